@@ -1,0 +1,192 @@
+"""Checkpoints: safetensors with the whole model description in the header. No code is executed on load."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from imp_trt.errors import CheckpointError, InvalidInput, OutputError
+from imp_trt.models.config import ModelConfig
+from imp_trt.models.network import ImpNetwork
+
+FORMAT = "imp_trt.checkpoint"
+FORMAT_VERSION = "1"
+
+_TRAIN_AGAIN = "fetch the file again, or write a new one with imp-train"
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: ImpNetwork,
+    metadata: Mapping[str, Any],
+    half: bool = False,
+) -> Path:
+    """Write model and metadata to a safetensors file, atomically.
+
+    Args:
+        path: file to write; replaced if it exists.
+        model: network whose config and weights are stored.
+        metadata: JSON-able facts on the training (data, terms, seed, figures).
+        half: store matrices and kernels as float16; vectors and statistics stay float32.
+
+    Raises:
+        OutputError: the file cannot be written; nothing is left behind.
+    """
+    path = Path(path)
+    tensors = {name: _stored(value, half) for name, value in model.state_dict().items()}
+    header = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "config": json.dumps(model.config.to_dict()),
+        "metadata": json.dumps(dict(metadata)),
+    }
+    payload = save(tensors, metadata=header)
+    try:
+        write_atomically(path, payload)
+    except OSError as error:
+        raise OutputError(
+            f"checkpoint {path}", expected="a writable path", got=repr(error), fix="choose another path"
+        ) from error
+    return path
+
+
+def load_model(path: str | Path) -> tuple[ImpNetwork, dict[str, Any]]:
+    """Read a checkpoint written by :func:`save_checkpoint` (or a ``.pt`` of the same content).
+
+    Args:
+        path: a ``.safetensors`` file, or a ``.pt``/``.pth`` file holding the dictionary
+            ``{"config": ..., "metadata": ..., "weights": ...}``, read with ``weights_only=True``.
+
+    Returns:
+        The network in evaluation mode with float32 weights, and the training metadata.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of an unknown format or does not fit its config.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"checkpoint {path}", expected="an existing file", got="nothing there", fix="check the path"
+        )
+    if path.suffix == ".safetensors":
+        config_data, metadata, weights = _read_safetensors(path)
+    elif path.suffix in (".pt", ".pth"):
+        config_data, metadata, weights = _read_pt(path)
+    else:
+        raise CheckpointError(
+            f"checkpoint {path}",
+            expected="a .safetensors, .pt or .pth file",
+            got=f"suffix {path.suffix!r}",
+            fix="pass the checkpoint that imp-train wrote",
+        )
+    try:
+        model = ImpNetwork(ModelConfig.from_dict(config_data))
+    except (InvalidInput, TypeError) as error:
+        raise CheckpointError(
+            f"checkpoint {path}", expected="a model config of this version", got=str(error), fix=_TRAIN_AGAIN
+        ) from error
+    _fill(path, model, weights)
+    model.eval()
+    return model, metadata
+
+
+def _stored(value: Tensor, half: bool) -> Tensor:
+    value = value.detach().cpu().contiguous()
+    if half and value.is_floating_point() and value.ndim >= 2:
+        return value.half()
+    return value.clone()
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {path}", expected="a whole safetensors file", got=str(error), fix=_TRAIN_AGAIN
+        ) from error
+    if header.get("format") != FORMAT or header.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"checkpoint {path}",
+            expected=f"format {FORMAT} version {FORMAT_VERSION}",
+            got=f"format {header.get('format')} version {header.get('format_version')}",
+            fix=_TRAIN_AGAIN,
+        )
+    try:
+        return json.loads(header["config"]), json.loads(header["metadata"]), weights
+    except (KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"checkpoint {path}", expected="JSON config and metadata", got=repr(error), fix=_TRAIN_AGAIN
+        ) from error
+
+
+def _read_pt(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many unrelated types for a damaged or unsafe file
+        raise CheckpointError(
+            f"checkpoint {path}",
+            expected="tensors and plain data only",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            fix="save it as safetensors",
+        ) from error
+    if not isinstance(content, dict) or not {"config", "metadata", "weights"} <= set(content):
+        raise CheckpointError(
+            f"checkpoint {path}",
+            expected="a dictionary with config, metadata and weights",
+            got=sorted(content) if isinstance(content, dict) else type(content).__name__,
+            fix=_TRAIN_AGAIN,
+        )
+    return content["config"], content["metadata"], content["weights"]
+
+
+def _fill(path: Path, model: ImpNetwork, weights: dict[str, Tensor]) -> None:
+    wanted = model.state_dict()
+    missing, extra = sorted(set(wanted) - set(weights)), sorted(set(weights) - set(wanted))
+    if missing or extra:
+        raise CheckpointError(
+            f"checkpoint {path}",
+            expected=f"the {len(wanted)} tensors of its config",
+            got=f"{len(missing)} missing {missing[:3]}, {len(extra)} unknown {extra[:3]}",
+            fix=_TRAIN_AGAIN,
+        )
+    for name, value in weights.items():
+        if value.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"checkpoint {path}, tensor {name}",
+                expected=list(wanted[name].shape),
+                got=list(value.shape),
+                fix=_TRAIN_AGAIN,
+            )
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise CheckpointError(
+                f"checkpoint {path}, tensor {name}",
+                expected="finite values",
+                got="NaN or infinity",
+                fix=_TRAIN_AGAIN,
+            )
+    model.load_state_dict({name: v.to(wanted[name].dtype) for name, v in weights.items()})
+
+
+def write_atomically(path: Path, payload: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,151 @@
+"""What a network is made of, as plain data that travels in every checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from imp_trt.classes import ClassTable
+from imp_trt.errors import InvalidInput
+
+Sampling = Literal["bilinear", "nearest", "rect"]
+SAMPLING_RULES: tuple[Sampling, ...] = ("bilinear", "nearest", "rect")
+
+BACKBONES = ("compact", "resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d")
+SEMANTIC_HEADS = ("none", "p2", "fpn")
+NORMS = ("batch", "frozen_batch", "group")
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """Sizes and thresholds of the two-stage detector (Mask R-CNN).
+
+    Attributes:
+        anchor_sizes: anchor side in pixels for p2..p6.
+        aspect_ratios: height / width of the anchors, the same on every level.
+        pre_nms_per_level: RPN candidates kept on each level before NMS.
+        proposals: boxes that reach the box head (N of the exported graph's first stage).
+        rpn_nms: IoU above which a proposal is suppressed.
+        candidates: (proposal, class) pairs kept before the final NMS, by score.
+        score_threshold: lowest class score of a detection.
+        nms: IoU above which a detection of the same class is suppressed.
+        detections: detections per image, padded with score 0 in the exported graph.
+        mask_size: side of a predicted mask (28 in the paper).
+        canonical_level, canonical_size: a box of canonical_size pixels pools from p<canonical_level>
+            (FPN paper, eq. 1).
+        head_channels: width of the box head's two fully connected layers.
+        mask_channels: width of the mask head's convolutions.
+        roi_batch: boxes per image that the box head trains on, a quarter of them positive.
+    """
+
+    anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
+    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    pre_nms_per_level: int = 1000
+    proposals: int = 1000
+    rpn_nms: float = 0.7
+    candidates: int = 1000
+    score_threshold: float = 0.05
+    nms: float = 0.5
+    detections: int = 100
+    mask_size: int = 28
+    canonical_level: int = 4
+    canonical_size: int = 224
+    head_channels: int = 1024
+    mask_channels: int = 256
+    roi_batch: int = 512
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of one network; the paper's seven systems are settings of three switches.
+
+    Attributes:
+        classes: the semantic classes, and which of them are things.
+        input_size: (height, width) of the frame the exported graph takes; multiples of 32.
+        backbone: one of BACKBONES.
+        semantic_head: "none" (semantics straight from the canvas), "p2" or "fpn" (paper 3.2).
+        detector: whether RPN, box and mask heads exist.
+        imp: whether the canvas feeds the semantic head; needs the detector.
+        sampling: IMP sampling rule; one per checkpoint and file.
+        norm: normalisation of backbone and FPN.
+        head_norm: normalisation of the "fpn" semantic head; the paper has "group".
+        fpn_channels: channels of p2..p6.
+        semantic_channels: channels of the semantic head.
+        mean, std: per-channel RGB normalisation of an image in 0-1.
+        background_score: constant competitor of the canvas when semantic_head is "none".
+        detector_config: sizes and thresholds of the detector.
+
+    Raises:
+        InvalidInput: a switch has an unknown value or two of them contradict each other.
+    """
+
+    classes: ClassTable
+    input_size: tuple[int, int]
+    backbone: str = "resnet50"
+    semantic_head: str = "fpn"
+    detector: bool = True
+    imp: bool = True
+    sampling: Sampling = "bilinear"
+    norm: str = "frozen_batch"
+    head_norm: str = "group"
+    fpn_channels: int = 256
+    semantic_channels: int = 128
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    background_score: float = 0.5
+    detector_config: DetectorConfig = field(default_factory=DetectorConfig)
+
+    def __post_init__(self) -> None:
+        _one_of("backbone", self.backbone, BACKBONES)
+        _one_of("semantic_head", self.semantic_head, SEMANTIC_HEADS)
+        _one_of("sampling", self.sampling, SAMPLING_RULES)
+        _one_of("norm", self.norm, NORMS)
+        _one_of("head_norm", self.head_norm, (*NORMS, "none"))
+        if self.imp and not self.detector:
+            raise InvalidInput("imp needs the detector", expected="detector=True", got="detector=False")
+        if self.detector and not self.classes.things:
+            raise InvalidInput("detector", expected="at least one thing class", got="none")
+        if self.semantic_head == "none" and not self.imp:
+            raise InvalidInput("semantic_head 'none'", expected="imp=True (it reads the canvas)", got=False)
+        height, width = self.input_size
+        if height < 64 or width < 64 or height % 32 or width % 32:
+            raise InvalidInput("input_size", expected="multiples of 32, at least 64", got=self.input_size)
+
+    @property
+    def num_things(self) -> int:
+        """Channels of the canvas; detector classes without background."""
+        return len(self.classes.things)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain data, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
+        """Inverse of :meth:`to_dict`; raises InvalidInput on missing, unknown or malformed fields."""
+        known = {f.name for f in fields(cls)}
+        unknown = set(data) - known
+        if unknown:
+            raise InvalidInput("model config", expected=f"fields {sorted(known)}", got=sorted(unknown))
+        try:
+            detector = {k: _tuple(v) for k, v in data["detector_config"].items()}
+            rest = {k: _tuple(v) for k, v in data.items() if k not in ("classes", "detector_config")}
+            return cls(
+                classes=ClassTable.from_dict(data["classes"]),
+                detector_config=DetectorConfig(**detector),
+                **rest,
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InvalidInput(
+                "model config", expected="every field of ModelConfig", got=repr(error)
+            ) from error
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InvalidInput(name, expected=f"one of {', '.join(allowed)}", got=value)

@@ -1,0 +1,216 @@
+"""The instance detector: torchvision's Mask R-CNN parts with a fixed-size result.
+
+torchvision's own post-processing returns lists and gives no detections while training. IMP needs
+both: padded detections that carry gradients, in training as in evaluation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image
+
+from imp_trt.models.backbone import LEVELS
+from imp_trt.models.config import DetectorConfig
+
+SAMPLING_RATIO = 2
+"""RoIAlign samples per bin and axis, as in Mask R-CNN."""
+
+MIN_BOX_SIDE = 1e-3
+"""Sides below this are dropped (pixels); torchvision's RPN uses the same value."""
+
+RPN_LEVELS = (*LEVELS, "p6")
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Detections of a batch, padded to N rows of zeros.
+
+    Attributes:
+        boxes: [B, N, 4] xyxy, input pixels, float32; no gradient.
+        scores: [B, N] class probability, descending, 0 on padding; carries gradient in training.
+        labels: [B, N] int64 thing index (canvas channel).
+        counts: [B] int64 real detections.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    counts: Tensor
+
+
+class Detector(nn.Module):
+    """RPN, box head and mask head over the pyramid.
+
+    Args:
+        channels: channels of the pyramid.
+        num_things: thing classes, without background.
+        config: sizes and thresholds.
+    """
+
+    def __init__(self, channels: int, num_things: int, config: DetectorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_things = num_things
+        self.rpn = _region_proposals(channels, config)
+        self.roi = _roi_heads(channels, num_things, config)
+
+    def propose(self, features: dict[str, Tensor], image_size: tuple[int, int]) -> list[Tensor]:
+        """Proposals of each image, [P_i, 4] xyxy pixels, by falling objectness; no gradient."""
+        proposals, _ = self.rpn(*_rpn_inputs(features, image_size))
+        return list(proposals)
+
+    def detect(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_size: tuple[int, int]
+    ) -> Detections:
+        """Classify and refine proposals, suppress duplicates of a class, pad to N.
+
+        Args:
+            features: pyramid.
+            proposals: per image [P_i, 4] xyxy pixels.
+            image_size: (height, width) that boxes are clipped to.
+        """
+        pooled = self.roi.box_roi_pool(features, proposals, [image_size] * len(proposals))
+        logits, deltas = self.roi.box_predictor(self.roi.box_head(pooled))
+        probabilities = torch.softmax(logits.float(), dim=-1)
+        sizes = [len(p) for p in proposals]
+        with torch.no_grad():
+            decoded = self.roi.box_coder.decode(deltas.float(), proposals)
+        rows = [
+            self._select(p, clip_boxes_to_image(b, image_size))
+            for p, b in zip(torch.split(probabilities, sizes), torch.split(decoded, sizes), strict=True)
+        ]
+        return _stack(rows, self.config.detections)
+
+    def _select(self, probabilities: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One image: [P, C+1] probabilities, [P, C+1, 4] boxes -> kept (boxes, scores, labels)."""
+        scores = probabilities[:, 1:].flatten()
+        boxes = boxes[:, 1:].reshape(-1, 4)
+        with torch.no_grad():
+            sides = boxes[:, 2:] - boxes[:, :2]
+            usable = (scores > self.config.score_threshold) & (sides >= MIN_BOX_SIDE).all(dim=1)
+            ranked = torch.where(usable, scores, scores.new_zeros(()))
+            # Stable, so that ties keep the order of the flattened (proposal, class) pairs in every form.
+            order = torch.sort(ranked, descending=True, stable=True).indices[: self.config.candidates]
+            order = order[: int(usable.sum())]
+            labels = order % self.num_things
+            keep = batched_nms(boxes[order], scores[order].float(), labels, self.config.nms)
+            keep = keep[: self.config.detections]
+        return boxes[order[keep]], scores[order[keep]], labels[keep]
+
+    def masks(self, features: dict[str, Tensor], found: Detections) -> Tensor:
+        """Mask probabilities [B, N, P, P] of the detected class; zeros on padding."""
+        batch, padded = found.scores.shape
+        side = self.config.mask_size
+        boxes = [b[:n] for b, n in zip(found.boxes, found.counts.tolist(), strict=True)]
+        valid = torch.arange(padded, device=found.counts.device) < found.counts[:, None]
+        if not valid.any():
+            return found.scores.new_zeros(batch, padded, side, side)
+        # Image size only fixes the strides here; RoIAlign never clips.
+        size = (features["p2"].shape[-2] * 4, features["p2"].shape[-1] * 4)
+        pooled = self.roi.mask_roi_pool(features, boxes, [size] * batch)
+        logits = self.roi.mask_predictor(self.roi.mask_head(pooled))
+        labels = found.labels[valid]
+        # Predictor channel 0 is torchvision's background; it is never trained.
+        chosen = logits[torch.arange(len(labels), device=labels.device), labels + 1]
+        masks = found.scores.new_zeros(batch, padded, side, side)
+        masks[valid] = torch.sigmoid(chosen.float())
+        return masks
+
+    def losses(
+        self, features: dict[str, Tensor], image_size: tuple[int, int], targets: list[dict[str, Tensor]]
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Losses of RPN, box and mask heads; the module must be in training mode.
+
+        Args:
+            features: pyramid.
+            image_size: (height, width).
+            targets: per image: boxes [K, 4] xyxy pixels; labels [K] int64, thing index + 1;
+                masks [K, H, W] uint8.
+
+        Returns:
+            Losses by name, and the proposals, detached.
+        """
+        proposals, losses = self.rpn(*_rpn_inputs(features, image_size), targets)
+        _, roi_losses = self.roi(features, proposals, [image_size] * len(proposals), targets)
+        return {**losses, **roi_losses}, [p.detach() for p in proposals]
+
+
+def _rpn_inputs(
+    features: dict[str, Tensor], image_size: tuple[int, int]
+) -> tuple[ImageList, dict[str, Tensor]]:
+    p2 = features["p2"]
+    # The RPN asks the image tensor for its shape only, so no pixels are stored.
+    images = p2.new_zeros(()).float().expand(p2.shape[0], 3, *image_size)
+    levels = {name: features[name].float() for name in RPN_LEVELS}
+    return ImageList(images, [image_size] * p2.shape[0]), levels
+
+
+def _region_proposals(channels: int, config: DetectorConfig) -> RegionProposalNetwork:
+    anchors = AnchorGenerator(
+        sizes=tuple((size,) for size in config.anchor_sizes),
+        aspect_ratios=(config.aspect_ratios,) * len(config.anchor_sizes),
+    )
+    head = RPNHead(channels, len(config.aspect_ratios))
+    per_level = config.pre_nms_per_level
+    return RegionProposalNetwork(
+        anchors,
+        head,
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": per_level, "testing": per_level},
+        post_nms_top_n={"training": config.proposals, "testing": config.proposals},
+        nms_thresh=config.rpn_nms,
+    )
+
+
+def _roi_heads(channels: int, num_things: int, config: DetectorConfig) -> RoIHeads:
+    def pool(size: int) -> MultiScaleRoIAlign:
+        return MultiScaleRoIAlign(
+            list(LEVELS),
+            size,
+            SAMPLING_RATIO,
+            canonical_scale=config.canonical_size,
+            canonical_level=config.canonical_level,
+        )
+
+    mask = config.mask_channels
+    return RoIHeads(
+        box_roi_pool=pool(7),
+        box_head=TwoMLPHead(channels * 7 * 7, config.head_channels),
+        box_predictor=FastRCNNPredictor(config.head_channels, num_things + 1),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=config.roi_batch,
+        positive_fraction=0.25,
+        bbox_reg_weights=None,
+        score_thresh=config.score_threshold,
+        nms_thresh=config.nms,
+        detections_per_img=config.detections,
+        mask_roi_pool=pool(config.mask_size // 2),
+        mask_head=MaskRCNNHeads(channels, (mask,) * 4, dilation=1),
+        mask_predictor=MaskRCNNPredictor(mask, mask, num_things + 1),
+    )
+
+
+def _stack(rows: list[tuple[Tensor, Tensor, Tensor]], padded: int) -> Detections:
+    counts = torch.tensor([len(scores) for _, scores, _ in rows], device=rows[0][1].device)
+
+    def pad(values: Tensor) -> Tensor:
+        missing = padded - len(values)
+        return torch.cat([values, values.new_zeros(missing, *values.shape[1:])])
+
+    boxes, scores, labels = (
+        torch.stack([pad(column) for column in part]) for part in zip(*rows, strict=True)
+    )
+    return Detections(boxes, scores, labels, counts)

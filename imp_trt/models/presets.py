@@ -1,0 +1,73 @@
+"""The paper's seven systems by name, at the sizes of its backbones or of the compact one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from imp_trt.classes import ClassTable
+from imp_trt.errors import InvalidInput
+from imp_trt.models.config import BACKBONES, DetectorConfig, ModelConfig
+
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "mask-rcnn-imp": {"semantic_head": "none", "detector": True, "imp": True},
+    "semantic-p2": {"semantic_head": "p2", "detector": False, "imp": False},
+    "semantic-fpn": {"semantic_head": "fpn", "detector": False, "imp": False},
+    "panoptic-p2": {"semantic_head": "p2", "detector": True, "imp": False},
+    "panoptic-p2-imp": {"semantic_head": "p2", "detector": True, "imp": True},
+    "panoptic-fpn": {"semantic_head": "fpn", "detector": True, "imp": False},
+    "panoptic-fpn-imp": {"semantic_head": "fpn", "detector": True, "imp": True},
+}
+"""Switches of the systems in Table 1 of the paper."""
+
+COMPACT_DETECTOR = DetectorConfig(
+    anchor_sizes=(16, 32, 64, 128, 256),
+    aspect_ratios=(0.5, 1.0, 2.0, 4.0),
+    pre_nms_per_level=300,
+    proposals=150,
+    candidates=300,
+    detections=50,
+    canonical_size=112,
+    head_channels=256,
+    mask_channels=64,
+    roi_batch=32,
+)
+"""Real-time sizes: small frames have small things, and every RoI costs latency."""
+
+
+def system(
+    name: str, classes: ClassTable, input_size: tuple[int, int], backbone: str = "compact", **changes: Any
+) -> ModelConfig:
+    """Configuration of one system.
+
+    Args:
+        name: one of SYSTEMS.
+        classes: semantic classes.
+        input_size: (height, width), multiples of 32.
+        backbone: one of BACKBONES. "compact" comes with small heads and batch normalisation, the
+            others with the paper's sizes.
+        changes: fields of ModelConfig to replace.
+
+    Raises:
+        InvalidInput: unknown name, backbone or field value.
+    """
+    if name not in SYSTEMS:
+        raise InvalidInput("system", expected=f"one of {', '.join(SYSTEMS)}", got=name)
+    if backbone not in BACKBONES:
+        raise InvalidInput("backbone", expected=f"one of {', '.join(BACKBONES)}", got=backbone)
+    config = ModelConfig(classes=classes, input_size=input_size, backbone=backbone, **SYSTEMS[name])
+    if backbone == "compact":
+        config = replace(
+            config,
+            norm="batch",
+            head_norm="batch",
+            fpn_channels=64,
+            semantic_channels=64,
+            detector_config=COMPACT_DETECTOR,
+        )
+    return replace(config, **changes)
+
+
+def without_imp(config: ModelConfig) -> ModelConfig:
+    """The same network with the canvas switched off: the control of every IMP measurement."""
+    return replace(config, imp=False)

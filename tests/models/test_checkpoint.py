@@ -1,0 +1,114 @@
+"""Checkpoints round-trip, refuse damage, and never execute what they carry."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from imp_trt.errors import CheckpointError, OutputError
+from imp_trt.models import checkpoint
+from imp_trt.models.checkpoint import load_model, save_checkpoint
+
+META = {"data": "made up", "seed": 7}
+
+
+@pytest.fixture
+def saved(tmp_path, network):
+    return save_checkpoint(tmp_path / "model.safetensors", network, META)
+
+
+def test_round_trip(saved, network, frames):
+    loaded, metadata = load_model(saved)
+    assert metadata == META
+    assert loaded.config == network.config
+    assert not loaded.training
+    for name, value in network.forward_frames(frames).items():
+        assert torch.equal(value, loaded.forward_frames(frames)[name]), name
+
+
+def test_half_precision_file_is_half_as_large_and_loads_as_float32(tmp_path, saved, network):
+    half = save_checkpoint(tmp_path / "half.safetensors", network, META, half=True)
+    assert half.stat().st_size < 0.55 * saved.stat().st_size
+    loaded, _ = load_model(half)
+    for name, value in network.state_dict().items():
+        assert loaded.state_dict()[name].dtype == value.dtype
+        torch.testing.assert_close(loaded.state_dict()[name], value, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
+def test_truncated_file(saved, keep):
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
+    with pytest.raises(CheckpointError, match="Fix"):
+        load_model(saved)
+
+
+def test_file_of_another_program(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"expected format imp_trt\.checkpoint"):
+        load_model(tmp_path / "other.safetensors")
+
+
+def test_weights_that_do_not_fit_their_config(tmp_path, network, monkeypatch):
+    weights = network.state_dict()
+    weights.pop("semantic.classify.bias")
+    monkeypatch.setattr(network, "state_dict", lambda: weights)
+    path = save_checkpoint(tmp_path / "short.safetensors", network, META)
+    with pytest.raises(CheckpointError, match=r"1 missing \['semantic.classify.bias'\]"):
+        load_model(path)
+
+
+def test_weights_that_are_not_finite(tmp_path, network, monkeypatch):
+    weights = dict(network.state_dict())
+    weights["semantic.classify.bias"] = torch.full_like(weights["semantic.classify.bias"], float("nan"))
+    monkeypatch.setattr(network, "state_dict", lambda: weights)
+    with pytest.raises(CheckpointError, match="finite"):
+        load_model(save_checkpoint(tmp_path / "nan.safetensors", network, META))
+
+
+def test_missing_file_and_unknown_suffix(tmp_path):
+    with pytest.raises(CheckpointError, match="an existing file"):
+        load_model(tmp_path / "none.safetensors")
+    (tmp_path / "model.bin").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"\.safetensors, \.pt or \.pth"):
+        load_model(tmp_path / "model.bin")
+
+
+def test_pt_file_round_trip(tmp_path, network):
+    content = {"config": network.config.to_dict(), "metadata": META, "weights": network.state_dict()}
+    torch.save(content, tmp_path / "model.pt")
+    loaded, metadata = load_model(tmp_path / "model.pt")
+    assert metadata == META
+    assert loaded.config == network.config
+
+
+def test_pickled_code_is_not_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "exploded"),))
+
+    (tmp_path / "bomb.pt").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(CheckpointError, match="safetensors"):
+        load_model(tmp_path / "bomb.pt")
+    torch.save({"config": Bomb()}, tmp_path / "bomb2.pt")
+    with pytest.raises(CheckpointError, match="safetensors"):
+        load_model(tmp_path / "bomb2.pt")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(saved, network, monkeypatch):
+    before = saved.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "replace", full)
+    with pytest.raises(OutputError, match="No space"):
+        save_checkpoint(saved, network, {})
+    assert saved.read_bytes() == before
+    assert os.listdir(saved.parent) == [saved.name]
