@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imp_trt.errors import InvalidInput
+from imp_trt.manifest import InputContract
+from imp_trt.resize import Fit
+from imp_trt.train.augment import ColourJitter, letterbox_sample, random_crop, resized_sample
+from imp_trt.train.dataset import Sample
+
+
+def _sample(height: int = 60, width: int = 80) -> Sample:
+    """Grey levels, classes and instances that all change at the same edges."""
+    semantic = np.zeros((height, width), np.uint8)
+    semantic[height // 4 : height // 2, width // 4 : width // 2] = 1
+    semantic[height // 2 :, width // 2 :] = 2
+    instances = np.where(semantic > 0, 3 * semantic.astype(np.int32), 0).astype(np.int32)
+    image = np.repeat((semantic * 80 + 40)[..., None], 3, axis=2)
+    return Sample(image, semantic, instances)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    crop=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    scale=st.floats(0.2, 4),
+    flip=st.booleans(),
+)
+def test_crops_have_the_size_asked_for_and_consistent_labels(seed, size, crop, scale, flip) -> None:
+    sample = _sample(*size)
+    got = random_crop(sample, np.random.default_rng(seed), crop, (scale * 0.7, scale), flip, ColourJitter())
+    assert got.size == crop
+    assert set(np.unique(got.semantic)) <= {0, 1, 2, 255}
+    ids = np.unique(got.instances[got.instances > 0])
+    assert ids.tolist() == list(range(1, len(ids) + 1))
+    for number in ids.tolist():
+        assert len(np.unique(got.semantic[got.instances == number])) == 1
+    padding = got.semantic == 255
+    assert (got.image[padding] == 114).all()
+    assert (got.instances[padding] == 0).all()
+
+
+def test_labels_stay_on_the_image() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        got = random_crop(_sample(), rng, (40, 48), (0.5, 2.0))
+        wanted = got.semantic.astype(int) * 80 + 40
+        shown = got.semantic != 255
+        # At an edge interpolation mixes the two sides, but never more than half of the other one
+        # (two edges meet at corners).
+        wrong = np.abs(got.image[..., 0].astype(int) - wanted)[shown] > 81
+        assert wrong.sum() <= 4
+
+
+def test_the_generator_decides_everything() -> None:
+    sample = _sample()
+    before = sample.image.copy()
+    first = random_crop(sample, np.random.default_rng(5), (32, 32), colour=ColourJitter())
+    again = random_crop(sample, np.random.default_rng(5), (32, 32), colour=ColourJitter())
+    assert np.array_equal(first.image, again.image)
+    assert np.array_equal(first.instances, again.instances)
+    plain = random_crop(sample, np.random.default_rng(5), (32, 32))
+    assert np.array_equal(first.semantic, plain.semantic)
+    assert not np.array_equal(first.image, plain.image)
+    assert np.array_equal(sample.image, before)
+
+
+def test_flip_mirrors_about_half_of_the_crops() -> None:
+    sample = _sample(32, 32)
+    flipped = 0
+    for seed in range(60):
+        got = random_crop(sample, np.random.default_rng(seed), (32, 32), (1.0, 1.0))
+        mirrored = np.array_equal(got.semantic, sample.semantic[:, ::-1])
+        assert mirrored or np.array_equal(got.semantic, sample.semantic)
+        flipped += mirrored
+    assert 15 < flipped < 45
+
+
+def test_crops_reach_every_border() -> None:
+    semantic = np.zeros((30, 40), np.uint8)
+    semantic[0, 0], semantic[29, 39], semantic[0, 39], semantic[29, 0] = 1, 2, 3, 4
+    sample = Sample(np.zeros((30, 40, 3), np.uint8), semantic, np.zeros((30, 40), np.int32))
+    rng = np.random.default_rng(0)
+    seen: set[int] = set()
+    for _ in range(3000):
+        seen |= set(np.unique(random_crop(sample, rng, (20, 20), (1.0, 1.0)).semantic).tolist())
+    assert seen == {0, 1, 2, 3, 4}
+
+
+def test_colour_jitter_keeps_grey_grey_and_is_off_at_zero() -> None:
+    sample = _sample()
+    none = ColourJitter(0, 0, 0, 0)
+    same = random_crop(sample, np.random.default_rng(1), (60, 80), (1.0, 1.0), False, none)
+    assert np.array_equal(same.image, sample.image)
+    only_hue = ColourJitter(0, 0, 1.0, 0.5)
+    grey = random_crop(sample, np.random.default_rng(1), (60, 80), (1.0, 1.0), False, only_hue)
+    assert np.abs(grey.image.astype(int) - sample.image).max() <= 1
+
+
+@pytest.mark.parametrize(("hw", "shown"), [((32, 80), (32, 43)), ((120, 80), (60, 80)), ((60, 80), (60, 80))])
+def test_letterbox_lies_at_the_top_left(hw, shown) -> None:
+    got = letterbox_sample(_sample(), hw)
+    assert got.size == hw
+    visible = got.semantic != 255
+    assert visible[: shown[0], : shown[1]].all()
+    assert visible.sum() == shown[0] * shown[1]
+    assert (got.image[~visible] == 114).all()
+    assert set(np.unique(got.instances)) == {0, 3, 6}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    hw=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+)
+def test_letterbox_is_the_runtime_s(size, hw) -> None:
+    sample = _sample(*size)
+    fit = Fit.of(size, InputContract(height=hw[0], width=hw[1], fit="letterbox", pad_value=114))
+    assert np.array_equal(letterbox_sample(sample, hw).image, fit.forward(sample.image))
+
+
+def test_doubling_repeats_label_pixels() -> None:
+    sample = _sample(6, 8)
+    got = resized_sample(sample, (12, 16))
+    assert np.array_equal(got.semantic, np.kron(sample.semantic, np.ones((2, 2), np.uint8)))
+
+
+def test_wrong_arguments_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    for crop, scales in (((0, 5), (1, 1)), ((5, 5), (0, 1)), ((5, 5), (2, 1)), ((5, 5), (1, float("inf")))):
+        with pytest.raises(InvalidInput, match="expected"):
+            random_crop(_sample(), rng, crop, scales)
+    with pytest.raises(InvalidInput, match="hue"):
+        ColourJitter(hue=0.7)
+    with pytest.raises(InvalidInput, match="size"):
+        letterbox_sample(_sample(), (0, 4))

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from imp_trt.classes import ClassTable
+from imp_trt.errors import DatasetError
+from imp_trt.train.dataset import CachedDataset, Dataset, Sample, checked_index
+
+
+def _sample(value: int = 0, instance: int = 0) -> Sample:
+    return Sample(
+        np.full((4, 5, 3), value, np.uint8), np.zeros((4, 5), np.uint8), np.full((4, 5), instance, np.int32)
+    )
+
+
+class _Counting:
+    """Three samples; counts how often each is made."""
+
+    name = "counting"
+    terms = "free"
+    classes = ClassTable(("ground", "thing"), (1,), ((0, 0, 0), (255, 0, 0)))
+
+    def __init__(self) -> None:
+        self.made: list[int] = []
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Sample:
+        self.made.append(index)
+        return _sample(index, instance=(0, 7, 70000)[index])
+
+
+def test_sample_knows_its_size() -> None:
+    assert _sample().size == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("image", "semantic", "instances", "named"),
+    [
+        (np.zeros((4, 5), np.uint8), np.zeros((4, 5), np.uint8), np.zeros((4, 5), np.int32), "image"),
+        (np.zeros((4, 5, 3), np.float32), np.zeros((4, 5), np.uint8), np.zeros((4, 5), np.int32), "image"),
+        (np.zeros((4, 5, 3), np.uint8), np.zeros((4, 6), np.uint8), np.zeros((4, 5), np.int32), "semantic"),
+        (np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.int64), np.zeros((4, 5), np.int32), "semantic"),
+        (np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint8), np.zeros((4, 5), np.uint8), "instances"),
+        (np.zeros((0, 5, 3), np.uint8), np.zeros((0, 5), np.uint8), np.zeros((0, 5), np.int32), "image"),
+    ],
+)
+def test_sample_refuses_other_shapes_and_types(image, semantic, instances, named) -> None:
+    with pytest.raises(DatasetError, match=rf"sample\.{named}: expected"):
+        Sample(image, semantic, instances)
+
+
+def test_cached_dataset_makes_each_sample_once_and_returns_it_unchanged() -> None:
+    inner = _Counting()
+    cached = CachedDataset(inner)
+    assert isinstance(cached, Dataset)
+    assert (len(cached), cached.name, cached.terms, cached.classes) == (3, "counting", "free", inner.classes)
+    for _ in range(2):
+        for index in range(3):
+            sample, wanted = cached[index], _Counting()[index]
+            assert sample.instances.dtype == np.int32
+            assert np.array_equal(sample.image, wanted.image)
+            assert np.array_equal(sample.instances, wanted.instances)
+    assert inner.made == [0, 1, 2]
+    assert cached[-1].instances.max() == 70000
+
+
+def test_iteration_ends() -> None:
+    assert len(list(CachedDataset(_Counting()))) == 3
+    with pytest.raises(IndexError):
+        checked_index(-4, 3)

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from imp_trt.classes import ClassTable
+from imp_trt.errors import DatasetError
+from imp_trt.train.dataset import Dataset
+from imp_trt.train.index_png import (
+    IndexPngDataset,
+    IndexPngSpec,
+    camvid_spec,
+    ccp_spec,
+    default_palette,
+    folder_spec,
+    open_dataset,
+)
+
+CLASSES = ClassTable(("ground", "car", "sky"), (1,), ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
+
+
+def _write(root: Path, names: tuple[str, ...] = ("a", "b"), split: str = "train") -> Path:
+    """A folder of small pictures: ground, one 8x10 car, one speck of a car, one void pixel (11)."""
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    (root / "labels").mkdir(exist_ok=True)
+    label = np.zeros((24, 32), np.uint8)
+    label[4:12, 5:15], label[20, 30], label[0, 0] = 1, 1, 11
+    for name in names:
+        assert cv2.imwrite(str(root / f"images/{name}.png"), np.full((24, 32, 3), (10, 20, 30), np.uint8))
+        assert cv2.imwrite(str(root / f"labels/{name}.png"), label)
+    lines = "".join(f"images/{n}.png labels/{n}.png\n" for n in names)
+    (root / f"{split}.txt").write_text("# image, label map\n\n" + lines)
+    return root
+
+
+def _describe(root: Path, **changes: object) -> Path:
+    data: dict[str, object] = {"classes": ["ground", "car", "sky"], "things": ["car"], "ignore_index": 11}
+    (root / "dataset.json").write_text(json.dumps(data | changes))
+    return root
+
+
+SPEC = IndexPngSpec("small", CLASSES, (0, 1, 2), ignore=(11,))
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_samples_have_instances_and_ignored_pixels(tmp_path: Path, cache: bool) -> None:
+    data = IndexPngDataset(_write(tmp_path), "train", SPEC, cache=cache)
+    assert isinstance(data, Dataset)
+    assert (len(data), data.name, data.classes) == (2, "small/train", CLASSES)
+    for _ in range(2):
+        sample = data[-1]
+        assert sample.image[3, 3].tolist() == [10, 20, 30]
+        assert sample.semantic[0, 0] == 255
+        assert sample.semantic[20, 30] == 1
+        assert sample.instances[20, 30] == 0
+        assert (sample.instances == 1).sum() == 80
+        assert sample.instances.max() == 1
+
+
+def test_camvid_maps_void_to_ignore() -> None:
+    spec = camvid_spec()
+    assert spec.lookup()[[0, 10, 11]].tolist() == [0, 10, 255]
+    assert (spec.lookup()[12:] == -1).all()
+    assert [spec.classes.names[t] for t in spec.classes.things] == [
+        "Pole",
+        "SignSymbol",
+        "Car",
+        "Pedestrian",
+        "Bicyclist",
+    ]
+    assert spec.terms is not None
+    assert "non-commercial" in spec.terms
+
+
+def test_groups_merge_labels_and_the_empty_photo_is_left_out(tmp_path: Path) -> None:
+    root = _write(tmp_path, ("0001", "0536"))
+    for name in ("0001", "0536"):
+        (root / f"images/{name}.png").rename(root / f"images/{name}.jpg")
+    (root / "train.txt").write_text("".join(f"images/{n}.jpg labels/{n}.png\n" for n in ("0001", "0536")))
+    groups = {
+        "group_names": ["background", "dress"],
+        "things": [1],
+        "native_to_group": [0, 1] + [0] * 9 + [1],
+    }
+    (root / "groups.json").write_text(json.dumps(groups))
+    data = open_dataset(f"ccp:{root}", "train")
+    assert len(data) == 1
+    assert data[0].semantic[0, 0] == 1  # label value 11 belongs to group 1
+    assert data.terms == ccp_spec(root).terms
+
+
+def test_a_folder_describes_itself(tmp_path: Path) -> None:
+    root = _describe(_write(tmp_path), terms="CC BY 4.0", name="mine", exclude=["images/b.png"])
+    data = open_dataset(str(root), "train")
+    assert (data.name, data.terms, len(data)) == ("mine/train", "CC BY 4.0", 1)
+    assert data.classes.things == (1,)
+    assert data.classes.palette == default_palette(3)
+    assert data[0].semantic[0, 0] == 255
+
+
+def test_palettes_are_distinct() -> None:
+    assert len(set(default_palette(255))) == 255
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"things": ["lorry"]}, "lorry"),
+        ({"classes": []}, "class"),
+        ({"things": [7]}, "things"),
+        ({"palette": [[0, 0, 0]]}, "palette"),
+        ({"groups": [0, 1, 9]}, "9"),
+        ({"ignore_index": 300}, "300"),
+    ],
+)
+def test_wrong_descriptions_are_refused(tmp_path: Path, changes: dict[str, object], named: str) -> None:
+    with pytest.raises(DatasetError, match=named):
+        folder_spec(_describe(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\x00"])
+def test_descriptions_that_are_no_json_object_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(DatasetError, match=r"dataset\.json"):
+        folder_spec(tmp_path)
+
+
+def test_missing_parts_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no such folder"):
+        open_dataset(str(tmp_path / "nowhere"), "train")
+    with pytest.raises(DatasetError, match="no such folder"):
+        open_dataset(f"camvid:{tmp_path / 'nowhere'}", "train")
+    with pytest.raises(DatasetError, match=r"dataset\.json"):
+        open_dataset(str(tmp_path), "train")
+    with pytest.raises(DatasetError, match=r"groups\.json"):
+        open_dataset(f"ccp:{tmp_path}", "train")
+    _write(tmp_path)
+    with pytest.raises(DatasetError, match=r"val\.txt.*there: train"):
+        IndexPngDataset(tmp_path, "val", SPEC)
+    (tmp_path / "labels/b.png").unlink()
+    with pytest.raises(DatasetError, match=r"1 missing: labels/b\.png"):
+        IndexPngDataset(tmp_path, "train", SPEC)
+    (tmp_path / "train.txt").write_text("images/a.png\n")
+    with pytest.raises(DatasetError, match="line 1"):
+        IndexPngDataset(tmp_path, "train", SPEC)
+    (tmp_path / "train.txt").write_text("\n")
+    with pytest.raises(DatasetError, match="empty list"):
+        IndexPngDataset(tmp_path, "train", SPEC)
+
+
+@pytest.mark.parametrize(
+    ("label", "named"),
+    [
+        (np.zeros((24, 31), np.uint8), "32x24 and 31x24"),
+        (np.full((24, 32), 7, np.uint8), r"expected values 0, 1, 2, 11, got also \[7\]"),
+        (np.zeros((24, 32), np.uint16), "uint16"),
+        (np.zeros((24, 32, 3), np.uint8), "3 channels"),
+    ],
+)
+def test_wrong_label_maps_are_refused(tmp_path: Path, label: np.ndarray, named: str) -> None:
+    data = IndexPngDataset(_write(tmp_path), "train", SPEC)
+    cv2.imwrite(str(tmp_path / "labels/a.png"), label)
+    with pytest.raises(DatasetError, match=named):
+        data[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", None])
+def test_files_that_do_not_decode_are_named(tmp_path: Path, content: bytes | None) -> None:
+    data = IndexPngDataset(_write(tmp_path), "train", SPEC)
+    path = tmp_path / "images/a.png"
+    path.write_bytes(path.read_bytes()[:20] if content is None else content)
+    with pytest.raises(DatasetError, match=r"a\.png"):
+        data[0]
+
+
+def test_scenes_open_by_name() -> None:
+    train, val = open_dataset("scenes:64x96", "train"), open_dataset("scenes:64x96", "val")
+    assert train[0].size == (64, 96)
+    assert not np.array_equal(train[0].semantic, val[0].semantic)
+    for name, split in (("scenes", "holdout"), ("scenes:64", "train"), ("scenes:axb", "train")):
+        with pytest.raises(DatasetError, match="scenes"):
+            open_dataset(name, split)

@@ -1,0 +1,193 @@
+"""Random crops with colour jitter, and letterboxing; all chance comes from one NumPy generator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imp_trt.classes import IGNORE_INDEX
+from imp_trt.errors import InvalidInput
+from imp_trt.train.dataset import Sample
+from imp_trt.train.instances import renumbered
+
+PAD_VALUE = 114
+"""Grey level of padding, the same as in the input contract of an exported model."""
+
+_LUMA_BGR = (0.114, 0.587, 0.299)
+
+
+@dataclass(frozen=True)
+class ColourJitter:
+    """Strengths of the colour jitter; 0 switches a part off.
+
+    Attributes:
+        brightness, contrast, saturation: the factor is drawn from [1 - strength, 1 + strength].
+        hue: the turn of the colour circle is drawn from [-hue, hue]; 0.5 is half a turn.
+
+    Raises:
+        InvalidInput: a strength is outside [0, 1], or hue outside [0, 0.5].
+    """
+
+    brightness: float = 0.3
+    contrast: float = 0.3
+    saturation: float = 0.3
+    hue: float = 0.03
+
+    def __post_init__(self) -> None:
+        for name, value, limit in (
+            ("brightness", self.brightness, 1.0),
+            ("contrast", self.contrast, 1.0),
+            ("saturation", self.saturation, 1.0),
+            ("hue", self.hue, 0.5),
+        ):
+            if not 0 <= value <= limit:
+                raise InvalidInput(f"colour jitter {name}", expected=f"0 to {limit}", got=value)
+
+
+def random_crop(
+    sample: Sample,
+    rng: np.random.Generator,
+    crop_hw: tuple[int, int],
+    scale_range: tuple[float, float] = (0.75, 1.5),
+    flip: bool = True,
+    colour: ColourJitter | None = None,
+    min_area: int = 16,
+) -> Sample:
+    """A random part of a sample at a random scale, maybe mirrored, with jittered colours.
+
+    Only the part of the sample that is seen is resized. Every random number is drawn whatever the
+    switches say, so two runs that differ in one switch see the same crops.
+
+    Args:
+        sample: the sample; not changed.
+        rng: source of all chance.
+        crop_hw: height and width of the result; where the scaled sample is smaller it is padded on
+            the right and at the bottom (grey 114, semantic 255, no instance).
+        scale_range: bounds of the scale, drawn uniformly in its logarithm.
+        flip: mirror left and right with probability 1/2.
+        colour: strengths of the colour jitter; None leaves colours alone.
+        min_area: what is left of an instance counts as an instance from this many pixels on.
+
+    Returns:
+        A sample of size crop_hw with instances numbered 1, 2, ... in their old order.
+
+    Raises:
+        InvalidInput: a crop side is below 1, or the scale range is not positive and ascending.
+    """
+    height, width = _checked_size(crop_hw)
+    low, high = scale_range
+    if not 0 < low <= high < math.inf:
+        raise InvalidInput("scale range", expected="0 < low <= high", got=scale_range)
+    chance = rng.random(8)
+    scale = low * (high / low) ** chance[0]
+    full_h, full_w = sample.size
+    # The window of the source that the crop shows, in whole source pixels.
+    source_h = min(full_h, max(1, round(height / scale)))
+    source_w = min(full_w, max(1, round(width / scale)))
+    top = int(chance[1] * (full_h - source_h + 1))
+    left = int(chance[2] * (full_w - source_w + 1))
+    window = np.s_[top : top + source_h, left : left + source_w]
+    image = sample.image[window]
+    if colour is not None:
+        image = _jittered(image, colour, chance[4:8])  # before padding, which keeps its grey
+    part = Sample(image, sample.semantic[window], sample.instances[window])
+    shown = (min(height, max(1, round(source_h * scale))), min(width, max(1, round(source_w * scale))))
+    # A window cut by nothing but rounding fills the crop; one cut by the sample's border is padded.
+    shown = (height if source_h < full_h else shown[0], width if source_w < full_w else shown[1])
+    result = _placed(part, shown, (height, width))
+    image, semantic, instances = result.image, result.semantic, result.instances
+    if flip and chance[3] < 0.5:
+        image, semantic, instances = image[:, ::-1], semantic[:, ::-1], instances[:, ::-1]
+    return Sample(
+        np.ascontiguousarray(image),
+        np.ascontiguousarray(semantic),
+        renumbered(np.ascontiguousarray(instances), min_area),
+    )
+
+
+def letterbox_sample(sample: Sample, hw: tuple[int, int]) -> Sample:
+    """A sample fitted into another size without distortion, by the rule of the runtime.
+
+    The scale is min(H / h, W / w); the image lies at the top left and is padded on the right and at
+    the bottom with grey 114, semantic 255, no instance. The result's instances keep their numbers.
+
+    Raises:
+        InvalidInput: a side is below 1.
+    """
+    height, width = _checked_size(hw)
+    full_h, full_w = sample.size
+    if height * full_w <= width * full_h:
+        shown = (height, _scaled(full_w, height, full_h))
+    else:
+        shown = (_scaled(full_h, width, full_w), width)
+    return _placed(sample, shown, (height, width))
+
+
+def resized_sample(sample: Sample, hw: tuple[int, int]) -> Sample:
+    """A sample stretched to another size: image linear or by area, labels by nearest pixel centre."""
+    height, width = _checked_size(hw)
+    full_h, full_w = sample.size
+    if (height, width) == (full_h, full_w):
+        return sample
+    shrinks = height <= full_h and width <= full_w
+    image = cv2.resize(
+        sample.image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    # cv2.INTER_NEAREST takes the pixel's corner, not its centre: labels would shift against the image.
+    rows = ((2 * np.arange(height, dtype=np.intp) + 1) * full_h // (2 * height))[:, None]
+    columns = ((2 * np.arange(width, dtype=np.intp) + 1) * full_w // (2 * width))[None, :]
+    return Sample(
+        np.asarray(image, np.uint8), sample.semantic[rows, columns], sample.instances[rows, columns]
+    )
+
+
+def _placed(sample: Sample, shown: tuple[int, int], hw: tuple[int, int]) -> Sample:
+    """The sample resized to ``shown`` at the top left of a padded ``hw``."""
+    part = resized_sample(sample, shown)
+    if shown == hw:
+        return part
+    image = np.full((*hw, 3), PAD_VALUE, np.uint8)
+    semantic = np.full(hw, IGNORE_INDEX, np.uint8)
+    instances = np.zeros(hw, np.int32)
+    window = np.s_[: shown[0], : shown[1]]
+    image[window], semantic[window], instances[window] = part.image, part.semantic, part.instances
+    return Sample(image, semantic, instances)
+
+
+def _jittered(
+    image: NDArray[np.uint8], colour: ColourJitter, chance: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """Hue, saturation, contrast (about the mean grey) and brightness as one affine map of the colours."""
+    signed = 2 * chance - 1
+    brightness = 1 + colour.brightness * signed[0]
+    contrast = 1 + colour.contrast * signed[1]
+    saturation = 1 + colour.saturation * signed[2]
+    turn = 2 * math.pi * colour.hue * signed[3]
+    grey = np.tile(np.asarray(_LUMA_BGR), (3, 1))
+    # Rotation about the grey axis (1, 1, 1) by Rodrigues' formula: grey stays grey.
+    axis = np.full((3, 3), 1 / 3)
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
+    rotation = math.cos(turn) * np.eye(3) + (1 - math.cos(turn)) * axis + math.sin(turn) * cross
+    colours = (saturation * np.eye(3) + (1 - saturation) * grey) @ rotation
+    pivot = float(np.dot(cv2.mean(np.ascontiguousarray(image))[:3], _LUMA_BGR))
+    matrix = np.empty((3, 4))
+    matrix[:, :3] = brightness * contrast * colours
+    matrix[:, 3] = brightness * (1 - contrast) * pivot
+    # cv2.transform rounds and saturates to uint8.
+    return np.asarray(cv2.transform(np.ascontiguousarray(image), matrix), np.uint8)
+
+
+def _scaled(side: int, numerator: int, denominator: int) -> int:
+    """side * numerator / denominator, rounded half up as in :mod:`imp_trt.resize`, at least 1."""
+    return max(1, (2 * side * numerator + denominator) // (2 * denominator))
+
+
+def _checked_size(hw: tuple[int, int]) -> tuple[int, int]:
+    height, width = hw
+    if height < 1 or width < 1:
+        raise InvalidInput("size", expected="height and width of at least 1", got=hw)
+    return int(height), int(width)

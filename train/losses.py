@@ -1,0 +1,98 @@
+"""Losses of the two stages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from imp_trt.classes import IGNORE_INDEX
+from imp_trt.models.detector import Detections
+from imp_trt.models.network import ImpNetwork
+from imp_trt.train.config import CanvasSource, Recipe
+from imp_trt.train.targets import Batch
+
+
+def training_losses(
+    network: ImpNetwork, batch: Batch, recipe: Recipe, stage: int, class_weights: Tensor | None
+) -> dict[str, Tensor]:
+    """Named losses of one step; their sum is what the optimiser sees.
+
+    Args:
+        network: in training mode.
+        batch: crops and their targets.
+        recipe: weights and canvas source.
+        stage: 1 (detector, and the semantic head without canvas if the recipe says so) or 2.
+        class_weights: [K] weights of the cross-entropy, or None.
+    """
+    size = (int(batch.frames.shape[1]), int(batch.frames.shape[2]))
+    images = network.preprocess(batch.frames).contiguous(memory_format=torch.channels_last)
+    features = network.backbone(images)
+    losses: dict[str, Tensor] = {}
+    canvas = None
+    if network.detector is not None:
+        losses, proposals = network.detector.losses(features, size, batch.instances)
+        if network.config.imp and stage == 2:
+            pooled = features
+            if recipe.canvas_gradient == "heads":
+                pooled = {name: level.detach() for name, level in features.items()}
+            found, masks = _canvas_inputs(network, pooled, proposals, batch, recipe, size)
+            canvas = network.project(found, masks, size)
+    if stage == 2 or recipe.semantic_in_stage_one:
+        logits = network.segment(features, canvas)
+        loss = F.cross_entropy(logits, batch.semantic, weight=class_weights, ignore_index=IGNORE_INDEX)
+        losses["semantic"] = recipe.semantic_weight * loss
+    return losses
+
+
+def _canvas_inputs(
+    network: ImpNetwork,
+    features: dict[str, Tensor],
+    proposals: list[Tensor],
+    batch: Batch,
+    recipe: Recipe,
+    size: tuple[int, int],
+) -> tuple[Detections, Tensor]:
+    """What is projected: the network's own detections, the ground truth, or both."""
+    assert network.detector is not None  # noqa: S101  # imp needs the detector, the config checks it
+    source: CanvasSource = recipe.canvas_source
+    parts: list[tuple[Detections, Tensor]] = []
+    if source in ("predicted", "both"):
+        found = network.detector.detect(features, proposals, size)
+        n = min(recipe.canvas_detections, found.scores.shape[1])
+        found = Detections(
+            found.boxes[:, :n], found.scores[:, :n], found.labels[:, :n], found.counts.clamp(max=n)
+        )
+        parts.append((found, network.detector.masks(features, found)))
+    if source in ("ground-truth", "both"):
+        found = _ground_truth(batch, recipe.canvas_detections)
+        parts.append((found, network.detector.masks(features, found)))
+    if len(parts) == 1:
+        return parts[0]
+    (a, masks_a), (b, masks_b) = parts
+    merged = replace(
+        a,
+        boxes=torch.cat([a.boxes, b.boxes], dim=1),
+        scores=torch.cat([a.scores, b.scores], dim=1),
+        labels=torch.cat([a.labels, b.labels], dim=1),
+        counts=a.counts + b.counts,
+    )
+    return merged, torch.cat([masks_a, masks_b], dim=1)
+
+
+def _ground_truth(batch: Batch, padded: int) -> Detections:
+    """The labelled instances as detections of score 1, padded."""
+    images = len(batch.instances)
+    boxes = torch.zeros(images, padded, 4)
+    scores = torch.zeros(images, padded)
+    labels = torch.zeros(images, padded, dtype=torch.int64)
+    counts = torch.zeros(images, dtype=torch.int64)
+    for i, target in enumerate(batch.instances):
+        n = min(padded, len(target["labels"]))
+        boxes[i, :n] = target["boxes"][:n]
+        scores[i, :n] = 1.0
+        labels[i, :n] = target["labels"][:n] - 1
+        counts[i] = n
+    return Detections(boxes, scores, labels, counts)
