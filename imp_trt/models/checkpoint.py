@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from imp_trt.errors import CheckpointError, InvalidInput, OutputError
+from imp_trt.errors import CheckpointError, InvalidInput
+from imp_trt.files import write_atomically
 from imp_trt.models.config import ModelConfig
 from imp_trt.models.network import ImpNetwork
 
@@ -41,7 +40,6 @@ def save_checkpoint(
     Raises:
         OutputError: the file cannot be written; nothing is left behind.
     """
-    path = Path(path)
     tensors = {name: _stored(value, half) for name, value in model.state_dict().items()}
     header = {
         "format": FORMAT,
@@ -50,13 +48,7 @@ def save_checkpoint(
         "metadata": json.dumps(dict(metadata)),
     }
     payload = save(tensors, metadata=header)
-    try:
-        write_atomically(path, payload)
-    except OSError as error:
-        raise OutputError(
-            f"checkpoint {path}", expected="a writable path", got=repr(error), fix="choose another path"
-        ) from error
-    return path
+    return write_atomically(path, payload)
 
 
 def load_model(path: str | Path) -> tuple[ImpNetwork, dict[str, Any]]:
@@ -176,17 +168,3 @@ def _fill(path: Path, model: ImpNetwork, weights: dict[str, Tensor]) -> None:
                 fix=_TRAIN_AGAIN,
             )
     model.load_state_dict({name: v.to(wanted[name].dtype) for name, v in weights.items()})
-
-
-def write_atomically(path: Path, payload: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -8,8 +8,8 @@ import pickle
 import pytest
 import torch
 
+from imp_trt import files
 from imp_trt.errors import CheckpointError, OutputError
-from imp_trt.models import checkpoint
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 
 META = {"data": "made up", "seed": 7}
@@ -107,7 +107,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(saved, network, mon
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(OutputError, match="No space"):
         save_checkpoint(saved, network, {})
     assert saved.read_bytes() == before

@@ -1,0 +1,83 @@
+"""imp-train: train one system, or a pair with and without IMP, on a data set."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from imp_trt.cli.common import command_parser, print_json, run_command, say
+
+EXAMPLES = """examples:
+  imp-train --data scenes --recipe smoke -o runs/first
+  imp-train --data camvid:/data/camvid --recipe camvid --input-size 384 480 --pair -o runs/camvid"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = command_parser("imp-train", __doc__ or "", EXAMPLES)
+    parser.add_argument(
+        "--data", required=True, help="scenes, camvid:DIR, ccp:DIR or a folder with dataset.json"
+    )
+    parser.add_argument("--split", default="train", help="list of the data set to train on (train)")
+    parser.add_argument("--recipe", default="scenes", help="smoke, scenes or camvid")
+    parser.add_argument("--system", default="panoptic-fpn-imp", help="one of the paper's systems, by name")
+    parser.add_argument("--backbone", default="compact", help="compact, resnet18 ... resnext101_32x8d")
+    parser.add_argument(
+        "--input-size",
+        type=int,
+        nargs=2,
+        default=(256, 512),
+        metavar=("H", "W"),
+        help="size of exported frames",
+    )
+    parser.add_argument("--sampling", default="bilinear", choices=("bilinear", "nearest", "rect"))
+    parser.add_argument(
+        "--pair", action="store_true", help="also train the control without IMP, from one stage one"
+    )
+    parser.add_argument(
+        "--stage", choices=("one", "imp", "plain", "all"), default="all", help=argparse.SUPPRESS
+    )
+    parser.add_argument("--half", action="store_true", help="write results with kernels as float16: half the file")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, help="CPU threads of PyTorch")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder; an interrupted run in it resumes"
+    )
+    options = parser.parse_args(argv)
+    return run_command(lambda: _train(options), verbose=options.verbose, quiet=options.quiet)
+
+
+def _train(options: argparse.Namespace) -> int:
+    import torch
+
+    from imp_trt.models.presets import system, without_imp
+    from imp_trt.train import loop
+    from imp_trt.train.config import recipe
+    from imp_trt.train.index_png import open_dataset
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    dataset = open_dataset(options.data, options.split)
+    if dataset.terms and not options.quiet:
+        say(f"terms of the data: {dataset.terms}")
+    config = system(
+        options.system,
+        dataset.classes,
+        tuple(options.input_size),
+        options.backbone,
+        sampling=options.sampling,
+    )
+    run = loop.Run(dataset, recipe(options.recipe), options.seed, options.output, options.device, options.half)
+    written = {"stage_one": loop.train_stage_one(run, config)}
+    if options.stage in ("all", "imp"):
+        name = "imp" if config.imp else "plain"
+        written[name] = loop.train_stage_two(run, config, written["stage_one"], name)
+    if options.stage == "plain" or (options.pair and config.imp and options.stage == "all"):
+        written["plain"] = loop.train_stage_two(run, without_imp(config), written["stage_one"], "plain")
+    if options.json:
+        print_json({name: str(path) for name, path in written.items()})
+    else:
+        for name, path in written.items():
+            print(f"{name}: {path}")
+    return 0

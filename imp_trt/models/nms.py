@@ -1,0 +1,163 @@
+"""Non-maximum suppression with static shapes, as a fixed point over the IoU matrix.
+
+With boxes sorted by falling score, greedy NMS is the only solution of
+``keep[j] = no i < j with keep[i] and IoU(i, j) > threshold``. Iterating that equation from "all
+kept" settles at least one more link of every suppression chain per pass, so it is exact once the
+passes exceed the longest chain: dense anchors with smooth scores needed up to 18. It uses only
+comparisons, matrix products and clamps, hence exports without NonMaxSuppression, NonZero or loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+DEFAULT_PASSES = 32
+
+
+def suppression_matrix(
+    boxes: Tensor, threshold: float, labels: Tensor | None = None, valid: Tensor | None = None
+) -> Tensor:
+    """Which box suppresses which, if it is kept itself.
+
+    Args:
+        boxes: [..., K, 4] float32 xyxy, sorted by falling score.
+        threshold: IoU strictly above which the later of two boxes is suppressed.
+        labels: [..., K] integers; only boxes of equal label suppress each other. None: all equal.
+        valid: [..., K] bool; an invalid box (padding, below the score threshold) suppresses nothing.
+
+    Returns:
+        [..., K, K] float32, 1 where box i (row) suppresses box j (column), else 0. The IoU is
+        computed in the operation order of ``torchvision.ops.nms``; a box of no area overlaps nothing.
+    """
+    x0, y0, x1, y1 = boxes.unbind(-1)  # each [..., K]
+    area = (x1 - x0) * (y1 - y0)
+    width = torch.minimum(x1.unsqueeze(-1), x1.unsqueeze(-2)) - torch.maximum(
+        x0.unsqueeze(-1), x0.unsqueeze(-2)
+    )
+    height = torch.minimum(y1.unsqueeze(-1), y1.unsqueeze(-2)) - torch.maximum(
+        y0.unsqueeze(-1), y0.unsqueeze(-2)
+    )
+    inter = width.clamp(min=0) * height.clamp(min=0)  # [..., K, K]
+    union = area.unsqueeze(-1) + area.unsqueeze(-2) - inter
+    order = torch.arange(boxes.shape[-2], device=boxes.device)
+    suppresses = (inter / union > _float32_below(threshold)) & (order.unsqueeze(-1) < order)
+    if labels is not None:
+        suppresses = suppresses & (labels.unsqueeze(-1) == labels.unsqueeze(-2))
+    if valid is not None:
+        suppresses = suppresses & valid.unsqueeze(-1)
+    return suppresses.to(torch.float32)
+
+
+def settle(suppresses: Tensor, passes: int) -> Tensor:
+    """Iterates the keep equation from "all kept".
+
+    Args:
+        suppresses: [..., K, K] float32 from :func:`suppression_matrix`.
+        passes: how often the equation is applied; unrolled in an exported graph.
+
+    Returns:
+        keep: [..., K] float32, exactly 0 or 1.
+    """
+    keep = torch.ones_like(suppresses[..., :1, :])  # [..., 1, K]
+    negative = -suppresses
+    for _ in range(passes):
+        # keep @ suppresses counts kept suppressors, a small integer and exact in float32 (and TF32,
+        # whose factors are 0 and 1); 1 - count clamped at 0 is the new flag.
+        keep = torch.relu(keep @ negative + 1)
+    return keep.squeeze(-2)
+
+
+def fixed_point_nms(
+    boxes: Tensor,
+    threshold: float,
+    labels: Tensor | None = None,
+    valid: Tensor | None = None,
+    passes: int = DEFAULT_PASSES,
+) -> Tensor:
+    """Greedy NMS over boxes sorted by falling score.
+
+    Args:
+        boxes, threshold, labels, valid: as for :func:`suppression_matrix`.
+        passes: see the module's docstring; :func:`unsettled` tells whether they were enough.
+
+    Returns:
+        keep: [..., K] bool; never set where ``valid`` is not.
+    """
+    keep = settle(suppression_matrix(boxes, threshold, labels, valid), passes) > 0.5
+    return keep if valid is None else keep & valid
+
+
+def unsettled(
+    boxes: Tensor,
+    threshold: float,
+    labels: Tensor | None = None,
+    valid: Tensor | None = None,
+    passes: int = DEFAULT_PASSES,
+) -> int:
+    """How many keep flags one more pass would change; 0 means that the result is exact."""
+    suppresses = suppression_matrix(boxes, threshold, labels, valid)
+    keep = settle(suppresses, passes)
+    once_more = torch.relu(1 - (keep.unsqueeze(-2) @ suppresses)).squeeze(-2)
+    changed = keep != once_more
+    return int((changed if valid is None else changed & valid).sum())
+
+
+class FixedPointNms(nn.Module):
+    """:func:`fixed_point_nms` as a module, so that :func:`watch_convergence` can find it in a network.
+
+    Args:
+        threshold: IoU strictly above which a box is suppressed.
+        passes: applications of the keep equation.
+    """
+
+    def __init__(self, threshold: float, passes: int = DEFAULT_PASSES) -> None:
+        super().__init__()
+        self.threshold = threshold
+        self.passes = passes
+
+    def forward(self, boxes: Tensor, labels: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+        """boxes [..., K, 4], labels [..., K], valid [..., K] -> keep [..., K] bool."""
+        return fixed_point_nms(boxes, self.threshold, labels, valid, self.passes)
+
+
+@dataclass
+class Convergence:
+    """What :func:`watch_convergence` saw: calls of NMS, and keep flags that one more pass changes."""
+
+    calls: int = 0
+    unsettled: int = 0
+
+
+@contextmanager
+def watch_convergence(network: nn.Module) -> Iterator[Convergence]:
+    """Counts unsettled keep flags in every :class:`FixedPointNms` that runs inside the context."""
+    seen = Convergence()
+
+    def check(module: nn.Module, inputs: tuple[Tensor | None, ...], _output: Tensor) -> None:
+        if not isinstance(module, FixedPointNms):
+            return
+        boxes, labels, valid = (*inputs, None, None)[:3]
+        if boxes is None:
+            return
+        seen.calls += 1
+        seen.unsettled += unsettled(boxes, module.threshold, labels, valid, module.passes)
+
+    handles = [m.register_forward_hook(check) for m in network.modules() if isinstance(m, FixedPointNms)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _float32_below(threshold: float) -> float:
+    # torchvision compares a float32 IoU with a float64 threshold. For float32 x, x > t is the same as
+    # x > (the largest float32 not above t), which a float32 graph can hold.
+    nearest = np.float32(threshold)
+    return float(nearest if float(nearest) <= threshold else np.nextafter(nearest, np.float32(-np.inf)))
