@@ -22,7 +22,17 @@ def trained(tmp_path_factory):
         stage_two=Stage(2, 1e-3, 1e-3, warmup=1),
         crop=(64, 64),
     )
-    arguments = ["--data", "scenes:64x128", "--recipe", "tiny", "--input-size", "64", "128", "-o", str(folder)]
+    arguments = [
+        "--data",
+        "scenes:64x128",
+        "--recipe",
+        "tiny",
+        "--input-size",
+        "64",
+        "128",
+        "-o",
+        str(folder),
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(recipes.RECIPES, "tiny", tiny)
         assert train_command.main([*arguments, "--pair", "--threads", "1", "--half"]) == 0
@@ -46,7 +56,10 @@ def test_eval_prints_scores_as_json(trained, capsys):
 
 
 def test_eval_table_names_every_class(trained, capsys):
-    assert eval_command.main([str(trained / "plain.safetensors"), "--data", "scenes:64x128", "--limit", "1"]) == 0
+    assert (
+        eval_command.main([str(trained / "plain.safetensors"), "--data", "scenes:64x128", "--limit", "1"])
+        == 0
+    )
     text = capsys.readouterr().out
     assert "mIoU" in text
     assert "car" in text
@@ -68,7 +81,8 @@ def test_mistakes_exit_2_with_one_line(trained, capsys, arguments, words):
 
 
 @pytest.mark.parametrize(
-    "change", [["--recipe", "nope"], ["--system", "nope"], ["--backbone", "nope"], ["--input-size", "65", "64"]]
+    "change",
+    [["--recipe", "nope"], ["--system", "nope"], ["--backbone", "nope"], ["--input-size", "65", "64"]],
 )
 def test_wrong_names_exit_2(tmp_path, capsys, change):
     arguments = ["--data", "scenes:64x128", "--recipe", "smoke", "-o", str(tmp_path / "run"), *change]

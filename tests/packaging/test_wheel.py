@@ -109,7 +109,12 @@ def test_wheel_is_typed(installed, tmp_path):
     """mypy in strict mode finds nothing in the installed package."""
     env = {"PYTHONPATH": "", "MYPYPATH": ""}
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "-p", "imp_trt"]
-    site = installed.parent.parent / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    site = (
+        installed.parent.parent
+        / "lib"
+        / f"python{sys.version_info[0]}.{sys.version_info[1]}"
+        / "site-packages"
+    )
     link = tmp_path / "src"
     link.mkdir()
     (link / "imp_trt").symlink_to(site / "imp_trt")

@@ -1,0 +1,181 @@
+"""Pictures of results: class colours over the frame, instances outlined and named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imp_trt.classes import ClassTable
+from imp_trt.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from imp_trt.result import Instances, SegmentationResult
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_Bgr = tuple[int, int, int]
+_Rect = tuple[int, int, int, int]
+
+
+def class_colours(classes: ClassTable) -> NDArray[np.uint8]:
+    """Lookup table [256, 3] uint8, BGR, by class index; black beyond the last class."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(classes)] = np.array(classes.palette, np.uint8)[:, ::-1]
+    return table
+
+
+def colour_map(semantic: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.uint8]:
+    """A class map [h, w] as a picture [h, w, 3] uint8 BGR in the classes' colours."""
+    # A lookup in OpenCV: NumPy's fancy indexing takes ten times as long.
+    picture = cv2.applyColorMap(semantic, class_colours(classes).reshape(256, 1, 3))
+    return np.asarray(picture, np.uint8)
+
+
+def draw_result(
+    frame: NDArray[np.uint8],
+    result: SegmentationResult,
+    *,
+    alpha: float = 0.5,
+    min_score: float = 0.3,
+    labels: bool = True,
+    legend: bool = False,
+) -> NDArray[np.uint8]:
+    """The frame with the result over it; see :meth:`imp_trt.SegmentationResult.plot`.
+
+    Args:
+        frame: [h, w, 3] uint8 BGR, contiguous; not changed.
+
+    Raises:
+        InvalidInput: the frame has another size than the result, or alpha is not 0-1.
+    """
+    if frame.shape[:2] != result.size:
+        raise InvalidInput("frame to draw on", expected=f"size {result.size}", got=f"size {frame.shape[:2]}")
+    if not 0 <= alpha <= 1:
+        raise InvalidInput("alpha", expected="0 to 1", got=alpha)
+    colours = colour_map(result.semantic, result.classes)
+    picture = np.asarray(cv2.addWeighted(frame, 1 - alpha, colours, alpha, 0), np.uint8)
+    found = result.instances.above(min_score)
+    # Best last, so that it lies on top.
+    for i in reversed(range(len(found))):
+        _draw_instance(picture, found, i, _bgr(result.classes, int(found.labels[i])))
+    if labels:
+        _draw_labels(picture, found, result.classes)
+    if legend:
+        _draw_legend(picture, result)
+    return picture
+
+
+def _draw_instance(picture: NDArray[np.uint8], found: Instances, i: int, colour: _Bgr) -> None:
+    """Tint the instance and outline it: its colour inside a dark rim, visible on any ground."""
+    mask, x, y = found.crop(i)
+    if not mask.any():
+        return
+    part = picture[y : y + mask.shape[0], x : x + mask.shape[1]]
+    tint = cv2.addWeighted(part, 0.75, np.full_like(part, _light(colour)), 0.25, 0)
+    cv2.copyTo(tint, mask.view(np.uint8), part)
+    outlines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    # Fewer corners, by at most a pixel: thick smooth lines are the dearest part of a picture.
+    outlines = [cv2.approxPolyDP(outline, 1.0, True) for outline in outlines]
+    width = _line_width(picture)
+    for rim, line in ((_dark(colour), width + 2), (_light(colour), width)):
+        cv2.drawContours(picture, outlines, -1, rim, line, cv2.LINE_AA, offset=(x, y))
+
+
+def _draw_labels(picture: NDArray[np.uint8], found: Instances, classes: ClassTable) -> None:
+    """Name every instance, best first; a name that would cover another is left out."""
+    scale, thickness = _text_style(picture)
+    taken: list[_Rect] = []
+    for i in range(len(found)):
+        colour = _bgr(classes, int(found.labels[i]))
+        text = f"{classes.names[int(found.labels[i])]} {found.scores[i]:.2f}"
+        (tw, th), base = cv2.getTextSize(text, _FONT, scale, thickness)
+        pad = max(4, th // 2)
+        w, h = tw + 2 * pad, th + base + max(2, th // 3)
+        rect = _free_place(picture, found.boxes[i], w, h, taken)
+        if rect is None:
+            continue
+        taken.append(rect)
+        x, y = rect[:2]
+        cv2.rectangle(picture, (x, y), (x + w - 1, y + h - 1), colour, cv2.FILLED)
+        cv2.rectangle(picture, (x, y), (x + w - 1, y + h - 1), _dark(colour), 1)
+        origin = (x + pad, y + th + max(2, th // 3) // 2 + 1)
+        cv2.putText(picture, text, origin, _FONT, scale, _ink(colour), thickness, cv2.LINE_AA)
+
+
+def _free_place(
+    picture: NDArray[np.uint8], box: NDArray[np.float32], w: int, h: int, taken: list[_Rect]
+) -> _Rect | None:
+    """Where a label fits: above the box, inside its top, below it; None if all are taken."""
+    height, width = picture.shape[:2]
+    x = int(np.clip(box[0], 0, max(width - w, 0)))
+    for y in (int(box[1]) - h, int(box[1]), int(box[3])):
+        rect = (x, y, x + w, y + h)
+        if y >= 0 and rect[3] <= height and not any(_overlap(rect, other) for other in taken):
+            return rect
+    return None
+
+
+def _overlap(a: _Rect, b: _Rect) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _draw_legend(picture: NDArray[np.uint8], result: SegmentationResult) -> None:
+    """List the classes that fill at least one pixel in two hundred, on a darkened panel."""
+    share = result.pixel_counts() / result.semantic.size
+    shown = [int(k) for k in np.argsort(-share, kind="stable") if share[k] >= 0.005]
+    scale, thickness = _text_style(picture)
+    sizes = [cv2.getTextSize(result.classes.names[k], _FONT, scale, thickness)[0] for k in shown]
+    if not sizes:
+        return
+    th = max(size[1] for size in sizes)
+    row = round(th * 1.9)
+    w, h = max(size[0] for size in sizes) + 4 * th, row * len(shown) + th
+    height = picture.shape[0]
+    panel = picture[max(height - h - th, 0) : max(height - th, 0), th : th + w]
+    panel[...] = panel // 3
+    for i, k in enumerate(shown):
+        y = height - h - th + th // 2 + i * row + row // 2
+        cv2.rectangle(
+            picture,
+            (2 * th - th // 2, y - th // 2),
+            (2 * th + th // 2, y + th // 2),
+            _bgr(result.classes, k),
+            -1,
+        )
+        place = (3 * th, y + th // 2)
+        cv2.putText(
+            picture, result.classes.names[k], place, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA
+        )
+
+
+def _text_style(picture: NDArray[Any]) -> tuple[float, int]:
+    """Font scale and stroke that stay readable from thumbnails to 4K."""
+    scale = float(np.clip(min(picture.shape[:2]) / 1250, 0.35, 2.0))
+    return scale, max(1, round(scale * 1.6))
+
+
+def _line_width(picture: NDArray[Any]) -> int:
+    return max(1, round(int(min(picture.shape[:2])) / 540))
+
+
+def _bgr(classes: ClassTable, label: int) -> _Bgr:
+    r, g, b = classes.palette[label]
+    return (b, g, r)
+
+
+def _light(colour: _Bgr) -> _Bgr:
+    b, g, r = (round(v + (255 - v) * 0.55) for v in colour)
+    return (b, g, r)
+
+
+def _dark(colour: _Bgr) -> _Bgr:
+    b, g, r = (round(v * 0.35) for v in colour)
+    return (b, g, r)
+
+
+def _ink(colour: _Bgr) -> _Bgr:
+    """Black or white, whichever reads better on the colour (luma, ITU-R BT.601)."""
+    b, g, r = colour
+    return (0, 0, 0) if 0.114 * b + 0.587 * g + 0.299 * r > 140 else (255, 255, 255)

@@ -1,0 +1,154 @@
+"""Exit codes, one line on stderr, and nothing but results on stdout."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from imp_trt import errors
+from imp_trt.cli.common import Progress, command_parser, print_json, run_command
+
+
+def _raising(error: BaseException):  # type: ignore[no-untyped-def]
+    def body() -> int:
+        raise error
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.ImpTrtError("x"), 1),
+        (errors.UsageError("x"), 2),
+        (errors.InvalidInput("x"), 2),
+        (errors.SourceError("x"), 2),
+        (errors.OutputError("x"), 2),
+        (errors.DatasetError("x"), 2),
+        (errors.CheckpointError("x"), 2),
+        (errors.ExportError("x"), 1),
+        (errors.VerificationError("x"), 3),
+        (errors.ArtifactError("x"), 4),
+        (errors.EngineIncompatible("x"), 4),
+        (errors.DependencyMissing("x"), 5),
+        (errors.LatencyError("x"), 6),
+        (KeyboardInterrupt(), 130),
+        (ValueError("a bug\nover two lines"), 1),
+        (MemoryError(), 1),
+        (ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime"), 5),
+        (BrokenPipeError(), 1),
+    ],
+)
+def test_exit_codes(error: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    stdout = sys.stdout
+    try:
+        assert run_command(_raising(error)) == code
+    finally:
+        sys.stdout = stdout
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == (0 if isinstance(error, BrokenPipeError) else 1)
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(("value", "code"), [(None, 0), (0, 0), (3, 3)])
+def test_bodies_return_their_code(value: int | None, code: int) -> None:
+    assert run_command(lambda: value) == code
+
+
+@pytest.mark.parametrize(
+    ("error", "mend"),
+    [
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), "imp-trt[torch]"),
+        (ModuleNotFoundError("No module named 'onnx.helper'", name="onnx.helper"), "imp-trt[export]"),
+        (ModuleNotFoundError("No module named 'cv2'", name="cv2"), "opencv-python"),
+        (ImportError("libGL.so.1: cannot open shared object file", name="cv2"), "libgl1"),
+        (ImportError("something else"), "imp-doctor"),
+    ],
+)
+def test_missing_packages_say_what_to_install(
+    error: ImportError, mend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_command(_raising(error))
+    assert mend in capsys.readouterr().err
+
+
+def test_tracebacks_only_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    run_command(_raising(errors.UsageError("x")), verbose=2)
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_termination_unwinds_like_an_interrupt(tmp_path: Path) -> None:
+    script = f"""
+import time
+from pathlib import Path
+from imp_trt.cli.common import run_command
+from imp_trt.files import temporary_beside
+def body():
+    with temporary_beside(Path({str(tmp_path / "x.mp4")!r})) as name:
+        name.write_text("half")
+        print("ready", flush=True)
+        time.sleep(60)
+raise SystemExit(run_command(body))
+"""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        child = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        assert len(os.listdir(tmp_path)) == 1
+        child.send_signal(number)
+        _, text = child.communicate(timeout=30)
+        assert child.returncode == 130
+        assert text == "interrupted\n"
+        assert os.listdir(tmp_path) == []
+
+
+def test_parser_has_the_common_options(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = command_parser("imp-x", "Does x.", "examples:\n  imp-x y")
+    args = parser.parse_args(["--json", "-q", "-vv"])
+    assert (args.json, args.quiet, args.verbose) == (True, True, 2)
+    for argv, code in ((["--version"], 0), (["--help"], 0), (["--jso"], 2), (["extra"], 2)):
+        with pytest.raises(SystemExit) as caught:
+            parser.parse_args(argv)
+        assert caught.value.code == code
+    assert "exit codes" in capsys.readouterr().out
+
+
+def test_json_refuses_what_is_not_json() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        print_json({"x": float("nan")})
+
+
+def test_progress_off_a_terminal_is_rare_and_on_one_rewrites_its_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    progress = Progress("work", 100)
+    for done in range(1, 100):
+        now[0] += 0.3
+        progress.update(done, "note")
+    progress.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0] == "work: 34/100, 3.3/s, 0:20 left, note"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    progress = Progress("work")
+    now[0] += 1
+    progress.update(1)
+    progress.close()
+    assert capsys.readouterr().err == "\rwork: 1, 1.0/s\r" + " " * 14 + "\r"
+    quiet = Progress("work", quiet=True)
+    now[0] += 100
+    quiet.update(5)
+    monkeypatch.setenv("IMP_TRT_NO_PROGRESS", "1")
+    Progress("work").update(5)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,131 @@
+"""imp-doctor answers whatever is broken."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imp_trt.cli import doctor
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_import_failure", lambda module: None)
+
+
+@pytest.mark.usefixtures("quick")
+def test_report_names_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["system"]["python"].startswith("3.")
+    assert data["packages"]["numpy"]
+    assert [a["works"] for a in data["abilities"]] == [True] * 4
+    assert doctor.main([]) == 0
+    text = capsys.readouterr().out
+    assert "yes  run ONNX artifacts" in text
+    assert "GPU driver" in text
+
+
+def test_what_is_missing_comes_with_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = {
+        "onnxruntime": "ModuleNotFoundError: No module named 'onnxruntime'",
+        "torch": "no answer within 120 s",
+    }
+    monkeypatch.setattr(doctor, "_import_failure", broken.get)
+    assert doctor.main([]) == 0
+    text = capsys.readouterr().out
+    assert "no   run ONNX artifacts" in text
+    assert "fix: pip install 'imp-trt[onnx]'" in text
+    assert "torch: no answer within 120 s" in text
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("probe", ["_system", "_packages", "_gpu", "_abilities", "_advice"])
+def test_a_failing_probe_leaves_a_gap_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], probe: str
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("probe failed")
+
+    monkeypatch.setattr(doctor, probe, fail)
+    assert doctor.main(["--json"]) == 0
+    assert "probe failed" in capsys.readouterr().out
+    assert doctor.main([]) == 0
+
+
+def test_imports_are_tried_in_a_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "crashing_module.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    (tmp_path / "sleeping_module.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert doctor._import_failure("json") is None
+    assert "No module named" in str(doctor._import_failure("no_such_module_here"))
+    assert "code -11" in str(doctor._import_failure("crashing_module"))
+    monkeypatch.setattr(doctor, "_IMPORT_LIMIT_S", 0.3)
+    assert "no answer" in str(doctor._import_failure("sleeping_module"))
+
+
+class FakeDriver:
+    """The few functions of libcuda that are called, for one GPU."""
+
+    def __init__(self, code: int = 0) -> None:
+        self.code = code
+
+    def cuInit(self, flags: int) -> int:
+        return self.code
+
+    def cuDriverGetVersion(self, out: object) -> int:
+        return self._set(out, 12080)
+
+    def cuDeviceGetCount(self, out: object) -> int:
+        return self._set(out, 1)
+
+    def cuDeviceGet(self, out: object, index: int) -> int:
+        return self._set(out, index)
+
+    def cuDeviceGetName(self, buffer: ctypes.Array[ctypes.c_char], size: int, device: object) -> int:
+        buffer.value = b"Fake RTX"
+        return 0
+
+    def cuDeviceTotalMem_v2(self, out: object, device: object) -> int:
+        return self._set(out, 24 << 30)
+
+    def cuDeviceGetAttribute(self, out: object, attribute: int, device: object) -> int:
+        return self._set(out, {75: 8, 76: 9}[attribute])
+
+    @staticmethod
+    def _set(out: object, value: int) -> int:
+        out._obj.value = value  # type: ignore[attr-defined]
+        return 0
+
+
+def test_gpu_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise OSError("libcuda.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", absent)
+    assert doctor._gpu()["driver"] is None
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver())
+    found = doctor._gpu()
+    assert found["driver"] == "CUDA 12.8"
+    assert found["devices"] == [{"name": "Fake RTX", "compute_capability": "8.9", "memory_gib": 24.0}]
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(code=100))
+    assert doctor._gpu()["note"] == "cuInit failed with code 100"
+
+
+def test_two_flavours_of_opencv() -> None:
+    assert doctor._advice({"opencv-python": "4.9", "opencv-python-headless": None}) == []
+    (line,) = doctor._advice({"opencv-python": "4.9", "opencv-python-headless": "4.9"})
+    assert "keep one" in line
+
+
+def test_doctor_needs_the_standard_library_only() -> None:
+    code = "import sys, imp_trt.cli.doctor; print([m for m in ('numpy', 'cv2', 'torch') if m in sys.modules])"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout.strip() == "[]"

@@ -1,0 +1,211 @@
+"""Sources: what opens, what is refused, and that no damaged file passes for a short one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from imp_trt.errors import SourceError
+from imp_trt.video.containers import missing_bytes
+from imp_trt.video.images import encode_image, read_image
+from imp_trt.video.sources import VideoSource, open_source
+from tests.support import clips, tiny
+
+
+def test_an_image(tmp_path: Path) -> None:
+    path = tmp_path / "street.PNG"
+    path.write_bytes(encode_image(tiny.frame(), ".png"))
+    with open_source(path) as source:
+        (frame,) = source
+    assert (source.frames, source.fps, source.paths) == (1, None, (path,))
+    assert np.array_equal(frame.image, tiny.frame())
+    assert (frame.index, frame.name, frame.time_s) == (0, "street", None)
+
+
+def test_a_folder_in_natural_order(tmp_path: Path) -> None:
+    for name in ("f10.png", "f2.png", "f1.jpg", ".hidden.png", "notes.txt"):
+        (tmp_path / name).write_bytes(encode_image(tiny.frame(), ".jpg"))
+    (tmp_path / "sub.png").mkdir()
+    assert [frame.name for frame in open_source(tmp_path)] == ["f1", "f2", "f10"]
+
+
+def test_a_pattern_and_equal_names(tmp_path: Path) -> None:
+    for folder in ("cam0", "cam1"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "7.png").write_bytes(encode_image(tiny.frame(), ".png"))
+    source = open_source(f"{tmp_path}/*/7.png")
+    assert source.frames == 2
+    assert [frame.name for frame in source] == ["000000_7", "000001_7"]
+
+
+def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    path = tmp_path / "a[1]*.png"
+    path.write_bytes(encode_image(tiny.frame(), ".png"))
+    assert len(list(open_source(path))) == 1
+
+
+@pytest.mark.parametrize("suffix", clips.CODECS)
+def test_a_video(tmp_path: Path, suffix: str) -> None:
+    path = clips.write_clip(tmp_path / f"clip{suffix}", frames=10, fps=30000 / 1001)
+    with open_source(path) as source:
+        frames = list(source)
+        assert list(source) == []  # single pass
+    assert source.fps == pytest.approx(30000 / 1001, rel=1e-4)
+    assert source.frames == len(frames) == 10
+    for i, frame in enumerate(frames):
+        assert (frame.index, frame.name) == (i, f"{i:06d}")
+        assert abs(int(frame.image.mean()) - (20 + 8 * i)) <= 5
+        assert frame.time_s == pytest.approx(i * 1001 / 30000, abs=2e-3)
+    assert len({frame.image.__array_interface__["data"][0] for frame in frames}) == 10  # no shared buffer
+    source.close()
+    assert list(source) == []
+
+
+@pytest.mark.parametrize("name", ["clip_%03d.mp4", "clip 1.mp4", "clip_0001.mp4", "ünïcode.mp4"])
+def test_awkward_video_names(tmp_path: Path, name: str) -> None:
+    clips.write_clip(tmp_path / "clip.mp4", frames=3).rename(tmp_path / name)
+    assert len(list(open_source(tmp_path / name))) == 3
+
+
+def test_one_frame(tmp_path: Path) -> None:
+    assert len(list(open_source(clips.write_clip(tmp_path / "one.mp4", frames=1)))) == 1
+
+
+def test_another_container_than_the_name_says(tmp_path: Path) -> None:
+    path = clips.write_clip(tmp_path / "clip.mp4", frames=4)
+    shutil.copy(path, tmp_path / "clip.avi")
+    assert len(list(open_source(tmp_path / "clip.avi"))) == 4
+
+
+@pytest.mark.parametrize("suffix", clips.CODECS)
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.9, 0.99])
+def test_a_video_cut_short_is_refused(tmp_path: Path, suffix: str, share: float) -> None:
+    path = clips.write_clip(tmp_path / f"clip{suffix}", frames=30)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(SourceError, match=r"empty file|cut short|none: audio only"):
+        list(open_source(path))
+
+
+def test_an_mp4_cut_short_behind_its_index_is_refused_on_opening(tmp_path: Path) -> None:
+    path = clips.write_clip(tmp_path / "clip.mp4", frames=30)
+    data = clips.moved_to_front(path.read_bytes())
+    path.write_bytes(data)
+    assert missing_bytes(path) == 0
+    assert len(list(open_source(path))) == 30
+    path.write_bytes(data[:-50])
+    capture = cv2.VideoCapture(str(path))
+    assert capture.isOpened()  # OpenCV has no objection
+    capture.release()
+    with pytest.raises(SourceError, match="cut short by 50 bytes"):
+        open_source(path)
+
+
+def test_frames_that_are_listed_but_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = clips.write_clip(tmp_path / "clip.mp4", frames=10)
+    for listed, refused in ((10, False), (15, False), (30, True)):
+        caplog.clear()
+        source = VideoSource(path)
+        source.frames = listed
+        with caplog.at_level(logging.WARNING, "imp_trt"):
+            if refused:
+                with pytest.raises(SourceError, match="only 10 that can be decoded"):
+                    list(source)
+            else:
+                assert len(list(source)) == 10
+        assert bool(caplog.records) == (listed == 15)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("text.mp4", b"not a video at all"),
+        ("noise.mp4", np.random.default_rng(0).bytes(5000)),
+        ("noise.mkv", b"\x1a\x45\xdf\xa3" + np.random.default_rng(0).bytes(500)),
+        ("sound.avi", clips.wave_file()),
+        ("zeros.mp4", bytes(100)),
+        ("box.mp4", b"\x00\x00\x00\x04ftyp" + bytes(50)),
+    ],
+)
+def test_files_without_pictures(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(SourceError, match=r"none: audio only|cut short"):
+        open_source(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        ("absent.mp4", "nothing at this path"),
+        ("absent_folder/", "nothing at this path"),
+        ("*.png", "at least one file"),
+        ("empty", "0 files"),
+        ("texts", "none of them an image"),
+        ("texts/*", "images only"),
+        ("texts/a.txt", "ends with"),
+        ("noend", "no suffix"),
+        ("rtsp://user:secret@camera/1", "reads files only"),
+        ("0", "reads files only"),
+    ],
+)
+def test_refused_specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, named: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("x")
+    (tmp_path / "noend").write_text("x")
+    with pytest.raises(SourceError, match=named) as caught:
+        open_source(spec)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tiff", ".webp"])
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.95])
+def test_an_image_cut_short_is_refused(tmp_path: Path, suffix: str, share: float) -> None:
+    data = encode_image(tiny.frame(200, 200), suffix)
+    path = tmp_path / f"image{suffix}"
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(SourceError):
+        read_image(path)
+
+
+def test_image_formats_are_converted(tmp_path: Path) -> None:
+    frame = tiny.frame()
+    variants = {
+        "grey.png": frame[..., 0],
+        "alpha.png": np.dstack([frame, frame[..., :1]]),
+        "deep.png": frame.astype(np.uint16) * 257,
+    }
+    for name, array in variants.items():
+        cv2.imwrite(str(tmp_path / name), array)
+        image = read_image(tmp_path / name)
+        assert (image.dtype, image.shape) == (np.uint8, frame.shape)
+    assert np.array_equal(read_image(tmp_path / "deep.png"), frame)
+
+
+def test_a_photo_with_a_thumbnail_and_a_video_appended(tmp_path: Path) -> None:
+    data = encode_image(tiny.frame(), ".jpg")
+    thumbnail = b"Exif\0\0" + encode_image(tiny.frame(8, 8), ".jpg")
+    block = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    photo = data[:2] + block + data[2:]
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(photo + b"\x00" * 100_000)
+    assert read_image(path).shape == tiny.frame().shape
+    path.write_bytes(photo[: len(block) + len(data) // 2])  # the thumbnail's end mark is still there
+    with pytest.raises(SourceError, match="cut short"):
+        read_image(path)
+
+
+def test_unreadable_image_and_folder(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent.png"):
+        with pytest.raises(SourceError):
+            read_image(path)
+    os.symlink("loop.png", tmp_path / "loop.png")
+    with pytest.raises(SourceError):
+        open_source(tmp_path / "loop.png")
