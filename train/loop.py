@@ -6,6 +6,7 @@ state and continues with the very steps that an uninterrupted one would have mad
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable
-from imp_trt.errors import CheckpointError, ImpTrtError
+from imp_trt.errors import CheckpointError, ImpTrtError, UsageError
 from imp_trt.files import write_atomically
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.config import ModelConfig
@@ -159,13 +160,15 @@ def draw_batch(dataset: Dataset, classes: ClassTable, recipe: Recipe, seed: tupl
 
 def _train_stage(run: Run, network: ImpNetwork, stage: int, plan: Stage, name: str) -> Path:
     final = run.folder / f"{name}.safetensors"
+    identity = _identity(run, network.config, stage)
     if final.is_file():
+        _same_run(final, load_model(final)[1].get("identity"), identity)
         return final
     network = network.to(run.device).to(memory_format=torch.channels_last)
     network.train()
     optimizer = _optimizer(network, run.recipe)
     state = run.folder / f"{name}.resume.pt"
-    first = _restore(state, network, optimizer)
+    first = _restore(state, network, optimizer, identity)
     weights = class_weights(run.dataset).to(run.device) if run.recipe.class_weights else None
     log = _Log(run.folder / f"{name}.jsonl", name, plan.iterations, first)
     with log, _batches(run, network.config.classes, stage, range(first, plan.iterations)) as batches:
@@ -176,13 +179,14 @@ def _train_stage(run: Run, network: ImpNetwork, stage: int, plan: Stage, name: s
             losses = _step(network, optimizer, batch, run, stage, weights)
             log.add(step, losses, learning_rate(plan, step))
             if (step + 1) % SAVE_EVERY == 0 and step + 1 < plan.iterations:
-                _save_state(state, network, optimizer, step + 1)
+                _save_state(state, network, optimizer, identity, step + 1)
     metadata = {
         "data": run.dataset.name,
         "terms": run.dataset.terms,
         "seed": run.seed,
         "recipe": run.recipe.to_dict(),
         "stage": stage,
+        "identity": identity,
         "torch": torch.__version__,
         "device": run.device,
         "seconds": round(log.seconds, 1),
@@ -190,6 +194,34 @@ def _train_stage(run: Run, network: ImpNetwork, stage: int, plan: Stage, name: s
     save_checkpoint(final, network, metadata, half=run.half and stage == 2)
     state.unlink(missing_ok=True)
     return final
+
+
+def _identity(run: Run, config: ModelConfig, stage: int) -> str:
+    """Digest of all that decides a stage's result: what is found in a folder must be of the same run.
+
+    The device and the number of threads are left out: a run may continue on another machine.
+    """
+    settings = run.recipe.to_dict()
+    # Stage one knows neither the second stage's length nor the canvas.
+    later = [n for n in settings if stage == 1 and (n == "stage_two" or n.startswith("canvas_"))]
+    facts = {
+        "config": config.to_dict(),
+        "recipe": {n: v for n, v in settings.items() if n not in later},
+        "seed": run.seed,
+        "data": [run.dataset.name, len(run.dataset)],
+        "stage": stage,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _same_run(path: Path, found: object, identity: str) -> None:
+    if found != identity:
+        raise UsageError(
+            f"{path} belongs to another run",
+            expected="the same data, seed, recipe and network",
+            got="a file that was made with others",
+            fix="choose another folder with -o, or delete the file",
+        )
 
 
 def _step(
@@ -256,18 +288,27 @@ def _batches(run: Run, classes: ClassTable, stage: int, steps: range) -> Iterato
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _restore(path: Path, network: ImpNetwork, optimizer: torch.optim.Optimizer) -> int:
+def _restore(path: Path, network: ImpNetwork, optimizer: torch.optim.Optimizer, identity: str) -> int:
     if not path.is_file():
         return 0
     state = torch.load(path, map_location="cpu", weights_only=True)
+    _same_run(path, state.get("identity"), identity)
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
 
 
-def _save_state(path: Path, network: ImpNetwork, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save_state(
+    path: Path, network: ImpNetwork, optimizer: torch.optim.Optimizer, identity: str, step: int
+) -> None:
     buffer = io.BytesIO()
-    torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, buffer)
+    state = {
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "identity": identity,
+        "step": step,
+    }
+    torch.save(state, buffer)
     write_atomically(path, buffer.getvalue())
 
 

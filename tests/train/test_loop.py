@@ -128,6 +128,28 @@ def test_another_seed_gives_other_weights(pair, tmp_path):
     assert any(not torch.equal(mine[n], whole[n]) for n in whole)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"recipe": replace(RECIPE, batch=3)},
+        {"recipe": replace(RECIPE, stage_one=Stage(7, 1e-3, 5e-4, warmup=2))},
+    ],
+    ids=["seed", "batch", "length"],
+)
+def test_a_folder_of_another_run_is_refused(pair, change):
+    run = replace(loop.Run(Boxes(), RECIPE, 0, pair[0]), **change)
+    with pytest.raises(UsageError, match="another run"):
+        loop.train_stage_one(run, CONFIG)
+
+
+def test_stage_one_serves_runs_that_differ_in_stage_two(pair):
+    run = loop.Run(Boxes(), replace(RECIPE, stage_two=Stage(9, 1e-3, 1e-4)), 0, pair[0])
+    assert loop.train_stage_one(run, CONFIG) == pair[0] / "stage_one.safetensors"
+    with pytest.raises(UsageError, match="another run"):
+        loop.train_stage_two(run, CONFIG, pair[0] / "stage_one.safetensors", "imp")
+
+
 def test_losses_fall(tmp_path):
     plan = replace(RECIPE, stage_one=Stage(40, 2e-3, 1e-3, warmup=5))
     loop.train_stage_one(loop.Run(Boxes(), plan, 0, tmp_path), CONFIG)
