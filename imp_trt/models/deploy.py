@@ -22,7 +22,7 @@ from imp_trt.models.config import DetectorConfig
 from imp_trt.models.detector import MIN_BOX_SIDE, RPN_LEVELS, SAMPLING_RATIO, Detections, Detector
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.nms import DEFAULT_PASSES, FixedPointNms, watch_convergence
-from imp_trt.ops.multilevel_roi_align import multilevel_roi_align
+from imp_trt.ops.multilevel_roi_align import pyramid_roi_align
 
 OUTPUT_NAMES = ("semantic", "boxes", "scores", "labels", "masks", "num_detections")
 """Outputs of the deploy module and of every exported graph, in order."""
@@ -226,7 +226,7 @@ class StaticDetector(nn.Module):
     def _pool(self, features: dict[str, Tensor], boxes: Tensor, size: int) -> Tensor:
         config = self.config
         levels = [features[name] for name in ("p2", "p3", "p4", "p5")]
-        return multilevel_roi_align(
+        return pyramid_roi_align(
             levels[0],
             levels[1],
             levels[2],

@@ -1,0 +1,198 @@
+"""Export from weights to artifact: verified, or not written."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+
+from imp_trt.artifact import read_artifact
+from imp_trt.errors import (
+    CheckpointError,
+    ExportError,
+    OutputError,
+    SourceError,
+    UsageError,
+    VerificationError,
+)
+from imp_trt.export import pipeline, verify
+from imp_trt.export.frames import VerificationFrames
+from imp_trt.export.pipeline import export_onnx
+from imp_trt.scenes import SCENE_CLASSES
+from imp_trt.segmenter import Segmenter
+from tests.support.networks import CLASSES, smooth_frames
+
+
+@pytest.fixture
+def quick(monkeypatch, model):
+    """The graph of the session's export in place of a new one."""
+    monkeypatch.setattr(pipeline, "onnx_from_module", lambda module, batch: model)
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "recorded"
+    folder.mkdir()
+    for i, frame in enumerate(smooth_frames(3, (120, 180), seed=9).numpy()):
+        cv2.imwrite(str(folder / f"frame{i}.png"), frame)
+    return folder
+
+
+def test_the_artifact_is_what_the_segmenter_runs(quick, weights, images, tmp_path):
+    seen = []
+    report = export_onnx(
+        weights,
+        tmp_path / "new" / "folder",
+        frames=images,
+        frame_count=5,
+        progress=lambda *step: seen.append(step),
+    )
+    assert report.path == tmp_path / "new" / "folder" / "small.fp32.onnx"
+    assert sorted(p.name for p in report.path.parent.iterdir()) == ["small.fp32.onnx", "small.fp32.onnx.json"]
+    manifest = read_artifact(report.path).manifest
+    assert manifest == report.manifest
+    assert (manifest.kind, manifest.precision, manifest.target, manifest.opset) == (
+        "onnx",
+        "fp32",
+        "onnxruntime",
+        18,
+    )
+    assert manifest.terms == "for tests only"
+    assert manifest.sampling == "bilinear"
+    assert manifest.ops["ImpMultilevelRoiAlign"] == {"version": "1"}
+    assert set(manifest.producer) == {"imp_trt", "torch", "onnx", "onnxruntime"}
+    figures = manifest.verification
+    assert figures["verified_on"] == "onnxruntime-cpu"
+    assert figures["source"] == "3 images of recorded, 2 procedural scenes 512x256, seed 3"
+    assert (figures["frames"], figures["nms_unsettled"]) == (5, 0)
+    assert figures["label_agreement"] >= 0.9999
+    assert figures["instance_f1"] >= 0.99
+    assert figures["instances"]["reference"] > 0
+    assert "miou" not in figures, "the scenes' labels mean nothing for other classes"
+    assert manifest.benchmark["network_ms"] > 0
+    assert seen[0] == ("export", 0, 1)
+    assert seen[-1] == ("verify", 5, 5)
+    frame = cv2.imread(str(images / "frame0.png"))
+    with Segmenter(report.path, threads=1) as exported, Segmenter(weights, device="cpu") as trained:
+        a, b = exported.run(frame), trained.run(frame)
+    assert a.semantic.shape == (120, 180)
+    assert np.mean(a.semantic == b.semantic) >= 0.999
+    assert len(a.instances) == len(b.instances)
+
+
+def test_a_failed_gate_leaves_nothing(quick, weights, tmp_path, monkeypatch):
+    monkeypatch.setitem(verify.GATES, "fp32", verify.Gate(1.5, 0.99, 0.1))
+    with pytest.raises(VerificationError, match=r"gate 150\.00%"):
+        export_onnx(weights, tmp_path / "out", frame_count=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_gate_keeps_the_artifact_that_was_there(quick, weights, tmp_path, monkeypatch):
+    before = export_onnx(weights, tmp_path, frame_count=1).path.read_bytes()
+    monkeypatch.setitem(verify.GATES, "fp32", verify.Gate(1.5, 0.99, 0.1))
+    with pytest.raises(VerificationError):
+        export_onnx(weights, tmp_path, frame_count=1)
+    assert read_artifact(tmp_path / "small.fp32.onnx").payload == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_unsettled_nms_fails_the_export(quick, weights, images, tmp_path):
+    with pytest.raises(VerificationError, match=r"one more pass of NMS changes \d+ keep flags.*--nms-passes"):
+        export_onnx(weights, tmp_path / "out", frames=images, frame_count=3, passes=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_network_in_the_file_fails_the_gates(weights, images, tmp_path, monkeypatch, model):
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    bias = next(i for i in other.graph.initializer if i.name.endswith("classify.bias"))
+    always_sky = onnx.numpy_helper.from_array(np.array([0, 1e6, 0, 0], np.float32), bias.name)
+    bias.CopyFrom(always_sky)
+    monkeypatch.setattr(pipeline, "onnx_from_module", lambda module, batch: other)
+    with pytest.raises(VerificationError, match="labels equal on"):
+        export_onnx(weights, tmp_path / "out", frames=images, frame_count=3)
+    assert not (tmp_path / "out").exists()
+
+
+def test_interruption_leaves_nothing(quick, weights, tmp_path, monkeypatch):
+    def interrupt(self, *arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline.Agreement, "add", interrupt)
+    monkeypatch.setattr(pipeline.tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        export_onnx(weights, tmp_path / "out", frame_count=2)
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_unverified_only_on_request_and_recorded(quick, weights, tmp_path):
+    report = export_onnx(weights, tmp_path / "raw.onnx", verify=False)
+    assert report.path == tmp_path / "raw.onnx"
+    figures = read_artifact(report.path).manifest.verification
+    assert figures["verified_on"] is None
+    assert "--no-verify" in figures["skipped"]
+    assert report.to_dict()["verification"] == dict(figures)
+
+
+def test_scenes_of_the_same_classes_give_miou(quick, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr("imp_trt.scenes.SCENE_CLASSES", CLASSES, raising=False)
+    blank = [(np.zeros((64, 96, 3), np.uint8), np.zeros((64, 96), np.uint8))] * 2
+    monkeypatch.setattr(VerificationFrames, "load", lambda self, classes: iter(blank))
+    figures = export_onnx(weights, tmp_path, frame_count=2).manifest.verification
+    assert figures["miou"]["reference"] == figures["miou"]["candidate"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "target", "text"),
+    [
+        ("fp32", "tensorrt", "target tensorrt is not available.*--target onnxruntime"),
+        ("fp16", "tensorrt-rtx", "target tensorrt-rtx is not available"),
+        ("fp16", "onnxruntime", "precision fp16 is not available for target onnxruntime"),
+        ("fp64", "onnxruntime", "expected one of fp32"),
+        ("fp32", "coreml", "expected one of onnxruntime"),
+    ],
+)
+def test_what_is_not_available_is_said_before_any_work(precision, target, text):
+    with pytest.raises(UsageError, match=text):
+        export_onnx("no/such/weights.safetensors", ".", precision, target)
+
+
+def test_missing_inputs_and_places_that_cannot_be_written(weights, tmp_path):
+    with pytest.raises(CheckpointError, match="nothing there"):
+        export_onnx(tmp_path / "absent.safetensors", tmp_path)
+    with pytest.raises(SourceError, match="nothing at this path"):
+        export_onnx(weights, tmp_path, frames=tmp_path / "absent")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="writable folder"):
+        export_onnx(weights, tmp_path / "file" / "below")
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(OutputError, match="got a folder"):
+        export_onnx(weights, tmp_path / "folder.onnx")
+
+
+def test_an_export_error_leaves_nothing(weights, tmp_path, monkeypatch):
+    def fail(module, batch):
+        raise ExportError("graph")
+
+    monkeypatch.setattr(pipeline, "onnx_from_module", fail)
+    with pytest.raises(ExportError):
+        export_onnx(weights, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_many_images_are_thinned_out_evenly(tmp_path):
+    for i in range(20):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((40, 40, 3), i, np.uint8))
+    chosen = VerificationFrames(tmp_path, 5)
+    assert [int(frame[0, 0, 0]) for frame, _ in chosen.load(CLASSES)] == [0, 4, 8, 12, 16]
+    assert chosen.description == f"5 images of {tmp_path.name}"
+
+
+def test_scenes_bring_their_labels_for_their_own_classes():
+    frames = list(VerificationFrames(count=1).load(SCENE_CLASSES))
+    assert frames[0][0].shape == (256, 512, 3)
+    assert frames[0][1] is not None
+    assert frames[0][1].shape == (256, 512)
