@@ -55,8 +55,8 @@ class VerificationFrames:
         Args:
             classes: classes of the network; the scenes' labels are given only if they are the same.
         """
+        from imp_trt.images import read_image
         from imp_trt.scenes import SCENE_CLASSES, StreetScenes
-        from imp_trt.video.images import read_image
 
         paths = self._paths()
         for path in paths:

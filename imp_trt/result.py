@@ -264,7 +264,7 @@ class SegmentationResult:
         Raises:
             OutputError: unknown suffix, or the file cannot be written.
         """
-        from imp_trt.video.images import encode_image
+        from imp_trt.images import encode_image
 
         path = Path(path)
         suffix = path.suffix.lower()

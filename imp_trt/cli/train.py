@@ -35,9 +35,12 @@ def main(argv: list[str] | None = None) -> int:
         "--pair", action="store_true", help="also train the control without IMP, from one stage one"
     )
     parser.add_argument(
-        "--stage", choices=("one", "imp", "plain", "all"), default="all", help=argparse.SUPPRESS
+        "--stage",
+        choices=("one", "imp", "plain", "all"),
+        default="all",
+        help="only this part (all); finished parts are not trained again",
     )
-    parser.add_argument("--half", action="store_true", help="write results with kernels as float16: half the file")
+    parser.add_argument("--half", action="store_true", help="write kernels as float16: half the file")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, help="CPU threads of PyTorch")
@@ -68,7 +71,8 @@ def _train(options: argparse.Namespace) -> int:
         options.backbone,
         sampling=options.sampling,
     )
-    run = loop.Run(dataset, recipe(options.recipe), options.seed, options.output, options.device, options.half)
+    plan = recipe(options.recipe)
+    run = loop.Run(dataset, plan, options.seed, options.output, options.device, options.half)
     written = {"stage_one": loop.train_stage_one(run, config)}
     if options.stage in ("all", "imp"):
         name = "imp" if config.imp else "plain"

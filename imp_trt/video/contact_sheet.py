@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from imp_trt.draw import class_colours, colour_map
 from imp_trt.errors import InvalidInput
 from imp_trt.files import write_atomically
+from imp_trt.images import encode_image
 from imp_trt.result import SegmentationResult
-from imp_trt.video.images import encode_image
 from imp_trt.video.sinks import Base, Segmented
 
 COLUMNS = ("frame", "instances projected on the canvas", "class map", "overlay")

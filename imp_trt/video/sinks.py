@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from imp_trt.errors import OutputError
 from imp_trt.files import temporary_beside, write_atomically
+from imp_trt.images import IMAGE_SUFFIXES, encode_image
 from imp_trt.result import DRAWN_SCORE, SegmentationResult
-from imp_trt.video.images import IMAGE_SUFFIXES, encode_image
 from imp_trt.video.sources import Frame
 from imp_trt.video.writer import VIDEO_CODECS, VideoWriter
 

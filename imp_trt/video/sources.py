@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.errors import SourceError
+from imp_trt.images import IMAGE_SUFFIXES, read_image
 from imp_trt.video.containers import missing_bytes
-from imp_trt.video.images import IMAGE_SUFFIXES, read_image
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
 

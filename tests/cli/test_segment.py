@@ -14,7 +14,7 @@ import pytest
 
 from imp_trt.artifact import manifest_path
 from imp_trt.cli.segment import main
-from imp_trt.video.images import encode_image
+from imp_trt.images import encode_image
 from imp_trt.video.sources import open_source
 from tests.support import clips, tiny
 

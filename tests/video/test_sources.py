@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from imp_trt.errors import SourceError
+from imp_trt.images import encode_image, read_image
 from imp_trt.video.containers import missing_bytes
-from imp_trt.video.images import encode_image, read_image
 from imp_trt.video.sources import VideoSource, open_source
 from tests.support import clips, tiny
 
