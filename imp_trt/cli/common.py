@@ -165,6 +165,19 @@ class Progress:
         sys.stderr.flush()
 
 
+def stage_progress(command: str, quiet: bool) -> Callable[[str, int, int], None]:
+    """A callback (stage, done, total) that shows one progress line per stage of a command."""
+    stages: dict[str, Progress] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        bar = stages.setdefault(stage, Progress(f"{command}: {stage}", total, quiet=quiet))
+        bar.update(done)
+        if done == total:
+            bar.close()
+
+    return show
+
+
 def _report(error: ImpTrtError, code: int, verbose: int) -> int:
     if verbose > 1:
         traceback.print_exc()

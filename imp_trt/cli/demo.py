@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import Progress, command_parser, print_json, run_command, say
+from imp_trt.cli.common import Progress, command_parser, print_json, run_command, stage_progress
 
 if TYPE_CHECKING:
     from imp_trt.result import SegmentationResult
@@ -28,13 +29,18 @@ SHEET_ROWS = 4
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = command_parser("imp-demo", __doc__ or "", EXAMPLES)
-    parser.add_argument("source", nargs="?", metavar="VIDEO", help="your own video, image folder or pattern")
-    parser.add_argument("-o", "--output", type=Path, default=Path("imp-demo"), help="folder (imp-demo)")
-    parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
-    parser.add_argument("--threads", type=int, help="CPU threads of the network")
-    options = parser.parse_args(argv)
+    options = parser().parse_args(argv)
     return run_command(lambda: _demo(options), verbose=options.verbose, quiet=options.quiet)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = command_parser("imp-demo", __doc__ or "", EXAMPLES)
+    p.add_argument("source", nargs="?", metavar="VIDEO", help="your own video, image folder or pattern")
+    p.add_argument("-o", "--output", type=Path, default=Path("imp-demo"), help="folder (imp-demo)")
+    p.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
+    p.add_argument("--threads", type=int, help="CPU threads of the network")
+    return p
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -42,22 +48,21 @@ def _demo(options: argparse.Namespace) -> int:
     from imp_trt.weights import bundled
 
     start = perf_counter()
-    if not options.quiet:
-        say("imp-demo: exporting and verifying the bundled weights")
-    report = export_onnx(bundled(), options.output)
-    video = options.output / "demo.mp4"
-    sheet = options.output / "contact_sheet.png"
-    summary = _segment(options, report.path, video, sheet)
-    outputs = {
-        "video": video,
-        "contact_sheet": sheet,
-        "artifact": report.path,
-        "manifest": report.path.with_name(report.path.name + ".json"),
-    }
+    with ExitStack() as stack:
+        # The source first: a mistyped name costs no minute of exporting.
+        clip = _open(options, stack)
+        report = export_onnx(bundled(), options.output, progress=stage_progress("imp-demo", options.quiet))
+        outputs = {
+            "video": options.output / "demo.mp4",
+            "contact_sheet": options.output / "contact_sheet.png",
+            "artifact": report.path,
+            "manifest": report.path.with_name(report.path.name + ".json"),
+        }
+        summary = _segment(options, clip, report.path, outputs["video"], outputs["contact_sheet"])
     seconds = perf_counter() - start
     if options.json:
-        data = {"outputs": {k: str(v) for k, v in outputs.items()}, "seconds": round(seconds, 1)}
-        print_json({**data, **summary.to_dict()})
+        places = {name: str(path) for name, path in outputs.items()}
+        print_json({"outputs": places, **summary.to_dict(), "seconds": round(seconds, 1)})
         return 0
     for name, path in outputs.items():
         print(f"{name:<14} {path}")
@@ -67,46 +72,55 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _segment(options: argparse.Namespace, artifact: Path, video: Path, sheet: Path) -> RunSummary:
+@dataclass(frozen=True)
+class _Clip:
+    frames: Iterable[Frame]
+    count: int | None
+    fps: float | None
+
+
+def _open(options: argparse.Namespace, stack: ExitStack) -> _Clip:
+    from imp_trt.video.sources import open_source
+
+    if options.source is None:
+        count = round(CLIP_SECONDS * CLIP_FPS)
+        clip = _Clip(_street(count), count, CLIP_FPS)
+    else:
+        source = stack.enter_context(open_source(options.source))
+        clip = _Clip(source, source.frames, source.fps)
+    if options.max_frames:
+        clip = replace(clip, count=min(clip.count or options.max_frames, options.max_frames))
+    return clip
+
+
+def _segment(
+    options: argparse.Namespace, clip: _Clip, artifact: Path, video: Path, sheet: Path
+) -> RunSummary:
     from imp_trt.segmenter import Segmenter
     from imp_trt.video.contact_sheet import ContactSheet
     from imp_trt.video.pipeline import run_pipeline
     from imp_trt.video.sinks import DrawOptions, OverlayVideo
-    from imp_trt.video.sources import open_source
 
-    with ExitStack() as stack:
-        segmenter = stack.enter_context(Segmenter(artifact, threads=options.threads))
-        frames: Iterable[Frame]
-        fps: float | None
-        total: int | None
-        if options.source is None:
-            total, fps = round(CLIP_SECONDS * CLIP_FPS), CLIP_FPS
-            frames = _clip(total)
-        else:
-            source = stack.enter_context(open_source(options.source))
-            frames, total, fps = source, source.frames, source.fps
-        if options.max_frames:
-            total = min(total or options.max_frames, options.max_frames)
-        progress = Progress("imp-demo", total, quiet=options.quiet)
+    progress = Progress("imp-demo: segment", clip.count, quiet=options.quiet)
 
-        def show(done: int, result: SegmentationResult) -> None:
-            progress.update(done, f"{result.timing['total']:.0f} ms a frame")
+    def show(done: int, result: SegmentationResult) -> None:
+        progress.update(done, f"{result.timing['total']:.0f} ms a frame")
 
-        last = (total or SHEET_ROWS) - 1
-        moments = [round(last * (row + 0.5) / SHEET_ROWS) for row in range(SHEET_ROWS)]
+    moments = [int((clip.count or SHEET_ROWS) * (row + 0.5) / SHEET_ROWS) for row in range(SHEET_ROWS)]
+    with Segmenter(artifact, threads=options.threads) as segmenter:
         summary = run_pipeline(
             segmenter,
-            frames,
-            [OverlayVideo(video, fps), ContactSheet(sheet, moments)],
+            clip.frames,
+            [OverlayVideo(video, clip.fps), ContactSheet(sheet, moments)],
             max_frames=options.max_frames,
             draw=DrawOptions(legend=True),
             on_frame=show,
         )
-        progress.close()
+    progress.close()
     return summary
 
 
-def _clip(frames: int) -> Iterator[Frame]:
+def _street(frames: int) -> Iterator[Frame]:
     """The demo's own video, drawn while it is segmented."""
     from imp_trt.scenes import street_video
     from imp_trt.video.sources import Frame

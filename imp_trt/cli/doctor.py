@@ -60,8 +60,13 @@ _IMPORT_LIMIT_S = 120
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns 0."""
-    args = command_parser("imp-doctor", "Report what is installed and what can run here.").parse_args(argv)
+    args = parser().parse_args(argv)
     return run_command(lambda: _run(args), verbose=args.verbose, quiet=args.quiet)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options: the common ones."""
+    return command_parser("imp-doctor", "Report what is installed and what can run here.")
 
 
 def report() -> dict[str, Any]:

@@ -19,16 +19,19 @@ EXAMPLES = """examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = command_parser("imp-eval", __doc__ or "", EXAMPLES)
-    parser.add_argument("model", type=Path, help="checkpoint (.safetensors, .pt) or artifact (.onnx)")
-    parser.add_argument(
-        "--data", required=True, help="scenes, camvid:DIR, ccp:DIR or a folder with dataset.json"
-    )
-    parser.add_argument("--split", default="val", help="list of the data set to score (val)")
-    parser.add_argument("--limit", type=int, help="only the first so many pictures")
-    parser.add_argument("--threads", type=int, help="CPU threads of the backend")
-    options = parser.parse_args(argv)
+    options = parser().parse_args(argv)
     return run_command(lambda: _evaluate(options), verbose=options.verbose, quiet=options.quiet)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = command_parser("imp-eval", __doc__ or "", EXAMPLES)
+    p.add_argument("model", type=Path, help="checkpoint (.safetensors, .pt) or artifact (.onnx)")
+    p.add_argument("--data", required=True, help="scenes, camvid:DIR, ccp:DIR or a folder with dataset.json")
+    p.add_argument("--split", default="val", help="list of the data set to score (val)")
+    p.add_argument("--limit", type=int, help="only the first so many pictures")
+    p.add_argument("--threads", type=int, help="CPU threads of the backend")
+    return p
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import Progress, command_parser, print_json, run_command
+from imp_trt.cli.common import command_parser, print_json, run_command, stage_progress
 
 if TYPE_CHECKING:
     from imp_trt.export.pipeline import ExportReport
@@ -70,14 +70,6 @@ def _export(options: argparse.Namespace) -> int:
         from imp_trt.weights import bundled
 
         weights = bundled()
-    stages: dict[str, Progress] = {}
-
-    def show(stage: str, done: int, total: int) -> None:
-        bar = stages.setdefault(stage, Progress(f"imp-export: {stage}", total, quiet=options.quiet))
-        bar.update(done)
-        if done == total:
-            bar.close()
-
     report = export_onnx(
         weights,
         options.output,
@@ -87,7 +79,7 @@ def _export(options: argparse.Namespace) -> int:
         options.batch,
         verify=not options.no_verify,
         passes=options.nms_passes,
-        progress=show,
+        progress=stage_progress("imp-export", options.quiet),
     )
     if options.json:
         print_json(report.to_dict())

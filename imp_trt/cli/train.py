@@ -14,15 +14,19 @@ EXAMPLES = """examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = command_parser("imp-train", __doc__ or "", EXAMPLES)
-    parser.add_argument(
-        "--data", required=True, help="scenes, camvid:DIR, ccp:DIR or a folder with dataset.json"
-    )
-    parser.add_argument("--split", default="train", help="list of the data set to train on (train)")
-    parser.add_argument("--recipe", default="scenes", help="smoke, scenes or camvid")
-    parser.add_argument("--system", default="panoptic-fpn-imp", help="one of the paper's systems, by name")
-    parser.add_argument("--backbone", default="compact", help="compact, resnet18 ... resnext101_32x8d")
-    parser.add_argument(
+    options = parser().parse_args(argv)
+    return run_command(lambda: _train(options), verbose=options.verbose, quiet=options.quiet)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = command_parser("imp-train", __doc__ or "", EXAMPLES)
+    p.add_argument("--data", required=True, help="scenes, camvid:DIR, ccp:DIR or a folder with dataset.json")
+    p.add_argument("--split", default="train", help="list of the data set to train on (train)")
+    p.add_argument("--recipe", default="scenes", help="smoke, scenes or camvid")
+    p.add_argument("--system", default="panoptic-fpn-imp", help="one of the paper's systems, by name")
+    p.add_argument("--backbone", default="compact", help="compact, resnet18 ... resnext101_32x8d")
+    p.add_argument(
         "--input-size",
         type=int,
         nargs=2,
@@ -30,25 +34,24 @@ def main(argv: list[str] | None = None) -> int:
         metavar=("H", "W"),
         help="size of exported frames",
     )
-    parser.add_argument("--sampling", default="bilinear", choices=("bilinear", "nearest", "rect"))
-    parser.add_argument(
+    p.add_argument("--sampling", default="bilinear", choices=("bilinear", "nearest", "rect"))
+    p.add_argument(
         "--pair", action="store_true", help="also train the control without IMP, from one stage one"
     )
-    parser.add_argument(
+    p.add_argument(
         "--stage",
         choices=("one", "imp", "plain", "all"),
         default="all",
         help="only this part (all); finished parts are not trained again",
     )
-    parser.add_argument("--half", action="store_true", help="write kernels as float16: half the file")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, help="CPU threads of PyTorch")
-    parser.add_argument(
+    p.add_argument("--half", action="store_true", help="write kernels as float16: half the file")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", default="cpu", help="cpu or cuda")
+    p.add_argument("--threads", type=int, help="CPU threads of PyTorch")
+    p.add_argument(
         "-o", "--output", type=Path, required=True, help="folder; an interrupted run in it resumes"
     )
-    options = parser.parse_args(argv)
-    return run_command(lambda: _train(options), verbose=options.verbose, quiet=options.quiet)
+    return p
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -1,0 +1,58 @@
+"""imp-demo, whole but for the length of its clip."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from imp_trt.cli.demo import main
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    assert main(["-o", str(folder), "--max-frames", "8", "--threads", "1", "-q"]) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_files(made):
+    names = sorted(p.name for p in made.iterdir())
+    assert names == ["contact_sheet.png", "demo.mp4", "scenes.fp32.onnx", "scenes.fp32.onnx.json"]
+    video = cv2.VideoCapture(str(made / "demo.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 8
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(15)
+    sheet = cv2.imread(str(made / "contact_sheet.png"))
+    assert sheet.shape[1] > 4 * 400
+    assert sheet.std() > 20, "a sheet of one colour shows nothing"
+
+
+@pytest.mark.slow
+def test_the_artifact_is_verified(made):
+    manifest = json.loads((made / "scenes.fp32.onnx.json").read_text())
+    assert manifest["verification"]["verified_on"] == "onnxruntime-cpu"
+    assert manifest["verification"]["label_agreement"] >= 0.9999
+
+
+@pytest.mark.slow
+def test_the_demo_model_sees_the_street(made):
+    """The bundled weights are trained: most pixels of scenes that training never saw are right."""
+    from imp_trt import Segmenter
+    from imp_trt.scenes import StreetScenes
+
+    scenes = StreetScenes(seed=99, length=4)
+    samples = [scenes[i] for i in range(4)]
+    with Segmenter(made / "scenes.fp32.onnx", threads=1) as segmenter:
+        right = [
+            np.mean(segmenter.run(s.image).semantic == s.semantic) for s in map(scenes.__getitem__, range(4))
+        ]
+    assert np.mean(right) > 0.85
+
+
+def test_a_source_that_is_not_there(tmp_path, capsys):
+    assert main([str(tmp_path / "none.mp4"), "-o", str(tmp_path / "out"), "-q"]) == 2
+    assert "none.mp4" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists(), "a mistake is found before anything is written"
