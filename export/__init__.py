@@ -1,1 +1,29 @@
+"""PyTorch -> ONNX -> verified artifact. Names are fetched on first use."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imp_trt.export.onnx_from_model import onnx_from_module as onnx_from_module
+    from imp_trt.export.pipeline import ExportReport as ExportReport
+    from imp_trt.export.pipeline import export_onnx as export_onnx
+
+_HOME = {
+    "ExportReport": "imp_trt.export.pipeline",
+    "export_onnx": "imp_trt.export.pipeline",
+    "onnx_from_module": "imp_trt.export.onnx_from_model",
+}
+
+__all__ = ["ExportReport", "export_onnx", "onnx_from_module"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'imp_trt.export' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

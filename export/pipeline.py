@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,10 +42,8 @@ VERIFIED_ON = {"onnxruntime": "onnxruntime-cpu"}
 _log = logging.getLogger(__name__)
 
 
-class Progress(Protocol):
-    """Called as the work goes on: what is being done, steps done, steps in all."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
+Progress = Callable[[str, int, int], None]
+"""Called as the work goes on: what is being done ("export", "verify"), steps done, steps in all."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,7 @@ def _compare(
     payload: bytes,
     module: DeployModule,
     frames: VerificationFrames,
-    report: Callable[[str, int, int], None],
+    report: Progress,
 ) -> tuple[Agreement, dict[str, Any]]:
     """Run both networks over the frames; agreement, and median network times in ms."""
     agreement = Agreement()

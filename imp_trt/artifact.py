@@ -154,7 +154,10 @@ def write_artifact(path: str | os.PathLike[str], payload: bytes, manifest: Manif
 
 
 def _exchange(path: Path, new_payload: Path, where: Path, new_manifest: Path) -> None:
-    """Put both files in place; whatever goes wrong in between, the earlier state comes back."""
+    """Put both files in place; whatever goes wrong in between, the earlier state comes back.
+
+    The rename of the manifest completes the exchange: what is raised after it undoes nothing.
+    """
     with temporary_beside(path) as earlier:
         had_one = path.exists()
         if had_one:
@@ -163,10 +166,13 @@ def _exchange(path: Path, new_payload: Path, where: Path, new_manifest: Path) ->
             os.replace(new_payload, path)
             os.replace(new_manifest, where)
         except BaseException:
-            if had_one:
-                os.replace(earlier, path)
-            else:
-                path.unlink(missing_ok=True)
+            # A signal can arrive when the last rename is done but has not returned; then the new
+            # manifest is in place, and the earlier file would not fit it.
+            if new_manifest.exists():
+                if had_one:
+                    os.replace(earlier, path)
+                else:
+                    path.unlink(missing_ok=True)
             raise
 
 

@@ -52,9 +52,20 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, sync: bool = 
                 temporary.write_bytes(data)
             os.replace(temporary, path)
     except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written",
-            got=error.strerror or error,
-            fix="choose another path, or make room",
-        ) from error
+        raise unwritable(path, error) from error
     return path
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents; OutputError if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """What to raise when the system refuses to write to path."""
+    return OutputError(
+        f"{path} cannot be written", got=error.strerror or error, fix="choose another path, or make room"
+    )

@@ -38,7 +38,7 @@ def check_frame(frame: object, color: str | None = None) -> tuple[NDArray[np.uin
             raise InvalidInput(
                 "frame", expected="a PIL image in mode RGB", got=f"mode {mode}", fix="image.convert('RGB')"
             )
-        pixels, natural = np.asarray(frame), "rgb"
+        pixels, natural = _decoded(frame), "rgb"
     elif isinstance(frame, np.ndarray):
         pixels, natural = frame, "bgr"
     else:
@@ -59,6 +59,16 @@ def to_bgr(frame: object, color: str | None = None) -> NDArray[np.uint8]:
 def _is_pil(frame: object) -> bool:
     # By name, so that Pillow need not be installed.
     return any(c.__module__ == "PIL.Image" and c.__name__ == "Image" for c in type(frame).__mro__)
+
+
+def _decoded(image: object) -> NDArray[Any]:
+    # Pillow reads the pixels only now: this is where a file that is cut short or closed shows.
+    try:
+        return np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InvalidInput(
+            "frame", expected="a whole image", got=error, fix="copy the file again, keep it open until read"
+        ) from error
 
 
 def _check_array(pixels: NDArray[Any]) -> None:

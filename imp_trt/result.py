@@ -200,6 +200,7 @@ class SegmentationResult:
         self,
         frame: object | None = None,
         *,
+        color: str | None = None,
         alpha: float = 0.5,
         min_score: float = DRAWN_SCORE,
         labels: bool = True,
@@ -209,20 +210,25 @@ class SegmentationResult:
 
         Args:
             frame: the frame that was run, same size; None takes the one that stream() kept.
+            color: order of frame's channels, "bgr" or "rgb", the same as was given to run(); None
+                means BGR for arrays and RGB for PIL images. A kept frame is BGR whatever is given.
             alpha: weight of the class colours, 0-1.
             min_score: instances below are left out.
             labels: write class and score at each instance.
             legend: list the classes that occur, at the lower left.
 
         Returns:
-            [h, w, 3] uint8 BGR, a new array.
+            [h, w, 3] uint8, a new array; always BGR, for cv2.imwrite. ``[..., ::-1]`` is RGB.
+
+        Raises:
+            InvalidInput: no frame, one of another size, or an argument out of its range.
         """
         from imp_trt.draw import draw_result
         from imp_trt.frames import to_bgr
 
         if frame is None and self.frame is None:
             raise InvalidInput("plot", expected="the frame that was run", got="none", fix="plot(frame)")
-        picture = to_bgr(self.frame if frame is None else frame)
+        picture = to_bgr(self.frame) if frame is None else to_bgr(frame, color)
         return draw_result(picture, self, alpha=alpha, min_score=min_score, labels=labels, legend=legend)
 
     def to_dict(self, min_score: float = DRAWN_SCORE) -> dict[str, Any]:
@@ -253,15 +259,19 @@ class SegmentationResult:
         """:meth:`to_dict` as one line of JSON."""
         return json.dumps(self.to_dict(min_score), allow_nan=False)
 
-    def save(self, path: str | os.PathLike[str], frame: object | None = None) -> Path:
+    def save(
+        self, path: str | os.PathLike[str], frame: object | None = None, *, color: str | None = None
+    ) -> Path:
         """Write the result to one file, whole or not at all.
 
         Args:
             path: with a frame, any image suffix: the overlay. Without: ``.png`` the class map (8-bit,
                 one channel, pixel = class index), ``.json`` to_json, ``.npz`` every array.
             frame: the frame that was run.
+            color: order of frame's channels, as in :meth:`plot`; the file's colours are right either way.
 
         Raises:
+            InvalidInput: the frame has another size, or color is unknown.
             OutputError: unknown suffix, or the file cannot be written.
         """
         from imp_trt.images import encode_image
@@ -269,7 +279,7 @@ class SegmentationResult:
         path = Path(path)
         suffix = path.suffix.lower()
         if frame is not None:
-            return write_atomically(path, encode_image(self.plot(frame), suffix))
+            return write_atomically(path, encode_image(self.plot(frame, color=color), suffix))
         if suffix == ".png":
             return write_atomically(path, encode_image(self.semantic, suffix))
         if suffix == ".json":

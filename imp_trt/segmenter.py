@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -22,6 +23,8 @@ from imp_trt.frames import check_frame, to_bgr
 from imp_trt.manifest import InputContract, Manifest
 from imp_trt.resize import Fit
 from imp_trt.result import Instances, SegmentationResult
+
+_log = logging.getLogger(__name__)
 
 _Outputs = dict[str, NDArray[Any]]
 
@@ -56,6 +59,8 @@ class Segmenter:
     ) -> None:
         self._backend: Backend | None = open_backend(path, backend, threads=threads, device=device)
         self._manifest = self._backend.manifest
+        if self._manifest.terms:
+            _log.warning("%s: %s", os.fspath(path), self._manifest.terms)
         contract = self._manifest.input
         self._staging = np.empty((contract.batch, contract.height, contract.width, 3), np.uint8)
         self._lock = Lock()

@@ -21,7 +21,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -135,20 +135,23 @@ def folder_spec(root: str | Path) -> IndexPngSpec:
     path = Path(root) / "dataset.json"
     data = _read_json(path)
     try:
-        names = tuple(str(n) for n in data["classes"])
+        names = tuple(_typed(n, str) for n in _typed(data["classes"], list))
         position = {name: index for index, name in enumerate(names)}
-        things = sorted(position[t] if isinstance(t, str) else int(t) for t in data["things"])
+        things = sorted(
+            position[t] if isinstance(t, str) else _typed(t, int) for t in _typed(data["things"], list)
+        )
         palette = data.get("palette")
         colours = default_palette(len(names)) if palette is None else tuple(_rgb(c) for c in palette)
         ignore = data.get("ignore_index")
-        values = () if ignore is None else (ignore,) if isinstance(ignore, int) else tuple(ignore)
+        values = [] if ignore is None else ignore if isinstance(ignore, list) else [ignore]
+        terms = data.get("terms")
         return IndexPngSpec(
             name=str(data.get("name", path.parent.name)),
             classes=ClassTable(names, tuple(things), colours),
-            native=tuple(int(g) for g in data.get("groups") or range(len(names))),
-            ignore=tuple(int(v) for v in values),
-            exclude=frozenset(str(e) for e in data.get("exclude", ())),
-            terms=None if data.get("terms") is None else str(data["terms"]),
+            native=tuple(_typed(g, int) for g in _typed(data.get("groups", list(range(len(names)))), list)),
+            ignore=tuple(_typed(v, int) for v in values),
+            exclude=frozenset(_typed(e, str) for e in _typed(data.get("exclude", []), list)),
+            terms=None if terms is None else _typed(terms, str).strip() or None,
         )
     except (KeyError, TypeError, ValueError, InvalidInput) as error:
         raise DatasetError(
@@ -364,6 +367,16 @@ def _decode(path: Path, flags: int) -> NDArray[Any]:
             fix="copy the file again or take its line out of the list",
         )
     return image
+
+
+_T = TypeVar("_T")
+
+
+def _typed(value: object, kind: type[_T]) -> _T:
+    """value, if it is of the kind. JSON's true and "25" are no numbers, and a string is no list."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is not a {kind.__name__}")
+    return value
 
 
 def _rgb(colour: Sequence[int]) -> Rgb:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable
 from imp_trt.errors import CheckpointError, ImpTrtError, UsageError
-from imp_trt.files import write_atomically
+from imp_trt.files import make_folder, write_atomically
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.config import ModelConfig
 from imp_trt.models.network import ImpNetwork
@@ -51,6 +52,8 @@ class Run:
         folder: where logs, resume state and checkpoints go.
         device: "cpu" or "cuda".
         half: write the results of stage two with kernels as float16.
+        pretrained: start the backbone from torchvision's ImageNet weights.
+        quiet: no progress bar.
     """
 
     dataset: Dataset
@@ -59,6 +62,8 @@ class Run:
     folder: Path
     device: str = "cpu"
     half: bool = False
+    pretrained: bool = False
+    quiet: bool = False
 
 
 class TrainingDiverged(ImpTrtError):
@@ -82,7 +87,8 @@ def train_stage_one(run: Run, config: ModelConfig) -> Path:
     The network of this stage has no canvas, so that the systems which differ in IMP share it.
     """
     torch.manual_seed(run.seed)
-    network = ImpNetwork(without_imp(config) if config.semantic_head != "none" else config)
+    plain = without_imp(config) if config.semantic_head != "none" else config
+    network = ImpNetwork(plain, pretrained_backbone=run.pretrained)
     return _train_stage(run, network, 1, run.recipe.stage_one, "stage_one")
 
 
@@ -168,9 +174,9 @@ def _train_stage(run: Run, network: ImpNetwork, stage: int, plan: Stage, name: s
     network.train()
     optimizer = _optimizer(network, run.recipe)
     state = run.folder / f"{name}.resume.pt"
-    first = _restore(state, network, optimizer, identity)
+    first, spent = _restore(state, network, optimizer, identity)
     weights = class_weights(run.dataset).to(run.device) if run.recipe.class_weights else None
-    log = _Log(run.folder / f"{name}.jsonl", name, plan.iterations, first)
+    log = _Log(run.folder / f"{name}.jsonl", plan.iterations, first, spent, run.quiet)
     with log, _batches(run, network.config.classes, stage, range(first, plan.iterations)) as batches:
         for step, batch in enumerate(batches, start=first):
             torch.manual_seed(_step_seed(run.seed, stage, step))
@@ -179,7 +185,7 @@ def _train_stage(run: Run, network: ImpNetwork, stage: int, plan: Stage, name: s
             losses = _step(network, optimizer, batch, run, stage, weights)
             log.add(step, losses, learning_rate(plan, step))
             if (step + 1) % SAVE_EVERY == 0 and step + 1 < plan.iterations:
-                _save_state(state, network, optimizer, identity, step + 1)
+                _save_state(state, network, optimizer, identity, step + 1, log.seconds)
     metadata = {
         "data": run.dataset.name,
         "terms": run.dataset.terms,
@@ -208,8 +214,10 @@ def _identity(run: Run, config: ModelConfig, stage: int) -> str:
         "config": config.to_dict(),
         "recipe": {n: v for n, v in settings.items() if n not in later},
         "seed": run.seed,
-        "data": [run.dataset.name, len(run.dataset)],
+        "data": [run.dataset.name, len(run.dataset), run.dataset[0].size],
+        "pretrained": run.pretrained,
         "stage": stage,
+        "half": run.half and stage == 2,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -288,18 +296,31 @@ def _batches(run: Run, classes: ClassTable, stage: int, steps: range) -> Iterato
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _restore(path: Path, network: ImpNetwork, optimizer: torch.optim.Optimizer, identity: str) -> int:
+def _restore(
+    path: Path, network: ImpNetwork, optimizer: torch.optim.Optimizer, identity: str
+) -> tuple[int, float]:
+    """Continue from a saved state: the next step, and the seconds spent so far; (0, 0) without one."""
     if not path.is_file():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
+        return 0, 0.0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many unrelated types for a damaged file
+        raise CheckpointError(
+            f"saved state {path}", expected="a whole file", got=type(error).__name__, fix="delete the file"
+        ) from error
     _same_run(path, state.get("identity"), identity)
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    return int(state["step"]), float(state["seconds"])
 
 
 def _save_state(
-    path: Path, network: ImpNetwork, optimizer: torch.optim.Optimizer, identity: str, step: int
+    path: Path,
+    network: ImpNetwork,
+    optimizer: torch.optim.Optimizer,
+    identity: str,
+    step: int,
+    seconds: float,
 ) -> None:
     buffer = io.BytesIO()
     state = {
@@ -307,6 +328,7 @@ def _save_state(
         "optimizer": optimizer.state_dict(),
         "identity": identity,
         "step": step,
+        "seconds": seconds,
     }
     torch.save(state, buffer)
     write_atomically(path, buffer.getvalue())
@@ -315,11 +337,12 @@ def _save_state(
 class _Log:
     """Mean losses as JSON lines, and a progress bar with the time left on stderr."""
 
-    def __init__(self, path: Path, name: str, total: int, first: int) -> None:
-        self.path, self.name, self.total, self.first = path, name, total, first
+    def __init__(self, path: Path, total: int, first: int, spent: float, quiet: bool) -> None:
+        self.path, self.total, self.first = path, total, first
+        self.quiet = quiet or bool(os.environ.get("IMP_TRT_NO_PROGRESS"))
         self.sums: dict[str, float] = {}
         self.seen = 0
-        self.started = time.monotonic()
+        self.started = time.monotonic() - spent
         self._bar: Any = None
 
     @property
@@ -329,16 +352,29 @@ class _Log:
     def __enter__(self) -> _Log:
         from tqdm import tqdm
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
+        self._forget_lost_steps()
         # Every 20 s where stderr is a file, so that logs stay short.
         interval = 0.1 if sys.stderr.isatty() else 20.0
         self._bar = tqdm(
-            total=self.total, initial=self.first, desc=self.name, unit="it", mininterval=interval
+            total=self.total,
+            initial=self.first,
+            desc=self.path.stem,
+            unit="it",
+            mininterval=interval,
+            disable=self.quiet,
         )
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._bar.close()
+
+    def _forget_lost_steps(self) -> None:
+        """Drop the lines of steps that were made after the state that the run resumes from."""
+        if self.path.is_file():
+            lines = self.path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["step"] <= self.first]
+            write_atomically(self.path, "".join(kept).encode())
 
     def add(self, step: int, losses: dict[str, float], rate: float) -> None:
         for name, value in losses.items():

@@ -32,15 +32,19 @@ def training_losses(
     features = network.backbone(images)
     losses: dict[str, Tensor] = {}
     canvas = None
+    # Read straight from the canvas, semantics has nothing to learn; without a detector it is all there is.
+    semantic = network.config.semantic_head != "none" and (
+        stage == 2 or recipe.semantic_in_stage_one or network.detector is None
+    )
     if network.detector is not None:
         losses, proposals = network.detector.losses(features, size, batch.instances)
-        if network.config.imp and stage == 2:
+        if network.config.imp and stage == 2 and semantic:
             pooled = features
             if recipe.canvas_gradient == "heads":
                 pooled = {name: level.detach() for name, level in features.items()}
             found, masks = _canvas_inputs(network, pooled, proposals, batch, recipe, size)
             canvas = network.project(found, masks, size)
-    if stage == 2 or recipe.semantic_in_stage_one:
+    if semantic:
         logits = network.segment(features, canvas)
         loss = F.cross_entropy(logits, batch.semantic, weight=class_weights, ignore_index=IGNORE_INDEX)
         losses["semantic"] = recipe.semantic_weight * loss
@@ -84,11 +88,11 @@ def _canvas_inputs(
 
 def _ground_truth(batch: Batch, padded: int) -> Detections:
     """The labelled instances as detections of score 1, padded."""
-    images = len(batch.instances)
-    boxes = torch.zeros(images, padded, 4)
-    scores = torch.zeros(images, padded)
-    labels = torch.zeros(images, padded, dtype=torch.int64)
-    counts = torch.zeros(images, dtype=torch.int64)
+    images, device = len(batch.instances), batch.frames.device
+    boxes = torch.zeros(images, padded, 4, device=device)
+    scores = torch.zeros(images, padded, device=device)
+    labels = torch.zeros(images, padded, dtype=torch.int64, device=device)
+    counts = torch.zeros(images, dtype=torch.int64, device=device)
     for i, target in enumerate(batch.instances):
         n = min(padded, len(target["labels"]))
         boxes[i, :n] = target["boxes"][:n]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from imp_trt.errors import CheckpointError, DependencyMissing, InvalidInput
 from imp_trt.manifest import IMP_OP, InputContract, Manifest
 
-_log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    import torch
 
 
 class PyTorchBackend:
@@ -28,7 +29,7 @@ class PyTorchBackend:
     Raises:
         CheckpointError: the file is missing, damaged or of another architecture.
         DependencyMissing: torch is not installed, or has no such device.
-        InvalidInput: the device is no device name.
+        InvalidInput: the device is neither cpu nor cuda.
     """
 
     manifest: Manifest
@@ -41,18 +42,14 @@ class PyTorchBackend:
 
             from imp_trt.models.checkpoint import load_model
         except ImportError as error:
-            raise DependencyMissing(
-                "PyTorch is not installed", got=error, fix="pip install 'imp-trt[torch]'"
-            ) from error
+            raise _not_installed(error) from error
         self._torch = torch
-        self._device = _device(torch, device)
+        self._device = choose_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
         network, metadata = load_model(Path(path))
         self._network: Any = network.to(self._device)
         self.manifest = _manifest(Path(path), network.config, metadata, torch.__version__)
-        if self.manifest.terms:
-            _log.warning("%s: %s", path, self.manifest.terms)
 
     def infer(self, frames: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """See :meth:`imp_trt.backends.Backend.infer`."""
@@ -69,21 +66,39 @@ class PyTorchBackend:
         self._network = None
 
 
-def _device(torch: Any, name: str | None) -> Any:
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+def choose_device(name: str | None) -> torch.device:
+    """The device that a name means.
+
+    Args:
+        name: "cpu", "cuda" or "cuda:<index>"; None takes CUDA if PyTorch can use it, else the CPU.
+
+    Raises:
+        InvalidInput: any other name; the models are neither tested nor meant for other devices.
+        DependencyMissing: torch is not installed, or sees no such GPU.
+    """
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InvalidInput("device", expected="cpu, cuda or cuda:<index>", got=repr(name)) from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        import torch
+    except ImportError as error:
+        raise _not_installed(error) from error
+    usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name is None:
+        name = "cuda" if usable else "cpu"
+    # Read here, because torch.device keeps 8 bits of an index: "cuda:256" would be GPU 0.
+    found = re.fullmatch(r"cpu|cuda(?::(0|[1-9][0-9]*))?", name) if isinstance(name, str) else None
+    if found is None:
+        raise InvalidInput("device", expected="cpu, cuda or cuda:<index>", got=repr(name))
+    if name != "cpu" and int(found[1] or 0) >= usable:
         raise DependencyMissing(
             f"device {name}",
             expected="a CUDA GPU that PyTorch sees",
-            got=f"{torch.cuda.device_count()} of them",
+            got=f"{usable} of them",
             fix="pass device='cpu'; imp-doctor shows the GPU and driver",
         )
-    return device
+    return torch.device(name)
+
+
+def _not_installed(error: ImportError) -> DependencyMissing:
+    return DependencyMissing("PyTorch is not installed", got=error, fix="pip install 'imp-trt[torch]'")
 
 
 def _manifest(path: Path, config: Any, metadata: dict[str, Any], version: str) -> Manifest:
@@ -101,7 +116,7 @@ def _manifest(path: Path, config: Any, metadata: dict[str, Any], version: str) -
             ops={IMP_OP: {"version": "1", "sampling": config.sampling}} if config.imp else {},
             weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
             producer={"torch": version},
-            terms=metadata.get("terms"),
+            terms=metadata.get("terms") or None,
         )
     except InvalidInput as error:
         raise CheckpointError(f"checkpoint {path}", got=error, fix="train again with imp-train") from error

@@ -49,6 +49,14 @@ def command_parser(prog: str, description: str, examples: str = "") -> argparse.
     return parser
 
 
+def positive(text: str) -> int:
+    """argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
 def run_command(body: Callable[[], int | None], *, verbose: int = 0, quiet: bool = False) -> int:
     """Run body and turn what it raises into one line on stderr and an exit code.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import Progress, command_parser, print_json, run_command, stage_progress
+from imp_trt.cli.common import Progress, command_parser, positive, print_json, run_command, stage_progress
 
 if TYPE_CHECKING:
     from imp_trt.result import SegmentationResult
@@ -38,8 +38,8 @@ def parser() -> argparse.ArgumentParser:
     p = command_parser("imp-demo", __doc__ or "", EXAMPLES)
     p.add_argument("source", nargs="?", metavar="VIDEO", help="your own video, image folder or pattern")
     p.add_argument("-o", "--output", type=Path, default=Path("imp-demo"), help="folder (imp-demo)")
-    p.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
-    p.add_argument("--threads", type=int, help="CPU threads of the network")
+    p.add_argument("--max-frames", type=positive, metavar="N", help="stop after N frames")
+    p.add_argument("--threads", type=positive, help="CPU threads of the network")
     return p
 
 
@@ -113,7 +113,7 @@ def _segment(
             clip.frames,
             [OverlayVideo(video, clip.fps), ContactSheet(sheet, moments)],
             max_frames=options.max_frames,
-            draw=DrawOptions(legend=True),
+            draw=DrawOptions(),
             on_frame=show,
         )
     progress.close()

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import Progress, command_parser, print_json, run_command
+from imp_trt.cli.common import Progress, command_parser, positive, print_json, run_command, say
 from imp_trt.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("model", type=Path, help="checkpoint (.safetensors, .pt) or artifact (.onnx)")
     p.add_argument("--data", required=True, help="scenes, camvid:DIR, ccp:DIR or a folder with dataset.json")
     p.add_argument("--split", default="val", help="list of the data set to score (val)")
-    p.add_argument("--limit", type=int, help="only the first so many pictures")
-    p.add_argument("--threads", type=int, help="CPU threads of the backend")
+    p.add_argument("--limit", type=positive, help="only the first so many pictures")
+    p.add_argument("--threads", type=positive, help="CPU threads of the backend")
     return p
 
 
@@ -40,6 +40,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from imp_trt.train.index_png import open_dataset
 
     dataset = open_dataset(options.data, options.split)
+    if dataset.terms and not options.quiet:
+        say(f"terms of the data: {dataset.terms}")
     with Segmenter(options.model, threads=options.threads) as segmenter:
         if segmenter.classes.names != dataset.classes.names:
             raise InvalidInput(

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import command_parser, print_json, run_command, stage_progress
+from imp_trt.cli.common import command_parser, positive, print_json, run_command, stage_progress
 
 if TYPE_CHECKING:
     from imp_trt.export.pipeline import ExportReport
@@ -48,11 +48,11 @@ def parser() -> argparse.ArgumentParser:
         help="images to verify on; filled up to 50 with procedural scenes",
     )
     p.add_argument(
-        "--batch", type=_positive, default=1, metavar="B", help="frames per call, fixed in the file"
+        "--batch", type=positive, default=1, metavar="B", help="frames per call, fixed in the file"
     )
     p.add_argument(
         "--nms-passes",
-        type=_positive,
+        type=positive,
         default=32,
         metavar="N",
         help="applications of each NMS's equation (default 32); more if verification says they are too few",
@@ -108,10 +108,3 @@ def _print(report: ExportReport) -> None:
     times = report.manifest.benchmark
     print(f"network    {times['network_ms']:.1f} ms (PyTorch {times['pytorch_ms']:.1f} ms)")
     print(f"PASSED imp-export {report.path} verified_on={where}")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value

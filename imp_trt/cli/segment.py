@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,9 +87,9 @@ def _run(args: argparse.Namespace) -> int:
 
     with ExitStack() as stack:
         source = stack.enter_context(open_source(args.source))
-        segmenter = stack.enter_context(Segmenter(args.artifact, args.backend, args.threads, args.device))
         places = _places(args, source)
-        _refuse_overwriting(source, places)
+        _refuse_overwriting(args, source, places)
+        segmenter = stack.enter_context(Segmenter(args.artifact, args.backend, args.threads, args.device))
         summary = _segment(args, source, segmenter, places)
         report = {
             "source": args.source,
@@ -136,9 +138,6 @@ def _places(args: argparse.Namespace, source: Source) -> dict[str, str]:
     places = {name: place for name, place in asked.items() if place}
     if not places and not _shows_window(args):
         places["overlay"] = _default_place(args.source, source)
-    resolved = [Path(place).resolve() for name, place in places.items() if place != "null:"]
-    if len(set(resolved)) < len(resolved):
-        raise UsageError("two outputs go to one place", got=", ".join(places.values()), fix="name two places")
     return places
 
 
@@ -171,14 +170,55 @@ def _shows_window(args: argparse.Namespace) -> bool:
     return not args.headless and bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def _refuse_overwriting(source: Source, places: dict[str, str]) -> None:
-    """An overlay named after its frame must not replace the frame."""
+def _refuse_overwriting(args: argparse.Namespace, source: Source, places: dict[str, str]) -> None:
+    """No output may replace a frame, the model, or another output."""
+    from imp_trt.artifact import manifest_path
+    from imp_trt.images import IMAGE_SUFFIXES
+
     inputs = {path.resolve() for path in source.paths}
-    folders = {path.parent for path in inputs}
-    for place in places.values():
+    # Pictures in a folder or by a pattern get names that nobody chose: they stay out of the frames' folders.
+    folders = {path.parent for path in inputs if path.suffix.lower() in IMAGE_SUFFIXES}
+    model = {Path(args.artifact).resolve(), manifest_path(args.artifact).resolve()}
+    written = {name: place for name, place in places.items() if place != "null:"}
+    for place in written.values():
         target = Path(place).resolve()
-        if target in inputs or (target in folders and source.fps is None):
+        if target in folders or ("%" in place and target.parent in folders) or _spells(target, inputs):
             raise UsageError("the output would replace the source", got=place, fix="name another place")
+        if _spells(target, model):
+            raise UsageError("the output would replace the model", got=place, fix="name another place")
+    for one, other in combinations(written.items(), 2):
+        if _may_meet(_names(*one), _names(*other)):
+            raise UsageError(
+                "two outputs go to one place",
+                got=f"{one[1]}, {other[1]}",
+                fix="name two folders, or two files",
+            )
+
+
+def _spells(target: Path, files: set[Path]) -> bool:
+    """Whether a place is one of the files, or a pattern such as ``out/%06d.png`` that becomes one."""
+    names = re.compile(re.sub(r"%0?\d*d", r"\\d+", re.escape(str(target))))
+    return target in files or any(names.fullmatch(str(file)) for file in files)
+
+
+def _names(output: str, place: str) -> tuple[Path, str, str]:
+    """What an output's files have in common: their folder, and how their names begin and end."""
+    from imp_trt.images import IMAGE_SUFFIXES
+    from imp_trt.video.writer import VIDEO_CODECS
+
+    target = Path(place).resolve()
+    if "%" in place:
+        return target.parent, target.name.partition("%")[0], re.split(r"%0?\d*d", target.name)[-1]
+    files = IMAGE_SUFFIXES if output == "classes" else (*IMAGE_SUFFIXES, *VIDEO_CODECS)
+    if output == "json" or target.suffix.lower() in files:
+        return target.parent, target.name, target.name
+    return target, "", ".png"
+
+
+def _may_meet(one: tuple[Path, str, str], other: tuple[Path, str, str]) -> bool:
+    (folder, begin, end), (folder2, begin2, end2) = one, other
+    begins = begin.startswith(begin2) or begin2.startswith(begin)
+    return folder == folder2 and begins and (end.endswith(end2) or end2.endswith(end))
 
 
 def _print_report(report: dict[str, Any]) -> None:

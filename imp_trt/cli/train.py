@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import command_parser, print_json, run_command, say
+from imp_trt.cli.common import command_parser, positive, print_json, run_command, say
+from imp_trt.errors import UsageError
+
+if TYPE_CHECKING:
+    from imp_trt.classes import ClassTable
+    from imp_trt.models.config import ModelConfig
 
 EXAMPLES = """examples:
   imp-train --data scenes --recipe smoke -o runs/first
@@ -44,10 +50,11 @@ def parser() -> argparse.ArgumentParser:
         default="all",
         help="only this part (all); finished parts are not trained again",
     )
+    p.add_argument("--pretrained", action="store_true", help="start a ResNet from ImageNet weights (fetched)")
     p.add_argument("--half", action="store_true", help="write kernels as float16: half the file")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=_seed, default=0)
     p.add_argument("--device", default="cpu", help="cpu or cuda")
-    p.add_argument("--threads", type=int, help="CPU threads of PyTorch")
+    p.add_argument("--threads", type=positive, help="CPU threads of PyTorch")
     p.add_argument(
         "-o", "--output", type=Path, required=True, help="folder; an interrupted run in it resumes"
     )
@@ -57,7 +64,9 @@ def parser() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace) -> int:
     import torch
 
-    from imp_trt.models.presets import system, without_imp
+    from imp_trt.backends.pytorch import choose_device
+    from imp_trt.files import make_folder
+    from imp_trt.models.presets import without_imp
     from imp_trt.train import loop
     from imp_trt.train.config import recipe
     from imp_trt.train.index_png import open_dataset
@@ -67,24 +76,50 @@ def _train(options: argparse.Namespace) -> int:
     dataset = open_dataset(options.data, options.split)
     if dataset.terms and not options.quiet:
         say(f"terms of the data: {dataset.terms}")
-    config = system(
-        options.system,
-        dataset.classes,
-        tuple(options.input_size),
-        options.backbone,
-        sampling=options.sampling,
-    )
+    config = _config(options, dataset.classes)
+    if options.pair and not config.imp:
+        raise UsageError("--pair", expected="a system with IMP", got=options.system, fix="leave --pair out")
+    # The control is described before hours of training, not after.
+    control = without_imp(config) if options.pair or options.stage == "plain" else config
     plan = recipe(options.recipe)
-    run = loop.Run(dataset, plan, options.seed, options.output, options.device, options.half)
+    device = choose_device(options.device).type
+    make_folder(options.output)
+    run = loop.Run(
+        dataset,
+        plan,
+        options.seed,
+        options.output,
+        device,
+        options.half,
+        options.pretrained,
+        quiet=options.quiet,
+    )
     written = {"stage_one": loop.train_stage_one(run, config)}
     if options.stage in ("all", "imp"):
         name = "imp" if config.imp else "plain"
         written[name] = loop.train_stage_two(run, config, written["stage_one"], name)
-    if options.stage == "plain" or (options.pair and config.imp and options.stage == "all"):
-        written["plain"] = loop.train_stage_two(run, without_imp(config), written["stage_one"], "plain")
+    if options.stage == "plain" or (options.pair and options.stage == "all"):
+        written["plain"] = loop.train_stage_two(run, control, written["stage_one"], "plain")
     if options.json:
         print_json({name: str(path) for name, path in written.items()})
     else:
         for name, path in written.items():
             print(f"{name}: {path}")
     return 0
+
+
+def _config(options: argparse.Namespace, classes: ClassTable) -> ModelConfig:
+    from imp_trt.models.presets import system
+
+    changes = {"sampling": options.sampling}
+    if options.backbone != "compact" and not options.pretrained:
+        # Frozen statistics only make sense with the weights they were frozen with.
+        changes["norm"] = "batch"
+    return system(options.system, classes, tuple(options.input_size), options.backbone, **changes)
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value

@@ -154,7 +154,7 @@ def _torchvision_resnet(name: str, norm: Callable[[int], nn.Module], pretrained:
             f"ImageNet weights of {name}",
             expected="torchvision to fetch or find them in its cache",
             got=repr(error),
-            fix="connect to the network once, or train from scratch with --no-pretrained",
+            fix="connect to the network once, or train from scratch: leave --pretrained out",
         ) from error
     return net
 

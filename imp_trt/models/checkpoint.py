@@ -80,9 +80,16 @@ def load_model(path: str | Path) -> tuple[ImpNetwork, dict[str, Any]]:
             got=f"suffix {path.suffix!r}",
             fix="pass the checkpoint that imp-train wrote",
         )
+    if not isinstance(metadata, dict):
+        raise CheckpointError(
+            f"checkpoint {path}",
+            expected="metadata as a dictionary",
+            got=type(metadata).__name__,
+            fix=_TRAIN_AGAIN,
+        )
     try:
         model = ImpNetwork(ModelConfig.from_dict(config_data))
-    except (InvalidInput, TypeError) as error:
+    except (InvalidInput, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"checkpoint {path}", expected="a model config of this version", got=str(error), fix=_TRAIN_AGAIN
         ) from error
@@ -116,7 +123,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[
         )
     try:
         return json.loads(header["config"]), json.loads(header["metadata"]), weights
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"checkpoint {path}", expected="JSON config and metadata", got=repr(error), fix=_TRAIN_AGAIN
         ) from error
@@ -153,11 +160,11 @@ def _fill(path: Path, model: ImpNetwork, weights: dict[str, Tensor]) -> None:
             fix=_TRAIN_AGAIN,
         )
     for name, value in weights.items():
-        if value.shape != wanted[name].shape:
+        if not isinstance(value, Tensor) or value.shape != wanted[name].shape:
             raise CheckpointError(
                 f"checkpoint {path}, tensor {name}",
                 expected=list(wanted[name].shape),
-                got=list(value.shape),
+                got=list(value.shape) if isinstance(value, Tensor) else type(value).__name__,
                 fix=_TRAIN_AGAIN,
             )
         if value.is_floating_point() and not torch.isfinite(value).all():

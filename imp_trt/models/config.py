@@ -55,6 +55,14 @@ class DetectorConfig:
     mask_channels: int = 256
     roi_batch: int = 512
 
+    def __post_init__(self) -> None:
+        if len(self.anchor_sizes) != 5:
+            raise InvalidInput("anchor_sizes", expected="one for each of p2..p6", got=self.anchor_sizes)
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not all(v > 0 for v in (value if isinstance(value, tuple) else (value,))):
+                raise InvalidInput(item.name, expected="positive values", got=value)
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -77,7 +85,7 @@ class ModelConfig:
         detector_config: sizes and thresholds of the detector.
 
     Raises:
-        InvalidInput: a switch has an unknown value or two of them contradict each other.
+        InvalidInput: a field has an impossible value or two of them contradict each other.
     """
 
     classes: ClassTable
@@ -102,6 +110,12 @@ class ModelConfig:
         _one_of("sampling", self.sampling, SAMPLING_RULES)
         _one_of("norm", self.norm, NORMS)
         _one_of("head_norm", self.head_norm, (*NORMS, "none"))
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise InvalidInput("mean and std", expected="three values, std > 0", got=(self.mean, self.std))
+        if self.fpn_channels < 1 or self.semantic_channels < 1:
+            raise InvalidInput(
+                "channels", expected="at least 1", got=(self.fpn_channels, self.semantic_channels)
+            )
         if self.imp and not self.detector:
             raise InvalidInput("imp needs the detector", expected="detector=True", got="detector=False")
         if self.detector and not self.classes.things:

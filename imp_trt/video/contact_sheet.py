@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.classes import ClassTable
 from imp_trt.draw import class_colours, colour_map
 from imp_trt.errors import InvalidInput
 from imp_trt.files import write_atomically
@@ -39,16 +40,18 @@ class ContactSheet(Base):
         self._moments = set(moments)
         self._width = width
         self._rows: list[NDArray[np.uint8]] = []
+        self._classes: ClassTable | None = None
 
     def write(self, item: Segmented) -> bool:
         if item.frame.index in self._moments:
             self._rows.append(_row(item, self._width))
+            self._classes = item.result.classes
         return True
 
     def close(self) -> None:
-        if not self._rows:
+        if not self._rows or self._classes is None:
             return
-        write_atomically(self._path, encode_image(_sheet(self._rows), ".png"))
+        write_atomically(self._path, encode_image(_sheet(self._rows, self._classes), ".png"))
         self._rows = []
 
     def abort(self) -> None:
@@ -87,11 +90,26 @@ def _row(item: Segmented, width: int) -> NDArray[np.uint8]:
     return np.asarray(np.hstack(parts), np.uint8)
 
 
-def _sheet(rows: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+def _sheet(rows: Sequence[NDArray[np.uint8]], classes: ClassTable) -> NDArray[np.uint8]:
     width = rows[0].shape[1]
     bar = np.full((_BAR, width, 3), _GROUND, np.uint8)
     tile = (width + _GAP) // len(COLUMNS)
     for index, title in enumerate(COLUMNS):
         cv2.putText(bar, title, (index * tile + 6, _BAR - 8), _FONT, 0.5, _INK, 1, cv2.LINE_AA)
     gap = np.full((_GAP, width, 3), _GROUND, np.uint8)
-    return np.asarray(np.vstack([bar, *[part for row in rows for part in (row, gap)]]), np.uint8)
+    parts = [bar, *[part for row in rows for part in (row, gap)], _legend(classes, width)]
+    return np.asarray(np.vstack(parts), np.uint8)
+
+
+def _legend(classes: ClassTable, width: int) -> NDArray[np.uint8]:
+    """Colour and name of every class, as many in a line as fit."""
+    lines, x = [np.full((_BAR, width, 3), _GROUND, np.uint8)], 6
+    for name, colour in zip(classes.names, class_colours(classes), strict=False):
+        (text, _), _ = cv2.getTextSize(name, _FONT, 0.5, 1)
+        if x + text + 40 > width:
+            lines.append(np.full((_BAR, width, 3), _GROUND, np.uint8))
+            x = 6
+        cv2.rectangle(lines[-1], (x, 6), (x + 14, _BAR - 7), colour.tolist(), -1)
+        cv2.putText(lines[-1], name, (x + 20, _BAR - 8), _FONT, 0.5, _INK, 1, cv2.LINE_AA)
+        x += text + 40
+    return np.asarray(np.vstack(lines), np.uint8)

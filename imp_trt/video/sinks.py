@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.errors import OutputError
-from imp_trt.files import temporary_beside, write_atomically
+from imp_trt.files import make_folder, temporary_beside, unwritable, write_atomically
 from imp_trt.images import IMAGE_SUFFIXES, encode_image
 from imp_trt.result import DRAWN_SCORE, SegmentationResult
 from imp_trt.video.sources import Frame
@@ -222,7 +222,7 @@ class JsonLines(Base):
         try:
             self._file = self._temporary.__enter__().open("x", encoding="utf-8")
         except OSError as error:
-            raise _unwritable(self._path, error) from error
+            raise unwritable(self._path, error) from error
 
     def write(self, item: Segmented) -> bool:
         """See :meth:`Sink.write`."""
@@ -232,7 +232,7 @@ class JsonLines(Base):
         try:
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as error:
-            raise _unwritable(self._path, error) from error
+            raise unwritable(self._path, error) from error
         return True
 
     def close(self) -> None:
@@ -244,7 +244,7 @@ class JsonLines(Base):
             os.fsync(self._file.fileno())
             os.replace(self._file.name, self._path)
         except OSError as error:
-            raise _unwritable(self._path, error) from error
+            raise unwritable(self._path, error) from error
         finally:
             self.abort()
 
@@ -311,18 +311,4 @@ def overlay_sink(place: str | os.PathLike[str], fps: float | None) -> Sink:
         f"sink {text}",
         expected=f"a folder, or a file that ends with {', '.join((*VIDEO_CODECS, *IMAGE_SUFFIXES))}",
         got=suffix,
-    )
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and its parents; OutputError if that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"{path} cannot be written", got=error.strerror or error, fix="choose another path, or make room"
     )

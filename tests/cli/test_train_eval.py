@@ -82,10 +82,33 @@ def test_mistakes_exit_2_with_one_line(trained, capsys, arguments, words):
 
 @pytest.mark.parametrize(
     "change",
-    [["--recipe", "nope"], ["--system", "nope"], ["--backbone", "nope"], ["--input-size", "65", "64"]],
+    [
+        ["--recipe", "nope"],
+        ["--system", "nope"],
+        ["--backbone", "nope"],
+        ["--input-size", "65", "64"],
+        ["--device", "abacus"],
+        ["--system", "panoptic-fpn", "--pair"],
+        ["--system", "mask-rcnn-imp", "--pair"],
+    ],
 )
 def test_wrong_names_exit_2(tmp_path, capsys, change):
     arguments = ["--data", "scenes:64x128", "--recipe", "smoke", "-o", str(tmp_path / "run"), *change]
     assert train_command.main(arguments) == 2
     assert "expected" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", [["--threads", "-1"], ["--threads", "0"], ["--seed", "-1"]])
+def test_numbers_out_of_range_are_usage_errors(tmp_path, change):
+    arguments = ["--data", "scenes:64x128", "--recipe", "smoke", "-o", str(tmp_path / "run"), *change]
+    with pytest.raises(SystemExit) as stopped:
+        train_command.main(arguments)
+    assert stopped.value.code == 2
+
+
+def test_an_output_folder_that_is_a_file_exits_2(tmp_path, capsys):
+    (tmp_path / "run").write_text("")
+    arguments = ["--data", "scenes:64x128", "--recipe", "smoke", "-o", str(tmp_path / "run")]
+    assert train_command.main(arguments) == 2
+    assert "cannot be written" in capsys.readouterr().err

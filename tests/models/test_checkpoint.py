@@ -87,6 +87,37 @@ def test_pt_file_round_trip(tmp_path, network):
     assert loaded.config == network.config
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("metadata", None),
+        ("metadata", [1]),
+        ("config", None),
+        ("config", {"fpn_channels": -1}),
+        ("config", {"mean": [0.5, 0.5]}),
+        ("weights", {"semantic.classify.bias": "none"}),
+    ],
+)
+def test_malformed_content(tmp_path, network, part, value):
+    content = {"config": network.config.to_dict(), "metadata": META, "weights": dict(network.state_dict())}
+    if isinstance(value, dict):
+        content[part].update(value)
+    else:
+        content[part] = value
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="expected"):
+        load_model(tmp_path / "model.pt")
+
+
+def test_three_anchor_sizes_are_refused(tmp_path, network):
+    config = network.config.to_dict()
+    config["detector_config"]["anchor_sizes"] = [16, 32, 64]
+    content = {"config": config, "metadata": META, "weights": network.state_dict()}
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"p2\.\.p6"):
+        load_model(tmp_path / "model.pt")
+
+
 def test_pickled_code_is_not_run(tmp_path):
     class Bomb:
         def __reduce__(self):

@@ -190,6 +190,28 @@ def test_interrupted_writes_leave_the_earlier_state(
         assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_interrupt_after_the_exchange_leaves_the_new_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, earlier: bool
+) -> None:
+    if earlier:
+        write(tmp_path, b"earlier")
+    replace, calls = os.replace, iter(range(1, 100))
+
+    def late(*args: str) -> None:
+        replace(*args)
+        if next(calls) == 2:  # the signal arrives when the rename is done
+            raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", late)
+        with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt):
+            write(tmp_path)
+    assert read_artifact(tmp_path / "a.fp32.onnx").payload == PAYLOAD
+    assert len(os.listdir(tmp_path)) == 2
+
+
 def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise OSError(1, "Operation not permitted")

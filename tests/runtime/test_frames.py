@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,19 @@ def test_refused_with_a_way_to_mend(frame: object, fix: str | None) -> None:
         check_frame(frame)
     assert "expected" in str(caught.value)
     assert "got" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP"])
+def test_a_pil_image_that_cannot_be_decoded_is_refused(kind: str) -> None:
+    whole = io.BytesIO()
+    Image.fromarray(tiny.frame()).save(whole, kind)
+    cut = Image.open(io.BytesIO(whole.getvalue()[: len(whole.getvalue()) // 2])) if kind != "WEBP" else None
+    closed = Image.open(whole)
+    closed.close()
+    for image in (cut, closed):
+        if image is not None:  # Pillow refuses to open a WebP that is cut short
+            with pytest.raises(InvalidInput, match="whole image"):
+                check_frame(image)
 
 
 def _read_only() -> np.ndarray:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from imp_trt.draw import colour_map
 from imp_trt.errors import InvalidInput, OutputError
@@ -192,6 +193,22 @@ def test_plot_changes_neither_frame_nor_result() -> None:
     assert np.array_equal(frame, before[0])
     assert np.array_equal(found.semantic, before[1])
     assert np.array_equal(found.instances.masks, before[2])
+
+
+def test_plot_and_save_read_the_frame_in_the_order_that_was_named(tmp_path: Path) -> None:
+    bgr, found = tiny.frame(), result()
+    rgb = bgr[..., ::-1]
+    wanted = found.plot(bgr)
+    assert np.array_equal(found.plot(rgb, color="rgb"), wanted)
+    assert np.array_equal(found.plot(bgr, color="bgr"), wanted)
+    assert np.array_equal(found.plot(Image.fromarray(rgb)), wanted)
+    assert not np.array_equal(found.plot(rgb), wanted)
+    found.save(tmp_path / "overlay.png", rgb, color="rgb")
+    assert np.array_equal(cv2.imread(str(tmp_path / "overlay.png")), wanted)
+    kept = result(frame=bgr)
+    assert np.array_equal(kept.plot(color="rgb"), wanted)  # a kept frame is BGR, whatever was run
+    with pytest.raises(InvalidInput, match="color"):
+        found.plot(bgr, color="hsv")
 
 
 def test_plot_bad_input() -> None:

@@ -115,11 +115,21 @@ def test_palettes_are_distinct() -> None:
         ({"palette": [[0, 0, 0]]}, "palette"),
         ({"groups": [0, 1, 9]}, "9"),
         ({"ignore_index": 300}, "300"),
+        ({"ignore_index": "25"}, "25"),
+        ({"ignore_index": True}, "True"),
+        ({"exclude": "images/a.png"}, "images/a.png"),
+        ({"classes": "abc"}, "abc"),
+        ({"things": [1.9]}, r"1\.9"),
+        ({"terms": 3}, "3"),
     ],
 )
 def test_wrong_descriptions_are_refused(tmp_path: Path, changes: dict[str, object], named: str) -> None:
     with pytest.raises(DatasetError, match=named):
         folder_spec(_describe(tmp_path, **changes))
+
+
+def test_empty_terms_are_no_terms(tmp_path: Path) -> None:
+    assert folder_spec(_describe(tmp_path, terms=" ")).terms is None
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "\x00"])

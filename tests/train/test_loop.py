@@ -13,7 +13,7 @@ from imp_trt.classes import ClassTable
 from imp_trt.errors import CheckpointError, UsageError
 from imp_trt.models.checkpoint import load_model
 from imp_trt.models.network import ImpNetwork
-from imp_trt.models.presets import COMPACT_DETECTOR, system, without_imp
+from imp_trt.models.presets import COMPACT_DETECTOR, SYSTEMS, system, without_imp
 from imp_trt.train import loop
 from imp_trt.train.config import RECIPES, Stage, recipe
 from imp_trt.train.dataset import Sample
@@ -120,6 +120,8 @@ def test_resume_after_a_kill_is_bit_identical(pair, tmp_path, monkeypatch):
     whole = weights_of(folder / "stage_one.safetensors")
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
     assert not (tmp_path / "stage_one.resume.pt").exists()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "stage_one.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
 
 
 def test_another_seed_gives_other_weights(pair, tmp_path):
@@ -207,6 +209,27 @@ def test_other_canvas_sources_train(tmp_path, source):
     loop.train_stage_two(run, CONFIG, tmp_path / "one.safetensors", "imp")
     line = json.loads((tmp_path / "imp.jsonl").read_text().splitlines()[-1])
     assert np.isfinite([v for v in line.values()]).all()
+
+
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_every_system_takes_a_step_of_both_stages(tmp_path, name):
+    plan = replace(RECIPE, stage_one=Stage(1, 1e-3, 1e-3, warmup=1), stage_two=Stage(1, 1e-3, 1e-3, warmup=1))
+    config = system(name, CLASSES, (64, 96), detector_config=CONFIG.detector_config)
+    run = loop.Run(Boxes(), plan, 0, tmp_path, quiet=True)
+    done = loop.train_stage_two(run, config, loop.train_stage_one(run, config), "imp")
+    assert load_model(done)[0].config == config
+
+
+def test_a_damaged_state_names_itself_and_the_remedy(tmp_path):
+    (tmp_path / "stage_one.resume.pt").write_bytes(b"PK nothing")
+    with pytest.raises(CheckpointError, match="delete the file"):
+        loop.train_stage_one(loop.Run(Boxes(), RECIPE, 0, tmp_path), CONFIG)
+
+
+def test_quiet_runs_draw_no_bar(tmp_path, capsys):
+    plan = replace(RECIPE, stage_one=Stage(1, 1e-3, 1e-3, warmup=1))
+    loop.train_stage_one(loop.Run(Boxes(), plan, 0, tmp_path, quiet=True), CONFIG)
+    assert capsys.readouterr().err == ""
 
 
 def test_unknown_recipe_or_field_is_a_usage_error():
