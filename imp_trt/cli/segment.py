@@ -187,7 +187,8 @@ def _refuse_overwriting(args: argparse.Namespace, source: Source, places: dict[s
         if _spells(target, model):
             raise UsageError("the output would replace the model", got=place, fix="name another place")
     for one, other in combinations(written.items(), 2):
-        if _may_meet(_names(*one), _names(*other)):
+        same = Path(one[1]).resolve() == Path(other[1]).resolve()
+        if same or _may_meet(_names(*one), _names(*other)):
             raise UsageError(
                 "two outputs go to one place",
                 got=f"{one[1]}, {other[1]}",

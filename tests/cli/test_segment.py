@@ -173,6 +173,8 @@ DESTROYERS = {
     "two patterns of one folder": (["in", "v/%d.png", "--save-classes", "./v/%06d.png"], "one place"),
     "one picture in the other's folder": (["in/f0.png", "v", "--save-classes", "v/f0.png"], "one place"),
     "JSON over an overlay": (["in/f0.png", "v", "--save-json", "v/f0.png"], "one place"),
+    "a folder and a file of one name": (["in", "v", "--save-json", "./v"], "one place"),
+    "a video and a folder of one name": (["in", "v.mp4", "--save-classes", "v.mp4"], "one place"),
     "JSON over the model": (["in", "--save-json", "model/tiny.fp32.onnx"], "the model"),
     "JSON over the manifest": (["in", "--save-json", "in/../model/tiny.fp32.onnx.json"], "the model"),
     "pattern that spells the model": (
