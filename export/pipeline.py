@@ -189,7 +189,9 @@ def _compare(
     times: tuple[list[float], list[float]] = ([], [])
     batch = manifest.input.batch
     with tempfile.TemporaryDirectory(prefix="imp_trt_export_") as folder:
-        temporary = write_artifact(Path(folder) / "candidate.onnx", payload, manifest)
+        # The reference has already told the terms.
+        candidate_manifest = replace(manifest, terms=None)
+        temporary = write_artifact(Path(folder) / "candidate.onnx", payload, candidate_manifest)
         with Segmenter(temporary, "onnxruntime") as candidate:
             for chunk in _chunks(frames.load(manifest.classes), batch):
                 images = [image for image, _ in chunk]

@@ -86,9 +86,11 @@ def test_tracebacks_only_on_request(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_termination_unwinds_like_an_interrupt(tmp_path: Path) -> None:
     script = f"""
-import time
+import signal, time
 from pathlib import Path
 from imp_trt.cli.common import run_command
+# Background jobs of a shell inherit an ignored SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from imp_trt.files import temporary_beside
 def body():
     with temporary_beside(Path({str(tmp_path / "x.mp4")!r})) as name:
