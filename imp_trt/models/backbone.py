@@ -38,7 +38,23 @@ def _groups(channels: int) -> int:
     return next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0)
 
 
-class CompactStages(nn.Module):
+class Stages(nn.Module):
+    """A stem and four stages; the outputs of the stages are c2..c5, strides 4 to 32."""
+
+    stem: nn.Sequential
+    stages: nn.ModuleList
+    out_channels: tuple[int, ...]
+
+    def forward(self, images: Tensor) -> list[Tensor]:  # [B, 3, H, W] -> c2..c5
+        x = self.stem(images)
+        outputs = []
+        for stage in self.stages:
+            x = stage(x)
+            outputs.append(x)
+        return outputs
+
+
+class CompactStages(Stages):
     """A narrow residual network for training from scratch and for real time: 3.3 M parameters.
 
     Two strided 3x3 convolutions replace ResNet's 7x7 stem and max pool, which lose small things;
@@ -60,16 +76,8 @@ class CompactStages(nn.Module):
             before = width
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, images: Tensor) -> list[Tensor]:  # [B, 3, H, W] -> c2..c5
-        x = self.stem(images)
-        outputs = []
-        for stage in self.stages:
-            x = stage(x)
-            outputs.append(x)
-        return outputs
 
-
-class ResNetStages(nn.Module):
+class ResNetStages(Stages):
     """The convolutional part of a torchvision ResNet or ResNeXt."""
 
     def __init__(self, name: str, norm: Callable[[int], nn.Module], pretrained: bool) -> None:
@@ -79,14 +87,6 @@ class ResNetStages(nn.Module):
         self.stages = nn.ModuleList([net.layer1, net.layer2, net.layer3, net.layer4])
         expansion = net.fc.in_features // 512
         self.out_channels = tuple(width * expansion for width in (64, 128, 256, 512))
-
-    def forward(self, images: Tensor) -> list[Tensor]:  # [B, 3, H, W] -> c2..c5
-        x = self.stem(images)
-        outputs = []
-        for stage in self.stages:
-            x = stage(x)
-            outputs.append(x)
-        return outputs
 
 
 class PyramidBackbone(nn.Module):
@@ -110,7 +110,7 @@ class PyramidBackbone(nn.Module):
                     got="pretrained=True",
                     fix="torchvision publishes ImageNet weights for the ResNets only",
                 )
-            self.body: CompactStages | ResNetStages = CompactStages(factory)
+            self.body: Stages = CompactStages(factory)
         else:
             self.body = ResNetStages(name, factory, pretrained)
         self.fpn = FeaturePyramidNetwork(
