@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -131,7 +132,7 @@ class OverlayVideo(Base):
         self._writer.abort()
 
 
-class _Pictures(Base):
+class _Pictures(Base, ABC):
     """One picture per frame, each written whole.
 
     Args:
@@ -174,8 +175,9 @@ class _Pictures(Base):
         self._written += 1
         return True
 
+    @abstractmethod
     def _picture(self, item: Segmented) -> NDArray[np.uint8]:
-        raise NotImplementedError
+        """What is written for a frame: [h, w, 3] BGR or [h, w] uint8."""
 
 
 class OverlayPictures(_Pictures):
