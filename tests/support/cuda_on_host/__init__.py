@@ -1,0 +1,1 @@
+"""The project's CUDA kernels run on the host under sanitizers."""
