@@ -101,6 +101,16 @@ class VerificationError(ImpTrtError):
     exit_code = 3
 
 
+class PrecisionError(VerificationError):
+    """A built engine computes in another precision than was asked for: build it another way."""
+
+
+class BuildError(ImpTrtError):
+    """TensorRT refuses or fails to build a graph: change the options or the TensorRT version."""
+
+    exit_code = 1
+
+
 class ArtifactError(ImpTrtError):
     """An artifact's file or manifest is missing, corrupt, or the two disagree: export again."""
 
@@ -117,6 +127,12 @@ class DependencyMissing(ImpTrtError):
     """A package, library or GPU that this path needs is not here: install it."""
 
     exit_code = 5
+
+
+class DeviceError(ImpTrtError):
+    """A CUDA call failed on a GPU that is there: free memory, mend the driver, or report it."""
+
+    exit_code = 1
 
 
 class LatencyError(ImpTrtError):

@@ -5,9 +5,11 @@ score * mask at each pixel (Fu, Berg and Berg, "IMP: Instance Mask Projection fo
 Segmentation of Things", ICCV 2019). `plugins/instance_mask_projection/README.md` is the contract,
 `mask_projection_reference.py` its definition in plain loops.
 
-Only the crop of the canvas that an instance reaches is worked on. Large crops on the CPU are drawn one
-after the other; small ones, and all on a GPU, in one list of pixels. Both read the same taps with the same
-arithmetic, so that they agree bit for bit. Sums and maxima have a fixed order: no float atomics.
+On a GPU the kernels of imp_trt.plugins do the work (`mask_projection_cuda.py`). What follows is the form
+for every other device, for float64, and for a GPU without NVRTC. Only the crop of the canvas that an
+instance reaches is worked on. Large crops on the CPU are drawn one after the other; small ones, and all on a
+GPU, in one list of pixels. Both read the same taps with the same arithmetic, so that they agree bit for bit.
+Sums and maxima have a fixed order: no float atomics.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from imp_trt.errors import InvalidInput
+from imp_trt.ops import mask_projection_cuda
 from imp_trt.ops.mask_projection_options import check_options
 from imp_trt.ops.mask_projection_plan import Plan, expand_ranges, make_plan, range_table
 
@@ -178,8 +181,7 @@ def _shown_cells(plan: Plan, owner: Tensor, line: Tensor, pair: Tensor) -> Tenso
     return ascending[owner, rank.to(torch.int64)]
 
 
-@torch.library.custom_op("imp_trt::instance_mask_projection", mutates_args=())
-def _forward(
+def _composed(
     boxes: Tensor,
     scores: Tensor,
     labels: Tensor,
@@ -194,6 +196,16 @@ def _forward(
     plan = make_plan(boxes, scores, labels, masks, num_classes, extent, spatial_scale, sampling)
     out = _project(plan, batch * num_classes, extent).clamp_(max=torch.finfo(masks.dtype).max)
     return out.to(masks.dtype).view(batch, num_classes, canvas_h, canvas_w)
+
+
+_forward = torch.library.custom_op("imp_trt::instance_mask_projection", _composed, mutates_args=())
+
+
+@_forward.register_kernel("cuda")
+def _forward_cuda(*arguments: Any) -> Tensor:
+    _check_tensors(*arguments[:4])  # a kernel would read beyond their ends
+    canvas = mask_projection_cuda.forward(*arguments)
+    return _composed(*arguments) if canvas is None else canvas
 
 
 @_forward.register_fake
@@ -211,8 +223,7 @@ def _forward_fake(
     return masks.new_empty(boxes.shape[0], num_classes, canvas_h, canvas_w)
 
 
-@torch.library.custom_op("imp_trt::instance_mask_projection_backward", mutates_args=())
-def _backward(
+def _composed_backward(
     grad: Tensor,
     boxes: Tensor,
     scores: Tensor,
@@ -232,6 +243,21 @@ def _backward(
     per_cell = torch.where(finite, per_cell * plan.scores[:, None, None], 0)
     grad_masks.flatten(0, 1)[plan.instance] = per_cell.to(masks.dtype)
     return grad_scores, grad_masks
+
+
+_backward = torch.library.custom_op(
+    "imp_trt::instance_mask_projection_backward", _composed_backward, mutates_args=()
+)
+
+
+@_backward.register_kernel("cuda")
+def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor]:
+    grad, *tensors = arguments[:5]
+    _check_tensors(*tensors)
+    if grad.shape[0] != tensors[0].shape[0] or grad.device != tensors[0].device:
+        expected = f"{tensors[0].shape[0]} images on {tensors[0].device}"
+        raise InvalidInput("grad", expected=expected, got=f"{list(grad.shape)} on {grad.device}")
+    return mask_projection_cuda.backward(*arguments) or _composed_backward(*arguments)
 
 
 @_backward.register_fake

@@ -1,7 +1,8 @@
 """RoIAlign over four pyramid levels as one operator, equal to torchvision's MultiScaleRoIAlign.
 
 The operator exists so that the exported graph holds one node that pools each box from the level it
-belongs to, instead of four RoIAligns over all boxes and a selection with data-dependent shapes.
+belongs to, instead of four RoIAligns over all boxes and a selection with data-dependent shapes. On a GPU its
+forward pass is the kernel of imp_trt.plugins (`multilevel_roi_align_cuda.py`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchvision.ops import roi_align
+
+from imp_trt.ops import multilevel_roi_align_cuda
 
 STRIDES = (4, 8, 16, 32)
 """Input pixels per cell of p2..p5."""
@@ -36,8 +39,7 @@ def assign_levels(boxes: Tensor, canonical_level: int = 4, canonical_size: int =
     return torch.nan_to_num(level - 2, nan=0.0).clamp(0, len(STRIDES) - 1).to(torch.int64)
 
 
-@torch.library.custom_op("imp_trt::multilevel_roi_align", mutates_args=())
-def _multilevel_roi_align(
+def _composed(
     p2: Tensor,
     p3: Tensor,
     p4: Tensor,
@@ -67,6 +69,15 @@ def _multilevel_roi_align(
             )
             out[rows] = pooled.to(out.dtype)
     return out
+
+
+_multilevel_roi_align = torch.library.custom_op("imp_trt::multilevel_roi_align", _composed, mutates_args=())
+
+
+@_multilevel_roi_align.register_kernel("cuda")
+def _multilevel_roi_align_cuda(*arguments: Any) -> Tensor:
+    out = multilevel_roi_align_cuda.forward(*arguments)
+    return _composed(*arguments) if out is None else out
 
 
 @_multilevel_roi_align.register_fake

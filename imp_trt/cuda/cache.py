@@ -1,0 +1,79 @@
+"""Compiled kernels on disk, so that a GPU's kernels are compiled once and not at every start.
+
+A file is named after a hash of all that decides its content and holds a hash of that content, so an entry
+is never stale and a damaged one is noticed. Any number of processes may use the folder at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from imp_trt.errors import OutputError
+from imp_trt.files import write_atomically
+
+_log = logging.getLogger(__name__)
+_MAGIC = b"imp_trt kernels 1\n"
+_told: set[Path] = set()
+
+
+def folder() -> Path | None:
+    """Where entries are kept: below $IMP_TRT_CACHE, else $XDG_CACHE_HOME/imp_trt, else ~/.cache/imp_trt.
+
+    None where the user has no home.
+    """
+    own = os.environ.get("IMP_TRT_CACHE")
+    if own:
+        return Path(own) / "kernels"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return Path(base) / "imp_trt" / "kernels"
+
+
+def key(parts: Iterable[str]) -> str:
+    """A name for what the parts decide, 64 hexadecimal digits; their borders count too."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode()
+        digest.update(f"{len(data)}:".encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def fetch(name: str, make: Callable[[], bytes]) -> bytes:
+    """The entry, made and kept if it is not there or damaged. A folder that cannot be used is no error."""
+    where = folder()
+    if where is None:
+        return make()
+    path = where / f"{name}.bin"
+    data = _read(path)
+    if data is None:
+        data = make()
+        _write(path, data)
+    return data
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        entry = path.read_bytes()
+    except OSError:
+        return None
+    head, digest, data = entry[: len(_MAGIC)], entry[len(_MAGIC) :][:32], entry[len(_MAGIC) + 32 :]
+    if head != _MAGIC or digest != hashlib.sha256(data).digest():
+        _log.info("%s is damaged and will be made again", path)
+        return None
+    return data
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_atomically(path, _MAGIC + hashlib.sha256(data).digest() + data, sync=False)
+    except OutputError as error:
+        if path.parent not in _told:
+            _told.add(path.parent)
+            _log.warning("compiled kernels are not kept, each start compiles them again: %s", error)

@@ -1,0 +1,139 @@
+"""The kernels of imp_trt.plugins: compiled for the GPU at hand, kept on disk, loaded once per device."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from imp_trt.cuda import cache, driver, nvrtc
+from imp_trt.cuda.driver import Device, Module
+from imp_trt.errors import UsageError
+
+_log = logging.getLogger(__name__)
+
+Dim3 = tuple[int, int, int]
+
+_CONSTANT = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(IMP_\w+)[ \t]+(\d+)[ \t]*(?://.*)?$", re.MULTILINE)
+
+_DTYPES = ("f32", "f16", "bf16")
+
+ENTRIES: dict[str, tuple[str, ...]] = {
+    "instance_mask_projection": tuple(
+        f"imp_mask_projection{kind}_{rule}_{dtype}"
+        for kind in ("", "_winner", "_backward")
+        for rule in ("bilinear", "nearest", "rect")
+        for dtype in _DTYPES
+    ),
+    "multilevel_roi_align": tuple(f"imp_multilevel_roi_align_{dtype}" for dtype in _DTYPES),
+    "frame_fit": ("imp_frame_fit", "imp_semantic_back"),
+}
+"""The entry points of every operator's kernels."""
+
+_lock = threading.RLock()
+_shared: dict[tuple[Any, int], Device] = {}
+
+
+class Kernel:
+    """An entry point loaded on a device."""
+
+    def __init__(self, entry: str, function: Any) -> None:
+        self.entry = entry
+        self._function = function
+
+    def launch(self, grid: Dim3, block: Dim3, stream: int, args: Sequence[tuple[Any, Any]]) -> None:
+        """Enqueues the kernel.
+
+        Args:
+            grid: blocks along x, y and z.
+            block: threads along x, y and z.
+            stream: handle of a stream of the kernel's device, whose context is current in this thread.
+            args: (value, ctypes type) of each parameter, in order; a pointer is an int of type c_void_p.
+
+        Raises:
+            DeviceError: CUDA refuses the launch.
+        """
+        parameters = (tuple(value for value, _ in args), tuple(kind for _, kind in args))
+        driver.call("cuLaunchKernel", self._function, *grid, *block, 0, stream, parameters, 0)
+
+
+def prepare(op: str, device: Device, stream: int | None = None) -> Module:
+    """Compiles, or takes from the cache, and loads an operator's kernels. The second call is free.
+
+    Args:
+        op: folder in plugins/.
+        device: made current in this thread.
+        stream: one that is about to be used; loading while it records a graph is refused.
+
+    Raises:
+        DependencyMissing: no NVRTC, one newer than the driver, or one that does not know the GPU.
+        BuildError: the sources do not compile.
+        UsageError: the stream is recording.
+    """
+    device.activate()
+    module = device.modules.get(op)
+    if module is None:
+        if stream is not None and driver.is_capturing(stream):
+            raise UsageError(
+                f"the kernels of {op} are not loaded, and the stream is recording a CUDA graph",
+                fix="run the operator once before the recording, or call prepare(device) of its launcher",
+            )
+        with _lock:
+            module = device.modules.get(op)
+            if module is None:
+                # All entry points at once: the driver loads each when it is asked for, and must not be
+                # asked while a graph is recorded.
+                module = device.modules[op] = Module(_image(op, device), ENTRIES[op])
+    return module
+
+
+def load(op: str, entry: str, device: Device, stream: int | None = None) -> Kernel:
+    """An entry point of an operator's kernels; arguments and errors as for `prepare`."""
+    return Kernel(entry, prepare(op, device, stream).functions[entry])
+
+
+def _image(op: str, device: Device) -> bytes:
+    nvrtc.check_driver(device.driver_version)
+    arch = nvrtc.target(device.compute_capability, device.driver_version)
+
+    def make() -> bytes:
+        _log.info("compiling %s for %s, once", op, arch)
+        return nvrtc.compile_kernels(op, arch)
+
+    return cache.fetch(cache_key(nvrtc.program(op), arch), make)
+
+
+def cache_key(program: nvrtc.Program, arch: str) -> str:
+    """Name in the cache of a program compiled for an architecture by the NVRTC at hand."""
+    files = [program.name, program.source]
+    for name, text in program.headers.items():
+        files += [name, text]
+    major, minor = nvrtc.version()
+    return cache.key([*nvrtc.FLAGS, arch, f"{major}.{minor}", *files])
+
+
+@lru_cache(maxsize=16)
+def geometry(op: str) -> dict[str, int]:
+    """The IMP_* integer constants of an operator's own header: tile and block sizes."""
+    headers = nvrtc.program(op).headers
+    own = [text for name, text in headers.items() if name.rsplit("/", 1)[-1] == f"{op}.h"]
+    return {name: int(value) for text in own for name, value in _CONSTANT.findall(text)}
+
+
+def shared_device(index: int) -> Device:
+    """GPU number index, opened once per process and never closed: PyTorch and plugins have no better owner.
+
+    Raises:
+        DependencyMissing: no driver or no such GPU.
+    """
+    owner = (driver.bindings(), index)
+    device = _shared.get(owner)
+    if device is None:
+        with _lock:
+            device = _shared.get(owner)
+            if device is None:
+                device = _shared[owner] = Device.open(index)
+    return device

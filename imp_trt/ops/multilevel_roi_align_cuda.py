@@ -1,0 +1,133 @@
+"""Multilevel RoIAlign with the kernel of imp_trt.plugins: on device pointers, and on PyTorch tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import c_int, c_void_p
+from typing import TYPE_CHECKING
+
+from imp_trt.cuda import kernels
+from imp_trt.cuda.driver import Device
+from imp_trt.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_OP = "multilevel_roi_align"
+_DTYPES = ("f32", "f16", "bf16")
+
+
+def prepare(device: Device) -> None:
+    """Compiles and loads the kernels; errors as `imp_trt.cuda.kernels.prepare`."""
+    kernels.prepare(_OP, device)
+
+
+def launch_multilevel_roi_align(
+    p2: int,
+    p3: int,
+    p4: int,
+    p5: int,
+    boxes: int,
+    out: int,
+    *,
+    batch: int,
+    boxes_per_image: int,
+    channels: int,
+    sizes: Sequence[tuple[int, int]],
+    output_size: int,
+    sampling_ratio: int,
+    canonical_level: int,
+    canonical_size: int,
+    dtype: str,
+    stream: int,
+    device: Device,
+) -> None:
+    """Enqueues the pooling; arguments are device pointers to contiguous arrays, 16-byte aligned.
+
+    Args:
+        p2, p3, p4, p5: [batch, channels, h, w] of dtype, features at strides 4, 8, 16 and 32.
+        boxes: [batch, boxes_per_image, 4] float32 xyxy in input pixels.
+        out: [batch * boxes_per_image, channels, output_size, output_size] of dtype; every element is written.
+        sizes: (h, w) of p2..p5.
+        output_size, sampling_ratio, canonical_level, canonical_size: as for `pyramid_roi_align`.
+        dtype: "f32", "f16" or "bf16".
+        stream: handle of a stream of device.
+        device: made current in this thread.
+    """
+    if dtype not in _DTYPES:
+        raise InvalidInput("dtype", expected=" or ".join(_DTYPES), got=repr(dtype))
+    constants = kernels.geometry(_OP)
+    grid = (batch * boxes_per_image, -(-channels // constants["IMP_RA_CHANNELS"]), 1)
+    block = (constants["IMP_RA_THREADS"], 1, 1)
+    integers = [batch, boxes_per_image, channels, *(side for size in sizes for side in size)]
+    integers += [output_size, sampling_ratio, canonical_level, canonical_size]
+    args = [
+        *((pointer, c_void_p) for pointer in (p2, p3, p4, p5, boxes, out)),
+        *((value, c_int) for value in integers),
+    ]
+    if 0 not in grid:  # no box, nothing to write
+        kernels.load(_OP, f"imp_multilevel_roi_align_{dtype}", device, stream).launch(
+            grid, block, stream, args
+        )
+
+
+def forward(
+    p2: Tensor,
+    p3: Tensor,
+    p4: Tensor,
+    p5: Tensor,
+    boxes: Tensor,
+    output_size: int,
+    sampling_ratio: int,
+    canonical_level: int,
+    canonical_size: int,
+) -> Tensor | None:
+    """`pyramid_roi_align` of CUDA tensors, enqueued on PyTorch's current stream.
+
+    None where the kernel cannot be had, and for element types it does not have.
+    """
+    import torch
+
+    from imp_trt.cuda import tensors
+
+    levels = (p2, p3, p4, p5)
+    _check(levels, boxes)
+    if any(level.dtype != p2.dtype for level in levels):
+        return None
+    batch, count = boxes.shape[:2]
+    with tensors.launching(p2, prepare) as device:
+        if device is None:
+            return None
+        inputs = [tensors.ready(tensor) for tensor in levels]
+        inputs.append(tensors.ready(boxes, torch.float32))
+        out = p2.new_empty(batch * count, p2.shape[1], output_size, output_size)
+        launch_multilevel_roi_align(
+            *tensors.pointers(*inputs, out),
+            batch=batch,
+            boxes_per_image=count,
+            channels=p2.shape[1],
+            sizes=[(level.shape[2], level.shape[3]) for level in levels],
+            output_size=output_size,
+            sampling_ratio=sampling_ratio,
+            canonical_level=canonical_level,
+            canonical_size=canonical_size,
+            dtype=tensors.DTYPES[p2.dtype],
+            stream=tensors.stream_of(p2),
+            device=device,
+        )
+        return out
+
+
+def _check(levels: Sequence[Tensor], boxes: Tensor) -> None:
+    """Refuses shapes and places that would make the kernel read what is not there."""
+    p2 = levels[0]
+    for name, tensor, shape, rank in (
+        *((f"p{k}", level, p2.shape[:2], 4) for k, level in enumerate(levels, 2)),
+        ("boxes", boxes, (p2.shape[0], boxes.shape[-2], 4), 3),
+    ):
+        if tensor.ndim != rank or tuple(tensor.shape[: len(shape)]) != tuple(shape):
+            raise InvalidInput(
+                name, expected=f"rank {rank}, beginning with {list(shape)}", got=list(tensor.shape)
+            )
+        if tensor.device != p2.device:
+            raise InvalidInput(name, expected=f"on {p2.device} as p2", got=tensor.device)

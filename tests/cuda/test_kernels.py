@@ -1,0 +1,113 @@
+"""Loading and launching: once per device, never while a graph is recorded, arguments exactly as given."""
+
+from __future__ import annotations
+
+from ctypes import c_int, c_void_p
+
+import pytest
+
+from imp_trt.cuda import kernels, nvrtc
+from imp_trt.cuda.driver import Device, Graph, Stream
+from imp_trt.errors import DependencyMissing, DeviceError, UsageError
+from tests.support.fake_cuda import FakeCuda, Launch
+
+
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """The architectures that were compiled for; nothing really is."""
+    done: list[str] = []
+
+    def compile_kernels(op, arch):
+        done.append(arch)
+        return f"{op} for {arch}".encode()
+
+    monkeypatch.setenv("IMP_TRT_CACHE", str(tmp_path))
+    monkeypatch.setattr(nvrtc, "compile_kernels", compile_kernels)
+    monkeypatch.setattr(nvrtc, "version", lambda: (13, 2))
+    monkeypatch.setattr(nvrtc, "architectures", lambda: ((8, 0), (9, 0)))
+    return done
+
+
+@pytest.fixture
+def fake():
+    with FakeCuda(kernels={"imp_frame_fit": lambda *_: None}).installed() as installed:
+        yield installed
+
+
+def test_compiled_once_for_all_processes_and_loaded_once_per_device(fake, compiled):
+    first, second = Device.open(), Device.open()
+    for device in (first, first, second):
+        kernels.load("frame_fit", "imp_frame_fit", device)
+    assert compiled == ["sm_90"]
+    assert fake.calls.count("cuModuleLoadData") == 2
+    assert fake.calls.count("cuModuleGetFunction") == 4  # both entry points of each
+    first.close()
+    assert fake.calls.count("cuModuleUnload") == 1
+    kernels.load("frame_fit", "imp_frame_fit", second)
+    assert fake.calls.count("cuModuleLoadData") == 2
+
+
+def test_ptx_where_the_toolkit_is_older_than_the_gpu(compiled):
+    with FakeCuda((12, 0), (13, 2)).installed():
+        kernels.prepare("frame_fit", Device.open())
+    assert compiled == ["compute_90"]
+
+
+def test_toolkit_newer_than_the_driver(compiled):
+    with (
+        FakeCuda(driver_version=(12, 8)).installed(),
+        pytest.raises(DependencyMissing, match=r"knows CUDA 12\.8"),
+    ):
+        kernels.prepare("frame_fit", Device.open())
+    assert not compiled
+
+
+def test_no_loading_while_a_graph_is_recorded(fake, compiled):
+    device = Device.open()
+    stream = Stream(device)
+
+    def body():
+        kernels.load("frame_fit", "imp_frame_fit", device, stream.handle)
+
+    with pytest.raises(UsageError, match=r"frame_fit are not loaded.*recording.*call prepare\(device\)"):
+        Graph.capture(stream.handle, body)
+    assert not device.modules
+    kernels.prepare("frame_fit", device)
+    Graph.capture(stream.handle, body)
+
+
+def test_arguments_arrive_as_they_are(fake, compiled):
+    device = Device.open()
+    kernel = kernels.load("frame_fit", "imp_frame_fit", device)
+    kernel.launch((2, 3, 4), (5, 6, 7), 2, [(2**63, c_void_p), (-1, c_int)])
+    assert fake.launches == [Launch("imp_frame_fit", (2, 3, 4), (5, 6, 7), 2, (2**63, -1), (c_void_p, c_int))]
+    with pytest.raises(DeviceError, match="cuLaunchKernel failed"):
+        kernel.launch((1, 65536, 1), (1, 1, 1), 2, [])
+
+
+def test_an_image_without_the_entry_points_is_not_kept(fake, compiled, monkeypatch):
+    device = Device.open()
+    monkeypatch.setitem(kernels.ENTRIES, "frame_fit", ("imp_frame_fit", "imp_other"))
+    fake.fail("cuFuncGetAttribute", "CUDA_ERROR_OUT_OF_MEMORY")
+    for status in ("OUT_OF_MEMORY", "NOT_FOUND"):
+        monkeypatch.setattr("tests.support.fake_cuda.ENTRIES", {})
+        with pytest.raises(DeviceError, match=status):
+            kernels.prepare("frame_fit", device)
+    assert not device.modules
+    assert fake.calls.count("cuModuleUnload") == 2
+
+
+def test_constants_are_read_from_the_header():
+    assert kernels.geometry("frame_fit").keys() == {"IMP_FF_BLOCK_W", "IMP_FF_BLOCK_H"}
+    assert kernels.geometry("multilevel_roi_align").keys() == {"IMP_RA_CHANNELS", "IMP_RA_THREADS"}
+    constants = kernels.geometry("instance_mask_projection")
+    names = ("TILE_W", "TILE_H", "THREADS", "BACKWARD_THREADS")
+    assert constants.keys() == {f"IMP_MP_{name}" for name in names}
+    assert all(value > 0 for value in constants.values())
+
+
+def test_the_shared_device_is_opened_once(fake):
+    assert kernels.shared_device(0) is kernels.shared_device(0)
+    assert fake.alive["contexts"] == 1
+    with FakeCuda().installed():
+        assert kernels.shared_device(0) is kernels.shared_device(0)
