@@ -71,10 +71,19 @@ class VerificationFrames:
     def _paths(self) -> list[Path]:
         if self.folder is None:
             return []
-        from imp_trt.video.sources import open_source
+        return spread(self.folder, self.count)
 
-        with open_source(self.folder) as source:
-            paths = list(source.paths)
-        if len(paths) <= self.count:
-            return paths
-        return [paths[i * len(paths) // self.count] for i in range(self.count)]
+
+def spread(folder: Path, count: int) -> list[Path]:
+    """Every image of a folder, or count of them spread evenly, in order.
+
+    Raises:
+        SourceError: the folder is not there or holds no image.
+    """
+    from imp_trt.video.sources import open_source
+
+    with open_source(folder) as source:
+        paths: list[Path] = list(source.paths)
+    if len(paths) <= count:
+        return paths
+    return [paths[i * len(paths) // count] for i in range(count)]

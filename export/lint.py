@@ -9,6 +9,7 @@ from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorPro
 
 from imp_trt.errors import ExportError
 from imp_trt.export.function_text import DOMAIN, PLUGIN_ATTRIBUTES
+from imp_trt.export.lint_types import as_float16, low_type_problems, quantisation_problems
 
 MAX_TOPK = 3840
 """TensorRT's limit on K of TopK (NvInfer.h)."""
@@ -19,11 +20,11 @@ MAX_TOPK = 3840
 ALLOWED_OPS = frozenset(
     """
     Abs Add And ArgMax AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant
-    ConstantOfShape Conv CumSum DepthToSpace Div Equal Exp Expand Flatten Floor Gather GatherElements Gemm
-    GlobalAveragePool Greater GreaterOrEqual Identity InstanceNormalization IsInf IsNaN Less LessOrEqual
-    Log MatMul Max MaxPool Min Mul Neg Not Or Pad Pow Range Reciprocal ReduceMax ReduceMean ReduceMin
-    ReduceProd ReduceSum Relu Reshape Resize Round Shape Sigmoid Sign Size Slice Softmax Split Sqrt Squeeze
-    Sub Sum TopK Transpose Trilu Unsqueeze Where
+    ConstantOfShape Conv CumSum DepthToSpace DequantizeLinear Div Equal Exp Expand Flatten Floor Gather
+    GatherElements Gemm GlobalAveragePool Greater GreaterOrEqual Identity InstanceNormalization IsInf
+    IsNaN Less LessOrEqual Log MatMul Max MaxPool Min Mul Neg Not Or Pad Pow QuantizeLinear Range
+    Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Resize Round Shape Sigmoid
+    Sign Size Slice Softmax Split Sqrt Squeeze Sub Sum TopK Transpose Trilu Unsqueeze Where
     """.split()
 )
 
@@ -31,11 +32,12 @@ ALLOWED_OPS = frozenset(
 def lint(model: ModelProto) -> list[str]:
     """Everything in a model that some target could not run or could misread; empty for a good model."""
     found = [*_operators(model), *_names(model), *_shapes(model), *_borders(model), *_custom_nodes(model)]
+    found += [*low_type_problems(model), *quantisation_problems(model)]
     return list(dict.fromkeys(found))
 
 
 def check(model: ModelProto) -> None:
-    """Lint and ONNX's own checker, with shape inference.
+    """Lint and ONNX's own checker, with shape inference; bfloat16 is checked as float16 in its place.
 
     Raises:
         ExportError: the graph is not valid ONNX, or :func:`lint` found something.
@@ -48,7 +50,7 @@ def check(model: ModelProto) -> None:
             got=f"{len(problems)} problems: {'; '.join(problems[:5])}",
         )
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(as_float16(model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
             "exported graph", expected="valid ONNX", got=" ".join(str(error).split())

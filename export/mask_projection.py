@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
@@ -28,7 +27,11 @@ INPUTS = ("boxes", "scores", "labels", "masks")
 
 _BAND_VALUES = 2_000_000  # float32 values of the largest temporary, until there are
 _MOST_BANDS = 32
-_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16)
+_LARGEST: dict[int, float] = {  # finite value of the types a canvas may have
+    TensorProto.FLOAT: 3.4028234663852886e38,
+    TensorProto.FLOAT16: 65504.0,
+    TensorProto.BFLOAT16: 3.3895313892515355e38,
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ def function_proto(
 
     Args:
         sampling: "bilinear", "nearest" or "rect".
-        dtype: onnx type of masks and canvas, FLOAT or FLOAT16; coordinates and scores are float32.
+        dtype: onnx type of masks and canvas, FLOAT, FLOAT16 or BFLOAT16; coordinates and scores are
+            float32.
         cells: P, the side of a mask; exact for rect, unused by the others.
         shapes: the sizes to be quick at.
 
@@ -77,8 +81,8 @@ def function_proto(
     """
     if sampling not in SAMPLING_RULES:
         raise ExportError(f"sampling rule of {NAME}", expected=" or ".join(SAMPLING_RULES), got=sampling)
-    if dtype not in _TYPES:
-        expected = " or ".join(TensorProto.DataType.Name(t) for t in _TYPES)
+    if dtype not in _LARGEST:
+        expected = " or ".join(TensorProto.DataType.Name(t) for t in _LARGEST)
         raise ExportError(f"masks of {NAME}", expected=expected, got=TensorProto.DataType.Name(dtype))
     shapes = shapes or Shapes()
     sections = [text.CONSTANTS.format(block=shapes.block()), text.MEMBERS, text.SLOTS]
@@ -87,8 +91,7 @@ def function_proto(
     sections += _rect(cells, axes) if sampling == "rect" else _blend(sampling, axes)
     sections += [text.MAXIMA.format(a=a) for a in axes]
     parts = ", ".join(f"{a}_canvas" for a in axes)
-    limit = float(np.finfo(helper.tensor_dtype_to_np_dtype(dtype)).max)
-    sections.append(text.RESULT.format(parts=parts, dtype=dtype, limit=f"{limit:.17e}"))
+    sections.append(text.RESULT.format(parts=parts, dtype=dtype, limit=f"{_LARGEST[dtype]:.17e}"))
     return parse_function(NAME, tuple(ATTRIBUTES), INPUTS, ("canvas",), "".join(sections))
 
 

@@ -175,8 +175,8 @@ def test_two_rules_in_one_file_are_refused() -> None:
 def test_unknown_rule_and_type_are_refused_and_no_node_needs_no_function() -> None:
     with pytest.raises(ExportError, match="expected bilinear or nearest or rect, got cubic"):
         function_proto("cubic")
-    with pytest.raises(ExportError, match="expected FLOAT or FLOAT16, got BFLOAT16"):
-        function_proto("rect", TensorProto.BFLOAT16)
+    with pytest.raises(ExportError, match="expected FLOAT or FLOAT16 or BFLOAT16, got DOUBLE"):
+        function_proto("rect", TensorProto.DOUBLE)
     assert function_for_model(graph_model(ordinary(7), [])) is None
 
 
