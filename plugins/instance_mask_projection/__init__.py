@@ -1,0 +1,1 @@
+"""Instance mask projection: kernels and TensorRT plugin; README.md is the contract."""

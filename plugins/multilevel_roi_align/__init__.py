@@ -1,0 +1,1 @@
+"""Multi-level RoIAlign: kernels and TensorRT plugin; README.md is the contract."""

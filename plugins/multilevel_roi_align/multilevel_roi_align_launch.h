@@ -1,0 +1,28 @@
+#pragma once
+
+#include "tensorrt/launch.h"
+
+namespace imp_trt {
+
+// Device pointers and sizes of one call; the README says what they mean. All arrays are contiguous.
+struct MultilevelRoiAlignCall {
+    const void* levels[4]; // p2..p5, [batch, channels, heights[i], widths[i]]
+    const float* boxes;
+    void* pooled;
+    int batch;
+    int boxes_per_image;
+    int channels;
+    int heights[4];
+    int widths[4];
+    int output_size;
+    int sampling_ratio;
+    int canonical_level;
+    int canonical_size;
+};
+
+cudaError_t prepare_multilevel_roi_align(Element element) noexcept;
+
+cudaError_t launch_multilevel_roi_align(Element element, const MultilevelRoiAlignCall& call,
+                                        cudaStream_t stream) noexcept;
+
+} // namespace imp_trt
