@@ -18,6 +18,7 @@ from imp_trt.files import temporary_beside, write_and_sync
 from imp_trt.manifest import (
     EXPORT_AGAIN,
     MAX_MANIFEST_BYTES,
+    EngineInfo,
     InputContract,
     Manifest,
     TensorSpec,
@@ -27,6 +28,7 @@ from imp_trt.manifest import (
 
 __all__ = [
     "Artifact",
+    "EngineInfo",
     "InputContract",
     "Manifest",
     "TensorSpec",

@@ -13,8 +13,27 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from imp_trt import manifest_fields as check
 from imp_trt.classes import ClassTable
+from imp_trt.engine_info import EngineInfo, parse_engine_info
 from imp_trt.errors import ArtifactError, InvalidInput
+from imp_trt.manifest_fields import EXPORT_AGAIN
+
+__all__ = [
+    "EXPORT_AGAIN",
+    "IMP_OP",
+    "KINDS",
+    "MAX_MANIFEST_BYTES",
+    "PRECISIONS",
+    "SAMPLING_RULES",
+    "SCHEMA_VERSION",
+    "EngineInfo",
+    "InputContract",
+    "Manifest",
+    "TensorSpec",
+    "output_specs",
+    "parse_manifest",
+]
 
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 1 << 20
@@ -24,7 +43,6 @@ FITS = ("letterbox", "resize")
 SAMPLING_RULES = ("bilinear", "nearest", "rect")
 IMP_OP = "InstanceMaskProjection"
 
-EXPORT_AGAIN = "export again with imp-export"
 _MAX_SIDE = 1 << 16
 
 
@@ -66,14 +84,14 @@ class InputContract:
     pad_value: int = 114
 
     def __post_init__(self) -> None:
-        _integer("input.height", self.height, 1, _MAX_SIDE)
-        _integer("input.width", self.width, 1, _MAX_SIDE)
-        _integer("input.batch", self.batch, 1, 4096)
-        _choice("input.color", self.color, ("bgr",))
-        _choice("input.dtype", self.dtype, ("uint8",))
-        _choice("input.layout", self.layout, ("BHWC",))
-        _choice("input.fit", self.fit, FITS)
-        _integer("input.pad_value", self.pad_value, 0, 255)
+        check.integer("input.height", self.height, 1, _MAX_SIDE)
+        check.integer("input.width", self.width, 1, _MAX_SIDE)
+        check.integer("input.batch", self.batch, 1, 4096)
+        check.choice("input.color", self.color, ("bgr",))
+        check.choice("input.dtype", self.dtype, ("uint8",))
+        check.choice("input.layout", self.layout, ("BHWC",))
+        check.choice("input.fit", self.fit, FITS)
+        check.integer("input.pad_value", self.pad_value, 0, 255)
 
     @property
     def spec(self) -> TensorSpec:
@@ -113,6 +131,7 @@ class Manifest:
         producer: package name -> version of what wrote the file.
         verification, benchmark: figures, as plain JSON data.
         terms: licence terms of the weights that their user must know, or None.
+        engine: what built the engine and where it runs; for kind "engine", and only there.
         created: UTC time of writing, ISO 8601; write_artifact fills it in.
         sha256: hash of the artifact's bytes; write_artifact fills it in.
         schema_version: version of this layout.
@@ -137,33 +156,35 @@ class Manifest:
     verification: Mapping[str, Any] = field(default_factory=dict)
     benchmark: Mapping[str, Any] = field(default_factory=dict)
     terms: str | None = None
+    engine: EngineInfo | None = None
     created: str = ""
     sha256: str = ""
     schema_version: int = SCHEMA_VERSION
     outputs: tuple[TensorSpec, ...] = ()
 
     def __post_init__(self) -> None:
-        _integer("schema_version", self.schema_version, SCHEMA_VERSION, SCHEMA_VERSION)
-        _choice("kind", self.kind, KINDS)
-        _choice("precision", self.precision, PRECISIONS)
-        _text("target", self.target)
-        _integer("detections", self.detections, 0, 1 << 16)
-        _integer("mask_size", self.mask_size, 1, 1 << 10)
+        check.integer("schema_version", self.schema_version, SCHEMA_VERSION, SCHEMA_VERSION)
+        check.choice("kind", self.kind, KINDS)
+        check.choice("precision", self.precision, PRECISIONS)
+        check.text("target", self.target)
+        check.integer("detections", self.detections, 0, 1 << 16)
+        check.integer("mask_size", self.mask_size, 1, 1 << 10)
         if self.opset is not None:
-            _integer("opset", self.opset, 1, 1000)
+            check.integer("opset", self.opset, 1, 1000)
         for name in ("sha256", "weights_sha256"):
-            _digest(name, getattr(self, name))
+            check.digest(name, getattr(self, name))
         for name in ("ops", "producer", "verification", "benchmark"):
-            _mapping(name, getattr(self, name))
+            check.mapping(name, getattr(self, name))
         for name, details in self.ops.items():
-            _mapping(f"ops.{name}", details)
+            check.mapping(f"ops.{name}", details)
         for name, version in self.producer.items():
-            _text(f"producer.{name}", version)
+            check.text(f"producer.{name}", version)
         if self.terms is not None:
-            _text("terms", self.terms)
+            check.text("terms", self.terms)
         if not isinstance(self.created, str):
             raise InvalidInput("manifest field 'created'", expected="a string", got=repr(self.created))
-        _choice(f"ops.{IMP_OP}.sampling", self.sampling, SAMPLING_RULES)
+        self._check_engine()
+        check.choice(f"ops.{IMP_OP}.sampling", self.sampling, SAMPLING_RULES)
         wanted = output_specs(self.input, self.detections, self.mask_size)
         if not self.outputs:
             object.__setattr__(self, "outputs", wanted)
@@ -172,6 +193,16 @@ class Manifest:
                 raise InvalidInput(f"manifest field 'outputs.{spec.name}'", expected=other, got=spec)
         if len(self.outputs) != len(wanted):
             raise InvalidInput("manifest field 'outputs'", expected=len(wanted), got=len(self.outputs))
+
+    def _check_engine(self) -> None:
+        wanted = self.kind == "engine"
+        if isinstance(self.engine, EngineInfo) if wanted else self.engine is None:
+            return
+        raise InvalidInput(
+            "manifest field 'engine'",
+            expected="an object" if wanted else f"nothing for kind {self.kind!r}",
+            got=check.short(self.engine),
+        )
 
     @property
     def sampling(self) -> str:
@@ -211,27 +242,21 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
             parse_constant=_finite,
             parse_float=_finite,
         )
-    except _FieldError as error:
+    except check.FieldError as error:
         raise _bad(path, error.name, error.expected, error.got) from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise _bad(path, "text", "a JSON object in UTF-8", _short(error)) from error
+        raise _bad(path, "text", "a JSON object in UTF-8", check.short(error)) from error
     if not isinstance(raw, dict):
         raise _bad(path, "text", "a JSON object", type(raw).__name__)
     _check_schema(raw, path)
     try:
         return _build(raw)
-    except _FieldError as error:
+    except check.FieldError as error:
         raise _bad(path, error.name, error.expected, error.got) from error
     except InvalidInput as error:
         raise ArtifactError(
             f"manifest {path}: {error.what}", expected=error.expected, got=error.got, fix=EXPORT_AGAIN
         ) from error
-
-
-class _FieldError(ValueError):
-    def __init__(self, name: str, expected: str, got: str) -> None:
-        super().__init__(name)
-        self.name, self.expected, self.got = name, expected, got
 
 
 def _bad(path: Path, name: str, expected: object, got: object) -> ArtifactError:
@@ -241,7 +266,7 @@ def _bad(path: Path, name: str, expected: object, got: object) -> ArtifactError:
 def _check_schema(raw: Mapping[str, Any], path: Path) -> None:
     version = raw.get("schema_version")
     if type(version) is not int:
-        raise _bad(path, "schema_version", SCHEMA_VERSION, _short(version))
+        raise _bad(path, "schema_version", SCHEMA_VERSION, check.short(version))
     if version != SCHEMA_VERSION:
         newer = version > SCHEMA_VERSION
         raise ArtifactError(
@@ -254,53 +279,50 @@ def _check_schema(raw: Mapping[str, Any], path: Path) -> None:
 
 def _build(raw: Mapping[str, Any]) -> Manifest:
     known = {f.name for f in fields(Manifest)}
-    _keys("", raw, known, known)
+    check.keys("", raw, known, known)
     data = dict(raw)
     data["classes"] = _classes(raw["classes"])
-    _mapping("input", raw["input"])
+    check.mapping("input", raw["input"])
     contract = {f.name for f in fields(InputContract)}
-    _keys("input.", raw["input"], contract, contract)
+    check.keys("input.", raw["input"], contract, contract)
     data["input"] = InputContract(**raw["input"])
     outputs = raw["outputs"]
     # An empty list would ask Manifest to derive the outputs; in a file they must be spelled out.
     if not isinstance(outputs, list) or not outputs:
-        raise _FieldError("outputs", "a list of tensors", _short(outputs))
+        raise check.FieldError("outputs", "a list of tensors", check.short(outputs))
     data["outputs"] = tuple(_spec(f"outputs[{i}]", item) for i, item in enumerate(outputs))
+    if raw["engine"] is not None:
+        data["engine"] = parse_engine_info(raw["engine"])
     return Manifest(**data)
 
 
 def _classes(raw: Any) -> ClassTable:
-    _mapping("classes", raw)
+    check.mapping("classes", raw)
     keys = {"names", "things", "palette"}
-    _keys("classes.", raw, keys, keys)
+    check.keys("classes.", raw, keys, keys)
     # ClassTable.from_dict converts ("3" -> 3); a file that needs converting is malformed.
-    if not _is_list(raw["names"], str):
-        raise _FieldError("classes.names", "a list of strings", _short(raw["names"]))
-    if not _is_list(raw["things"], int):
-        raise _FieldError("classes.things", "a list of integers", _short(raw["things"]))
+    if not check.is_list(raw["names"], str):
+        raise check.FieldError("classes.names", "a list of strings", check.short(raw["names"]))
+    if not check.is_list(raw["things"], int):
+        raise check.FieldError("classes.things", "a list of integers", check.short(raw["things"]))
     palette = raw["palette"]
-    if not isinstance(palette, list) or not all(_is_list(rgb, int) and len(rgb) == 3 for rgb in palette):
-        raise _FieldError("classes.palette", "a list of [r, g, b]", _short(palette))
+    if not isinstance(palette, list) or not all(check.is_list(rgb, int) and len(rgb) == 3 for rgb in palette):
+        raise check.FieldError("classes.palette", "a list of [r, g, b]", check.short(palette))
     try:
         return ClassTable.from_dict(raw)
     except InvalidInput as error:
-        raise _FieldError(f"classes: {error.what}", str(error.expected), _short(error.got)) from error
+        raise check.FieldError(
+            f"classes: {error.what}", str(error.expected), check.short(error.got)
+        ) from error
 
 
 def _spec(name: str, raw: Any) -> TensorSpec:
-    _mapping(name, raw)
+    check.mapping(name, raw)
     keys = {"name", "dtype", "shape"}
-    _keys(f"{name}.", raw, keys, keys)
-    if not _is_list(raw["shape"], int):
-        raise _FieldError(f"{name}.shape", "a list of integers", _short(raw["shape"]))
+    check.keys(f"{name}.", raw, keys, keys)
+    if not check.is_list(raw["shape"], int):
+        raise check.FieldError(f"{name}.shape", "a list of integers", check.short(raw["shape"]))
     return TensorSpec(str(raw["name"]), str(raw["dtype"]), tuple(raw["shape"]))
-
-
-def _keys(prefix: str, raw: Mapping[str, Any], required: set[str], known: set[str]) -> None:
-    for name in sorted(required - set(raw)):
-        raise _FieldError(prefix + name, "a value", "nothing: the field is missing")
-    for name in sorted(set(raw) - known):
-        raise _FieldError(prefix + name[:80], "no such field", "an unknown field")
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -308,7 +330,7 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise _FieldError(key[:80], "each field once", "the field twice")
+            raise check.FieldError(key[:80], "each field once", "the field twice")
         result[key] = value
     return result
 
@@ -317,44 +339,5 @@ def _finite(text: str) -> float:
     # NaN and Infinity are not JSON although Python reads them; 1e999 would become infinity.
     value = float(text)
     if not math.isfinite(value):
-        raise _FieldError("text", "finite numbers", text[:80])
+        raise check.FieldError("text", "finite numbers", text[:80])
     return value
-
-
-def _is_list(value: object, item: type) -> bool:
-    # bool is an int to isinstance; true is no class index.
-    return isinstance(value, list) and all(type(v) is item for v in value)
-
-
-def _short(value: object) -> str:
-    text = repr(value) if not isinstance(value, Exception) else f"{type(value).__name__}: {value}"
-    return text if len(text) <= 120 else text[:117] + "..."
-
-
-def _integer(name: str, value: object, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value <= high:
-        wanted = str(low) if low == high else f"an integer {low} to {high}"
-        raise InvalidInput(f"manifest field '{name}'", expected=wanted, got=_short(value))
-
-
-def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InvalidInput(
-            f"manifest field '{name}'", expected=f"one of {', '.join(allowed)}", got=_short(value)
-        )
-
-
-def _text(name: str, value: object) -> None:
-    if not isinstance(value, str) or not value:
-        raise InvalidInput(f"manifest field '{name}'", expected="a non-empty string", got=_short(value))
-
-
-def _digest(name: str, value: object) -> None:
-    # Empty until write_artifact fills it in.
-    if not isinstance(value, str) or (value and (len(value) != 64 or set(value) - set("0123456789abcdef"))):
-        raise InvalidInput(f"manifest field '{name}'", expected="64 hexadecimal digits", got=_short(value))
-
-
-def _mapping(name: str, value: object) -> None:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise InvalidInput(f"manifest field '{name}'", expected="an object", got=_short(value))

@@ -1,6 +1,6 @@
 """imp-doctor: what is installed, what can run here, and what to install for the rest.
 
-Uses the standard library only, guards every probe, and always exits with 0: it has to work exactly
+Starts with the standard library only, guards every probe, and always exits with 0: it has to work exactly
 where other things do not.
 """
 
@@ -34,25 +34,41 @@ _PACKAGES = (
     "onnxruntime",
     "tensorrt",
     "tensorrt-rtx",
-    "cuda-python",
+    "torch-tensorrt",
+    "cuda-bindings",
     "pillow",
     "tqdm",
 )
 
-# What a user wants to do -> modules it imports, and the command that brings them.
+# What a user wants to do -> modules it imports, whether it needs a GPU, and what brings the modules.
 _ABILITIES = (
-    ("run ONNX artifacts", ("cv2", "onnxruntime"), "pip install 'imp-trt[onnx]'"),
+    ("run ONNX artifacts", ("cv2", "onnxruntime"), False, "pip install 'imp-trt[onnx]'"),
     (
         "run checkpoints in PyTorch",
         ("cv2", "torch", "torchvision", "safetensors"),
+        False,
         "pip install 'imp-trt[torch]'",
     ),
     (
         "export to ONNX",
         ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime"),
+        False,
         "pip install 'imp-trt[export]'",
     ),
-    ("train", ("cv2", "torch", "torchvision", "safetensors", "tqdm"), "pip install 'imp-trt[train]'"),
+    ("train", ("cv2", "torch", "torchvision", "safetensors", "tqdm"), False, "pip install 'imp-trt[train]'"),
+    (
+        "build and run TensorRT engines",
+        ("cv2", "cuda.bindings", "tensorrt"),
+        True,
+        "pip install 'imp-trt[tensorrt]'",
+    ),
+    ("build TensorRT-RTX engines", ("tensorrt_rtx",), False, "pip install 'imp-trt[tensorrt-rtx]'"),
+    (
+        "run TensorRT-RTX engines",
+        ("cv2", "cuda.bindings", "tensorrt_rtx"),
+        True,
+        "pip install 'imp-trt[tensorrt-rtx]'",
+    ),
 )
 
 _IMPORT_LIMIT_S = 120
@@ -71,12 +87,13 @@ def parser() -> argparse.ArgumentParser:
 
 def report() -> dict[str, Any]:
     """The whole report as plain data; a probe that fails leaves its error text in place of its answer."""
-    packages = _guarded(_packages)
+    packages, gpu = _guarded(_packages), _guarded(_gpu)
     return {
         "system": _guarded(_system),
         "packages": packages,
-        "gpu": _guarded(_gpu),
-        "abilities": _guarded(_abilities),
+        "gpu": gpu,
+        "engines": _guarded(lambda: _engines(gpu)),
+        "abilities": _guarded(lambda: _abilities(gpu)),
         "advice": _guarded(lambda: _advice(packages)),
     }
 
@@ -118,13 +135,7 @@ def _memory_gib() -> float | None:
 
 
 def _packages() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+    return {name: _version_of(name) for name in _PACKAGES}
 
 
 def _gpu() -> dict[str, Any]:
@@ -161,18 +172,99 @@ def _device(cuda: ctypes.CDLL, index: int) -> dict[str, Any]:
     }
 
 
-def _abilities() -> list[dict[str, Any]]:
-    modules = sorted({module for _, needed, _ in _ABILITIES for module in needed})
-    failures = {module: _guarded(partial(_import_failure, module)) for module in modules}
+def _engines(gpu: dict[str, Any]) -> list[dict[str, Any]]:
+    """What building and running engines needs: a row each, found or not, with what mends it."""
+    driver = gpu.get("driver")
     return [
-        {
-            "what": what,
-            "works": not any(failures[m] for m in needed),
-            "missing": {m: str(failures[m]) for m in needed if failures[m]},
-            "fix": fix if any(failures[m] for m in needed) else None,
-        }
-        for what, needed, fix in _ABILITIES
+        _row("CUDA driver", lambda: driver, "install the NVIDIA driver"),
+        _row("GPU", lambda: _gpu_names(gpu), "check that nvidia-smi lists a GPU, and CUDA_VISIBLE_DEVICES"),
+        _row("cuda-bindings", lambda: _version_of("cuda-bindings"), "pip install 'imp-trt[cuda]'"),
+        _row("NVRTC", lambda: _nvrtc(driver), "pip install 'imp-trt[cuda]' nvidia-cuda-nvrtc"),
+        _row(
+            "TensorRT", lambda: _installed("tensorrt"), "pip install 'imp-trt[tensorrt]'; JetPack has its own"
+        ),
+        _row("TensorRT-RTX", lambda: _installed("tensorrt_rtx"), "pip install 'imp-trt[tensorrt-rtx]'"),
+        _row(
+            "torch-tensorrt", lambda: _version_of("torch-tensorrt"), "pip install 'imp-trt[torch-tensorrt]'"
+        ),
+        _row("plugins", _plugins, "pip install 'imp-trt[cuda]', or build the C++ library"),
+        _row("kernel cache", _kernel_cache, "set IMP_TRT_CACHE to a folder that can be written"),
     ]
+
+
+def _row(what: str, probe: Callable[[], str | None], fix: str) -> dict[str, Any]:
+    try:
+        found, note = probe(), None
+    except Exception as error:
+        found, note = None, " ".join(f"{getattr(error, 'what', '')} {getattr(error, 'got', error)}".split())
+        fix = getattr(error, "fix", None) or fix
+    return {"what": what, "found": found or None, "note": note, "fix": None if found else fix}
+
+
+def _gpu_names(gpu: dict[str, Any]) -> str:
+    devices = gpu.get("devices")
+    if not devices:
+        raise OSError(gpu.get("note") or gpu.get("error") or "the driver sees none")
+    return ", ".join(f"{d['name']} ({d['compute_capability']})" for d in devices)
+
+
+def _version_of(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _installed(module: str) -> str | None:
+    from imp_trt.platform_info import installed_version
+
+    return installed_version(module)
+
+
+def _nvrtc(driver: str | None) -> str:
+    from imp_trt.cuda import nvrtc
+
+    if driver:
+        major, minor = driver.removeprefix("CUDA ").split(".")
+        nvrtc.check_driver((int(major), int(minor)))
+    return "{}.{}".format(*nvrtc.version())
+
+
+def _plugins() -> str:
+    from imp_trt.platform_info import Platform
+
+    plugins = Platform.detect().plugins
+    if isinstance(plugins, Exception):
+        raise plugins
+    return plugins
+
+
+def _kernel_cache() -> str:
+    from imp_trt.cuda import cache
+
+    folder = cache.folder()
+    if folder is None:
+        raise OSError("no home folder; kernels are compiled at every start")
+    # What is not there yet is made when it is needed.
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise OSError(f"{existing} cannot be written; kernels are compiled at every start")
+    return f"{folder}, {len(list(folder.glob('*.bin')))} kernels"
+
+
+def _abilities(gpu: dict[str, Any]) -> list[dict[str, Any]]:
+    modules = sorted({module for _, needed, _, _ in _ABILITIES for module in needed})
+    failures = {module: _guarded(partial(_import_failure, module)) for module in modules}
+    no_gpu = None if gpu.get("devices") else gpu.get("note") or gpu.get("error") or "the driver sees none"
+    found = []
+    for what, needed, needs_gpu, install in _ABILITIES:
+        missing = {module: str(failures[module]) for module in needed if failures[module]}
+        fix = install if missing else None
+        if needs_gpu and no_gpu:
+            missing["GPU"] = str(no_gpu)
+            fix = fix or "run on a machine with an NVIDIA GPU and its driver"
+        found.append({"what": what, "works": not missing, "missing": missing, "fix": fix})
+    return found
 
 
 def _import_failure(module: str) -> str | None:
@@ -216,6 +308,11 @@ def _print(data: dict[str, Any]) -> None:
             f"  {device['name']}, compute capability {device['compute_capability']}, "
             f"{device['memory_gib']} GiB"
         )
+    print("\nengines")
+    for row in data["engines"] if isinstance(data["engines"], list) else []:
+        print(f"  {row['what']:<22} {row['found'] or row['note'] or '-'}")
+        if row["fix"]:
+            print(f"  {'':<22} fix: {row['fix']}")
     print("\ncan")
     abilities = data["abilities"] if isinstance(data["abilities"], list) else []
     for ability in abilities:

@@ -24,7 +24,8 @@ def test_report_names_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
     data = json.loads(capsys.readouterr().out)
     assert data["system"]["python"].startswith("3.")
     assert data["packages"]["numpy"]
-    assert [a["works"] for a in data["abilities"]] == [True] * 4
+    assert all(a["works"] for a in data["abilities"] if "GPU" not in a["missing"])
+    assert len(data["abilities"]) == 7
     assert doctor.main([]) == 0
     text = capsys.readouterr().out
     assert "yes  run ONNX artifacts" in text
@@ -47,7 +48,7 @@ def test_what_is_missing_comes_with_a_command(
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("probe", ["_system", "_packages", "_gpu", "_abilities", "_advice"])
+@pytest.mark.parametrize("probe", ["_system", "_packages", "_gpu", "_engines", "_abilities", "_advice"])
 def test_a_failing_probe_leaves_a_gap_and_no_more(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], probe: str
 ) -> None:
@@ -117,6 +118,107 @@ def test_gpu_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["devices"] == [{"name": "Fake RTX", "compute_capability": "8.9", "memory_gib": 24.0}]
     monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(code=100))
     assert doctor._gpu()["note"] == "cuInit failed with code 100"
+
+
+GPU = {
+    "driver": "CUDA 12.8",
+    "devices": [{"name": "Fake RTX", "compute_capability": "8.9", "memory_gib": 24.0}],
+    "note": None,
+}
+NO_GPU = {"driver": None, "devices": [], "note": "no NVIDIA driver (libcuda.so.1)"}
+
+
+def rows(gpu: dict[str, object]) -> dict[str, dict[str, object]]:
+    return {str(row["what"]): row for row in doctor._engines(gpu)}
+
+
+@pytest.mark.usefixtures("quick")
+def test_engines_need_a_gpu() -> None:
+    found = {a["what"]: a for a in doctor._abilities(NO_GPU)}
+    assert found["build and run TensorRT engines"]["missing"] == {"GPU": NO_GPU["note"]}
+    assert "GPU" in found["run TensorRT-RTX engines"]["fix"]
+    assert found["build TensorRT-RTX engines"]["works"]
+    assert all(a["works"] for a in doctor._abilities(GPU))
+
+
+def test_what_engines_need_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise doctor.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", absent)
+    monkeypatch.setattr("imp_trt.platform_info.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
+    found = rows(NO_GPU)
+    assert found["GPU"]["note"] == NO_GPU["note"]
+    for what in (
+        "CUDA driver",
+        "GPU",
+        "cuda-bindings",
+        "NVRTC",
+        "TensorRT",
+        "TensorRT-RTX",
+        "torch-tensorrt",
+    ):
+        assert found[what]["found"] is None, what
+        assert found[what]["fix"], what
+    assert "imp-trt[cuda]" in str(found["plugins"]["fix"])
+    assert "cuda-bindings" in str(found["plugins"]["note"])
+
+
+def test_what_engines_need_with_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    versions = {"cuda-bindings": "12.8.0", "torch-tensorrt": "2.13.0"}
+    monkeypatch.setattr(doctor.metadata, "version", versions.__getitem__)
+    monkeypatch.setattr("imp_trt.platform_info.installed_version", {"tensorrt": "11.0.0"}.get)
+    monkeypatch.setattr("imp_trt.cuda.nvrtc.version", lambda: (12, 8))
+    library = tmp_path / "libimp_trt_plugins.so"
+    library.write_bytes(b"")
+    monkeypatch.setenv("IMP_TRT_PLUGIN_LIBRARY", str(library))
+    monkeypatch.setenv("IMP_TRT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "kernels").mkdir(parents=True)
+    (tmp_path / "cache" / "kernels" / "a.bin").write_bytes(b"")
+    found = {what: row["found"] for what, row in rows(GPU).items()}
+    assert found == {
+        "CUDA driver": "CUDA 12.8",
+        "GPU": "Fake RTX (8.9)",
+        "cuda-bindings": "12.8.0",
+        "NVRTC": "12.8",
+        "TensorRT": "11.0.0",
+        "TensorRT-RTX": None,
+        "torch-tensorrt": "2.13.0",
+        "plugins": f"C++ library {library}",
+        "kernel cache": f"{tmp_path}/cache/kernels, 1 kernels",
+    }
+
+
+def test_nvrtc_newer_than_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imp_trt.cuda.nvrtc.version", lambda: (13, 2))
+    row = rows(GPU)["NVRTC"]
+    assert row["found"] is None
+    assert "13.2" in str(row["note"])
+    assert "pip install" in str(row["fix"])
+    assert rows(GPU | {"driver": "CUDA 13.0"})["NVRTC"]["found"] == "13.2"
+
+
+def test_a_cache_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("IMP_TRT_CACHE", str(tmp_path))
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
+    row = rows(NO_GPU)["kernel cache"]
+    assert f"{tmp_path} cannot be written" in str(row["note"])
+    assert "IMP_TRT_CACHE" in str(row["fix"])
+    monkeypatch.setattr("imp_trt.cuda.cache.folder", lambda: None)
+    assert "no home" in str(rows(NO_GPU)["kernel cache"]["note"])
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_rows_are_printed_with_their_remedies(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "_gpu", lambda: NO_GPU)
+    assert doctor.main([]) == 0
+    text = capsys.readouterr().out
+    assert "CUDA driver" in text
+    assert "fix: install the NVIDIA driver" in text
+    assert "kernel cache" in text
 
 
 def test_two_flavours_of_opencv() -> None:

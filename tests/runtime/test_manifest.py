@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from imp_trt.errors import ArtifactError, InvalidInput
 from imp_trt.manifest import MAX_MANIFEST_BYTES, InputContract, Manifest, TensorSpec, parse_manifest
-from tests.support import tiny
+from tests.support import engines, tiny
 
 PATH = Path("tiny.onnx.json")
 
@@ -31,6 +31,19 @@ def test_round_trip() -> None:
         batch=3, terms="research only", verification={"labels": 0.9999, "frames": ["a"]}, sha256="a" * 64
     )
     assert parse_manifest(manifest.to_json().encode(), PATH) == manifest
+
+
+def good_engine() -> dict[str, Any]:
+    return json.loads(engines.manifest(sha256="0" * 64).to_json())
+
+
+def test_round_trip_of_an_engine() -> None:
+    manifest = engines.manifest(sha256="a" * 64)
+    assert parse_manifest(manifest.to_json().encode(), PATH) == manifest
+    assert manifest.engine is not None
+    assert manifest.engine.plugins == ("InstanceMaskProjection",)
+    rtx = engines.manifest(engines.info(backend="tensorrt-rtx", compute_capabilities=("8.6", "12.0")))
+    assert parse_manifest(rtx.to_json().encode(), PATH) == rtx
 
 
 def put(path: str, value: object) -> Callable[[dict[str, Any]], None]:
@@ -106,6 +119,69 @@ def test_malformed_field_is_named(path: str, value: object, named: str) -> None:
     assert "Fix:" in str(caught.value)
 
 
+MALFORMED_ENGINE = [
+    ("engine", None, "engine"),
+    ("engine", [], "engine"),
+    ("engine.backend", "tensorrt_rtx", "engine.backend"),
+    ("engine.backend", ["tensorrt"], "engine.backend"),
+    ("engine.version", 10.3, "engine.version"),
+    ("engine.version", "", "engine.version"),
+    ("engine.version", "10", "engine.version"),
+    ("engine.version", "10.3; rm -rf", "engine.version"),
+    ("engine.version", "10.3.0.26\n", "engine.version"),
+    ("engine.compute_capabilities", "8.7", "engine.compute_capabilities"),
+    ("engine.compute_capabilities", [], "engine.compute_capabilities"),
+    ("engine.compute_capabilities", ["8.7", "8.7"], "engine.compute_capabilities"),
+    ("engine.compute_capabilities", ["8.6", "8.7"], "engine.compute_capabilities"),
+    ("engine.compute_capabilities", [8.7], "engine.compute_capabilities"),
+    ("engine.compute_capabilities", ["sm_87"], "engine.compute_capabilities"),
+    ("engine.compute_capabilities", ["8.7a"], "engine.compute_capabilities"),
+    ("engine.platform", "Linux", "engine.platform"),
+    ("engine.platform", 7, "engine.platform"),
+    ("engine.onnx_sha256", "", "engine.onnx_sha256"),
+    ("engine.onnx_sha256", "g" * 64, "engine.onnx_sha256"),
+    ("engine.operators", ["InstanceMaskProjection"], "engine.operators"),
+    ("engine.operators.InstanceMaskProjection", "kernel", "engine.operators.InstanceMaskProjection"),
+    ("engine.operators.InstanceMaskProjection", None, "engine.operators.InstanceMaskProjection"),
+    ("engine.hardware_compatibility", "ampere", "engine.hardware_compatibility"),
+    ("engine.version_compatible", 1, "engine.version_compatible"),
+    ("engine.version_compatible", "false", "engine.version_compatible"),
+    ("engine.layer_precisions", [], "engine.layer_precisions"),
+    ("engine.layer_precisions.Half", "41", "engine.layer_precisions.Half"),
+    ("engine.layer_precisions.Half", -1, "engine.layer_precisions.Half"),
+    ("engine.layer_precisions.Half", True, "engine.layer_precisions.Half"),
+    ("engine.surprise", 1, "engine.surprise"),
+    ("kind", "onnx", "engine"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"), MALFORMED_ENGINE, ids=[f"{p}={v!r}" for p, v, _ in MALFORMED_ENGINE]
+)
+def test_malformed_engine_field_is_named(path: str, value: object, named: str) -> None:
+    data = good_engine()
+    put(path, value)(data)
+    with pytest.raises(ArtifactError, match=r"tiny\.onnx\.json") as caught:
+        parse(data)
+    assert named in str(caught.value)
+    assert "Fix:" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(good_engine()["engine"]))
+def test_missing_engine_field_is_named(name: str) -> None:
+    data = good_engine()
+    del data["engine"][name]
+    with pytest.raises(ArtifactError, match=rf"'engine\.{name}'"):
+        parse(data)
+
+
+def test_an_onnx_file_has_no_engine_part() -> None:
+    with pytest.raises(ArtifactError, match="nothing for kind 'onnx'"):
+        parse(good() | {"engine": good_engine()["engine"]})
+    with pytest.raises(InvalidInput, match="'engine'"):
+        tiny.manifest(kind="engine")
+
+
 @pytest.mark.parametrize("name", sorted(good()))
 def test_missing_field_is_named(name: str) -> None:
     data = good()
@@ -176,6 +252,18 @@ def test_any_value_in_any_field_parses_or_is_refused(name: str, value: object) -
     except ArtifactError:
         return
     assert json.loads(manifest.to_json())[name] == value
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(good_engine()["engine"])), JSON)
+def test_any_value_in_any_engine_field_parses_or_is_refused(name: str, value: object) -> None:
+    data = good_engine()
+    data["engine"][name] = value
+    try:
+        manifest = parse(data)
+    except ArtifactError:
+        return
+    assert json.loads(manifest.to_json())["engine"][name] == value
 
 
 def test_messages_stay_short_whatever_the_value() -> None:

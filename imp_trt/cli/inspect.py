@@ -1,0 +1,251 @@
+"""imp-inspect: what is in an engine, ONNX artifact or checkpoint, and whether it will load here."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imp_trt.cli.common import command_parser, print_json, run_command
+from imp_trt.errors import ArtifactError, CheckpointError, DependencyMissing, ImpTrtError
+from imp_trt.manifest import EXPORT_AGAIN, Manifest
+from imp_trt.plan import HEADER_BYTES, PlanHeader, read_plan_header
+from imp_trt.platform_info import Gpu, Platform
+from imp_trt.preflight import TITLES, problems
+
+EXAMPLES = """examples:
+  imp-inspect street.fp16.drive-orin.engine        (exit code 0 if it will load here)
+  imp-inspect street.fp32.onnx --json
+
+An engine is only read: TensorRT does not see a byte of it."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0 it will load, 4 it will not, 5 something is missing."""
+    options = parser().parse_args(argv)
+    return run_command(lambda: _run(options), verbose=options.verbose, quiet=options.quiet)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = command_parser(
+        "imp-inspect", "Show what is in a model file, and whether it will load here.", EXAMPLES
+    )
+    p.add_argument("file", type=Path, metavar="FILE", help=".engine, .onnx, .safetensors or .pt")
+    p.add_argument("--device", type=int, default=0, metavar="N", help="number of the GPU (default 0)")
+    return p
+
+
+@dataclass
+class Inspection:
+    """What was found out about a file.
+
+    Attributes:
+        path, size: the file, and its bytes.
+        manifest: what its manifest or its own header says; None if that cannot be read.
+        header: of an engine, None for other files.
+        platform: this machine; for engines only.
+        errors: why the file will not load here; empty if it will.
+    """
+
+    path: Path
+    size: int
+    manifest: Manifest | None = None
+    header: PlanHeader | None = None
+    platform: Platform | None = None
+    errors: list[ImpTrtError] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0 it will load, 4 it will not, 5 it will once something is installed."""
+        if all(isinstance(error, DependencyMissing) for error in self.errors):
+            return DependencyMissing.exit_code if self.errors else 0
+        return ArtifactError.exit_code
+
+
+def inspect(path: Path, device: int = 0) -> Inspection:
+    """Find out what a file is and whether it will load here.
+
+    Raises:
+        ArtifactError: there is no such file.
+        InvalidInput: its name is not that of a model.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(HEADER_BYTES)
+    except OSError as error:
+        raise ArtifactError(
+            f"file {path}", expected="a readable file", got=error.strerror, fix="check the path"
+        ) from error
+    found = Inspection(path, size)
+    if path.suffix == ".engine" or head[:4] in (b"ftrt", b"vtrt"):
+        _inspect_engine(found, head, device)
+    else:
+        _inspect_other(found)
+    return found
+
+
+def _inspect_engine(found: Inspection, head: bytes, device: int) -> None:
+    from imp_trt.artifact import read_artifact, read_manifest
+
+    found.platform = Platform.detect(device)
+    try:
+        found.header = read_plan_header(head)
+        if found.header.size not in (None, found.size):
+            raise ArtifactError(
+                f"engine {found.path}",
+                expected=f"{found.header.size} bytes, as its header says",
+                got=found.size,
+                fix=f"the file is cut off or damaged; copy it again, or {EXPORT_AGAIN}",
+            )
+    except ArtifactError as error:
+        found.errors.append(error)
+    try:
+        found.manifest = read_manifest(found.path)
+        read_artifact(found.path)
+    except ArtifactError as error:
+        found.errors.append(error)
+    if found.manifest is not None and found.header is not None:
+        found.errors += [p.error() for p in problems(found.manifest, found.header, found.platform)]
+
+
+def _inspect_other(found: Inspection) -> None:
+    from imp_trt.artifact import read_manifest
+    from imp_trt.backends import open_backend
+
+    try:
+        if found.path.suffix == ".onnx":
+            found.manifest = read_manifest(found.path)
+        backend = open_backend(found.path)
+        found.manifest = backend.manifest
+        backend.close()
+    except (ArtifactError, CheckpointError, DependencyMissing) as error:
+        found.errors.append(error)
+
+
+def _run(options: argparse.Namespace) -> int:
+    found = inspect(options.file, options.device)
+    if options.json:
+        print_json(_to_dict(found))
+    else:
+        for label, text in _lines(found):
+            print(f"{label:<12}{text}".rstrip())
+    return found.exit_code
+
+
+def _to_dict(found: Inspection) -> dict[str, Any]:
+    return {
+        "file": str(found.path),
+        "bytes": found.size,
+        "header": dataclasses.asdict(found.header) if found.header else None,
+        "manifest": found.manifest.to_dict() if found.manifest else None,
+        "here": _platform_dict(found.platform) if found.platform else None,
+        "loads": not found.errors,
+        "exit_code": found.exit_code,
+        "problems": [
+            {
+                "what": error.what,
+                "expected": None if error.expected is None else str(error.expected),
+                "got": None if error.got is None else str(error.got),
+                "fix": error.fix,
+                "exit_code": error.exit_code,
+            }
+            for error in found.errors
+        ],
+    }
+
+
+def _platform_dict(platform: Platform) -> dict[str, Any]:
+    gpu, plugins = platform.gpu, platform.plugins
+    return {
+        "name": platform.name,
+        "tensorrt": platform.tensorrt,
+        "tensorrt_rtx": platform.tensorrt_rtx,
+        "gpu": dataclasses.asdict(gpu) if isinstance(gpu, Gpu) else None,
+        "plugins": plugins if isinstance(plugins, str) else None,
+    }
+
+
+def _lines(found: Inspection) -> Iterator[tuple[str, str]]:
+    yield "file", f"{found.path} ({found.size:,} bytes)"
+    if found.header is not None:
+        yield "header", _header(found.header)
+    if found.manifest is not None:
+        yield from _manifest(found.manifest)
+    if found.platform is not None:
+        yield "here", _here(found.platform)
+    yield "loads here", "no" if found.errors else "yes"
+    for error in found.errors:
+        reason = ImpTrtError(error.what, expected=error.expected, got=error.got)
+        yield "  because", " ".join(str(reason).split())
+        if error.fix:
+            yield "  fix", error.fix
+
+
+def _header(header: PlanHeader) -> str:
+    if header.backend is None:
+        return "none: these bytes are no engine"
+    text = f"{TITLES[header.backend]} {header.version or '(version not known)'}"
+    if header.compute_capabilities:
+        text += f", compute capability {', '.join(header.compute_capabilities)}"
+    return text
+
+
+def _manifest(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    engine, contract = manifest.engine, manifest.input
+    yield "kind", f"{manifest.kind}, {manifest.precision}, for {manifest.target}"
+    if engine is not None:
+        capabilities = ", ".join(engine.compute_capabilities)
+        if engine.hardware_compatibility != "none":
+            capabilities += f" ({engine.hardware_compatibility})"
+        later = ", for later versions too" if engine.version_compatible else ""
+        yield "built by", f"{TITLES[engine.backend]} {engine.version}{later}"
+        yield "built for", f"compute capability {capabilities}, {engine.platform}"
+        yield "layers", ", ".join(f"{n} {name}" for name, n in engine.layer_precisions.items()) or "not known"
+    padding = f" padded with {contract.pad_value}" if contract.fit == "letterbox" else ""
+    yield "input", f"{contract.spec}, {contract.color.upper()}, {contract.fit}{padding}"
+    for i, spec in enumerate(manifest.outputs):
+        yield "" if i else "outputs", str(spec)
+    yield "classes", f"{len(manifest.classes)}: {', '.join(manifest.classes.names)}"
+    for i, (name, details) in enumerate(manifest.ops.items()):
+        form = f" ({engine.operators[name]})" if engine and name in engine.operators else ""
+        values = ", ".join(f"{key} {value}" for key, value in details.items())
+        yield "" if i else "operators", f"{name}{form}: {values}"
+    yield "weights", f"sha256 {manifest.weights_sha256 or 'not known'}"
+    yield from _figures(manifest)
+    producers = ", ".join(f"{name} {version}" for name, version in manifest.producer.items())
+    yield "made", f"{manifest.created} by {producers or 'unknown'}".strip()
+    if manifest.terms:
+        yield "terms", " ".join(manifest.terms.split())
+
+
+def _figures(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    if manifest.kind == "checkpoint":
+        return
+    figures = manifest.verification
+    if not figures.get("verified_on"):
+        yield "verified", f"no: {figures.get('skipped', 'nothing is known')}"
+        return
+    parts = [f"on {figures['verified_on']}"]
+    if isinstance(figures.get("label_agreement"), float):
+        parts.append(f"labels {figures['label_agreement']:.4%} equal to PyTorch")
+    if isinstance(figures.get("instance_f1"), float):
+        parts.append(f"instances F1 {figures['instance_f1']:.4f}")
+    yield "verified", ", ".join(parts)
+
+
+def _here(platform: Platform) -> str:
+    parts = [platform.name]
+    for backend in TITLES:
+        parts.append(f"{TITLES[backend]} {platform.version(backend) or '-'}")
+    gpu = platform.gpu
+    parts.append(f"{gpu.name} ({gpu.compute_capability})" if isinstance(gpu, Gpu) else "no usable GPU")
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

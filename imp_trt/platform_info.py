@@ -1,0 +1,148 @@
+"""What this machine offers an engine: libraries, GPU, plugins; found without importing TensorRT."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from imp_trt.errors import DependencyMissing, ImpTrtError
+
+LIBRARY_VARIABLE = "IMP_TRT_PLUGIN_LIBRARY"
+"""Environment variable with the path of the C++ plugin library."""
+
+# Module -> distributions that bring it, newest naming first. JetPack and Debian's python3-libnvinfer register
+# `tensorrt`; a container may hold the bindings alone.
+_DISTRIBUTIONS = {
+    "tensorrt": (
+        "tensorrt",
+        "tensorrt-cu13",
+        "tensorrt-cu12",
+        "tensorrt-cu13-bindings",
+        "tensorrt-cu12-bindings",
+    ),
+    "tensorrt_rtx": (
+        "tensorrt-rtx",
+        "tensorrt-rtx-cu13",
+        "tensorrt-rtx-cu12",
+        "tensorrt-rtx-cu13-bindings",
+        "tensorrt-rtx-cu12-bindings",
+    ),
+}
+_MACHINES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU: its name, its compute capability ("8.9"), and the newest CUDA its driver knows, (13, 0)."""
+
+    name: str
+    compute_capability: str
+    driver: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What an engine finds here. Where something is missing, the error that says so and how to mend it.
+
+    Attributes:
+        name: operating system and machine, e.g. "linux-x86_64".
+        tensorrt, tensorrt_rtx: installed version, or None.
+        gpu: the GPU that would be used.
+        plugins: where the custom operators would come from, in words.
+    """
+
+    name: str
+    tensorrt: str | None
+    tensorrt_rtx: str | None
+    gpu: Gpu | ImpTrtError
+    plugins: str | ImpTrtError
+
+    @classmethod
+    def detect(cls, device: int = 0) -> Platform:
+        """This machine, with GPU number device. Never raises for what is missing."""
+        gpu = _gpu(device)
+        return cls(
+            name=platform_name(),
+            tensorrt=installed_version("tensorrt"),
+            tensorrt_rtx=installed_version("tensorrt_rtx"),
+            gpu=gpu,
+            plugins=_plugins(gpu),
+        )
+
+    def version(self, backend: str) -> str | None:
+        """Installed version of the library of an engine's backend, or None."""
+        return self.tensorrt_rtx if backend == "tensorrt-rtx" else self.tensorrt
+
+
+def platform_name() -> str:
+    """Operating system and machine as a manifest names them, e.g. "linux-x86_64"."""
+    machine = platform.machine().lower()
+    return f"{platform.system().lower()}-{_MACHINES.get(machine, machine)}"
+
+
+def installed_version(module: str) -> str | None:
+    """Version of `tensorrt` or `tensorrt_rtx`, e.g. "10.3.0", or None; does not import it."""
+    loaded = getattr(sys.modules.get(module), "__version__", None)
+    if isinstance(loaded, str):
+        return loaded
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    # A distribution can be half uninstalled, or be for another Python: the module decides.
+    if spec is None or not spec.origin:
+        return None
+    for name in _DISTRIBUTIONS[module]:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return _stated_version(Path(spec.origin))
+
+
+def _stated_version(source: Path) -> str | None:
+    """The version a module's source states, for installations without a distribution's metadata."""
+    try:
+        found = re.search(r"""^__version__ *= *["']([^"']+)["']""", source.read_text(), re.MULTILINE)
+    except (OSError, UnicodeDecodeError):
+        return None
+    return found.group(1) if found else None
+
+
+def _gpu(device: int) -> Gpu | ImpTrtError:
+    from imp_trt.cuda import driver
+
+    try:
+        info = driver.device_info(device)
+    except ImpTrtError as error:
+        return error
+    return Gpu(info.name, "{}.{}".format(*info.compute_capability), info.driver_version)
+
+
+def _plugins(gpu: Gpu | ImpTrtError) -> str | ImpTrtError:
+    library = os.environ.get(LIBRARY_VARIABLE)
+    if library:
+        if Path(library).is_file():
+            return f"C++ library {library}"
+        return DependencyMissing(
+            f"C++ plugin library of ${LIBRARY_VARIABLE}",
+            expected="a file",
+            got=f"nothing at {library}",
+            fix=f"correct the path, or unset {LIBRARY_VARIABLE}",
+        )
+    from imp_trt.cuda import nvrtc
+
+    try:
+        if isinstance(gpu, Gpu):
+            major, minor = gpu.compute_capability.split(".")
+            nvrtc.check_driver(gpu.driver)
+            nvrtc.target((int(major), int(minor)), gpu.driver)
+        return "Python, NVRTC {}.{}".format(*nvrtc.version())
+    except ImpTrtError as error:
+        return error
