@@ -1,4 +1,4 @@
-"""PyTorch -> ONNX -> verified artifact. Names are fetched on first use."""
+"""PyTorch -> ONNX or TensorRT -> verified artifact. Names are fetched on first use."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imp_trt.export.onnx_from_model import onnx_from_module as onnx_from_module
     from imp_trt.export.pipeline import ExportReport as ExportReport
+    from imp_trt.export.pipeline import export_model as export_model
     from imp_trt.export.pipeline import export_onnx as export_onnx
+    from imp_trt.export.targets import EngineOptions as EngineOptions
 
 _HOME = {
+    "EngineOptions": "imp_trt.export.targets",
     "ExportReport": "imp_trt.export.pipeline",
+    "export_model": "imp_trt.export.pipeline",
     "export_onnx": "imp_trt.export.pipeline",
     "onnx_from_module": "imp_trt.export.onnx_from_model",
 }
 
-__all__ = ["ExportReport", "export_onnx", "onnx_from_module"]
+__all__ = ["EngineOptions", "ExportReport", "export_model", "export_onnx", "onnx_from_module"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,49 +1,44 @@
-"""From trained weights to a verified artifact: export, compare, and only then write."""
+"""From trained weights to a verified artifact: export, build, compare, and only then write."""
 
 from __future__ import annotations
 
-import logging
 import os
-import platform
-import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
-from numpy.typing import NDArray
 
 import imp_trt
-from imp_trt.artifact import Manifest, read_manifest, write_artifact
+from imp_trt.artifact import SUFFIXES, Manifest, read_manifest, write_artifact
 from imp_trt.errors import OutputError, UsageError
+from imp_trt.export.calibration import CalibrationFrames
+from imp_trt.export.engine import Engine, make_engine, producer
 from imp_trt.export.frames import MIN_FRAMES, VerificationFrames
-from imp_trt.export.onnx_from_model import onnx_from_module, operators_of
-from imp_trt.export.verify import GATES, Agreement, Detected, enforce
+from imp_trt.export.lowering import RUNS_ON_ONNXRUNTIME, Lowered, lower
+from imp_trt.export.onnx_from_model import operators_of
+from imp_trt.export.targets import (
+    NEEDS_CALIBRATION,
+    EngineOptions,
+    Target,
+    check_target,
+    default_target,
+    find_target,
+)
+from imp_trt.export.verification import ENGINE, ONNXRUNTIME, PYTORCH, Candidate, compare
+from imp_trt.export.verify import GATES, enforce
 from imp_trt.models.checkpoint import load_model
-from imp_trt.models.deploy import DeployModule
 from imp_trt.models.nms import DEFAULT_PASSES
-from imp_trt.resize import Fit
-from imp_trt.result import SegmentationResult
+from imp_trt.platform_info import Gpu, Platform
+from imp_trt.preflight import problems
 from imp_trt.segmenter import Segmenter
-from imp_trt.train.evaluate import ConfusionMatrix
-
-PRECISIONS = tuple(GATES)
-TARGETS = ("onnxruntime", "tensorrt-rtx", "tensorrt")
-
-VERIFIED_ON = {"onnxruntime": "onnxruntime-cpu"}
-
-_log = logging.getLogger(__name__)
-
 
 Progress = Callable[[str, int, int], None]
-"""Called as the work goes on: what is being done ("export", "verify"), steps done, steps in all."""
+"""Called as the work goes on: stage (export, calibrate, parse, build, verify), steps done, steps in all."""
 
 
 @dataclass(frozen=True)
@@ -54,191 +49,246 @@ class ExportReport:
         path: the artifact.
         manifest: its manifest, verification figures included.
         seconds: time it took.
+        also: other artifacts that were written (``keep_onnx``).
+        not_here: why the engine itself could not be run here; empty if it was, or if there is none.
     """
 
     path: Path
     manifest: Manifest
     seconds: float
+    also: tuple[Path, ...] = ()
+    not_here: str = ""
+
+    @property
+    def graph_only(self) -> bool:
+        """Whether an engine's graph was verified and the engine itself was not."""
+        where = self.manifest.verification.get("verified_on")
+        return self.manifest.kind == "engine" and where not in (None, ENGINE)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
+        engine = self.manifest.to_dict()["engine"]
         return {
             "artifact": str(self.path),
             "manifest": f"{self.path}.json",
+            "also": [str(path) for path in self.also],
             "precision": self.manifest.precision,
             "target": self.manifest.target,
+            "engine": engine,
             "verification": dict(self.manifest.verification),
             "benchmark": dict(self.manifest.benchmark),
             "seconds": round(self.seconds, 1),
         }
 
 
-def export_onnx(
+@dataclass(frozen=True)
+class _Work:
+    """What is settled before the long work begins."""
+
+    weights: Path
+    path: Path
+    precision: str
+    target: Target
+    options: EngineOptions
+    here: Platform
+    frames: VerificationFrames
+    calibration: CalibrationFrames | None
+    batch: int
+    report: Progress = field(repr=False)
+
+
+def export_model(
     weights: str | os.PathLike[str],
     output: str | os.PathLike[str] = ".",
     precision: str = "fp32",
-    target: str = "onnxruntime",
+    target: str | None = None,
     frames: str | os.PathLike[str] | None = None,
     batch: int = 1,
     verify: bool = True,
     frame_count: int = MIN_FRAMES,
     passes: int = DEFAULT_PASSES,
+    calibration: str | os.PathLike[str] | None = None,
+    options: EngineOptions | None = None,
     progress: Progress | None = None,
 ) -> ExportReport:
-    """Export a checkpoint to an ONNX artifact that has been verified against PyTorch.
+    """Export a checkpoint to an artifact, an engine or an ONNX file, that was verified against PyTorch.
 
     Both networks see the same frames through a Segmenter each, resizing included. Nothing is written
-    before every gate has passed.
+    before every gate has passed. Where an engine cannot run on this machine, its graph is verified in
+    ONNX Runtime, or in PyTorch where that lacks the type, and the manifest says so.
 
     Args:
         weights: checkpoint (.safetensors, .pt).
-        output: a folder, in which the file is called ``<weights>.<precision>.onnx``, or a ``.onnx`` file.
-        precision: "fp32".
-        target: "onnxruntime".
+        output: a folder, in which the file is called ``<weights>.<precision>.onnx`` or
+            ``<weights>.<precision>.<target>.engine``; or a file of that suffix.
+        precision: "fp32", "fp16", "bf16", "int8" or "fp8".
+        target: name of a profile in :data:`imp_trt.export.targets.TARGETS`; None takes the best one here.
         frames: folder of images to verify on, filled up to frame_count with procedural scenes.
         batch: frames per network call, fixed in the file.
         verify: False writes the file unverified and says so in its manifest.
         frame_count: frames to verify on.
         passes: passes of each fixed-point NMS.
+        calibration: folder of images; for int8 and fp8, and only for them.
+        options: how to build an engine.
         progress: called as the work goes on.
 
     Raises:
-        UsageError: the precision or the target is not available.
+        UsageError: the combination of precision, target and options is impossible.
+        DependencyMissing: the target's builder or its GPU is not here.
         CheckpointError: the weights are missing or damaged.
-        SourceError: the folder of frames is missing or empty.
+        SourceError: a folder of frames is missing or empty.
         ExportError: the network cannot be expressed in the exported graph.
+        BuildError: TensorRT refuses or fails to build the graph.
+        PrecisionError: the engine is not of the asked precision.
         VerificationError: a gate failed.
         OutputError: the output cannot be written.
     """
     start = time.perf_counter()
-    check_available(precision, target)
-    weights = Path(weights)
-    path = _output_path(weights, Path(output), precision)
+    work = _settle(
+        weights, output, precision, target, frames, frame_count, batch, calibration, options, progress
+    )
+    network, _ = load_model(work.weights)
+    lowered = lower(network, precision, batch, passes, work.calibration, work.report)
+    engine = None
+    if work.target.backend != "onnxruntime":
+        engine = make_engine(lowered.model, precision, work.target, work.options, work.here, work.report)
+    report = _verify_and_write(work, lowered, engine, verify)
+    return replace(report, seconds=time.perf_counter() - start)
+
+
+def export_onnx(
+    weights: str | os.PathLike[str],
+    output: str | os.PathLike[str] = ".",
+    precision: str = "fp32",
+    **rest: Any,
+) -> ExportReport:
+    """:func:`export_model` to an ONNX artifact."""
+    return export_model(weights, output, precision, "onnxruntime", **rest)
+
+
+def _settle(
+    weights: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    precision: str,
+    target: str | None,
+    frames: str | os.PathLike[str] | None,
+    frame_count: int,
+    batch: int,
+    calibration: str | os.PathLike[str] | None,
+    options: EngineOptions | None,
+    progress: Progress | None,
+) -> _Work:
+    """Refuses what cannot be done before the long work begins."""
+    here = Platform.detect()
+    profile = find_target(target or _implied_target(Path(output)) or default_target(here))
+    options = options or EngineOptions()
+    check_target(profile, precision, options, calibration is not None, here)
+    if calibration is not None and precision not in NEEDS_CALIBRATION:
+        raise UsageError(
+            f"precision {precision} takes no calibration frames", fix="leave --calib out, or --engine int8"
+        )
     chosen = VerificationFrames(None if frames is None else Path(frames), frame_count)
     chosen.check()
-    report = progress or (lambda stage, done, total: None)
-    report("export", 0, 1)
-    network, _ = load_model(weights)
-    module = DeployModule(network, passes)
-    model = onnx_from_module(module, batch)
-    payload = model.SerializeToString(deterministic=True)
-    report("export", 1, 1)
-    with Segmenter(weights, "pytorch", device="cpu") as reference:
-        manifest = replace(
-            reference.manifest,
-            kind="onnx",
-            input=replace(reference.manifest.input, batch=batch),
-            outputs=(),
-            precision=precision,
-            target=target,
-            ops=operators_of(model),
-            opset=next(o.version for o in model.opset_import if o.domain == ""),
-            producer=_producer(),
-            verification={"verified_on": None, "skipped": "by request (--no-verify)"},
-        )
-        if verify:
-            agreement, times = _compare(reference, manifest, payload, module, chosen, report)
-            enforce(agreement, precision)
-            manifest = replace(
-                manifest,
-                verification={
-                    "verified_on": VERIFIED_ON[target],
-                    "against": "pytorch fp32",
-                    "source": chosen.description,
-                    **agreement.to_dict(GATES[precision]),
-                },
-                benchmark=times,
-            )
-    write_artifact(path, payload, manifest)
-    return ExportReport(path, read_manifest(path), time.perf_counter() - start)
-
-
-def check_available(precision: str, target: str) -> None:
-    """Raise UsageError, with what to ask for instead, for a combination that this version cannot make."""
-    if precision not in PRECISIONS:
-        raise UsageError("precision", expected=f"one of {', '.join(PRECISIONS)}", got=precision)
-    if target not in TARGETS:
-        raise UsageError("target", expected=f"one of {', '.join(TARGETS)}", got=target)
-    if target != "onnxruntime":
-        raise UsageError(
-            f"target {target} is not available in imp-trt {imp_trt.__version__}",
-            expected="onnxruntime",
-            got=target,
-            fix="imp-export --engine fp32 --target onnxruntime; the ONNX file holds no TensorRT engine",
-        )
-    if precision != "fp32":
-        raise UsageError(
-            f"precision {precision} is not available for target {target}",
-            expected="fp32",
-            got=precision,
-            fix="imp-export --engine fp32 (on a CPU the lower precisions are slower, not faster)",
-        )
-
-
-def _compare(
-    reference: Segmenter,
-    manifest: Manifest,
-    payload: bytes,
-    module: DeployModule,
-    frames: VerificationFrames,
-    report: Progress,
-) -> tuple[Agreement, dict[str, Any]]:
-    """Run both networks over the frames; agreement, and median network times in ms."""
-    agreement = Agreement()
-    known = [ConfusionMatrix(len(manifest.classes)) for _ in range(2)]
-    times: tuple[list[float], list[float]] = ([], [])
-    batch = manifest.input.batch
-    with tempfile.TemporaryDirectory(prefix="imp_trt_export_") as folder:
-        # The reference has already told the terms.
-        candidate_manifest = replace(manifest, terms=None)
-        temporary = write_artifact(Path(folder) / "candidate.onnx", payload, candidate_manifest)
-        with Segmenter(temporary, "onnxruntime") as candidate:
-            for chunk in _chunks(frames.load(manifest.classes), batch):
-                images = [image for image, _ in chunk]
-                pairs = zip(reference.run_batch(images), candidate.run_batch(images), strict=True)
-                for (image, truth), results in zip(chunk, pairs, strict=True):
-                    agreement.add((results[0].semantic, results[1].semantic), _detected(results))
-                    agreement.unsettled += module.unsettled(_network_frame(image, manifest))
-                    for result, milliseconds in zip(results, times, strict=True):
-                        milliseconds.append(result.timing["infer"])
-                    if truth is not None:
-                        for result, matrix in zip(results, known, strict=True):
-                            matrix.add(truth, result.semantic)
-                report("verify", agreement.frames, len(frames))
-    if known[0].counts.any():
-        values = [matrix.scores(manifest.classes).mean_iou for matrix in known]
-        agreement.miou = {"reference": values[0], "candidate": values[1]}
-    return agreement, _benchmark(times, batch)
-
-
-def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while chunk := list(islice(items, size)):
-        yield chunk
-
-
-def _detected(results: tuple[SegmentationResult, SegmentationResult]) -> tuple[Detected, Detected]:
-    first, second = (r.instances for r in results)
-    return (
-        Detected(first.boxes, first.labels, first.scores),
-        Detected(second.boxes, second.labels, second.scores),
+    return _Work(
+        weights=Path(weights),
+        path=_output_path(Path(weights), Path(output), precision, profile),
+        precision=precision,
+        target=profile,
+        options=options,
+        here=here,
+        frames=chosen,
+        calibration=None if calibration is None else CalibrationFrames(Path(calibration)),
+        batch=batch,
+        report=progress or (lambda stage, done, total: None),
     )
 
 
-def _network_frame(image: NDArray[np.uint8], manifest: Manifest) -> torch.Tensor:
-    fit = Fit.of((image.shape[0], image.shape[1]), manifest.input)
-    return torch.from_numpy(np.ascontiguousarray(fit.forward(image))).unsqueeze(0)
+def _verify_and_write(work: _Work, lowered: Lowered, engine: Engine | None, verify: bool) -> ExportReport:
+    graph = lowered.model.SerializeToString(deterministic=True)
+    with Segmenter(work.weights, "pytorch", device="cpu") as reference:
+        onnx_manifest = _onnx_manifest(work, lowered, reference.manifest)
+        manifest = onnx_manifest if engine is None else _engine_manifest(work, engine, onnx_manifest)
+        payload = graph if engine is None else engine.plan
+        not_here = "" if engine is None else _obstacle(manifest, engine, work.here)
+        if verify:
+            candidate = _candidate(work, lowered, manifest, onnx_manifest, payload, graph, not_here)
+            agreement, times = compare(reference, candidate, work.frames, work.report)
+            enforce(agreement, work.precision)
+            figures = {
+                **manifest.verification,
+                "verified_on": candidate.verified_on,
+                "against": "pytorch fp32",
+                "source": work.frames.description,
+                **agreement.to_dict(GATES[work.precision]),
+            }
+            figures.pop("skipped")
+            onnx_manifest = replace(onnx_manifest, verification=figures)
+            manifest = replace(manifest, verification=figures)
+            if candidate.payload is payload:
+                manifest = replace(manifest, benchmark=_on_gpu(times, work.here, candidate.verified_on))
+    also = []
+    if engine is not None and work.options.keep_onnx:
+        also.append(write_artifact(work.path.with_suffix(".onnx"), graph, onnx_manifest))
+    write_artifact(work.path, payload, manifest)
+    return ExportReport(work.path, read_manifest(work.path), 0.0, tuple(also), not_here)
 
 
-def _benchmark(times: tuple[list[float], list[float]], batch: int) -> dict[str, Any]:
-    # The first calls allocate and warm up.
-    pytorch, exported = (statistics.median(t[min(3, len(t) - 1) :]) for t in times)
-    return {
-        "network_ms": round(exported, 2),
-        "pytorch_ms": round(pytorch, 2),
-        "batch": batch,
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "note": "medians over the verification frames, both networks taking turns",
-    }
+def _onnx_manifest(work: _Work, lowered: Lowered, reference: Manifest) -> Manifest:
+    verification: dict[str, Any] = {"verified_on": None, "skipped": "by request (--no-verify)"}
+    if work.calibration is not None:
+        images = len(work.calibration.paths())
+        verification["calibration"] = f"{images} images of {work.calibration.folder.name}"
+    return replace(
+        reference,
+        kind="onnx",
+        input=replace(reference.input, batch=work.batch),
+        outputs=(),
+        precision=work.precision,
+        target=work.target.name,
+        ops=operators_of(lowered.model),
+        opset=next(o.version for o in lowered.model.opset_import if o.domain == ""),
+        producer=_producer(),
+        verification=verification,
+    )
+
+
+def _engine_manifest(work: _Work, engine: Engine, manifest: Manifest) -> Manifest:
+    return replace(
+        manifest,
+        kind="engine",
+        engine=engine.info,
+        producer=producer(engine.info, manifest.producer),
+        verification={**manifest.verification, "layer_precisions_from": engine.types_from},
+    )
+
+
+def _obstacle(manifest: Manifest, engine: Engine, here: Platform) -> str:
+    """Why the engine cannot run on this machine, or nothing."""
+    found = problems(manifest, engine.header, here)
+    return f"{found[0].what}: {found[0].got}" if found else ""
+
+
+def _candidate(
+    work: _Work,
+    lowered: Lowered,
+    manifest: Manifest,
+    onnx_manifest: Manifest,
+    payload: bytes,
+    graph: bytes,
+    not_here: str,
+) -> Candidate:
+    """The best form of the export that can run here."""
+    if manifest.kind == "engine" and not not_here:
+        return Candidate(ENGINE, payload, manifest, lowered.module)
+    if work.precision in RUNS_ON_ONNXRUNTIME:
+        return Candidate(ONNXRUNTIME, graph, onnx_manifest, lowered.module)
+    return Candidate(PYTORCH, b"", onnx_manifest, lowered.module)
+
+
+def _on_gpu(times: Mapping[str, Any], here: Platform, verified_on: str) -> dict[str, Any]:
+    if verified_on == ENGINE and isinstance(here.gpu, Gpu):
+        return {**times, "machine": f"{here.gpu.name}, {times['machine']}"}
+    return dict(times)
 
 
 def _producer() -> dict[str, str]:
@@ -250,9 +300,24 @@ def _producer() -> dict[str, str]:
     }
 
 
-def _output_path(weights: Path, output: Path, precision: str) -> Path:
+def _implied_target(output: Path) -> str | None:
+    """An output that is named as an ONNX file asks for one."""
+    return "onnxruntime" if output.suffix == ".onnx" else None
+
+
+def _output_path(weights: Path, output: Path, precision: str, target: Target) -> Path:
     """The artifact's path; refuses early what could not be written after minutes of work."""
-    path = output if output.suffix == ".onnx" else output / f"{weights.stem}.{precision}.onnx"
+    suffix = ".onnx" if target.backend == "onnxruntime" else ".engine"
+    middle = precision if target.backend == "onnxruntime" else f"{precision}.{target.name}"
+    wrong = set(SUFFIXES.values()) - {suffix}
+    if output.suffix in wrong and not output.is_dir():
+        raise UsageError(
+            f"output {output} for target {target.name}",
+            expected=f"a folder, or a file that ends with {suffix}",
+            got=output.suffix,
+            fix="choose another with -o, or another --target",
+        )
+    path = output if output.suffix == suffix else output / f"{weights.stem}.{middle}{suffix}"
     if path.is_dir():
         raise OutputError(
             f"output {path}", expected="a file name", got="a folder", fix="choose another with -o"

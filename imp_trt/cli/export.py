@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imp_trt.cli.common import command_parser, positive, print_json, run_command, stage_progress
 
@@ -12,11 +13,14 @@ if TYPE_CHECKING:
     from imp_trt.export.pipeline import ExportReport
 
 EXAMPLES = """examples:
-  imp-export --engine fp32                                 (the bundled demo weights)
-  imp-export --engine fp32 --weights model.safetensors -o models/
-  imp-export --engine fp32 --weights model.safetensors --frames recorded/ --json"""
+  imp-export --engine fp16                                 (the bundled demo weights, the best target here)
+  imp-export --engine fp32 --target onnxruntime --weights model.safetensors -o models/
+  imp-export --engine int8 --calib recorded/ --target jetson-orin      (on the Jetson)
+  imp-export --engine fp16 --target rtx --compute-capability 8.9,12.0  (needs no GPU)
+  imp-export --list-targets"""
 
 ENGINES = ("fp32", "fp16", "bf16", "int8", "fp8")
+GIB = 1 << 30
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,15 +35,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--engine", choices=ENGINES, default="fp32", help="precision (default fp32)")
     p.add_argument(
         "--target",
-        default="onnxruntime",
         metavar="NAME",
-        help="onnxruntime (default), tensorrt-rtx, tensorrt",
+        help="where it shall run (default: tensorrt with a GPU, else tensorrt-rtx, else onnxruntime)",
     )
+    p.add_argument("--list-targets", action="store_true", help="print the targets and end")
     p.add_argument(
         "--weights", type=Path, metavar="FILE", help="checkpoint .safetensors or .pt (default: the demo's)"
     )
     p.add_argument(
-        "-o", "--output", type=Path, default=Path(), metavar="DIR", help="folder, or a .onnx file (default .)"
+        "-o", "--output", type=Path, default=Path(), metavar="DIR", help="folder, or a file (default .)"
     )
     p.add_argument(
         "--frames",
@@ -47,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="images to verify on; filled up to 50 with procedural scenes",
     )
+    p.add_argument("--calib", type=Path, metavar="DIR", help="images to calibrate int8 and fp8 with")
     p.add_argument(
         "--batch", type=positive, default=1, metavar="B", help="frames per call, fixed in the file"
     )
@@ -58,19 +63,74 @@ def parser() -> argparse.ArgumentParser:
         help="applications of each NMS's equation (default 32); more if verification says they are too few",
     )
     p.add_argument("--no-verify", action="store_true", help="write the file unverified; its manifest says so")
+    _engine_options(p)
     return p
 
 
-def _export(options: argparse.Namespace) -> int:
-    from imp_trt.export.pipeline import check_available, export_onnx
+def _engine_options(p: argparse.ArgumentParser) -> None:
+    group = p.add_argument_group("how to build an engine")
+    group.add_argument(
+        "--plugin",
+        action=argparse.BooleanOptionalAction,
+        help="custom operators as plugins (default on TensorRT) or as bodies of standard operators "
+        "(default on TensorRT-RTX)",
+    )
+    group.add_argument("--plugin-library", type=Path, metavar="FILE", help="C++ plugin library; else Python")
+    group.add_argument(
+        "--compute-capability",
+        type=_capabilities,
+        default=(),
+        metavar="8.6,8.9",
+        help="GPUs to build for; TensorRT-RTX only",
+    )
+    group.add_argument("--workspace", type=_gibibytes, metavar="GIB", help="most scratch memory")
+    group.add_argument(
+        "--timing-cache", type=Path, metavar="FILE", help="measured kernel times, read and rewritten"
+    )
+    group.add_argument(
+        "--optimization-level", type=int, choices=range(6), default=3, help="higher builds longer (default 3)"
+    )
+    group.add_argument(
+        "--hardware-compatible",
+        choices=("ampere_plus", "same_compute_capability"),
+        help="run on other GPUs too; slower; TensorRT only",
+    )
+    group.add_argument(
+        "--version-compatible",
+        action="store_true",
+        help="for later versions too, in trtexec, Triton and C++ (imp_trt does not load such engines)",
+    )
+    group.add_argument(
+        "--keep-onnx", action="store_true", help="write the ONNX file beside the engine, with its manifest"
+    )
 
-    check_available(options.engine, options.target)
+
+def _capabilities(text: str) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(text.split(",")))
+    if not all(re.fullmatch(r"[0-9]{1,2}\.[0-9]", item) for item in found):
+        raise argparse.ArgumentTypeError(f"{text} is not a list like 8.6,8.9")
+    return found
+
+
+def _gibibytes(text: str) -> int:
+    value = float(text)
+    if not 0 < value < 1 << 20:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of GiB above 0")
+    return int(value * GIB)
+
+
+def _export(options: argparse.Namespace) -> int:
+    if options.list_targets:
+        return _list_targets(options.json)
+    from imp_trt.export.pipeline import export_model
+    from imp_trt.export.targets import EngineOptions
+
     weights = options.weights
     if weights is None:
         from imp_trt.weights import bundled
 
         weights = bundled()
-    report = export_onnx(
+    report = export_model(
         weights,
         options.output,
         options.engine,
@@ -79,6 +139,18 @@ def _export(options: argparse.Namespace) -> int:
         options.batch,
         verify=not options.no_verify,
         passes=options.nms_passes,
+        calibration=options.calib,
+        options=EngineOptions(
+            plugin=options.plugin,
+            plugin_library=options.plugin_library,
+            compute_capabilities=options.compute_capability,
+            workspace=options.workspace,
+            timing_cache=options.timing_cache,
+            optimization_level=options.optimization_level,
+            hardware_compatibility=options.hardware_compatible or "none",
+            version_compatible=options.version_compatible,
+            keep_onnx=options.keep_onnx,
+        ),
         progress=stage_progress("imp-export", options.quiet),
     )
     if options.json:
@@ -88,14 +160,53 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _list_targets(as_json: bool) -> int:
+    from dataclasses import asdict
+
+    from imp_trt.export.targets import TARGETS, list_targets
+    from imp_trt.platform_info import Platform
+
+    if as_json:
+        print_json([asdict(target) for target in TARGETS.values()])
+    else:
+        print(list_targets(Platform.detect()))
+    return 0
+
+
 def _print(report: ExportReport) -> None:
     figures = report.manifest.verification
     print(f"artifact   {report.path}")
     print(f"manifest   {report.path}.json")
+    for path in report.also:
+        print(f"also       {path}")
+    _print_engine(report)
     where = figures["verified_on"]
     if where is None:
         print(f"UNVERIFIED imp-export {report.path}")
         return
+    _print_figures(figures)
+    times = report.manifest.benchmark
+    if times:
+        print(f"network    {times['network_ms']:.1f} ms (PyTorch {times['pytorch_ms']:.1f} ms)")
+    passed = "PASSED (graph only)" if report.graph_only else "PASSED"
+    print(f"{passed} imp-export {report.path} verified_on={where}")
+
+
+def _print_engine(report: ExportReport) -> None:
+    engine = report.manifest.engine
+    if engine is None:
+        return
+    forms = ", ".join(f"{name} as {form}" for name, form in engine.operators.items()) or "none"
+    layers = ", ".join(f"{count} in {name}" for name, count in engine.layer_precisions.items())
+    source = report.manifest.verification["layer_precisions_from"]
+    print(f"built by   {engine.backend} {engine.version} for GPUs {', '.join(engine.compute_capabilities)}")
+    print(f"operators  {forms}")
+    print(f"layers     {layers} ({source})")
+    if report.not_here:
+        print(f"not run    the engine does not run here: {report.not_here}")
+
+
+def _print_figures(figures: Any) -> None:
     counts = figures["instances"]
     print(f"frames     {figures['source']}")
     print(f"labels     {figures['label_agreement']:.4%} equal to PyTorch float32")
@@ -105,6 +216,3 @@ def _print(report: ExportReport) -> None:
     if "miou" in figures:
         miou = figures["miou"]
         print(f"mIoU       {100 * miou['candidate']:.2f} (PyTorch {100 * miou['reference']:.2f})")
-    times = report.manifest.benchmark
-    print(f"network    {times['network_ms']:.1f} ms (PyTorch {times['pytorch_ms']:.1f} ms)")
-    print(f"PASSED imp-export {report.path} verified_on={where}")

@@ -1,4 +1,4 @@
-"""imp-export: what it prints, and its exit codes."""
+"""imp-export to ONNX: what it prints, and its exit codes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import pytest
 
 from imp_trt.cli.export import main
 from imp_trt.errors import CheckpointError
-from imp_trt.export import pipeline, verify
+from imp_trt.export import lowering, pipeline, verify
+
+ONNX = ["--target", "onnxruntime"]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, model):
     """The session's export, and two frames to verify on."""
     frames = pipeline.VerificationFrames
-    monkeypatch.setattr(pipeline, "onnx_from_module", lambda module, batch: model)
+    monkeypatch.setattr(lowering, "onnx_from_module", lambda module, batch: model)
     monkeypatch.setattr(pipeline, "VerificationFrames", lambda folder, count: frames(folder, 2))
     logger = logging.getLogger("imp_trt")
     handlers, propagate = logger.handlers, logger.propagate
@@ -25,14 +27,14 @@ def quick(monkeypatch, model):
 
 
 def test_last_line_says_passed_and_where(weights, tmp_path, capsys):
-    assert main(["--engine", "fp32", "--weights", str(weights), "-o", str(tmp_path)]) == 0
+    assert main([*ONNX, "--engine", "fp32", "--weights", str(weights), "-o", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"PASSED imp-export {tmp_path / 'small.fp32.onnx'} verified_on=onnxruntime-cpu"
     assert any(line.startswith("labels     100.0000% equal") for line in lines)
 
 
 def test_json_is_alone_on_stdout(weights, tmp_path, capsys):
-    assert main(["--weights", str(weights), "-o", str(tmp_path), "--json", "-q"]) == 0
+    assert main([*ONNX, "--weights", str(weights), "-o", str(tmp_path), "--json", "-q"]) == 0
     captured = capsys.readouterr()
     data = json.loads(captured.out)
     assert data["artifact"] == str(tmp_path / "small.fp32.onnx")
@@ -41,7 +43,7 @@ def test_json_is_alone_on_stdout(weights, tmp_path, capsys):
 
 
 def test_an_unverified_file_never_says_passed(weights, tmp_path, capsys):
-    assert main(["--weights", str(weights), "-o", str(tmp_path), "--no-verify"]) == 0
+    assert main([*ONNX, "--weights", str(weights), "-o", str(tmp_path), "--no-verify"]) == 0
     out = capsys.readouterr().out
     assert "PASSED" not in out
     assert out.splitlines()[-1].startswith("UNVERIFIED imp-export ")
@@ -49,7 +51,7 @@ def test_an_unverified_file_never_says_passed(weights, tmp_path, capsys):
 
 def test_a_failed_gate_exits_with_3(weights, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(verify.GATES, "fp32", verify.Gate(1.5, 0.99, 0.1))
-    assert main(["--weights", str(weights), "-o", str(tmp_path)]) == 3
+    assert main([*ONNX, "--weights", str(weights), "-o", str(tmp_path)]) == 3
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1].startswith("error: the exported network does not do")
     assert captured.out == ""
@@ -59,8 +61,14 @@ def test_a_failed_gate_exits_with_3(weights, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--engine", "fp16"], "precision fp16 is not available"),
-        (["--engine", "int8", "--target", "tensorrt"], "target tensorrt is not available"),
+        (["--engine", "bf16"], "no bfloat16 convolutions"),
+        (["--engine", "int8"], "--calib DIR"),
+        (["--engine", "fp16", "--target", "orin"], "expected one of onnxruntime, tensorrt-rtx"),
+        (["--engine", "fp16", "--target", "drive-orin-6"], "no IPluginV3"),
+        (["--engine", "fp16", "--workspace", "2"], "no engine is built"),
+        (["--engine", "fp16", "--calib", "."], "takes no calibration frames"),
+        (["--target", "rtx", "--compute-capability", "8.7"], "does not serve compute capability 8.7"),
+        (["--target", "rtx", "--timing-cache", "x"], "its timing cache is empty"),
         (["--weights", "absent.safetensors"], "absent.safetensors"),
         (["--frames", "absent"], "absent"),
     ],
@@ -68,6 +76,8 @@ def test_a_failed_gate_exits_with_3(weights, tmp_path, capsys, monkeypatch):
 def test_mistakes_exit_with_2_and_one_line(arguments, text, weights, tmp_path, capsys):
     if "--weights" not in arguments:
         arguments = [*arguments, "--weights", str(weights)]
+    if "--target" not in arguments:
+        arguments = [*ONNX, *arguments]
     assert main([*arguments, "-o", str(tmp_path), "-q"]) == 2
     captured = capsys.readouterr()
     assert text in captured.err
@@ -75,7 +85,18 @@ def test_mistakes_exit_with_2_and_one_line(arguments, text, weights, tmp_path, c
     assert len(captured.err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("arguments", [["--engine", "fp12"], ["--batch", "0"], ["--nms-passes", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--engine", "fp12"],
+        ["--batch", "0"],
+        ["--nms-passes", "x"],
+        ["--compute-capability", "sm_86"],
+        ["--workspace", "0"],
+        ["--optimization-level", "6"],
+        ["--hardware-compatible", "all"],
+    ],
+)
 def test_unknown_options_exit_with_2(arguments):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -87,7 +108,15 @@ def test_the_bundled_weights_are_the_default(tmp_path, capsys, monkeypatch, weig
         raise CheckpointError("bundled weights", got="nothing")
 
     monkeypatch.setattr("imp_trt.weights.bundled", absent)
-    assert main(["-o", str(tmp_path)]) == 2
+    assert main([*ONNX, "-o", str(tmp_path)]) == 2
     assert "bundled weights" in capsys.readouterr().err
     monkeypatch.setattr("imp_trt.weights.bundled", lambda: weights)
-    assert main(["-o", str(tmp_path), "-q"]) == 0
+    assert main([*ONNX, "-o", str(tmp_path), "-q"]) == 0
+
+
+def test_the_targets_are_listed(capsys):
+    assert main(["--list-targets"]) == 0
+    assert "drive-orin " in capsys.readouterr().out
+    assert main(["--list-targets", "--json"]) == 0
+    listed = {target["name"]: target for target in json.loads(capsys.readouterr().out)}
+    assert listed["jetson-orin"]["capabilities"] == ["8.7"]

@@ -1,0 +1,184 @@
+"""Export to an engine: built, its graph verified where it cannot run, and only then written."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import cv2
+import pytest
+
+from imp_trt.artifact import read_artifact
+from imp_trt.errors import DependencyMissing, PrecisionError, UsageError, VerificationError
+from imp_trt.export import engine, pipeline, verification, verify
+from imp_trt.export.pipeline import export_model
+from imp_trt.export.targets import EngineOptions
+from imp_trt.platform_info import Gpu, Platform
+from imp_trt.segmenter import Segmenter
+from tests.support.networks import smooth_frames
+from tests.support.stub_packages import needs_rtx
+from tests.support.typed_models import typed
+
+pytestmark = needs_rtx
+
+_engines = {}
+
+
+@pytest.fixture
+def lowered(monkeypatch):
+    """The small network, lowered and built once for all tests; returns how to plant another in its place."""
+    chosen = {}
+
+    def lower(network, precision, batch, passes, calibration, progress):
+        return chosen.get("instead") or typed(precision)
+
+    def make_engine(model, precision, target, options, here, progress):
+        key = (precision, target.name, options.plugin)
+        if chosen or key not in _engines:
+            _engines[key] = engine.make_engine(model, precision, target, options, here, progress)
+        return _engines[key]
+
+    monkeypatch.setattr(pipeline, "lower", lower)
+    monkeypatch.setattr(pipeline, "make_engine", make_engine)
+    # With or without a GPU: these tests are about the machine that has none.
+    here = replace(Platform.detect(), tensorrt=None, gpu=DependencyMissing("driver", got="no libcuda"))
+    monkeypatch.setattr(pipeline.Platform, "detect", lambda: here)
+    return chosen
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "recorded"
+    folder.mkdir()
+    for i, frame in enumerate(smooth_frames(2, (120, 180), seed=9).numpy()):
+        cv2.imwrite(str(folder / f"frame{i}.png"), frame)
+    return folder
+
+
+def test_an_engine_whose_graph_was_verified(lowered, weights, images, tmp_path):
+    out = tmp_path / "out"
+    seen = []
+    report = export_model(
+        weights,
+        out,
+        "fp16",
+        frames=images,
+        frame_count=2,
+        options=EngineOptions(keep_onnx=True),
+        progress=lambda *step: seen.append(step),
+    )
+    assert report.path == out / "small.fp16.tensorrt-rtx.engine"
+    assert report.also == (out / "small.fp16.tensorrt-rtx.onnx",)
+    assert len(list(out.iterdir())) == 4
+    artifact = read_artifact(report.path)
+    manifest = artifact.manifest
+    assert artifact.payload[:4] == b"vtrt", "the raw engine"
+    assert (manifest.kind, manifest.precision, manifest.target) == ("engine", "fp16", "tensorrt-rtx")
+    assert manifest.engine is not None
+    assert manifest.engine.backend == "tensorrt-rtx"
+    assert set(manifest.engine.operators.values()) == {"function"}
+    assert list(manifest.engine.layer_precisions) == ["Half"]
+    assert manifest.verification["layer_precisions_from"] == "convolutions of the typed network"
+    assert manifest.verification["verified_on"] == "onnxruntime-cpu"
+    assert manifest.verification["label_agreement"] >= 0.998
+    assert "skipped" not in manifest.verification
+    assert manifest.benchmark == {}, "times of ONNX Runtime say nothing about an engine"
+    assert manifest.producer["tensorrt-rtx"] == manifest.engine.version
+    assert report.graph_only
+    assert "no libcuda" in report.not_here
+    assert report.to_dict()["engine"]["backend"] == "tensorrt-rtx"
+    stages = list(dict.fromkeys(stage for stage, _, _ in seen))
+    assert stages == ["parse", "build", "verify"]
+    graph = read_artifact(report.also[0])
+    assert (graph.manifest.kind, graph.manifest.engine) == ("onnx", None)
+    with Segmenter(report.also[0], threads=1) as segmenter:
+        assert segmenter.run(cv2.imread(str(images / "frame0.png"))).semantic.shape == (120, 180)
+
+
+def test_bfloat16_is_verified_in_pytorch(lowered, weights, images, tmp_path, monkeypatch):
+    monkeypatch.setitem(verify.GATES, "bf16", verify.Gate(0.9, None, 100))
+    report = export_model(weights, tmp_path / "out", "bf16", "rtx", images, frame_count=2)
+    assert report.path.name == "small.bf16.rtx.engine"
+    assert report.manifest.verification["verified_on"] == "pytorch"
+    assert report.manifest.verification["frames"] == 2
+    assert report.manifest.engine is not None
+    assert report.manifest.engine.compute_capabilities == ("8.6", "8.9", "12.0")
+    assert report.graph_only
+
+
+def test_where_the_engine_runs_the_engine_is_verified(lowered, weights, images, tmp_path, monkeypatch):
+    opened = []
+
+    def segmenter(path):
+        opened.append(read_artifact(path))
+        return Segmenter(weights, "pytorch", device="cpu")
+
+    real = verification._opened
+    here = replace(pipeline.Platform.detect(), gpu=Gpu("RTX 4090", "8.9", (13, 0)))
+    monkeypatch.setattr(pipeline.Platform, "detect", lambda: here)
+
+    def watched(candidate):
+        monkeypatch.setattr(verification, "Segmenter", segmenter)
+        return real(candidate)
+
+    monkeypatch.setattr(verification, "_opened", watched)
+    report = export_model(weights, tmp_path / "out", "fp16", "rtx", images, frame_count=2)
+    assert [(a.manifest.kind, a.payload) for a in opened] == [("engine", report.path.read_bytes())]
+    assert report.manifest.verification["verified_on"] == "engine"
+    assert report.manifest.benchmark["machine"].startswith("RTX 4090, ")
+    assert not report.graph_only
+    assert report.not_here == ""
+
+
+def test_a_failed_gate_leaves_nothing(lowered, weights, images, tmp_path, monkeypatch):
+    monkeypatch.setitem(verify.GATES, "fp16", verify.Gate(1.5, 0.99, 0.1))
+    options = EngineOptions(keep_onnx=True)
+    with pytest.raises(VerificationError, match=r"gate 150\.00%"):
+        export_model(weights, tmp_path / "out", "fp16", "rtx", images, frame_count=1, options=options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_graph_of_another_precision_leaves_nothing(lowered, weights, tmp_path):
+    lowered["instead"] = typed("fp32")
+    with pytest.raises(PrecisionError, match="does not compute in fp16"):
+        export_model(weights, tmp_path / "out", "fp16", "rtx")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plugin_engine_says_so(lowered, weights, tmp_path):
+    options = EngineOptions(plugin=True)
+    report = export_model(weights, tmp_path, "fp16", "rtx", verify=False, options=options)
+    assert report.manifest.engine is not None
+    assert set(report.manifest.engine.operators.values()) == {"plugin"}
+    assert report.manifest.verification["verified_on"] is None
+    assert not report.graph_only
+
+
+def test_calibration_images_are_named_in_the_manifest(lowered, weights, images, tmp_path):
+    lowered["instead"] = typed("fp16")  # what is asked for here is only the record
+    report = export_model(weights, tmp_path, "int8", "onnxruntime", verify=False, calibration=images)
+    assert report.path.name == "small.int8.onnx"
+    assert report.manifest.verification["calibration"] == "2 images of recorded"
+
+
+def test_the_file_name_may_choose_the_target(lowered, weights, tmp_path):
+    report = export_model(weights, tmp_path / "raw.onnx", "fp16", verify=False)
+    assert report.manifest.target == "onnxruntime"
+    assert report.manifest.kind == "onnx"
+    with pytest.raises(UsageError, match=r"ends with \.engine.*got \.onnx"):
+        export_model(weights, tmp_path / "raw.onnx", "fp16", "rtx")
+    with pytest.raises(UsageError, match=r"ends with \.onnx"):
+        export_model(weights, tmp_path / "raw.engine", "fp16", "onnxruntime")
+
+
+def test_what_cannot_be_is_said_before_any_work(lowered, images):
+    with pytest.raises(UsageError, match="takes no calibration frames"):
+        export_model("no/such.safetensors", ".", "fp16", "rtx", calibration=images)
+    with pytest.raises(DependencyMissing, match="Python package tensorrt"):
+        export_model("no/such.safetensors", ".", "fp16", "jetson-orin")
+
+
+def test_a_builder_that_is_not_installed(weights, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(DependencyMissing, match=r"tensorrt_rtx.*pip install 'imp-trt\[tensorrt-rtx\]'"):
+        export_model(weights, tmp_path, "fp16", "rtx")

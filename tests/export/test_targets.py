@@ -1,0 +1,191 @@
+"""Target profiles: complete, dated, and strict about what cannot be."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from imp_trt.errors import DependencyMissing, UsageError
+from imp_trt.export.targets import (
+    TARGETS,
+    EngineOptions,
+    capabilities_for,
+    check_target,
+    default_target,
+    find_target,
+    list_targets,
+    version_pair,
+)
+from imp_trt.manifest import PRECISIONS
+from imp_trt.platform_info import Gpu, Platform
+
+NO_GPU = DependencyMissing("the NVIDIA driver library", got="libcuda.so.1 not found")
+
+
+def machine(
+    name: str = "linux-x86_64",
+    tensorrt: str | None = None,
+    rtx: str | None = None,
+    capability: str | None = None,
+) -> Platform:
+    gpu = NO_GPU if capability is None else Gpu("a GPU", capability, (13, 0))
+    return Platform(name=name, tensorrt=tensorrt, tensorrt_rtx=rtx, gpu=gpu, plugins="Python, NVRTC 13.0")
+
+
+ORIN = machine("linux-aarch64", "10.3.0", capability="8.7")
+THOR = machine("linux-aarch64", "10.13.3", capability="11.0")
+H100 = machine(tensorrt="11.1.0.106", capability="9.0")
+T4 = machine(tensorrt="10.16.1", capability="7.5")
+LAPTOP = machine(rtx="1.7.1.116")
+BARE = machine()
+
+POSSIBLE = [
+    ("onnxruntime", "fp32", BARE, {}),
+    ("onnxruntime", "fp16", BARE, {}),
+    ("onnxruntime", "int8", BARE, {}),
+    ("tensorrt-rtx", "bf16", LAPTOP, {}),
+    ("tensorrt-rtx", "fp8", LAPTOP, {}),
+    ("rtx", "fp16", LAPTOP, {"compute_capabilities": ("8.9", "12.0"), "workspace": 1 << 30}),
+    ("tensorrt", "fp16", ORIN, {"timing_cache": Path("cache"), "version_compatible": True}),
+    ("tensorrt", "fp16", H100, {"hardware_compatibility": "ampere_plus"}),
+    ("tensorrt", "int8", T4, {"hardware_compatibility": "same_compute_capability"}),
+    ("drive-orin", "int8", ORIN, {}),
+    ("jetson-orin", "fp16", machine("linux-aarch64", "11.4.1", capability="8.7"), {}),
+    ("jetson-thor", "fp8", THOR, {}),
+    ("drive-thor", "fp8", machine("linux-aarch64", "10.10.10", capability="10.1"), {}),
+    ("data-centre", "fp8", H100, {"plugin": True}),
+    ("data-centre", "fp16", T4, {"plugin": False}),
+]
+
+
+@pytest.mark.parametrize(("name", "precision", "here", "options"), POSSIBLE)
+def test_possible_combinations(name, precision, here, options):
+    check_target(TARGETS[name], precision, EngineOptions(**options), True, here)
+
+
+IMPOSSIBLE = [
+    ("onnxruntime", "bf16", BARE, {}, "no bfloat16"),
+    ("onnxruntime", "fp16", BARE, {"plugin": True}, "no engine is built"),
+    ("onnxruntime", "fp16", BARE, {"workspace": 1 << 30}, "no engine is built"),
+    ("tensorrt", "fp64", H100, {}, "one of fp32"),
+    ("tensorrt", "bf16", T4, {}, r"bf16 needs Ampere \(8\.0\) or newer, and 7\.5"),
+    ("tensorrt", "fp8", ORIN, {}, r"fp8 needs Ada \(8\.9\) or newer, and 8\.7"),
+    ("tensorrt-rtx", "fp8", LAPTOP, {"compute_capabilities": ("8.9", "8.6")}, r"fp8 needs Ada .* 8\.6"),
+    ("tensorrt-rtx", "fp16", LAPTOP, {"compute_capabilities": ("7.5",)}, "no float32 matrix products"),
+    ("tensorrt-rtx", "fp16", LAPTOP, {"compute_capabilities": ("8.7",)}, r"does not serve .* 8\.7"),
+    ("tensorrt-rtx", "fp16", LAPTOP, {"compute_capabilities": ("x",)}, "such as"),
+    ("tensorrt-rtx", "fp16", LAPTOP, {"timing_cache": Path("t")}, "its timing cache is empty"),
+    ("tensorrt-rtx", "fp16", LAPTOP, {"version_compatible": True}, "no version-compatible engines"),
+    ("rtx", "fp16", LAPTOP, {"hardware_compatibility": "ampere_plus"}, "serve every listed GPU"),
+    ("tensorrt", "fp16", H100, {"compute_capabilities": ("8.6",)}, "for the GPU at hand; only TensorRT-RTX"),
+    (
+        "tensorrt",
+        "fp16",
+        T4,
+        {"hardware_compatibility": "ampere_plus"},
+        "built on Ampere or newer, not on 7.5",
+    ),
+    ("tensorrt", "fp16", H100, {"hardware_compatibility": "any"}, "one of none"),
+    ("tensorrt", "fp16", H100, {"plugin": False, "plugin_library": Path("x.so")}, "exclude each other"),
+    ("drive-orin", "fp16", ORIN, {"version_compatible": True}, "does not support .* on DRIVE"),
+    ("drive-thor", "fp16", THOR, {"version_compatible": True}, "does not support .* on DRIVE"),
+    ("drive-orin-6", "fp16", ORIN, {}, "no IPluginV3.*DriveOS 7"),
+    ("drive-orin", "fp16", machine("linux-aarch64", "8.6.12", capability="8.7"), {}, "no IPluginV3"),
+    ("drive-orin", "fp16", machine("linux-aarch64", "11.1.0", capability="8.7"), {}, r"never 11.*11\.1\.0"),
+    ("jetson-orin", "fp16", machine("linux-aarch64", "12.0", capability="8.7"), {}, "below 12.0"),
+    (
+        "jetson-orin",
+        "fp16",
+        H100,
+        {},
+        r"built on the device itself.*this is linux-x86_64.*--target jetson-orin",
+    ),
+    ("jetson-orin", "fp16", THOR, {}, r"\(11\.0\), and this target has 8\.7"),
+    ("data-centre", "fp16", machine(tensorrt="11.1", capability="12.1"), {}, "this target has 7.5 or"),
+]
+
+
+@pytest.mark.parametrize(("name", "precision", "here", "options", "reason"), IMPOSSIBLE)
+def test_impossible_combinations_are_refused_with_the_reason(name, precision, here, options, reason):
+    with pytest.raises(UsageError, match=reason):
+        check_target(TARGETS[name], precision, EngineOptions(**options), True, here)
+
+
+@pytest.mark.parametrize(
+    ("name", "here", "text"),
+    [
+        ("tensorrt", BARE, "Python package tensorrt.*pip install 'imp-trt"),
+        ("rtx", BARE, "Python package tensorrt_rtx.*pip install 'imp-trt"),
+        ("tensorrt", machine(tensorrt="11.1"), "a GPU for target tensorrt.*libcuda"),
+        ("jetson-orin", machine("linux-aarch64", "10.3"), "a GPU for target jetson-orin"),
+    ],
+)
+def test_what_is_missing_is_not_called_impossible(name, here, text):
+    with pytest.raises(DependencyMissing, match=text):
+        check_target(TARGETS[name], "fp16", EngineOptions(), False, here)
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_quantised_precisions_need_calibration(precision):
+    with pytest.raises(UsageError, match="--calib DIR"):
+        check_target(TARGETS["tensorrt-rtx"], precision, EngineOptions(), False, LAPTOP)
+
+
+def test_the_default_is_the_best_present():
+    assert default_target(ORIN) == "tensorrt"
+    assert default_target(machine(tensorrt="10.3", rtx="1.7")) == "tensorrt-rtx", "no GPU for TensorRT"
+    assert default_target(machine(tensorrt="10.3")) == "onnxruntime"
+    assert default_target(BARE) == "onnxruntime"
+
+
+def test_an_unknown_target_gets_the_list():
+    with pytest.raises(UsageError, match=r"drive-orin.*--list-targets"):
+        find_target("orin")
+
+
+def test_capabilities_are_narrowed_to_those_that_have_the_type():
+    rtx, desktop = TARGETS["tensorrt-rtx"], TARGETS["rtx"]
+    assert capabilities_for(rtx, "fp16", EngineOptions()) == (), "its own default, which is its widest"
+    assert capabilities_for(rtx, "fp8", EngineOptions()) == ("8.9", "12.0", "12.1")
+    assert capabilities_for(desktop, "fp16", EngineOptions()) == ("8.6", "8.9", "12.0")
+    assert capabilities_for(desktop, "fp16", EngineOptions(compute_capabilities=("8.0",))) == ("8.0",)
+    assert capabilities_for(TARGETS["data-centre"], "fp16", EngineOptions()) == ()
+
+
+def test_every_profile_is_dated_and_sourced():
+    for name, target in TARGETS.items():
+        assert target.name == name
+        assert target.backend in ("onnxruntime", "tensorrt", "tensorrt-rtx")
+        assert re.fullmatch(r"20\d\d-\d\d-\d\d", target.as_of)
+        assert target.source
+        assert target.note
+        assert all(re.fullmatch(r"\d+\.\d", text) for text in target.capabilities)
+        if target.backend == "tensorrt" and not target.refusal:
+            assert target.versions is not None
+            assert (10, 3) <= target.versions[0] < target.versions[1] <= (12, 0)
+
+
+def test_the_table_names_every_target_and_the_best():
+    table = list_targets(LAPTOP)
+    for name, target in TARGETS.items():
+        assert f" {name} " in table
+        assert target.as_of in table
+    assert [line.split()[1] for line in table.splitlines() if line.startswith("* ")] == [
+        "tensorrt-rtx",
+        "best",
+    ]
+
+
+def test_the_list_of_precisions_is_complete():
+    for precision in PRECISIONS:
+        check_target(TARGETS["data-centre"], precision, EngineOptions(), True, H100)
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [("10.3.0.26-1+cuda12.5", (10, 3)), ("11", (11, 0)), ("1.7.1.116", (1, 7)), ("dev", (0, 0))],
+)
+def test_versions_of_packages(text, pair):
+    assert version_pair(text) == pair
