@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.device_arrays import on_device
 from imp_trt.errors import InvalidInput
 
 COLORS = ("bgr", "rgb")
@@ -30,8 +31,7 @@ def check_frame(frame: object, color: str | None = None) -> tuple[NDArray[np.uin
     Raises:
         InvalidInput: anything else, with the way to convert it.
     """
-    if color is not None and color not in COLORS:
-        raise InvalidInput("color", expected=f"one of {', '.join(COLORS)}", got=repr(color))
+    check_color(color)
     if _is_pil(frame):
         mode = getattr(frame, "mode", None)
         if mode != "RGB":
@@ -45,6 +45,12 @@ def check_frame(frame: object, color: str | None = None) -> tuple[NDArray[np.uin
         raise InvalidInput("frame", expected=_WANTED, got=_kind(frame), fix=_fix_type(frame))
     _check_array(pixels)
     return np.ascontiguousarray(pixels), color or natural
+
+
+def check_color(color: str | None) -> None:
+    """InvalidInput unless color is None, "bgr" or "rgb"."""
+    if color is not None and color not in COLORS:
+        raise InvalidInput("color", expected=f"one of {', '.join(COLORS)}", got=repr(color))
 
 
 def to_bgr(frame: object, color: str | None = None) -> NDArray[np.uint8]:
@@ -90,6 +96,11 @@ def _fix_type(frame: object) -> str:
         return "cv2.imread returns None for a path that it cannot read; check the path"
     if isinstance(frame, str | os.PathLike):
         return "read it with cv2.imread(path), or call stream(path)"
+    if on_device(frame):
+        return (
+            "tensor.cpu().numpy() or array.get(); only a TensorRT engine takes frames that lie on the GPU "
+            "(imp-export --target tensorrt)"
+        )
     if hasattr(frame, "detach"):
         return "tensor.detach().cpu().numpy()"
     return "numpy.asarray(frame)"

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,114 +16,49 @@ from numpy.typing import NDArray
 from imp_trt.classes import IGNORE_INDEX, ClassTable
 from imp_trt.errors import InvalidInput, OutputError
 from imp_trt.files import write_atomically
-from imp_trt.manifest import SAMPLING_RULES
+from imp_trt.instances import MASK_THRESHOLD, Instances, check_array, got
 
-MASK_THRESHOLD = 0.5
-"""Probability above which a pixel belongs to an instance."""
+__all__ = ["DRAWN_SCORE", "MASK_THRESHOLD", "Answer", "Instances", "SegmentationResult"]
 
 _EXACT_IN_FLOAT32 = 1 << 24
 DRAWN_SCORE = 0.3
 """Default lowest score of an instance that is drawn or listed."""
 
 
-@dataclass(frozen=True, eq=False)
-class Instances:
-    """Detected objects, by falling score.
+class Answer(Protocol):
+    """An answer that lies elsewhere until it is read; safe to use from any thread.
 
     Attributes:
-        boxes: [N, 4] float32, xyxy in pixels of the frame, inside the frame.
-        labels: [N] int32, semantic class index.
-        scores: [N] float32, 0-1.
-        masks: [N, P, P] float32, probabilities on a grid over the mask box.
         size: (h, w) of the frame.
-        sampling: rule by which masks are read, as in the IMP operator.
-        mask_boxes: [N, 4] float32, what the mask grid spans; differs from boxes where an object
-            sticks out of the frame. None means boxes.
-
-    Raises:
-        InvalidInput: a shape or dtype is wrong.
     """
 
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int32]
-    scores: NDArray[np.float32]
-    masks: NDArray[np.float32]
     size: tuple[int, int]
-    sampling: str = "bilinear"
-    mask_boxes: NDArray[np.float32] | None = None
 
-    def __post_init__(self) -> None:
-        n = len(self.scores) if isinstance(self.scores, np.ndarray) and self.scores.ndim else 0
-        if self.mask_boxes is None:
-            object.__setattr__(self, "mask_boxes", self.boxes)
-        _check("boxes", self.boxes, np.float32, (n, 4))
-        _check("labels", self.labels, np.int32, (n,))
-        _check("scores", self.scores, np.float32, (n,))
-        _check("mask_boxes", self.mask_boxes, np.float32, (n, 4))
-        side = self.masks.shape[-1] if isinstance(self.masks, np.ndarray) and self.masks.ndim == 3 else 1
-        _check("masks", self.masks, np.float32, (n, max(side, 1), max(side, 1)))
-        if self.sampling not in SAMPLING_RULES:
-            raise InvalidInput("sampling", expected=f"one of {SAMPLING_RULES}", got=self.sampling)
+    def semantic(self) -> NDArray[np.uint8]:
+        """[h, w] uint8 class indices, an array of its own."""
+        ...
 
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def __repr__(self) -> str:
-        return f"Instances({len(self)} in {self.size[1]}x{self.size[0]})"
-
-    @property
-    def _span(self) -> NDArray[np.float32]:
-        return self.boxes if self.mask_boxes is None else self.mask_boxes
-
-    def select(self, keep: NDArray[Any]) -> Instances:
-        """The instances at a boolean mask [N] or at indices, in that order."""
-        return Instances(
-            self.boxes[keep],
-            self.labels[keep],
-            self.scores[keep],
-            self.masks[keep],
-            self.size,
-            self.sampling,
-            self._span[keep],
-        )
-
-    def above(self, score: float) -> Instances:
-        """The instances with at least this score."""
-        return self.select(self.scores >= score)
-
-    def crop(self, index: int, threshold: float = MASK_THRESHOLD) -> tuple[NDArray[np.bool_], int, int]:
-        """Mask of one instance on the part of the frame that it can cover.
-
-        Returns:
-            mask [ch, cw] bool (may be empty), and x, y of its top left pixel in the frame.
-        """
-        from imp_trt.ops.mask_projection_numpy import mask_crops
-
-        one = slice(index, index + 1)
-        for crop in mask_crops(self.masks[one], self._span[one], self.size, self.sampling):
-            return crop.values > threshold, crop.columns.start, crop.rows.start
-        return np.zeros((0, 0), np.bool_), 0, 0
-
-    def paste(self, threshold: float = MASK_THRESHOLD) -> NDArray[np.bool_]:
-        """Masks at the frame's size: [N, h, w] bool. N frames of memory; see crop for less."""
-        from imp_trt.ops.mask_projection_numpy import mask_crops
-
-        full = np.zeros((len(self), *self.size), np.bool_)
-        for crop in mask_crops(self.masks, self._span, self.size, self.sampling):
-            index, rows, columns, values = crop
-            full[index, rows, columns] = values > threshold
-        return full
+    def instances(self) -> Instances:
+        """The objects found, arrays of their own."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentationResult:
     """The answer for one frame, in that frame's pixels.
 
+    From an engine, ``semantic`` and ``instances`` stay on the GPU until each is first read; an error of the
+    GPU, or of the network's answer, shows there.
+
     Attributes:
         semantic: [h, w] uint8 class indices.
         instances: detected objects, by falling score.
         classes: names, things and colours of the classes.
-        timing: milliseconds: "pre", "infer", "post" and "total" of the call that made this result.
+        timing: milliseconds of the call that made this result: "pre" (the frame's way to the network's
+            size), "infer", "post" (the answer's way back to the frame's) and "total". From an engine,
+            "upload" is the copy to the GPU or the resize on it, "upload" and "infer" are the GPU's own
+            times, "total" ends when the GPU is done, and "download" and "post" appear and grow as the
+            answer is read.
         frame: [h, w, 3] uint8 BGR, the frame itself where Segmenter.stream kept it; else None.
 
     Raises:
@@ -136,30 +71,72 @@ class SegmentationResult:
     timing: Mapping[str, float] = field(default_factory=dict)
     frame: NDArray[np.uint8] | None = None
 
+    _answer: Answer | None = field(default=None, init=False, repr=False)
+
     def __post_init__(self) -> None:
-        if not isinstance(self.semantic, np.ndarray) or self.semantic.ndim != 2 or not self.semantic.size:
-            raise InvalidInput("semantic", expected="uint8 [h, w], not empty", got=_got(self.semantic))
-        _check("semantic", self.semantic, np.uint8, self.semantic.shape)
-        highest = int(self.semantic.max())
-        if (
-            highest >= len(self.classes)
-            and np.isin(self.semantic, np.arange(len(self.classes), IGNORE_INDEX, dtype=np.uint8)).any()
-        ):
-            raise InvalidInput("semantic", expected=f"classes below {len(self.classes)}", got=highest)
+        self._check_semantic(self.semantic)
         if self.instances.size != self.semantic.shape:
             raise InvalidInput("instances.size", expected=self.semantic.shape, got=self.instances.size)
-        labels = self.instances.labels
+        self._check_instances(self.instances)
+
+    @classmethod
+    def lazy(
+        cls,
+        answer: Answer,
+        classes: ClassTable,
+        timing: Mapping[str, float],
+        frame: NDArray[np.uint8] | None = None,
+    ) -> SegmentationResult:
+        """A result that fetches, checks and keeps each part of an answer when it is first read."""
+        made = object.__new__(cls)
+        # The two fields that are left out are found by __getattr__.
+        made.__dict__.update(classes=classes, timing=timing, frame=frame, _answer=answer)
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        # Only asked for what is not there: a part that has not been read yet.
+        if name not in ("semantic", "instances") or self._answer is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if name == "semantic":
+            semantic = self._answer.semantic()
+            self._check_semantic(semantic)
+            return self.__dict__.setdefault(name, semantic)
+        instances = self._answer.instances()
+        self._check_instances(instances)
+        return self.__dict__.setdefault(name, instances)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles hold the answer itself; the GPU stays behind.
+        names = ("semantic", "instances", "classes", "frame")
+        return {name: getattr(self, name) for name in names} | {"timing": dict(self.timing)}
+
+    def _check_semantic(self, semantic: NDArray[np.uint8]) -> None:
+        if not isinstance(semantic, np.ndarray) or semantic.ndim != 2 or not semantic.size:
+            raise InvalidInput("semantic", expected="uint8 [h, w], not empty", got=got(semantic))
+        check_array("semantic", semantic, np.uint8, semantic.shape)
+        highest = int(semantic.max())
+        if (
+            highest >= len(self.classes)
+            and np.isin(semantic, np.arange(len(self.classes), IGNORE_INDEX, dtype=np.uint8)).any()
+        ):
+            raise InvalidInput("semantic", expected=f"classes below {len(self.classes)}", got=highest)
+
+    def _check_instances(self, instances: Instances) -> None:
+        labels = instances.labels
         if len(labels) and not (0 <= labels.min() and labels.max() < len(self.classes)):
             raise InvalidInput("labels", expected=f"0 to {len(self.classes) - 1}", got=labels.tolist())
 
     def __repr__(self) -> str:
-        h, w = self.semantic.shape
-        return f"SegmentationResult({w}x{h}, {len(self.classes)} classes, {len(self.instances)} instances)"
+        h, w = self.size
+        # Printing a result must not wait for the GPU.
+        found = self.__dict__.get("instances")
+        count = "instances not read" if found is None else f"{len(found)} instances"
+        return f"SegmentationResult({w}x{h}, {len(self.classes)} classes, {count})"
 
     @property
     def size(self) -> tuple[int, int]:
         """(h, w) of the frame."""
-        return self.instances.size
+        return self.instances.size if self._answer is None else self._answer.size
 
     def pixel_counts(self) -> NDArray[np.int64]:
         """Pixels of each class, [K] int64."""
@@ -306,14 +283,3 @@ class SegmentationResult:
             names=np.array(self.classes.names),
         )
         return buffer.getvalue()
-
-
-def _got(value: object) -> str:
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype} {list(value.shape)}"
-    return type(value).__name__
-
-
-def _check(name: str, value: object, dtype: type, shape: tuple[int, ...]) -> None:
-    if not isinstance(value, np.ndarray) or value.dtype != dtype or value.shape != shape:
-        raise InvalidInput(name, expected=f"{np.dtype(dtype)} {list(shape)}", got=_got(value))

@@ -13,6 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imp_trt.backends import BACKEND_NAMES
 from imp_trt.cli.common import Progress, command_parser, print_json, run_command
 from imp_trt.errors import UsageError
 
@@ -45,9 +46,13 @@ def parser() -> argparse.ArgumentParser:
         "default: SOURCE's name with _segmented, in the current folder, if nothing else is asked for",
     )
     p.add_argument(
-        "-a", "--artifact", required=True, metavar="FILE", help=".onnx artifact, or .safetensors/.pt weights"
+        "-a",
+        "--artifact",
+        required=True,
+        metavar="FILE",
+        help=".onnx or .engine artifact, or .safetensors/.pt weights",
     )
-    p.add_argument("--backend", choices=("onnxruntime", "pytorch"), help="default: by the artifact")
+    p.add_argument("--backend", choices=BACKEND_NAMES, help="default: by the artifact")
     p.add_argument("--threads", type=_count, metavar="N", help="CPU threads of the network")
     p.add_argument("--device", help="cpu or cuda; default: the best that the backend finds")
     p.add_argument("--max-frames", type=_count, metavar="N", help="stop after N frames")

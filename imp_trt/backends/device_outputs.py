@@ -1,0 +1,273 @@
+"""The outputs of one call of an engine: on the GPU until they are read."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imp_trt.backends.device_slots import Slot, SlotPool
+from imp_trt.decode import decode_instances
+from imp_trt.errors import DeviceError, ImpTrtError, InvalidInput
+from imp_trt.instances import Instances
+from imp_trt.manifest import Manifest
+from imp_trt.resize import Fit
+
+_POLL_S = 50e-6
+
+
+class DeviceOutputs:
+    """What one call left in its slot. Each part may be read in any thread.
+
+    Args:
+        pool: the slot's.
+        slot: its marks are recorded, the copy of the outputs into it is enqueued.
+        count: frames of the batch that somebody asked for.
+        filled_at: time.perf_counter() when the host's part of the call was done.
+    """
+
+    def __init__(self, pool: SlotPool, slot: Slot, count: int, filled_at: float) -> None:
+        self.filled_at = filled_at
+        self._pool = pool
+        self._slot: Slot | None = slot
+        self._unread = set(range(count))  # class maps
+        self._moved: NDArray[np.uint8] | None = None  # class maps on the host, [B, H, W]
+        self._detections: dict[str, NDArray[Any]] | None = None
+        self._gpu_ms: tuple[float, float] | None = None
+        self._error: ImpTrtError | None = None
+        pool.register(slot, self)
+
+    def __del__(self) -> None:
+        slot = getattr(self, "_slot", None)
+        if slot is not None:
+            self._pool.give_back(slot)
+
+    def done(self) -> bool:
+        """Whether the GPU is done."""
+        with self._on_gpu(wait=False) as slot:
+            return slot is None or slot.done.query()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the GPU is done.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Raises:
+            TimeoutError: it is not done in time.
+            DeviceError: the GPU failed.
+        """
+        if timeout is not None:
+            self._poll(timeout)
+        slot = self._slot
+        if slot is None:
+            return
+        self._check_process()
+        try:
+            # Without the lock: a wait in one thread must not keep others from reading what is there.
+            with self._pool.current():
+                slot.done.synchronize()
+            if slot.frames:
+                with self._pool.lock:
+                    if self._slot is slot:  # else the frames are those of a later call
+                        slot.frames.clear()
+        except DeviceError:
+            # Another thread may have closed the segmenter meanwhile; then the outputs have been moved.
+            if self._slot is not None:
+                raise
+
+    def gpu_ms(self) -> tuple[float, float]:
+        """Milliseconds of the upload and of the network, measured by the GPU; waits for it."""
+        if self._gpu_ms is None:
+            with self._on_gpu() as slot:
+                self._measure(slot)
+        return self._gpu_ms or (0.0, 0.0)
+
+    def semantic(self, i: int, fit: Fit, on_gpu: bool, timing: dict[str, float]) -> NDArray[np.uint8]:
+        """Class map [h, w] of frame i in that frame's pixels, an array of its own.
+
+        Args:
+            on_gpu: resize on the GPU; the answer is the same.
+            timing: its "download" and "post" grow by the milliseconds that this takes.
+        """
+        with self._on_gpu() as slot:
+            start = perf_counter()
+            if slot is None:
+                raw, on_gpu = self._moved_map(i), False
+            else:
+                raw, on_gpu = self._download_map(slot, i, fit, on_gpu)
+            downloaded = perf_counter()
+            fitted = raw if on_gpu else fit.semantic_back(raw)
+            if fitted is raw:  # that memory will be written again
+                fitted = raw.copy()
+            _add(timing, downloaded - start, perf_counter() - downloaded)
+            self._unread.discard(i)
+            self._release_if_read()
+        return fitted
+
+    def detections(self, timing: dict[str, float]) -> dict[str, NDArray[Any]]:
+        """The outputs other than the class maps, [B, ...] each, fetched once for all frames."""
+        with self._on_gpu() as slot:
+            if self._detections is None:
+                if slot is None:
+                    raise self._lost()
+                start = perf_counter()
+                memory = self._pool.download(slot.buffer.pointer, self._pool.layout.detections)
+                self._detections = self._pool.layout.views(memory.copy())
+                _add(timing, perf_counter() - start, 0.0)
+                self._release_if_read()
+            return self._detections
+
+    def move(self) -> None:
+        """Take everything to host memory and give the slot back.
+
+        If the GPU has failed, its error is kept, and raised when something is read.
+        """
+        try:
+            with self._on_gpu() as slot:
+                if slot is None:
+                    return
+                self._measure(slot)
+                layout = self._pool.layout
+                memory = self._pool.download(slot.buffer.pointer, layout.nbytes).copy()
+                self._moved = layout.views(memory, ("semantic",))["semantic"]
+                self._detections = layout.views(memory)
+        except ImpTrtError as error:
+            self._error = error
+        self._let_go()
+
+    def _poll(self, timeout: float) -> None:
+        deadline = perf_counter() + timeout
+        while not self.done():
+            if perf_counter() >= deadline:
+                raise TimeoutError(f"no result after {timeout} s")
+            time.sleep(_POLL_S)
+
+    def _download_map(self, slot: Slot, i: int, fit: Fit, on_gpu: bool) -> tuple[NDArray[np.uint8], bool]:
+        """A class map in pinned memory, and whether it has the frame's size."""
+        height, width = self._pool.layout.map_shape
+        address = slot.buffer.pointer + self._pool.layout.offsets["semantic"] + i * height * width
+        back = self._pool.semantic_back
+        if on_gpu and back is not None and fit.frame != fit.network:
+            return self._pool.download_fitted(address, fit, back), True
+        return self._pool.download(address, height * width).reshape(height, width), False
+
+    def _moved_map(self, i: int) -> NDArray[np.uint8]:
+        if self._moved is None:
+            raise self._lost()
+        return np.asarray(self._moved[i], np.uint8)
+
+    def _lost(self) -> ImpTrtError:
+        return self._error or InvalidInput("result", got="a part that was read and let go")
+
+    def _measure(self, slot: Slot | None) -> None:
+        if self._gpu_ms is None and slot is not None:
+            upload = slot.uploaded.elapsed_ms(slot.started)
+            self._gpu_ms = (upload, slot.done.elapsed_ms(slot.uploaded))
+
+    def _release_if_read(self) -> None:
+        if not self._unread and self._detections is not None and self._slot is not None:
+            self._measure(self._slot)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        with self._pool.lock:
+            slot, self._slot = self._slot, None
+            if slot is not None:
+                self._pool.release(slot)
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pool.pid:
+            raise InvalidInput(
+                "result on the GPU, read in a forked process",
+                fix="read result.semantic and result.instances before the fork, or pickle the result",
+            )
+
+    @contextmanager
+    def _on_gpu(self, wait: bool = True) -> Iterator[Slot | None]:
+        """The slot, done, with the lock and the context; None if everything is on the host."""
+        if self._slot is None:
+            yield None
+            return
+        self._check_process()
+        with self._pool.current():
+            if wait:
+                self.wait()
+            with self._pool.lock:
+                yield self._slot
+
+
+class DeviceAnswer:
+    """One frame's share of the outputs. See :class:`imp_trt.result.Answer`.
+
+    Args:
+        keep_open: what must live until the answer has been read.
+        timing: the result's; grows as parts are read.
+        on_gpu: the frame came from the GPU, so its class map is resized there.
+    """
+
+    def __init__(
+        self,
+        outputs: DeviceOutputs,
+        i: int,
+        fit: Fit,
+        manifest: Manifest,
+        timing: dict[str, float],
+        on_gpu: bool,
+        keep_open: object,
+    ) -> None:
+        self.size = fit.frame
+        self._source: tuple[DeviceOutputs, object] | None = (outputs, keep_open)
+        self._i = i
+        self._fit = fit
+        self._manifest = manifest
+        self._timing = timing
+        self._on_gpu = on_gpu
+        self._lock = Lock()
+        self._semantic: NDArray[np.uint8] | None = None
+        self._instances: Instances | None = None
+
+    def semantic(self) -> NDArray[np.uint8]:
+        """See :meth:`imp_trt.result.Answer.semantic`."""
+        with self._lock:
+            found = self._semantic
+            if found is None:
+                found = self._outputs().semantic(self._i, self._fit, self._on_gpu, self._timing)
+                self._semantic = found
+                self._let_go()
+            return found
+
+    def instances(self) -> Instances:
+        """See :meth:`imp_trt.result.Answer.instances`."""
+        with self._lock:
+            found = self._instances
+            if found is None:
+                arrays = self._outputs().detections(self._timing)
+                start = perf_counter()
+                found = decode_instances(arrays, self._i, self._fit, self._manifest)
+                _add(self._timing, 0.0, perf_counter() - start)
+                self._instances = found
+                self._let_go()
+            return found
+
+    def _outputs(self) -> DeviceOutputs:
+        if self._source is None:
+            raise InvalidInput("result", got="nothing on the GPU")
+        return self._source[0]
+
+    def _let_go(self) -> None:
+        """Once both parts are here, neither the outputs nor the engine are held any longer."""
+        if self._semantic is not None and self._instances is not None:
+            self._source = None
+
+
+def _add(timing: dict[str, float], download_s: float, post_s: float) -> None:
+    for name, seconds in (("download", download_s), ("post", post_s)):
+        timing[name] = timing.get(name, 0.0) + seconds * 1e3

@@ -1,0 +1,74 @@
+"""TensorRT-RTX: like TensorRT, but kernels are compiled on the target, and it has CUDA graphs of its own."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from imp_trt.backends.engine import EngineBackend
+from imp_trt.backends.tensorrt import import_library
+from imp_trt.cuda import cache
+from imp_trt.errors import OutputError
+from imp_trt.files import write_atomically
+
+_log = logging.getLogger(__name__)
+
+
+class TensorRtRtxBackend(EngineBackend):
+    """An engine in TensorRT-RTX. See :class:`imp_trt.backends.engine.EngineBackend`.
+
+    The network is captured as a whole where the library says that it can be; else the library's own
+    graphs are used. What it compiled for this GPU is kept in the cache folder for the next start.
+    """
+
+    name = "tensorrt-rtx"
+
+    def _import(self) -> Any:
+        return import_library("tensorrt_rtx", "tensorrt-rtx")
+
+    def _create_context(self, engine: Any) -> Any:
+        return self._context(engine, self._trt.CudaGraphStrategy.DISABLED)
+
+    def _may_capture(self, context: Any) -> bool:
+        return bool(context.is_stream_capturable(self._stream.handle))
+
+    def _context_without_capture(self, engine: Any) -> Any:
+        return self._context(engine, self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE)
+
+    def _context(self, engine: Any, strategy: Any) -> Any:
+        config = engine.create_runtime_config()
+        config.cuda_graph_strategy = strategy
+        self._compiled = config.create_runtime_cache()
+        self._loaded = _read(self._cache_file())
+        # TensorRT-RTX refuses what another GPU, driver or version has left; then it compiles anew.
+        if self._loaded and not self._compiled.deserialize(self._loaded):
+            self._loaded = b""
+        config.set_runtime_cache(self._compiled)
+        self._handles.kept += [self._compiled, config]  # the context may refer to both
+        return engine.create_execution_context(runtime_config=config)
+
+    def _ran(self) -> None:
+        memory, path = self._compiled.serialize(), self._cache_file()
+        data = b"" if memory is None else bytes(memory)
+        loaded = self._loaded
+        del self._compiled, self._loaded
+        if path is None or data in (b"", loaded):
+            return
+        try:
+            write_atomically(path, data, sync=False)
+        except OutputError as error:
+            _log.warning("compiled kernels are not kept, each start compiles them again: %s", error)
+
+    def _cache_file(self) -> Path | None:
+        folder = cache.folder()
+        capability = "{}{}".format(*self._device.compute_capability)
+        name = f"{self.manifest.sha256[:32]}.sm{capability}.{self._trt.__version__}.bin"
+        return None if folder is None else folder.with_name("tensorrt_rtx") / name
+
+
+def _read(path: Path | None) -> bytes:
+    try:
+        return path.read_bytes() if path is not None else b""
+    except OSError:
+        return b""

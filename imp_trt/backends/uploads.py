@@ -1,0 +1,111 @@
+"""The way of frames into an engine's input: through pinned memory, or resized by the GPU where they are."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imp_trt.backends.device_slots import MAX_SLOTS, closing, tensor_bytes
+from imp_trt.cuda import driver, frame_fit
+from imp_trt.cuda.driver import Device, DeviceBuffer, Event, PinnedBuffer
+from imp_trt.decode import place
+from imp_trt.device_arrays import DeviceFrame
+from imp_trt.manifest import InputContract, TensorSpec
+from imp_trt.resize import Fit
+
+Frame = tuple[NDArray[np.uint8] | DeviceFrame, str]
+"""Pixels, uint8 [h, w, 3] contiguous or on the GPU, and the order of their channels, "bgr" or "rgb"."""
+
+
+class Stage:
+    """Pinned memory for one batch, and the mark after its copy."""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        with ExitStack() as stack:
+            self.buffer: PinnedBuffer = closing(stack, PinnedBuffer(tensor_bytes(spec)))
+            self.copied: Event = closing(stack, Event())
+            self._closer = stack.pop_all()
+        self.array = self.buffer.array.reshape(spec.shape)
+
+    def close(self) -> None:
+        self._closer.close()
+
+
+class Uploader:
+    """The input tensor and what fills it.
+
+    Attributes:
+        input: the tensor [B, H, W, 3] on the GPU.
+    """
+
+    def __init__(self, device: Device, contract: InputContract) -> None:
+        self._device = device
+        self._spec = contract.spec
+        self._pad_value = contract.pad_value
+        self._batch = contract.batch
+        # In the order in which they are copied. Calls that are waited for need one.
+        self._stages: deque[Stage] = deque()
+        with ExitStack() as stack:
+            self.input: DeviceBuffer = closing(stack, DeviceBuffer(tensor_bytes(contract.spec)))
+            stack.callback(self._close_stages)
+            self._stages.append(Stage(self._spec))
+            self._closer = stack.pop_all()
+        self._item = self.input.nbytes // contract.batch
+
+    def fill(self, frames: Sequence[Frame], fits: Sequence[Fit]) -> Stage:
+        """The host's part: frames in host memory at the network's size, grey where no frame is."""
+        stage = self._next_stage()
+        for i, ((pixels, order), fit) in enumerate(zip(frames, fits, strict=True)):
+            if not isinstance(pixels, DeviceFrame):
+                place(stage.array[i : i + 1], [(pixels, order)], [fit], self._pad_value)
+        if len(frames) < self._batch:
+            stage.array[len(frames) :] = self._pad_value
+        return stage
+
+    def enqueue(self, stage: Stage, frames: Sequence[Frame], fits: Sequence[Fit], stream: int) -> None:
+        """The GPU's part: one copy of neighbouring host frames each, one kernel per device frame."""
+        begin = 0
+        for i, ((pixels, order), fit) in enumerate(zip(frames, fits, strict=True)):
+            if isinstance(pixels, DeviceFrame):
+                self._copy(stage, begin, i, stream)
+                begin = i + 1
+                frame_fit.launch_fit(
+                    fit,
+                    pixels.pointer,
+                    pixels.row_pitch,
+                    order == "rgb",
+                    self.input.pointer + i * self._item,
+                    self._pad_value,
+                    stream,
+                    self._device,
+                )
+        self._copy(stage, begin, self._batch, stream)
+        stage.copied.record(stream)
+
+    def close(self) -> None:
+        self._closer.close()
+
+    def _next_stage(self) -> Stage:
+        """One that is not being copied; waits only if there are as many calls as results may wait."""
+        stage = self._stages[0]
+        if not stage.copied.query():
+            if len(self._stages) < MAX_SLOTS:
+                self._stages.append(Stage(self._spec))
+                return self._stages[-1]
+            stage.copied.synchronize()
+        self._stages.rotate(-1)
+        return stage
+
+    def _close_stages(self) -> None:
+        while self._stages:
+            self._stages.pop().close()
+
+    def _copy(self, stage: Stage, begin: int, end: int, stream: int) -> None:
+        if begin < end:
+            at = begin * self._item
+            nbytes = (end - begin) * self._item
+            driver.copy_in(self.input.pointer + at, stage.buffer.pointer + at, nbytes, stream)

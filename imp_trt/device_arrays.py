@@ -1,0 +1,243 @@
+"""Frames that already lie on a GPU: what DLPack or __cuda_array_interface__ says of them, checked.
+
+Nothing is copied. Both protocols also say how to wait for the work that fills the array: DLPack makes the
+producer's stream join ours, the other names the producer's stream.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from imp_trt.cuda import driver
+from imp_trt.errors import DeviceError, InvalidInput
+
+_CUDA, _CUDA_MANAGED = 2, 13  # DLDeviceType
+_UNSIGNED = 1  # DLDataTypeCode
+_DLPACK_KINDS = {0: "int", _UNSIGNED: "uint", 2: "float", 4: "bfloat", 6: "bool"}
+_LEGACY_STREAM = 1  # the default stream's number in both protocols and in the driver API
+
+_WANTED = "a uint8 array [H, W, 3] on the GPU whose pixels are packed"
+
+
+@dataclass(frozen=True)
+class DeviceFrame:
+    """A checked frame on the GPU.
+
+    Attributes:
+        pointer: device address of its first byte.
+        size: (h, w), pixels.
+        row_pitch: bytes from one row to the next, at least 3 w.
+        owner: keeps the memory alive; hold it until the GPU has read the frame.
+    """
+
+    pointer: int
+    size: tuple[int, int]
+    row_pitch: int
+    owner: object
+
+
+def on_device(frame: object) -> bool:
+    """Whether an object says that it is an array on a CUDA device."""
+    return _dlpack_device(frame) is not None or _has_interface(frame)
+
+
+def device_frame(frame: object, device: int, stream: int, wait_for: Callable[[int], None]) -> DeviceFrame:
+    """Where a frame on the GPU lies, safe to read on a stream.
+
+    The device's context must be current in this thread.
+
+    Args:
+        frame: [H, W, 3] uint8 array with packed pixels and any row pitch; not changed.
+        device: index of the GPU that will read it.
+        stream: handle of the stream that will read it.
+        wait_for: makes that stream wait for everything enqueued so far on another, given by its handle.
+
+    Raises:
+        InvalidInput: another shape, dtype, layout or GPU, or the producer refuses, with the way to mend it.
+    """
+    where = _dlpack_device(frame)
+    if where is not None:
+        if where != device:
+            raise _other_device(where, device)
+        return _from_dlpack(frame, stream)
+    return _from_interface(frame, device, wait_for)
+
+
+# ---- DLPack ----
+
+
+class _DLDevice(ctypes.Structure):
+    _fields_ = (("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32))
+
+
+class _DLDataType(ctypes.Structure):
+    _fields_ = (("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16))
+
+
+class _DLTensor(ctypes.Structure):
+    """The beginning of DLManagedTensor, as dlpack.h lays it out."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device", _DLDevice),
+        ("ndim", ctypes.c_int32),
+        ("dtype", _DLDataType),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_capsule_pointer.restype = ctypes.c_void_p
+_capsule_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
+
+
+def _dlpack_device(frame: object) -> int | None:
+    """Index of the GPU that holds the frame, or None."""
+    ask = getattr(frame, "__dlpack_device__", None)
+    if ask is None:
+        return None
+    try:
+        kind, index = ask()
+    except Exception:  # e.g. a tensor of a kind that DLPack does not know: it is no frame either
+        return None
+    return int(index) if int(kind) in (_CUDA, _CUDA_MANAGED) else None
+
+
+def _from_dlpack(frame: Any, stream: int) -> DeviceFrame:
+    try:
+        capsule = frame.__dlpack__(stream=stream)
+    except Exception as error:
+        raise InvalidInput(
+            "frame", expected=_WANTED, got=f"{type(error).__name__}: {error}", fix="pass tensor.detach()"
+        ) from error
+    # The capsule is kept, not consumed: it owns the tensor until it is collected.
+    tensor = _DLTensor.from_address(_capsule_pointer(capsule, b"dltensor"))
+    shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
+    strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else None
+    kind = tensor.dtype
+    name = f"{_DLPACK_KINDS.get(kind.code, 'kind ')}{kind.bits}"
+    if (kind.code, kind.bits, kind.lanes) != (_UNSIGNED, 8, 1):
+        raise _refused(name, shape, _fix_dtype(name))
+    pitch = _row_pitch(shape, strides, name)
+    return DeviceFrame(int(tensor.data or 0) + tensor.byte_offset, (shape[0], shape[1]), pitch, capsule)
+
+
+# ---- __cuda_array_interface__ ----
+
+
+def _has_interface(frame: object) -> bool:
+    try:
+        return hasattr(frame, "__cuda_array_interface__")
+    except Exception:  # the property may raise anything; asking again gives the reason
+        return True
+
+
+def _from_interface(frame: Any, device: int, wait_for: Callable[[int], None]) -> DeviceFrame:
+    try:
+        described = frame.__cuda_array_interface__
+        shape = tuple(int(side) for side in described["shape"])
+        strides = described.get("strides")
+        strides = None if strides is None else tuple(int(step) for step in strides)
+        kind, pointer = str(described["typestr"]), int(described["data"][0])
+        masked = described.get("mask") is not None
+    except Exception as error:
+        raise InvalidInput(
+            "frame: its __cuda_array_interface__", expected=_WANTED, got=f"{type(error).__name__}: {error}"
+        ) from error
+    if kind[1:] != "u1":
+        raise _refused(kind, shape, _fix_dtype(kind))
+    if masked:
+        raise _refused("a masked array", shape, "pass the array without its mask")
+    pitch = _row_pitch(shape, strides, "uint8")
+    _check_place(pointer, device)
+    _join(described, wait_for)
+    return DeviceFrame(pointer, (shape[0], shape[1]), pitch, frame)
+
+
+def _check_place(pointer: int, device: int) -> None:
+    """The interface does not name the GPU; the driver knows whose memory it is."""
+    attribute = driver.bindings().CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    try:
+        where = int(driver.call("cuPointerGetAttribute", attribute, pointer))
+    except DeviceError as error:
+        raise InvalidInput(
+            "frame", expected=_WANTED, got=f"address {pointer:#x}, which is no CUDA memory ({error.got})"
+        ) from error
+    if where != device:
+        raise _other_device(where, device)
+
+
+def _join(described: Mapping[str, Any], wait_for: Callable[[int], None]) -> None:
+    """Wait for the producer as its version of the interface defines it."""
+    version, stream = int(described.get("version", 0)), described.get("stream")
+    if version < 3:
+        # These say nothing of streams. The legacy default stream waits for all that do not opt out of it.
+        wait_for(_LEGACY_STREAM)
+    elif stream is not None:
+        if not isinstance(stream, int) or stream == 0:
+            raise InvalidInput(
+                "frame: stream of its __cuda_array_interface__",
+                expected="None, 1, 2 or a handle",
+                got=repr(stream),
+            )
+        wait_for(stream)
+
+
+# ---- both ----
+
+
+def _row_pitch(shape: tuple[int, ...], strides: tuple[int, ...] | None, kind: str) -> int:
+    """Bytes from row to row of a uint8 array; strides equal bytes, None means contiguous."""
+    if len(shape) != 3 or shape[2] != 3:
+        raise _refused(kind, shape, _fix_shape(shape))
+    h, w, _ = shape
+    if h < 1 or w < 1:
+        raise _refused(kind, shape, "check how it was cropped")
+    packed = 3 * w
+    if strides is None:
+        return packed
+    row, pixel, channel = strides if len(strides) == 3 else (0, 0, 0)
+    pitch = row if h > 1 else packed
+    if channel != 1 or (w > 1 and pixel != 3) or pitch < packed:
+        raise InvalidInput(
+            "frame",
+            expected=_WANTED,
+            got=f"strides {strides} for shape {shape}",
+            fix="pass array.contiguous() (PyTorch) or cupy.ascontiguousarray(array); an RGB frame needs no "
+            "flip, but color='rgb'",
+        )
+    return pitch
+
+
+def _refused(kind: str, shape: tuple[int, ...], fix: str) -> InvalidInput:
+    return InvalidInput("frame", expected=_WANTED, got=f"{kind} {list(shape)}", fix=fix)
+
+
+def _fix_dtype(kind: str) -> str:
+    if "f" in kind:
+        return "(frame * 255).round().clip(0, 255) as uint8, for values 0-1"
+    return "convert it to uint8 on the GPU"
+
+
+def _fix_shape(shape: tuple[int, ...]) -> str:
+    if len(shape) == 3 and shape[0] == 3:
+        return "frame.permute(1, 2, 0).contiguous()"
+    if len(shape) == 3 and shape[2] == 4:
+        return "frame[..., :3].contiguous()"
+    if len(shape) == 4:
+        return "pass the frames of a batch one by one, or to run_batch"
+    return "pass an image with three channels"
+
+
+def _other_device(where: int, device: int) -> InvalidInput:
+    return InvalidInput(
+        "frame",
+        expected=f"memory of GPU {device}, where the engine is",
+        got=f"memory of GPU {where}",
+        fix=f"copy it there, or open the Segmenter with device='cuda:{where}'",
+    )
