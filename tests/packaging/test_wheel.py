@@ -85,6 +85,10 @@ def test_wheel_installs_one_top_level_package(wheel):
         "imp_trt/weights/scenes.md",
     ):
         assert name in names
+    sources = [p for s in (".cu", ".h") for p in (ROOT / "plugins").rglob(f"*{s}")]
+    assert len(sources) > 10
+    for path in sources:
+        assert f"imp_trt/{path.relative_to(ROOT)}" in names
     assert not [n for n in names if "camvid" in n.lower() and n.endswith(".safetensors")]
     assert not [n for n in names if "test" in Path(n).name.split("_")[0]]
 
@@ -100,7 +104,7 @@ def test_everything_imports_outside_the_checkout(installed, tmp_path):
 
 
 def test_commands_are_installed_and_answer(installed, tmp_path):
-    for name in ("train", "eval", "export", "segment", "doctor", "demo"):
+    for name in ("train", "eval", "export", "segment", "inspect", "doctor", "demo"):
         text = run(str(installed.parent / f"imp-{name}"), "--help", cwd=tmp_path, PYTHONPATH=borrowed())
         assert "exit codes" in text
 

@@ -1,0 +1,115 @@
+"""Run the engine of a folder and say what it does: run_engine.py FOLDER [--library FILE]
+
+The folder holds one engine, and the ONNX file it was built from (imp-export --keep-onnx). Prints, as JSON,
+whether the CUDA graph gives the bits of plain enqueueing, agreement with ONNX Runtime, and latency
+percentiles; leaves the answers in FOLDER/answers.npz. With --library the same engine runs with the C++ plugin
+instead of the Python one, and its answers must be those, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import imp_trt
+from imp_trt.errors import DependencyMissing, ImpTrtError
+from imp_trt.scenes import StreetScenes
+
+FRAMES, WARM_UP, TIMED = 20, 50, 500
+LEAST_AGREEMENT = 0.998  # of labels with ONNX Runtime on the same graph, whatever the precision
+
+Answers = dict[str, NDArray[Any]]
+
+
+def answers(path: Path, frames: list[NDArray[np.uint8]], **options: Any) -> Answers:
+    """Class map, boxes and scores of every frame."""
+    found: Answers = {}
+    with imp_trt.Segmenter(path, **options) as segmenter:
+        for i, frame in enumerate(frames):
+            result = segmenter.run(frame)
+            found[f"semantic{i}"] = result.semantic
+            found[f"boxes{i}"], found[f"scores{i}"] = result.instances.boxes, result.instances.scores
+    return found
+
+
+def same_bits(first: Answers, second: Answers) -> bool:
+    return set(first) == set(second) and all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def label_agreement(first: Answers, second: Answers) -> float:
+    names = [name for name in first if name.startswith("semantic")]
+    return float(np.mean([np.mean(first[name] == second[name]) for name in names]))
+
+
+def latency(path: Path, frames: list[NDArray[np.uint8]], **options: Any) -> dict[str, Any]:
+    """Host wall time of Segmenter.run until the class map is in host memory, in ms."""
+    times = []
+    with imp_trt.Segmenter(path, **options) as segmenter:
+        for frame in itertools.islice(itertools.cycle(frames), WARM_UP + TIMED):
+            start = time.perf_counter()
+            _ = segmenter.run(frame).semantic
+            times.append(1e3 * (time.perf_counter() - start))
+    p50, p99 = np.percentile(times[WARM_UP:], [50, 99])
+    return {"p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3), "runs": TIMED, "warm_up": WARM_UP}
+
+
+def check(path: Path, folder: Path, frames: list[NDArray[np.uint8]]) -> dict[str, Any]:
+    """The engine with the Python plugin."""
+    with_graph = answers(path, frames)
+    report: dict[str, Any] = {
+        "graph_equals_enqueue": same_bits(with_graph, answers(path, frames, graph=False)),
+        "twice_the_same_bits": same_bits(with_graph, answers(path, frames)),
+        "latency_graph": latency(path, frames),
+        "latency_enqueue": latency(path, frames, graph=False),
+    }
+    passed = [report["graph_equals_enqueue"], report["twice_the_same_bits"]]
+    for onnx in folder.glob("*.onnx"):
+        agreement = label_agreement(with_graph, answers(onnx, frames))
+        report["labels_equal_to_onnxruntime"] = agreement
+        passed.append(agreement >= LEAST_AGREEMENT)
+    np.savez(folder / "answers.npz", **with_graph)  # type: ignore[arg-type]
+    return {**report, "passed": all(passed)}
+
+
+def compare(path: Path, folder: Path, frames: list[NDArray[np.uint8]]) -> dict[str, Any]:
+    """The engine with the C++ plugin."""
+    with np.load(folder / "answers.npz") as earlier:
+        same = same_bits(answers(path, frames), dict(earlier))
+    return {"cpp_plugin_gives_the_same_bits": same, "latency_graph": latency(path, frames), "passed": same}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--library", type=Path)
+    options = parser.parse_args()
+    found = sorted(options.folder.glob("*.engine"))
+    try:
+        if not found:
+            raise DependencyMissing(f"no engine in {options.folder}", fix="see the step that builds it")
+        if options.library and not options.library.exists():
+            raise DependencyMissing(f"no library {options.library}", fix="see the step that builds it")
+        if options.library:
+            os.environ["IMP_TRT_PLUGIN_LIBRARY"] = str(options.library.absolute())
+        frames = [sample.image for sample in StreetScenes(seed=99, length=FRAMES)]
+        figures = (compare if options.library else check)(found[0], options.folder, frames)
+    except ImpTrtError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(json.dumps({"engine": str(found[0]), **figures}, indent=1))
+    return 0 if figures["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
