@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from imp_trt.artifact import Manifest as Manifest
     from imp_trt.classes import ClassTable as ClassTable
     from imp_trt.errors import ImpTrtError as ImpTrtError
+    from imp_trt.pending import Pending as Pending
     from imp_trt.result import Instances as Instances
     from imp_trt.result import SegmentationResult as SegmentationResult
     from imp_trt.segmenter import Segmenter as Segmenter
@@ -24,6 +25,7 @@ _HOME = {
     "ImpTrtError": "imp_trt.errors",
     "Instances": "imp_trt.result",
     "Manifest": "imp_trt.artifact",
+    "Pending": "imp_trt.pending",
     "SegmentationResult": "imp_trt.result",
     "Segmenter": "imp_trt.segmenter",
 }
@@ -33,6 +35,7 @@ __all__ = [
     "ImpTrtError",
     "Instances",
     "Manifest",
+    "Pending",
     "SegmentationResult",
     "Segmenter",
     "__version__",

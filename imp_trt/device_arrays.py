@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,15 +162,30 @@ def _from_interface(frame: Any, device: int, wait_for: Callable[[int], None]) ->
 
 def _check_place(pointer: int, device: int) -> None:
     """The interface does not name the GPU; the driver knows whose memory it is."""
-    attribute = driver.bindings().CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
     try:
-        where = int(driver.call("cuPointerGetAttribute", attribute, pointer))
+        where = _pointer_attribute("DEVICE_ORDINAL", pointer)
     except DeviceError as error:
         raise InvalidInput(
             "frame", expected=_WANTED, got=f"address {pointer:#x}, which is no CUDA memory ({error.got})"
         ) from error
     if where != device:
         raise _other_device(where, device)
+    # Each context has an address space of its own: a kernel that reads another's memory ends all CUDA work of
+    # the process. Memory of a pool belongs to no context: all can read it.
+    with suppress(DeviceError):
+        owner = _pointer_attribute("CONTEXT", pointer)
+        if owner not in (0, int(driver.call("cuCtxGetCurrent"))):
+            raise InvalidInput(
+                "frame",
+                expected="memory of the GPU's primary context, which TensorRT, PyTorch and CuPy use",
+                got="memory of another CUDA context",
+                fix="with PyCUDA: import pycuda.autoprimaryctx in place of pycuda.autoinit",
+            )
+
+
+def _pointer_attribute(name: str, pointer: int) -> int:
+    attribute = getattr(driver.bindings().CUpointer_attribute, f"CU_POINTER_ATTRIBUTE_{name}")
+    return int(driver.call("cuPointerGetAttribute", attribute, pointer))
 
 
 def _join(described: Mapping[str, Any], wait_for: Callable[[int], None]) -> None:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,8 @@ class SegmentationResult:
     timing: Mapping[str, float] = field(default_factory=dict)
     frame: NDArray[np.uint8] | None = None
 
-    _answer: Answer | None = field(default=None, init=False, repr=False)
+    # Of a lazy result, in its own __dict__. No field: fields(), asdict() and replace() see what is public.
+    _answer: ClassVar[Answer | None] = None
 
     def __post_init__(self) -> None:
         self._check_semantic(self.semantic)
@@ -93,17 +94,19 @@ class SegmentationResult:
         made.__dict__.update(classes=classes, timing=timing, frame=frame, _answer=answer)
         return made
 
-    def __getattr__(self, name: str) -> Any:
-        # Only asked for what is not there: a part that has not been read yet.
-        if name not in ("semantic", "instances") or self._answer is None:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        if name == "semantic":
-            semantic = self._answer.semantic()
-            self._check_semantic(semantic)
-            return self.__dict__.setdefault(name, semantic)
-        instances = self._answer.instances()
-        self._check_instances(instances)
-        return self.__dict__.setdefault(name, instances)
+    if not TYPE_CHECKING:  # to a type checker every name would be an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            # Only asked for what is not there: a part that has not been read yet.
+            if name not in ("semantic", "instances") or self._answer is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            if name == "semantic":
+                semantic = self._answer.semantic()
+                self._check_semantic(semantic)
+                return self.__dict__.setdefault(name, semantic)
+            instances = self._answer.instances()
+            self._check_instances(instances)
+            return self.__dict__.setdefault(name, instances)
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles hold the answer itself; the GPU stays behind.

@@ -146,7 +146,11 @@ class Segmenter:
             yield from self._run(chunk, color, keep=True)
 
     def warmup(self, calls: int = 1) -> None:
-        """Run the network on blank frames, so that the first real one is not the slow one."""
+        """Run the network on blank frames, so that the first real one is not the slow one.
+
+        These lie in host memory. The first frame on the GPU loads the kernels that resize it, and compiles
+        them once per machine: run one such frame, too, before time counts.
+        """
         runner = self._open_runner()
         with self._lock:
             for _ in range(calls):

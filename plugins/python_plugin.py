@@ -69,8 +69,9 @@ class PluginOperator(ABC):
     def check_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """Refuses input shapes that do not fit each other, with InvalidInput."""
 
+    @staticmethod
     @abstractmethod
-    def prepare(self, device: Device) -> None:
+    def prepare(device: Device) -> None:
         """Compiles and loads the kernels, which cannot be done while a stream is being captured."""
 
     @abstractmethod
@@ -224,6 +225,9 @@ class _Plugin:
             _log.debug("%s: no GPU, kernels are not prepared", self.operator.NAME)
         else:
             self.operator.prepare(device)
+
+    def set_tactic(self, tactic: int) -> None:
+        """There is one way to run the kernels; the bindings want the method all the same."""
 
     @_reports
     def attach_to_context(self, context: Any) -> Any:

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from imp_trt.errors import DependencyMissing, EngineIncompatible, UsageError
 from imp_trt.platform_info import LIBRARY_VARIABLE
-from imp_trt.plugins.python_plugin import NAMESPACE, VERSION, PluginOperator, make_creator
+from imp_trt.plugins.python_plugin import (
+    NAMESPACE,
+    VERSION,
+    PluginOperator,
+    current_device,
+    make_creator,
+)
 
 _BUILT_FOR = re.compile(rb"imp_trt_plugins built for TensorRT (\d+)\.(\d+)\.(\d+);")
 _RTX_INTERFACES_OF = 11  # TensorRT-RTX 1.x has the plugin interfaces of TensorRT 11
@@ -71,6 +78,24 @@ def register_plugins(trt: Any, library: Path | None = None) -> str:
         registry.register_creator(creator, NAMESPACE)
     _python[trt.__name__] = creators
     return "python"
+
+
+def prepare_kernels(names: Collection[str]) -> None:
+    """Compiles and loads the kernels of Python plugins on the current GPU.
+
+    The plugins do that themselves when they are attached to a context; but there TensorRT lets no error
+    through, and says only that it has no context.
+
+    Args:
+        names: of operators, see plugin_names.
+
+    Raises:
+        DependencyMissing: no NVRTC, one newer than the driver, or one that does not know the GPU.
+        BuildError, DeviceError: the kernels cannot be compiled or loaded.
+    """
+    for operator in operators():
+        if operator.NAME in names:
+            operator.prepare(current_device())
 
 
 def _registered(registry: Any) -> set[str]:

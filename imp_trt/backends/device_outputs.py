@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from imp_trt.backends.device_slots import Slot, SlotPool
 from imp_trt.decode import decode_instances
-from imp_trt.errors import DeviceError, ImpTrtError, InvalidInput
+from imp_trt.errors import ImpTrtError, InvalidInput
 from imp_trt.instances import Instances
 from imp_trt.manifest import Manifest
 from imp_trt.resize import Fit
@@ -45,7 +45,8 @@ class DeviceOutputs:
         pool.register(slot, self)
 
     def __del__(self) -> None:
-        slot = getattr(self, "_slot", None)
+        # Taken out first: another thread may find these outputs through the pool until they are gone.
+        slot, self._slot = getattr(self, "_slot", None), None
         if slot is not None:
             self._pool.give_back(slot)
 
@@ -66,22 +67,20 @@ class DeviceOutputs:
         """
         if timeout is not None:
             self._poll(timeout)
-        slot = self._slot
-        if slot is None:
+        if self._slot is None:
             return
         self._check_process()
-        try:
-            # Without the lock: a wait in one thread must not keep others from reading what is there.
+        # Without the lock: a wait in one thread must not keep others from reading what is there.
+        with self._pool.watching():
+            slot = self._slot
+            if slot is None:  # moved meanwhile
+                return
             with self._pool.current():
                 slot.done.synchronize()
-            if slot.frames:
-                with self._pool.lock:
-                    if self._slot is slot:  # else the frames are those of a later call
-                        slot.frames.clear()
-        except DeviceError:
-            # Another thread may have closed the segmenter meanwhile; then the outputs have been moved.
-            if self._slot is not None:
-                raise
+        if slot.frames:
+            with self._pool.lock:
+                if self._slot is slot:  # else the frames are those of a later call
+                    slot.frames.clear()
 
     def gpu_ms(self) -> tuple[float, float]:
         """Milliseconds of the upload and of the network, measured by the GPU; waits for it."""
@@ -103,13 +102,13 @@ class DeviceOutputs:
                 raw, on_gpu = self._moved_map(i), False
             else:
                 raw, on_gpu = self._download_map(slot, i, fit, on_gpu)
+            raw = raw.copy()  # that memory will be written again
             downloaded = perf_counter()
-            fitted = raw if on_gpu else fit.semantic_back(raw)
-            if fitted is raw:  # that memory will be written again
-                fitted = raw.copy()
-            _add(timing, downloaded - start, perf_counter() - downloaded)
             self._unread.discard(i)
             self._release_if_read()
+        # Without the lock: while one thread resizes, another can start the next frame.
+        fitted = raw if on_gpu else fit.semantic_back(raw)
+        _add(timing, downloaded - start, perf_counter() - downloaded)
         return fitted
 
     def detections(self, timing: dict[str, float]) -> dict[str, NDArray[Any]]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
-from threading import RLock
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from threading import Condition, RLock
 from typing import Any, Protocol
 from weakref import ref
 
@@ -27,6 +27,7 @@ from imp_trt.resize import Fit
 MAX_SLOTS = 16
 """Unread network calls that may wait on the GPU at a time, per Segmenter."""
 
+_PATIENCE_S = 5.0
 _ALIGNMENT = 256  # what cuMemAlloc gives, and all that TensorRT or a vectorised store may want
 
 SemanticBack = Callable[[Fit, int, int], None]
@@ -121,6 +122,8 @@ class SlotPool:
         self._free: deque[Slot] = deque()
         self._slots: list[Slot] = []
         self._waiting: OrderedDict[int, ref[Movable]] = OrderedDict()
+        self._watched = Condition()
+        self._watchers = 0
         with ExitStack() as stack:
             self.stream = closing(stack, Stream(device))
             self._pinned = closing(stack, _Growing(PinnedBuffer))
@@ -170,6 +173,18 @@ class SlotPool:
                 if outputs is not None:
                     outputs.move()
 
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Inside, no event of the pool is destroyed. For waits without the lock."""
+        with self._watched:
+            self._watchers += 1
+        try:
+            yield
+        finally:
+            with self._watched:
+                self._watchers -= 1
+                self._watched.notify_all()
+
     def download(self, address: int, nbytes: int) -> NDArray[np.uint8]:
         """Bytes of GPU memory as a view of pinned memory, valid until the next call. Hold the lock."""
         pinned = self._pinned.get(nbytes)
@@ -186,7 +201,9 @@ class SlotPool:
         return self.download(fitted.pointer, nbytes).reshape(fit.frame)
 
     def close(self) -> None:
-        """Give the GPU's memory back; idempotent."""
+        """Give the GPU's memory back; idempotent. The GPU is done, so that whoever waits for it returns."""
+        with self._watched:
+            self._watched.wait_for(lambda: self._watchers == 0, _PATIENCE_S)
         self._closer.close()
 
     def _new_slot(self) -> Slot:

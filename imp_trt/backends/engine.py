@@ -119,11 +119,14 @@ class EngineBackend(ABC):
         return True
 
     def _context_without_capture(self, engine: Any) -> Any | None:
-        """A better context where capture is impossible; None to go on with the one there is."""
+        """A better context where capture is impossible; None to go on with the one there is.
+
+        It may let the earlier one go first: nothing is under way.
+        """
         return None
 
     def _ran(self) -> None:  # noqa: B027 - most need nothing
-        """Called once, when the engine has run."""
+        """Called when the engine has run."""
 
     # ---- for the segmenter ----
 
@@ -213,9 +216,10 @@ class EngineBackend(ABC):
         if engine_info is None or artifact is None:  # preflight has seen to that
             raise InvalidInput("artifact", expected="an engine", got=self.manifest.kind)
         if engine_info.plugins:
-            from imp_trt.plugins.registration import register_plugins
+            from imp_trt.plugins.registration import prepare_kernels, register_plugins
 
-            register_plugins(self._trt)
+            if register_plugins(self._trt) == "python":
+                prepare_kernels(engine_info.plugins)
         engine = deserialize(self._trt, self._messages, artifact, self._handles.kept)
         check_tensors(engine, artifact)
         self._use(self._create_context(engine))
@@ -238,6 +242,10 @@ class EngineBackend(ABC):
             reason = self._capture(stack)
             if reason is not None:
                 _log.warning("engine runs without a CUDA graph of its own: %s", reason)
+                # The CUDA runtime inside TensorRT may report the failed recording once more, here.
+                with suppress(DeviceError):
+                    self._warm_up()
+                self._messages.taken()  # said above; they belong to no later error
                 other = self._context_without_capture(self._handles.kept[1])
                 if other is not None:
                     self._use(other)
@@ -252,7 +260,6 @@ class EngineBackend(ABC):
         try:
             self.graph = closing(stack, Graph.capture(self._stream.handle, self._execute))
         except DeviceError as error:
-            self._messages.taken()  # said here; they belong to no later error
             return str(error)
         return None
 

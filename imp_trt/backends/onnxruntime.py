@@ -42,6 +42,13 @@ class OnnxRuntimeBackend:
         # Bad files are reported as such even where the runtime is absent.
         artifact = read_artifact(path)
         self.manifest = artifact.manifest
+        if self.manifest.precision == "bf16":
+            raise ArtifactError(
+                f"artifact {path}",
+                expected="a precision that ONNX Runtime's CPU runs",
+                got="bf16, a file for TensorRT's parser",
+                fix="give it to trtexec, or imp-export --engine fp32 --target onnxruntime",
+            )
         self._session: Any = _session(artifact.payload, str(artifact.path), threads)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         _check("inputs", inputs, (self.manifest.input.spec,), path)

@@ -34,7 +34,12 @@ class TensorRtRtxBackend(EngineBackend):
         return bool(context.is_stream_capturable(self._stream.handle))
 
     def _context_without_capture(self, engine: Any) -> Any:
-        return self._context(engine, self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE)
+        self._ran()  # what the first context compiled is there for the second
+        self._handles.context = None  # two would need twice the memory
+        context = self._context(engine, self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE)
+        if context is None:
+            raise self._failed("TensorRT-RTX cannot make a second execution context")
+        return context
 
     def _context(self, engine: Any, strategy: Any) -> Any:
         config = engine.create_runtime_config()

@@ -8,6 +8,7 @@ thread whose current context is their device's (`Device.activate`); `close` may 
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -211,11 +212,12 @@ class Module:
     def __init__(self, image: bytes, entries: Sequence[str]) -> None:
         self._handle = call("cuModuleLoadData", image)
         self.functions: dict[str, Any] = {}
-        registers = bindings().CUfunction_attribute.CU_FUNC_ATTRIBUTE_NUM_REGS
+        # Of the attributes, one that only a loaded function has: asked now, so that no launch has to load.
+        threads = bindings().CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK
         try:
             for entry in entries:
                 self.functions[entry] = call("cuModuleGetFunction", self._handle, entry.encode())
-                call("cuFuncGetAttribute", registers, self.functions[entry])  # loads it now, not on launch
+                call("cuFuncGetAttribute", threads, self.functions[entry])
         except DeviceError:
             self.close()
             raise
@@ -344,14 +346,21 @@ class Graph:
             Exception: whatever body raised. The recording is ended in both cases.
         """
         mode = bindings().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        call("cuStreamBeginCapture", stream_handle, mode)
+        # A finaliser that frees GPU memory in the middle of it would spoil the recording.
+        collecting = gc.isenabled()
+        gc.disable()
         try:
-            body()
-        except BaseException:
-            status, graph = _invoke("cuStreamEndCapture", stream_handle)
-            if status == "CUDA_SUCCESS":
-                _release("cuGraphDestroy", graph)
-            raise
+            call("cuStreamBeginCapture", stream_handle, mode)
+            try:
+                body()
+            except BaseException:
+                status, graph = _invoke("cuStreamEndCapture", stream_handle)
+                if status == "CUDA_SUCCESS":
+                    _release("cuGraphDestroy", graph)
+                raise
+        finally:
+            if collecting:
+                gc.enable()
         graph = call("cuStreamEndCapture", stream_handle)
         try:
             return cls(call("cuGraphInstantiate", graph, 0))

@@ -139,7 +139,7 @@ def _(
     canonical_level: int,
     canonical_size: int,
 ) -> list[Tensor]:
-    return [torch.empty_like(p) for p in (p2, p3, p4, p5)]
+    return [p.new_empty(p.shape) for p in (p2, p3, p4, p5)]  # contiguous, whatever the features are
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -109,11 +109,12 @@ class _Statistics:
 
     def add(self, result: SegmentationResult, read_ms: float, write_ms: float) -> None:
         self.frames += 1
-        for name, value in (("read", read_ms), *result.timing.items(), ("write", write_ms)):
-            self._times.setdefault(name, []).append(value)
         self._pixels += result.pixel_counts()
         labels = result.instances.labels[result.instances.scores >= self._min_score]
         self._found += np.bincount(labels, minlength=len(self._classes))
+        # Last, because an engine's result takes the time of its download when it is read.
+        for name, value in (("read", read_ms), *result.timing.items(), ("write", write_ms)):
+            self._times.setdefault(name, []).append(value)
 
     def summary(self, seconds: float) -> RunSummary:
         names = self._classes.names

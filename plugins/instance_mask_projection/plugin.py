@@ -52,7 +52,8 @@ class InstanceMaskProjection(PluginOperator):
         if list(shapes[:_MASKS]) != expected:
             raise InvalidInput("boxes, scores and labels", expected=expected, got=list(shapes[:_MASKS]))
 
-    def prepare(self, device: Device) -> None:
+    @staticmethod
+    def prepare(device: Device) -> None:
         prepare(device)
 
     def launch(self, inputs: Sequence[Tensor], output: int, stream: int, device: Device) -> None:

@@ -50,7 +50,8 @@ class MultilevelRoiAlign(PluginOperator):
             expected = "[B, C, H, W] with the B of boxes, one C and at least one cell"
             raise InvalidInput("p2..p5", expected=expected, got=levels)
 
-    def prepare(self, device: Device) -> None:
+    @staticmethod
+    def prepare(device: Device) -> None:
         prepare(device)
 
     def launch(self, inputs: Sequence[Tensor], output: int, stream: int, device: Device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import threading
@@ -150,6 +151,19 @@ def test_graph_replays_what_was_recorded(fake):
     graph.close()
     graph.close()
     assert fake.alive["graphs"] == 0
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_no_garbage_is_collected_while_recording(fake, collecting):
+    stream, seen = Stream(Device.open()), []
+    before = gc.isenabled()
+    try:
+        (gc.enable if collecting else gc.disable)()
+        Graph.capture(stream.handle, lambda: seen.append(gc.isenabled())).close()
+        assert seen == [False]
+        assert gc.isenabled() is collecting
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -76,6 +76,18 @@ def test_no_loading_while_a_graph_is_recorded(fake, compiled):
     Graph.capture(stream.handle, body)
 
 
+def test_a_prepared_kernel_can_be_recorded_at_once(fake, compiled):
+    device = Device.open()
+    stream = Stream(device)
+    kernels.prepare("frame_fit", device)
+
+    def body():
+        kernel = kernels.load("frame_fit", "imp_frame_fit", device, stream.handle)
+        kernel.launch((1, 1, 1), (1, 1, 1), stream.handle, [])
+
+    Graph.capture(stream.handle, body).close()
+
+
 def test_arguments_arrive_as_they_are(fake, compiled):
     device = Device.open()
     kernel = kernels.load("frame_fit", "imp_frame_fit", device)

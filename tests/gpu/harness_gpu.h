@@ -73,6 +73,8 @@ public:
             check(cudaMemcpy(input, tensor.bytes.data(), tensor.bytes.size(), cudaMemcpyHostToDevice),
                   "cudaMemcpy");
         }
+        // A copy from pageable memory may still be under way, and non-blocking streams do not wait for it.
+        check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
         output = allocate(options.short_output ? size_ / 2 : size_);
         fill_size_ = options.short_output ? size_ / 2 : size_;
     }

@@ -109,6 +109,19 @@ def test_backward_equals_that_of_float64(device, rule, dtype, shape):
 
 
 @pytest.mark.parametrize("rule", RULES)
+def test_the_composed_form_is_that_of_the_cpu(device, rule):
+    case = ordinary(10, batch=2, count=30, cells=7, canvas=(40, 61))  # float64 has no kernels
+    results = []
+    for where in ("cpu", device, device):
+        inputs = on(where, case, torch.float64)
+        canvas = instance_mask_projection(*inputs, 3, (40, 61), 1.0, rule)
+        results.append((canvas.detach(), *gradients(canvas, inputs)))
+    for truth, ours, again in zip(*results, strict=True):
+        assert_near(ours, truth, 1e-6 if truth.dtype == torch.float32 else 1e-12)
+        assert torch.equal(ours, again)
+
+
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_degenerate_numbers(device, rule, dtype):
     @QUICK

@@ -85,6 +85,19 @@ def test_operator_contract(device):
     )
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_contract_of_the_backward_operator(device, layout):
+    shape = dict(batch=1, channels=3, height=32, width=32)
+    levels = [p.to(device, memory_format=layout) for p in pyramid(**shape)]
+    boxes = boxes_of_every_level(batch=1, count=3, height=32, width=32).to(device)
+    grad = torch.ones(boxes.shape[1], 3, 2, 2, device=device)
+    torch.library.opcheck(
+        torch.ops.imp_trt.multilevel_roi_align_backward.default,
+        (grad, *levels, boxes, 2, 4, 224),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_runs_give_the_same_bits(device, dtype):
     levels = [level.to(device, dtype) for level in pyramid(channels=40)]

@@ -52,5 +52,6 @@ def test_the_plugins_are_clean_where_a_planted_fault_is_found(
 
 def test_a_plugin_that_writes_too_far_is_found(built: Built, cases: list[Path]) -> None:
     done = _sanitize("memcheck", built.harness, built.library, cases[0], "--short-output")
-    assert done.returncode == FOUND, done.stdout + done.stderr
+    # Not FOUND: that is for programs that end well, and this one sees its kernel fail.
+    assert done.returncode != 0, done.stdout + done.stderr
     assert "Invalid __global__ write" in done.stdout

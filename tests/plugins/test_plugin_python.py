@@ -89,6 +89,14 @@ def test_fields_are_declared_parsed_and_written_back(name: str, declared: str, w
     assert result["metadata"].startswith(f"{first[0]}={first[1]} ")
 
 
+@pytest.mark.parametrize("name", [IMP, ROI])
+def test_every_method_that_tensorrt_asks_for_is_there(name: str) -> None:
+    # The bindings take the default for these alone; a call of any other that is missing is a failure.
+    optional = ["destroy", "get_valid_tactics", "get_workspace_size"]
+    missing, _ = run_rtx(rtx_plugins.left_to_the_bindings, name)
+    assert missing == optional
+
+
 def test_text_may_end_with_zero() -> None:
     given = {**rtx_plugins.FIELDS[IMP], "sampling": "nearest\0"}
     result, _ = run_rtx(rtx_plugins.fields, None, IMP, given)

@@ -167,3 +167,9 @@ def test_manifest_of_a_loaded_artifact(tmp_path: Path) -> None:
     path = tiny.artifact(tmp_path)
     manifest = open_backend(path).manifest
     assert manifest.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_bfloat16_file_is_for_tensorrt(tmp_path: Path) -> None:
+    path = tiny.artifact(tmp_path, precision="bf16")
+    with pytest.raises(ArtifactError, match=r"bf16.*trtexec.*--engine fp32"):
+        open_backend(path)

@@ -87,6 +87,7 @@ MALFORMED = [
     ("mask_size", 0, "mask_size"),
     ("precision", "fp64", "precision"),
     ("target", "", "target"),
+    ("target", "rtx; rm -rf ~", "target"),
     ("opset", "18", "opset"),
     ("ops", [], "ops"),
     ("ops.InstanceMaskProjection", "1", "ops.InstanceMaskProjection"),

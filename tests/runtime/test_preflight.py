@@ -231,7 +231,24 @@ def test_what_no_installation_mends_comes_first() -> None:
     nothing = engines.orin(name="linux-x86_64", tensorrt=None, gpu=NO_DRIVER, plugins=NO_NVRTC)
     found = problems(engines.manifest(), ORIN, nothing)
     assert [p.missing for p in found] == [False, True, True, True]
-    assert "pip install tensorrt==10.3.0.26" in found[1].fix
+    assert found[1].fix == "pip install tensorrt==10.3.0"
+
+
+@pytest.mark.parametrize(
+    ("version", "package"),
+    [
+        ("10.0.1.6", "10.0.1"),
+        ("10.7.0.23", "10.7.0"),
+        ("10.8.0.43", "10.8.0.43"),
+        ("11.4.0.106", "11.4.0.106"),
+    ],
+)
+def test_the_package_that_is_named_exists(version: str, package: str) -> None:
+    """Until 10.7 the Python packages have three numbers in their versions."""
+    engine = engines.info(version=version, platform="linux-x86_64")
+    here = engines.orin(name="linux-x86_64", tensorrt=None)
+    found = problems(engines.manifest(engine), PlanHeader("tensorrt", version), here)
+    assert [p.fix for p in found] == [f"pip install tensorrt=={package}"]
 
 
 def test_only_engines_have_a_preflight() -> None:

@@ -104,4 +104,5 @@ def test_driver_functions_called_by_the_runtime(name: str) -> None:
     theirs = list(inspect.signature(getattr(driver, name)).parameters)
     assert list(inspect.signature(getattr(FakeCuda, name)).parameters)[1:] == theirs
     assert list(inspect.signature(getattr(fake_tensorrt.FakeGpu, name)).parameters)[1:] == theirs
-    assert hasattr(driver.CUpointer_attribute, "CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL")
+    for attribute in ("DEVICE_ORDINAL", "CONTEXT"):
+        assert hasattr(driver.CUpointer_attribute, f"CU_POINTER_ATTRIBUTE_{attribute}")

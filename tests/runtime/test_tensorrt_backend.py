@@ -135,6 +135,8 @@ def test_where_capture_fails_the_network_is_enqueued_and_the_log_says_so_once(
     assert caplog.text.count("without a CUDA graph") == 1
     if trt.__name__ == "tensorrt_rtx":  # its own graphs take over
         assert [s.name for s in trt.strategies] == ["DISABLED", "WHOLE_GRAPH_CAPTURE"]
+        assert trt.found == 1, "the second context must not compile again what the first one did"
+    assert trt.contexts == 1, "two contexts need twice the scratch memory"
     assert nothing_left(machine)
 
 

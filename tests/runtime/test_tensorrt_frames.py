@@ -275,6 +275,16 @@ def test_memory_of_another_gpu(cuda: FakeGpu, segmenter: Segmenter) -> None:
             segmenter.run(frame)
 
 
+def test_memory_of_another_context(cuda: FakeGpu, segmenter: Segmenter) -> None:
+    # As pycuda.autoinit makes it: the kernel would fault, and with it everything else in the process.
+    there = on_gpu(cuda, tiny.frame())
+    cuda.contexts[there.ctypes.data] = 77
+    with pytest.raises(InvalidInput, match=r"another CUDA context.*pycuda\.autoprimaryctx"):
+        segmenter.run(Interface(there))
+    cuda.contexts[there.ctypes.data] = 0
+    assert same(segmenter.run(Interface(there)), segmenter.run(tiny.frame()))
+
+
 def test_memory_that_is_not_the_gpus(segmenter: Segmenter) -> None:
     with pytest.raises(InvalidInput, match="no CUDA memory"):
         segmenter.run(Interface(tiny.frame()))

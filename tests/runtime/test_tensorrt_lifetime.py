@@ -166,6 +166,31 @@ def test_plugins_are_registered_before_the_engine_is_read(
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize("form", ["python", "c++"])
+def test_kernels_of_python_plugins_that_cannot_be_compiled_are_named(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    # In attach_to_context TensorRT would swallow the error, and there would be no context for no reason.
+    asked: list[str] = []
+
+    def image(op: str, device: object) -> bytes:
+        asked.append(op)
+        raise DependencyMissing("NVRTC 13.2 is newer than the NVIDIA driver", fix="pip install an older one")
+
+    monkeypatch.setattr("imp_trt.cuda.kernels._image", image)
+    monkeypatch.setattr("imp_trt.plugins.registration.register_plugins", lambda trt: form)
+    operators = {"InstanceMaskProjection": "plugin", "ImpMultilevelRoiAlign": "function"}
+    path = engine_file(tmp_path, machine[0].__name__, operators=operators)
+    if form == "c++":  # its kernels are in the library
+        Segmenter(path).close()
+        assert asked == []
+        return
+    with pytest.raises(DependencyMissing, match=r"NVRTC 13\.2 is newer"):
+        Segmenter(path)
+    assert asked == ["instance_mask_projection"]
+    assert machine[0].alive == []
+
+
 # ---- threads, processes, closing ----
 
 
@@ -210,6 +235,42 @@ def test_results_are_read_and_the_segmenter_closed_in_any_thread(machine: Machin
         third = segmenter.run(tiny.frame())
         assert in_thread(segmenter.close) == [None]
         assert same(third, wanted)
+    assert nothing_left(machine)
+
+
+def test_closing_lets_those_who_wait_for_the_gpu_return_first(
+    machine: Machine, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = machine[1]
+    segmenter = Segmenter(path)
+    pending = segmenter.submit(tiny.frame())
+    waits, returns = threading.Event(), threading.Event()
+    real, closing = cuda.cuEventSynchronize, threading.get_ident()
+
+    def synchronize(hEvent: int) -> Any:
+        if threading.get_ident() != closing:
+            waits.set()
+            returns.wait(30)
+        return real(hEvent)
+
+    monkeypatch.setattr(cuda, "cuEventSynchronize", synchronize)
+    found: list[object] = []
+    waiter = threading.Thread(target=lambda: found.append(pending.result()))
+    waiter.start()
+    assert waits.wait(30)
+    seen: list[int] = []
+
+    def look() -> None:
+        seen.append(cuda.alive["events"])
+        returns.set()
+
+    threading.Timer(0.5, look).start()
+    segmenter.close()
+    waiter.join(30)
+    assert seen[0] > 0, "the event was destroyed while a thread was waiting for it"
+    assert isinstance(found[0], SegmentationResult)
+    with cpu_twin(path.parent) as cpu:
+        assert same(found[0], cpu.run(tiny.frame()))
     assert nothing_left(machine)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import pickle
 import threading
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from imp_trt.backends.device_slots import MAX_SLOTS
 from imp_trt.errors import DeviceError, InvalidInput
+from imp_trt.resize import Fit
 from imp_trt.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from imp_trt.video.pipeline import run_pipeline
@@ -155,6 +157,31 @@ def test_copies_and_pickles_hold_the_answer(segmenter: Segmenter, wanted: list[S
         assert clone.size == wanted[4].size
 
 
+def test_a_result_is_the_dataclass_it_says(segmenter: Segmenter, wanted: list[SegmentationResult]) -> None:
+    names = ["semantic", "instances", "classes", "timing", "frame"]
+    result = segmenter.run(frame(0))
+    assert [item.name for item in dataclasses.fields(result)] == names
+    plain = dataclasses.asdict(result)
+    assert list(plain) == names
+    assert np.array_equal(plain["semantic"], wanted[0].semantic)
+    changed = dataclasses.replace(segmenter.run(frame(0)), frame=frame(0))
+    assert same(changed, wanted[0])
+    assert changed.plot().shape == frame(0).shape
+
+
+def test_outputs_found_while_they_are_dropped_free_their_slot_once(
+    cuda: FakeGpu, segmenter: Segmenter
+) -> None:
+    backend: Any = segmenter._open_backend()
+    pool = backend._pool
+    result: Any = segmenter.run(frame(0))
+    outputs = result._answer._outputs()
+    slot = outputs._slot
+    outputs.__del__()  # in one thread, while another moves what is oldest
+    outputs.move()
+    assert list(pool._free).count(slot) == 1
+
+
 def test_results_of_a_batch_share_one_slot(cuda: FakeGpu, tmp_path: Path) -> None:
     path = engine_file(tmp_path, model=varying_graph(3), batch=3)
     with cpu_twin(tmp_path, 3) as cpu, Segmenter(path) as gpu:
@@ -209,6 +236,33 @@ def test_threads_read_results_while_frames_run(
     for thread in threads:
         thread.join(60)
     assert failures == []
+
+
+def test_a_frame_starts_while_another_thread_resizes_a_class_map(
+    segmenter: Segmenter, wanted: list[SegmentationResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resizing, go_on = threading.Event(), threading.Event()
+    resize = Fit.semantic_back
+
+    def slow(fit: Fit, semantic: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        resizing.set()
+        assert go_on.wait(30), "the next frame waited for the resize"
+        return resize(fit, semantic)
+
+    monkeypatch.setattr(Fit, "semantic_back", slow)
+    result = segmenter.run(frame(0))
+    maps: list[NDArray[np.uint8]] = []
+    reader = threading.Thread(target=lambda: maps.append(result.semantic))
+    reader.start()
+    assert resizing.wait(30)
+    threading.Timer(5, go_on.set).start()
+    started = time.perf_counter()
+    later = segmenter.submit(frame(1))
+    assert time.perf_counter() - started < 4
+    go_on.set()
+    reader.join(30)
+    assert np.array_equal(maps[0], wanted[0].semantic)
+    assert same(later.result(), wanted[1])
 
 
 # ---- submit ----
@@ -317,7 +371,8 @@ def test_stream_keeps_frames_and_goes_through_the_pipeline(
     frames: Any = [Frame(frame(i), i, str(i), None) for i in range(3)]
     summary = run_pipeline(segmenter, frames, [])
     assert summary.frames == 3
-    assert {"pre", "upload", "infer", "total"} <= set(summary.timing_ms)
+    # Without sinks nobody but the statistics reads the results: that too is counted.
+    assert {"pre", "upload", "infer", "total", "download", "post"} <= set(summary.timing_ms)
 
 
 def test_bad_frames_leave_the_segmenter_usable(

@@ -24,6 +24,7 @@ from tests.support.fake_cuda_state import (
     JUNK,
     OK,
     CUdevice_attribute,
+    CUfunction_attribute,
     CUpointer_attribute,
     CUresult,
     CUstreamCaptureStatus,
@@ -338,8 +339,11 @@ class FakeCuda(FakeState):
 
     def cuFuncGetAttribute(self, attrib: Any, hfunc: int) -> tuple[Any, ...]:
         status = self._begin("cuFuncGetAttribute", recordable=False)
-        known = isinstance(self._objects.get(hfunc), str)
-        return status or (OK if known else CUresult.CUDA_ERROR_INVALID_HANDLE), 32
+        if status or not isinstance(self._objects.get(hfunc), str):
+            return status or CUresult.CUDA_ERROR_INVALID_HANDLE, None
+        if attrib == CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
+            self._loaded.add(hfunc)  # others are answered from the module
+        return OK, 32
 
     def cuLaunchKernel(
         self,
@@ -360,6 +364,11 @@ class FakeCuda(FakeState):
         fits = all(1 <= g <= m for g, m in zip(grid, (2**31 - 1, 65535, 65535), strict=True))
         if status or not fits or not 1 <= blockDimX * blockDimY * blockDimZ <= 1024:
             return (status or CUresult.CUDA_ERROR_INVALID_VALUE,)
+        stream = self._streams.get(int(hStream))
+        if stream is not None and stream.capture is not None and int(f) not in self._loaded:
+            stream.broken = True
+            return (CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,)
+        self._loaded.add(int(f))
         values, types = kernelParams
         entry = self._objects[int(f)]
         self.launches.append(Launch(entry, grid, block, int(hStream), tuple(values), tuple(types)))

@@ -45,10 +45,17 @@ CUdevice_attribute = IntEnum(
         "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR": 76,
     },
 )
-CUfunction_attribute = IntEnum("CUfunction_attribute", {"CU_FUNC_ATTRIBUTE_NUM_REGS": 4})
+CUfunction_attribute = IntEnum(
+    "CUfunction_attribute",
+    {"CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK": 0, "CU_FUNC_ATTRIBUTE_NUM_REGS": 4},
+)
 CUpointer_attribute = IntEnum(
     "CUpointer_attribute",
-    {"CU_POINTER_ATTRIBUTE_MEMORY_TYPE": 2, "CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL": 9},
+    {
+        "CU_POINTER_ATTRIBUTE_CONTEXT": 1,
+        "CU_POINTER_ATTRIBUTE_MEMORY_TYPE": 2,
+        "CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL": 9,
+    },
 )
 CUstreamCaptureMode = IntEnum(
     "CUstreamCaptureMode",
@@ -139,6 +146,7 @@ class FakeState:
         self._streams: dict[int, Stream] = {0: Stream(), 1: Stream(), 2: Stream()}
         self._events: dict[int, Event] = {}
         self._objects: dict[int, Any] = {}  # modules, functions, graphs, executable graphs
+        self._loaded: set[int] = set()  # functions whose code is on the GPU; the others are loaded on launch
         self._retained = [0] * devices
         self._next = 1000
         self._failures: dict[str, CUresult] = {}

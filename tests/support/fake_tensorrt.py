@@ -29,7 +29,7 @@ from imp_trt.manifest import Manifest
 from imp_trt.platform_info import platform_name
 from tests.support import engines, tiny
 from tests.support.fake_cuda import FakeCuda
-from tests.support.fake_cuda_state import OK, CUresult
+from tests.support.fake_cuda_state import OK, CUpointer_attribute, CUresult
 from tests.support.fake_kernels import kernels
 
 VERSIONS = {"tensorrt": "10.3.0.26", "tensorrt_rtx": "1.7.1.116"}
@@ -55,16 +55,20 @@ class FakeGpu(FakeCuda):
 
     Attributes:
         elsewhere: device pointers that belong to GPU 1.
+        contexts: device pointer -> its context, where that is not the primary one; 0 for memory of a pool.
         allocations_left: cuMemAlloc and cuMemHostAlloc run out of memory when it gets to 0.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(compute_capability=CAPABILITY, kernels=kernels(), **options)
         self.elsewhere: set[int] = set()
+        self.contexts: dict[int, int] = {}
         self.allocations_left = 1 << 30
 
     def cuPointerGetAttribute(self, attribute: Any, ptr: int) -> tuple[Any, ...]:
         status, value = super().cuPointerGetAttribute(attribute, ptr)
+        if status == OK and attribute == CUpointer_attribute.CU_POINTER_ATTRIBUTE_CONTEXT:
+            return status, self.contexts.get(ptr, 1)
         return status, 1 if ptr in self.elsewhere else value
 
     def cuMemAlloc(self, bytesize: int) -> tuple[Any, ...]:
@@ -95,6 +99,8 @@ class FakeTensorRt(ModuleType):
         enqueued: calls of execute_async_v3.
         strategies: CUDA graph strategies of the contexts made (RTX).
         cache: what the runtime cache holds (RTX).
+        found: runtime caches that were filled from bytes (RTX).
+        contexts: the most execution contexts that lived at a time.
         alive, gone: names of the objects that live, and that went, in that order.
     """
 
@@ -106,6 +112,7 @@ class FakeTensorRt(ModuleType):
         self.runs = self.enqueued = 0
         self.strategies: list[Any] = []
         self.cache = b"compiled"
+        self.found = self.contexts = 0
         self.alive: list[str] = []
         self.gone: list[str] = []
         self.ILogger = ILogger
@@ -210,15 +217,19 @@ class IRuntimeCache(_Counted):
         return self._trt.cache
 
     def deserialize(self, blob: bytes) -> bool:
-        return bytes(blob) == self._trt.cache
+        fits = bytes(blob) == self._trt.cache
+        self._trt.found += fits
+        return fits
 
 
 class IExecutionContext(_Counted):
     def __init__(self, engine: ICudaEngine) -> None:
         super().__init__(engine._trt)
+        self._trt.contexts = max(self._trt.contexts, self._trt.alive.count("IExecutionContext"))
         self._engine = engine
         self._addresses: dict[str, int] = {}
         self._first = True
+        self._stale = False  # CUDA's runtime has an error that nobody has asked for yet
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self._addresses[name] = int(memory)
@@ -233,11 +244,16 @@ class IExecutionContext(_Counted):
         if "execute" in trt.fails or set(self._addresses) != set(self._engine._nodes):
             self._engine._logger.log(Severity.ERROR, "enqueueV3: an address is missing, or worse")
             return False
+        if self._stale:
+            self._engine._logger.log(Severity.ERROR, "CUDA error: operation failed due to a previous error")
+            self._stale = False
+            return False
         if self._first or "capture" in trt.fails:
             # What the real one does once for lazily loaded kernels; CUDA records no allocation.
             status, pointer = FakeCuda.cuMemAlloc(trt.cuda, 16)
             if status == OK:
                 trt.cuda.cuMemFree(pointer)
+            self._stale = status != OK
             self._first = False
         return bool(trt.cuda.enqueue(stream_handle, self._work(dict(self._addresses))) == OK)
 

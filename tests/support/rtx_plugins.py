@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import inspect
 import logging
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -85,6 +87,16 @@ def create(name: str, fields: list[tuple[str, Any]]) -> Any:
     plugin = _creator(name).create_plugin("layer", _collection(fields), trt.TensorRTPhase.BUILD)
     _kept.append(plugin)
     return plugin
+
+
+def left_to_the_bindings(name: str) -> list[str]:
+    """The methods of the plugin interfaces that the Python plugin does not have itself."""
+    register([None])
+    plugin = type(create(name, list(FIELDS[name].items())))
+    interfaces = (trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime)
+    methods = [item for kind in interfaces for item, value in vars(kind).items() if callable(value)]
+    ours = {m for m in methods if isinstance(inspect.getattr_static(plugin, m), FunctionType)}
+    return sorted(m for m in methods if m[0] != "_" and m not in ours)
 
 
 def _text(fields: Any, values: bool) -> str:
