@@ -79,7 +79,7 @@ template <>
 IMP_HD BFloat16 from_float<BFloat16>(float value)
 {
     BFloat16 result;
-#ifdef __CUDA_ARCH__
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800  // Turing has no such instruction
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
 #else
     const unsigned int bits = bits_of(value);
