@@ -23,7 +23,7 @@ from typing import Any
 from imp_trt.errors import BuildError, DependencyMissing, ImpTrtError
 from imp_trt.export.build_job import MODULES, BuildJob
 from imp_trt.export.layer_types import check_engine, check_network, engine_types, network_types
-from imp_trt.files import write_atomically
+from imp_trt.files import unwritable
 
 _EXAMPLES = 3
 
@@ -68,6 +68,7 @@ def run(job: BuildJob, events: Events) -> dict[str, Any]:
         PrecisionError: the network or the engine is of another precision.
         DependencyMissing: the builder, the GPU it needs or the plugin library is not there.
         EngineIncompatible: the plugin library is for another TensorRT.
+        OutputError: no room for the engine.
     """
     trt = _import(job.backend)
     logger = _logger(trt)
@@ -93,8 +94,11 @@ def run(job: BuildJob, events: Events) -> dict[str, Any]:
             got=logger.last_errors() or "no message",
             fix="imp-export --target onnxruntime makes a file that needs no builder; report the message",
         )
-    Path(job.output).write_bytes(plan)
-    _save_timing_cache(config, job)
+    try:
+        Path(job.output).write_bytes(plan)
+        _save_timing_cache(config, job)
+    except OSError as error:
+        raise unwritable(Path(job.output), error) from error
     built = _inspect(trt, logger, plan, job) if job.backend == "tensorrt" else None
     if built is not None:
         check_engine(job.precision, built)
@@ -179,7 +183,9 @@ def _import(backend: str) -> Any:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:
         raise DependencyMissing(
-            f"{backend} cannot be loaded", got=error, fix=f"pip install 'imp-trt[{backend}]'"
+            f"{backend} cannot be loaded",
+            got=error,
+            fix=f"install it anew until python3 -c 'import {name}' works, or imp-export --target onnxruntime",
         ) from error
 
 
@@ -221,7 +227,7 @@ def _save_timing_cache(config: Any, job: BuildJob) -> None:
     if job.backend == "tensorrt" and job.timing_cache is not None:
         cache = config.get_timing_cache()
         if cache is not None:
-            write_atomically(job.timing_cache, bytes(cache.serialize()))
+            Path(job.timing_cache).write_bytes(cache.serialize())
 
 
 def _inspect(trt: Any, logger: Any, plan: Any, job: BuildJob) -> dict[str, int] | None:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from imp_trt import errors
-from imp_trt.errors import BuildError, DependencyMissing, ImpTrtError
+from imp_trt.errors import BuildError, DependencyMissing, ImpTrtError, OutputError
 from imp_trt.export.build_job import MODULES, BuildJob
-from imp_trt.files import unwritable
+from imp_trt.files import unwritable, write_atomically
 from imp_trt.platform_info import LIBRARY_VARIABLE, installed_version
 
 WORKER = "imp_trt.export.build_worker"
@@ -72,11 +72,11 @@ def build_engine(model: bytes, job: BuildJob, progress: Progress | None = None) 
     """
     require_builder(job.backend)
     with _scratch() as folder:
-        job = replace(job, onnx=str(folder / "model.onnx"), output=str(folder / "model.engine"))
-        (folder / "model.onnx").write_bytes(model)
-        (folder / "job.json").write_text(job.to_json())
+        job, cache = _prepare(model, job, folder)
         info = _run(job, folder, progress or (lambda stage, done, total: None))
         plan = (folder / "model.engine").read_bytes()
+        if cache is not None and job.timing_cache is not None:
+            _keep_timing_cache(Path(job.timing_cache), cache)
     return Built(plan, info["version"], info["network_types"], info["engine_types"], info["plugins"])
 
 
@@ -117,18 +117,50 @@ def rtx_environment(folder: Path) -> dict[str, str]:
 @contextmanager
 def _scratch() -> Iterator[Path]:
     try:
-        with tempfile.TemporaryDirectory(prefix="imp_trt_build_") as name:
-            yield Path(name)
+        # What is left of it when the child was killed while writing is no reason to fail.
+        scratch = tempfile.TemporaryDirectory(prefix="imp_trt_build_", ignore_cleanup_errors=True)
     except OSError as error:
         raise unwritable(Path(tempfile.gettempdir()), error) from error
+    with scratch as name:
+        yield Path(name)
+
+
+def _prepare(model: bytes, job: BuildJob, folder: Path) -> tuple[BuildJob, Path | None]:
+    """Write what the child reads; the job for it, and the user's timing cache.
+
+    The child works on a copy of the cache: it may be killed while it writes.
+    """
+    cache = None if job.timing_cache is None else Path(job.timing_cache)
+    own = None if cache is None else str(folder / "timing.cache")
+    job = replace(job, onnx=str(folder / "model.onnx"), output=str(folder / "model.engine"), timing_cache=own)
+    try:
+        (folder / "model.onnx").write_bytes(model)
+        (folder / "job.json").write_text(job.to_json())
+        if cache is not None and cache.exists():
+            (folder / "timing.cache").write_bytes(cache.read_bytes())
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return job, cache
+
+
+def _keep_timing_cache(new: Path, cache: Path) -> None:
+    if not new.exists():
+        return
+    try:
+        write_atomically(cache, new.read_bytes())
+    except OutputError as error:  # the engine is worth more than the time that the cache saves
+        _log.warning("%s", error)
 
 
 def _run(job: BuildJob, folder: Path, progress: Progress) -> dict[str, Any]:
     """Start the child, pass its progress on, and return what it says when it is done."""
     environment = rtx_environment(folder) if job.backend == "tensorrt-rtx" else dict(os.environ)
+    # The child has another current folder.
     if environment.get(LIBRARY_VARIABLE):
-        # The child has another current folder.
         environment[LIBRARY_VARIABLE] = os.path.abspath(environment[LIBRARY_VARIABLE])
+    if environment.get("PYTHONPATH"):
+        paths = environment["PYTHONPATH"].split(os.pathsep)
+        environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, paths))
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", WORKER, str(folder / "job.json")],
@@ -179,6 +211,8 @@ def _listen(stream: IO[bytes], progress: Progress) -> dict[str, Any]:
             continue
         if line is None:
             return last
+        if not line.startswith(b"{"):  # printed before the worker took standard output away
+            continue
         event = json.loads(line)
         if event["event"] == "progress":
             step = (event["stage"], event["done"], event["total"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -14,11 +15,12 @@ import onnxruntime
 import torch
 
 import imp_trt
-from imp_trt.artifact import SUFFIXES, Manifest, read_manifest, write_artifact
+from imp_trt.artifact import SUFFIXES, Manifest, manifest_path, read_manifest, write_artifact
 from imp_trt.errors import OutputError, UsageError
 from imp_trt.export.calibration import CalibrationFrames
 from imp_trt.export.engine import Engine, make_engine, producer
 from imp_trt.export.frames import MIN_FRAMES, VerificationFrames
+from imp_trt.export.functions import without_functions
 from imp_trt.export.lowering import RUNS_ON_ONNXRUNTIME, Lowered, lower
 from imp_trt.export.onnx_from_model import operators_of
 from imp_trt.export.targets import (
@@ -31,11 +33,19 @@ from imp_trt.export.targets import (
 )
 from imp_trt.export.verification import ENGINE, ONNXRUNTIME, PYTORCH, Candidate, compare
 from imp_trt.export.verify import GATES, enforce
+from imp_trt.files import write_atomically
 from imp_trt.models.checkpoint import load_model
 from imp_trt.models.nms import DEFAULT_PASSES
 from imp_trt.platform_info import Gpu, Platform
 from imp_trt.preflight import problems
 from imp_trt.segmenter import Segmenter
+
+_log = logging.getLogger(__name__)
+
+_RTX_QUANTISED = (
+    "NVIDIA documents int8 in TensorRT-RTX for weights only, and float8 for matrix products: the engine may "
+    "be smaller and no faster than a float16 one (support matrix and release notes of 1.7)"
+)
 
 Progress = Callable[[str, int, int], None]
 """Called as the work goes on: stage (export, calibrate, parse, build, verify), steps done, steps in all."""
@@ -49,7 +59,7 @@ class ExportReport:
         path: the artifact.
         manifest: its manifest, verification figures included.
         seconds: time it took.
-        also: other artifacts that were written (``keep_onnx``).
+        also: other files that were written (``keep_onnx``, ``function_free``).
         not_here: why the engine itself could not be run here; empty if it was, or if there is none.
     """
 
@@ -95,6 +105,7 @@ class _Work:
     calibration: CalibrationFrames | None
     batch: int
     report: Progress = field(repr=False)
+    function_free: bool = False
 
 
 def export_model(
@@ -109,6 +120,7 @@ def export_model(
     passes: int = DEFAULT_PASSES,
     calibration: str | os.PathLike[str] | None = None,
     options: EngineOptions | None = None,
+    function_free: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Export a checkpoint to an artifact, an engine or an ONNX file, that was verified against PyTorch.
@@ -130,6 +142,9 @@ def export_model(
         passes: passes of each fixed-point NMS.
         calibration: folder of images; for int8 and fp8, and only for them.
         options: how to build an engine.
+        function_free: also write ``<artifact's name>.function-free.onnx``, the ONNX file without the bodies
+            of its operators, which runs only where their plugins are: for other programs with TensorRT
+            below 10.7. It has no manifest: imp_trt runs the artifact.
         progress: called as the work goes on.
 
     Raises:
@@ -147,6 +162,7 @@ def export_model(
     work = _settle(
         weights, output, precision, target, frames, frame_count, batch, calibration, options, progress
     )
+    work = replace(work, function_free=function_free)
     network, _ = load_model(work.weights)
     lowered = lower(network, precision, batch, passes, work.calibration, work.report)
     engine = None
@@ -187,6 +203,10 @@ def _settle(
         raise UsageError(
             f"precision {precision} takes no calibration frames", fix="leave --calib out, or --engine int8"
         )
+    if options.timing_cache is not None:
+        _check_writable(options.timing_cache, "timing cache", "choose another file")
+    if profile.backend == "tensorrt-rtx" and precision in NEEDS_CALIBRATION:
+        _log.warning(_RTX_QUANTISED)
     chosen = VerificationFrames(None if frames is None else Path(frames), frame_count)
     chosen.check()
     return _Work(
@@ -214,6 +234,11 @@ def _verify_and_write(work: _Work, lowered: Lowered, engine: Engine | None, veri
             candidate = _candidate(work, lowered, manifest, onnx_manifest, payload, graph, not_here)
             agreement, times = compare(reference, candidate, work.frames, work.report)
             enforce(agreement, work.precision)
+            if manifest.detections and not agreement.reference:
+                _log.warning(
+                    "the network finds no instance on the verification frames, so that only class maps were "
+                    "compared: name images of what it was trained for with --frames"
+                )
             figures = {
                 **manifest.verification,
                 "verified_on": candidate.verified_on,
@@ -226,11 +251,31 @@ def _verify_and_write(work: _Work, lowered: Lowered, engine: Engine | None, veri
             manifest = replace(manifest, verification=figures)
             if candidate.payload is payload:
                 manifest = replace(manifest, benchmark=_on_gpu(times, work.here, candidate.verified_on))
-    also = []
+    writes: dict[Path, Callable[[], object]] = {}
+    if work.function_free:
+        bare, bare_path = without_functions(lowered.model), work.path.with_suffix(".function-free.onnx")
+        writes[bare_path] = lambda: write_atomically(bare_path, bare.SerializeToString(deterministic=True))
     if engine is not None and work.options.keep_onnx:
-        also.append(write_artifact(work.path.with_suffix(".onnx"), graph, onnx_manifest))
-    write_artifact(work.path, payload, manifest)
-    return ExportReport(work.path, read_manifest(work.path), 0.0, tuple(also), not_here)
+        kept = work.path.with_suffix(".onnx")
+        writes[kept] = lambda: write_artifact(kept, graph, onnx_manifest)
+    writes[work.path] = lambda: write_artifact(work.path, payload, manifest)
+    _write_all(writes)
+    return ExportReport(work.path, read_manifest(work.path), 0.0, tuple(writes)[:-1], not_here)
+
+
+def _write_all(writes: Mapping[Path, Callable[[], object]]) -> None:
+    """Write files in order; if one fails, those that were not there before go again."""
+    new = []
+    try:
+        for path, write in writes.items():
+            if not path.exists():
+                new.append(path)
+            write()
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+            manifest_path(path).unlink(missing_ok=True)
+        raise
 
 
 def _onnx_manifest(work: _Work, lowered: Lowered, reference: Manifest) -> Manifest:
@@ -318,13 +363,13 @@ def _output_path(weights: Path, output: Path, precision: str, target: Target) ->
             fix="choose another with -o, or another --target",
         )
     path = output if output.suffix == suffix else output / f"{weights.stem}.{middle}{suffix}"
+    _check_writable(path, "output", "choose another with -o")
+    return path
+
+
+def _check_writable(path: Path, what: str, fix: str) -> None:
     if path.is_dir():
-        raise OutputError(
-            f"output {path}", expected="a file name", got="a folder", fix="choose another with -o"
-        )
+        raise OutputError(f"{what} {path}", expected="a file name", got="a folder", fix=fix)
     folder = next(p for p in (path.parent, *path.absolute().parents) if p.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(
-            f"output {path}", expected="a writable folder", got=str(folder), fix="choose another with -o"
-        )
-    return path
+        raise OutputError(f"{what} {path}", expected="a writable folder", got=str(folder), fix=fix)

@@ -59,7 +59,7 @@ class EngineOptions:
         optimization_level: 0 to 5; higher builds longer.
         hardware_compatibility: "none", "ampere_plus" or "same_compute_capability".
         version_compatible: whether later TensorRT versions may load the engine, in other programs.
-        keep_onnx: write the ONNX file that the engine was built from as an artifact beside it.
+        keep_onnx: write the ONNX file, with the bodies of its operators, as an artifact beside the engine.
     """
 
     plugin: bool | None = None
@@ -141,7 +141,7 @@ TARGETS = {
         Target(
             "jetson-thor",
             "tensorrt",
-            "Jetson Thor: JetPack 7 (TensorRT 10.13), from 7.2.2 on (11.4)",
+            "Jetson Thor: JetPack 7 (TensorRT 10.x), from 7.2.2 on (11.4)",
             f"{_MIGRATION}, Jetson page",
             versions=_ALL,
             capabilities=("11.0",),
@@ -158,7 +158,7 @@ TARGETS = {
             "data-centre",
             "tensorrt",
             "T4, A100, A10, L4, L40S, H100, H200, B200, B300, RTX PRO; built on the GPU itself",
-            "docs.nvidia.com/deeplearning/tensorrt/11.4.1, support matrix",
+            "the GPUs' compute capabilities; TensorRT's support matrix was not read",
             versions=_ALL,
             capabilities=("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "12.0"),
         ),
@@ -177,9 +177,10 @@ def find_target(name: str) -> Target:
 
 
 def default_target(here: Platform) -> str:
-    """Best target of a machine: TensorRT with a GPU, TensorRT-RTX, ONNX Runtime."""
+    """Best target of a machine: a supported TensorRT with a GPU, TensorRT-RTX, ONNX Runtime."""
     if here.tensorrt is not None and isinstance(here.gpu, Gpu):
-        return "tensorrt"
+        if _ALL[0] <= version_pair(here.tensorrt) < _ALL[1]:
+            return "tensorrt"
     return "onnxruntime" if here.tensorrt_rtx is None else "tensorrt-rtx"
 
 
@@ -227,6 +228,7 @@ def check_target(
         _check_onnxruntime(target, precision, options)
         return
     _check_options(target, options)
+    _check_platform(target, here)
     _check_builder(target, here)
     if target.backend == "tensorrt":
         _check_gpu(target, here)
@@ -274,16 +276,25 @@ def _check_options(target: Target, options: EngineOptions) -> None:
         raise _refused(target, "NVIDIA does not support version-compatible engines on DRIVE", "leave it out")
     if options.plugin is False and options.plugin_library is not None:
         raise UsageError("--no-plugin and --plugin-library exclude each other", fix="leave one of them out")
+    if options.plugin_library is not None and not options.plugin_library.is_file():
+        raise DependencyMissing(
+            f"the plugin library {options.plugin_library}",
+            got="no such file",
+            fix="build it as plugins/tensorrt/README.md says, or leave it out to use the Python plugins",
+        )
 
 
 def _check_builder(target: Target, here: Platform) -> None:
     version = here.version(target.backend)
     if version is None:
+        fix = f"pip install 'imp-trt[{target.backend}]'"
+        if target.platform == "linux-aarch64":  # pip's TensorRT is for servers
+            fix = "install python3-libnvinfer of the system; venv needs --system-site-packages to see it"
         raise DependencyMissing(
             f"{target.backend} for target {target.name}",
             expected=f"the Python package {target.backend.replace('-', '_')}",
             got="no such package",
-            fix=f"pip install 'imp-trt[{target.backend}]', or imp-export --target onnxruntime",
+            fix=f"{fix}; or imp-export --target onnxruntime",
         )
     numbers = version_pair(version)
     if target.versions is None or target.versions[0] <= numbers < target.versions[1]:
@@ -295,14 +306,18 @@ def _check_builder(target: Target, here: Platform) -> None:
     raise _refused(target, reason, "--target onnxruntime, or another TensorRT")
 
 
-def _check_gpu(target: Target, here: Platform) -> None:
-    """A TensorRT engine fits the GPU and the machine that it was built on."""
+def _check_platform(target: Target, here: Platform) -> None:
+    """Before anything is said to be missing: on another machine it would be installed in vain."""
     if target.platform is not None and here.name != target.platform:
         raise _refused(
             target,
             f"TensorRT engines are built on the device itself ({target.platform}); this is {here.name}",
             f"run imp-export --target {target.name} there, or --target onnxruntime here",
         )
+
+
+def _check_gpu(target: Target, here: Platform) -> None:
+    """A TensorRT engine fits the GPU that it was built on."""
     if not isinstance(here.gpu, Gpu):
         raise DependencyMissing(
             f"a GPU for target {target.name}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -44,6 +45,8 @@ SAMPLING_RULES = ("bilinear", "nearest", "rect")
 IMP_OP = "InstanceMaskProjection"
 
 _MAX_SIDE = 1 << 16
+# It becomes part of commands that messages tell the user to run.
+_TARGET = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ class Manifest:
         check.integer("schema_version", self.schema_version, SCHEMA_VERSION, SCHEMA_VERSION)
         check.choice("kind", self.kind, KINDS)
         check.choice("precision", self.precision, PRECISIONS)
-        check.text("target", self.target)
+        check.matches("target", self.target, _TARGET, 'a name such as "jetson-orin"')
         check.integer("detections", self.detections, 0, 1 << 16)
         check.integer("mask_size", self.mask_size, 1, 1 << 10)
         if self.opset is not None:

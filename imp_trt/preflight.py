@@ -20,6 +20,9 @@ from imp_trt.manifest import Manifest
 from imp_trt.plan import HEADER_BYTES, RTX_CAPABILITIES, PlanHeader, read_plan_header
 from imp_trt.platform_info import LIBRARY_VARIABLE, Gpu, Platform
 
+_FOUR_NUMBERS_FROM = (10, 8)
+"""TensorRT release from which its Python package has the build number in its version; before: 10.3.0."""
+
 TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
 
@@ -217,7 +220,10 @@ def _install(engine: EngineInfo, platform: Platform) -> str:
     if engine.backend == "tensorrt" and platform.name == "linux-aarch64":
         # On Jetson and DRIVE the libraries belong to the system's release; pip's are for servers.
         return f"TensorRT {engine.version} as the system's package (JetPack, DriveOS)"
-    return f"pip install {engine.backend}=={engine.version}"
+    version = engine.version
+    if engine.backend == "tensorrt" and _numbers(version) < _FOUR_NUMBERS_FROM:
+        version = ".".join(version.split(".")[:3])
+    return f"pip install {engine.backend}=={version}"
 
 
 def _gpu_problems(manifest: Manifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:

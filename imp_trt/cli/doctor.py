@@ -60,7 +60,7 @@ _ABILITIES = (
         "build and run TensorRT engines",
         ("cv2", "cuda.bindings", "tensorrt"),
         True,
-        "pip install 'imp-trt[tensorrt]'",
+        "pip install 'imp-trt[tensorrt]'; on Jetson and DRIVE 'imp-trt[cuda]' beside the system's TensorRT",
     ),
     ("build TensorRT-RTX engines", ("tensorrt_rtx",), False, "pip install 'imp-trt[tensorrt-rtx]'"),
     (

@@ -63,6 +63,12 @@ def parser() -> argparse.ArgumentParser:
         help="applications of each NMS's equation (default 32); more if verification says they are too few",
     )
     p.add_argument("--no-verify", action="store_true", help="write the file unverified; its manifest says so")
+    p.add_argument(
+        "--function-free",
+        action="store_true",
+        help="also write NAME.function-free.onnx, without the operators' bodies: for trtexec and TensorRT "
+        "below 10.7 with the plugin library; nothing else runs it",
+    )
     _engine_options(p)
     return p
 
@@ -151,6 +157,7 @@ def _export(options: argparse.Namespace) -> int:
             version_compatible=options.version_compatible,
             keep_onnx=options.keep_onnx,
         ),
+        function_free=options.function_free,
         progress=stage_progress("imp-export", options.quiet),
     )
     if options.json:
@@ -210,9 +217,8 @@ def _print_figures(figures: Any) -> None:
     counts = figures["instances"]
     print(f"frames     {figures['source']}")
     print(f"labels     {figures['label_agreement']:.4%} equal to PyTorch float32")
-    print(
-        f"instances  F1 {figures['instance_f1']:.4f} ({counts['matched']} of {counts['reference']} matched)"
-    )
+    score = f"F1 {figures['instance_f1']:.4f} ({counts['matched']} of {counts['reference']} matched)"
+    print(f"instances  {score if counts['reference'] else 'none found on these frames, none compared'}")
     if "miou" in figures:
         miou = figures["miou"]
         print(f"mIoU       {100 * miou['candidate']:.2f} (PyTorch {100 * miou['reference']:.2f})")

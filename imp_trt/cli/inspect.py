@@ -74,6 +74,9 @@ def inspect(path: Path, device: int = 0) -> Inspection:
         InvalidInput: its name is not that of a model.
     """
     try:
+        # A FIFO would block for ever.
+        if path.exists() and not path.is_file():
+            raise IsADirectoryError(0, "a folder" if path.is_dir() else "another kind of file")
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(HEADER_BYTES)
@@ -133,7 +136,9 @@ def _run(options: argparse.Namespace) -> int:
         print_json(_to_dict(found))
     else:
         for label, text in _lines(found):
-            print(f"{label:<12}{text}".rstrip())
+            # Manifests are untrusted: a terminal obeys some of the characters that do not print.
+            shown = "".join(c if c.isprintable() else "?" for c in text)
+            print(f"{label:<12}{shown}".rstrip())
     return found.exit_code
 
 

@@ -21,10 +21,14 @@ def main(library: Path) -> int:
             print(f"{tool} is not on the PATH", file=sys.stderr)
             return MISSING_EXIT
     build = library.parent.absolute() / "build"
-    configured = subprocess.run(["cmake", "-S", str(ROOT), "-B", str(build)], stdout=sys.stderr, check=False)
-    if configured.returncode:
+    configure = ["cmake", "-S", str(ROOT), "-B", str(build)]
+    configured = subprocess.run(configure, capture_output=True, text=True, check=False)
+    print(configured.stdout + configured.stderr, file=sys.stderr, flush=True)
+    if "TENSORRT_ROOT" in configured.stderr and configured.returncode:
         print("TensorRT's headers were not found (see above); set TENSORRT_ROOT", file=sys.stderr)
         return MISSING_EXIT
+    if configured.returncode:
+        return 1
     built = subprocess.run(["cmake", "--build", str(build), "--parallel"], stdout=sys.stderr, check=False)
     if built.returncode:
         return 1

@@ -1,4 +1,4 @@
-"""The steps of the on-target check: a name, a command, and whether it needs the GPU."""
+"""The steps of the on-target check: a name, a command, and what it shows."""
 
 from __future__ import annotations
 
@@ -16,84 +16,90 @@ SKIPPED_EXIT = 5
 
 @dataclass(frozen=True)
 class Step:
-    """One command.
+    """One command, run in the root of the checkout.
 
     Attributes:
         name: what it shows.
-        command: program and arguments.
-        on_gpu: whether it runs anything on the GPU.
+        command: program and arguments; paths are absolute.
+        runs: what it runs on the GPU if it passes: "engine", "kernels" or nothing.
         timeout_s: seconds before it counts as failed.
     """
 
     name: str
     command: tuple[str, ...]
-    on_gpu: bool = True
+    runs: str = ""
     timeout_s: int = 1800
 
 
 def plan(options: argparse.Namespace) -> list[Step]:
     """The steps in order; later ones use the files of earlier ones."""
-    work: Path = options.work
-    library = work / "plugins" / "libimp_trt_plugins.so"
+    library = options.work / "plugins" / "libimp_trt_plugins.so"
+    # NVIDIA documents plugins as unsupported in TensorRT-RTX: imp-export compiles the bodies there.
+    forms = ("plugin",) if options.target != "tensorrt-rtx" else ("function", "plugin")
     steps = [
-        Step("machine", _command("doctor", "--json"), on_gpu=False),
-        Step("kernels and plugin harness: tests/gpu", _script("gpu_tests.py")),
-        Step("C++ plugin library", _script("build_library.py", str(library)), on_gpu=False),
+        Step("machine", _command("doctor", "--json")),
+        Step("kernels and plugin harness: tests/gpu", _script("gpu_tests.py"), "kernels"),
+        Step("C++ plugin library", _script("build_library.py", str(library))),
     ]
     for precision in options.precisions:
-        steps += _engine_steps(options, precision, library)
-    steps.append(
-        Step(
-            "the IMP kernel against Algorithm 1 and PyTorch",
-            (
-                sys.executable,
-                "-m",
-                "tests.bench.bench_mask_projection_cuda",
-                "--json",
-                str(work / "imp.json"),
-            ),
-        )
-    )
-    steps.append(
-        Step(
-            "RoIAlign against torchvision",
-            (
-                sys.executable,
-                "-m",
-                "tests.bench.bench_multilevel_roi_align_cuda",
-                "--json",
-                str(work / "roi.json"),
-            ),
-        )
-    )
-    steps.append(Step("Torch-TensorRT compiles the operator", _script("torch_tensorrt_compile.py")))
-    return steps
+        for form in forms:
+            steps += _engine_steps(options, precision, form)
+        steps += _library_steps(options, precision, library)
+    return [
+        *steps,
+        _benchmark(options, "the IMP kernel against Algorithm 1 and PyTorch", "mask_projection"),
+        _benchmark(options, "RoIAlign against torchvision", "multilevel_roi_align"),
+        Step("Torch-TensorRT compiles the operator", _script("torch_tensorrt_compile.py"), "kernels"),
+    ]
 
 
-def _engine_steps(options: argparse.Namespace, precision: str, library: Path) -> list[Step]:
-    """Build and verify an engine, then run it with either plugin."""
-    export = ["--engine", precision, "--target", options.target, "--plugin", "--json"]
-    if options.weights:
-        export += ["--weights", str(options.weights)]
-    if options.frames:
-        export += ["--frames", str(options.frames)]
-    if options.calib and precision in ("int8", "fp8"):
-        export += ["--calib", str(options.calib)]
-    folder = options.work / precision
-    with_library = ["--plugin-library", str(library), "-o", str(options.work / f"{precision}_cpp")]
-    steps = [
-        Step(f"{precision}: build and verify", _command("export", *export, "--keep-onnx", "-o", str(folder))),
-        Step(f"{precision}: graph, ONNX Runtime, latency", _script("run_engine.py", str(folder))),
+def _engine_steps(options: argparse.Namespace, precision: str, form: str) -> list[Step]:
+    """Build and verify an engine, then run it."""
+    folder = options.work / f"{precision}_{form}"
+    how = "--plugin" if form == "plugin" else "--no-plugin"
+    build = _export(options, precision, how, "--keep-onnx", "-o", str(folder))
+    return [
+        Step(f"{precision}, {form}: build and verify", build, "engine"),
         Step(
-            f"{precision}: the same engine, C++ plugin",
-            _script("run_engine.py", str(folder), "--library", str(library)),
+            f"{precision}, {form}: graph, ONNX Runtime, latency",
+            _script("run_engine.py", str(folder)),
+            "engine",
         ),
     ]
-    if precision == options.precisions[0]:
-        steps.append(
-            Step(f"{precision}: build with the C++ plugin", _command("export", *export, *with_library))
+
+
+def _library_steps(options: argparse.Namespace, precision: str, library: Path) -> list[Step]:
+    """The engine of the Python plugin with the C++ plugin, and one that was built with it."""
+    folder = str(options.work / f"{precision}_plugin")
+    steps = [
+        Step(
+            f"{precision}: the same engine, C++ plugin",
+            _script("run_engine.py", folder, "--library", str(library)),
+            "engine",
         )
+    ]
+    if precision == options.precisions[0]:
+        build = _export(
+            options, precision, "--plugin-library", str(library), "-o", str(options.work / f"{precision}_cpp")
+        )
+        steps.append(Step(f"{precision}: build with the C++ plugin", build, "engine"))
     return steps
+
+
+def _export(options: argparse.Namespace, precision: str, *more: str) -> tuple[str, ...]:
+    arguments = ["--engine", precision, "--target", options.target, "--json", *more]
+    if options.weights:
+        arguments += ["--weights", str(options.weights)]
+    if options.frames:
+        arguments += ["--frames", str(options.frames)]
+    if options.calib and precision in ("int8", "fp8"):
+        arguments += ["--calib", str(options.calib)]
+    return _command("export", *arguments)
+
+
+def _benchmark(options: argparse.Namespace, name: str, op: str) -> Step:
+    module = f"tests.bench.bench_{op}_cuda"
+    return Step(name, (sys.executable, "-m", module, "--json", str(options.work / f"{op}.json")), "kernels")
 
 
 def _command(name: str, *arguments: str) -> tuple[str, ...]:

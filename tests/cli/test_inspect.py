@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -181,3 +182,27 @@ def test_a_file_that_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8")
     assert inspect.main([str(tmp_path / "photo.jpg")]) == 2
     assert ".safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("here")
+def test_a_manifest_gives_the_terminal_no_orders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = engines.artifact(tmp_path)
+    manifest = Path(f"{path}.json")
+    data = json.loads(manifest.read_text())
+    data["terms"] = "free\x1b]0;owned\x07 \x1b[2J\u202e"
+    manifest.write_text(json.dumps(data))
+    _, text = run(capsys, path)
+    assert "free?]0;owned? ?[2J?" in text
+    assert all(c.isprintable() or c == "\n" for c in text)
+
+
+@pytest.mark.parametrize("name", ["pipe.engine", "pipe.onnx"])
+def test_a_pipe_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert inspect.main([str(tmp_path / name)]) == 4
+    assert "another kind of file" in capsys.readouterr().err
+
+
+def test_a_folder_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect.main([str(tmp_path)]) == 4
+    assert "got a folder" in capsys.readouterr().err

@@ -5,10 +5,9 @@ from __future__ import annotations
 import cv2
 import pytest
 
-from imp_trt.export.onnx_from_model import onnx_from_module
 from imp_trt.models.checkpoint import save_checkpoint
-from imp_trt.models.deploy import DeployModule
 from tests.support.networks import detecting_network, small_config, smooth_frames
+from tests.support.typed_models import typed
 
 
 @pytest.fixture(scope="session")
@@ -17,13 +16,13 @@ def network():
 
 
 @pytest.fixture(scope="session")
-def module(network):
-    return DeployModule(network)
+def module():
+    return typed("fp32").module
 
 
 @pytest.fixture(scope="session")
-def model(module):
-    return onnx_from_module(module)
+def model():
+    return typed("fp32").model
 
 
 @pytest.fixture(scope="session")

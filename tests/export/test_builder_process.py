@@ -9,11 +9,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 from imp_trt.errors import BuildError, DependencyMissing, OutputError
-from imp_trt.export import builder
+from imp_trt.export import build_worker, builder
 from imp_trt.export.build_job import BuildJob
 from imp_trt.export.builder import build_engine, rtx_environment
 from tests.support.stub_packages import alive, stub_package
@@ -97,7 +98,7 @@ def test_an_unforeseen_exception_is_a_build_error(stub):
 @pytest.mark.parametrize("kind", ["ImportError", "OSError"])
 def test_a_library_that_does_not_load_is_missing(stub, kind):
     stub(f"raise {kind}('libnvinfer.so.10: cannot open shared object file')")
-    with pytest.raises(DependencyMissing, match=r"tensorrt-rtx cannot be loaded.*libnvinfer.*pip install"):
+    with pytest.raises(DependencyMissing, match=r"cannot be loaded.*libnvinfer.*--target onnxruntime"):
         build_engine(b"", JOB)
 
 
@@ -116,6 +117,52 @@ def test_a_builder_without_its_gpu(stub):
 def test_words_printed_on_stdout_disturb_nothing(stub):
     stub("import os; os.write(1, b'noise\\n'); print('more noise'); raise ImportError('gone')")
     with pytest.raises(DependencyMissing, match="gone"):
+        build_engine(b"", JOB)
+
+
+def test_words_printed_while_python_starts_disturb_nothing(stub, tmp_path):
+    folder = tmp_path / "stubs"
+    stub("raise ImportError('gone')")
+    (folder / "sitecustomize.py").write_text("print('welcome to this machine')")
+    with pytest.raises(DependencyMissing, match="gone"):
+        build_engine(b"", JOB)
+
+
+def test_relative_folders_of_modules_are_found(stub, tmp_path, monkeypatch):
+    stub("raise ImportError('the stub')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "stubs")
+    with pytest.raises(DependencyMissing, match="the stub"):
+        build_engine(b"", JOB)
+
+
+def test_no_room_for_the_engine_is_said_so():
+    with pytest.raises(OutputError, match=r"No space left.*make room"):
+        raise_in_worker(OSError(28, "No space left on device"))
+
+
+def raise_in_worker(error):
+    """What the worker does when the engine cannot be written."""
+    trt = MagicMock(__version__="1")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_import", "_logger", "_builder"):
+            patch.setattr(build_worker, name, MagicMock(return_value=trt))
+        for name in ("_register", "check_plugin_layers", "network_types", "check_network", "_monitor"):
+            patch.setattr(build_worker, name, MagicMock())
+        patch.setattr(Path, "read_bytes", lambda self: b"")
+        patch.setattr(Path, "write_bytes", MagicMock(side_effect=error))
+        patch.setattr(build_worker, "configure", MagicMock())
+        build_worker.run(JOB, MagicMock())
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), KeyboardInterrupt()])
+def test_what_the_callback_raises_is_not_about_files(stub, monkeypatch, error):
+    def tell(stream, progress):
+        raise error
+
+    stub("import time; time.sleep(60)")
+    monkeypatch.setattr(builder, "_listen", tell)
+    with pytest.raises(type(error)):
         build_engine(b"", JOB)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ OF_PYTHON = set(
     argv backend compute_capabilities dumps dup dup2 errors exists exit_code fdopen finish fraction get
     hardware_compatibility import_module items join last_errors loads onnx operators optimization_level
     output plugin_library plugins precision read read_bytes replace send show shown split start
-    startswith stderr step timing_cache title tree upper values version_compatible workspace write
+    parent startswith stderr step timing_cache title tree upper values version_compatible workspace write
     write_bytes
     """.split()
 )
@@ -158,6 +159,33 @@ def test_a_timing_cache_saves_time_or_does_nothing(tensorrt, tmp_path, before, u
     build(timing_cache=str(cache))
     assert tensorrt()["timing_cache"].encode() == used
     assert cache.read_bytes() == used + b"+measured"
+
+
+@needs_rtx
+def test_a_timing_cache_that_cannot_be_written_costs_no_engine(tensorrt, tmp_path, caplog):
+    (tmp_path / "file").write_bytes(b"")
+    engine = build(timing_cache=str(tmp_path / "file" / "timing.cache"))
+    assert engine.plan
+    assert "timing.cache cannot be written" in caplog.text
+
+
+@needs_rtx
+def test_the_child_never_writes_the_users_timing_cache(tensorrt, tmp_path):
+    """It may be killed at any moment, and would leave half a file beside it."""
+    seen = []
+
+    def look(stage, done, total):
+        seen.extend(path.read_text() for path in tmp_path.glob("scratch/imp_trt_build_*/job.json"))
+
+    (tmp_path / "scratch").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+        model = convolution("fp16")
+        job = BuildJob("tensorrt", "fp16", timing_cache=str(tmp_path / "kept" / "timing.cache"))
+        build_engine(model.SerializeToString(), job, look)
+    assert seen
+    assert not any("kept" in text for text in seen)
+    assert (tmp_path / "kept" / "timing.cache").read_bytes() == b"+measured"
 
 
 @needs_rtx

@@ -120,3 +120,17 @@ def test_the_targets_are_listed(capsys):
     assert main(["--list-targets", "--json"]) == 0
     listed = {target["name"]: target for target in json.loads(capsys.readouterr().out)}
     assert listed["jetson-orin"]["capabilities"] == ["8.7"]
+
+
+def test_instances_that_were_not_compared_are_not_called_equal(weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(verify, "MIN_SCORE", 2.0)
+    assert main([*ONNX, "--weights", str(weights), "-o", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert "instances  none found on these frames, none compared" in captured.out.splitlines()
+    assert "--frames" in captured.err
+
+
+def test_a_file_for_parsers_that_prefer_functions(weights, tmp_path, capsys):
+    arguments = ["--weights", str(weights), "-o", str(tmp_path), "--no-verify", "--function-free"]
+    assert main([*ONNX, *arguments]) == 0
+    assert f"also       {tmp_path / 'small.fp32.function-free.onnx'}" in capsys.readouterr().out.splitlines()

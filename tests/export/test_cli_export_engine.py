@@ -104,7 +104,7 @@ def test_another_precision_exits_with_3(cpu_only, planted, weights, tmp_path, ca
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("target", ["tensorrt-rtx", "tensorrt", "jetson-orin"])
+@pytest.mark.parametrize("target", ["tensorrt-rtx", "tensorrt"])
 def test_a_missing_builder_exits_with_5(target, weights, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
@@ -125,6 +125,7 @@ def test_a_library_that_does_not_load_exits_with_5(cpu_only, planted, weights, t
 
 
 @needs_rtx
+@pytest.mark.slow
 def test_ctrl_c_while_building_exits_with_130_and_leaves_nothing(weights, tmp_path, monkeypatch):
     stub_package(monkeypatch, tmp_path, "tensorrt_rtx", HANGING)
     scratch, out, started = tmp_path / "scratch", tmp_path / "out", tmp_path / "started"

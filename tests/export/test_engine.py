@@ -11,6 +11,7 @@ import pytest
 from imp_trt.export import engine as engine_module
 from imp_trt.export.builder import Built
 from imp_trt.export.engine import custom_nodes, make_engine, wants_plugin
+from imp_trt.export.functions import without_functions
 from imp_trt.export.targets import TARGETS, EngineOptions
 from tests.support import engines
 from tests.support.typed_models import typed
@@ -53,6 +54,9 @@ def test_old_parsers_get_no_bodies_where_plugins_are_wanted(handed, model, versi
     assert bool(graph.functions) == bodies
     assert custom_nodes(graph).keys() == OPERATORS
     assert made.info.onnx_sha256 == hashlib.sha256(handed["graph"]).hexdigest()
+    if not bodies:
+        bare = without_functions(model).SerializeToString(deterministic=True)
+        assert handed["graph"] == bare, "the file of --function-free"
     assert model.SerializeToString(deterministic=True) == before, "the model is not changed"
     form = "function" if options.plugin is False else "plugin"
     assert handed["job"].plugins == form

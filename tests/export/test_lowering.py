@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from imp_trt.errors import UsageError
+from imp_trt.export import lowering
 from imp_trt.export.calibration import CalibrationFrames
 from imp_trt.export.functions import without_functions
 from imp_trt.export.lint import lint
@@ -19,16 +20,23 @@ from imp_trt.export.quantise import DETECTING, FIRST, LOGITS, layer_of
 from imp_trt.export.verify import Agreement, Detected
 from imp_trt.models.deploy import OUTPUT_NAMES
 from tests.support.networks import detecting_network, small_config, smooth_frames
+from tests.support.typed_models import PASSES, typed, write_calibration
 
 FLOAT, FLOAT16, BFLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
 LOW = {"fp32": FLOAT, "fp16": FLOAT16, "bf16": BFLOAT16, "int8": FLOAT16, "fp8": FLOAT16}
 QUANTISED_TYPE = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
 
 
-@pytest.fixture(scope="module")
-def lowered(network, calibration_folder):
-    frames = CalibrationFrames(calibration_folder)
-    return {p: lower(network, p, calibration=frames if p in QUANTISED else None) for p in LAYER_TYPES}
+class Shared(dict):
+    """Precision -> the export that all tests share, made when it is first asked for."""
+
+    def __missing__(self, precision):
+        return typed(precision)
+
+
+@pytest.fixture
+def lowered():
+    return Shared()
 
 
 def nodes(model, *kinds):
@@ -203,11 +211,15 @@ def test_a_network_without_detector_keeps_only_its_ends(calibration_folder):
     }
 
 
-def test_the_same_frames_give_the_same_bytes(network, lowered, calibration_folder):
-    again = lower(network, "int8", calibration=CalibrationFrames(calibration_folder)).model
-    assert again.SerializeToString(deterministic=True) == lowered["int8"].model.SerializeToString(
-        deterministic=True
-    )
+@pytest.mark.parametrize("precision", QUANTISED)
+def test_the_same_frames_give_the_same_bytes(network, lowered, tmp_path, monkeypatch, precision):
+    """Against the shared form, which was quantised step by step."""
+    if precision == "fp8":  # the float16 graph before it is the one of int8
+        monkeypatch.setattr(lowering, "onnx_from_module", lambda module, batch: lowered["fp16"].model)
+    write_calibration(tmp_path)
+    again = lower(network, precision, passes=PASSES, calibration=CalibrationFrames(tmp_path)).model
+    shared = lowered[precision].model
+    assert again.SerializeToString(deterministic=True) == shared.SerializeToString(deterministic=True)
 
 
 def test_calibration_is_asked_for_and_progress_told(network):

@@ -9,6 +9,7 @@ import pytest
 
 from imp_trt.artifact import read_artifact
 from imp_trt.errors import (
+    ArtifactError,
     CheckpointError,
     ExportError,
     OutputError,
@@ -16,9 +17,10 @@ from imp_trt.errors import (
     UsageError,
     VerificationError,
 )
-from imp_trt.export import lowering, verification, verify
+from imp_trt.export import lowering, pipeline, verification, verify
 from imp_trt.export.frames import VerificationFrames
 from imp_trt.export.pipeline import export_model, export_onnx
+from imp_trt.export.targets import EngineOptions
 from imp_trt.scenes import SCENE_CLASSES
 from imp_trt.segmenter import Segmenter
 from tests.support.networks import CLASSES, smooth_frames
@@ -196,3 +198,47 @@ def test_scenes_bring_their_labels_for_their_own_classes():
     assert frames[0][0].shape == (256, 512, 3)
     assert frames[0][1] is not None
     assert frames[0][1].shape == (256, 512)
+
+
+def test_a_file_without_functions_for_old_parsers(quick, weights, tmp_path, model):
+    report = export_onnx(weights, tmp_path, verify=False, function_free=True)
+    (bare,) = report.also
+    assert bare == tmp_path / "small.fp32.function-free.onnx"
+    names = {"small.fp32.onnx", "small.fp32.onnx.json", "small.fp32.function-free.onnx"}
+    assert {p.name for p in tmp_path.iterdir()} == names, "no manifest: nothing here runs it"
+    graph = onnx.load(bare)
+    assert not graph.functions
+    assert graph.graph == model.graph, "the graph that was verified, node by node"
+    with pytest.raises(ArtifactError, match="manifest"):
+        Segmenter(bare)
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_what_was_written_before_a_failure_goes_again(quick, weights, tmp_path, monkeypatch, there_before):
+    path = tmp_path / "small.fp32.function-free.onnx"
+    if there_before:
+        path.write_bytes(b"earlier")
+
+    def full(path, payload, manifest):
+        raise OutputError("disk", got="full")
+
+    monkeypatch.setattr(pipeline, "write_artifact", full)
+    with pytest.raises(OutputError, match="full"):
+        export_onnx(weights, tmp_path, verify=False, function_free=True)
+    assert list(tmp_path.iterdir()) == ([path] if there_before else [])
+
+
+def test_a_network_that_finds_nothing_is_no_proof(quick, weights, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(verify, "MIN_SCORE", 2.0)
+    caplog.set_level("WARNING", logger="imp_trt")
+    report = export_onnx(weights, tmp_path, frame_count=1)
+    assert report.manifest.verification["instances"]["reference"] == 0
+    assert "finds no instance on the verification frames" in caplog.text
+    assert "--frames" in caplog.text
+
+
+def test_a_timing_cache_that_cannot_be_written_is_said_before_any_work(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "check_target", lambda *arguments: None)
+    options = EngineOptions(timing_cache=tmp_path)
+    with pytest.raises(OutputError, match=r"timing cache .*got a folder"):
+        export_model(weights, tmp_path, "fp16", "tensorrt", options=options)

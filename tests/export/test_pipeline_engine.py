@@ -9,7 +9,7 @@ import cv2
 import pytest
 
 from imp_trt.artifact import read_artifact
-from imp_trt.errors import DependencyMissing, PrecisionError, UsageError, VerificationError
+from imp_trt.errors import CheckpointError, DependencyMissing, PrecisionError, UsageError, VerificationError
 from imp_trt.export import engine, pipeline, verification, verify
 from imp_trt.export.pipeline import export_model
 from imp_trt.export.targets import EngineOptions
@@ -175,10 +175,21 @@ def test_what_cannot_be_is_said_before_any_work(lowered, images):
     with pytest.raises(UsageError, match="takes no calibration frames"):
         export_model("no/such.safetensors", ".", "fp16", "rtx", calibration=images)
     with pytest.raises(DependencyMissing, match="Python package tensorrt"):
-        export_model("no/such.safetensors", ".", "fp16", "jetson-orin")
+        export_model("no/such.safetensors", ".", "fp16", "tensorrt")
 
 
 def test_a_builder_that_is_not_installed(weights, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(DependencyMissing, match=r"tensorrt_rtx.*pip install 'imp-trt\[tensorrt-rtx\]'"):
         export_model(weights, tmp_path, "fp16", "rtx")
+
+
+@pytest.mark.parametrize(("precision", "told"), [("int8", True), ("fp16", False)])
+def test_what_quantisation_gives_on_rtx_is_told_before_the_work(
+    lowered, images, tmp_path, caplog, precision, told
+):
+    caplog.set_level("WARNING", logger="imp_trt")
+    calibration = images if precision == "int8" else None
+    with pytest.raises(CheckpointError):
+        export_model(tmp_path / "none.pt", tmp_path, precision, "rtx", calibration=calibration)
+    assert ("for weights only" in caplog.text) == told

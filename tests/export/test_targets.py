@@ -140,6 +140,27 @@ def test_the_default_is_the_best_present():
     assert default_target(BARE) == "onnxruntime"
 
 
+@pytest.mark.parametrize("version", ["8.5.2", "10.2.0", "12.0.0"])
+def test_a_tensorrt_that_is_not_supported_is_not_the_best(version):
+    old = machine(tensorrt=version, capability="8.7")
+    assert default_target(old) == "onnxruntime"
+    assert default_target(machine(tensorrt=version, rtx="1.7", capability="8.9")) == "tensorrt-rtx"
+
+
+def test_nothing_is_to_be_installed_where_the_engine_cannot_be_built():
+    with pytest.raises(UsageError, match="built on the device itself"):
+        check_target(TARGETS["jetson-orin"], "fp16", EngineOptions(), False, BARE)
+    with pytest.raises(DependencyMissing, match=r"python3-libnvinfer.*--system-site-packages") as raised:
+        check_target(TARGETS["jetson-orin"], "fp16", EngineOptions(), False, machine("linux-aarch64"))
+    assert "pip install" not in str(raised.value), "pip's TensorRT is for servers"
+
+
+def test_a_missing_plugin_library_is_said_before_the_export():
+    options = EngineOptions(plugin_library=Path("nowhere.so"))
+    with pytest.raises(DependencyMissing, match=r"nowhere\.so.*no such file.*README"):
+        check_target(TARGETS["rtx"], "fp16", options, False, LAPTOP)
+
+
 def test_an_unknown_target_gets_the_list():
     with pytest.raises(UsageError, match=r"drive-orin.*--list-targets"):
         find_target("orin")

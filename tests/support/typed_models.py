@@ -8,19 +8,32 @@ from pathlib import Path
 
 import cv2
 
-from imp_trt.export.calibration import CalibrationFrames
+from imp_trt.export.calibration import CalibrationFrames, Histogram, Key, collect_ranges
 from imp_trt.export.lowering import QUANTISED, Lowered, lower
+from imp_trt.export.quantise import quantise
 from tests.support.networks import detecting_network, small_config, smooth_frames
+
+PASSES = 16
+"""Passes of each NMS: as many as the network's own frames need."""
+
+
+def write_calibration(folder: Path) -> None:
+    """The images that the quantised forms are calibrated with."""
+    for i, frame in enumerate(smooth_frames(3, (64, 96), seed=11).numpy()):
+        cv2.imwrite(str(folder / f"{i}.png"), frame)
 
 
 @cache
 def typed(precision: str) -> Lowered:
-    """The network in a precision, with as many NMS passes as its own frames need."""
+    """The network in a precision; the quantised forms from one float16 graph, as lower makes them."""
+    if precision not in QUANTISED:
+        return lower(detecting_network(small_config()), precision, passes=PASSES)
+    base = typed("fp16")
+    return Lowered(quantise(base.model, precision, _ranges()), base.module, precision)
+
+
+@cache
+def _ranges() -> dict[Key, Histogram]:
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        calibration = None
-        if precision in QUANTISED:
-            for i, frame in enumerate(smooth_frames(3, (64, 96), seed=11).numpy()):
-                cv2.imwrite(str(folder / f"{i}.png"), frame)
-            calibration = CalibrationFrames(folder)
-        return lower(detecting_network(small_config()), precision, passes=16, calibration=calibration)
+        write_calibration(Path(name))
+        return collect_ranges(typed("fp32").module, CalibrationFrames(Path(name)))
