@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 _RTX_QUANTISED = (
     "NVIDIA documents int8 in TensorRT-RTX for weights only, and float8 for matrix products: the engine may "
-    "be smaller and no faster than a float16 one (support matrix and release notes of 1.7)"
+    "be smaller and no faster than a float16 one (support matrices up to 1.5, release notes of 1.7)"
 )
 
 Progress = Callable[[str, int, int], None]

@@ -30,22 +30,50 @@ from imp_trt.ops import instance_mask_projection
 from imp_trt.ops.mask_projection_cuda import launch_mask_projection, prepare
 from tests.bench.cuda_timing import cold_microseconds, copy_rate, finish, microseconds
 
-# name, height, width, classes
-SIZES = (("cityscapes", 256, 512, 8), ("clothing", 200, 333, 25), ("4k", 540, 960, 8))
+# name, layout, height, width, classes
+SIZES = (
+    ("cityscapes", "log-uniform", 256, 512, 8),
+    ("cityscapes", "street", 256, 512, 8),
+    ("clothing", "log-uniform", 200, 333, 25),
+    ("4k", "log-uniform", 540, 960, 8),
+)
 INSTANCES, CELLS, SCALE = 100, 28, 0.25
+PEOPLE = 60  # of the instances in a street, the first; the rest are cars
 DTYPES = {"f16": torch.float16, "f32": torch.float32}
 TOLERANCE = {"f16": 2e-3, "f32": 1e-5}
 A1_BLOCKS, A1_THREADS = 16, 256  # IMP_A1_BLOCKS, IMP_A1_THREADS
 
 
-def instances(height: int, width: int, classes: int, dtype: torch.dtype) -> list[Tensor]:
-    """Boxes with log-uniform sides of 8 to 256 cells of the canvas, each where it fits or overhangs least."""
-    rng = np.random.default_rng(0)
+def _log_uniform(rng: np.random.Generator, height: int, width: int) -> Any:
+    """Sides of 8 to 256 cells of the canvas, log-uniform, each box where it fits or overhangs least."""
     side = np.exp(rng.uniform(np.log(8), np.log(256), (INSTANCES, 2)))
     corner = rng.uniform(0, 1, (INSTANCES, 2)) * ([width, height] - side)
-    boxes = (np.concatenate([corner, corner + side], 1) / SCALE).astype(np.float32)
+    return np.concatenate([corner, corner + side], 1)
+
+
+def _street(rng: np.random.Generator, height: int, width: int) -> Any:
+    """People on two pavements and cars in four lanes, 16 to 60 m away, as a car's camera sees them."""
+    focal, eye = 1.1 * width, 1.3  # of the lens, cells; above the ground, metres
+    person, distance = np.arange(INSTANCES) < PEOPLE, rng.uniform(16, 60, INSTANCES)
+    pavement, lane = rng.choice([-6.0, 5.0], INSTANCES), rng.choice([-4.0, -1.5, 1.5, 4.0], INSTANCES)
+    place = np.where(person, pavement, lane) + rng.uniform(-0.8, 0.8, INSTANCES)  # metres from the middle
+    size = np.where(person, [[0.7], [1.7]], [[1.9], [1.5]]) * rng.uniform(0.85, 1.15, (2, INSTANCES))
+    (wide, tall), x = focal * size / distance, width / 2 + focal * place / distance
+    foot = 0.45 * height + focal * eye / distance
+    return np.stack([x - wide / 2, foot - tall, x + wide / 2, foot], 1)
+
+
+LAYOUTS = {"log-uniform": _log_uniform, "street": _street}
+
+
+def instances(layout: str, height: int, width: int, classes: int, dtype: torch.dtype) -> list[Tensor]:
+    """Boxes xyxy in image pixels, scores, labels and masks of one image; the same in every run."""
+    rng = np.random.default_rng(0)
+    boxes = (LAYOUTS[layout](rng, height, width) / SCALE).astype(np.float32)
     scores = rng.uniform(0.05, 1, INSTANCES).astype(np.float32)
     labels = rng.integers(0, classes, INSTANCES)
+    if layout == "street":  # two classes: many boxes in few tiles
+        labels = np.where(np.arange(INSTANCES) < PEOPLE, 0, 1)
     masks = rng.uniform(0, 1, (INSTANCES, CELLS, CELLS)).astype(np.float32)
     tensors = [torch.from_numpy(array)[None] for array in (boxes, scores, labels, masks)]
     return [*tensors[:3], tensors[3].to(dtype)]
@@ -80,10 +108,12 @@ def algorithm1_program() -> Program:
 class Case:
     """Buffers of one size on the GPU and the forms that fill them."""
 
-    def __init__(self, device: Device, algorithm1: Module, size: tuple[int, int, int], dtype: str) -> None:
+    def __init__(
+        self, device: Device, algorithm1: Module, layout: str, size: tuple[int, int, int], dtype: str
+    ) -> None:
         self.height, self.width, self.classes = size
         self.device, self.dtype, self._algorithm1 = device, dtype, algorithm1
-        self.host = instances(*size, DTYPES[dtype])
+        self.host = instances(layout, *size, DTYPES[dtype])
         self.data = [tensor.cuda() for tensor in self.host]
         shape = (1, self.classes, self.height, self.width)
         self.canvas = torch.empty(shape, dtype=DTYPES[dtype], device="cuda")
@@ -140,13 +170,16 @@ def _compiled(case: Case) -> Callable[[], Tensor] | None:
     try:
         run()
     except Exception as error:  # whatever Inductor lacks here; the other rows stand without it
-        warnings.warn(f"torch.compile failed: {str(error).splitlines()[0]}", stacklevel=2)
+        reason = (str(error).splitlines() or [""])[0]
+        warnings.warn(f"torch.compile failed: {type(error).__name__} {reason}", stacklevel=2)
         return None
     return run
 
 
-def measure(device: Device, algorithm1: Module, name: str, size: tuple[int, int, int], dtype: str) -> Any:
-    case = Case(device, algorithm1, size, dtype)
+def measure(
+    device: Device, algorithm1: Module, name: str, layout: str, size: tuple[int, int, int], dtype: str
+) -> Any:
+    case = Case(device, algorithm1, layout, size, dtype)
     cpu = instance_mask_projection(*case.host, size[2], size[:2], SCALE)
     forms: dict[str, Callable[[], Tensor] | None] = {
         "imp_trt kernel": case.kernel,
@@ -160,7 +193,9 @@ def measure(device: Device, algorithm1: Module, name: str, size: tuple[int, int,
         case.canvas.fill_(-1)
         difference = float((run().float().cpu() - cpu.float()).abs().max())
         if difference > TOLERANCE[dtype]:
-            raise VerificationError(f"{form} at {name}", expected=f"<= {TOLERANCE[dtype]}", got=difference)
+            raise VerificationError(
+                f"{form} at {name}, {layout}", expected=f"<= {TOLERANCE[dtype]}", got=difference
+            )
     equal = torch.equal(case.kernel().cpu(), cpu)
     times = {
         form: {"warm_us": microseconds(run), "cold_us": cold_microseconds(run)}
@@ -168,6 +203,7 @@ def measure(device: Device, algorithm1: Module, name: str, size: tuple[int, int,
     }
     return {
         "name": name,
+        "layout": layout,
         "canvas": [size[2], *size[:2]],
         "equals_cpu_bit_for_bit": equal,
         "bytes": case.bytes(),
@@ -183,12 +219,11 @@ def run(device: Device, dtype: str) -> dict[str, Any]:
     )
     algorithm1 = Module(image, [f"algorithm1_{name}_{dtype}" for name in ("bilinear", "cast")])
     rate = copy_rate()
-    rows = [measure(device, algorithm1, name, size, dtype) for name, *size in SIZES]
+    rows = [measure(device, algorithm1, name, layout, size, dtype) for name, layout, *size in SIZES]
     print(f"{device.name}, masks {dtype}, N={INSTANCES}, copy rate {rate / 1e12:.2f} TB/s")
     for row in rows:
-        print(
-            f"{row['name']} C={row['canvas'][0]} {row['canvas'][1]}x{row['canvas'][2]}, {row['bytes']} bytes"
-        )
+        classes, height, width = row["canvas"]
+        print(f"{row['name']}, {row['layout']}, C={classes} {height}x{width}, {row['bytes']} bytes")
         ours = row["us"]["imp_trt kernel"]
         for form, us in row["us"].items():
             share = row["bytes"] / (us["warm_us"] * 1e-6) / rate

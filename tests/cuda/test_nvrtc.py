@@ -8,7 +8,20 @@ from imp_trt.cuda import kernels, nvrtc
 from imp_trt.cuda.nvrtc import Program
 from imp_trt.errors import BuildError, DependencyMissing
 
-ARCHITECTURES = [(7, 5), (8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0), (10, 1), (10, 3), (11, 0), (12, 0), (12, 1)]
+ARCHITECTURES = [
+    (7, 5),
+    (8, 0),
+    (8, 6),
+    (8, 7),
+    (8, 9),
+    (9, 0),
+    (10, 0),
+    (10, 1),
+    (10, 3),
+    (11, 0),
+    (12, 0),
+    (12, 1),
+]
 
 
 class FakeStatus:

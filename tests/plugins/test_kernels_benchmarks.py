@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from imp_trt.cuda import nvrtc
+from imp_trt.cuda.kernels import geometry
 from imp_trt.errors import DependencyMissing
 from imp_trt.ops import instance_mask_projection
 from tests.bench import bench_mask_projection_cuda, bench_multilevel_roi_align_cuda
@@ -16,14 +17,37 @@ from tests.bench import bench_mask_projection_cuda, bench_multilevel_roi_align_c
 CANVAS = (60, 90)
 
 
+@pytest.mark.parametrize("layout", bench_mask_projection_cuda.LAYOUTS)
 @pytest.mark.parametrize("dtype", sorted(bench_mask_projection_cuda.DTYPES))
-def test_the_pytorch_composition_draws_what_the_operator_draws(dtype: str) -> None:
-    data = bench_mask_projection_cuda.instances(*CANVAS, 3, bench_mask_projection_cuda.DTYPES[dtype])
+def test_the_pytorch_composition_draws_what_the_operator_draws(dtype: str, layout: str) -> None:
+    data = bench_mask_projection_cuda.instances(layout, *CANVAS, 3, bench_mask_projection_cuda.DTYPES[dtype])
     composed = bench_mask_projection_cuda.composition(data, 3, CANVAS)
     expected = instance_mask_projection(*data, 3, CANVAS, bench_mask_projection_cuda.SCALE)
     assert expected.max() > 0.5
     difference = (composed.float() - expected.float()).abs().max()
     assert difference <= bench_mask_projection_cuda.TOLERANCE[dtype]
+
+
+def in_the_fullest_tile(layout: str, height: int, width: int, classes: int) -> int:
+    """The most boxes of one class that reach a tile of the kernel."""
+    data = bench_mask_projection_cuda.instances(layout, height, width, classes, torch.float32)
+    low, high = (data[0][0] * bench_mask_projection_cuda.SCALE).reshape(-1, 2, 2).unbind(1)
+    assert (low < high).all()
+    assert (low >= 0).all()
+    assert (high <= torch.tensor([width, height])).all()
+    constants = geometry("instance_mask_projection")
+    size = torch.tensor([constants["IMP_MP_TILE_W"], constants["IMP_MP_TILE_H"]])
+    tiles = torch.cartesian_prod(torch.arange(-(-width // size[0])), torch.arange(-(-height // size[1])))
+    corner = (tiles * size)[:, None]
+    reached = ((low < corner + size) & (high > corner)).all(-1)
+    return max(int(reached[:, data[2][0] == label].sum(1).max()) for label in range(classes))
+
+
+def test_the_street_is_crowded() -> None:
+    goal, street = (size for name, *size in bench_mask_projection_cuda.SIZES if name == "cityscapes")
+    assert [goal[0], street[0]] == ["log-uniform", "street"]
+    assert goal[1:] == street[1:] == [256, 512, 8]
+    assert in_the_fullest_tile(*goal) < 10 <= in_the_fullest_tile(*street)
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_120"])
