@@ -48,9 +48,10 @@ def bindings() -> Any:
         try:
             module.cuDriverGetVersion()  # the library is looked for on the first call
         except (RuntimeError, OSError) as error:
+            absent = type(error).__name__ == "DynamicLibNotFoundError"  # of cuda.pathfinder, no public name
             raise DependencyMissing(
-                "the NVIDIA driver library (libcuda)",
-                got=str(error).rstrip("."),
+                "the NVIDIA driver",
+                got="no libcuda.so.1" if absent else str(error).rstrip("."),
                 fix="install the NVIDIA driver, or run on a machine with an NVIDIA GPU",
             ) from error
         _bindings = module

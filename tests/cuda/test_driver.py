@@ -46,16 +46,25 @@ def test_no_package(monkeypatch):
         driver.bindings()
 
 
-def test_no_driver_library(monkeypatch):
+class DynamicLibNotFoundError(RuntimeError):
+    """As cuda.pathfinder raises it, with words of its own."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (DynamicLibNotFoundError("many words."), r"no libcuda\.so\.1\. Fix: install"),
+        (RuntimeError("libcuda.so.1: wrong ELF class."), r"libcuda.so.1: wrong ELF class\. Fix: install"),
+    ],
+)
+def test_no_driver_library(monkeypatch, error, said):
     class NoLibrary:
         @staticmethod
         def cuDriverGetVersion():
-            raise RuntimeError("libcuda.so.1 was not found.")
+            raise error
 
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", NoLibrary)
-    with pytest.raises(
-        DependencyMissing, match=r"driver library .*libcuda.so.1 was not found\. Fix: install"
-    ):
+    with pytest.raises(DependencyMissing, match=f"the NVIDIA driver: got {said}"):
         driver.bindings()
     assert driver._bindings is None
 
