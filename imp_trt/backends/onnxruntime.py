@@ -88,6 +88,8 @@ def _session(payload: bytes, path: str, threads: int | None) -> Any:
     # Quantised files are run as they are written. ONNX Runtime would quantise their biases too and move
     # QuantizeLinear in front of operators that have no float8 form.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # Without it the pool's threads go on spinning after a run, on the cores that resize the next frame.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 4  # failures come as exceptions; the log would say them twice
     try:
         return ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
