@@ -57,8 +57,9 @@ def load_another(name: str) -> str:
 
 def open_library(library: str) -> list[str]:
     """Opens the library without telling TensorRT's registry; who is registered then."""
+    registry = trt.get_plugin_registry()  # first: the library looks for the TensorRT of the process
     ctypes.CDLL(library)
-    names = [creator.name for creator in trt.get_plugin_registry().all_creators]
+    names = [creator.name for creator in registry.all_creators]
     return [*sorted(set(names) & set(plugin_names())), *register([library])]
 
 
