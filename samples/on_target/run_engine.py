@@ -1,9 +1,9 @@
-"""Run the engine of a folder and say what it does: run_engine.py FOLDER [--library FILE]
+"""Run the engine of a folder and say what it does: run_engine.py FOLDER [--plugin-library FILE]
 
 The folder holds one engine, and the ONNX file it was built from (imp-export --keep-onnx). Prints, as JSON,
 whether the CUDA graph gives the bits of plain enqueueing, agreement with ONNX Runtime, and latency
-percentiles; leaves the answers in FOLDER/answers.npz. With --library the same engine runs with the C++ plugin
-instead of the Python one, and its answers must be those, bit for bit.
+percentiles; leaves the answers in FOLDER/answers.npz. With --plugin-library the same engine runs with the
+C++ plugin instead of the Python one, and its answers must be those, bit for bit.
 """
 
 from __future__ import annotations
@@ -112,18 +112,18 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--library", type=Path)
+    parser.add_argument("--plugin-library", type=Path)
     options = parser.parse_args()
     found = sorted(options.folder.glob("*.engine"))
     try:
         if not found:
             raise DependencyMissing(f"no engine in {options.folder}", fix="see the step that builds it")
-        if options.library and not options.library.exists():
-            raise DependencyMissing(f"no library {options.library}", fix="see the step that builds it")
-        if options.library:
-            os.environ["IMP_TRT_PLUGIN_LIBRARY"] = str(options.library.absolute())
+        if options.plugin_library and not options.plugin_library.exists():
+            raise DependencyMissing(f"no library {options.plugin_library}", fix="see the step that builds it")
+        if options.plugin_library:
+            os.environ["IMP_TRT_PLUGIN_LIBRARY"] = str(options.plugin_library.absolute())
         frames = [sample.image for sample in StreetScenes(seed=99, length=FRAMES)]
-        figures = (compare if options.library else check)(found[0], options.folder, frames)
+        figures = (compare if options.plugin_library else check)(found[0], options.folder, frames)
     except ImpTrtError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -74,7 +74,7 @@ def _library_steps(options: argparse.Namespace, precision: str, library: Path) -
     steps = [
         Step(
             f"{precision}: the same engine, C++ plugin",
-            _script("run_engine.py", folder, "--library", str(library)),
+            _script("run_engine.py", folder, "--plugin-library", str(library)),
             "engine",
         )
     ]

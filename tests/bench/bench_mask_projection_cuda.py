@@ -10,7 +10,6 @@ write, per second, over the rate of a copy on the same GPU.
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from collections.abc import Callable
 from ctypes import c_float, c_int, c_longlong, c_void_p
@@ -28,7 +27,7 @@ from imp_trt.cuda.nvrtc import Program
 from imp_trt.errors import VerificationError
 from imp_trt.ops import instance_mask_projection
 from imp_trt.ops.mask_projection_cuda import launch_mask_projection, prepare
-from tests.bench.cuda_timing import cold_microseconds, copy_rate, finish, microseconds
+from tests.bench.cuda_timing import cold_microseconds, copy_rate, microseconds, run_benchmark
 
 # name, layout, height, width, classes
 SIZES = (
@@ -234,14 +233,7 @@ def run(device: Device, dtype: str) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="file to write")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="f16")
-    options = parser.parse_args(arguments)
-    with torch.inference_mode():
-        finish(lambda device: run(device, options.dtype), options.json)
+    run_benchmark(__doc__, run, DTYPES, arguments)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ already picked out, so that it counts less work than torchvision really does.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +19,7 @@ from imp_trt.cuda.driver import Device
 from imp_trt.errors import VerificationError
 from imp_trt.ops.multilevel_roi_align import STRIDES, assign_levels, pyramid_roi_align
 from imp_trt.ops.multilevel_roi_align_cuda import launch_multilevel_roi_align, prepare
-from tests.bench.cuda_timing import cold_microseconds, copy_rate, finish, microseconds
+from tests.bench.cuda_timing import cold_microseconds, copy_rate, microseconds, run_benchmark
 
 HEIGHT, WIDTH, CHANNELS, BOXES = 512, 1024, 256, 100
 GRIDS = ((7, "boxes"), (14, "masks"))
@@ -112,14 +110,7 @@ def run(device: Device, dtype: str) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="file to write")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="f16")
-    options = parser.parse_args(arguments)
-    with torch.inference_mode():
-        finish(lambda device: run(device, options.dtype), options.json)
+    run_benchmark(__doc__, run, DTYPES, arguments)
 
 
 if __name__ == "__main__":

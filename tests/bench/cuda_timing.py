@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +99,25 @@ def copy_rate() -> float:
     return 2 * source.numel() / (microseconds(lambda: target.copy_(source), 5) * 1e-6)
 
 
-def finish(run: Callable[[Device], dict[str, Any]], path: Path | None) -> None:
-    """Runs a benchmark, writes its JSON, and ends with the exit code of its error."""
+def run_benchmark(
+    description: str | None,
+    run: Callable[[Device, str], dict[str, Any]],
+    dtypes: Iterable[str],
+    arguments: list[str] | None = None,
+) -> None:
+    """A benchmark's command line: runs it, writes its JSON, and ends with the exit code of its error."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--dtype", choices=sorted(dtypes), default="f16")
+    options = parser.parse_args(arguments)
     try:
         device = require_gpu()
-        result = {"machine": machine(device), **run(device)}
+        with torch.inference_mode():
+            result = {"machine": machine(device), **run(device, options.dtype)}
     except ImpTrtError as error:
         print(error, file=sys.stderr)
         raise SystemExit(error.exit_code) from error
-    if path:
-        path.write_text(json.dumps(result, indent=2) + "\n")
-        print(f"wrote {path}", file=sys.stderr)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +23,6 @@ from imp_trt.segmenter import Segmenter
 from tests.support import tiny
 from tests.support.fake_tensorrt import VERSIONS, engine_file, fake_gpu, varying_graph
 from tests.support.segmenters import NOTHING, Machine, cpu_twin, nothing_left, same
-
-LIBRARIES = tuple(VERSIONS)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("IMP_TRT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture(params=LIBRARIES)
-def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    with fake_gpu(request.param) as both:
-        yield both
-
-
-@pytest.fixture
-def path(machine: Machine, tmp_path: Path) -> Path:
-    return engine_file(tmp_path, machine[0].__name__, varying_graph())
 
 
 def test_results_equal_those_of_onnxruntime_bit_by_bit(machine: Machine, path: Path, tmp_path: Path) -> None:

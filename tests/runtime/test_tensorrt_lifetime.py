@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +25,8 @@ from imp_trt.errors import (
 from imp_trt.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from tests.support import tiny
-from tests.support.fake_tensorrt import VERSIONS, engine_file, fake_gpu, varying_graph
+from tests.support.fake_tensorrt import engine_file, fake_gpu
 from tests.support.segmenters import Machine, cpu_twin, nothing_left, same
-
-LIBRARIES = tuple(VERSIONS)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("IMP_TRT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture(params=LIBRARIES)
-def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    with fake_gpu(request.param) as both:
-        yield both
-
-
-@pytest.fixture
-def path(machine: Machine, tmp_path: Path) -> Path:
-    return engine_file(tmp_path, machine[0].__name__, varying_graph())
-
 
 # ---- failures ----
 
