@@ -144,6 +144,14 @@ class Detector(nn.Module):
         return {**losses, **roi_losses}, [p.detach() for p in proposals]
 
 
+class _Float32RPNHead(RPNHead):
+    """Scores and deltas in float32 under autocast: torchvision decodes boxes in the type of the deltas."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        objectness, deltas = super().forward(x)
+        return [level.float() for level in objectness], [level.float() for level in deltas]
+
+
 def _rpn_inputs(
     features: dict[str, Tensor], image_size: tuple[int, int]
 ) -> tuple[ImageList, dict[str, Tensor]]:
@@ -159,7 +167,7 @@ def _region_proposals(channels: int, config: DetectorConfig) -> RegionProposalNe
         sizes=tuple((size,) for size in config.anchor_sizes),
         aspect_ratios=(config.aspect_ratios,) * len(config.anchor_sizes),
     )
-    head = RPNHead(channels, len(config.aspect_ratios))
+    head = _Float32RPNHead(channels, len(config.aspect_ratios))
     per_level = config.pre_nms_per_level
     return RegionProposalNetwork(
         anchors,
