@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,9 +39,8 @@ def onnx_from_module(module: DeployModule, batch: int = 1) -> ModelProto:
     if batch < 1:
         raise InvalidInput("batch", expected="at least 1", got=batch)
     height, width = module.config.input_size
-    model = _trace(module, torch.zeros(batch, height, width, 3, dtype=torch.uint8))
-    bodies = [operator.function_for_model(model) for operator in _OPERATORS]
-    model.functions.extend(body for body in bodies if body is not None)
+    frame = torch.zeros(batch, height, width, 3, dtype=torch.uint8)
+    model = onnx_with_operators(module, (frame,), [INPUT_NAME], OUTPUT_NAMES)
     _clean(model, module)
     check(model)
     return model
@@ -56,20 +58,37 @@ def operators_of(model: ModelProto) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _trace(module: DeployModule, frame: torch.Tensor) -> ModelProto:
+def onnx_with_operators(
+    module: torch.nn.Module,
+    arguments: tuple[torch.Tensor, ...],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+) -> ModelProto:
+    """Any PyTorch network that calls this package's operators, as an ONNX file of opset 18.
+
+    Each call becomes one node of domain ``imp_trt``, and the file holds its body in standard operators: it
+    runs in ONNX Runtime as it is, and with the plugin registered TensorRT takes the kernel instead. What
+    ``torch.onnx.export`` makes of the rest of the network is left as it is.
+
+    Args:
+        module: network of your own; it is put in evaluation mode.
+        arguments: example inputs, whose shapes the file will have.
+        input_names, output_names: names of the file's inputs and outputs, in order.
+
+    Raises:
+        ExportError: PyTorch cannot export the network, or two calls differ in what one file can hold once.
+    """
     table = {key: value for o in _OPERATORS for key, value in o.translation_table().items()}
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            # The exporter warns about its own internals; what matters is checked on the graph below.
-            warnings.simplefilter("ignore")
+        with _exporter_is_quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module.eval(),
-                (frame,),
+                arguments,
                 dynamo=True,
                 opset_version=OPSET,
                 custom_translation_table=table,
-                input_names=[INPUT_NAME],
-                output_names=list(OUTPUT_NAMES),
+                input_names=list(input_names),
+                output_names=list(output_names),
                 verbose=False,
             )
     except ImpTrtError:
@@ -84,7 +103,23 @@ def _trace(module: DeployModule, frame: torch.Tensor) -> ModelProto:
     if program is None:
         raise ExportError("PyTorch cannot export the network", got="no program")
     model: ModelProto = program.model_proto
+    bodies = [operator.function_for_model(model) for operator in _OPERATORS]
+    model.functions.extend(body for body in bodies if body is not None)
     return model
+
+
+@contextmanager
+def _exporter_is_quiet() -> Iterator[None]:
+    """The exporter warns about its own internals; what matters is checked on the graph afterwards."""
+    passes = logging.getLogger("onnx_ir.passes")
+    before = passes.level
+    passes.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        passes.setLevel(before)
 
 
 def _clean(model: ModelProto, module: DeployModule) -> None:

@@ -25,7 +25,7 @@ from imp_trt.resize import Fit
 from imp_trt.result import SegmentationResult
 from imp_trt.runners import HostRunner
 from imp_trt.segmenter import Segmenter
-from imp_trt.train.evaluate import ConfusionMatrix
+from imp_trt.train.metrics.semantic import ConfusionMatrix
 
 Progress = Callable[[str, int, int], None]
 

@@ -69,3 +69,14 @@ class ClassTable:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInput("class table", expected="names, things, palette", got=repr(error)) from error
+
+
+def default_palette(count: int) -> tuple[Rgb, ...]:
+    """``count`` distinct RGB colours, class 0 black: the bits of the index spread over the channels."""
+    colours: list[Rgb] = []
+    for index in range(count):
+        channels = [0, 0, 0]
+        for bit in range(8):
+            channels[bit % 3] |= ((index >> bit) & 1) << (7 - bit // 3)
+        colours.append((channels[0], channels[1], channels[2]))
+    return tuple(colours)

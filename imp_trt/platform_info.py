@@ -86,6 +86,22 @@ def platform_name() -> str:
     return f"{platform.system().lower()}-{_MACHINES.get(machine, machine)}"
 
 
+def cpu_model() -> str:
+    """The processor by its maker's name, as measurements state it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def installed_version(module: str) -> str | None:
     """Version of `tensorrt` or `tensorrt_rtx`, e.g. "10.3.0", or None; does not import it."""
     loaded = getattr(sys.modules.get(module), "__version__", None)

@@ -18,6 +18,9 @@ from imp_trt.errors import InvalidInput, OutputError
 from imp_trt.files import write_atomically
 from imp_trt.instances import MASK_THRESHOLD, Instances, check_array, got
 
+if TYPE_CHECKING:
+    from imp_trt.panoptic import Panoptic
+
 __all__ = ["DRAWN_SCORE", "MASK_THRESHOLD", "Answer", "Instances", "SegmentationResult"]
 
 _EXACT_IN_FLOAT32 = 1 << 24
@@ -175,6 +178,14 @@ class SegmentationResult:
             found.sampling,
         )
         return np.asarray(canvas[0], np.float32)
+
+    def panoptic(self, min_score: float = 0.5, max_covered: float = 0.5, min_stuff_area: int = 0) -> Panoptic:
+        """Class map and instances as segments that do not overlap: :func:`imp_trt.panoptic.fuse_panoptic`."""
+        from imp_trt.panoptic import fuse_panoptic
+
+        return fuse_panoptic(
+            self, min_score=min_score, max_covered=max_covered, min_stuff_area=min_stuff_area
+        )
 
     def plot(
         self,

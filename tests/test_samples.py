@@ -15,6 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
+import numpy as np
+import onnxruntime
 import pytest
 
 import imp_trt
@@ -38,9 +40,39 @@ def test_segment_image(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out
 
 
-def test_operator_in_a_foreign_network():
-    reached = runpy.run_path(str(SAMPLES / "operator_in_your_network.py"))["main"]()
-    assert reached > 0
+@pytest.mark.slow
+def test_the_operator_in_a_foreign_network(tmp_path):
+    path = tmp_path / "deeplab_imp.onnx"
+    sample = runpy.run_path(str(SAMPLES / "foreign_model" / "foreign_model.py"))
+    history = sample["main"](["--steps", "1", "-o", str(path)])
+    assert all(loss > 0 for loss in history)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    feeds = {
+        "images": np.full((1, 3, 128, 256), 0.5, np.float32),
+        "boxes": np.tile(np.array([40, 30, 200, 100], np.float32), (1, 20, 1)),
+        "scores": np.zeros((1, 20), np.float32),
+        "labels": np.zeros((1, 20), np.int64),
+        "masks": np.ones((1, 20, 28, 28), np.float32),
+    }
+    (empty,) = session.run(None, feeds)
+    feeds["scores"][0, 3] = 1.0
+    (full,) = session.run(None, feeds)
+    assert empty.shape == (1, 12, 128, 256)
+    moved = np.abs(full - empty).max(axis=(0, 1))
+    assert moved[40:90, 60:180].min() > 0, "the canvas reaches the logits"
+    assert moved[:20].max() == 0, "and only where the instance is"
+
+
+@pytest.mark.slow
+def test_mask_rcnn_imp_from_coco_weights(tmp_path):
+    picture = tmp_path / "photo.png"
+    cv2.imwrite(str(picture), tiny.frame(90, 120))
+    sample = runpy.run_path(str(SAMPLES / "mask_rcnn_imp_coco.py"))
+    arguments = [str(picture), "-o", str(tmp_path / "out"), "--input-size", "64", "96", "--random-weights"]
+    overlay = sample["main"](arguments)
+    assert cv2.imread(str(overlay)).shape[1] >= 120
+    manifest = json.loads((tmp_path / "out" / "mask_rcnn_imp_coco.fp32.onnx.json").read_text())
+    assert len(manifest["classes"]["names"]) == 81
 
 
 @pytest.mark.parametrize("path", sorted(SAMPLES.rglob("*.py")), ids=lambda p: p.stem)

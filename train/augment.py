@@ -1,8 +1,9 @@
-"""Random crops with colour jitter, and letterboxing; all chance comes from one NumPy generator."""
+"""Random crops with colour jitter, and letterboxing; all chance comes in as numbers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -16,6 +17,9 @@ from imp_trt.train.instances import renumbered
 
 PAD_VALUE = 114
 """Grey level of padding, the same as in the input contract of an exported model."""
+
+CHANCES = 8
+"""Random numbers of a crop: scale, top, left, mirroring, brightness, contrast, saturation, hue."""
 
 _LUMA_BGR = (0.114, 0.587, 0.299)
 
@@ -50,24 +54,30 @@ class ColourJitter:
 
 def random_crop(
     sample: Sample,
-    rng: np.random.Generator,
-    crop_hw: tuple[int, int],
+    chance: NDArray[np.float64],
+    crop_hw: tuple[int, int] | None,
     scale_range: tuple[float, float] = (0.75, 1.5),
+    *,
+    short_sides: Sequence[int] = (),
+    max_long: int | None = None,
     flip: bool = True,
     colour: ColourJitter | None = None,
     min_area: int = 16,
 ) -> Sample:
     """A random part of a sample at a random scale, maybe mirrored, with jittered colours.
 
-    Only the part of the sample that is seen is resized. Every random number is drawn whatever the
-    switches say, so two runs that differ in one switch see the same crops.
+    Only the part of the sample that is seen is resized. Crowds are not told from other pixels of
+    their class any more: in training nothing asks.
 
     Args:
         sample: the sample; not changed.
-        rng: source of all chance.
+        chance: [CHANCES] float64 in [0, 1), all the chance there is. Each number has one use, so two
+            runs that differ in one switch see the same crops.
         crop_hw: height and width of the result; where the scaled sample is smaller it is padded on
-            the right and at the bottom (grey 114, semantic 255, no instance).
+            the right and at the bottom (grey 114, semantic 255, no instance). None takes all of it.
         scale_range: bounds of the scale, drawn uniformly in its logarithm.
+        short_sides: where given, the shorter side is scaled to one of these instead.
+        max_long: with short_sides, the most that the longer side is scaled to.
         flip: mirror left and right with probability 1/2.
         colour: strengths of the colour jitter; None leaves colours alone.
         min_area: what is left of an instance counts as an instance from this many pixels on.
@@ -78,16 +88,18 @@ def random_crop(
     Raises:
         InvalidInput: a crop side is below 1, or the scale range is not positive and ascending.
     """
-    height, width = _checked_size(crop_hw)
-    low, high = scale_range
-    if not 0 < low <= high < math.inf:
-        raise InvalidInput("scale range", expected="0 < low <= high", got=scale_range)
-    chance = rng.random(8)
-    scale = low * (high / low) ** chance[0]
+    if chance.shape != (CHANCES,):
+        raise InvalidInput("chance", expected=[CHANCES], got=list(chance.shape))
     full_h, full_w = sample.size
-    # The window of the source that the crop shows, in whole source pixels.
-    source_h = min(full_h, max(1, round(height / scale)))
-    source_w = min(full_w, max(1, round(width / scale)))
+    scale = _drawn_scale(float(chance[0]), sample.size, scale_range, short_sides, max_long)
+    if crop_hw is None:
+        height, width = max(1, round(full_h * scale)), max(1, round(full_w * scale))
+        source_h, source_w = full_h, full_w
+    else:
+        height, width = _checked_size(crop_hw)
+        # The window of the source that the crop shows, in whole source pixels.
+        source_h = min(full_h, max(1, round(height / scale)))
+        source_w = min(full_w, max(1, round(width / scale)))
     top = int(chance[1] * (full_h - source_h + 1))
     left = int(chance[2] * (full_w - source_w + 1))
     window = np.s_[top : top + source_h, left : left + source_w]
@@ -98,15 +110,40 @@ def random_crop(
     shown = (min(height, max(1, round(source_h * scale))), min(width, max(1, round(source_w * scale))))
     # A window cut by nothing but rounding fills the crop; one cut by the sample's border is padded.
     shown = (height if source_h < full_h else shown[0], width if source_w < full_w else shown[1])
-    result = _placed(part, shown, (height, width))
-    image, semantic, instances = result.image, result.semantic, result.instances
-    if flip and chance[3] < 0.5:
+    placed = _placed(part, shown, (height, width))
+    return _finished(placed, flip and bool(chance[3] < 0.5), min_area)
+
+
+def _finished(sample: Sample, mirrored: bool, min_area: int) -> Sample:
+    image, semantic, instances = sample.image, sample.semantic, sample.instances
+    if mirrored:
         image, semantic, instances = image[:, ::-1], semantic[:, ::-1], instances[:, ::-1]
     return Sample(
         np.ascontiguousarray(image),
         np.ascontiguousarray(semantic),
         renumbered(np.ascontiguousarray(instances), min_area),
     )
+
+
+def _drawn_scale(
+    chance: float,
+    size: tuple[int, int],
+    scale_range: tuple[float, float],
+    short_sides: Sequence[int],
+    max_long: int | None,
+) -> float:
+    if short_sides:
+        scale = short_sides[int(chance * len(short_sides))] / min(size)
+        return min(scale, max_long / max(size)) if max_long is not None else scale
+    low, high = scale_range
+    if not 0 < low <= high < math.inf:
+        raise InvalidInput("scale range", expected="0 < low <= high", got=scale_range)
+    return float(low * (high / low) ** chance)
+
+
+def padded(sample: Sample, hw: tuple[int, int]) -> Sample:
+    """The sample at the top left of a size that holds it; grey 114, semantic 255, no instance around."""
+    return _placed(sample, sample.size, hw)
 
 
 def letterbox_sample(sample: Sample, hw: tuple[int, int]) -> Sample:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import DatasetError
+
+CACHE_BYTES = 4 << 30
+"""What a cache keeps at most: 5,000 samples of 480x360, or 800 of 1024x1024."""
 
 
 @dataclass(frozen=True)
@@ -22,22 +25,28 @@ class Sample:
         semantic: [H, W] uint8 class index, 255 = ignore.
         instances: [H, W] int32, 0 = no instance, k >= 1 = pixel of instance k. The class of an
             instance is the semantic class of its pixels, the same thing class for all of them.
+        crowd: [H, W] bool, or None where there is none: pixels of crowds, whose class is annotated but
+            whose instances are not told apart. Their semantic class is valid, their instance number
+            is 0, and detections there are neither right nor wrong.
 
     Raises:
-        DatasetError: an array has another dtype or the sizes disagree.
+        DatasetError: an array has another dtype, the sizes disagree, or an instance lies in a crowd.
     """
 
     image: NDArray[np.uint8]
     semantic: NDArray[np.uint8]
     instances: NDArray[np.int32]
+    crowd: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         size = self.image.shape[:2]
-        wanted = (
+        wanted: list[tuple[str, NDArray[Any], tuple[int, ...], type]] = [
             ("image", self.image, (*size, 3), np.uint8),
             ("semantic", self.semantic, size, np.uint8),
             ("instances", self.instances, size, np.int32),
-        )
+        ]
+        if self.crowd is not None:
+            wanted.append(("crowd", self.crowd, size, np.bool_))
         for name, array, shape, dtype in wanted:
             if array.shape != shape or array.dtype != dtype or array.size == 0:
                 raise DatasetError(
@@ -45,6 +54,8 @@ class Sample:
                     expected=f"{np.dtype(dtype).name} {list(shape)} with at least one pixel",
                     got=f"{array.dtype.name} {list(array.shape)}",
                 )
+        if self.crowd is not None and self.instances[self.crowd].any():
+            raise DatasetError("sample.crowd", expected="instance number 0 in crowds", got="an instance")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -76,25 +87,38 @@ class Dataset(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
-class SampleCache:
-    """Keeps samples in memory, the instance map in the smallest unsigned type that holds it."""
+_Kept = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.generic], NDArray[np.bool_] | None]
 
-    def __init__(self) -> None:
-        self._kept: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.generic]]] = {}
+
+class SampleCache:
+    """Keeps samples in memory, the instance map in the smallest unsigned type that holds it.
+
+    Args:
+        limit: bytes to keep at most; samples that no longer fit are made anew each time.
+    """
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        self._room = limit
+        self._kept: dict[int, _Kept] = {}
 
     def get(self, index: int, make: Callable[[int], Sample]) -> Sample:
-        """The sample kept at ``index``, or ``make(index)``, which is kept from then on."""
+        """The sample kept at ``index``, or ``make(index)``, which is kept from then on if it fits."""
         kept = self._kept.get(index)
         if kept is not None:
-            return Sample(kept[0], kept[1], kept[2].astype(np.int32))
+            image, semantic, small, crowd = kept
+            return Sample(image, semantic, small.astype(np.int32), crowd)
         sample = make(index)
         small = sample.instances.astype(np.min_scalar_type(int(sample.instances.max())))
-        self._kept[index] = (sample.image, sample.semantic, small)
+        parts = (sample.image, sample.semantic, small, sample.crowd)
+        size = sum(part.nbytes for part in parts if part is not None)
+        if size <= self._room:
+            self._room -= size
+            self._kept[index] = parts
         return sample
 
 
 class CachedDataset:
-    """Another data set with its samples kept in memory from their first use on.
+    """Another data set with its samples kept in memory from their first use on, as far as they fit.
 
     Args:
         dataset: the data set; 256x512 samples take about 0.7 MB each.

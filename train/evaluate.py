@@ -1,133 +1,168 @@
-"""Semantic scores from one global confusion matrix."""
+"""Scores a predictor on a labelled data set, by as many measures as are asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.classes import IGNORE_INDEX, ClassTable
+from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
-from imp_trt.train.dataset import Dataset
+from imp_trt.manifest import Manifest
+from imp_trt.result import SegmentationResult
+from imp_trt.train.dataset import Dataset, Sample
+from imp_trt.train.metrics.boundary import BoundaryMeasure, BoundaryScores
+from imp_trt.train.metrics.instances import InstanceMeasure, InstanceScores
+from imp_trt.train.metrics.panoptic import PanopticMeasure, PanopticScores
+from imp_trt.train.metrics.semantic import SemanticMeasure, SemanticScores
+
+MEASURES = ("semantic", "boundary", "instances", "panoptic")
+"""Names of the measures, in the order of the report."""
 
 
-@dataclass(frozen=True)
-class SemanticScores:
-    """Scores of a class map against the truth, in 0-1.
+class Measure(Protocol):
+    """Something that looks at pictures one by one and has scores in the end."""
+
+    def add(self, sample: Sample, result: SegmentationResult) -> None: ...
+
+    def scores(self) -> Any: ...
+
+
+_OPTIONAL: dict[str, Callable[[ClassTable], Measure]] = {
+    "boundary": BoundaryMeasure,
+    "instances": InstanceMeasure,
+    "panoptic": PanopticMeasure,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What was measured on a data set.
 
     Attributes:
-        classes: what the positions mean.
-        iou: [K] intersection over union; NaN for a class that occurs neither in truth nor prediction.
-        accuracy: [K] recall; NaN for a class that does not occur in the truth.
-        pixel_accuracy: share of labelled pixels that are right.
+        data: name of the data set.
+        classes: what the scores' positions mean.
+        images: number of pictures.
+        semantic: scores of the class maps.
+        boundary, instances, panoptic: scores of these measures; None where they were not asked for.
+        milliseconds: "p50", "p90" and "mean" of the results' times "total" and "infer"; empty where the
+            results carry no times.
     """
 
+    data: str
     classes: ClassTable
-    iou: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
-    pixel_accuracy: float
-
-    @property
-    def mean_iou(self) -> float:
-        """Mean over the classes that occur."""
-        return _mean(self.iou)
-
-    @property
-    def mean_accuracy(self) -> float:
-        """Mean over the classes that occur in the truth."""
-        return _mean(self.accuracy)
-
-    @property
-    def thing_iou(self) -> float:
-        """Mean IoU of the thing classes that occur."""
-        return _mean(self.iou[list(self.classes.things)])
-
-    @property
-    def stuff_iou(self) -> float:
-        """Mean IoU of the stuff classes that occur."""
-        return _mean(self.iou[list(self.classes.stuff)])
+    images: int
+    semantic: SemanticScores
+    boundary: BoundaryScores | None = None
+    instances: InstanceScores | None = None
+    panoptic: PanopticScores | None = None
+    milliseconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; None where a class does not occur."""
+        """Plain data for JSON: None for what was not measured and for what does not occur."""
         return {
-            "mean_iou": _json(self.mean_iou),
-            "thing_iou": _json(self.thing_iou),
-            "stuff_iou": _json(self.stuff_iou),
-            "mean_accuracy": _json(self.mean_accuracy),
-            "pixel_accuracy": _json(self.pixel_accuracy),
-            "iou": {n: _json(float(v)) for n, v in zip(self.classes.names, self.iou, strict=True)},
+            "data": self.data,
+            "images": self.images,
+            "classes": self.classes.to_dict(),
+            "semantic": self.semantic.to_dict(),
+            "boundary": self.boundary.to_dict() if self.boundary else None,
+            "instances": self.instances.to_dict() if self.instances else None,
+            "panoptic": self.panoptic.to_dict() if self.panoptic else None,
+            "milliseconds": {name: dict(times) for name, times in self.milliseconds.items()},
         }
 
-
-class ConfusionMatrix:
-    """Counts of (true class, predicted class) over any number of class maps.
-
-    Args:
-        classes: number of classes K.
-    """
-
-    def __init__(self, classes: int) -> None:
-        self.counts = np.zeros((classes, classes), np.int64)  # [true, predicted]
-
-    def add(self, truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> None:
-        """Count one pair of maps [H, W]; pixels whose truth is 255 are left out.
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
+        """Inverse of :meth:`to_dict`, for reports that are made later.
 
         Raises:
-            InvalidInput: sizes differ, or a value is neither below K nor an ignored truth.
+            InvalidInput: something is missing or malformed.
         """
-        classes = len(self.counts)
-        if truth.shape != predicted.shape:
-            raise InvalidInput("class map", expected=list(truth.shape), got=list(predicted.shape))
-        seen = truth != IGNORE_INDEX
-        true, found = truth[seen].astype(np.int64), predicted[seen].astype(np.int64)
-        if true.size and max(true.max(), found.max()) >= classes:
-            raise InvalidInput(
-                "class map", expected=f"values below {classes}", got=int(max(true.max(), found.max()))
+        try:
+            classes = ClassTable.from_dict(data["classes"])
+            boundary, instances, panoptic = (data[name] for name in MEASURES[1:])
+            return cls(
+                str(data["data"]),
+                classes,
+                int(data["images"]),
+                SemanticScores.from_dict(data["semantic"], classes),
+                BoundaryScores.from_dict(boundary, classes) if boundary else None,
+                InstanceScores.from_dict(instances, classes) if instances else None,
+                PanopticScores.from_dict(panoptic, classes) if panoptic else None,
+                {
+                    str(name): {str(k): float(v) for k, v in times.items()}
+                    for name, times in data["milliseconds"].items()
+                },
             )
-        self.counts += np.bincount(true * classes + found, minlength=classes**2).reshape(classes, classes)
-
-    def scores(self, classes: ClassTable) -> SemanticScores:
-        """Scores of everything counted so far."""
-        hits = np.diag(self.counts).astype(np.float64)
-        true, found = self.counts.sum(axis=1), self.counts.sum(axis=0)
-        union = true + found - np.diag(self.counts)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            iou = np.where(union > 0, hits / union, np.nan)
-            accuracy = np.where(true > 0, hits / true, np.nan)
-        return SemanticScores(classes, iou, accuracy, float(hits.sum() / max(1, self.counts.sum())))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidInput("evaluation", expected="what to_dict() gave", got=repr(error)) from error
 
 
 def evaluate(
-    predict: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+    predict: Callable[[NDArray[np.uint8]], SegmentationResult],
     dataset: Dataset,
+    measures: Sequence[str] = ("semantic",),
     limit: int | None = None,
     on_image: Callable[[int], None] | None = None,
-) -> SemanticScores:
+) -> Evaluation:
     """Score a predictor on a data set.
 
     Args:
-        predict: frame [H, W, 3] uint8 BGR -> class map [H, W] uint8.
+        predict: frame [H, W, 3] uint8 BGR -> result of that frame, as Segmenter.run.
         dataset: labelled pictures.
-        limit: only the first so many.
+        measures: some of MEASURES; "semantic" is always measured. :func:`measurable` names those that
+            make sense for a network.
+        limit: only the first so many pictures.
         on_image: called with the number of finished pictures.
+
+    Raises:
+        InvalidInput: an unknown measure, or the predictor's classes are not those of the data set.
+        DependencyMissing: the measure "instances" needs a package that is not here.
     """
-    matrix = ConfusionMatrix(len(dataset.classes))
+    unknown = sorted(set(measures) - set(MEASURES))
+    if unknown:
+        raise InvalidInput("measures", expected=f"some of {', '.join(MEASURES)}", got=", ".join(unknown))
+    classes = dataset.classes
+    semantic = SemanticMeasure(classes)
+    others = {name: make(classes) for name, make in _OPTIONAL.items() if name in measures}
+    times: list[Mapping[str, float]] = []
     count = len(dataset) if limit is None else min(limit, len(dataset))
     for index in range(count):
         sample = dataset[index]
-        matrix.add(sample.semantic, predict(sample.image))
+        result = predict(sample.image)
+        if result.classes.names != classes.names:
+            raise InvalidInput(
+                "classes of the predictor",
+                expected=f"those of the data set: {', '.join(classes.names)}",
+                got=", ".join(result.classes.names),
+                fix="score the model on the data set it was trained for",
+            )
+        for measure in (semantic, *others.values()):
+            measure.add(sample, result)
+        times.append(dict(result.timing))
         if on_image is not None:
             on_image(index + 1)
-    return matrix.scores(dataset.classes)
+    scores = {name: measure.scores() for name, measure in others.items()}
+    return Evaluation(
+        dataset.name, classes, count, semantic.scores(), milliseconds=_milliseconds(times), **scores
+    )
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
+def measurable(manifest: Manifest) -> tuple[str, ...]:
+    """The measures that make sense for a network: one without a detector has no instances."""
+    return MEASURES if manifest.detections else MEASURES[:2]
 
 
-def _json(value: float) -> float | None:
-    return None if np.isnan(value) else round(value, 5)
+def _milliseconds(times: list[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    # The first calls allocate and warm up.
+    settled = times[min(3, max(0, len(times) - 1)) :]
+    figures: dict[str, dict[str, float]] = {}
+    for name in ("total", "infer"):
+        values = [t[name] for t in settled if name in t]
+        if values:
+            p50, p90 = (float(v) for v in np.percentile(values, (50, 90)))
+            figures[name] = {"p50": p50, "p90": p90, "mean": float(np.mean(values))}
+    return figures

@@ -1,4 +1,4 @@
-"""The two-stage training loop: iteration-based, seeded, resumable after a kill at any step.
+"""The step loop of one stage: seeded, interruptible at every step, continued to the bit.
 
 Everything random in a step is drawn from (seed, stage, step), so a resumed run needs no generator
 state and continues with the very steps that an uninterrupted one would have made.
@@ -6,386 +6,206 @@ state and continues with the very steps that an uninterrupted one would have mad
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import math
-import os
-import sys
-import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from imp_trt.classes import IGNORE_INDEX, ClassTable
-from imp_trt.errors import CheckpointError, ImpTrtError, UsageError
-from imp_trt.files import make_folder, write_atomically
+from imp_trt.errors import ImpTrtError
 from imp_trt.models.checkpoint import load_model, save_checkpoint
-from imp_trt.models.config import ModelConfig
 from imp_trt.models.network import ImpNetwork
-from imp_trt.models.presets import without_imp
-from imp_trt.train.augment import ColourJitter, random_crop
-from imp_trt.train.config import Recipe, Stage
-from imp_trt.train.dataset import Dataset
-from imp_trt.train.losses import training_losses
-from imp_trt.train.targets import Batch, make_batch
+from imp_trt.train import distributed
+from imp_trt.train.batches import batch_stream, class_weights, hard_share
+from imp_trt.train.log import TrainingLog
+from imp_trt.train.losses import StageLosses, trains_semantic
+from imp_trt.train.optimiser import Optimiser
+from imp_trt.train.schedule import learning_rate
+from imp_trt.train.state import (
+    StopRequest,
+    TimeBudgetSpent,
+    read_state,
+    require_same_run,
+    save_state,
+)
+from imp_trt.train.targets import Batch
 
-LOG_EVERY = 20
-SAVE_EVERY = 500
+if TYPE_CHECKING:
+    from imp_trt.train.run import Run
 
-
-@dataclass(frozen=True)
-class Run:
-    """What one training run needs to know.
-
-    Attributes:
-        dataset: labelled pictures.
-        recipe: lengths, rates, augmentation.
-        seed: of everything random.
-        folder: where logs, resume state and checkpoints go.
-        device: "cpu" or "cuda".
-        half: write the results of stage two with kernels as float16.
-        pretrained: start the backbone from torchvision's ImageNet weights.
-        quiet: no progress bar.
-    """
-
-    dataset: Dataset
-    recipe: Recipe
-    seed: int
-    folder: Path
-    device: str = "cpu"
-    half: bool = False
-    pretrained: bool = False
-    quiet: bool = False
+_LOGGER = logging.getLogger("imp_trt.train")
 
 
 class TrainingDiverged(ImpTrtError):
     """A loss is no longer finite: lower the learning rate or the clip norm."""
 
 
-def train_pair(run: Run, config: ModelConfig) -> tuple[Path, Path]:
-    """Train a network with IMP and its control without, from one shared stage one.
-
-    Returns:
-        Checkpoints (with IMP, without).
-    """
-    stage_one = train_stage_one(run, config)
-    with_imp = train_stage_two(run, config, stage_one, "imp")
-    return with_imp, train_stage_two(run, without_imp(config), stage_one, "plain")
-
-
-def train_stage_one(run: Run, config: ModelConfig) -> Path:
-    """The detector first (paper, section 4); returns the checkpoint, trained or found finished.
-
-    The network of this stage has no canvas, so that the systems which differ in IMP share it.
-    """
-    torch.manual_seed(run.seed)
-    plain = without_imp(config) if config.semantic_head != "none" else config
-    network = ImpNetwork(plain, pretrained_backbone=run.pretrained)
-    return _train_stage(run, network, 1, run.recipe.stage_one, "stage_one")
-
-
-def train_stage_two(run: Run, config: ModelConfig, stage_one: Path, name: str) -> Path:
-    """Everything together, IMP on predicted detections; returns the checkpoint called name."""
-    torch.manual_seed(run.seed)
-    network = ImpNetwork(config)
-    before, _ = load_model(stage_one)
-    take_over(network, before)
-    return _train_stage(run, network, 2, run.recipe.stage_two, name)
-
-
-def take_over(network: ImpNetwork, before: ImpNetwork) -> None:
-    """Copy the weights of stage one; the canvas channels that it did not have start at zero.
-
-    With zero weights the network with IMP computes at first exactly what the one without does.
+def finished(run: Run, name: str, identity: str) -> Path | None:
+    """The stage's checkpoint if this run, perhaps interrupted since, has made it already.
 
     Raises:
-        CheckpointError: the two networks differ in more than the canvas.
+        UsageError: a checkpoint of that name is of another run.
     """
-    weights = before.state_dict()
-    wanted = network.state_dict()
-    if set(weights) != set(wanted):
-        raise CheckpointError(
-            "stage one",
-            expected="the same network without IMP",
-            got=f"tensors that differ: {sorted(set(weights) ^ set(wanted))[:3]}",
-            fix="train stage one with this configuration",
-        )
-    for name, value in weights.items():
-        target = wanted[name]
-        if value.shape == target.shape:
-            target.copy_(value)
-        elif name == "semantic.fuse.0.0.weight" and value.shape[0] == target.shape[0]:
-            # Input channels are (features, canvas).
-            target.zero_()
-            target[:, : value.shape[1]].copy_(value)
-        else:
-            raise CheckpointError(
-                f"stage one, tensor {name}",
-                expected=list(target.shape),
-                got=list(value.shape),
-                fix="train stage one with this configuration",
-            )
-
-
-def learning_rate(stage: Stage, step: int) -> float:
-    """Rate of a step: linear warm-up from peak / 10, then a cosine to end."""
-    if step < stage.warmup:
-        return stage.peak * (0.1 + 0.9 * step / stage.warmup)
-    progress = (step - stage.warmup) / max(1, stage.iterations - stage.warmup)
-    return stage.end + (stage.peak - stage.end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-
-
-def class_weights(dataset: Dataset) -> Tensor:
-    """1 / log(1.10 + frequency) for each class (ENet, Paszke et al. 2016, with its constant 1.10)."""
-    counts = np.zeros(256, np.int64)
-    step = max(1, len(dataset) // 200)
-    for index in range(0, len(dataset), step):
-        counts += np.bincount(dataset[index].semantic.ravel(), minlength=256)
-    counts[IGNORE_INDEX] = 0
-    frequency = counts[: len(dataset.classes)] / max(1, counts.sum())
-    return torch.from_numpy(1.0 / np.log(1.10 + frequency)).float()
-
-
-def draw_batch(dataset: Dataset, classes: ClassTable, recipe: Recipe, seed: tuple[int, int, int]) -> Batch:
-    """The crops of one step; depends on the seed alone."""
-    rng = np.random.default_rng(seed)
-    indices = rng.integers(0, len(dataset), recipe.batch)
-    strength = recipe.colour
-    colour = ColourJitter(strength, strength, strength, strength / 10)
-    samples = [random_crop(dataset[int(i)], rng, recipe.crop, recipe.scale, colour=colour) for i in indices]
-    return make_batch(samples, classes, recipe.min_area)
-
-
-def _train_stage(run: Run, network: ImpNetwork, stage: int, plan: Stage, name: str) -> Path:
     final = run.folder / f"{name}.safetensors"
-    identity = _identity(run, network.config, stage)
-    if final.is_file():
-        _same_run(final, load_model(final)[1].get("identity"), identity)
-        return final
+    # All processes must agree before the first of them writes.
+    found = distributed.any_process(final.is_file(), run.device)
+    if not found:
+        return None
+    require_same_run(final, load_model(final)[1].get("identity"), identity)
+    return final
+
+
+def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: str) -> Path:
+    """Train a network for one stage and write its checkpoint.
+
+    Args:
+        run: data, recipe, folder, device.
+        network: with the weights that the stage starts from; trained in place.
+        stage: 1 or 2.
+        name: of the files: checkpoint, log, saved state.
+        identity: of the run and stage; a saved state of another is refused.
+
+    Returns:
+        The checkpoint ``<name>.safetensors`` in the run's folder.
+
+    Raises:
+        TimeBudgetSpent: the run's deadline has come; its state is saved.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved, or the checkpoint after the
+            last step.
+        TrainingDiverged: a loss is not finite.
+        CheckpointError: the saved state is damaged.
+    """
+    plan = run.recipe.stage_one if stage == 1 else run.recipe.stage_two
     network = network.to(run.device).to(memory_format=torch.channels_last)
+    optimiser = _ready(network, run)
+    path = run.folder / f"{name}.resume.pt"
+    state = read_state(path, identity) or {"step": 0, "log": {}}
+    if state["step"]:
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+    writes = distributed.rank() == 0
+    log_path = run.folder / f"{name}.jsonl" if writes else None
+    log = TrainingLog(log_path, plan.iterations, state["step"], state["log"], run.quiet)
+
+    def save(step: int) -> None:
+        if writes:
+            parts = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
+            save_state(path, {**parts, "identity": identity, "step": step, "log": log.state()})
+
+    with log, StopRequest(run.deadline) as stop:
+        _steps(run, network, optimiser, stage, range(state["step"], plan.iterations), log, stop, save)
+    if writes:
+        metadata = _metadata(run, stage, identity, log.seconds)
+        save_checkpoint(run.folder / f"{name}.safetensors", network, metadata, run.half and stage == 2)
+        path.unlink(missing_ok=True)
+    distributed.wait()
+    if distributed.any_process(stop.signalled, run.device):
+        # It came during the last step: the stage is done, but what follows it must not begin.
+        raise KeyboardInterrupt
+    return run.folder / f"{name}.safetensors"
+
+
+def _ready(network: ImpNetwork, run: Run) -> Optimiser:
+    """Training mode, with the trunk's frozen part in evaluation mode and without gradients."""
     network.train()
-    optimizer = _optimizer(network, run.recipe)
-    state = run.folder / f"{name}.resume.pt"
-    first, spent = _restore(state, network, optimizer, identity)
-    weights = class_weights(run.dataset).to(run.device) if run.recipe.class_weights else None
-    log = _Log(run.folder / f"{name}.jsonl", plan.iterations, first, spent, run.quiet)
-    with log, _batches(run, network.config.classes, stage, range(first, plan.iterations)) as batches:
-        for step, batch in enumerate(batches, start=first):
+    body = network.backbone.body
+    for part in [body.stem, *body.stages][: run.recipe.freeze_stages]:
+        part.eval().requires_grad_(False)
+    return Optimiser(network, run.recipe, run.device)
+
+
+def _steps(
+    run: Run,
+    network: ImpNetwork,
+    optimiser: Optimiser,
+    stage: int,
+    steps: range,
+    log: TrainingLog,
+    stop: StopRequest,
+    save: Callable[[int], None],
+) -> None:
+    recipe = run.recipe
+    plan = recipe.stage_one if stage == 1 else recipe.stage_two
+    weights = None
+    if recipe.class_weights and trains_semantic(network.config, recipe, stage):
+        weights = class_weights(run.dataset).to(run.device)
+    losses = distributed.parallel(StageLosses(network, recipe, stage, weights), run.device)
+    classes = network.config.classes
+    with batch_stream(run.dataset, classes, recipe, (run.seed, stage), steps) as batches:
+        for step in steps:
+            _stop_if_wanted(run, stop, step, steps, save)
+            if step > steps.start and step % run.save_every == 0:
+                save(step)
+            batch = next(batches).to(run.device)
             torch.manual_seed(_step_seed(run.seed, stage, step))
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(plan, step)
-            losses = _step(network, optimizer, batch, run, stage, weights)
-            log.add(step, losses, learning_rate(plan, step))
-            if (step + 1) % SAVE_EVERY == 0 and step + 1 < plan.iterations:
-                _save_state(state, network, optimizer, identity, step + 1, log.seconds)
-    metadata = {
+            rate = learning_rate(plan, step, recipe.rate_factor)
+            share = hard_share(recipe, (run.seed, stage, step))
+            log.add(step, _step(losses, optimiser, batch, share, rate, run), rate)
+
+
+def _stop_if_wanted(
+    run: Run, stop: StopRequest, step: int, steps: range, save: Callable[[int], None]
+) -> None:
+    if not distributed.any_process(stop.wanted, run.device):
+        return
+    if step > steps.start:
+        save(step)
+    distributed.wait()
+    if distributed.any_process(stop.signalled, run.device):
+        _LOGGER.info("stopped before step %d of %d; the same command continues there", step, steps.stop)
+        raise KeyboardInterrupt
+    raise TimeBudgetSpent(
+        "training",
+        expected=f"{steps.stop} steps",
+        got=f"the deadline before step {step}",
+        fix="run the same again with more time; it continues there",
+    )
+
+
+def _step(
+    losses: nn.Module,
+    optimiser: Optimiser,
+    batch: Batch,
+    share: float | None,
+    rate: float,
+    run: Run,
+) -> dict[str, float]:
+    """One update of the weights; the losses before it, averaged over processes."""
+    precision = run.recipe.precision
+    low = torch.float16 if precision == "float16" else torch.bfloat16
+    with torch.autocast(run.device.split(":")[0], dtype=low, enabled=precision != "float32"):
+        parts = losses(batch, share)
+    stacked = torch.stack(list(parts.values()))
+    means = distributed.mean(stacked.detach())
+    values = dict(zip(parts, means.tolist(), strict=True))
+    if not torch.isfinite(means).all():
+        raise TrainingDiverged(
+            "training", expected="finite losses", got=values, fix="lower the learning rate"
+        )
+    optimiser.step(stacked.sum(), rate)
+    return values
+
+
+def _step_seed(seed: int, stage: int, step: int) -> int:
+    """Seed of the samplers inside a step; processes sample their own parts of the batch."""
+    numbers = (seed, stage, step, distributed.rank()) if distributed.rank() else (seed, stage, step)
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _metadata(run: Run, stage: int, identity: str, seconds: float) -> dict[str, Any]:
+    return {
         "data": run.dataset.name,
         "terms": run.dataset.terms,
         "seed": run.seed,
         "recipe": run.recipe.to_dict(),
+        "initial": run.initial,
         "stage": stage,
         "identity": identity,
         "torch": torch.__version__,
         "device": run.device,
-        "seconds": round(log.seconds, 1),
+        "processes": distributed.world_size(),
+        "seconds": round(seconds, 1),
     }
-    save_checkpoint(final, network, metadata, half=run.half and stage == 2)
-    state.unlink(missing_ok=True)
-    return final
-
-
-def _identity(run: Run, config: ModelConfig, stage: int) -> str:
-    """Digest of all that decides a stage's result: what is found in a folder must be of the same run.
-
-    The device and the number of threads are left out: a run may continue on another machine.
-    """
-    settings = run.recipe.to_dict()
-    # Stage one knows neither the second stage's length nor the canvas.
-    later = [n for n in settings if stage == 1 and (n == "stage_two" or n.startswith("canvas_"))]
-    facts = {
-        "config": config.to_dict(),
-        "recipe": {n: v for n, v in settings.items() if n not in later},
-        "seed": run.seed,
-        "data": [run.dataset.name, len(run.dataset), run.dataset[0].size],
-        "pretrained": run.pretrained,
-        "stage": stage,
-        "half": run.half and stage == 2,
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _same_run(path: Path, found: object, identity: str) -> None:
-    if found != identity:
-        raise UsageError(
-            f"{path} belongs to another run",
-            expected="the same data, seed, recipe and network",
-            got="a file that was made with others",
-            fix="choose another folder with -o, or delete the file",
-        )
-
-
-def _step(
-    network: ImpNetwork,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    run: Run,
-    stage: int,
-    weights: Tensor | None,
-) -> dict[str, float]:
-    batch = batch.to(run.device)
-    with torch.autocast(run.device, dtype=torch.bfloat16, enabled=run.recipe.bfloat16):
-        losses = training_losses(network, batch, run.recipe, stage, weights)
-    total = torch.stack(list(losses.values())).sum()
-    if not torch.isfinite(total):
-        raise TrainingDiverged(
-            "training",
-            expected="finite losses",
-            got={k: float(v.detach()) for k, v in losses.items()},
-            fix="lower the learning rate",
-        )
-    optimizer.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(network.parameters(), run.recipe.clip)
-    optimizer.step()
-    return {name: float(value.detach()) for name, value in losses.items()}
-
-
-def _optimizer(network: ImpNetwork, recipe: Recipe) -> torch.optim.Optimizer:
-    matrices = [p for p in network.parameters() if p.requires_grad and p.ndim >= 2]
-    vectors = [p for p in network.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.stage_one.peak, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=recipe.stage_one.peak, fused=True)
-
-
-def _step_seed(seed: int, stage: int, step: int) -> int:
-    return int(np.random.SeedSequence((seed, stage, step)).generate_state(1)[0])
-
-
-@contextmanager
-def _batches(run: Run, classes: ClassTable, stage: int, steps: range) -> Iterator[Iterator[Batch]]:
-    """Batches of the steps in order, the next one made while the current one trains."""
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="imp-batches")
-
-    def make(step: int) -> Batch:
-        return draw_batch(run.dataset, classes, run.recipe, (run.seed, stage, step))
-
-    def stream() -> Iterator[Batch]:
-        ahead: list[Future[Batch]] = [pool.submit(make, s) for s in steps[:2]]
-        for position in range(len(steps)):
-            batch = ahead.pop(0).result()
-            if position + 2 < len(steps):
-                ahead.append(pool.submit(make, steps[position + 2]))
-            yield batch
-
-    try:
-        yield stream()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _restore(
-    path: Path, network: ImpNetwork, optimizer: torch.optim.Optimizer, identity: str
-) -> tuple[int, float]:
-    """Continue from a saved state: the next step, and the seconds spent so far; (0, 0) without one."""
-    if not path.is_file():
-        return 0, 0.0
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many unrelated types for a damaged file
-        raise CheckpointError(
-            f"saved state {path}", expected="a whole file", got=type(error).__name__, fix="delete the file"
-        ) from error
-    _same_run(path, state.get("identity"), identity)
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"]), float(state["seconds"])
-
-
-def _save_state(
-    path: Path,
-    network: ImpNetwork,
-    optimizer: torch.optim.Optimizer,
-    identity: str,
-    step: int,
-    seconds: float,
-) -> None:
-    buffer = io.BytesIO()
-    state = {
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "identity": identity,
-        "step": step,
-        "seconds": seconds,
-    }
-    torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
-
-
-class _Log:
-    """Mean losses as JSON lines, and a progress bar with the time left on stderr."""
-
-    def __init__(self, path: Path, total: int, first: int, spent: float, quiet: bool) -> None:
-        self.path, self.total, self.first = path, total, first
-        self.quiet = quiet or bool(os.environ.get("IMP_TRT_NO_PROGRESS"))
-        self.sums: dict[str, float] = {}
-        self.seen = 0
-        self.started = time.monotonic() - spent
-        self._bar: Any = None
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    def __enter__(self) -> _Log:
-        from tqdm import tqdm
-
-        make_folder(self.path.parent)
-        self._forget_lost_steps()
-        # Every 20 s where stderr is a file, so that logs stay short.
-        interval = 0.1 if sys.stderr.isatty() else 20.0
-        self._bar = tqdm(
-            total=self.total,
-            initial=self.first,
-            desc=self.path.stem,
-            unit="it",
-            mininterval=interval,
-            disable=self.quiet,
-        )
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._bar.close()
-
-    def _forget_lost_steps(self) -> None:
-        """Drop the lines of steps that were made after the state that the run resumes from."""
-        if self.path.is_file():
-            lines = self.path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["step"] <= self.first]
-            write_atomically(self.path, "".join(kept).encode())
-
-    def add(self, step: int, losses: dict[str, float], rate: float) -> None:
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.seen += 1
-        self._bar.update(1)
-        if self.seen < LOG_EVERY and step + 1 < self.total:
-            return
-        means = {name: round(value / self.seen, 5) for name, value in self.sums.items()}
-        line = {"step": step + 1, "lr": rate, "seconds": round(self.seconds, 2), **means}
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        self._bar.set_postfix(loss=f"{sum(means.values()):.3f}")
-        self.sums, self.seen = {}, 0

@@ -5,50 +5,107 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imp_trt.classes import IGNORE_INDEX
+from imp_trt.models.config import ModelConfig
 from imp_trt.models.detector import Detections
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train.config import CanvasSource, Recipe
+from imp_trt.train.distributed import mean as mean_over_processes
 from imp_trt.train.targets import Batch
 
 
-def training_losses(
-    network: ImpNetwork, batch: Batch, recipe: Recipe, stage: int, class_weights: Tensor | None
-) -> dict[str, Tensor]:
-    """Named losses of one step; their sum is what the optimiser sees.
+class StageLosses(nn.Module):
+    """The losses of a stage as a module, which is what data parallel training wraps.
 
     Args:
         network: in training mode.
-        batch: crops and their targets.
         recipe: weights and canvas source.
         stage: 1 (detector, and the semantic head without canvas if the recipe says so) or 2.
         class_weights: [K] weights of the cross-entropy, or None.
     """
-    size = (int(batch.frames.shape[1]), int(batch.frames.shape[2]))
-    images = network.preprocess(batch.frames).contiguous(memory_format=torch.channels_last)
-    features = network.backbone(images)
-    losses: dict[str, Tensor] = {}
-    canvas = None
-    # Read straight from the canvas, semantics has nothing to learn; without a detector it is all there is.
-    semantic = network.config.semantic_head != "none" and (
-        stage == 2 or recipe.semantic_in_stage_one or network.detector is None
-    )
-    if network.detector is not None:
-        losses, proposals = network.detector.losses(features, size, batch.instances)
-        if network.config.imp and stage == 2 and semantic:
-            pooled = features
-            if recipe.canvas_gradient == "heads":
-                pooled = {name: level.detach() for name, level in features.items()}
-            found, masks = _canvas_inputs(network, pooled, proposals, batch, recipe, size)
-            canvas = network.project(found, masks, size)
-    if semantic:
-        logits = network.segment(features, canvas)
-        loss = F.cross_entropy(logits, batch.semantic, weight=class_weights, ignore_index=IGNORE_INDEX)
-        losses["semantic"] = recipe.semantic_weight * loss
-    return losses
+
+    def __init__(self, network: ImpNetwork, recipe: Recipe, stage: int, class_weights: Tensor | None) -> None:
+        super().__init__()
+        self.network = network
+        self.recipe = recipe
+        self.stage = stage
+        self.class_weights = class_weights
+
+    def forward(self, batch: Batch, hard_share: float | None = None) -> dict[str, Tensor]:
+        """Named losses of one step; their sum is what the optimiser sees.
+
+        Args:
+            batch: crops and their targets.
+            hard_share: share of the pixels, the hardest, whose cross-entropy counts; None for all.
+        """
+        network, recipe = self.network, self.recipe
+        size = (int(batch.frames.shape[1]), int(batch.frames.shape[2]))
+        images = network.preprocess(batch.frames).contiguous(memory_format=torch.channels_last)
+        features = network.backbone(images)
+        losses: dict[str, Tensor] = {}
+        canvas = None
+        semantic = trains_semantic(network.config, recipe, self.stage)
+        if network.detector is not None:
+            losses, proposals = network.detector.losses(features, size, batch.instances)
+            losses = {name: recipe.instance_weight * value for name, value in losses.items()}
+            if network.config.imp and self.stage == 2 and semantic:
+                pooled = features
+                if recipe.canvas_gradient == "heads":
+                    pooled = {name: level.detach() for name, level in features.items()}
+                found, masks = _canvas_inputs(network, pooled, proposals, batch, recipe, size)
+                canvas = network.project(found, masks, size)
+        if semantic:
+            logits = network.segment(features, canvas)
+            loss = semantic_loss(logits, batch.semantic, self.class_weights, hard_share)
+            losses["semantic"] = recipe.semantic_weight * loss
+        return losses
+
+
+def trains_semantic(config: ModelConfig, recipe: Recipe, stage: int) -> bool:
+    """Whether a stage trains the semantic head.
+
+    Read straight from the canvas, semantics has nothing to learn; without a detector it is all there is.
+    """
+    if config.semantic_head == "none":
+        return False
+    return stage == 2 or recipe.semantic_in_stage_one or not config.detector
+
+
+def semantic_loss(
+    logits: Tensor, target: Tensor, class_weights: Tensor | None, hard_share: float | None
+) -> Tensor:
+    """Cross-entropy over the pixels that are not ignored; 0 where all are.
+
+    Its gradient, averaged over processes, is that of the mean over the global batch. With hard_share
+    every process takes the hardest of its own pixels and the shares are averaged.
+
+    Args:
+        logits: [B, K, H, W].
+        target: [B, H, W] int64, 255 = ignore.
+        class_weights: [K], or None. The mean is weighted by them, as PyTorch's is.
+        hard_share: share of the pixels, those with the largest weighted loss, whose mean is taken.
+    """
+    valid = target != IGNORE_INDEX
+    if hard_share is not None:
+        each = F.cross_entropy(
+            logits, target, weight=class_weights, ignore_index=IGNORE_INDEX, reduction="none"
+        )
+        labelled = each[valid]
+        if not labelled.numel():
+            return 0.0 * logits.sum()
+        return labelled.topk(max(1, int(hard_share * labelled.numel()))).values.mean()
+    if class_weights is None:
+        here = valid.sum().float()
+    else:
+        here = class_weights[torch.where(valid, target, 0)][valid].sum()
+    everywhere = mean_over_processes(here)
+    if here == 0:
+        return 0.0 * logits.sum()
+    loss = F.cross_entropy(logits, target, weight=class_weights, ignore_index=IGNORE_INDEX)
+    return loss if here is everywhere else loss * (here / everywhere)
 
 
 def _canvas_inputs(

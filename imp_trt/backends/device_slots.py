@@ -50,7 +50,8 @@ class Layout:
         end = 0
         for name in (*DETECTION_NAMES, "semantic"):
             self.offsets[name] = end
-            end += -(-tensor_bytes(self._specs[name]) // _ALIGNMENT) * _ALIGNMENT
+            # TensorRT wants an address of its own for every tensor, those without a value (no detector) too.
+            end += -(-max(1, tensor_bytes(self._specs[name])) // _ALIGNMENT) * _ALIGNMENT
         self.nbytes = end
         self.detections = self.offsets["semantic"]
         _, height, width = self._specs["semantic"].shape

@@ -202,6 +202,9 @@ def _missing(error: ImportError) -> DependencyMissing:
         "onnxruntime": "onnx",
         "onnx": "export",
         "onnxscript": "export",
+        "matplotlib": "eval",
+        "jinja2": "eval",
+        "tqdm": "train",
     }
     if name in extras:
         fix = f"pip install 'imp-trt[{extras[name]}]'"

@@ -1,4 +1,4 @@
-"""imp-eval: score a checkpoint or an artifact on a labelled data set."""
+"""imp-eval: score a checkpoint or an artifact on a labelled data set, alone or against a baseline."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imp_trt.cli.common import Progress, command_parser, positive, print_json, run_command, say
-from imp_trt.errors import InvalidInput
+from imp_trt.errors import InvalidInput, UsageError
 
 if TYPE_CHECKING:
-    from imp_trt.train.evaluate import SemanticScores
+    from imp_trt.segmenter import Segmenter
+    from imp_trt.train.dataset import Dataset
+    from imp_trt.train.report.pictures import PictureRow
+    from imp_trt.train.report.tables import Scored
 
 EXAMPLES = """examples:
   imp-eval model.safetensors --data scenes
-  imp-eval model.fp32.onnx --data camvid:/data/camvid --json"""
+  imp-eval model.fp32.onnx --data camvid:/data/camvid --json
+  imp-eval imp.safetensors --baseline plain.safetensors --data camvid:/data/camvid --report camvid.html
+
+The baseline is another model of the same data, such as imp-train --pair's control without IMP."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,57 +31,136 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
+    from imp_trt.train.datasets import NAMES
+
     p = command_parser("imp-eval", __doc__ or "", EXAMPLES)
-    p.add_argument("model", type=Path, help="checkpoint (.safetensors, .pt) or artifact (.onnx)")
-    p.add_argument("--data", required=True, help="scenes, camvid:DIR, ccp:DIR or a folder with dataset.json")
+    p.add_argument("model", type=Path, help="checkpoint (.safetensors, .pt) or artifact (.onnx, .engine)")
+    p.add_argument("--baseline", type=Path, help="another model of the same data, to compare with")
+    p.add_argument("--data", required=True, help=NAMES)
     p.add_argument("--split", default="val", help="list of the data set to score (val)")
+    p.add_argument(
+        "--measure",
+        nargs="+",
+        metavar="NAME",
+        help="semantic, boundary, instances, panoptic (all that the model allows)",
+    )
+    p.add_argument("--report", type=Path, metavar="FILE.html", help="also write a page, in one file")
+    p.add_argument("--pictures", type=_pictures, default=6, help="pictures on the page (6), 0 for none")
     p.add_argument("--limit", type=positive, help="only the first so many pictures")
     p.add_argument("--threads", type=positive, help="CPU threads of the backend")
     return p
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from imp_trt.segmenter import Segmenter
-    from imp_trt.train.evaluate import evaluate
-    from imp_trt.train.index_png import open_dataset
+    from contextlib import ExitStack
 
+    from imp_trt.segmenter import Segmenter
+    from imp_trt.train.datasets import open_dataset
+    from imp_trt.train.report.page import require_packages
+    from imp_trt.train.report.tables import tables
+
+    if options.report:
+        if options.report.suffix.lower() not in (".html", ".htm"):
+            raise UsageError("--report", expected="a file that ends in .html", got=str(options.report))
+        require_packages()
     dataset = open_dataset(options.data, options.split)
     if dataset.terms and not options.quiet:
         say(f"terms of the data: {dataset.terms}")
-    with Segmenter(options.model, threads=options.threads) as segmenter:
-        if segmenter.classes.names != dataset.classes.names:
-            raise InvalidInput(
-                f"classes of {options.model}",
-                expected=f"those of the data set: {', '.join(dataset.classes.names)}",
-                got=", ".join(segmenter.classes.names),
-                fix="score the model on the data set it was trained for",
-            )
-        progress = Progress("imp-eval", len(dataset), quiet=options.quiet)
-        scores = evaluate(
-            lambda frame: segmenter.run(frame).semantic, dataset, options.limit, progress.update
-        )
-        progress.close()
+    paths = [p for p in (options.baseline, options.model) if p is not None]
+    with ExitStack() as stack:
+        models: list[tuple[str, Segmenter]] = []
+        for name, path in zip(_names(paths), paths, strict=True):
+            segmenter = stack.enter_context(Segmenter(path, threads=options.threads))
+            _check_classes(path, segmenter, dataset)
+            models.append((name, segmenter))
+        scored, by_picture = [], []
+        for (name, segmenter), path in zip(models, paths, strict=True):
+            found, scores = _score(name, path, segmenter, dataset, options)
+            scored.append(found)
+            by_picture.append(scores)
+        if options.report:
+            rows = _pictures_of(dataset, models, by_picture, options.pictures)
+            _write(options, scored, dataset, rows)
     if options.json:
-        print_json({"model": str(options.model), "data": dataset.name, **scores.to_dict()})
+        plain = {"model": str(options.model), **scored[-1].evaluation.to_dict()}
+        if options.baseline:
+            plain["baseline"] = {"model": str(options.baseline), **scored[0].evaluation.to_dict()}
+        print_json(plain)
     else:
-        print(_table(scores))
+        print("\n\n".join(table.text() for table in tables(scored)))
     return 0
 
 
-def _table(scores: SemanticScores) -> str:
-    classes = scores.classes
-    width = max(len(name) for name in classes.names)
-    lines = [f"{'class':<{width}}  kind   IoU"]
-    for index, (name, value) in enumerate(zip(classes.names, scores.iou, strict=True)):
-        kind = "thing" if index in classes.things else "stuff"
-        lines.append(f"{name:<{width}}  {kind}  {_percent(float(value))}")
-    lines.append("")
-    lines.append(
-        f"mIoU {_percent(scores.mean_iou)}  things {_percent(scores.thing_iou)}  "
-        f"stuff {_percent(scores.stuff_iou)}  mAcc {_percent(scores.mean_accuracy)}"
+def _score(
+    name: str, path: Path, segmenter: Segmenter, dataset: Dataset, options: argparse.Namespace
+) -> tuple[Scored, list[float]]:
+    """The model's evaluation, and the score of each picture by itself."""
+    from imp_trt.train.evaluate import evaluate, measurable
+    from imp_trt.train.report.pictures import PictureScores
+    from imp_trt.train.report.tables import Scored
+
+    measures = options.measure or measurable(segmenter.manifest)
+    progress = Progress(
+        f"imp-eval {name}", min(len(dataset), options.limit or len(dataset)), quiet=options.quiet
     )
-    return "\n".join(lines)
+    each = PictureScores(segmenter.run, dataset)
+
+    def picture_done(finished: int) -> None:
+        if options.report and options.pictures:
+            each.picture_done(finished)
+        progress.update(finished)
+
+    evaluation = evaluate(each.predict, dataset, measures, options.limit, picture_done)
+    progress.close()
+    return Scored(name, str(path), evaluation), each.scores
 
 
-def _percent(value: float) -> str:
-    return "   - " if value != value else f"{100 * value:5.2f}"
+def _pictures_of(
+    dataset: Dataset, models: list[tuple[str, Segmenter]], by_picture: list[list[float]], count: int
+) -> list[PictureRow]:
+    from imp_trt.train.report.pictures import picture_row, telling
+
+    if not count:
+        return []
+    predictors = [(name, segmenter.run) for name, segmenter in models]
+    return [
+        picture_row(dataset, index, predictors, [scores[index] for scores in by_picture])
+        for index in telling(by_picture, count)
+    ]
+
+
+def _write(
+    options: argparse.Namespace, scored: list[Scored], dataset: Dataset, rows: list[PictureRow]
+) -> None:
+    from imp_trt.platform_info import cpu_model, usable_cpus
+    from imp_trt.train.report.page import write_report
+
+    threads = f"{options.threads} of its" if options.threads else "its"
+    machine = f"{cpu_model()} with {threads} {usable_cpus()} CPUs"
+    path = write_report(options.report, scored, machine=machine, terms=dataset.terms, pictures=rows)
+    say(f"report: {path}")
+
+
+def _check_classes(path: Path, segmenter: Segmenter, dataset: Dataset) -> None:
+    if segmenter.classes.names != dataset.classes.names:
+        raise InvalidInput(
+            f"classes of {path}",
+            expected=f"those of the data set: {', '.join(dataset.classes.names)}",
+            got=", ".join(segmenter.classes.names),
+            fix="score the model on the data set it was trained for",
+        )
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """Short names for headings: the files', or their folders' where the files are called the same."""
+    for names in ([p.stem for p in paths], [p.resolve().parent.name for p in paths]):
+        if len(set(names)) == len(names):
+            return names
+    return ["baseline", "model"][-len(paths) :]
+
+
+def _pictures(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value

@@ -12,10 +12,17 @@ from imp_trt.errors import UsageError
 if TYPE_CHECKING:
     from imp_trt.classes import ClassTable
     from imp_trt.models.config import ModelConfig
+    from imp_trt.train.config import Recipe
+    from imp_trt.train.run import Run
 
 EXAMPLES = """examples:
   imp-train --data scenes --recipe smoke -o runs/first
-  imp-train --data camvid:/data/camvid --recipe camvid --input-size 384 480 --pair -o runs/camvid"""
+  imp-train --data camvid:/data/camvid --recipe camvid --input-size 384 480 --pair -o runs/camvid
+  imp-train --data scenes --recipe scenes --iterations 300 200 --set semantic_weight=1 -o runs/tried
+  torchrun --nproc-per-node 8 -m imp_trt.cli.train --data cityscapes:/data/cityscapes \\
+      --recipe cityscapes --backbone resnet50 --input-size 1024 2048 --device cuda -o runs/cityscapes
+
+An interrupted run (Ctrl-C, SIGTERM, a crash) continues where it was with the same command."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,12 +34,31 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = command_parser("imp-train", __doc__ or "", EXAMPLES)
-    p.add_argument("--data", required=True, help="scenes, camvid:DIR, ccp:DIR or a folder with dataset.json")
-    p.add_argument("--split", default="train", help="list of the data set to train on (train)")
-    p.add_argument("--recipe", default="scenes", help="smoke, scenes or camvid")
-    p.add_argument("--system", default="panoptic-fpn-imp", help="one of the paper's systems, by name")
-    p.add_argument("--backbone", default="compact", help="compact, resnet18 ... resnext101_32x8d")
+    _network_options(p.add_argument_group("data and network"))
+    _training_options(p.add_argument_group("training"))
     p.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder; an interrupted run in it resumes"
+    )
+    return p
+
+
+def _network_options(data: argparse._ArgumentGroup) -> None:
+    data.add_argument(
+        "--data",
+        required=True,
+        help="scenes, NAME:DIR (camvid, ccp, cityscapes, modanet, coco, components) or a folder with "
+        "dataset.json",
+    )
+    data.add_argument("--split", default="train", help="list of the data set to train on (train)")
+    data.add_argument("--system", default="panoptic-fpn-imp", help="one of the paper's systems, by name")
+    data.add_argument("--backbone", default="compact", help="compact, resnet18 ... resnext101_32x8d")
+    data.add_argument(
+        "--norm",
+        choices=("batch", "frozen_batch", "group"),
+        help="normalisation of backbone and pyramid (frozen statistics for a pretrained ResNet-50 or "
+        "larger, else batch)",
+    )
+    data.add_argument(
         "--input-size",
         type=int,
         nargs=2,
@@ -40,25 +66,52 @@ def parser() -> argparse.ArgumentParser:
         metavar=("H", "W"),
         help="size of exported frames",
     )
-    p.add_argument("--sampling", default="bilinear", choices=("bilinear", "nearest", "rect"))
-    p.add_argument(
+    data.add_argument("--sampling", default="bilinear", choices=("bilinear", "nearest", "rect"))
+
+
+def _training_options(how: argparse._ArgumentGroup) -> None:
+    how.add_argument(
+        "--recipe",
+        default="scenes",
+        help="smoke; scenes, camvid, ccp (from scratch, CPU), each also as NAME-short; the paper's vcp, "
+        "modanet, cityscapes, cityscapes-no-aug",
+    )
+    how.add_argument(
+        "--init",
+        choices=("scratch", "imagenet", "coco"),
+        help="what stage one starts from; the weights are torchvision's, fetched once (the recipe's choice)",
+    )
+    how.add_argument(
+        "--batch", type=positive, help="crops per step, over all processes; the paper's rates scale with it"
+    )
+    how.add_argument(
+        "--iterations",
+        type=_count,
+        nargs=2,
+        metavar=("ONE", "TWO"),
+        help="steps of the two stages; schedules shrink with them; 0 skips a stage",
+    )
+    how.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="replace a field of the recipe (again for more), as crop=256,512 or stage_one.peak=0.01",
+    )
+    how.add_argument(
         "--pair", action="store_true", help="also train the control without IMP, from one stage one"
     )
-    p.add_argument(
+    how.add_argument(
         "--stage",
         choices=("one", "imp", "plain", "all"),
         default="all",
         help="only this part (all); finished parts are not trained again",
     )
-    p.add_argument("--pretrained", action="store_true", help="start a ResNet from ImageNet weights (fetched)")
-    p.add_argument("--half", action="store_true", help="write kernels as float16: half the file")
-    p.add_argument("--seed", type=_seed, default=0)
-    p.add_argument("--device", default="cpu", help="cpu or cuda")
-    p.add_argument("--threads", type=positive, help="CPU threads of PyTorch")
-    p.add_argument(
-        "-o", "--output", type=Path, required=True, help="folder; an interrupted run in it resumes"
-    )
-    return p
+    how.add_argument("--half", action="store_true", help="write kernels as float16: half the file")
+    how.add_argument("--seed", type=_count, default=0)
+    how.add_argument("--device", default="cpu", help="cpu or cuda; several GPUs with torchrun")
+    how.add_argument("--threads", type=positive, help="CPU threads of PyTorch")
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -67,59 +120,108 @@ def _train(options: argparse.Namespace) -> int:
     from imp_trt.backends.pytorch import choose_device
     from imp_trt.files import make_folder
     from imp_trt.models.presets import without_imp
-    from imp_trt.train import loop
-    from imp_trt.train.config import recipe
-    from imp_trt.train.index_png import open_dataset
+    from imp_trt.train import distributed
+    from imp_trt.train.datasets import open_dataset
+    from imp_trt.train.run import Run, train_stage_one, train_stage_two
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    dataset = open_dataset(options.data, options.split)
-    if dataset.terms and not options.quiet:
-        say(f"terms of the data: {dataset.terms}")
-    config = _config(options, dataset.classes)
-    if options.pair and not config.imp:
-        raise UsageError("--pair", expected="a system with IMP", got=options.system, fix="leave --pair out")
-    # The control is described before hours of training, not after.
-    control = without_imp(config) if options.pair or options.stage == "plain" else config
-    plan = recipe(options.recipe)
-    device = choose_device(options.device).type
-    make_folder(options.output)
-    run = loop.Run(
-        dataset,
-        plan,
-        options.seed,
-        options.output,
-        device,
-        options.half,
-        options.pretrained,
-        quiet=options.quiet,
-    )
-    written = {"stage_one": loop.train_stage_one(run, config)}
-    if options.stage in ("all", "imp"):
-        name = "imp" if config.imp else "plain"
-        written[name] = loop.train_stage_two(run, config, written["stage_one"], name)
-    if options.stage == "plain" or (options.pair and options.stage == "all"):
-        written["plain"] = loop.train_stage_two(run, control, written["stage_one"], "plain")
-    if options.json:
-        print_json({name: str(path) for name, path in written.items()})
-    else:
-        for name, path in written.items():
-            print(f"{name}: {path}")
+    with distributed.joined(choose_device(options.device).type) as device:
+        quiet = options.quiet or distributed.rank() > 0
+        dataset = open_dataset(options.data, options.split)
+        if dataset.terms and not quiet:
+            say(f"terms of the data: {dataset.terms}")
+        plan = _recipe(options)
+        initial = options.init or plan.initial
+        config = _config(options, dataset.classes, initial)
+        if options.pair and not config.imp:
+            raise UsageError(
+                "--pair", expected="a system with IMP", got=options.system, fix="leave --pair out"
+            )
+        # The control is described before hours of training, not after.
+        control = without_imp(config) if options.pair or options.stage == "plain" else config
+        make_folder(options.output)
+        run = Run(dataset, plan, options.seed, options.output, device, options.half, initial, quiet)
+        if not quiet:
+            _say_plan(options, run, config)
+        written = {"stage_one": train_stage_one(run, config)}
+        if options.stage in ("all", "imp"):
+            name = "imp" if config.imp else "plain"
+            written[name] = train_stage_two(run, config, written["stage_one"], name)
+        if options.stage == "plain" or (options.pair and options.stage == "all"):
+            written["plain"] = train_stage_two(run, control, written["stage_one"], "plain")
+        if distributed.rank() == 0:
+            _print_result(written, options.json)
     return 0
 
 
-def _config(options: argparse.Namespace, classes: ClassTable) -> ModelConfig:
+def _recipe(options: argparse.Namespace) -> Recipe:
+    from dataclasses import replace
+
+    from imp_trt.train.config import changed, recipe
+
+    plan = recipe(options.recipe)
+    if options.iterations:
+        one, two = options.iterations
+        plan = replace(plan, stage_one=plan.stage_one.lasting(one), stage_two=plan.stage_two.lasting(two))
+    if options.batch:
+        plan = replace(plan, batch=options.batch)
+    return changed(plan, options.settings)
+
+
+def _config(options: argparse.Namespace, classes: ClassTable, initial: str) -> ModelConfig:
     from imp_trt.models.presets import system
 
     changes = {"sampling": options.sampling}
-    if options.backbone != "compact" and not options.pretrained:
+    if options.norm:
+        changes["norm"] = options.norm
+    elif options.backbone != "compact" and initial == "scratch":
         # Frozen statistics only make sense with the weights they were frozen with.
         changes["norm"] = "batch"
     return system(options.system, classes, tuple(options.input_size), options.backbone, **changes)
 
 
-def _seed(text: str) -> int:
+def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> None:
+    """What is going to happen, before hours of it."""
+    import torch
+
+    from imp_trt.models.backbone import count_parameters
+    from imp_trt.models.network import ImpNetwork
+    from imp_trt.train.distributed import world_size
+
+    with torch.device("meta"):
+        parameters = count_parameters(ImpNetwork(config))
+    plan, start = run.recipe, "scratch" if run.initial == "scratch" else f"{run.initial} weights"
+    if options.stage == "one":
+        parts = f"stage one {plan.stage_one.iterations} steps"
+    else:
+        twice = "twice " if options.pair and options.stage == "all" else ""
+        parts = f"stage one {plan.stage_one.iterations} steps, stage two {twice}{plan.stage_two.iterations}"
+    processes = f", {world_size()} processes" if world_size() > 1 else ""
+    say(
+        f"{options.system} on {config.backbone}, {parameters / 1e6:.1f} M parameters, from {start}; "
+        f"{len(run.dataset)} pictures of {run.dataset.name}"
+    )
+    say(
+        f"recipe {options.recipe}: {parts}, batches of {plan.batch}, {plan.precision}, on {run.device}"
+        f"{processes}, seed {run.seed}; results in {run.folder}"
+    )
+
+
+def _print_result(written: dict[str, Path], as_json: bool) -> None:
+    if as_json:
+        print_json({name: str(path) for name, path in written.items()})
+        return
+    for name, path in written.items():
+        print(f"{name}: {path}")
+
+
+def _count(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
     return value
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -12,8 +12,6 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from imp_trt.errors import CheckpointError, DependencyMissing
-
 LEVELS = ("p2", "p3", "p4", "p5")
 """Pyramid levels that RoIAlign and the semantic head read; strides 4, 8, 16, 32. The RPN also reads p6."""
 
@@ -80,9 +78,9 @@ class CompactStages(Stages):
 class ResNetStages(Stages):
     """The convolutional part of a torchvision ResNet or ResNeXt."""
 
-    def __init__(self, name: str, norm: Callable[[int], nn.Module], pretrained: bool) -> None:
+    def __init__(self, name: str, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
-        net = _torchvision_resnet(name, norm, pretrained)
+        net: resnet.ResNet = getattr(resnet, name)(weights=None, norm_layer=norm)
         self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
         self.stages = nn.ModuleList([net.layer1, net.layer2, net.layer3, net.layer4])
         expansion = net.fc.in_features // 512
@@ -96,23 +94,12 @@ class PyramidBackbone(nn.Module):
         name: one of imp_trt.models.config.BACKBONES.
         channels: channels of every pyramid level.
         norm: normalisation, see :func:`norm_layer`; the FPN of the paper has none unless "batch".
-        pretrained: start from torchvision's ImageNet weights (fetched; never for "compact").
     """
 
-    def __init__(self, name: str, channels: int, norm: str, pretrained: bool = False) -> None:
+    def __init__(self, name: str, channels: int, norm: str) -> None:
         super().__init__()
         factory = norm_layer(norm)
-        if name == "compact":
-            if pretrained:
-                raise CheckpointError(
-                    "backbone 'compact'",
-                    expected="training from scratch",
-                    got="pretrained=True",
-                    fix="torchvision publishes ImageNet weights for the ResNets only",
-                )
-            self.body: Stages = CompactStages(factory)
-        else:
-            self.body = ResNetStages(name, factory, pretrained)
+        self.body: Stages = CompactStages(factory) if name == "compact" else ResNetStages(name, factory)
         self.fpn = FeaturePyramidNetwork(
             list(self.body.out_channels),
             channels,
@@ -143,20 +130,6 @@ def _basic_stage(before: int, after: int, stride: int, norm: Callable[[int], nn.
         resnet.BasicBlock(before, after, stride, shortcut, norm_layer=norm),
         resnet.BasicBlock(after, after, norm_layer=norm),
     )
-
-
-def _torchvision_resnet(name: str, norm: Callable[[int], nn.Module], pretrained: bool) -> resnet.ResNet:
-    build = getattr(resnet, name)
-    try:
-        net: resnet.ResNet = build(weights="DEFAULT" if pretrained else None, norm_layer=norm)
-    except OSError as error:
-        raise DependencyMissing(
-            f"ImageNet weights of {name}",
-            expected="torchvision to fetch or find them in its cache",
-            got=repr(error),
-            fix="connect to the network once, or train from scratch: leave --pretrained out",
-        ) from error
-    return net
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -144,7 +144,7 @@ class Detector(nn.Module):
         return {**losses, **roi_losses}, [p.detach() for p in proposals]
 
 
-class _Float32RPNHead(RPNHead):
+class _Float32RPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no types
     """Scores and deltas in float32 under autocast: torchvision decodes boxes in the type of the deltas."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

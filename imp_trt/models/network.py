@@ -21,20 +21,18 @@ class ImpNetwork(nn.Module):
     """One of the paper's seven systems, as its config says.
 
     Args:
-        config: architecture.
-        pretrained_backbone: start the backbone from torchvision's ImageNet weights.
+        config: architecture. Layers are drawn by torch's global generator; for pretrained ones see
+            :func:`imp_trt.models.initial.initialise`.
     """
 
     mean: Tensor  # [3] RGB
     std: Tensor  # [3] RGB
     thing_classes: Tensor  # [C] int32 semantic index of each thing
 
-    def __init__(self, config: ModelConfig, pretrained_backbone: bool = False) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = PyramidBackbone(
-            config.backbone, config.fpn_channels, config.norm, pretrained_backbone
-        )
+        self.backbone = PyramidBackbone(config.backbone, config.fpn_channels, config.norm)
         self.detector: Detector | None = None
         if config.detector:
             self.detector = Detector(config.fpn_channels, config.num_things, config.detector_config)

@@ -73,15 +73,16 @@ def test_each_system_runs(name, classes, frames):
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "resnext101_32x8d"])
 def test_pyramid_strides_of_torchvision_backbones(backbone, classes):
     network = ImpNetwork(system("semantic-fpn", classes, (64, 96), backbone, norm="group"))
+    width = 128 if backbone == "resnet18" else 256
     with torch.no_grad():
         pyramid = network.eval().backbone(torch.zeros(1, 3, 64, 96))
     sizes = {name: tuple(level.shape[1:]) for name, level in pyramid.items()}
     assert sizes == {
-        "p2": (256, 16, 24),
-        "p3": (256, 8, 12),
-        "p4": (256, 4, 6),
-        "p5": (256, 2, 3),
-        "p6": (256, 1, 2),
+        "p2": (width, 16, 24),
+        "p3": (width, 8, 12),
+        "p4": (width, 4, 6),
+        "p5": (width, 2, 3),
+        "p6": (width, 1, 2),
     }
 
 

@@ -244,6 +244,10 @@ class IExecutionContext(_Counted):
         if "execute" in trt.fails or set(self._addresses) != set(self._engine._nodes):
             self._engine._logger.log(Severity.ERROR, "enqueueV3: an address is missing, or worse")
             return False
+        # NVIDIA's guide, on empty tensors: each has an address of its own, and none is null.
+        if len(set(self._addresses.values()) - {0}) < len(self._engine._nodes):
+            self._engine._logger.log(Severity.ERROR, "enqueueV3: two tensors share an address")
+            return False
         if self._stale:
             self._engine._logger.log(Severity.ERROR, "CUDA error: operation failed due to a previous error")
             self._stale = False

@@ -8,8 +8,19 @@ from hypothesis import strategies as st
 from imp_trt.errors import InvalidInput
 from imp_trt.manifest import InputContract
 from imp_trt.resize import Fit
-from imp_trt.train.augment import ColourJitter, letterbox_sample, random_crop, resized_sample
+from imp_trt.train.augment import (
+    CHANCES,
+    ColourJitter,
+    letterbox_sample,
+    padded,
+    random_crop,
+    resized_sample,
+)
 from imp_trt.train.dataset import Sample
+
+
+def _chance(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random(CHANCES)
 
 
 def _sample(height: int = 60, width: int = 80) -> Sample:
@@ -32,7 +43,7 @@ def _sample(height: int = 60, width: int = 80) -> Sample:
 )
 def test_crops_have_the_size_asked_for_and_consistent_labels(seed, size, crop, scale, flip) -> None:
     sample = _sample(*size)
-    got = random_crop(sample, np.random.default_rng(seed), crop, (scale * 0.7, scale), flip, ColourJitter())
+    got = random_crop(sample, _chance(seed), crop, (scale * 0.7, scale), flip=flip, colour=ColourJitter())
     assert got.size == crop
     assert set(np.unique(got.semantic)) <= {0, 1, 2, 255}
     ids = np.unique(got.instances[got.instances > 0])
@@ -47,7 +58,7 @@ def test_crops_have_the_size_asked_for_and_consistent_labels(seed, size, crop, s
 def test_labels_stay_on_the_image() -> None:
     rng = np.random.default_rng(3)
     for _ in range(50):
-        got = random_crop(_sample(), rng, (40, 48), (0.5, 2.0))
+        got = random_crop(_sample(), rng.random(CHANCES), (40, 48), (0.5, 2.0))
         wanted = got.semantic.astype(int) * 80 + 40
         shown = got.semantic != 255
         # At an edge interpolation mixes the two sides, but never more than half of the other one
@@ -56,14 +67,14 @@ def test_labels_stay_on_the_image() -> None:
         assert wrong.sum() <= 4
 
 
-def test_the_generator_decides_everything() -> None:
+def test_the_numbers_decide_everything() -> None:
     sample = _sample()
     before = sample.image.copy()
-    first = random_crop(sample, np.random.default_rng(5), (32, 32), colour=ColourJitter())
-    again = random_crop(sample, np.random.default_rng(5), (32, 32), colour=ColourJitter())
+    first = random_crop(sample, _chance(5), (32, 32), colour=ColourJitter())
+    again = random_crop(sample, _chance(5), (32, 32), colour=ColourJitter())
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.instances, again.instances)
-    plain = random_crop(sample, np.random.default_rng(5), (32, 32))
+    plain = random_crop(sample, _chance(5), (32, 32))
     assert np.array_equal(first.semantic, plain.semantic)
     assert not np.array_equal(first.image, plain.image)
     assert np.array_equal(sample.image, before)
@@ -73,7 +84,7 @@ def test_flip_mirrors_about_half_of_the_crops() -> None:
     sample = _sample(32, 32)
     flipped = 0
     for seed in range(60):
-        got = random_crop(sample, np.random.default_rng(seed), (32, 32), (1.0, 1.0))
+        got = random_crop(sample, _chance(seed), (32, 32), (1.0, 1.0))
         mirrored = np.array_equal(got.semantic, sample.semantic[:, ::-1])
         assert mirrored or np.array_equal(got.semantic, sample.semantic)
         flipped += mirrored
@@ -87,17 +98,19 @@ def test_crops_reach_every_border() -> None:
     rng = np.random.default_rng(0)
     seen: set[int] = set()
     for _ in range(3000):
-        seen |= set(np.unique(random_crop(sample, rng, (20, 20), (1.0, 1.0)).semantic).tolist())
+        seen |= set(
+            np.unique(random_crop(sample, rng.random(CHANCES), (20, 20), (1.0, 1.0)).semantic).tolist()
+        )
     assert seen == {0, 1, 2, 3, 4}
 
 
 def test_colour_jitter_keeps_grey_grey_and_is_off_at_zero() -> None:
     sample = _sample()
     none = ColourJitter(0, 0, 0, 0)
-    same = random_crop(sample, np.random.default_rng(1), (60, 80), (1.0, 1.0), False, none)
+    same = random_crop(sample, _chance(1), (60, 80), (1.0, 1.0), flip=False, colour=none)
     assert np.array_equal(same.image, sample.image)
     only_hue = ColourJitter(0, 0, 1.0, 0.5)
-    grey = random_crop(sample, np.random.default_rng(1), (60, 80), (1.0, 1.0), False, only_hue)
+    grey = random_crop(sample, _chance(1), (60, 80), (1.0, 1.0), flip=False, colour=only_hue)
     assert np.abs(grey.image.astype(int) - sample.image).max() <= 1
 
 
@@ -130,11 +143,57 @@ def test_doubling_repeats_label_pixels() -> None:
 
 
 def test_wrong_arguments_are_refused() -> None:
-    rng = np.random.default_rng(0)
     for crop, scales in (((0, 5), (1, 1)), ((5, 5), (0, 1)), ((5, 5), (2, 1)), ((5, 5), (1, float("inf")))):
         with pytest.raises(InvalidInput, match="expected"):
-            random_crop(_sample(), rng, crop, scales)
+            random_crop(_sample(), _chance(0), crop, scales)
+    with pytest.raises(InvalidInput, match="chance"):
+        random_crop(_sample(), np.zeros(3), (5, 5))
     with pytest.raises(InvalidInput, match="hue"):
         ColourJitter(hue=0.7)
     with pytest.raises(InvalidInput, match="size"):
         letterbox_sample(_sample(), (0, 4))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    size=st.tuples(st.integers(2, 90), st.integers(2, 90)),
+    sides=st.lists(st.integers(8, 80), min_size=1, max_size=3),
+    longest=st.one_of(st.none(), st.integers(20, 90)),
+)
+def test_whole_pictures_have_one_of_the_short_sides(seed, size, sides, longest) -> None:
+    got = random_crop(_sample(*size), _chance(seed), None, short_sides=sides, max_long=longest)
+    assert not (got.semantic == 255).any()
+    short, long = min(got.size), max(got.size)
+    if longest is None or any(s / min(size) * max(size) <= longest for s in sides):
+        assert longest is None or long <= longest
+    if short not in sides:
+        assert longest is not None
+        assert long == longest
+    assert abs(long / short - max(size) / min(size)) <= 0.51 * (1 / short + long / short**2)
+
+
+def test_every_short_side_comes_up_equally_often() -> None:
+    sides = [random_crop(_sample(), _chance(s), None, short_sides=(20, 30, 40)).size[0] for s in range(300)]
+    assert all(70 < sides.count(side) < 130 for side in (20, 30, 40))
+    cropped = [random_crop(_sample(), _chance(s), (32, 32), short_sides=(16,)) for s in range(5)]
+    assert all(crop.size == (32, 32) and (crop.semantic[16:] == 255).all() for crop in cropped)
+
+
+def test_a_larger_picture_is_padded_on_the_right_and_below() -> None:
+    sample = _sample(6, 8)
+    got = padded(sample, (32, 32))
+    assert got.size == (32, 32)
+    assert np.array_equal(got.image[:6, :8], sample.image)
+    assert (got.semantic[6:] == 255).all()
+    assert (got.image[:, 8:] == 114).all()
+
+
+def test_crowds_are_dropped() -> None:
+    sample = _sample()
+    crowd = sample.semantic == 2
+    lone = Sample(sample.image, sample.semantic, np.where(crowd, 0, sample.instances).astype(np.int32), crowd)
+    got = random_crop(lone, _chance(0), (60, 80), (1.0, 1.0), flip=False)
+    assert got.crowd is None
+    assert np.array_equal(got.semantic, sample.semantic)
+    assert np.unique(got.instances).tolist() == [0, 1]

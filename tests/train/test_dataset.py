@@ -5,7 +5,7 @@ import pytest
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import DatasetError
-from imp_trt.train.dataset import CachedDataset, Dataset, Sample, checked_index
+from imp_trt.train.dataset import CachedDataset, Dataset, Sample, SampleCache, checked_index
 
 
 def _sample(value: int = 0, instance: int = 0) -> Sample:
@@ -65,6 +65,41 @@ def test_cached_dataset_makes_each_sample_once_and_returns_it_unchanged() -> Non
             assert np.array_equal(sample.instances, wanted.instances)
     assert inner.made == [0, 1, 2]
     assert cached[-1].instances.max() == 70000
+
+
+@pytest.mark.parametrize(
+    ("crowd", "named"),
+    [
+        (np.zeros((4, 6), bool), r"crowd: expected bool \[4, 5\] .*got bool \[4, 6\]"),
+        (np.zeros((4, 5), np.uint8), "crowd: expected bool"),
+        (np.ones((4, 5), bool), "instance number 0 in crowds"),
+    ],
+)
+def test_crowds_of_other_shapes_or_with_instances_are_refused(crowd, named) -> None:
+    plain = _sample(instance=3)
+    assert plain.crowd is None
+    with pytest.raises(DatasetError, match=named):
+        Sample(plain.image, plain.semantic, plain.instances, crowd)
+
+
+def test_caches_keep_crowds_and_no_more_than_they_may() -> None:
+    crowd = np.zeros((4, 5), bool)
+    crowd[1, 2] = True
+    made: list[int] = []
+
+    def make(index: int) -> Sample:
+        made.append(index)
+        plain = _sample(index)
+        return Sample(plain.image, plain.semantic, plain.instances, crowd)
+
+    # Twenty pixels take 3 + 1 + 1 + 1 bytes each.
+    cache = SampleCache(limit=240)
+    for _ in range(2):
+        for index in range(3):
+            sample = cache.get(index, make)
+            assert np.array_equal(sample.crowd, crowd)
+            assert sample.image[0, 0, 0] == index
+    assert made == [0, 1, 2, 2]
 
 
 def test_iteration_ends() -> None:

@@ -1,58 +1,159 @@
-"""Scores from the global confusion matrix, against counts by hand."""
+"""Scoring a predictor on a data set by every measure at once."""
 
 from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
-from imp_trt.train.evaluate import ConfusionMatrix, evaluate
+from imp_trt.train.dataset import Sample
+from imp_trt.train.evaluate import MEASURES, Evaluation, evaluate, measurable
+from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, WALL, answer, area, labelled
+from tests.support.tiny import manifest
 
-CLASSES = ClassTable(("a", "b", "c", "never"), (1,), ((0, 0, 0),) * 4)
-
-
-def test_hand_counted_scores():
-    truth = np.array([[0, 0, 0, 1], [1, 2, 2, 255]], np.uint8)
-    found = np.array([[0, 0, 1, 1], [0, 2, 2, 1]], np.uint8)
-    matrix = ConfusionMatrix(4)
-    matrix.add(truth, found)
-    scores = matrix.scores(CLASSES)
-    np.testing.assert_allclose(scores.iou, [2 / 4, 1 / 3, 1.0, np.nan])
-    np.testing.assert_allclose(scores.accuracy, [2 / 3, 1 / 2, 1.0, np.nan])
-    assert scores.mean_iou == pytest.approx((1 / 2 + 1 / 3 + 1) / 3)
-    assert scores.thing_iou == pytest.approx(1 / 3)
-    assert scores.stuff_iou == pytest.approx(3 / 4)
-    assert scores.pixel_accuracy == pytest.approx(5 / 7)
-    assert scores.to_dict()["iou"]["never"] is None
+SIZE = (48, 64)
 
 
-def test_the_matrix_is_global_not_a_mean_of_images():
-    matrix = ConfusionMatrix(4)
-    matrix.add(np.zeros((1, 1), np.uint8), np.zeros((1, 1), np.uint8))
-    matrix.add(np.zeros((1, 9), np.uint8), np.ones((1, 9), np.uint8))
-    assert matrix.scores(CLASSES).iou[0] == pytest.approx(0.1)
+class Pets:
+    """A few pictures of a cat and a dog, told apart by their first pixel."""
+
+    name, classes, terms = "pets", CLASSES, None
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> Sample:
+        semantic = np.full(SIZE, WALL, np.uint8)
+        semantic[30:] = FLOOR
+        numbers = np.zeros(SIZE, np.int32)
+        for number, label in enumerate((CAT, DOG), 1):
+            mask = area(SIZE, 10, 25 * number - 15 + index, 40, 25 * number + index)
+            semantic[mask], numbers[mask] = label, number
+        sample = labelled(semantic, numbers)
+        sample.image[0, 0] = index
+        return sample
+
+
+def perfect(frame: Any, **timing: float) -> Any:
+    sample = Pets()[int(frame[0, 0, 0])]
+    masks = [sample.instances == number for number in (1, 2)]
+    return answer(sample.semantic, masks, [CAT, DOG], [0.9, 0.8], timing=timing)
+
+
+def test_a_perfect_predictor_scores_one_in_every_measure():
+    pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
+    seen: list[int] = []
+    done = evaluate(perfect, Pets(), MEASURES, on_image=seen.append)
+    assert (done.data, done.classes, done.images) == ("pets", CLASSES, 5)
+    assert done.semantic.mean_iou == done.semantic.mean_accuracy == 1
+    assert [band.mean_iou for band in done.boundary.bands] == [1] * 6
+    assert done.boundary.mean_iou == 1
+    assert done.instances.box.ap == done.instances.mask.ap == 1
+    assert done.panoptic.all.pq == 1
+    assert seen == [1, 2, 3, 4, 5]
+
+
+def test_the_class_map_alone_is_scored_by_default():
+    done = evaluate(perfect, Pets(), limit=2)
+    assert (done.images, done.semantic.mean_iou) == (2, 1)
+    assert done.boundary is done.instances is done.panoptic is None
+    assert done.milliseconds == {}
+    assert [done.to_dict()[name] for name in MEASURES[1:]] == [None] * 3
+
+
+@pytest.mark.parametrize("name", ["boundary", "panoptic"])
+def test_one_measure_by_name(name):
+    done = evaluate(perfect, Pets(), (name,), limit=1)
+    assert {n for n in MEASURES if getattr(done, n) is not None} == {"semantic", name}
+
+
+def test_a_wrong_predictor_scores_less():
+    def all_floor(frame: Any) -> Any:
+        return answer(np.full(SIZE, FLOOR, np.uint8))
+
+    done = evaluate(all_floor, Pets(), ("boundary", "panoptic"))
+    assert done.semantic.thing_iou == 0
+    assert done.semantic.mean_iou == pytest.approx(done.semantic.iou[FLOOR] / 4)
+    assert done.panoptic.things.pq == 0
+    assert done.boundary.mean_iou < 0.3
+
+
+def test_times_of_the_first_calls_are_left_out():
+    count = iter(range(5))
+
+    def timed(frame: Any) -> Any:
+        k = next(count)
+        return perfect(frame, total=1000 - 300 * k, infer=7)
+
+    times = evaluate(timed, Pets()).milliseconds
+    assert times["infer"] == {"p50": 7, "p90": 7, "mean": 7}
+    assert times["total"] == {"p50": -50, "p90": pytest.approx(70), "mean": -50}
+
+
+def test_one_picture_has_a_time():
+    times = evaluate(lambda frame: perfect(frame, total=3), Pets(), limit=1).milliseconds
+    assert times == {"total": {"p50": 3, "p90": 3, "mean": 3}}
+
+
+def test_an_evaluation_comes_back_from_json_as_it_was():
+    pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
+    for measures in (MEASURES, ()):
+        done = evaluate(lambda frame: perfect(frame, total=3, infer=2), Pets(), measures)
+        text = json.dumps(done.to_dict(), allow_nan=False)
+        again = Evaluation.from_dict(json.loads(text))
+        assert again.to_dict() == done.to_dict()
+        assert again.classes == CLASSES
+        assert again.semantic.mean_iou == 1
 
 
 @pytest.mark.parametrize(
-    ("truth", "found"),
+    "spoil",
     [
-        (np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8)),
-        (np.full((2, 2), 4, np.uint8), np.zeros((2, 2), np.uint8)),
-        (np.zeros((2, 2), np.uint8), np.full((2, 2), 200, np.uint8)),
+        lambda d: d.pop("semantic"),
+        lambda d: d["semantic"]["iou"].pop("dog"),
+        lambda d: d.update(boundary=[1]),
+        lambda d: d.update(images="many"),
+        lambda d: d.update(milliseconds=3),
+        lambda d: d["classes"].pop("things"),
     ],
 )
-def test_maps_that_do_not_fit_are_refused(truth, found):
-    with pytest.raises(InvalidInput, match="class map"):
-        ConfusionMatrix(4).add(truth, found)
+def test_a_spoiled_evaluation_is_refused(spoil):
+    data = evaluate(perfect, Pets(), limit=1).to_dict()
+    spoil(data)
+    with pytest.raises(InvalidInput):
+        Evaluation.from_dict(data)
 
 
-def test_a_perfect_predictor_scores_one():
-    from imp_trt.scenes import StreetScenes
+def test_unknown_measures_are_refused():
+    with pytest.raises(InvalidInput, match="sharpness"):
+        evaluate(perfect, Pets(), ("semantic", "sharpness"))
 
-    scenes = StreetScenes(seed=5, size=(64, 128), length=3)
-    answers = {scenes[i].image.tobytes(): scenes[i].semantic for i in range(3)}
-    seen: list[int] = []
-    scores = evaluate(lambda frame: answers[frame.tobytes()] % 255, scenes, limit=2, on_image=seen.append)
-    assert scores.mean_iou == 1.0
-    assert seen == [1, 2]
+
+def test_a_predictor_of_other_classes_is_refused():
+    other = ClassTable(("x", "wall", "dog", "floor"), CLASSES.things, CLASSES.palette)
+    with pytest.raises(InvalidInput, match="classes of the predictor"):
+        evaluate(lambda frame: replace(perfect(frame), classes=other), Pets())
+
+
+def test_without_pictures_nothing_is_known():
+    done = evaluate(perfect, Pets(), ("boundary", "panoptic"), limit=0)
+    assert done.images == 0
+    assert done.to_dict()["semantic"]["mean_iou"] is None
+    assert done.to_dict()["panoptic"]["all"]["pq"] is None
+
+
+def test_a_network_without_a_detector_has_no_instances_to_measure():
+    whole = manifest()
+    assert measurable(whole) == MEASURES
+    assert measurable(_without_detector(whole)) == ("semantic", "boundary")
+
+
+def _without_detector(whole: Any) -> Any:
+    from imp_trt.manifest import output_specs
+
+    return replace(whole, detections=0, outputs=output_specs(whole.input, 0, whole.mask_size))

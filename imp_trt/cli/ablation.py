@@ -1,0 +1,178 @@
+"""imp-ablation: the paper's ablation on a data set, cell by cell, and the page made of its results."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imp_trt.cli.common import command_parser, positive, print_json, run_command, say
+from imp_trt.errors import UsageError
+
+if TYPE_CHECKING:
+    from imp_trt.train.ablation.cells import Cell
+    from imp_trt.train.ablation.experiment import Experiment
+    from imp_trt.train.ablation.schedule import Outcome
+
+EXAMPLES = """examples:
+  imp-ablation --data scenes --recipe scenes-short --input-size 256 512 -o runs/ablation --budget 90m
+  imp-ablation --data ccp:/data/ccp --recipe ccp-short --input-size 512 352 -o runs/ablation --list
+  imp-ablation --data ccp:/data/ccp --recipe ccp-short --input-size 512 352 -o runs/ablation --time
+  imp-ablation --results results/ablation --page docs/ablation.md
+
+Call it again after an interruption or a spent budget: it goes on where it stopped. Several processes may
+work in the same folders at once; each cell is filled by one of them."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = parser().parse_args(argv)
+    return run_command(lambda: _ablation(options), verbose=options.verbose, quiet=options.quiet)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = command_parser("imp-ablation", __doc__ or "", EXAMPLES)
+    p.add_argument(
+        "--results", type=Path, default=Path("results/ablation"), help="folder of the result files"
+    )
+    p.add_argument("--page", type=Path, help="write this Markdown page and its charts from the result files")
+    what = p.add_argument_group("what is run")
+    what.add_argument("--data", help="data set, as for imp-train; without it nothing is run")
+    what.add_argument("--splits", nargs=2, default=("train", "val"), metavar=("TRAIN", "VAL"))
+    what.add_argument("--recipe", default="scenes-short", help="recipe of every system, as for imp-train")
+    what.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe"
+    )
+    what.add_argument("--input-size", type=int, nargs=2, default=(256, 512), metavar=("H", "W"))
+    what.add_argument("--systems", nargs="+", metavar="SYSTEM", help="only these of the paper's systems")
+    what.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the headline pair (0 1 2)")
+    what.add_argument(
+        "--variants", nargs="*", metavar="VARIANT", help="only these variants; none after it: no variants"
+    )
+    what.add_argument("--backbone", default="compact", help="compact, resnet18 ... resnext101_32x8d")
+    what.add_argument("--init", default="scratch", choices=("scratch", "imagenet", "coco"))
+    what.add_argument("--limit", type=positive, help="score only the first so many pictures")
+    how = p.add_argument_group("how it is run")
+    how.add_argument("-o", "--output", type=Path, help="folder of checkpoints; an interrupted run resumes")
+    how.add_argument("--budget", type=seconds, help="stop training after so long: 90m, 2h, 600s")
+    how.add_argument("--half", action="store_true", help="keep checkpoints as float16: half the space")
+    how.add_argument("--device", default="cpu", help="cpu, cuda or cuda:<index>")
+    how.add_argument("--threads", type=positive, default=1, help="CPU threads of PyTorch (1)")
+    how.add_argument("--list", action="store_true", help="only list the cells and whether they are done")
+    how.add_argument("--time", action="store_true", help="only time the trained systems, one after another")
+    return p
+
+
+def seconds(text: str) -> float:
+    """argparse type: a length of time such as 90m, 2h, 600s or 600."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if found is None or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no length of time such as 90m, 2h or 600s")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def _ablation(options: argparse.Namespace) -> int:
+    if options.data is None and options.page is None:
+        raise UsageError("imp-ablation", expected="--data to run, --page to write, or both", got="neither")
+    code = 0
+    answer: dict[str, Any] = {}
+    if options.data is not None:
+        code = _run(options, answer)
+    if options.page is not None and not options.list:
+        from imp_trt.train.ablation.page import write_page
+
+        files = write_page(options.results, options.page)
+        answer["page"] = [str(path) for path in files]
+        if not options.json:
+            print(f"wrote {files[0]} and {len(files) - 1} charts")
+    if options.json:
+        print_json(answer)
+    return code
+
+
+def _run(options: argparse.Namespace, answer: dict[str, Any]) -> int:
+    started = time.monotonic()
+    if options.output is None:
+        raise UsageError("-o", expected="a folder for checkpoints", got="none")
+
+    from imp_trt.models.presets import SYSTEMS
+    from imp_trt.train.ablation.cells import VARIANTS, plan
+    from imp_trt.train.ablation.schedule import fill
+
+    cells = plan(
+        options.systems or tuple(SYSTEMS),
+        options.seeds,
+        tuple(VARIANTS) if options.variants is None else options.variants,
+    )
+    experiment = _experiment(options, started)
+    if options.list:
+        return _list(cells, experiment, options.json, answer)
+    if options.time:
+        from imp_trt.train.ablation.timing import time_systems
+
+        path = time_systems(experiment, [c for c in cells if c.variant == "base"])
+        answer["timing"] = str(path)
+        if not options.json:
+            print(f"wrote {path}")
+        return 0
+    outcome = fill(cells, experiment.done, experiment.fill, deadline=experiment.deadline)
+    return _report(outcome, options.json, answer)
+
+
+def _experiment(options: argparse.Namespace, started: float) -> Experiment:
+    import torch
+
+    from imp_trt.backends.pytorch import choose_device
+    from imp_trt.train.ablation.experiment import Experiment
+    from imp_trt.train.config import changed, recipe
+    from imp_trt.train.dataset import CachedDataset
+    from imp_trt.train.datasets import open_dataset
+
+    torch.set_num_threads(options.threads)
+    train, val = (open_dataset(options.data, split) for split in options.splits)
+    if train.terms and not options.quiet:
+        say(f"terms of the data: {train.terms}")
+    return Experiment(
+        train,
+        CachedDataset(val),  # every cell looks at the same pictures
+        " ".join([options.recipe, *options.set]),
+        changed(recipe(options.recipe), options.set),
+        (options.input_size[0], options.input_size[1]),
+        options.output,
+        options.results,
+        tuple(options.splits),
+        options.backbone,
+        options.init,
+        options.half,
+        str(choose_device(options.device)),
+        options.threads,
+        started + options.budget if options.budget else None,
+        options.limit,
+        options.quiet,
+    )
+
+
+def _list(cells: list[Cell], experiment: Experiment, as_json: bool, answer: dict[str, Any]) -> int:
+    state = {cell.name: experiment.done(cell) for cell in cells}
+    answer["cells"] = state
+    if not as_json:
+        for name, done in state.items():
+            print(f"{'done   ' if done else 'missing'}  {name}")
+    return 0
+
+
+def _report(outcome: Outcome, as_json: bool, answer: dict[str, Any]) -> int:
+    answer["finished"] = [cell.name for cell in outcome.finished]
+    answer["failed"] = {cell.name: text for cell, text in outcome.failed.items()}
+    answer["left"] = [cell.name for cell in outcome.left]
+    if not as_json:
+        for cell in outcome.finished:
+            print(f"finished  {cell.name}")
+        for cell, text in outcome.failed.items():
+            print(f"failed    {cell.name}: {text}")
+        for cell in outcome.left:
+            print(f"left      {cell.name}")
+    return 1 if outcome.failed else 0

@@ -1,0 +1,51 @@
+"""The paper's Mask R-CNN-IMP with torchvision's COCO weights: a semantic segmenter without any training."""
+
+from __future__ import annotations
+
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+from imp_trt.classes import ClassTable, default_palette
+from imp_trt.models.config import ModelConfig
+from imp_trt.models.initial import initialise
+from imp_trt.models.network import ImpNetwork
+from imp_trt.models.presets import system
+
+COCO_INPUT_SIZE = (800, 1344)
+"""Torchvision's detector was trained and judged with short sides of 800 and long ones up to 1333 pixels."""
+
+
+def coco_classes() -> ClassTable:
+    """Background, then COCO's 80 things in the order of their category numbers."""
+    categories = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    # Ten of COCO's 90 numbers were never used.
+    things = [name for name in categories[1:] if name != "N/A"]
+    names = ("background", *things)
+    return ClassTable(names, tuple(range(1, len(names))), default_palette(len(names)))
+
+
+def coco_config(input_size: tuple[int, int] = COCO_INPUT_SIZE) -> ModelConfig:
+    """Mask R-CNN-IMP over :func:`coco_classes` with a ResNet-50 and the paper's sizes.
+
+    Args:
+        input_size: (height, width), multiples of 32.
+    """
+    return system("mask-rcnn-imp", coco_classes(), input_size, "resnet50")
+
+
+def coco_mask_rcnn_imp(input_size: tuple[int, int] = COCO_INPUT_SIZE) -> ImpNetwork:
+    """The network of :func:`coco_config` with torchvision's COCO weights, in evaluation mode.
+
+    Nothing is trained: what the detector finds is projected on the canvas, and each pixel takes the class of
+    the largest value there, or background (paper, section 3.2). Boxes, scores and masks are torchvision's;
+    the ten unused rows of its class predictor are left out.
+
+    Args:
+        input_size: (height, width), multiples of 32.
+
+    Raises:
+        InvalidInput: the size is none.
+        DependencyMissing: the weights are neither in torch.hub's cache nor to be fetched.
+    """
+    network = ImpNetwork(coco_config(input_size))
+    initialise(network, "coco")
+    return network.eval()

@@ -1,0 +1,102 @@
+"""imp-ablation: options, listing, budget and page, without training."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+
+pytest.importorskip("torch", reason="needs PyTorch")
+
+from imp_trt.cli import ablation
+from imp_trt.train.ablation.cells import CONTROL, HEADLINE, Cell
+from imp_trt.train.ablation.experiment import Experiment
+from imp_trt.train.ablation.results import write_json
+from imp_trt.train.loop import TrainingDiverged
+from tests.train.ablation.made import made
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    return [
+        *("--data", "scenes:64x128", "--recipe", "smoke", "--input-size", "64", "128"),
+        *("-o", str(tmp_path / "work"), "--results", str(tmp_path / "results"), "--seeds", "0", "-q"),
+    ]
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Cells are done as soon as they are worked on; a variant's training diverges."""
+    done: list[Cell] = []
+
+    def fill(self, cell):
+        if cell.variant == "rect":
+            raise TrainingDiverged("training", got="nan")
+        done.append(cell)
+
+    monkeypatch.setattr(Experiment, "fill", fill)
+    monkeypatch.setattr(Experiment, "done", lambda self, cell: cell in done)
+    return done
+
+
+def test_cells_are_listed_without_training(arguments, capsys):
+    assert ablation.main([*arguments, "--list", "--variants"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["missing", f"{CONTROL}-base-s0"]
+    assert len(lines) == 7
+
+
+def test_a_run_reports_what_it_filled(arguments, no_training, capsys):
+    assert ablation.main([*arguments, "--systems", CONTROL, HEADLINE, "--variants", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["finished"] == [f"{CONTROL}-base-s0", f"{HEADLINE}-base-s0"]
+    assert answer["left"] == []
+
+
+def test_a_diverged_cell_is_named_and_the_exit_code_says_so(arguments, no_training, capsys):
+    code = ablation.main([*arguments, "--systems", HEADLINE, "--variants", "rect", "nearest"])
+    assert code == 1
+    out = capsys.readouterr().out
+    assert "failed    panoptic-fpn-imp-rect-s0" in out
+    assert "finished  panoptic-fpn-imp-nearest-s0" in out
+
+
+def test_changes_of_the_recipe_are_part_of_its_name(arguments, monkeypatch):
+    seen: list[Experiment] = []
+    monkeypatch.setattr(Experiment, "done", lambda self, cell: not seen.append(self))
+    assert ablation.main([*arguments, "--set", "batch=4", "--set", "stage_one.iterations=7"]) == 0
+    assert seen[0].recipe_name == "smoke batch=4 stage_one.iterations=7"
+    assert (seen[0].recipe.batch, seen[0].recipe.stage_one.iterations) == (4, 7)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (["--results", "x"], "--data"),
+        (["--data", "scenes"], "-o"),
+        (["--data", "scenes", "-o", "x", "--systems", "panoptic"], "panoptic-fpn-imp"),
+        (["--data", "scenes", "-o", "x", "--recipe", "none"], "camvid"),
+    ],
+)
+def test_usage_errors_name_the_remedy(wrong, text, capsys):
+    assert ablation.main([*wrong, "-q"]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_a_page_needs_no_data(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="needs Matplotlib")
+    pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
+    cell = Cell(CONTROL, "base", 0)
+    write_json(tmp_path / "results" / "pets" / "cell.json", made(cell, 4).to_dict())
+    page = tmp_path / "page.md"
+    assert ablation.main(["--results", str(tmp_path / "results"), "--page", str(page)]) == 0
+    assert page.read_text().startswith("<!--")
+    assert str(page) in capsys.readouterr().out
+
+
+def test_a_budget_is_a_length_of_time():
+    assert [ablation.seconds(t) for t in ("90m", "2h", "600s", "600", "1.5h")] == [5400, 7200, 600, 600, 5400]
+    for wrong in ("0", "90x", "-5m", ""):
+        with pytest.raises(argparse.ArgumentTypeError):
+            ablation.seconds(wrong)

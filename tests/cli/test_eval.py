@@ -1,0 +1,131 @@
+"""imp-eval from end to end, at the smallest size."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from imp_trt.classes import ClassTable
+from imp_trt.cli import eval as command
+from imp_trt.models.checkpoint import save_checkpoint
+from imp_trt.models.network import ImpNetwork
+from imp_trt.models.presets import system, without_imp
+from imp_trt.scenes import StreetScenes
+
+DATA = ["--data", "scenes:64x128", "--limit", "2", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Untrained networks: with IMP, without, without a detector, and one of other classes."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("models")
+    classes = StreetScenes(seed=0, size=(64, 128), length=1).classes
+    other = ClassTable(("ground", "box"), (1,), ((0, 0, 0), (255, 0, 0)))
+    imp = system("panoptic-fpn-imp", classes, (64, 128))
+    configs = {
+        "imp": imp,
+        "plain": without_imp(imp),
+        "semantic": system("semantic-fpn", classes, (64, 128)),
+        "other": system("semantic-fpn", other, (64, 128)),
+    }
+    paths = {}
+    for name, config in configs.items():
+        torch.manual_seed(0)
+        paths[name] = str(save_checkpoint(folder / f"{name}.safetensors", ImpNetwork(config), {}))
+    return paths
+
+
+def test_json_of_one_model(models, capsys):
+    assert command.main([models["imp"], *DATA, "--json", "-q"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["model"] == models["imp"]
+    assert scores["images"] == 2
+    assert 0 <= scores["semantic"]["mean_iou"] <= 1
+    assert set(scores["semantic"]["iou"]) >= {"road", "car"}
+    assert all(scores[name] for name in ("boundary", "instances", "panoptic"))
+    assert "baseline" not in scores
+
+
+def test_a_network_without_a_detector_has_no_instances(models, capsys):
+    assert command.main([models["semantic"], *DATA, "--json", "-q"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["boundary"]
+    assert scores["instances"] is None
+    assert scores["panoptic"] is None
+
+
+def test_a_pair_as_text_and_as_a_page(models, capsys, tmp_path):
+    page = tmp_path / "report.html"
+    arguments = [
+        models["imp"],
+        "--baseline",
+        models["plain"],
+        *DATA,
+        "--report",
+        str(page),
+        "--pictures",
+        "2",
+    ]
+    assert command.main(arguments) == 0
+    said = capsys.readouterr()
+    assert "IoU of each class, %:" in said.out
+    assert "difference" in said.out
+    assert str(page) in said.err
+    text = page.read_text()
+    assert text.count("<figure>") == 2 * 4
+    assert models["plain"] in text
+
+
+def test_chosen_measures_and_no_pictures(models, capsys, tmp_path):
+    page = tmp_path / "report.html"
+    arguments = [
+        models["imp"],
+        *DATA,
+        "--measure",
+        "semantic",
+        "--report",
+        str(page),
+        "--pictures",
+        "0",
+        "-q",
+    ]
+    assert command.main(arguments) == 0
+    assert "box AP" not in capsys.readouterr().out
+    assert "<figure>" not in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["none.safetensors", "--data", "scenes"], "existing file"),
+        (["imp", "--data", "camvid:/nowhere"], "/nowhere"),
+        (["imp", *DATA, "--measure", "beauty"], "semantic, boundary, instances, panoptic"),
+        (["imp", *DATA, "--baseline", "other"], "those of the data set"),
+        (["imp", *DATA, "--report", "page.pdf"], "ends in .html"),
+    ],
+)
+def test_mistakes_exit_2_with_one_line(models, capsys, arguments, words):
+    assert command.main([models.get(a, a) for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+
+
+def test_a_missing_package_is_said_before_the_scoring(models, capsys, monkeypatch, tmp_path):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("imp_trt.train.evaluate.evaluate", lambda *_: pytest.fail("scored in vain"))
+    assert command.main([models["imp"], *DATA, "--report", str(tmp_path / "page.html")]) == 5
+    assert "imp-trt[eval]" in capsys.readouterr().err
+
+
+def test_names_for_headings(tmp_path):
+    one, two = tmp_path / "a" / "imp.safetensors", tmp_path / "b" / "imp.safetensors"
+    assert command._names([one, tmp_path / "plain.safetensors"]) == ["imp", "plain"]
+    assert command._names([one, two]) == ["a", "b"]
+    assert command._names([one, one]) == ["baseline", "model"]
+    assert command._names([one]) == ["imp"]

@@ -1,0 +1,176 @@
+"""imp-train from end to end, at the smallest size."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from imp_trt.cli import train as command
+from imp_trt.errors import UsageError
+from imp_trt.models.checkpoint import load_model
+from imp_trt.train import config as recipes
+from imp_trt.train.config import Stage
+
+TINY = replace(
+    recipes.RECIPES["smoke"],
+    stage_one=Stage(2, 1e-3, 1e-3, warmup=1),
+    stage_two=Stage(2, 1e-3, 1e-3, warmup=1),
+    crop=(64, 64),
+    class_weights=False,  # counting the classes draws two hundred scenes
+)
+DATA = ["--data", "scenes:64x128", "--input-size", "64", "128"]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
+    return [*DATA, "--recipe", "tiny", "--threads", "1"]
+
+
+def test_a_pair_is_written_and_announced(tiny, tmp_path, capsys):
+    assert command.main([*tiny, "--pair", "--half", "-o", str(tmp_path / "run")]) == 0
+    # Kernels as float16: the results are half of the float32 file that stage two starts from.
+    sizes = {p.stem: p.stat().st_size for p in (tmp_path / "run").glob("*.safetensors")}
+    assert set(sizes) == {"stage_one", "imp", "plain"}
+    assert sizes["imp"] < 0.6 * sizes["stage_one"]
+    said = capsys.readouterr()
+    assert said.out.splitlines()[1] == f"imp: {tmp_path / 'run' / 'imp.safetensors'}"
+    for words in ("5.1 M parameters", "from scratch", "stage one 2 steps, stage two twice 2", "batches of 2"):
+        assert words in said.err
+    # The same command finds everything done.
+    assert command.main([*tiny, "--pair", "--half", "-q", "--json", "-o", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr()
+    assert set(json.loads(said.out)) == {"stage_one", "imp", "plain"}
+    assert said.err == ""
+
+
+def test_options_reach_the_recipe_and_the_network(tiny, tmp_path):
+    change = ["--iterations", "1", "0", "--batch", "1", "--set", "crop=32,64", "--set", "stage_one.peak=0.5"]
+    arguments = [*tiny, *change, "--norm", "group", "--system", "semantic-p2", "--seed", "3", "-q"]
+    assert command.main([*arguments, "-o", str(tmp_path)]) == 0
+    model, metadata = load_model(tmp_path / "plain.safetensors")
+    assert (model.config.norm, model.config.semantic_head, model.config.detector) == ("group", "p2", False)
+    said = metadata["recipe"]
+    assert (metadata["seed"], said["batch"], said["crop"]) == (3, 1, [32, 64])
+    assert [said[stage]["iterations"] for stage in ("stage_one", "stage_two")] == [1, 0]
+    assert said["stage_one"]["peak"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "initial", "norm"),
+    [
+        (["--backbone", "compact"], "scratch", "batch"),
+        (["--backbone", "resnet50"], "scratch", "batch"),
+        (["--backbone", "resnet50", "--init", "imagenet"], "imagenet", "frozen_batch"),
+        (["--backbone", "resnet50", "--recipe", "vcp"], "imagenet", "frozen_batch"),
+        (["--backbone", "resnet50", "--recipe", "cityscapes"], "coco", "frozen_batch"),
+        (["--backbone", "resnet50", "--recipe", "cityscapes", "--init", "scratch"], "scratch", "batch"),
+        (["--backbone", "resnet50", "--init", "coco", "--norm", "group"], "coco", "group"),
+    ],
+)
+def test_where_training_starts(tmp_path, monkeypatch, arguments, initial, norm):
+    from imp_trt.train import run
+
+    class Seen(Exception):
+        pass
+
+    def stop(training, config):
+        raise Seen(training.initial, config.norm)
+
+    monkeypatch.setattr(run, "train_stage_one", stop)
+    options = command.parser().parse_args([*DATA, "-q", "-o", str(tmp_path), *arguments])
+    with pytest.raises(Seen) as seen:
+        command._train(options)
+    assert seen.value.args == (initial, norm)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["--recipe", "nope"],
+        ["--system", "nope"],
+        ["--backbone", "nope"],
+        ["--input-size", "65", "64"],
+        ["--device", "abacus"],
+        ["--system", "panoptic-fpn", "--pair"],
+        ["--system", "mask-rcnn-imp", "--pair"],
+        ["--set", "nothing=3"],
+        ["--set", "batch=none"],
+    ],
+)
+def test_wrong_names_exit_2(tmp_path, capsys, change):
+    arguments = ["--data", "scenes:64x128", "--recipe", "smoke", "-o", str(tmp_path / "run"), *change]
+    assert command.main(arguments) == 2
+    assert "expected" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["--threads", "-1"],
+        ["--threads", "0"],
+        ["--seed", "-1"],
+        ["--iterations", "-1", "2"],
+        ["--batch", "0"],
+    ],
+)
+def test_numbers_out_of_range_are_usage_errors(tmp_path, change):
+    arguments = ["--data", "scenes:64x128", "--recipe", "smoke", "-o", str(tmp_path / "run"), *change]
+    with pytest.raises(SystemExit) as stopped:
+        command.main(arguments)
+    assert stopped.value.code == 2
+
+
+def test_frozen_stages_without_pretrained_weights_exit_2(tmp_path, capsys):
+    arguments = [*DATA, "--recipe", "vcp", "--init", "scratch", "-o", str(tmp_path)]
+    assert command.main(arguments) == 2
+    assert "freeze_stages=0" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_is_a_file_exits_2(tmp_path, capsys):
+    (tmp_path / "run").write_text("")
+    arguments = ["--data", "scenes:64x128", "--recipe", "smoke", "-o", str(tmp_path / "run")]
+    assert command.main(arguments) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_interrupted_command_exits_130_and_leaves_its_state(tmp_path):
+    arguments = [*DATA, "--recipe", "smoke", "--iterations", "5000", "1", "--set", "crop=32,32"]
+    arguments += ["--set", "class_weights=False"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "imp_trt.cli.train", *arguments, "--threads", "1", "-o", str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "stage_one.jsonl").is_file():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command continues there" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["stage_one.jsonl", "stage_one.resume.pt"]
+
+
+def test_settings_come_after_the_other_options():
+    """--set has the last word, so that a field can be given although an option also sets it."""
+    options = command.parser().parse_args(
+        ["--data", "scenes", "-o", "x", "--batch", "3", "--set", "batch=5", "--iterations", "40", "50"]
+    )
+    plan = command._recipe(options)
+    assert plan.batch == 5
+    assert (plan.stage_one.iterations, plan.stage_two.iterations) == (40, 50)
+    with pytest.raises(UsageError, match="expected"):
+        command._recipe(command.parser().parse_args(["--data", "s", "-o", "x", "--set", "batch"]))

@@ -1,0 +1,185 @@
+"""Starting from torchvision's weights: what is copied, what stays new, what is said without them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, maskrcnn_resnet50_fpn
+
+from imp_trt.classes import ClassTable
+from imp_trt.errors import CheckpointError, DependencyMissing, InvalidInput
+from imp_trt.models.initial import coco_rows, copy_mask_rcnn, copy_trunk, initialise
+from imp_trt.models.network import ImpNetwork
+from imp_trt.models.presets import system
+from tests.support.networks import CLASSES, small_config
+
+CATEGORIES = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+STREET = ClassTable(("road", "rider", "Pedestrian", "car"), (1, 2, 3), ((0, 0, 0),) * 4)
+
+
+@pytest.fixture(scope="module")
+def mask_rcnn():
+    """Torchvision's Mask R-CNN with random weights and statistics."""
+    torch.manual_seed(0)
+    model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(1e-6, 1.5)
+                module.weight.uniform_(0.2, 0.5)
+    return model
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of torch.hub, and no network."""
+
+    def offline(*_arguments, **_options):
+        raise URLError("no network in tests")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def resnet50(name="panoptic-fpn-imp", **changes):
+    torch.manual_seed(1)
+    return ImpNetwork(system(name, STREET, (64, 96), "resnet50", **changes))
+
+
+def test_scratch_changes_nothing():
+    network = ImpNetwork(small_config())
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    initialise(network, "scratch")
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("norm", ["batch", "frozen_batch"])
+def test_the_trunk_computes_what_torchvision_computes(norm):
+    torch.manual_seed(0)
+    net = models.resnet18().eval()
+    network = ImpNetwork(small_config(backbone="resnet18", norm=norm)).eval()
+    copy_trunk(network, {k: v for k, v in net.state_dict().items() if not k.startswith("fc.")})
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = net.maxpool(net.relu(net.bn1(net.conv1(x))))
+        for layer, found in zip("1234", network.backbone.body(x), strict=True):
+            expected = getattr(net, f"layer{layer}")(expected)
+            torch.testing.assert_close(found, expected)
+
+
+def test_imagenet_weights_come_from_the_cache(cache):
+    torch.manual_seed(0)
+    state = models.resnet18().state_dict()
+    torch.save(state, cache / models.ResNet18_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1])
+    network = ImpNetwork(small_config(backbone="resnet18"))
+    initialise(network, "imagenet")
+    assert torch.equal(network.backbone.body.stages[2][0].conv1.weight, state["layer3.0.conv1.weight"])
+    new = [network.semantic.classify, network.semantic.fuse[0][0], network.detector.rpn.head.cls_logits]
+    new += [network.detector.roi.box_predictor.cls_score, network.detector.roi.mask_predictor.mask_fcn_logits]
+    for layer in new:
+        assert 0.007 < layer.weight.std().item() < 0.013
+        assert layer.bias is None or not layer.bias.any()
+
+
+def test_a_head_without_normalisation_keeps_its_signal(cache):
+    # N(0, 0.01) in four layers of 3x3 that nothing normalises leaves hardly any of it.
+    torch.save(
+        models.resnet18().state_dict(), cache / models.ResNet18_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1]
+    )
+    network = ImpNetwork(small_config("semantic-p2", backbone="resnet18"))
+    initialise(network, "imagenet")
+    x = torch.randn(1, 128, 16, 24)
+    with torch.no_grad():
+        assert network.semantic.fuse(x).std() > 0.01
+    assert 0.007 < network.semantic.classify.weight.std().item() < 0.013
+
+
+def test_coco_weights_come_from_the_cache(cache, mask_rcnn):
+    file = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url.rsplit("/", 1)[-1]
+    torch.save(mask_rcnn.state_dict(), cache / file)
+    network = resnet50()
+    initialise(network, "coco")
+    head, theirs = network.detector.roi.box_predictor, mask_rcnn.roi_heads.box_predictor
+    person, car = CATEGORIES.index("person"), CATEGORIES.index("car")
+    for own, other in ((0, 0), (2, person), (3, car)):
+        assert torch.equal(head.cls_score.weight[own], theirs.cls_score.weight[other])
+        boxes = theirs.bbox_pred.weight[4 * other : 4 * other + 4]
+        assert torch.equal(head.bbox_pred.weight[4 * own : 4 * own + 4], boxes)
+    rider = head.cls_score.weight[1]
+    assert 0.007 < rider.std().item() < 0.013
+    assert not (theirs.cls_score.weight == rider).all(dim=1).any(), "COCO has no rider"
+    assert head.cls_score.bias[1] == 0
+    assert 0.007 < network.semantic.classify.weight.std().item() < 0.013
+
+
+@pytest.mark.parametrize("kind", ["imagenet", "coco"])
+def test_weights_out_of_reach_are_named_with_the_folder_they_belong_in(cache, kind):
+    with pytest.raises(DependencyMissing) as caught:
+        initialise(resnet50("semantic-p2"), kind)
+    text = str(caught.value)
+    assert str(cache) in text
+    assert "resnet50" in text
+    assert ".pth" in text
+    assert "https://" in text
+
+
+def test_a_damaged_file_in_the_cache_is_reported_as_weights_that_are_missing(cache):
+    name = models.ResNet18_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1]
+    (cache / name).write_bytes(b"PK\x03\x04 half a download")
+    with pytest.raises(DependencyMissing, match=name):
+        initialise(ImpNetwork(small_config(backbone="resnet18")), "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "text"),
+    [
+        ("caffe", small_config(), "scratch, imagenet, coco"),
+        ("imagenet", small_config(), "compact"),
+        ("coco", small_config(backbone="resnet18"), "resnet50"),
+        ("imagenet", small_config(backbone="resnet18", norm="group"), "frozen_batch"),
+    ],
+)
+def test_what_cannot_be_is_refused(kind, config, text):
+    with pytest.raises(InvalidInput, match=text):
+        initialise(ImpNetwork(config), kind)
+
+
+def test_other_sizes_than_torchvisions_are_refused(mask_rcnn):
+    narrow = resnet50(fpn_channels=64)
+    with pytest.raises(CheckpointError, match=r"pyramid.*\[64, 256, 1, 1\].*\[256, 256, 1, 1\]"):
+        copy_mask_rcnn(narrow, mask_rcnn.state_dict(), CATEGORIES)
+    slim = replace(narrow.config.detector_config, mask_channels=64)
+    with pytest.raises(CheckpointError, match="box and mask heads"):
+        copy_mask_rcnn(resnet50(detector_config=slim), mask_rcnn.state_dict(), CATEGORIES)
+
+
+def test_a_semantic_system_takes_trunk_and_pyramid(mask_rcnn):
+    network = resnet50("semantic-fpn", norm="batch").eval()
+    copy_mask_rcnn(network, mask_rcnn.state_dict(), CATEGORIES)
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = mask_rcnn.backbone(x)
+        found = network.backbone(x)
+    for own, theirs in (("p2", "0"), ("p5", "3"), ("p6", "pool")):
+        torch.testing.assert_close(found[own], expected[theirs], rtol=1e-3, atol=1e-3)
+
+
+def test_rows_go_by_name():
+    cityscapes = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+    assert coco_rows(cityscapes, CATEGORIES) == {0: 0, 1: 1, 3: 3, 4: 8, 5: 6, 6: 7, 7: 4, 8: 2}
+    assert coco_rows(("Pedestrian", "scarf_tie", "skirt", "BAG"), CATEGORIES) == {
+        0: 0,
+        1: CATEGORIES.index("person"),
+        2: CATEGORIES.index("tie"),
+        4: CATEGORIES.index("handbag"),
+    }
+    assert CLASSES.names[3] == "person"

@@ -1,0 +1,60 @@
+"""Labelled pictures and answers made of whole masks, for what compares the two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imp_trt.classes import ClassTable
+from imp_trt.result import Instances, SegmentationResult
+from imp_trt.train.dataset import Sample
+
+CLASSES = ClassTable(("cat", "wall", "dog", "floor"), (0, 2), ((9, 0, 0), (0, 9, 0), (0, 0, 9), (9, 9, 0)))
+"""Two things, of which one has index 0, and two stuff classes."""
+CAT, WALL, DOG, FLOOR = range(4)
+
+
+def labelled(
+    semantic: NDArray[np.uint8],  # [H, W]
+    instances: NDArray[np.int32] | None = None,  # [H, W]
+) -> Sample:
+    numbers = np.zeros(semantic.shape, np.int32) if instances is None else instances
+    return Sample(np.zeros((*semantic.shape, 3), np.uint8), semantic, numbers)
+
+
+def answer(
+    semantic: NDArray[np.uint8],  # [H, W]
+    masks: Sequence[NDArray[np.bool_]] = (),  # each [H, W]
+    labels: Sequence[int] = (),
+    scores: Sequence[float] = (),
+    classes: ClassTable = CLASSES,
+    timing: Mapping[str, float] | None = None,
+) -> SegmentationResult:
+    """A result whose instances have exactly these masks: one cell of the mask grid for each pixel."""
+    height, width = semantic.shape
+    side, count = max(height, width), len(masks)
+    grid = np.zeros((count, side, side), np.float32)
+    boxes = np.zeros((count, 4), np.float32)
+    for index, mask in enumerate(masks):
+        grid[index, :height, :width] = mask
+        if mask.any():
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            boxes[index] = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    instances = Instances(
+        boxes,
+        np.array(labels, np.int32),
+        np.array(scores, np.float32),
+        grid,
+        (height, width),
+        mask_boxes=np.tile(np.array([0, 0, side, side], np.float32), (count, 1)),
+    )
+    return SegmentationResult(semantic, instances, classes, timing or {})
+
+
+def area(size: tuple[int, int], top: int, left: int, bottom: int, right: int) -> NDArray[np.bool_]:
+    """[H, W] bool, one rectangle."""
+    mask = np.zeros(size, np.bool_)
+    mask[top:bottom, left:right] = True
+    return mask

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from imp_trt.errors import DatasetError, DependencyMissing
+from imp_trt.train.dataset import Dataset
+from imp_trt.train.datasets import open_dataset
+from imp_trt.train.datasets.coco import CocoDataset, open_coco
+
+H, W = 20, 30
+
+
+def _runs(y0: int, y1: int, x0: int, x1: int) -> dict[str, Any]:
+    """Uncompressed run lengths of a rectangle, counted down the columns."""
+    mask = np.zeros((H, W), bool)
+    mask[y0:y1, x0:x1] = True
+    flat = mask.T.ravel()
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff(np.r_[0, edges, flat.size]).tolist()
+    return {"size": [H, W], "counts": [0, *counts] if flat[0] else counts}
+
+
+def _content(**changes: Any) -> dict[str, Any]:
+    """Image 1: a dog in a crowd of persons behind a person; image 2: nothing; image 3: no photo needed."""
+    annotations = [
+        {"id": 10, "image_id": 1, "category_id": 7, "iscrowd": 0, "segmentation": _runs(5, 10, 5, 10)},
+        {"id": 11, "image_id": 1, "category_id": 1, "iscrowd": 0, "segmentation": _runs(2, 16, 2, 12)},
+        {"id": 12, "image_id": 1, "category_id": 1, "iscrowd": 1, "segmentation": _runs(0, 4, 0, 30)},
+        {"id": 13, "image_id": 99, "category_id": 1, "segmentation": []},
+    ]
+    data: dict[str, Any] = {
+        "images": [
+            {"id": 2, "file_name": "b.png", "height": H, "width": W},
+            {"id": 1, "file_name": "a.png", "height": H, "width": W},
+        ],
+        "categories": [{"id": 7, "name": "dog"}, {"id": 1, "name": "person"}],
+        "annotations": annotations,
+        "licenses": [{"id": 1, "name": "CC BY 2.0"}, {"id": 2, "name": "CC0"}],
+    }
+    return data | changes
+
+
+def _write(root: Path, content: dict[str, Any] | None = None, split: str = "val2017") -> Path:
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    (root / split).mkdir(exist_ok=True)
+    text = json.dumps(_content() if content is None else content)
+    (root / f"annotations/instances_{split}.json").write_text(text)
+    for name in ("a", "b"):
+        photo = np.full((H, W, 3), (1, 2, 3), np.uint8)
+        assert cv2.imwrite(str(root / split / f"{name}.png"), photo)
+    return root
+
+
+def _dataset(root: Path, content: dict[str, Any] | None = None, **options: Any) -> CocoDataset:
+    _write(root, content)
+    return CocoDataset(root / "annotations/instances_val2017.json", root / "val2017", "small", **options)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_small_lies_over_large_and_crowds_below_all(tmp_path: Path, cache: bool) -> None:
+    data = _dataset(tmp_path, cache=cache)
+    assert isinstance(data, Dataset)
+    assert data.classes.names == ("background", "person", "dog")
+    assert data.classes.things == (1, 2)
+    assert data.terms == "licences of the images, as the file lists them: CC BY 2.0; CC0"
+    for _ in range(2):
+        sample = data[0]
+        assert sample.image[0, 0].tolist() == [1, 2, 3]
+        assert (sample.semantic == 2).sum() == 25
+        assert (sample.instances == 1).sum() == 25  # the dog, first in the file
+        assert (sample.instances == 2).sum() == 14 * 10 - 25
+        assert sample.crowd is not None
+        assert sample.crowd.sum() == 4 * 30 - 2 * 10
+        assert (sample.semantic[sample.crowd] == 1).all()
+        assert (sample.semantic == 0).sum() == H * W - 14 * 10 - (4 * 30 - 2 * 10)
+
+
+def test_images_without_annotations_are_background(tmp_path: Path) -> None:
+    sample = _dataset(tmp_path)[1]
+    assert not sample.semantic.any()
+    assert not sample.instances.any()
+    assert sample.crowd is None
+
+
+def test_the_rest_can_be_ignored(tmp_path: Path) -> None:
+    data = _dataset(tmp_path, background=False)
+    assert data.classes.names == ("person", "dog")
+    assert data.classes.things == (0, 1)
+    assert (data[0].semantic[18] == 255).all()
+    assert data[0].semantic[6, 6] == 1
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_category_named_background_has_no_instances(tmp_path: Path, background: bool) -> None:
+    content = _content(categories=[{"id": 7, "name": "Background"}, {"id": 1, "name": "person"}])
+    data = _dataset(tmp_path, content, background=background)
+    assert data.classes.names == (("background", "person") if background else ("person",))
+    sample = data[0]
+    assert (sample.semantic[5:10, 5:10] == (0 if background else 255)).all()
+    assert sorted(np.unique(sample.instances)) == [0, 1]
+    assert (sample.instances[5:10, 5:10] == 0).all()
+
+
+def test_instances_that_nothing_is_seen_of_get_no_number(tmp_path: Path) -> None:
+    hidden = [
+        {"id": k, "image_id": 1, "category_id": 1, "segmentation": _runs(*box)}
+        for k, box in enumerate([(2, 8, 2, 8), (2, 8, 2, 8), (2, 12, 10, 20)])
+    ]
+    sample = _dataset(tmp_path, _content(annotations=hidden))[0]
+    # Of equal size, the later one lies on top.
+    assert [(sample.instances == k).sum() for k in (1, 2, 3)] == [36, 100, 0]
+
+
+def test_polygons_and_compressed_runs_open_as_masks(tmp_path: Path) -> None:
+    codec = pytest.importorskip("pycocotools.mask", reason="needs pycocotools")
+    mask = np.zeros((H, W), np.uint8)
+    mask[3:9, 4:14] = 1
+    packed = codec.encode(np.asfortranarray(mask))
+    forms = (
+        [[4, 3, 14, 3, 14, 9, 4, 9]],
+        {"size": [H, W], "counts": packed["counts"].decode()},
+        _runs(3, 9, 4, 14),
+    )
+    for number, form in enumerate(forms):
+        annotation = {"id": 1, "image_id": 1, "category_id": 7, "segmentation": form}
+        sample = _dataset(tmp_path / str(number), _content(annotations=[annotation]))[0]
+        assert np.array_equal(sample.instances, mask)
+
+
+def test_pycocotools_is_asked_for_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    _dataset(tmp_path)
+    polygon = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 5, 1, 5, 5]]}
+    with pytest.raises(DependencyMissing, match="pycocotools"):
+        _dataset(tmp_path, _content(annotations=[polygon]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"images": None}, "TypeError"),
+        ({"categories": []}, None),
+        ({"categories": [{"id": 1, "name": "person"}, {"id": 1, "name": "dog"}]}, "category number once"),
+        ({"categories": [{"id": 1, "name": "x"}, {"id": 2, "name": "x"}]}, "each name once"),
+        ({"categories": [{"id": 1}]}, "name"),
+        ({"images": [{"id": 1, "file_name": "a.png", "height": H, "width": W}] * 2}, "image number once"),
+        ({"images": [{"id": 1, "file_name": "a.png"}]}, "height"),
+        (
+            {"annotations": [{"id": 5, "image_id": 1, "category_id": 3, "segmentation": []}]},
+            "annotation 5.*category 3",
+        ),
+        ({"annotations": [{"id": 6, "image_id": 1, "category_id": 1}]}, "annotation 6.*segmentation"),
+        (
+            {"annotations": [{"id": 8, "image_id": 1, "category_id": 1, "segmentation": [[1, 2, 3]]}]},
+            "8.*turn",
+        ),
+        ({"images": []}, "at least one image"),
+    ],
+)
+def test_wrong_files_are_refused(tmp_path: Path, changes: dict[str, Any], named: str | None) -> None:
+    with pytest.raises(DatasetError, match=named):
+        _dataset(tmp_path, _content(**changes))
+
+
+def test_photos_of_another_size_are_refused(tmp_path: Path) -> None:
+    data = _dataset(tmp_path)
+    cv2.imwrite(str(tmp_path / "val2017/a.png"), np.zeros((H, W + 1, 3), np.uint8))
+    with pytest.raises(DatasetError, match="31x20 and 30x20"):
+        data[0]
+
+
+def test_folders_in_the_official_layout_open_by_name(tmp_path: Path) -> None:
+    _write(tmp_path)
+    data = open_dataset(f"coco:{tmp_path}", "val")
+    assert (data.name, len(data)) == (f"{tmp_path.name}/val", 2)
+    with pytest.raises(DatasetError, match=r"instances_train2017\.json.*cocodataset\.org"):
+        open_dataset(f"coco:{tmp_path}", "train")
+    with pytest.raises(DatasetError, match="no such folder"):
+        open_dataset(f"coco:{tmp_path / 'nowhere'}", "val")
+    _write(tmp_path, split="train")
+    assert len(open_dataset(f"coco:{tmp_path}", "train")) == 2
+    (tmp_path / "val2017/a.png").unlink()
+    with pytest.raises(DatasetError, match=r"1 of 2 files missing: a\.png"):
+        open_dataset(f"coco:{tmp_path}", "val")
+
+
+def test_a_file_and_a_folder_open_by_name_and_splits_are_not_mixed(tmp_path: Path) -> None:
+    _write(tmp_path)
+    json_path, images = tmp_path / "annotations/instances_val2017.json", tmp_path / "val2017"
+    for where, split in (
+        (f"{json_path},{images}", "val"),
+        (f"{json_path},{images}", "all"),
+        (f"{tmp_path}/annotations/instances_{{split}}2017.json,{tmp_path}/{{split}}2017", "val"),
+    ):
+        assert len(open_dataset(f"coco:{where}", split)) == 2
+    for folder in (images, f"{tmp_path}/{{split}}2017"):
+        with pytest.raises(DatasetError, match=r"split 'train'.*--split all"):
+            open_coco(f"{json_path},{folder}", "train")
+    with pytest.raises(DatasetError, match=r"train\.json: expected a JSON file that holds images"):
+        open_coco(f"{tmp_path}/{{split}}.json,{images}", "train")
+
+
+def test_a_pointer_in_place_of_the_file_is_recognised(tmp_path: Path) -> None:
+    _write(tmp_path)
+    path = tmp_path / "annotations/instances_val2017.json"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:09a5\nsize 215182\n")
+    with pytest.raises(DatasetError, match="git lfs pull"):
+        open_coco(str(tmp_path), "val")

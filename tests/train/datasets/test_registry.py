@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imp_trt.errors import DatasetError
+from imp_trt.train.dataset import CachedDataset
+from imp_trt.train.datasets import open_dataset
+
+
+def test_scenes_open_by_name() -> None:
+    train, val = open_dataset("scenes:64x96", "train"), open_dataset("scenes:64x96", "val")
+    assert isinstance(train, CachedDataset)
+    assert train[0].size == (64, 96)
+    assert not np.array_equal(train[0].semantic, val[0].semantic)
+    for name, split in (("scenes", "holdout"), ("scenes:64", "train"), ("scenes:axb", "train")):
+        with pytest.raises(DatasetError, match="scenes"):
+            open_dataset(name, split)
+
+
+@pytest.mark.parametrize("name", ["cityscape:/data", "camvid", "camvid:", "/no/such/folder", "coco:"])
+def test_what_is_no_data_set_is_answered_with_what_there_is(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"scenes, camvid:DIR.*cityscapes:DIR.*dataset\.json"):
+        open_dataset(name, "train")
+
+
+def test_the_package_loads_no_heavy_module() -> None:
+    heavy = "{'cv2', 'torch', 'pycocotools'}"
+    code = f"import sys, imp_trt.train.datasets; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

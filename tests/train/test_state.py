@@ -1,0 +1,179 @@
+"""Runs that are stopped: by a deadline, by signals, by a kill; what they leave, and how they go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from imp_trt.errors import CheckpointError
+from imp_trt.models.checkpoint import load_model
+from imp_trt.train import loop, state
+from imp_trt.train.config import Stage
+from imp_trt.train.run import Run, train_stage_one
+from imp_trt.train.state import StopRequest, TimeBudgetSpent, save_state
+from tests.train.boxes import CONFIG, RECIPE, Boxes
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAN = replace(RECIPE, stage_one=Stage(4, 1e-3, 5e-4, warmup=2))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Weights of a run that nobody stopped."""
+    torch.set_num_threads(1)
+    return weights_of(train_stage_one(run_in(tmp_path_factory.mktemp("whole")), CONFIG))
+
+
+def run_in(folder, **changes):
+    return replace(Run(Boxes(), PLAN, 0, folder, quiet=True), **changes)
+
+
+def weights_of(path):
+    return load_model(path)[0].state_dict()
+
+
+def same(one, two):
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def after_step(monkeypatch, number, action):
+    """Do something as soon as a step has been made."""
+    real, calls = loop._step, []
+
+    def stepping(*args):
+        losses = real(*args)
+        calls.append(1)
+        if len(calls) == number:
+            action()
+        return losses
+
+    monkeypatch.setattr(loop, "_step", stepping)
+    return calls
+
+
+def test_a_deadline_saves_the_state_and_the_same_run_continues(tmp_path, monkeypatch, whole):
+    deadline = time.monotonic() + 1000
+    calls = after_step(monkeypatch, 2, lambda: monkeypatch.setattr(time, "monotonic", lambda: deadline))
+    with pytest.raises(TimeBudgetSpent, match="more time"):
+        train_stage_one(run_in(tmp_path, deadline=deadline), CONFIG)
+    assert len(calls) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["stage_one.resume.pt"]
+    monkeypatch.undo()
+    assert same(weights_of(train_stage_one(run_in(tmp_path), CONFIG)), whole)
+
+
+def test_a_deadline_that_has_passed_makes_no_step_and_spares_finished_runs(tmp_path, monkeypatch):
+    calls = after_step(monkeypatch, 99, lambda: None)
+    run = run_in(tmp_path, recipe=replace(PLAN, stage_one=Stage(1, 1e-3)), deadline=time.monotonic() - 1)
+    with pytest.raises(TimeBudgetSpent):
+        train_stage_one(run, CONFIG)
+    assert not calls
+    assert not list(tmp_path.glob("*.pt"))
+    done = train_stage_one(replace(run, deadline=None), CONFIG)
+    assert train_stage_one(run, CONFIG) == done
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_state_at_the_next_step(tmp_path, monkeypatch, whole, number):
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    calls = after_step(monkeypatch, 3, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(KeyboardInterrupt):
+        train_stage_one(run_in(tmp_path), CONFIG)
+    assert len(calls) == 3
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    monkeypatch.undo()
+    calls = after_step(monkeypatch, 99, lambda: None)
+    assert same(weights_of(train_stage_one(run_in(tmp_path), CONFIG)), whole)
+    assert len(calls) == 1, "the steps before the signal are not made again"
+
+
+def test_a_signal_in_the_last_step_is_not_lost(tmp_path, monkeypatch, whole):
+    after_step(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        train_stage_one(run_in(tmp_path), CONFIG)
+    assert same(weights_of(tmp_path / "stage_one.safetensors"), whole)
+    assert not list(tmp_path.glob("*.pt"))
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from imp_trt.train import loop, state
+from imp_trt.train.run import train_stage_one
+from tests.train.boxes import CONFIG
+from tests.train.test_state import run_in
+real, calls = loop._step, []
+def dying(*args):
+    losses = real(*args)
+    calls.append(1)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return losses
+loop._step = dying
+train_stage_one(run_in(Path(sys.argv[1]), save_every=2), CONFIG)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_from_its_last_save_to_the_same_weights(tmp_path, monkeypatch, whole):
+    child = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], cwd=ROOT, check=False)
+    assert child.returncode == -signal.SIGKILL
+    assert (tmp_path / "stage_one.resume.pt").is_file()
+    assert not (tmp_path / "stage_one.safetensors").exists()
+    calls = after_step(monkeypatch, 99, lambda: None)
+    assert same(weights_of(train_stage_one(run_in(tmp_path), CONFIG)), whole)
+    assert len(calls) == 2, "saved after two of four steps"
+
+
+def test_a_second_signal_does_not_wait_but_its_echo_does(monkeypatch):
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wanted
+        monkeypatch.setattr(state, "SECOND_AFTER", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_outside_the_main_thread_signals_are_left_alone():
+    seen = []
+
+    def body():
+        with StopRequest(deadline=time.monotonic() - 1) as stop:
+            seen.append((stop.wanted, stop.signalled))
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert seen == [(True, False)]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("damage", [b"PK nothing", b""])
+def test_a_damaged_state_names_itself_and_the_remedy(tmp_path, damage):
+    (tmp_path / "stage_one.resume.pt").write_bytes(damage)
+    with pytest.raises(CheckpointError, match="delete the file"):
+        train_stage_one(run_in(tmp_path), CONFIG)
+
+
+def test_a_state_without_its_parts_is_damaged(tmp_path):
+    from imp_trt.train.run import identity, stage_one_config
+
+    mine = identity(run_in(tmp_path), stage_one_config(CONFIG, PLAN), 1)
+    save_state(tmp_path / "stage_one.resume.pt", {"identity": mine, "step": 1})
+    with pytest.raises(CheckpointError, match="delete the file"):
+        train_stage_one(run_in(tmp_path), CONFIG)

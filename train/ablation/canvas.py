@@ -1,0 +1,75 @@
+"""How well the canvas tells where the things are: the detector's quality as the semantic head sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imp_trt.classes import ClassTable
+from imp_trt.result import SegmentationResult
+from imp_trt.train.dataset import Sample
+
+SCALE = 0.25
+"""Of the canvas to the frame (paper, section 3.1)."""
+
+THRESHOLD = 0.5
+"""Score times mask probability above which the canvas says that a thing is there."""
+
+
+class CanvasMeasure:
+    """Recall and precision of the canvas against the truth, over all pictures.
+
+    The truth is read at the pixel under the middle of each canvas cell; void counts neither way.
+
+    Args:
+        classes: the data set's classes.
+    """
+
+    def __init__(self, classes: ClassTable) -> None:
+        self._classes = classes
+        self._counts = np.zeros((3, len(classes.things)), np.int64)  # both, true, said
+
+    def add(self, sample: Sample, result: SegmentationResult) -> None:
+        """Count one picture."""
+        canvas = result.canvas(SCALE)  # [T, h, w] float32
+        truth = _cell_centres(sample.semantic, canvas.shape[1:])
+        labelled = truth != 255
+        for channel, label in enumerate(self._classes.things):
+            true = truth == label
+            said = (canvas[channel] > THRESHOLD) & labelled
+            self._counts[:, channel] += (
+                np.count_nonzero(true & said),
+                np.count_nonzero(true),
+                np.count_nonzero(said),
+            )
+
+    def scores(self) -> dict[str, Any]:
+        """Plain data: "recall", the share of thing cells whose own channel is above THRESHOLD; "precision",
+        the share of the cells above it whose class is the channel's; both also per class. None for 0 / 0.
+        """
+        both, true, said = self._counts
+        names = [self._classes.names[t] for t in self._classes.things]
+        return {
+            "threshold": THRESHOLD,
+            "recall": _share(both.sum(), true.sum()),
+            "precision": _share(both.sum(), said.sum()),
+            "per_class": {
+                name: {"recall": _share(b, t), "precision": _share(b, s)}
+                for name, b, t, s in zip(names, both, true, said, strict=True)
+            },
+        }
+
+
+def _cell_centres(semantic: NDArray[np.uint8], size: tuple[int, ...]) -> NDArray[np.uint8]:
+    # semantic [H, W] -> [h, w]
+    rows, columns = (
+        np.minimum(((np.arange(n) + 0.5) / SCALE).astype(np.intp), limit - 1)
+        for n, limit in zip(size, semantic.shape, strict=True)
+    )
+    return semantic[np.ix_(rows, columns)]
+
+
+def _share(part: np.int64, whole: np.int64) -> float | None:
+    return float(part / whole) if whole else None

@@ -1,0 +1,175 @@
+"""Result files: one JSON file per cell, with all that is needed to read its numbers rightly."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imp_trt.errors import InvalidInput, UsageError
+from imp_trt.files import write_atomically
+from imp_trt.platform_info import cpu_model, usable_cpus
+from imp_trt.train.ablation.cells import VARIANTS, Cell
+from imp_trt.train.evaluate import Evaluation
+
+FORMAT = "imp_trt.ablation/1"
+TIMING_FORMAT = "imp_trt.timing/1"
+TIMING = "timing.json"
+"""File beside the cells' with the times of the systems; see :mod:`imp_trt.train.ablation.timing`."""
+
+
+@dataclass(frozen=True, eq=False)
+class CellResult:
+    """What is known of a finished cell.
+
+    Attributes:
+        data: name of the data set.
+        cell: which cell.
+        settings: everything else that decides the numbers: backbone, input_size, init, half, recipe (as
+            plain data), recipe_name, train and val (split and number of pictures), and stage_one, the same
+            for cells that share it.
+        machine: what it was trained and measured on.
+        seconds: "stage_one" and "stage_two" of training, "evaluation".
+        parameters: number of trained values of the network.
+        canvas: recall and precision of the canvas; None without a detector.
+        curve: lines of the training log, each with "stage", "step", "lr" and losses.
+        evaluation: the scores.
+    """
+
+    data: str
+    cell: Cell
+    settings: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    parameters: int
+    canvas: Mapping[str, Any] | None
+    curve: tuple[Mapping[str, Any], ...]
+    evaluation: Evaluation
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "format": FORMAT,
+            "data": self.data,
+            "cell": {"system": self.cell.system, "variant": self.cell.variant, "seed": self.cell.seed},
+            "settings": dict(self.settings),
+            "machine": dict(self.machine),
+            "seconds": dict(self.seconds),
+            "parameters": self.parameters,
+            "canvas": None if self.canvas is None else dict(self.canvas),
+            "curve": [dict(line) for line in self.curve],
+            "evaluation": self.evaluation.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> CellResult:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            InvalidInput: something is missing or malformed, or the format is another.
+        """
+        try:
+            if data["format"] != FORMAT:
+                raise ValueError(f"format {data['format']}")
+            cell = Cell(str(data["cell"]["system"]), str(data["cell"]["variant"]), int(data["cell"]["seed"]))
+            if cell.variant not in VARIANTS:
+                raise ValueError(f"variant {cell.variant}")
+            return cls(
+                str(data["data"]),
+                cell,
+                dict(data["settings"]),
+                dict(data["machine"]),
+                {str(k): float(v) for k, v in data["seconds"].items()},
+                int(data["parameters"]),
+                None if data["canvas"] is None else dict(data["canvas"]),
+                tuple(dict(line) for line in data["curve"]),
+                Evaluation.from_dict(data["evaluation"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidInput(
+                "result of a cell", expected=f"what imp-ablation wrote ({FORMAT})", got=repr(error)
+            ) from error
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> Path:
+    """Write one file of results, one value a line, so that two versions can be compared."""
+    text = json.dumps(data, indent=1, allow_nan=False)
+    return write_atomically(path, (text + "\n").encode())
+
+
+def read_result(path: Path) -> CellResult:
+    """Read one file.
+
+    Raises:
+        InvalidInput: it is no result of this version.
+    """
+    try:
+        return CellResult.from_dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    except InvalidInput as error:
+        raise _unreadable(path, error) from error
+
+
+def read_results(folder: Path) -> list[CellResult]:
+    """Every result below a folder, by data set, system, variant and seed.
+
+    Raises:
+        InvalidInput: a file is no result of this version; UsageError: there is no result at all.
+    """
+    paths = sorted(p for p in folder.glob("*/*.json") if p.name != TIMING and not p.name.startswith("."))
+    if not paths:
+        raise UsageError(
+            f"results in {folder}",
+            expected="files SET/SYSTEM-VARIANT-sSEED.json",
+            got="none",
+            fix="run imp-ablation with --data first, or name another folder with --results",
+        )
+    return [read_result(path) for path in paths]
+
+
+def same_settings(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether results belong to the experiment at hand.
+
+    Only what the file names is compared: a setting that came later did not exist when it was made.
+    """
+    for name, value in found.items():
+        if isinstance(value, Mapping) and isinstance(wanted.get(name), Mapping):
+            if not same_settings(value, wanted[name]):
+                return False
+        elif name in wanted and wanted[name] != value:
+            return False
+    return True
+
+
+def machine_facts(threads: int, device: str) -> dict[str, Any]:
+    """What the numbers of this process depend on; nothing that names the machine."""
+    import torch
+
+    import imp_trt
+
+    facts: dict[str, Any] = {
+        "cpu": cpu_model(),
+        "cpus": usable_cpus(),
+        "threads": threads,
+        "device": device,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "imp_trt": imp_trt.__version__,
+    }
+    if device.startswith("cuda"):
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def _unreadable(path: Path, error: Exception) -> InvalidInput:
+    return InvalidInput(
+        f"results {path}",
+        expected=f"a whole file of format {FORMAT}",
+        got=error,
+        fix="delete the file; imp-ablation fills the cell again",
+    )

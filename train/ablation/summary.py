@@ -1,0 +1,184 @@
+"""Results of one data set, seed by seed, as means with their ranges."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imp_trt.classes import ClassTable
+from imp_trt.errors import InvalidInput
+from imp_trt.train.ablation.cells import Cell, plan
+from imp_trt.train.ablation.results import TIMING, CellResult, read_results, same_settings
+from imp_trt.train.evaluate import Evaluation
+
+NOTES = "notes.md"
+"""File beside a data set's results whose text goes into the page."""
+
+Get = Callable[[Evaluation], float]
+"""One figure of an evaluation; NaN where it was not measured."""
+
+FIGURES: dict[str, Get] = {
+    "box AP": lambda e: e.instances.box.ap if e.instances else math.nan,
+    "mask AP": lambda e: e.instances.mask.ap if e.instances else math.nan,
+    "mIoU": lambda e: e.semantic.mean_iou,
+    "thing mIoU": lambda e: e.semantic.thing_iou,
+    "stuff mIoU": lambda e: e.semantic.stuff_iou,
+    "mAcc": lambda e: e.semantic.mean_accuracy,
+    "boundary IoU": lambda e: e.boundary.mean_iou if e.boundary else math.nan,
+    "thing boundary IoU": lambda e: e.boundary.thing_iou if e.boundary else math.nan,
+    "PQ": lambda e: e.panoptic.all.pq if e.panoptic else math.nan,
+    "thing PQ": lambda e: e.panoptic.things.pq if e.panoptic else math.nan,
+}
+"""Figures of the tables by their headings."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over seeds: mean, lowest, highest, and how many there are."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        """Over the values that are not NaN; None if there are none."""
+        known = [v for v in values if not math.isnan(v)]
+        if not known:
+            return None
+        return cls(math.fsum(known) / len(known), min(known), max(known), len(known))
+
+
+@dataclass(frozen=True, eq=False)
+class DataSummary:
+    """All results of one data set.
+
+    Attributes:
+        name: of the set.
+        results: by cell.
+        timing: content of the timing file, or None.
+        notes: text of the notes file, or None.
+    """
+
+    name: str
+    results: Mapping[Cell, CellResult]
+    timing: Mapping[str, Any] | None = None
+    notes: str | None = None
+
+    @property
+    def classes(self) -> ClassTable:
+        """Class table of the set."""
+        return self.first.evaluation.classes
+
+    @property
+    def first(self) -> CellResult:
+        """Any result, for what all of them share."""
+        return next(iter(self.results.values()))
+
+    @property
+    def seeds(self) -> list[int]:
+        """Every seed that occurs, ascending."""
+        return sorted({cell.seed for cell in self.results})
+
+    @property
+    def missing(self) -> list[Cell]:
+        """Cells of the plan, with at least three seeds, that have no result."""
+        seeds = self.seeds + [s for s in range(3) if s not in self.seeds][: max(0, 3 - len(self.seeds))]
+        return [cell for cell in plan(seeds=sorted(seeds)) if cell not in self.results]
+
+    def of(self, system: str, variant: str = "base") -> dict[int, CellResult]:
+        """Results of a system's variant by seed."""
+        found = {c.seed: r for c, r in self.results.items() if (c.system, c.variant) == (system, variant)}
+        return dict(sorted(found.items()))
+
+    def spread(self, system: str, get: Get, variant: str = "base") -> Spread | None:
+        """A figure of a system over its seeds."""
+        return Spread.of([get(r.evaluation) for r in self.of(system, variant).values()])
+
+    def gain(self, without: str, with_: str, get: Get, variant: str = "base") -> Spread | None:
+        """Difference of a figure between two systems, over the seeds that both have."""
+        before, after = self.of(without), self.of(with_, variant)
+        return Spread.of(
+            [
+                get(after[s].evaluation) - get(before[s].evaluation)
+                for s in self.seeds
+                if s in before and s in after
+            ]
+        )
+
+
+def class_iou(index: int) -> Get:
+    """IoU of one class."""
+    return lambda e: float(e.semantic.iou[index])
+
+
+def mask_ap(channel: int) -> Get:
+    """Mask AP of one thing class, by its place among the things."""
+    return lambda e: float(e.instances.mask.per_class[channel]) if e.instances else math.nan
+
+
+def band(position: int, accuracy: bool = False) -> Get:
+    """mIoU, or mAcc, of one boundary band."""
+
+    def get(evaluation: Evaluation) -> float:
+        if evaluation.boundary is None:
+            return math.nan
+        scores = evaluation.boundary.bands[position]
+        return scores.mean_accuracy if accuracy else scores.mean_iou
+
+    return get
+
+
+def read_summaries(folder: Path) -> list[DataSummary]:
+    """Everything below a folder of results, by name of the data set.
+
+    Raises:
+        InvalidInput: a file is damaged, or results of two experiments lie in one folder.
+        UsageError: there are no results.
+    """
+    sets: dict[str, dict[Cell, CellResult]] = {}
+    for result in read_results(folder):
+        found = sets.setdefault(result.data, {})
+        _require_one_experiment(result, found)
+        found[result.cell] = result
+    return [
+        DataSummary(name, results, _timing(folder / name / TIMING), _notes(folder / name / NOTES))
+        for name, results in sorted(sets.items())
+    ]
+
+
+def _require_one_experiment(result: CellResult, others: Mapping[Cell, CellResult]) -> None:
+    for other in others.values():
+        if not same_settings(_shared(other.settings), _shared(result.settings)):
+            raise InvalidInput(
+                f"results of {result.data}, cell {result.cell.name}",
+                expected=f"the settings of {other.cell.name}",
+                got="others: these are two experiments",
+                fix="keep each experiment's results in a folder of its own",
+            )
+
+
+def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those that a cell decides."""
+    kept = {k: v for k, v in settings.items() if k not in ("network", "stage_one")}
+    kept["recipe"] = {k: v for k, v in settings["recipe"].items() if k != "canvas_source"}
+    return kept
+
+
+def _timing(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise InvalidInput(f"times {path}", expected="JSON", got=error, fix="delete the file") from error
+    return data
+
+
+def _notes(path: Path) -> str | None:
+    return path.read_text().strip() if path.is_file() else None

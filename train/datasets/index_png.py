@@ -1,0 +1,237 @@
+"""Segmentation sets of index PNGs, with instances as connected components.
+
+A folder holds ``<split>.txt``; each line is ``images/NAME.jpg labels/NAME.png`` (blank lines and lines
+that start with # are skipped). A label map is an 8-bit single-channel PNG of class numbers, as large as
+its image. A folder of your own also holds ``dataset.json``::
+
+    {"classes": ["sky", "road", "car"],          names; position = class index
+     "things": ["car"],                          the classes with instances (names or indices)
+     "palette": [[70, 130, 180], ...],           optional, one RGB colour per class
+     "ignore_index": 255,                        optional: a label value or a list of them
+     "groups": [0, 1, 1, 2],                     optional: class index of label value 0, 1, 2, ...
+     "exclude": ["images/broken.jpg"],           optional: images to leave out
+     "name": "mine", "terms": "CC BY 4.0"}       optional
+
+Instances are not in such labels: they are the connected components of the thing classes, as in the
+IMP paper's clothing set VCP (Fu, Berg and Berg, ICCV 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imp_trt.classes import IGNORE_INDEX, ClassTable, Rgb, default_palette
+from imp_trt.errors import DatasetError, InvalidInput
+from imp_trt.train.dataset import Sample, SampleCache, checked_index
+from imp_trt.train.datasets.reading import (
+    need_files,
+    need_folder,
+    need_same_size,
+    read_json,
+    read_label_map,
+    read_photo,
+)
+from imp_trt.train.instances import connected_instances
+
+LAYOUT = "<split>.txt with lines 'images/NAME.jpg labels/NAME.png', images/, labels/"
+
+_DESCRIPTION = "classes, things and optionally palette, ignore_index, groups, exclude, name, terms"
+
+
+@dataclass(frozen=True)
+class IndexPngSpec:
+    """What the label values of a folder mean.
+
+    Attributes:
+        name: short name of the set.
+        classes: the class table.
+        native: class index of label value 0, 1, 2, ...; 255 = ignore.
+        ignore: further label values that mean ignore.
+        exclude: images of the lists to leave out, as they stand there.
+        terms: terms of use, or None.
+        source: what to do when files are missing.
+
+    Raises:
+        DatasetError: a label value is mapped to a class that does not exist.
+    """
+
+    name: str
+    classes: ClassTable
+    native: tuple[int, ...]
+    ignore: tuple[int, ...] = ()
+    exclude: frozenset[str] = frozenset()
+    terms: str | None = None
+    source: str = "restore the files or take their lines out of the list"
+
+    def __post_init__(self) -> None:
+        wrong = [v for v in self.native if v != IGNORE_INDEX and not 0 <= v < len(self.classes)]
+        if wrong or len(self.native) > 256 or any(not 0 <= v <= 255 for v in self.ignore):
+            raise DatasetError(
+                f"label values of data set {self.name!r}",
+                expected=f"at most 256 values, each a class below {len(self.classes)} or 255 (ignore)",
+                got=f"classes {wrong} for {len(self.native)} values, ignored values {list(self.ignore)}",
+            )
+
+    def lookup(self) -> NDArray[np.int16]:
+        """[256] int16: class index of every label value, 255 = ignore, -1 = not a label value."""
+        table = np.full(256, -1, np.int16)
+        table[: len(self.native)] = self.native
+        table[list(self.ignore)] = IGNORE_INDEX
+        return table
+
+
+def folder_spec(root: str | Path) -> IndexPngSpec:
+    """The spec in a folder's ``dataset.json`` (format: see this module).
+
+    Raises:
+        DatasetError: the file is missing or malformed.
+    """
+    path = Path(root) / "dataset.json"
+    data = read_json(path, _DESCRIPTION)
+    try:
+        names = tuple(_typed(n, str) for n in _typed(data["classes"], list))
+        position = {name: index for index, name in enumerate(names)}
+        things = sorted(
+            position[t] if isinstance(t, str) else _typed(t, int) for t in _typed(data["things"], list)
+        )
+        palette = data.get("palette")
+        colours = default_palette(len(names)) if palette is None else tuple(_rgb(c) for c in palette)
+        ignore = data.get("ignore_index")
+        values = [] if ignore is None else ignore if isinstance(ignore, list) else [ignore]
+        terms = data.get("terms")
+        return IndexPngSpec(
+            name=str(data.get("name", path.parent.name)),
+            classes=ClassTable(names, tuple(things), colours),
+            native=tuple(_typed(g, int) for g in _typed(data.get("groups", list(range(len(names)))), list)),
+            ignore=tuple(_typed(v, int) for v in values),
+            exclude=frozenset(_typed(e, str) for e in _typed(data.get("exclude", []), list)),
+            terms=None if terms is None else _typed(terms, str).strip() or None,
+        )
+    except (KeyError, TypeError, ValueError, InvalidInput) as error:
+        raise DatasetError(
+            str(path),
+            expected=_DESCRIPTION,
+            got=repr(error),
+            fix="see the format in imp_trt.train.datasets.index_png",
+        ) from error
+
+
+class IndexPngDataset:
+    """A folder of images and index PNGs, with instances as connected components.
+
+    Args:
+        root: the folder.
+        split: name of the list, without ``.txt``.
+        spec: what the label values mean.
+        min_area: components of fewer pixels are no instances.
+        cache: keep decoded samples in memory from their first use on, as far as they fit.
+
+    Raises:
+        DatasetError: the folder, the list or a file named in it is missing; on access, a file
+            cannot be decoded, the sizes disagree, or a label value has no meaning.
+    """
+
+    def __init__(
+        self, root: str | Path, split: str, spec: IndexPngSpec, min_area: int = 50, cache: bool = True
+    ) -> None:
+        self.root = Path(root)
+        self.split = split
+        self.spec = spec
+        self.min_area = min_area
+        self.pairs = _read_list(self.root, split, spec.exclude, spec.source)
+        self._lookup = spec.lookup()
+        self._cache = SampleCache() if cache else None
+
+    @property
+    def name(self) -> str:
+        return f"{self.spec.name}/{self.split}"
+
+    @property
+    def classes(self) -> ClassTable:
+        return self.spec.classes
+
+    @property
+    def terms(self) -> str | None:
+        return self.spec.terms
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        position = checked_index(index, len(self))
+        return self._load(position) if self._cache is None else self._cache.get(position, self._load)
+
+    def _load(self, index: int) -> Sample:
+        image_path, label_path = (self.root / name for name in self.pairs[index])
+        image, label = read_photo(image_path), read_label_map(label_path)
+        need_same_size(image_path, image, label, str(label_path))
+        mapped = self._lookup[label]
+        if mapped.min() < 0:
+            raise DatasetError(
+                f"label map {label_path}",
+                expected=f"values {_values(self._lookup >= 0)}",
+                got=f"also {sorted(int(v) for v in np.unique(label[mapped < 0]))}",
+                fix="add the values to ignore_index or groups, or correct the label map",
+            )
+        semantic = mapped.astype(np.uint8)
+        return Sample(
+            image=image,
+            semantic=semantic,
+            instances=connected_instances(semantic, self.spec.classes.things, self.min_area),
+        )
+
+
+def _read_list(root: Path, split: str, exclude: frozenset[str], source: str) -> list[tuple[str, str]]:
+    need_folder(root, LAYOUT, source)
+    path = root / f"{split}.txt"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        present = sorted(p.stem for p in root.glob("*.txt"))
+        raise DatasetError(
+            f"list {path}",
+            expected="a text file of lines 'images/NAME.jpg labels/NAME.png'",
+            got=f"{type(error).__name__}",
+            fix=f"name another split; text files there: {', '.join(present)}" if present else source,
+        ) from error
+    pairs: list[tuple[str, str]] = []
+    for number, line in enumerate(lines, 1):
+        fields = line.split()
+        if not fields or fields[0].startswith("#"):
+            continue
+        if len(fields) != 2:
+            raise DatasetError(f"{path} line {number}", expected="two paths, image and label map", got=line)
+        if fields[0] not in exclude:
+            pairs.append((fields[0], fields[1]))
+    if not pairs:
+        raise DatasetError(f"list {path}", expected="at least one pair of files", got="an empty list")
+    need_files(root, (name for pair in pairs for name in pair), LAYOUT, source)
+    return pairs
+
+
+_T = TypeVar("_T")
+
+
+def _typed(value: object, kind: type[_T]) -> _T:
+    """value, if it is of the kind. JSON's true and "25" are no numbers, and a string is no list."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is not a {kind.__name__}")
+    return value
+
+
+def _rgb(colour: Sequence[int]) -> Rgb:
+    red, green, blue = colour
+    return int(red), int(green), int(blue)
+
+
+def _values(valid: NDArray[np.bool_]) -> str:
+    values = np.flatnonzero(valid)
+    if values.size and values.size == values[-1] - values[0] + 1:
+        return f"{values[0]} to {values[-1]}"
+    return ", ".join(str(int(v)) for v in values)

@@ -1,0 +1,102 @@
+"""ModaNet: street fashion with polygons of 13 kinds of clothing; everything else is background.
+
+::
+
+    annotations/modanet2018_instances_train.json
+    images/<file_name of the annotations>
+    exclude.txt            optional: file names to do without, one a line
+
+The public file of the validation part has no annotations, so the training part is split here. What the
+set is known for: photos without any annotation though people wear clothes (left out here), photos that
+can no longer be downloaded (exclude.txt), and shoes and boots taken for each other (left as they are).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from imp_trt.errors import DatasetError
+from imp_trt.train.datasets.coco import CocoDataset, CocoImage
+from imp_trt.train.datasets.reading import need_folder, read_json
+
+TERMS = (
+    "ModaNet (Zheng et al., ACM Multimedia 2018): annotations CC BY-NC 4.0; photos of identifiable people, "
+    "rights with their owners, do not publish the photos"
+)
+LAYOUT = "annotations/modanet2018_instances_train.json, images/*.jpg"
+SOURCE = (
+    "get the annotations from https://github.com/eBay/modanet (Git LFS; CC BY-NC 4.0) and the photos by "
+    "way of https://github.com/kyamagu/paperdoll (data/chictopia); to do without those that are gone, list "
+    "them in exclude.txt (imp_trt.train.datasets.modanet.missing_photos names them)"
+)
+ANNOTATIONS = "annotations/modanet2018_instances_train.json"
+VAL_SHARE = 20
+"""One image in so many belongs to val, close to the share of the paper (2,799 of 55,176)."""
+
+_SEED = "imp-trt modanet split 1"
+
+
+def open_modanet(root: str | Path, split: str) -> CocoDataset:
+    """The train or val part of ModaNet, 13 thing classes after ``background``.
+
+    An image belongs to val by a hash of its file name, so the split does not depend on which of the
+    photos are there.
+
+    Args:
+        root: the folder, see this module.
+        split: train or val.
+
+    Raises:
+        DatasetError: there is no such split, or a file is missing or malformed.
+        DependencyMissing: pycocotools is not installed.
+    """
+    folder = Path(root)
+    need_folder(folder, LAYOUT, SOURCE)
+    if split not in ("train", "val"):
+        raise DatasetError("split of ModaNet", expected="train or val", got=repr(split))
+    if not (folder / ANNOTATIONS).is_file():
+        raise DatasetError(
+            f"data set {str(root)!r}", expected=LAYOUT, got=f"files missing: {ANNOTATIONS}", fix=SOURCE
+        )
+    excluded = _excluded(folder / "exclude.txt")
+
+    def keep(image: CocoImage) -> bool:
+        in_val = in_validation(image.file_name)
+        return bool(image.objects) and image.file_name not in excluded and in_val == (split == "val")
+
+    return CocoDataset(
+        folder / ANNOTATIONS,
+        folder / "images",
+        f"modanet/{split}",
+        keep=keep,
+        terms=TERMS,
+        layout=LAYOUT,
+        source=SOURCE,
+    )
+
+
+def missing_photos(root: str | Path) -> list[str]:
+    """File names of annotated photos that are not in the folder ``images``, for exclude.txt.
+
+    Raises:
+        DatasetError: the annotations are missing or malformed.
+    """
+    folder = Path(root)
+    listed = read_json(folder / ANNOTATIONS, "images in COCO's format").get("images", [])
+    names = [str(image["file_name"]) for image in listed]
+    return [name for name in names if not (folder / "images" / name).is_file()]
+
+
+def in_validation(file_name: str) -> bool:
+    """Whether a photo belongs to the val part."""
+    digest = hashlib.sha256(f"{_SEED}:{file_name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % VAL_SHARE == 0
+
+
+def _excluded(path: Path) -> frozenset[str]:
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(str(path), expected="a text file of file names", got=repr(error)) from error
+    return frozenset(line.strip() for line in text.splitlines())

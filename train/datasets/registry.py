@@ -1,0 +1,73 @@
+"""Data sets by name: what a command's ``--data`` means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from imp_trt.errors import DatasetError
+from imp_trt.train.dataset import CachedDataset, Dataset
+from imp_trt.train.datasets import NAMES
+from imp_trt.train.datasets.camvid import camvid_spec
+from imp_trt.train.datasets.ccp import ccp_spec
+from imp_trt.train.datasets.cityscapes import CityscapesDataset
+from imp_trt.train.datasets.coco import open_coco
+from imp_trt.train.datasets.index_png import IndexPngDataset, folder_spec
+from imp_trt.train.datasets.modanet import open_modanet
+from imp_trt.train.datasets.reading import need_folder
+
+
+def open_dataset(name_or_path: str, split: str) -> Dataset:
+    """The data set a command names.
+
+    Args:
+        name_or_path: ``scenes`` (procedural, needs no files; ``scenes:HEIGHTxWIDTH`` for another
+            size), ``camvid:DIR``, ``ccp:DIR``, ``cityscapes:DIR``, ``modanet:DIR``, ``coco:DIR``,
+            ``coco:JSON,IMAGES``, or a folder with a ``dataset.json``, with or without
+            ``components:`` before it: semantic label maps whose instances are the connected
+            components of the thing classes, as in the paper's clothing set VCP.
+        split: train, val, or what else the set has.
+
+    Raises:
+        DatasetError: there is no such data set, or it is incomplete.
+        DependencyMissing: the set needs a package that is not installed.
+    """
+    kind, _, rest = name_or_path.partition(":")
+    if kind in _OPENERS and rest:
+        return _OPENERS[kind](rest, split)
+    if kind == "scenes":
+        return _scenes(rest, split)
+    return _described_folder(name_or_path, split)
+
+
+def _described_folder(path: str, split: str) -> Dataset:
+    need_folder(Path(path), f"one of {NAMES}", "correct the path, or use 'scenes', which needs no files")
+    return IndexPngDataset(path, split, folder_spec(path))
+
+
+def _scenes(size_text: str, split: str) -> Dataset:
+    from imp_trt.scenes import StreetScenes
+
+    splits = {"train": (0, 1200), "val": (1, 200), "test": (2, 200)}
+    if split not in splits:
+        raise DatasetError("split of scenes", expected="one of train, val, test", got=repr(split))
+    size = (256, 512)
+    if size_text:
+        parts = size_text.lower().split("x")
+        if len(parts) != 2 or not all(p.isdecimal() for p in parts):
+            raise DatasetError("scenes", expected="scenes or scenes:HEIGHTxWIDTH", got=f"scenes:{size_text}")
+        size = (int(parts[0]), int(parts[1]))
+    seed, length = splits[split]
+    scenes = StreetScenes(seed=seed, size=size, length=length)
+    # Training sees a scene many times, and drawing one takes longer than training on it.
+    return CachedDataset(scenes) if split == "train" else scenes
+
+
+_OPENERS: dict[str, Callable[[str, str], Dataset]] = {
+    "camvid": lambda root, split: IndexPngDataset(root, split, camvid_spec()),
+    "ccp": lambda root, split: IndexPngDataset(root, split, ccp_spec(root)),
+    "cityscapes": CityscapesDataset,
+    "coco": open_coco,
+    "components": _described_folder,
+    "modanet": open_modanet,
+}

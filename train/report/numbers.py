@@ -1,0 +1,11 @@
+"""Numbers as text."""
+
+from __future__ import annotations
+
+
+def signed(value: float) -> str:
+    """A difference with its sign and one decimal; the minus sign is a real one."""
+    rounded = f"{abs(value):.1f}"
+    if rounded == "0.0":
+        return rounded
+    return f"{'+' if value > 0 else chr(0x2212)}{rounded}"

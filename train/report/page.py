@@ -1,0 +1,128 @@
+"""The page of imp-eval: one HTML file with everything in it, no script and no link to elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from imp_trt.classes import ClassTable
+from imp_trt.errors import DependencyMissing
+from imp_trt.files import write_atomically
+from imp_trt.train.report.pictures import PictureRow
+from imp_trt.train.report.tables import Scored, class_values, tables
+
+
+def write_report(
+    path: str | Path,
+    scored: Sequence[Scored],
+    *,
+    machine: str,
+    terms: str | None = None,
+    pictures: Sequence[PictureRow] = (),
+) -> Path:
+    """Write tables, charts and pictures of one model, or of a baseline and a model.
+
+    Args:
+        path: HTML file to write; replaced if it exists.
+        scored: (model,) or (baseline, model), measured on the same data.
+        machine: where the times were taken.
+        terms: the data's terms of use; with pictures, the page says that they go for the page too.
+        pictures: rows of the picture section.
+
+    Raises:
+        DependencyMissing: Jinja2 or Matplotlib is not here.
+        InvalidInput: the models were not measured on the same data.
+        OutputError: the file cannot be written.
+    """
+    require_packages()
+    from jinja2 import Environment
+
+    from imp_trt.train.report import charts
+
+    evaluation = scored[-1].evaluation
+    sections = _sections(evaluation.classes)
+    ious = {s.name: class_values(s.evaluation)["IoU"] for s in scored}
+    drawn = [charts.bars(ious, title="IoU of each class", sections=sections)]
+    if len(scored) == 2:
+        before, after = (class_values(s.evaluation)["IoU"] for s in scored)
+        gains = {name: _difference(before[name], after[name]) for name in after}
+        title = f"IoU of each class: {scored[1].name} against {scored[0].name}"
+        drawn.append(charts.gains(gains, title=title, sections=sections))
+    drawn += _boundary_charts(scored) + _precision_charts(scored)
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        (files("imp_trt.train.report") / "page.html").read_text(encoding="utf-8")
+    )
+    text = template.render(
+        data=evaluation.data,
+        images=evaluation.images,
+        scored=scored,
+        tables=tables(scored),
+        charts=drawn,
+        pictures=pictures,
+        legend=zip(evaluation.classes.names, evaluation.classes.palette, strict=True),
+        terms=terms,
+        machine=machine,
+    )
+    return write_atomically(path, text.encode())
+
+
+def require_packages() -> None:
+    """DependencyMissing unless Jinja2 and Matplotlib are here: to be asked before hours of scoring."""
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise DependencyMissing(
+            "report", expected="Jinja2 and Matplotlib", got=error, fix="pip install 'imp-trt[eval]'"
+        ) from error
+
+
+def _sections(classes: ClassTable) -> dict[str, list[str]]:
+    kinds = {"things": classes.things, "stuff": classes.stuff}
+    return {kind: [classes.names[k] for k in indices] for kind, indices in kinds.items() if indices}
+
+
+def _difference(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
+
+
+def _boundary_charts(scored: Sequence[Scored]) -> list[str]:
+    from imp_trt.train.report import charts
+
+    known = {s.name: s.evaluation.boundary for s in scored if s.evaluation.boundary}
+    if not known:
+        return []
+    figures = {
+        "mIoU": {
+            n: {d: x.mean_iou for d, x in zip(b.distances, b.bands, strict=True)} for n, b in known.items()
+        },
+        "mean accuracy": {
+            n: {d: x.mean_accuracy for d, x in zip(b.distances, b.bands, strict=True)}
+            for n, b in known.items()
+        },
+    }
+    return [
+        charts.lines(
+            series,
+            title=f"{name} near class boundaries",
+            x_label="pixels within this distance of a boundary",
+            y_label=f"{name}, %",
+            even=True,
+        )
+        for name, series in figures.items()
+    ]
+
+
+def _precision_charts(scored: Sequence[Scored]) -> list[str]:
+    from imp_trt.train.report import charts
+
+    series = {
+        s.name: {float(k): float(v) for k, v in enumerate(s.evaluation.instances.mask.curve50)}
+        for s in scored
+        if s.evaluation.instances
+    }
+    if not series:
+        return []
+    title = "precision of instance masks against recall (IoU 0.5, mean over classes)"
+    return [charts.lines(series, title=title, x_label="recall, %", y_label="precision, %")]

@@ -1,0 +1,191 @@
+"""The tables of an evaluation, for the terminal and for the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from imp_trt.errors import InvalidInput
+from imp_trt.train.evaluate import Evaluation
+from imp_trt.train.metrics.semantic import SemanticScores
+from imp_trt.train.report.numbers import signed
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One model and what was measured of it.
+
+    Attributes:
+        name: in headings and legends.
+        model: path or description, for the page.
+        evaluation: its scores.
+    """
+
+    name: str
+    model: str
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text.
+
+    Attributes:
+        title: stands above it.
+        head: names of the columns.
+        rows: as many cells as head has.
+        left: columns of words, which align to the left; the others hold numbers.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: int = 1
+
+    def text(self) -> str:
+        """For a terminal."""
+        lines = [self.head, *self.rows]
+        widths = [max(len(row[i]) for row in lines) for i in range(len(self.head))]
+        aligned = [
+            "  ".join(
+                cell.ljust(width) if i < self.left else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in lines
+        ]
+        return "\n".join([f"{self.title}:", *aligned])
+
+
+Get = Callable[[Evaluation], "float | None"]
+
+SUMMARY: tuple[tuple[str, Get], ...] = (
+    ("mIoU", lambda e: e.semantic.mean_iou),
+    ("mIoU of things", lambda e: e.semantic.thing_iou),
+    ("mIoU of stuff", lambda e: e.semantic.stuff_iou),
+    ("mean accuracy", lambda e: e.semantic.mean_accuracy),
+    ("pixel accuracy", lambda e: e.semantic.pixel_accuracy),
+    ("boundary IoU", lambda e: e.boundary.mean_iou if e.boundary else None),
+    ("boundary IoU of things", lambda e: e.boundary.thing_iou if e.boundary else None),
+    ("box AP", lambda e: e.instances.box.ap if e.instances else None),
+    ("box AP at IoU 0.5", lambda e: e.instances.box.ap50 if e.instances else None),
+    ("mask AP", lambda e: e.instances.mask.ap if e.instances else None),
+    ("mask AP at IoU 0.5", lambda e: e.instances.mask.ap50 if e.instances else None),
+    ("panoptic quality", lambda e: e.panoptic.all.pq if e.panoptic else None),
+    ("panoptic quality of things", lambda e: e.panoptic.things.pq if e.panoptic else None),
+    ("panoptic quality of stuff", lambda e: e.panoptic.stuff.pq if e.panoptic else None),
+)
+"""Figures of the first table, in 0-1; None where not measured."""
+
+
+def tables(scored: Sequence[Scored]) -> list[Table]:
+    """All tables of one model, or of a baseline and a model.
+
+    Args:
+        scored: (model,) or (baseline, model), measured on the same data.
+
+    Raises:
+        InvalidInput: another number of models, or other data or classes.
+    """
+    first = scored[0].evaluation if scored else None
+    if first is None or len(scored) > 2:
+        raise InvalidInput("report", expected="one or two models", got=len(scored))
+    last = scored[-1].evaluation
+    if (first.data, first.images, first.classes) != (last.data, last.images, last.classes):
+        raise InvalidInput(
+            "report",
+            expected=f"{first.data}, {first.images} pictures",
+            got=f"{last.data}, {last.images} pictures",
+        )
+    return [_summary(scored), *_per_class(scored), *_boundary(scored), *_times(scored)]
+
+
+def class_values(evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
+    """Values by class name, by measure: "IoU", and where measured "boundary IoU", "mask AP", "PQ"."""
+    classes, names = evaluation.classes, evaluation.classes.names
+    values: dict[str, dict[str, float | None]] = {
+        "IoU": dict(zip(names, (float(v) for v in evaluation.semantic.iou), strict=True))
+    }
+    if evaluation.boundary:
+        boundary = (float(v) for v in evaluation.boundary.iou)
+        values["boundary IoU"] = dict(zip(names, boundary, strict=True))
+    if evaluation.instances:
+        precision = evaluation.instances.mask.per_class
+        values["mask AP"] = {names[t]: float(v) for t, v in zip(classes.things, precision, strict=True)}
+    if evaluation.panoptic:
+        values["PQ"] = {name: evaluation.panoptic.of(k).pq for k, name in enumerate(names)}
+    return values
+
+
+def _summary(scored: Sequence[Scored]) -> Table:
+    rows = []
+    for name, get in SUMMARY:
+        values = [get(s.evaluation) for s in scored]
+        if any(_known(v) for v in values):
+            rows.append((name, *_cells(values)))
+    return Table("Summary, %", ("", *_columns(scored)), tuple(rows))
+
+
+def _per_class(scored: Sequence[Scored]) -> list[Table]:
+    classes = scored[0].evaluation.classes
+    by_model = [class_values(s.evaluation) for s in scored]
+    found = []
+    for measure in dict.fromkeys(name for values in by_model for name in values):
+        columns = [values.get(measure, {}) for values in by_model]
+        rows = tuple(
+            (name, "thing" if index in classes.things else "stuff", *_cells([c.get(name) for c in columns]))
+            for index, name in enumerate(classes.names)
+            if any(name in c for c in columns)
+        )
+        found.append(Table(f"{measure} of each class, %", ("class", "kind", *_columns(scored)), rows, left=2))
+    return found
+
+
+def _boundary(scored: Sequence[Scored]) -> list[Table]:
+    bands = [s.evaluation.boundary for s in scored]
+    known = next((b for b in bands if b is not None), None)
+    if known is None:
+        return []
+    measures: tuple[tuple[str, Callable[[SemanticScores], float]], ...] = (
+        ("mIoU", lambda scores: scores.mean_iou),
+        ("mIoU of things", lambda scores: scores.thing_iou),
+        ("mean accuracy", lambda scores: scores.mean_accuracy),
+    )
+    found = []
+    for name, get in measures:
+        rows = tuple(
+            (f"{distance:g} px", *_cells([get(b.bands[k]) if b else None for b in bands]))
+            for k, distance in enumerate(known.distances)
+        )
+        title = f"{name} near class boundaries, %"
+        found.append(Table(title, ("within", *_columns(scored)), rows))
+    return found
+
+
+def _times(scored: Sequence[Scored]) -> list[Table]:
+    if not any(s.evaluation.milliseconds for s in scored):
+        return []
+    rows = []
+    for kind, label in (("total", "Segmenter.run"), ("infer", "network alone")):
+        for figure in ("p50", "p90", "mean"):
+            values = [s.evaluation.milliseconds.get(kind, {}).get(figure) for s in scored]
+            rows.append((f"{label}, {figure}", *("-" if v is None else f"{v:.1f}" for v in values)))
+    return [Table("Time per picture on this machine, ms", ("", *(s.name for s in scored)), tuple(rows))]
+
+
+def _columns(scored: Sequence[Scored]) -> list[str]:
+    names = [s.name for s in scored]
+    return [*names, "difference"] if len(scored) == 2 else names
+
+
+def _cells(values: Sequence[float | None]) -> list[str]:
+    known = [None if v is None or math.isnan(v) else 100 * v for v in values]
+    cells = ["-" if v is None else f"{v:.2f}" for v in known]
+    if len(known) == 2:
+        before, after = known
+        cells.append("-" if before is None or after is None else signed(after - before))
+    return cells
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and not math.isnan(value)

@@ -1,0 +1,236 @@
+"""One training run: which network each stage trains, and what makes two runs the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imp_trt.errors import CheckpointError, UsageError
+from imp_trt.models.checkpoint import load_model
+from imp_trt.models.config import ModelConfig
+from imp_trt.models.network import ImpNetwork
+from imp_trt.models.presets import without_imp
+from imp_trt.train.config import Initial, Recipe
+from imp_trt.train.dataset import Dataset
+from imp_trt.train.loop import finished, train_stage
+from imp_trt.train.losses import trains_semantic
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training run needs to know.
+
+    Attributes:
+        dataset: labelled pictures.
+        recipe: lengths, rates, augmentation.
+        seed: of everything random.
+        folder: where logs, resume state and checkpoints go.
+        device: "cpu", "cuda" or "cuda:<index>".
+        half: write the results of stage two with kernels as float16.
+        initial: what stage one starts from: "scratch", or torchvision's "imagenet" trunk or "coco"
+            Mask R-CNN.
+        quiet: no progress bar.
+        deadline: a :func:`time.monotonic` time; once it has come, the state is saved at a step
+            boundary and :class:`imp_trt.train.state.TimeBudgetSpent` is raised.
+        save_every: steps between two saved states; a killed run repeats the steps since the last.
+    """
+
+    dataset: Dataset
+    recipe: Recipe
+    seed: int
+    folder: Path
+    device: str = "cpu"
+    half: bool = False
+    initial: Initial = "scratch"
+    quiet: bool = False
+    deadline: float | None = None
+    save_every: int = 500
+
+
+def train_pair(run: Run, config: ModelConfig) -> tuple[Path, Path]:
+    """Train a network with IMP and its control without, from one shared stage one.
+
+    Returns:
+        Checkpoints (with IMP, without).
+    """
+    stage_one = train_stage_one(run, config)
+    with_imp = train_stage_two(run, config, stage_one, "imp")
+    return with_imp, train_stage_two(run, without_imp(config), stage_one, "plain")
+
+
+def train_stage_one(run: Run, config: ModelConfig) -> Path:
+    """The detector first (paper, section 4); returns the checkpoint, trained or found finished.
+
+    The network is :func:`stage_one_config`'s, so that systems which agree in it share the result.
+
+    Raises:
+        UsageError: the folder has a stage one of another run; or frozen stages without pretrained
+            weights.
+        TimeBudgetSpent, KeyboardInterrupt: the state is saved, the same call continues.
+    """
+    _check_frozen(run)
+    shared = stage_one_config(config, run.recipe)
+    same = identity(run, shared, 1)
+    done = finished(run, "stage_one", same)
+    if done is not None:
+        return done
+    torch.manual_seed(run.seed)
+    return train_stage(run, _initialised(run, shared), 1, "stage_one", same)
+
+
+def train_stage_two(run: Run, config: ModelConfig, stage_one: Path, name: str) -> Path:
+    """Everything together, IMP on predicted detections; returns the checkpoint called name.
+
+    Where stage one had no semantic head, a network with IMP and its control start from the same
+    drawn head.
+
+    Raises:
+        CheckpointError: stage_one is of another network.
+        UsageError: the folder has a checkpoint of that name of another run.
+        TimeBudgetSpent, KeyboardInterrupt: the state is saved, the same call continues.
+    """
+    _check_frozen(run)
+    before, metadata = load_model(stage_one)
+    same = identity(run, config, 2, str(metadata.get("identity")))
+    done = finished(run, name, same)
+    if done is not None:
+        return done
+    canvas = config.imp and config.semantic_head != "none"
+    drawn = without_imp(config) if canvas else config
+    torch.manual_seed(run.seed)
+    known = drawn.semantic_head in ("none", before.config.semantic_head)
+    network = ImpNetwork(drawn) if known else _initialised(run, drawn)
+    take_over(network, before)
+    if canvas:
+        control, network = network, ImpNetwork(config)
+        take_over(network, control)
+    return train_stage(run, network, 2, name, same)
+
+
+def stage_one_config(config: ModelConfig, recipe: Recipe) -> ModelConfig:
+    """The network that stage one trains for a system: the same for all systems that can share it.
+
+    The detector alone (that of mask-rcnn-imp) unless the recipe trains the semantic head too; a
+    network without canvas then. A semantic-only network is its own first stage.
+    """
+    if config.detector and not trains_semantic(config, recipe, 1):
+        config = replace(config, semantic_head="none", imp=True, semantic_channels=128, head_norm="group")
+    else:
+        config = without_imp(config)
+    return replace(config, sampling="bilinear", background_score=0.5)
+
+
+def stage_one_key(run: Run, config: ModelConfig) -> str:
+    """Short digest of all that decides stage one: runs with the same key can share its folder."""
+    return identity(run, stage_one_config(config, run.recipe), 1)[:12]
+
+
+def take_over(network: ImpNetwork, before: ImpNetwork) -> None:
+    """Copy the weights of stage one; the canvas channels that it did not have start at zero.
+
+    With zero weights the network with IMP computes at first exactly what the one without does. A
+    semantic head that stage one did not have stays as it was drawn.
+
+    Raises:
+        CheckpointError: the two networks differ in more than that.
+    """
+    weights = before.state_dict()
+    wanted = network.state_dict()
+    new = {name for name in wanted if name not in weights and not name.startswith("semantic.")}
+    if set(weights) - set(wanted) or new or (_semantic(weights) and _semantic(wanted) - _semantic(weights)):
+        raise CheckpointError(
+            "stage one",
+            expected="the same network without IMP, or its detector alone",
+            got=f"tensors that differ: {sorted(set(weights) ^ set(wanted))[:3]}",
+            fix="train stage one with this configuration",
+        )
+    for name, value in weights.items():
+        target = wanted[name]
+        if value.shape == target.shape:
+            target.copy_(value)
+        elif name == "semantic.fuse.0.0.weight" and value.shape[0] == target.shape[0]:
+            # Input channels are (features, canvas).
+            target.zero_()
+            target[:, : value.shape[1]].copy_(value)
+        else:
+            raise CheckpointError(
+                f"stage one, tensor {name}",
+                expected=list(target.shape),
+                got=list(value.shape),
+                fix="train stage one with this configuration",
+            )
+
+
+def identity(run: Run, config: ModelConfig, stage: int, start: str | None = None) -> str:
+    """Digest of all that decides a stage's result: what is found in a folder must be of the same run.
+
+    Fields at their defaults are left out, so that a new field leaves old runs what they were. The
+    device and the numbers of threads and processes are left out too: a run may continue on another
+    machine.
+
+    Args:
+        run: data, recipe, seed.
+        config: of the network that the stage trains.
+        stage: 1 or 2.
+        start: identity of the stage one that stage two starts from.
+    """
+    settings = _changed(run.recipe)
+    settings.pop("initial", None)  # the run's own decides
+    if stage == 1:
+        unknown = [n for n in settings if n == "stage_two" or n.startswith("canvas_")]
+        if not trains_semantic(config, run.recipe, 1):
+            unknown += ["semantic_weight", "class_weights", "bootstrap"]
+        for name in unknown:
+            settings.pop(name, None)
+    if not config.detector:
+        settings.pop("semantic_in_stage_one", None)
+    facts = {
+        "config": _changed(config),
+        "recipe": settings,
+        "seed": run.seed,
+        "data": [run.dataset.name, len(run.dataset), run.dataset[0].size],
+        "initial": run.initial,
+        "stage": stage,
+        "start": start,
+        "half": run.half and stage == 2,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _changed(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults, as plain data."""
+    found: dict[str, Any] = {}
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        default = item.default_factory() if item.default_factory is not MISSING else item.default
+        if value != default:
+            found[item.name] = _changed(value) if is_dataclass(value) else value
+    return found
+
+
+def _initialised(run: Run, config: ModelConfig) -> ImpNetwork:
+    network = ImpNetwork(config)
+    if run.initial != "scratch":
+        from imp_trt.models.initial import initialise
+
+        initialise(network, run.initial)
+    return network
+
+
+def _check_frozen(run: Run) -> None:
+    if run.recipe.freeze_stages and run.initial == "scratch":
+        raise UsageError(
+            "frozen stages of the trunk",
+            expected="pretrained weights to keep",
+            got="initial 'scratch'",
+            fix="--init imagenet or coco, or --set freeze_stages=0",
+        )
+
+
+def _semantic(names: Any) -> set[str]:
+    return {name for name in names if name.startswith("semantic.")}
