@@ -54,6 +54,7 @@ def draw_batch(dataset: Dataset, classes: ClassTable, recipe: Recipe, seed: tupl
             short_sides=recipe.short_sides,
             max_long=recipe.max_long,
             colour=ColourJitter(strength, strength, strength, hue),
+            min_area=recipe.min_area,
         )
         for index, chance in zip(indices, chances, strict=True)
     ]
@@ -61,7 +62,7 @@ def draw_batch(dataset: Dataset, classes: ClassTable, recipe: Recipe, seed: tupl
         # The coarsest pyramid level halves five times.
         height, width = (-(-max(s.size[axis] for s in samples) // 32) * 32 for axis in (0, 1))
         samples = [padded(s, (height, width)) for s in samples]
-    return make_batch(samples, classes, recipe.min_area)
+    return make_batch(samples, classes)
 
 
 def hard_share(recipe: Recipe, seed: tuple[int, int, int]) -> float | None:
@@ -74,26 +75,33 @@ def hard_share(recipe: Recipe, seed: tuple[int, int, int]) -> float | None:
 
 @contextmanager
 def batch_stream(
-    dataset: Dataset, classes: ClassTable, recipe: Recipe, seed: tuple[int, int], steps: range
+    dataset: Dataset,
+    classes: ClassTable,
+    recipe: Recipe,
+    seed: tuple[int, int],
+    steps: range,
+    workers: int = 1,
 ) -> Iterator[Iterator[Batch]]:
-    """Batches of the steps in order, the next ones made by a thread while the current one trains.
+    """Batches of the steps in order, the next ones made by threads while the current one trains.
 
     Args:
         dataset, classes, recipe: as of :func:`draw_batch`.
         seed: (seed, stage).
         steps: numbers of the steps.
+        workers: threads, each of which makes a whole batch; the batches do not depend on their number.
     """
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="imp-batches")
+    pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="imp-batches")
+    depth = workers + 1
 
     def make(step: int) -> Batch:
         return draw_batch(dataset, classes, recipe, (*seed, step))
 
     def stream() -> Iterator[Batch]:
-        ahead: list[Future[Batch]] = [pool.submit(make, s) for s in steps[:2]]
+        ahead: list[Future[Batch]] = [pool.submit(make, s) for s in steps[:depth]]
         for position in range(len(steps)):
             batch = ahead.pop(0).result()
-            if position + 2 < len(steps):
-                ahead.append(pool.submit(make, steps[position + 2]))
+            if position + depth < len(steps):
+                ahead.append(pool.submit(make, steps[position + depth]))
             yield batch
 
     try:

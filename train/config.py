@@ -99,7 +99,8 @@ class Recipe:
             One share is fixed; of several, each step draws one. The paper says "top 10, 25, 50
             percent", which leaves open whether these were tried or mixed. Empty: all pixels.
         canvas_source: what the canvas shows in stage two: predicted detections (as at test time),
-            the ground truth, or both.
+            the ground truth's boxes and classes at score 1 with the masks that the network predicts
+            in them, or both.
         canvas_detections: at most this many detections of an image are projected in training.
         canvas_gradient: "all" lets the semantic loss reach the pyramid through the canvas, as the
             paper does; "heads" stops it at the box and mask heads, which saves two RoIAlign

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -100,6 +101,7 @@ class SampleCache:
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self._room = limit
         self._kept: dict[int, _Kept] = {}
+        self._lock = Lock()
 
     def get(self, index: int, make: Callable[[int], Sample]) -> Sample:
         """The sample kept at ``index``, or ``make(index)``, which is kept from then on if it fits."""
@@ -111,9 +113,10 @@ class SampleCache:
         small = sample.instances.astype(np.min_scalar_type(int(sample.instances.max())))
         parts = (sample.image, sample.semantic, small, sample.crowd)
         size = sum(part.nbytes for part in parts if part is not None)
-        if size <= self._room:
-            self._room -= size
-            self._kept[index] = parts
+        with self._lock:  # several threads draw batches, and two may have made the same sample
+            if index not in self._kept and size <= self._room:
+                self._room -= size
+                self._kept[index] = parts
         return sample
 
 

@@ -23,7 +23,7 @@ def joined(device: str) -> Iterator[str]:
     gloo connects processes on CPUs, nccl those on GPUs. Several machines need a common output folder.
 
     Args:
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "cuda:<index>"; under torchrun each process takes the GPU of its local rank.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         yield device

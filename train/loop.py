@@ -134,7 +134,8 @@ def _steps(
         weights = class_weights(run.dataset).to(run.device)
     losses = distributed.parallel(StageLosses(network, recipe, stage, weights), run.device)
     classes = network.config.classes
-    with batch_stream(run.dataset, classes, recipe, (run.seed, stage), steps) as batches:
+    seed, workers = (run.seed, stage), run.batch_workers
+    with batch_stream(run.dataset, classes, recipe, seed, steps, workers) as batches:
         for step in steps:
             _stop_if_wanted(run, stop, step, steps, save)
             if step > steps.start and step % run.save_every == 0:

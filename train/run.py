@@ -15,6 +15,7 @@ from imp_trt.models.checkpoint import load_model
 from imp_trt.models.config import ModelConfig
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
+from imp_trt.platform_info import usable_cpus
 from imp_trt.train.config import Initial, Recipe
 from imp_trt.train.dataset import Dataset
 from imp_trt.train.loop import finished, train_stage
@@ -38,6 +39,8 @@ class Run:
         deadline: a :func:`time.monotonic` time; once it has come, the state is saved at a step
             boundary and :class:`imp_trt.train.state.TimeBudgetSpent` is raised.
         save_every: steps between two saved states; a killed run repeats the steps since the last.
+        workers: threads that make batches; None: one where the CPU trains, up to eight where a GPU does.
+            The result does not depend on it.
     """
 
     dataset: Dataset
@@ -50,6 +53,14 @@ class Run:
     quiet: bool = False
     deadline: float | None = None
     save_every: int = 500
+    workers: int | None = None
+
+    @property
+    def batch_workers(self) -> int:
+        """Threads that make batches."""
+        if self.workers is not None:
+            return self.workers
+        return 1 if self.device == "cpu" else min(8, usable_cpus())
 
 
 def train_pair(run: Run, config: ModelConfig) -> tuple[Path, Path]:
@@ -69,11 +80,11 @@ def train_stage_one(run: Run, config: ModelConfig) -> Path:
     The network is :func:`stage_one_config`'s, so that systems which agree in it share the result.
 
     Raises:
-        UsageError: the folder has a stage one of another run; or frozen stages without pretrained
-            weights.
+        UsageError: the folder has a stage one of another run; the data has other classes than the
+            network; or frozen stages without pretrained weights.
         TimeBudgetSpent, KeyboardInterrupt: the state is saved, the same call continues.
     """
-    _check_frozen(run)
+    _check(run, config)
     shared = stage_one_config(config, run.recipe)
     same = identity(run, shared, 1)
     done = finished(run, "stage_one", same)
@@ -91,10 +102,11 @@ def train_stage_two(run: Run, config: ModelConfig, stage_one: Path, name: str) -
 
     Raises:
         CheckpointError: stage_one is of another network.
-        UsageError: the folder has a checkpoint of that name of another run.
+        UsageError: the folder has a checkpoint of that name of another run; or the data has other
+            classes than the network.
         TimeBudgetSpent, KeyboardInterrupt: the state is saved, the same call continues.
     """
-    _check_frozen(run)
+    _check(run, config)
     before, metadata = load_model(stage_one)
     same = identity(run, config, 2, str(metadata.get("identity")))
     done = finished(run, name, same)
@@ -222,7 +234,15 @@ def _initialised(run: Run, config: ModelConfig) -> ImpNetwork:
     return network
 
 
-def _check_frozen(run: Run) -> None:
+def _check(run: Run, config: ModelConfig) -> None:
+    data, network = run.dataset.classes, config.classes
+    if (data.names, data.things) != (network.names, network.things):
+        raise UsageError(
+            f"the network's classes and the classes of {run.dataset.name}",
+            expected=f"{', '.join(data.names)}, things {data.things}",
+            got=f"{', '.join(network.names)}, things {network.things}",
+            fix="make the config with the data set's class table",
+        )
     if run.recipe.freeze_stages and run.initial == "scratch":
         raise UsageError(
             "frozen stages of the trunk",

@@ -38,20 +38,19 @@ class Batch:
         )
 
 
-def make_batch(samples: Sequence[Sample], classes: ClassTable, min_area: int) -> Batch:
-    """Collate samples of one size; instances with fewer than min_area visible pixels are left out."""
+def make_batch(samples: Sequence[Sample], classes: ClassTable) -> Batch:
+    """Collate samples of one size; every instance that they have is a target of the detector."""
     frames = torch.from_numpy(np.stack([s.image for s in samples]))
     semantic = torch.from_numpy(np.stack([s.semantic for s in samples]).astype(np.int64))
-    return Batch(frames, semantic, [_instances(s, classes, min_area) for s in samples])
+    return Batch(frames, semantic, [_instances(s, classes) for s in samples])
 
 
-def _instances(sample: Sample, classes: ClassTable, min_area: int) -> dict[str, Tensor]:
+def _instances(sample: Sample, classes: ClassTable) -> dict[str, Tensor]:
     boxes, labels, ids = instance_table(sample)
     masks = sample.instances[None] == ids[:, None, None]  # [K, H, W]
-    large = masks.sum(axis=(1, 2)) >= min_area
     position = {c: k + 1 for k, c in enumerate(classes.things)}
     return {
-        "boxes": torch.from_numpy(boxes[large].astype(np.float32)).reshape(-1, 4),
-        "labels": torch.tensor([position[int(c)] for c in labels[large]], dtype=torch.int64),
-        "masks": torch.from_numpy(masks[large].astype(np.uint8)),
+        "boxes": torch.from_numpy(boxes),
+        "labels": torch.tensor([position[int(c)] for c in labels], dtype=torch.int64),
+        "masks": torch.from_numpy(masks.astype(np.uint8)),
     }

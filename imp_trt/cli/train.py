@@ -110,8 +110,9 @@ def _training_options(how: argparse._ArgumentGroup) -> None:
     )
     how.add_argument("--half", action="store_true", help="write kernels as float16: half the file")
     how.add_argument("--seed", type=_count, default=0)
-    how.add_argument("--device", default="cpu", help="cpu or cuda; several GPUs with torchrun")
+    how.add_argument("--device", default="cpu", help="cpu, cuda or cuda:INDEX; several GPUs with torchrun")
     how.add_argument("--threads", type=positive, help="CPU threads of PyTorch")
+    how.add_argument("--workers", type=positive, help="threads that make batches (1; for a GPU up to 8)")
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -126,7 +127,7 @@ def _train(options: argparse.Namespace) -> int:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    with distributed.joined(choose_device(options.device).type) as device:
+    with distributed.joined(str(choose_device(options.device))) as device:
         quiet = options.quiet or distributed.rank() > 0
         dataset = open_dataset(options.data, options.split)
         if dataset.terms and not quiet:
@@ -141,7 +142,17 @@ def _train(options: argparse.Namespace) -> int:
         # The control is described before hours of training, not after.
         control = without_imp(config) if options.pair or options.stage == "plain" else config
         make_folder(options.output)
-        run = Run(dataset, plan, options.seed, options.output, device, options.half, initial, quiet)
+        run = Run(
+            dataset,
+            plan,
+            options.seed,
+            options.output,
+            device,
+            options.half,
+            initial,
+            quiet,
+            workers=options.workers,
+        )
         if not quiet:
             _say_plan(options, run, config)
         written = {"stage_one": train_stage_one(run, config)}

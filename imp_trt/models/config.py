@@ -31,7 +31,7 @@ class DetectorConfig:
         score_threshold: lowest class score of a detection.
         nms: IoU above which a detection of the same class is suppressed.
         detections: detections per image, padded with score 0 in the exported graph.
-        mask_size: side of a predicted mask (28 in the paper).
+        mask_size: side of a predicted mask, even (28 in the paper).
         canonical_level, canonical_size: a box of canonical_size pixels pools from p<canonical_level>
             (FPN paper, eq. 1).
         head_channels: width of the box head's two fully connected layers.
@@ -62,6 +62,8 @@ class DetectorConfig:
             value = getattr(self, item.name)
             if not all(v > 0 for v in (value if isinstance(value, tuple) else (value,))):
                 raise InvalidInput(item.name, expected="positive values", got=value)
+        if self.mask_size % 2:
+            raise InvalidInput("mask_size", expected="an even number of cells", got=self.mask_size)
 
 
 @dataclass(frozen=True)

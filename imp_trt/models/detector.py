@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image
+from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image, roi_align
 
 from imp_trt.models.backbone import LEVELS
 from imp_trt.models.config import DetectorConfig
@@ -140,7 +141,27 @@ class Detector(nn.Module):
             Losses by name, and the proposals, detached.
         """
         proposals, losses = self.rpn(*_rpn_inputs(features, image_size), targets)
-        _, roi_losses = self.roi(features, proposals, [image_size] * len(proposals), targets)
+        sizes = [image_size] * len(proposals)
+        boxes, matched, labels, codes = self.roi.select_training_samples(proposals, targets)
+        pooled = self.roi.box_roi_pool(features, boxes, sizes)
+        logits, deltas = self.roi.box_predictor(self.roi.box_head(pooled))
+        classifier, regression = fastrcnn_loss(logits, deltas, labels, codes)
+        things = [label > 0 for label in labels]
+        boxes, matched, labels = (
+            [values[chosen] for values, chosen in zip(part, things, strict=True)]
+            for part in (boxes, matched, labels)
+        )
+        pooled = self.roi.mask_roi_pool(features, boxes, sizes)
+        masks = self.roi.mask_predictor(self.roi.mask_head(pooled))
+        wanted = [
+            mask_targets(t["masks"], b, m, self.config.mask_size)
+            for t, b, m in zip(targets, boxes, matched, strict=True)
+        ]
+        roi_losses = {
+            "loss_classifier": classifier,
+            "loss_box_reg": regression,
+            "loss_mask": _mask_loss(masks, torch.cat(labels), torch.cat(wanted)),
+        }
         return {**losses, **roi_losses}, [p.detach() for p in proposals]
 
 
@@ -150,6 +171,33 @@ class _Float32RPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no type
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         objectness, deltas = super().forward(x)
         return [level.float() for level in objectness], [level.float() for level in deltas]
+
+
+def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor, side: int) -> Tensor:
+    """What the mask head should predict in each box.
+
+    torchvision's own sample pixel x at the coordinate x, where the projection has it cover [x, x + 1):
+    a network trained on them draws every instance half a pixel too far up and left.
+
+    Args:
+        masks: [K, H, W] uint8, the labelled instances.
+        boxes: [P, 4] float32 xyxy pixels.
+        matched: [P] int64 rows of masks.
+        side: cells of a mask along each axis.
+
+    Returns:
+        [P, side, side] float32, the share of each cell that the instance covers.
+    """
+    rois = torch.cat([matched[:, None].to(boxes), boxes], dim=1)
+    return roi_align(masks[:, None].to(boxes), rois, side, aligned=True)[:, 0]
+
+
+def _mask_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of the masks of the matched classes (Mask R-CNN); 0 without any."""
+    if not len(labels):
+        return 0.0 * logits.float().sum()
+    chosen = logits[torch.arange(len(labels), device=labels.device), labels]
+    return F.binary_cross_entropy_with_logits(chosen, targets)
 
 
 def _rpn_inputs(

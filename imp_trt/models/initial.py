@@ -7,6 +7,7 @@ The pretrained weights are torchvision's. They are fetched on first use and kept
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -140,7 +141,7 @@ def copy_mask_rcnn(
     Args:
         network: a system with a ResNet-50 and torchvision's sizes; without a detector, trunk and pyramid
             alone are copied.
-        state: the state dictionary of that model.
+        state: the state dictionary of that model, with its names of today or those of the published file.
         categories: name of each row of its class predictor, background first.
         batch_norm_eps: see :func:`copy_trunk`; 0.0 for torchvision's COCO_V1.
 
@@ -153,7 +154,8 @@ def copy_mask_rcnn(
         "rpn.": {},
         "roi_heads.": {},
     }
-    for name, value in state.items():
+    for published, value in state.items():
+        name = _name_of_today(published)
         prefix = next((p for p in parts if name.startswith(p)), None)
         if prefix is not None:
             parts[prefix][name.removeprefix(prefix)] = value
@@ -244,6 +246,13 @@ def _trunk_name(name: str) -> str:
     if first.startswith("layer"):
         return f"stages.{int(first.removeprefix('layer')) - 1}.{rest}"
     return f"stem.{'0' if first == 'conv1' else '1'}.{rest}"
+
+
+def _name_of_today(name: str) -> str:
+    """COCO_V1 is a file of 2019; torchvision has renamed these layers since, and does so when it loads it."""
+    name = re.sub(r"(fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2", name)
+    name = re.sub(r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2", name)
+    return re.sub(r"mask_head\.mask_fcn(\d)\.", lambda found: f"mask_head.{int(found[1]) - 1}.0.", name)
 
 
 def _pyramid_name(name: str, own: State) -> str:

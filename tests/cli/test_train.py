@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 
 from imp_trt.cli import train as command
 from imp_trt.errors import UsageError
@@ -89,6 +90,18 @@ def test_where_training_starts(tmp_path, monkeypatch, arguments, initial, norm):
     with pytest.raises(Seen) as seen:
         command._train(options)
     assert seen.value.args == (initial, norm)
+
+
+def test_the_gpu_that_is_named_is_the_one_that_trains(tiny, tmp_path, monkeypatch):
+    from imp_trt.backends import pytorch
+    from imp_trt.train import run
+
+    seen = []
+    monkeypatch.setattr(pytorch, "choose_device", torch.device)
+    monkeypatch.setattr(run, "train_stage_one", lambda training, _config: seen.append(training.device))
+    arguments = [*tiny, "-q", "--stage", "one", "--device", "cuda:1", "-o", str(tmp_path)]
+    assert command.main(arguments) == 0
+    assert seen == ["cuda:1"]
 
 
 @pytest.mark.parametrize(

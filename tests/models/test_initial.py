@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from urllib.error import URLError
 
@@ -48,6 +49,17 @@ def cache(tmp_path, monkeypatch):
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     return folder
+
+
+def published(state):
+    """The names of torchvision's file, those of 2019, which its own modules rename when they load it."""
+    renamed = {}
+    for name, value in state.items():
+        name = re.sub(r"(inner_blocks|layer_blocks)\.(\d)\.0\.", r"\1.\2.", name)
+        name = name.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
+        name = re.sub(r"mask_head\.(\d)\.0\.", lambda m: f"mask_head.mask_fcn{int(m[1]) + 1}.", name)
+        renamed[name] = value
+    return renamed
 
 
 def resnet50(name="panoptic-fpn-imp", **changes):
@@ -105,9 +117,19 @@ def test_a_head_without_normalisation_keeps_its_signal(cache):
 
 def test_coco_weights_come_from_the_cache(cache, mask_rcnn):
     file = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url.rsplit("/", 1)[-1]
-    torch.save(mask_rcnn.state_dict(), cache / file)
+    state = published(mask_rcnn.state_dict())
+    assert {"roi_heads.mask_head.mask_fcn4.bias", "rpn.head.conv.weight"} <= set(state)
+    assert not maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).load_state_dict(dict(state))[0]
+    torch.save(state, cache / file)
     network = resnet50()
     initialise(network, "coco")
+    for own, name in (
+        (network.backbone.fpn.inner_blocks[1], "backbone.fpn.inner_blocks.1.weight"),
+        (network.backbone.fpn.layer_blocks[3], "backbone.fpn.layer_blocks.3.weight"),
+        (network.detector.rpn.head.conv, "rpn.head.conv.weight"),
+        (network.detector.roi.mask_head[2], "roi_heads.mask_head.mask_fcn3.weight"),
+    ):
+        assert torch.equal(next(own.parameters()), state[name]), name
     head, theirs = network.detector.roi.box_predictor, mask_rcnn.roi_heads.box_predictor
     person, car = CATEGORIES.index("person"), CATEGORIES.index("car")
     for own, other in ((0, 0), (2, person), (3, car)):

@@ -11,14 +11,22 @@ import torch
 from torch import nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
+from imp_trt.errors import InvalidInput
 from imp_trt.models.checkpoint import load_model
 from imp_trt.models.coco import coco_config
+from imp_trt.models.config import DetectorConfig
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import SYSTEMS, system
 from tests.support.networks import CLASSES, detecting_network, smooth_frames
 
 PUBLISHED = sorted((Path(__file__).parents[2] / "samples" / "weights").glob("*.safetensors"))
 PAPER_BACKBONES = ("resnet50", "resnet101", "resnext101_32x8d")
+
+
+def test_masks_of_an_odd_side_are_refused_where_they_are_asked_for():
+    # The mask head doubles a side of mask_size / 2.
+    with pytest.raises(InvalidInput, match="mask_size"):
+        DetectorConfig(mask_size=27)
 
 
 def on_meta(name, backbone):

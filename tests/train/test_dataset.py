@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -106,3 +109,22 @@ def test_iteration_ends() -> None:
     assert len(list(CachedDataset(_Counting()))) == 3
     with pytest.raises(IndexError):
         checked_index(-4, 3)
+
+
+def test_many_threads_share_a_cache() -> None:
+    made = []
+
+    def make(index):
+        made.append(index)
+        barrier.wait(timeout=5)  # both threads have found nothing before either keeps its own
+        return _sample()
+
+    barrier = threading.Barrier(2)
+    cache = SampleCache(limit=10**6)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: cache.get(0, make), range(2)))
+    first = cache._room
+    assert made == [0, 0]
+    other = SampleCache(limit=10**6)
+    other.get(0, lambda _: _sample())
+    assert first == other._room, "one sample takes its room once"

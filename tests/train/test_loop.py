@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from imp_trt.models.presets import without_imp
 from imp_trt.train import log, loop
 from imp_trt.train.batches import batch_stream, class_weights, draw_batch, hard_share
 from imp_trt.train.config import Stage
+from imp_trt.train.dataset import CachedDataset
 from imp_trt.train.run import Run, train_stage_one
 from tests.train.boxes import CLASSES, CONFIG, RECIPE, Boxes
 
@@ -149,13 +151,30 @@ def test_rare_classes_weigh_more():
     assert torch.isfinite(weights).all()
 
 
-def test_batches_depend_on_their_step_alone():
+@pytest.mark.parametrize("workers", [1, 3, 9])
+def test_batches_depend_on_their_step_alone(workers):
     batch = draw_batch(Boxes(), CLASSES, RECIPE, (0, 1, 5))
-    with batch_stream(Boxes(), CLASSES, RECIPE, (0, 1), range(3, 7)) as stream:
+    with batch_stream(CachedDataset(Boxes()), CLASSES, RECIPE, (0, 1), range(3, 7), workers) as stream:
         streamed = list(stream)
     assert len(streamed) == 4
     assert torch.equal(streamed[2].frames, batch.frames)
     assert not torch.equal(streamed[1].frames, batch.frames)
+
+
+def test_the_recipe_decides_how_small_a_target_may_be():
+    class Specks(Boxes):
+        """One instance of nine pixels."""
+
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            semantic, instances = np.zeros_like(sample.semantic), np.zeros_like(sample.instances)
+            semantic[40:43, 50:53], instances[40:43, 50:53] = 1, 1
+            return replace(sample, semantic=semantic, instances=instances)
+
+    whole = replace(RECIPE, crop=(96, 96), scale=(1.0, 1.0))
+    for least, wanted in ((9, 1), (10, 0)):
+        batch = draw_batch(Specks(), CLASSES, replace(whole, min_area=least), (0, 1, 0))
+        assert [len(target["labels"]) for target in batch.instances] == [wanted] * whole.batch
 
 
 def test_whole_pictures_are_padded_to_the_pyramid():
