@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,7 +139,7 @@ def _experiment(options: argparse.Namespace, started: float) -> Experiment:
     return Experiment(
         train,
         CachedDataset(val),  # every cell looks at the same pictures
-        " ".join([options.recipe, *options.set]),
+        shlex.join([options.recipe, *options.set]),
         changed(recipe(options.recipe), options.set),
         (options.input_size[0], options.input_size[1]),
         options.output,

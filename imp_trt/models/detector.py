@@ -189,7 +189,8 @@ def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor, side: int) -> Te
         [P, side, side] float32, the share of each cell that the instance covers.
     """
     rois = torch.cat([matched[:, None].to(boxes), boxes], dim=1)
-    return roi_align(masks[:, None].to(boxes), rois, side, aligned=True)[:, 0]
+    shares: Tensor = roi_align(masks[:, None].to(boxes), rois, side, aligned=True)
+    return shares[:, 0]
 
 
 def _mask_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def test_a_page_needs_no_data(tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="needs Matplotlib")
     pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
     cell = Cell(CONTROL, "base", 0)
-    write_json(tmp_path / "results" / "pets" / "cell.json", made(cell, 4).to_dict())
+    write_json(tmp_path / "results" / "pets" / f"{cell.name}.json", made(cell, 4).to_dict())
     page = tmp_path / "page.md"
     assert ablation.main(["--results", str(tmp_path / "results"), "--page", str(page)]) == 0
     assert page.read_text().startswith("<!--")

@@ -101,7 +101,7 @@ def plan(
 ) -> list[Cell]:
     """The cells, most important first.
 
-    The headline pair at each seed, then the other systems at the first seed, then the variants there.
+    The headline pair at each seed, then the other systems at the lowest seed, then the variants there.
 
     Args:
         systems: names of SYSTEMS.
@@ -117,6 +117,7 @@ def plan(
             raise UsageError(what, expected=f"some of {', '.join(known)}", got=", ".join(unknown))
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise UsageError("seeds", expected="one or more, each once, from 0 on", got=list(seeds))
+    seeds = sorted(seeds)
     pair = [s for s in (CONTROL, HEADLINE) if s in systems]
     cells = [Cell(system, "base", seed) for seed in seeds for system in pair]
     others = [s for s in ORDER if s in systems and s not in pair]

@@ -105,7 +105,7 @@ class Experiment:
 
     def settings(self, cell: Cell) -> dict[str, Any]:
         """What decides a cell's numbers besides its name, as plain data."""
-        facts = {
+        facts: dict[str, Any] = {
             "backbone": self.backbone,
             "input_size": list(self.input_size),
             "init": self.init,
@@ -116,6 +116,8 @@ class Experiment:
             "train": {"split": self.splits[0], "images": len(self.train)},
             "val": {"split": self.splits[1], "images": min(len(self.val), self.limit or len(self.val))},
         }
+        if self.limit is not None:
+            facts["val"]["limit"] = self.limit
         plain: dict[str, Any] = json.loads(json.dumps(facts))
         return plain
 
@@ -129,10 +131,11 @@ class Experiment:
         if not path.is_file():
             return False
         found = read_result(path)
-        if not same_settings(found.settings, self.settings(cell)):
+        same_classes = found.evaluation.classes == self.val.classes
+        if not (same_classes and same_settings(found.settings, self.settings(cell))):
             raise UsageError(
                 f"{path} belongs to another experiment",
-                expected="the same data, recipe, backbone and sizes",
+                expected="the same data, classes, recipe, backbone and sizes",
                 got="results that were made with others",
                 fix="choose another folder with --results, or delete the file",
             )

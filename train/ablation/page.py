@@ -22,15 +22,15 @@ from imp_trt.train.report import charts
 _INTRODUCTION = """\
 <!-- Written by imp-ablation --page from result files; changes are lost with the next run. -->
 
-# The paper's ablation, repeated at small size
+# The paper's ablation, repeated
 
 Fu, Berg and Berg (ICCV 2019) feed the masks of an instance detector back into semantic segmentation (IMP).
 This page repeats their comparison of seven systems. Every number about this project comes from the result
 files of `imp-ablation`; the paper's own numbers stand where they are called so. Systems of one data set share
-schedule, data and seeds; systems that agree in their first stage share its weights, so that the members of a
-pair differ in IMP alone. All scores are in percent, higher is better. Where a system has several seeds, a
-figure is the mean over them, with the lowest and the highest in brackets; differences are taken seed by seed,
-in points.
+data and schedule; the members of a pair also share the weights of their first stage, seed by seed, and differ
+in IMP alone, unless the page says otherwise. All scores are in percent, higher is better. Where a system has
+several seeds, a figure is the mean over them, with the lowest and the highest in brackets; differences, and
+the columns beside them, are over the seeds that both members of a pair have, seed by seed, in points.
 """
 
 _PAPER_NOTE = """\
@@ -83,7 +83,7 @@ def _data_part(data: DataSummary, links: Mapping[str, str]) -> str:
     parts += ["### What IMP changes", sections.gain_section(data)]
     tables: list[str] = []
     for name, without, with_ in sections.PAIRS:
-        if data.of(without) and data.of(with_):
+        if data.common_seeds(without, with_):
             tables += [sections.class_section(data, without, with_), *chart(f"gain-{name.lower()}")]
     parts += ["### Class by class (the paper's Tables 3 and 4)", *(tables or ["No pair was run."])]
     parts += ["### Near boundaries (the paper's Figure 5)", sections.boundary_section(data)]
@@ -102,7 +102,7 @@ def _charts(data: DataSummary) -> dict[str, tuple[str, str]]:
         if gains:
             title = f"{data.name}: IoU of {with_} less that of {without}"
             made[f"gain-{name.lower()}"] = (_gain_chart(data, gains, title), f"{title}, by class")
-    if sections.boundary_distances(data) and data.of(CONTROL):
+    if sections.boundary_distances(data):
         for accuracy, figure in ((False, "mIoU"), (True, "mAcc")):
             title = f"{data.name}: {figure} within a distance of the boundaries"
             made[f"boundary-{figure.lower()}"] = (_boundary_chart(data, accuracy, title, figure), title)
@@ -113,7 +113,8 @@ def _charts(data: DataSummary) -> dict[str, tuple[str, str]]:
         made["background"] = (svg, title)
     losses = _losses(data)
     if losses:
-        title = f"{data.name}: semantic loss of stage two, seed {data.seeds[0]}"
+        seed = data.common_seeds(CONTROL, HEADLINE)[0]
+        title = f"{data.name}: semantic loss of stage two, seed {seed}"
         svg = charts.lines(losses, title=title, x_label="iteration", y_label="loss", scale=1.0)
         made["loss"] = (svg, title)
     return made
@@ -136,11 +137,11 @@ def _gain_chart(data: DataSummary, gains: Mapping[str, Spread], title: str) -> s
 
 
 def _boundary_chart(data: DataSummary, accuracy: bool, title: str, figure: str) -> str:
-    distances = sections.boundary_distances(data)
+    distances, seeds = sections.boundary_distances(data), data.common_seeds(CONTROL, HEADLINE)
     series: dict[str, dict[float, float | None]] = {}
     ranges: dict[str, dict[float, tuple[float, float]]] = {}
     for label, system in (("without IMP", CONTROL), ("with IMP", HEADLINE)):
-        found = {d: data.spread(system, band(i, accuracy)) for i, d in enumerate(distances)}
+        found = {d: data.spread(system, band(i, accuracy), seeds=seeds) for i, d in enumerate(distances)}
         series[label] = {d: s.mean if s else None for d, s in found.items()}
         ranges[label] = {d: (s.low, s.high) for d, s in found.items() if s and s.count > 1}
     return charts.lines(
@@ -155,9 +156,9 @@ def _boundary_chart(data: DataSummary, accuracy: bool, title: str, figure: str) 
 
 def _losses(data: DataSummary) -> dict[str, dict[float, float | None]]:
     series: dict[str, dict[float, float | None]] = {}
-    for label, system in (("without IMP", CONTROL), ("with IMP", HEADLINE)):
-        result = data.of(system).get(data.seeds[0])
-        lines = [line for line in result.curve if line["stage"] == 2] if result is not None else []
+    seeds = data.common_seeds(CONTROL, HEADLINE)
+    for label, system in (("without IMP", CONTROL), ("with IMP", HEADLINE)) if seeds else ():
+        lines = [line for line in data.of(system)[seeds[0]].curve if line["stage"] == 2]
         points = {float(line["step"]): float(line["semantic"]) for line in lines if "semantic" in line}
         if points and all(math.isfinite(v) for v in points.values()):
             series[label] = dict(points)

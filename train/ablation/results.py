@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from imp_trt.errors import InvalidInput, UsageError
 from imp_trt.files import write_atomically
+from imp_trt.models.presets import SYSTEMS
 from imp_trt.platform_info import cpu_model, usable_cpus
 from imp_trt.train.ablation.cells import VARIANTS, Cell
+from imp_trt.train.config import Recipe, Stage
 from imp_trt.train.evaluate import Evaluation
 
 FORMAT = "imp_trt.ablation/1"
@@ -75,8 +78,8 @@ class CellResult:
             if data["format"] != FORMAT:
                 raise ValueError(f"format {data['format']}")
             cell = Cell(str(data["cell"]["system"]), str(data["cell"]["variant"]), int(data["cell"]["seed"]))
-            if cell.variant not in VARIANTS:
-                raise ValueError(f"variant {cell.variant}")
+            if cell.system not in SYSTEMS or cell.variant not in VARIANTS:
+                raise ValueError(f"cell {cell.name}")
             return cls(
                 str(data["data"]),
                 cell,
@@ -104,14 +107,21 @@ def read_result(path: Path) -> CellResult:
     """Read one file.
 
     Raises:
-        InvalidInput: it is no result of this version.
+        InvalidInput: it is no result of this version, or lies where another result belongs.
     """
     try:
-        return CellResult.from_dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
+        result = CellResult.from_dict(json.loads(path.read_text()))
+    except (OSError, ValueError, InvalidInput) as error:
         raise _unreadable(path, error) from error
-    except InvalidInput as error:
-        raise _unreadable(path, error) from error
+    if (path.parent.name, path.stem) != (result.data, result.cell.name):
+        # A copy under another name would count as a cell that was never run, or displace one that was.
+        raise InvalidInput(
+            f"results {path}",
+            expected=f"the file {result.data}/{result.cell.name}.json for what it holds",
+            got=f"{path.parent.name}/{path.name}",
+            fix="give the file its own name, or delete it",
+        )
+    return result
 
 
 def read_results(folder: Path) -> list[CellResult]:
@@ -134,13 +144,34 @@ def read_results(folder: Path) -> list[CellResult]:
 def same_settings(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether results belong to the experiment at hand.
 
-    Only what the file names is compared: a setting that came later did not exist when it was made.
+    A field of the recipe that came later had its default when a file without it was made. Of the other
+    settings those are compared that both sides name.
     """
-    for name, value in found.items():
-        if isinstance(value, Mapping) and isinstance(wanted.get(name), Mapping):
-            if not same_settings(value, wanted[name]):
-                return False
-        elif name in wanted and wanted[name] != value:
+    return _agree(_completed(found), _completed(wanted))
+
+
+def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    if "recipe" not in settings:
+        return dict(settings)
+    recipe = {**_defaults(Recipe), **settings["recipe"]}
+    for stage in ("stage_one", "stage_two"):
+        if stage in recipe:
+            recipe[stage] = {**_defaults(Stage), **recipe[stage]}
+    return {**settings, "recipe": recipe}
+
+
+def _defaults(kind: type[Recipe] | type[Stage]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(
+        json.dumps({f.name: f.default for f in fields(kind) if f.default is not MISSING})
+    )
+    return plain
+
+
+def _agree(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    for name in found.keys() & wanted.keys():
+        one, other = found[name], wanted[name]
+        both = isinstance(one, Mapping) and isinstance(other, Mapping)
+        if not (_agree(one, other) if both else one == other):
             return False
     return True
 
@@ -160,10 +191,28 @@ def machine_facts(threads: int, device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "imp_trt": imp_trt.__version__,
+        "code": code_digest(),
     }
     if device.startswith("cuda"):
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts
+
+
+def code_digest() -> str:
+    """Short digest of the sources that decide a cell's numbers, so that a change of code shows on the page."""
+    import imp_trt.models
+    import imp_trt.ops
+    import imp_trt.train
+
+    digest = hashlib.sha256()
+    for package in (imp_trt.models, imp_trt.ops, imp_trt.train):
+        folder = Path(package.__path__[0])
+        for path in sorted(folder.rglob("*.py")):
+            name = path.relative_to(folder)
+            if name.parts[0] not in ("ablation", "report"):  # they schedule and show
+                digest.update(f"{package.__name__}/{name.as_posix()}\0".encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _unreadable(path: Path, error: Exception) -> InvalidInput:

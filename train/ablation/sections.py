@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 
 from imp_trt.models.presets import SYSTEMS
@@ -57,7 +58,6 @@ def setting_section(data: DataSummary) -> str:
     settings, recipe = data.first.settings, data.first.settings["recipe"]
     one, two = recipe["stage_one"], recipe["stage_two"]
     height, width = settings["input_size"]
-    machines = sorted({_machine(r) for r in data.results.values()})
     hours = _training_seconds(data) / 3600
     rows = [
         ("data", f"{settings['train']['images']} training, {settings['val']['images']} validation pictures"),
@@ -67,29 +67,47 @@ def setting_section(data: DataSummary) -> str:
         ("recipe", f"`{settings['recipe_name']}`: {recipe['optimizer']}, batch {recipe['batch']}"),
         ("stage one", f"{one['iterations']} iterations, learning rate {one['peak']:g} to {one['end']:g}"),
         ("stage two", f"{two['iterations']} iterations, learning rate {two['peak']:g} to {two['end']:g}"),
-        ("seeds of the headline pair", ", ".join(str(s) for s in data.of(HEADLINE) or data.of(CONTROL))),
-        ("machine", "; ".join(machines)),
+        ("seeds of the headline pair", ", ".join(map(str, data.common_seeds(CONTROL, HEADLINE))) or NONE),
+        ("machine", "; ".join(sorted(data.machines))),
         ("training time", f"{hours:.1f} hours in all, shared first stages counted once"),
     ]
     text = table(("", "this run"), rows)
+    if len(data.machines) > 1:
+        parts = (f"{machine}: {_names(cells)}" for machine, cells in sorted(data.machines.items()))
+        text += "\n\nNot all cells were filled on one machine. " + ". ".join(parts) + "."
     if data.missing:
-        text += "\n\nNot run: " + ", ".join(f"`{cell.name}`" for cell in data.missing) + "."
+        # A training that diverged leaves no result either; to call it "not run" would hide it.
+        text += f"\n\nWithout a result (not run, or diverged): {_names(c.name for c in data.missing)}."
     return text
+
+
+def _names(cells: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in cells)
 
 
 def command_section(data: DataSummary) -> str:
     """The commands that repeat the run."""
     settings = data.first.settings
     height, width = settings["input_size"]
-    recipe, *changes = str(settings["recipe_name"]).split(" ")
-    source = data.name if data.name == "scenes" else f"{data.name}:DIR"
-    words = [f"imp-ablation --data {source} --recipe {recipe}", *(f"--set {c}" for c in changes)]
+    recipe, *changes = shlex.split(str(settings["recipe_name"]))
+    words = [f"imp-ablation --data {data.name if data.name == 'scenes' else f'{data.name}:DIR'}"]
+    splits = settings["train"]["split"], settings["val"]["split"]
+    if splits != ("train", "val"):
+        words.append(f"--splits {shlex.join(splits)}")
+    words += [f"--recipe {recipe}", *(f"--set {shlex.quote(c)}" for c in changes)]
     words.append(f"--input-size {height} {width}")
+    if settings["val"].get("limit"):
+        words.append(f"--limit {settings['val']['limit']}")
     if settings["backbone"] != "compact":
         words.append(f"--backbone {settings['backbone']}")
     if settings["init"] != "scratch":
         words.append(f"--init {settings['init']}")
     words += ["--half"] * bool(settings["half"])
+    machine = data.first.machine
+    if machine["threads"] != 1:
+        words.append(f"--threads {machine['threads']}")
+    if machine["device"] != "cpu":
+        words.append(f"--device {machine['device']}")
     return f"```\n{' '.join([*words, '-o runs/ablation'])}\n```"
 
 
@@ -99,7 +117,7 @@ def systems_section(data: DataSummary) -> str:
     for system in sorted(SYSTEMS, key=list(SYSTEMS).index):
         found = data.of(system)
         if not found:
-            rows.append([system, "not run", *[NONE] * (len(TABLE_1) + 1)])
+            rows.append([system, "none", *[NONE] * (len(TABLE_1) + 1)])
             continue
         recall = Spread.of([_number((r.canvas or {}).get("recall")) for r in found.values()])
         figures = [percent(data.spread(system, FIGURES[name])) for name in TABLE_1]
@@ -132,6 +150,7 @@ def gain_section(data: DataSummary) -> str:
         [f"{g.pair}, paper: {g.where}", *(_paper_points(getattr(g, _PAPER.get(n, ""), None)) for n in names)]
         for g in GAINS
     ]
+    parts += [remark for pair in PAIRS for remark in unlike(data, *pair)]
     return "\n\n".join([*parts, table(("pair, difference in points", *names), rows)])
 
 
@@ -141,7 +160,7 @@ _PAPER = {"mIoU": "miou", "thing mIoU": "things", "stuff mIoU": "stuff", "mAcc":
 def verdict(data: DataSummary, name: str, without: str, with_: str) -> str:
     """One sentence: in which direction IMP moves the things of a pair, and in how many seeds."""
     before, after = data.of(without), data.of(with_)
-    seeds = [s for s in before if s in after]
+    seeds = data.common_seeds(without, with_)
     get = FIGURES["thing mIoU"]
     gains = [get(after[s].evaluation) - get(before[s].evaluation) for s in seeds]
     spread = Spread.of(gains)
@@ -155,20 +174,42 @@ def verdict(data: DataSummary, name: str, without: str, with_: str) -> str:
     )
 
 
+def unlike(data: DataSummary, name: str, without: str, with_: str) -> list[str]:
+    """What the members of a pair differ in besides IMP: nothing, as a rule."""
+    before, after = data.of(without), data.of(with_)
+    seeds = data.common_seeds(without, with_)
+    remarks = []
+    stages = [s for s in seeds if before[s].settings.get("stage_one") != after[s].settings.get("stage_one")]
+    if stages:
+        remarks.append(
+            f"{name} pair: the first stage is not shared at seed {', '.join(map(str, stages))}: what differs "
+            "there is more than IMP."
+        )
+    apart = [s for s in seeds if before[s].machine != after[s].machine]
+    if apart:
+        remarks.append(
+            f"{name} pair: the two were filled on unlike machines or library versions at seed "
+            f"{', '.join(map(str, apart))}."
+        )
+    return remarks
+
+
 def class_section(data: DataSummary, without: str, with_: str) -> str:
     """IoU of each class without and with IMP (the paper's Tables 3 and 4), and what is detected of it."""
-    rows = []
+    rows, seeds = [], data.common_seeds(without, with_)
     for kind, indices in (("thing", data.classes.things), ("stuff", data.classes.stuff)):
         for channel, index in enumerate(indices):
             get, name = class_iou(index), data.classes.names[index]
-            values = [percent(data.spread(system, get)) for system in (without, with_)]
+            values = [percent(data.spread(system, get, seeds=seeds)) for system in (without, with_)]
             values.append(points(data.gain(without, with_, get)))
             if kind == "thing":
                 recall = [
                     _number((r.canvas or {}).get("per_class", {}).get(name, {}).get("recall"))
-                    for r in data.of(with_).values()
+                    for s, r in data.of(with_).items()
+                    if s in seeds
                 ]
-                values += [percent(data.spread(with_, mask_ap(channel))), percent(Spread.of(recall))]
+                values.append(percent(data.spread(with_, mask_ap(channel), seeds=seeds)))
+                values.append(percent(Spread.of(recall)))
             rows.append([name, kind, *values, *[NONE] * (5 - len(values))])
     head = ("class", "kind", f"IoU, `{without}`", f"`{with_}`", "difference", "mask AP", "canvas recall")
     return table(head, rows)
@@ -176,15 +217,15 @@ def class_section(data: DataSummary, without: str, with_: str) -> str:
 
 def boundary_section(data: DataSummary) -> str:
     """Scores of the headline pair near the boundaries (Figure 5 of the paper)."""
-    distances = boundary_distances(data)
+    distances, seeds = boundary_distances(data), data.common_seeds(CONTROL, HEADLINE)
     if not distances:
-        return "Not measured."
+        return "The pair was not run."
     rows = []
     for position, distance in enumerate(distances):
         row = [f"{distance:g}"]
         for accuracy in (False, True):
             get = band(position, accuracy)
-            row += [percent(data.spread(s, get)) for s in (CONTROL, HEADLINE)]
+            row += [percent(data.spread(s, get, seeds=seeds)) for s in (CONTROL, HEADLINE)]
             row.append(points(data.gain(CONTROL, HEADLINE, get)))
         rows.append(row)
     head = ("distance, px", "mIoU without", "mIoU with", "difference")
@@ -192,10 +233,11 @@ def boundary_section(data: DataSummary) -> str:
 
 
 def boundary_distances(data: DataSummary) -> tuple[float, ...]:
-    """Distances of the bands that were measured; none if there are none."""
-    for result in data.of(HEADLINE).values():
-        if result.evaluation.boundary is not None:
-            return result.evaluation.boundary.distances
+    """Distances of the bands that were measured; none where the headline pair has no seed in common."""
+    for seed in data.common_seeds(CONTROL, HEADLINE):
+        boundary = data.of(HEADLINE)[seed].evaluation.boundary
+        if boundary is not None:
+            return boundary.distances
     return ()
 
 
@@ -232,6 +274,8 @@ def variant_section(data: DataSummary) -> str:
             f"The base's thing mIoU alone varies by {100 * (spread.high - spread.low):.1f} points over "
             f"{spread.count} seeds: a smaller difference between rows decides nothing."
         )
+    else:
+        text.append("One seed: how much the base itself varies between seeds was not measured.")
     scores = sorted((background_score(c), c) for c in _background_cells(data))
     if scores:
         sweep = [
@@ -303,7 +347,7 @@ def _variant_row(data: DataSummary, cell: Cell) -> list[str]:
     result = data.results.get(cell)
     label = _VARIANT_LABELS[cell.variant]
     if result is None:
-        return [label, "not run", *[NONE] * (len(names) - 1)]
+        return [label, "no result", *[NONE] * (len(names) - 1)]
     return [label, *(percent(Spread.of([FIGURES[n](result.evaluation)])) for n in names)]
 
 
@@ -324,12 +368,6 @@ def _training_seconds(data: DataSummary) -> float:
     first = {r.settings.get("stage_one", c.name): r.seconds["stage_one"] for c, r in data.results.items()}
     second = [r.seconds["stage_two"] for c, r in data.results.items() if not VARIANTS[c.variant].after]
     return math.fsum([*first.values(), *second])
-
-
-def _machine(result: CellResult) -> str:
-    m = result.machine
-    where = m.get("gpu") or f"{m['cpu']}, {m['threads']} of {m['cpus']} CPUs"
-    return f"{where}, PyTorch {m['torch']}"
 
 
 def _number(value: object) -> float:

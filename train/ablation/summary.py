@@ -12,7 +12,7 @@ from typing import Any
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
 from imp_trt.train.ablation.cells import Cell, plan
-from imp_trt.train.ablation.results import TIMING, CellResult, read_results, same_settings
+from imp_trt.train.ablation.results import TIMING, TIMING_FORMAT, CellResult, read_results, same_settings
 from imp_trt.train.evaluate import Evaluation
 
 NOTES = "notes.md"
@@ -81,6 +81,14 @@ class DataSummary:
         return next(iter(self.results.values()))
 
     @property
+    def machines(self) -> dict[str, list[str]]:
+        """Names of the cells by the machine that they were filled on."""
+        found: dict[str, list[str]] = {}
+        for cell, result in self.results.items():
+            found.setdefault(_machine(result.machine), []).append(cell.name)
+        return found
+
+    @property
     def seeds(self) -> list[int]:
         """Every seed that occurs, ascending."""
         return sorted({cell.seed for cell in self.results})
@@ -96,20 +104,22 @@ class DataSummary:
         found = {c.seed: r for c, r in self.results.items() if (c.system, c.variant) == (system, variant)}
         return dict(sorted(found.items()))
 
-    def spread(self, system: str, get: Get, variant: str = "base") -> Spread | None:
-        """A figure of a system over its seeds."""
-        return Spread.of([get(r.evaluation) for r in self.of(system, variant).values()])
+    def common_seeds(self, without: str, with_: str) -> list[int]:
+        """Seeds at which both systems of a pair have a result: the only ones at which they are compared."""
+        return [seed for seed in self.of(without) if seed in self.of(with_)]
 
-    def gain(self, without: str, with_: str, get: Get, variant: str = "base") -> Spread | None:
-        """Difference of a figure between two systems, over the seeds that both have."""
-        before, after = self.of(without), self.of(with_, variant)
-        return Spread.of(
-            [
-                get(after[s].evaluation) - get(before[s].evaluation)
-                for s in self.seeds
-                if s in before and s in after
-            ]
-        )
+    def spread(
+        self, system: str, get: Get, variant: str = "base", seeds: Sequence[int] | None = None
+    ) -> Spread | None:
+        """A figure of a system over its seeds, or over some of them."""
+        found = self.of(system, variant)
+        return Spread.of([get(r.evaluation) for s, r in found.items() if seeds is None or s in seeds])
+
+    def gain(self, without: str, with_: str, get: Get) -> Spread | None:
+        """Difference of a figure between two systems, seed by seed."""
+        before, after = self.of(without), self.of(with_)
+        seeds = self.common_seeds(without, with_)
+        return Spread.of([get(after[s].evaluation) - get(before[s].evaluation) for s in seeds])
 
 
 def class_iou(index: int) -> Get:
@@ -147,7 +157,7 @@ def read_summaries(folder: Path) -> list[DataSummary]:
         _require_one_experiment(result, found)
         found[result.cell] = result
     return [
-        DataSummary(name, results, _timing(folder / name / TIMING), _notes(folder / name / NOTES))
+        DataSummary(name, results, _timing(folder / name / TIMING, results), _notes(folder / name / NOTES))
         for name, results in sorted(sets.items())
     ]
 
@@ -161,6 +171,13 @@ def _require_one_experiment(result: CellResult, others: Mapping[Cell, CellResult
                 got="others: these are two experiments",
                 fix="keep each experiment's results in a folder of its own",
             )
+        if other.evaluation.classes != result.evaluation.classes:
+            raise InvalidInput(
+                f"results of {result.data}, cell {result.cell.name}",
+                expected=f"the classes of {other.cell.name}",
+                got="others: the labels were merged in two ways, or of two data sets",
+                fix="keep each experiment's results in a folder of its own",
+            )
 
 
 def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,14 +187,34 @@ def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _timing(path: Path) -> dict[str, Any] | None:
+def _timing(path: Path, results: Mapping[Cell, CellResult]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
+    settings = next(iter(results.values())).settings
+    wanted = {"format": TIMING_FORMAT, **{k: settings[k] for k in ("backbone", "input_size")}}
     try:
         data: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise InvalidInput(f"times {path}", expected="JSON", got=error, fix="delete the file") from error
+        found = {k: data[k] for k in wanted}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"times {path}",
+            expected=f"JSON of format {TIMING_FORMAT}",
+            got=repr(error),
+            fix="delete the file",
+        ) from error
+    if found != wanted:
+        raise InvalidInput(
+            f"times {path}",
+            expected=f"those of the networks beside them: {wanted}",
+            got=found,
+            fix="run imp-ablation --time again, or delete the file",
+        )
     return data
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    where = facts.get("gpu") or f"{facts['cpu']}, {facts['threads']} of {facts['cpus']} CPUs"
+    return f"{where}, PyTorch {facts['torch']}"
 
 
 def _notes(path: Path) -> str | None:

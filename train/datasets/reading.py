@@ -32,15 +32,21 @@ def read_label_map(path: Path, dtypes: tuple[type[np.generic], ...] = (np.uint8,
     """The label map in a single-channel PNG: [H, W], one of the given dtypes.
 
     Raises:
-        DatasetError: the file cannot be read or decoded, or holds colours or another dtype.
+        DatasetError: the file cannot be read or decoded, is no PNG (others lose numbers), or holds
+            colours, another dtype, or numbers of fewer bits, which OpenCV stretches to 0-255.
     """
     label = _decoded(path, cv2.IMREAD_UNCHANGED)
-    if label.ndim != 2 or label.dtype not in dtypes:
+    with path.open("rb") as file:
+        head = file.read(25)
+    depth = head[24] if head.startswith(b"\x89PNG") else None
+    if label.ndim != 2 or label.dtype not in dtypes or depth != 8 * label.dtype.itemsize:
         bits = " or ".join(str(8 * np.dtype(t).itemsize) for t in dtypes)
+        channels = 1 if label.ndim == 2 else label.shape[2]
+        kind = "no PNG" if depth is None else f"a PNG of {depth} bits"
         raise DatasetError(
             f"label map {path}",
             expected=f"{bits}-bit single-channel PNG of numbers",
-            got=f"{label.dtype.name} with {1 if label.ndim == 2 else label.shape[2]} channels",
+            got=f"{label.dtype.name} with {channels} channels, {kind}",
             fix="write the numbers as greyscale, without palette",
         )
     return label

@@ -99,8 +99,10 @@ class InstanceMeasure:
     """Average precision of boxes and masks, over all pictures.
 
     Pixels of a thing class without an instance number (crowds, parts too small to be numbered) form one crowd
-    region per class and picture: what is found there is neither right nor wrong. A predicted mask is the part
-    above ``MASK_THRESHOLD``. Sizes are those of the true mask, for boxes too, as in COCO.
+    region per class and picture: what is found there is neither right nor wrong. Boxes are compared with the
+    box around the annotated crowd, as in COCO, and with one box around each connected part of the rest: a
+    box around specks in two corners would excuse whatever is found between them. A predicted mask is the
+    part above ``MASK_THRESHOLD``. Sizes are those of the true mask, for boxes too, as in COCO.
 
     Args:
         classes: the data set's classes.
@@ -114,6 +116,7 @@ class InstanceMeasure:
         self._classes = classes
         self._images: list[dict[str, Any]] = []
         self._truth: list[dict[str, Any]] = []
+        self._crowds: dict[str, list[dict[str, Any]]] = {"bbox": [], "segm": []}
         self._found: list[dict[str, Any]] = []
 
     def add(self, sample: Sample, result: SegmentationResult) -> None:
@@ -128,14 +131,13 @@ class InstanceMeasure:
                 {"image_id": number, "category_id": int(label), "bbox": _box(box), "iscrowd": 0, **region}
             )
         for label in self._classes.things:
-            crowd = (sample.semantic == label) & (sample.instances == 0)
-            if crowd.any():
-                rows, columns = np.flatnonzero(crowd.any(axis=1)), np.flatnonzero(crowd.any(axis=0))
-                box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
-                region = _region(crowd, 0, 0, size)
-                self._truth.append(
-                    {"image_id": number, "category_id": label, "bbox": _box(box), "iscrowd": 1, **region}
-                )
+            unnumbered = (sample.semantic == label) & (sample.instances == 0)
+            if not unnumbered.any():
+                continue
+            crowd = {"image_id": number, "category_id": label, "iscrowd": 1}
+            boxes = _crowd_boxes(unnumbered, sample.crowd)
+            self._crowds["bbox"] += [{**crowd, "bbox": box, "area": box[2] * box[3]} for box in boxes]
+            self._crowds["segm"].append({**crowd, **_region(unnumbered, 0, 0, size)})
         found = result.instances
         for index in range(len(found)):
             self._found.append(
@@ -152,8 +154,8 @@ class InstanceMeasure:
         """Scores of the pictures so far."""
         things = self._classes.things
         box, mask = (
-            _figures(coco_precision(self._images, self._truth, self._found, things, kind))
-            for kind in ("bbox", "segm")
+            _figures(coco_precision(self._images, self._truth + crowds, self._found, things, kind))
+            for kind, crowds in self._crowds.items()
         )
         return InstanceScores(self._classes, box, mask)
 
@@ -170,7 +172,8 @@ def coco_precision(
     Args:
         images: "id", "height" and "width" of each picture.
         truth: annotations as in COCO's files, without "id": "image_id", "category_id", "bbox" (x, y, width,
-            height), "segmentation" (compressed run lengths), "area" (of the mask), "iscrowd".
+            height; for kind "bbox"), "segmentation" (compressed run lengths; for kind "segm"), "area" (of the
+            mask), "iscrowd".
         found: the same with "score" in place of "iscrowd".
         categories: category numbers, ascending.
         kind: "bbox" or "segm". For "bbox" the area of a detection is its box's.
@@ -231,6 +234,21 @@ def _mean(precision: NDArray[np.float64]) -> float:
 def _box(corners: NDArray[np.float32]) -> list[float]:
     x0, y0, x1, y1 = (float(v) for v in corners)
     return [x0, y0, x1 - x0, y1 - y0]
+
+
+def _crowd_boxes(
+    unnumbered: NDArray[np.bool_],  # [H, W], of one class
+    crowd: NDArray[np.bool_] | None,  # [H, W]
+) -> list[list[float]]:
+    """COCO boxes (x, y, width, height): one around the crowd, one around each part of what else there is."""
+    import cv2
+
+    boxes: list[list[float]] = []
+    if crowd is not None and (unnumbered & crowd).any():
+        boxes.append([float(v) for v in cv2.boundingRect((unnumbered & crowd).view(np.uint8))])
+        unnumbered = unnumbered & ~crowd
+    count, _, stats, _ = cv2.connectedComponentsWithStats(unnumbered.view(np.uint8), connectivity=8)
+    return boxes + [[float(v) for v in stats[part, :4]] for part in range(1, count)]
 
 
 def _region(mask: NDArray[np.bool_], left: int, top: int, size: tuple[int, int]) -> dict[str, Any]:

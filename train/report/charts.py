@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ _STYLE: dict[Any, Any] = {  # Matplotlib's own type lists every key there is
     "xtick.major.size": 0.0,
     "ytick.major.size": 0.0,
     "legend.frameon": False,
+    "text.parse_math": False,  # a class may be called $5 or $10
 }
 
 
@@ -109,7 +111,7 @@ def bars(
         ends = [0.0]
         for k, (name, values) in enumerate(series.items()):
             # An empty bar would have the default colour in the legend.
-            axes.plot([], [], "s", color=_SERIES[k][0], markersize=7, label=name)
+            axes.plot([], [], "s", color=_SERIES[k][0], markersize=7, markeredgewidth=0, label=name)
             for key, row in rows.places.items():
                 value = _known(values.get(key))
                 place = row + (k - (len(series) - 1) / 2) * height
@@ -180,7 +182,7 @@ def lines(
     """Lines over a common axis; up to twenty points have markers.
 
     Args:
-        series: value by position, by name of the series; one to seven of them.
+        series: value by position, by name of the series; one to seven of them. A line has a gap at a None.
         title: stands above the chart.
         x_label, y_label: of the axes.
         ranges: lowest and highest value by series and position, drawn as bands.
@@ -201,7 +203,10 @@ def lines(
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(title, 3.5, left=0.66, bottom=0.48, entries=len(series))
         for k, (name, values) in enumerate(series.items()):
-            known = [(x, scale * v) for x in points if (v := _known(values.get(x))) is not None]
+            # NaN, so that no line bridges a value that is missing. Where only other series have a position,
+            # none is missing.
+            known = {x: _known(values[x]) for x in points if x in values}
+            heights = {x: math.nan if v is None else scale * v for x, v in known.items()}
             style: dict[str, Any] = {
                 "color": _SERIES[k][0],
                 "linestyle": _DASHES[k],
@@ -209,11 +214,15 @@ def lines(
                 "label": name,
             }
             marker = _MARKERS[k] if len(points) <= 20 else "None"
-            axes.plot(
-                [place[x] for x, _ in known], [v for _, v in known], marker=marker, markersize=5, **style
-            )
+            # Markers without an edge: its colour would stay that of light surroundings.
+            at = [place[x] for x in heights]
+            axes.plot(at, list(heights.values()), marker=marker, markersize=6, markeredgewidth=0, **style)
             band = (ranges or {}).get(name, {})
-            edges = [(place[x], scale * band[x][0], scale * band[x][1]) for x, _ in known if x in band]
+            edges = [
+                (place[x], scale * band[x][0], scale * band[x][1])
+                for x, height in heights.items()
+                if x in band and not math.isnan(height)
+            ]
             if edges:
                 at, low, high = (list(column) for column in zip(*edges, strict=True))
                 axes.fill_between(at, low, high, color=_SERIES[k][0], alpha=0.18, linewidth=0)

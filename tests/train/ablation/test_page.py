@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -41,6 +43,10 @@ def written(results, tmp_path_factory):
     return files, files[0].read_text()
 
 
+def kept(folder, result):
+    write_json(folder / result.data / f"{result.cell.name}.json", result.to_dict())
+
+
 def rows(text: str) -> dict[str, list[str]]:
     """The first table row that starts with each name."""
     found: dict[str, list[str]] = {}
@@ -63,7 +69,7 @@ def test_the_table_of_systems_has_means_and_ranges_over_seeds(written):
     assert row[-1] == "75.0 (75.0 to 75.0)"
     # No detector: no boxes, no canvas.
     assert rows(written[1])["semantic-p2"][1] == rows(written[1])["semantic-p2"][-1] == "\N{EN DASH}"
-    assert rows(written[1])["panoptic-p2"][0] == "not run"
+    assert rows(written[1])["panoptic-p2"][0] == "none"
 
 
 def test_gains_are_taken_seed_by_seed(written):
@@ -79,11 +85,15 @@ def test_gains_are_taken_seed_by_seed(written):
 
 
 def test_what_was_not_run_is_listed(written):
-    missing = next(line for line in written[1].splitlines() if line.startswith("Not run:"))
+    missing = next(
+        line
+        for line in written[1].splitlines()
+        if line.startswith("Without a result (not run, or diverged):")
+    )
     assert "`panoptic-p2-base-s0`" in missing
     assert "`panoptic-fpn-imp-base-s2`" in missing
     assert "rect" not in missing
-    assert rows(written[1])["nearest sampling"][0] == "not run"
+    assert rows(written[1])["nearest sampling"][0] == "no result"
 
 
 def test_the_page_says_what_was_run(written):
@@ -120,11 +130,12 @@ def test_notes_and_times_join_the_page(results, tmp_path):
 
     folder = tmp_path / "results"
     data = made(Cell(CONTROL, "base", 0), 4).to_dict()
-    write_json(folder / "pets" / "cell.json", data)
+    write_json(folder / "pets" / f"{CONTROL}-base-s0.json", data)
     (folder / "pets" / NOTES).write_text("The detector finds **few** dogs.\n")
     figures = {"p50": 10.0, "p90": 12.0, "mean": 10.5}
     systems = {CONTROL: {"total": figures, "infer": figures, "ratio": 1.0}}
     timing = {"format": "imp_trt.timing/1", "pictures": 30, "machine": data["machine"], "systems": systems}
+    timing |= {name: data["settings"][name] for name in ("backbone", "input_size")}
     write_json(folder / "pets" / TIMING, timing)
     text = write_page(folder, tmp_path / "page.md")[0].read_text()
     assert "The detector finds **few** dogs." in text
@@ -133,10 +144,78 @@ def test_notes_and_times_join_the_page(results, tmp_path):
 
 
 def test_two_experiments_in_one_folder_are_refused(tmp_path):
-    write_json(tmp_path / "pets" / "a.json", made(Cell(CONTROL, "base", 0), 4).to_dict())
-    write_json(tmp_path / "pets" / "b.json", made(Cell(CONTROL, "base", 1), 4, half=False).to_dict())
+    kept(tmp_path, made(Cell(CONTROL, "base", 0), 4))
+    kept(tmp_path, made(Cell(CONTROL, "base", 1), 4, half=False))
     with pytest.raises(InvalidInput, match="two experiments"):
         read_summaries(tmp_path)
+
+
+def test_results_with_other_classes_are_refused(tmp_path):
+    kept(tmp_path, made(Cell(CONTROL, "base", 0), 4))
+    data = made(Cell(HEADLINE, "base", 0), 4).to_dict()
+    text = json.dumps(data).replace('"cat"', '"fox"')
+    (tmp_path / "pets" / f"{HEADLINE}-base-s0.json").write_text(text)
+    with pytest.raises(InvalidInput, match="the classes of panoptic-fpn-base-s0"):
+        read_summaries(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"backbone": "resnet50"}, {"input_size": [512, 1024]}, {"format": "imp_trt.timing/9"}, None]
+)
+def test_times_of_other_networks_are_refused(tmp_path, change):
+    result = made(Cell(CONTROL, "base", 0), 4)
+    kept(tmp_path, result)
+    found = {"format": "imp_trt.timing/1", **{k: result.settings[k] for k in ("backbone", "input_size")}}
+    write_json(tmp_path / "pets" / TIMING, {} if change is None else {**found, **change})
+    with pytest.raises(InvalidInput, match="times"):
+        read_summaries(tmp_path)
+
+
+def test_a_pair_is_compared_at_the_seeds_that_both_have(tmp_path):
+    from imp_trt.train.ablation.page import write_page
+
+    # Seed 1 of the control, much worse, has no partner yet.
+    for cell, misses in ((Cell(CONTROL, "base", 0), 4), (Cell(CONTROL, "base", 1), 14)):
+        kept(tmp_path, made(cell, misses))
+    kept(tmp_path, made(Cell(HEADLINE, "base", 0), 4))
+    files = write_page(tmp_path, tmp_path / "page.md")
+    text = files[0].read_text()
+    near = next(line for line in text.splitlines() if line.startswith("| 10 |"))
+    for before, after, gain in (rows(text)["cat"][1:4], near.strip("| ").split(" | ")[1:4]):
+        assert before == after
+        assert gain == "0.0"
+    chart = next(p for p in files if p.name.endswith("boundary-miou.svg")).read_text()
+    assert "FillBetween" not in chart  # no band over seeds that are not compared
+    assert "One seed:" in text
+
+
+def test_a_pair_that_differs_in_more_than_imp_is_told(tmp_path):
+    from imp_trt.train.ablation.page import write_page
+
+    kept(tmp_path, made(Cell(CONTROL, "base", 0), 4))
+    other = made(Cell(HEADLINE, "base", 0), 3, stage_one="stage-one-other")
+    kept(tmp_path, replace(other, machine={**other.machine, "cpu": "Other CPU"}))
+    text = write_page(tmp_path, tmp_path / "page.md")[0].read_text()
+    assert "FPN pair: the first stage is not shared at seed 0" in text
+    assert "FPN pair: the two were filled on unlike machines or library versions at seed 0" in text
+    assert "Other CPU, 1 of 2 CPUs, PyTorch 2.15.0: `panoptic-fpn-imp-base-s0`" in text
+
+
+def test_the_command_repeats_what_the_files_say(tmp_path):
+    from imp_trt.train.ablation.sections import command_section
+
+    result = made(
+        Cell(CONTROL, "base", 0),
+        4,
+        recipe_name="pets-short 'bootstrap=(0.1, 0.5)'",
+        train={"split": "trainval", "images": 3},
+        val={"split": "test", "images": 3, "limit": 3},
+    )
+    kept(tmp_path, replace(result, machine={**result.machine, "threads": 4}))
+    command = command_section(read_summaries(tmp_path)[0])
+    assert "--splits trainval test --recipe pets-short --set 'bootstrap=(0.1, 0.5)'" in command
+    assert "--limit 3" in command
+    assert "--threads 4" in command
 
 
 def test_a_page_is_a_markdown_file(results, tmp_path):

@@ -10,6 +10,7 @@ from imp_trt.errors import InvalidInput, UsageError
 from imp_trt.train.ablation.cells import HEADLINE, Cell
 from imp_trt.train.ablation.results import (
     TIMING,
+    code_digest,
     machine_facts,
     read_result,
     read_results,
@@ -27,7 +28,7 @@ def result():
 
 
 def test_a_result_survives_its_file(result, tmp_path):
-    path = write_json(tmp_path / "pets" / "cell.json", result.to_dict())
+    path = write_json(tmp_path / "pets" / f"{result.cell.name}.json", result.to_dict())
     again = read_result(path)
     assert again.to_dict() == result.to_dict()
     assert again.cell == Cell(HEADLINE, "rect", 4)
@@ -37,7 +38,13 @@ def test_a_result_survives_its_file(result, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"format": "imp_trt.ablation/9"}, {"evaluation": {}}, {"cell": {"system": HEADLINE}}, {"seconds": None}],
+    [
+        {"format": "imp_trt.ablation/9"},
+        {"evaluation": {}},
+        {"cell": {"system": HEADLINE}},
+        {"cell": {"system": "unet", "variant": "base", "seed": 0}},
+        {"seconds": None},
+    ],
 )
 def test_a_file_of_another_kind_is_refused_by_name(result, tmp_path, change):
     path = write_json(tmp_path / "cell.json", {**result.to_dict(), **change})
@@ -64,9 +71,47 @@ def test_settings_that_came_later_do_not_matter_and_others_do():
     assert not same_settings(found, {"half": False, "recipe": {"batch": 6}})
 
 
+def test_a_recipe_field_that_came_later_had_its_default():
+    old = {"recipe": {"batch": 6, "stage_one": {"iterations": 9}}}
+    assert same_settings(old, {"recipe": {**old["recipe"], "bootstrap": []}})
+    changed = (
+        {"bootstrap": [0.1]},
+        {"canvas_source": "both"},
+        {"stage_one": {"iterations": 9, "schedule": "step"}},
+    )
+    for change in changed:
+        new = {"recipe": {**old["recipe"], **change}}
+        assert not same_settings(old, new)
+        assert not same_settings(new, old)
+
+
+@pytest.mark.parametrize("name", ["pets/panoptic-fpn-imp-rect-s5.json", "dogs/panoptic-fpn-imp-rect-s4.json"])
+def test_a_result_in_the_place_of_another_is_refused(result, tmp_path, name):
+    write_json(tmp_path / name, result.to_dict())
+    with pytest.raises(InvalidInput, match=r"panoptic-fpn-imp-rect-s4\.json for what it holds"):
+        read_results(tmp_path)
+
+
+def test_the_code_digest_follows_what_trains_and_not_what_shows(tmp_path, monkeypatch):
+    import shutil
+
+    import imp_trt.train
+
+    copy = tmp_path / "train"
+    shutil.copytree(imp_trt.train.__path__[0], copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(imp_trt.train, "__path__", [str(copy)])
+    before = code_digest()
+    with (copy / "ablation" / "page.py").open("a") as file:
+        file.write("# shown otherwise\n")
+    assert code_digest() == before
+    with (copy / "losses.py").open("a") as file:
+        file.write("# trained otherwise\n")
+    assert code_digest() != before
+
+
 def test_machine_facts_say_what_the_numbers_depend_on_and_no_more():
     pytest.importorskip("torch", reason="needs PyTorch")
     facts = machine_facts(2, "cpu")
-    assert set(facts) == {"cpu", "cpus", "threads", "device", "system", "python", "torch", "imp_trt"}
+    assert set(facts) == {"cpu", "cpus", "threads", "device", "system", "python", "torch", "imp_trt", "code"}
     assert facts["threads"] == 2
     assert facts["cpu"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -184,3 +186,21 @@ def test_files_that_do_not_decode_are_named(tmp_path: Path, content: bytes | Non
     path.write_bytes(path.read_bytes()[:-20] if content is None else content)
     with pytest.raises(DatasetError, match=r"a\.png"):
         data[0]
+
+
+def test_label_maps_whose_numbers_opencv_would_change_are_refused(tmp_path: Path) -> None:
+    root = _describe(_write(tmp_path))
+    # One bit a pixel: OpenCV gives 0 and 255 for 0 and 1, and 255 is what the data set ignores.
+    rows = b"".join(b"\0" + b"\x55" * 4 for _ in range(24))
+    head = struct.pack(">IIBBBBB", 32, 24, 1, 0, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    png = b"".join(
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks
+    )
+    (root / "labels/a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+    with pytest.raises(DatasetError, match="PNG of 1 bits"):
+        open_dataset(str(root), "train")[0]
+    jpeg = cv2.imencode(".jpg", np.full((24, 32), 1, np.uint8))[1].tobytes()
+    (root / "labels/a.png").write_bytes(jpeg)
+    with pytest.raises(DatasetError, match="no PNG"):
+        open_dataset(str(root), "train")[0]

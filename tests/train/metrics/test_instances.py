@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from imp_trt.result import Instances, SegmentationResult
 from imp_trt.train.metrics.instances import AveragePrecision, InstanceMeasure, InstanceScores, coco_precision
 from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, WALL, answer, area, labelled
 
+ndimage = pytest.importorskip("scipy.ndimage", reason="needs SciPy")
 pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
 
 
@@ -65,6 +67,12 @@ def cases(seed: int) -> list[Any]:
     return pictures
 
 
+def parts(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """The connected parts of a mask."""
+    numbers, count = ndimage.label(mask, np.ones((3, 3)))
+    return [np.asarray(numbers == k) for k in range(1, count + 1)]
+
+
 def reference(pictures: list[Any], kind: str) -> Any:
     """The evaluation of pycocotools, from the arrays alone, results loaded as from a file of results."""
     coco = pytest.importorskip("pycocotools.coco", reason="needs pycocotools")
@@ -75,7 +83,8 @@ def reference(pictures: list[Any], kind: str) -> Any:
     for number, (sample, result) in enumerate(pictures, 1):
         images.append({"id": number, "height": sample.size[0], "width": sample.size[1]})
         regions = [(sample.instances == k, 0) for k in np.unique(sample.instances) if k]
-        regions += [((sample.semantic == c) & (sample.instances == 0), 1) for c in (CAT, DOG)]
+        unnumbered = [(sample.semantic == c) & (sample.instances == 0) for c in (CAT, DOG)]
+        regions += [(part, 1) for mask in unnumbered for part in (parts(mask) if kind == "bbox" else [mask])]
         for mask, crowd in regions:
             if not mask.any():
                 continue
@@ -130,7 +139,8 @@ def test_equal_to_pycocotools(seed, kind):
     pictures = cases(seed)
     wanted = reference(pictures, kind)
     measure = measured(pictures)
-    precision = coco_precision(measure._images, measure._truth, measure._found, CLASSES.things, kind)
+    truth = measure._truth + measure._crowds[kind]
+    precision = coco_precision(measure._images, truth, measure._found, CLASSES.things, kind)
     # pycocotools adds 2**-52 to the number of answers, so that one right answer scores 0.9999999999999998.
     np.testing.assert_array_max_ulp(precision, wanted.eval["precision"][..., -1], maxulp=2)
     scores = measure.scores().mask if kind == "segm" else measure.scores().box
@@ -200,6 +210,18 @@ def test_what_lies_on_a_crowd_is_neither_right_nor_wrong():
     elsewhere = [area(SIZE, 60, 10, 80, 40), LEFT]
     found = answer(semantic, elsewhere, [DOG] * 2, [0.9, 0.7])
     assert measured([(scene(crowd=True), found)]).scores().mask.ap == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("annotated", "precision"), [(False, 0.5), (True, 1)])
+def test_specks_in_two_corners_excuse_no_box_between_them(annotated, precision):
+    semantic = np.full(SIZE, WALL, np.uint8)
+    specks = area(SIZE, 0, 0, 2, 2) | area(SIZE, 78, 98, 80, 100)
+    semantic[LEFT | specks] = DOG
+    sample = replace(labelled(semantic, LEFT.astype(np.int32)), crowd=specks if annotated else None)
+    found = answer(semantic, [area(SIZE, 62, 20, 78, 60), LEFT], [DOG] * 2, [0.9, 0.7])
+    scores = measured([(sample, found)]).scores()
+    assert scores.box.ap == pytest.approx(precision)  # an annotated crowd is one box, as in COCO
+    assert scores.mask.ap == pytest.approx(0.5)
 
 
 def test_a_missed_object_halves_the_recall():

@@ -74,6 +74,61 @@ def test_dark_surroundings_are_served():
     assert {"10", "400"} <= set(words(svg))
 
 
+def places(svg, words):
+    """Where each word stands, y coordinate in the drawing."""
+    found = {}
+    for t in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text"):
+        at = re.search(r"translate\(([-\d.]+) ([-\d.]+)\)", t.get("transform", ""))
+        if t.text and t.text.strip() in words:
+            x, y = (at[1], at[2]) if at else (t.get("x"), t.get("y"))
+            found[t.text.strip()] = float(x), float(y)
+    return found
+
+
+def test_a_long_legend_takes_two_rows_between_title_and_bars():
+    names = [f"model {k}" for k in range(7)]
+    svg = charts.bars({n: {"car": 0.5} for n in names}, title="seven")
+    found = places(svg, {"seven", "car", *names})
+    heights = sorted({y for n, (_, y) in found.items() if n in names})
+    assert len(found) == 9
+    assert len(heights) == 2
+    assert heights[1] - heights[0] > 9  # a line of text apart
+    assert found["seven"][1] + 9 < heights[0]
+    assert len({found[n] for n in names}) == 7
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
+    assert all(x < width - 40 for x, _ in found.values())
+
+
+def test_missing_values_are_a_dash_and_no_bar():
+    dash = "\N{EN DASH}"
+    for svg in (
+        charts.bars({"a": {"car": 0.5, "sky": None, "sea": float("nan")}}, title=""),
+        charts.gains({"car": 0.5, "sky": None, "sea": float("nan")}, title=""),
+    ):
+        assert words(svg).count(dash) == 2
+
+
+def test_no_line_bridges_a_missing_value():
+    def drawn(middle):
+        svg = charts.lines(
+            {"a": {1: 0.1, 2: 0.2, 3: middle, 4: 0.4, 5: 0.5}}, title="", x_label="", y_label=""
+        )
+        lines = re.findall(r'<path d="([^"]*)"[^>]*style="fill: none;[^"]*stroke: #8a939d', svg)
+        return max(lines, key=len).count("M")
+
+    assert drawn(0.3) == 1
+    assert drawn(None) == drawn(float("nan")) == 2
+
+
+def test_series_with_positions_of_their_own_are_whole_lines():
+    svg = charts.lines({"a": {1: 0.1, 3: 0.2}, "b": {2: 0.1, 4: 0.2}}, title="", x_label="", y_label="")
+    assert len(re.findall(r'<path d="M [-\d. ]+\s+L [-\d. ]+\s+"[^>]*stroke: #8a939d', svg)) == 1
+
+
+def test_names_are_no_formulas():
+    assert {"$5 to $10", "$x$"} <= set(words(charts.bars({"$x$": {"$5 to $10": 0.5}, "b": {}}, title="")))
+
+
 @pytest.mark.parametrize(
     "make",
     [
