@@ -199,7 +199,7 @@ def machine_facts(threads: int, device: str) -> dict[str, Any]:
 
 
 def code_digest() -> str:
-    """Short digest of the sources that decide a cell's numbers, so that a change of code shows on the page."""
+    """Short digest of the sources that decide a cell's numbers: a change of code shows on the page."""
     import imp_trt.models
     import imp_trt.ops
     import imp_trt.train
