@@ -1,24 +1,21 @@
-"""imp-segment: segment an image, folder, pattern or video and write what was found."""
+"""imp-segment: segment files, cameras and streams, and show or write what was found."""
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imp_trt.backends import BACKEND_NAMES
-from imp_trt.cli.common import Progress, command_parser, print_json, run_command
+from imp_trt.cli.common import Progress, command_parser, positive, print_json, run_command, say
+from imp_trt.cli.outputs import places, refuse_overwriting, sink_makers
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
-    from imp_trt.result import SegmentationResult
     from imp_trt.segmenter import Segmenter
     from imp_trt.video.pipeline import RunSummary
     from imp_trt.video.sinks import Sink
@@ -29,15 +26,24 @@ examples:
   imp-segment street.mp4 overlay.mp4 -a street.fp32.onnx --headless
   imp-segment photo.jpg -a street.fp32.onnx --save-classes classes.png --save-json result.jsonl
   imp-segment 'run/*.png' overlays/ -a street.fp32.onnx
-  imp-segment street.mp4 null: -a street.fp32.onnx --headless --json      (measure only)"""
+  imp-segment street.mp4 null: -a street.fp32.onnx --headless --json      (measure only)
+  imp-segment 0 -a street.fp32.onnx --serve 8080 --deadline 50ms          (camera, in the browser)
+  imp-segment rtsp://host/front drive.mp4 -a street.fp32.onnx             (until Ctrl-C)"""
+
+_COUNTED = {"dropped": "dropped", "deadline_misses": "late", "reconnects": "reconnected"}
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = command_parser(
-        "imp-segment", "Segment an image, folder, pattern or video with an exported model.", _EXAMPLES
+        "imp-segment", "Segment images, videos, cameras and streams with an exported model.", _EXAMPLES
     )
-    p.add_argument("source", metavar="SOURCE", help="image, folder, quoted pattern, or video file")
+    p.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="image, folder, quoted pattern, video file, camera (0, /dev/video0, csi://0) or stream "
+        "(rtsp://, http://); Ctrl-C ends a camera or stream and keeps what was written",
+    )
     p.add_argument(
         "sink",
         metavar="SINK",
@@ -53,19 +59,49 @@ def parser() -> argparse.ArgumentParser:
         help=".onnx or .engine artifact, or .safetensors/.pt weights",
     )
     p.add_argument("--backend", choices=BACKEND_NAMES, help="default: by the artifact")
-    p.add_argument("--threads", type=_count, metavar="N", help="CPU threads of the network")
+    p.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the network")
     p.add_argument("--device", help="cpu or cuda; default: the best that the backend finds")
-    p.add_argument("--max-frames", type=_count, metavar="N", help="stop after N frames")
+    p.add_argument("--max-frames", type=positive, metavar="N", help="stop after N frames")
+    p.add_argument(
+        "--add-source",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="one more source, again and again; each gets files of its own, named after it",
+    )
     p.add_argument("--headless", action="store_true", help="open no window (implied without a display)")
     out = p.add_argument_group("output")
     out.add_argument("--save-overlay", metavar="PLACE", help="a second overlay; same places as SINK")
     out.add_argument(
         "--save-classes", metavar="PLACE", help="class maps: folder, pattern or .png; 8 bit, pixel = class"
     )
+    out.add_argument("--save-panoptic", metavar="FOLDER", help="panoptic PNGs and panoptic.json, as COCO has")
     out.add_argument("--save-json", metavar="FILE", help="one line of JSON per frame")
     out.add_argument(
         "--fps", type=_rate, help="frame rate of an overlay video (default: the source's, or 25)"
     )
+    live = p.add_argument_group("live video")
+    live.add_argument(
+        "--policy",
+        choices=("wait", "drop-oldest", "drop-newest"),
+        help="what becomes of frames that come too fast (default: files wait, cameras drop the oldest)",
+    )
+    live.add_argument(
+        "--queue-size", type=positive, default=2, metavar="N", help="frames that may wait (default 2)"
+    )
+    live.add_argument(
+        "--deadline",
+        type=_duration,
+        metavar="TIME",
+        help="count results later than this after their frame's capture, e.g. 50ms",
+    )
+    live.add_argument(
+        "--serve",
+        type=_port,
+        metavar="PORT",
+        help="live view in the browser at http://127.0.0.1:PORT/ (0: any free port)",
+    )
+    live.add_argument("--serve-host", metavar="HOST", help="let others see it: no password, no encryption")
     draw = p.add_argument_group("drawing")
     draw.add_argument("--alpha", type=_share, default=0.5, help="weight of the class colours (default 0.5)")
     draw.add_argument(
@@ -81,27 +117,33 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
+    # SINK may follow options.
+    args = parser().parse_intermixed_args(argv)
     return run_command(lambda: _run(args), verbose=args.verbose, quiet=args.quiet)
 
 
 def _run(args: argparse.Namespace) -> int:
     # After set_up_logging: OpenCV reads its log level while it is imported.
     from imp_trt.segmenter import Segmenter
-    from imp_trt.video.sources import open_source
+    from imp_trt.video.pipeline import short_names
+    from imp_trt.video.sources import open_source, redacted
 
+    if args.serve_host is not None and args.serve is None:
+        raise UsageError("--serve-host", expected="--serve PORT with it")
     with ExitStack() as stack:
-        source = stack.enter_context(open_source(args.source))
-        places = _places(args, source)
-        _refuse_overwriting(args, source, places)
+        specs = [args.source, *args.add_source]
+        sources = [stack.enter_context(open_source(spec)) for spec in specs]
+        found = places(args, sources)
+        refuse_overwriting(args.artifact, sources, short_names(sources), found)
         segmenter = stack.enter_context(Segmenter(args.artifact, args.backend, args.threads, args.device))
-        summary = _segment(args, source, segmenter, places)
+        summary = _segment(args, sources, segmenter, found)
         report = {
-            "source": args.source,
+            "source": redacted(args.source),
             "artifact": args.artifact,
             "precision": segmenter.manifest.precision,
+            "deadline_ms": args.deadline and round(args.deadline * 1e3, 3),
             **summary.to_dict(),
-            "outputs": {name: place for name, place in places.items() if place != "null:"},
+            "outputs": {name: place for name, place in found.items() if place != "null:"},
         }
     if args.json:
         print_json(report)
@@ -111,120 +153,81 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _segment(
-    args: argparse.Namespace, source: Source, segmenter: Segmenter, places: dict[str, str]
+    args: argparse.Namespace, sources: list[Source], segmenter: Segmenter, found: dict[str, str]
 ) -> RunSummary:
+    from imp_trt.video.interrupts import interrupt_ends
     from imp_trt.video.pipeline import run_pipeline
     from imp_trt.video.sinks import DrawOptions
 
-    total = min(source.frames or args.max_frames or 0, args.max_frames or source.frames or 0) or None
+    frames = [source.frames for source in sources]
+    known = None if None in frames else sum(n or 0 for n in frames)
+    total = min(known or args.max_frames or 0, args.max_frames or known or 0) or None
+    live = any(source.live for source in sources)
     progress = Progress("imp-segment", total, quiet=args.quiet)
+    state: dict[str, Any] = {}
 
-    def show(done: int, result: SegmentationResult) -> None:
-        progress.update(done, f"{result.timing['total']:.0f} ms a frame")
+    def show(snapshot: dict[str, Any]) -> bool:
+        state.update(snapshot)
+        progress.update(snapshot["delivered"], progress_note(snapshot))
+        return not ended.is_set()
 
-    draw = DrawOptions(args.alpha, args.min_score, not args.no_labels, args.legend)
     with ExitStack() as opened:
         sinks: list[Sink] = []
-        for make in _sinks(args, source, places):
+        for make in (*sink_makers(args, sources, found), *_view_makers(args, segmenter, state)):
             # Entered one by one: if the third cannot be opened, the first two leave nothing.
             sinks.append(opened.enter_context(make()))
-        opened.callback(progress.close)
-        return run_pipeline(segmenter, source, sinks, max_frames=args.max_frames, draw=draw, on_frame=show)
+        opened.pop_all()  # from here on the run ends them
+    with ExitStack() as stack:
+        ended = stack.enter_context(interrupt_ends(live))
+        stack.callback(progress.close)
+        return run_pipeline(
+            segmenter,
+            sources if len(sources) > 1 else sources[0],
+            sinks,
+            max_frames=args.max_frames,
+            draw=DrawOptions(args.alpha, args.min_score, not args.no_labels, args.legend),
+            policy=args.policy,
+            queue_size=args.queue_size,
+            deadline_s=args.deadline,
+            on_progress=show,
+        )
 
 
-def _places(args: argparse.Namespace, source: Source) -> dict[str, str]:
-    """Output -> where it goes."""
-    asked = {
-        "overlay": args.sink,
-        "overlay 2": args.save_overlay,
-        "classes": args.save_classes,
-        "json": args.save_json,
-    }
-    places = {name: place for name, place in asked.items() if place}
-    if not places and not _shows_window(args):
-        places["overlay"] = _default_place(args.source, source)
-    return places
+def _view_makers(
+    args: argparse.Namespace, segmenter: Segmenter, state: dict[str, Any]
+) -> list[Callable[[], Sink]]:
+    if args.serve is None:
+        return []
+
+    def make() -> Sink:
+        from imp_trt.video.serve import BrowserView
+        from imp_trt.video.sources import redacted
+
+        view = BrowserView(
+            args.serve,
+            args.serve_host or "127.0.0.1",
+            classes=segmenter.classes,
+            statistics=lambda: dict(state),
+            title=f"{redacted(args.source)}, {Path(args.artifact).name}",
+        )
+        if not args.quiet:
+            say(f"live view: {view.url}")
+        return view
+
+    return [make]
 
 
-def _default_place(spec: str, source: Source) -> str:
-    path = Path(spec)
-    if path.is_file():
-        return f"{path.stem}_segmented{'.png' if source.fps is None and source.frames == 1 else '.mp4'}"
-    return f"{path.resolve().name}_segmented" if path.is_dir() else "segmented"
-
-
-def _sinks(args: argparse.Namespace, source: Source, places: dict[str, str]) -> list[Callable[[], Sink]]:
-    from imp_trt.video import sinks
-
-    fps = args.fps or source.fps
-    makers: list[Callable[[], Sink]] = []
-    for name, place in places.items():
-        if name == "classes":
-            makers.append(partial(sinks.ClassMaps, place))
-        elif name == "json":
-            makers.append(partial(sinks.JsonLines, place, args.min_score))
-        else:
-            makers.append(partial(sinks.overlay_sink, place, fps))
-    if _shows_window(args):
-        makers.append(sinks.Window)
-    return makers
-
-
-def _shows_window(args: argparse.Namespace) -> bool:
-    # Qt ends the process where there is no display, so OpenCV is not even asked.
-    return not args.headless and bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def _refuse_overwriting(args: argparse.Namespace, source: Source, places: dict[str, str]) -> None:
-    """No output may replace a frame, the model, or another output."""
-    from imp_trt.artifact import manifest_path
-    from imp_trt.images import IMAGE_SUFFIXES
-
-    inputs = {path.resolve() for path in source.paths}
-    # Pictures in a folder or by a pattern get names that nobody chose: they stay out of the frames' folders.
-    folders = {path.parent for path in inputs if path.suffix.lower() in IMAGE_SUFFIXES}
-    model = {Path(args.artifact).resolve(), manifest_path(args.artifact).resolve()}
-    written = {name: place for name, place in places.items() if place != "null:"}
-    for place in written.values():
-        target = Path(place).resolve()
-        if target in folders or ("%" in place and target.parent in folders) or _spells(target, inputs):
-            raise UsageError("the output would replace the source", got=place, fix="name another place")
-        if _spells(target, model):
-            raise UsageError("the output would replace the model", got=place, fix="name another place")
-    for one, other in combinations(written.items(), 2):
-        same = Path(one[1]).resolve() == Path(other[1]).resolve()
-        if same or _may_meet(_names(*one), _names(*other)):
-            raise UsageError(
-                "two outputs go to one place",
-                got=f"{one[1]}, {other[1]}",
-                fix="name two folders, or two files",
-            )
-
-
-def _spells(target: Path, files: set[Path]) -> bool:
-    """Whether a place is one of the files, or a pattern such as ``out/%06d.png`` that becomes one."""
-    names = re.compile(re.sub(r"%0?\d*d", r"\\d+", re.escape(str(target))))
-    return target in files or any(names.fullmatch(str(file)) for file in files)
-
-
-def _names(output: str, place: str) -> tuple[Path, str, str]:
-    """What an output's files have in common: their folder, and how their names begin and end."""
-    from imp_trt.images import IMAGE_SUFFIXES
-    from imp_trt.video.writer import VIDEO_CODECS
-
-    target = Path(place).resolve()
-    if "%" in place:
-        return target.parent, target.name.partition("%")[0], re.split(r"%0?\d*d", target.name)[-1]
-    files = IMAGE_SUFFIXES if output == "classes" else (*IMAGE_SUFFIXES, *VIDEO_CODECS)
-    if output == "json" or target.suffix.lower() in files:
-        return target.parent, target.name, target.name
-    return target, "", ".png"
-
-
-def _may_meet(one: tuple[Path, str, str], other: tuple[Path, str, str]) -> bool:
-    (folder, begin, end), (folder2, begin2, end2) = one, other
-    begins = begin.startswith(begin2) or begin2.startswith(begin)
-    return folder == folder2 and begins and (end.endswith(end2) or end2.endswith(end))
+def progress_note(snapshot: dict[str, Any]) -> str:
+    """What the progress line says about a run, from Statistics.snapshot()."""
+    parts: list[str] = []
+    if "total" in snapshot["timing_ms"]:
+        parts.append(f"{snapshot['timing_ms']['total']['last']:.0f} ms a frame")
+    if snapshot["age_ms"] and any(source["live"] for source in snapshot["sources"]):
+        parts.append(f"age {snapshot['age_ms']['last']:.0f} ms")
+    for key, text in _COUNTED.items():
+        if snapshot[key]:
+            parts.append(f"{snapshot[key]} {text}")
+    return ", ".join(parts)
 
 
 def _print_report(report: dict[str, Any]) -> None:
@@ -234,6 +237,9 @@ def _print_report(report: dict[str, Any]) -> None:
         f"frames     {report['frames']} in {report['seconds']:.1f} s ({report['frames_per_second']:.1f}/s), "
         f"network {width}x{height} {report['precision']}"
     )
+    live = any(source["live"] for source in report["sources"])
+    if report["age_ms"] and (live or report["dropped"] or report["deadline_ms"]):
+        print(_age_line(report))
     if timing:
         means = "  ".join(f"{name} {values['mean']:.1f}" for name, values in timing.items())
         total = timing["total"]
@@ -249,11 +255,14 @@ def _print_report(report: dict[str, Any]) -> None:
         print(f"{name:<10} {place}")
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
+def _age_line(report: dict[str, Any]) -> str:
+    age = report["age_ms"]
+    ages = f"age        p50 {age['p50']:.1f}, p99 {age['p99']:.1f}, p99.9 {age['p99.9']:.1f} ms; "
+    counted = [f"{report['captured']} captured"]
+    counted += [f"{report[key]} {text}" for key, text in _COUNTED.items() if report[key]]
+    if report["deadline_ms"] and not report["deadline_misses"]:
+        counted.append("none late")
+    return ages + ", ".join(counted)
 
 
 def _share(text: str) -> float:
@@ -268,6 +277,22 @@ def _rate(text: str) -> float:
     if not (math.isfinite(value) and 0 < value <= 1000):
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1000")
     return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port: 0 to 65535")
+    return value
+
+
+def _duration(text: str) -> float:
+    """Seconds from 50ms, 0.05s, or 50, which are milliseconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|)", text.strip())
+    seconds = float(match[1]) * (1 if match[2] == "s" else 1e-3) if match else 0.0
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a time such as 50ms or 0.05s")
+    return seconds
 
 
 if __name__ == "__main__":

@@ -71,9 +71,7 @@ def detect(found_by: MaskRCNN, images: Tensor) -> tuple[Tensor, ...]:
     def padded(values: Tensor) -> Tensor:
         return torch.cat([values, values.new_zeros(MOST - len(values), *values.shape[1:])])
 
-    columns = [
-        (f["boxes"].detach(), f["scores"], (f["labels"] - 1).clamp(min=0), f["masks"][:, 0]) for f in found
-    ]
+    columns = [(f["boxes"].detach(), f["scores"], f["labels"] - 1, f["masks"][:, 0]) for f in found]
     return tuple(torch.stack([padded(v) for v in column]) for column in zip(*columns, strict=True))
 
 

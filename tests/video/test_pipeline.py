@@ -1,23 +1,36 @@
-"""Source to sinks: order, summary, and clean ends."""
+"""Sources to sinks: order, overlap, policies, summary, and clean ends."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from imp_trt.errors import OutputError
+from imp_trt.errors import InvalidInput
+from imp_trt.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
-from imp_trt.video.pipeline import run_pipeline
-from imp_trt.video.sinks import ClassMaps, DrawOptions, JsonLines, NullSink, OverlayVideo, Segmented
-from imp_trt.video.sources import Frame, open_source
+from imp_trt.video import open_source, run_pipeline
+from imp_trt.video.sinks import (
+    ClassMaps,
+    DrawOptions,
+    JsonLines,
+    NullSink,
+    OverlayPictures,
+    OverlayVideo,
+    Segmented,
+)
+from imp_trt.video.sources import Frame
 from tests.support import clips, tiny
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Segmenter]:
     with Segmenter(tiny.artifact(tmp_path_factory.mktemp("artifact")), threads=1) as opened:
         yield opened
@@ -57,7 +70,9 @@ def test_every_frame_reaches_every_sink_in_order(segmenter: Segmenter) -> None:
     assert summary.frames == 4
     assert summary.instances == {"car": 4, "person": 4}
     assert sum(summary.pixels.values()) == pytest.approx(1, abs=1e-5)
-    assert set(summary.timing_ms) == {"read", "pre", "infer", "post", "total", "write"}
+    assert set(summary.timing_ms) == {
+        "read", "pre", "infer", "post", "total", "draw", "write",
+    }  # fmt: skip
     assert set(summary.timing_ms["infer"]) == {"mean", "p50", "p90", "p99"}
     assert summary.to_dict()["frames_per_second"] > 0
 
@@ -77,42 +92,6 @@ def test_a_sink_can_stop_the_run_and_the_others_are_closed(segmenter: Segmenter)
     assert a.ended == b.ended == ["closed"]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("unplugged"), KeyboardInterrupt()])
-def test_a_failing_source_aborts_the_sinks(
-    segmenter: Segmenter, tmp_path: Path, error: BaseException
-) -> None:
-    def source() -> Iterator[Frame]:
-        yield from frames(2)
-        raise error
-
-    recorder = Recorder()
-    sinks = [OverlayVideo(tmp_path / "o.mp4", 25), JsonLines(tmp_path / "o.jsonl"), recorder]
-    with pytest.raises(type(error)):
-        run_pipeline(segmenter, source(), sinks)
-    assert recorder.ended == ["aborted"]
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_failing_sink_aborts_the_others(segmenter: Segmenter, tmp_path: Path) -> None:
-    class Full(NullSink):
-        def write(self, item: Segmented) -> bool:
-            raise OutputError("disk full")
-
-    with pytest.raises(OutputError, match="disk full"):
-        run_pipeline(segmenter, frames(3), [OverlayVideo(tmp_path / "o.mp4", 25), Full()])
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_sink_that_fails_to_close_aborts_those_before_it(segmenter: Segmenter, tmp_path: Path) -> None:
-    class Unfinished(NullSink):
-        def close(self) -> None:
-            raise OutputError("cannot finish")
-
-    with pytest.raises(OutputError, match="cannot finish"):
-        run_pipeline(segmenter, frames(2), [JsonLines(tmp_path / "o.jsonl"), Unfinished()])
-    assert os.listdir(tmp_path) == []
-
-
 def test_video_to_video(segmenter: Segmenter, tmp_path: Path) -> None:
     clip = clips.write_clip(tmp_path / "in.mp4", frames=6, fps=30000 / 1001)
     with open_source(clip) as source:
@@ -123,3 +102,299 @@ def test_video_to_video(segmenter: Segmenter, tmp_path: Path) -> None:
         assert len(list(written)) == 6
         assert written.fps == pytest.approx(30000 / 1001, rel=1e-4)
     assert len(os.listdir(tmp_path / "maps")) == 6
+
+
+class Camera:
+    """A live source that gives what a script says."""
+
+    live = True
+    paths = ()
+    frames = fps = None
+    reconnects, dropped, latest = 2, 0, True
+
+    def __init__(
+        self, script: Callable[[], Iterator[Frame]], name: str = "rtsp://***@host/front door"
+    ) -> None:
+        self._script = script
+        self.name = name
+        self.closed = 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self._script()
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_results_do_not_depend_on_the_threads(segmenter: Segmenter, tmp_path: Path) -> None:
+    """Overlays, class maps and JSON lines of a file are those of one frame after the other."""
+    clip = clips.write_clip(tmp_path / "in.mp4", frames=20)
+
+    def sinks(folder: Path) -> list[Any]:
+        return [OverlayPictures(folder / "o"), ClassMaps(folder / "c"), JsonLines(folder / "r.jsonl")]
+
+    for sink in sinks(tmp_path / "one by one"):
+        with open_source(clip) as source, sink:
+            for frame in source:
+                sink.write(Segmented(frame, segmenter.run(frame.image)))
+    with open_source(clip) as source:
+        run_pipeline(segmenter, source, sinks(tmp_path / "threads"), queue_size=3)
+
+    def files(folder: Path) -> dict[str, Any]:
+        found = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        lines = [json.loads(line) for line in found.pop(Path("r.jsonl")).splitlines()]
+        return {**{str(p): data for p, data in found.items()}, "lines": [x | {"timing_ms": 0} for x in lines]}
+
+    assert files(tmp_path / "threads") == files(tmp_path / "one by one")
+    assert len(files(tmp_path / "threads")) == 41
+
+
+def test_capture_inference_drawing_and_writing_overlap(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stage has a frame at the same time: none of them goes on before all four have one."""
+    barrier = threading.Barrier(4)
+    met: list[str] = []
+
+    def meet(stage: str, index: int, at: int) -> None:
+        if index == at:
+            barrier.wait(5)
+            met.append(stage)
+
+    def source() -> Iterator[Frame]:
+        for frame in frames(6):
+            meet("capture", frame.index, 5)
+            yield frame
+
+    class Slow(Segmented):
+        @property
+        def overlay(self) -> Any:  # type: ignore[override]
+            meet("drawing", self.frame.index, 3)
+            return self.frame.image
+
+    class Sink(NullSink):
+        draws = True
+
+        def write(self, item: Segmented) -> bool:
+            meet("writing", item.frame.index, 2)
+            return True
+
+    run, calls = segmenter.run, []
+
+    def slow_run(image: object) -> SegmentationResult:
+        calls.append(1)
+        meet("inference", len(calls) - 1, 4)
+        return run(image)
+
+    monkeypatch.setattr(segmenter, "run", slow_run)
+    monkeypatch.setattr("imp_trt.video.pipeline.Segmented", Slow)
+    assert run_pipeline(segmenter, source(), [Sink()], queue_size=1).frames == 6
+    assert sorted(met) == ["capture", "drawing", "inference", "writing"]
+
+
+def test_the_network_runs_in_the_callers_thread_and_a_sink_in_one_other(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[str, set[int]] = {}
+
+    def note(where: str) -> None:
+        threads.setdefault(where, set()).add(threading.get_ident())
+
+    class Sink(Recorder):
+        def write(self, item: Segmented) -> bool:
+            note("sink")
+            return super().write(item)
+
+        def close(self) -> None:
+            note("sink")
+
+    run = segmenter.run
+    monkeypatch.setattr(segmenter, "run", lambda image: (note("network"), run(image))[1])
+    run_pipeline(
+        segmenter,
+        frames(5),
+        [Sink()],
+        on_frame=lambda n, r: note("sink"),
+        on_progress=lambda s: note("network"),
+    )
+    assert threads["network"] == {threading.get_ident()}
+    assert len(threads["sink"]) == 1
+    assert threads["sink"] != threads["network"]
+
+
+def test_overlays_are_drawn_ahead_only_for_sinks_that_draw(segmenter: Segmenter) -> None:
+    class Drawing(Recorder):
+        draws = True
+
+    drawing, other = Drawing(), Recorder()
+    run_pipeline(segmenter, frames(3), [drawing])
+    run_pipeline(segmenter, frames(3), [other])
+    assert all("overlay" in vars(item) for item in drawing.items)
+    assert not any("overlay" in vars(item) for item in other.items)
+
+
+def test_several_files_come_in_turn_with_their_names(segmenter: Segmenter) -> None:
+    class File:
+        def __init__(self, name: str, count: int, delay: float) -> None:
+            self.name, self.count, self.delay = name, count, delay
+
+        def __iter__(self) -> Iterator[Frame]:
+            for frame in frames(self.count):
+                time.sleep(self.delay)
+                yield frame
+
+    for delays in ((0.0, 0.02), (0.02, 0.0)):
+        sources = [File("a/clip.mp4", 4, delays[0]), File("b/clip.mp4", 2, delays[1])]
+        sink = Recorder()
+        summary = run_pipeline(segmenter, sources, [sink])
+        assert [(item.source, item.frame.index) for item in sink.items] == [
+            ("clip", 0), ("clip-1", 0), ("clip", 1), ("clip-1", 1), ("clip", 2), ("clip", 3),
+        ]  # fmt: skip
+        assert (summary.frames, summary.captured, summary.dropped) == (6, 6, 0)
+        assert [s["delivered"] for s in summary.sources] == [4, 2]
+    sink = Recorder()
+    assert run_pipeline(segmenter, sources, [sink], max_frames=3).frames == 3
+    assert [item.source for item in sink.items] == ["clip", "clip-1", "clip"]
+    sink = Recorder()
+    assert run_pipeline(segmenter, [frames(2)], [sink]).frames == 2
+    assert [item.source for item in sink.items] == ["", ""]
+
+
+def test_max_frames_of_one_file_reads_no_frame_more(segmenter: Segmenter) -> None:
+    read: list[int] = []
+
+    def source() -> Iterator[Frame]:
+        for frame in frames(9):
+            read.append(frame.index)
+            yield frame
+
+    summary = run_pipeline(segmenter, source(), [], max_frames=3)
+    assert (summary.frames, summary.captured, summary.dropped) == (3, 3, 0)
+    assert read == [0, 1, 2]
+
+
+def test_a_camera_drops_its_oldest_frames_while_the_network_is_busy(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, seen = threading.Event(), threading.Event()
+
+    def script() -> Iterator[Frame]:
+        all_frames = list(frames(8))
+        yield all_frames[0]
+        assert seen.wait(5)
+        yield from all_frames[1:]
+        given.set()
+
+    run = segmenter.run
+
+    def slow(image: object) -> SegmentationResult:
+        seen.set()
+        assert given.wait(5)
+        return run(image)
+
+    monkeypatch.setattr(segmenter, "run", slow)
+    camera, sink, snapshots = Camera(script), Recorder(), []
+    summary = run_pipeline(segmenter, camera, [sink], on_progress=snapshots.append)
+    assert [item.frame.index for item in sink.items] == [0, 6, 7]
+    assert (summary.captured, summary.frames, summary.dropped, summary.reconnects) == (8, 3, 5, 2)
+    assert snapshots[-1]["in_flight"] == 0
+    assert snapshots[-1]["sources"][0]["name"] == "front_door"
+    assert camera.closed == 0  # it ended by itself
+    assert all(item.age_s is not None and item.frame.captured_s is not None for item in sink.items)
+
+
+def test_a_camera_that_waits_keeps_every_frame_and_counts_what_it_lost_before(segmenter: Segmenter) -> None:
+    camera = Camera(lambda: frames(6))
+    camera.latest, camera.dropped = True, 4
+    sink = Recorder()
+    summary = run_pipeline(segmenter, camera, [sink], policy="wait", queue_size=1)
+    assert camera.latest is False
+    assert [item.frame.index for item in sink.items] == list(range(6))
+    assert (summary.captured, summary.frames, summary.dropped) == (10, 6, 4)
+
+
+def test_progress_comes_at_the_start_four_times_a_second_and_at_the_end(segmenter: Segmenter) -> None:
+    now, seen = [0.0], []
+
+    def source() -> Iterator[Frame]:
+        for frame in frames(10):
+            while len(sink.items) < frame.index:
+                time.sleep(0.001)
+            now[0] = frame.index * 0.1
+            yield frame
+
+    sink = Recorder()
+    run_pipeline(segmenter, source(), [sink], on_progress=seen.append, clock=lambda: now[0])
+    # Ten frames in 0.9 s: at 0, 0.3, 0.6 and 0.9 s, give or take one, and the end.
+    assert 4 <= len(seen) <= 6
+    assert [s["delivered"] for s in seen] == sorted(s["delivered"] for s in seen)
+    assert (seen[-1]["delivered"], seen[-1]["in_flight"]) == (10, 0)
+
+
+def test_age_and_deadline_on_a_simulated_clock(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captured at 0, 1, 2 s; the network takes 30, 80 and 30 ms; frames of a file have no age to show."""
+    run, durations, now = segmenter.run, iter([0.03, 0.08, 0.03, 0]), [0.0]
+
+    def timed(image: object) -> SegmentationResult:
+        now[0] += next(durations)
+        return run(image)
+
+    def script() -> Iterator[Frame]:
+        for frame in frames(3):
+            while frame.index and len(sink.items) < frame.index:
+                time.sleep(0.001)
+            now[0] = float(frame.index)
+            yield frame
+
+    monkeypatch.setattr(segmenter, "run", timed)
+    sink = Recorder()
+    summary = run_pipeline(segmenter, Camera(script), [sink], deadline_s=0.05, clock=lambda: now[0])
+    assert [item.age_s for item in sink.items] == pytest.approx([0.03, 0.08, 0.03])
+    assert summary.deadline_misses == 1
+    assert summary.age_ms["p50"] == pytest.approx(30, rel=0.01)
+    assert summary.age_ms["max"] == pytest.approx(80)
+    run_pipeline(segmenter, frames(1), [sink := Recorder()])
+    assert [item.age_s for item in sink.items] == [None]
+
+
+def test_a_camera_that_gives_nothing_more_is_closed_under_its_read(segmenter: Segmenter) -> None:
+    pulled = threading.Event()
+
+    def script() -> Iterator[Frame]:
+        yield from frames(2)
+        pulled.wait(20)
+        raise OSError("read of a closed camera")
+
+    camera = Camera(script)
+    camera.close = pulled.set  # type: ignore[method-assign]
+    before, begin = threading.active_count(), time.monotonic()
+    assert run_pipeline(segmenter, camera, [], max_frames=2).frames == 2
+    assert time.monotonic() - begin < 2
+    assert threading.active_count() == before
+
+
+def test_progress_can_end_the_run_and_what_is_begun_is_written(segmenter: Segmenter) -> None:
+    def script() -> Iterator[Frame]:
+        index = 0
+        while True:
+            time.sleep(0.002)
+            yield Frame(tiny.frame(), index, str(index), None)
+            index += 1
+
+    sink = Recorder()
+    summary = run_pipeline(
+        segmenter, Camera(script), [sink], on_progress=lambda s: False if s["delivered"] > 3 else None
+    )
+    assert summary.frames == len(sink.items) > 3
+    assert summary.captured == summary.frames + summary.dropped
+    assert sink.ended == ["closed"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"policy": "newest"}, {"queue_size": 0}, {"deadline_s": 0.0}, {"max_frames": 0}]
+)
+def test_nonsense_is_refused(segmenter: Segmenter, options: dict[str, Any]) -> None:
+    sink = Recorder()
+    with pytest.raises(InvalidInput):
+        run_pipeline(segmenter, frames(1), [sink], **options)
+    assert sink.ended == ["aborted"]

@@ -1,4 +1,4 @@
-"""Every sample runs."""
+"""The command that verifies engines, plugins and kernels on a machine that has the GPU."""
 
 from __future__ import annotations
 
@@ -7,77 +7,19 @@ import importlib.util
 import inspect
 import json
 import logging
-import runpy
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
-import numpy as np
-import onnxruntime
 import pytest
 
 import imp_trt
 from imp_trt.backends import engine
 from imp_trt.cli import export
 from tests.gpu.conftest import missing
-from tests.support import tiny
+from tests.samples.conftest import SAMPLES
 from tests.support.stub_packages import alive
-
-SAMPLES = Path(__file__).resolve().parents[1] / "samples"
-
-
-def test_segment_image(tmp_path, monkeypatch, capsys):
-    artifact = tiny.artifact(tmp_path)
-    picture = tmp_path / "photo.png"
-    cv2.imwrite(str(picture), tiny.frame())
-    monkeypatch.setattr(sys, "argv", ["segment_image.py", str(artifact), str(picture)])
-    runpy.run_path(str(SAMPLES / "segment_image.py"), run_name="__main__")
-    for suffix in (".overlay.png", ".classes.png", ".json"):
-        assert (tmp_path / f"photo{suffix}").stat().st_size > 0
-    assert capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_the_operator_in_a_foreign_network(tmp_path):
-    path = tmp_path / "deeplab_imp.onnx"
-    sample = runpy.run_path(str(SAMPLES / "foreign_model" / "foreign_model.py"))
-    history = sample["main"](["--steps", "1", "-o", str(path)])
-    assert all(loss > 0 for loss in history)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    feeds = {
-        "images": np.full((1, 3, 128, 256), 0.5, np.float32),
-        "boxes": np.tile(np.array([40, 30, 200, 100], np.float32), (1, 20, 1)),
-        "scores": np.zeros((1, 20), np.float32),
-        "labels": np.zeros((1, 20), np.int64),
-        "masks": np.ones((1, 20, 28, 28), np.float32),
-    }
-    (empty,) = session.run(None, feeds)
-    feeds["scores"][0, 3] = 1.0
-    (full,) = session.run(None, feeds)
-    assert empty.shape == (1, 12, 128, 256)
-    moved = np.abs(full - empty).max(axis=(0, 1))
-    assert moved[40:90, 60:180].min() > 0, "the canvas reaches the logits"
-    assert moved[:20].max() == 0, "and only where the instance is"
-
-
-@pytest.mark.slow
-def test_mask_rcnn_imp_from_coco_weights(tmp_path):
-    picture = tmp_path / "photo.png"
-    cv2.imwrite(str(picture), tiny.frame(90, 120))
-    sample = runpy.run_path(str(SAMPLES / "mask_rcnn_imp_coco.py"))
-    arguments = [str(picture), "-o", str(tmp_path / "out"), "--input-size", "64", "96", "--random-weights"]
-    overlay = sample["main"](arguments)
-    assert cv2.imread(str(overlay)).shape[1] >= 120
-    manifest = json.loads((tmp_path / "out" / "mask_rcnn_imp_coco.fp32.onnx.json").read_text())
-    assert len(manifest["classes"]["names"]) == 81
-
-
-@pytest.mark.parametrize("path", sorted(SAMPLES.rglob("*.py")), ids=lambda p: p.stem)
-def test_samples_stay_short_enough_to_copy(path):
-    assert len(path.read_text().splitlines()) < 150
 
 
 def _on_target(tmp_path, *arguments):

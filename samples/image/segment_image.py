@@ -1,6 +1,6 @@
 """Segment one picture and write three files beside it: overlay, class map, JSON.
 
-python samples/segment_image.py street.fp32.onnx photo.jpg
+python samples/image/segment_image.py street.fp32.onnx photo.jpg
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ import cv2
 import imp_trt
 
 
-def main(artifact: str, picture: str) -> None:
+def segment(artifact: str, picture: str) -> None:
+    """Write <picture>.overlay.png, .classes.png and .json, and list the instances.
+
+    Raises:
+        imp_trt.ImpTrtError: no such network, or a file cannot be written.
+    """
     frame = cv2.imread(picture)  # BGR; None if the file is not an image
     if frame is None:
         sys.exit(f"{picture} is not a readable image")
@@ -21,15 +26,18 @@ def main(artifact: str, picture: str) -> None:
     with imp_trt.Segmenter(artifact) as segmenter:
         result = segmenter.run(frame)
     cv2.imwrite(f"{stem}.overlay.png", result.plot(frame, legend=True))
-    cv2.imwrite(f"{stem}.classes.png", result.semantic)
-    Path(f"{stem}.json").write_text(result.to_json())
+    result.save(f"{stem}.classes.png")  # 8 bits, one channel, pixel = class index
+    result.save(f"{stem}.json")
     for box, label, score in zip(
         result.instances.boxes, result.instances.labels, result.instances.scores, strict=True
     ):
-        print(f"{result.classes.names[label]:<12} {score:.2f}  {box.round(1).tolist()}")
+        print(f"{result.classes.names[label]:<12} {score:.2f}  {[round(float(side), 1) for side in box]}")
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    try:
+        segment(*sys.argv[1:])
+    except imp_trt.ImpTrtError as error:
+        sys.exit(str(error))  # it says what was expected, what was there, and how to mend it

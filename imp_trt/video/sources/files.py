@@ -1,4 +1,4 @@
-"""Where frames come from: an image, a folder, a pattern, a video file."""
+"""Frames from files: images, and videos decoded by OpenCV."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,108 +18,20 @@ from numpy.typing import NDArray
 from imp_trt.errors import SourceError
 from imp_trt.images import IMAGE_SUFFIXES, read_image
 from imp_trt.video.containers import missing_bytes
+from imp_trt.video.frame import Frame
+from imp_trt.video.sources.captures import Capture
+from imp_trt.video.sources.source import ClosingSource, Source
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
 
 _log = logging.getLogger(__name__)
 
-_KINDS = "an image, a folder or pattern of images, or a video file"
 
-
-@dataclass(frozen=True)
-class Frame:
-    """One picture of a source.
-
-    Attributes:
-        image: [h, w, 3] uint8 BGR.
-        index: position in the source, from 0.
-        name: unique within the source; the stem of an image file, the number of a video frame.
-        time_s: presentation time in seconds as the container says; None for images.
-    """
-
-    image: NDArray[np.uint8]
-    index: int
-    name: str
-    time_s: float | None
-
-
-class Source(Protocol):
-    """Frames in order, once.
-
-    Attributes:
-        name: what was opened.
-        paths: the files that are read.
-        frames: how many frames there are, None if unknown.
-        fps: frames per second as the container says, None for images or if it does not say.
-    """
-
-    name: str
-    paths: tuple[Path, ...]
-    frames: int | None
-    fps: float | None
-
-    def __iter__(self) -> Iterator[Frame]: ...
-    def __enter__(self) -> Source: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-    def close(self) -> None:
-        """Release the file; idempotent."""
-        ...
-
-
-def open_source(spec: str | os.PathLike[str]) -> Source:
-    """Open what spec names.
-
-    Args:
-        spec: path of an image, of a folder of images, of a video, or a pattern such as ``'run/*.png'``.
-            Files of a folder or pattern come in natural order (frame2 before frame10).
-
-    Raises:
-        SourceError: nothing is there, or it is not something that frames come from.
-    """
-    text = os.fspath(spec)
-    path = Path(text)
-    if path.is_dir():
-        return ImageSource(text, _images_in(path))
-    if not path.exists():
-        if re.match(r"^[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) or text.isdigit():
-            raise SourceError(
-                f"source {_redacted(text)}",
-                expected=_KINDS,
-                got="a camera or stream",
-                fix="record it to a file first; this version reads files only",
-            )
-        if glob.has_magic(text):
-            return ImageSource(text, _images_matching(text))
-        raise SourceError(f"source {text}", expected=_KINDS, got="nothing at this path", fix="check the path")
-    suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
-        return ImageSource(text, [path])
-    if suffix in VIDEO_SUFFIXES:
-        return VideoSource(path)
-    raise SourceError(
-        f"source {text}",
-        expected=f"a file that ends with {', '.join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))}",
-        got=suffix or "no suffix",
-        fix="rename the file to what it is, or convert it",
-    )
-
-
-class _Closing:
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Release the file; idempotent."""
-
-
-class ImageSource(_Closing):
+class ImageSource(ClosingSource):
     """Image files, each read when its turn comes. See :class:`Source`."""
 
     fps: float | None = None
+    live = False
 
     def __init__(self, name: str, paths: Sequence[Path]) -> None:
         self.name = name
@@ -140,10 +50,14 @@ class ImageSource(_Closing):
             yield Frame(read_image(path), index, self._names[index], None)
 
 
-class VideoSource(_Closing):
-    """A video file, decoded by OpenCV. See :class:`Source`.
+class VideoSource(ClosingSource):
+    """A recorded video, decoded by OpenCV. See :class:`Source`.
 
     The first frame is decoded on opening, so that a file without pictures is refused there.
+
+    Args:
+        path: the file; or, without credentials, the address that capture reads.
+        capture: what is open already at an address; closed with the source.
 
     Raises:
         SourceError: missing, empty, cut short, damaged, or without a video stream; while iterating, if
@@ -151,24 +65,14 @@ class VideoSource(_Closing):
             logged).
     """
 
-    def __init__(self, path: Path) -> None:
-        self.name = str(path)
-        self.paths: tuple[Path, ...] = (path,)
-        try:
-            size = path.stat().st_size
-            missing = missing_bytes(path)
-        except OSError as error:
-            raise SourceError(f"video {path}", expected="a readable file", got=error.strerror) from error
-        if not size or missing:
-            raise SourceError(
-                f"video {path}",
-                expected="a whole file",
-                got=f"one that is cut short by {missing} bytes" if size else "an empty file",
-                fix="copy or record it again",
-            )
-        self._capture: Any = cv2.VideoCapture(str(path.resolve()), _file_backend())
+    live = False
+
+    def __init__(self, path: str | os.PathLike[str], capture: Capture | None = None) -> None:
+        self.name = os.fspath(path)
+        self.paths: tuple[Path, ...] = () if capture else (Path(path),)
+        self._capture: Any = capture or _opened(Path(path))
         self._decoded = 0
-        self._first = self._read() if self._capture.isOpened() else None
+        self._first = self._read()
         if self._first is None:
             self.close()
             raise SourceError(
@@ -223,13 +127,29 @@ class VideoSource(_Closing):
         return image, milliseconds / 1e3 if math.isfinite(milliseconds) and milliseconds >= 0 else None
 
 
+def _opened(path: Path) -> Any:
+    try:
+        size = path.stat().st_size
+        missing = missing_bytes(path)
+    except OSError as error:
+        raise SourceError(f"video {path}", expected="a readable file", got=error.strerror) from error
+    if not size or missing:
+        raise SourceError(
+            f"video {path}",
+            expected="a whole file",
+            got=f"one that is cut short by {missing} bytes" if size else "an empty file",
+            fix="copy or record it again",
+        )
+    return cv2.VideoCapture(str(path.resolve()), _file_backend())
+
+
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
     """Sort key by which frame2 comes before frame10."""
     parts = re.split(r"(\d+)", str(path))
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
     try:
         names = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     except OSError as error:
@@ -242,7 +162,7 @@ def _images_in(folder: Path) -> list[Path]:
     return found
 
 
-def _images_matching(pattern: str) -> list[Path]:
+def images_matching(pattern: str) -> list[Path]:
     found = sorted((Path(p) for p in glob.glob(pattern, recursive=True)), key=natural_key)
     if not found:
         raise SourceError(
@@ -260,8 +180,3 @@ def _file_backend() -> int:
     """FFmpeg where OpenCV has it: the other readers guess by name, e.g. at numbered images."""
     available = cv2.videoio_registry.getBackends()
     return int(cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in available else cv2.CAP_ANY)
-
-
-def _redacted(url: str) -> str:
-    """The address without user and password."""
-    return re.sub(r"//[^/@]*@", "//***@", url)

@@ -1,0 +1,31 @@
+"""The browser view: a page with the live overlay, its classes and its timing. Names are fetched on use.
+
+What the page asks for is there for other programs too, all of it GET and read only:
+
+- ``/frame?after=N&layers=classes,instances,canvas&alpha=50&source=NAME``: a JPEG as soon as there is one
+  with a higher number than N (204 if none comes within 5 s), with Frame-Sequence, -Index, -Name and -Age (ms)
+  as headers. No layers is the camera's picture. ``hold=1`` keeps the picture for ``/frame?held=N``.
+- ``/stream?layers=...``: the same as motion JPEG, for VLC, OpenCV and the like.
+- ``/state?after=N``: counters, share of each class, and the times of the pictures after number N, as JSON.
+- ``/about``: title and classes, as JSON.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imp_trt.video.serve.view import BrowserView as BrowserView
+
+__all__ = ["BrowserView"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "BrowserView":
+        return import_module("imp_trt.video.serve.view").BrowserView
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,183 @@
+// A graph of milliseconds over the last seconds: lines, a deadline, and the value under the pointer.
+
+const WINDOW_S = 30;
+const LEFT = 34,
+  RIGHT = 6,
+  TOP = 8,
+  BOTTOM = 18;
+
+// The smallest of 1, 2, 5 x 10^n that keeps `value` within four steps.
+function step(value) {
+  const rough = Math.max(value, 1e-3) / 4;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  return power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
+}
+
+export function percentile(values, percent) {
+  if (!values.length) return null;
+  const sorted = [...values].sort((a, b) => a - b);
+  const place = ((sorted.length - 1) * percent) / 100,
+    low = Math.floor(place);
+  const high = Math.min(low + 1, sorted.length - 1);
+  return sorted[low] + (sorted[high] - sorted[low]) * (place - low);
+}
+
+export class Graph {
+  // series: [[name of the sample's value, what it is called, name of the CSS colour], ...]
+  constructor(canvas, series) {
+    this.canvas = canvas;
+    this.series = series;
+    this.samples = [];
+    this.now = 0;
+    this.deadline = null;
+    this.pointer = null;
+    canvas.addEventListener("pointermove", (event) => {
+      this.pointer = event.offsetX;
+      this.draw();
+    });
+    canvas.addEventListener("pointerleave", () => {
+      this.pointer = null;
+      this.draw();
+    });
+    new ResizeObserver(() => this.draw()).observe(canvas);
+  }
+
+  show(samples, now, deadline) {
+    this.samples = samples.filter((sample) => now - sample.seconds <= WINDOW_S);
+    this.now = now;
+    this.deadline = deadline;
+    this.draw();
+  }
+
+  values(name) {
+    return this.samples.map((sample) => sample[name]).filter((value) => value !== null);
+  }
+
+  draw() {
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    if (!width || !height) return;
+    const ratio = window.devicePixelRatio || 1;
+    this.canvas.width = Math.round(width * ratio);
+    this.canvas.height = Math.round(height * ratio);
+    const pen = this.canvas.getContext("2d");
+    pen.scale(ratio, ratio);
+    const style = getComputedStyle(this.canvas);
+    this.colour = (name) => style.getPropertyValue(name);
+    pen.font = `11px ${style.fontFamily}`;
+    const all = this.series.flatMap(([name]) => this.values(name));
+    // One outlier in a hundred may leave the top: the rest would be a flat line.
+    const highest =
+      Math.max(percentile(all, 99) ?? 0, this.deadline && all.length ? this.deadline : 0, 1) * 1.08;
+    const tick = step(highest),
+      top = Math.ceil(highest / tick) * tick;
+    const x = (seconds) => width - RIGHT - ((this.now - seconds) / WINDOW_S) * (width - LEFT - RIGHT);
+    const y = (value) => height - BOTTOM - Math.min(value / top, 1.03) * (height - TOP - BOTTOM);
+    if (!all.length) return this.empty(pen, width, height);
+    this.grid(pen, width, height, tick, top, y);
+    // The first one is broad and filled, so that it shows beneath another that is as high.
+    this.series.forEach(([name, , colour], i) => {
+      this.line(pen, name, this.colour(colour), x, y, i ? null : height - BOTTOM);
+    });
+    if (this.deadline) this.mark(pen, width, y(this.deadline));
+    if (this.pointer !== null) this.read(pen, width, height, x, y);
+  }
+
+  grid(pen, width, height, tick, top, y) {
+    pen.strokeStyle = this.colour("--line");
+    pen.fillStyle = this.colour("--dim");
+    pen.lineWidth = 1;
+    pen.textAlign = "right";
+    pen.textBaseline = "middle";
+    for (let value = 0; value <= top + tick / 2; value += tick) {
+      const level = Math.round(y(value)) + 0.5;
+      pen.beginPath();
+      pen.moveTo(LEFT, level);
+      pen.lineTo(width - RIGHT, level);
+      pen.stroke();
+      pen.fillText(String(+value.toPrecision(3)), LEFT - 6, level);
+    }
+    pen.textBaseline = "alphabetic";
+    pen.fillText("now", width - RIGHT, height - 4);
+    pen.textAlign = "left";
+    pen.fillText(`\u2212${WINDOW_S} s`, LEFT, height - 4);
+  }
+
+  empty(pen, width, height) {
+    pen.textAlign = "center";
+    pen.fillStyle = this.colour("--dim");
+    pen.fillText("not measured yet", width / 2, height / 2);
+  }
+
+  line(pen, name, colour, x, y, ground) {
+    const points = this.samples.filter((s) => s[name] !== null).map((s) => [x(s.seconds), y(s[name])]);
+    if (!points.length) return;
+    const path = new Path2D();
+    points.forEach(([px, py], i) => (i ? path.lineTo(px, py) : path.moveTo(px, py)));
+    pen.save();
+    pen.beginPath();
+    pen.rect(LEFT, 0, this.canvas.clientWidth, this.canvas.clientHeight);
+    pen.clip();
+    if (ground !== null) {
+      const area = new Path2D(path);
+      area.lineTo(points[points.length - 1][0], ground);
+      area.lineTo(points[0][0], ground);
+      pen.globalAlpha = 0.16;
+      pen.fillStyle = colour;
+      pen.fill(area);
+      pen.globalAlpha = 1;
+    }
+    pen.strokeStyle = colour;
+    pen.lineWidth = ground === null ? 1.1 : 2.4;
+    pen.lineJoin = "round";
+    pen.stroke(path);
+    pen.restore();
+  }
+
+  mark(pen, width, level) {
+    pen.save();
+    pen.strokeStyle = pen.fillStyle = this.colour("--bad");
+    pen.setLineDash([5, 4]);
+    pen.beginPath();
+    pen.moveTo(LEFT, level);
+    pen.lineTo(width - RIGHT, level);
+    pen.stroke();
+    pen.textAlign = "left";
+    pen.fillText("deadline", LEFT + 4, level - 4);
+    pen.restore();
+  }
+
+  // The sample nearest to the pointer, with its values.
+  read(pen, width, height, x, y) {
+    const near = (a, b) =>
+      Math.abs(x(a.seconds) - this.pointer) < Math.abs(x(b.seconds) - this.pointer) ? a : b;
+    const sample = this.samples.reduce(near),
+      at = x(sample.seconds);
+    const texts = this.series
+      .filter(([name]) => sample[name] !== null)
+      .map(([name, called, colour]) => [`${called} ${sample[name].toFixed(1)} ms`, colour, y(sample[name])]);
+    if (!texts.length) return;
+    pen.strokeStyle = this.colour("--dim");
+    pen.beginPath();
+    pen.moveTo(at, TOP);
+    pen.lineTo(at, height - BOTTOM);
+    pen.stroke();
+    const wide = Math.max(...texts.map(([text]) => pen.measureText(text).width)) + 28;
+    const left = at + 8 + wide > width ? at - 8 - wide : at + 8;
+    pen.fillStyle = this.colour("--panel");
+    pen.strokeStyle = this.colour("--line");
+    pen.beginPath();
+    pen.roundRect(left, TOP, wide, 8 + 16 * texts.length, 5);
+    pen.fill();
+    pen.stroke();
+    pen.textAlign = "left";
+    texts.forEach(([text, colour, level], i) => {
+      pen.fillStyle = this.colour(colour);
+      pen.beginPath();
+      pen.arc(at, level, 3, 0, 7);
+      pen.fill();
+      pen.fillRect(left + 8, TOP + 10 + 16 * i, 8, 3);
+      pen.fillStyle = this.colour("--ink");
+      pen.fillText(text, left + 21, TOP + 15.5 + 16 * i);
+    });
+  }
+}

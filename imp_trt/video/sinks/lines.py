@@ -1,0 +1,124 @@
+"""One line of JSON per frame, into a file or to whoever reads a pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import stat
+from pathlib import Path
+from typing import Protocol
+
+from imp_trt.errors import OutputError
+from imp_trt.files import unwritable
+from imp_trt.result import DRAWN_SCORE
+from imp_trt.video.sinks.sink import Base, Segmented
+from imp_trt.video.sinks.text_file import TextFile
+
+READER_TIMEOUT_S = 1.5
+"""How long a reader of a pipe may leave it full."""
+
+_OWN_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)|/dev/std(out|err)")
+
+
+class JsonLines(Base):
+    """One line of JSON per frame: index, name, time_s, and the result's to_dict.
+
+    Lines of several sources have "source"; where the age of the frame is known, "age_ms".
+
+    Args:
+        path: a file, which appears when the sink is closed; or a named pipe or device such as
+            ``/dev/stdout``, which gets every line at once.
+        min_score: instances below are left out.
+
+    Raises:
+        OutputError: the place cannot be written, nobody reads the pipe, or its reader went away or took
+            nothing for READER_TIMEOUT_S.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], min_score: float = DRAWN_SCORE) -> None:
+        self._min_score = min_score
+        self._file: _Lines = _Pipe(Path(path)) if _streams(Path(path)) else TextFile(Path(path))
+
+    def write(self, item: Segmented) -> bool:
+        """See :meth:`Sink.write`."""
+        frame = item.frame
+        line: dict[str, object] = {"index": frame.index, "name": frame.name, "time_s": frame.time_s}
+        if item.source:
+            line["source"] = item.source
+        if item.age_s is not None:
+            line["age_ms"] = round(1e3 * item.age_s, 3)
+        line.update(item.result.to_dict(self._min_score))
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        return True
+
+    def close(self) -> None:
+        """See :meth:`Sink.close`."""
+        self._file.commit()
+
+    def abort(self) -> None:
+        """See :meth:`Sink.abort`."""
+        self._file.discard()
+
+
+class _Lines(Protocol):
+    def write(self, text: str) -> None: ...
+    def commit(self) -> None: ...
+    def discard(self) -> None: ...
+
+
+class _Pipe:
+    """Text to a pipe or device, at once; a reader that hangs does not hang the writer."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        own = _OWN_DESCRIPTOR.fullmatch(str(path))
+        try:
+            if own:
+                # Opened anew, a file that the shell redirects to would be written from its start again.
+                self._descriptor = os.dup(int(own[1] or {"out": 1, "err": 2}[own[2]]))
+            else:
+                # Without O_NONBLOCK, opening a pipe waits for ever for a reader.
+                self._descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+    def write(self, text: str) -> None:
+        if self._descriptor is None:
+            raise OutputError(f"{self._path} cannot be written", got="a closed sink")
+        data = memoryview(text.encode())
+        room = select.poll()
+        room.register(self._descriptor, select.POLLOUT)
+        try:
+            while data:
+                if not room.poll(READER_TIMEOUT_S * 1e3):
+                    raise OutputError(
+                        f"{self._path} cannot be written",
+                        got=f"a reader that took nothing for {READER_TIMEOUT_S:g} s",
+                        fix="read faster, or write to a file",
+                    )
+                # A pipe that is ready takes this much without waiting, whatever mode it was opened in.
+                data = data[os.write(self._descriptor, data[: select.PIPE_BUF]) :]
+        except OSError as error:
+            raise unwritable(self._path, error) from error
+
+    def commit(self) -> None:
+        self.discard()
+
+    def discard(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _streams(path: Path) -> bool:
+    """Whether a place takes text at once: a pipe, a terminal, a device."""
+    if _OWN_DESCRIPTOR.fullmatch(str(path)):
+        return True
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)

@@ -1,0 +1,118 @@
+"""From what a user writes to the source it names."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from functools import partial
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import cv2
+
+from imp_trt.errors import SourceError
+from imp_trt.images import IMAGE_SUFFIXES
+from imp_trt.video.sources.addresses import redacted
+from imp_trt.video.sources.captures import open_camera, open_csi, open_gstreamer, open_stream
+from imp_trt.video.sources.files import VIDEO_SUFFIXES, ImageSource, VideoSource, images_in, images_matching
+from imp_trt.video.sources.live import LiveSource, OnEvent
+from imp_trt.video.sources.source import Source
+
+_KINDS = (
+    "an image, a folder or pattern of images, a video file, a camera (0, /dev/video0, v4l2:///dev/video0, "
+    "csi://0), a stream (rtsp://, rtsps://, http://, https://), or gstreamer:PIPELINE"
+)
+_WISHES = ("width", "height", "fps", "codec")
+
+
+def open_source(spec: str | os.PathLike[str], *, on_event: OnEvent | None = None) -> Source:
+    """Open what spec names.
+
+    Args:
+        spec: path of an image, of a folder of images, of a video, or a pattern such as ``'run/*.png'``
+            (files of a folder or pattern come in natural order: frame2 before frame10); a camera: ``0``,
+            ``/dev/video0``, ``v4l2:///dev/video0`` or, on Jetson, ``csi://0``, the last two with wishes such
+            as ``?width=1280&height=720&fps=30`` (V4L2: ``&codec=MJPG``); a stream: ``rtsp://``,
+            ``rtsps://``, ``http://``, ``https://``; ``gstreamer:`` and a pipeline that ends in an appsink.
+            What exists as a file is taken for a file.
+        on_event: for cameras and streams, see LiveSource.
+
+    Raises:
+        SourceError: nothing is there, or it is not something that frames come from.
+        DependencyMissing: OpenCV has no GStreamer, which the source needs; or a CSI camera anywhere but on
+            Jetson.
+    """
+    text = os.fspath(spec)
+    path = Path(text)
+    if path.is_dir():
+        return ImageSource(text, images_in(path))
+    if path.is_char_device() or re.fullmatch(r"/dev/(video\d+|v4l/.+)", text):
+        return _camera(text, path, {}, on_event)
+    if not path.exists():
+        if text.isdecimal():
+            return _camera(text, Path(f"/dev/video{int(text)}"), {}, on_event)
+        scheme = re.match(r"([a-z][a-z0-9+.-]*):(?=//)|gstreamer:", text, re.IGNORECASE)
+        if scheme:
+            return _by_scheme(scheme.group().rstrip(":").lower(), text, on_event)
+        if glob.has_magic(text):
+            return ImageSource(text, images_matching(text))
+        what = f"source {redacted(text)}"  # an address with a slash too few lands here
+        raise SourceError(what, expected=_KINDS, got="nothing at this path", fix="check the path")
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return ImageSource(text, [path])
+    if suffix in VIDEO_SUFFIXES:
+        return VideoSource(path)
+    raise SourceError(
+        f"source {text}",
+        expected=f"a file that ends with {', '.join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))}",
+        got=suffix or "no suffix",
+        fix="rename the file to what it is, or convert it",
+    )
+
+
+def _by_scheme(scheme: str, text: str, on_event: OnEvent | None) -> Source:
+    if scheme in ("http", "https"):
+        return _web(text, on_event)
+    if scheme in ("rtsp", "rtsps"):
+        return LiveSource(text, partial(open_stream, text), on_event=on_event)
+    if scheme == "gstreamer":
+        return LiveSource(text, partial(open_gstreamer, text.partition(":")[2].strip()), on_event=on_event)
+    place, _, query = text.partition("://")[2].partition("?")
+    if scheme == "v4l2" and place.startswith("/dev/"):
+        return _camera(text, Path(place), _wishes(text, query), on_event)
+    if scheme == "csi" and place.isdecimal():
+        return LiveSource(text, partial(open_csi, int(place), _wishes(text, query)), on_event=on_event)
+    raise SourceError(f"source {redacted(text)}", expected=_KINDS, got=f"an address with {scheme}:")
+
+
+def _camera(text: str, device: Path, wishes: dict[str, int | str], on_event: OnEvent | None) -> Source:
+    return LiveSource(text, partial(open_camera, device, wishes), on_event=on_event)
+
+
+def _web(url: str, on_event: OnEvent | None) -> Source:
+    """A recording has an end and a number of frames; a camera has neither."""
+    opened = [open_stream(url)]
+    if 0 < opened[0].get(cv2.CAP_PROP_FRAME_COUNT) < 1e9:
+        return VideoSource(redacted(url), opened[0])
+    # Some cameras serve one client at a time: what is open already is the first connection.
+    return LiveSource(url, lambda: opened.pop() if opened else open_stream(url), on_event=on_event)
+
+
+def _wishes(text: str, query: str) -> dict[str, int | str]:
+    wishes: dict[str, int | str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name == "codec" and re.fullmatch(r"[A-Za-z0-9]{4}", value):
+            wishes[name] = value
+        elif name in _WISHES[:3] and value.isdecimal() and int(value):
+            wishes[name] = int(value)
+        else:
+            raise SourceError(
+                f"source {text}",
+                expected=f"after ?: {', '.join(_WISHES)}; whole numbers, codec as four letters",
+                got=f"{name}={value}",
+            )
+    if ("width" in wishes) != ("height" in wishes):
+        raise SourceError(f"source {text}", expected="width and height together", got=query)
+    return wishes

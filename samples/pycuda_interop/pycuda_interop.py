@@ -1,0 +1,123 @@
+"""A PyCUDA kernel before the network: frames go up once and stay on the GPU.
+
+python samples/pycuda_interop/pycuda_interop.py street.fp16.tensorrt.engine night.mp4 --gamma 0.6
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+# Not pycuda.autoinit: that makes a context of its own, whose memory the engine cannot read.
+import pycuda.autoprimaryctx  # noqa: F401
+import pycuda.driver as cuda
+from numpy.typing import NDArray
+from pycuda import gpuarray
+from pycuda.compiler import SourceModule
+
+from imp_trt import ImpTrtError, SegmentationResult, Segmenter
+from imp_trt.video import open_source
+
+KERNEL = """
+__global__ void tone(unsigned char* pixels, int count, const unsigned char* curve)
+{
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) {
+        pixels[i] = curve[pixels[i]];
+    }
+}
+"""
+THREADS, MOST_BLOCKS = 256, 1024
+
+
+class OnStream:
+    """A GPUArray with the stream that fills it.
+
+    PyCUDA says of every array that it is ready. With the stream's handle the engine waits on the GPU for
+    what was enqueued there before run(), and this thread does not wait at all.
+    """
+
+    def __init__(self, array: Any, stream: Any) -> None:
+        self.array = array
+        self.__cuda_array_interface__ = {**array.__cuda_array_interface__, "stream": stream.handle}
+
+
+class ToneCurve:
+    """Frames on the GPU, brightened (gamma < 1) or darkened there.
+
+    Args:
+        gamma: exponent of the tone curve on levels 0-1.
+    """
+
+    def __init__(self, gamma: float) -> None:
+        self.stream = cuda.Stream()
+        levels = 255 * (np.arange(256) / 255) ** gamma
+        self._curve = gpuarray.to_gpu(levels.round().astype(np.uint8))
+        self._kernel = SourceModule(KERNEL).get_function("tone")
+        self._pinned: NDArray[np.uint8] | None = None
+        self._pixels: Any = None
+
+    def upload(self, image: NDArray[np.uint8]) -> OnStream:
+        """The frame on the GPU, good until the next call.
+
+        Call it again only when the network is done with the last one, as it is when Segmenter.run returns.
+
+        Args:
+            image: [h, w, 3] uint8 BGR; it may be changed afterwards.
+        """
+        if self._pinned is None or self._pinned.shape != image.shape:
+            self._pinned = cuda.pagelocked_empty(image.shape, np.uint8)
+            self._pixels = gpuarray.empty(image.shape, np.uint8)
+        self._pinned[...] = image  # from pinned memory the copy runs while this thread goes on
+        self._pixels.set_async(self._pinned, stream=self.stream)
+        blocks = min(-(-image.size // THREADS), MOST_BLOCKS)
+        self._kernel(
+            self._pixels.gpudata,
+            np.int32(image.size),
+            self._curve.gpudata,
+            block=(THREADS, 1, 1),
+            grid=(blocks, 1),
+            stream=self.stream,
+        )
+        return OnStream(self._pixels, self.stream)
+
+
+def segment(segmenter: Segmenter, source: str, gamma: float) -> Iterator[SegmentationResult]:
+    """One result per frame; each is in the frame's own pixels."""
+    tone = ToneCurve(gamma)
+    with open_source(source) as frames:
+        for frame in frames:
+            yield segmenter.run(tone.upload(frame.image))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("engine", help="made by imp-export for TensorRT on this GPU")
+    parser.add_argument("source", help="video, picture or folder of pictures")
+    parser.add_argument("--gamma", type=float, default=0.7, help="below 1 brightens; default 0.7")
+    options = parser.parse_args(arguments)
+    times = []
+    with Segmenter(options.engine) as segmenter:
+        for result in segment(segmenter, options.source, options.gamma):
+            times.append(result.timing["total"])
+            shares = result.pixel_counts() / result.semantic.size
+            seen = [
+                f"{name} {share:.0%}"
+                for name, share in zip(result.classes.names, shares, strict=True)
+                if share
+            ]
+            print(f"{len(times):5d}: {', '.join(seen)}; {len(result.instances)} instances")
+    if times:
+        print(f"{len(times)} frames, {statistics.median(times):.2f} ms each (median)")
+    return len(times)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ImpTrtError as error:
+        sys.exit(str(error))

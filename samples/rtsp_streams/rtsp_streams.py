@@ -1,0 +1,119 @@
+"""Several cameras, one engine: frames of all streams go through one network, the newest of each.
+
+python samples/rtsp_streams/rtsp_streams.py street.fp16.tensorrt.engine \\
+    rtsp://viewer:secret@front/stream rtsp://viewer:secret@rear/stream -o results --serve 8080
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from imp_trt import ImpTrtError, Segmenter
+from imp_trt.video import RunSummary, open_source, run_pipeline
+from imp_trt.video.serve import BrowserView
+from imp_trt.video.sinks import JsonLines, OverlayVideo, Sink
+from imp_trt.video.sources import Source
+
+FPS = 15.0  # of the overlays, where the streams do not say
+REPORT_S = 5.0
+
+
+def open_all(addresses: list[str], stack: ExitStack) -> list[Source]:
+    """Open the streams side by side: each waits seconds for its first picture.
+
+    Raises:
+        SourceError: one of them cannot be opened; the others are closed.
+    """
+
+    def event(kind: str, text: str) -> None:
+        print(f"{kind}: {text}", file=sys.stderr, flush=True)  # addresses come without their passwords
+
+    with ThreadPoolExecutor(len(addresses)) as pool:
+        opening = [pool.submit(open_source, address, on_event=event) for address in addresses]
+        # All that opened are closed at the end, whichever of them failed.
+        failures = [one.exception() for one in opening]
+    for one, failure in zip(opening, failures, strict=True):
+        if failure is None:
+            stack.enter_context(one.result())
+    for failure in failures:
+        if failure is not None:
+            raise failure
+    return [one.result() for one in opening]
+
+
+class Report:
+    """A line per stream every few seconds."""
+
+    def __init__(self) -> None:
+        self.latest: dict[str, Any] = {}
+        self._next = 0.0
+
+    def __call__(self, state: dict[str, Any]) -> None:
+        self.latest = state
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + REPORT_S
+        for stream in state["sources"]:
+            counts = ", ".join(f"{stream[key]} {key}" for key in ("captured", "delivered", "dropped"))
+            print(f"{stream['name']:<16} {counts}, {stream['reconnects']} reconnections", file=sys.stderr)
+
+
+def watch(options: argparse.Namespace) -> RunSummary:
+    """Run until Ctrl-C, --frames, or a stream that stays away for five minutes.
+
+    Raises:
+        ImpTrtError: the network, a stream or an output cannot be opened.
+    """
+    report = Report()
+    with ExitStack() as stack:
+        segmenter = stack.enter_context(Segmenter(options.artifact))
+        segmenter.warmup()
+        streams = open_all(options.streams, stack)
+        sinks: list[Sink] = []
+        if options.output:
+            # One file of lines, each with its "source"; one overlay per stream, overlay_front.mp4 and so on.
+            sinks.append(JsonLines(options.output / "frames.jsonl"))
+            sinks.append(OverlayVideo(options.output / "overlay.mp4", FPS, times="capture"))
+        if options.serve is not None:
+            view = BrowserView(options.serve, classes=segmenter.classes, statistics=lambda: report.latest)
+            print(f"watch at {view.url}", file=sys.stderr, flush=True)
+            sinks.append(view)
+        # One queue per stream, so that a fast one takes nothing from a slow one; one network for all.
+        return run_pipeline(
+            segmenter, streams, sinks, queue_size=1, max_frames=options.frames, on_progress=report
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("artifact", help="an engine for this GPU, or an .onnx file")
+    parser.add_argument("streams", nargs="+", help="rtsp:// addresses; cameras and files work too")
+    parser.add_argument("-o", "--output", type=Path, help="folder for overlays and frames.jsonl")
+    parser.add_argument("--serve", type=int, metavar="PORT", help="show them in a browser")
+    parser.add_argument("--frames", type=int, help="stop after so many, of all streams together")
+    options = parser.parse_args(arguments)
+    try:
+        summary = watch(options)
+    except ImpTrtError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    for stream in summary.sources:
+        print(f"{stream['name']}: {stream['delivered']} of {stream['captured']} frames")
+    print(f"{summary.frames / summary.seconds:.1f} frames/s together")
+    if summary.age_ms and all(stream["live"] for stream in summary.sources):  # frames of files wait
+        print(f"age of the results: p50 {summary.age_ms['p50']:.0f}, p99 {summary.age_ms['p99']:.0f} ms")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

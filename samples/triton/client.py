@@ -1,0 +1,109 @@
+"""Segment a video on a Triton server.
+
+python samples/triton/client.py localhost:8001 street drive.mp4 -o out.mp4
+
+The server's own configuration says how frames must look and what the classes are (make_repository.py puts the
+manifest there), so that this program needs neither the artifact nor a GPU: pip install 'tritonclient[grpc]'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as triton
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
+
+from imp_trt import ImpTrtError
+from imp_trt.decode import decode_instances
+from imp_trt.manifest import parse_manifest
+from imp_trt.resize import Fit
+from imp_trt.result import SegmentationResult
+from imp_trt.video.sinks import DrawOptions, Segmented, overlay_sink
+from imp_trt.video.sources import Frame, open_source
+
+TIMEOUT_S = 10.0  # of one request: a server that hangs must not hang its clients
+
+
+class TritonSegmenter:
+    """Segmenter.run over the network.
+
+    Args:
+        server: host and port of the gRPC service.
+        model: name of the model in the server's repository.
+
+    Raises:
+        tritonclient.utils.InferenceServerException: no server, or no such model.
+    """
+
+    def __init__(self, server: str, model: str) -> None:
+        self._client = triton.InferenceServerClient(server)
+        self._model = model
+        described = self._client.get_model_config(model, client_timeout=TIMEOUT_S).config
+        text = described.parameters["imp_trt.manifest"].string_value
+        self.manifest = parse_manifest(text.encode(), Path(f"{server}/{model}"))
+        self._served = {output.name for output in described.output}
+
+    def run(self, image: NDArray[np.uint8]) -> SegmentationResult:
+        """The result for one [h, w, 3] uint8 BGR frame, in that frame's pixels."""
+        contract = self.manifest.input
+        fit = Fit.of((image.shape[0], image.shape[1]), contract)
+        batch = np.zeros(contract.spec.shape, np.uint8)  # its other places, if any, stay blank
+        fit.forward(np.ascontiguousarray(image), out=batch[0])
+        tensor = triton.InferInput(contract.spec.name, list(batch.shape), "UINT8")
+        tensor.set_data_from_numpy(batch)
+        answer = self._client.infer(self._model, [tensor], client_timeout=TIMEOUT_S)
+        outputs: dict[str, NDArray[Any]] = {
+            spec.name: answer.as_numpy(spec.name)
+            if spec.name in self._served
+            else np.zeros(spec.shape, spec.dtype)
+            for spec in self.manifest.outputs
+        }
+        instances = decode_instances(outputs, 0, fit, self.manifest)
+        return SegmentationResult(fit.semantic_back(outputs["semantic"][0]), instances, self.manifest.classes)
+
+    def __enter__(self) -> TritonSegmenter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+
+def segment(segmenter: TritonSegmenter, frames: Iterable[Frame]) -> Iterator[Segmented]:
+    """Each frame with its result."""
+    for frame in frames:
+        yield Segmented(frame, segmenter.run(frame.image), DrawOptions(legend=True))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("server", help="host:port of the gRPC service, usually port 8001")
+    parser.add_argument("model")
+    parser.add_argument("source", help="video, picture or folder of pictures")
+    parser.add_argument("-o", "--output", default="segmented.mp4", help="where the overlays go")
+    options = parser.parse_args(arguments)
+    count = 0
+    with TritonSegmenter(options.server, options.model) as segmenter, open_source(options.source) as source:
+        with overlay_sink(options.output, source.fps) as sink:
+            for item in segment(segmenter, source):
+                sink.write(item)
+                count += 1
+    print(f"{count} frames -> {options.output}")
+    return count
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ImpTrtError, InferenceServerException) as error:
+        sys.exit(str(error))

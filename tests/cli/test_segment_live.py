@@ -1,0 +1,211 @@
+"""imp-segment on cameras, streams and several sources: Ctrl-C, deadlines, the browser view."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from threading import Event
+from urllib.request import urlopen
+
+import pytest
+
+from imp_trt.cli.segment import main, parser, progress_note
+from imp_trt.video.sources import Frame
+from imp_trt.video.sources import VideoSource as open_file
+from tests.support import clips, tiny
+from tests.support.rtsp_server import RtspServer
+
+pytestmark = pytest.mark.usefixtures("workplace")
+MODEL = ["-a", "model/tiny.fp32.onnx"]
+BEFORE = {"in", "model"}
+
+
+def made() -> set[str]:
+    return set(os.listdir()) - BEFORE
+
+
+class Camera:
+    """A scripted live source: grey pictures every few milliseconds, until it is closed."""
+
+    live = True
+    paths: tuple[Path, ...] = ()
+    frames = fps = None
+    name = "rtsp://***@host/front"
+    reconnects, dropped = 1, 2
+
+    def __init__(self) -> None:
+        self.interrupts_at: int | None = None
+        self._closed = Event()
+
+    def __enter__(self) -> Camera:
+        self._closed.clear()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index in count():
+            if self._closed.wait(0.005):
+                return
+            if index == self.interrupts_at:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield Frame(tiny.frame(), index, f"{index:06d}", index / 30)
+
+    def close(self) -> None:
+        self._closed.set()
+
+
+@pytest.fixture
+def camera(monkeypatch: pytest.MonkeyPatch) -> Camera:
+    made = Camera()
+    monkeypatch.setattr("imp_trt.video.sources.opening.open_source", lambda spec: made)
+    monkeypatch.setattr("imp_trt.video.sources.open_source", lambda spec: made, raising=False)
+    return made
+
+
+def test_a_camera_is_recorded_until_ctrl_c(camera: Camera, capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    camera.interrupts_at = 20
+    argv = ["rtsp://user:secret@host/front", "o.mp4", "--save-json", "r.jsonl", "--deadline", "10s"]
+    assert main([*argv, *MODEL]) == 0
+    out, err = capsys.readouterr()
+    assert signal.getsignal(signal.SIGINT) is before
+    lines = Path("r.jsonl").read_text().splitlines()
+    assert out.startswith(f"frames     {len(lines)} in ")
+    assert "age        p50 " in out
+    assert "1 reconnected, none late" in out
+    assert all(json.loads(line)["age_ms"] >= 0 for line in lines)
+    with open_file(Path("o.mp4")) as source:
+        assert len(list(source)) == len(lines)
+    assert "secret" not in out + err
+
+
+def test_the_second_ctrl_c_interrupts_a_camera_too(
+    camera: Camera, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from imp_trt.segmenter import Segmenter
+
+    run, calls = Segmenter.run, []
+
+    def interrupted(self: Segmenter, frame: object, color: str | None = None) -> object:
+        calls.append(1)
+        if len(calls) == 3:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+        return run(self, frame, color)
+
+    monkeypatch.setattr(Segmenter, "run", interrupted)
+    assert main(["0", "o.mp4", *MODEL]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert made() == set()
+
+
+def test_a_camera_needs_somewhere_to_go(camera: Camera, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["0", *MODEL]) == 2
+    assert "--serve" in capsys.readouterr().err
+    assert main(["0", "null:", *MODEL, "--max-frames", "3", "--json", "--policy", "wait"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["frames"] == 3
+    assert (report["captured"], report["reconnects"], report["deadline_ms"]) == (
+        report["frames"] + report["dropped"], 1, None,
+    )  # fmt: skip
+    assert report["sources"][0]["name"] == "front"
+
+
+def test_several_files_go_to_files_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    clips.write_clip(Path("in/other.mp4"), frames=3)
+    argv = ["in/clip.mp4", "--add-source", "in/other.mp4", "o.mp4", "--save-json", "r.jsonl"]
+    argv += ["--save-panoptic", "p", "--save-classes", "c"]
+    assert main([*argv, *MODEL, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [(s["name"], s["delivered"]) for s in report["sources"]] == [("clip", 5), ("other", 3)]
+    assert made() == {"o_clip.mp4", "o_other.mp4", "r.jsonl", "p", "c"}
+    assert sorted(os.listdir("p")) == ["clip", "other", "panoptic.json"]
+    assert len(os.listdir("c/other")) == 3
+    order = [json.loads(line)["source"] for line in Path("r.jsonl").read_text().splitlines()]
+    assert order == ["clip", "other"] * 3 + ["clip"] * 2
+    assert main(["in/clip.mp4", "--add-source", "in/other.mp4", *MODEL]) == 0
+    assert {"segmented_clip.mp4", "segmented_other.mp4"} < made()
+
+
+@pytest.mark.parametrize("text", ["50ms", "0.05s", "50", " 50 ", ".05s"])
+def test_deadlines(text: str) -> None:
+    assert parser().parse_args(["x", *MODEL, "--deadline", text]).deadline == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("text", ["0", "fast", "-5ms", "5 minutes", "inf", "nan", ""])
+def test_deadlines_that_are_none(text: str) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["x", *MODEL, f"--deadline={text}"])
+
+
+def test_what_the_progress_line_says() -> None:
+    source = {"live": True}
+    state = {
+        "timing_ms": {"total": {"last": 12.4}},
+        "age_ms": {"last": 31.0},
+        "sources": [source],
+        "dropped": 3,
+        "deadline_misses": 0,
+        "reconnects": 1,
+    }
+    assert progress_note(state) == "12 ms a frame, age 31 ms, 3 dropped, 1 reconnected"
+    source["live"] = False
+    assert progress_note(state | {"dropped": 0, "reconnects": 0}) == "12 ms a frame"
+    assert progress_note(state | {"timing_ms": {}, "age_ms": {}, "dropped": 0, "reconnects": 0}) == ""
+
+
+def test_the_browser_view_shows_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from imp_trt.segmenter import Segmenter
+
+    run, pages = Segmenter.run, []
+
+    def watched(self: Segmenter, frame: object, color: str | None = None) -> object:
+        address = re.search(r"live view: (http://127\.0\.0\.1:\d+/)", said[0])
+        assert address is not None
+        with urlopen(address[1], timeout=5) as page:  # noqa: S310 - the address is our own
+            pages.append(page.read())
+        return run(self, frame, color)
+
+    said: list[str] = []
+    monkeypatch.setattr("imp_trt.cli.segment.say", said.append)
+    monkeypatch.setattr(Segmenter, "run", watched)
+    monkeypatch.setenv("DISPLAY", ":0")  # no window beside the browser
+    assert main(["in/clip.mp4", *MODEL, "--serve", "0", "--max-frames", "1"]) == 0
+    assert b"<html" in pages[0]
+    assert made() == set()
+
+
+def test_a_stream_in_a_process_of_its_own_is_recorded_until_ctrl_c() -> None:
+    pictures = [tiny.frame(64, 96, seed) for seed in range(5)]
+    with RtspServer(pictures, fps=50, login=("user", "se/cret")) as server:
+        url = f"rtsp://user:se%2Fcret@127.0.0.1:{server.port}/live"
+        child = subprocess.Popen(
+            [sys.executable, "-m", "imp_trt.cli.segment", url, "o.mp4", "--save-json", "r.jsonl", *MODEL],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while not any(name.startswith(".r") and os.path.getsize(name) for name in os.listdir()):
+            assert child.poll() is None, child.communicate()
+            time.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=20)
+    assert child.returncode == 0, err
+    assert "cret" not in out + err
+    lines = Path("r.jsonl").read_text().splitlines()
+    assert out.startswith(f"frames     {len(lines)} in ")
+    with open_file(Path("o.mp4")) as source:
+        assert len(list(source)) == len(lines) > 0
+    assert made() == {"o.mp4", "r.jsonl"}

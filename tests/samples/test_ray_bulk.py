@@ -1,0 +1,106 @@
+"""Many videos on Ray, on this machine alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.samples.conftest import CLIP_FRAMES, SAMPLES
+
+PROGRAM = SAMPLES / "ray_bulk" / "ray_bulk.py"
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install ray")
+
+
+@pytest.fixture
+def recordings(tmp_path, clip):
+    folder = tmp_path / "recordings"
+    for name in ("monday/front.mp4", "monday/rear.mp4", "front.MP4"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, folder / name)
+    (folder / "notes.txt").write_text("no video")
+    return folder
+
+
+def test_what_is_done_is_not_done_again(sample, recordings, tmp_path):
+    unfinished = sample("ray_bulk/ray_bulk.py").unfinished
+    results = tmp_path / "results"
+    with (recordings / "monday/rear.mp4").open("ab") as file:
+        file.write(bytes(1000))
+    tasks = unfinished(recordings, results)
+    assert [video.relative_to(recordings).as_posix() for video, _ in tasks] == [
+        "monday/rear.mp4",
+        "front.MP4",
+        "monday/front.mp4",
+    ], "the largest first"
+    assert len({place for _, place in tasks}) == 3
+    tasks[0][1].parent.mkdir(parents=True)
+    tasks[0][1].touch()
+    assert unfinished(recordings, results) == tasks[1:]
+
+
+def test_a_worker_goes_on_after_a_damaged_video(sample, artifact, clip, tmp_path):
+    worker = sample("ray_bulk/ray_bulk.py").Worker(str(artifact), 1)
+    damaged, results = tmp_path / "damaged.mp4", tmp_path / "out" / "x.jsonl"
+    damaged.write_bytes(clip.read_bytes()[:5000])
+    assert "damaged.mp4" in worker.segment(str(damaged), str(results))["error"]
+    assert not results.exists()
+    assert worker.segment(str(clip), str(results))["frames"] == CLIP_FRAMES
+    assert len(results.read_text().splitlines()) == CLIP_FRAMES
+
+
+def test_a_missing_network_is_said_before_ray_starts(sample, recordings, tmp_path, capsys):
+    main = sample("ray_bulk/ray_bulk.py").main
+    assert main([str(tmp_path / "no.onnx"), str(recordings), "-o", str(tmp_path / "results")]) == 4
+    assert "no.onnx" in capsys.readouterr().err
+
+
+def _run(*arguments, program=PROGRAM):
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, str(program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        env=environment,
+    )
+
+
+@pytest.mark.slow
+def test_all_videos_on_two_workers_one_of_which_is_killed(recordings, artifact, tmp_path):
+    (recordings / "broken.mp4").write_bytes(b"not a video")
+    # One video takes its worker with it, once: the worker comes back, and so does the video.
+    flag = tmp_path / "died"
+    program = tmp_path / "ray_bulk.py"
+    text = PROGRAM.read_text()
+    begin = "        try:\n            with open_source(video)"
+    assert begin in text
+    dies = (
+        f"        import os, pathlib\n"
+        f"        flag = pathlib.Path({str(flag)!r})\n"
+        f"        if 'rear' in video and not flag.exists():\n"
+        f"            flag.touch()\n"
+        f"            os._exit(1)\n"
+    )
+    program.write_text(text.replace(begin, dies + begin))
+    results = tmp_path / "results"
+    options = (artifact, recordings, "-o", results, "--workers", "2")
+    done = _run(*options, program=program)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert flag.exists()
+    assert "3 videos done, 1 failed" in done.stdout
+    assert "broken.mp4: " in done.stderr
+    found = sorted(path.relative_to(results).as_posix() for path in results.rglob("*") if path.is_file())
+    assert found == ["front.MP4.jsonl", "monday/front.mp4.jsonl", "monday/rear.mp4.jsonl"]
+    for name in found:
+        lines = [json.loads(line) for line in (results / name).read_text().splitlines()]
+        assert [line["index"] for line in lines] == list(range(CLIP_FRAMES))
+    (recordings / "broken.mp4").unlink()
+    again = _run(*options)
+    assert (again.returncode, again.stdout) == (0, "nothing left to do\n")

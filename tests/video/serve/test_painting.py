@@ -1,0 +1,106 @@
+"""What is drawn for whom, and what is not."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from imp_trt.classes import ClassTable
+from imp_trt.result import Instances, SegmentationResult
+from imp_trt.video.serve import painting
+from imp_trt.video.serve.latest import Shown
+from imp_trt.video.serve.painting import Painter, View, encoded, fitted, paint
+from imp_trt.video.sinks import DrawOptions
+from tests.video.serve.made import SIZE, picture, segmented
+
+
+def seen(layers: str, alpha: float | None = None, **changes: Any) -> np.ndarray[Any, Any]:
+    return paint(segmented(**changes), View(frozenset(filter(None, layers.split(","))), alpha))
+
+
+def test_layers() -> None:
+    item = segmented()
+    assert seen("") is not None
+    assert np.array_equal(seen(""), picture(0))
+    assert np.array_equal(seen("classes,instances"), item.overlay)
+    # Each layer alone changes what it should: a corner of the sky, the car's middle.
+    sky, car = (2, 60), (20, 16)
+    changed = {
+        name: [bool((seen(name)[at] != picture(0)[at]).any()) for at in (sky, car)]
+        for name in ("classes", "instances", "canvas")
+    }
+    assert changed == {"classes": [True, True], "instances": [False, True], "canvas": [True, True]}
+
+
+def test_the_run_overlay_is_shared_with_other_sinks() -> None:
+    item = segmented()
+    both = frozenset(("classes", "instances"))
+    assert paint(item, View(both)) is item.overlay
+    assert paint(item, View(both, 0.5)) is item.overlay
+    assert paint(item, View(both, 0.8)) is not item.overlay
+
+
+def test_canvas_is_bright_where_instances_are_and_dim_elsewhere() -> None:
+    lit = seen("canvas").astype(int).sum(axis=2)
+    plain = int(picture(0)[0, 0].astype(int).sum())
+    assert lit[24, 16] > 2 * plain  # the car of score 0.9
+    assert 0 < lit[24, 48] - lit[2, 2] < lit[24, 16] / 2  # the one of score 0.1
+    assert lit[2, 62] < plain / 2
+
+
+@pytest.mark.parametrize("things", [(), (2,)])
+def test_canvas_without_instances_is_dim(things: tuple[int, ...]) -> None:
+    classes = ClassTable(("a", "b", "c"), things, ((1, 2, 3),) * 3)
+    none = Instances(
+        np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, np.float32),
+        np.zeros((0, 4, 4), np.float32), SIZE,
+    )  # fmt: skip
+    shown = seen("canvas", result=SegmentationResult(np.zeros(SIZE, np.uint8), none, classes))
+    assert shown.shape == (*SIZE, 3)
+    assert shown.max() < picture(0).max()
+
+
+def test_instances_follow_the_runs_lowest_score() -> None:
+    unsure = (20, 48)
+    for score, drawn in ((0.3, False), (0.05, True)):
+        shown = seen("instances", draw=DrawOptions(min_score=score, labels=False))
+        assert (shown[unsure] != picture(0)[unsure]).any() == drawn
+
+
+def test_queries() -> None:
+    assert View.from_query({}) == View(frozenset(("classes", "instances")))
+    assert View.from_query({"layers": [""], "alpha": ["70"]}) == View(frozenset())
+    assert View.from_query({"layers": ["classes,canvas"], "alpha": ["34"]}).alpha == 0.3
+    for query in ({"layers": ["clases"]}, {"alpha": ["x"]}, {"alpha": ["101"]}, {"alpha": ["-1"]}):
+        with pytest.raises(ValueError, match=r"layers|alpha|literal"):
+            View.from_query(query)
+
+
+def test_one_drawing_for_all_who_watch_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def count(item: Any, view: View) -> Any:
+        drawn.append(view)
+        return paint(item, view)
+
+    monkeypatch.setattr(painting, "paint", count)
+    painter, shown = Painter(), Shown(1, segmented())
+    with ThreadPoolExecutor(8) as pool:
+        jpegs = set(pool.map(lambda _: painter.jpeg(shown, View(frozenset())), range(8)))
+    assert len(drawn) == len(jpegs) == 1
+    painter.jpeg(shown, View(frozenset(["canvas"])))
+    painter.jpeg(Shown(2, segmented(1)), View(frozenset()))
+    assert len(drawn) == 3
+
+
+def test_large_pictures_are_made_smaller_and_small_ones_kept() -> None:
+    assert fitted(np.zeros((2160, 3840, 3), np.uint8)).shape == (1080, 1920, 3)
+    assert fitted(np.zeros((1, 9000, 3), np.uint8)).shape == (1, 1920, 3)
+    small = picture(0)
+    assert fitted(small) is small
+    read = cv2.imdecode(np.frombuffer(encoded(small), np.uint8), cv2.IMREAD_COLOR)
+    assert abs(read.astype(int) - small).max() <= 2

@@ -1,0 +1,139 @@
+"""JSON lines into files, pipes and devices."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from imp_trt.errors import OutputError
+from imp_trt.video.sinks import JsonLines, lines
+from tests.video.sinks.conftest import MakeItem
+
+
+def test_json_lines(tmp_path: Path, item: MakeItem) -> None:
+    path = tmp_path / "out.jsonl"
+    with JsonLines(path, min_score=0.7) as sink:
+        for i in range(3):
+            sink.write(item(i))
+        assert not path.exists()
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["index"], line["name"], line["time_s"]) for line in found] == [
+        (0, "name0", 0.0),
+        (1, "name1", 0.1),
+        (2, "name2", 0.2),
+    ]
+    assert all(len(line["instances"]) == 1 for line in found)
+    assert not {"source", "age_ms"} & set(found[0])
+    assert os.listdir(tmp_path) == ["out.jsonl"]
+
+
+def test_source_and_age_where_they_are_known(tmp_path: Path, item: MakeItem) -> None:
+    with JsonLines(tmp_path / "x") as sink:
+        sink.write(item(source="front", age_s=0.01234567))
+    line = json.loads((tmp_path / "x").read_text())
+    assert (line["source"], line["age_ms"]) == ("front", 12.346)
+
+
+def test_json_in_place_of_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="folder"):
+        JsonLines(tmp_path)
+
+
+@contextmanager
+def pipe(folder: Path) -> Iterator[tuple[Path, int]]:
+    """A named pipe and the descriptor to read it by."""
+    path = folder / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        yield path, reader
+    finally:
+        try:
+            os.close(reader)
+        except OSError:
+            pass
+
+
+def test_a_pipe_gets_each_line_at_once(tmp_path: Path, item: MakeItem) -> None:
+    with pipe(tmp_path) as (path, reader), JsonLines(path) as sink:
+        for i in range(2):
+            sink.write(item(i))
+            assert json.loads(os.read(reader, 1 << 16))["index"] == i
+    assert path.is_fifo()
+
+
+def test_a_slow_reader_gets_every_line(tmp_path: Path, item: MakeItem) -> None:
+    """More than a pipe holds: the writer waits for the reader."""
+    got: list[bytes] = []
+    count = 400
+    with pipe(tmp_path) as (path, reader):
+
+        def read() -> None:
+            os.set_blocking(reader, True)
+            while part := os.read(reader, 1 << 12):
+                got.append(part)
+
+        sink = JsonLines(path)
+        thread = threading.Thread(target=read)
+        thread.start()
+        for i in range(count):
+            sink.write(item(i))
+        sink.close()
+        thread.join(5)
+        assert not thread.is_alive()
+    text = b"".join(got)
+    assert len(text) > 1 << 16
+    assert [json.loads(line)["index"] for line in text.splitlines()] == list(range(count))
+
+
+def test_a_reader_that_hangs_is_an_error_and_does_not_hang_the_run(
+    tmp_path: Path, item: MakeItem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "READER_TIMEOUT_S", 0.05)
+    with pipe(tmp_path) as (path, _), JsonLines(path) as sink:
+        with pytest.raises(OutputError, match="took nothing"):
+            all(sink.write(item(i)) for i in range(1000))
+
+
+def test_a_reader_that_went_is_an_error(tmp_path: Path, item: MakeItem) -> None:
+    with pipe(tmp_path) as (path, reader), JsonLines(path) as sink:
+        os.close(reader)
+        with pytest.raises(OutputError, match="Broken pipe"):
+            sink.write(item())
+
+
+def test_a_pipe_that_nobody_reads_is_an_error_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="pipe"):
+        JsonLines(tmp_path / "pipe")
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
+def test_a_full_device_is_an_error(item: MakeItem) -> None:
+    with JsonLines("/dev/full") as sink, pytest.raises(OutputError, match="No space left"):
+        sink.write(item())
+
+
+def test_standard_output_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Redirected to a file, /dev/stdout must be neither replaced nor written over."""
+    code = (
+        "from imp_trt.video.sinks.lines import _Pipe, _streams\n"
+        "from pathlib import Path\n"
+        "print('before', flush=True)\n"
+        "path = Path('/dev/stdout')\n"
+        "assert _streams(path)\n"
+        "pipe = _Pipe(path); pipe.write('line\\n'); pipe.commit()\n"
+        "print('after')\n"
+    )
+    out = tmp_path / "out.txt"
+    with out.open("wb") as file:
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True, timeout=60)
+    assert out.read_text() == "before\nline\nafter\n"

@@ -1,0 +1,60 @@
+"""Picture sequences: names, formats, exact class maps."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from imp_trt.errors import OutputError
+from imp_trt.result import SegmentationResult
+from imp_trt.video.sinks import ClassMaps, OverlayPictures
+from imp_trt.video.sinks.pictures import safe_name
+from tests.video.sinks.conftest import MakeItem
+
+
+def test_pictures_in_a_folder_a_pattern_and_a_file(tmp_path: Path, item: MakeItem) -> None:
+    with (
+        OverlayPictures(tmp_path / "folder") as folder,
+        OverlayPictures(tmp_path / "p" / "%03d.jpg") as pattern,
+    ):
+        for i in range(3):
+            assert folder.write(item(i))
+            assert pattern.write(item(i))
+    assert sorted(os.listdir(tmp_path / "folder")) == ["name0.png", "name1.png", "name2.png"]
+    assert sorted(os.listdir(tmp_path / "p")) == ["000.jpg", "001.jpg", "002.jpg"]
+    picture = cv2.imread(str(tmp_path / "folder" / "name1.png"))
+    assert np.array_equal(picture, item(1).overlay)
+    single = OverlayPictures(tmp_path / "one.png")
+    single.write(item(0))
+    with pytest.raises(OutputError, match="one picture"):
+        single.write(item(1))
+
+
+def test_a_folder_for_each_source(tmp_path: Path, item: MakeItem) -> None:
+    with OverlayPictures(tmp_path / "a") as folder, OverlayPictures(tmp_path / "b" / "x%02d.png") as pattern:
+        for source in ("front", "rear"):
+            folder.write(item(4, source=source))
+            pattern.write(item(4, source=source))
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
+    assert found == ["a/front/name4.png", "a/rear/name4.png", "b/front/x04.png", "b/rear/x04.png"]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("front", "front"), ("../../etc", "etc"), ("rtsp://***@h:8554/a", "rtsp_h_8554_a"), ("..", "source")],
+)
+def test_names_of_sources_stay_in_their_folder(source: str, name: str) -> None:
+    assert safe_name(source) == name
+
+
+def test_class_maps_are_exact(tmp_path: Path, results: list[SegmentationResult], item: MakeItem) -> None:
+    with ClassMaps(tmp_path / "maps") as sink:
+        sink.write(item(2))
+    found = cv2.imread(str(tmp_path / "maps" / "name2.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(found, results[2].semantic)
+    with pytest.raises(OutputError, match=r"\.png"):
+        ClassMaps(tmp_path / "lossy.jpg")

@@ -1,0 +1,135 @@
+"""What all sinks have in common: whole files or none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imp_trt.errors import OutputError
+from imp_trt.result import SegmentationResult
+from imp_trt.video import sinks
+from imp_trt.video.sinks import (
+    DrawOptions,
+    JsonLines,
+    NullSink,
+    OverlayPictures,
+    OverlayVideo,
+    PanopticMaps,
+    Segmented,
+    Sink,
+)
+from tests.support import tiny
+from tests.support.full_disk import full_disk
+from tests.video.sinks.conftest import MakeItem
+
+MAKERS: dict[str, tuple[str, Callable[[Path], Sink]]] = {
+    "video": ("out.mp4", lambda folder: OverlayVideo(folder / "out.mp4", None)),
+    "video by OpenCV": ("out.mp4", lambda folder: OverlayVideo(folder / "out.mp4", None, encoder="opencv")),
+    "json": ("out.jsonl", lambda folder: JsonLines(folder / "out.jsonl")),
+    "panoptic": ("panoptic.json", PanopticMaps),
+}
+
+every_sink = pytest.mark.parametrize("name", MAKERS)
+
+
+def files(folder: Path) -> list[str]:
+    """Names in a folder without the pictures, which stay."""
+    return [name for name in os.listdir(folder) if not name.endswith(".png")]
+
+
+def test_every_name_resolves() -> None:
+    assert all(getattr(sinks, name) is not None for name in sinks.__all__)
+    with pytest.raises(AttributeError, match="Nothing"):
+        sinks.Nothing  # noqa: B018
+
+
+def test_the_overlay_is_drawn_once(results: list[SegmentationResult], item: MakeItem) -> None:
+    one = item(draw=DrawOptions(alpha=0.2, labels=False))
+    assert one.overlay is one.overlay
+    assert np.array_equal(one.overlay, results[0].plot(tiny.frame(), alpha=0.2, labels=False))
+
+
+def test_the_source_is_the_frames_own(item: MakeItem) -> None:
+    one = item()
+    assert one.source == ""
+    frame = replace(one.frame, source="front")
+    assert Segmented(frame, one.result).source == "front"
+    assert Segmented(frame, one.result, source="rear").source == "rear"
+
+
+def test_who_wants_overlays() -> None:
+    drawing = {name for name in sinks.__all__ if getattr(getattr(sinks, name), "draws", False)}
+    assert drawing == {"OverlayPictures", "OverlayVideo", "Window"}
+
+
+def test_null_takes_everything(item: MakeItem) -> None:
+    with NullSink() as sink:
+        assert sink.write(item())
+
+
+@every_sink
+@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])
+def test_after_an_exception_nothing_is_left(
+    tmp_path: Path, item: MakeItem, name: str, error: BaseException
+) -> None:
+    file, make = MAKERS[name]
+    (tmp_path / file).write_text("earlier")
+    sink = make(tmp_path)
+
+    def work() -> None:
+        with sink:
+            sink.write(item())
+            raise error
+
+    with pytest.raises(type(error)):
+        work()
+    assert files(tmp_path) == [file]
+    assert (tmp_path / file).read_text() == "earlier"
+    sink.abort()
+    sink.close()
+    with pytest.raises(OutputError, match="closed"):
+        sink.write(item())
+    assert (tmp_path / file).read_text() == "earlier"
+
+
+@every_sink
+def test_a_failing_replacement_leaves_nothing(
+    tmp_path: Path, item: MakeItem, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = MAKERS[name][1](tmp_path)
+    sink.write(item())
+
+    def fail(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OutputError, match="No space left"):
+        sink.close()
+    assert files(tmp_path) == []
+
+
+@every_sink
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, item: MakeItem, name: str) -> None:
+    sink = MAKERS[name][1](tmp_path)
+
+    def work() -> None:
+        with full_disk(10_000), sink:
+            for i in range(200):
+                sink.write(item(i))
+
+    with pytest.raises(OutputError, match=r"File too large|disk full"):
+        work()
+    assert files(tmp_path) == []
+
+
+def test_a_picture_on_a_full_disk_leaves_the_ones_before(tmp_path: Path, item: MakeItem) -> None:
+    with OverlayPictures(tmp_path) as sink:
+        sink.write(item(0))
+        with full_disk(1000), pytest.raises(OutputError, match="File too large"):
+            sink.write(item(1))
+    assert os.listdir(tmp_path) == ["name0.png"]

@@ -1,0 +1,135 @@
+"""Which spec opens what, and what refusals say. No camera is needed."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from imp_trt.errors import DependencyMissing, SourceError
+from imp_trt.video.sources import open_source, opening
+from tests.support.scripted_camera import ScriptedCapture
+
+
+@pytest.mark.parametrize(
+    ("spec", "device", "wishes"),
+    [
+        ("0", "/dev/video0", {}),
+        ("12", "/dev/video12", {}),
+        ("/dev/video7", "/dev/video7", {}),
+        ("/dev/v4l/by-id/usb-cam", "/dev/v4l/by-id/usb-cam", {}),
+        ("v4l2:///dev/video0", "/dev/video0", {}),
+        (
+            "v4l2:///dev/video2?width=1280&height=720&fps=30&codec=mjpg",
+            "/dev/video2",
+            {"width": 1280, "height": 720, "fps": 30, "codec": "mjpg"},
+        ),
+    ],
+)
+def test_cameras(monkeypatch: pytest.MonkeyPatch, spec: str, device: str, wishes: dict[str, Any]) -> None:
+    calls = _record(monkeypatch, "open_camera")
+    with open_source(spec) as source:
+        assert (source.name, source.live) == (spec, True)
+        assert next(iter(source)).index == 0
+    assert calls[0] == (Path(device), wishes)
+
+
+@pytest.mark.parametrize(
+    ("spec", "function", "argument"),
+    [
+        ("rtsp://cam/1", "open_stream", "rtsp://cam/1"),
+        ("RTSPS://cam/1", "open_stream", "RTSPS://cam/1"),
+        ("http://cam/1?[x]*", "open_stream", "http://cam/1?[x]*"),
+        ("https://cam/1", "open_stream", "https://cam/1"),
+        ("gstreamer:videotestsrc ! appsink", "open_gstreamer", "videotestsrc ! appsink"),
+    ],
+)
+def test_streams(monkeypatch: pytest.MonkeyPatch, spec: str, function: str, argument: str) -> None:
+    calls = _record(monkeypatch, function)
+    with open_source(spec) as source:
+        assert source.live
+        next(iter(source))
+    assert calls[0] == (argument,)
+
+
+@pytest.mark.parametrize(("spec", "wishes"), [("csi://1", {}), ("csi://1?fps=60", {"fps": 60})])
+def test_csi(monkeypatch: pytest.MonkeyPatch, spec: str, wishes: dict[str, Any]) -> None:
+    calls = _record(monkeypatch, "open_csi")
+    with open_source(spec) as source:
+        assert (source.name, source.live) == (spec, True)
+    assert calls[0] == (1, wishes)
+
+
+def test_the_connection_that_tells_a_camera_from_a_recording_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = _record(monkeypatch, "open_stream", steps=[1, 2, None])
+    with open_source("http://cam/1") as source:
+        next(iter(source))
+        assert len(calls) == 1
+
+
+def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "0").write_text("x")
+    with pytest.raises(SourceError, match="no suffix"):
+        open_source("0")
+
+
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        ("v4l2:///dev/video0?size=1", "size=1"),
+        ("v4l2:///dev/video0?width=wide", "width=wide"),
+        ("v4l2:///dev/video0?width=0", "width=0"),
+        ("v4l2:///dev/video0?width=640", "width and height together"),
+        ("csi://0?codec=abc", "codec=abc"),
+        ("csi://front", "an address with csi:"),
+        ("v4l2://video0", "an address with v4l2:"),
+        ("ftp://u:secret@host/clip.mp4", "an address with ftp:"),
+        ("rtsp:/u:secret@host/1", "nothing at this path"),
+        ("99", r"/dev/video99.*no such device.*plug it in"),
+        ("/dev/video99", r"no such device"),
+        ("rtsp://u:secret@127.0.0.1:9/1", "a refusal of port 9"),
+        ("rtsp://u:secret@no-such-host.invalid/1", "no host of the name no-such-host.invalid"),
+        ("rtsp://u:secret@host:port/1", "a port that is no number"),
+        ("rtsp:///1", "an address without a host"),
+    ],
+)
+def test_refused(spec: str, named: str) -> None:
+    with pytest.raises(SourceError, match=named) as caught:
+        open_source(spec)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.skipif(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER), reason="this OpenCV has GStreamer")
+@pytest.mark.parametrize("spec", ["csi://0", "gstreamer:rtspsrc location=rtsp://u:secret@cam ! appsink"])
+def test_without_gstreamer(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    with pytest.raises(DependencyMissing, match="WITH_GSTREAMER=ON") as caught:
+        open_source(spec)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.skipif(
+    not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER), reason="this OpenCV has no GStreamer"
+)
+def test_gstreamer() -> None:
+    pipeline = "videotestsrc pattern=white num-buffers=50 ! videoconvert ! video/x-raw,format=BGR ! appsink"
+    with open_source(f"gstreamer:{pipeline}") as source:
+        assert next(iter(source)).image.mean() > 230
+    with pytest.raises(SourceError, match="does not start"):
+        open_source("gstreamer:nosuchelement ! appsink")
+
+
+def _record(monkeypatch: pytest.MonkeyPatch, function: str, steps: Any = (1, 2, 3)) -> list[Any]:
+    """Put a camera in the place of one of the functions that open; returns what it is called with."""
+    calls: list[Any] = []
+
+    def opens(*arguments: Any) -> ScriptedCapture:
+        calls.append(arguments)
+        return ScriptedCapture(steps)
+
+    monkeypatch.setattr(opening, function, opens)
+    return calls

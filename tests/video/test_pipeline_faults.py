@@ -1,0 +1,363 @@
+"""A fault at every stage: the caller gets the error, every thread ends within two seconds, nothing stays."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imp_trt.errors import InvalidInput, OutputError, SourceError
+from imp_trt.result import SegmentationResult
+from imp_trt.segmenter import Segmenter
+from imp_trt.video import run_pipeline
+from imp_trt.video.sinks import JsonLines, NullSink, OverlayVideo, Segmented
+from imp_trt.video.sources import Frame
+from imp_trt.video.stages import Shared
+from tests.support import tiny
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Segmenter]:
+    with Segmenter(tiny.artifact(tmp_path_factory.mktemp("artifact")), threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left_and_nothing_takes_long() -> Iterator[None]:
+    before, begin = set(threading.enumerate()), time.monotonic()
+    yield
+    assert time.monotonic() - begin < 8  # what hangs here hangs for ten seconds
+    assert set(threading.enumerate()) <= before
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that will not end are left behind sooner than after two seconds."""
+    monkeypatch.setattr("imp_trt.video.pipeline.JOIN_S", 0.6)
+
+
+def frames(count: int) -> Iterator[Frame]:
+    for i in range(count):
+        yield Frame(tiny.frame(seed=i), i, f"{i:06d}", None)
+
+
+def endless() -> Iterator[Frame]:
+    image, index = tiny.frame(), 0
+    while True:
+        yield Frame(image, index, str(index), None)
+        index += 1
+
+
+class Recorder(NullSink):
+    def __init__(self) -> None:
+        self.written: list[int] = []
+        self.ended: list[str] = []
+
+    def write(self, item: Segmented) -> bool:
+        self.written.append(item.frame.index)
+        return True
+
+    def close(self) -> None:
+        self.ended.append("closed")
+
+    def abort(self) -> None:
+        self.ended.append("aborted")
+
+
+class Failing(Recorder):
+    """A sink that fails where it is told to."""
+
+    def __init__(self, where: str, error: BaseException) -> None:
+        super().__init__()
+        self._where, self._error = where, error
+
+    def _at(self, where: str) -> None:
+        if where == self._where:
+            raise self._error
+
+    def __enter__(self) -> Any:
+        self._at("enter")
+        return self
+
+    def write(self, item: Segmented) -> bool:
+        self._at("write" if item.frame.index == 2 else "")
+        return super().write(item)
+
+    def close(self) -> None:
+        self._at("close")
+        super().close()
+
+
+STAGES = ["source", "network", "drawing", "enter", "write", "close", "on_frame", "on_progress", "next source"]
+ERRORS = [OSError("No space left on device"), KeyboardInterrupt(), SourceError("dead"), SystemExit(3)]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_caller_gets_the_error_whatever_raises_it(
+    stage: str,
+    error: BaseException,
+    segmenter: Segmenter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def at(here: str) -> None:
+        if stage == here:
+            raise error
+
+    def source(here: str) -> Iterator[Frame]:
+        yield from frames(3)
+        at(here)
+        yield from frames(40)
+
+    run, calls = segmenter.run, []
+
+    def counted(image: object) -> SegmentationResult:
+        calls.append(1)
+        at("network" if len(calls) == 3 else "")
+        return run(image)
+
+    monkeypatch.setattr(segmenter, "run", counted)
+    monkeypatch.setattr(SegmentationResult, "plot", lambda *a, **k: (at("drawing"), a[1])[1])
+    first, failing = Recorder(), Failing(stage, error)
+    sinks = [first, OverlayVideo(tmp_path / "o.mp4", 25), JsonLines(tmp_path / "r.jsonl"), failing]
+    with pytest.raises(type(error)) as caught:
+        run_pipeline(
+            segmenter,
+            [source("source"), source("next source")],
+            sinks,
+            on_frame=lambda n, r: at("on_frame" if n == 2 else ""),
+            on_progress=lambda s: at("on_progress"),
+        )
+    assert caught.value is error
+    assert first.ended == ["aborted"]
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_frames_before_a_dead_file_are_segmented_as_one_after_the_other(segmenter: Segmenter) -> None:
+    def source() -> Iterator[Frame]:
+        yield from frames(3)
+        raise SourceError("cut short")
+
+    calls: list[int] = []
+    with pytest.raises(SourceError):
+        run_pipeline(segmenter, source(), [], max_frames=4, on_frame=lambda n, r: calls.append(n))
+    assert run_pipeline(segmenter, source(), [], max_frames=3).frames == 3
+
+
+@pytest.mark.parametrize("error", [None, OSError("gone")])
+def test_a_source_that_cannot_be_iterated(segmenter: Segmenter, error: OSError | None) -> None:
+    class Source:
+        def __iter__(self) -> Iterator[Frame]:
+            raise error or TypeError("not opened")
+
+    sink = Recorder()
+    with pytest.raises((OSError, TypeError)):
+        run_pipeline(segmenter, Source(), [sink])
+    assert sink.ended == ["aborted"]
+
+
+def test_a_generator_is_closed_in_the_thread_that_ran_it(segmenter: Segmenter) -> None:
+    seen: list[str] = []
+
+    def source() -> Iterator[Frame]:
+        try:
+            yield from endless()
+        finally:
+            seen.append(threading.current_thread().name)
+
+    class Enough(Recorder):
+        def write(self, item: Segmented) -> bool:
+            return item.frame.index < 1
+
+    assert run_pipeline(segmenter, source(), [Enough()]).frames == 2
+    assert seen == ["imp-trt capture 0"]
+
+
+def test_every_frame_is_accounted_for_when_a_sink_stops_an_endless_source(segmenter: Segmenter) -> None:
+    class Enough(Recorder):
+        def write(self, item: Segmented) -> bool:
+            super().write(item)
+            return item.frame.index < 4
+
+    sink, snapshots = Enough(), []
+    summary = run_pipeline(segmenter, endless(), [sink], on_progress=snapshots.append)
+    assert (summary.frames, sink.written, sink.ended) == (5, [0, 1, 2, 3, 4], ["closed"])
+    assert summary.captured == summary.frames + summary.dropped
+    for seen in snapshots:
+        assert seen["captured"] == seen["delivered"] + seen["dropped"] + seen["in_flight"]
+    assert snapshots[-1]["in_flight"] == 0
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("where", ["write", "on_frame"])
+def test_a_consumer_that_stops_taking_frames_is_an_error(
+    segmenter: Segmenter, where: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    stuck, freed = threading.Event(), threading.Event()
+    now = [0.0]
+
+    def block(here: str) -> None:
+        if here == where:
+            now[0] = 61.0  # the clock goes on while it keeps the frame
+            stuck.set()
+            freed.wait(10)
+
+    class Stuck(Recorder):
+        def write(self, item: Segmented) -> bool:
+            block("write")
+            return super().write(item)
+
+    sink = Stuck()
+    with pytest.raises(OutputError, match="stalls"):
+        run_pipeline(
+            segmenter, endless(), [sink], on_frame=lambda n, r: block("on_frame"), clock=lambda: now[0]
+        )
+    assert stuck.is_set()
+    assert "writing does not end" in caplog.text
+    assert sink.ended == []  # it is still in use there
+    freed.set()
+    _joined("imp-trt writing")
+    assert sink.ended == ["aborted"]
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_failure_does_not_wait_for_a_sink_that_is_stuck(segmenter: Segmenter) -> None:
+    stuck, freed = threading.Event(), threading.Event()
+
+    class Stuck(Recorder):
+        def write(self, item: Segmented) -> bool:
+            stuck.set()
+            freed.wait(10)
+            return True
+
+    def source() -> Iterator[Frame]:
+        yield from frames(1)
+        assert stuck.wait(5)
+        raise SourceError("unplugged")
+
+    with pytest.raises(SourceError, match="unplugged"):
+        run_pipeline(segmenter, source(), [Stuck()])
+    freed.set()
+    _joined("imp-trt writing")
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_late_failure_does_not_wait_for_a_sink_that_is_stuck(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source has ended, and the caller waits for the last frames."""
+    stuck, freed = threading.Event(), threading.Event()
+
+    class Stuck(Recorder):
+        draws = True
+
+        def write(self, item: Segmented) -> bool:
+            stuck.set()
+            freed.wait(10)
+            return True
+
+    drawn: list[int] = []
+
+    def plot(*args: Any, **options: Any) -> Any:
+        drawn.append(1)
+        if len(drawn) == 2:
+            assert stuck.wait(5)
+            time.sleep(0.1)
+            raise OSError("unreadable")
+        return tiny.frame()
+
+    monkeypatch.setattr(SegmentationResult, "plot", plot)
+    begin = time.monotonic()
+    with pytest.raises(OSError, match="unreadable"):
+        run_pipeline(segmenter, frames(2), [Stuck()])
+    assert time.monotonic() - begin < 3
+    freed.set()
+    _joined("imp-trt writing")
+
+
+def test_the_first_of_two_errors_is_the_one(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = threading.Event()
+
+    class Full(Recorder):
+        def write(self, item: Segmented) -> bool:
+            assert running.wait(5)
+            raise OutputError("disk full")
+
+    run, calls = segmenter.run, []
+
+    def second(image: object) -> SegmentationResult:
+        calls.append(1)
+        if len(calls) < 2:
+            return run(image)
+        running.set()
+        while not any("disk full" in str(e) for e in given):
+            time.sleep(0.001)
+        raise RuntimeError("because of that")
+
+    given: list[BaseException] = []
+    fail = Shared.fail
+    monkeypatch.setattr(Shared, "fail", lambda self, error: (fail(self, error), given.append(error))[0])
+    monkeypatch.setattr(segmenter, "run", second)
+    with pytest.raises(OutputError, match="disk full"):
+        run_pipeline(segmenter, frames(9), [Full()])
+    assert len(given) == 2
+
+
+def test_a_source_that_is_stuck_does_not_hold_up_the_end(segmenter: Segmenter) -> None:
+    freed = threading.Event()
+
+    def source() -> Iterator[Frame]:
+        yield from frames(1)
+        freed.wait(10)
+
+    class Full(Recorder):
+        def write(self, item: Segmented) -> bool:
+            raise OutputError("disk full")
+
+    begin = time.monotonic()
+    with pytest.raises(OutputError, match="disk full"):
+        run_pipeline(segmenter, source(), [Full()])
+    assert time.monotonic() - begin < 3  # two for the thread
+    freed.set()
+    _joined("imp-trt capture")
+
+
+def test_a_thread_that_cannot_start_leaves_nothing(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start: Callable[[threading.Thread], None] = threading.Thread.start
+    for refused in ("writing", "drawing", "capture"):
+
+        def limited(self: threading.Thread, refused: str = refused) -> None:
+            if refused in self.name:
+                raise RuntimeError("can't start new thread")
+            start(self)
+
+        monkeypatch.setattr(threading.Thread, "start", limited)
+        sink = Recorder()
+        with pytest.raises(RuntimeError, match="new thread"):
+            run_pipeline(segmenter, frames(3), [sink, JsonLines(tmp_path / "r.jsonl")])
+        assert sink.ended == ["aborted"]
+        assert os.listdir(tmp_path) == []
+
+
+def test_a_closed_segmenter(tmp_path: Path) -> None:
+    opened = Segmenter(tiny.artifact(tmp_path), threads=1)
+    opened.close()
+    with pytest.raises(InvalidInput, match="closed"):
+        run_pipeline(opened, endless(), [])
+
+
+def _joined(name: str) -> None:
+    for thread in threading.enumerate():
+        if thread.name.startswith(name):
+            thread.join(2)
+            assert not thread.is_alive()

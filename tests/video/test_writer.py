@@ -1,0 +1,357 @@
+"""Video files: every frame at its time, whole files or none, and no frame lost without a word."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
+from imp_trt.video import writer as writer_module
+from imp_trt.video import writer_opencv, writer_pyav
+from imp_trt.video.sources import open_source
+from imp_trt.video.writer import ENCODERS, TICKS, VIDEO_CODECS, Timeline, VideoWriter, frame_rate
+from tests.support import clips
+from tests.support.full_disk import full_disk
+
+
+def _has_h264() -> bool:
+    try:
+        return bool(writer_pyav.h264_encoder())
+    except DependencyMissing:
+        return False
+
+
+needs_pyav = pytest.mark.skipif(not _has_h264(), reason="needs PyAV with an H.264 encoder")
+each_encoder = pytest.mark.parametrize(
+    "encoder", [pytest.param("pyav", marks=needs_pyav), pytest.param("opencv")]
+)
+
+
+@each_encoder
+@pytest.mark.parametrize("suffix", VIDEO_CODECS)
+@pytest.mark.parametrize("fps", [30000 / 1001, 25.0, 0.5])
+def test_video_reads_back(tmp_path: Path, suffix: str, fps: float, encoder: str) -> None:
+    path = tmp_path / "new" / f"out{suffix}"
+    writer = VideoWriter(path, fps, encoder=None if suffix == ".avi" else encoder)
+    for i in range(5):
+        writer.write(clips.picture(i))
+        assert not path.exists()
+    writer.close()
+    writer.close()
+    with open_source(path) as source:
+        frames = list(source)
+    assert len(frames) == 5
+    assert source.fps == pytest.approx(fps, rel=1e-4)
+    for i, frame in enumerate(frames):
+        assert np.abs(frame.image.astype(int) - clips.picture(i)).max() <= 6
+    assert os.listdir(path.parent) == [path.name]
+
+
+@each_encoder
+@pytest.mark.parametrize("size", [(47, 65), (47, 64), (48, 65), (2, 2), (1, 1)])
+def test_odd_sizes_gain_a_pixel_instead_of_losing_one(
+    tmp_path: Path, size: tuple[int, int], encoder: str
+) -> None:
+    writer = VideoWriter(tmp_path / "odd.mp4", 10, encoder=encoder)
+    writer.write(np.full((*size, 3), 200, np.uint8))
+    writer.close()
+    (frame,) = open_source(tmp_path / "odd.mp4")
+    assert frame.image.shape == (size[0] + size[0] % 2, size[1] + size[1] % 2, 3)
+    assert np.abs(frame.image.astype(int) - 200).max() <= 5
+
+
+@needs_pyav
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_a_variable_rate_stays(tmp_path: Path, suffix: str) -> None:
+    times = [7.0, 7.04, 7.3, 7.31, 9.0, 9.033]  # a file's times need not start at 0
+    writer = VideoWriter(tmp_path / f"out{suffix}", 25)
+    for i, time_s in enumerate(times):
+        writer.write(clips.picture(i), time_s)
+    writer.close()
+    capture = cv2.VideoCapture(str(tmp_path / f"out{suffix}"))
+    found = []
+    while capture.read()[0]:
+        found.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3)
+    assert found == pytest.approx([t - times[0] for t in times], abs=1.1e-3 if suffix == ".mkv" else 1e-5)
+
+
+@each_encoder
+def test_colours_come_back(tmp_path: Path, encoder: str) -> None:
+    colours = [(0, 0, 255), (0, 255, 0), (255, 0, 0), (128, 64, 128), (142, 0, 0), (60, 20, 220)]
+    picture = np.hstack([np.full((64, 64, 3), colour, np.uint8) for colour in colours])
+    writer = VideoWriter(tmp_path / "out.mp4", 10, encoder=encoder)
+    for _ in range(3):
+        writer.write(picture)
+    writer.close()
+    with open_source(tmp_path / "out.mp4") as source:
+        for frame in source:
+            inside = frame.image[8:-8, 32::64].astype(int)
+            assert np.abs(inside - picture[8:-8, 32::64]).max() <= 10
+
+
+@each_encoder
+def test_a_frame_of_another_size_raises(tmp_path: Path, encoder: str) -> None:
+    writer = VideoWriter(tmp_path / "out.mp4", 10, encoder=encoder)
+    writer.write(clips.picture(0))
+    for bad in (clips.picture(0, (64, 48)), clips.picture(0)[..., 0], clips.picture(0) / 255):
+        with pytest.raises(InvalidInput):
+            writer.write(bad)  # type: ignore[arg-type]
+    writer.abort()
+    assert os.listdir(tmp_path) == []
+
+
+@each_encoder
+def test_a_picture_that_is_a_view_is_written_as_it_looks(tmp_path: Path, encoder: str) -> None:
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24] = 200
+    writer = VideoWriter(tmp_path / "out.mp4", 10, encoder=encoder)
+    writer.write(picture[::-1, ::-1])
+    writer.close()
+    (frame,) = open_source(tmp_path / "out.mp4")
+    assert np.abs(frame.image.astype(int) - picture[::-1, ::-1]).mean() < 3
+    assert picture[0, 0, 0] == 200
+
+
+def test_bad_places_rates_and_encoders(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.mp4").mkdir()
+    for path in ("file/x.mp4", "folder.mp4", "x.gif", "x"):
+        with pytest.raises(OutputError):
+            VideoWriter(tmp_path / path, 25)
+    for fps in (0, -1, float("nan"), float("inf"), 1e9):
+        with pytest.raises(InvalidInput, match="fps"):
+            VideoWriter(tmp_path / "x.mp4", fps)
+    for suffix, encoder in ((".mp4", "vlc"), (".avi", "pyav")):
+        with pytest.raises(InvalidInput, match="encoder"):
+            VideoWriter(tmp_path / f"x{suffix}", 25, encoder=encoder)
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder.mp4"]
+
+
+@each_encoder
+def test_closing_without_a_frame_is_an_error(tmp_path: Path, encoder: str) -> None:
+    with pytest.raises(OutputError, match="no frame"):
+        VideoWriter(tmp_path / "x.mp4", 25, encoder=encoder).close()
+    assert os.listdir(tmp_path) == []
+
+
+@each_encoder
+def test_writing_after_close(tmp_path: Path, encoder: str) -> None:
+    writer = VideoWriter(tmp_path / "x.mp4", 25, encoder=encoder)
+    writer.write(clips.picture(0))
+    writer.close()
+    with pytest.raises(OutputError, match="closed"):
+        writer.write(clips.picture(0))
+
+
+@each_encoder
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_lost_frames_are_noticed(tmp_path: Path, encoder: str, suffix: str) -> None:
+    """Whatever the encoder says, the file is counted before it is put in place."""
+    writer = VideoWriter(tmp_path / f"x{suffix}", 25, encoder=encoder)
+    for i in range(3):
+        writer.write(clips.picture(i))
+    writer._written += 1
+    with pytest.raises(OutputError, match="3 of 4 frames"):
+        writer.close()
+    assert os.listdir(tmp_path) == []
+
+
+@each_encoder
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_disk_that_fills_up(tmp_path: Path, encoder: str, suffix: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+
+    def work() -> None:
+        with full_disk(50_000):
+            for i in range(40):
+                writer.write(np.roll(noise, i, axis=0))
+            writer.close()
+
+    writer = VideoWriter(tmp_path / f"x{suffix}", 25, encoder=encoder)
+    with pytest.raises(OutputError, match=r"File too large|disk full"):
+        work()
+    # PyAV says so while the frames come (Matroska every 5 s); OpenCV goes on, so that only the end shows it.
+    if (encoder, suffix) != ("pyav", ".mkv"):
+        assert (writer._written < 40) == (encoder == "pyav")
+    writer.abort()
+    assert os.listdir(tmp_path) == []
+
+
+@each_encoder
+def test_a_disk_without_room_is_noticed_while_frames_come(
+    tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs(tmp_path)
+    room = [1 << 30]
+
+    class Found:
+        f_blocks, f_frsize = real.f_blocks, 1
+
+        @property
+        def f_bavail(self) -> int:
+            return room[0]
+
+    monkeypatch.setattr(writer_module.os, "statvfs", lambda path: Found())
+    writer = VideoWriter(tmp_path / "x.mp4", 25, encoder=encoder)
+    writer.write(clips.picture(0))
+    room[0] = 1000
+    with pytest.raises(OutputError, match="1000 bytes are left"):
+        all(writer.write(clips.picture(0)) is None for _ in range(64))
+    writer.abort()
+    assert os.listdir(tmp_path) == []
+
+
+@needs_pyav
+def test_pyav_is_the_default_and_writes_yuv420p_h264(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    writer = VideoWriter(tmp_path / "x.mp4", 30000 / 1001)
+    for i in range(4):
+        writer.write(clips.picture(i))
+    writer.close()
+    with av.open(str(tmp_path / "x.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == Fraction(30000, 1001)
+        assert [packet.pts for packet in container.demux(stream) if packet.size] == [0, 24024, 48048, 72072]
+        assert stream.duration == 4 * 24024
+
+
+@needs_pyav
+def test_a_size_that_h264_cannot_have(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "x.mp4", 25)
+    with pytest.raises(OutputError, match="smaller video"):
+        writer.write(np.zeros((2, 70_000, 3), np.uint8))
+    writer.abort()
+    assert os.listdir(tmp_path) == []
+
+
+def test_without_pyav_opencv_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def missing() -> str:
+        raise DependencyMissing("H.264 video needs PyAV", fix="pip install 'imp-trt[video]'")
+
+    monkeypatch.setattr(writer_pyav, "h264_encoder", missing)
+    writer = VideoWriter(tmp_path / "x.mp4", 25)
+    with caplog.at_level(logging.WARNING):
+        for i, time_s in enumerate([0.0, 0.04, 2.0]):
+            writer.write(clips.picture(i), time_s)
+        writer.close()
+    assert "1.92 s from their times" in caplog.text
+    capture = cv2.VideoCapture(str(tmp_path / "x.mp4"))
+    assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == 3
+    with pytest.raises(DependencyMissing, match=r"imp-trt\[video\]"):
+        VideoWriter(tmp_path / "y.mp4", 25, encoder="pyav")
+    assert os.listdir(tmp_path) == ["x.mp4"]
+
+
+def test_a_pyav_that_does_not_load_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(DependencyMissing, match=r"imp-trt\[video\]"):
+        writer_pyav.h264_encoder.__wrapped__()
+
+
+def test_a_constant_rate_is_no_reason_to_warn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = VideoWriter(tmp_path / "x.mp4", 30000 / 1001, encoder="opencv")
+    for i in range(30):
+        writer.write(clips.picture(0), 5 + round(i * 1.001 / 30, 3))
+    writer.close()
+    assert caplog.text == ""
+
+
+def test_a_missing_encoder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        def isOpened(self) -> bool:
+            return False
+
+        def release(self) -> None:
+            pass
+
+        fourcc = staticmethod(cv2.VideoWriter.fourcc)
+
+        def __init__(self, *args: object) -> None:
+            pass
+
+    monkeypatch.setattr(writer_opencv.cv2, "VideoWriter", Refusing)
+    writer = VideoWriter(tmp_path / "x.mp4", 25, encoder="opencv")
+    with pytest.raises(OutputError, match="encoder"):
+        writer.write(clips.picture(0))
+    writer.abort()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("fps", "rate"),
+    [
+        (29.97, Fraction(30000, 1001)),
+        (30000 / 1001, Fraction(30000, 1001)),
+        (23.976, Fraction(24000, 1001)),
+        (59.94, Fraction(60000, 1001)),
+        (25.0, Fraction(25)),
+        (12.5, Fraction(25, 2)),
+        (0.5, Fraction(1, 2)),
+        (999.0, Fraction(999)),
+        (1000.0, Fraction(1000)),
+    ],
+)
+def test_rounded_rates_mean_exact_ones(fps: float, rate: Fraction) -> None:
+    assert frame_rate(fps) == rate
+
+
+def seconds(times: list[float | None], fps: int = 10) -> list[float]:
+    timeline = Timeline(Fraction(fps))
+    return [timeline.ticks(time_s) / TICKS for time_s in times]
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ([None, None, None], [0, 0.1, 0.2]),
+        ([0.0, 0.5, 0.6], [0, 0.5, 0.6]),
+        ([1e5, 1e5 + 0.25, 1e5 + 0.75], [0, 0.25, 0.75]),
+        ([-3.0, -2.5], [0, 0.5]),
+        ([5.0, None, 5.5], [0, 0.1, 0.5]),  # a frame without a time in between
+        ([None, 5.0, 5.5], [0, 0.1, 0.6]),  # the clock is known from the second frame on
+        ([3.0, 3.5, 0.0, 0.5], [0, 0.5, 0.6, 1.1]),  # played again, or the camera started anew
+        ([3.0, 3.0, 3.5], [0, 0.1, 0.6]),  # a clock that stands still
+        ([0.0, 1e9, 1e9 + 1], [0, 0.1, 1.1]),  # jumped ahead
+        ([0.0, 600.0], [0, 600]),
+        ([0.0, math.nan, math.inf, 0.5], [0, 0.1, 0.2, 0.5]),
+        ([0.0, 1e-5, 2e-5, 0.1], [0, 0.001, 0.002, 0.1]),  # a burst after a stall
+    ],
+)
+def test_timeline(times: list[float | None], expected: list[float]) -> None:
+    assert seconds(times) == pytest.approx(expected, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.one_of(st.none(), st.floats(), st.floats(0, 10)), min_size=2, max_size=30),
+    st.sampled_from([0.5, 25.0, 29.97, 1000.0]),
+)
+def test_a_timeline_always_goes_forward(times: list[float | None], fps: float) -> None:
+    timeline = Timeline(frame_rate(fps))
+    found = [timeline.ticks(time_s) for time_s in times]
+    gaps = np.diff(found)
+    assert found[0] == 0
+    assert gaps.min() >= TICKS // 1000
+    assert gaps.max() <= 600 * TICKS
+
+
+def test_an_hour_at_29_97_does_not_drift() -> None:
+    timeline = Timeline(frame_rate(29.97))
+    last = [timeline.ticks(None) for _ in range(107_893)][-1]
+    assert last == 107_892 * 24_024
+
+
+def test_every_encoder_is_known() -> None:
+    assert set(ENCODERS) == {"pyav", "opencv"}
