@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from imp_trt.result import Instances, SegmentationResult
+from imp_trt.instances import Instances
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _Bgr = tuple[int, int, int]
@@ -35,35 +33,41 @@ def colour_map(semantic: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.u
 
 def draw_result(
     frame: NDArray[np.uint8],
-    result: SegmentationResult,
+    semantic: NDArray[np.uint8],
+    instances: Instances,
+    classes: ClassTable,
     *,
     alpha: float = 0.5,
-    min_score: float = 0.3,
     labels: bool = True,
-    legend: bool = False,
+    legend: NDArray[np.int64] | None = None,
 ) -> NDArray[np.uint8]:
-    """The frame with the result over it; see :meth:`imp_trt.SegmentationResult.plot`.
+    """The frame with an answer over it; see :meth:`imp_trt.SegmentationResult.plot`.
 
     Args:
         frame: [h, w, 3] uint8 BGR, contiguous; not changed.
+        semantic: [h, w] uint8 class indices.
+        instances: what is drawn, by falling score.
+        classes: names and colours.
+        legend: [K] int64, pixels of each class, of which the legend lists the larger; None for no legend.
 
     Raises:
-        InvalidInput: the frame has another size than the result, or alpha is not 0-1.
+        InvalidInput: the frame has another size than the class map, or alpha is not 0-1.
     """
-    if frame.shape[:2] != result.size:
-        raise InvalidInput("frame to draw on", expected=f"size {result.size}", got=f"size {frame.shape[:2]}")
+    if frame.shape[:2] != semantic.shape:
+        raise InvalidInput(
+            "frame to draw on", expected=f"size {semantic.shape}", got=f"size {frame.shape[:2]}"
+        )
     if not 0 <= alpha <= 1:
         raise InvalidInput("alpha", expected="0 to 1", got=alpha)
-    colours = colour_map(result.semantic, result.classes)
-    picture = np.asarray(cv2.addWeighted(frame, 1 - alpha, colours, alpha, 0), np.uint8)
-    found = result.instances.above(min_score)
+    picture = colour_map(semantic, classes)
+    cv2.addWeighted(frame, 1 - alpha, picture, alpha, 0, dst=picture)
     # Best last, so that it lies on top.
-    for i in reversed(range(len(found))):
-        _draw_instance(picture, found, i, _bgr(result.classes, int(found.labels[i])))
+    for i in reversed(range(len(instances))):
+        _draw_instance(picture, instances, i, _bgr(classes, int(instances.labels[i])))
     if labels:
-        _draw_labels(picture, found, result.classes)
-    if legend:
-        _draw_legend(picture, result)
+        _draw_labels(picture, instances, classes)
+    if legend is not None:
+        _draw_legend(picture, legend, classes)
     return picture
 
 
@@ -73,10 +77,13 @@ def _draw_instance(picture: NDArray[np.uint8], found: Instances, i: int, colour:
     if not mask.any():
         return
     part = picture[y : y + mask.shape[0], x : x + mask.shape[1]]
-    tint = cv2.addWeighted(part, 0.75, np.full_like(part, _light(colour)), 0.25, 0)
+    plane = np.empty_like(part)
+    plane[0] = _light(colour)
+    plane[1:] = plane[0]  # by rows: NumPy takes long to repeat three bytes
+    tint = cv2.addWeighted(part, 0.75, plane, 0.25, 0, dst=plane)
     cv2.copyTo(tint, mask.view(np.uint8), part)
     outlines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    # Fewer corners, by at most a pixel: thick smooth lines are the dearest part of a picture.
+    # Fewer corners, by at most a pixel: every stroke of a thick smooth line costs.
     outlines = [cv2.approxPolyDP(outline, 1.0, True) for outline in outlines]
     width = _line_width(picture)
     for rim, line in ((_dark(colour), width + 2), (_light(colour), width)):
@@ -121,18 +128,18 @@ def _overlap(a: _Rect, b: _Rect) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _draw_legend(picture: NDArray[np.uint8], result: SegmentationResult) -> None:
+def _draw_legend(picture: NDArray[np.uint8], counts: NDArray[np.int64], classes: ClassTable) -> None:
     """List the classes that fill at least one pixel in two hundred, on a darkened panel."""
-    share = result.pixel_counts() / result.semantic.size
+    height, width = picture.shape[:2]
+    share = counts / (height * width)
     shown = [int(k) for k in np.argsort(-share, kind="stable") if share[k] >= 0.005]
     scale, thickness = _text_style(picture)
-    sizes = [cv2.getTextSize(result.classes.names[k], _FONT, scale, thickness)[0] for k in shown]
+    sizes = [cv2.getTextSize(classes.names[k], _FONT, scale, thickness)[0] for k in shown]
     if not sizes:
         return
     th = max(size[1] for size in sizes)
     row = round(th * 1.9)
     w, h = max(size[0] for size in sizes) + 4 * th, row * len(shown) + th
-    height = picture.shape[0]
     panel = picture[max(height - h - th, 0) : max(height - th, 0), th : th + w]
     panel[...] = panel // 3
     for i, k in enumerate(shown):
@@ -141,13 +148,11 @@ def _draw_legend(picture: NDArray[np.uint8], result: SegmentationResult) -> None
             picture,
             (2 * th - th // 2, y - th // 2),
             (2 * th + th // 2, y + th // 2),
-            _bgr(result.classes, k),
+            _bgr(classes, k),
             -1,
         )
         place = (3 * th, y + th // 2)
-        cv2.putText(
-            picture, result.classes.names[k], place, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA
-        )
+        cv2.putText(picture, classes.names[k], place, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
 
 
 def _text_style(picture: NDArray[Any]) -> tuple[float, int]:

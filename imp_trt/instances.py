@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from imp_trt.errors import InvalidInput
 from imp_trt.manifest import SAMPLING_RULES
+from imp_trt.ops.mask_projection_numpy import mask_crops
 
 MASK_THRESHOLD = 0.5
 """Probability above which a pixel belongs to an instance."""
@@ -86,8 +87,6 @@ class Instances:
         Returns:
             mask [ch, cw] bool (may be empty), and x, y of its top left pixel in the frame.
         """
-        from imp_trt.ops.mask_projection_numpy import mask_crops
-
         one = slice(index, index + 1)
         for crop in mask_crops(self.masks[one], self._span[one], self.size, self.sampling):
             return crop.values > threshold, crop.columns.start, crop.rows.start
@@ -95,8 +94,6 @@ class Instances:
 
     def paste(self, threshold: float = MASK_THRESHOLD) -> NDArray[np.bool_]:
         """Masks at the frame's size: [N, h, w] bool. N frames of memory; see crop for less."""
-        from imp_trt.ops.mask_projection_numpy import mask_crops
-
         full = np.zeros((len(self), *self.size), np.bool_)
         for crop in mask_crops(self.masks, self._span, self.size, self.sampling):
             index, rows, columns, values = crop

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -14,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable
-from imp_trt.errors import InvalidInput, OutputError
+from imp_trt.coco_format import coco_results
+from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
 from imp_trt.files import write_atomically
 from imp_trt.instances import MASK_THRESHOLD, Instances, check_array, got
+from imp_trt.ops.mask_projection_numpy import instance_mask_projection_numpy
+from imp_trt.panoptic import Panoptic, fuse_panoptic
 
 if TYPE_CHECKING:
-    from imp_trt.panoptic import Panoptic
+    import supervision
 
 __all__ = ["DRAWN_SCORE", "MASK_THRESHOLD", "Answer", "Instances", "SegmentationResult"]
 
@@ -159,8 +163,6 @@ class SegmentationResult:
         Plane t belongs to class ``classes.things[t]``. The network's own canvas has scale 1/4 of its
         frame; this one is computed from the result, on the caller's frame.
         """
-        from imp_trt.ops.mask_projection_numpy import instance_mask_projection_numpy
-
         found = self.instances
         size = (max(1, round(self.size[0] * scale)), max(1, round(self.size[1] * scale)))
         if not self.classes.things:
@@ -179,10 +181,20 @@ class SegmentationResult:
         )
         return np.asarray(canvas[0], np.float32)
 
+    @cached_property
+    def disagreement(self) -> NDArray[np.float32]:
+        """[h, w] float32, 0-1: where class map and instances contradict each other.
+
+        0.5 and above is a contradiction: an object where the map says stuff, or a thing in the map where no
+        object of its class is seen; :func:`imp_trt.disagreement.disagreement_map` has the definition.
+        Computed when first read. It says nothing about a model that detects no instances.
+        """
+        from imp_trt.disagreement import disagreement_map
+
+        return disagreement_map(self.semantic, self.instances, self.classes.things)
+
     def panoptic(self, min_score: float = 0.5, max_covered: float = 0.5, min_stuff_area: int = 0) -> Panoptic:
         """Class map and instances as segments that do not overlap: :func:`imp_trt.panoptic.fuse_panoptic`."""
-        from imp_trt.panoptic import fuse_panoptic
-
         return fuse_panoptic(
             self, min_score=min_score, max_covered=max_covered, min_stuff_area=min_stuff_area
         )
@@ -220,7 +232,11 @@ class SegmentationResult:
         if frame is None and self.frame is None:
             raise InvalidInput("plot", expected="the frame that was run", got="none", fix="plot(frame)")
         picture = to_bgr(self.frame) if frame is None else to_bgr(frame, color)
-        return draw_result(picture, self, alpha=alpha, min_score=min_score, labels=labels, legend=legend)
+        counts = self.pixel_counts() if legend else None
+        found = self.instances.above(min_score)
+        return draw_result(
+            picture, self.semantic, found, self.classes, alpha=alpha, labels=labels, legend=counts
+        )
 
     def to_dict(self, min_score: float = DRAWN_SCORE) -> dict[str, Any]:
         """Plain data: size, share of each class in the frame, instances without masks, timing."""
@@ -249,6 +265,56 @@ class SegmentationResult:
     def to_json(self, min_score: float = DRAWN_SCORE) -> str:
         """:meth:`to_dict` as one line of JSON."""
         return json.dumps(self.to_dict(min_score), allow_nan=False)
+
+    def to_coco(
+        self, image_id: int | str, category_ids: Mapping[str, int] | None = None, min_score: float = 0.0
+    ) -> list[dict[str, Any]]:
+        """The instances in COCO's results format, as plain data for JSON.
+
+        Args:
+            image_id: of the frame, in the data set it belongs to.
+            category_ids: class name -> the data set's category id; None takes the class index.
+            min_score: instances below are left out. Average precision wants them all.
+
+        Returns:
+            an entry for each instance: image_id, category_id, bbox ([x, y, width, height], pixels), score and
+            segmentation (compressed run lengths of the mask at the frame's size).
+
+        Raises:
+            InvalidInput: category_ids lacks a class that was found.
+        """
+        return coco_results(self.instances.above(min_score), self.classes, image_id, category_ids)
+
+    def to_supervision(self, min_score: float = DRAWN_SCORE) -> supervision.Detections:
+        """The instances for the annotators, zones and filters of the package supervision.
+
+        Args:
+            min_score: instances below are left out. Every mask takes a frame of memory.
+
+        Returns:
+            Detections: xyxy, mask ([N, h, w] bool), confidence, class_id (class index), and the class names
+            in ``data["class_name"]``.
+
+        Raises:
+            DependencyMissing: supervision is not installed.
+        """
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise DependencyMissing(
+                "to_supervision()",
+                expected="the package supervision",
+                got=str(error),
+                fix="pip install 'imp-trt[supervision]'",
+            ) from error
+        found = self.instances.above(min_score)
+        return Detections(
+            xyxy=found.boxes,
+            mask=found.paste(),
+            confidence=found.scores,
+            class_id=found.labels.astype(np.int64),
+            data={"class_name": np.array(self.classes.names)[found.labels]},
+        )
 
     def save(
         self, path: str | os.PathLike[str], frame: object | None = None, *, color: str | None = None

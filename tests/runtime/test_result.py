@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imp_trt.draw import colour_map
-from imp_trt.errors import InvalidInput, OutputError
+from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
 from imp_trt.ops import paste_masks
 from imp_trt.result import Instances, SegmentationResult
 from tests.support import tiny
@@ -260,3 +261,33 @@ def test_save_refusals_leave_nothing(tmp_path: Path) -> None:
         with pytest.raises(OutputError):
             result().save(tmp_path / name, frame)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_supervision() -> None:
+    pytest.importorskip("supervision", reason="needs supervision")
+    found = result()
+    detections = found.to_supervision(min_score=0.7)
+    assert detections.xyxy.tolist() == [[10, 20, 50, 52]]
+    assert detections.confidence.tolist() == pytest.approx([0.9])
+    assert detections.class_id.tolist() == [2]
+    assert detections["class_name"].tolist() == ["car"]
+    assert np.array_equal(detections.mask, found.instances.paste()[:1])
+    assert len(found.to_supervision()) == 2
+    nothing = result(instances=instances(**NOTHING)).to_supervision()
+    assert len(nothing) == 0
+    assert len(nothing[nothing.confidence > 0.5]) == 0
+
+
+def test_supervision_annotates_and_counts() -> None:
+    supervision = pytest.importorskip("supervision", reason="needs supervision")
+    frame, detections = tiny.frame(), result().to_supervision()
+    drawn = supervision.MaskAnnotator().annotate(frame.copy(), detections)
+    assert not np.array_equal(drawn, frame)
+    left = supervision.PolygonZone(np.array([[0, 0], [55, 0], [55, 63], [0, 63]]))
+    assert left.trigger(detections).tolist() == [True, False]
+
+
+def test_supervision_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(DependencyMissing, match=r"imp-trt\[supervision\]"):
+        result().to_supervision()
