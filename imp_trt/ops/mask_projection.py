@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from imp_trt.errors import InvalidInput
 from imp_trt.ops import mask_projection_cuda
@@ -198,7 +198,7 @@ def _composed(
     return out.to(masks.dtype).view(batch, num_classes, canvas_h, canvas_w)
 
 
-_forward = torch.library.custom_op("imp_trt::instance_mask_projection", _composed, mutates_args=())
+_forward = library.custom_op("imp_trt::instance_mask_projection", _composed, mutates_args=())
 
 
 @_forward.register_kernel("cuda")
@@ -245,7 +245,7 @@ def _composed_backward(
     return grad_scores, grad_masks
 
 
-_backward = torch.library.custom_op(
+_backward = library.custom_op(
     "imp_trt::instance_mask_projection_backward", _composed_backward, mutates_args=()
 )
 

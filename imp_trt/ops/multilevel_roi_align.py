@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torchvision.ops import roi_align
 
 from imp_trt.ops import multilevel_roi_align_cuda
@@ -71,7 +71,7 @@ def _composed(
     return out
 
 
-_multilevel_roi_align = torch.library.custom_op("imp_trt::multilevel_roi_align", _composed, mutates_args=())
+_multilevel_roi_align = library.custom_op("imp_trt::multilevel_roi_align", _composed, mutates_args=())
 
 
 @_multilevel_roi_align.register_kernel("cuda")
@@ -95,7 +95,7 @@ def _(
     return p2.new_empty((boxes.shape[0] * boxes.shape[1], p2.shape[1], output_size, output_size))
 
 
-@torch.library.custom_op("imp_trt::multilevel_roi_align_backward", mutates_args=())
+@library.custom_op("imp_trt::multilevel_roi_align_backward", mutates_args=())
 def _multilevel_roi_align_backward(
     grad: Tensor,
     p2: Tensor,

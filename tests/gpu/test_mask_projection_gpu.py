@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, library
 
 from imp_trt.ops import instance_mask_projection, instance_mask_projection_reference, mask_projection
 from tests.gpu.conftest import need_torch_cuda
@@ -181,7 +181,7 @@ def test_a_hundred_runs_give_the_same_bits(device, rule, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_operator_contract(device, dtype):
     arguments = (*on(device, ordinary(0, batch=2, count=3, cells=3), dtype), 3, 7, 5, 0.5, "bilinear")
-    torch.library.opcheck(
+    library.opcheck(
         torch.ops.imp_trt.instance_mask_projection.default,
         arguments,
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import library
 
 from imp_trt.ops import multilevel_roi_align
 from imp_trt.ops.multilevel_roi_align import pyramid_roi_align
@@ -78,7 +79,7 @@ def test_backward_is_that_of_the_cpu(device):
 def test_operator_contract(device):
     levels = [p.to(device).requires_grad_() for p in pyramid(batch=1, channels=2, height=32, width=32)]
     boxes = boxes_of_every_level(batch=1, count=3, height=32, width=32).to(device)
-    torch.library.opcheck(
+    library.opcheck(
         torch.ops.imp_trt.multilevel_roi_align.default,
         (*levels, boxes, 2, 2, 4, 224),
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
@@ -91,7 +92,7 @@ def test_contract_of_the_backward_operator(device, layout):
     levels = [p.to(device, memory_format=layout) for p in pyramid(**shape)]
     boxes = boxes_of_every_level(batch=1, count=3, height=32, width=32).to(device)
     grad = torch.ones(boxes.shape[1], 3, 2, 2, device=device)
-    torch.library.opcheck(
+    library.opcheck(
         torch.ops.imp_trt.multilevel_roi_align_backward.default,
         (grad, *levels, boxes, 2, 4, 224),
         test_utils=("test_schema", "test_faketensor"),

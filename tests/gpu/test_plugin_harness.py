@@ -20,7 +20,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 def test_results_are_those_of_the_float64_reference(built: Built, tmp_path: Path) -> None:
     cases = write_cases(tmp_path / "cases")
-    output = run(built.harness, built.library, *cases)
+    output = run(built.harness, built.plugin, *cases)
     assert f"{len(cases)} cases passed" in output
     assert output.count("from a graph") == 2 * len(cases)
     assert output.count("on two streams, same bits") == len(cases)
@@ -32,4 +32,4 @@ def test_a_wrong_result_would_be_found(built: Built, tmp_path: Path) -> None:
     expected[-1] += 0.01
     expected.tofile(case / "expected.bin")
     with pytest.raises(AssertionError, match="from a graph: element"):
-        run(built.harness, built.library, case)
+        run(built.harness, built.plugin, case)

@@ -45,13 +45,13 @@ def test_the_plugins_are_clean_where_a_planted_fault_is_found(
 ) -> None:
     fault = _sanitize(tool, planted, tool)
     assert fault.returncode == FOUND, fault.stdout + fault.stderr
-    done = _sanitize(tool, built.harness, built.library, *cases)
+    done = _sanitize(tool, built.harness, built.plugin, *cases)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(cases)} cases passed" in done.stdout
 
 
 def test_a_plugin_that_writes_too_far_is_found(built: Built, cases: list[Path]) -> None:
-    done = _sanitize("memcheck", built.harness, built.library, cases[0], "--short-output")
+    done = _sanitize("memcheck", built.harness, built.plugin, cases[0], "--short-output")
     # Not FOUND: that is for programs that end well, and this one sees its kernel fail.
     assert done.returncode != 0, done.stdout + done.stderr
     assert "Invalid __global__ write" in done.stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 import imp_trt.ops.mask_projection as op
 from imp_trt.ops import instance_mask_projection
@@ -29,7 +29,7 @@ def test_opcheck(rule: str, dtype: torch.dtype) -> None:
     checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
     if (rule, dtype) == ("bilinear", torch.float32):
         checks.append("test_aot_dispatch_dynamic")
-    torch.library.opcheck(OPERATOR, arguments, test_utils=checks)
+    library.opcheck(OPERATOR, arguments, test_utils=checks)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import library
 from torchvision.ops import MultiScaleRoIAlign
 
 from imp_trt import ops
@@ -79,7 +80,7 @@ def test_operator_contract():
     levels = [p.requires_grad_() for p in pyramid(batch=1, channels=2, height=32, width=32)]
     boxes = boxes_of_every_level(batch=1, count=3, height=32, width=32)
     # The fourth check, of compiled autograd, repeats these through the compiler and takes half a minute.
-    torch.library.opcheck(
+    library.opcheck(
         torch.ops.imp_trt.multilevel_roi_align.default,
         (*levels, boxes, 2, 2, 4, 224),
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),

@@ -101,12 +101,12 @@ def test_headers_are_downloaded_and_architectures_are_those_nvcc_knows(tmp_path:
 @pytest.mark.slow
 def test_only_the_two_symbols_are_exported_and_no_tensorrt_library_is_needed(built: Built) -> None:
     require_tools("nm", "readelf")
-    defined = run("nm", "-D", "--defined-only", built.library).split("\n")
+    defined = run("nm", "-D", "--defined-only", built.plugin).split("\n")
     assert sorted(line.split()[-1] for line in defined if line) == ["getCreators", "setLoggerFinder"]
-    undefined = run("nm", "-D", "--undefined-only", built.library)
+    undefined = run("nm", "-D", "--undefined-only", built.plugin)
     assert "nvinfer" not in undefined.lower()
     assert "cuda" not in undefined.lower()
-    dynamic = run("readelf", "-d", built.library)
+    dynamic = run("readelf", "-d", built.plugin)
     assert f"libimp_trt_plugins.so.{built.major}]" in dynamic
     needed = [line for line in dynamic.splitlines() if "NEEDED" in line]
     assert not any("nvinfer" in line or "cudart" in line for line in needed)
@@ -127,7 +127,7 @@ def _listed(output: str, kind: str) -> dict[str, set[str]]:
 def test_the_interface_without_a_gpu_and_the_fields_are_those_of_python(
     built: Built, cases: list[Path]
 ) -> None:
-    output = run(built.harness, built.library, *cases, "--no-gpu")
+    output = run(built.harness, built.plugin, *cases, "--no-gpu")
     assert f"{len(cases)} cases passed" in output
     need_rtx()
     from tests.support import rtx_plugins
@@ -151,7 +151,7 @@ def test_tensorrt_rtx_loads_it_and_builds_the_same_plan_as_with_python(built: Bu
     from tests.support.plugin_models import mask_projection_model, roi_align_model
     from tests.support.rtx import run_rtx
 
-    library = str(built.library)
+    library = str(built.plugin)
     if built.major != RTX_MAJOR:
         (answer,), _ = run_rtx(rtx_plugins.register, [library])
         assert answer.startswith("EngineIncompatible")
@@ -188,7 +188,7 @@ def test_tensorrt_rtx_loads_it_and_builds_the_same_plan_as_with_python(built: Bu
 @pytest.mark.slow
 def test_the_whole_call_on_the_host_under_sanitizers(tmp_path: Path, cases: list[Path]) -> None:
     built = build_on_host(tmp_path)
-    output = run(built.harness, built.library, *cases)
+    output = run(built.harness, built.plugin, *cases)
     assert f"{len(cases)} cases passed" in output
     assert output.count("from a graph") == 2 * len(cases)
     # Planted faults, to know that results are compared and that the sanitizers watch.
@@ -197,11 +197,11 @@ def test_the_whole_call_on_the_host_under_sanitizers(tmp_path: Path, cases: list
     expected[-1] += 0.01
     expected.tofile(wrong / "expected.bin")
     different = subprocess.run(
-        [built.harness, built.library, wrong], capture_output=True, text=True, check=False
+        [built.harness, built.plugin, wrong], capture_output=True, text=True, check=False
     )
     assert different.returncode == 1
     assert f"from a graph: element {len(expected) - 1}: expected" in different.stderr
-    command = [str(built.harness), str(built.library), str(cases[0]), "--short-output"]
+    command = [str(built.harness), str(built.plugin), str(cases[0]), "--short-output"]
     faulty = subprocess.run(command, capture_output=True, text=True, check=False)
     assert faulty.returncode != 0
     assert "heap-buffer-overflow" in faulty.stderr

@@ -24,6 +24,29 @@ def labelled(
     return Sample(np.zeros((*semantic.shape, 3), np.uint8), semantic, numbers)
 
 
+class Pets:
+    """A few pictures of a cat and a dog, told apart by their first pixel."""
+
+    name, classes, terms, size = "pets", CLASSES, None, (48, 64)
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Sample:
+        semantic = np.full(self.size, WALL, np.uint8)
+        semantic[30:] = FLOOR
+        numbers = np.zeros(self.size, np.int32)
+        for number, label in enumerate((CAT, DOG), 1):
+            mask = area(self.size, 10, 25 * number - 15 + index, 40, 25 * number + index)
+            semantic[mask], numbers[mask] = label, number
+        sample = labelled(semantic, numbers)
+        sample.image[0, 0] = index
+        return sample
+
+
 def answer(
     semantic: NDArray[np.uint8],  # [H, W]
     masks: Sequence[NDArray[np.bool_]] = (),  # each [H, W]

@@ -25,7 +25,7 @@ SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 class Built(NamedTuple):
     """The shared library and the program that drives it."""
 
-    library: Path
+    plugin: Path
     harness: Path
     major: int
 
@@ -114,7 +114,7 @@ def build_on_host(folder: Path) -> Built:
         "-shared",
         *(folder / f"{source.name}.o" for _, source in jobs),
         "-o",
-        built.library,
+        built.plugin,
     )
     return built
 

@@ -11,36 +11,15 @@ import pytest
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
-from imp_trt.train.dataset import Sample
 from imp_trt.train.evaluate import MEASURES, Evaluation, evaluate, measurable
-from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, WALL, answer, area, labelled
+from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, Pets, answer
 from tests.support.tiny import manifest
 
-SIZE = (48, 64)
-
-
-class Pets:
-    """A few pictures of a cat and a dog, told apart by their first pixel."""
-
-    name, classes, terms = "pets", CLASSES, None
-
-    def __len__(self) -> int:
-        return 5
-
-    def __getitem__(self, index: int) -> Sample:
-        semantic = np.full(SIZE, WALL, np.uint8)
-        semantic[30:] = FLOOR
-        numbers = np.zeros(SIZE, np.int32)
-        for number, label in enumerate((CAT, DOG), 1):
-            mask = area(SIZE, 10, 25 * number - 15 + index, 40, 25 * number + index)
-            semantic[mask], numbers[mask] = label, number
-        sample = labelled(semantic, numbers)
-        sample.image[0, 0] = index
-        return sample
+PETS = Pets(5)
 
 
 def perfect(frame: Any, **timing: float) -> Any:
-    sample = Pets()[int(frame[0, 0, 0])]
+    sample = PETS[int(frame[0, 0, 0])]
     masks = [sample.instances == number for number in (1, 2)]
     return answer(sample.semantic, masks, [CAT, DOG], [0.9, 0.8], timing=timing)
 
@@ -48,7 +27,7 @@ def perfect(frame: Any, **timing: float) -> Any:
 def test_a_perfect_predictor_scores_one_in_every_measure():
     pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
     seen: list[int] = []
-    done = evaluate(perfect, Pets(), MEASURES, on_image=seen.append)
+    done = evaluate(perfect, PETS, MEASURES, on_image=seen.append)
     assert (done.data, done.classes, done.images) == ("pets", CLASSES, 5)
     assert done.semantic.mean_iou == done.semantic.mean_accuracy == 1
     assert [band.mean_iou for band in done.boundary.bands] == [1] * 6
@@ -59,7 +38,7 @@ def test_a_perfect_predictor_scores_one_in_every_measure():
 
 
 def test_the_class_map_alone_is_scored_by_default():
-    done = evaluate(perfect, Pets(), limit=2)
+    done = evaluate(perfect, PETS, limit=2)
     assert (done.images, done.semantic.mean_iou) == (2, 1)
     assert done.boundary is done.instances is done.panoptic is None
     assert done.milliseconds == {}
@@ -68,15 +47,15 @@ def test_the_class_map_alone_is_scored_by_default():
 
 @pytest.mark.parametrize("name", ["boundary", "panoptic"])
 def test_one_measure_by_name(name):
-    done = evaluate(perfect, Pets(), (name,), limit=1)
+    done = evaluate(perfect, PETS, (name,), limit=1)
     assert {n for n in MEASURES if getattr(done, n) is not None} == {"semantic", name}
 
 
 def test_a_wrong_predictor_scores_less():
     def all_floor(frame: Any) -> Any:
-        return answer(np.full(SIZE, FLOOR, np.uint8))
+        return answer(np.full(PETS.size, FLOOR, np.uint8))
 
-    done = evaluate(all_floor, Pets(), ("boundary", "panoptic"))
+    done = evaluate(all_floor, PETS, ("boundary", "panoptic"))
     assert done.semantic.thing_iou == 0
     assert done.semantic.mean_iou == pytest.approx(done.semantic.iou[FLOOR] / 4)
     assert done.panoptic.things.pq == 0
@@ -90,20 +69,20 @@ def test_times_of_the_first_calls_are_left_out():
         k = next(count)
         return perfect(frame, total=1000 - 300 * k, infer=7)
 
-    times = evaluate(timed, Pets()).milliseconds
+    times = evaluate(timed, PETS).milliseconds
     assert times["infer"] == {"p50": 7, "p90": 7, "mean": 7}
     assert times["total"] == {"p50": -50, "p90": pytest.approx(70), "mean": -50}
 
 
 def test_one_picture_has_a_time():
-    times = evaluate(lambda frame: perfect(frame, total=3), Pets(), limit=1).milliseconds
+    times = evaluate(lambda frame: perfect(frame, total=3), PETS, limit=1).milliseconds
     assert times == {"total": {"p50": 3, "p90": 3, "mean": 3}}
 
 
 def test_an_evaluation_comes_back_from_json_as_it_was():
     pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
     for measures in (MEASURES, ()):
-        done = evaluate(lambda frame: perfect(frame, total=3, infer=2), Pets(), measures)
+        done = evaluate(lambda frame: perfect(frame, total=3, infer=2), PETS, measures)
         text = json.dumps(done.to_dict(), allow_nan=False)
         again = Evaluation.from_dict(json.loads(text))
         assert again.to_dict() == done.to_dict()
@@ -123,7 +102,7 @@ def test_an_evaluation_comes_back_from_json_as_it_was():
     ],
 )
 def test_a_spoiled_evaluation_is_refused(spoil):
-    data = evaluate(perfect, Pets(), limit=1).to_dict()
+    data = evaluate(perfect, PETS, limit=1).to_dict()
     spoil(data)
     with pytest.raises(InvalidInput):
         Evaluation.from_dict(data)
@@ -131,17 +110,17 @@ def test_a_spoiled_evaluation_is_refused(spoil):
 
 def test_unknown_measures_are_refused():
     with pytest.raises(InvalidInput, match="sharpness"):
-        evaluate(perfect, Pets(), ("semantic", "sharpness"))
+        evaluate(perfect, PETS, ("semantic", "sharpness"))
 
 
 def test_a_predictor_of_other_classes_is_refused():
     other = ClassTable(("x", "wall", "dog", "floor"), CLASSES.things, CLASSES.palette)
     with pytest.raises(InvalidInput, match="classes of the predictor"):
-        evaluate(lambda frame: replace(perfect(frame), classes=other), Pets())
+        evaluate(lambda frame: replace(perfect(frame), classes=other), PETS)
 
 
 def test_without_pictures_nothing_is_known():
-    done = evaluate(perfect, Pets(), ("boundary", "panoptic"), limit=0)
+    done = evaluate(perfect, PETS, ("boundary", "panoptic"), limit=0)
     assert done.images == 0
     assert done.to_dict()["semantic"]["mean_iou"] is None
     assert done.to_dict()["panoptic"]["all"]["pq"] is None

@@ -11,38 +11,17 @@ from imp_trt.models.presets import SYSTEMS
 from imp_trt.train.ablation.cells import PINNED, VARIANTS, Cell
 from imp_trt.train.ablation.results import CellResult
 from imp_trt.train.config import Recipe, Stage
-from imp_trt.train.dataset import Sample
 from imp_trt.train.evaluate import MEASURES, Evaluation, evaluate
-from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, WALL, answer, area, labelled
+from tests.support.pictures import CAT, DOG, WALL, Pets, answer
 
-SIZE = (48, 64)
-
-
-class Pets:
-    """Three pictures of a cat and a dog, told apart by their first pixel."""
-
-    name, classes, terms = "pets", CLASSES, None
-
-    def __len__(self) -> int:
-        return 3
-
-    def __getitem__(self, index: int) -> Sample:
-        semantic = np.full(SIZE, WALL, np.uint8)
-        semantic[30:] = FLOOR
-        numbers = np.zeros(SIZE, np.int32)
-        for number, label in enumerate((CAT, DOG), 1):
-            mask = area(SIZE, 10, 25 * number - 15 + index, 40, 25 * number + index)
-            semantic[mask], numbers[mask] = label, number
-        sample = labelled(semantic, numbers)
-        sample.image[0, 0] = index
-        return sample
+PETS = Pets(3)
 
 
 def evaluated(system: str, misses: int) -> Evaluation:
     """Scores of a predictor that leaves out so many columns of each pet."""
 
     def predict(frame: Any) -> Any:
-        sample = Pets()[int(frame[0, 0, 0])]
+        sample = PETS[int(frame[0, 0, 0])]
         semantic = sample.semantic.copy()
         masks = []
         for number in (1, 2):
@@ -55,7 +34,7 @@ def evaluated(system: str, misses: int) -> Evaluation:
         return answer(semantic, masks, [CAT, DOG], [0.9, 0.8], timing={"total": 5.0, "infer": 4.0})
 
     measures = MEASURES if SYSTEMS[system]["detector"] else MEASURES[:2]
-    return evaluate(predict, Pets(), measures)
+    return evaluate(predict, PETS, measures)
 
 
 def made(cell: Cell, misses: int, **settings: Any) -> CellResult:
