@@ -13,15 +13,8 @@ from imp_trt.classes import IGNORE_INDEX, ClassTable
 from imp_trt.errors import InvalidInput
 from imp_trt.result import SegmentationResult
 from imp_trt.train.dataset import Sample
-from imp_trt.train.metrics.semantic import (
-    ConfusionMatrix,
-    SemanticScores,
-    finite,
-    known_mean,
-    named,
-    pair_codes,
-    unnamed,
-)
+from imp_trt.train.metrics.per_class import ClassIou, finite, named, unnamed
+from imp_trt.train.metrics.semantic import ConfusionMatrix, SemanticScores, pair_codes
 
 DISTANCES = (10, 25, 50, 100, 200, 400)
 """Pixels, as in Figure 5 of the paper."""
@@ -31,7 +24,7 @@ DILATION = 0.02
 
 
 @dataclass(frozen=True, eq=False)
-class BoundaryScores:
+class BoundaryScores(ClassIou):
     """Scores of the pixels near a boundary of the truth, in 0-1.
 
     Attributes:
@@ -45,21 +38,6 @@ class BoundaryScores:
     distances: tuple[float, ...]
     bands: tuple[SemanticScores, ...]
     iou: NDArray[np.float64]
-
-    @property
-    def mean_iou(self) -> float:
-        """Mean Boundary IoU over the classes that have one."""
-        return known_mean(self.iou)
-
-    @property
-    def thing_iou(self) -> float:
-        """Mean Boundary IoU of the thing classes that have one."""
-        return known_mean(self.iou[list(self.classes.things)])
-
-    @property
-    def stuff_iou(self) -> float:
-        """Mean Boundary IoU of the stuff classes that have one."""
-        return known_mean(self.iou[list(self.classes.stuff)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; None where a class does not occur."""

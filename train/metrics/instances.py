@@ -15,7 +15,7 @@ from imp_trt.errors import DependencyMissing
 from imp_trt.result import SegmentationResult
 from imp_trt.train.dataset import Sample
 from imp_trt.train.instances import instance_table
-from imp_trt.train.metrics.semantic import finite, named, number, unnamed
+from imp_trt.train.metrics.per_class import finite, named, number, unnamed
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from imp_trt.classes import IGNORE_INDEX, ClassTable
 from imp_trt.panoptic import fuse_panoptic
 from imp_trt.result import SegmentationResult
 from imp_trt.train.dataset import Sample
-from imp_trt.train.metrics.semantic import finite, known_mean
+from imp_trt.train.metrics.per_class import finite, known_mean
 
 
 class Quality(NamedTuple):

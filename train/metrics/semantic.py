@@ -14,10 +14,11 @@ from imp_trt.classes import IGNORE_INDEX, ClassTable
 from imp_trt.errors import InvalidInput
 from imp_trt.result import SegmentationResult
 from imp_trt.train.dataset import Sample
+from imp_trt.train.metrics.per_class import ClassIou, finite, known_mean, named, number, unnamed
 
 
 @dataclass(frozen=True, eq=False)
-class SemanticScores:
+class SemanticScores(ClassIou):
     """Scores of a class map against the truth, in 0-1.
 
     A network without a semantic head (mask-rcnn-imp) predicts things and one background class only: every
@@ -36,24 +37,9 @@ class SemanticScores:
     pixel_accuracy: float
 
     @property
-    def mean_iou(self) -> float:
-        """Mean over the classes that occur."""
-        return known_mean(self.iou)
-
-    @property
     def mean_accuracy(self) -> float:
         """Mean over the classes that occur in the truth."""
         return known_mean(self.accuracy)
-
-    @property
-    def thing_iou(self) -> float:
-        """Mean IoU of the thing classes that occur."""
-        return known_mean(self.iou[list(self.classes.things)])
-
-    @property
-    def stuff_iou(self) -> float:
-        """Mean IoU of the stuff classes that occur."""
-        return known_mean(self.iou[list(self.classes.stuff)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; None where a class does not occur."""
@@ -145,29 +131,3 @@ def pair_codes(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: 
     codes = truth.astype(np.int32) * (classes + 1)
     codes += np.minimum(predicted, classes)
     return codes
-
-
-def known_mean(values: NDArray[np.float64]) -> float:
-    """Mean of the values that are not NaN; NaN if all are."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else math.nan
-
-
-def finite(value: float) -> float | None:
-    """The value for JSON: None for NaN."""
-    return None if math.isnan(value) else float(value)
-
-
-def number(value: float | None) -> float:
-    """Inverse of :func:`finite`."""
-    return math.nan if value is None else float(value)
-
-
-def named(names: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, float | None]:
-    """Values [K] by class name, for JSON."""
-    return {name: finite(float(value)) for name, value in zip(names, values, strict=True)}
-
-
-def unnamed(names: tuple[str, ...], values: Mapping[str, float | None]) -> NDArray[np.float64]:
-    """Inverse of :func:`named`; KeyError where a name is missing."""
-    return np.array([number(values[name]) for name in names], np.float64)
