@@ -64,10 +64,9 @@ def draw_result(
     # Best last, so that it lies on top.
     for i in reversed(range(len(instances))):
         _draw_instance(picture, instances, i, _bgr(classes, int(instances.labels[i])))
+    taken = [] if legend is None else _draw_legend(picture, legend, classes)
     if labels:
-        _draw_labels(picture, instances, classes)
-    if legend is not None:
-        _draw_legend(picture, legend, classes)
+        _draw_labels(picture, instances, classes, taken)
     return picture
 
 
@@ -90,17 +89,19 @@ def _draw_instance(picture: NDArray[np.uint8], found: Instances, i: int, colour:
         cv2.drawContours(picture, outlines, -1, rim, line, cv2.LINE_AA, offset=(x, y))
 
 
-def _draw_labels(picture: NDArray[np.uint8], found: Instances, classes: ClassTable) -> None:
-    """Name every instance, best first; a name that would cover another is left out."""
+def _draw_labels(
+    picture: NDArray[np.uint8], found: Instances, classes: ClassTable, taken: list[_Rect]
+) -> None:
+    """Name every instance, best first; a name that would cover what is taken, or another, is left out."""
     scale, thickness = _text_style(picture)
-    taken: list[_Rect] = []
+    taken = list(taken)
     for i in range(len(found)):
         colour = _bgr(classes, int(found.labels[i]))
         text = f"{classes.names[int(found.labels[i])]} {found.scores[i]:.2f}"
         (tw, th), base = cv2.getTextSize(text, _FONT, scale, thickness)
         pad = max(4, th // 2)
         w, h = tw + 2 * pad, th + base + max(2, th // 3)
-        rect = _free_place(picture, found.boxes[i], w, h, taken)
+        rect = _free_place(picture, found.boxes, i, w, h, taken)
         if rect is None:
             continue
         taken.append(rect)
@@ -112,53 +113,63 @@ def _draw_labels(picture: NDArray[np.uint8], found: Instances, classes: ClassTab
 
 
 def _free_place(
-    picture: NDArray[np.uint8], box: NDArray[np.float32], w: int, h: int, taken: list[_Rect]
+    picture: NDArray[np.uint8], boxes: NDArray[np.float32], i: int, w: int, h: int, taken: list[_Rect]
 ) -> _Rect | None:
-    """Where a label fits: above the box, inside its top, below it; None if all are taken."""
+    """Where a label of box i hides least: above or below it, at its left or right edge, or inside its top.
+
+    None if it fits nowhere without covering another label.
+    """
     height, width = picture.shape[:2]
-    x = int(np.clip(box[0], 0, max(width - w, 0)))
-    for y in (int(box[1]) - h, int(box[1]), int(box[3])):
+    if w > width:
+        return None
+    left, top, right, bottom = boxes[i].tolist()
+    best, least = None, np.inf
+    places = ((left, top - h), (right - w, top - h), (left, bottom), (right - w, bottom), (left, top))
+    for x, y in places:
+        x, y = int(np.clip(x, 0, width - w)), int(y)
         rect = (x, y, x + w, y + h)
-        if y >= 0 and rect[3] <= height and not any(_overlap(rect, other) for other in taken):
-            return rect
-    return None
+        if y < 0 or rect[3] > height or any(_overlap(rect, other) for other in taken):
+            continue
+        corners = np.minimum(boxes[:, 2:], rect[2:]) - np.maximum(boxes[:, :2], rect[:2])
+        # In halves of the label: finer, and names jump more from frame to frame.
+        hidden = np.round(2 * corners.clip(0).prod(axis=1).sum() / (w * h))
+        if hidden < least:
+            best, least = rect, hidden
+    return best
 
 
 def _overlap(a: _Rect, b: _Rect) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _draw_legend(picture: NDArray[np.uint8], counts: NDArray[np.int64], classes: ClassTable) -> None:
-    """List the classes that fill at least one pixel in two hundred, on a darkened panel."""
+def _draw_legend(picture: NDArray[np.uint8], counts: NDArray[np.int64], classes: ClassTable) -> list[_Rect]:
+    """List the classes of at least one pixel in two hundred on a darkened panel; its place, if any."""
     height, width = picture.shape[:2]
     share = counts / (height * width)
     shown = [int(k) for k in np.argsort(-share, kind="stable") if share[k] >= 0.005]
     scale, thickness = _text_style(picture)
     sizes = [cv2.getTextSize(classes.names[k], _FONT, scale, thickness)[0] for k in shown]
-    if not sizes:
-        return
-    th = max(size[1] for size in sizes)
+    th = max((size[1] for size in sizes), default=1)
     row = round(th * 1.9)
-    w, h = max(size[0] for size in sizes) + 4 * th, row * len(shown) + th
-    panel = picture[max(height - h - th, 0) : max(height - th, 0), th : th + w]
+    rows = min(len(shown), (height - 3 * th) // row)  # the largest, if the picture is too low for all
+    if rows < 1:
+        return []
+    w, h = max(size[0] for size in sizes[:rows]) + 4 * th, row * rows + th
+    panel = picture[height - h - th : height - th, th : th + w]
     panel[...] = panel // 3
-    for i, k in enumerate(shown):
+    for i, k in enumerate(shown[:rows]):
         y = height - h - th + th // 2 + i * row + row // 2
-        cv2.rectangle(
-            picture,
-            (2 * th - th // 2, y - th // 2),
-            (2 * th + th // 2, y + th // 2),
-            _bgr(classes, k),
-            -1,
-        )
+        corner, other = (2 * th - th // 2, y - th // 2), (2 * th + th // 2, y + th // 2)
+        cv2.rectangle(picture, corner, other, _bgr(classes, k), cv2.FILLED)
         place = (3 * th, y + th // 2)
         cv2.putText(picture, classes.names[k], place, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+    return [(th, height - h - th, th + w, height - th)]
 
 
 def _text_style(picture: NDArray[Any]) -> tuple[float, int]:
     """Font scale and stroke that stay readable from thumbnails to 4K."""
     scale = float(np.clip(min(picture.shape[:2]) / 1250, 0.35, 2.0))
-    return scale, max(1, round(scale * 1.6))
+    return scale, max(1, round(scale * 1.9))
 
 
 def _line_width(picture: NDArray[Any]) -> int:

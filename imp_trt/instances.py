@@ -21,7 +21,7 @@ class Instances:
     """Detected objects, by falling score.
 
     Attributes:
-        boxes: [N, 4] float32, xyxy in pixels of the frame, inside the frame.
+        boxes: [N, 4] float32, xyxy in pixels of the frame, inside the frame; finite.
         labels: [N] int32, semantic class index.
         scores: [N] float32, 0-1.
         masks: [N, P, P] float32, probabilities on a grid over the mask box.
@@ -31,7 +31,7 @@ class Instances:
             sticks out of the frame. None means boxes.
 
     Raises:
-        InvalidInput: a shape or dtype is wrong.
+        InvalidInput: a shape or dtype is wrong, or a box is not finite.
     """
 
     boxes: NDArray[np.float32]
@@ -47,6 +47,8 @@ class Instances:
         if self.mask_boxes is None:
             object.__setattr__(self, "mask_boxes", self.boxes)
         check_array("boxes", self.boxes, np.float32, (n, 4))
+        if not np.isfinite(self.boxes).all():
+            raise InvalidInput("boxes", expected="finite corners", got="NaN or infinity")
         check_array("labels", self.labels, np.int32, (n,))
         check_array("scores", self.scores, np.float32, (n,))
         check_array("mask_boxes", self.mask_boxes, np.float32, (n, 4))

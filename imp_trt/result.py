@@ -20,14 +20,13 @@ from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
 from imp_trt.files import write_atomically
 from imp_trt.instances import MASK_THRESHOLD, Instances, check_array, got
 from imp_trt.ops.mask_projection_numpy import instance_mask_projection_numpy
-from imp_trt.panoptic import Panoptic, fuse_panoptic
+from imp_trt.panoptic import Panoptic, class_areas, fuse_panoptic
 
 if TYPE_CHECKING:
     import supervision
 
 __all__ = ["DRAWN_SCORE", "MASK_THRESHOLD", "Answer", "Instances", "SegmentationResult"]
 
-_EXACT_IN_FLOAT32 = 1 << 24
 DRAWN_SCORE = 0.3
 """Default lowest score of an instance that is drawn or listed."""
 
@@ -150,12 +149,7 @@ class SegmentationResult:
 
     def pixel_counts(self) -> NDArray[np.int64]:
         """Pixels of each class, [K] int64."""
-        import cv2  # several times as fast as numpy.bincount, which widens the map to 64 bits first
-
-        strips = np.array_split(self.semantic, 1 + self.semantic.size // _EXACT_IN_FLOAT32)
-        histograms = [cv2.calcHist([strip], [0], None, [256], [0, 256]) for strip in strips]
-        counts = np.sum(histograms, axis=0, dtype=np.int64).ravel()
-        return np.asarray(counts[: len(self.classes)], np.int64)
+        return class_areas(self.semantic)[: len(self.classes)]
 
     def canvas(self, scale: float = 0.25) -> NDArray[np.float32]:
         """What the instances say about every pixel: the IMP canvas, [T, h * scale, w * scale] float32.
@@ -187,16 +181,23 @@ class SegmentationResult:
 
         0.5 and above is a contradiction: an object where the map says stuff, or a thing in the map where no
         object of its class is seen; :func:`imp_trt.disagreement.disagreement_map` has the definition.
-        Computed when first read. It says nothing about a model that detects no instances.
+        Computed when first read, and read only. It says nothing about a model that detects no instances.
         """
         from imp_trt.disagreement import disagreement_map
 
-        return disagreement_map(self.semantic, self.instances, self.classes.things)
+        disagreement = disagreement_map(self.semantic, self.instances, self.classes.things)
+        disagreement.flags.writeable = False  # one array for all who read it
+        return disagreement
 
     def panoptic(self, min_score: float = 0.5, max_covered: float = 0.5, min_stuff_area: int = 0) -> Panoptic:
         """Class map and instances as segments that do not overlap: :func:`imp_trt.panoptic.fuse_panoptic`."""
         return fuse_panoptic(
-            self, min_score=min_score, max_covered=max_covered, min_stuff_area=min_stuff_area
+            self.semantic,
+            self.instances,
+            self.classes,
+            min_score=min_score,
+            max_covered=max_covered,
+            min_stuff_area=min_stuff_area,
         )
 
     def plot(
@@ -323,7 +324,7 @@ class SegmentationResult:
 
         Args:
             path: with a frame, any image suffix: the overlay. Without: ``.png`` the class map (8-bit,
-                one channel, pixel = class index), ``.json`` to_json, ``.npz`` every array.
+                one channel, pixel = class index), ``.json`` to_json(0.0), ``.npz`` every array.
             frame: the frame that was run.
             color: order of frame's channels, as in :meth:`plot`; the file's colours are right either way.
 

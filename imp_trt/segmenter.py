@@ -129,7 +129,8 @@ class Segmenter:
 
         Args:
             source: an iterable of frames, or what imp_trt.video.open_source takes: an image, folder,
-                pattern or video file.
+                pattern, video file, camera or stream. Of the last two it gets the newest frame each time,
+                without end; imp_trt.video.run_pipeline records them.
 
         Yields:
             One result per frame, in order; its ``frame`` is set, so that ``plot()`` needs no argument

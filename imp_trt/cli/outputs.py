@@ -61,8 +61,7 @@ def sink_makers(
     from imp_trt.video import sinks
 
     fps = args.fps or next((source.fps for source in sources if source.fps), None)
-    live = any(source.live for source in sources)
-    times = "constant" if args.fps else "capture" if live else "container"
+    times = "constant" if args.fps else "container"
     makers: list[Callable[[], Sink]] = []
     for name, place in found.items():
         if name == "classes":
@@ -83,6 +82,15 @@ def shows_window(args: argparse.Namespace) -> bool:
     # Qt ends the process where there is no display, so OpenCV is not even asked.
     display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     return not args.headless and args.serve is None and bool(display)
+
+
+def is_stdout(place: str) -> bool:
+    """Whether a file is the one that standard output goes to, by whatever name."""
+    try:
+        one, other = os.stat(place), os.fstat(1)
+    except OSError:
+        return False
+    return os.path.samestat(one, other) and not os.path.samestat(one, os.stat(os.devnull))
 
 
 def refuse_overwriting(
@@ -127,7 +135,7 @@ def refuse_overwriting(
 
 def _targets(output: str, place: str, names: Sequence[str]) -> list[str]:
     """The places that an output becomes: one for each source where there are several."""
-    from imp_trt.video.writer import VIDEO_CODECS
+    from imp_trt.video.encoder import VIDEO_CODECS
 
     lists = [os.path.join(place, "panoptic.json")] if output == "panoptic" else []
     path = Path(place)
@@ -149,7 +157,7 @@ def _spells(target: Path, files: set[Path]) -> bool:
 def _names(output: str, place: str) -> tuple[Path, str, str]:
     """What an output's files have in common: their folder, and how their names begin and end."""
     from imp_trt.images import IMAGE_SUFFIXES
-    from imp_trt.video.writer import VIDEO_CODECS
+    from imp_trt.video.encoder import VIDEO_CODECS
 
     target = Path(place).resolve()
     if "%" in place:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imp_trt.backends import BACKEND_NAMES
 from imp_trt.cli.common import Progress, command_parser, positive, print_json, run_command, say
-from imp_trt.cli.outputs import places, refuse_overwriting, sink_makers
+from imp_trt.cli.outputs import is_stdout, places, refuse_overwriting, sink_makers
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
         "source",
         metavar="SOURCE",
         help="image, folder, quoted pattern, video file, camera (0, /dev/video0, csi://0) or stream "
-        "(rtsp://, http://); Ctrl-C ends a camera or stream and keeps what was written",
+        "(rtsp://, http://); Ctrl-C ends a camera or stream and keeps what was written, as does a failure, "
+        "such as a camera that stays away for five minutes",
     )
     p.add_argument(
         "sink",
@@ -76,7 +78,12 @@ def parser() -> argparse.ArgumentParser:
         "--save-classes", metavar="PLACE", help="class maps: folder, pattern or .png; 8 bit, pixel = class"
     )
     out.add_argument("--save-panoptic", metavar="FOLDER", help="panoptic PNGs and panoptic.json, as COCO has")
-    out.add_argument("--save-json", metavar="FILE", help="one line of JSON per frame")
+    out.add_argument(
+        "--save-json",
+        metavar="FILE",
+        help="one line of JSON per frame; on /dev/stdout or a pipe at once, and the report goes to stderr "
+        "where stdout is taken",
+    )
     out.add_argument(
         "--fps", type=_rate, help="frame rate of an overlay video (default: the source's, or 25)"
     )
@@ -134,6 +141,9 @@ def _run(args: argparse.Namespace) -> int:
         specs = [args.source, *args.add_source]
         sources = [stack.enter_context(open_source(spec)) for spec in specs]
         found = places(args, sources)
+        stdout_taken = is_stdout(found.get("json", ""))
+        if stdout_taken and args.json:
+            raise UsageError("--json and --save-json on stdout", expected="one of them")
         refuse_overwriting(args.artifact, sources, short_names(sources), found)
         segmenter = stack.enter_context(Segmenter(args.artifact, args.backend, args.threads, args.device))
         summary = _segment(args, sources, segmenter, found)
@@ -147,8 +157,9 @@ def _run(args: argparse.Namespace) -> int:
         }
     if args.json:
         print_json(report)
-    else:
-        _print_report(report)
+    elif not (stdout_taken and args.quiet):
+        with redirect_stdout(sys.stderr if stdout_taken else sys.stdout):
+            _print_report(report)
     return 0
 
 
@@ -164,16 +175,14 @@ def _segment(
     total = min(known or args.max_frames or 0, args.max_frames or known or 0) or None
     live = any(source.live for source in sources)
     progress = Progress("imp-segment", total, quiet=args.quiet)
-    state: dict[str, Any] = {}
 
     def show(snapshot: dict[str, Any]) -> bool:
-        state.update(snapshot)
         progress.update(snapshot["delivered"], progress_note(snapshot))
         return not ended.is_set()
 
     with ExitStack() as opened:
         sinks: list[Sink] = []
-        for make in (*sink_makers(args, sources, found), *_view_makers(args, segmenter, state)):
+        for make in (*sink_makers(args, sources, found), *_view_makers(args, sources, segmenter)):
             # Entered one by one: if the third cannot be opened, the first two leave nothing.
             sinks.append(opened.enter_context(make()))
         opened.pop_all()  # from here on the run ends them
@@ -194,21 +203,20 @@ def _segment(
 
 
 def _view_makers(
-    args: argparse.Namespace, segmenter: Segmenter, state: dict[str, Any]
+    args: argparse.Namespace, sources: list[Source], segmenter: Segmenter
 ) -> list[Callable[[], Sink]]:
     if args.serve is None:
         return []
 
     def make() -> Sink:
         from imp_trt.video.serve import BrowserView
-        from imp_trt.video.sources import redacted
 
+        watched = ", ".join(Path(source.name).name if source.paths else source.name for source in sources)
         view = BrowserView(
             args.serve,
             args.serve_host or "127.0.0.1",
             classes=segmenter.classes,
-            statistics=lambda: dict(state),
-            title=f"{redacted(args.source)}, {Path(args.artifact).name}",
+            title=f"{watched}, {Path(args.artifact).name}",
         )
         if not args.quiet:
             say(f"live view: {view.url}")

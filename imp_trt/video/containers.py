@@ -11,6 +11,13 @@ _EBML = b"\x1a\x45\xdf\xa3"
 _MP4_FIRST = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
 
+def lists_frames(path: Path) -> bool:
+    """Whether a file says how many frames it holds: MP4, MOV, AVI; of others a decoder can only guess."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    return head[4:8] in _MP4_FIRST or head[:4] == b"RIFF"
+
+
 def missing_bytes(path: Path) -> int:
     """How many bytes an MP4, MOV, AVI, MKV or WebM file lacks by its own account; 0 for other files."""
     size = path.stat().st_size

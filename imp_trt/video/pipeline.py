@@ -22,7 +22,7 @@ from imp_trt.video.frame import Frame
 from imp_trt.video.queues import Intake, Policy
 from imp_trt.video.sinks import DrawOptions, Segmented, Sink
 from imp_trt.video.sources import Source
-from imp_trt.video.stages import Captured, Job, Shared, Writing, capture, draw_all
+from imp_trt.video.stages import Captured, Job, Shared, Writing, abort_sink, capture, draw_all
 from imp_trt.video.statistics import RunSummary, SourceState, Statistics
 
 __all__ = ["RunSummary", "run_pipeline", "short_names"]
@@ -66,6 +66,12 @@ def run_pipeline(
     thread is joined within two seconds, and the exception goes on to the caller. A thread that a native
     call holds for longer is left behind with a warning; a camera or stream is closed to free it.
 
+    Frames of a camera or stream cannot be had again. Where one is among the sources, a failure ends the run
+    as well, also that of one source of several, but then sinks are closed and their files kept: all but
+    the sink that failed itself (see Sink.recovers), and nothing after KeyboardInterrupt. That they finish
+    their files may take longer than two seconds. :func:`imp_trt.video.interrupt_ends` makes Ctrl-C an
+    ordinary end.
+
     Args:
         source: what open_source gives, any iterable of frames, or a list of sources, whose frames get a short
             name of their source.
@@ -80,7 +86,7 @@ def run_pipeline(
         clock: seconds, monotonic; what Frame.captured_s was taken from.
         on_progress: called in the caller's thread with Statistics.snapshot(), four times a second at most
             and at the end; False ends the run: what the network has begun is still written.
-        stall_s: fail if a sink, or on_frame, keeps one frame for longer.
+        stall_s: fail if a sink, or on_frame, keeps one frame for longer, or closing a sink takes longer.
 
     Returns:
         The summary; frames of files are never dropped, except what was read ahead when the run was ended
@@ -97,12 +103,12 @@ def run_pipeline(
     try:
         for name in ("max_frames", "deadline_s"):
             value = getattr(options, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise InvalidInput(name, expected="above 0", got=value)
         run = _Run(segmenter, sources, sinks, policy, queue_size, options)
     except BaseException:
         for sink in sinks:
-            sink.abort()
+            abort_sink(sink)
         raise
     return run.run()
 
@@ -145,10 +151,15 @@ class _Run:
         # One frame in each of inference, drawing and writing; files add some slack for uneven steps.
         limit = 3 if any(self._ageing) else 3 + queue_size
         in_turn = not any(self._ageing)
-        self._shared = Shared(Intake(policies, queue_size, limit, in_turn, self._too_old), options.clock)
+        intake = Intake(policies, queue_size, limit, in_turn, self._too_old)
+        self._shared = Shared(intake, options.clock, recording=any(self._live))
         # Where nothing is dropped, nothing is read that will not be needed.
         self._read_limit = options.max_frames if len(sources) == 1 and in_turn else None
         self._statistics = self._new_statistics()
+        watching: Any
+        for watching in sinks:
+            if hasattr(watching, "statistics") and watching.statistics is None:
+                watching.statistics = self._statistics.snapshot
         self._reported = -math.inf
 
     def run(self) -> RunSummary:
@@ -175,12 +186,11 @@ class _Run:
                 self._watch()
         except BaseException as error:
             shared.fail(error)
-        finally:
-            shared.intake.stop()
-            shared.to_draw.put(None)
-            if workers[1].ident is None:
-                shared.to_write.put(None)  # nobody else will
-            self._join(captures, workers)
+        try:
+            self._end(captures, workers)
+        except BaseException as error:  # the caller wants to wait no longer
+            shared.fail(error)
+            self._end(captures, workers)
         if shared.error is not None:
             raise shared.error
         self._report(last=True)
@@ -190,7 +200,11 @@ class _Run:
         intake, taken = self._shared.intake, 0
         while not intake.over() and taken != self._o.max_frames:
             self._watch()
-            got = intake.take(_PROGRESS_S)
+            try:
+                got = intake.take(_PROGRESS_S)
+            except Exception as error:  # of a source
+                self._shared.fail(error, finish=self._shared.recording)
+                return
             if got is None:
                 continue
             taken += 1
@@ -209,13 +223,16 @@ class _Run:
         """Report progress; see that the sinks go on."""
         if self._shared.error is None:
             self._report()
-        busy = self._shared.busy_since
-        if busy is not None and self._o.clock() - busy > self._o.stall_s:
+        if self._stalls():
             raise OutputError(
                 "a sink or callback stalls",
-                expected=f"it to take a frame within {self._o.stall_s:g} s",
+                expected=f"it to take a frame, or to close, within {self._o.stall_s:g} s",
                 fix="find out what it waits for; a larger stall_s gives it more time",
             )
+
+    def _stalls(self) -> bool:
+        busy = self._shared.busy_since
+        return busy is not None and self._o.clock() - busy > self._o.stall_s
 
     def _report(self, last: bool = False) -> None:
         now = self._o.clock()
@@ -225,8 +242,14 @@ class _Run:
         if self._o.on_progress(self._statistics.snapshot()) is False:
             self._shared.intake.stop()
 
-    def _join(self, captures: Sequence[Thread], workers: Sequence[Thread]) -> None:
-        start = time.monotonic()
+    def _end(self, captures: Sequence[Thread], workers: Sequence[Thread]) -> None:
+        """Join every thread, as far as it ends."""
+        shared, start = self._shared, time.monotonic()
+        shared.intake.stop()
+        shared.to_draw.put(None)
+        writing, drawing = workers
+        if drawing.ident is None:
+            shared.to_write.put(None)  # nobody else will
         for thread in captures:
             _wait_for(thread, start + _CLOSE_AFTER_S)
         closers = [
@@ -238,13 +261,21 @@ class _Run:
         ]
         for thread in closers:
             thread.start()
-        for thread in (*closers, *captures, *workers):
+        _wait_for(writing, start + JOIN_S / 2)
+        shared.give_up()  # if it has not written by now what was under way
+        for thread in (*closers, *captures, drawing, writing):
             _wait_for(thread, start + JOIN_S)
+            while thread is writing and self._finishes_files():
+                _wait_for(thread, time.monotonic() + _PROGRESS_S)
             if thread.is_alive():
                 _log.warning("the thread %s does not end; it is left behind", thread.name)
-        if workers[0].ident is None:
+        if writing.ident is None:
             for sink in self._sinks:
-                sink.abort()
+                abort_sink(sink)
+
+    def _finishes_files(self) -> bool:
+        shared = self._shared
+        return shared.closing and shared.keeps and not shared.written.is_set() and not self._stalls()
 
     def _too_old(self, captured: Captured) -> bool:
         deadline = self._o.deadline_s
@@ -294,7 +325,7 @@ def short_names(sources: Sequence[Any]) -> list[str]:
     names: list[str] = []
     for index, source in enumerate(sources):
         text = PurePath(str(getattr(source, "name", ""))).stem
-        name = re.sub(r"[^\w-]+", "_", text).strip("_")[:64] or str(index)
+        name = re.sub(r"[^\w-]+", "_", text)[:64].strip("_") or str(index)
         while name in names:
             name = f"{name}-{index}"
         names.append(name)

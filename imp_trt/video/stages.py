@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from threading import Event, Lock
@@ -16,6 +16,8 @@ from imp_trt.video.frame import Frame
 from imp_trt.video.queues import Intake
 from imp_trt.video.sinks import Segmented, Sink
 from imp_trt.video.statistics import Statistics
+
+_log = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 1.0
 
@@ -54,31 +56,45 @@ class Job:
 class Shared:
     """What the threads of a run share: its frames, its clock, and how it ends.
 
+    Args:
+        recording: a source is live. Its frames cannot be had again, so that what sinks have of them outlives
+            a failure; of files, an output that only looks complete is worse than none.
+
     Attributes:
         to_draw, to_write: jobs in order, None as the last. Unbounded, because the intake bounds the jobs.
         given_up: results are no longer wanted: the run failed, or a sink asked to stop.
         written: the sinks are closed or aborted.
-        error: the first failure.
-        busy_since: when a sink or callback was given the frame it still has.
+        closing: a sink finishes its files, which may take longer than a thread has to end.
+        error: the first failure, or the interrupt that came after it.
+        busy_since: when a sink or callback was given what it still works on.
     """
 
-    def __init__(self, intake: Intake[Captured], clock: Callable[[], float]) -> None:
+    def __init__(self, intake: Intake[Captured], clock: Callable[[], float], recording: bool) -> None:
         self.intake = intake
         self.clock = clock
+        self.recording = recording
         self.to_draw: SimpleQueue[Job | None] = SimpleQueue()
         self.to_write: SimpleQueue[Job | None] = SimpleQueue()
         self.given_up = Event()
         self.written = Event()
+        self.closing = False
         self.error: BaseException | None = None
         self.busy_since: float | None = None
         self._lock = Lock()
 
-    def fail(self, error: BaseException) -> None:
-        """Keep the first error and give up what is under way."""
+    @property
+    def keeps(self) -> bool:
+        """Whether sinks are closed at the end, and not aborted."""
+        return self.error is None or (self.recording and isinstance(self.error, Exception))
+
+    def fail(self, error: BaseException, *, finish: bool = False) -> None:
+        """Note an error and give up what is under way; finish: leave it to be written."""
         with self._lock:
-            if self.error is None:
+            interrupts = isinstance(self.error, Exception) and not isinstance(error, Exception)
+            if self.error is None or interrupts:
                 self.error = error
-        self.give_up()
+        if not finish:
+            self.give_up()
 
     def give_up(self) -> None:
         """Want no more frames, and drop those under way."""
@@ -146,7 +162,7 @@ def draw_all(shared: Shared, ahead: bool) -> None:
 
 
 class Writing:
-    """Hands jobs to the sinks and ends them: closed after a clean run, aborted after a failure.
+    """Hands jobs to the sinks and ends them: closed where Shared.keeps says so, else aborted.
 
     Args:
         on_frame: called after each frame with the number done and its result.
@@ -164,27 +180,45 @@ class Writing:
         self._statistics = statistics
         self._on_frame = on_frame
         self._done = 0
+        self._failed: Sink | None = None
 
     def run(self) -> None:
         """The thread."""
         shared = self._shared
+        entered: list[Sink] = []
         try:
-            with ExitStack() as stack:
-                try:
-                    for sink in self._sinks:
-                        stack.enter_context(sink)
-                except BaseException as error:
-                    shared.fail(error)
-                for job in _until_none(shared.to_write):
-                    self._write(job)
-                if shared.error is not None:
-                    raise _Aborted
-        except _Aborted:
-            pass
+            for sink in self._sinks:
+                sink.__enter__()
+                entered.append(sink)
         except BaseException as error:
             shared.fail(error)
+            for sink in self._sinks[len(entered) :]:
+                abort_sink(sink)
+        for job in _until_none(shared.to_write):
+            self._write(job)
+        shared.closing = True
+        for sink in reversed(entered):
+            self._end(sink)
+        if shared.error is not None and shared.keeps and self._done:
+            _log.warning("the run failed after %d frames; what was written of them is kept", self._done)
+        shared.written.set()
+
+    def _end(self, sink: Sink) -> None:
+        shared = self._shared
+        # Of a sink whose write() failed, it alone can tell whether what it has is whole.
+        sound = sink is not self._failed or getattr(sink, "recovers", False)
+        whole = shared.error is None or (shared.keeps and sound and self._done)
+        error = None if whole else shared.error
+        try:
+            shared.busy_since = shared.clock()
+            sink.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+        except BaseException as failure:
+            if shared.error is not None:
+                _log.warning("%s", failure)
+            shared.fail(failure)
+            abort_sink(sink)
         finally:
-            shared.written.set()
+            shared.busy_since = None
 
     def _write(self, job: Job) -> None:
         shared = self._shared
@@ -193,8 +227,11 @@ class Writing:
             return
         try:
             shared.busy_since = before = shared.clock()
-            # Every sink gets the frame, even if one of them asks to stop.
-            going = all([sink.write(job.item) for sink in self._sinks])
+            going = True
+            for sink in self._sinks:  # every one gets the frame, even if one of them asks to stop
+                self._failed = sink
+                going = sink.write(job.item) is not False and going
+            self._failed = None
             write_ms = (shared.clock() - before) * 1e3
             result = job.item.result
             # Last, because an engine's result takes the time of its download when it is read.
@@ -224,8 +261,12 @@ class Writing:
             self._shared.busy_since = None
 
 
-class _Aborted(Exception):
-    """Takes the sinks through their exits; the failure itself is in Shared.error."""
+def abort_sink(sink: Sink) -> None:
+    """Abort a sink; that it cannot even do that changes nothing for the others."""
+    try:
+        sink.abort()
+    except BaseException as error:
+        _log.warning("a sink could not be aborted: %s", error)
 
 
 def _until_none(queue: SimpleQueue[Job | None]) -> Iterator[Job]:

@@ -58,7 +58,8 @@ class Durations:
         """For each share in percent, the duration that this share of the values does not exceed."""
         if not self.count:
             return [math.nan for _ in shares]
-        ranks = [max(math.ceil(share / 100 * self.count), 1) for share in shares]
+        # Rounded, because 99.9 / 100 * 1000 is more than 999.
+        ranks = [max(math.ceil(round(share / 100 * self.count, 6)), 1) for share in shares]
         places = np.searchsorted(np.cumsum(self._buckets), ranks)
         middles = _LOWEST_MS * _GROWTH ** (places + 0.5)
         return [float(np.clip(middle, self._least, self.greatest)) for middle in middles]

@@ -7,7 +7,6 @@ import math
 import os
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -15,53 +14,29 @@ from numpy.typing import NDArray
 
 from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
 from imp_trt.files import temporary_beside
+from imp_trt.video import writer_pyav
 from imp_trt.video.containers import missing_bytes
-
-# What OpenCV's wheels can encode by themselves; their FFmpeg has no H.264 encoder.
-VIDEO_CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
+from imp_trt.video.encoder import TICKS, VIDEO_CODECS, Encoder
+from imp_trt.video.writer_opencv import OpenCvEncoder
 
 ENCODERS = ("pyav", "opencv")
 """What can write a video: H.264 with every frame's own time, or OpenCV's codecs at a constant rate."""
-
-TICKS = 720_000
-"""Ticks of a second, in which all usual rates, 30000/1001 among them, and 90 kHz have whole periods."""
 
 _SHORTEST = TICKS // 1000  # Matroska counts milliseconds
 _LONGEST = 600 * TICKS
 _BEYOND_ANY_CLOCK_S = 1e12
 _ROOM_CHECK_FRAMES = 32
-_ROOM_BYTES = 1 << 20
+# For what comes until the next check, and for the index, without which nothing can be kept.
+_ROOM_BYTES = 8 << 20
+_INDEX_BYTES_A_FRAME = 32
 
 _log = logging.getLogger(__name__)
 
 
-class Encoder(Protocol):
-    """Pictures into one open file."""
-
-    def write(self, picture: NDArray[np.uint8], ticks: int) -> None:
-        """Append a picture [h, w, 3] uint8 BGR of even sides, shown from ticks on.
-
-        Raises:
-            OSError: the file cannot take it.
-            OutputError: there is no encoder for it.
-        """
-        ...
-
-    def finish(self) -> None:
-        """Write what is held back and the file's index; raises OSError."""
-        ...
-
-    def release(self) -> None:
-        """Let the file go without raising; idempotent."""
-        ...
-
-    def count(self) -> int:
-        """How many frames the finished file holds by its own account, -1 if it cannot be opened."""
-        ...
-
-
 class VideoWriter:
     """Frames into one video file, in place only when it is whole and reads back.
+
+    MP4 and MOV collect their index in memory, 8 MB in an hour at 30 frames/s; Matroska does not.
 
     Args:
         path: ends with one of VIDEO_CODECS. Missing folders are made.
@@ -163,11 +138,7 @@ class VideoWriter:
 
     def _open(self, size: tuple[int, int]) -> Encoder:
         if self._kind == "pyav":
-            from imp_trt.video.writer_pyav import PyAvEncoder
-
-            return PyAvEncoder(self._file, self._rate, size, name=self._path.name)
-        from imp_trt.video.writer_opencv import OpenCvEncoder
-
+            return writer_pyav.PyAvEncoder(self._file, self._rate, size, name=self._path.name)
         return OpenCvEncoder(self._file, self._rate, size, name=self._path.name)
 
     def _check_picture(self, picture: NDArray[np.uint8]) -> None:
@@ -189,7 +160,8 @@ class VideoWriter:
         """Notice a full disk within a second or two: OpenCV would go on for hours without a word."""
         found = os.statvfs(self._file)
         free = found.f_bavail * found.f_frsize
-        if found.f_blocks and free < _ROOM_BYTES:  # some network disks say 0 of 0
+        needed = _ROOM_BYTES + _INDEX_BYTES_A_FRAME * self._written
+        if found.f_blocks and free < needed:  # some network disks say 0 of 0
             raise self._error(f"only {free} bytes are left on the disk")
 
     def _check_file(self, encoder: Encoder) -> None:
@@ -257,9 +229,7 @@ def _choose(encoder: str | None, suffix: str) -> str:
     if encoder == "opencv" or suffix == ".avi":
         return "opencv"
     try:
-        from imp_trt.video.writer_pyav import h264_encoder
-
-        h264_encoder()
+        writer_pyav.h264_encoder()
     except DependencyMissing as error:
         if encoder == "pyav":
             raise

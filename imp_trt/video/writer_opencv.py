@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.errors import OutputError
-from imp_trt.video.writer import TICKS, VIDEO_CODECS
+from imp_trt.video.encoder import TICKS, VIDEO_CODECS
 
 _log = logging.getLogger(__name__)
 
 
 class OpenCvEncoder:
-    """See :class:`imp_trt.video.writer.Encoder`; every frame is shown for one period.
+    """See :class:`imp_trt.video.encoder.Encoder`; every frame is shown for one period.
 
     Args:
         file: to write; its suffix chooses the codec.
@@ -38,13 +38,13 @@ class OpenCvEncoder:
         self._off = Fraction(0)
 
     def write(self, picture: NDArray[np.uint8], ticks: int) -> None:
-        """See :meth:`imp_trt.video.writer.Encoder.write`."""
+        """See :meth:`imp_trt.video.encoder.Encoder.write`."""
         self._writer.write(picture)
         self._off = max(self._off, abs(ticks - self._written * self._period))
         self._written += 1
 
     def finish(self) -> None:
-        """See :meth:`imp_trt.video.writer.Encoder.finish`."""
+        """See :meth:`imp_trt.video.encoder.Encoder.finish`."""
         self._writer.release()
         if self._off > self._period:
             _log.warning(
@@ -55,11 +55,11 @@ class OpenCvEncoder:
             )
 
     def release(self) -> None:
-        """See :meth:`imp_trt.video.writer.Encoder.release`."""
+        """See :meth:`imp_trt.video.encoder.Encoder.release`."""
         self._writer.release()
 
     def count(self) -> int:
-        """See :meth:`imp_trt.video.writer.Encoder.count`."""
+        """See :meth:`imp_trt.video.encoder.Encoder.count`."""
         capture = cv2.VideoCapture(str(self._file))
         try:
             if not capture.isOpened() or not capture.read()[0]:

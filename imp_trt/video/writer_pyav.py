@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.errors import DependencyMissing, OutputError
-from imp_trt.video.writer import TICKS
+from imp_trt.video.encoder import TICKS
 
 _INSTALL = "pip install 'imp-trt[video]'"
 # 11 ms of one core for a 1920x1080 frame; "veryfast" takes 34 ms for a file of 60 % of the size.
@@ -24,6 +24,7 @@ _X264 = {"preset": "ultrafast", "crf": "20", "bf": "0"}
 _OPENH264_BITS_PER_PIXEL = 0.2
 _BT601, _BT709, _LIMITED_RANGE = 6, 1, 1
 _KEY_FRAME_SECONDS = 2
+_MATROSKA_TICK = Fraction(1, 1000)
 
 
 @cache
@@ -47,7 +48,7 @@ def h264_encoder() -> str:
 
 
 class PyAvEncoder:
-    """See :class:`imp_trt.video.writer.Encoder`; H.264 in yuv420p, crf 20.
+    """See :class:`imp_trt.video.encoder.Encoder`; H.264 in yuv420p, crf 20.
 
     Args:
         file: to write; its suffix chooses the container.
@@ -61,6 +62,7 @@ class PyAvEncoder:
 
         self._file, self._name = file, name
         self._period = round(TICKS / rate)
+        self._written, self._last = 0, 0
         self._container: Any = None
         try:
             self._container = av.open(str(file), "w")
@@ -89,7 +91,7 @@ class PyAvEncoder:
         return stream
 
     def write(self, picture: NDArray[np.uint8], ticks: int) -> None:
-        """See :meth:`imp_trt.video.writer.Encoder.write`."""
+        """See :meth:`imp_trt.video.encoder.Encoder.write`."""
         import av
 
         # FFmpeg's own conversion darkens by up to 4 levels.
@@ -97,9 +99,10 @@ class PyAvEncoder:
         frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
         frame.pts, frame.time_base = ticks, Fraction(1, TICKS)
         self._mux(frame)
+        self._written, self._last = self._written + 1, ticks
 
     def finish(self) -> None:
-        """See :meth:`imp_trt.video.writer.Encoder.finish`."""
+        """See :meth:`imp_trt.video.encoder.Encoder.finish`."""
         import av
 
         self._mux(None)
@@ -110,7 +113,7 @@ class PyAvEncoder:
             raise _as_os_error(error) from error
 
     def release(self) -> None:
-        """See :meth:`imp_trt.video.writer.Encoder.release`."""
+        """See :meth:`imp_trt.video.encoder.Encoder.release`."""
         import av
 
         container, self._container = self._container, None
@@ -119,7 +122,7 @@ class PyAvEncoder:
                 container.close()
 
     def count(self) -> int:
-        """See :meth:`imp_trt.video.writer.Encoder.count`."""
+        """See :meth:`imp_trt.video.encoder.Encoder.count`."""
         import av
 
         try:
@@ -128,9 +131,13 @@ class PyAvEncoder:
                 next(container.decode(stream))
                 if stream.frames:
                     return int(stream.frames)
-                container.seek(0)  # Matroska does not say
-                return sum(packet.size > 0 for packet in container.demux(stream))
-        except (av.error.FFmpegError, StopIteration, IndexError):
+                # Matroska does not say, and to read hours of it takes minutes. If the last frame is there, so
+                # are the others: what FFmpeg cannot write it reports.
+                container.seek(self._last * 10**6 // TICKS)
+                ends = max(packet.pts for packet in container.demux(stream) if packet.size)
+                missing = Fraction(self._last, TICKS) - ends * stream.time_base > _MATROSKA_TICK
+                return 0 if missing else self._written
+        except (av.error.FFmpegError, StopIteration, IndexError, ValueError):
             return -1
 
     def _mux(self, frame: Any) -> None:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from contextlib import ExitStack
 
 import numpy as np
 
 from imp_trt import ClassTable, ImpTrtError, Segmenter
 from imp_trt.errors import InvalidInput
-from imp_trt.video import RunSummary, open_source, run_pipeline
-from imp_trt.video.serve import BrowserView
-from imp_trt.video.sinks import Base, OverlayVideo, Segmented, Sink, Window
+from imp_trt.video import BrowserView, RunSummary, interrupt_ends, open_source, run_pipeline
+from imp_trt.video.sinks import Base, OverlayVideo, Segmented, Window
 
 CLOSE = 0.75  # a box that reaches below this share of the picture's height is close
 SURE = 0.5  # lowest score that counts
@@ -63,29 +62,32 @@ def watch(options: argparse.Namespace) -> RunSummary:
     def event(kind: str, text: str) -> None:
         print(f"camera {kind}: {text}", file=sys.stderr, flush=True)
 
-    with Segmenter(options.artifact) as segmenter:
+    with ExitStack() as stack:
+        # The first Ctrl-C ends the run as a closed window does, and keeps the recording; a second interrupts.
+        ended = stack.enter_context(interrupt_ends())
+        segmenter = stack.enter_context(Segmenter(options.artifact))
         segmenter.warmup()  # before the camera: the first frame is to be as fast as the others
-        with open_source(options.camera, on_event=event) as camera:
-            sinks: list[Sink] = [Alarm(options.alarm, segmenter.classes)]
-            latest: dict[str, Any] = {}
-            if options.record:
-                # Timed by the capture: what was dropped does not make the recording run faster.
-                sinks.append(OverlayVideo(options.record, camera.fps, times="capture"))
-            if options.serve is None:
-                sinks.append(Window("camera (q quits)"))
-            else:
-                view = BrowserView(options.serve, classes=segmenter.classes, statistics=lambda: latest)
-                print(f"watch at {view.url}", file=sys.stderr, flush=True)
-                sinks.append(view)
-            # A camera that is faster than the network: the oldest waiting frame makes room for the newest.
-            return run_pipeline(
-                segmenter,
-                camera,
-                sinks,
-                max_frames=options.frames,
-                deadline_s=options.deadline / 1e3 if options.deadline else None,
-                on_progress=latest.update,
-            )
+        camera = stack.enter_context(open_source(options.camera, on_event=event))
+        # Each is entered when it is there: if a later one cannot be opened, it leaves nothing.
+        sinks = [stack.enter_context(Alarm(options.alarm, segmenter.classes))]
+        if options.record:
+            # Timed by the capture: what was dropped does not make the recording run faster.
+            sinks.append(stack.enter_context(OverlayVideo(options.record, camera.fps, times="capture")))
+        if options.serve is None:
+            sinks.append(stack.enter_context(Window("camera (q quits)")))
+        else:
+            view = BrowserView(options.serve, classes=segmenter.classes, title=camera.name)
+            print(f"watch at {view.url}", file=sys.stderr, flush=True)
+            sinks.append(stack.enter_context(view))
+        # A camera that is faster than the network: the oldest waiting frame makes room for the newest.
+        return run_pipeline(
+            segmenter,
+            camera,
+            sinks,
+            max_frames=options.frames,
+            deadline_s=options.deadline / 1e3 if options.deadline else None,
+            on_progress=lambda state: not ended.is_set(),
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -105,8 +107,6 @@ def main(arguments: list[str] | None = None) -> int:
     except ImpTrtError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130
     age = summary.age_ms
     print(f"{summary.frames} frames shown, {summary.dropped} dropped, {summary.reconnects} reconnections")
     if age:

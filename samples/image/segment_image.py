@@ -12,6 +12,8 @@ import cv2
 
 import imp_trt
 
+SURE = 0.3  # lowest score of an instance that is listed; the overlay has the same
+
 
 def segment(artifact: str, picture: str) -> None:
     """Write <picture>.overlay.png, .classes.png and .json, and list the instances.
@@ -25,12 +27,12 @@ def segment(artifact: str, picture: str) -> None:
     stem = Path(picture).with_suffix("")
     with imp_trt.Segmenter(artifact) as segmenter:
         result = segmenter.run(frame)
-    cv2.imwrite(f"{stem}.overlay.png", result.plot(frame, legend=True))
+    if not cv2.imwrite(f"{stem}.overlay.png", result.plot(frame, legend=True)):
+        sys.exit(f"{stem}.overlay.png cannot be written")
     result.save(f"{stem}.classes.png")  # 8 bits, one channel, pixel = class index
     result.save(f"{stem}.json")
-    for box, label, score in zip(
-        result.instances.boxes, result.instances.labels, result.instances.scores, strict=True
-    ):
+    found = result.instances.above(SURE)
+    for box, label, score in zip(found.boxes, found.labels, found.scores, strict=True):
         print(f"{result.classes.names[label]:<12} {score:.2f}  {[round(float(side), 1) for side in box]}")
 
 

@@ -43,7 +43,8 @@ class OnStream:
 
     def __init__(self, array: Any, stream: Any) -> None:
         self.array = array
-        self.__cuda_array_interface__ = {**array.__cuda_array_interface__, "stream": stream.handle}
+        described = array.__cuda_array_interface__
+        self.__cuda_array_interface__ = {**described, "version": 3, "stream": stream.handle}
 
 
 class ToneCurve:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from imp_trt import ImpTrtError, SegmentationResult, Segmenter
+from imp_trt.errors import InvalidInput
 from imp_trt.video import open_source
 
 TARGET = 110.0  # mean level that a frame is brought to
@@ -67,20 +68,23 @@ class Step:
     free: Tensor
 
 
-def drive(segmenter: Segmenter, source: str, device: torch.device) -> Iterator[Step]:
+@torch.inference_mode()  # as decorator: a with statement would hold for the caller too, between two steps
+def drive(segmenter: Segmenter, source: str, device: torch.device, road: str = "road") -> Iterator[Step]:
     """One step per frame of a source.
 
     Raises:
-        ValueError: the network knows no road.
+        InvalidInput: the network knows no class of the road's name.
     """
-    road = segmenter.classes.names.index("road")
+    names = segmenter.classes.names
+    if road not in names:
+        raise InvalidInput("road", expected=f"one of {', '.join(names)}", got=road, fix="--road CLASS")
     expose = AutoExposure()
-    with torch.inference_mode(), open_source(source) as frames:
+    with open_source(source) as frames:
         for frame in frames:
             image = expose(torch.from_numpy(frame.image).to(device))
             result = segmenter.run(pixels_of(image))
             # Reading `semantic` fetches one byte a pixel; the tensor shares its memory.
-            yield Step(result, free_road(torch.from_numpy(result.semantic), road))
+            yield Step(result, free_road(torch.from_numpy(result.semantic), names.index(road)))
 
 
 def device_of(segmenter: Segmenter) -> torch.device:
@@ -98,11 +102,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("artifact", help="an engine for this GPU, or an .onnx file")
     parser.add_argument("source", help="video, picture or folder of pictures")
+    parser.add_argument("--road", default="road", metavar="CLASS", help="the network's name for it")
     options = parser.parse_args(arguments)
     count = 0
     with Segmenter(options.artifact) as segmenter:
         device = device_of(segmenter)
-        for step in drive(segmenter, options.source, device):
+        for step in drive(segmenter, options.source, device, options.road):
             middle = step.free[len(step.free) // 3 : -(len(step.free) // 3)]
             free, height = int(middle.min()), step.result.size[0]
             print(f"{count:5d}: road free ahead {free / height:4.0%} of the picture's height")

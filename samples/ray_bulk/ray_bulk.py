@@ -18,6 +18,7 @@ import ray
 
 from imp_trt import ImpTrtError, Segmenter
 from imp_trt.artifact import read_manifest
+from imp_trt.errors import SourceError
 from imp_trt.video import open_source, run_pipeline
 from imp_trt.video.sinks import JsonLines
 from imp_trt.video.sources import VIDEO_SUFFIXES
@@ -26,8 +27,16 @@ Task = tuple[Path, Path]  # a video, and the file that its results go to
 
 
 def unfinished(folder: Path, output: Path) -> list[Task]:
-    """The videos below a folder whose results are not there yet; the largest first, to end together."""
+    """The videos below a folder whose results are not there yet; the largest first, to end together.
+
+    Raises:
+        SourceError: there are no videos.
+    """
     videos = [path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES]
+    if not videos:
+        raise SourceError(
+            f"videos below {folder}", expected=f"files {', '.join(sorted(VIDEO_SUFFIXES))}", got="none"
+        )
     tasks = [(path, output / path.relative_to(folder).with_name(f"{path.name}.jsonl")) for path in videos]
     left = [task for task in tasks if not task[1].exists()]
     return sorted(left, key=lambda task: (-task[0].stat().st_size, task[0]))
@@ -102,10 +111,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         read_manifest(options.artifact)  # here, not in every worker
+        tasks = unfinished(options.videos, options.output)
     except ImpTrtError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    tasks = unfinished(options.videos, options.output)
     if not tasks:
         print("nothing left to do")
         return 0

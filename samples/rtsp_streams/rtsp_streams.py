@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from imp_trt import ImpTrtError, Segmenter
-from imp_trt.video import RunSummary, open_source, run_pipeline
-from imp_trt.video.serve import BrowserView
+from imp_trt.video import BrowserView, RunSummary, interrupt_ends, open_source, run_pipeline
 from imp_trt.video.sinks import JsonLines, OverlayVideo, Sink
 from imp_trt.video.sources import Source
 
@@ -47,43 +46,42 @@ def open_all(addresses: list[str], stack: ExitStack) -> list[Source]:
     return [one.result() for one in opening]
 
 
-class Report:
-    """A line per stream every few seconds."""
-
-    def __init__(self) -> None:
-        self.latest: dict[str, Any] = {}
-        self._next = 0.0
-
-    def __call__(self, state: dict[str, Any]) -> None:
-        self.latest = state
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + REPORT_S
-        for stream in state["sources"]:
-            counts = ", ".join(f"{stream[key]} {key}" for key in ("captured", "delivered", "dropped"))
-            print(f"{stream['name']:<16} {counts}, {stream['reconnects']} reconnections", file=sys.stderr)
+def counted(stream: dict[str, Any]) -> str:
+    """A line about one stream, from the run's statistics."""
+    numbers = ", ".join(f"{stream[key]} {key}" for key in ("captured", "delivered", "dropped"))
+    return f"{stream['name']:<16} {numbers}, {stream['reconnects']} reconnections"
 
 
 def watch(options: argparse.Namespace) -> RunSummary:
-    """Run until Ctrl-C, --frames, or a stream that stays away for five minutes.
+    """Run until Ctrl-C, --frames, or a stream that stays away for five minutes. Results are kept each time.
 
     Raises:
-        ImpTrtError: the network, a stream or an output cannot be opened.
+        ImpTrtError: the network, a stream or an output cannot be opened, or a stream stayed away.
     """
-    report = Report()
+    reported = time.monotonic()
+
+    def report(state: dict[str, Any]) -> bool:
+        nonlocal reported
+        if time.monotonic() - reported >= REPORT_S:
+            reported = time.monotonic()
+            print(*map(counted, state["sources"]), sep="\n", file=sys.stderr, flush=True)
+        return not ended.is_set()  # False ends the run: the files are finished
+
     with ExitStack() as stack:
+        ended = stack.enter_context(interrupt_ends())  # set by the first Ctrl-C
         segmenter = stack.enter_context(Segmenter(options.artifact))
         segmenter.warmup()
         streams = open_all(options.streams, stack)
         sinks: list[Sink] = []
         if options.output:
             # One file of lines, each with its "source"; one overlay per stream, overlay_front.mp4 and so on.
-            sinks.append(JsonLines(options.output / "frames.jsonl"))
-            sinks.append(OverlayVideo(options.output / "overlay.mp4", FPS, times="capture"))
+            sinks.append(stack.enter_context(JsonLines(options.output / "frames.jsonl")))
+            overlays = OverlayVideo(options.output / "overlay.mp4", FPS, times="capture")
+            sinks.append(stack.enter_context(overlays))
         if options.serve is not None:
-            view = BrowserView(options.serve, classes=segmenter.classes, statistics=lambda: report.latest)
+            view = BrowserView(options.serve, classes=segmenter.classes)
             print(f"watch at {view.url}", file=sys.stderr, flush=True)
-            sinks.append(view)
+            sinks.append(stack.enter_context(view))
         # One queue per stream, so that a fast one takes nothing from a slow one; one network for all.
         return run_pipeline(
             segmenter, streams, sinks, queue_size=1, max_frames=options.frames, on_progress=report
@@ -105,10 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ImpTrtError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    for stream in summary.sources:
-        print(f"{stream['name']}: {stream['delivered']} of {stream['captured']} frames")
+    print(*map(counted, summary.sources), sep="\n")
     print(f"{summary.frames / summary.seconds:.1f} frames/s together")
     if summary.age_ms and all(stream["live"] for stream in summary.sources):  # frames of files wait
         print(f"age of the results: p50 {summary.age_ms['p50']:.0f}, p99 {summary.age_ms['p99']:.0f} ms")

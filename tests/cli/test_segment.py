@@ -221,3 +221,28 @@ def test_as_a_process_libraries_stay_silent() -> None:
         assert child.stdout == ""
         assert len(child.stderr.splitlines()) == 1
         assert child.stderr.startswith(f"error: video {source}: expected")
+
+
+@pytest.mark.parametrize("place", ["/dev/stdout", "/dev/fd/1", "pipe", "both.txt"])
+def test_the_report_gives_way_to_json_lines_on_stdout(place: str) -> None:
+    """Whatever name stdout is written to by: whoever reads the lines gets nothing else."""
+    command = [sys.executable, "-m", "imp_trt.cli.segment", "in/clip.mp4", "--save-json", place, *MODEL]
+    if place == "pipe":
+        os.mkfifo(place)
+        target = os.open(place, os.O_RDWR)
+    else:
+        target = os.open("both.txt", os.O_RDWR | os.O_CREAT)
+    try:
+        refused = _run([*command, "--json"], target)
+        assert (refused.returncode, "--json" in refused.stderr) == (2, True)
+        done = _run(command, target)
+        assert done.returncode == 0, done.stderr
+        assert "frames     5 in" in done.stderr
+        lines = os.read(target, 1 << 16) if place == "pipe" else Path("both.txt").read_bytes()
+        assert [json.loads(line)["index"] for line in lines.splitlines()] == list(range(5))
+    finally:
+        os.close(target)
+
+
+def _run(command: list[str], stdout: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60)

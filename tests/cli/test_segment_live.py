@@ -13,15 +13,17 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from threading import Event
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
 
 from imp_trt.cli.segment import main, parser, progress_note
-from imp_trt.video.sources import Frame
+from imp_trt.video.sources import Frame, LiveSource
 from imp_trt.video.sources import VideoSource as open_file
 from tests.support import clips, tiny
 from tests.support.rtsp_server import RtspServer
+from tests.support.scripted_camera import ScriptedCamera, SimulatedClock
 
 pytestmark = pytest.mark.usefixtures("workplace")
 MODEL = ["-a", "model/tiny.fp32.onnx"]
@@ -109,6 +111,27 @@ def test_the_second_ctrl_c_interrupts_a_camera_too(
     assert made() == set()
 
 
+def test_a_camera_that_stays_away_costs_no_recording(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = SimulatedClock()
+    pictures = ScriptedCamera([tiny.frame(seed=i) for i in range(8)])
+    address = "rtsp://user:secret@host/front"
+    source = LiveSource(address, pictures, latest=False, clock=clock, sleep=clock.sleep)
+    monkeypatch.setattr("imp_trt.video.sources.open_source", lambda spec: source, raising=False)
+    argv = [address, "o.mp4", "--save-json", "r.jsonl", "--save-panoptic", "p", "--policy", "wait"]
+    assert main([*argv, *MODEL]) == 2
+    err = capsys.readouterr().err
+    assert "no picture for 300 s" in err
+    assert "8 frames" in err
+    assert "kept" in err
+    assert "secret" not in err
+    assert len(Path("r.jsonl").read_text().splitlines()) == 8
+    with open_file(Path("o.mp4")) as video:
+        assert len(list(video)) == 8
+    assert len(json.loads(Path("p/panoptic.json").read_text())["annotations"]) == 8
+
+
 def test_a_camera_needs_somewhere_to_go(camera: Camera, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["0", *MODEL]) == 2
     assert "--serve" in capsys.readouterr().err
@@ -135,6 +158,18 @@ def test_several_files_go_to_files_of_their_own(capsys: pytest.CaptureFixture[st
     assert order == ["clip", "other"] * 3 + ["clip"] * 2
     assert main(["in/clip.mp4", "--add-source", "in/other.mp4", *MODEL]) == 0
     assert {"segmented_clip.mp4", "segmented_other.mp4"} < made()
+
+
+def test_a_file_beside_a_camera_keeps_its_rate(camera: Camera, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "imp_trt.video.sources.open_source",
+        lambda spec: camera if spec == "0" else open_file(Path(spec)),
+        raising=False,
+    )
+    assert main(["in/clip.mp4", "--add-source", "0", "o.mp4", "--max-frames", "40", *MODEL]) == 0
+    with open_file(Path("o_clip.mp4")) as source:
+        times = [frame.time_s for frame in source]
+    assert times == pytest.approx([i * 1001 / 30000 for i in range(5)], abs=0.002)
 
 
 @pytest.mark.parametrize("text", ["50ms", "0.05s", "50", " 50 ", ".05s"])
@@ -185,6 +220,30 @@ def test_the_browser_view_shows_the_run(
     assert main(["in/clip.mp4", *MODEL, "--serve", "0", "--max-frames", "1"]) == 0
     assert b"<html" in pages[0]
     assert made() == set()
+
+
+def test_the_browser_view_is_told_the_last_numbers_and_the_names_of_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from imp_trt.video.serve import BrowserView
+
+    make, close, titles, seen = BrowserView.__init__, BrowserView.close, [], []
+
+    def made_with(self: BrowserView, *args: Any, title: str, **options: Any) -> None:
+        titles.append(title)
+        make(self, *args, title=title, **options)
+
+    def closed(self: BrowserView) -> None:
+        assert self.statistics is not None
+        seen.append(self.statistics())
+        close(self)
+
+    monkeypatch.setattr(BrowserView, "__init__", made_with)
+    monkeypatch.setattr(BrowserView, "close", closed)
+    assert main([str(tmp_path / "in" / "clip.mp4"), *MODEL, "--serve", "0", "-q"]) == 0
+    assert titles == ["clip.mp4, tiny.fp32.onnx"]
+    # A copy of a quarter of a second before would still have frames in flight.
+    assert (seen[0]["delivered"], seen[0]["in_flight"]) == (5, 0)
 
 
 def test_a_stream_in_a_process_of_its_own_is_recorded_until_ctrl_c() -> None:

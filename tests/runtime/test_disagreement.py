@@ -77,7 +77,18 @@ def test_silence_on_what_has_no_class_and_from_what_is_no_thing() -> None:
     assert not result(halves(255, ROAD), [[0, 0, 4, 4]], [CAR], [0.9]).disagreement.any()
     assert not result(halves(ROAD, ROAD), [[0, 0, 4, 4]], [SKY], [0.9]).disagreement.any()
     assert not result(halves(ROAD, ROAD), [[0, 0, 4, 4]], [CAR], [np.nan]).disagreement.any()
-    assert (result(halves(CAR, ROAD), [[np.nan] * 4], [CAR], [0.9]).disagreement[:, :4] == 1).all()
+    assert (result(halves(CAR, ROAD), [[9, 9, 9, 9]], [CAR], [0.9]).disagreement[:, :4] == 1).all()
+
+
+def test_the_smallest_pictures_and_networks_without_things() -> None:
+    one = np.array([[CAR]], np.uint8)
+    assert result(one).disagreement.tolist() == [[1]]
+    assert result(one, [[0, 0, 1, 1]], [CAR], [0.75]).disagreement.tolist() == [[0.25]]
+    stuff = ClassTable(("a", "b"), (), ((0, 0, 0), (1, 1, 1)))
+    without = SegmentationResult(
+        np.eye(5, dtype=np.uint8), result(np.eye(5, dtype=np.uint8)).instances, stuff
+    )
+    assert not without.disagreement.any()
 
 
 @pytest.mark.parametrize("sampling", ["bilinear", "nearest", "rect"])
@@ -106,6 +117,8 @@ def test_computed_once_and_left_behind_by_copies() -> None:
     found = result(halves(CAR, ROAD), [[0, 0, 4, 4]], [CAR], [0.9])
     before = found.semantic.copy(), found.instances.masks.copy()
     assert found.disagreement is found.disagreement
+    with pytest.raises(ValueError, match="read-only"):
+        found.disagreement[0, 0] = 0
     assert np.array_equal(found.semantic, before[0])
     assert np.array_equal(found.instances.masks, before[1])
     copied = pickle.loads(pickle.dumps(found))  # noqa: S301

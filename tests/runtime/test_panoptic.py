@@ -33,7 +33,7 @@ def check(fused: Panoptic) -> None:
 
 
 def test_the_higher_score_takes_the_pixels_that_two_instances_claim():
-    fused = fuse_panoptic(answer(semantic(), [FRONT, BACK], [DOG, CAT], [0.9, 0.8]))
+    fused = answer(semantic(), [FRONT, BACK], [DOG, CAT], [0.9, 0.8]).panoptic()
     check(fused)
     np.testing.assert_array_equal(fused.ids == 1, FRONT)
     np.testing.assert_array_equal(fused.ids == 2, BACK & ~FRONT)
@@ -48,7 +48,7 @@ def test_the_higher_score_takes_the_pixels_that_two_instances_claim():
 
 
 def test_the_order_of_the_instances_does_not_matter_their_scores_do():
-    one = fuse_panoptic(answer(semantic(), [FRONT, BACK], [DOG, CAT], [0.8, 0.9]))
+    one = answer(semantic(), [FRONT, BACK], [DOG, CAT], [0.8, 0.9]).panoptic()
     check(one)
     np.testing.assert_array_equal(one.ids == 1, BACK)
     assert one.segments[0].label == CAT
@@ -57,18 +57,18 @@ def test_the_order_of_the_instances_does_not_matter_their_scores_do():
 @pytest.mark.parametrize(("covered", "kept"), [(5, True), (6, False)])
 def test_an_instance_covered_more_than_half_is_dropped(covered, kept):
     over = area(SIZE, 0, 0, 10, covered)
-    fused = fuse_panoptic(answer(semantic(), [over, BACK], [DOG, DOG], [0.9, 0.8]))
+    fused = answer(semantic(), [over, BACK], [DOG, DOG], [0.9, 0.8]).panoptic()
     check(fused)
     assert sum(s.is_thing for s in fused.segments) == 1 + kept
     # What the dropped one would have taken goes to the class map again.
     assert (fused.ids[BACK & ~over] == 2).all()
     assert fused.segments[1].is_thing == kept
-    all_kept = fuse_panoptic(answer(semantic(), [over, BACK], [DOG, DOG], [0.9, 0.8]), max_covered=1)
+    all_kept = answer(semantic(), [over, BACK], [DOG, DOG], [0.9, 0.8]).panoptic(max_covered=1)
     assert sum(s.is_thing for s in all_kept.segments) == 2
 
 
 def test_the_same_object_twice_is_one_segment_even_without_a_limit():
-    fused = fuse_panoptic(answer(semantic(), [BACK, BACK], [DOG, CAT], [0.9, 0.8]), max_covered=1)
+    fused = answer(semantic(), [BACK, BACK], [DOG, CAT], [0.9, 0.8]).panoptic(max_covered=1)
     check(fused)
     assert [s.label for s in fused.segments if s.is_thing] == [DOG]
 
@@ -77,7 +77,7 @@ def test_a_thing_of_the_class_map_without_an_instance_is_void():
     values = semantic()
     values[FRONT] = DOG
     values[0, 29] = 255
-    fused = fuse_panoptic(answer(values, [BACK], [DOG], [0.9]))
+    fused = answer(values, [BACK], [DOG], [0.9]).panoptic()
     check(fused)
     void = (FRONT & ~BACK) | (values == 255)
     np.testing.assert_array_equal(fused.ids == 0, void)
@@ -85,16 +85,16 @@ def test_a_thing_of_the_class_map_without_an_instance_is_void():
 
 def test_weak_instances_and_small_stuff_are_left_out():
     found = answer(semantic(), [FRONT, BACK], [DOG, CAT], [0.5, 0.49])
-    fused = fuse_panoptic(found, min_stuff_area=151)
+    fused = found.panoptic(min_stuff_area=151)
     check(fused)
     assert [s.label for s in fused.segments] == [DOG, WALL]
     np.testing.assert_array_equal(fused.ids == 0, semantic() == FLOOR)  # 150 pixels
-    assert len(fuse_panoptic(found, min_stuff_area=150).segments) == 3
-    assert len(fuse_panoptic(found, min_score=0.4).segments) == 4
+    assert len(found.panoptic(min_stuff_area=150).segments) == 3
+    assert len(found.panoptic(min_score=0.4).segments) == 4
 
 
 def test_the_empty_mask_of_an_instance_makes_no_segment():
-    fused = fuse_panoptic(answer(semantic(), [area(SIZE, 0, 0, 0, 0)], [DOG], [0.9]))
+    fused = answer(semantic(), [area(SIZE, 0, 0, 0, 0)], [DOG], [0.9]).panoptic()
     check(fused)
     assert [s.label for s in fused.segments] == [WALL, FLOOR]
 
@@ -104,7 +104,14 @@ def test_the_result_fuses_itself_with_the_same_rule_and_stays_as_it_was():
     before = result.semantic.copy()
     one, other = (
         result.panoptic(0.2, 0.1, 151),
-        fuse_panoptic(result, min_score=0.2, max_covered=0.1, min_stuff_area=151),
+        fuse_panoptic(
+            result.semantic,
+            result.instances,
+            result.classes,
+            min_score=0.2,
+            max_covered=0.1,
+            min_stuff_area=151,
+        ),
     )
     np.testing.assert_array_equal(one.ids, other.ids)
     assert one.segments == other.segments
@@ -118,7 +125,7 @@ def test_the_result_fuses_itself_with_the_same_rule_and_stays_as_it_was():
 )
 def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(InvalidInput, match=next(iter(wrong))):
-        fuse_panoptic(answer(semantic()), **wrong)
+        answer(semantic()).panoptic(**wrong)
 
 
 def test_numpy_is_all_it_needs():

@@ -57,6 +57,8 @@ NOTHING = {
         ({"boxes": tiny.BOXES[:3]}, "boxes"),
         ({"boxes": tiny.BOXES[:2].astype(np.float64)}, "boxes"),
         ({"boxes": tiny.BOXES[:2].tolist()}, "boxes"),
+        ({"boxes": tiny.BOXES[:2] * np.float32(np.nan)}, "boxes"),
+        ({"boxes": tiny.BOXES[:2] + np.float32(np.inf)}, "boxes"),
         ({"labels": tiny.LABELS[:2].astype(np.int64)}, "labels"),
         ({"labels": tiny.LABELS[:1]}, "labels"),
         ({"scores": tiny.SCORES[:2, None]}, "scores"),
@@ -95,6 +97,20 @@ def test_ignored_pixels_are_allowed() -> None:
     semantic = tiny.truth(tiny.frame())
     semantic[:3] = 255
     assert result(semantic=semantic).pixel_counts().sum() == semantic.size - 3 * tiny.WIDTH
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (33, 57)])
+def test_pixels_are_counted(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(4)
+    for semantic in (rng.integers(0, 4, shape), np.full(shape, 3), np.full(shape, 255)):
+        semantic = semantic.astype(np.uint8)
+        counts = result(semantic=semantic, instances=instances(**NOTHING, size=shape)).pixel_counts()
+        assert counts.dtype == np.int64
+        assert counts.tolist() == [int((semantic == k).sum()) for k in range(4)]
+    strided = rng.integers(0, 4, (20, 30)).astype(np.uint8)[::2, ::-3]
+    counts = result(semantic=strided, instances=instances(**NOTHING, size=(10, 10))).pixel_counts()
+    assert counts.sum() == 100
+    assert counts[0] == (strided == 0).sum()
 
 
 def test_results_are_frozen_and_print_short() -> None:

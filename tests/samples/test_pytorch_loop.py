@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from imp_trt import Segmenter
+from imp_trt.errors import InvalidInput
 from imp_trt.video import open_source
 from tests.samples.conftest import CLIP_FRAMES
 from tests.support import tiny
@@ -68,6 +69,19 @@ def test_the_answer_is_that_for_the_exposed_frame(program, artifact, clip):
             wanted = segmenter.run(expose(torch.from_numpy(frame.image)).numpy())
             assert np.array_equal(step.result.semantic, wanted.semantic)
             assert torch.equal(step.free, program.free_road(torch.from_numpy(wanted.semantic), 0))
+
+
+def test_the_callers_own_gradients_go_on_between_the_steps(program, artifact, clip):
+    with Segmenter(artifact) as segmenter:
+        for step in itertools.islice(program.drive(segmenter, str(clip), torch.device("cpu")), 2):
+            assert not torch.is_inference_mode_enabled()
+            assert step.free.is_inference()
+
+
+def test_a_network_that_calls_the_road_otherwise(program, artifact, clip, capsys):
+    with pytest.raises(InvalidInput, match=r"road.*person.*--road CLASS"):
+        program.main([str(artifact), str(clip), "--road", "motorway"])
+    assert program.main([str(artifact), str(clip), "--road", "car"]) == CLIP_FRAMES
 
 
 class _OnGpu:

@@ -54,6 +54,13 @@ def test_a_worker_goes_on_after_a_damaged_video(sample, artifact, clip, tmp_path
     assert len(results.read_text().splitlines()) == CLIP_FRAMES
 
 
+def test_a_folder_without_videos_is_no_success(sample, artifact, tmp_path, capsys):
+    main = sample("ray_bulk/ray_bulk.py").main
+    for folder in (tmp_path / "mistyped", tmp_path):
+        assert main([str(artifact), str(folder), "-o", str(tmp_path / "results")]) == 2
+        assert f"videos below {folder}" in capsys.readouterr().err
+
+
 def test_a_missing_network_is_said_before_ray_starts(sample, recordings, tmp_path, capsys):
     main = sample("ray_bulk/ray_bulk.py").main
     assert main([str(tmp_path / "no.onnx"), str(recordings), "-o", str(tmp_path / "results")]) == 4

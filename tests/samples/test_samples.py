@@ -48,6 +48,19 @@ def test_segment_image(tmp_path, monkeypatch, capsys, artifact):
     ]
 
 
+def test_segment_image_lists_what_is_sure_enough(tmp_path, sample, artifact, capsys):
+    program = sample("image/segment_image.py")
+    picture = tmp_path / "photo.png"
+    cv2.imwrite(str(picture), tiny.frame())
+    program.SURE = 0.7
+    program.segment(str(artifact), str(picture))
+    assert capsys.readouterr().out.startswith("car          0.90")
+    (tmp_path / "photo.overlay.png").unlink()
+    (tmp_path / "photo.overlay.png").mkdir()
+    with pytest.raises(SystemExit, match=r"photo\.overlay\.png cannot be written"):
+        program.segment(str(artifact), str(picture))
+
+
 def test_segment_image_says_what_is_no_picture(tmp_path, sample, artifact):
     with pytest.raises(SystemExit, match="not a readable image"):
         sample("image/segment_image.py").segment(str(artifact), str(artifact))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import threading
 import urllib.request
 from collections import Counter
@@ -14,6 +16,7 @@ import pytest
 
 from imp_trt import Segmenter
 from imp_trt.errors import InvalidInput
+from imp_trt.video import BrowserView
 from imp_trt.video.sinks import Segmented
 from imp_trt.video.sources import Frame, open_source
 from imp_trt.video.sources.reader import Reader
@@ -42,8 +45,9 @@ def _states_at_the_end(program):
 
     class View(program.BrowserView):
         def close(self):
-            with urllib.request.urlopen(f"{self.url}state", timeout=5) as answer:  # noqa: S310
-                states.append(json.load(answer))
+            if not states:
+                with urllib.request.urlopen(f"{self.url}state", timeout=5) as answer:  # noqa: S310
+                    states.append(json.load(answer))
             super().close()
 
     program.BrowserView = View
@@ -176,9 +180,10 @@ def test_several_files_keep_every_frame(sample, artifact, clip, tmp_path, capsys
     program = sample("rtsp_streams/rtsp_streams.py")
     assert program.main([str(artifact), str(clip), str(other), "-o", str(out)]) == 0
     said = capsys.readouterr().out
-    assert said.splitlines()[:2] == [
-        f"street: {CLIP_FRAMES} of {CLIP_FRAMES} frames",
-        f"rear: {CLIP_FRAMES} of {CLIP_FRAMES} frames",
+    counts = f"{CLIP_FRAMES} captured, {CLIP_FRAMES} delivered, 0 dropped, 0 reconnections"
+    assert [line.split(maxsplit=1) for line in said.splitlines()[:2]] == [
+        ["street", counts],
+        ["rear", counts],
     ]
     assert "age" not in said, "frames of files wait until they are asked for"
     assert [_frames_in(out / f"overlay_{name}.mp4") for name in ("street", "rear")] == [CLIP_FRAMES] * 2
@@ -192,3 +197,50 @@ def test_one_stream_that_is_not_there_closes_the_others(sample, artifact, pictur
         assert program.main([str(artifact), server.url, nowhere.url]) == 2
         assert _no_stream_is_read_any_more()
     assert f"127.0.0.1:{nowhere.port}" in capsys.readouterr().err
+
+
+def _interrupted_at(program, monkeypatch, name, frame):
+    """Ctrl-C in the middle of a run, at a frame of the sink of that name in a program."""
+    kind = getattr(program, name)
+    write, count = kind.write, 0
+
+    def watch(self, item):
+        nonlocal count
+        count += 1
+        if count == frame:
+            os.kill(os.getpid(), signal.SIGINT)
+        return write(self, item)
+
+    monkeypatch.setattr(kind, "write", watch)
+
+
+def test_ctrl_c_keeps_what_the_camera_recorded(sample, artifact, pictures, tmp_path, monkeypatch, capsys):
+    program = sample("camera/camera.py")
+    _interrupted_at(program, monkeypatch, "Alarm", 5)
+    handler = signal.getsignal(signal.SIGINT)
+    with RtspServer(pictures, fps=CLIP_FPS) as server:
+        record = tmp_path / "out.mp4"
+        assert program.main([str(artifact), server.url, "--serve", "0", "--record", str(record)]) == 0
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert _frames_in(record) >= 5
+    assert "frames shown" in capsys.readouterr().out
+
+
+def test_ctrl_c_keeps_what_the_streams_gave(sample, artifact, pictures, tmp_path, monkeypatch):
+    program = sample("rtsp_streams/rtsp_streams.py")
+    _interrupted_at(program, monkeypatch, "JsonLines", 6)
+    with RtspServer(pictures, fps=CLIP_FPS) as a, RtspServer(pictures, fps=CLIP_FPS) as b:
+        assert program.main([str(artifact), a.url, b.url, "-o", str(tmp_path)]) == 0
+    lines = (tmp_path / "frames.jsonl").read_text().splitlines()
+    assert len(lines) >= 6
+    assert sum(_frames_in(path) for path in tmp_path.glob("overlay_*.mp4")) == len(lines)
+
+
+@pytest.mark.parametrize("name", ["camera/camera.py", "rtsp_streams/rtsp_streams.py"])
+def test_a_port_that_is_taken_leaves_no_files(sample, artifact, pictures, tmp_path, capsys, name):
+    with RtspServer(pictures, fps=CLIP_FPS) as server, BrowserView(0, classes=tiny.CLASSES) as other:
+        output = ["--record", str(tmp_path / "out.mp4")] if "camera" in name else ["-o", str(tmp_path)]
+        assert sample(name).main([str(artifact), server.url, "--serve", str(other.port), *output]) == 2
+    assert f"--serve {other.port + 1}" in capsys.readouterr().err
+    assert list(tmp_path.glob("[!t]*")) == []
+    assert _no_stream_is_read_any_more()

@@ -59,3 +59,17 @@ def test_the_handlers_come_back() -> None:
         assert signal.getsignal(signal.SIGINT) is not before
         raise ValueError
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, None])
+def test_a_signal_that_is_ignored_or_not_pythons_stays_so(
+    handler: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell has its background jobs ignore Ctrl-C; a program around Python has handlers of its own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with monkeypatch.context() as patched:
+        patched.setattr(signal, "getsignal", lambda number: handler)
+        with interrupt_ends() as ended:
+            pass
+    assert not ended.is_set()
+    assert {number: signal.getsignal(number) for number in before} == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -90,6 +91,33 @@ def test_a_sink_can_stop_the_run_and_the_others_are_closed(segmenter: Segmenter)
     assert run_pipeline(segmenter, frames(9), [a, b]).frames == 2
     assert len(b.items) == 2
     assert a.ended == b.ended == ["closed"]
+
+
+def test_a_sink_that_says_nothing_does_not_stop_the_run(segmenter: Segmenter) -> None:
+    class Forgetful(Recorder):
+        def write(self, item: Segmented) -> bool:
+            super().write(item)
+            return None  # type: ignore[return-value]
+
+    assert run_pipeline(segmenter, frames(5), [Forgetful()]).frames == 5
+
+
+def test_a_sink_that_asks_for_them_gets_the_statistics(segmenter: Segmenter) -> None:
+    class Watching(Recorder):
+        statistics: Callable[[], dict[str, Any]] | None = None
+
+        def close(self) -> None:
+            assert self.statistics is not None
+            self.last = self.statistics()
+
+    def mine() -> dict[str, Any]:
+        return {"delivered": -1}
+
+    sink, other = Watching(), Watching()
+    other.statistics = mine
+    run_pipeline(segmenter, frames(5), [sink, other])
+    assert (sink.last["delivered"], sink.last["in_flight"]) == (5, 0)
+    assert other.last == {"delivered": -1}
 
 
 def test_video_to_video(segmenter: Segmenter, tmp_path: Path) -> None:
@@ -391,7 +419,14 @@ def test_progress_can_end_the_run_and_what_is_begun_is_written(segmenter: Segmen
 
 
 @pytest.mark.parametrize(
-    "options", [{"policy": "newest"}, {"queue_size": 0}, {"deadline_s": 0.0}, {"max_frames": 0}]
+    "options",
+    [
+        {"policy": "newest"},
+        {"queue_size": 0},
+        {"deadline_s": 0.0},
+        {"deadline_s": math.nan},
+        {"max_frames": 0},
+    ],
 )
 def test_nonsense_is_refused(segmenter: Segmenter, options: dict[str, Any]) -> None:
     sink = Recorder()

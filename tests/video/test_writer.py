@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
 from imp_trt.video import writer as writer_module
 from imp_trt.video import writer_opencv, writer_pyav
+from imp_trt.video.encoder import TICKS, VIDEO_CODECS
 from imp_trt.video.sources import open_source
-from imp_trt.video.writer import ENCODERS, TICKS, VIDEO_CODECS, Timeline, VideoWriter, frame_rate
+from imp_trt.video.writer import ENCODERS, Timeline, VideoWriter, frame_rate
 from tests.support import clips
 from tests.support.full_disk import full_disk
 
@@ -163,6 +164,18 @@ def test_lost_frames_are_noticed(tmp_path: Path, encoder: str, suffix: str) -> N
     with pytest.raises(OutputError, match="3 of 4 frames"):
         writer.close()
     assert os.listdir(tmp_path) == []
+
+
+@needs_pyav
+def test_a_matroska_file_without_its_last_frame_is_noticed(tmp_path: Path) -> None:
+    """It does not say how many frames it has, and is too long to be read whole."""
+    encoder = writer_pyav.PyAvEncoder(tmp_path / "x.mkv", Fraction(30000, 1001), (48, 64), "x.mkv")
+    for i in range(200):
+        encoder.write(clips.picture(i % 20), round(i * TICKS * 1001 / 30000))
+    encoder.finish()
+    assert encoder.count() == 200
+    encoder._last += TICKS // 30
+    assert encoder.count() == 0
 
 
 @each_encoder

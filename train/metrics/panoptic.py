@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable
-from imp_trt.panoptic import fuse_panoptic
 from imp_trt.result import SegmentationResult
 from imp_trt.train.dataset import Sample
 from imp_trt.train.metrics.per_class import finite, known_mean
@@ -112,7 +111,7 @@ class PanopticMeasure:
 
     Args:
         classes: the data set's classes.
-        fusion: arguments of fuse_panoptic other than its defaults.
+        fusion: arguments of result.panoptic() other than its defaults.
     """
 
     def __init__(self, classes: ClassTable, **fusion: Any) -> None:
@@ -123,7 +122,7 @@ class PanopticMeasure:
 
     def add(self, sample: Sample, result: SegmentationResult) -> None:
         """Count one picture."""
-        fused = fuse_panoptic(result, **self._fusion)
+        fused = result.panoptic(**self._fusion)
         true_ids, true_labels, crowds = _true_segments(sample, self._classes)
         labels = np.array([s.label for s in fused.segments], np.int64)
         # [true, found] pixels; row 0 is void in the truth, column 0 void in the prediction.

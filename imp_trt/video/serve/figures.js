@@ -47,9 +47,12 @@ export function content(frame) {
     item.classList.toggle("known", item.classList.contains("known") || share > 0 || count > 0);
     item.hidden = frame.shares?.length > LONG && !item.classList.contains("known");
     item.children[2].textContent = count ? `\u00d7${count}` : "";
-    item.children[3].textContent = share ? `${(share * 100).toFixed(share < 0.0995 ? 1 : 0)}%` : "";
+    item.children[3].textContent = share ? percent(share) : "";
   });
 }
+
+const percent = (share) =>
+  share < 0.0005 ? "<0.1%" : `${(share * 100).toFixed(share < 0.0995 ? 1 : 0)}%`;
 
 const short = (ms) =>
   ms === null || ms === undefined ? "\u2013" : ms < 100 ? ms.toFixed(1) : String(Math.round(ms));
@@ -84,19 +87,21 @@ export function timing(state, samples) {
     network = latency.values("infer"),
     old = age.values("age");
   const recent = samples.filter((sample) => now - sample.seconds <= 5);
+  // The run's figures are those of all sources together, the others those of the one that is shown.
+  const run = state.sources.length > 1 ? {} : told;
   const rate =
-    told.frames_per_second ??
+    run.frames_per_second ??
     (recent.length > 1 ? recent.length / Math.min(5, now - recent[0].seconds) : null);
   figure("rate", rate === null ? "\u2013" : rate.toFixed(1), "/s");
   figure("latency50", short(percentile(total, 50)), "ms");
-  figure("age99", short(told.age_ms?.p99 ?? percentile(old, 99)), "ms");
+  figure("age99", short(run.age_ms?.p99 ?? percentile(old, 99)), "ms");
   keys("latency-now", [
     [`total ${short(percentile(total, 50))}, p99 ${short(percentile(total, 99))}`, "--total"],
     [`network ${short(percentile(network, 50))}`, "--network"],
   ]);
   const tail = told.age_ms?.["p99.9"];
   keys("age-now", [
-    [`p50 ${short(percentile(old, 50))}`, "--age"],
+    [`p50 ${short(percentile(old, 50))}`],
     [`p99 ${short(percentile(old, 99))}`],
     ...(tail === undefined ? [] : [[`run p99.9 ${short(tail)}`]]),
   ]);

@@ -12,7 +12,7 @@ const RUNS = {
   waiting: "No new pictures",
   paused: "Paused",
   ended: "Ended",
-  failed: "Failed",
+  failed: "Stopped",
   lost: "Connection lost",
 };
 
@@ -41,18 +41,20 @@ const seen = {
   at: 0,
   held: null,
   jpeg: null,
+  index: "",
   name: "",
   samples: [],
   alpha: null,
 };
-const layers = { overlay: true, classes: true, instances: true, canvas: false };
+const layers = { overlay: true, classes: true, instances: true, canvas: false, disagreement: false };
 let asking = new AbortController();
 let wake = () => {};
 
 // ---- pictures
 
 function query() {
-  const shown = layers.overlay ? ["classes", "instances", "canvas"].filter((name) => layers[name]) : [];
+  const { overlay, ...others } = layers;
+  const shown = overlay ? Object.keys(others).filter((name) => others[name]) : [];
   const asked = { layers: shown.join(","), source: at("source").value };
   if (seen.alpha !== null) asked.alpha = seen.alpha;
   if (seen.held) asked.held = seen.held;
@@ -121,14 +123,19 @@ async function show(response, signal) {
   seen.jpeg = jpeg;
   seen.at = performance.now();
   if (paused()) seen.held = seen.sequence;
-  const old = Number(head.get("Frame-Age"));
-  const parts = [`frame ${head.get("Frame-Index")}`];
-  if (head.get("Frame-Age") && !paused())
-    parts.push(`${old < 10000 ? `${Math.round(old)} ms` : `${Math.round(old / 1000)} s`} old`);
-  at("caption").textContent = parts.join("  \u00b7  ");
+  seen.index = head.get("Frame-Index");
+  caption(paused() ? "" : head.get("Frame-Age"));
   canvas.dataset.sequence = seen.sequence;
   at("figure").classList.add("shown");
   say("");
+}
+
+// age: milliseconds, "" where it says nothing: of a picture that stays.
+function caption(age) {
+  const old = Number(age);
+  const parts = [`frame ${seen.index}`];
+  if (age) parts.push(`${old < 10000 ? `${Math.round(old)} ms` : `${Math.round(old / 1000)} s`} old`);
+  at("caption").textContent = parts.join("  \u00b7  ");
 }
 
 const say = (text) => {
@@ -171,6 +178,9 @@ async function learn() {
   at("title").textContent = at("title").title = about.title;
   document.title = about.title ? `${about.title} \u2013 imp-trt` : "imp-trt";
   legend(about.classes);
+  // A network without things has no instances.
+  for (const name of ["instances", "canvas", "disagreement"])
+    document.querySelector(`[data-layer=${name}]`).hidden = !about.classes.some((row) => row.thing);
   again();
 }
 
@@ -191,9 +201,10 @@ function tell(state) {
 
 function mark(run) {
   if (["ended", "failed"].includes(run))
-    say(run === "ended" ? "The run has ended." : "The run has failed: its terminal says why.");
+    say(run === "ended" ? "The run has ended." : "The run was stopped before its end: its terminal says why.");
   if (seen.run === "lost" && run !== "lost" && seen.jpeg) say("");
   if (run === "lost" && seen.run !== "lost") say("No answer from imp-segment. Trying again.");
+  if (["ended", "failed", "lost"].includes(run) && seen.jpeg) caption("");
   seen.run = run;
   at("run").dataset.run = run;
   at("run").textContent = RUNS[run];
@@ -217,6 +228,7 @@ function flip(name) {
   }
   at("tools").classList.toggle("idle", !layers.overlay);
   at("opacity").toggleAttribute("data-idle", !layers.classes);
+  at("scale").hidden = !(layers.overlay && layers.disagreement);
   again();
 }
 
@@ -279,6 +291,7 @@ const shortcuts = {
   c: () => flip("classes"),
   i: () => flip("instances"),
   v: () => flip("canvas"),
+  d: () => flip("disagreement"),
   " ": hold,
   s: save,
   f: full,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from threading import Lock
 
 import cv2
@@ -17,9 +17,12 @@ from imp_trt.result import SegmentationResult
 from imp_trt.video.serve.latest import Shown
 from imp_trt.video.sinks import Segmented
 
-LAYERS = ("classes", "instances", "canvas")
+LAYERS = ("classes", "instances", "canvas", "disagreement")
 MAX_SIDE = 1920
 """Longer side, in pixels, of what is sent."""
+
+DRAWN_SIDE = 1280
+"""Frames of at most half of this, in their longer side, are enlarged up to it before anything is drawn."""
 
 _QUALITY = 85
 _KEPT = 16
@@ -40,15 +43,15 @@ class View:
     alpha: float | None = None
 
     @classmethod
-    def from_query(cls, query: Mapping[str, Sequence[str]]) -> View:
+    def from_query(cls, query: Mapping[str, str]) -> View:
         """From ``layers=classes,canvas&alpha=40``; ValueError if it says anything else."""
-        names = query.get("layers", ["classes,instances"])[-1]
+        names = query.get("layers", "classes,instances")
         layers = frozenset(name for name in names.split(",") if name)
         if not layers <= set(LAYERS):
             raise ValueError(f"layers: some of {', '.join(LAYERS)}")
         if "alpha" not in query or "classes" not in layers:
             return cls(layers)
-        percent = int(query["alpha"][-1])
+        percent = int(query["alpha"])
         if not 0 <= percent <= 100:
             raise ValueError("alpha: 0 to 100")
         # In steps, so that many viewers share few pictures.
@@ -73,7 +76,9 @@ class Painter:
         try:
             key = (shown.sequence, view)
             if key not in self._painted:
-                self._painted[key] = encoded(fitted(paint(shown.item, view)))
+                # So that names and outlines are sharp where a small picture fills a screen.
+                item = enlarged(shown.item) if "instances" in view.layers else shown.item
+                self._painted[key] = encoded(fitted(paint(item, view)))
                 while len(self._painted) > _KEPT:
                     self._painted.popitem(last=False)
             return self._painted[key]
@@ -93,6 +98,8 @@ def paint(item: Segmented, view: View) -> NDArray[np.uint8]:
         picture = np.asarray(cv2.addWeighted(frame, 1 - alpha, colours, alpha, 0), np.uint8)
     if "canvas" in view.layers:
         picture = with_canvas(picture, result)
+    if "disagreement" in view.layers:
+        picture = with_disagreement(picture, result)
     if "instances" in view.layers:
         picture = result.plot(picture, alpha=0.0, min_score=draw.min_score, labels=draw.labels)
     return picture
@@ -113,6 +120,36 @@ def with_canvas(picture: NDArray[np.uint8], result: SegmentationResult) -> NDArr
     dark = cv2.resize((255 * _DIMMED * (1 - 0.6 * strength)).astype(np.uint8), size)
     ground = cv2.multiply(picture, cv2.merge([dark] * 3), scale=1 / 255)
     return np.asarray(cv2.addWeighted(ground, 1.0, light, 0.75, 0), np.uint8)
+
+
+def with_disagreement(picture: NDArray[np.uint8], result: SegmentationResult) -> NDArray[np.uint8]:
+    """A picture [h, w, 3], dimmed, that glows where class map and instances contradict each other.
+
+    The colours are those of the legend in page.css: black at 0, red at a half, where agreement ends, and
+    pale yellow at 1.
+    """
+    heat = cv2.applyColorMap(cv2.convertScaleAbs(result.disagreement, alpha=255), cv2.COLORMAP_INFERNO)
+    return np.asarray(cv2.addWeighted(picture, _DIMMED, heat, 0.9, 0), np.uint8)
+
+
+def enlarged(item: Segmented) -> Segmented:
+    """A small frame and its result at two, three or four times the size; one that is not small as it is."""
+    result, (h, w) = item.result, item.frame.image.shape[:2]
+    factor = min(4, DRAWN_SIDE // max(h, w))
+    if factor < 2:
+        return item
+    size = (w * factor, h * factor)
+    found = result.instances
+    instances = replace(
+        found, boxes=found.boxes * factor, mask_boxes=found.mask_boxes * factor, size=size[::-1]
+    )
+    semantic = np.asarray(cv2.resize(result.semantic, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+    image = np.asarray(cv2.resize(item.frame.image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    return replace(
+        item,
+        frame=replace(item.frame, image=image),
+        result=SegmentationResult(semantic, instances, result.classes),
+    )
 
 
 def fitted(picture: NDArray[np.uint8], max_side: int = MAX_SIDE) -> NDArray[np.uint8]:

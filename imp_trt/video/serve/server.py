@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-import select
+import selectors
 import socket
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from threading import Lock, Thread
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
-from imp_trt.errors import ImpTrtError
+from imp_trt.errors import OutputError
 from imp_trt.video.serve.access import RESPONSE_HEADERS, refusal
-from imp_trt.video.serve.latest import Shown
 from imp_trt.video.serve.painting import View
 from imp_trt.video.serve.site import Site
 
@@ -86,8 +86,8 @@ class ViewServer(ThreadingHTTPServer):
                     name="imp-serve viewer",
                     daemon=True,
                 )
+                thread.start()  # it may fail, and takes itself off the list only when this is done
                 self._viewers[request] = thread
-                thread.start()
         if full:
             request.setblocking(False)
             with suppress(OSError):
@@ -126,6 +126,41 @@ class ViewServer(ThreadingHTTPServer):
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the query of a request says; every part may be left out.
+
+    Attributes:
+        view: what is to be drawn.
+        source: name of a source; the first one if there is none of that name.
+        after: pictures with a higher number.
+        held: number of a picture that is kept; None to wait for a new one.
+        hold: keep the picture that is sent.
+        page: what the asking page calls itself.
+    """
+
+    view: View
+    source: str
+    after: int
+    held: int | None
+    hold: bool
+    page: str
+
+    @classmethod
+    def from_query(cls, text: str) -> Asked:
+        """From what stands behind the question mark; ValueError if it makes no sense."""
+        # Blank values count: no layers is a wish too.
+        query = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=16))
+        return cls(
+            view=View.from_query(query),
+            source=query.get("source", ""),
+            after=int(query.get("after", "0")),
+            held=int(query["held"]) if "held" in query else None,
+            hold="hold" in query,
+            page=query.get("page", ""),
+        )
+
+
 class Handler(BaseHTTPRequestHandler):
     """One connection of a viewer. Everything is read only, and chosen by the address alone."""
 
@@ -137,101 +172,96 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer, or say why not."""
-        url = urlsplit(self.path)
         server = self.server
         if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
             self.close_connection = True  # a body that nobody reads would be taken for the next request
+        try:
+            url = urlsplit(self.path)
+            asked = Asked.from_query(url.query)
+        except ValueError as error:
+            self._say(HTTPStatus.BAD_REQUEST, str(error))
+            return
         refused = refusal(self.headers, server.site.names, server.site.loopback, url.path == "/")
         if refused is not None:
             self._say(refused.status, refused.text)
             return
-        try:
-            # Blank values count: no layers is a wish too.
-            self._answer(url.path, parse_qs(url.query, keep_blank_values=True, max_num_fields=16))
-        except ValueError as error:
-            self._say(HTTPStatus.BAD_REQUEST, str(error))
+        self._answer(url.path, asked)
 
     do_HEAD = do_GET
 
-    def _answer(self, path: str, query: dict[str, list[str]]) -> None:
+    def _answer(self, path: str, asked: Asked) -> None:
+        site = self.server.site
         if path in _ASSETS:
             name, kind = _ASSETS[path]
             self._send(HTTPStatus.OK, kind, files(__package__).joinpath(name).read_bytes())
         elif path == "/about":
-            self._send(HTTPStatus.OK, "application/json", self.server.site.about())
+            self._send(HTTPStatus.OK, "application/json", site.about())
         elif path == "/state":
-            state = self.server.site.state(
-                _number(query, "after"), _text(query, "source"), _text(query, "page")
-            )
+            state = site.state(asked.after, asked.source, asked.page)
             self._send(HTTPStatus.OK, "application/json", state)
         elif path == "/frame":
-            self._frame(query)
+            self._frame(asked)
         elif path == "/stream":
-            self._stream(query)
+            self._stream(asked)
         else:
             self._say(HTTPStatus.NOT_FOUND, "There is /, /about, /state, /frame and /stream.")
 
-    def _frame(self, query: dict[str, list[str]]) -> None:
+    def _frame(self, asked: Asked) -> None:
         """One JPEG: a picture newer than ``after`` as soon as there is one, or the one that was ``held``."""
-        site, view = self.server.site, View.from_query(query)
-        if "held" in query:
-            shown = site.latest.held(_number(query, "held"))
+        site = self.server.site
+        if asked.held is not None:
+            shown = site.latest.held(asked.held)
             if shown is None:
                 self._say(HTTPStatus.GONE, "That picture is no longer kept.")
                 return
         else:
-            shown = site.latest.newer(_number(query, "after"), _text(query, "source"), _WAIT_S)
+            shown = site.latest.newer(asked.after, asked.source, _WAIT_S)
             if shown is None:
                 self._send(HTTPStatus.NO_CONTENT, None, b"")
                 return
-            if "hold" in query:
+            if asked.hold:
                 site.latest.hold(shown)
-        jpeg = self._painted(shown, view)
-        if jpeg is not None:
-            frame = shown.item.frame
-            age = "" if frame.captured_s is None else f"{(site.clock() - frame.captured_s) * 1e3:.1f}"
-            about = {"Sequence": shown.sequence, "Index": frame.index, "Name": quote(frame.name), "Age": age}
-            headers = {f"Frame-{name}": str(value) for name, value in about.items()}
-            self._send(HTTPStatus.OK, "image/jpeg", jpeg, headers)
-
-    def _painted(self, shown: Shown, view: View) -> bytes | None:
-        """The picture, or None after the viewer has been told that there is none."""
         try:
-            return self.server.site.painter.jpeg(shown, view)
-        except Exception as error:
-            # Whatever it is, the run goes on, and so do the other viewers.
-            self.server.site.trouble(error)
-            text = str(error) if isinstance(error, ImpTrtError) else f"{type(error).__name__}: {error}"
-            self._say(HTTPStatus.INTERNAL_SERVER_ERROR, text)
-            return None
+            jpeg = site.jpeg(shown, asked.view)
+        except OutputError as error:
+            self._say(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+            return
+        frame = shown.item.frame
+        age = "" if frame.captured_s is None else f"{(site.clock() - frame.captured_s) * 1e3:.1f}"
+        about = {"Sequence": shown.sequence, "Index": frame.index, "Name": quote(frame.name), "Age": age}
+        headers = {f"Frame-{name}": str(value) for name, value in about.items()}
+        self._send(HTTPStatus.OK, "image/jpeg", jpeg, headers)
 
-    def _stream(self, query: dict[str, list[str]]) -> None:
-        """Motion JPEG for other programs, until either side ends it."""
-        site, view, source = self.server.site, View.from_query(query), _text(query, "source")
+    def _stream(self, asked: Asked) -> None:
+        """Motion JPEG for other programs, until either side ends it or a picture cannot be drawn."""
+        latest, source = self.server.site.latest, asked.source
         self.close_connection = True
         # What a slow viewer has not received yet is old: little of it is kept.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
-        shown = site.latest.newer(0, source, _WAIT_S)
-        jpeg = None if shown is None else self._painted(shown, view)
+        shown = latest.newer(0, source, _WAIT_S)
         if shown is None:
             self._say(HTTPStatus.SERVICE_UNAVAILABLE, "There is no picture yet.")
-        if jpeg is None:
             return
         self._head(HTTPStatus.OK, f"multipart/x-mixed-replace; boundary={_BOUNDARY}", {"Connection": "close"})
+        sequence = 0
         while self.command != "HEAD":
             if shown is not None:
-                jpeg = site.painter.jpeg(shown, view)
+                try:
+                    jpeg = self.server.site.jpeg(shown, asked.view)
+                except OutputError:
+                    return
                 head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                 self.wfile.write(head.encode() + jpeg + b"\r\n")
                 sequence = shown.sequence
-            shown = site.latest.newer(sequence, source, _WAIT_S)
-            if shown is None and (site.latest.run != "live" or self._gone()):
+            shown = latest.newer(sequence, source, _WAIT_S)
+            if shown is None and (latest.run != "live" or self._gone()):
                 return
 
     def _gone(self) -> bool:
         """Whether the viewer has hung up."""
-        readable, _, _ = select.select([self.connection], [], [], 0)
-        return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
+        with selectors.DefaultSelector() as selector:  # select() itself fails from descriptor 1024 on
+            selector.register(self.connection, selectors.EVENT_READ)
+            return bool(selector.select(0)) and not self.connection.recv(1, socket.MSG_PEEK)
 
     def _say(self, status: HTTPStatus, text: str) -> None:
         self._send(status, "text/plain; charset=utf-8", f"{text}\n".encode())
@@ -265,11 +295,3 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are worth a line only to those who look for one."""
         _log.debug(format, *args)
-
-
-def _number(query: dict[str, list[str]], name: str) -> int:
-    return int(query.get(name, ["0"])[-1])
-
-
-def _text(query: dict[str, list[str]], name: str) -> str:
-    return query.get(name, [""])[-1]

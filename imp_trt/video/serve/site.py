@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from imp_trt.classes import ClassTable
+from imp_trt.errors import OutputError
 from imp_trt.video.serve.latest import Latest, Shown
-from imp_trt.video.serve.painting import LAYERS, Painter
+from imp_trt.video.serve.painting import LAYERS, Painter, View
 
 _WATCHING_S = 1.0
 
@@ -77,6 +78,19 @@ class Site:
         }
         return json.dumps(state).encode()
 
+    def jpeg(self, shown: Shown, view: View) -> bytes:
+        """A picture as somebody wants to see it.
+
+        Raises:
+            OutputError: it cannot be drawn. The log says so as well, once for each reason.
+        """
+        try:
+            return self.painter.jpeg(shown, view)
+        except Exception as error:
+            # Whatever it is, the run goes on, and so do the other viewers.
+            self.trouble(error)
+            raise OutputError("picture for the browser", got=f"{type(error).__name__}: {error}") from error
+
     def _asked(self, page: str, run: str) -> None:
         with self._changed:
             self._forget()
@@ -115,7 +129,7 @@ class Site:
         try:
             found = item.result.instances
             labels = found.labels[found.scores >= item.draw.min_score]
-            content["shares"] = (item.result.pixel_counts() / (h * w)).round(4).tolist()
+            content["shares"] = (item.result.pixel_counts() / (h * w)).round(6).tolist()
             content["counts"] = np.bincount(labels, minlength=len(self._classes)).tolist()
         except Exception as error:  # of a GPU that failed: the run will say so itself
             self.trouble(error)

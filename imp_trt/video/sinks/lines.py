@@ -37,6 +37,8 @@ class JsonLines(Base):
             nothing for READER_TIMEOUT_S.
     """
 
+    recovers = True  # a file holds whole lines only
+
     def __init__(self, path: str | os.PathLike[str], min_score: float = DRAWN_SCORE) -> None:
         self._min_score = min_score
         self._file: _Lines = _Pipe(Path(path)) if _streams(Path(path)) else TextFile(Path(path))

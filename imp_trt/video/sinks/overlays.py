@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 from imp_trt.errors import InvalidInput, OutputError
 from imp_trt.images import IMAGE_SUFFIXES
+from imp_trt.video.encoder import VIDEO_CODECS
 from imp_trt.video.sinks.pictures import OverlayPictures, safe_name
 from imp_trt.video.sinks.sink import Base, NullSink, Segmented, Sink
-from imp_trt.video.writer import VIDEO_CODECS, VideoWriter
+from imp_trt.video.writer import VideoWriter
 
 DEFAULT_FPS = 25.0
 """Frame rate of a video made from images, or from a container that does not say."""
@@ -25,7 +27,8 @@ class OverlayVideo(Base):
         path: see :class:`imp_trt.video.writer.VideoWriter`.
         fps: frame rate, None for DEFAULT_FPS; frames that have a time keep it.
         times: one of TIMES. "container" keeps what a file's own frames are timed by, variable rates too.
-            "capture" is for live sources: what was dropped does not make the recording run faster.
+            "capture" is for live sources whose frames have no times: what was dropped does not make the
+            recording run faster.
         encoder: see :class:`imp_trt.video.writer.VideoWriter`.
 
     Raises:
@@ -34,6 +37,7 @@ class OverlayVideo(Base):
     """
 
     draws = True
+    recovers = True  # every video is read back before it is put in place
 
     def __init__(
         self,
@@ -69,12 +73,11 @@ class OverlayVideo(Base):
 
     def close(self) -> None:
         """See :meth:`Sink.close`."""
-        try:
+        with ExitStack() as closing:  # one that cannot be finished does not take the others along
+            closing.callback(self.abort)
             for source, writer in self._writers.items():
                 if source in self._used or not self._used:
-                    writer.close()
-        finally:
-            self.abort()
+                    closing.callback(writer.close)
 
     def abort(self) -> None:
         """See :meth:`Sink.abort`."""

@@ -54,13 +54,16 @@ class Segmented:
 class Sink(Protocol):
     """A context manager: closes after a clean end, aborts after an exception.
 
-    One thread at a time calls it. A window belongs to the thread that first writes to it.
+    One thread at a time calls it. A window belongs to the thread that first writes to it. Of a sink that has
+    an attribute ``statistics`` which is None, run_pipeline sets it to the run's Statistics.snapshot.
 
     Attributes:
         draws: asks for the overlay of every frame, which is therefore best drawn ahead.
+        recovers: after a write() that failed, close() keeps what came before if it is whole, or raises.
     """
 
     draws: bool
+    recovers: bool
 
     def write(self, item: Segmented) -> bool:
         """Take one result; False asks the caller to stop (someone closed the window).
@@ -88,6 +91,7 @@ class Base:
     """A sink that keeps nothing; the others override what they need."""
 
     draws = False
+    recovers = False
 
     def __enter__(self) -> Sink:
         return self

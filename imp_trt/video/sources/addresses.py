@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 _URL = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*:/+)(?P<rest>(?:\S*@)?[^\s\"'<>]*)", re.IGNORECASE)
+# Without the scheme it is no address, but what is wrong with it is shown to the user.
+_LOGIN = re.compile(r"(?<![^\s/\"'<>])[^\s/:@\"'<>]+:(?!/)[^\s@]+@(?=\S)")
 # Cameras take logins in the query or the path (user=admin&password=x), GStreamer as properties (user-pw="x").
 # A value may hold any separator but these, so too much is hidden rather than too little.
 _SETTING = re.compile(
@@ -22,6 +24,7 @@ def redacted(text: str) -> str:
     Hides rather too much: a password may hold ``/``, ``@`` or ``:`` that should have been escaped.
     """
     text = _URL.sub(lambda m: m["scheme"] + _without_login(m["rest"]), text)
+    text = _LOGIN.sub(f"{HIDDEN}@", text)
     return _SETTING.sub(lambda m: f"{m['key']}{m['is']}{HIDDEN}", text)
 
 

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import cv2
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from imp_trt.errors import SourceError
 from imp_trt.images import IMAGE_SUFFIXES, read_image
-from imp_trt.video.containers import missing_bytes
+from imp_trt.video.containers import lists_frames, missing_bytes
 from imp_trt.video.frame import Frame
 from imp_trt.video.sources.captures import Capture
 from imp_trt.video.sources.source import ClosingSource, Source
@@ -61,8 +62,8 @@ class VideoSource(ClosingSource):
 
     Raises:
         SourceError: missing, empty, cut short, damaged, or without a video stream; while iterating, if
-            less than half of the frames that the container lists can be decoded (below 98 %, a warning is
-            logged).
+            less than half of the frames that the container lists can be decoded, or of the time that it
+            says it lasts (below 98 %, a warning is logged).
     """
 
     live = False
@@ -71,7 +72,11 @@ class VideoSource(ClosingSource):
         self.name = os.fspath(path)
         self.paths: tuple[Path, ...] = () if capture else (Path(path),)
         self._capture: Any = capture or _opened(Path(path))
+        self._in_use = Lock()
+        self._closed = False
         self._decoded = 0
+        self._lasts_s = 0.0
+        self._listed = capture is None and lists_frames(Path(path))
         self._first = self._read()
         if self._first is None:
             self.close()
@@ -92,39 +97,56 @@ class VideoSource(ClosingSource):
         while self._capture is not None:
             picture, self._first = self._first or self._read(), None
             if picture is None:
-                self._check_count()
+                if not self._closed:
+                    self._check_count()
                 return
             image, time_s = picture
             index, self._decoded = self._decoded, self._decoded + 1
             yield Frame(image, index, f"{index:06d}", time_s)
 
     def close(self) -> None:
-        """Release the file; idempotent."""
-        capture, self._capture = self._capture, None
-        if capture is not None:
-            capture.release()
+        """Release the file, after the read under way in another thread if there is one; idempotent."""
+        self._closed = True
+        self._release()
+
+    def _release(self) -> None:
+        if self._in_use.acquire(blocking=False):
+            capture, self._capture = self._capture, None
+            self._in_use.release()
+            if capture is not None:
+                capture.release()
 
     def _check_count(self) -> None:
-        # Counts are estimates in some containers, and count what an edit list hides (trimmed videos).
+        # Counts include what an edit list hides (trimmed videos).
         listed, decoded = self.frames or 0, self._decoded
+        if self.fps and not self._listed:
+            # OpenCV's number is the length times the nominal rate, which a recording need not have kept.
+            decoded = max(decoded, round(self._lasts_s * self.fps) + 1)
         if decoded < 0.5 * listed:
             raise SourceError(
                 f"video {self.name}",
                 expected=f"about {listed} frames, as the file lists",
                 got=f"only {decoded} that can be decoded",
-                fix=f"copy or record it again, or ask for its first {decoded} frames only",
+                fix=f"copy or record it again, or ask for its first {self._decoded} frames only",
             )
         if decoded < 0.98 * listed:
             _log.warning("%s lists %d frames; %d were there to decode", self.name, listed, decoded)
 
     def _read(self) -> tuple[NDArray[np.uint8], float | None] | None:
-        if self._capture is None:
+        with self._in_use:
+            if self._capture is None:
+                return None
+            done, image = self._capture.read()
+            milliseconds = self._capture.get(cv2.CAP_PROP_POS_MSEC)
+        if self._closed:
+            self._release()
             return None
-        done, image = self._capture.read()
         if not done or image is None:
             return None
-        milliseconds = self._capture.get(cv2.CAP_PROP_POS_MSEC)
-        return image, milliseconds / 1e3 if math.isfinite(milliseconds) and milliseconds >= 0 else None
+        if not (math.isfinite(milliseconds) and milliseconds >= 0):
+            return image, None
+        self._lasts_s = max(self._lasts_s, milliseconds / 1e3)
+        return image, milliseconds / 1e3
 
 
 def _opened(path: Path) -> Any:
@@ -163,7 +185,10 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def images_matching(pattern: str) -> list[Path]:
-    found = sorted((Path(p) for p in glob.glob(pattern, recursive=True)), key=natural_key)
+    folder, name = os.path.split(pattern)
+    # A folder may be called run[1], which is not meant as a choice.
+    names = glob.glob(pattern, recursive=True) or glob.glob(os.path.join(glob.escape(folder), name))
+    found = sorted((Path(p) for p in names), key=natural_key)
     if not found:
         raise SourceError(
             f"pattern {pattern}", expected="at least one file", got="none", fix="check the path"

@@ -35,7 +35,7 @@ def open_source(spec: str | os.PathLike[str], *, on_event: OnEvent | None = None
             ``/dev/video0``, ``v4l2:///dev/video0`` or, on Jetson, ``csi://0``, the last two with wishes such
             as ``?width=1280&height=720&fps=30`` (V4L2: ``&codec=MJPG``); a stream: ``rtsp://``,
             ``rtsps://``, ``http://``, ``https://``; ``gstreamer:`` and a pipeline that ends in an appsink.
-            What exists as a file is taken for a file.
+            What exists as a file is taken for a file; ``~`` is the home folder.
         on_event: for cameras and streams, see LiveSource.
 
     Raises:
@@ -43,13 +43,14 @@ def open_source(spec: str | os.PathLike[str], *, on_event: OnEvent | None = None
         DependencyMissing: OpenCV has no GStreamer, which the source needs; or a CSI camera anywhere but on
             Jetson.
     """
-    text = os.fspath(spec)
+    text = os.path.expanduser(os.fspath(spec))
     path = Path(text)
-    if path.is_dir():
+    # Unlike Path's, these say no to what is too long for a name, as pipelines often are.
+    if os.path.isdir(text):
         return ImageSource(text, images_in(path))
-    if path.is_char_device() or re.fullmatch(r"/dev/(video\d+|v4l/.+)", text):
+    if re.fullmatch(r"/dev/(video\d+|v4l/.+)", text):
         return _camera(text, path, {}, on_event)
-    if not path.exists():
+    if not os.path.exists(text):
         if text.isdecimal():
             return _camera(text, Path(f"/dev/video{int(text)}"), {}, on_event)
         scheme = re.match(r"([a-z][a-z0-9+.-]*):(?=//)|gstreamer:", text, re.IGNORECASE)
@@ -59,6 +60,8 @@ def open_source(spec: str | os.PathLike[str], *, on_event: OnEvent | None = None
             return ImageSource(text, images_matching(text))
         what = f"source {redacted(text)}"  # an address with a slash too few lands here
         raise SourceError(what, expected=_KINDS, got="nothing at this path", fix="check the path")
+    if path.is_char_device():
+        return _camera(text, path, {}, on_event)
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return ImageSource(text, [path])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from imp_trt.classes import ClassTable
 from imp_trt.video.serve import BrowserView
 from tests.video.serve.chromium import Chromium, Page, find_chromium
 from tests.video.serve.made import CLASSES, get_json, picture, segmented, view
@@ -57,7 +58,7 @@ def drawn(page: Page) -> NDArray[np.uint8]:
 
 def grey(page: Page, index: int) -> bool:
     """Whether the page shows a frame as the camera gave it."""
-    return bool(abs(drawn(page).astype(int) - picture(index)).max() <= 3)
+    return bool(abs(drawn(page).astype(int) - picture(index)[0, 0]).max() <= 3)
 
 
 def text(page: Page, name: str) -> str:
@@ -79,7 +80,7 @@ def switch(page: Page, layer: str, on: bool) -> None:
 
 def test_picture_legend_and_figures(browser: Chromium, shown: BrowserView) -> None:
     page = opened(browser, shown)
-    assert drawn(page).shape == (48, 64, 3)
+    assert drawn(page).shape == (4 * 48, 4 * 64, 3)  # drawn larger, as it is a small picture
     assert not grey(page, 0)
     page.until("document.getElementById('rate').textContent == '8.3/s'")
     legend = page.run(
@@ -124,7 +125,17 @@ def test_switches(browser: Chromium, shown: BrowserView) -> None:
     seen["instances, canvas"] = drawn(page)
     switch(page, "instances", False)
     seen["canvas"] = drawn(page)
+    scale = "document.getElementById('scale').offsetHeight"
+    assert page.run(scale) == 0
+    switch(page, "disagreement", True)
+    assert page.run(scale) > 0
+    assert "0 agree" in text(page, "scale")
+    seen["canvas, disagreement"] = drawn(page)
     switch(page, "canvas", False)
+    seen["disagreement"] = drawn(page)
+    page.press("d")
+    page.until("document.getElementById('picture').dataset.layers === ''")
+    assert page.run(scale) == 0
     assert grey(page, 0)
     seen["nothing"] = drawn(page)
     page.press("c")
@@ -137,6 +148,16 @@ def test_switches(browser: Chromium, shown: BrowserView) -> None:
             assert not np.array_equal(seen[one], seen[other]), (one, other)
     assert page.errors == []
     page.close()
+
+
+def test_a_network_without_things_has_no_switches_for_them(browser: Chromium) -> None:
+    with view(classes=ClassTable(CLASSES.names, (), CLASSES.palette)) as stuff:
+        stuff.write(segmented())
+        page = browser.page(stuff.url)
+        page.until(f"{SEQUENCE} > 0")
+        switches = "[...document.querySelectorAll('.switch')].filter((button) => button.offsetWidth)"
+        assert page.run(f"{switches}.map((button) => button.dataset.layer)") == ["overlay", "classes"]
+        page.close()
 
 
 def test_pause_holds_the_picture_and_its_switches_still_work(browser: Chromium, shown: BrowserView) -> None:
@@ -157,7 +178,7 @@ def test_pause_holds_the_picture_and_its_switches_still_work(browser: Chromium, 
 
 
 def test_sources_to_choose_from(browser: Chromium) -> None:
-    with view() as two:
+    with view(statistics=lambda: STATISTICS) as two:
         for i, source in enumerate(("front", "rear <b>")):
             two.write(segmented(i, source))
         page = browser.page(two.url)
@@ -174,6 +195,10 @@ def test_sources_to_choose_from(browser: Chromium) -> None:
         )
         page.until(f"{SEQUENCE} > 0")
         assert grey(page, 1)
+        # The run's figures are those of both: not what this one takes.
+        page.until("document.getElementById('age99').textContent == '50.0ms'")
+        assert text(page, "rate") == "\u2013"
+        assert "captured 12" in text(page, "counted")
         page.close()
 
 
@@ -182,6 +207,7 @@ def test_the_end_is_told_and_the_last_picture_stays(browser: Chromium, shown: Br
     shown.close()
     page.until(f"{RUN} == 'ended'")
     page.until("document.getElementById('message').textContent == 'The run has ended.'")
+    assert text(page, "caption") == "frame 0", "its age says nothing any more"
     assert drawn(page).any()
     # A new run on the same port takes the page over, though its pictures count from 1 again.
     with BrowserView(shown.port, classes=CLASSES) as again:
@@ -196,6 +222,7 @@ def test_a_failed_run_says_so(browser: Chromium, shown: BrowserView) -> None:
     page = opened(browser, shown)
     shown.abort()
     page.until(f"{RUN} == 'failed'")
+    assert text(page, "run") == "Stopped"  # by Ctrl-C, perhaps
     page.close()
 
 

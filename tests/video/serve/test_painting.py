@@ -13,7 +13,7 @@ from imp_trt.classes import ClassTable
 from imp_trt.result import Instances, SegmentationResult
 from imp_trt.video.serve import painting
 from imp_trt.video.serve.latest import Shown
-from imp_trt.video.serve.painting import Painter, View, encoded, fitted, paint
+from imp_trt.video.serve.painting import Painter, View, encoded, enlarged, fitted, paint
 from imp_trt.video.sinks import DrawOptions
 from tests.video.serve.made import SIZE, picture, segmented
 
@@ -31,9 +31,14 @@ def test_layers() -> None:
     sky, car = (2, 60), (20, 16)
     changed = {
         name: [bool((seen(name)[at] != picture(0)[at]).any()) for at in (sky, car)]
-        for name in ("classes", "instances", "canvas")
+        for name in ("classes", "instances", "canvas", "disagreement")
     }
-    assert changed == {"classes": [True, True], "instances": [False, True], "canvas": [True, True]}
+    assert changed == {
+        "classes": [True, True],
+        "instances": [False, True],
+        "canvas": [True, True],
+        "disagreement": [True, True],
+    }
 
 
 def test_the_run_overlay_is_shared_with_other_sinks() -> None:
@@ -64,6 +69,28 @@ def test_canvas_without_instances_is_dim(things: tuple[int, ...]) -> None:
     assert shown.max() < picture(0).max()
 
 
+def test_disagreement_glows_where_class_map_and_instances_contradict_each_other() -> None:
+    # The map of made.result() knows no car: the one of score 0.9 contradicts it, the one of 0.1 hardly.
+    glow = seen("disagreement").astype(int)
+    level = glow.sum(axis=2)
+    assert level[24, 16] > 2 * level[24, 48] > 2 * level[2, 2]
+    assert (glow[2, 2] < picture(0)[2, 2]).all(), "where they agree the picture is dim"
+    assert glow[24, 16, 2] > 1.5 * glow[24, 16, 0], "it glows in yellow and red"
+    # It lies over the class colours and under the outlines.
+    assert not np.array_equal(seen("classes,disagreement"), seen("disagreement"))
+    named = seen("disagreement,instances", draw=DrawOptions(labels=False))
+    assert not np.array_equal(named, seen("disagreement"))
+
+
+def test_disagreement_is_computed_only_for_those_who_watch_it() -> None:
+    item = segmented()
+    for layers in ("", "classes,instances", "canvas", "classes,instances,canvas"):
+        paint(item, View(frozenset(filter(None, layers.split(",")))))
+    assert "disagreement" not in item.result.__dict__
+    paint(item, View(frozenset(["disagreement"])))
+    assert "disagreement" in item.result.__dict__
+
+
 def test_instances_follow_the_runs_lowest_score() -> None:
     unsure = (20, 48)
     for score, drawn in ((0.3, False), (0.05, True)):
@@ -73,9 +100,10 @@ def test_instances_follow_the_runs_lowest_score() -> None:
 
 def test_queries() -> None:
     assert View.from_query({}) == View(frozenset(("classes", "instances")))
-    assert View.from_query({"layers": [""], "alpha": ["70"]}) == View(frozenset())
-    assert View.from_query({"layers": ["classes,canvas"], "alpha": ["34"]}).alpha == 0.3
-    for query in ({"layers": ["clases"]}, {"alpha": ["x"]}, {"alpha": ["101"]}, {"alpha": ["-1"]}):
+    assert View.from_query({"layers": "", "alpha": "70"}) == View(frozenset())
+    assert View.from_query({"layers": "classes,canvas", "alpha": "34"}).alpha == 0.3
+    assert View.from_query({"layers": "disagreement"}).layers == {"disagreement"}
+    for query in ({"layers": "clases"}, {"alpha": "x"}, {"alpha": "101"}, {"alpha": "-1"}):
         with pytest.raises(ValueError, match=r"layers|alpha|literal"):
             View.from_query(query)
 
@@ -95,6 +123,38 @@ def test_one_drawing_for_all_who_watch_the_same(monkeypatch: pytest.MonkeyPatch)
     painter.jpeg(shown, View(frozenset(["canvas"])))
     painter.jpeg(Shown(2, segmented(1)), View(frozenset()))
     assert len(drawn) == 3
+
+
+def test_small_pictures_are_drawn_larger_where_there_are_names_and_outlines() -> None:
+    item = segmented()
+    large = enlarged(item)
+    assert large.frame.image.shape == (4 * SIZE[0], 4 * SIZE[1], 3)
+    assert np.array_equal(large.result.semantic[::4, ::4], item.result.semantic)
+    assert np.array_equal(large.result.instances.boxes, 4 * item.result.instances.boxes)
+    assert large.result.instances.paste().mean() == pytest.approx(
+        item.result.instances.paste().mean(), rel=0.1
+    )
+    assert (large.draw, large.age_s, large.frame.index) == (item.draw, item.age_s, item.frame.index)
+    sizes = {}
+    for layers in ("", "classes", "canvas,disagreement", "instances", "classes,instances"):
+        view = View(frozenset(filter(None, layers.split(","))))
+        data = np.frombuffer(Painter().jpeg(Shown(1, item), view), np.uint8)
+        sizes[layers] = cv2.imdecode(data, cv2.IMREAD_COLOR).shape[0] // SIZE[0]
+    assert sizes == {"": 1, "classes": 1, "canvas,disagreement": 1, "instances": 4, "classes,instances": 4}
+
+
+@pytest.mark.parametrize(("width", "factor"), [(320, 4), (480, 2), (640, 2), (641, 1), (1280, 1), (3840, 1)])
+def test_only_small_pictures_are_drawn_larger(width: int, factor: int) -> None:
+    size = (5, width)
+    none = Instances(
+        np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, np.float32),
+        np.zeros((0, 4, 4), np.float32), size,
+    )  # fmt: skip
+    wide = SegmentationResult(np.zeros(size, np.uint8), none, segmented().result.classes)
+    item = segmented(result=wide)
+    object.__setattr__(item.frame, "image", np.zeros((*size, 3), np.uint8))
+    assert enlarged(item).result.size == (5 * factor, width * factor)
+    assert (enlarged(item) is item) == (factor == 1)
 
 
 def test_large_pictures_are_made_smaller_and_small_ones_kept() -> None:

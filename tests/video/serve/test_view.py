@@ -22,7 +22,7 @@ from imp_trt.errors import InvalidInput, OutputError
 from imp_trt.result import SegmentationResult
 from imp_trt.video.serve import BrowserView, server
 from imp_trt.video.serve import view as view_module
-from tests.video.serve.made import CLASSES, get, get_json, picture, segmented, view
+from tests.video.serve.made import CLASSES, ask, get, get_json, picture, segmented, view
 
 
 @pytest.fixture
@@ -164,6 +164,9 @@ def test_requests_that_make_no_sense(shown: BrowserView) -> None:
         "/frame?alpha=200",
     ):
         assert get(shown.port, path)[0].status == 400, path
+    with ask(shown.port, "http://[/state") as peer:  # http.client refuses to send it
+        assert peer.recv(100).startswith(b"HTTP/1.1 400")
+    assert get(shown.port, f"http://localhost:{shown.port}/state")[0].status == 200
     for path in ("/..%2f..%2fetc/passwd", "/../view.py", "/view.py", "/frame/"):
         assert get(shown.port, path)[0].status == 404, path
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):

@@ -89,6 +89,39 @@ def test_viewers_that_vanish_leave_nothing(shown: BrowserView, caplog: pytest.Lo
     assert threads() == []
 
 
+def test_a_thread_that_cannot_be_had_takes_nobodys_place(
+    shown: BrowserView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoThread(server.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "Thread", NoThread)
+        peer = ask(shown.port, "/about")
+        assert peer.recv(1) == b""  # hung up
+        peer.close()
+    assert get(shown.port, "/about")[0].status == 200
+    shown.close()
+    assert threads() == []
+
+
+def test_a_stream_ends_at_a_picture_that_cannot_be_drawn(
+    shown: BrowserView, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(item: Segmented, view: View) -> NDArray[np.uint8]:
+        raise ValueError("no such layer")
+
+    with ask(shown.port, "/stream") as peer:
+        received = b""
+        while not received.endswith(b"\xff\xd9\r\n"):
+            received += peer.recv(1 << 16)
+        monkeypatch.setattr(painting, "paint", fails)
+        shown.write(segmented(1))
+        assert peer.recv(1 << 16) == b""
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["no such layer"]
+
+
 def test_too_many_viewers(shown: BrowserView, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 3)
     peers = [ask(shown.port, "/frame?after=99") for _ in range(3)]

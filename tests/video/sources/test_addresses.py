@@ -20,6 +20,8 @@ from imp_trt.video.sources import redacted
         ("rtsp://u:p/ss@cam/a", "rtsp://***@cam/a"),
         ("rtsp://u:12/3@cam/a", "rtsp://***@cam/a"),
         ("rtsp://u:p?s#s@[::1]:554/a", "rtsp://***@[::1]:554/a"),
+        ("u:p@cam/a", "***@cam/a"),
+        ("no source //u:p@cam/a", "no source //***@cam/a"),
         ("rtsp:/u:p@cam/a", "rtsp:/***@cam/a"),
         ("RTSPS://u:p@cam", "RTSPS://***@cam"),
         ("cannot open 'http://u:p@cam/a', nor https://v:q@cam", "cannot open 'http://***@cam/a', nor https://***@cam"),
@@ -49,6 +51,7 @@ def test_hidden(text: str, shown: str) -> None:
         "v4l2:///dev/video0?width=1280",
         "nvarguscamerasrc sensor-id=0 ! appsink",
         "mail at a@b.org",
+        "at 12:30 from a@b.org",
     ],
 )
 def test_left_alone(text: str) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from imp_trt.errors import SourceError
 from imp_trt.images import encode_image, read_image
 from imp_trt.video.containers import missing_bytes
 from imp_trt.video.sources import VideoSource, open_source
+from imp_trt.video.writer import VideoWriter
 from tests.support import clips, tiny
 
 
@@ -120,6 +123,61 @@ def test_frames_that_are_listed_but_not_there(tmp_path: Path, caplog: pytest.Log
             else:
                 assert len(list(source)) == 10
         assert bool(caplog.records) == (listed == 15)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".mov"])
+def test_a_recording_that_gave_fewer_frames_than_its_rate(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of Matroska, OpenCV's number of frames is only its length times its nominal rate."""
+    times = [0, 0.04, 0.3, 0.31, 2.0, 2.033]
+    writer = VideoWriter(tmp_path / f"x{suffix}", 25)
+    for i, time_s in enumerate(times):
+        writer.write(clips.picture(i), time_s)
+    writer.close()
+    with caplog.at_level(logging.WARNING, "imp_trt"), open_source(tmp_path / f"x{suffix}") as source:
+        assert len(list(source)) == len(times)
+    assert not caplog.records
+
+
+def test_closing_while_a_read_hangs_releases_when_it_returns() -> None:
+    """A recording behind a dead network: what is being read must not be freed."""
+    reading, go_on, released = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow:
+        reads = 0
+
+        def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
+            self.reads += 1
+            if self.reads == 2:
+                reading.set()
+                go_on.wait(5)
+            return True, clips.picture(0)
+
+        def get(self, prop: int, /) -> float:
+            return 0.0
+
+        def release(self) -> None:
+            released.set()
+
+    source = VideoSource("http://host/clip.mp4", Slow())
+    thread = threading.Thread(target=lambda: list(source))
+    thread.start()
+    assert reading.wait(5)
+    source.close()
+    assert not released.is_set()
+    go_on.set()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert released.is_set()
+    source.close()
+
+
+def test_a_matroska_file_that_ends_long_before_its_length_is_refused(tmp_path: Path) -> None:
+    source = VideoSource(clips.write_clip(tmp_path / "clip.mkv", frames=10))
+    source.frames = 30
+    with pytest.raises(SourceError, match="only 10"):
+        list(source)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 
 from imp_trt.errors import DependencyMissing, SourceError
+from imp_trt.images import encode_image
 from imp_trt.video.sources import open_source, opening
 from tests.support.scripted_camera import ScriptedCapture
 
@@ -77,9 +79,32 @@ def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.Mon
         open_source("0")
 
 
+LONG = "videotestsrc ! " * 40 + "rtspsrc location=rtsp://u:secret@cam user-pw=secret ! appsink"
+
+
+def test_a_pipeline_may_be_longer_than_a_file_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = _record(monkeypatch, "open_gstreamer")
+    with open_source(f"gstreamer:{LONG}"):
+        assert calls[0][0] == LONG
+
+
+def test_folders_with_brackets_in_a_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run[1]").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "run[1]" / name).write_bytes(encode_image(np.zeros((4, 4), np.uint8), ".png"))
+    for spec in ("run[1]/*.png", "~/run[1]/*.png", "~/run[[]1]/*.png", "~/run[1]"):
+        assert [path.name for path in open_source(spec).paths] == ["a.png", "b.png"]
+
+
 @pytest.mark.parametrize(
     ("spec", "named"),
     [
+        ("", "nothing at this path"),
+        ("x" * 300 + ".mp4", "nothing at this path"),
+        (LONG, "nothing at this path"),
+        ("u:secret@10.0.0.1/stream", "nothing at this path"),
         ("v4l2:///dev/video0?size=1", "size=1"),
         ("v4l2:///dev/video0?width=wide", "width=wide"),
         ("v4l2:///dev/video0?width=0", "width=0"),

@@ -1,0 +1,1 @@
+"""Measuring what a user waits for: every stage of a frame, as percentiles, on the path that apps take."""

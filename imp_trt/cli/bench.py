@@ -1,0 +1,219 @@
+"""imp-bench: how long a frame takes on this machine, stage by stage, and what the pipeline keeps up with."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imp_trt.backends import BACKEND_NAMES
+from imp_trt.cli.common import Progress, command_parser, positive, print_json, run_command, say
+from imp_trt.errors import UsageError
+
+if TYPE_CHECKING:
+    from imp_trt.benchmark.report import Report
+    from imp_trt.benchmark.run import Settings
+
+EXAMPLES = """\
+examples:
+  imp-bench street.fp32.onnx                                    (drawn streets of 1280x720)
+  imp-bench street.fp32.onnx --source drive.mp4 --threads 2 --json
+  imp-bench street.fp16.engine --assert 'p99<30ms' --assert 'infer.p50<10ms' --assert 'fps>25'
+  imp-bench street.fp32.onnx --compare pytorch --compare peer   (taking turns, answers checked first)
+
+Times are those of Segmenter.run on frames that are decoded anew, one at a time, first call and warm-up left
+out; throughput is that of imp-segment's pipeline, in which the stages of several frames overlap.
+
+stages, "-" where a backend does not have one:"""
+
+_DEFAULT_SHARES = "50,90,95,99,99.9"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    from imp_trt.benchmark.gates import GRAMMAR, RIVALS
+    from imp_trt.benchmark.samples import STAGES
+
+    stages = "\n".join(f"  {name:<12}{text}" for name, text in STAGES.items())
+
+    p = command_parser(
+        "imp-bench",
+        "Measure what a frame takes here: every stage, as percentiles, and the throughput.",
+        f"{EXAMPLES}\n{stages}",
+    )
+    p.add_argument("artifact", type=Path, metavar="ARTIFACT", help=".onnx, .engine, .safetensors or .pt")
+    p.add_argument("--backend", choices=BACKEND_NAMES, help="default: by the artifact")
+    p.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the network")
+    p.add_argument("--device", help="cpu or cuda; default: the best that the backend finds")
+    frames = p.add_argument_group("frames")
+    frames.add_argument("--source", help="image, folder, quoted pattern or video (default: drawn streets)")
+    frames.add_argument("--frame-size", metavar="HxW", help="of drawn streets (default 720x1280)")
+    frames.add_argument(
+        "--warmup", default="200ms", metavar="TIME|N", help="a time or frames, not counted (default 200ms)"
+    )
+    frames.add_argument(
+        "--duration",
+        type=_duration,
+        default=3.0,
+        metavar="TIME",
+        help="how long to measure, ten frames at least, and as many as --assert needs (default 3s)",
+    )
+    frames.add_argument("--frames", type=positive, metavar="N", help="measure exactly N frames instead")
+    out = p.add_argument_group("result")
+    out.add_argument(
+        "--percentiles",
+        default=_DEFAULT_SHARES,
+        metavar="P,P",
+        help=f"default {_DEFAULT_SHARES.replace('%', '%%')}; '-' where there are too few frames for one",
+    )
+    out.add_argument(
+        "--assert",
+        dest="gates",
+        action="append",
+        default=[],
+        metavar="GATE",
+        help=f"exit 6 if it is missed; again and again. {GRAMMAR}",
+    )
+    out.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="also write what --json prints")
+    out.add_argument(
+        "--export-times", type=Path, metavar="FILE.json", help="write every frame's times, stage by stage"
+    )
+    out.add_argument("--record", action="store_true", help="write the figures into the artifact's manifest")
+    _add_rivals(p, RIVALS)
+    return p
+
+
+def _add_rivals(p: argparse.ArgumentParser, names: tuple[str, ...]) -> None:
+    rivals = p.add_argument_group("side by side")
+    rivals.add_argument(
+        "--compare",
+        action="append",
+        default=[],
+        choices=names,
+        help="pytorch: the same weights, eager; peer: torchvision's Mask R-CNN in ONNX Runtime",
+    )
+    rivals.add_argument(
+        "--weights", type=Path, metavar="FILE", help="the artifact's checkpoint (default: the bundled one)"
+    )
+    rivals.add_argument(
+        "--work", type=Path, metavar="FOLDER", help="keep the exported peer here (default: nowhere)"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code: 6 if a gate is missed."""
+    options = parser().parse_args(argv)
+    return run_command(lambda: _run(options), verbose=options.verbose, quiet=options.quiet)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from imp_trt.benchmark.gates import enforce
+    from imp_trt.benchmark.run import record, run_benchmark
+
+    settings = _settings(options)
+    _check_outputs(options)
+    with ExitStack() as stack:
+        report = run_benchmark(settings, _Shown(stack, options.quiet))
+    data = report.to_dict()
+    if options.json:
+        print_json(data)
+    else:
+        print(report.text())
+    _write(options, report, data)
+    if options.record:
+        say(f"recorded in {record(options.artifact, data)}")
+    enforce(report.verdicts)
+    return 0
+
+
+class _Shown:
+    """One progress line per part of the measurement."""
+
+    def __init__(self, stack: ExitStack, quiet: bool) -> None:
+        self._stack = stack
+        self._quiet = quiet
+        self._bar: Progress | None = None
+        self._what = ""
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        if what != self._what or self._bar is None:
+            self.close()
+            self._what, self._bar = what, Progress(f"imp-bench: {what}", total, quiet=self._quiet)
+            self._stack.callback(self._bar.close)
+        self._bar.update(done)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    from imp_trt.benchmark.frames import parse_size
+    from imp_trt.benchmark.gates import parse_gate
+    from imp_trt.benchmark.measure import parse_warmup
+    from imp_trt.benchmark.run import Settings
+    from imp_trt.benchmark.samples import parse_shares
+
+    return Settings(
+        path=options.artifact,
+        backend=options.backend,
+        threads=options.threads,
+        device=options.device,
+        source=options.source,
+        frame_size=parse_size(options.frame_size) if options.frame_size else None,
+        warmup=parse_warmup(options.warmup),
+        seconds=options.duration,
+        frames=options.frames,
+        shares=parse_shares(options.percentiles),
+        gates=tuple(parse_gate(text) for text in options.gates),
+        rivals=tuple(dict.fromkeys(options.compare)),
+        weights=options.weights,
+        work=options.work,
+    )
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuse, before anything is measured, to write over what is read."""
+    from imp_trt.artifact import manifest_path
+
+    read = [options.artifact, manifest_path(options.artifact), options.weights, options.source]
+    kept = {Path(path).resolve() for path in read if path is not None}
+    for name, path in (("-o", options.output), ("--export-times", options.export_times)):
+        if path is None:
+            continue
+        if path.suffix.lower() != ".json":
+            raise UsageError(name, expected="a file that ends in .json", got=str(path))
+        if path.resolve() in kept:
+            raise UsageError(name, expected="a file of its own", got=f"{path}, which is read")
+    if options.output is not None and options.output == options.export_times:
+        raise UsageError("-o and --export-times", expected="two files", got=str(options.output))
+    if options.record and options.artifact.suffix.lower() not in (".onnx", ".engine"):
+        raise UsageError("--record", expected="an artifact with a manifest", got=str(options.artifact))
+
+
+def _write(options: argparse.Namespace, report: Report, data: dict[str, Any]) -> None:
+    from imp_trt.files import write_atomically
+
+    if options.output is not None:
+        write_atomically(options.output, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+    if options.export_times is not None:
+        rows = [{k: round(v, 4) for k, v in row.items()} for row in report.latency.samples.rows]
+        times = {"unit": "ms", "model": data["model"], "warm_up": data["warm_up"], "frames": rows}
+        write_atomically(options.export_times, (json.dumps(times, allow_nan=False) + "\n").encode())
+
+
+def _duration(text: str) -> float:
+    """Seconds from 3s, 500ms, or 3, which are seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|)", text.strip())
+    seconds = float(match[1]) * (1e-3 if match[2] == "ms" else 1) if match else 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a time such as 3s or 500ms")
+    return seconds
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,122 @@
+"""What is refused before anything is measured, and what goes into a manifest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imp_trt.artifact import manifest_path, read_artifact, read_manifest
+from imp_trt.benchmark.gates import parse_gate
+from imp_trt.benchmark.measure import WarmUp
+from imp_trt.benchmark.run import Settings, absent_stages, backend_of, gpu_of, record, run_benchmark
+from imp_trt.benchmark.samples import STAGES
+from imp_trt.errors import ArtifactError, UsageError
+from tests.support import engines, tiny
+from tests.support.fake_tensorrt import VERSIONS, engine_file, fake_gpu
+
+
+def settings(path: Path, gates: tuple[str, ...] = (), **changes: Any) -> Settings:
+    made = Settings(path, threads=1, frame_size=(48, 64), warmup=WarmUp(frames=1), frames=3)
+    return replace(made, gates=tuple(parse_gate(gate) for gate in gates), **changes)
+
+
+def silent(what: str, done: int, total: int | None) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("gates", "changes", "said"),
+    [
+        (("p99<1s",), {}, "at least 100"),
+        (("pytorch.ratio>1",), {}, "--compare pytorch"),
+        (("upload.mean<1s",), {}, "upload.mean"),
+        ((), {"rivals": ("pytorch",)}, "--weights FILE"),
+        ((), {"source": "x.mp4"}, "--frame-size"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_at_once(
+    tmp_path: Path, gates: tuple[str, ...], changes: dict[str, Any], said: str
+) -> None:
+    told: list[str] = []
+
+    def progress(what: str, done: int, total: int | None) -> None:
+        told.append(what)
+
+    with pytest.raises(UsageError, match=said):
+        run_benchmark(settings(tiny.artifact(tmp_path), gates, **changes), progress)
+    assert told == []
+
+
+def test_a_whole_measurement(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int | None]] = []
+
+    def progress(what: str, done: int, total: int | None) -> None:
+        told.append((what, done, total))
+
+    found = run_benchmark(settings(tiny.artifact(tmp_path), ("mean<1000s", "fps<0.001")), progress)
+    assert [verdict["held"] for verdict in found.verdicts] == [True, False]
+    assert told[:3] == [("latency", i, 3) for i in (1, 2, 3)]
+    data = found.to_dict()
+    assert data["latency"]["frames"] == 3
+    assert data["warm_up"]["frames"] == 1
+    assert data["model"]["backend"] == "onnxruntime"
+    assert data["model"]["sha256"] == read_manifest(tmp_path / "tiny.fp32.onnx").sha256
+    assert data["frames"]["size"] == [48, 64]
+    measured = data["latency"]["ms"]
+    assert set(measured) == {"decode", "pre", "infer", "post", "run", "draw", "end-to-end"}
+    for name in ("decode", "run", "draw"):
+        assert measured["end-to-end"]["max"] >= measured[name]["min"]
+    assert measured["run"]["mean"] >= measured["infer"]["mean"]
+
+
+def test_an_engine_has_every_stage_and_names_its_gpu(tmp_path: Path) -> None:
+    with fake_gpu():
+        path = engine_file(tmp_path)
+        found = run_benchmark(settings(path, ("upload.mean<1000s",), threads=None), silent)
+    data = found.to_dict()
+    assert list(data["latency"]["ms"]) == list(STAGES)
+    assert data["latency"]["not_measured"] == {}
+    assert data["machine"]["gpu"]["compute_capability"] == "8.9"
+    assert data["machine"]["versions"]["tensorrt"] == VERSIONS["tensorrt"]
+    assert data["model"]["backend"] == "tensorrt"
+    assert found.verdicts[0]["held"]
+
+
+def test_the_manifest_gains_the_figures_and_keeps_the_rest(tmp_path: Path) -> None:
+    path = tiny.artifact(tmp_path, benchmark={"network_ms": 5.0})
+    before, payload = read_manifest(path), path.read_bytes()
+    data = run_benchmark(settings(path), silent).to_dict()
+    data["frames"]["source"] = "/home/somebody/secret/drive.mp4"
+    record(path, data)
+    after = read_artifact(path).manifest
+    assert replace(after, benchmark=before.benchmark) == before
+    assert path.read_bytes() == payload
+    figures = after.benchmark["imp_bench"]
+    assert after.benchmark["network_ms"] == 5.0
+    assert figures["frames"]["source"] == "drive.mp4"
+    assert figures["latency"]["ms"]["infer"] == data["latency"]["ms"]["infer"]
+    assert figures["machine"]["cpus"] >= 1
+    record(path, data)
+    assert list(read_manifest(path).benchmark) == ["network_ms", "imp_bench"]
+    path.write_bytes(b"another file")
+    with pytest.raises(ArtifactError, match="sha256"):
+        record(path, data)
+    assert json.loads(manifest_path(path).read_text())["benchmark"]["imp_bench"] == figures
+
+
+def test_stages_that_a_backend_does_not_have() -> None:
+    assert backend_of(tiny.manifest()) == "onnxruntime"
+    assert set(absent_stages(tiny.manifest(), None)) == {"upload", "download"}
+    assert absent_stages(engines.manifest(), None) == {}
+    assert backend_of(engines.manifest()) == "tensorrt"
+    weights = replace(tiny.manifest(), kind="checkpoint")
+    assert backend_of(weights) == "pytorch"
+    assert "CPU" in absent_stages(weights, "cpu")["upload"]
+    assert gpu_of(engines.manifest(), "cuda:3") == 3
+    assert gpu_of(engines.manifest(), None) == 0
+    assert gpu_of(tiny.manifest(), None) is None
+    assert gpu_of(weights, "cpu") is None
