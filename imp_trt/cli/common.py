@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import imp_trt
 from imp_trt.errors import DependencyMissing, ImpTrtError
@@ -111,13 +111,22 @@ def set_up_logging(verbose: int = 0, quiet: bool = False) -> None:
     level = logging.DEBUG if verbose > 1 else logging.WARNING if quiet else logging.INFO
     logger = logging.getLogger("imp_trt")
     logger.setLevel(level)
-    handler = logging.StreamHandler()
+    handler = _AboveProgress()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logger.handlers = [handler]
     logger.propagate = False
     if not verbose:
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+class _AboveProgress(logging.StreamHandler):  # type: ignore[type-arg]  # Python 3.10 takes none
+    """Clears a progress line before a record is printed; the next update draws it again below."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if Progress.shown is not None:
+            Progress.shown.close()
+        super().emit(record)
 
 
 class Progress:
@@ -128,6 +137,9 @@ class Progress:
         total: number of steps, or None if unknown.
         quiet: print nothing.
     """
+
+    shown: ClassVar[Progress | None] = None
+    """The one whose line stands on the terminal."""
 
     def __init__(self, label: str, total: int | None = None, *, quiet: bool = False) -> None:
         self._label = label
@@ -152,6 +164,7 @@ class Progress:
             sys.stderr.write("\r" + " " * self._width + "\r")
             sys.stderr.flush()
             self._width = 0
+            Progress.shown = None
 
     def _text(self, done: int, now: float, note: str) -> str:
         seconds = max(now - self._start, 1e-9)
@@ -168,6 +181,7 @@ class Progress:
             # Pad with blanks so that a shorter line leaves nothing of a longer one.
             sys.stderr.write("\r" + text.ljust(self._width))
             self._width = len(text)
+            Progress.shown = self
         else:
             sys.stderr.write(text + "\n")
         sys.stderr.flush()

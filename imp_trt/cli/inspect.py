@@ -222,6 +222,7 @@ def _manifest(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "" if i else "operators", f"{name}{form}: {values}"
     yield "weights", f"sha256 {manifest.weights_sha256 or 'not known'}"
     yield from _figures(manifest)
+    yield from _measured(manifest.benchmark.get("imp_bench"))
     producers = ", ".join(f"{name} {version}" for name, version in manifest.producer.items())
     yield "made", f"{manifest.created} by {producers or 'unknown'}".strip()
     if manifest.terms:
@@ -241,6 +242,18 @@ def _figures(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if isinstance(figures.get("instance_f1"), float):
         parts.append(f"instances F1 {figures['instance_f1']:.4f}")
     yield "verified", ", ".join(parts)
+
+
+def _measured(figures: object) -> Iterator[tuple[str, str]]:
+    """What imp-bench --record wrote: end to end, on which machine."""
+    try:
+        latency, machine = figures["latency"]["end-to-end"], figures["machine"]  # type: ignore[index]
+        where = machine["gpu"]["name"] if machine["gpu"] else machine["cpu"]
+        shares = ", ".join(f"{n} {latency[n]:.1f}" for n in ("p50", "p99") if latency.get(n) is not None)
+        fps = figures["frames_per_second"]  # type: ignore[index]
+        yield "measured", f"{shares} ms end to end, {fps:.1f} frames/s on {where}"
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return  # none, or of another release
 
 
 def _here(platform: Platform) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from imp_trt import errors
-from imp_trt.cli.common import Progress, command_parser, print_json, run_command
+from imp_trt.cli.common import Progress, command_parser, print_json, run_command, set_up_logging
 
 
 def _raising(error: BaseException):  # type: ignore[no-untyped-def]
@@ -148,6 +149,13 @@ def test_progress_off_a_terminal_is_rare_and_on_one_rewrites_its_line(
     progress.update(1)
     progress.close()
     assert capsys.readouterr().err == "\rwork: 1, 1.0/s\r" + " " * 14 + "\r"
+    progress.update(2)
+    now[0] += 1
+    progress.update(2)
+    set_up_logging()
+    logging.getLogger("imp_trt.camera").warning("lost")
+    first, _, rest = capsys.readouterr().err.rpartition("\r")
+    assert (first.count("\r"), rest) == (2, "WARNING: lost\n"), "a record gets a line of its own"
     quiet = Progress("work", quiet=True)
     now[0] += 100
     quiet.update(5)

@@ -146,9 +146,32 @@ def test_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "on onnxruntime-cpu, labels 99.9950% equal to PyTorch, instances F1 1.0000" in text
     assert "research only" in text
     assert "header" not in text
+    assert "measured" not in text
     path.write_bytes(b"damaged")
     code, text = run(capsys, path)
     assert (code, "4: road, sky, car, person" in text) == (4, True)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "latency", "line"),
+    [
+        (None, {"p50": 12.34, "p99": None}, "p50 12.3 ms end to end, 41.3 frames/s on Some CPU"),
+        ({"name": "Orin"}, {"p50": 5, "p99": 6.05}, "p50 5.0, p99 6.0 ms end to end, 41.3 frames/s on Orin"),
+        (None, "of another release", None),
+    ],
+)
+def test_recorded_times_are_shown(
+    gpu: Any, latency: Any, line: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    figures = {
+        "machine": {"cpu": "Some CPU", "gpu": gpu},
+        "latency": {"end-to-end": latency},
+        "frames_per_second": 41.26,
+    }
+    code, text = run(capsys, tiny.artifact(tmp_path, benchmark={"imp_bench": figures}))
+    assert code == 0
+    assert line in text if line else "measured" not in text
 
 
 def test_onnx_without_its_runtime(
