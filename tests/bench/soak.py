@@ -124,6 +124,14 @@ class Gauge:
         return median(after[-part:]) - median(after[:part])
 
 
+    def by_minute_mb(self) -> list[float]:
+        """Median memory of each minute."""
+        minutes: dict[int, list[float]] = {}
+        for at, mb in zip(self.at, self.memory, strict=True):
+            minutes.setdefault(int(at // 60), []).append(mb)
+        return [round(median(values), 1) for values in minutes.values()]
+
+
 def resident_mb() -> float:
     """The process's resident set, in units of 1e6 bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -161,6 +169,7 @@ def soak(
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "growth_mb": round(gauge.growth_mb(warmup_s), 3),
         "memory_mb": [round(mb, 1) for mb in (gauge.memory[0], min(gauge.memory), max(gauge.memory))],
+        "memory_by_minute_mb": gauge.by_minute_mb(),
         "warmup_s": warmup_s,
         "most_threads": max(gauge.threads),
         "most_files": max(gauge.files),
@@ -213,6 +222,7 @@ def main() -> int:
         age = report["age_ms"]
         print(f"ran        {report['seconds'] / 60:.1f} min, {report['reconnects']} reconnections")
         print(f"memory     {first} MB at first, {least}-{most} MB; growth {report['growth_mb']:+.2f} MB")
+        print(f"by minute  {' '.join(f'{mb:.0f}' for mb in report['memory_by_minute_mb'])} MB")
         print(
             f"frames     {report['captured']} captured, {report['frames']} delivered, "
             f"{report['dropped']} dropped; torn accounts {report['torn_accounts']}"

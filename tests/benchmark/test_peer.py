@@ -19,13 +19,11 @@ from tests.support import tiny
 @pytest.fixture(scope="module")
 def rival(tmp_path_factory: pytest.TempPathFactory) -> PeerRival:
     folder = tmp_path_factory.mktemp("peer")
-    hub = torch.hub.get_dir()
-    torch.hub.set_dir(str(folder / "hub"))  # without COCO's weights, whatever this machine has
-    try:
-        manifest = tiny.manifest(input=InputContract(height=64, width=96), detections=5)
+    manifest = tiny.manifest(input=InputContract(height=64, width=96), detections=5)
+    with pytest.MonkeyPatch.context() as patch:
+        # Without COCO's weights, whatever this machine has.
+        patch.setattr(torch.hub, "get_dir", lambda: str(folder / "hub"))
         made = PeerRival(manifest, 1, folder)
-    finally:
-        torch.hub.set_dir(hub)
     assert len(list(folder.glob("*64x96_5_random*.onnx"))) == 1
     return made
 
