@@ -247,7 +247,7 @@ def _figures(manifest: Manifest) -> Iterator[tuple[str, str]]:
 def _measured(figures: object) -> Iterator[tuple[str, str]]:
     """What imp-bench --record wrote: end to end, on which machine."""
     try:
-        latency, machine = figures["latency"]["end-to-end"], figures["machine"]  # type: ignore[index]
+        latency, machine = figures["latency"]["ms"]["end-to-end"], figures["machine"]  # type: ignore[index]
         where = machine["gpu"]["name"] if machine["gpu"] else machine["cpu"]
         shares = ", ".join(f"{n} {latency[n]:.1f}" for n in ("p50", "p99") if latency.get(n) is not None)
         fps = figures["frames_per_second"]  # type: ignore[index]

@@ -123,7 +123,6 @@ class Gauge:
         part = max(len(after) // 6, 1)
         return median(after[-part:]) - median(after[:part])
 
-
     def by_minute_mb(self) -> list[float]:
         """Median memory of each minute."""
         minutes: dict[int, list[float]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from imp_trt.artifact import manifest_path, read_manifest
+from imp_trt.cli import inspect
 from imp_trt.cli.bench import main
 from imp_trt.export.pipeline import export_onnx
 from imp_trt.models.checkpoint import save_checkpoint
@@ -103,6 +105,8 @@ def test_recording_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SHORT, *STREETS, "--record"]) == 0
     assert set(read_manifest(MODEL).benchmark) == {"imp_bench"}
     assert "recorded in" in capsys.readouterr().err
+    assert inspect.main([str(MODEL)]) == 0
+    assert re.search(r"measured +p50 [\d.]+ ms end to end, [\d.]+ frames/s on ", capsys.readouterr().out)
     assert main(["weights.safetensors", "--record"]) == 2
 
 

@@ -166,7 +166,7 @@ def test_recorded_times_are_shown(
     pytest.importorskip("onnxruntime")
     figures = {
         "machine": {"cpu": "Some CPU", "gpu": gpu},
-        "latency": {"end-to-end": latency},
+        "latency": {"ms": {"end-to-end": latency}},
         "frames_per_second": 41.26,
     }
     code, text = run(capsys, tiny.artifact(tmp_path, benchmark={"imp_bench": figures}))
