@@ -7,6 +7,7 @@ that every implementation (this one, CUDA, C++) picks the same pixels.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,6 +56,11 @@ class Fit:
             else:
                 resized = (_scaled(h, width, w), width)
         return cls((h, w), (height, width), resized, contract.pad_value)
+
+    @property
+    def padding(self) -> float:
+        """Share of the network's frame that holds no image, 0 to 1."""
+        return 1 - math.prod(self.resized) / math.prod(self.network)
 
     def forward(self, frame: NDArray[np.uint8], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """The frame at the network's size.

@@ -16,10 +16,13 @@ import time
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import imp_trt
 from imp_trt.errors import DependencyMissing, ImpTrtError
+
+if TYPE_CHECKING:
+    from imp_trt.resize import Fit
 
 EXIT_INTERNAL = 1
 EXIT_USAGE = 2
@@ -95,6 +98,17 @@ def run_command(body: Callable[[], int | None], *, verbose: int = 0, quiet: bool
 def say(text: str) -> None:
     """One line on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def say_padding(fit: Fit) -> None:
+    """One line on stderr if much of the network's frame is padding."""
+    if fit.padding > 0.03:
+        sizes = [f"{size[1]}x{size[0]}" for size in (fit.frame, fit.network)]
+        say(
+            f"note: {fit.padding:.0%} of the network's frame is padding, with frames of {sizes[0]} and an "
+            f"input of {sizes[1]}: it costs time, and after a short training accuracy too; an input of the "
+            "frames' own shape has none"
+        )
 
 
 def print_json(data: Any) -> None:

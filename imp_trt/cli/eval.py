@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import Progress, command_parser, positive, print_json, run_command, say
+from imp_trt.cli.common import (
+    Progress,
+    command_parser,
+    positive,
+    print_json,
+    run_command,
+    say,
+    say_padding,
+)
 from imp_trt.errors import InvalidInput, UsageError
 
 if TYPE_CHECKING:
@@ -54,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
 def _evaluate(options: argparse.Namespace) -> int:
     from contextlib import ExitStack
 
+    from imp_trt.resize import Fit
     from imp_trt.segmenter import Segmenter
     from imp_trt.train.datasets import open_dataset
     from imp_trt.train.report.page import require_packages
@@ -73,6 +82,8 @@ def _evaluate(options: argparse.Namespace) -> int:
             segmenter = stack.enter_context(Segmenter(path, threads=options.threads))
             _check_classes(path, segmenter, dataset)
             models.append((name, segmenter))
+        if not options.quiet:
+            say_padding(Fit.of(dataset[0].size, models[-1][1].manifest.input))
         scored, by_picture = [], []
         for (name, segmenter), path in zip(models, paths, strict=True):
             found, scores = _score(name, path, segmenter, dataset, options)

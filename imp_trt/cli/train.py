@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import command_parser, positive, print_json, run_command, say
+from imp_trt.cli.common import command_parser, positive, print_json, run_command, say, say_padding
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -196,8 +196,10 @@ def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> Non
     """What is going to happen, before hours of it."""
     import torch
 
+    from imp_trt.manifest import InputContract
     from imp_trt.models.backbone import count_parameters
     from imp_trt.models.network import ImpNetwork
+    from imp_trt.resize import Fit
     from imp_trt.train.distributed import world_size
 
     with torch.device("meta"):
@@ -217,6 +219,7 @@ def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> Non
         f"recipe {options.recipe}: {parts}, batches of {plan.batch}, {plan.precision}, on {run.device}"
         f"{processes}, seed {run.seed}; results in {run.folder}"
     )
+    say_padding(Fit.of(run.dataset[0].size, InputContract(*config.input_size)))
 
 
 def _print_result(written: dict[str, Path], as_json: bool) -> None:

@@ -45,11 +45,20 @@ def test_a_pair_is_written_and_announced(tiny, tmp_path, capsys):
     assert said.out.splitlines()[1] == f"imp: {tmp_path / 'run' / 'imp.safetensors'}"
     for words in ("5.1 M parameters", "from scratch", "stage one 2 steps, stage two twice 2", "batches of 2"):
         assert words in said.err
+    assert "padding" not in said.err
     # The same command finds everything done.
     assert command.main([*tiny, "--pair", "--half", "-q", "--json", "-o", str(tmp_path / "run")]) == 0
     said = capsys.readouterr()
     assert set(json.loads(said.out)) == {"stage_one", "imp", "plain"}
     assert said.err == ""
+
+
+def test_padding_is_said_before_the_training(tiny, tmp_path, capsys):
+    arguments = [*tiny, "--stage", "one", "--iterations", "0", "0", "--input-size", "64", "160"]
+    assert command.main([*arguments, "-o", str(tmp_path)]) == 0
+    assert "20% of the network's frame is padding, with frames of 128x64 and an input of 160x64" in (
+        capsys.readouterr().err
+    )
 
 
 def test_options_reach_the_recipe_and_the_network(tiny, tmp_path):

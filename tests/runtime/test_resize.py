@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -41,6 +43,13 @@ def reference(frame: NDArray[np.uint8], fit: Fit) -> NDArray[np.float64]:
     out = np.full((*fit.network, 3), float(fit.pad_value))
     out[:rh, :rw] = image
     return out
+
+
+def test_padding_is_what_holds_no_image() -> None:
+    contract = InputContract(height=384, width=480)
+    assert Fit.of((360, 480), contract).padding == pytest.approx(24 / 384)
+    assert Fit.of((768, 960), contract).padding == 0
+    assert Fit.of((10, 480), replace(contract, fit="resize")).padding == 0
 
 
 @settings(deadline=None)
