@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import re
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imp_trt.backends import BACKEND_NAMES
-from imp_trt.cli.common import Progress, command_parser, positive, print_json, run_command, say
+from imp_trt.cli.common import Progress, command_parser, positive, print_json, run_command, say, seconds
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     )
     frames.add_argument(
         "--duration",
-        type=_duration,
+        type=partial(seconds, unit="s"),
         default=3.0,
         metavar="TIME",
         help="how long to measure, ten frames at least, and as many as --assert needs (default 3s)",
@@ -204,15 +203,6 @@ def _write(options: argparse.Namespace, report: Report, data: dict[str, Any]) ->
         rows = [{k: round(v, 4) for k, v in row.items()} for row in report.latency.samples.rows]
         times = {"unit": "ms", "model": data["model"], "warm_up": data["warm_up"], "frames": rows}
         write_atomically(options.export_times, (json.dumps(times, allow_nan=False) + "\n").encode())
-
-
-def _duration(text: str) -> float:
-    """Seconds from 3s, 500ms, or 3, which are seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|)", text.strip())
-    seconds = float(match[1]) * (1e-3 if match[2] == "ms" else 1) if match else 0.0
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a time such as 3s or 500ms")
-    return seconds
 
 
 if __name__ == "__main__":

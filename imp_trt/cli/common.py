@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
+import re
 import signal
 import sys
 import time
@@ -57,6 +59,19 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def seconds(text: str, *, unit: str) -> float:
+    """argparse type: a time such as 50ms or 0.05s, in seconds.
+
+    Args:
+        unit: "ms" or "s", of a number without one.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|)", text.strip())
+    value = float(match[1]) * (1.0 if (match[2] or unit) == "s" else 1e-3) if match else 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a time such as 50ms or 3s")
     return value
 
 

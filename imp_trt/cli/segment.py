@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imp_trt.backends import BACKEND_NAMES
-from imp_trt.cli.common import Progress, command_parser, positive, print_json, run_command, say
+from imp_trt.cli.common import Progress, command_parser, positive, print_json, run_command, say, seconds
 from imp_trt.cli.outputs import is_stdout, places, refuse_overwriting, sink_makers
 from imp_trt.errors import UsageError
 
@@ -98,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     )
     live.add_argument(
         "--deadline",
-        type=_duration,
+        type=partial(seconds, unit="ms"),
         metavar="TIME",
         help="count results later than this after their frame's capture, e.g. 50ms",
     )
@@ -292,15 +292,6 @@ def _port(text: str) -> int:
     if not 0 <= value <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is not a port: 0 to 65535")
     return value
-
-
-def _duration(text: str) -> float:
-    """Seconds from 50ms, 0.05s, or 50, which are milliseconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|)", text.strip())
-    seconds = float(match[1]) * (1 if match[2] == "s" else 1e-3) if match else 0.0
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a time such as 50ms or 0.05s")
-    return seconds
 
 
 if __name__ == "__main__":
