@@ -7,8 +7,10 @@ The camera plays a clip (or drawn pictures) in a loop at its own pace through im
 30 s it is unplugged: reads fail, and it cannot be opened for two seconds. Overlays are drawn and encoded as
 JPEG, JSON lines go to /dev/null. Memory is the resident set of the process once a second; growth is the
 median of the last sixth of the run less the median of the first sixth after the warm-up. ``--leak BYTES``
-keeps that much of every frame, to show that the soak notices. Exit code 1: growth above --max-growth MB,
-threads or files left over, or an account that does not add up.
+keeps that much of every frame, to show that the soak notices. The sink stalls for a second in the middle of
+the warm-up, so that every queue has been full once: what they hold at most is no growth, and the allocator
+does not give it back. Exit code 1: growth above --max-growth MB, threads or files left over, or an account
+that does not add up.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from imp_trt.video.sources.live import LiveSource
 from tests.support import tiny
 
 _AWAY_S = 2.0
+_STALL_S = 1.0
 
 
 class LoopedCamera:
@@ -78,15 +81,19 @@ class LoopedCamera:
 
 
 class Encoded(Base):
-    """Overlays as JPEG, thrown away; optionally a planted leak."""
+    """Overlays as JPEG, thrown away; stalls at the given moments; optionally a planted leak."""
 
     draws = True
 
-    def __init__(self, leak_bytes: int) -> None:
+    def __init__(self, leak_bytes: int, stalls_s: Sequence[float]) -> None:
         self._leak_bytes = leak_bytes
         self._leaked: list[bytes] = []
+        self._stalls = [time.monotonic() + moment for moment in stalls_s]
 
     def write(self, item: Segmented) -> bool:
+        if self._stalls and time.monotonic() >= self._stalls[0]:
+            self._stalls.pop(0)
+            time.sleep(_STALL_S)
         cv2.imencode(".jpg", item.overlay)
         if self._leak_bytes:
             self._leaked.append(os.urandom(self._leak_bytes))
@@ -146,11 +153,17 @@ def soak(
     away_s: float = _AWAY_S,
     fps: float = 25.0,
     warmup_s: float = 60.0,
+    stalls_s: Sequence[float] | None = None,
     leak_bytes: int = 0,
     threads: int | None = 1,
 ) -> dict[str, Any]:
-    """Run for so long and report as plain data."""
+    """Run for so long and report as plain data.
+
+    Args:
+        stalls_s: when the sink stalls; default: once, in the middle of the warm-up.
+    """
     gauge = Gauge(seconds)
+    stalls = [warmup_s / 2] if stalls_s is None else stalls_s
 
     def look(snapshot: dict[str, Any]) -> bool:
         gauge.look(snapshot)
@@ -159,7 +172,7 @@ def soak(
     with Segmenter(artifact, threads=threads) as segmenter:
         segmenter.warmup()  # the libraries have their own threads and files
         before = (threading.active_count(), len(os.listdir("/proc/self/fd")))
-        sinks: list[Sink] = [Encoded(leak_bytes), JsonLines("/dev/null")]
+        sinks: list[Sink] = [Encoded(leak_bytes, stalls), JsonLines("/dev/null")]
         camera = LoopedCamera(pictures, fps, unplug_every_s, away_s)
         with LiveSource("soak", camera.open) as source:
             summary = run_pipeline(segmenter, source, sinks, on_progress=look, deadline_s=0.2)
@@ -194,6 +207,9 @@ def main() -> int:
     parser.add_argument("--unplug-every", type=float, default=30, metavar="SECONDS")
     parser.add_argument("--fps", type=float, default=25)
     parser.add_argument("--warmup", type=float, default=60, metavar="SECONDS")
+    parser.add_argument(
+        "--stall-at", type=float, nargs="*", metavar="SECONDS", help="default: in the warm-up"
+    )
     parser.add_argument("--artifact", help="default: a network that computes next to nothing")
     parser.add_argument("--clip", help="default: drawn pictures of 960x540")
     parser.add_argument("--threads", type=int, default=1)
@@ -209,6 +225,7 @@ def main() -> int:
             unplug_every_s=args.unplug_every,
             fps=args.fps,
             warmup_s=args.warmup,
+            stalls_s=args.stall_at,
             leak_bytes=args.leak,
             threads=args.threads,
         )
