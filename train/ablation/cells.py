@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from imp_trt.errors import UsageError
 from imp_trt.models.presets import SYSTEMS
@@ -19,6 +19,10 @@ BACKGROUND_SCORES = (0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8)
 """What the sweep tries beside the score of the base cell."""
 
 
+Shown = Literal["nothing", "truth"]
+"""What a network is shown in place of its own canvas; see :mod:`imp_trt.train.ablation.shown`."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """One change to a system.
@@ -28,7 +32,8 @@ class Variant:
         system: the system it belongs to; None for "base", which every system has.
         config: fields of ModelConfig that differ in training.
         recipe: fields of Recipe that differ.
-        after: fields of ModelConfig that are changed after training, so that the base cell's weights serve.
+        after: fields of ModelConfig that are changed after training.
+        shown: what the network is shown in place of its own canvas when it is measured.
         measures: what is measured; None for all that the network has.
     """
 
@@ -37,7 +42,13 @@ class Variant:
     config: tuple[tuple[str, Any], ...] = ()
     recipe: tuple[tuple[str, Any], ...] = ()
     after: tuple[tuple[str, Any], ...] = ()
+    shown: Shown | None = None
     measures: tuple[str, ...] | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has weights of its own; else it measures those of the base cell."""
+        return not (self.after or self.shown)
 
 
 # The base cells name what they vary, so that a later change of a default does not change their meaning.
@@ -51,6 +62,8 @@ VARIANTS: dict[str, Variant] = {
         Variant("rect", HEADLINE, config=(("sampling", "rect"),)),
         Variant("canvas-ground-truth", HEADLINE, recipe=(("canvas_source", "ground-truth"),)),
         Variant("canvas-both", HEADLINE, recipe=(("canvas_source", "both"),)),
+        Variant("shown-nothing", HEADLINE, shown="nothing", measures=("semantic", "boundary")),
+        Variant("shown-truth", HEADLINE, shown="truth", measures=("semantic", "boundary")),
         *(
             Variant(
                 f"background-{score}",
@@ -80,8 +93,8 @@ class Cell:
 
     @property
     def trained(self) -> Cell:
-        """The cell whose training this one uses: itself, or the base where the change comes after."""
-        return Cell(self.system, "base", self.seed) if VARIANTS[self.variant].after else self
+        """The cell whose training this one uses: itself, or the base where nothing else is trained."""
+        return self if VARIANTS[self.variant].trains else Cell(self.system, "base", self.seed)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -6,24 +6,18 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from imp_trt.errors import UsageError
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.config import ModelConfig
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system
-from imp_trt.result import SegmentationResult
-from imp_trt.segmenter import Segmenter
-from imp_trt.train.ablation.canvas import CanvasMeasure
 from imp_trt.train.ablation.cells import VARIANTS, Cell
 from imp_trt.train.ablation.locks import claim
+from imp_trt.train.ablation.measure import measure
 from imp_trt.train.ablation.results import (
     CellResult,
     machine_facts,
@@ -33,7 +27,6 @@ from imp_trt.train.ablation.results import (
 )
 from imp_trt.train.config import Initial, Recipe
 from imp_trt.train.dataset import Dataset
-from imp_trt.train.evaluate import Evaluation, evaluate, measurable
 from imp_trt.train.run import Run, stage_one_key, train_stage_one, train_stage_two
 
 _log = logging.getLogger(__name__)
@@ -113,6 +106,7 @@ class Experiment:
             "recipe_name": self.recipe_name,
             "recipe": replace(self.recipe, **cell.recipe).to_dict(),
             "network": {**cell.config, **dict(VARIANTS[cell.variant].after)},
+            "shown": VARIANTS[cell.variant].shown,
             "train": {"split": self.splits[0], "images": len(self.train)},
             "val": {"split": self.splits[1], "images": min(len(self.val), self.limit or len(self.val))},
         }
@@ -153,17 +147,17 @@ class Experiment:
             if self.done(cell):
                 return
             _log.info("%s: cell %s", self.data, cell.name)
+            variant = VARIANTS[cell.variant]
             first, second = self.train_cell(cell.trained)
-            model = self._changed(cell, second) if VARIANTS[cell.variant].after else second
+            model = self._changed(cell, second) if variant.after else second
             started = time.perf_counter()
-            evaluation, canvas = self._measure(model, VARIANTS[cell.variant].measures)
+            evaluation, canvas = measure(model, variant, self.val, self.limit, self.threads, self.device)
             seconds = {
                 "stage_one": _seconds(first),
                 "stage_two": _seconds(second),
                 "evaluation": round(time.perf_counter() - started, 1),
             }
-            # The background sweep trains nothing of its own.
-            curve = () if VARIANTS[cell.variant].after else (*_curve(first, 1), *_curve(second, 2))
+            curve = (*_curve(first, 1), *_curve(second, 2)) if variant.trains else ()
             network, _ = load_model(model)
             result = CellResult(
                 self.data,
@@ -203,41 +197,6 @@ class Experiment:
         network = ImpNetwork(replace(trained.config, **dict(VARIANTS[cell.variant].after)))
         network.load_state_dict(trained.state_dict())
         return save_checkpoint(model.with_name(f"{cell.variant}.safetensors"), network, metadata, self.half)
-
-    def _measure(
-        self, model: Path, measures: Sequence[str] | None
-    ) -> tuple[Evaluation, dict[str, Any] | None]:
-        with Segmenter(model, threads=self.threads, device=self.device) as segmenter:
-            chosen = measurable(segmenter.manifest)
-            if measures is not None:
-                chosen = tuple(name for name in chosen if name in measures)
-            watch = _CanvasWatch(segmenter.run, self.val)
-            evaluation = evaluate(
-                watch.predict,
-                self.val,
-                chosen,
-                self.limit,
-                watch.on_image if segmenter.manifest.detections else None,
-            )
-            return evaluation, watch.canvas.scores() if segmenter.manifest.detections else None
-
-
-class _CanvasWatch:
-    """Looks at the results that pass on their way to the evaluation."""
-
-    def __init__(self, run: Callable[[object], SegmentationResult], dataset: Dataset) -> None:
-        self.canvas = CanvasMeasure(dataset.classes)
-        self._run = run
-        self._dataset = dataset
-        self._last: SegmentationResult | None = None
-
-    def predict(self, frame: NDArray[np.uint8]) -> SegmentationResult:
-        self._last = self._run(frame)
-        return self._last
-
-    def on_image(self, finished: int) -> None:
-        if self._last is not None:
-            self.canvas.add(self._dataset[finished - 1], self._last)
 
 
 def _seconds(checkpoint: Path) -> float:

@@ -357,6 +357,8 @@ _VARIANT_LABELS = {
     "rect": "rect sampling",
     "canvas-ground-truth": "canvas from the ground truth in training",
     "canvas-both": "canvas from both in training",
+    "shown-nothing": "base, shown an empty canvas",
+    "shown-truth": "base, shown the canvas of the ground truth",
 }
 
 
@@ -366,7 +368,7 @@ def _mean(get: Get, results: dict[int, CellResult], seeds: Sequence[int]) -> flo
 
 def _training_seconds(data: DataSummary) -> float:
     first = {r.settings.get("stage_one", c.name): r.seconds["stage_one"] for c, r in data.results.items()}
-    second = [r.seconds["stage_two"] for c, r in data.results.items() if not VARIANTS[c.variant].after]
+    second = [r.seconds["stage_two"] for c, r in data.results.items() if VARIANTS[c.variant].trains]
     return math.fsum([*first.values(), *second])
 
 
