@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="image, folder, quoted pattern, video file, camera (0, /dev/video0, csi://0) or stream "
         "(rtsp://, http://); Ctrl-C ends a camera or stream and keeps what was written, as does a failure, "
-        "such as a camera that stays away for five minutes",
+        "such as a camera that stays away (--give-up)",
     )
     p.add_argument(
         "sink",
@@ -103,6 +103,14 @@ def parser() -> argparse.ArgumentParser:
         help="count results later than this after their frame's capture, e.g. 50ms",
     )
     live.add_argument(
+        "--give-up",
+        type=_patience,
+        default=300.0,  # the sources' own default, which only OpenCV's users need to import
+        metavar="TIME",
+        help="fail when a camera or stream gave no picture for so long, e.g. 30s; never: try for ever "
+        "(default 300s)",
+    )
+    live.add_argument(
         "--serve",
         type=_port,
         metavar="PORT",
@@ -139,7 +147,7 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError("--serve-host", expected="--serve PORT with it")
     with ExitStack() as stack:
         specs = [args.source, *args.add_source]
-        sources = [stack.enter_context(open_source(spec)) for spec in specs]
+        sources = [stack.enter_context(open_source(spec, give_up_s=args.give_up)) for spec in specs]
         found = places(args, sources)
         stdout_taken = is_stdout(found.get("json", ""))
         if stdout_taken and args.json:
@@ -285,6 +293,10 @@ def _rate(text: str) -> float:
     if not (math.isfinite(value) and 0 < value <= 1000):
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1000")
     return value
+
+
+def _patience(text: str) -> float:
+    return math.inf if text == "never" else seconds(text, unit="s")
 
 
 def _port(text: str) -> int:

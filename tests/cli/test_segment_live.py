@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -21,6 +22,7 @@ import pytest
 from imp_trt.cli.segment import main, parser, progress_note
 from imp_trt.video.sources import Frame, LiveSource
 from imp_trt.video.sources import VideoSource as open_file
+from imp_trt.video.sources.live import GIVE_UP_S
 from tests.support import clips, tiny
 from tests.support.rtsp_server import RtspServer
 from tests.support.scripted_camera import ScriptedCamera, SimulatedClock
@@ -69,8 +71,8 @@ class Camera:
 @pytest.fixture
 def camera(monkeypatch: pytest.MonkeyPatch) -> Camera:
     made = Camera()
-    monkeypatch.setattr("imp_trt.video.sources.opening.open_source", lambda spec: made)
-    monkeypatch.setattr("imp_trt.video.sources.open_source", lambda spec: made, raising=False)
+    monkeypatch.setattr("imp_trt.video.sources.opening.open_source", lambda spec, **_: made)
+    monkeypatch.setattr("imp_trt.video.sources.open_source", lambda spec, **_: made, raising=False)
     return made
 
 
@@ -118,7 +120,7 @@ def test_a_camera_that_stays_away_costs_no_recording(
     pictures = ScriptedCamera([tiny.frame(seed=i) for i in range(8)])
     address = "rtsp://user:secret@host/front"
     source = LiveSource(address, pictures, latest=False, clock=clock, sleep=clock.sleep)
-    monkeypatch.setattr("imp_trt.video.sources.open_source", lambda spec: source, raising=False)
+    monkeypatch.setattr("imp_trt.video.sources.open_source", lambda spec, **_: source, raising=False)
     argv = [address, "o.mp4", "--save-json", "r.jsonl", "--save-panoptic", "p", "--policy", "wait"]
     assert main([*argv, *MODEL]) == 2
     err = capsys.readouterr().err
@@ -163,7 +165,7 @@ def test_several_files_go_to_files_of_their_own(capsys: pytest.CaptureFixture[st
 def test_a_file_beside_a_camera_keeps_its_rate(camera: Camera, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "imp_trt.video.sources.open_source",
-        lambda spec: camera if spec == "0" else open_file(Path(spec)),
+        lambda spec, **_: camera if spec == "0" else open_file(Path(spec)),
         raising=False,
     )
     assert main(["in/clip.mp4", "--add-source", "0", "o.mp4", "--max-frames", "40", *MODEL]) == 0
@@ -181,6 +183,12 @@ def test_deadlines(text: str) -> None:
 def test_deadlines_that_are_none(text: str) -> None:
     with pytest.raises(SystemExit):
         parser().parse_args(["x", *MODEL, f"--deadline={text}"])
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("30s", 30.0), ("45", 45.0), ("never", math.inf)])
+def test_how_long_a_camera_may_stay_away(text: str, wanted: float) -> None:
+    assert parser().parse_args(["x", *MODEL, "--give-up", text]).give_up == wanted
+    assert parser().parse_args(["x", *MODEL]).give_up == GIVE_UP_S
 
 
 def test_what_the_progress_line_says() -> None:

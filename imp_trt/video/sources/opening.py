@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -14,9 +15,9 @@ import cv2
 from imp_trt.errors import SourceError
 from imp_trt.images import IMAGE_SUFFIXES
 from imp_trt.video.sources.addresses import redacted
-from imp_trt.video.sources.captures import open_camera, open_csi, open_gstreamer, open_stream
+from imp_trt.video.sources.captures import Capture, open_camera, open_csi, open_gstreamer, open_stream
 from imp_trt.video.sources.files import VIDEO_SUFFIXES, ImageSource, VideoSource, images_in, images_matching
-from imp_trt.video.sources.live import LiveSource, OnEvent
+from imp_trt.video.sources.live import GIVE_UP_S, LiveSource, OnEvent
 from imp_trt.video.sources.source import Source
 
 _KINDS = (
@@ -25,8 +26,13 @@ _KINDS = (
 )
 _WISHES = ("width", "height", "fps", "codec")
 
+_Live = Callable[[str, Callable[[], Capture]], Source]
+"""Makes a live source from its name and what connects to it."""
 
-def open_source(spec: str | os.PathLike[str], *, on_event: OnEvent | None = None) -> Source:
+
+def open_source(
+    spec: str | os.PathLike[str], *, on_event: OnEvent | None = None, give_up_s: float = GIVE_UP_S
+) -> Source:
     """Open what spec names.
 
     Args:
@@ -36,7 +42,7 @@ def open_source(spec: str | os.PathLike[str], *, on_event: OnEvent | None = None
             as ``?width=1280&height=720&fps=30`` (V4L2: ``&codec=MJPG``); a stream: ``rtsp://``,
             ``rtsps://``, ``http://``, ``https://``; ``gstreamer:`` and a pipeline that ends in an appsink.
             What exists as a file is taken for a file; ``~`` is the home folder.
-        on_event: for cameras and streams, see LiveSource.
+        on_event, give_up_s: for cameras and streams, see LiveSource.
 
     Raises:
         SourceError: nothing is there, or it is not something that frames come from.
@@ -45,23 +51,24 @@ def open_source(spec: str | os.PathLike[str], *, on_event: OnEvent | None = None
     """
     text = os.path.expanduser(os.fspath(spec))
     path = Path(text)
+    live = partial(LiveSource, on_event=on_event, give_up_s=give_up_s)
     # Unlike Path's, these say no to what is too long for a name, as pipelines often are.
     if os.path.isdir(text):
         return ImageSource(text, images_in(path))
     if re.fullmatch(r"/dev/(video\d+|v4l/.+)", text):
-        return _camera(text, path, {}, on_event)
+        return _camera(text, path, {}, live)
     if not os.path.exists(text):
         if text.isdecimal():
-            return _camera(text, Path(f"/dev/video{int(text)}"), {}, on_event)
+            return _camera(text, Path(f"/dev/video{int(text)}"), {}, live)
         scheme = re.match(r"([a-z][a-z0-9+.-]*):(?=//)|gstreamer:", text, re.IGNORECASE)
         if scheme:
-            return _by_scheme(scheme.group().rstrip(":").lower(), text, on_event)
+            return _by_scheme(scheme.group().rstrip(":").lower(), text, live)
         if glob.has_magic(text):
             return ImageSource(text, images_matching(text))
         what = f"source {redacted(text)}"  # an address with a slash too few lands here
         raise SourceError(what, expected=_KINDS, got="nothing at this path", fix="check the path")
     if path.is_char_device():
-        return _camera(text, path, {}, on_event)
+        return _camera(text, path, {}, live)
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return ImageSource(text, [path])
@@ -75,32 +82,32 @@ def open_source(spec: str | os.PathLike[str], *, on_event: OnEvent | None = None
     )
 
 
-def _by_scheme(scheme: str, text: str, on_event: OnEvent | None) -> Source:
+def _by_scheme(scheme: str, text: str, live: _Live) -> Source:
     if scheme in ("http", "https"):
-        return _web(text, on_event)
+        return _web(text, live)
     if scheme in ("rtsp", "rtsps"):
-        return LiveSource(text, partial(open_stream, text), on_event=on_event)
+        return live(text, partial(open_stream, text))
     if scheme == "gstreamer":
-        return LiveSource(text, partial(open_gstreamer, text.partition(":")[2].strip()), on_event=on_event)
+        return live(text, partial(open_gstreamer, text.partition(":")[2].strip()))
     place, _, query = text.partition("://")[2].partition("?")
     if scheme == "v4l2" and place.startswith("/dev/"):
-        return _camera(text, Path(place), _wishes(text, query), on_event)
+        return _camera(text, Path(place), _wishes(text, query), live)
     if scheme == "csi" and place.isdecimal():
-        return LiveSource(text, partial(open_csi, int(place), _wishes(text, query)), on_event=on_event)
+        return live(text, partial(open_csi, int(place), _wishes(text, query)))
     raise SourceError(f"source {redacted(text)}", expected=_KINDS, got=f"an address with {scheme}:")
 
 
-def _camera(text: str, device: Path, wishes: dict[str, int | str], on_event: OnEvent | None) -> Source:
-    return LiveSource(text, partial(open_camera, device, wishes), on_event=on_event)
+def _camera(text: str, device: Path, wishes: dict[str, int | str], live: _Live) -> Source:
+    return live(text, partial(open_camera, device, wishes))
 
 
-def _web(url: str, on_event: OnEvent | None) -> Source:
+def _web(url: str, live: _Live) -> Source:
     """A recording has an end and a number of frames; a camera has neither."""
     opened = [open_stream(url)]
     if 0 < opened[0].get(cv2.CAP_PROP_FRAME_COUNT) < 1e9:
         return VideoSource(redacted(url), opened[0])
     # Some cameras serve one client at a time: what is open already is the first connection.
-    return LiveSource(url, lambda: opened.pop() if opened else open_stream(url), on_event=on_event)
+    return live(url, lambda: opened.pop() if opened else open_stream(url))
 
 
 def _wishes(text: str, query: str) -> dict[str, int | str]:

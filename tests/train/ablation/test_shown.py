@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs PyTorch")
+pytest.importorskip("torch", reason="needs PyTorch")
+
+import torch
 
 from imp_trt.errors import InvalidInput
 from imp_trt.models.checkpoint import save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system
-from imp_trt.segmenter import Segmenter
 from imp_trt.train.ablation.cells import VARIANTS, Variant
 from imp_trt.train.ablation.measure import measure
 from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, Pets, area, labelled

@@ -72,6 +72,32 @@ def test_the_connection_that_tells_a_camera_from_a_recording_is_used(monkeypatch
         assert len(calls) == 1
 
 
+@pytest.mark.parametrize(
+    ("spec", "function"),
+    [
+        ("0", "open_camera"),
+        ("csi://0", "open_csi"),
+        ("rtsp://cam/1", "open_stream"),
+        ("http://cam/1", "open_stream"),
+        ("gstreamer:videotestsrc ! appsink", "open_gstreamer"),
+    ],
+)
+def test_how_long_a_source_may_stay_away(monkeypatch: pytest.MonkeyPatch, spec: str, function: str) -> None:
+    captures = [ScriptedCapture([1, None])]
+
+    def opens(*_: Any) -> ScriptedCapture:
+        if not captures:
+            raise SourceError("camera", got="nothing")
+        return captures.pop()
+
+    monkeypatch.setattr(opening, function, opens)
+    with (
+        open_source(spec, give_up_s=0.05) as source,
+        pytest.raises(SourceError, match=r"no picture for 0\.05 s"),
+    ):
+        list(source)
+
+
 def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "0").write_text("x")
