@@ -105,6 +105,9 @@ class Recipe:
         canvas_gradient: "all" lets the semantic loss reach the pyramid through the canvas, as the
             paper does; "heads" stops it at the box and mask heads, which saves two RoIAlign
             backward passes.
+        canvas_rate: factor of the learning rate of the weights that read the canvas. They start at zero
+            beside a head that stage one has trained without canvas: at the common rate a short stage two
+            does not bring them to where the head listens (docs/ablation.md).
         clip: largest gradient norm; None does not clip.
         colour: strength of the random changes of brightness, contrast and saturation, 0 for none.
         hue: strength of the random turn of the hue, at most 0.5; None is a tenth of ``colour``.
@@ -139,6 +142,7 @@ class Recipe:
     canvas_source: CanvasSource = "predicted"
     canvas_detections: int = 32
     canvas_gradient: Literal["all", "heads"] = "all"
+    canvas_rate: float = 1.0
     clip: float | None = 10.0
     colour: float = 0.3
     hue: float | None = None
@@ -156,7 +160,14 @@ class Recipe:
         for name in ("batch", "canvas_detections", "base_batch", "max_long"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
-        for name in ("weight_decay", "bias_rate", "semantic_weight", "instance_weight", "min_area"):
+        for name in (
+            "weight_decay",
+            "bias_rate",
+            "canvas_rate",
+            "semantic_weight",
+            "instance_weight",
+            "min_area",
+        ):
             _at_least(name, getattr(self, name), 0)
         if self.crop is not None and (len(self.crop) != 2 or any(s < 32 or s % 32 for s in self.crop)):
             raise UsageError("crop", expected="height and width, multiples of 32, or None", got=self.crop)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from imp_trt.models.network import ImpNetwork
+from imp_trt.models.semantic import SemanticHead
 from imp_trt.train.config import Recipe
 
 
@@ -16,13 +17,17 @@ class Optimiser:
 
     Args:
         network: parameters that need no gradient are left out.
-        recipe: kind, weight decay, bias rate, clip norm, precision.
+        recipe: kind, weight decay, rates of biases and of the canvas, clip norm, precision.
         device: "cpu", "cuda" or "cuda:<index>".
     """
 
     def __init__(self, network: ImpNetwork, recipe: Recipe, device: str) -> None:
         self._parameters = [p for p in network.parameters() if p.requires_grad]
         self._clip = recipe.clip
+        self._canvas_rate = recipe.canvas_rate
+        self._canvas_kernel: Tensor | None = None
+        if isinstance(network.semantic, SemanticHead):
+            self._canvas_kernel = network.semantic.canvas_kernel.detach()  # shares the weights' memory
         groups = parameter_groups(network, recipe)
         rate = recipe.stage_two.peak
         self._update: torch.optim.Optimizer
@@ -49,8 +54,12 @@ class Optimiser:
         if self._clip is not None:
             self._scaler.unscale_(self._update)
             nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        before = None if self._canvas_kernel is None else self._canvas_kernel.clone()
         self._scaler.step(self._update)
         self._scaler.update()
+        if self._canvas_kernel is not None and before is not None:
+            # Rates belong to whole parameters; the step of a part is made longer instead.
+            self._canvas_kernel.lerp_(before, 1.0 - self._canvas_rate)
 
     def state_dict(self) -> dict[str, Any]:
         """Moments and the loss scale, for :meth:`load_state_dict`."""

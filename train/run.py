@@ -193,14 +193,17 @@ def identity(run: Run, config: ModelConfig, stage: int, start: str | None = None
     """
     settings = _changed(run.recipe)
     settings.pop("initial", None)  # the run's own decides
+    unknown = []
+    if stage == 1 or not config.imp or config.semantic_head == "none":
+        unknown += [name for name in settings if name.startswith("canvas_")]
     if stage == 1:
-        unknown = [n for n in settings if n == "stage_two" or n.startswith("canvas_")]
+        unknown.append("stage_two")
         if not trains_semantic(config, run.recipe, 1):
             unknown += ["semantic_weight", "class_weights", "bootstrap"]
-        for name in unknown:
-            settings.pop(name, None)
     if not config.detector:
-        settings.pop("semantic_in_stage_one", None)
+        unknown.append("semantic_in_stage_one")
+    for name in unknown:
+        settings.pop(name, None)
     facts = {
         "config": _changed(config),
         "recipe": settings,

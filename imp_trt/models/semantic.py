@@ -61,6 +61,13 @@ class SemanticHead(nn.Module):
         logits: Tensor = self.classify(self.fuse(x))
         return logits
 
+    @property
+    def canvas_kernel(self) -> Tensor:
+        """The part [channels, C, 3, 3] of the first convolution that reads the canvas; C is 0 without IMP."""
+        first: nn.Sequential = self.fuse[0]  # type: ignore[assignment]
+        weight: Tensor = first[0].weight  # type: ignore[assignment]
+        return weight[:, self.feature_channels :]
+
     def _gather(self, features: dict[str, Tensor]) -> Tensor:
         if self.kind == "p2":
             return features["p2"]

@@ -16,6 +16,7 @@ from imp_trt.train import log, loop
 from imp_trt.train.batches import batch_stream, class_weights, draw_batch, hard_share
 from imp_trt.train.config import Stage
 from imp_trt.train.dataset import CachedDataset
+from imp_trt.train.optimiser import Optimiser, parameter_groups
 from imp_trt.train.run import Run, train_stage_one
 from tests.train.boxes import CLASSES, CONFIG, RECIPE, Boxes
 
@@ -199,8 +200,6 @@ def test_of_several_hard_shares_each_step_draws_one():
 
 
 def test_groups_of_the_optimiser():
-    from imp_trt.train.optimiser import parameter_groups
-
     network = ImpNetwork(without_imp(CONFIG))
     total = sum(1 for _ in network.parameters())
     two = parameter_groups(network, RECIPE)
@@ -210,6 +209,25 @@ def test_groups_of_the_optimiser():
     biases = {id(p) for name, p in network.named_parameters() if name.endswith("bias")}
     assert {id(p) for p in three[2]["params"]} == biases
     assert sum(len(g["params"]) for g in two) == sum(len(g["params"]) for g in three) == total
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_the_canvas_has_a_rate_of_its_own(optimizer):
+    moved = {}
+    for rate in (1.0, 8.0):
+        torch.manual_seed(0)
+        network = ImpNetwork(CONFIG)
+        before = {name: p.detach().clone() for name, p in network.named_parameters()}
+        update = Optimiser(network, replace(RECIPE, optimizer=optimizer, canvas_rate=rate), "cpu")
+        update.step(sum((p * p).sum() + p.sum() for p in network.parameters()), 0.01)
+        moved[rate] = {name: p.detach() - before[name] for name, p in network.named_parameters()}
+    kernel, features = "semantic.fuse.0.0.weight", network.semantic.feature_channels
+    plain, fast = (moved[rate].pop(kernel) for rate in (1.0, 8.0))
+    torch.testing.assert_close(fast[:, features:], 8 * plain[:, features:], rtol=1e-3, atol=1e-6)
+    assert fast[:, :features].equal(plain[:, :features])
+    assert plain[:, features:].abs().min() > 0
+    for name, change in moved[1.0].items():
+        assert change.equal(moved[8.0][name]), name
 
 
 @pytest.mark.gpu

@@ -100,6 +100,15 @@ def test_losses_of_the_recipes_are_what_they_were(tmp_path, monkeypatch, name):
         assert totals[0] == pytest.approx(wanted[0], rel=2e-3 if file == "stage_one" else 0.1)
 
 
+def test_what_is_said_about_the_canvas_matters_to_networks_that_learn_from_it():
+    run = Run(Boxes(), RECIPE, 0, None)
+    other = replace(run, recipe=replace(RECIPE, canvas_rate=3.0))
+    assert identity(other, CONFIG, 2) != identity(run, CONFIG, 2)
+    assert identity(other, CONFIG, 1) == identity(run, CONFIG, 1)
+    for config in (without_imp(CONFIG), small("mask-rcnn-imp"), small("semantic-fpn")):
+        assert identity(other, config, 2) == identity(run, config, 2)
+
+
 @pytest.mark.parametrize(
     "change",
     [
