@@ -207,7 +207,8 @@ class Writing:
         shared = self._shared
         # Of a sink whose write() failed, it alone can tell whether what it has is whole.
         sound = sink is not self._failed or getattr(sink, "recovers", False)
-        whole = shared.error is None or (shared.keeps and sound and self._done)
+        kept = shared.keeps and getattr(sink, "keeps", True)
+        whole = shared.error is None or (kept and sound and self._done)
         error = None if whole else shared.error
         try:
             shared.busy_since = shared.clock()

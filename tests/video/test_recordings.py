@@ -16,6 +16,7 @@ import pytest
 from imp_trt.errors import InvalidInput, OutputError, SourceError
 from imp_trt.segmenter import Segmenter
 from imp_trt.video import open_source, run_pipeline
+from imp_trt.video.serve import BrowserView
 from imp_trt.video.sinks import JsonLines, NullSink, OverlayVideo, Segmented, Sink
 from imp_trt.video.sources import Frame
 from tests.support import clips, tiny
@@ -97,6 +98,17 @@ def recorded(folder: Path, suffix: str = "") -> int:
     with open_source(folder / "o.mp4") as source:
         assert len(list(source)) == len(lines)
     return len(lines)
+
+
+def test_who_watches_a_recording_hears_that_it_failed(segmenter: Segmenter, tmp_path: Path) -> None:
+    view = BrowserView(0, classes=segmenter.classes)
+    told = threading.Event()
+    end = view.abort
+    view.abort = lambda: (told.set(), end())  # type: ignore[method-assign]
+    with pytest.raises(SourceError):
+        run_pipeline(segmenter, Camera(gone), [*recording(tmp_path), view], policy="wait")
+    assert recorded(tmp_path) == FRAMES
+    assert told.is_set()
 
 
 def test_a_camera_that_stays_away_ends_its_recording(

@@ -45,6 +45,7 @@ class BrowserView(Base):
     """
 
     draws = False
+    keeps = False
 
     def __init__(
         self,

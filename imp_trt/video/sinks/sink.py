@@ -59,10 +59,13 @@ class Sink(Protocol):
 
     Attributes:
         draws: asks for the overlay of every frame, which is therefore best drawn ahead.
+        keeps: closed, not aborted, when the run of a camera fails, because what it took is worth keeping.
+            False for what only shows the run: abort() tells the viewer of the failure.
         recovers: after a write() that failed, close() keeps what came before if it is whole, or raises.
     """
 
     draws: bool
+    keeps: bool
     recovers: bool
 
     def write(self, item: Segmented) -> bool:
@@ -91,6 +94,7 @@ class Base:
     """A sink that keeps nothing; the others override what they need."""
 
     draws = False
+    keeps = True
     recovers = False
 
     def __enter__(self) -> Sink:
