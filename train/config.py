@@ -203,6 +203,7 @@ _SCENES = Recipe(
     semantic_weight=2.0,
     canvas_detections=24,
     canvas_gradient="heads",
+    canvas_rate=10.0,
     precision="bfloat16",
 )
 _CAMVID = replace(

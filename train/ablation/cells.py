@@ -62,6 +62,7 @@ VARIANTS: dict[str, Variant] = {
         Variant("rect", HEADLINE, config=(("sampling", "rect"),)),
         Variant("canvas-ground-truth", HEADLINE, recipe=(("canvas_source", "ground-truth"),)),
         Variant("canvas-both", HEADLINE, recipe=(("canvas_source", "both"),)),
+        Variant("canvas-rate-1", HEADLINE, recipe=(("canvas_rate", 1.0),)),
         Variant("shown-nothing", HEADLINE, shown="nothing", measures=("semantic", "boundary")),
         Variant("shown-truth", HEADLINE, shown="truth", measures=("semantic", "boundary")),
         *(

@@ -357,6 +357,7 @@ _VARIANT_LABELS = {
     "rect": "rect sampling",
     "canvas-ground-truth": "canvas from the ground truth in training",
     "canvas-both": "canvas from both in training",
+    "canvas-rate-1": "weights on the canvas at the common learning rate",
     "shown-nothing": "base, shown an empty canvas",
     "shown-truth": "base, shown the canvas of the ground truth",
 }
