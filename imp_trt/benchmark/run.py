@@ -110,8 +110,8 @@ def run_benchmark(
         watch = machine.CpuWatch()
         stepper = Stepper(segmenter, feed, clock)
         latency, throughput = _measure(settings, segmenter, stepper, feed, clock, progress)
-        warning = machine.busy_warning(facts["load_average"], facts["cpus"], watch.others())
         comparisons = _compare(settings, segmenter, feed, clock, pause, progress)
+        warning = machine.busy_warning(facts["load_average"], facts["cpus"], watch.others())
     report = Report(
         model=_model(settings.path, manifest),
         frames=_frames(feed, stepper),

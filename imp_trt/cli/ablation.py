@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imp_trt.cli.common import command_parser, positive, print_json, run_command, say
+from imp_trt.cli.common import command_parser, positive, print_json, run_command, say, seconds
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +58,12 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--limit", type=positive, help="score only the first so many pictures")
     how = p.add_argument_group("how it is run")
     how.add_argument("-o", "--output", type=Path, help="folder of checkpoints; an interrupted run resumes")
-    how.add_argument("--budget", type=seconds, help="stop training after so long: 90m, 2h, 600s")
+    how.add_argument(
+        "--budget",
+        type=partial(seconds, unit="s"),
+        metavar="TIME",
+        help="stop training after so long: 90m, 2h, 600s",
+    )
     how.add_argument("--half", action="store_true", help="keep checkpoints as float16: half the space")
     how.add_argument("--device", default="cpu", help="cpu, cuda or cuda:<index>")
     how.add_argument("--threads", type=positive, default=1, help="CPU threads of PyTorch (1)")
@@ -67,17 +72,13 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def seconds(text: str) -> float:
-    """argparse type: a length of time such as 90m, 2h, 600s or 600."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if found is None or not float(found[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no length of time such as 90m, 2h or 600s")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
-
-
 def _ablation(options: argparse.Namespace) -> int:
     if options.data is None and options.page is None:
         raise UsageError("imp-ablation", expected="--data to run, --page to write, or both", got="neither")
+    if options.page is not None:
+        from imp_trt.train.report.page import require_packages
+
+        require_packages()
     code = 0
     answer: dict[str, Any] = {}
     if options.data is not None:
@@ -102,6 +103,7 @@ def _run(options: argparse.Namespace, answer: dict[str, Any]) -> int:
     from imp_trt.models.presets import SYSTEMS
     from imp_trt.train.ablation.cells import VARIANTS, plan
     from imp_trt.train.ablation.schedule import fill
+    from imp_trt.train.metrics.instances import coco_package
 
     cells = plan(
         options.systems or tuple(SYSTEMS),
@@ -119,6 +121,7 @@ def _run(options: argparse.Namespace, answer: dict[str, Any]) -> int:
         if not options.json:
             print(f"wrote {path}")
         return 0
+    coco_package()
     outcome = fill(cells, experiment.done, experiment.fill, deadline=experiment.deadline)
     return _report(outcome, options.json, answer)
 
@@ -177,3 +180,7 @@ def _report(outcome: Outcome, as_json: bool, answer: dict[str, Any]) -> int:
         for cell in outcome.left:
             print(f"left      {cell.name}")
     return 1 if outcome.failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

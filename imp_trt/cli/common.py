@@ -62,16 +62,20 @@ def positive(text: str) -> int:
     return value
 
 
+UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+"""Units of time on the command line, in seconds."""
+
+
 def seconds(text: str, *, unit: str) -> float:
-    """argparse type: a time such as 50ms or 0.05s, in seconds.
+    """argparse type: a time such as 50ms, 3s, 90m or 2h, in seconds.
 
     Args:
-        unit: "ms" or "s", of a number without one.
+        unit: one of UNITS, of a number without one.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|)", text.strip())
-    value = float(match[1]) * (1.0 if (match[2] or unit) == "s" else 1e-3) if match else 0.0
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|)", text.strip())
+    value = float(match[1]) * UNITS[match[2] or unit] if match else 0.0
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a time such as 50ms or 3s")
+        raise argparse.ArgumentTypeError(f"{text} is not a time such as 50ms, 3s, 90m or 2h")
     return value
 
 

@@ -127,3 +127,7 @@ def _street(frames: int) -> Iterator[Frame]:
 
     for index, sample in enumerate(street_video(CLIP_SEED, frames, fps=CLIP_FPS)):
         yield Frame(sample.image, index, f"{index:06d}", index / CLIP_FPS)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

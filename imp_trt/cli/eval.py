@@ -175,3 +175,7 @@ def _pictures(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
     return value
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

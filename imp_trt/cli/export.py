@@ -222,3 +222,7 @@ def _print_figures(figures: Any) -> None:
     if "miou" in figures:
         miou = figures["miou"]
         print(f"mIoU       {100 * miou['candidate']:.2f} (PyTorch {100 * miou['reference']:.2f})")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

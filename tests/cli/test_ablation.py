@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 
 import pytest
 
 pytest.importorskip("torch", reason="needs PyTorch")
+pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
 
 from imp_trt.cli import ablation
 from imp_trt.train.ablation.cells import CONTROL, HEADLINE, Cell
@@ -86,7 +87,6 @@ def test_usage_errors_name_the_remedy(wrong, text, capsys):
 
 def test_a_page_needs_no_data(tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="needs Matplotlib")
-    pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
     cell = Cell(CONTROL, "base", 0)
     write_json(tmp_path / "results" / "pets" / f"{cell.name}.json", made(cell, 4).to_dict())
     page = tmp_path / "page.md"
@@ -95,8 +95,18 @@ def test_a_page_needs_no_data(tmp_path, capsys):
     assert str(page) in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("package", "more"), [("faster_coco_eval", []), ("matplotlib", ["--page", "p.md"])])
+def test_missing_packages_are_told_before_any_training(tmp_path, monkeypatch, capsys, package, more):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(Experiment, "fill", lambda *_: pytest.fail("trained"))
+    argv = ["--data", "scenes:64x128", "--recipe", "smoke", "-o", str(tmp_path), "--results", str(tmp_path)]
+    assert ablation.main([*argv, *more]) == 5
+    assert "imp-trt[eval]" in capsys.readouterr().err
+
+
 def test_a_budget_is_a_length_of_time():
-    assert [ablation.seconds(t) for t in ("90m", "2h", "600s", "600", "1.5h")] == [5400, 7200, 600, 600, 5400]
+    for text, wanted in {"90m": 5400, "2h": 7200, "600s": 600, "600": 600, "1.5h": 5400}.items():
+        assert ablation.parser().parse_args(["--budget", text]).budget == wanted
     for wrong in ("0", "90x", "-5m", ""):
-        with pytest.raises(argparse.ArgumentTypeError):
-            ablation.seconds(wrong)
+        with pytest.raises(SystemExit):
+            ablation.parser().parse_args([f"--budget={wrong}"])

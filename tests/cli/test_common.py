@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -162,3 +163,17 @@ def test_progress_off_a_terminal_is_rare_and_on_one_rewrites_its_line(
     monkeypatch.setenv("IMP_TRT_NO_PROGRESS", "1")
     Progress("work").update(5)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["train", "eval", "ablation", "export", "segment", "inspect", "bench", "doctor", "demo"]
+)
+def test_every_command_is_also_a_module(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"imp-{name}", "--version"])
+    monkeypatch.delitem(sys.modules, f"imp_trt.cli.{name}", raising=False)
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module(f"imp_trt.cli.{name}", run_name="__main__")
+    assert left.value.code == 0
+    assert capsys.readouterr().out.strip()

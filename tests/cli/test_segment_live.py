@@ -185,7 +185,9 @@ def test_deadlines_that_are_none(text: str) -> None:
         parser().parse_args(["x", *MODEL, f"--deadline={text}"])
 
 
-@pytest.mark.parametrize(("text", "wanted"), [("30s", 30.0), ("45", 45.0), ("never", math.inf)])
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("30s", 30.0), ("45", 45.0), ("10m", 600.0), ("never", math.inf)]
+)
 def test_how_long_a_camera_may_stay_away(text: str, wanted: float) -> None:
     assert parser().parse_args(["x", *MODEL, "--give-up", text]).give_up == wanted
     assert parser().parse_args(["x", *MODEL]).give_up == GIVE_UP_S

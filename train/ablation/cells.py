@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from imp_trt.errors import UsageError
 from imp_trt.models.presets import SYSTEMS
+from imp_trt.train.config import Recipe
 
 CONTROL, HEADLINE = "panoptic-fpn", "panoptic-fpn-imp"
 """The pair whose difference is the paper's claim; every seed has both."""
@@ -106,6 +107,14 @@ class Cell:
     def recipe(self) -> dict[str, Any]:
         """Fields of Recipe to set."""
         return dict(VARIANTS[self.variant].recipe)
+
+    @property
+    def unused(self) -> frozenset[str]:
+        """Fields of Recipe that mean nothing to the system: those about the canvas, where none is learnt from."""
+        switches = SYSTEMS[self.system]
+        if switches["imp"] and switches["semantic_head"] != "none":
+            return frozenset()
+        return frozenset(f.name for f in fields(Recipe) if f.name.startswith("canvas_"))
 
 
 def plan(

@@ -126,7 +126,7 @@ class Experiment:
             return False
         found = read_result(path)
         same_classes = found.evaluation.classes == self.val.classes
-        if not (same_classes and same_settings(found.settings, self.settings(cell))):
+        if not (same_classes and same_settings(found.settings, self.settings(cell), cell.unused)):
             raise UsageError(
                 f"{path} belongs to another experiment",
                 expected="the same data, classes, recipe, backbone and sizes",

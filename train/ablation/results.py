@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -141,13 +141,21 @@ def read_results(folder: Path) -> list[CellResult]:
     return [read_result(path) for path in paths]
 
 
-def same_settings(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+def same_settings(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], but: Collection[str] = frozenset()
+) -> bool:
     """Whether results belong to the experiment at hand.
 
     A field of the recipe that came later had its default when a file without it was made. Of the other
     settings those are compared that both sides name.
+
+    Args:
+        but: fields of the recipe that may differ.
     """
-    return _agree(_completed(found), _completed(wanted))
+    one, other = _completed(found), _completed(wanted)
+    for name in but:
+        one.get("recipe", {}).pop(name, None)
+    return _agree(one, other)
 
 
 def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -164,7 +164,8 @@ def read_summaries(folder: Path) -> list[DataSummary]:
 
 def _require_one_experiment(result: CellResult, others: Mapping[Cell, CellResult]) -> None:
     for other in others.values():
-        if not same_settings(_shared(other.settings), _shared(result.settings)):
+        free = _decided(result.cell) | _decided(other.cell)
+        if not same_settings(_shared(other.settings), _shared(result.settings), free):
             raise InvalidInput(
                 f"results of {result.data}, cell {result.cell.name}",
                 expected=f"the settings of {other.cell.name}",
@@ -182,9 +183,12 @@ def _require_one_experiment(result: CellResult, others: Mapping[Cell, CellResult
 
 def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings without those that a cell decides."""
-    kept = {k: v for k, v in settings.items() if k not in ("network", "stage_one")}
-    kept["recipe"] = {k: v for k, v in settings["recipe"].items() if k != "canvas_source"}
-    return kept
+    return {k: v for k, v in settings.items() if k not in ("network", "shown", "stage_one")}
+
+
+def _decided(cell: Cell) -> frozenset[str]:
+    """Fields of the recipe that tell nothing about the experiment: the cell sets them, or does not use them."""
+    return cell.unused | cell.recipe.keys()
 
 
 def _timing(path: Path, results: Mapping[Cell, CellResult]) -> dict[str, Any] | None:

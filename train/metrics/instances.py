@@ -112,7 +112,7 @@ class InstanceMeasure:
     """
 
     def __init__(self, classes: ClassTable) -> None:
-        _coco()
+        coco_package()
         self._classes = classes
         self._images: list[dict[str, Any]] = []
         self._truth: list[dict[str, Any]] = []
@@ -185,7 +185,7 @@ def coco_precision(
     Raises:
         DependencyMissing: faster-coco-eval is not installed.
     """
-    api = _coco()
+    api = coco_package()
     shared = {
         "images": [dict(i) for i in images],
         "categories": [{"id": c, "name": str(c)} for c in categories],
@@ -261,11 +261,18 @@ def _region(mask: NDArray[np.bool_], left: int, top: int, size: tuple[int, int])
     changes = np.flatnonzero(np.diff(pixels, prepend=False, append=False)) + left * height
     ends = changes if changes.size and changes[-1] == height * width else np.append(changes, height * width)
     counts = np.diff(ends, prepend=0)
-    code = _coco().mask.frPyObjects({"counts": counts.tolist(), "size": [height, width]}, height, width)
+    code = coco_package().mask.frPyObjects(
+        {"counts": counts.tolist(), "size": [height, width]}, height, width
+    )
     return {"segmentation": code, "area": int(np.count_nonzero(mask))}
 
 
-def _coco() -> Any:
+def coco_package() -> Any:
+    """The package that counts average precision; ask for it before hours of training.
+
+    Raises:
+        DependencyMissing: it is not installed.
+    """
     try:
         import faster_coco_eval
     except ImportError as error:

@@ -42,7 +42,7 @@ def made(cell: Cell, misses: int, **settings: Any) -> CellResult:
     detector = SYSTEMS[cell.system]["detector"]
     per_class = {"cat": {"recall": 0.6, "precision": None}, "dog": {"recall": 0.9, "precision": None}}
     canvas = {"threshold": 0.5, "recall": 0.75, "precision": None, "per_class": per_class}
-    recipe = Recipe(Stage(30, 1e-3, 1e-4), Stage(20, 1e-3, 1e-5))
+    recipe = Recipe(Stage(30, 1e-3, 1e-4), Stage(20, 1e-3, 1e-5), canvas_rate=10.0)
     known = {
         "backbone": "compact",
         "input_size": [64, 96],
@@ -51,6 +51,7 @@ def made(cell: Cell, misses: int, **settings: Any) -> CellResult:
         "recipe_name": "pets-short",
         "recipe": json.loads(json.dumps({**recipe.to_dict(), **cell.recipe})),
         "network": {**PINNED, **dict(VARIANTS[cell.variant].config)},
+        "shown": VARIANTS[cell.variant].shown,
         "train": {"split": "train", "images": 3},
         "val": {"split": "val", "images": 3},
         "stage_one": f"stage-one-{cell.seed}",

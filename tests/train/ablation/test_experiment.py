@@ -117,6 +117,15 @@ def test_results_of_another_recipe_are_refused(filled):
 
 
 @pytest.mark.slow
+def test_a_setting_of_the_canvas_concerns_those_who_learn_from_it(filled):
+    faster = replace(filled, recipe=replace(TINY, canvas_rate=3.0))
+    assert faster.done(PAIR[0])
+    assert faster.done(SWEPT)
+    with pytest.raises(UsageError, match="another experiment"):
+        faster.done(PAIR[1])
+
+
+@pytest.mark.slow
 def test_the_systems_are_timed_in_one_process(filled):
     data = json.loads(time_systems(filled, [*PAIR, Cell("panoptic-p2", "base", 0)]).read_text())
     assert set(data["systems"]) == {CONTROL, HEADLINE}

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from imp_trt.errors import InvalidInput, UsageError
-from imp_trt.train.ablation.cells import CONTROL, HEADLINE, Cell
+from imp_trt.train.ablation.cells import CONTROL, HEADLINE, Cell, plan
 from imp_trt.train.ablation.paper import GAINS, VCP
 from imp_trt.train.ablation.results import TIMING, write_json
 from imp_trt.train.ablation.summary import NOTES, Spread, read_summaries
@@ -141,6 +141,13 @@ def test_notes_and_times_join_the_page(results, tmp_path):
     assert "The detector finds **few** dogs." in text
     assert "| panoptic-fpn | 10 / 12 | 10 / 12 | 1.00 |" in text
     assert "No pair was run." in text
+
+
+def test_all_variants_belong_to_one_experiment(tmp_path):
+    for cell in plan():
+        kept(tmp_path, made(cell, 3))
+    (data,) = read_summaries(tmp_path)
+    assert not data.missing
 
 
 def test_two_experiments_in_one_folder_are_refused(tmp_path):
