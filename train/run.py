@@ -77,7 +77,9 @@ def train_pair(run: Run, config: ModelConfig) -> tuple[Path, Path]:
 def train_stage_one(run: Run, config: ModelConfig) -> Path:
     """The detector first (paper, section 4); returns the checkpoint, trained or found finished.
 
-    The network is :func:`stage_one_config`'s, so that systems which agree in it share the result.
+    The network is :func:`stage_one_config`'s, so that systems which agree in it share the result. Where
+    stage one trains the detector alone, a system without one has nothing to train in it: it gets as many
+    semantic steps as the others.
 
     Raises:
         UsageError: the folder has a stage one of another run; the data has other classes than the
@@ -85,7 +87,7 @@ def train_stage_one(run: Run, config: ModelConfig) -> Path:
         TimeBudgetSpent, KeyboardInterrupt: the state is saved, the same call continues.
     """
     _check(run, config)
-    shared = stage_one_config(config, run.recipe)
+    run, shared = _stage_one(run, config)
     same = identity(run, shared, 1)
     done = finished(run, "stage_one", same)
     if done is not None:
@@ -139,7 +141,15 @@ def stage_one_config(config: ModelConfig, recipe: Recipe) -> ModelConfig:
 
 def stage_one_key(run: Run, config: ModelConfig) -> str:
     """Short digest of all that decides stage one: runs with the same key can share its folder."""
-    return identity(run, stage_one_config(config, run.recipe), 1)[:12]
+    return identity(*_stage_one(run, config), 1)[:12]
+
+
+def _stage_one(run: Run, config: ModelConfig) -> tuple[Run, ModelConfig]:
+    """The run and the network that stage one of a system is."""
+    recipe = run.recipe
+    if not (config.detector or recipe.semantic_in_stage_one):
+        run = replace(run, recipe=replace(recipe, stage_one=recipe.stage_one.lasting(0)))
+    return run, stage_one_config(config, recipe)
 
 
 def take_over(network: ImpNetwork, before: ImpNetwork) -> None:

@@ -134,6 +134,7 @@ def _experiment(options: argparse.Namespace, started: float) -> Experiment:
     from imp_trt.train.config import changed, recipe
     from imp_trt.train.dataset import CachedDataset
     from imp_trt.train.datasets import open_dataset
+    from imp_trt.train.datasets.registry import without_folder
 
     torch.set_num_threads(options.threads)
     train, val = (open_dataset(options.data, split) for split in options.splits)
@@ -148,6 +149,7 @@ def _experiment(options: argparse.Namespace, started: float) -> Experiment:
         options.output,
         options.results,
         tuple(options.splits),
+        without_folder(options.data),
         options.backbone,
         options.init,
         options.half,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   imp-train --data scenes --recipe smoke -o runs/first
-  imp-train --data camvid:/data/camvid --recipe camvid --input-size 384 480 --pair -o runs/camvid
+  imp-train --data camvid:/data/camvid --recipe camvid --input-size 384 512 --pair -o runs/camvid
   imp-train --data scenes --recipe scenes --iterations 300 200 --set semantic_weight=1 -o runs/tried
   torchrun --nproc-per-node 8 -m imp_trt.cli.train --data cityscapes:/data/cityscapes \\
       --recipe cityscapes --backbone resnet50 --input-size 1024 2048 --device cuda -o runs/cityscapes

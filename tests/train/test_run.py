@@ -186,7 +186,7 @@ def test_a_new_field_with_a_neutral_default_leaves_runs_what_they_are():
 
 
 BOTH_WAYS = [(name, RECIPE) for name in sorted(SYSTEMS)]
-BOTH_WAYS += [(name, DETECTOR_FIRST) for name in ("mask-rcnn-imp", "panoptic-p2-imp", "semantic-fpn")]
+BOTH_WAYS += [(name, DETECTOR_FIRST) for name in ("mask-rcnn-imp", "panoptic-p2-imp")]
 
 
 @pytest.mark.parametrize(("name", "recipe"), BOTH_WAYS, ids=lambda v: v if isinstance(v, str) else "")
@@ -203,6 +203,17 @@ def test_every_system_takes_a_step_of_both_stages(tmp_path, name, recipe):
     assert ("semantic" in losses[0]) == (alone or (recipe is RECIPE and name != "mask-rcnn-imp"))
     assert ("semantic" in losses[1]) == (name != "mask-rcnn-imp")
     assert all(("loss_mask" in found) == (not alone) for found in losses)
+
+
+def test_without_a_detector_there_are_as_many_semantic_steps_as_in_the_other_systems(tmp_path):
+    step = Stage(1, 1e-3, 1e-3, warmup=1)
+    run = Run(Boxes(), replace(DETECTOR_FIRST, stage_one=step, stage_two=step), 0, tmp_path, quiet=True)
+    config = small("semantic-fpn")
+    stage_one = train_stage_one(run, config)
+    assert stage_one_key(run, config) == load_model(stage_one)[1]["identity"][:12]
+    assert not (tmp_path / "stage_one.jsonl").exists()
+    train_stage_two(run, config, stage_one, "result")
+    assert "semantic" in json.loads((tmp_path / "result.jsonl").read_text())
 
 
 def test_a_pair_starts_from_the_same_drawn_head(tmp_path):

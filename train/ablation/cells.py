@@ -110,7 +110,7 @@ class Cell:
 
     @property
     def unused(self) -> frozenset[str]:
-        """Fields of Recipe that mean nothing to the system: those about the canvas, where none is learnt from."""
+        """Fields of Recipe that mean nothing to the system: about the canvas, where it learns from none."""
         switches = SYSTEMS[self.system]
         if switches["imp"] and switches["semantic_head"] != "none":
             return frozenset()

@@ -45,6 +45,7 @@ class Experiment:
     Attributes:
         train, val: labelled pictures to train on and to score.
         splits: the names of the two lists.
+        option: the data set as a command names it, its folder called DIR.
         recipe_name, recipe: how every system is trained.
         input_size: (height, width) of the exported frames, and of those that are scored.
         work: folder of checkpoints and resume states; processes may share it.
@@ -65,6 +66,7 @@ class Experiment:
     work: Path
     results: Path
     splits: tuple[str, str] = ("train", "val")
+    option: str = "DIR"
     backbone: str = "compact"
     init: Initial = "scratch"
     half: bool = False
@@ -99,6 +101,7 @@ class Experiment:
     def settings(self, cell: Cell) -> dict[str, Any]:
         """What decides a cell's numbers besides its name, as plain data."""
         facts: dict[str, Any] = {
+            "data": self.option,
             "backbone": self.backbone,
             "input_size": list(self.input_size),
             "init": self.init,

@@ -25,12 +25,13 @@ _INTRODUCTION = """\
 # The paper's ablation, repeated
 
 Fu, Berg and Berg (ICCV 2019) feed the masks of an instance detector back into semantic segmentation (IMP).
-This page repeats their comparison of seven systems. Every number about this project comes from the result
-files of `imp-ablation`; the paper's own numbers stand where they are called so. Systems of one data set share
-data and schedule; the members of a pair also share the weights of their first stage, seed by seed, and differ
-in IMP alone, unless the page says otherwise. All scores are in percent, higher is better. Where a system has
-several seeds, a figure is the mean over them, with the lowest and the highest in brackets; differences, and
-the columns beside them, are over the seeds that both members of a pair have, seed by seed, in points.
+This page repeats their comparison of seven systems. The numbers in tables and charts come from the result
+files of `imp-ablation`; the notes in front of the tables are written by hand, and the paper's own numbers
+stand where they are called so. Systems of one data set share data and schedule; the members of a pair also
+share the weights of their first stage, seed by seed, and differ in IMP alone, unless the page says otherwise.
+All scores are in percent, higher is better. Where a system has several seeds, a figure is the mean over them,
+with the lowest and the highest in brackets; differences, and the columns beside them, are over the seeds that
+both members of a pair have, seed by seed, in points.
 """
 
 _PAPER_NOTE = """\

@@ -31,9 +31,9 @@ class CellResult:
     Attributes:
         data: name of the data set.
         cell: which cell.
-        settings: everything else that decides the numbers: backbone, input_size, init, half, recipe (as
-            plain data), recipe_name, train and val (split and number of pictures), and stage_one, the same
-            for cells that share it.
+        settings: everything else that decides the numbers: data (as a command names it), backbone,
+            input_size, init, half, recipe (as plain data), recipe_name, network, shown, train and val (split
+            and number of pictures), and stage_one, the same for cells that share it.
         machine: what it was trained and measured on.
         seconds: "stage_one" and "stage_two" of training, "evaluation".
         parameters: number of trained values of the network.
@@ -206,8 +206,14 @@ def machine_facts(threads: int, device: str) -> dict[str, Any]:
     return facts
 
 
+# Of the folders that schedule and show, what takes part in the scores; and so do results in pictures' pixels.
+_SCORING = ("canvas.py", "measure.py", "shown.py")
+_RESULTS = ("decode.py", "instances.py", "panoptic.py", "resize.py", "result.py")
+
+
 def code_digest() -> str:
     """Short digest of the sources that decide a cell's numbers: a change of code shows on the page."""
+    import imp_trt
     import imp_trt.models
     import imp_trt.ops
     import imp_trt.train
@@ -217,9 +223,11 @@ def code_digest() -> str:
         folder = Path(package.__path__[0])
         for path in sorted(folder.rglob("*.py")):
             name = path.relative_to(folder)
-            if name.parts[0] not in ("ablation", "report"):  # they schedule and show
+            if name.parts[0] not in ("ablation", "report") or name.name in _SCORING:
                 digest.update(f"{package.__name__}/{name.as_posix()}\0".encode())
                 digest.update(path.read_bytes())
+    for file in _RESULTS:
+        digest.update((Path(imp_trt.__file__).parent / file).read_bytes())
     return digest.hexdigest()[:12]
 
 

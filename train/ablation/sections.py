@@ -67,6 +67,7 @@ def setting_section(data: DataSummary) -> str:
         ("recipe", f"`{settings['recipe_name']}`: {recipe['optimizer']}, batch {recipe['batch']}"),
         ("stage one", f"{one['iterations']} iterations, learning rate {one['peak']:g} to {one['end']:g}"),
         ("stage two", f"{two['iterations']} iterations, learning rate {two['peak']:g} to {two['end']:g}"),
+        ("weights on the canvas", f"start at zero, {_times(recipe.get('canvas_rate', 1.0))} learning rate"),
         ("seeds of the headline pair", ", ".join(map(str, data.common_seeds(CONTROL, HEADLINE))) or NONE),
         ("machine", "; ".join(sorted(data.machines))),
         ("training time", f"{hours:.1f} hours in all, shared first stages counted once"),
@@ -81,6 +82,10 @@ def setting_section(data: DataSummary) -> str:
     return text
 
 
+def _times(factor: float) -> str:
+    return "the common" if factor == 1 else f"{factor:g} times the common"
+
+
 def _names(cells: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in cells)
 
@@ -90,7 +95,7 @@ def command_section(data: DataSummary) -> str:
     settings = data.first.settings
     height, width = settings["input_size"]
     recipe, *changes = shlex.split(str(settings["recipe_name"]))
-    words = [f"imp-ablation --data {data.name if data.name == 'scenes' else f'{data.name}:DIR'}"]
+    words = [f"imp-ablation --data {settings.get('data', 'DIR')}"]
     splits = settings["train"]["split"], settings["val"]["split"]
     if splits != ("train", "val"):
         words.append(f"--splits {shlex.join(splits)}")
@@ -188,7 +193,7 @@ def unlike(data: DataSummary, name: str, without: str, with_: str) -> list[str]:
     apart = [s for s in seeds if before[s].machine != after[s].machine]
     if apart:
         remarks.append(
-            f"{name} pair: the two were filled on unlike machines or library versions at seed "
+            f"{name} pair: the two were filled on unlike machines or versions of libraries or code at seed "
             f"{', '.join(map(str, apart))}."
         )
     return remarks

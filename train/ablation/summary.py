@@ -187,7 +187,7 @@ def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _decided(cell: Cell) -> frozenset[str]:
-    """Fields of the recipe that tell nothing about the experiment: the cell sets them, or does not use them."""
+    """Fields of the recipe that tell nothing of the experiment: the cell sets them, or does not use them."""
     return cell.unused | cell.recipe.keys()
 
 

@@ -40,6 +40,14 @@ def open_dataset(name_or_path: str, split: str) -> Dataset:
     return _described_folder(name_or_path, split)
 
 
+def without_folder(name_or_path: str) -> str:
+    """What open_dataset takes, with DIR in the place of a folder: how to repeat a run on another machine."""
+    kind, _, rest = name_or_path.partition(":")
+    if kind == "scenes":
+        return name_or_path
+    return f"{kind}:DIR" if kind in _OPENERS and rest else "DIR"
+
+
 def _described_folder(path: str, split: str) -> Dataset:
     need_folder(Path(path), f"one of {NAMES}", "correct the path, or use 'scenes', which needs no files")
     return IndexPngDataset(path, split, folder_spec(path))

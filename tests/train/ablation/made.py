@@ -44,6 +44,7 @@ def made(cell: Cell, misses: int, **settings: Any) -> CellResult:
     canvas = {"threshold": 0.5, "recall": 0.75, "precision": None, "per_class": per_class}
     recipe = Recipe(Stage(30, 1e-3, 1e-4), Stage(20, 1e-3, 1e-5), canvas_rate=10.0)
     known = {
+        "data": "coco:DIR",
         "backbone": "compact",
         "input_size": [64, 96],
         "init": "scratch",

@@ -102,7 +102,7 @@ def test_the_page_says_what_was_run(written):
     assert table["first weights"] == ["drawn, none pretrained"]
     # Two shared first stages of an hour; eight trainings less the sweep's, of half an hour each.
     assert table["training time"][0].startswith("5.5 hours")
-    assert "imp-ablation --data pets:DIR --recipe pets-short --input-size 64 96 --half" in written[1]
+    assert "imp-ablation --data coco:DIR --recipe pets-short --input-size 64 96 --half" in written[1]
 
 
 def test_the_sweep_has_the_base_among_its_scores(written):
@@ -204,7 +204,9 @@ def test_a_pair_that_differs_in_more_than_imp_is_told(tmp_path):
     kept(tmp_path, replace(other, machine={**other.machine, "cpu": "Other CPU"}))
     text = write_page(tmp_path, tmp_path / "page.md")[0].read_text()
     assert "FPN pair: the first stage is not shared at seed 0" in text
-    assert "FPN pair: the two were filled on unlike machines or library versions at seed 0" in text
+    assert (
+        "FPN pair: the two were filled on unlike machines or versions of libraries or code at seed 0" in text
+    )
     assert "Other CPU, 1 of 2 CPUs, PyTorch 2.15.0: `panoptic-fpn-imp-base-s0`" in text
 
 
@@ -220,7 +222,10 @@ def test_the_command_repeats_what_the_files_say(tmp_path):
     )
     kept(tmp_path, replace(result, machine={**result.machine, "threads": 4}))
     command = command_section(read_summaries(tmp_path)[0])
-    assert "--splits trainval test --recipe pets-short --set 'bootstrap=(0.1, 0.5)'" in command
+    assert (
+        "imp-ablation --data coco:DIR --splits trainval test --recipe pets-short --set 'bootstrap=(0.1, 0.5)'"
+        in command
+    )
     assert "--limit 3" in command
     assert "--threads 4" in command
 

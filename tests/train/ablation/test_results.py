@@ -104,9 +104,11 @@ def test_the_code_digest_follows_what_trains_and_not_what_shows(tmp_path, monkey
     with (copy / "ablation" / "page.py").open("a") as file:
         file.write("# shown otherwise\n")
     assert code_digest() == before
-    with (copy / "losses.py").open("a") as file:
-        file.write("# trained otherwise\n")
-    assert code_digest() != before
+    for name in ("losses.py", "ablation/canvas.py"):
+        with (copy / name).open("a") as file:
+            file.write("# trained or scored otherwise\n")
+        before, last = code_digest(), before
+        assert before != last
 
 
 def test_machine_facts_say_what_the_numbers_depend_on_and_no_more():

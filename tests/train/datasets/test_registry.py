@@ -10,6 +10,7 @@ import pytest
 from imp_trt.errors import DatasetError
 from imp_trt.train.dataset import CachedDataset
 from imp_trt.train.datasets import open_dataset
+from imp_trt.train.datasets.registry import without_folder
 
 
 def test_scenes_open_by_name() -> None:
@@ -33,3 +34,18 @@ def test_the_package_loads_no_heavy_module() -> None:
     code = f"import sys, imp_trt.train.datasets; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted"),
+    [
+        ("scenes", "scenes"),
+        ("scenes:64x128", "scenes:64x128"),
+        ("camvid:/data/camvid", "camvid:DIR"),
+        ("coco:/a/val.json,/a/images", "coco:DIR"),
+        ("/data/my streets", "DIR"),
+        ("C:/data", "DIR"),
+    ],
+)
+def test_how_a_set_is_named_without_its_folder(written, wanted):
+    assert without_folder(written) == wanted
