@@ -54,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
         "--variants", nargs="*", metavar="VARIANT", help="only these variants; none after it: no variants"
     )
     what.add_argument("--backbone", default="compact", help="compact, resnet18 ... resnext101_32x8d")
-    what.add_argument("--init", default="scratch", choices=("scratch", "imagenet", "coco"))
+    what.add_argument(
+        "--init", choices=("scratch", "imagenet", "coco"), help="first weights (default: the recipe's)"
+    )
     what.add_argument("--limit", type=positive, help="score only the first so many pictures")
     how = p.add_argument_group("how it is run")
     how.add_argument("-o", "--output", type=Path, help="folder of checkpoints; an interrupted run resumes")
@@ -137,6 +139,7 @@ def _experiment(options: argparse.Namespace, started: float) -> Experiment:
     from imp_trt.train.datasets.registry import without_folder
 
     torch.set_num_threads(options.threads)
+    plan = changed(recipe(options.recipe), options.set)
     train, val = (open_dataset(options.data, split) for split in options.splits)
     if train.terms and not options.quiet:
         say(f"terms of the data: {train.terms}")
@@ -144,14 +147,14 @@ def _experiment(options: argparse.Namespace, started: float) -> Experiment:
         train,
         CachedDataset(val),  # every cell looks at the same pictures
         shlex.join([options.recipe, *options.set]),
-        changed(recipe(options.recipe), options.set),
+        plan,
         (options.input_size[0], options.input_size[1]),
         options.output,
         options.results,
         tuple(options.splits),
         without_folder(options.data),
         options.backbone,
-        options.init,
+        options.init or plan.initial,
         options.half,
         str(choose_device(options.device)),
         options.threads,

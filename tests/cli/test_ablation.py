@@ -68,8 +68,17 @@ def test_changes_of_the_recipe_are_part_of_its_name(arguments, monkeypatch):
     monkeypatch.setattr(Experiment, "done", lambda self, cell: not seen.append(self))
     assert ablation.main([*arguments, "--set", "batch=4", "--set", "stage_one.iterations=7"]) == 0
     assert seen[0].recipe_name == "smoke batch=4 stage_one.iterations=7"
+    assert seen[0].init == "scratch"
     assert seen[0].option == "scenes:64x128"
     assert (seen[0].recipe.batch, seen[0].recipe.stage_one.iterations) == (4, 7)
+
+
+@pytest.mark.parametrize(("more", "wanted"), [([], "imagenet"), (["--init", "scratch"], "scratch")])
+def test_the_first_weights_are_the_recipes_unless_said_otherwise(arguments, monkeypatch, more, wanted):
+    seen: list[Experiment] = []
+    monkeypatch.setattr(Experiment, "done", lambda self, cell: not seen.append(self))
+    assert ablation.main([*arguments, "--recipe", "vcp", *more]) == 0
+    assert seen[0].init == wanted
 
 
 @pytest.mark.parametrize(
