@@ -21,7 +21,8 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    lines = [line for page in PAGES for block in blocks(page, "bash") for line in block.splitlines()]
+    found = [block.replace("\\\n", "") for page in PAGES for block in blocks(page, "bash")]
+    lines = [line for block in found for line in block.splitlines()]
     return [line.split("#")[0].strip() for line in lines if line.startswith("imp-")]
 
 
