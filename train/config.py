@@ -194,6 +194,9 @@ class Recipe:
         return asdict(self)
 
 
+CANVAS_FIELDS = frozenset(f.name for f in fields(Recipe) if f.name.startswith("canvas_"))
+"""Fields of Recipe that mean nothing to a network that learns from no canvas."""
+
 _SCENES = Recipe(
     stage_one=Stage(1500, 2e-3, 1e-3),
     stage_two=Stage(1000, 1e-3, 1e-6),

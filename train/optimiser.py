@@ -26,7 +26,7 @@ class Optimiser:
         self._clip = recipe.clip
         self._canvas_rate = recipe.canvas_rate
         self._canvas_kernel: Tensor | None = None
-        if isinstance(network.semantic, SemanticHead):
+        if recipe.canvas_rate != 1.0 and isinstance(network.semantic, SemanticHead):
             self._canvas_kernel = network.semantic.canvas_kernel.detach()  # shares the weights' memory
         groups = parameter_groups(network, recipe)
         rate = recipe.stage_two.peak

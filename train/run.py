@@ -16,7 +16,7 @@ from imp_trt.models.config import ModelConfig
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
 from imp_trt.platform_info import usable_cpus
-from imp_trt.train.config import Initial, Recipe
+from imp_trt.train.config import CANVAS_FIELDS, Initial, Recipe
 from imp_trt.train.dataset import Dataset
 from imp_trt.train.loop import finished, train_stage
 from imp_trt.train.losses import trains_semantic
@@ -203,9 +203,9 @@ def identity(run: Run, config: ModelConfig, stage: int, start: str | None = None
     """
     settings = _changed(run.recipe)
     settings.pop("initial", None)  # the run's own decides
-    unknown = []
+    unknown: list[str] = []
     if stage == 1 or not config.imp or config.semantic_head == "none":
-        unknown += [name for name in settings if name.startswith("canvas_")]
+        unknown += CANVAS_FIELDS
     if stage == 1:
         unknown.append("stage_two")
         if not trains_semantic(config, run.recipe, 1):

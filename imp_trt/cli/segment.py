@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     live.add_argument(
         "--give-up",
         type=_patience,
-        default=300.0,  # the sources' own default, which only OpenCV's users need to import
+        default=300.0,  # the sources' GIVE_UP_S, whose import would load OpenCV
         metavar="TIME",
         help="fail when a camera or stream gave no picture for so long, e.g. 30s; never: try for ever "
         "(default 300s)",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from imp_trt.errors import UsageError
 from imp_trt.models.presets import SYSTEMS
-from imp_trt.train.config import Recipe
+from imp_trt.train.config import CANVAS_FIELDS
 
 CONTROL, HEADLINE = "panoptic-fpn", "panoptic-fpn-imp"
 """The pair whose difference is the paper's claim; every seed has both."""
@@ -114,7 +114,7 @@ class Cell:
         switches = SYSTEMS[self.system]
         if switches["imp"] and switches["semantic_head"] != "none":
             return frozenset()
-        return frozenset(f.name for f in fields(Recipe) if f.name.startswith("canvas_"))
+        return CANVAS_FIELDS
 
 
 def plan(

@@ -39,9 +39,9 @@ class Photos(Pets):
         return labelled(semantic, numbers)
 
 
-def network(folder, name="mask-rcnn-imp", **changes):
+def network(folder, name="mask-rcnn-imp"):
     torch.manual_seed(0)
-    made = ImpNetwork(system(name, CLASSES, SIZE, "compact", **changes)).eval()
+    made = ImpNetwork(system(name, CLASSES, SIZE, "compact")).eval()
     return save_checkpoint(folder / f"{name}.safetensors", made, {})
 
 
@@ -50,7 +50,7 @@ def scored(model, variant):
 
 
 def test_shown_the_truth_a_class_map_read_from_the_canvas_is_the_truth(tmp_path):
-    # mask-rcnn-imp has no semantic weights, so drawn ones must do: the map is the canvas.
+    # The class map of mask-rcnn-imp is its canvas: there are no semantic weights to train.
     evaluation, canvas = scored(network(tmp_path), VARIANTS["shown-truth"])
     # A cell of the canvas is up to 8 pixels of the larger picture, and bilinear.
     assert evaluation.semantic.thing_iou > 0.85
@@ -81,8 +81,7 @@ def test_a_picture_without_things_has_an_empty_canvas(tmp_path):
 
 def test_the_detections_stay_the_networks_own(tmp_path):
     model = network(tmp_path)
-    everything = Variant("shown", shown="nothing")
-    evaluation, _ = scored(model, everything)
+    evaluation, _ = scored(model, Variant("shown", shown="nothing"))
     plain, _ = scored(model, VARIANTS["base"])
     assert evaluation.instances.to_dict() == plain.instances.to_dict()
 
