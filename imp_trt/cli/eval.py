@@ -53,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
         help="semantic, boundary, instances, panoptic (all that the model allows)",
     )
     p.add_argument("--report", type=Path, metavar="FILE.html", help="also write a page, in one file")
-    p.add_argument("--pictures", type=_pictures, default=6, help="pictures on the page (6), 0 for none")
+    p.add_argument("--sheet", type=Path, metavar="FILE.png", help="also write the page's pictures as one PNG")
+    p.add_argument("--pictures", type=_pictures, default=6, help="pictures on both (6), 0 for none")
     p.add_argument("--limit", type=positive, help="only the first so many pictures")
     p.add_argument("--threads", type=positive, help="CPU threads of the backend")
     return p
@@ -65,13 +66,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from imp_trt.resize import Fit
     from imp_trt.segmenter import Segmenter
     from imp_trt.train.datasets import open_dataset
-    from imp_trt.train.report.page import require_packages
     from imp_trt.train.report.tables import tables
 
-    if options.report:
-        if options.report.suffix.lower() not in (".html", ".htm"):
-            raise UsageError("--report", expected="a file that ends in .html", got=str(options.report))
-        require_packages()
+    _check_outputs(options)
     dataset = open_dataset(options.data, options.split)
     if dataset.terms and not options.quiet:
         say(f"terms of the data: {dataset.terms}")
@@ -89,7 +86,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             found, scores = _score(name, path, segmenter, dataset, options)
             scored.append(found)
             by_picture.append(scores)
-        if options.report:
+        if options.report or options.sheet:
             rows = _pictures_of(dataset, models, by_picture, options.pictures)
             _write(options, scored, dataset, rows)
     if options.json:
@@ -100,6 +97,20 @@ def _evaluate(options: argparse.Namespace) -> int:
     else:
         print("\n\n".join(table.text() for table in tables(scored)))
     return 0
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    from imp_trt.train.report.page import require_packages
+
+    if options.sheet:
+        if options.sheet.suffix.lower() != ".png":
+            raise UsageError("--sheet", expected="a file that ends in .png", got=str(options.sheet))
+        if not options.pictures:
+            raise UsageError("--sheet", expected="one picture or more (--pictures)", got="--pictures 0")
+    if options.report:
+        if options.report.suffix.lower() not in (".html", ".htm"):
+            raise UsageError("--report", expected="a file that ends in .html", got=str(options.report))
+        require_packages()
 
 
 def _score(
@@ -117,7 +128,7 @@ def _score(
     each = PictureScores(segmenter.run, dataset)
 
     def picture_done(finished: int) -> None:
-        if options.report and options.pictures:
+        if options.pictures and (options.report or options.sheet):
             each.picture_done(finished)
         progress.update(finished)
 
@@ -145,7 +156,12 @@ def _write(
 ) -> None:
     from imp_trt.platform_info import cpu_model, usable_cpus
     from imp_trt.train.report.page import write_report
+    from imp_trt.train.report.pictures import write_sheet
 
+    if options.sheet:
+        say(f"sheet: {write_sheet(options.sheet, rows, dataset.classes)}")
+    if not options.report:
+        return
     threads = f"{options.threads} of its" if options.threads else "its"
     machine = f"{cpu_model()} with {threads} {usable_cpus()} CPUs"
     path = write_report(options.report, scored, machine=machine, terms=dataset.terms, pictures=rows)

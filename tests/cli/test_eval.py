@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import pytest
 
 from imp_trt.classes import ClassTable
@@ -12,6 +13,7 @@ from imp_trt.models.checkpoint import save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system, without_imp
 from imp_trt.scenes import StreetScenes
+from imp_trt.sheet import GAP
 
 DATA = ["--data", "scenes:64x128", "--limit", "2", "--threads", "1"]
 
@@ -79,6 +81,16 @@ def test_a_pair_as_text_and_as_a_page(models, capsys, tmp_path):
     assert models["plain"] in text
 
 
+def test_pictures_alone_as_one_sheet(models, capsys, tmp_path):
+    path = tmp_path / "sheet.png"
+    arguments = [models["imp"], "--baseline", models["plain"], *DATA, "--sheet", str(path), "--pictures", "2"]
+    assert command.main(arguments) == 0
+    assert str(path) in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
+    panels = 4  # image, ground truth, baseline, model
+    assert cv2.imread(str(path)).shape[1] == panels * 128 + (panels - 1) * GAP
+
+
 def test_chosen_measures_and_no_pictures(models, capsys, tmp_path):
     page = tmp_path / "report.html"
     arguments = [
@@ -105,6 +117,8 @@ def test_chosen_measures_and_no_pictures(models, capsys, tmp_path):
         (["imp", *DATA, "--measure", "beauty"], "semantic, boundary, instances, panoptic"),
         (["imp", *DATA, "--baseline", "other"], "those of the data set"),
         (["imp", *DATA, "--report", "page.pdf"], "ends in .html"),
+        (["imp", *DATA, "--sheet", "sheet.jpg"], "ends in .png"),
+        (["imp", *DATA, "--sheet", "sheet.png", "--pictures", "0"], "one picture or more"),
     ],
 )
 def test_mistakes_exit_2_with_one_line(models, capsys, arguments, words):

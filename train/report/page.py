@@ -9,7 +9,7 @@ from pathlib import Path
 from imp_trt.classes import ClassTable
 from imp_trt.errors import DependencyMissing
 from imp_trt.files import write_atomically
-from imp_trt.train.report.pictures import PictureRow
+from imp_trt.train.report.pictures import PictureRow, data_url
 from imp_trt.train.report.tables import Scored, class_values, tables
 
 
@@ -59,7 +59,7 @@ def write_report(
         scored=scored,
         tables=tables(scored),
         charts=drawn,
-        pictures=pictures,
+        pictures=[(row.caption, [(name, data_url(p)) for name, p in row.panels]) for row in pictures],
         legend=zip(evaluation.classes.names, evaluation.classes.palette, strict=True),
         terms=terms,
         machine=machine,

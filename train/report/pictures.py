@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,14 +13,17 @@ from numpy.typing import NDArray
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable
 from imp_trt.draw import colour_map
+from imp_trt.files import write_atomically
+from imp_trt.images import encode_image
 from imp_trt.result import SegmentationResult
+from imp_trt.sheet import sheet
 from imp_trt.train.dataset import Dataset, Sample
 from imp_trt.train.metrics.semantic import ConfusionMatrix
 
 Predict = Callable[[NDArray[np.uint8]], SegmentationResult]
 
 PANEL_WIDTH = 480
-"""Widest a picture is on the page, in pixels."""
+"""Widest a panel is, in pixels."""
 
 _QUALITY = 88
 
@@ -59,11 +63,11 @@ class PictureRow:
 
     Attributes:
         caption: which picture, and its scores.
-        panels: heading and JPEG as a data URL, from left to right.
+        panels: heading and picture [h, w, 3] uint8 BGR, from left to right, all of one size.
     """
 
     caption: str
-    panels: tuple[tuple[str, str], ...]
+    panels: tuple[tuple[str, NDArray[np.uint8]], ...]
 
 
 def telling(scores: Sequence[Sequence[float]], count: int) -> list[int]:
@@ -79,6 +83,29 @@ def telling(scores: Sequence[Sequence[float]], count: int) -> list[int]:
     best = order[: (count + 1) // 2]
     worst = [i for i in reversed(order) if i not in best][: count // 2]
     return [*best, *worst]
+
+
+def write_sheet(path: str | Path, rows: Sequence[PictureRow], classes: ClassTable) -> Path:
+    """Write the panels of all rows as one PNG; an existing file is replaced.
+
+    Args:
+        path: file to write.
+        rows: one or more; each line of the sheet is as high as its picture, all are as wide as the narrowest.
+        classes: names and colours of the legend.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    width = min(panel.shape[1] for row in rows for _, panel in row.panels)
+    lines = [[_narrowed(panel, width) for _, panel in row.panels] for row in rows]
+    titles = [name for name, _ in rows[0].panels]
+    return write_atomically(path, encode_image(sheet(lines, titles, classes), ".png"))
+
+
+def data_url(picture: NDArray[np.uint8]) -> str:
+    """A picture [h, w, 3] uint8 BGR as a JPEG within a page."""
+    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 
 def picture_row(
@@ -100,7 +127,7 @@ def picture_row(
     things = bool(np.isin(sample.semantic, dataset.classes.things).any())
     what = "its things" if things else "its classes"
     caption = f"picture {index + 1}: mean IoU of {what}, %: {', '.join(parts)}"
-    return PictureRow(caption, tuple((name, _data_url(picture)) for name, picture in panels))
+    return PictureRow(caption, tuple((name, _narrowed(picture, PANEL_WIDTH)) for name, picture in panels))
 
 
 def _picture_iou(sample: Sample, semantic: NDArray[np.uint8], classes: ClassTable) -> float:
@@ -123,10 +150,9 @@ def _overlay(sample: Sample, semantic: NDArray[np.uint8], classes: ClassTable) -
     return np.where(ignored, dark, picture).astype(np.uint8)
 
 
-def _data_url(picture: NDArray[np.uint8]) -> str:
+def _narrowed(picture: NDArray[np.uint8], limit: int) -> NDArray[np.uint8]:
     height, width = picture.shape[:2]
-    if width > PANEL_WIDTH:
-        size = (PANEL_WIDTH, max(1, round(height * PANEL_WIDTH / width)))
-        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+    if width <= limit:
+        return picture
+    size = (limit, max(1, round(height * limit / width)))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
