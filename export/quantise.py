@@ -44,11 +44,12 @@ DETECTING["fp8"] = DETECTING["int8"] | {
 }
 """Layers that stay in float where a detector exists.
 
-Measured on the two networks that come with the project, camvid_imp and scenes (50 frames each; F1 of
-instances against float32, gate 0.90): with everything quantised but the first layer and LOGITS, int8 reaches
-0.75 and 0.89, and fp8 0.58 and 0.70. Correcting the biases for the mean error did not change that, and
-clipping at the largest value made it worse. With these layers in float, int8 reaches 0.95 and 0.99, and fp8
-0.95 and 0.99; the mask head, the semantic head and the deeper stages are left to the quantised type.
+Chosen on earlier weights of camvid_imp and scenes (50 frames each; F1 of instances against float32, gate
+0.90; of the present ones see tests/bench/RESULTS.md): with everything quantised but the first layer and
+LOGITS, int8 reached 0.75 and 0.89, and fp8 0.58 and 0.70. Correcting the biases for the mean error did not
+change that, and clipping at the largest value made it worse. With these layers in float, int8 reached 0.95
+and 0.99, and fp8 0.95 and 0.99; the mask head, the semantic head and the deeper stages are left to the
+quantised type.
 """
 
 SMALLEST_SCALE = 2.0**-20
