@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
@@ -83,7 +84,7 @@ class Recipe:
         batch: crops per step, over all processes.
         crop: (height, width) of a crop, multiples of 32; None takes whole pictures, padded to
             multiples of 32.
-        scale: range of the random scale.
+        scale: range of the random scale, of the pictures' own size: an input size must lie within it.
         short_sides: sides in pixels; where given, the shorter side of a picture is scaled to one of
             them at random instead of ``scale``.
         max_long: no picture's longer side is scaled to more than this, with short_sides.
@@ -189,6 +190,14 @@ class Recipe:
         """What the learning rates are multiplied by for this batch."""
         return 1.0 if self.base_batch is None else self.batch / self.base_batch
 
+    def scales(self, size: tuple[int, int]) -> tuple[float, float]:
+        """Least and greatest scale at which training shows pictures of (height, width) pixels."""
+        if not self.short_sides:
+            return self.scale
+        most = math.inf if self.max_long is None else self.max_long / max(size)
+        low, high = min(self.short_sides) / min(size), max(self.short_sides) / min(size)
+        return min(low, most), min(high, most)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for checkpoints and logs."""
         return asdict(self)
@@ -279,6 +288,16 @@ _CITYSCAPES_NO_AUG = replace(
     initial="coco",
 )
 
+_CITYSCAPES = replace(
+    _CITYSCAPES_NO_AUG,
+    crop=(512, 1024),
+    short_sides=(512, 724, 1024, 1448, 2048),
+    max_long=None,
+    colour=0.4,
+    hue=0.4,
+    bootstrap=(0.1, 0.25, 0.5),
+)
+
 RECIPES: dict[str, Recipe] = {
     # Small enough for a test or a first look.
     "smoke": Recipe(
@@ -300,16 +319,12 @@ RECIPES: dict[str, Recipe] = {
     # short_sides=(800,).
     "vcp": _VCP,
     "modanet": _MODANET,
-    "cityscapes": replace(
-        _CITYSCAPES_NO_AUG,
-        crop=(512, 1024),
-        short_sides=(512, 724, 1024, 1448, 2048),
-        max_long=None,
-        colour=0.4,
-        hue=0.4,
-        bootstrap=(0.1, 0.25, 0.5),
-    ),
+    "cityscapes": _CITYSCAPES,
     "cityscapes-no-aug": _CITYSCAPES_NO_AUG,
+    # For trunks without a Mask R-CNN of COCO's to start from, as ResNet-101: stage one trains the detector.
+    "cityscapes-imagenet": replace(
+        _CITYSCAPES, stage_one=_paper(130_000, 0.005, (80_000, 110_000)), initial="imagenet"
+    ),
 }
 
 

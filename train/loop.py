@@ -20,6 +20,7 @@ from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train import distributed
 from imp_trt.train.batches import batch_stream, class_weights, hard_share
+from imp_trt.train.code_digest import code_digest
 from imp_trt.train.log import TrainingLog
 from imp_trt.train.losses import StageLosses, trains_semantic
 from imp_trt.train.optimiser import Optimiser
@@ -95,10 +96,11 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
             parts = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
             save_state(path, {**parts, "identity": identity, "step": step, "log": log.state()})
 
+    code = code_digest()  # of what runs from here on, not of what lies there when it is done
     with log, StopRequest(run.deadline) as stop:
         _steps(run, network, optimiser, stage, range(state["step"], plan.iterations), log, stop, save)
     if writes:
-        metadata = _metadata(run, stage, identity, log.seconds)
+        metadata = {**_metadata(run, stage, identity, log.seconds), "code": code}
         save_checkpoint(run.folder / f"{name}.safetensors", network, metadata, run.half and stage == 2)
         path.unlink(missing_ok=True)
     distributed.wait()

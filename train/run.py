@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from imp_trt.errors import CheckpointError, UsageError
 from imp_trt.models.checkpoint import load_model
 from imp_trt.models.config import ModelConfig
+from imp_trt.models.initial import NEW_LAYER_DEVIATION
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
+from imp_trt.models.semantic import SemanticHead
 from imp_trt.platform_info import usable_cpus
 from imp_trt.train.config import CANVAS_FIELDS, Initial, Recipe
 from imp_trt.train.dataset import Dataset
@@ -100,7 +103,8 @@ def train_stage_two(run: Run, config: ModelConfig, stage_one: Path, name: str) -
     """Everything together, IMP on predicted detections; returns the checkpoint called name.
 
     Where stage one had no semantic head, a network with IMP and its control start from the same
-    drawn head.
+    drawn head, and the weights that read the canvas are drawn from N(0, 0.01). Where it had one, they
+    start at zero: the network computes at first what stage one taught it.
 
     Raises:
         CheckpointError: stage_one is of another network.
@@ -123,6 +127,9 @@ def train_stage_two(run: Run, config: ModelConfig, stage_one: Path, name: str) -
     if canvas:
         control, network = network, ImpNetwork(config)
         take_over(network, control)
+        if not known and isinstance(network.semantic, SemanticHead):
+            # There is no trained head to leave as it is: the canvas is read from the first step on.
+            nn.init.normal_(network.semantic.canvas_kernel.detach(), std=NEW_LAYER_DEVIATION)
     return train_stage(run, network, 2, name, same)
 
 

@@ -36,9 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = command_parser("imp-ablation", __doc__ or "", EXAMPLES)
-    p.add_argument(
-        "--results", type=Path, default=Path("results/ablation"), help="folder of the result files"
-    )
+    p.add_argument("--results", type=Path, help="folder of the result files (results in the folder of -o)")
     p.add_argument("--page", type=Path, help="write this Markdown page and its charts from the result files")
     what = p.add_argument_group("what is run")
     what.add_argument("--data", help="data set, as for imp-train; without it nothing is run")
@@ -81,11 +79,15 @@ def _ablation(options: argparse.Namespace) -> int:
         from imp_trt.train.report.page import require_packages
 
         require_packages()
+    if options.results is None and options.output is not None:
+        options.results = options.output / "results"
     code = 0
     answer: dict[str, Any] = {}
     if options.data is not None:
         code = _run(options, answer)
     if options.page is not None and not options.list:
+        if options.results is None:
+            raise UsageError("--results", expected="the folder of the result files", got="neither it nor -o")
         from imp_trt.train.ablation.page import write_page
 
         files = write_page(options.results, options.page)

@@ -12,6 +12,7 @@ from imp_trt.errors import UsageError
 if TYPE_CHECKING:
     from imp_trt.classes import ClassTable
     from imp_trt.models.config import ModelConfig
+    from imp_trt.resize import Fit
     from imp_trt.train.config import Recipe
     from imp_trt.train.run import Run
 
@@ -64,7 +65,8 @@ def _network_options(data: argparse._ArgumentGroup) -> None:
         nargs=2,
         default=(256, 512),
         metavar=("H", "W"),
-        help="size of exported frames",
+        help="what the network sees at test time, pictures shrunk to fit; the recipe's scale (of the "
+        "pictures' own size) must cover it",
     )
     data.add_argument("--sampling", default="bilinear", choices=("bilinear", "nearest", "rect"))
 
@@ -74,7 +76,7 @@ def _training_options(how: argparse._ArgumentGroup) -> None:
         "--recipe",
         default="scenes",
         help="smoke; scenes, camvid, ccp (from scratch, CPU), each also as NAME-short; the paper's vcp, "
-        "modanet, cityscapes, cityscapes-no-aug",
+        "modanet, cityscapes, cityscapes-imagenet, cityscapes-no-aug",
     )
     how.add_argument(
         "--init",
@@ -219,7 +221,32 @@ def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> Non
         f"recipe {options.recipe}: {parts}, batches of {plan.batch}, {plan.precision}, on {run.device}"
         f"{processes}, seed {run.seed}; results in {run.folder}"
     )
-    say_padding(Fit.of(run.dataset[0].size, InputContract(*config.input_size)))
+    untrained = not plan.stage_one.iterations and run.initial != "coco"
+    if config.detector and plan.stage_two.iterations and untrained:
+        say(
+            "WARNING: stage one has no steps and no COCO weights stand for it: stage two begins with a "
+            "detector that finds nothing; choose --iterations ONE TWO, --recipe cityscapes-imagenet, or "
+            "--init coco"
+        )
+    fit = Fit.of(run.dataset[0].size, InputContract(*config.input_size))
+    say_padding(fit)
+    _say_scale(fit, plan)
+
+
+def _say_scale(fit: Fit, plan: Recipe) -> None:
+    """A warning if training shows things at other sizes than the network will see."""
+    shown = fit.resized[0] / fit.frame[0]
+    low, high = plan.scales(fit.frame)
+    if low / 1.1 <= shown <= high * 1.1:
+        return
+    remedy = f"scale={shown * 0.75:.2g},{shown * 1.5:.2g}"
+    if plan.short_sides:
+        remedy = f"short_sides={min(fit.resized)},"
+    say(
+        f"WARNING: the network will see pictures of {fit.frame[1]}x{fit.frame[0]} at {shown:.2f} of their "
+        f"size, but the recipe trains at {low:.2f} to {high:.2f} of it, which costs accuracy; choose --set "
+        f"{remedy} or another --input-size"
+    )
 
 
 def _print_result(written: dict[str, Path], as_json: bool) -> None:

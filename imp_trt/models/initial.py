@@ -217,7 +217,7 @@ def _check(network: ImpNetwork, kind: str) -> None:
             "initialisation 'coco'",
             expected="backbone resnet50, the only one whose Mask R-CNN torchvision publishes",
             got=config.backbone,
-            fix="choose resnet50, or start from imagenet",
+            fix="choose resnet50; or imagenet and a recipe that trains stage one (cityscapes-imagenet)",
         )
     if config.backbone == "compact":
         raise InvalidInput(

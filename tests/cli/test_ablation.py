@@ -85,6 +85,7 @@ def test_the_first_weights_are_the_recipes_unless_said_otherwise(arguments, monk
     ("wrong", "text"),
     [
         (["--results", "x"], "--data"),
+        (["--page", "x.md"], "--results"),
         (["--data", "scenes"], "-o"),
         (["--data", "scenes", "-o", "x", "--systems", "panoptic"], "panoptic-fpn-imp"),
         (["--data", "scenes", "-o", "x", "--recipe", "none"], "camvid"),

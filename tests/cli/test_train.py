@@ -61,6 +61,33 @@ def test_padding_is_said_before_the_training(tiny, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ([], None),
+        (["--input-size", "128", "256"], "2.00 of their size, but the recipe trains at 0.75 to 1.50"),
+        (["--input-size", "128", "256"], "--set scale=1.5,3 "),
+        (["--set", "short_sides=128,160"], "1.00 of their size, but the recipe trains at 2.00 to 2.50"),
+        (["--set", "short_sides=128,160"], "--set short_sides=64, or"),
+        (["--set", "short_sides=128,160", "--set", "max_long=128"], None),
+    ],
+)
+def test_an_input_size_that_training_never_shows_is_warned_of(tiny, tmp_path, capsys, more, words):
+    nothing = ["--stage", "one", "--iterations", "0", "0", "-o", str(tmp_path)]
+    assert command.main([*tiny, *more, *nothing]) == 0
+    said = capsys.readouterr().err
+    assert ("WARNING" in said) == (words is not None)
+    assert (words or "") in said
+
+
+def test_a_detector_that_nothing_has_trained_is_warned_of(tiny, tmp_path, capsys):
+    arguments = [*tiny, "--stage", "one", "--iterations", "0", "1"]
+    assert command.main([*arguments, "-o", str(tmp_path / "detector")]) == 0
+    assert "WARNING: stage one has no steps" in capsys.readouterr().err
+    assert command.main([*arguments, "--system", "semantic-p2", "-o", str(tmp_path / "none")]) == 0
+    assert "WARNING" not in capsys.readouterr().err
+
+
 def test_options_reach_the_recipe_and_the_network(tiny, tmp_path):
     change = ["--iterations", "1", "0", "--batch", "1", "--set", "crop=32,64", "--set", "stage_one.peak=0.5"]
     arguments = [*tiny, *change, "--norm", "group", "--system", "semantic-p2", "--seed", "3", "-q"]

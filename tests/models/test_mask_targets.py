@@ -33,6 +33,20 @@ def test_a_projected_target_lies_on_its_instance(radius):
         assert abs(centres[0] - centres[1]) < 0.05
 
 
+def test_many_masks_have_the_targets_that_each_has_alone():
+    rng = np.random.default_rng(0)
+    masks = torch.from_numpy(rng.integers(0, 2, (detector.MASKS_AT_ONCE * 2 + 3, 24, 40)).astype(np.uint8))
+    corners = torch.from_numpy(rng.uniform(0, 20, (50, 2)).astype(np.float32))
+    boxes = torch.cat([corners, corners + 7.5], dim=1)
+    matched = torch.from_numpy(rng.integers(0, len(masks), 50))
+    together = detector.mask_targets(masks, boxes, matched, 14)
+    zero = torch.zeros(1, dtype=torch.int64)
+    for row in range(50):
+        alone = detector.mask_targets(masks[matched[row], None], boxes[row, None], zero, 14)
+        assert torch.equal(together[row], alone[0])
+    assert detector.mask_targets(masks[:0], boxes[:0], matched[:0], 14).shape == (0, 14, 14)
+
+
 def test_with_torchvision_s_targets_the_losses_are_torchvision_s(monkeypatch):
     torch.manual_seed(0)
     network = ImpNetwork(CONFIG).train().detector

@@ -41,7 +41,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from imp_trt.train import distributed, loop
-from imp_trt.train.run import Run, train_pair, train_stage_one
+from imp_trt.train.run import Run, train_stage_one, train_stage_two
 from tests.train.boxes import CONFIG, RECIPE, Boxes
 from tests.train.test_distributed import PLAIN_STEPS, SEMANTIC
 
@@ -57,7 +57,9 @@ with distributed.joined("cpu") as device:
     train_stage_one(Run(Boxes(), PLAIN_STEPS, 0, out / "semantic", device, quiet=True), SEMANTIC)
     recipe = replace(RECIPE, batch=2, stage_one=replace(RECIPE.stage_one, iterations=3))
     run = Run(Boxes(), recipe, 0, out / "whole", device, quiet=True)
-    train_stage_one(run, CONFIG)
+    first = train_stage_one(run, CONFIG)
+    second = replace(run, folder=out / "imp", recipe=replace(recipe, canvas_rate=10.0))
+    train_stage_two(second, CONFIG, first, "imp")
     real, calls = loop._step, []
     def stepping(*args):
         losses = real(*args)
@@ -119,11 +121,11 @@ def test_the_gradient_of_two_processes_is_that_of_one(two, tmp_path):
 
 @pytest.mark.slow
 def test_all_processes_have_the_same_weights(two):
-    for name in ("semantic", "whole", "cut"):
+    for name in ("semantic", "whole", "imp", "cut"):
         zero, one = (torch.load(two / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
         assert zero.keys() == one.keys()
         assert all(torch.equal(zero[n], one[n]) for n in zero), name
-        written = weights_of(two / name / "stage_one.safetensors")
+        written = weights_of(two / name / ("imp.safetensors" if name == "imp" else "stage_one.safetensors"))
         assert all(torch.equal(written[n], zero[n].detach().contiguous()) for n in zero), name
 
 

@@ -17,7 +17,7 @@ from imp_trt.train.batches import batch_stream, class_weights, draw_batch, hard_
 from imp_trt.train.config import Stage
 from imp_trt.train.dataset import CachedDataset
 from imp_trt.train.optimiser import Optimiser, parameter_groups
-from imp_trt.train.run import Run, train_stage_one
+from imp_trt.train.run import Run, train_stage_one, train_stage_two
 from tests.train.boxes import CLASSES, CONFIG, RECIPE, Boxes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -62,6 +62,39 @@ def test_resume_after_a_failure_is_bit_identical(tmp_path, monkeypatch, killed_a
     logs = [lines_of(tmp_path / n / "stage_one.jsonl") for n in ("whole", "cut")]
     assert [line["step"] for line in logs[0]] == [3, 6]
     assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"canvas_rate": 10.0},
+        {"canvas_source": "both", "precision": "bfloat16", "optimizer": "sgd"},
+    ],
+)
+def test_stage_two_with_imp_resumes_to_the_bit(tmp_path, monkeypatch, changes):
+    recipe = replace(RECIPE, stage_one=Stage(1, 1e-3), **changes)
+    first = trained(tmp_path / "first", recipe)
+
+    def second(folder):
+        run = Run(Boxes(), recipe, 0, tmp_path / folder, quiet=True, save_every=2)
+        return train_stage_two(run, CONFIG, first, "imp")
+
+    whole = weights_of(second("whole"))
+    real, calls = loop._step, []
+
+    def failing(*args):
+        calls.append(1)
+        if len(calls) > 3:
+            raise MemoryError
+        return real(*args)
+
+    monkeypatch.setattr(loop, "_step", failing)
+    with pytest.raises(MemoryError):
+        second("cut")
+    monkeypatch.setattr(loop, "_step", real)
+    resumed = weights_of(second("cut"))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert resumed["semantic.fuse.0.0.weight"][:, CONFIG.semantic_channels :].any()
 
 
 def test_another_seed_gives_other_weights(tmp_path):

@@ -16,7 +16,7 @@ CONTROL, HEADLINE = "panoptic-fpn", "panoptic-fpn-imp"
 CANVAS_ONLY = "mask-rcnn-imp"
 """The system whose class map is the canvas itself, against a constant background score."""
 
-BACKGROUND_SCORES = (0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8)
+BACKGROUND_SCORES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8)
 """What the sweep tries beside the score of the base cell."""
 
 

@@ -22,7 +22,7 @@ from imp_trt.train.ablation.results import (
     CellResult,
     machine_facts,
     read_result,
-    same_settings,
+    unlike_settings,
     write_json,
 )
 from imp_trt.train.config import Initial, Recipe
@@ -128,13 +128,15 @@ class Experiment:
         if not path.is_file():
             return False
         found = read_result(path)
-        same_classes = found.evaluation.classes == self.val.classes
-        if not (same_classes and same_settings(found.settings, self.settings(cell), cell.unused)):
+        unlike = unlike_settings(found.settings, self.settings(cell), cell.unused)
+        if found.evaluation.classes != self.val.classes:
+            unlike = "other classes"
+        if unlike is not None:
             raise UsageError(
                 f"{path} belongs to another experiment",
                 expected="the same data, classes, recipe, backbone and sizes",
-                got="results that were made with others",
-                fix="choose another folder with --results, or delete the file",
+                got=f"results made with {unlike}",
+                fix="choose another folder with --results",
             )
         return True
 
@@ -166,7 +168,7 @@ class Experiment:
                 self.data,
                 cell,
                 {**self.settings(cell), "stage_one": first.parent.name},
-                machine_facts(self.threads, self.device),
+                {**machine_facts(self.threads, self.device), **_trained_by(first, second)},
                 seconds,
                 sum(p.numel() for p in network.parameters()),
                 canvas,
@@ -200,6 +202,12 @@ class Experiment:
         network = ImpNetwork(replace(trained.config, **dict(VARIANTS[cell.variant].after)))
         network.load_state_dict(trained.state_dict())
         return save_checkpoint(model.with_name(f"{cell.variant}.safetensors"), network, metadata, self.half)
+
+
+def _trained_by(*checkpoints: Path) -> dict[str, list[str]]:
+    """Digests of the code that trained them: what is found done may be older than what scores it."""
+    found = [load_model(path)[1].get("code") for path in checkpoints]
+    return {"trained_by": [str(code) for code in found]} if all(found) else {}
 
 
 def _seconds(checkpoint: Path) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Collection, Mapping
@@ -15,6 +14,7 @@ from imp_trt.files import write_atomically
 from imp_trt.models.presets import SYSTEMS
 from imp_trt.platform_info import cpu_model, usable_cpus
 from imp_trt.train.ablation.cells import VARIANTS, Cell
+from imp_trt.train.code_digest import code_digest
 from imp_trt.train.config import Recipe, Stage
 from imp_trt.train.evaluate import Evaluation
 
@@ -34,7 +34,8 @@ class CellResult:
         settings: everything else that decides the numbers: data (as a command names it), backbone,
             input_size, init, half, recipe (as plain data), recipe_name, network, shown, train and val (split
             and number of pictures), and stage_one, the same for cells that share it.
-        machine: what it was trained and measured on.
+        machine: what it was trained and measured on. ``code`` is the digest of what measured it,
+            ``trained_by`` those of what trained its two stages, where the checkpoints tell.
         seconds: "stage_one" and "stage_two" of training, "evaluation".
         parameters: number of trained values of the network.
         canvas: recall and precision of the canvas; None without a detector.
@@ -141,10 +142,10 @@ def read_results(folder: Path) -> list[CellResult]:
     return [read_result(path) for path in paths]
 
 
-def same_settings(
+def unlike_settings(
     found: Mapping[str, Any], wanted: Mapping[str, Any], but: Collection[str] = frozenset()
-) -> bool:
-    """Whether results belong to the experiment at hand.
+) -> str | None:
+    """What keeps results from belonging to the experiment at hand, as "half: true, not false", or None.
 
     A field of the recipe that came later had its default when a file without it was made. Of the other
     settings those are compared that both sides name.
@@ -155,7 +156,7 @@ def same_settings(
     one, other = _completed(found), _completed(wanted)
     for name in but:
         one.get("recipe", {}).pop(name, None)
-    return _agree(one, other)
+    return _difference(one, other)
 
 
 def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,13 +176,18 @@ def _defaults(kind: type[Recipe] | type[Stage]) -> dict[str, Any]:
     return plain
 
 
-def _agree(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    for name in found.keys() & wanted.keys():
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    for name in found:
+        if name not in wanted:
+            continue
         one, other = found[name], wanted[name]
-        both = isinstance(one, Mapping) and isinstance(other, Mapping)
-        if not (_agree(one, other) if both else one == other):
-            return False
-    return True
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            inner = _difference(one, other)
+            if inner is not None:
+                return f"{name}.{inner}"
+        elif one != other:
+            return f"{name}: {json.dumps(one)}, not {json.dumps(other)}"
+    return None
 
 
 def machine_facts(threads: int, device: str) -> dict[str, Any]:
@@ -204,31 +210,6 @@ def machine_facts(threads: int, device: str) -> dict[str, Any]:
     if device.startswith("cuda"):
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts
-
-
-# Of the folders that schedule and show, what takes part in the scores; and so do results in pictures' pixels.
-_SCORING = ("canvas.py", "measure.py", "shown.py")
-_RESULTS = ("decode.py", "instances.py", "panoptic.py", "resize.py", "result.py")
-
-
-def code_digest() -> str:
-    """Short digest of the sources that decide a cell's numbers: a change of code shows on the page."""
-    import imp_trt
-    import imp_trt.models
-    import imp_trt.ops
-    import imp_trt.train
-
-    digest = hashlib.sha256()
-    for package in (imp_trt.models, imp_trt.ops, imp_trt.train):
-        folder = Path(package.__path__[0])
-        for path in sorted(folder.rglob("*.py")):
-            name = path.relative_to(folder)
-            if name.parts[0] not in ("ablation", "report") or name.name in _SCORING:
-                digest.update(f"{package.__name__}/{name.as_posix()}\0".encode())
-                digest.update(path.read_bytes())
-    for file in _RESULTS:
-        digest.update((Path(imp_trt.__file__).parent / file).read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def _unreadable(path: Path, error: Exception) -> InvalidInput:

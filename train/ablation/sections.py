@@ -6,7 +6,7 @@ import math
 import shlex
 from collections.abc import Iterable, Sequence
 
-from imp_trt.models.presets import SYSTEMS
+from imp_trt.models import presets
 from imp_trt.train.ablation.cells import (
     CANVAS_ONLY,
     CONTROL,
@@ -59,15 +59,17 @@ def setting_section(data: DataSummary) -> str:
     one, two = recipe["stage_one"], recipe["stage_two"]
     height, width = settings["input_size"]
     hours = _training_seconds(data) / 3600
+    start = "start at zero" if recipe["semantic_in_stage_one"] else "drawn"
     rows = [
         ("data", f"{settings['train']['images']} training, {settings['val']['images']} validation pictures"),
         ("classes", f"{len(data.classes.things)} things, {len(data.classes.stuff)} stuff"),
         ("network", f"{settings['backbone']} trunk, scored at {width}x{height}"),
+        ("heads", _heads(data)),
         ("first weights", "drawn, none pretrained" if settings["init"] == "scratch" else settings["init"]),
         ("recipe", f"`{settings['recipe_name']}`: {recipe['optimizer']}, batch {recipe['batch']}"),
         ("stage one", f"{one['iterations']} iterations, learning rate {one['peak']:g} to {one['end']:g}"),
         ("stage two", f"{two['iterations']} iterations, learning rate {two['peak']:g} to {two['end']:g}"),
-        ("weights on the canvas", f"start at zero, {_times(recipe.get('canvas_rate', 1.0))} learning rate"),
+        ("weights on the canvas", f"{start}, {_times(recipe.get('canvas_rate', 1.0))} learning rate"),
         ("seeds of the headline pair", ", ".join(map(str, data.common_seeds(CONTROL, HEADLINE))) or NONE),
         ("machine", "; ".join(sorted(data.machines))),
         ("training time", f"{hours:.1f} hours in all, shared first stages counted once"),
@@ -80,6 +82,24 @@ def setting_section(data: DataSummary) -> str:
         # A training that diverged leaves no result either; to call it "not run" would hide it.
         text += f"\n\nWithout a result (not run, or diverged): {_names(c.name for c in data.missing)}."
     return text
+
+
+def _heads(data: DataSummary) -> str:
+    settings = data.first.settings
+    height, width = settings["input_size"]
+    own, paper = (
+        presets.system(HEADLINE, data.classes, (height, width), backbone)
+        for backbone in (settings["backbone"], "resnet50")
+    )
+    sizes = [
+        (
+            f"pyramid of {config.fpn_channels} channels, semantic heads of {config.semantic_channels} with "
+            f"{config.head_norm} normalisation, {config.detector_config.proposals} proposals, "
+            f"{config.detector_config.detections} detections"
+        )
+        for config in (own, paper)
+    ]
+    return sizes[0] if own.head_norm == paper.head_norm else f"{sizes[0]} (the paper's: {sizes[1]})"
 
 
 def _times(factor: float) -> str:
@@ -119,7 +139,7 @@ def command_section(data: DataSummary) -> str:
 def systems_section(data: DataSummary) -> str:
     """All systems (Table 1 of the paper)."""
     rows = []
-    for system in sorted(SYSTEMS, key=list(SYSTEMS).index):
+    for system in sorted(presets.SYSTEMS, key=list(presets.SYSTEMS).index):
         found = data.of(system)
         if not found:
             rows.append([system, "none", *[NONE] * (len(TABLE_1) + 1)])
@@ -252,7 +272,7 @@ def time_section(data: DataSummary) -> str:
         return "Not measured (`imp-ablation --time`)."
     t = data.timing
     rows = []
-    for system in SYSTEMS:
+    for system in presets.SYSTEMS:
         if system in t["systems"]:
             s = t["systems"][system]
             ratio = NONE if s["ratio"] is None else f"{s['ratio']:.2f}"

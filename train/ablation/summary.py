@@ -12,7 +12,7 @@ from typing import Any
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
 from imp_trt.train.ablation.cells import Cell, plan
-from imp_trt.train.ablation.results import TIMING, TIMING_FORMAT, CellResult, read_results, same_settings
+from imp_trt.train.ablation.results import TIMING, TIMING_FORMAT, CellResult, read_results, unlike_settings
 from imp_trt.train.evaluate import Evaluation
 
 NOTES = "notes.md"
@@ -165,11 +165,12 @@ def read_summaries(folder: Path) -> list[DataSummary]:
 def _require_one_experiment(result: CellResult, others: Mapping[Cell, CellResult]) -> None:
     for other in others.values():
         free = _decided(result.cell) | _decided(other.cell)
-        if not same_settings(_shared(other.settings), _shared(result.settings), free):
+        unlike = unlike_settings(_shared(result.settings), _shared(other.settings), free)
+        if unlike is not None:
             raise InvalidInput(
                 f"results of {result.data}, cell {result.cell.name}",
                 expected=f"the settings of {other.cell.name}",
-                got="others: these are two experiments",
+                got=f"those of another experiment, {unlike}",
                 fix="keep each experiment's results in a folder of its own",
             )
         if other.evaluation.classes != result.evaluation.classes:

@@ -17,6 +17,7 @@ from imp_trt.train.ablation.experiment import Experiment
 from imp_trt.train.ablation.locks import Busy, claim
 from imp_trt.train.ablation.results import read_result, read_results
 from imp_trt.train.ablation.timing import time_systems
+from imp_trt.train.code_digest import code_digest
 from imp_trt.train.config import RECIPES, Stage
 from imp_trt.train.dataset import CachedDataset
 from imp_trt.train.datasets import open_dataset
@@ -112,8 +113,23 @@ def test_a_finished_cell_is_not_trained_again(filled):
 
 @pytest.mark.slow
 def test_results_of_another_recipe_are_refused(filled):
-    with pytest.raises(UsageError, match="another experiment"):
+    with pytest.raises(UsageError, match="another experiment") as refused:
         replace(filled, recipe=replace(TINY, batch=4)).done(PAIR[0])
+    assert "recipe.batch: 2, not 4" in str(refused.value)
+
+
+@pytest.mark.slow
+def test_a_result_names_the_code_that_trained_it(filled, monkeypatch):
+    """A cell whose checkpoints are found done may be scored anew by other code."""
+    path, trained = filled.path(PAIR[0]), code_digest()
+    assert read_result(path).machine["trained_by"] == [trained, trained]
+    kept = path.read_bytes()
+    path.unlink()
+    monkeypatch.setattr("imp_trt.train.ablation.results.code_digest", lambda: "another")
+    filled.fill(PAIR[0])
+    machine = read_result(path).machine
+    assert (machine["code"], machine["trained_by"]) == ("another", [trained, trained])
+    path.write_bytes(kept)
 
 
 @pytest.mark.slow

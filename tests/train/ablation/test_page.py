@@ -153,7 +153,7 @@ def test_all_variants_belong_to_one_experiment(tmp_path):
 def test_two_experiments_in_one_folder_are_refused(tmp_path):
     kept(tmp_path, made(Cell(CONTROL, "base", 0), 4))
     kept(tmp_path, made(Cell(CONTROL, "base", 1), 4, half=False))
-    with pytest.raises(InvalidInput, match="two experiments"):
+    with pytest.raises(InvalidInput, match="another experiment"):
         read_summaries(tmp_path)
 
 
