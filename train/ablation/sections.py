@@ -151,8 +151,8 @@ def systems_section(data: DataSummary) -> str:
     if len(data.classes.stuff) > 1 and data.of(CANVAS_ONLY):
         text += (
             f"\n\n`{CANVAS_ONLY}` predicts things and one background class. The other "
-            f"{len(data.classes.stuff) - 1} stuff classes count 0 in its mIoU and mAcc: compare its things. Its "
-            f"background score is {PINNED['background_score']} here; Variants has others."
+            f"{len(data.classes.stuff) - 1} stuff classes count 0 in its mIoU and mAcc: compare its things. "
+            f"Its background score is {PINNED['background_score']} here; Variants has others."
         )
     return text
 
