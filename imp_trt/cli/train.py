@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,10 @@ from imp_trt.errors import UsageError
 if TYPE_CHECKING:
     from imp_trt.classes import ClassTable
     from imp_trt.models.config import ModelConfig
-    from imp_trt.resize import Fit
     from imp_trt.train.config import Recipe
     from imp_trt.train.run import Run
+
+_log = logging.getLogger(__name__)
 
 EXAMPLES = """examples:
   imp-train --data scenes --recipe smoke -o runs/first
@@ -157,6 +159,8 @@ def _train(options: argparse.Namespace) -> int:
         )
         if not quiet:
             _say_plan(options, run, config)
+        if distributed.rank() == 0:
+            _warn(run, config)
         written = {"stage_one": train_stage_one(run, config)}
         if options.stage in ("all", "imp"):
             name = "imp" if config.imp else "plain"
@@ -221,20 +225,22 @@ def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> Non
         f"recipe {options.recipe}: {parts}, batches of {plan.batch}, {plan.precision}, on {run.device}"
         f"{processes}, seed {run.seed}; results in {run.folder}"
     )
+    say_padding(Fit.of(run.dataset[0].size, InputContract(*config.input_size)))
+
+
+def _warn(run: Run, config: ModelConfig) -> None:
+    """What costs accuracy: a detector that nothing trained, things at sizes that the network will not see."""
+    from imp_trt.manifest import InputContract
+    from imp_trt.resize import Fit
+
+    plan = run.recipe
     untrained = not plan.stage_one.iterations and run.initial != "coco"
     if config.detector and plan.stage_two.iterations and untrained:
-        say(
-            "WARNING: stage one has no steps and no COCO weights stand for it: stage two begins with a "
-            "detector that finds nothing; choose --iterations ONE TWO, --recipe cityscapes-imagenet, or "
-            "--init coco"
+        _log.warning(
+            "stage one has no steps and no COCO weights stand for it: stage two begins with a detector that "
+            "finds nothing; choose --iterations ONE TWO, --recipe cityscapes-imagenet, or --init coco"
         )
     fit = Fit.of(run.dataset[0].size, InputContract(*config.input_size))
-    say_padding(fit)
-    _say_scale(fit, plan)
-
-
-def _say_scale(fit: Fit, plan: Recipe) -> None:
-    """A warning if training shows things at other sizes than the network will see."""
     shown = fit.resized[0] / fit.frame[0]
     low, high = plan.scales(fit.frame)
     if low / 1.1 <= shown <= high * 1.1:
@@ -242,10 +248,15 @@ def _say_scale(fit: Fit, plan: Recipe) -> None:
     remedy = f"scale={shown * 0.75:.2g},{shown * 1.5:.2g}"
     if plan.short_sides:
         remedy = f"short_sides={min(fit.resized)},"
-    say(
-        f"WARNING: the network will see pictures of {fit.frame[1]}x{fit.frame[0]} at {shown:.2f} of their "
-        f"size, but the recipe trains at {low:.2f} to {high:.2f} of it, which costs accuracy; choose --set "
-        f"{remedy} or another --input-size"
+    _log.warning(
+        "the network will see pictures of %dx%d at %.2f of their size, but the recipe trains at %.2f to %.2f "
+        "of it, which costs accuracy; choose --set %s or another --input-size",
+        fit.frame[1],
+        fit.frame[0],
+        shown,
+        low,
+        high,
+        remedy,
     )
 
 

@@ -1,6 +1,6 @@
 """Which background score suits semantics straight from the canvas, with the detector of a trained checkpoint.
 
-python -m tests.bench.bench_background_score MODEL.safetensors --data camvid:DIR [--split val] [--every 1]
+python -m tests.bench.bench_background_score MODEL.safetensors --data camvid:DIR [--split val] [--limit N]
 
 The detector is the model's own; its semantic head is left out, as in mask-rcnn-imp.
 """
@@ -16,7 +16,7 @@ from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.segmenter import Segmenter
 from imp_trt.train.datasets import open_dataset
-from imp_trt.train.metrics.semantic import ConfusionMatrix
+from imp_trt.train.evaluate import evaluate
 
 SCORES = (0.05, 0.1, 0.2, 0.3, 0.5)
 
@@ -37,18 +37,14 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", required=True)
     parser.add_argument("--split", default="val")
-    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--limit", type=int, help="only the first so many pictures")
     options = parser.parse_args()
     data = open_dataset(options.data, options.split)
     print("background score, mIoU %, mIoU of things %")
     with TemporaryDirectory() as folder:
         for score in SCORES:
             with Segmenter(canvas_only(options.model, score, Path(folder)), threads=1) as segmenter:
-                matrix = ConfusionMatrix(len(data.classes))
-                for index in range(0, len(data), options.every):
-                    sample = data[index]
-                    matrix.add(sample.semantic, segmenter.run(sample.image).semantic)
-            scores = matrix.scores(data.classes)
+                scores = evaluate(segmenter.run, data, limit=options.limit).semantic
             print(f"{score:.2f}  {100 * scores.mean_iou:.2f}  {100 * scores.thing_iou:.2f}")
 
 

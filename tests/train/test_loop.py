@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -37,24 +38,30 @@ def trained(folder, recipe, **changes):
     return train_stage_one(replace(run, **changes), CONFIG)
 
 
-@pytest.mark.parametrize("killed_at", [1, 4, 5])
-def test_resume_after_a_failure_is_bit_identical(tmp_path, monkeypatch, killed_at):
-    monkeypatch.setattr(log, "LOG_EVERY", 3)
-    whole = trained(tmp_path / "whole", RECIPE)
+@contextmanager
+def dying_after(steps, monkeypatch):
+    """A training in here fails in the step after so many."""
     real, calls = loop._step, []
 
     def failing(*args):
         calls.append(1)
-        if len(calls) > killed_at:
+        if len(calls) > steps:
             raise MemoryError
         return real(*args)
 
-    monkeypatch.setattr(loop, "_step", failing)
-    with pytest.raises(MemoryError):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_step", failing)
+        yield
+
+
+@pytest.mark.parametrize("killed_at", [1, 4, 5])
+def test_resume_after_a_failure_is_bit_identical(tmp_path, monkeypatch, killed_at):
+    monkeypatch.setattr(log, "LOG_EVERY", 3)
+    whole = trained(tmp_path / "whole", RECIPE)
+    with dying_after(killed_at, monkeypatch), pytest.raises(MemoryError):
         trained(tmp_path / "cut", RECIPE, save_every=2)
     assert (tmp_path / "cut" / "stage_one.resume.pt").is_file() == (killed_at > 2)
     assert not (tmp_path / "cut" / "stage_one.safetensors").exists()
-    monkeypatch.setattr(loop, "_step", real)
     resumed = weights_of(trained(tmp_path / "cut", RECIPE))
     wanted = weights_of(whole)
     assert all(torch.equal(resumed[name], wanted[name]) for name in wanted)
@@ -80,18 +87,8 @@ def test_stage_two_with_imp_resumes_to_the_bit(tmp_path, monkeypatch, changes):
         return train_stage_two(run, CONFIG, first, "imp")
 
     whole = weights_of(second("whole"))
-    real, calls = loop._step, []
-
-    def failing(*args):
-        calls.append(1)
-        if len(calls) > 3:
-            raise MemoryError
-        return real(*args)
-
-    monkeypatch.setattr(loop, "_step", failing)
-    with pytest.raises(MemoryError):
+    with dying_after(3, monkeypatch), pytest.raises(MemoryError):
         second("cut")
-    monkeypatch.setattr(loop, "_step", real)
     resumed = weights_of(second("cut"))
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
     assert resumed["semantic.fuse.0.0.weight"][:, CONFIG.semantic_channels :].any()
@@ -274,18 +271,8 @@ def test_a_run_on_cuda_continues_within_tolerance(tmp_path, monkeypatch, precisi
     start, whole = (
         weights_of(trained(tmp_path / n, p, device="cuda")) for n, p in (("start", still), ("whole", plan))
     )
-    real, calls = loop._step, []
-
-    def failing(*args):
-        calls.append(1)
-        if len(calls) > 2:
-            raise MemoryError
-        return real(*args)
-
-    monkeypatch.setattr(loop, "_step", failing)
-    with pytest.raises(MemoryError):
+    with dying_after(2, monkeypatch), pytest.raises(MemoryError):
         trained(tmp_path / "cut", plan, device="cuda", save_every=2)
-    monkeypatch.setattr(loop, "_step", real)
     resumed = weights_of(trained(tmp_path / "cut", plan, device="cuda"))
     names = [n for n, v in start.items() if v.ndim >= 2]
     moved = torch.cat([(whole[n] - start[n]).flatten() for n in names])

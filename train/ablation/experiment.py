@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -157,9 +158,11 @@ class Experiment:
             model = self._changed(cell, second) if variant.after else second
             started = time.perf_counter()
             evaluation, canvas = measure(model, variant, self.val, self.limit, self.threads, self.device)
+            made = [load_model(path)[1] for path in (first, second)]
+            one, two = (float(metadata.get("seconds", 0.0)) for metadata in made)
             seconds = {
-                "stage_one": _seconds(first),
-                "stage_two": _seconds(second),
+                "stage_one": one,
+                "stage_two": two,
                 "evaluation": round(time.perf_counter() - started, 1),
             }
             curve = (*_curve(first, 1), *_curve(second, 2)) if variant.trains else ()
@@ -168,7 +171,7 @@ class Experiment:
                 self.data,
                 cell,
                 {**self.settings(cell), "stage_one": first.parent.name},
-                {**machine_facts(self.threads, self.device), **_trained_by(first, second)},
+                {**machine_facts(self.threads, self.device), **_trained_by(made)},
                 seconds,
                 sum(p.numel() for p in network.parameters()),
                 canvas,
@@ -204,14 +207,10 @@ class Experiment:
         return save_checkpoint(model.with_name(f"{cell.variant}.safetensors"), network, metadata, self.half)
 
 
-def _trained_by(*checkpoints: Path) -> dict[str, list[str]]:
-    """Digests of the code that trained them: what is found done may be older than what scores it."""
-    found = [load_model(path)[1].get("code") for path in checkpoints]
+def _trained_by(made: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Digests of the code that trained checkpoints of this metadata: what is found done may be older."""
+    found = [metadata.get("code") for metadata in made]
     return {"trained_by": [str(code) for code in found]} if all(found) else {}
-
-
-def _seconds(checkpoint: Path) -> float:
-    return float(load_model(checkpoint)[1].get("seconds", 0.0))
 
 
 def _curve(checkpoint: Path, stage: int) -> tuple[dict[str, Any], ...]:
