@@ -307,7 +307,7 @@ RECIPES: dict[str, Recipe] = {
         batch=2,
         crop=(128, 128),
     ),
-    # From scratch on two CPU cores: the bundled demo weights (forty minutes), CamVid, clothing.
+    # From scratch on two CPU cores: the bundled demo weights (half an hour), CamVid, clothing.
     "scenes": _SCENES,
     "camvid": _CAMVID,
     "ccp": _CCP,
