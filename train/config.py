@@ -101,7 +101,7 @@ class Recipe:
             percent", which leaves open whether these were tried or mixed. Empty: all pixels.
         canvas_source: what the canvas shows in stage two: predicted detections (as at test time),
             the ground truth's boxes and classes at score 1 with the masks that the network predicts
-            in them, or both.
+            in them, or both (the predictions then without a gradient).
         canvas_detections: at most this many detections of an image are projected in training.
         canvas_gradient: "all" lets the semantic loss reach the pyramid through the canvas, as the
             paper does; "heads" stops it at the box and mask heads, which saves two RoIAlign
@@ -184,6 +184,11 @@ class Recipe:
             raise UsageError("clip", expected="a positive norm, or None", got=self.clip)
         if not 0 <= self.freeze_stages <= 5:
             raise UsageError("freeze_stages", expected="0 to 5", got=self.freeze_stages)
+
+    def lasting(self, one: int, two: int) -> Recipe:
+        """The same recipe with other lengths of its stages; a stage without steps gets the other's schedule."""
+        shape = self.stage_one if self.stage_one.iterations else self.stage_two
+        return replace(self, stage_one=shape.lasting(one), stage_two=self.stage_two.lasting(two))
 
     @property
     def rate_factor(self) -> float:

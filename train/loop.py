@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from imp_trt.errors import ImpTrtError
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train import distributed
@@ -23,7 +22,7 @@ from imp_trt.train.batches import batch_stream, class_weights, hard_share
 from imp_trt.train.code_digest import code_digest
 from imp_trt.train.log import TrainingLog
 from imp_trt.train.losses import StageLosses, trains_semantic
-from imp_trt.train.optimiser import Optimiser
+from imp_trt.train.optimiser import Optimiser, TrainingDiverged
 from imp_trt.train.schedule import learning_rate
 from imp_trt.train.state import (
     StopRequest,
@@ -38,10 +37,6 @@ if TYPE_CHECKING:
     from imp_trt.train.run import Run
 
 _LOGGER = logging.getLogger("imp_trt.train")
-
-
-class TrainingDiverged(ImpTrtError):
-    """A loss is no longer finite: lower the learning rate or the clip norm."""
 
 
 def finished(run: Run, name: str, identity: str) -> Path | None:
@@ -76,7 +71,7 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
         TimeBudgetSpent: the run's deadline has come; its state is saved.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved, or the checkpoint after the
             last step.
-        TrainingDiverged: a loss is not finite.
+        TrainingDiverged: a loss or a gradient is not finite.
         CheckpointError: the saved state is damaged.
     """
     plan = run.recipe.stage_one if stage == 1 else run.recipe.stage_two

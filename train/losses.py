@@ -126,7 +126,11 @@ def _canvas_inputs(
         found = Detections(
             found.boxes[:, :n], found.scores[:, :n], found.labels[:, :n], found.counts.clamp(max=n)
         )
-        parts.append((found, network.detector.masks(features, found)))
+        masks = network.detector.masks(features, found)
+        if source == "both":
+            # The truth covers them where they are right. What gradient is left would only lower scores.
+            found, masks = replace(found, scores=found.scores.detach()), masks.detach()
+        parts.append((found, masks))
     if source in ("ground-truth", "both"):
         found = _ground_truth(batch, recipe.canvas_detections)
         parts.append((found, network.detector.masks(features, found)))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from imp_trt.errors import ImpTrtError
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.semantic import SemanticHead
 from imp_trt.train.config import Recipe
+
+
+class TrainingDiverged(ImpTrtError):
+    """A loss or a gradient is no longer finite: lower the learning rate or the clip norm."""
 
 
 class Optimiser:
@@ -46,14 +52,25 @@ class Optimiser:
         Args:
             total: [] the loss.
             rate: learning rate of this step; a group's own factor comes on top.
+
+        Raises:
+            TrainingDiverged: a gradient is not finite; the weights are as before. With float16 such a
+                step is left out and the loss scaled down instead.
         """
         for group in self._update.param_groups:
             group["lr"] = rate * group["factor"]
         self._update.zero_grad(set_to_none=True)
         self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-        if self._clip is not None:
-            self._scaler.unscale_(self._update)
-            nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        self._scaler.unscale_(self._update)
+        # A norm without bound is asked for where nothing is clipped: the factor is 1 to the bit.
+        norm = nn.utils.clip_grad_norm_(self._parameters, math.inf if self._clip is None else self._clip)
+        if not self._scaler.is_enabled() and not norm.isfinite():
+            raise TrainingDiverged(
+                "training",
+                expected="finite gradients",
+                got=f"a norm of {norm.item()}",
+                fix="lower the learning rate",
+            )
         before = None if self._canvas_kernel is None else self._canvas_kernel.clone()
         self._scaler.step(self._update)
         self._scaler.update()

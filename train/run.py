@@ -270,6 +270,13 @@ def _check(run: Run, config: ModelConfig) -> None:
             got="initial 'scratch'",
             fix="--init imagenet or coco, or --set freeze_stages=0",
         )
+    if config.norm == "frozen_batch" and run.initial == "scratch":
+        raise UsageError(
+            "frozen norms",
+            expected="pretrained statistics to keep",
+            got="initial 'scratch'",
+            fix="--norm group or batch, or --init imagenet or coco",
+        )
 
 
 def _semantic(names: Any) -> set[str]:

@@ -180,7 +180,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     plan = recipe(options.recipe)
     if options.iterations:
         one, two = options.iterations
-        plan = replace(plan, stage_one=plan.stage_one.lasting(one), stage_two=plan.stage_two.lasting(two))
+        plan = plan.lasting(one, two)
     if options.batch:
         plan = replace(plan, batch=options.batch)
     return changed(plan, options.settings)

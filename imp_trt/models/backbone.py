@@ -20,12 +20,19 @@ STRIDES = (4, 8, 16, 32)
 COMPACT_WIDTHS = (48, 96, 160, 256)
 
 
+class FrozenNorm(FrozenBatchNorm2d):
+    """torchvision's, with outputs in the type of the inputs: its float32 ones would undo autocast behind it."""
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W]
+        return super().forward(x).to(x.dtype)
+
+
 def norm_layer(kind: str) -> Callable[[int], nn.Module]:
     """Factory of a normalisation layer for a number of channels: batch, frozen_batch, group or none."""
     if kind == "batch":
         return nn.BatchNorm2d
     if kind == "frozen_batch":
-        return lambda channels: FrozenBatchNorm2d(channels)
+        return lambda channels: FrozenNorm(channels)
     if kind == "group":
         return lambda channels: nn.GroupNorm(_groups(channels), channels)
     return lambda channels: nn.Identity()

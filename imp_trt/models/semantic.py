@@ -57,7 +57,10 @@ class SemanticHead(nn.Module):
         """Pyramid and canvas [B, C, H/4, W/4] (None with IMP off) -> logits [B, K, H/4, W/4]."""
         x = self._gather(features)
         if canvas is not None:
-            x = torch.cat([x, canvas.to(x.dtype)], dim=1)
+            # Tensors of unlike layouts are joined in the default one, in which what follows is slower.
+            channels_last = x.is_contiguous(memory_format=torch.channels_last)
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            x = torch.cat([x, canvas.to(x.dtype, memory_format=layout)], dim=1)
         logits: Tensor = self.classify(self.fuse(x))
         return logits
 

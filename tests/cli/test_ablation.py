@@ -14,7 +14,7 @@ from imp_trt.cli import ablation
 from imp_trt.train.ablation.cells import CONTROL, HEADLINE, Cell
 from imp_trt.train.ablation.experiment import Experiment
 from imp_trt.train.ablation.results import write_json
-from imp_trt.train.loop import TrainingDiverged
+from imp_trt.train.optimiser import TrainingDiverged
 from tests.train.ablation.made import made
 
 

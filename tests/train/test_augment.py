@@ -170,7 +170,10 @@ def test_whole_pictures_have_one_of_the_short_sides(seed, size, sides, longest) 
     if short not in sides:
         assert longest is not None
         assert long == longest
-    assert abs(long / short - max(size) / min(size)) <= 0.51 * (1 / short + long / short**2)
+    # One scale, of which both sides are rounded.
+    low = max((side - 0.5) / whole for side, whole in ((short, min(size)), (long, max(size))))
+    high = min((side + 0.5) / whole for side, whole in ((short, min(size)), (long, max(size))))
+    assert low <= high + 1e-9
 
 
 def test_every_short_side_comes_up_equally_often() -> None:

@@ -51,6 +51,18 @@ def test_a_stage_of_another_length_keeps_its_shape():
     assert recipe("vcp").stage_two.lasting(0).iterations == 0
 
 
+def test_a_stage_one_that_the_recipe_leaves_out_is_trained_by_the_schedule_of_stage_two():
+    # COCO's weights stand for it in "cityscapes"; where they do not, it must not run at a constant rate.
+    plan = recipe("cityscapes").lasting(1300, 650)
+    assert (plan.stage_one.iterations, plan.stage_one.milestones) == (1300, (800, 1100))
+    assert (plan.stage_two.iterations, plan.stage_two.milestones) == (650, (400, 550))
+    whole = recipe("cityscapes").lasting(130_000, 130_000)
+    assert whole.stage_one == recipe("cityscapes-imagenet").stage_one
+    assert recipe("cityscapes").lasting(0, 9).stage_one.iterations == 0
+    vcp = recipe("vcp").lasting(7, 14)
+    assert (vcp.stage_one, vcp.stage_two) == (recipe("vcp").stage_one.lasting(7), recipe("vcp").stage_two.lasting(14))
+
+
 def test_rates_follow_the_batch_only_where_they_were_chosen_for_one():
     assert recipe("vcp", {"batch": 4}).rate_factor == 0.5
     assert recipe("cityscapes").rate_factor == 1.0

@@ -13,11 +13,12 @@ import torch
 from imp_trt.models.checkpoint import load_model
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
-from imp_trt.train import log, loop
+from imp_trt.train import batches, log, loop
+from imp_trt.train.augment import ColourJitter
 from imp_trt.train.batches import batch_stream, class_weights, draw_batch, hard_share
 from imp_trt.train.config import Stage
 from imp_trt.train.dataset import CachedDataset
-from imp_trt.train.optimiser import Optimiser, parameter_groups
+from imp_trt.train.optimiser import Optimiser, TrainingDiverged, parameter_groups
 from imp_trt.train.run import Run, train_stage_one, train_stage_two
 from tests.train.boxes import CLASSES, CONFIG, RECIPE, Boxes
 
@@ -110,8 +111,60 @@ def test_losses_fall(tmp_path):
 def test_diverging_training_stops(tmp_path, monkeypatch):
     nan = torch.tensor(float("nan"), requires_grad=True)
     monkeypatch.setattr(loop.StageLosses, "forward", lambda *_: {"semantic": nan})
-    with pytest.raises(loop.TrainingDiverged, match="lower the learning rate"):
+    with pytest.raises(TrainingDiverged, match="lower the learning rate"):
         trained(tmp_path, RECIPE)
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_gradient_that_is_not_finite_changes_no_weight(clip):
+    # The root's loss is 0, its slope there infinite, and clipping would spread that to every weight.
+    network = ImpNetwork(CONFIG)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    update = Optimiser(network, replace(RECIPE, clip=clip), "cpu")
+    loss = sum(p.sum() for p in network.parameters()).mul(0).sqrt()
+    assert loss == 0
+    with pytest.raises(TrainingDiverged, match="finite gradients"):
+        update.step(loss, 0.01)
+    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
+
+
+def test_without_clipping_gradients_are_used_as_they_are():
+    network = ImpNetwork(CONFIG)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    plan = replace(RECIPE, optimizer="sgd", clip=None, weight_decay=0.0, bias_rate=2.0)
+    Optimiser(network, plan, "cpu").step(sum(1000 * p.sum() for p in network.parameters()), 0.5)
+    for name, p in network.named_parameters():
+        rate = 1000 if name.endswith("bias") else 500
+        assert torch.equal(p, before[name] - rate), name
+
+
+def test_rates_and_hard_shares_of_the_recipe_reach_the_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(log, "LOG_EVERY", 1)
+    shares = []
+    forward = loop.StageLosses.forward
+
+    def watched(self, batch, share):
+        shares.append(share)
+        return forward(self, batch, share)
+
+    monkeypatch.setattr(loop.StageLosses, "forward", watched)
+    plan = replace(RECIPE, stage_one=Stage(3, 1e-3, 5e-4, warmup=1), semantic_in_stage_one=True)
+    trained(tmp_path / "plain", plan)
+    assert shares == [None] * 3
+    shares.clear()
+    several = replace(plan, bootstrap=(0.1, 0.25, 0.5), base_batch=2 * plan.batch)
+    trained(tmp_path / "shares", several)
+    assert shares == [hard_share(several, (0, 1, step)) for step in range(3)]
+    plain, halved = ([x["lr"] for x in lines_of(tmp_path / n / "stage_one.jsonl")] for n in ("plain", "shares"))
+    assert halved == pytest.approx([rate / 2 for rate in plain])
+
+
+def test_colours_of_the_recipe_reach_the_pictures(monkeypatch):
+    asked = []
+    monkeypatch.setattr(batches, "ColourJitter", lambda *values: asked.append(values) or ColourJitter(*values))
+    draw_batch(Boxes(), CLASSES, replace(RECIPE, colour=0.3, batch=1), (0, 1, 0))
+    draw_batch(Boxes(), CLASSES, replace(RECIPE, colour=0.3, hue=0.4, batch=1), (0, 1, 0))
+    assert asked == [pytest.approx((0.3, 0.3, 0.3, 0.03)), (0.3, 0.3, 0.3, 0.4)]
 
 
 def test_quiet_runs_draw_no_bar_and_others_estimate_their_time(tmp_path, capsys, caplog, monkeypatch):
@@ -144,6 +197,7 @@ def test_lower_precision_trains(tmp_path, precision):
     moved = torch.cat([(changed[n] - start[n]).flatten() for n in kernels])
     wanted = torch.cat([(exact[n] - start[n]).flatten() for n in kernels])
     assert torch.nn.functional.cosine_similarity(moved, wanted, dim=0) > 0.8
+    assert not torch.equal(moved, wanted), "autocast is off"
 
 
 def test_the_paper_s_optimiser_with_a_frozen_trunk(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train.batches import draw_batch
 from imp_trt.train.losses import StageLosses, semantic_loss, trains_semantic
+from tests.support.networks import detecting_network
 from tests.train.boxes import CLASSES, CONFIG, RECIPE, Boxes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -171,6 +172,57 @@ def test_with_heads_the_canvas_does_not_reach_the_pyramid(monkeypatch):
     for part, name in REACHED.items():
         # The pyramid still feeds the semantic head; what would pass the canvas is missing.
         assert gradients.agrees(name) == (part not in ("pyramid", "trunk")), part
+
+
+def projected(monkeypatch, source, detections):
+    """What stage two projects on its canvas: detections and masks, and the batch they belong to."""
+    torch.manual_seed(0)
+    network = detecting_network(CONFIG).train()
+    project, seen = network.project, []
+    monkeypatch.setattr(network, "project", lambda *args: seen.append(args) or project(*args))
+    batch = draw_batch(Boxes(), CLASSES, RECIPE, (0, 2, 0))
+    plan = replace(RECIPE, canvas_source=source, canvas_detections=detections)
+    losses = StageLosses(network, plan, 2, None)(batch)
+    [(found, masks, *_)] = seen
+    return found, masks, batch, losses["semantic"]
+
+
+def shows_the_truth(found, batch, row):
+    """Whether the slots from `row` on are the labelled boxes at score 1, then nothing."""
+    return all(
+        found.boxes[i, row : row + len(t["boxes"])].equal(t["boxes"])
+        and found.labels[i, row : row + len(t["boxes"])].equal(t["labels"] - 1)
+        and found.scores[i, row:].tolist() == [1.0] * len(t["boxes"]) + [0.0] * (6 - len(t["boxes"]))
+        for i, t in enumerate(batch.instances)
+    )
+
+
+def test_the_canvas_shows_predictions(monkeypatch):
+    found, masks, batch, _ = projected(monkeypatch, "predicted", 6)
+    assert found.scores.shape == masks.shape[:2] == (2, 6)
+    assert ((found.scores > 0) & (found.scores < 1)).any()
+    assert not shows_the_truth(found, batch, 0)
+    assert found.scores.requires_grad
+    assert projected(monkeypatch, "predicted", 3)[0].scores.equal(found.scores[:, :3])
+
+
+def test_the_canvas_shows_the_truth(monkeypatch):
+    found, masks, batch, _ = projected(monkeypatch, "ground-truth", 6)
+    assert shows_the_truth(found, batch, 0)
+    assert masks.requires_grad
+
+
+def test_the_canvas_shows_both_and_the_predictions_then_carry_no_gradient(monkeypatch):
+    # The truth lies on them where they are right: the gradient that is left would only lower scores.
+    predicted = projected(monkeypatch, "predicted", 6)[0]
+    found, masks, batch, loss = projected(monkeypatch, "both", 6)
+    assert found.scores.shape == masks.shape[:2] == (2, 12)
+    assert found.scores[:, :6].equal(predicted.scores)
+    assert shows_the_truth(found, batch, 6)
+    assert found.counts.equal(predicted.counts + torch.tensor([len(t["boxes"]) for t in batch.instances]))
+    assert not found.scores.requires_grad
+    in_masks = torch.autograd.grad(loss, masks)[0].abs().sum(dim=(2, 3))
+    assert in_masks[:, 6:].any()
 
 
 def test_boxes_carry_no_gradient(monkeypatch):

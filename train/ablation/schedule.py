@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from imp_trt.errors import ImpTrtError
 from imp_trt.train.ablation.cells import Cell
 from imp_trt.train.ablation.locks import Busy
-from imp_trt.train.loop import TrainingDiverged
+from imp_trt.train.optimiser import TrainingDiverged
 from imp_trt.train.state import TimeBudgetSpent
 
 POLL_SECONDS = 20.0

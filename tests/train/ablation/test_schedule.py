@@ -8,7 +8,7 @@ from imp_trt.errors import CheckpointError, ImpTrtError
 from imp_trt.train.ablation.cells import CONTROL, HEADLINE, Cell
 from imp_trt.train.ablation.locks import Busy
 from imp_trt.train.ablation.schedule import POLL_SECONDS, fill
-from imp_trt.train.loop import TrainingDiverged
+from imp_trt.train.optimiser import TrainingDiverged
 from imp_trt.train.state import TimeBudgetSpent
 
 A, B, C = Cell(CONTROL, "base", 0), Cell(HEADLINE, "base", 0), Cell(CONTROL, "base", 1)
