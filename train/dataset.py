@@ -26,9 +26,9 @@ class Sample:
         semantic: [H, W] uint8 class index, 255 = ignore.
         instances: [H, W] int32, 0 = no instance, k >= 1 = pixel of instance k. The class of an
             instance is the semantic class of its pixels, the same thing class for all of them.
-        crowd: [H, W] bool, or None where there is none: pixels of crowds, whose class is annotated but
-            whose instances are not told apart. Their semantic class is valid, their instance number
-            is 0, and detections there are neither right nor wrong.
+        crowd: [H, W] uint16, 0 = no crowd, k >= 1 = pixel of crowd k; or None where there is none. A
+            crowd's class is annotated, but its instances are not told apart: its semantic class is
+            valid, its instance number is 0, and detections there are neither right nor wrong.
 
     Raises:
         DatasetError: an array has another dtype, the sizes disagree, or an instance lies in a crowd.
@@ -37,7 +37,7 @@ class Sample:
     image: NDArray[np.uint8]
     semantic: NDArray[np.uint8]
     instances: NDArray[np.int32]
-    crowd: NDArray[np.bool_] | None = None
+    crowd: NDArray[np.uint16] | None = None
 
     def __post_init__(self) -> None:
         size = self.image.shape[:2]
@@ -47,7 +47,7 @@ class Sample:
             ("instances", self.instances, size, np.int32),
         ]
         if self.crowd is not None:
-            wanted.append(("crowd", self.crowd, size, np.bool_))
+            wanted.append(("crowd", self.crowd, size, np.uint16))
         for name, array, shape, dtype in wanted:
             if array.shape != shape or array.dtype != dtype or array.size == 0:
                 raise DatasetError(
@@ -55,7 +55,7 @@ class Sample:
                     expected=f"{np.dtype(dtype).name} {list(shape)} with at least one pixel",
                     got=f"{array.dtype.name} {list(array.shape)}",
                 )
-        if self.crowd is not None and self.instances[self.crowd].any():
+        if self.crowd is not None and self.instances[self.crowd > 0].any():
             raise DatasetError("sample.crowd", expected="instance number 0 in crowds", got="an instance")
 
     @property
@@ -88,7 +88,7 @@ class Dataset(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
-_Kept = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.generic], NDArray[np.bool_] | None]
+_Kept = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.generic], NDArray[np.uint16] | None]
 
 
 class SampleCache:

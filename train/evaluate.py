@@ -133,13 +133,7 @@ def evaluate(
     for index in range(count):
         sample = dataset[index]
         result = predict(sample.image)
-        if result.classes.names != classes.names:
-            raise InvalidInput(
-                "classes of the predictor",
-                expected=f"those of the data set: {', '.join(classes.names)}",
-                got=", ".join(result.classes.names),
-                fix="score the model on the data set it was trained for",
-            )
+        require_same_classes("classes of the predictor", result.classes, classes)
         for measure in (semantic, *others.values()):
             measure.add(sample, result)
         times.append(dict(result.timing))
@@ -149,6 +143,21 @@ def evaluate(
     return Evaluation(
         dataset.name, classes, count, semantic.scores(), milliseconds=_milliseconds(times), **scores
     )
+
+
+def require_same_classes(what: str, found: ClassTable, wanted: ClassTable) -> None:
+    """Refuse to score classes of other names or other things than the data set's.
+
+    Raises:
+        InvalidInput: they differ; ``what`` says whose they are.
+    """
+    if (found.names, found.things) != (wanted.names, wanted.things):
+        raise InvalidInput(
+            what,
+            expected=f"those of the data set: {', '.join(wanted.names)}; things {list(wanted.things)}",
+            got=f"{', '.join(found.names)}; things {list(found.things)}",
+            fix="score the model on the data set it was trained for",
+        )
 
 
 def measurable(manifest: Manifest) -> tuple[str, ...]:

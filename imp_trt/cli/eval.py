@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from imp_trt.cli.common import (
     say,
     say_padding,
 )
-from imp_trt.errors import InvalidInput, UsageError
+from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
     from imp_trt.segmenter import Segmenter
@@ -66,6 +67,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from imp_trt.resize import Fit
     from imp_trt.segmenter import Segmenter
     from imp_trt.train.datasets import open_dataset
+    from imp_trt.train.evaluate import require_same_classes
     from imp_trt.train.report.tables import tables
 
     _check_outputs(options)
@@ -77,7 +79,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         models: list[tuple[str, Segmenter]] = []
         for name, path in zip(_names(paths), paths, strict=True):
             segmenter = stack.enter_context(Segmenter(path, threads=options.threads))
-            _check_classes(path, segmenter, dataset)
+            require_same_classes(f"classes of {path}", segmenter.classes, dataset.classes)
+            _check_measures(path, segmenter, options.measure or ())
             models.append((name, segmenter))
         if not options.quiet:
             say_padding(Fit.of(dataset[0].size, models[-1][1].manifest.input))
@@ -168,13 +171,15 @@ def _write(
     say(f"report: {path}")
 
 
-def _check_classes(path: Path, segmenter: Segmenter, dataset: Dataset) -> None:
-    if segmenter.classes.names != dataset.classes.names:
-        raise InvalidInput(
-            f"classes of {path}",
-            expected=f"those of the data set: {', '.join(dataset.classes.names)}",
-            got=", ".join(segmenter.classes.names),
-            fix="score the model on the data set it was trained for",
+def _check_measures(path: Path, segmenter: Segmenter, measures: Sequence[str]) -> None:
+    from imp_trt.train.evaluate import measurable
+
+    possible = measurable(segmenter.manifest)
+    if not set(measures) <= set(possible):
+        raise UsageError(
+            f"--measure for {path}, which has no detector",
+            expected=f"some of {', '.join(possible)}",
+            got=", ".join(measures),
         )
 
 

@@ -20,11 +20,12 @@ STRIDES = (4, 8, 16, 32)
 COMPACT_WIDTHS = (48, 96, 160, 256)
 
 
-class FrozenNorm(FrozenBatchNorm2d):
-    """torchvision's, with outputs in the type of the inputs: its float32 ones would undo autocast behind it."""
+class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's, answering in the type of the input: float32 would undo autocast behind it."""
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W]
-        return super().forward(x).to(x.dtype)
+        normalised: Tensor = super().forward(x)
+        return normalised.to(x.dtype)
 
 
 def norm_layer(kind: str) -> Callable[[int], nn.Module]:

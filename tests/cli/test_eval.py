@@ -115,6 +115,7 @@ def test_chosen_measures_and_no_pictures(models, capsys, tmp_path):
         (["none.safetensors", "--data", "scenes"], "existing file"),
         (["imp", "--data", "camvid:/nowhere"], "/nowhere"),
         (["imp", *DATA, "--measure", "beauty"], "semantic, boundary, instances, panoptic"),
+        (["semantic", *DATA, "--measure", "semantic", "panoptic"], "some of semantic, boundary"),
         (["imp", *DATA, "--baseline", "other"], "those of the data set"),
         (["imp", *DATA, "--report", "page.pdf"], "ends in .html"),
         (["imp", *DATA, "--sheet", "sheet.jpg"], "ends in .png"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
@@ -148,3 +149,16 @@ def test_published_weights_load(path):
     height, width = network.config.input_size
     frame = torch.full((1, height, width, 3), 90, dtype=torch.uint8)
     assert network.forward_frames(frame)["semantic"].shape == (1, height, width)
+
+
+@pytest.mark.skipif(not PUBLISHED, reason="samples/weights has no weights")
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
+def test_published_weights_are_small_and_carry_their_terms_and_card(path):
+    assert path.stat().st_size <= 16 << 20
+    with safe_open(path, "pt") as file:
+        metadata = json.loads(file.metadata()["metadata"])
+        kernels = {file.get_tensor(n).dtype for n in file.keys() if file.get_tensor(n).ndim >= 2}
+    assert kernels == {torch.float16}
+    assert "only" in metadata["terms"]
+    assert path.with_suffix(".md").is_file()
+    assert f"({path.stem}.md)" in path.with_name("README.md").read_text()

@@ -195,7 +195,12 @@ def test_a_larger_picture_is_padded_on_the_right_and_below() -> None:
 def test_crowds_are_dropped() -> None:
     sample = _sample()
     crowd = sample.semantic == 2
-    lone = Sample(sample.image, sample.semantic, np.where(crowd, 0, sample.instances).astype(np.int32), crowd)
+    lone = Sample(
+        sample.image,
+        sample.semantic,
+        np.where(crowd, 0, sample.instances).astype(np.int32),
+        crowd.astype(np.uint16),
+    )
     got = random_crop(lone, _chance(0), (60, 80), (1.0, 1.0), flip=False)
     assert got.crowd is None
     assert np.array_equal(got.semantic, sample.semantic)

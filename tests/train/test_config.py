@@ -60,7 +60,10 @@ def test_a_stage_one_that_the_recipe_leaves_out_is_trained_by_the_schedule_of_st
     assert whole.stage_one == recipe("cityscapes-imagenet").stage_one
     assert recipe("cityscapes").lasting(0, 9).stage_one.iterations == 0
     vcp = recipe("vcp").lasting(7, 14)
-    assert (vcp.stage_one, vcp.stage_two) == (recipe("vcp").stage_one.lasting(7), recipe("vcp").stage_two.lasting(14))
+    assert (vcp.stage_one, vcp.stage_two) == (
+        recipe("vcp").stage_one.lasting(7),
+        recipe("vcp").stage_two.lasting(14),
+    )
 
 
 def test_rates_follow_the_batch_only_where_they_were_chosen_for_one():

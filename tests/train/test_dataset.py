@@ -73,9 +73,9 @@ def test_cached_dataset_makes_each_sample_once_and_returns_it_unchanged() -> Non
 @pytest.mark.parametrize(
     ("crowd", "named"),
     [
-        (np.zeros((4, 6), bool), r"crowd: expected bool \[4, 5\] .*got bool \[4, 6\]"),
-        (np.zeros((4, 5), np.uint8), "crowd: expected bool"),
-        (np.ones((4, 5), bool), "instance number 0 in crowds"),
+        (np.zeros((4, 6), np.uint16), r"crowd: expected uint16 \[4, 5\] .*got uint16 \[4, 6\]"),
+        (np.zeros((4, 5), bool), "crowd: expected uint16"),
+        (np.ones((4, 5), np.uint16), "instance number 0 in crowds"),
     ],
 )
 def test_crowds_of_other_shapes_or_with_instances_are_refused(crowd, named) -> None:
@@ -86,8 +86,8 @@ def test_crowds_of_other_shapes_or_with_instances_are_refused(crowd, named) -> N
 
 
 def test_caches_keep_crowds_and_no_more_than_they_may() -> None:
-    crowd = np.zeros((4, 5), bool)
-    crowd[1, 2] = True
+    crowd = np.zeros((4, 5), np.uint16)
+    crowd[1, 2] = 300
     made: list[int] = []
 
     def make(index: int) -> Sample:
@@ -95,8 +95,8 @@ def test_caches_keep_crowds_and_no_more_than_they_may() -> None:
         plain = _sample(index)
         return Sample(plain.image, plain.semantic, plain.instances, crowd)
 
-    # Twenty pixels take 3 + 1 + 1 + 1 bytes each.
-    cache = SampleCache(limit=240)
+    # Twenty pixels take 3 + 1 + 1 + 2 bytes each.
+    cache = SampleCache(limit=280)
     for _ in range(2):
         for index in range(3):
             sample = cache.get(index, make)

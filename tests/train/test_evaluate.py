@@ -117,6 +117,10 @@ def test_a_predictor_of_other_classes_is_refused():
     other = ClassTable(("x", "wall", "dog", "floor"), CLASSES.things, CLASSES.palette)
     with pytest.raises(InvalidInput, match="classes of the predictor"):
         evaluate(lambda frame: replace(perfect(frame), classes=other), PETS)
+    # Scored as stuff, a class of things has other segments: nothing it names would be comparable.
+    other = ClassTable(CLASSES.names, (CAT,), CLASSES.palette)
+    with pytest.raises(InvalidInput, match=rf"things \[{CAT}\]"):
+        evaluate(lambda frame: replace(answer(np.full(PETS.size, FLOOR, np.uint8)), classes=other), PETS)
 
 
 def test_without_pictures_nothing_is_known():

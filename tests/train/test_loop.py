@@ -155,13 +155,17 @@ def test_rates_and_hard_shares_of_the_recipe_reach_the_steps(tmp_path, monkeypat
     several = replace(plan, bootstrap=(0.1, 0.25, 0.5), base_batch=2 * plan.batch)
     trained(tmp_path / "shares", several)
     assert shares == [hard_share(several, (0, 1, step)) for step in range(3)]
-    plain, halved = ([x["lr"] for x in lines_of(tmp_path / n / "stage_one.jsonl")] for n in ("plain", "shares"))
+    plain, halved = (
+        [x["lr"] for x in lines_of(tmp_path / n / "stage_one.jsonl")] for n in ("plain", "shares")
+    )
     assert halved == pytest.approx([rate / 2 for rate in plain])
 
 
 def test_colours_of_the_recipe_reach_the_pictures(monkeypatch):
     asked = []
-    monkeypatch.setattr(batches, "ColourJitter", lambda *values: asked.append(values) or ColourJitter(*values))
+    monkeypatch.setattr(
+        batches, "ColourJitter", lambda *values: asked.append(values) or ColourJitter(*values)
+    )
     draw_batch(Boxes(), CLASSES, replace(RECIPE, colour=0.3, batch=1), (0, 1, 0))
     draw_batch(Boxes(), CLASSES, replace(RECIPE, colour=0.3, hue=0.4, batch=1), (0, 1, 0))
     assert asked == [pytest.approx((0.3, 0.3, 0.3, 0.03)), (0.3, 0.3, 0.3, 0.4)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.errors import UsageError
+from imp_trt.models.checkpoint import load_model
+from imp_trt.models.config import ModelConfig
 from imp_trt.segmenter import Segmenter
 from imp_trt.train.ablation.cells import CONTROL, Cell
 from imp_trt.train.ablation.experiment import STAGE_TWO, Experiment
@@ -37,13 +40,14 @@ def time_systems(experiment: Experiment, cells: Sequence[Cell]) -> Path:
         picture, None where the control is not there.
 
     Raises:
-        UsageError: none of the cells is trained.
+        UsageError: none of the cells is trained, or one is another network than the experiment's.
     """
     models: dict[str, Path] = {}
     for cell in cells:
         path = experiment.folder / cell.name / f"{STAGE_TWO}.safetensors"
-        if path.is_file():
-            models.setdefault(cell.system, path)
+        if cell.system not in models and path.is_file():
+            _same_network(path, load_model(path)[0].config, experiment.config(cell))
+            models[cell.system] = path
     if not models:
         raise UsageError(
             "timing", expected=f"trained cells in {experiment.folder}", got="none", fix="train them first"
@@ -64,6 +68,18 @@ def time_systems(experiment: Experiment, cells: Sequence[Cell]) -> Path:
         "systems": {name: _figures(values, times.get(CONTROL)) for name, values in times.items()},
     }
     return write_json(experiment.results / experiment.data / TIMING, data)
+
+
+def _same_network(path: Path, found: ModelConfig, wanted: ModelConfig) -> None:
+    """The times stand under the experiment's names and sizes, so the network must have them."""
+    differ = [f.name for f in fields(ModelConfig) if getattr(found, f.name) != getattr(wanted, f.name)]
+    if differ:
+        raise UsageError(
+            f"{path}",
+            expected=", ".join(f"{name} {getattr(wanted, name)}" for name in differ),
+            got=", ".join(f"{name} {getattr(found, name)}" for name in differ),
+            fix="give the options that it was trained with, or another -o",
+        )
 
 
 def _measure(

@@ -36,7 +36,7 @@ def ccp_spec(root: str | Path) -> IndexPngSpec:
     """
     need_folder(Path(root), f"{LAYOUT}, groups.json", SOURCE)
     path = Path(root) / "groups.json"
-    data = read_json(path, "group_names, things and native_to_group")
+    data = read_json(path, "group_names, things and native_to_group", SOURCE)
     try:
         names = tuple(str(n) for n in data["group_names"])
         classes = ClassTable(names, tuple(int(t) for t in data["things"]), default_palette(len(names)))

@@ -13,6 +13,8 @@ for one of the classes with instances means a group that was not taken apart.
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,6 +32,8 @@ from imp_trt.train.datasets.reading import (
     read_photo,
 )
 
+_log = logging.getLogger(__name__)
+
 TERMS = (
     "Cityscapes (Cordts et al., CVPR 2016): non-commercial use only, no redistribution of the images; "
     "https://www.cityscapes-dataset.com/license/"
@@ -43,28 +47,33 @@ SOURCE = (
     "https://www.cityscapes-dataset.com/downloads/ (registration; non-commercial terms)"
 )
 CITIES = {
-    "train": (
-        "aachen",
-        "bochum",
-        "bremen",
-        "cologne",
-        "darmstadt",
-        "dusseldorf",
-        "erfurt",
-        "hamburg",
-        "hanover",
-        "jena",
-        "krefeld",
-        "monchengladbach",
-        "strasbourg",
-        "stuttgart",
-        "tubingen",
-        "ulm",
-        "weimar",
-        "zurich",
-    ),
-    "val": ("frankfurt", "lindau", "munster"),
+    "train": {
+        "aachen": 174,
+        "bochum": 96,
+        "bremen": 316,
+        "cologne": 154,
+        "darmstadt": 85,
+        "dusseldorf": 221,
+        "erfurt": 109,
+        "hamburg": 248,
+        "hanover": 196,
+        "jena": 119,
+        "krefeld": 99,
+        "monchengladbach": 94,
+        "strasbourg": 365,
+        "stuttgart": 196,
+        "tubingen": 144,
+        "ulm": 95,
+        "weimar": 142,
+        "zurich": 122,
+    },
+    "val": {
+        "frankfurt": 267,
+        "lindau": 59,
+        "munster": 174,
+    },
 }
+"""The cities of each split, and how many pictures each has."""
 # Label id, name and colour of each class, in the order of the official train ids.
 _CLASSES = (
     (7, "road", (128, 64, 128)),
@@ -105,7 +114,8 @@ class CityscapesDataset:
     Args:
         root: the folder that holds ``leftImg8bit`` and ``gtFine``.
         split: train or val; the annotations of test are not public.
-        cities: the cities to read; None reads all of the split and demands that they are there.
+        cities: the cities to read; None reads all of the split, demands that they are there, and warns
+            of those that have fewer pictures than the official set.
         cache: keep decoded samples in memory from their first use on, as far as they fit. A sample
             takes 12 MB.
 
@@ -126,7 +136,9 @@ class CityscapesDataset:
                 expected="train or val (the labels of test are not public)",
                 got=repr(split),
             )
-        self.stems = _complete(self.root, split, CITIES[split] if cities is None else cities)
+        self.stems = _complete(self.root, split, tuple(CITIES[split]) if cities is None else cities)
+        if cities is None:
+            _warn_of_short_cities(split, self.stems)
         self._cache = SampleCache() if cache else None
 
     @property
@@ -168,14 +180,14 @@ class CityscapesDataset:
         return Sample(image, _class_of_label()[label_ids], instances, crowd)
 
 
-def _instances(instance_ids: NDArray[np.uint16]) -> tuple[NDArray[np.int32], NDArray[np.bool_] | None]:
-    """Instance numbers by ascending instance id, [H, W] int32, and the pixels of groups, [H, W] bool."""
+def _instances(instance_ids: NDArray[np.uint16]) -> tuple[NDArray[np.int32], NDArray[np.uint16] | None]:
+    """Instance numbers by ascending instance id, [H, W] int32, and groups by their class, [H, W] uint16."""
     things = np.array([_CLASSES[t][0] for t in CITYSCAPES_CLASSES.things])
     ids = np.arange(_IDS)
     present = np.bincount(instance_ids.ravel(), minlength=_IDS) > 0
     single = present & (ids >= 1000) & np.isin(ids // 1000, things)
     number = np.where(single, np.cumsum(single), 0).astype(np.int32)
-    group = present & np.isin(ids, things)
+    group = np.where(present & np.isin(ids, things), ids, 0).astype(np.uint16)
     return number[instance_ids], group[instance_ids] if group.any() else None
 
 
@@ -216,6 +228,20 @@ def _complete(root: Path, split: str, cities: tuple[str, ...]) -> tuple[str, ...
     wanted = sorted(stems)
     need_files(root, [*absent, *(name for stem in wanted for name in _files(split, stem))], LAYOUT, SOURCE)
     return tuple(wanted)
+
+
+def _warn_of_short_cities(split: str, stems: tuple[str, ...]) -> None:
+    here = Counter(stem.split("/")[0] for stem in stems)
+    short = [f"{city} {here[city]} of {count}" for city, count in CITIES[split].items() if here[city] < count]
+    if short:
+        _log.warning(
+            "cityscapes/%s has %d of %d pictures: %s; if that is not meant, %s",
+            split,
+            len(stems),
+            sum(CITIES[split].values()),
+            ", ".join(short),
+            SOURCE,
+        )
 
 
 def _files(split: str, stem: str) -> tuple[str, str, str]:

@@ -81,7 +81,7 @@ class CocoDataset:
     ) -> None:
         self.name = name
         self.folder = images
-        data = read_json(annotations, _HOLDS)
+        data = read_json(annotations, _HOLDS, source)
         try:
             self.classes, class_of = _classes(data["categories"], background)
             found = _images(data, class_of)
@@ -112,7 +112,7 @@ class CocoDataset:
         semantic = np.full(labelled.size, self._rest, np.uint8)
         need_same_size(self.folder / labelled.file_name, image, semantic, "the size in the annotations")
         painted = np.zeros(labelled.size, np.int32)
-        crowd = np.zeros(labelled.size, np.bool_)
+        crowd = np.zeros(labelled.size, np.uint16)
         layers = [
             (number, label, group, region.mask())
             for number, (label, group, region) in enumerate(labelled.objects, 1)
@@ -123,7 +123,7 @@ class CocoDataset:
             thing = label in self.classes.things
             semantic[mask] = label
             painted[mask] = number if thing and not group else 0
-            crowd[mask] = thing and group
+            crowd[mask] = number if thing and group else 0
         return Sample(image, semantic, renumbered(painted), crowd if crowd.any() else None)
 
 

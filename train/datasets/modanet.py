@@ -83,7 +83,7 @@ def missing_photos(root: str | Path) -> list[str]:
         DatasetError: the annotations are missing or malformed.
     """
     folder = Path(root)
-    listed = read_json(folder / ANNOTATIONS, "images in COCO's format").get("images", [])
+    listed = read_json(folder / ANNOTATIONS, "images in COCO's format", SOURCE).get("images", [])
     names = [str(image["file_name"]) for image in listed]
     return [name for name in names if not (folder / "images" / name).is_file()]
 

@@ -73,12 +73,13 @@ def need_same_size(photo: Path, image: NDArray[Any], label: NDArray[Any], where:
         )
 
 
-def read_json(path: Path, holds: str) -> Mapping[str, Any]:
+def read_json(path: Path, holds: str, source: str = "copy the file again") -> Mapping[str, Any]:
     """The object in a JSON file.
 
     Args:
         path: the file.
         holds: what it should hold, for the message.
+        source: where to get it.
 
     Raises:
         DatasetError: the file is missing, is not JSON, or holds no object.
@@ -95,7 +96,10 @@ def read_json(path: Path, holds: str) -> Mapping[str, Any]:
         data = json.loads(text)
     except (OSError, ValueError) as error:
         raise DatasetError(
-            str(path), expected=f"a JSON file that holds {holds}", got=f"{type(error).__name__}: {error}"
+            str(path),
+            expected=f"a JSON file that holds {holds}",
+            got=f"{type(error).__name__}: {error}",
+            fix=source,
         ) from error
     if not isinstance(data, dict):
         raise DatasetError(str(path), expected=f"a JSON object that holds {holds}", got=type(data).__name__)
@@ -150,8 +154,9 @@ def _has_content(path: Path) -> bool:
 
 def _decoded(path: Path, flags: int) -> NDArray[Any]:
     try:
-        content = np.frombuffer(path.read_bytes(), np.uint8)
-        image = cv2.imdecode(content, flags) if content.size else None
+        data = path.read_bytes()
+        content = np.frombuffer(data, np.uint8)
+        image = cv2.imdecode(content, flags) if data and not _cut_off(data) else None
     except (OSError, cv2.error) as error:
         raise DatasetError(str(path), expected="a readable image", got=repr(error)) from error
     if image is None:
@@ -162,6 +167,11 @@ def _decoded(path: Path, flags: int) -> NDArray[Any]:
             fix="copy the file again or leave it out of the list",
         )
     return image
+
+
+def _cut_off(data: bytes) -> bool:
+    """Whether a JPEG lacks its end: OpenCV 4 fills the rest of the picture with grey, or with what it likes."""
+    return data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
 
 
 def _size(image: NDArray[Any]) -> str:

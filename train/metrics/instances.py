@@ -98,11 +98,12 @@ def thing_names(classes: ClassTable) -> tuple[str, ...]:
 class InstanceMeasure:
     """Average precision of boxes and masks, over all pictures.
 
-    Pixels of a thing class without an instance number (crowds, parts too small to be numbered) form one crowd
-    region per class and picture: what is found there is neither right nor wrong. Boxes are compared with the
-    box around the annotated crowd, as in COCO, and with one box around each connected part of the rest: a
-    box around specks in two corners would excuse whatever is found between them. A predicted mask is the
-    part above ``MASK_THRESHOLD``. Sizes are those of the true mask, for boxes too, as in COCO.
+    What is found on pixels of a thing class without an instance number (crowds, parts too small to be
+    numbered) is neither right nor wrong. Boxes are compared with the box around each annotated crowd, as in
+    COCO, and with one around each connected part of the rest: a box around specks in two corners would excuse
+    whatever is found between them. Masks are compared with each crowd and with the rest as a whole. A
+    predicted mask is the part above ``MASK_THRESHOLD``. Sizes are those of the true mask, for boxes too, as
+    in COCO.
 
     Args:
         classes: the data set's classes.
@@ -135,9 +136,11 @@ class InstanceMeasure:
             if not unnumbered.any():
                 continue
             crowd = {"image_id": number, "category_id": label, "iscrowd": 1}
-            boxes = _crowd_boxes(unnumbered, sample.crowd)
+            regions, rest = _crowds(unnumbered, sample.crowd)
+            boxes = [*(_around(region) for region in regions), *_boxes_of_parts(rest)]
             self._crowds["bbox"] += [{**crowd, "bbox": box, "area": box[2] * box[3]} for box in boxes]
-            self._crowds["segm"].append({**crowd, **_region(unnumbered, 0, 0, size)})
+            regions += [rest] * bool(rest.any())
+            self._crowds["segm"] += [{**crowd, **_region(region, 0, 0, size)} for region in regions]
         found = result.instances
         for index in range(len(found)):
             self._found.append(
@@ -236,19 +239,30 @@ def _box(corners: NDArray[np.float32]) -> list[float]:
     return [x0, y0, x1 - x0, y1 - y0]
 
 
-def _crowd_boxes(
+def _crowds(
     unnumbered: NDArray[np.bool_],  # [H, W], of one class
-    crowd: NDArray[np.bool_] | None,  # [H, W]
-) -> list[list[float]]:
-    """COCO boxes (x, y, width, height): one around the crowd, one around each part of what else there is."""
+    crowd: NDArray[np.uint16] | None,  # [H, W]
+) -> tuple[list[NDArray[np.bool_]], NDArray[np.bool_]]:
+    """The pixels [H, W] of each annotated crowd, and those of no crowd."""
+    if crowd is None:
+        return [], unnumbered
+    regions = [unnumbered & (crowd == number) for number in np.unique(crowd[unnumbered]) if number]
+    return regions, unnumbered & (crowd == 0)
+
+
+def _around(region: NDArray[np.bool_]) -> list[float]:
+    """COCO box (x, y, width, height) around a region [H, W]."""
     import cv2
 
-    boxes: list[list[float]] = []
-    if crowd is not None and (unnumbered & crowd).any():
-        boxes.append([float(v) for v in cv2.boundingRect((unnumbered & crowd).view(np.uint8))])
-        unnumbered = unnumbered & ~crowd
-    count, _, stats, _ = cv2.connectedComponentsWithStats(unnumbered.view(np.uint8), connectivity=8)
-    return boxes + [[float(v) for v in stats[part, :4]] for part in range(1, count)]
+    return [float(v) for v in cv2.boundingRect(region.view(np.uint8))]
+
+
+def _boxes_of_parts(region: NDArray[np.bool_]) -> list[list[float]]:
+    """COCO boxes around the connected parts of a region [H, W]."""
+    import cv2
+
+    count, _, stats, _ = cv2.connectedComponentsWithStats(region.view(np.uint8), connectivity=8)
+    return [[float(v) for v in stats[part, :4]] for part in range(1, count)]
 
 
 def _region(mask: NDArray[np.bool_], left: int, top: int, size: tuple[int, int]) -> dict[str, Any]:

@@ -149,6 +149,9 @@ def test_the_systems_are_timed_in_one_process(filled):
     assert data["systems"][HEADLINE]["infer"]["p50"] > 0
     with pytest.raises(UsageError, match="trained cells"):
         time_systems(filled, [Cell("panoptic-p2", "base", 0)])
+    # Times would stand under a size that was not timed.
+    with pytest.raises(UsageError, match=r"expected input_size \(64, 192\).*got input_size \(64, 128\)"):
+        time_systems(replace(filled, input_size=(64, 192)), PAIR)
 
 
 @pytest.mark.slow

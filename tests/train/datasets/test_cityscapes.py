@@ -61,6 +61,44 @@ def test_classes_are_the_19_train_ids_in_the_official_order() -> None:
     assert [len(cities) for cities in CITIES.values()] == [18, 3]
 
 
+# Label id -> train id of the official tools (cityscapesScripts, helpers/labels.py).
+TRAIN_IDS = dict.fromkeys(range(256), 255) | {
+    7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9,
+    23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18,
+}  # fmt: skip
+
+
+def test_label_ids_become_the_official_train_ids(tmp_path: Path) -> None:
+    root = _write(tmp_path, cities=("lindau",))
+    every = [*range(34), 255]
+    labels = np.repeat(np.array(every, np.uint8), 2)[None].repeat(24, axis=0)
+    ids = np.where(np.isin(labels, [24, 25, 26, 27, 28, 31, 32, 33]), labels * np.uint16(1000) + 3, labels)
+    start = root / "gtFine/val/lindau/lindau_000000_000019_gtFine"
+    cv2.imwrite(f"{start}_labelIds.png", labels)
+    cv2.imwrite(f"{start}_instanceIds.png", ids.astype(np.uint16))
+    cv2.imwrite(
+        str(root / "leftImg8bit/val/lindau/lindau_000000_000019_leftImg8bit.png"), np.zeros((24, 70, 3))
+    )
+    sample = CityscapesDataset(root, "val", cities=("lindau",))[0]
+    assert sample.semantic[0, ::2].tolist() == [TRAIN_IDS[label] for label in every]
+    numbered = {int(c) for c in np.unique(sample.semantic[sample.instances > 0])}
+    assert numbered == set(range(11, 19))
+    assert len(np.unique(sample.instances)) == 9
+    assert CITYSCAPES_CLASSES.names == (
+        "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation",
+        "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+    )  # fmt: skip
+
+
+def test_cities_with_too_few_pictures_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    CityscapesDataset(_write(tmp_path), "val")
+    assert "3 of 500 pictures: frankfurt 1 of 267, lindau 1 of 59, munster 1 of 174" in caplog.text
+    assert "cityscapes-dataset.com/downloads" in caplog.text
+    caplog.clear()
+    CityscapesDataset(tmp_path, "val", cities=("lindau",))
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("cache", [True, False])
 def test_labels_become_classes_instances_and_crowds(tmp_path: Path, cache: bool) -> None:
     data = CityscapesDataset(_write(tmp_path), "val", cache=cache)
@@ -80,9 +118,9 @@ def test_labels_become_classes_instances_and_crowds(tmp_path: Path, cache: bool)
         assert sample.instances[9, 3] == 2
         assert sample.instances[4, 4] == 0
         assert sample.crowd is not None
-        assert sample.crowd.sum() == 40
-        assert (sample.semantic[sample.crowd] == 11).all()
-        assert (sample.instances[sample.crowd] == 0).all()
+        assert np.unique(sample.crowd, return_counts=True)[1].tolist() == [24 * 48 - 40, 40]
+        assert (sample.semantic[sample.crowd > 0] == 11).all()
+        assert (sample.instances[sample.crowd > 0] == 0).all()
 
 
 def test_a_picture_without_groups_has_no_crowd(tmp_path: Path) -> None:

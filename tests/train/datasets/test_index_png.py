@@ -16,6 +16,7 @@ from imp_trt.train.datasets import open_dataset
 from imp_trt.train.datasets.camvid import camvid_spec
 from imp_trt.train.datasets.ccp import ccp_spec
 from imp_trt.train.datasets.index_png import IndexPngDataset, IndexPngSpec, folder_spec
+from imp_trt.train.datasets.reading import read_photo
 
 CLASSES = ClassTable(("ground", "car", "sky"), (1,), ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
 
@@ -186,6 +187,21 @@ def test_files_that_do_not_decode_are_named(tmp_path: Path, content: bytes | Non
     path.write_bytes(path.read_bytes()[:-20] if content is None else content)
     with pytest.raises(DatasetError, match=r"a\.png"):
         data[0]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_photos_that_are_cut_off_are_refused(tmp_path: Path, share: float, monkeypatch) -> None:
+    # OpenCV 4 makes a picture of what there is; OpenCV 5 does not.
+    noise = np.random.default_rng(0).integers(0, 255, (64, 80, 3), np.uint8)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: noise)
+    for progressive in (0, 1):
+        whole = cv2.imencode(".jpg", noise, [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive])[1].tobytes()
+        path = tmp_path / "a.jpg"
+        path.write_bytes(whole + b"trailer")
+        assert read_photo(path).shape == (64, 80, 3)
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(DatasetError, match=r"a\.jpg.*copy the file again"):
+            read_photo(path)
 
 
 def test_label_maps_whose_numbers_opencv_would_change_are_refused(tmp_path: Path) -> None:

@@ -103,3 +103,11 @@ def test_a_missing_set_says_where_it_is(tmp_path: Path) -> None:
     for where in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(DatasetError, match=r"github\.com/eBay/modanet.*paperdoll"):
             open_dataset(f"modanet:{where}", "train")
+
+
+def test_an_annotation_file_that_is_cut_off_says_where_to_get_it(tmp_path: Path) -> None:
+    root = _write(tmp_path)
+    path = root / ANNOTATIONS
+    path.write_text(path.read_text()[:-50])
+    with pytest.raises(DatasetError, match=r"JSONDecodeError.*github\.com/eBay/modanet"):
+        open_dataset(f"modanet:{root}", "train")

@@ -212,12 +212,18 @@ def test_what_lies_on_a_crowd_is_neither_right_nor_wrong():
     assert measured([(scene(crowd=True), found)]).scores().mask.ap == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(("annotated", "precision"), [(False, 0.5), (True, 1)])
-def test_specks_in_two_corners_excuse_no_box_between_them(annotated, precision):
+@pytest.mark.parametrize(
+    ("crowds", "precision"),
+    [(None, 0.5), ((1, 1), 1), ((1, 2), 0.5)],
+    ids=["specks", "one crowd", "two crowds"],
+)
+def test_specks_in_two_corners_excuse_no_box_between_them(crowds, precision):
     semantic = np.full(SIZE, WALL, np.uint8)
-    specks = area(SIZE, 0, 0, 2, 2) | area(SIZE, 78, 98, 80, 100)
-    semantic[LEFT | specks] = DOG
-    sample = replace(labelled(semantic, LEFT.astype(np.int32)), crowd=specks if annotated else None)
+    first, second = area(SIZE, 0, 0, 2, 2), area(SIZE, 78, 98, 80, 100)
+    semantic[LEFT | first | second] = DOG
+    sample = labelled(semantic, LEFT.astype(np.int32))
+    if crowds:
+        sample = replace(sample, crowd=(first * crowds[0] + second * crowds[1]).astype(np.uint16))
     found = answer(semantic, [area(SIZE, 62, 20, 78, 60), LEFT], [DOG] * 2, [0.9, 0.7])
     scores = measured([(sample, found)]).scores()
     assert scores.box.ap == pytest.approx(precision)  # an annotated crowd is one box, as in COCO
