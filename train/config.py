@@ -186,7 +186,7 @@ class Recipe:
             raise UsageError("freeze_stages", expected="0 to 5", got=self.freeze_stages)
 
     def lasting(self, one: int, two: int) -> Recipe:
-        """The same recipe with other lengths of its stages; a stage without steps gets the other's schedule."""
+        """The same recipe with other lengths of its stages; a stage one without steps is like stage two."""
         shape = self.stage_one if self.stage_one.iterations else self.stage_two
         return replace(self, stage_one=shape.lasting(one), stage_two=self.stage_two.lasting(two))
 

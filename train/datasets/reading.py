@@ -170,7 +170,7 @@ def _decoded(path: Path, flags: int) -> NDArray[Any]:
 
 
 def _cut_off(data: bytes) -> bool:
-    """Whether a JPEG lacks its end: OpenCV 4 fills the rest of the picture with grey, or with what it likes."""
+    """Whether a JPEG lacks its end; OpenCV 4 would fill the rest with grey, or with anything."""
     return data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
 
 
