@@ -86,7 +86,8 @@ def test_label_ids_become_the_official_train_ids(tmp_path: Path) -> None:
     assert len(np.unique(sample.instances)) == 9
     assert CITYSCAPES_CLASSES.names == (
         "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
-        "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+        "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle",
+        "bicycle",
     )  # fmt: skip
 
 
