@@ -14,6 +14,8 @@ from imp_trt.models.presets import SYSTEMS
 from imp_trt.models.semantic import SemanticHead
 from imp_trt.segmenter import Segmenter
 from imp_trt.train.config import recipe
+from imp_trt.train.dataset import Sample
+from imp_trt.train.evaluate import evaluate, measurable
 from imp_trt.train.losses import StageLosses
 from imp_trt.train.targets import Batch
 from tests.support.networks import detecting_network, small_config, smooth_frames
@@ -115,6 +117,35 @@ def test_the_exported_system_does_what_the_checkpoint_does(trained, images, tmp_
             assert result.plot(frame).shape == frame.shape
         both = exported.run_batch([frame, frame[:50]])
         assert [r.semantic.shape for r in both] == [(100, 150), (50, 150)]
+
+
+class Answered:
+    """Two frames whose true class maps are a segmenter's own answers."""
+
+    name, terms = "answered", None
+
+    def __init__(self, segmenter):
+        self.classes = segmenter.classes
+        self._frames = smooth_frames(2, seed=4).numpy()
+        self._maps = [segmenter.run(frame).semantic for frame in self._frames]
+
+    def __len__(self):
+        return len(self._frames)
+
+    def __getitem__(self, index):
+        truth = self._maps[index]
+        return Sample(self._frames[index], truth, np.zeros(truth.shape, np.int32))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_system_is_scored(trained, name):
+    pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
+    with Segmenter(trained(name)[0], "pytorch", device="cpu") as segmenter:
+        done = evaluate(segmenter.run, Answered(segmenter), measurable(segmenter.manifest))
+    assert (done.images, done.semantic.pixel_accuracy) == (2, 1)
+    assert done.boundary.bands[0].mean_accuracy == 1
+    detector = SYSTEMS[name]["detector"]
+    assert [part is not None for part in (done.instances, done.panoptic)] == [detector, detector]
 
 
 @needs_rtx

@@ -72,12 +72,19 @@ def setting_section(data: DataSummary) -> str:
         ("weights on the canvas", f"{start}, {_times(recipe.get('canvas_rate', 1.0))} learning rate"),
         ("seeds of the headline pair", ", ".join(map(str, data.common_seeds(CONTROL, HEADLINE))) or NONE),
         ("machine", "; ".join(sorted(data.machines))),
+        ("code (digest)", ", ".join(sorted(data.codes))),
         ("training time", f"{hours:.1f} hours in all, shared first stages counted once"),
     ]
     text = table(("", "this run"), rows)
-    if len(data.machines) > 1:
-        parts = (f"{machine}: {_names(cells)}" for machine, cells in sorted(data.machines.items()))
-        text += "\n\nNot all cells were filled on one machine. " + ". ".join(parts) + "."
+    for what, made in (
+        ("filled on one machine", data.machines),
+        ("made by one version of the code", data.codes),
+    ):
+        if len(made) > 1:
+            # The many are the rest: only what is unlike them is named.
+            *few, (rest, _) = sorted(made.items(), key=lambda item: len(item[1]))
+            parts = "; ".join(f"{key}: {_names(cells)}" for key, cells in few)
+            text += f"\n\nNot all cells were {what}. {parts}; all others: {rest}."
     if data.missing:
         # A training that diverged leaves no result either; to call it "not run" would hide it.
         text += f"\n\nWithout a result (not run, or diverged): {_names(c.name for c in data.missing)}."

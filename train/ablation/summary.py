@@ -89,6 +89,15 @@ class DataSummary:
         return found
 
     @property
+    def codes(self) -> dict[str, list[str]]:
+        """Names of the cells by the digests of the code that trained and scored them."""
+        found: dict[str, list[str]] = {}
+        for cell, result in self.results.items():
+            digests = dict.fromkeys([*result.machine.get("trained_by", ()), result.machine["code"]])
+            found.setdefault(" + ".join(digests), []).append(cell.name)
+        return found
+
+    @property
     def seeds(self) -> list[int]:
         """Every seed that occurs, ascending."""
         return sorted({cell.seed for cell in self.results})

@@ -57,7 +57,7 @@ def made(cell: Cell, misses: int, **settings: Any) -> CellResult:
         "val": {"split": "val", "images": 3},
         "stage_one": f"stage-one-{cell.seed}",
     }
-    machine = {"cpu": "Test CPU", "cpus": 2, "threads": 1, "device": "cpu", "torch": "2.15.0"}
+    machine = {"cpu": "Test CPU", "cpus": 2, "threads": 1, "device": "cpu", "torch": "2.15.0", "code": "abc"}
     return CellResult(
         "pets",
         cell,

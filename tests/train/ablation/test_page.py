@@ -100,6 +100,7 @@ def test_the_page_says_what_was_run(written):
     table = rows(written[1])
     assert "Test CPU, 1 of 2 CPUs" in table["machine"][0]
     assert table["first weights"] == ["drawn, none pretrained"]
+    assert table["code (digest)"] == ["abc"]
     # Two shared first stages of an hour; eight trainings less the sweep's, of half an hour each.
     assert table["training time"][0].startswith("5.5 hours")
     assert "imp-ablation --data coco:DIR --recipe pets-short --input-size 64 96 --half" in written[1]
@@ -201,13 +202,16 @@ def test_a_pair_that_differs_in_more_than_imp_is_told(tmp_path):
 
     kept(tmp_path, made(Cell(CONTROL, "base", 0), 4))
     other = made(Cell(HEADLINE, "base", 0), 3, stage_one="stage-one-other")
-    kept(tmp_path, replace(other, machine={**other.machine, "cpu": "Other CPU"}))
+    facts = {**other.machine, "cpu": "Other CPU", "code": "def", "trained_by": ["abc", "abc"]}
+    kept(tmp_path, replace(other, machine=facts))
+    kept(tmp_path, made(Cell(HEADLINE, "rect", 0), 3))
     text = write_page(tmp_path, tmp_path / "page.md")[0].read_text()
     assert "FPN pair: the first stage is not shared at seed 0" in text
     assert (
         "FPN pair: the two were filled on unlike machines or versions of libraries or code at seed 0" in text
     )
-    assert "Other CPU, 1 of 2 CPUs, PyTorch 2.15.0: `panoptic-fpn-imp-base-s0`" in text
+    assert "Other CPU, 1 of 2 CPUs, PyTorch 2.15.0: `panoptic-fpn-imp-base-s0`; all others: Test CPU" in text
+    assert "made by one version of the code. abc + def: `panoptic-fpn-imp-base-s0`; all others: abc." in text
 
 
 def test_the_command_repeats_what_the_files_say(tmp_path):
