@@ -249,6 +249,12 @@ def test_freezing_needs_pretrained_weights(tmp_path):
         train_stage_one(run, CONFIG)
 
 
+def test_frozen_norms_need_the_statistics_they_were_frozen_with(tmp_path):
+    run = Run(Boxes(), RECIPE, 0, tmp_path)
+    with pytest.raises(UsageError, match="--norm group or batch"):
+        train_stage_one(run, replace(CONFIG, norm="frozen_batch"))
+
+
 @pytest.mark.parametrize("changes", [{"names": ("ground", "bar", "box")}, {"things": (1,)}])
 def test_a_network_with_other_classes_than_the_data_is_refused(tmp_path, changes):
     config = replace(CONFIG, classes=replace(CLASSES, **changes))
