@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from imp_trt.errors import UsageError
@@ -67,7 +70,8 @@ def write_page(results: Path, page: Path) -> list[Path]:
         links = {
             name: f"![{text}]({page.stem}/{data.name}-{name}.svg)" for name, (_, text) in pictures.items()
         }
-        parts.append(_data_part(data, links))
+        notes = _relinked(data.notes, results / data.name, page.parent) if data.notes else None
+        parts.append(_data_part(replace(data, notes=notes), links))
     parts += ["## The paper's numbers", _PAPER_NOTE, sections.paper_section()]
     text = "\n\n".join(part.strip() for part in parts) + "\n"
     return [write_atomically(page, text.encode()), *files]
@@ -93,6 +97,15 @@ def _data_part(data: DataSummary, links: Mapping[str, str]) -> str:
     parts += ["### Variants", sections.variant_section(data), *chart("background")]
     parts += ["### Every cell", sections.cells_section(data), *chart("loss")]
     return "\n\n".join(parts)
+
+
+def _relinked(text: str, folder: Path, beside: Path) -> str:
+    """Text whose relative Markdown links lead from another folder to the same files."""
+
+    def moved(link: re.Match[str]) -> str:
+        return f"]({Path(os.path.relpath(folder / link[1], beside)).as_posix()})"
+
+    return re.sub(r"\]\((?![a-z]+:|[/#])([^)\s]+)\)", moved, text)
 
 
 def _charts(data: DataSummary) -> dict[str, tuple[str, str]]:

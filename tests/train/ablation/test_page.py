@@ -214,6 +214,19 @@ def test_a_pair_that_differs_in_more_than_imp_is_told(tmp_path):
     assert "made by one version of the code. abc + def: `panoptic-fpn-imp-base-s0`; all others: abc." in text
 
 
+def test_links_of_the_notes_lead_to_the_same_files_from_the_page(tmp_path):
+    from imp_trt.train.ablation.page import write_page
+
+    kept(tmp_path / "results", made(Cell(CONTROL, "base", 0), 4))
+    notes = "![pair](pair.jpg) [card](../../card.md) [site](https://example.org/a) [part](#part)"
+    (tmp_path / "results/pets/notes.md").write_text(notes)
+    text = write_page(tmp_path / "results", tmp_path / "docs/page.md")[0].read_text()
+    assert (
+        "![pair](../results/pets/pair.jpg) [card](../card.md) [site](https://example.org/a) [part](#part)"
+        in text
+    )
+
+
 def test_the_command_repeats_what_the_files_say(tmp_path):
     from imp_trt.train.ablation.sections import command_section
 
