@@ -48,10 +48,10 @@ def network_types(network: Any) -> dict[str, int]:
     for layer in layers:
         if layer.type.name not in _COMPUTING:
             continue
-        kind = layer.get_output(0).dtype.name
+        kind = str(layer.get_output(0).dtype.name)
         maker = makers.get(layer.get_input(0).name)
         if maker is not None and maker.type.name == "DEQUANTIZE":
-            kind = maker.get_input(0).dtype.name
+            kind = str(maker.get_input(0).dtype.name)
         counts[NETWORK_NAMES.get(kind, kind.title())] += 1
     return dict(counts)
 

@@ -103,4 +103,5 @@ def parse_engine_info(raw: Any) -> EngineInfo:
     capabilities = raw["compute_capabilities"]
     if not check.is_list(capabilities, str):
         raise check.FieldError("engine.compute_capabilities", "a list of strings", check.short(capabilities))
-    return EngineInfo(**(dict(raw) | {"compute_capabilities": tuple(capabilities)}))
+    values: dict[str, Any] = {**raw, "compute_capabilities": tuple(capabilities)}
+    return EngineInfo(**values)

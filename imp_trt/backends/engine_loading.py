@@ -119,7 +119,7 @@ def _line(mode: str, spec: TensorSpec, place: str = "") -> str:
 
 
 def _described(engine: Any, name: str) -> str:
-    dtype = engine.get_tensor_dtype(name).name
+    dtype = str(engine.get_tensor_dtype(name).name)
     spec = TensorSpec(name, _DTYPES.get(dtype, dtype), tuple(engine.get_tensor_shape(name)))
     location, order = engine.get_tensor_location(name).name, engine.get_tensor_format(name).name
     odd = [word for word in (location, order) if word not in ("DEVICE", "LINEAR")]

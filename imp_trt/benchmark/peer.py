@@ -74,6 +74,7 @@ class PeerRival:
         path = folder / name.replace("+", "_")
         if not path.is_file():
             export_peer(self._model, size, path)
+        self._session: Any
         self._session, where = _session(path, threads, manifest.engine is not None)
         self.title = (
             f"torchvision {torchvision.__version__} maskrcnn_resnet50_fpn in ONNX Runtime "

@@ -148,8 +148,9 @@ def fold_batch_norm(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d | FrozenBatchNorm2d) and isinstance(before, nn.Conv2d):
             mean, variance = cast(Tensor, child.running_mean), cast(Tensor, child.running_var)
+            scale, shift = cast(Tensor, child.weight), cast(Tensor, child.bias)
             weight, bias = fuse_conv_bn_weights(
-                before.weight, before.bias, mean, variance, child.eps, child.weight, child.bias
+                before.weight, before.bias, mean, variance, child.eps, scale, shift
             )
             before.weight = nn.Parameter(weight.detach(), requires_grad=False)
             before.bias = nn.Parameter(bias.detach(), requires_grad=False)

@@ -7,6 +7,7 @@ both: padded detections that carry gradients, in training as in evaluation.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,8 @@ class Detector(nn.Module):
         self.config = config
         self.num_things = num_things
         self.rpn = _region_proposals(channels, config)
-        self.roi = _roi_heads(channels, num_things, config)
+        # Any: torchvision declares the mask parts of RoIHeads as optional, and here they never are.
+        self.roi: Any = _roi_heads(channels, num_things, config)
 
     def propose(self, features: dict[str, Tensor], image_size: tuple[int, int]) -> list[Tensor]:
         """Proposals of each image, [P_i, 4] xyxy pixels, by falling objectness; no gradient."""

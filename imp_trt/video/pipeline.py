@@ -145,7 +145,7 @@ class _Run:
             if hasattr(live_source, "latest"):
                 live_source.latest = False  # it too waits
         self._live = [bool(getattr(source, "live", False)) for source in sources]
-        policies = [policy or ("drop-oldest" if live else "wait") for live in self._live]
+        policies: list[Policy] = [policy or ("drop-oldest" if live else "wait") for live in self._live]
         # A file's frames wait until they are asked for: how old they are says nothing to a reader.
         self._ageing = [live or kind != "wait" for live, kind in zip(self._live, policies, strict=True)]
         # One frame in each of inference, drawing and writing; files add some slack for uneven steps.

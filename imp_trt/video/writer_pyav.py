@@ -40,7 +40,7 @@ def h264_encoder() -> str:
         raise DependencyMissing("H.264 video needs PyAV", got=error, fix=_INSTALL) from error
     for name in ("libx264", "libopenh264"):
         with suppress(ValueError):  # what PyAV raises for an unknown codec
-            av.codec.Codec(name, "w")
+            av.Codec(name, "w")
             return name
     raise DependencyMissing(
         "H.264 video needs an encoder", got=f"PyAV {av.__version__} without one", fix=_INSTALL
@@ -58,7 +58,7 @@ class PyAvEncoder:
     """
 
     def __init__(self, file: Path, rate: Fraction, size: tuple[int, int], name: str) -> None:
-        import av
+        import av.error
 
         self._file, self._name = file, name
         self._period = round(TICKS / rate)
@@ -103,7 +103,7 @@ class PyAvEncoder:
 
     def finish(self) -> None:
         """See :meth:`imp_trt.video.encoder.Encoder.finish`."""
-        import av
+        import av.error
 
         self._mux(None)
         container, self._container = self._container, None
@@ -114,7 +114,7 @@ class PyAvEncoder:
 
     def release(self) -> None:
         """See :meth:`imp_trt.video.encoder.Encoder.release`."""
-        import av
+        import av.error
 
         container, self._container = self._container, None
         if container is not None:
@@ -123,7 +123,7 @@ class PyAvEncoder:
 
     def count(self) -> int:
         """See :meth:`imp_trt.video.encoder.Encoder.count`."""
-        import av
+        import av.error
 
         try:
             with av.open(str(self._file)) as container:
@@ -134,14 +134,14 @@ class PyAvEncoder:
                 # Matroska does not say, and to read hours of it takes minutes. If the last frame is there, so
                 # are the others: what FFmpeg cannot write it reports.
                 container.seek(self._last * 10**6 // TICKS)
-                ends = max(packet.pts for packet in container.demux(stream) if packet.size)
+                ends = max(packet.pts or 0 for packet in container.demux(stream) if packet.size)
                 missing = Fraction(self._last, TICKS) - ends * stream.time_base > _MATROSKA_TICK
                 return 0 if missing else self._written
         except (av.error.FFmpegError, StopIteration, IndexError, ValueError):
             return -1
 
     def _mux(self, frame: Any) -> None:
-        import av
+        import av.error
 
         try:
             for packet in self._stream.encode(frame):

@@ -35,7 +35,7 @@ class DeepLabWithImp(nn.Module):
         super().__init__()
         net = deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None)
         self.backbone = net.backbone
-        self.context = nn.Sequential(*list(net.classifier)[:-1])  # 256 channels, stride 16
+        self.context = nn.Sequential(*list(net.classifier.children())[:-1])  # 256 channels, stride 16
         self.classify = nn.Sequential(
             nn.Conv2d(256 + THINGS, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, len(SCENE_CLASSES), 1)
         )
@@ -101,7 +101,7 @@ def train(network: DeepLabWithImp, found_by: MaskRCNN, steps: int) -> list[float
     history = []
     for step in range(steps):
         images, semantic, targets = scenes(2, 2 * step)
-        detection = sum(found_by.train()(list(images), targets).values())
+        detection = torch.stack(list(found_by.train()(list(images), targets).values())).sum()
         # The network's own detections, as at test time; gradients reach masks and scores through the canvas.
         logits = network.train()(images, *detect(found_by, images))
         loss = F.cross_entropy(logits, semantic)

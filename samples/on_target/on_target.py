@@ -58,10 +58,16 @@ def run(step: Step) -> dict[str, Any]:
 
 def _finish(step: Step) -> tuple[int, str, str]:
     """Exit code and output of a step, which has ended on every way out."""
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
     # A group of its own, so that a compiler below a step that takes too long ends too.
     child = subprocess.Popen(
-        step.command, **streams, cwd=ROOT, text=True, errors="replace", start_new_session=True
+        step.command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
     )
     try:
         out, err = child.communicate(timeout=step.timeout_s)

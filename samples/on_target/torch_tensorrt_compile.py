@@ -51,7 +51,7 @@ def inputs(count: int = 20) -> list[Tensor]:
 def main() -> int:
     try:
         register_converters()
-        import torch_tensorrt
+        import torch_tensorrt  # pyright: ignore[reportMissingImports]
 
         if not torch.cuda.is_available():
             raise DependencyMissing("PyTorch finds no GPU", fix="run this on the target")

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 # Not pycuda.autoinit: that makes a context of its own, whose memory the engine cannot read.
-import pycuda.autoprimaryctx  # noqa: F401
-import pycuda.driver as cuda
+import pycuda.autoprimaryctx  # noqa: F401  # pyright: ignore[reportMissingImports]
+import pycuda.driver as cuda  # pyright: ignore[reportMissingImports]
 from numpy.typing import NDArray
-from pycuda import gpuarray
-from pycuda.compiler import SourceModule
+from pycuda import gpuarray  # pyright: ignore[reportMissingImports]
+from pycuda.compiler import SourceModule  # pyright: ignore[reportMissingImports]
 
 from imp_trt import ImpTrtError, SegmentationResult, Segmenter
 from imp_trt.video import open_source
@@ -59,7 +59,7 @@ class ToneCurve:
         levels = 255 * (np.arange(256) / 255) ** gamma
         self._curve = gpuarray.to_gpu(levels.round().astype(np.uint8))
         self._kernel = SourceModule(KERNEL).get_function("tone")
-        self._pinned: NDArray[np.uint8] | None = None
+        self._pinned: Any = None  # page-locked [h, w, 3] uint8
         self._pixels: Any = None
 
     def upload(self, image: NDArray[np.uint8]) -> OnStream:

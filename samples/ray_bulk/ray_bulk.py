@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from imp_trt import ImpTrtError, Segmenter
 from imp_trt.artifact import read_manifest
@@ -85,8 +86,8 @@ def run(workers: list[Any], tasks: list[Task]) -> dict[str, str]:
         worker, video = busy.pop(ready)
         idle.append(worker)
         try:
-            figures = ray.get(ready)
-        except ray.exceptions.RayError as error:  # the worker died twice, or has a fault of its own
+            figures: dict[str, Any] = ray.get(ready)
+        except RayError as error:  # the worker died twice, or has a fault of its own
             figures = {"error": f"{type(error).__name__}: {error}"}
         if "error" in figures:
             failed[video] = figures["error"]

@@ -43,7 +43,7 @@ class TritonSegmenter:
     """
 
     def __init__(self, server: str, model: str) -> None:
-        self._client = triton.InferenceServerClient(server)
+        self._client: Any = triton.InferenceServerClient(server)
         self._model = model
         described = self._client.get_model_config(model, client_timeout=TIMEOUT_S).config
         text = described.parameters["imp_trt.manifest"].string_value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -18,6 +19,30 @@ def test_ruff(command):
         [sys.executable, "-m", "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_mypy_at_the_root():
+    """Strict, and it sees the linked folders: an error planted there must be found."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    sources = [p for f in ("imp_trt", "export", "train", "plugins") for p in (ROOT / f).rglob("*.py")]
+    checked = re.search(r"no issues found in (\d+) source files", done.stdout)
+    assert checked is not None
+    assert int(checked[1]) >= len(sources)
+
+
+def test_pyright_at_the_root():
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    report = json.loads(done.stdout)
+    assert not report["generalDiagnostics"], [
+        f"{d['file']}:{d['range']['start']['line'] + 1}: {d['message']}" for d in report["generalDiagnostics"]
+    ]
+    folders = ("imp_trt", "export", "train", "plugins", "samples")
+    sources = [p for folder in folders for p in (ROOT / folder).rglob("*.py")]
+    assert report["summary"]["filesAnalyzed"] >= len(sources)
 
 
 def test_every_relative_link_in_the_documents_leads_somewhere():

@@ -140,9 +140,8 @@ def enlarged(item: Segmented) -> Segmented:
         return item
     size = (w * factor, h * factor)
     found = result.instances
-    instances = replace(
-        found, boxes=found.boxes * factor, mask_boxes=found.mask_boxes * factor, size=size[::-1]
-    )
+    mask_boxes = found.boxes if found.mask_boxes is None else found.mask_boxes
+    instances = replace(found, boxes=found.boxes * factor, mask_boxes=mask_boxes * factor, size=size[::-1])
     semantic = np.asarray(cv2.resize(result.semantic, size, interpolation=cv2.INTER_NEAREST), np.uint8)
     image = np.asarray(cv2.resize(item.frame.image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
     return replace(

@@ -164,7 +164,7 @@ class Asked:
 class Handler(BaseHTTPRequestHandler):
     """One connection of a viewer. Everything is read only, and chosen by the address alone."""
 
-    server: ViewServer
+    server: ViewServer  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
     timeout = PATIENCE_S
     # Headers and body leave in two pieces: the second must not wait until the first is acknowledged.
@@ -193,7 +193,7 @@ class Handler(BaseHTTPRequestHandler):
         site = self.server.site
         if path in _ASSETS:
             name, kind = _ASSETS[path]
-            self._send(HTTPStatus.OK, kind, files(__package__).joinpath(name).read_bytes())
+            self._send(HTTPStatus.OK, kind, files("imp_trt.video.serve").joinpath(name).read_bytes())
         elif path == "/about":
             self._send(HTTPStatus.OK, "application/json", site.about())
         elif path == "/state":
