@@ -10,6 +10,7 @@ interface returns, so that none crosses into TensorRT. Each is logged here first
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import functools
 import logging
@@ -19,9 +20,10 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from imp_trt.cuda.driver import Device, call
-from imp_trt.cuda.kernels import shared_device
+from imp_trt.cuda.driver import Device
+from imp_trt.cuda.kernels import current_device
 from imp_trt.errors import DependencyMissing, DeviceError, ImpTrtError, InvalidInput
+from imp_trt.platform_info import LIBRARY_VARIABLE
 
 VERSION = "1"
 NAMESPACE = "imp_trt"
@@ -86,11 +88,6 @@ class ShapeBuilder(NamedTuple):
     product: Callable[[Any, Any], Any]
 
 
-def current_device() -> Device:
-    """The GPU whose context TensorRT has made current in this thread."""
-    return shared_device(int(call("cuCtxGetDevice")))
-
-
 def _reports(method: _Method) -> _Method:
     """Logs whatever a method raises, under its operator's name."""
 
@@ -128,6 +125,9 @@ class Fields:
                 data = np.array([getattr(operator, name)], dtype)
             self._parts.append((data, trt.PluginField(name, data, kind)))
         self.collection = trt.PluginFieldCollection([field for _, field in self._parts])
+        # TensorRT's own type, which points into the collection: the bindings convert a collection only while
+        # a function of theirs is being called, and TensorRT also asks for fields from threads of its own.
+        self.native = trt.PluginFieldCollection_(self.collection)
 
 
 def read_fields(trt: Any, operator: type[PluginOperator], collection: Any) -> PluginOperator:
@@ -149,14 +149,65 @@ def read_fields(trt: Any, operator: type[PluginOperator], collection: Any) -> Pl
         if field.size < 1 or (dtype is not None and field.size != 1):
             expected = "text" if dtype is None else "exactly one value"
             raise InvalidInput(f"field {name}", expected=expected, got=f"{field.size} values")
-        data = np.array(field.data)
-        # Parsers differ in whether the length counts a terminating zero.
-        values[name] = (
-            data.tobytes().split(b"\0")[0].decode(errors="replace")
-            if dtype is None
-            else data.ravel()[0].item()
-        )
+        values[name] = read_text(trt, field) if dtype is None else np.array(field.data).ravel()[0].item()
     return operator(**values)
+
+
+def read_text(trt: Any, field: Any) -> str:
+    """The text of a CHAR field.
+
+    Raises:
+        DependencyMissing: these bindings give no text with this NumPy.
+    """
+    read = _text_reader(trt)
+    if read is None:
+        raise DependencyMissing(
+            f"text of plugin field {field.name}",
+            expected="Python bindings of TensorRT that work with the installed NumPy",
+            got=f"{trt.__name__} {trt.__version__} with NumPy {np.__version__}",
+            fix=f"use NumPy 1.26, or the C++ plugins: build libimp_trt_plugins.so and set {LIBRARY_VARIABLE}",
+        )
+    # Parsers differ in whether the length counts a terminating zero.
+    return read(field).split(b"\0")[0].decode(errors="replace")
+
+
+@functools.cache
+def _text_reader(trt: Any) -> Callable[[Any], bytes] | None:
+    """How to read the bytes of a CHAR field: what reads a field made here right.
+
+    The bindings of TensorRT 10.3 to 10.15 were built for NumPy 1. With NumPy 2 their `PluginField.data`
+    repeats the first element: b"bbbbbbbb" for b"bilinear". The C++ field behind it is right.
+    """
+    text = b"two"
+    made = trt.PluginField("probe", np.frombuffer(text, np.int8), trt.PluginFieldType.CHAR)
+    readers = (_bytes_of_array, _bytes_at_address)
+    return next((read for read in readers if read(made) == text), None)
+
+
+def _bytes_of_array(field: Any) -> bytes:
+    return np.array(field.data).tobytes()
+
+
+class _NativeField(ctypes.Structure):
+    """nvinfer1::PluginField; the same in TensorRT 8 to 11."""
+
+    _fields_ = (
+        ("name", ctypes.c_void_p),
+        ("data", ctypes.c_void_p),
+        ("type", ctypes.c_int32),
+        ("length", ctypes.c_int32),
+    )
+
+
+def _bytes_at_address(field: Any) -> bytes:
+    # In an object of pybind11 the address of the C++ object follows the header that all Python objects have.
+    address = ctypes.c_void_p.from_address(id(field) + object.__basicsize__).value
+    if not address:
+        return b""
+    native = _NativeField.from_address(address)
+    if (native.type, native.length) != (int(field.type), field.size) or not native.data:
+        return b""
+    return ctypes.string_at(native.data, native.length)
 
 
 def describe(operator: PluginOperator) -> str:
@@ -249,7 +300,7 @@ class _Plugin:
         self.operator.launch(tensors, outputs[0], stream, current_device())
 
     def get_fields_to_serialize(self) -> Any:
-        return self.fields.collection
+        return self.fields.native
 
     def _check_ranks(self, ranks: list[int]) -> None:
         if tuple(ranks) != self.operator.RANKS:

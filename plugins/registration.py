@@ -12,13 +12,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from imp_trt.cuda.kernels import current_device
 from imp_trt.errors import DependencyMissing, EngineIncompatible, UsageError
 from imp_trt.platform_info import LIBRARY_VARIABLE
 from imp_trt.plugins.python_plugin import (
     NAMESPACE,
     VERSION,
     PluginOperator,
-    current_device,
     make_creator,
 )
 

@@ -146,12 +146,12 @@ def driver_version() -> tuple[int, int]:
 
 
 class Device:
-    """A GPU whose primary context (the one PyTorch and TensorRT use) this object holds on to."""
+    """A GPU and one of its contexts: the primary one (PyTorch's, TensorRT's), or one that a program made."""
 
-    def __init__(self, info: DeviceInfo, handle: Any, context: Any) -> None:
+    def __init__(self, info: DeviceInfo, context: Any, retained: Any = None) -> None:
         self.info = info
-        self._handle = handle
         self._context = context
+        self._retained = retained  # the GPU whose primary context this object holds on to
         self.modules: dict[str, Module] = {}  # filled by imp_trt.cuda.kernels
 
     @classmethod
@@ -163,9 +163,19 @@ class Device:
         """
         info = device_info(index)
         handle = call("cuDeviceGet", index)
-        device = cls(info, handle, call("cuDevicePrimaryCtxRetain", handle))
+        device = cls(info, call("cuDevicePrimaryCtxRetain", handle), retained=handle)
         device.activate()
         return device
+
+    @classmethod
+    def current(cls) -> Device:
+        """The context that is current in this thread, which this object does not keep alive.
+
+        Raises:
+            DependencyMissing: no driver.
+            DeviceError: no context is current.
+        """
+        return cls(device_info(int(call("cuCtxGetDevice"))), call("cuCtxGetCurrent"))
 
     @property
     def index(self) -> int:
@@ -211,7 +221,8 @@ class Device:
                 while self.modules:
                     self.modules.popitem()[1].close()
             self._context = None
-            _release("cuDevicePrimaryCtxRelease", self._handle)
+            if self._retained is not None:
+                _release("cuDevicePrimaryCtxRelease", self._retained)
 
 
 class Module:

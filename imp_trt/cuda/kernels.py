@@ -34,7 +34,8 @@ ENTRIES: dict[str, tuple[str, ...]] = {
 """The entry points of every operator's kernels."""
 
 _lock = threading.RLock()
-_shared: dict[tuple[Any, int], Device] = {}
+_shared: dict[tuple[Any, int], Device] = {}  # (bindings, index of the GPU) -> its primary context
+_current: dict[tuple[Any, int], Device] = {}  # (bindings, id of a context) -> it
 
 
 class Kernel:
@@ -136,4 +137,25 @@ def shared_device(index: int) -> Device:
             device = _shared.get(owner)
             if device is None:
                 device = _shared[owner] = Device.open(index)
+    return device
+
+
+def current_device() -> Device:
+    """The context that is current in this thread, with the kernels that are loaded into it.
+
+    For plugins, which run in the context of the program that calls TensorRT: a kernel of another context
+    cannot be launched on its streams.
+
+    Raises:
+        DependencyMissing: no driver.
+        DeviceError: no context is current.
+    """
+    # An id is never used again; a context made later may have the handle of one that was destroyed.
+    owner = (driver.bindings(), int(driver.call("cuCtxGetId", driver.call("cuCtxGetCurrent"))))
+    device = _current.get(owner)
+    if device is None:
+        with _lock:
+            device = _current.get(owner)
+            if device is None:
+                device = _current[owner] = Device.current()
     return device

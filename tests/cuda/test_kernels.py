@@ -6,7 +6,7 @@ from ctypes import c_int, c_void_p
 
 import pytest
 
-from imp_trt.cuda import kernels, nvrtc
+from imp_trt.cuda import driver, kernels, nvrtc
 from imp_trt.cuda.driver import Device, Graph, Stream
 from imp_trt.errors import DependencyMissing, DeviceError, UsageError
 from tests.support.fake_cuda import FakeCuda, Launch
@@ -116,6 +116,25 @@ def test_constants_are_read_from_the_header():
     names = ("TILE_W", "TILE_H", "THREADS", "BACKWARD_THREADS")
     assert constants.keys() == {f"IMP_MP_{name}" for name in names}
     assert all(value > 0 for value in constants.values())
+
+
+def test_kernels_of_the_current_context(fake, compiled):
+    """Loaded once in each context, which stays current and is not kept alive."""
+    Device.open().close()
+    first, second = fake.create_context(), fake.create_context()
+    devices = []
+    for context in (first, second, first):
+        driver.call("cuCtxSetCurrent", context)
+        devices.append(kernels.current_device())
+        kernels.prepare("frame_fit", devices[-1])
+        assert driver.call("cuCtxGetCurrent") == context
+    assert devices[0] is devices[2]
+    assert devices[0] is not devices[1]
+    assert fake.calls.count("cuModuleLoadData") == 2
+    assert fake.alive["contexts"] == 0
+    driver.call("cuCtxSetCurrent", 0)
+    with pytest.raises(DeviceError, match="cuCtxGetId"):
+        kernels.current_device()
 
 
 def test_the_shared_device_is_opened_once(fake):

@@ -20,6 +20,8 @@ CALLS = {
     "bilinear f16": None,
     "rect bf16": None,
     "roi_align f32": None,
+    "nearest bf16": "context",
+    "roi_align bf16": "context",
     "nearest f32": "boxes",
     "nearest f16": "driver",
     "roi_align f16": "memory",
@@ -52,6 +54,16 @@ def test_the_result_under_capture_is_right(results: dict[str, Any], name: str) -
     assert not [
         call for call in result["calls"] if "Alloc" in call or "Load" in call or "Synchronize" in call
     ]
+
+
+@pytest.mark.parametrize("name", ["nearest bf16", "roi_align bf16"])
+def test_plugins_run_in_the_context_of_the_caller(results: dict[str, Any], name: str) -> None:
+    """One that PyCUDA's autoinit made, for instance: its streams take no kernels of another context."""
+    result = results[name]
+    assert "error" not in result
+    absolute, relative = TOLERANCES[name.split()[1]]
+    assert result["worst"] <= absolute + relative * max(1.0, result["largest"])
+    assert result["same_context"]
 
 
 @pytest.mark.parametrize(

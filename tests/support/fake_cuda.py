@@ -89,6 +89,10 @@ class FakeCuda(FakeState):
     def cuCtxGetCurrent(self) -> tuple[Any, ...]:
         return self._begin("cuCtxGetCurrent", context=False), getattr(self._thread, "context", 0)
 
+    def cuCtxGetId(self, ctx: Any) -> tuple[Any, ...]:
+        status = self._begin("cuCtxGetId")
+        return status, None if status else int(ctx or self._thread.context)
+
     def cuCtxGetDevice(self) -> tuple[Any, ...]:
         status = self._begin("cuCtxGetDevice")
         if status:

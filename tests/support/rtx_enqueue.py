@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from imp_trt.cuda import kernels as cuda_kernels
-from imp_trt.cuda.driver import Device, DeviceBuffer, Graph, Stream
+from imp_trt.cuda.driver import Device, DeviceBuffer, Graph, Stream, call
 from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_kernels import kernels as fake_kernels
 from tests.support.plugin_cases import decoded, encoded, read_case
@@ -28,11 +28,15 @@ def _enqueue(folder: str, changed: str | None) -> dict[str, Any]:
 
     Args:
         folder: as tests.support.plugin_cases writes it.
-        changed: "boxes": one image too many; "driver": a launch fails; "memory": nothing is prepared.
+        changed: "boxes": one image too many; "driver": a launch fails; "memory": nothing is prepared;
+            "context": the caller's context is not the primary one.
     """
     case = read_case(Path(folder))
     with FakeCuda(kernels=fake_kernels()).installed() as fake:
-        device = Device.open()
+        Device.open()
+        if changed == "context":
+            call("cuCtxSetCurrent", fake.create_context())
+        context = call("cuCtxGetCurrent")
         plugin = create(case.operator, list(case.fields.items()))
         attached = plugin if changed == "memory" else plugin.attach_to_context(None)
         descs = [tensor_desc(element, shape) for element, shape in (*case.inputs, case.output)]
@@ -44,7 +48,7 @@ def _enqueue(folder: str, changed: str | None) -> dict[str, Any]:
         for buffer, data in zip(buffers, case.data, strict=True):
             fake.array(buffer.pointer, (len(data),), np.uint8)[:] = np.frombuffer(data, np.uint8)
         size = len(encoded(case.expected, case.output[0]))
-        out, stream = DeviceBuffer(size), Stream(device)
+        out, stream = DeviceBuffer(size), Stream(Device.current())
         if changed == "driver":
             fake.fail("cuLaunchKernel", "CUDA_ERROR_LAUNCH_FAILED")
         pointers = [buffer.pointer for buffer in buffers]
@@ -66,4 +70,5 @@ def _enqueue(folder: str, changed: str | None) -> dict[str, Any]:
             "worst": float(np.abs(values - case.expected).max()),
             "largest": float(np.abs(case.expected).max()),
             "calls": sorted(set(calls)),
+            "same_context": call("cuCtxGetCurrent") == context,
         }
