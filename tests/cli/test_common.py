@@ -165,9 +165,7 @@ def test_progress_off_a_terminal_is_rare_and_on_one_rewrites_its_line(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-    "name", ["train", "eval", "ablation", "export", "segment", "inspect", "bench", "doctor", "demo"]
-)
+@pytest.mark.parametrize("name", ["train", "eval", "export", "segment", "inspect", "bench", "doctor", "demo"])
 def test_every_command_is_also_a_module(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

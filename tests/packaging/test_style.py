@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("imp_trt", "export", "train", "plugins", "research")
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=lambda c: c[0])
@@ -27,7 +28,7 @@ def test_mypy_at_the_root():
         [sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    sources = [p for f in ("imp_trt", "export", "train", "plugins") for p in (ROOT / f).rglob("*.py")]
+    sources = [p for f in FOLDERS for p in (ROOT / f).rglob("*.py")]
     checked = re.search(r"no issues found in (\d+) source files", done.stdout)
     assert checked is not None
     assert int(checked[1]) >= len(sources)
@@ -40,7 +41,7 @@ def test_pyright_at_the_root():
     assert not report["generalDiagnostics"], [
         f"{d['file']}:{d['range']['start']['line'] + 1}: {d['message']}" for d in report["generalDiagnostics"]
     ]
-    folders = ("imp_trt", "export", "train", "plugins", "samples")
+    folders = (*FOLDERS, "samples")
     sources = [p for folder in folders for p in (ROOT / folder).rglob("*.py")]
     assert report["summary"]["filesAnalyzed"] >= len(sources)
 

@@ -1,0 +1,1 @@
+"""Experiments on top of :mod:`imp_trt`; run from a checkout, never installed."""

@@ -1,0 +1,5 @@
+"""Runs :mod:`research.ablation.cli`."""
+
+from research.ablation.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,418 @@
+"""The tables of the page, one function per question; everything is computed from the results."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable, Sequence
+
+from imp_trt.models import presets
+from imp_trt.train.report.numbers import signed
+from research.ablation.cells import (
+    CANVAS_ONLY,
+    CONTROL,
+    HEADLINE,
+    ORDER,
+    PINNED,
+    VARIANTS,
+    Cell,
+)
+from research.ablation.paper import GAINS, MODANET, REMARKS, VCP
+from research.ablation.results import CellResult
+from research.ablation.summary import FIGURES, DataSummary, Get, Spread, band, class_iou, mask_ap
+
+PAIRS = (("FPN", CONTROL, HEADLINE), ("P2", "panoptic-p2", "panoptic-p2-imp"))
+"""Systems that differ in IMP alone: name of the pair, without, with."""
+
+NONE = "\N{EN DASH}"
+"""What a table shows where there is no number."""
+
+TABLE_1 = ("box AP", "mask AP", "mIoU", "thing mIoU", "stuff mIoU", "mAcc", "thing boundary IoU", "PQ")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, its first column to the left and the others to the right."""
+    lines = ["| " + " | ".join(head) + " |", "|:--" + "|--:" * (len(head) - 1) + "|"]
+    lines += ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def percent(spread: Spread | None) -> str:
+    """Mean in percent, and the range over seeds where there are several."""
+    if spread is None:
+        return NONE
+    mean = f"{100 * spread.mean:.1f}"
+    return mean if spread.count == 1 else f"{mean} ({100 * spread.low:.1f} to {100 * spread.high:.1f})"
+
+
+def points(spread: Spread | None) -> str:
+    """Mean difference in points, and the range over seeds where there are several."""
+    if spread is None:
+        return NONE
+    mean, low, high = (signed(100 * v) for v in (spread.mean, spread.low, spread.high))
+    return mean if spread.count == 1 else f"{mean} ({low} to {high})"
+
+
+def setting_section(data: DataSummary) -> str:
+    """What was run, on what, and what was not."""
+    settings, recipe = data.first.settings, data.first.settings["recipe"]
+    one, two = recipe["stage_one"], recipe["stage_two"]
+    height, width = settings["input_size"]
+    hours = _training_seconds(data) / 3600
+    start = "start at zero" if recipe["semantic_in_stage_one"] else "drawn"
+    rows = [
+        ("data", f"{settings['train']['images']} training, {settings['val']['images']} validation pictures"),
+        ("classes", f"{len(data.classes.things)} things, {len(data.classes.stuff)} stuff"),
+        ("network", f"{settings['backbone']} trunk, scored at {width}x{height}"),
+        ("heads", _heads(data)),
+        ("first weights", "drawn, none pretrained" if settings["init"] == "scratch" else settings["init"]),
+        ("recipe", f"`{settings['recipe_name']}`: {recipe['optimizer']}, batch {recipe['batch']}"),
+        ("stage one", f"{one['iterations']} iterations, learning rate {one['peak']:g} to {one['end']:g}"),
+        ("stage two", f"{two['iterations']} iterations, learning rate {two['peak']:g} to {two['end']:g}"),
+        ("weights on the canvas", f"{start}, {_times(recipe.get('canvas_rate', 1.0))} learning rate"),
+        ("seeds of the headline pair", ", ".join(map(str, data.common_seeds(CONTROL, HEADLINE))) or NONE),
+        ("machine", "; ".join(sorted(data.machines))),
+        ("code (digest)", ", ".join(sorted(data.codes))),
+        ("training time", f"{hours:.1f} hours in all, shared first stages counted once"),
+    ]
+    text = table(("", "this run"), rows)
+    for what, made in (
+        ("filled on one machine", data.machines),
+        ("made by one version of the code", data.codes),
+    ):
+        if len(made) > 1:
+            # The many are the rest: only what is unlike them is named.
+            *few, (rest, _) = sorted(made.items(), key=lambda item: len(item[1]))
+            parts = "; ".join(f"{key}: {_names(cells)}" for key, cells in few)
+            text += f"\n\nNot all cells were {what}. {parts}; all others: {rest}."
+    if data.missing:
+        # A training that diverged leaves no result either; to call it "not run" would hide it.
+        text += f"\n\nWithout a result (not run, or diverged): {_names(c.name for c in data.missing)}."
+    return text
+
+
+def _heads(data: DataSummary) -> str:
+    settings = data.first.settings
+    height, width = settings["input_size"]
+    own, paper = (
+        presets.system(HEADLINE, data.classes, (height, width), backbone)
+        for backbone in (settings["backbone"], "resnet50")
+    )
+    sizes = [
+        (
+            f"pyramid of {config.fpn_channels} channels, semantic heads of {config.semantic_channels} with "
+            f"{config.head_norm} normalisation, {config.detector_config.proposals} proposals, "
+            f"{config.detector_config.detections} detections"
+        )
+        for config in (own, paper)
+    ]
+    return sizes[0] if own.head_norm == paper.head_norm else f"{sizes[0]} (the paper's: {sizes[1]})"
+
+
+def _times(factor: float) -> str:
+    return "the common" if factor == 1 else f"{factor:g} times the common"
+
+
+def _names(cells: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in cells)
+
+
+def command_section(data: DataSummary) -> str:
+    """The commands that repeat the run."""
+    settings = data.first.settings
+    height, width = settings["input_size"]
+    recipe, *changes = shlex.split(str(settings["recipe_name"]))
+    words = [f"python -m research.ablation --data {settings.get('data', 'DIR')}"]
+    splits = settings["train"]["split"], settings["val"]["split"]
+    if splits != ("train", "val"):
+        words.append(f"--splits {shlex.join(splits)}")
+    words += [f"--recipe {recipe}", *(f"--set {shlex.quote(c)}" for c in changes)]
+    words.append(f"--input-size {height} {width}")
+    if settings["val"].get("limit"):
+        words.append(f"--limit {settings['val']['limit']}")
+    if settings["backbone"] != "compact":
+        words.append(f"--backbone {settings['backbone']}")
+    if settings["init"] != "scratch":
+        words.append(f"--init {settings['init']}")
+    words += ["--half"] * bool(settings["half"])
+    machine = data.first.machine
+    if machine["threads"] != 1:
+        words.append(f"--threads {machine['threads']}")
+    if machine["device"] != "cpu":
+        words.append(f"--device {machine['device']}")
+    return f"```\n{' '.join([*words, '-o runs/ablation'])}\n```"
+
+
+def systems_section(data: DataSummary) -> str:
+    """All systems (Table 1 of the paper)."""
+    rows = []
+    for system in sorted(presets.SYSTEMS, key=list(presets.SYSTEMS).index):
+        found = data.of(system)
+        if not found:
+            rows.append([system, "none", *[NONE] * (len(TABLE_1) + 1)])
+            continue
+        recall = Spread.of([_number((r.canvas or {}).get("recall")) for r in found.values()])
+        figures = [percent(data.spread(system, FIGURES[name])) for name in TABLE_1]
+        rows.append([system, str(len(found)), *figures, percent(recall)])
+    text = table(("system", "seeds", *TABLE_1, "canvas recall"), rows)
+    if len(data.classes.stuff) > 1 and data.of(CANVAS_ONLY):
+        text += (
+            f"\n\n`{CANVAS_ONLY}` predicts things and one background class. The other "
+            f"{len(data.classes.stuff) - 1} stuff classes count 0 in its mIoU and mAcc: compare its things. "
+            f"Its background score is {PINNED['background_score']} here; Variants has others."
+        )
+    return text
+
+
+def gain_section(data: DataSummary) -> str:
+    """What IMP adds to each pair, in words and figures, beside the paper's."""
+    parts = [
+        verdict(data, name, without, with_)
+        for name, without, with_ in PAIRS
+        if data.gain(without, with_, FIGURES["mIoU"]) is not None
+    ]
+    if not parts:
+        return "No pair was run."
+    names = ("mIoU", "thing mIoU", "stuff mIoU", "mAcc", "boundary IoU", "thing boundary IoU", "PQ", "box AP")
+    rows = []
+    for name, without, with_ in PAIRS:
+        gains = [points(data.gain(without, with_, FIGURES[figure])) for figure in names]
+        if any(g != NONE for g in gains):
+            rows.append([f"{name}, this run", *gains])
+    rows += [
+        [f"{g.pair}, paper: {g.where}", *(_paper_points(getattr(g, _PAPER.get(n, ""), None)) for n in names)]
+        for g in GAINS
+    ]
+    parts += [remark for pair in PAIRS for remark in unlike(data, *pair)]
+    return "\n\n".join([*parts, table(("pair, difference in points", *names), rows)])
+
+
+_PAPER = {"mIoU": "miou", "thing mIoU": "things", "stuff mIoU": "stuff", "mAcc": "macc"}
+
+
+def verdict(data: DataSummary, name: str, without: str, with_: str) -> str:
+    """One sentence: in which direction IMP moves the things of a pair, and in how many seeds."""
+    before, after = data.of(without), data.of(with_)
+    seeds = data.common_seeds(without, with_)
+    get = FIGURES["thing mIoU"]
+    gains = [get(after[s].evaluation) - get(before[s].evaluation) for s in seeds]
+    spread = Spread.of(gains)
+    if spread is None:
+        return f"{name} pair: no thing class occurs."
+    better = sum(g > 0 for g in gains)
+    start, end = (f"{100 * _mean(get, found, seeds):.1f}" for found in (before, after))
+    return (
+        f"{name} pair: IMP moves thing mIoU from {start} to {end}, difference {points(spread)}; it is higher "
+        f"with IMP in {better} of {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}."
+    )
+
+
+def unlike(data: DataSummary, name: str, without: str, with_: str) -> list[str]:
+    """What the members of a pair differ in besides IMP: nothing, as a rule."""
+    before, after = data.of(without), data.of(with_)
+    seeds = data.common_seeds(without, with_)
+    remarks = []
+    stages = [s for s in seeds if before[s].settings.get("stage_one") != after[s].settings.get("stage_one")]
+    if stages:
+        remarks.append(
+            f"{name} pair: the first stage is not shared at seed {', '.join(map(str, stages))}: what differs "
+            "there is more than IMP."
+        )
+    apart = [s for s in seeds if before[s].machine != after[s].machine]
+    if apart:
+        remarks.append(
+            f"{name} pair: the two were filled on unlike machines or versions of libraries or code at seed "
+            f"{', '.join(map(str, apart))}."
+        )
+    return remarks
+
+
+def class_section(data: DataSummary, without: str, with_: str) -> str:
+    """IoU of each class without and with IMP (the paper's Tables 3 and 4), and what is detected of it."""
+    rows, seeds = [], data.common_seeds(without, with_)
+    for kind, indices in (("thing", data.classes.things), ("stuff", data.classes.stuff)):
+        for channel, index in enumerate(indices):
+            get, name = class_iou(index), data.classes.names[index]
+            values = [percent(data.spread(system, get, seeds=seeds)) for system in (without, with_)]
+            values.append(points(data.gain(without, with_, get)))
+            if kind == "thing":
+                recall = [
+                    _number((r.canvas or {}).get("per_class", {}).get(name, {}).get("recall"))
+                    for s, r in data.of(with_).items()
+                    if s in seeds
+                ]
+                values.append(percent(data.spread(with_, mask_ap(channel), seeds=seeds)))
+                values.append(percent(Spread.of(recall)))
+            rows.append([name, kind, *values, *[NONE] * (5 - len(values))])
+    head = ("class", "kind", f"IoU, `{without}`", f"`{with_}`", "difference", "mask AP", "canvas recall")
+    return table(head, rows)
+
+
+def boundary_section(data: DataSummary) -> str:
+    """Scores of the headline pair near the boundaries (Figure 5 of the paper)."""
+    distances, seeds = boundary_distances(data), data.common_seeds(CONTROL, HEADLINE)
+    if not distances:
+        return "The pair was not run."
+    rows = []
+    for position, distance in enumerate(distances):
+        row = [f"{distance:g}"]
+        for accuracy in (False, True):
+            get = band(position, accuracy)
+            row += [percent(data.spread(s, get, seeds=seeds)) for s in (CONTROL, HEADLINE)]
+            row.append(points(data.gain(CONTROL, HEADLINE, get)))
+        rows.append(row)
+    head = ("distance, px", "mIoU without", "mIoU with", "difference")
+    return table((*head, *(h.replace("mIoU", "mAcc") for h in head[1:])), rows)
+
+
+def boundary_distances(data: DataSummary) -> tuple[float, ...]:
+    """Distances of the bands that were measured; none where the headline pair has no seed in common."""
+    for seed in data.common_seeds(CONTROL, HEADLINE):
+        boundary = data.of(HEADLINE)[seed].evaluation.boundary
+        if boundary is not None:
+            return boundary.distances
+    return ()
+
+
+def time_section(data: DataSummary) -> str:
+    """Inference time of each system (Table 6 of the paper)."""
+    if data.timing is None:
+        return "Not measured (`python -m research.ablation --time`)."
+    t = data.timing
+    rows = []
+    for system in presets.SYSTEMS:
+        if system in t["systems"]:
+            s = t["systems"][system]
+            ratio = NONE if s["ratio"] is None else f"{s['ratio']:.2f}"
+            total = f"{s['total']['p50']:.0f} / {s['total']['p90']:.0f}"
+            rows.append([system, f"{s['infer']['p50']:.0f} / {s['infer']['p90']:.0f}", total, ratio])
+    machine = t["machine"]
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} of {machine['cpus']} CPUs"
+    head = ("system", "network, ms (p50 / p90)", "whole call, ms", "network, by panoptic-fpn")
+    return (
+        f"{table(head, rows)}\n\nEager PyTorch {machine['torch']}, float32, on {where}; {t['pictures']} "
+        "pictures, each through all systems in turn; the last column is the median over the pictures."
+    )
+
+
+def variant_section(data: DataSummary) -> str:
+    """Sampling rules, canvas sources and background scores, at the first seed."""
+    seeds = data.seeds
+    rows = [_variant_row(data, Cell(HEADLINE, v, seeds[0])) for v in _variants_of(HEADLINE)]
+    names = ("mIoU", "thing mIoU", "mAcc", "thing boundary IoU", "mask AP")
+    text = [table((f"`{HEADLINE}`, seed {seeds[0]}", *names), rows)]
+    spread = data.spread(HEADLINE, FIGURES["thing mIoU"])
+    if spread is not None and spread.count > 1:
+        text.append(
+            f"The base's thing mIoU alone varies by {100 * (spread.high - spread.low):.1f} points over "
+            f"{spread.count} seeds: a smaller difference between rows decides nothing."
+        )
+    else:
+        text.append("One seed: how much the base itself varies between seeds was not measured.")
+    scores = sorted((background_score(c), c) for c in _background_cells(data))
+    if scores:
+        sweep = [
+            [f"{score:g}", *(percent(data.spread(c.system, FIGURES[n], c.variant)) for n in _SWEPT)]
+            for score, c in scores
+        ]
+        text.append(table((f"background score of `{CANVAS_ONLY}`", *_SWEPT), sweep))
+        text.append("Scored on the validation pictures: a score that is chosen here is chosen on them.")
+    return "\n\n".join(text)
+
+
+_SWEPT = ("mIoU", "thing mIoU", "mAcc")
+
+
+def background_score(cell: Cell) -> float:
+    """The constant that the canvas competes with."""
+    return float(dict(VARIANTS[cell.variant].after).get("background_score", PINNED["background_score"]))
+
+
+def _background_cells(data: DataSummary) -> list[Cell]:
+    return [c for c in data.results if c.system == CANVAS_ONLY and c.seed == data.seeds[0]]
+
+
+def background_curve(data: DataSummary) -> dict[str, dict[float, float | None]]:
+    """Scores by background score, for a chart."""
+    return {
+        name: {
+            background_score(c): FIGURES[name](data.results[c].evaluation) for c in _background_cells(data)
+        }
+        for name in ("thing mIoU", "mAcc")
+    }
+
+
+def cells_section(data: DataSummary) -> str:
+    """Every result on its own."""
+    rows = []
+    order = {name: position for position, name in enumerate(ORDER)}
+    ranks = {name: position for position, name in enumerate(VARIANTS)}
+    for cell in sorted(data.results, key=lambda c: (order[c.system], ranks[c.variant], c.seed)):
+        result = data.results[cell]
+        names = ("mIoU", "thing mIoU", "mAcc", "box AP", "mask AP")
+        figures = [percent(Spread.of([FIGURES[n](result.evaluation)])) for n in names]
+        canvas = result.canvas or {}
+        shares = [percent(Spread.of([_number(canvas.get(n))])) for n in ("recall", "precision")]
+        minutes = [f"{result.seconds.get(stage, 0) / 60:.0f}" for stage in ("stage_one", "stage_two")]
+        rows.append([cell.name, *figures, *shares, " + ".join(minutes)])
+    head = ("cell", "mIoU", "thing mIoU", "mAcc", "box AP", "mask AP", "canvas recall", "canvas precision")
+    return table((*head, "minutes"), rows)
+
+
+def paper_section() -> str:
+    """The paper's own rows."""
+    parts = []
+    for title, rows in (("VCP (Table 1), ResNet-50", VCP), ("ModaNet, ResNet-50", MODANET)):
+        body = [
+            [name, *(_plain(v, 1) for v in (r.box_ap, r.mask_ap)), *(_plain(v, 2) for v in (r.miou, r.macc))]
+            for name, r in rows.items()
+        ]
+        parts.append(f"{title}:\n\n" + table(("system", "box AP", "mask AP", "mIoU", "mAcc"), body))
+    return "\n\n".join([*parts, *REMARKS])
+
+
+def _variants_of(system: str) -> list[str]:
+    return ["base", *(v.name for v in VARIANTS.values() if v.system == system)]
+
+
+def _variant_row(data: DataSummary, cell: Cell) -> list[str]:
+    names = ("mIoU", "thing mIoU", "mAcc", "thing boundary IoU", "mask AP")
+    result = data.results.get(cell)
+    label = _VARIANT_LABELS[cell.variant]
+    if result is None:
+        return [label, "no result", *[NONE] * (len(names) - 1)]
+    return [label, *(percent(Spread.of([FIGURES[n](result.evaluation)])) for n in names)]
+
+
+_VARIANT_LABELS = {
+    "base": "base: bilinear sampling, predicted canvas",
+    "nearest": "nearest sampling",
+    "rect": "rect sampling",
+    "canvas-ground-truth": "canvas from the ground truth in training",
+    "canvas-both": "canvas from both in training",
+    "canvas-rate-1": "weights on the canvas at the common learning rate",
+    "shown-nothing": "base, shown an empty canvas",
+    "shown-truth": "base, shown the canvas of the ground truth",
+}
+
+
+def _mean(get: Get, results: dict[int, CellResult], seeds: Sequence[int]) -> float:
+    return math.fsum(get(results[s].evaluation) for s in seeds) / len(seeds)
+
+
+def _training_seconds(data: DataSummary) -> float:
+    first = {r.settings.get("stage_one", c.name): r.seconds["stage_one"] for c, r in data.results.items()}
+    second = [r.seconds["stage_two"] for c, r in data.results.items() if VARIANTS[c.variant].trains]
+    return math.fsum([*first.values(), *second])
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _paper_points(value: float | None) -> str:
+    return NONE if value is None else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _plain(value: float | None, digits: int) -> str:
+    return NONE if value is None else f"{value:.{digits}f}"

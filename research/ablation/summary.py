@@ -1,0 +1,235 @@
+"""Results of one data set, seed by seed, as means with their ranges."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imp_trt.classes import ClassTable
+from imp_trt.errors import InvalidInput
+from imp_trt.train.evaluate import Evaluation
+from research.ablation.cells import Cell, plan
+from research.ablation.results import TIMING, TIMING_FORMAT, CellResult, read_results, unlike_settings
+
+NOTES = "notes.md"
+"""File beside a data set's results whose text goes into the page."""
+
+Get = Callable[[Evaluation], float]
+"""One figure of an evaluation; NaN where it was not measured."""
+
+FIGURES: dict[str, Get] = {
+    "box AP": lambda e: e.instances.box.ap if e.instances else math.nan,
+    "mask AP": lambda e: e.instances.mask.ap if e.instances else math.nan,
+    "mIoU": lambda e: e.semantic.mean_iou,
+    "thing mIoU": lambda e: e.semantic.thing_iou,
+    "stuff mIoU": lambda e: e.semantic.stuff_iou,
+    "mAcc": lambda e: e.semantic.mean_accuracy,
+    "boundary IoU": lambda e: e.boundary.mean_iou if e.boundary else math.nan,
+    "thing boundary IoU": lambda e: e.boundary.thing_iou if e.boundary else math.nan,
+    "PQ": lambda e: e.panoptic.all.pq if e.panoptic else math.nan,
+    "thing PQ": lambda e: e.panoptic.things.pq if e.panoptic else math.nan,
+}
+"""Figures of the tables by their headings."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over seeds: mean, lowest, highest, and how many there are."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        """Over the values that are not NaN; None if there are none."""
+        known = [v for v in values if not math.isnan(v)]
+        if not known:
+            return None
+        return cls(math.fsum(known) / len(known), min(known), max(known), len(known))
+
+
+@dataclass(frozen=True, eq=False)
+class DataSummary:
+    """All results of one data set.
+
+    Attributes:
+        name: of the set.
+        results: by cell.
+        timing: content of the timing file, or None.
+        notes: text of the notes file, or None.
+    """
+
+    name: str
+    results: Mapping[Cell, CellResult]
+    timing: Mapping[str, Any] | None = None
+    notes: str | None = None
+
+    @property
+    def classes(self) -> ClassTable:
+        """Class table of the set."""
+        return self.first.evaluation.classes
+
+    @property
+    def first(self) -> CellResult:
+        """Any result, for what all of them share."""
+        return next(iter(self.results.values()))
+
+    @property
+    def machines(self) -> dict[str, list[str]]:
+        """Names of the cells by the machine that they were filled on."""
+        found: dict[str, list[str]] = {}
+        for cell, result in self.results.items():
+            found.setdefault(_machine(result.machine), []).append(cell.name)
+        return found
+
+    @property
+    def codes(self) -> dict[str, list[str]]:
+        """Names of the cells by the digests of the code that trained and scored them."""
+        found: dict[str, list[str]] = {}
+        for cell, result in self.results.items():
+            digests = dict.fromkeys([*result.machine.get("trained_by", ()), result.machine["code"]])
+            found.setdefault(" + ".join(digests), []).append(cell.name)
+        return found
+
+    @property
+    def seeds(self) -> list[int]:
+        """Every seed that occurs, ascending."""
+        return sorted({cell.seed for cell in self.results})
+
+    @property
+    def missing(self) -> list[Cell]:
+        """Cells of the plan, with at least three seeds, that have no result."""
+        seeds = self.seeds + [s for s in range(3) if s not in self.seeds][: max(0, 3 - len(self.seeds))]
+        return [cell for cell in plan(seeds=sorted(seeds)) if cell not in self.results]
+
+    def of(self, system: str, variant: str = "base") -> dict[int, CellResult]:
+        """Results of a system's variant by seed."""
+        found = {c.seed: r for c, r in self.results.items() if (c.system, c.variant) == (system, variant)}
+        return dict(sorted(found.items()))
+
+    def common_seeds(self, without: str, with_: str) -> list[int]:
+        """Seeds at which both systems of a pair have a result: the only ones at which they are compared."""
+        return [seed for seed in self.of(without) if seed in self.of(with_)]
+
+    def spread(
+        self, system: str, get: Get, variant: str = "base", seeds: Sequence[int] | None = None
+    ) -> Spread | None:
+        """A figure of a system over its seeds, or over some of them."""
+        found = self.of(system, variant)
+        return Spread.of([get(r.evaluation) for s, r in found.items() if seeds is None or s in seeds])
+
+    def gain(self, without: str, with_: str, get: Get) -> Spread | None:
+        """Difference of a figure between two systems, seed by seed."""
+        before, after = self.of(without), self.of(with_)
+        seeds = self.common_seeds(without, with_)
+        return Spread.of([get(after[s].evaluation) - get(before[s].evaluation) for s in seeds])
+
+
+def class_iou(index: int) -> Get:
+    """IoU of one class."""
+    return lambda e: float(e.semantic.iou[index])
+
+
+def mask_ap(channel: int) -> Get:
+    """Mask AP of one thing class, by its place among the things."""
+    return lambda e: float(e.instances.mask.per_class[channel]) if e.instances else math.nan
+
+
+def band(position: int, accuracy: bool = False) -> Get:
+    """mIoU, or mAcc, of one boundary band."""
+
+    def get(evaluation: Evaluation) -> float:
+        if evaluation.boundary is None:
+            return math.nan
+        scores = evaluation.boundary.bands[position]
+        return scores.mean_accuracy if accuracy else scores.mean_iou
+
+    return get
+
+
+def read_summaries(folder: Path) -> list[DataSummary]:
+    """Everything below a folder of results, by name of the data set.
+
+    Raises:
+        InvalidInput: a file is damaged, or results of two experiments lie in one folder.
+        UsageError: there are no results.
+    """
+    sets: dict[str, dict[Cell, CellResult]] = {}
+    for result in read_results(folder):
+        found = sets.setdefault(result.data, {})
+        _require_one_experiment(result, found)
+        found[result.cell] = result
+    return [
+        DataSummary(name, results, _timing(folder / name / TIMING, results), _notes(folder / name / NOTES))
+        for name, results in sorted(sets.items())
+    ]
+
+
+def _require_one_experiment(result: CellResult, others: Mapping[Cell, CellResult]) -> None:
+    for other in others.values():
+        free = _decided(result.cell) | _decided(other.cell)
+        unlike = unlike_settings(_shared(result.settings), _shared(other.settings), free)
+        if unlike is not None:
+            raise InvalidInput(
+                f"results of {result.data}, cell {result.cell.name}",
+                expected=f"the settings of {other.cell.name}",
+                got=f"those of another experiment, {unlike}",
+                fix="keep each experiment's results in a folder of its own",
+            )
+        if other.evaluation.classes != result.evaluation.classes:
+            raise InvalidInput(
+                f"results of {result.data}, cell {result.cell.name}",
+                expected=f"the classes of {other.cell.name}",
+                got="others: the labels were merged in two ways, or of two data sets",
+                fix="keep each experiment's results in a folder of its own",
+            )
+
+
+def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those that a cell decides."""
+    return {k: v for k, v in settings.items() if k not in ("network", "shown", "stage_one")}
+
+
+def _decided(cell: Cell) -> frozenset[str]:
+    """Fields of the recipe that tell nothing of the experiment: the cell sets them, or does not use them."""
+    return cell.unused | cell.recipe.keys()
+
+
+def _timing(path: Path, results: Mapping[Cell, CellResult]) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    settings = next(iter(results.values())).settings
+    wanted = {"format": TIMING_FORMAT, **{k: settings[k] for k in ("backbone", "input_size")}}
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+        found = {k: data[k] for k in wanted}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"times {path}",
+            expected=f"JSON of format {TIMING_FORMAT}",
+            got=repr(error),
+            fix="delete the file",
+        ) from error
+    if found != wanted:
+        raise InvalidInput(
+            f"times {path}",
+            expected=f"those of the networks beside them: {wanted}",
+            got=found,
+            fix="run python -m research.ablation --time again, or delete the file",
+        )
+    return data
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    where = facts.get("gpu") or f"{facts['cpu']}, {facts['threads']} of {facts['cpus']} CPUs"
+    return f"{where}, PyTorch {facts['torch']}"
+
+
+def _notes(path: Path) -> str | None:
+    return path.read_text().strip() if path.is_file() else None

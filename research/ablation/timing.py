@@ -1,0 +1,116 @@
+"""Inference time of the trained systems (the paper's Table 6), all in one process, in turn."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imp_trt.errors import UsageError
+from imp_trt.models.checkpoint import load_model
+from imp_trt.models.config import ModelConfig
+from imp_trt.segmenter import Segmenter
+from research.ablation.cells import CONTROL, Cell
+from research.ablation.experiment import STAGE_TWO, Experiment
+from research.ablation.results import TIMING, TIMING_FORMAT, machine_facts, write_json
+
+# Below "imp_trt", whose handler the command line sets up.
+_log = logging.getLogger("imp_trt.research.ablation")
+
+PICTURES = 30
+WARM_UP = 3
+"""Rounds whose times are dropped: the first calls allocate."""
+
+
+def time_systems(experiment: Experiment, cells: Sequence[Cell]) -> Path:
+    """Time trained cells on validation pictures and write the data set's file of times.
+
+    Each picture goes through all systems before the next one comes, beginning with another system each
+    time, so that a machine that grows slower grows slower for all of them. Run it on an otherwise idle
+    machine. Only one cell of each system counts: the first in cells that is trained.
+
+    Returns:
+        The file: for each system "total" and "infer" (milliseconds: p50, p90, mean), and "ratio", the
+        median over the pictures of its network's time by that of the control (panoptic-fpn) on the same
+        picture, None where the control is not there.
+
+    Raises:
+        UsageError: none of the cells is trained, or one is another network than the experiment's.
+    """
+    models: dict[str, Path] = {}
+    for cell in cells:
+        path = experiment.folder / cell.name / f"{STAGE_TWO}.safetensors"
+        if cell.system not in models and path.is_file():
+            _same_network(path, load_model(path)[0].config, experiment.config(cell))
+            models[cell.system] = path
+    if not models:
+        raise UsageError(
+            "timing", expected=f"trained cells in {experiment.folder}", got="none", fix="train them first"
+        )
+    missing = {cell.system for cell in cells} - set(models)
+    if missing:
+        _log.warning("not timed, because not trained: %s", ", ".join(sorted(missing)))
+    count = min(PICTURES, len(experiment.val))
+    times = _measure(models, experiment, count)
+    data = {
+        "format": TIMING_FORMAT,
+        "data": experiment.data,
+        "backend": "pytorch",
+        "backbone": experiment.backbone,
+        "input_size": list(experiment.input_size),
+        "pictures": count,
+        "machine": machine_facts(experiment.threads, experiment.device),
+        "systems": {name: _figures(values, times.get(CONTROL)) for name, values in times.items()},
+    }
+    return write_json(experiment.results / experiment.data / TIMING, data)
+
+
+def _same_network(path: Path, found: ModelConfig, wanted: ModelConfig) -> None:
+    """The times stand under the experiment's names and sizes, so the network must have them."""
+    differ = [f.name for f in fields(ModelConfig) if getattr(found, f.name) != getattr(wanted, f.name)]
+    if differ:
+        raise UsageError(
+            f"{path}",
+            expected=", ".join(f"{name} {getattr(wanted, name)}" for name in differ),
+            got=", ".join(f"{name} {getattr(found, name)}" for name in differ),
+            fix="give the options that it was trained with, or another -o",
+        )
+
+
+def _measure(
+    models: dict[str, Path], experiment: Experiment, count: int
+) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Milliseconds [count] of each system, "total" and "infer"."""
+    with ExitStack() as stack:
+        opened = {
+            name: stack.enter_context(Segmenter(path, threads=experiment.threads, device=experiment.device))
+            for name, path in models.items()
+        }
+        names = list(opened)
+        times = {name: {kind: np.zeros(count) for kind in ("total", "infer")} for name in names}
+        for number in range(-WARM_UP, count):
+            image = experiment.val[max(number, 0)].image
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
+                timing = opened[name].run(image).timing
+                if number >= 0:
+                    for kind, values in times[name].items():
+                        values[number] = timing[kind]
+    return times
+
+
+def _figures(
+    times: dict[str, NDArray[np.float64]], control: dict[str, NDArray[np.float64]] | None
+) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for kind, values in times.items():
+        p50, p90 = (float(v) for v in np.percentile(values, (50, 90)))
+        figures[kind] = {"p50": p50, "p90": p90, "mean": float(values.mean())}
+    ratio = None if control is None else float(np.median(times["infer"] / control["infer"]))
+    return {**figures, "ratio": ratio}
