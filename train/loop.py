@@ -19,10 +19,10 @@ from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train import distributed
 from imp_trt.train.batches import batch_stream, class_weights, hard_share
-from imp_trt.train.code_digest import code_digest
 from imp_trt.train.log import TrainingLog
 from imp_trt.train.losses import StageLosses, trains_semantic
 from imp_trt.train.optimiser import Optimiser, TrainingDiverged
+from imp_trt.train.provenance import source_version
 from imp_trt.train.schedule import learning_rate
 from imp_trt.train.state import (
     StopRequest,
@@ -54,7 +54,7 @@ def finished(run: Run, name: str, identity: str) -> Path | None:
     return final
 
 
-def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: str) -> Path:
+def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: str, digest: str) -> Path:
     """Train a network for one stage and write its checkpoint.
 
     Args:
@@ -63,6 +63,7 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
         stage: 1 or 2.
         name: of the files: checkpoint, log, saved state.
         identity: of the run and stage; a saved state of another is refused.
+        digest: of the stage's whole configuration, for the checkpoint's metadata.
 
     Returns:
         The checkpoint ``<name>.safetensors`` in the run's folder.
@@ -82,6 +83,7 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
     if state["step"]:
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
+    sources = _sources(state)
     writes = distributed.rank() == 0
     log_path = run.folder / f"{name}.jsonl" if writes else None
     log = TrainingLog(log_path, plan.iterations, state["step"], state["log"], run.quiet)
@@ -89,13 +91,14 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
     def save(step: int) -> None:
         if writes:
             parts = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
-            save_state(path, {**parts, "identity": identity, "step": step, "log": log.state()})
+            facts = {"identity": identity, "step": step, "sources": sources}
+            save_state(path, {**parts, **facts, "log": log.state()})
 
-    code = code_digest()  # of what runs from here on, not of what lies there when it is done
     with log, StopRequest(run.deadline) as stop:
         _steps(run, network, optimiser, stage, range(state["step"], plan.iterations), log, stop, save)
     if writes:
-        metadata = {**_metadata(run, stage, identity, log.seconds), "code": code}
+        made = {"identity": identity, "config_digest": digest, "sources": sources}
+        metadata = {**_metadata(run, stage, log.seconds), **made}
         save_checkpoint(run.folder / f"{name}.safetensors", network, metadata, run.half and stage == 2)
         path.unlink(missing_ok=True)
     distributed.wait()
@@ -103,6 +106,13 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
         # It came during the last step: the stage is done, but what follows it must not begin.
         raise KeyboardInterrupt
     return run.folder / f"{name}.safetensors"
+
+
+def _sources(state: dict[str, Any]) -> list[str]:
+    """Versions of the source that took part in a stage: a resumed one may have begun under another."""
+    # Older states do not record them.
+    before = state.get("sources", ["version unknown"] if state["step"] else [])
+    return list(dict.fromkeys([*before, source_version()]))
 
 
 def _ready(network: ImpNetwork, run: Run) -> Optimiser:
@@ -193,7 +203,7 @@ def _step_seed(seed: int, stage: int, step: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _metadata(run: Run, stage: int, identity: str, seconds: float) -> dict[str, Any]:
+def _metadata(run: Run, stage: int, seconds: float) -> dict[str, Any]:
     return {
         "data": run.dataset.name,
         "terms": run.dataset.terms,
@@ -201,7 +211,6 @@ def _metadata(run: Run, stage: int, identity: str, seconds: float) -> dict[str, 
         "recipe": run.recipe.to_dict(),
         "initial": run.initial,
         "stage": stage,
-        "identity": identity,
         "torch": torch.__version__,
         "device": run.device,
         "processes": distributed.world_size(),

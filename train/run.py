@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from imp_trt.train.config import CANVAS_FIELDS, Initial, Recipe
 from imp_trt.train.dataset import Dataset
 from imp_trt.train.loop import finished, train_stage
 from imp_trt.train.losses import trains_semantic
+from imp_trt.train.provenance import config_digest, dataset_facts
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def train_stage_one(run: Run, config: ModelConfig) -> Path:
     if done is not None:
         return done
     torch.manual_seed(run.seed)
-    return train_stage(run, _initialised(run, shared), 1, "stage_one", same)
+    return train_stage(run, _initialised(run, shared), 1, "stage_one", same, stage_digest(run, shared, 1))
 
 
 def train_stage_two(run: Run, config: ModelConfig, stage_one: Path, name: str) -> Path:
@@ -130,7 +132,8 @@ def train_stage_two(run: Run, config: ModelConfig, stage_one: Path, name: str) -
         if not known and isinstance(network.semantic, SemanticHead):
             # There is no trained head to leave as it is: the canvas is read from the first step on.
             nn.init.normal_(network.semantic.canvas_kernel.detach(), std=NEW_LAYER_DEVIATION)
-    return train_stage(run, network, 2, name, same)
+    start = metadata.get("config_digest") or metadata.get("identity")
+    return train_stage(run, network, 2, name, same, stage_digest(run, config, 2, start))
 
 
 def stage_one_config(config: ModelConfig, recipe: Recipe) -> ModelConfig:
@@ -208,7 +211,33 @@ def identity(run: Run, config: ModelConfig, stage: int, start: str | None = None
         stage: 1 or 2.
         start: identity of the stage one that stage two starts from.
     """
-    settings = _changed(run.recipe)
+    facts = {
+        **_settings(run, config, stage, _changed),
+        "data": [run.dataset.name, len(run.dataset), run.dataset[0].size],
+        "start": start,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def stage_digest(run: Run, config: ModelConfig, stage: int, start: str | None = None) -> str:
+    """Short digest of a stage's resolved configuration, for its checkpoint's metadata.
+
+    Unlike :func:`identity` it covers fields at their defaults and the first sample's pixels: it changes
+    with a default and between splits of the same name and length.
+
+    Args:
+        run, config, stage: as in :func:`identity`.
+        start: digest, or identity, of the stage one that stage two starts from.
+    """
+    facts = _settings(run, config, stage, asdict)
+    return config_digest({**facts, "data": dataset_facts(run.dataset), "start": start})
+
+
+def _settings(
+    run: Run, config: ModelConfig, stage: int, plain: Callable[[Any], dict[str, Any]]
+) -> dict[str, Any]:
+    """Settings that decide a stage's weights, dataclasses as ``plain`` writes them."""
+    settings = plain(run.recipe)
     settings.pop("initial", None)  # the run's own decides
     unknown: list[str] = []
     if stage == 1 or not config.imp or config.semantic_head == "none":
@@ -221,17 +250,14 @@ def identity(run: Run, config: ModelConfig, stage: int, start: str | None = None
         unknown.append("semantic_in_stage_one")
     for name in unknown:
         settings.pop(name, None)
-    facts = {
-        "config": _changed(config),
+    return {
+        "config": plain(config),
         "recipe": settings,
         "seed": run.seed,
-        "data": [run.dataset.name, len(run.dataset), run.dataset[0].size],
         "initial": run.initial,
         "stage": stage,
-        "start": start,
         "half": run.half and stage == 2,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _changed(settings: Any) -> dict[str, Any]:

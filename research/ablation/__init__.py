@@ -1,1 +1,1 @@
-"""The paper's ablation as one resumable experiment, and the page made of its results."""
+"""The paper's ablation as one resumable experiment, and the page generated from its results."""

@@ -1,4 +1,4 @@
-"""How well the canvas tells where the things are: the detector's quality as the semantic head sees it."""
+"""Recall and precision of the canvas: the detector's quality as seen by the semantic head."""
 
 from __future__ import annotations
 
@@ -12,52 +12,53 @@ from imp_trt.result import SegmentationResult
 from imp_trt.train.dataset import Sample
 
 SCALE = 0.25
-"""Of the canvas to the frame (paper, section 3.1)."""
+"""Resolution of the canvas relative to the frame (paper, section 3.1)."""
 
 THRESHOLD = 0.5
-"""Score times mask probability above which the canvas says that a thing is there."""
+"""Score times mask probability above which a canvas cell counts as predicted."""
 
 
 class CanvasMeasure:
-    """Recall and precision of the canvas against the truth, over all pictures.
+    """Accumulates recall and precision of the canvas against the ground truth over a data set.
 
-    The truth is read at the pixel under the middle of each canvas cell; void counts neither way.
+    The ground truth is sampled at the centre of each canvas cell; void pixels are ignored.
 
     Args:
-        classes: the data set's classes.
+        classes: class table of the data set.
     """
 
     def __init__(self, classes: ClassTable) -> None:
         self._classes = classes
-        self._counts = np.zeros((3, len(classes.things)), np.int64)  # both, true, said
+        self._counts = np.zeros((3, len(classes.things)), np.int64)  # both, true, predicted
 
     def add(self, sample: Sample, result: SegmentationResult) -> None:
-        """Count one picture."""
+        """Add one image."""
         canvas = result.canvas(SCALE)  # [T, h, w] float32
         truth = _cell_centres(sample.semantic, canvas.shape[1:])
         labelled = truth != 255
         for channel, label in enumerate(self._classes.things):
             true = truth == label
-            said = (canvas[channel] > THRESHOLD) & labelled
+            predicted = (canvas[channel] > THRESHOLD) & labelled
             self._counts[:, channel] += (
-                np.count_nonzero(true & said),
+                np.count_nonzero(true & predicted),
                 np.count_nonzero(true),
-                np.count_nonzero(said),
+                np.count_nonzero(predicted),
             )
 
     def scores(self) -> dict[str, Any]:
-        """Plain data: "recall", the share of thing cells whose own channel is above THRESHOLD; "precision",
-        the share of the cells above it whose class is the channel's; both also per class. None for 0 / 0.
+        """Scores as plain data: "recall", the share of thing cells whose own channel is above THRESHOLD;
+        "precision", the share of cells above THRESHOLD that have the channel's class; both also per class.
+        None for 0 / 0.
         """
-        both, true, said = self._counts
+        both, true, predicted = self._counts
         names = [self._classes.names[t] for t in self._classes.things]
         return {
             "threshold": THRESHOLD,
             "recall": _share(both.sum(), true.sum()),
-            "precision": _share(both.sum(), said.sum()),
+            "precision": _share(both.sum(), predicted.sum()),
             "per_class": {
                 name: {"recall": _share(b, t), "precision": _share(b, s)}
-                for name, b, t, s in zip(names, both, true, said, strict=True)
+                for name, b, t, s in zip(names, both, true, predicted, strict=True)
             },
         }
 

@@ -1,4 +1,4 @@
-"""The cells of the ablation: which network, trained with what change, from which seed."""
+"""Cells of the ablation: one system, one variant of it, one seed."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from imp_trt.models.presets import SYSTEMS
 from imp_trt.train.config import CANVAS_FIELDS
 
 CONTROL, HEADLINE = "panoptic-fpn", "panoptic-fpn-imp"
-"""The pair whose difference is the paper's claim; every seed has both."""
+"""The pair whose difference is the paper's claim; it is run for every seed."""
 
 CANVAS_ONLY = "mask-rcnn-imp"
-"""The system whose class map is the canvas itself, against a constant background score."""
+"""System whose class map is the canvas itself, against a constant background score."""
 
 BACKGROUND_SCORES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8)
-"""What the sweep tries beside the score of the base cell."""
+"""Values of the sweep besides that of the base cell."""
 
+CanvasOverride = Literal["empty", "oracle"]
+"""Canvas that replaces the network's own during evaluation; see :mod:`research.ablation.canvas_override`."""
 
-Shown = Literal["nothing", "truth"]
-"""What a network is shown in place of its own canvas; see :mod:`research.ablation.shown`."""
+ALIASES: Mapping[str, str] = {"shown-nothing": "empty-canvas", "shown-truth": "oracle-canvas"}
+"""Former names of variants, which older result files have."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One change to a system.
+    """One modification of a system.
 
     Attributes:
-        name: "base" or what is changed.
-        system: the system it belongs to; None for "base", which every system has.
-        config: fields of ModelConfig that differ in training.
-        recipe: fields of Recipe that differ.
-        after: fields of ModelConfig that are changed after training.
-        shown: what the network is shown in place of its own canvas when it is measured.
-        measures: what is measured; None for all that the network has.
+        name: "base", or the modification.
+        system: system it applies to; None for "base", which applies to all.
+        config: fields of ModelConfig to override in training.
+        recipe: fields of Recipe to override.
+        after: fields of ModelConfig to override after training.
+        canvas_override: canvas that replaces the network's own during evaluation; None keeps its own.
+        measures: metrics to evaluate; None for all that the network supports.
     """
 
     name: str
@@ -43,16 +45,16 @@ class Variant:
     config: tuple[tuple[str, Any], ...] = ()
     recipe: tuple[tuple[str, Any], ...] = ()
     after: tuple[tuple[str, Any], ...] = ()
-    shown: Shown | None = None
+    canvas_override: CanvasOverride | None = None
     measures: tuple[str, ...] | None = None
 
     @property
     def trains(self) -> bool:
-        """Whether it has weights of its own; else it measures those of the base cell."""
-        return not (self.after or self.shown)
+        """Whether it has weights of its own; otherwise it evaluates those of the base cell."""
+        return not (self.after or self.canvas_override)
 
 
-# The base cells name what they vary, so that a later change of a default does not change their meaning.
+# Explicit in every cell, so that a later change of a default does not change what a cell means.
 PINNED: Mapping[str, Any] = {"sampling": "bilinear", "background_score": 0.5}
 
 VARIANTS: dict[str, Variant] = {
@@ -64,8 +66,8 @@ VARIANTS: dict[str, Variant] = {
         Variant("canvas-ground-truth", HEADLINE, recipe=(("canvas_source", "ground-truth"),)),
         Variant("canvas-both", HEADLINE, recipe=(("canvas_source", "both"),)),
         Variant("canvas-rate-1", HEADLINE, recipe=(("canvas_rate", 1.0),)),
-        Variant("shown-nothing", HEADLINE, shown="nothing", measures=("semantic", "boundary")),
-        Variant("shown-truth", HEADLINE, shown="truth", measures=("semantic", "boundary")),
+        Variant("empty-canvas", HEADLINE, canvas_override="empty", measures=("semantic", "boundary")),
+        Variant("oracle-canvas", HEADLINE, canvas_override="oracle", measures=("semantic", "boundary")),
         *(
             Variant(
                 f"background-{score}",
@@ -77,12 +79,12 @@ VARIANTS: dict[str, Variant] = {
         ),
     )
 }
-"""Every variant by name."""
+"""Variants by name."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of the table: a system, a variant of it, and a seed."""
+    """One run of the ablation: a system, a variant of it and a seed."""
 
     system: str
     variant: str
@@ -90,27 +92,33 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """File name of the results, without suffix."""
+        """Name of the result file, without suffix."""
         return f"{self.system}-{self.variant}-s{self.seed}"
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """:attr:`name`, then the names it had in earlier versions."""
+        former = [old for old, new in ALIASES.items() if new == self.variant]
+        return self.name, *(f"{self.system}-{old}-s{self.seed}" for old in former)
+
+    @property
     def trained(self) -> Cell:
-        """The cell whose training this one uses: itself, or the base where nothing else is trained."""
+        """Cell whose weights this one evaluates: itself, or the base cell if the variant does not train."""
         return self if VARIANTS[self.variant].trains else Cell(self.system, "base", self.seed)
 
     @property
     def config(self) -> dict[str, Any]:
-        """Fields of ModelConfig to set for training."""
+        """Fields of ModelConfig to override in training."""
         return {**PINNED, **dict(VARIANTS[self.variant].config)}
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Fields of Recipe to set."""
+        """Fields of Recipe to override."""
         return dict(VARIANTS[self.variant].recipe)
 
     @property
     def unused(self) -> frozenset[str]:
-        """Fields of Recipe that mean nothing to the system: about the canvas, where it learns from none."""
+        """Fields of Recipe without effect on the system: those of a canvas that it does not learn from."""
         switches = SYSTEMS[self.system]
         if switches["imp"] and switches["semantic_head"] != "none":
             return frozenset()
@@ -122,18 +130,19 @@ def plan(
     seeds: Sequence[int] = (0, 1, 2),
     variants: Sequence[str] = tuple(VARIANTS),
 ) -> list[Cell]:
-    """The cells, most important first.
+    """List the cells to run, most important first.
 
     The headline pair at each seed, then the other systems at the lowest seed, then the variants there.
 
     Args:
         systems: names of SYSTEMS.
         seeds: seeds of the headline pair.
-        variants: names of VARIANTS; "base" is always meant.
+        variants: names of VARIANTS or ALIASES; "base" is always included.
 
     Raises:
-        UsageError: an unknown name, or no seed.
+        UsageError: a name is unknown, or there is no seed.
     """
+    variants = [ALIASES.get(name, name) for name in variants]
     for what, names, known in (("system", systems, SYSTEMS), ("variant", variants, VARIANTS)):
         unknown = sorted(set(names) - set(known))
         if unknown:
@@ -150,6 +159,6 @@ def plan(
     return cells
 
 
-# Pairs stand together: the second of a pair finds its stage one done.
+# Pairs are adjacent: the second of a pair reuses the stage one of the first.
 ORDER = (CONTROL, HEADLINE, "panoptic-p2", "panoptic-p2-imp", CANVAS_ONLY, "semantic-fpn", "semantic-p2")
-"""All systems, most important first."""
+"""Systems, most important first."""

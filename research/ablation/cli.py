@@ -41,39 +41,41 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = command_parser(COMMAND, __doc__ or "", EXAMPLES)
-    p.add_argument("--results", type=Path, help="folder of the result files (results in the folder of -o)")
+    p.add_argument("--results", type=Path, help="folder of the result files (default: OUTPUT/results)")
     p.add_argument("--page", type=Path, help="write this Markdown page and its charts from the result files")
-    what = p.add_argument_group("what is run")
-    what.add_argument("--data", help="data set, as for imp-train; without it nothing is run")
+    what = p.add_argument_group("experiment")
+    what.add_argument("--data", help="data set, as for imp-train; without it no cell is run")
     what.add_argument("--splits", nargs=2, default=("train", "val"), metavar=("TRAIN", "VAL"))
     what.add_argument("--recipe", default="scenes-short", help="recipe of every system, as for imp-train")
     what.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe"
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="override a field of the recipe"
     )
     what.add_argument("--input-size", type=int, nargs=2, default=(256, 512), metavar=("H", "W"))
-    what.add_argument("--systems", nargs="+", metavar="SYSTEM", help="only these of the paper's systems")
-    what.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the headline pair (0 1 2)")
+    what.add_argument("--systems", nargs="+", metavar="SYSTEM", help="only these systems of the paper")
     what.add_argument(
-        "--variants", nargs="*", metavar="VARIANT", help="only these variants; none after it: no variants"
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the headline pair (0 1 2)"
+    )
+    what.add_argument(
+        "--variants", nargs="*", metavar="VARIANT", help="only these variants; without names: none"
     )
     what.add_argument("--backbone", default="compact", help="compact, resnet18 ... resnext101_32x8d")
     what.add_argument(
-        "--init", choices=("scratch", "imagenet", "coco"), help="first weights (default: the recipe's)"
+        "--init", choices=("scratch", "imagenet", "coco"), help="initial weights (default: the recipe's)"
     )
-    what.add_argument("--limit", type=positive, help="score only the first so many pictures")
-    how = p.add_argument_group("how it is run")
+    what.add_argument("--limit", type=positive, metavar="N", help="evaluate only the first N images")
+    how = p.add_argument_group("execution")
     how.add_argument("-o", "--output", type=Path, help="folder of checkpoints; an interrupted run resumes")
     how.add_argument(
         "--budget",
         type=partial(seconds, unit="s"),
         metavar="TIME",
-        help="stop training after so long: 90m, 2h, 600s",
+        help="stop training after this time: 90m, 2h, 600s",
     )
-    how.add_argument("--half", action="store_true", help="keep checkpoints as float16: half the space")
+    how.add_argument("--half", action="store_true", help="store checkpoints as float16")
     how.add_argument("--device", default="cpu", help="cpu, cuda or cuda:<index>")
     how.add_argument("--threads", type=positive, default=1, help="CPU threads of PyTorch (1)")
-    how.add_argument("--list", action="store_true", help="only list the cells and whether they are done")
-    how.add_argument("--time", action="store_true", help="only time the trained systems, one after another")
+    how.add_argument("--list", action="store_true", help="only list the cells and whether they have results")
+    how.add_argument("--time", action="store_true", help="only time the trained systems")
     return p
 
 
@@ -152,7 +154,7 @@ def _experiment(options: argparse.Namespace, started: float) -> Experiment:
         say(f"terms of the data: {train.terms}")
     return Experiment(
         train,
-        CachedDataset(val),  # every cell looks at the same pictures
+        CachedDataset(val),  # every cell evaluates the same images
         shlex.join([options.recipe, *options.set]),
         plan,
         (options.input_size[0], options.input_size[1]),

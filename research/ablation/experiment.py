@@ -1,4 +1,4 @@
-"""The work behind a cell: train its two stages, or find them done, and measure the result."""
+"""Training and evaluation of the cells of one data set."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system
 from imp_trt.train.config import Initial, Recipe
 from imp_trt.train.dataset import Dataset
+from imp_trt.train.provenance import config_digest, dataset_facts
 from imp_trt.train.run import Run, stage_one_key, train_stage_one, train_stage_two
 from research.ablation.cells import VARIANTS, Cell
 from research.ablation.locks import claim
@@ -26,7 +27,7 @@ from research.ablation.results import (
     CellResult,
     machine_facts,
     read_result,
-    unlike_settings,
+    settings_difference,
     write_json,
 )
 
@@ -34,29 +35,29 @@ from research.ablation.results import (
 _log = logging.getLogger("imp_trt.research.ablation")
 
 STAGE_TWO = "stage_two"
-"""Name of a cell's final checkpoint, without suffix."""
+"""File name of a cell's final checkpoint, without suffix."""
 
 CURVE_LINES = 60
-"""Lines of the training log that are kept for each stage."""
+"""Number of lines of the training log kept per stage."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that the cells of one data set share.
+    """Settings that the cells of one data set share.
 
     Attributes:
-        train, val: labelled pictures to train on and to score.
-        splits: the names of the two lists.
-        option: the data set as a command names it, its folder called DIR.
-        recipe_name, recipe: how every system is trained.
-        input_size: (height, width) of the exported frames, and of those that are scored.
+        train, val: labelled images for training and evaluation.
+        recipe_name, recipe: training recipe of every system.
+        input_size: (height, width) of the network's input during evaluation.
         work: folder of checkpoints and resume states; processes may share it.
         results: folder of the result files.
-        backbone, init: trunk and its first weights.
-        half: keep checkpoints as float16.
-        device, threads: where it runs.
-        deadline: on time.monotonic; training stops there and can be continued.
-        limit: score only the first so many pictures.
+        splits: names of the two splits.
+        option: the data set as given to the command, with DIR for its folder.
+        backbone, init: backbone and its initial weights.
+        half: store checkpoints as float16.
+        device, threads: of PyTorch.
+        deadline: time of :func:`time.monotonic` at which training stops, to be continued later.
+        limit: number of images to evaluate, from the first; None for all.
         quiet: no progress bar.
     """
 
@@ -80,20 +81,21 @@ class Experiment:
 
     @property
     def data(self) -> str:
-        """The data set's name as a folder's: without the part after a slash, which names a sequence."""
+        """Folder name of the data set: its name without the part after a slash."""
         return re.sub(r"[^\w.-]+", "-", self.train.name.partition("/")[0]) or "data"
 
     @property
     def folder(self) -> Path:
-        """Checkpoints of this data set."""
+        """Folder of the data set's checkpoints."""
         return self.work / self.data
 
     def path(self, cell: Cell) -> Path:
-        """Where a cell's results lie."""
-        return self.results / self.data / f"{cell.name}.json"
+        """Path of a cell's result file; of an existing one that has a former name, if there is one."""
+        paths = [self.results / self.data / f"{name}.json" for name in cell.names]
+        return next((path for path in paths if path.is_file()), paths[0])
 
     def config(self, cell: Cell) -> ModelConfig:
-        """The network that a cell trains."""
+        """Configuration of the network that a cell trains."""
         changes = dict(cell.config)
         if self.backbone != "compact" and self.init == "scratch":
             # Frozen statistics only make sense with the weights they were frozen with.
@@ -101,7 +103,7 @@ class Experiment:
         return system(cell.system, self.train.classes, self.input_size, self.backbone, **changes)
 
     def settings(self, cell: Cell) -> dict[str, Any]:
-        """What decides a cell's numbers besides its name, as plain data."""
+        """Settings that a cell's scores depend on besides system and seed, as plain data."""
         facts: dict[str, Any] = {
             "data": self.option,
             "backbone": self.backbone,
@@ -111,7 +113,7 @@ class Experiment:
             "recipe_name": self.recipe_name,
             "recipe": replace(self.recipe, **cell.recipe).to_dict(),
             "network": {**cell.config, **dict(VARIANTS[cell.variant].after)},
-            "shown": VARIANTS[cell.variant].shown,
+            "shown": VARIANTS[cell.variant].canvas_override,
             "train": {"split": self.splits[0], "images": len(self.train)},
             "val": {"split": self.splits[1], "images": min(len(self.val), self.limit or len(self.val))},
         }
@@ -120,35 +122,54 @@ class Experiment:
         plain: dict[str, Any] = json.loads(json.dumps(facts))
         return plain
 
+    def config_digest(self, cell: Cell) -> str:
+        """Digest of all that a cell's scores depend on: settings, network, data, seed.
+
+        Names, folders, recipe fields without effect on the system, device and threads are not part of it.
+        """
+        settings = self.settings(cell)
+        for name in ("data", "recipe_name"):
+            del settings[name]
+        for name in (*cell.unused, "initial"):  # "init" decides the initial weights
+            del settings["recipe"][name]
+        network = replace(self.config(cell), **dict(VARIANTS[cell.variant].after))
+        train, val = (
+            {"split": split, **dataset_facts(data)}
+            for split, data in zip(self.splits, (self.train, self.val), strict=True)
+        )
+        val["scored"] = settings["val"]["images"]
+        decisive = {"system": cell.system, "seed": cell.seed, "network": network.to_dict()}
+        return config_digest({**settings, **decisive, "train": train, "val": val})
+
     def done(self, cell: Cell) -> bool:
-        """Whether the cell's results are there.
+        """Whether the cell has a result.
 
         Raises:
-            UsageError: results of another experiment are in their place.
+            UsageError: the result is of another experiment.
         """
         path = self.path(cell)
         if not path.is_file():
             return False
         found = read_result(path)
-        unlike = unlike_settings(found.settings, self.settings(cell), cell.unused)
+        difference = settings_difference(found.settings, self.settings(cell), cell.unused)
         if found.evaluation.classes != self.val.classes:
-            unlike = "other classes"
-        if unlike is not None:
+            difference = "other classes"
+        if difference is not None:
             raise UsageError(
                 f"{path} belongs to another experiment",
                 expected="the same data, classes, recipe, backbone and sizes",
-                got=f"results made with {unlike}",
+                got=f"results made with {difference}",
                 fix="choose another folder with --results",
             )
         return True
 
     def fill(self, cell: Cell) -> None:
-        """Train and measure a cell, and write its results.
+        """Train and evaluate a cell and write its result file.
 
         Raises:
-            Busy: another process has the cell, or trains the stage one it needs.
+            Busy: another process works on the cell, or on the stage one that it needs.
             TimeBudgetSpent: the deadline was reached; the state is saved.
-            TrainingDiverged: a loss is no longer finite.
+            TrainingDiverged: a loss is not finite.
         """
         with claim(self.folder / "locks" / f"{cell.trained.name}.lock"):
             if self.done(cell):
@@ -156,7 +177,7 @@ class Experiment:
             _log.info("%s: cell %s", self.data, cell.name)
             variant = VARIANTS[cell.variant]
             first, second = self.train_cell(cell.trained)
-            model = self._changed(cell, second) if variant.after else second
+            model = self._overridden(cell, second) if variant.after else second
             started = time.perf_counter()
             evaluation, canvas = measure(model, variant, self.val, self.limit, self.threads, self.device)
             made = [load_model(path)[1] for path in (first, second)]
@@ -178,11 +199,12 @@ class Experiment:
                 canvas,
                 curve,
                 evaluation,
+                self.config_digest(cell),
             )
             write_json(self.path(cell), result.to_dict())
 
     def train_cell(self, cell: Cell) -> tuple[Path, Path]:
-        """Both stages of a cell, trained or found done; returns their checkpoints."""
+        """Train both stages of a cell unless their checkpoints exist; returns the checkpoints."""
         config = self.config(cell)
         run = Run(
             self.train,
@@ -200,8 +222,8 @@ class Experiment:
             first = train_stage_one(replace(run, folder=self.folder / f"stage-one-{key}"), config)
         return first, train_stage_two(replace(run, folder=self.folder / cell.name), config, first, STAGE_TWO)
 
-    def _changed(self, cell: Cell, model: Path) -> Path:
-        """The checkpoint with the fields that a variant changes after training, beside the original."""
+    def _overridden(self, cell: Cell, model: Path) -> Path:
+        """Write a copy of a checkpoint with the fields that a variant overrides after training."""
         trained, metadata = load_model(model)
         network = ImpNetwork(replace(trained.config, **dict(VARIANTS[cell.variant].after)))
         network.load_state_dict(trained.state_dict())
@@ -209,13 +231,22 @@ class Experiment:
 
 
 def _trained_by(made: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Digests of the code that trained checkpoints of this metadata: what is found done may be older."""
-    found = [metadata.get("code") for metadata in made]
-    return {"trained_by": [str(code) for code in found]} if all(found) else {}
+    """Versions of the source recorded in checkpoints: an existing checkpoint may be older than this run."""
+    versions = [_versions(metadata) for metadata in made]
+    if not all(versions):
+        return {}
+    return {"trained_by": list(dict.fromkeys(version for found in versions for version in found))}
+
+
+def _versions(metadata: Mapping[str, Any]) -> list[str]:
+    """Versions in a checkpoint's metadata; older ones have a digest of the source files, or nothing."""
+    if "sources" in metadata:
+        return [str(version) for version in metadata["sources"]]
+    return [f"digest {metadata['code']}"] if "code" in metadata else []
 
 
 def _curve(checkpoint: Path, stage: int) -> tuple[dict[str, Any], ...]:
-    """At most CURVE_LINES lines of a stage's log, evenly spread; none if the log is gone."""
+    """At most CURVE_LINES lines of a stage's log, evenly spaced; empty if there is no log."""
     path = checkpoint.with_suffix(".jsonl")
     if not path.is_file():
         return ()

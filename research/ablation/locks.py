@@ -1,4 +1,4 @@
-"""One worker for each piece of work, among any number of processes on one machine."""
+"""File locks that give each piece of work to one of the processes on a machine."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from imp_trt.files import make_folder, unwritable
 
 
 class Busy(Exception):
-    """Another process works on this."""
+    """Another process holds the lock."""
 
 
 @contextmanager
 def claim(path: Path) -> Iterator[None]:
-    """Hold a lock file while the block runs. The system frees it when the process dies, however it dies.
+    """Hold an exclusive lock on a file while the block runs.
 
-    The file stays: removing it would let two processes hold locks on two files of one name.
+    The operating system releases it if the process dies. The file is kept: removing it would let two
+    processes hold locks on two files of the same name.
 
     Raises:
-        Busy: another holder has it; nothing is waited for.
-        OutputError: the file cannot be made.
+        Busy: the lock is held elsewhere; the call does not wait.
+        OutputError: the file cannot be created.
     """
     make_folder(path.parent)
     try:

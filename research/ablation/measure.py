@@ -1,4 +1,4 @@
-"""The scores of a cell's network, and of the canvas that it sees."""
+"""Evaluation of a cell's network and of its canvas."""
 
 from __future__ import annotations
 
@@ -16,31 +16,33 @@ from imp_trt.segmenter import Segmenter
 from imp_trt.train.dataset import Dataset, Sample
 from imp_trt.train.evaluate import Evaluation, evaluate, measurable
 from research.ablation.canvas import CanvasMeasure
+from research.ablation.canvas_override import CanvasOverrideBackend
 from research.ablation.cells import Variant
-from research.ablation.shown import ShownCanvas
 
 
 def measure(
     model: Path, variant: Variant, dataset: Dataset, limit: int | None, threads: int, device: str
 ) -> tuple[Evaluation, dict[str, Any] | None]:
-    """Score a checkpoint on a data set as its variant says.
+    """Evaluate a checkpoint on a data set as its variant prescribes.
 
     Args:
         model: checkpoint.
-        variant: what is measured, and what the network is shown.
-        dataset: labelled pictures.
-        limit: only the first so many of them.
+        variant: metrics to evaluate, and the canvas override.
+        dataset: labelled images.
+        limit: number of images to evaluate, from the first; None for all.
         threads, device: of PyTorch.
 
     Returns:
-        The evaluation, and :meth:`CanvasMeasure.scores` of the network's own canvas; None where it has
-        none or does not see it.
+        The evaluation, and :meth:`CanvasMeasure.scores` of the network's own canvas; None if it has
+        none or it is overridden.
     """
-    pictures = _Watched(dataset)
+    pictures = _LastSample(dataset)
     runner: Segmenter | HostRunner
     with ExitStack() as stack:
-        if variant.shown:
-            backend = ShownCanvas(model, variant.shown, pictures.current, threads=threads, device=device)
+        if variant.canvas_override:
+            backend = CanvasOverrideBackend(
+                model, variant.canvas_override, pictures.current, threads=threads, device=device
+            )
             stack.callback(backend.close)
             runner, manifest = HostRunner(backend), backend.manifest
             canvas = None
@@ -60,8 +62,8 @@ def measure(
     return evaluation, canvas.scores() if canvas is not None else None
 
 
-class _Watched:
-    """A data set that knows which picture it gave last, for those who look on."""
+class _LastSample:
+    """Wraps a data set and remembers the last sample it returned."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.name, self.classes, self.terms = dataset.name, dataset.classes, dataset.terms
@@ -76,7 +78,7 @@ class _Watched:
         return self._last
 
     def current(self) -> Sample:
-        """The picture that was asked for last."""
+        """The last sample returned."""
         if self._last is None:
-            raise InvalidInput("picture", expected="one that was read", got="none yet")
+            raise InvalidInput("sample", expected="one that was read before", got="none")
         return self._last

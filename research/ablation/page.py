@@ -1,4 +1,4 @@
-"""The Markdown page of the ablation and its charts, from the result files alone."""
+"""Markdown page of the ablation and its charts, generated from the result files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from imp_trt.errors import UsageError
 from imp_trt.files import write_atomically
 from imp_trt.train.report import charts
-from research.ablation import sections
+from research.ablation import run_sections, sections
 from research.ablation.cells import CANVAS_ONLY, CONTROL, HEADLINE
 from research.ablation.summary import (
     DataSummary,
@@ -46,19 +46,19 @@ runs above is the direction and the size of the gains, not the scores.
 
 
 def write_page(results: Path, page: Path) -> list[Path]:
-    """Write the page, and its charts into the folder of the same name beside it.
+    """Write the page, and its charts to a folder of the same name beside it.
 
     Args:
         results: folder of the result files.
         page: Markdown file to write, NAME.md.
 
     Returns:
-        The page and the charts that were written.
+        Paths of the page and its charts.
 
     Raises:
-        UsageError: the page is no .md file, or there are no results.
+        UsageError: the page is not a .md file, or there are no results.
         InvalidInput: a result file is damaged.
-        OutputError: something cannot be written.
+        OutputError: a file cannot be written.
     """
     if page.suffix != ".md":
         raise UsageError("--page", expected="a file that ends with .md", got=page.name)
@@ -82,7 +82,7 @@ def _data_part(data: DataSummary, links: Mapping[str, str]) -> str:
     def chart(name: str) -> list[str]:
         return [links[name]] if name in links else []
 
-    parts = [f"## {data.name}", sections.setting_section(data), sections.command_section(data)]
+    parts = [f"## {data.name}", run_sections.setting_section(data), run_sections.command_section(data)]
     if data.notes:
         parts += [data.notes]
     parts += ["### Systems (the paper's Table 1)", sections.systems_section(data)]
@@ -101,7 +101,7 @@ def _data_part(data: DataSummary, links: Mapping[str, str]) -> str:
 
 
 def _relinked(text: str, folder: Path, beside: Path) -> str:
-    """Text whose relative Markdown links lead from another folder to the same files."""
+    """Rewrite relative Markdown links of a text that moves to another folder."""
 
     def moved(link: re.Match[str]) -> str:
         return f"]({Path(os.path.relpath(folder / link[1], beside)).as_posix()})"

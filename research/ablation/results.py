@@ -1,4 +1,4 @@
-"""Result files: one JSON file per cell, with all that is needed to read its numbers rightly."""
+"""Result files: one JSON file per cell, with the settings and the provenance of its scores."""
 
 from __future__ import annotations
 
@@ -13,34 +13,40 @@ from imp_trt.errors import InvalidInput, UsageError
 from imp_trt.files import write_atomically
 from imp_trt.models.presets import SYSTEMS
 from imp_trt.platform_info import cpu_model, usable_cpus
-from imp_trt.train.code_digest import code_digest
 from imp_trt.train.config import Recipe, Stage
 from imp_trt.train.evaluate import Evaluation
-from research.ablation.cells import VARIANTS, Cell
+from imp_trt.train.provenance import source_version
+from research.ablation.cells import ALIASES, VARIANTS, Cell
 
 FORMAT = "imp_trt.ablation/1"
 TIMING_FORMAT = "imp_trt.timing/1"
 TIMING = "timing.json"
-"""File beside the cells' with the times of the systems; see :mod:`research.ablation.timing`."""
+"""File with the times of the systems, beside those of the cells; see :mod:`research.ablation.timing`."""
+
+# Older files name the canvas overrides otherwise.
+_OVERRIDE_ALIASES = {"nothing": "empty", "truth": "oracle"}
 
 
 @dataclass(frozen=True, eq=False)
 class CellResult:
-    """What is known of a finished cell.
+    """Result of a finished cell.
 
     Attributes:
         data: name of the data set.
-        cell: which cell.
-        settings: everything else that decides the numbers: data (as a command names it), backbone,
-            input_size, init, half, recipe (as plain data), recipe_name, network, shown, train and val (split
-            and number of pictures), and stage_one, the same for cells that share it.
-        machine: what it was trained and measured on. ``code`` is the digest of what measured it,
-            ``trained_by`` those of what trained its two stages, where the checkpoints tell.
+        cell: the cell.
+        settings: everything else that the scores depend on: data (as given to the command), backbone,
+            input_size, init, half, recipe (as plain data), recipe_name, network, shown (the canvas
+            override), train and val (split and number of images), and stage_one, the folder of the first
+            stage, which cells may share.
+        machine: hardware and software that it was evaluated with. ``source`` is the version of the source
+            that evaluated it, ``trained_by`` the versions that trained its two stages, if the checkpoints
+            record them; older files have digests of the source files instead, ``code`` and ``trained_by``.
         seconds: "stage_one" and "stage_two" of training, "evaluation".
-        parameters: number of trained values of the network.
+        parameters: number of parameters of the network.
         canvas: recall and precision of the canvas; None without a detector.
         curve: lines of the training log, each with "stage", "step", "lr" and losses.
         evaluation: the scores.
+        config_digest: digest of the resolved configuration; None in older files.
     """
 
     data: str
@@ -52,6 +58,21 @@ class CellResult:
     canvas: Mapping[str, Any] | None
     curve: tuple[Mapping[str, Any], ...]
     evaluation: Evaluation
+    config_digest: str | None = None
+
+    @property
+    def sources(self) -> list[str]:
+        """Versions of the source that trained and evaluated the cell, each as "<kind> <name>".
+
+        Kinds are "commit" and "version", as in :func:`imp_trt.train.provenance.source_version`, and "digest"
+        (of the source files) in older results.
+        """
+        made: list[str] = list(self.machine.get("trained_by", ()))
+        if "source" in self.machine:
+            made.append(self.machine["source"])
+        else:
+            made = [f"digest {digest}" for digest in (*made, self.machine["code"])]
+        return list(dict.fromkeys(made))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -59,6 +80,7 @@ class CellResult:
             "format": FORMAT,
             "data": self.data,
             "cell": {"system": self.cell.system, "variant": self.cell.variant, "seed": self.cell.seed},
+            "config_digest": self.config_digest,
             "settings": dict(self.settings),
             "machine": dict(self.machine),
             "seconds": dict(self.seconds),
@@ -78,19 +100,21 @@ class CellResult:
         try:
             if data["format"] != FORMAT:
                 raise ValueError(f"format {data['format']}")
-            cell = Cell(str(data["cell"]["system"]), str(data["cell"]["variant"]), int(data["cell"]["seed"]))
+            variant = str(data["cell"]["variant"])
+            cell = Cell(str(data["cell"]["system"]), ALIASES.get(variant, variant), int(data["cell"]["seed"]))
             if cell.system not in SYSTEMS or cell.variant not in VARIANTS:
                 raise ValueError(f"cell {cell.name}")
             return cls(
                 str(data["data"]),
                 cell,
-                dict(data["settings"]),
+                _current_settings(data["settings"]),
                 dict(data["machine"]),
                 {str(k): float(v) for k, v in data["seconds"].items()},
                 int(data["parameters"]),
                 None if data["canvas"] is None else dict(data["canvas"]),
                 tuple(dict(line) for line in data["curve"]),
                 Evaluation.from_dict(data["evaluation"]),
+                data.get("config_digest"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidInput(
@@ -100,24 +124,32 @@ class CellResult:
             ) from error
 
 
+def _current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a file with former values replaced by the current ones."""
+    current = dict(settings)
+    if "shown" in current:
+        current["shown"] = _OVERRIDE_ALIASES.get(current["shown"], current["shown"])
+    return current
+
+
 def write_json(path: Path, data: Mapping[str, Any]) -> Path:
-    """Write one file of results, one value a line, so that two versions can be compared."""
+    """Write a JSON file atomically, one value per line to keep diffs readable."""
     text = json.dumps(data, indent=1, allow_nan=False)
     return write_atomically(path, (text + "\n").encode())
 
 
 def read_result(path: Path) -> CellResult:
-    """Read one file.
+    """Read one result file.
 
     Raises:
-        InvalidInput: it is no result of this version, or lies where another result belongs.
+        InvalidInput: the file is damaged or of another format, or its name is not that of its cell.
     """
     try:
         result = CellResult.from_dict(json.loads(path.read_text()))
     except (OSError, ValueError, InvalidInput) as error:
         raise _unreadable(path, error) from error
-    if (path.parent.name, path.stem) != (result.data, result.cell.name):
-        # A copy under another name would count as a cell that was never run, or displace one that was.
+    if path.parent.name != result.data or path.stem not in result.cell.names:
+        # A copy under another name would count as a cell that was never run, or replace one that was.
         raise InvalidInput(
             f"results {path}",
             expected=f"the file {result.data}/{result.cell.name}.json for what it holds",
@@ -128,10 +160,11 @@ def read_result(path: Path) -> CellResult:
 
 
 def read_results(folder: Path) -> list[CellResult]:
-    """Every result below a folder, by data set, system, variant and seed.
+    """Read all results below a folder, sorted by path.
 
     Raises:
-        InvalidInput: a file is no result of this version; UsageError: there is no result at all.
+        InvalidInput: a file is damaged or of another format, or two files have the same cell.
+        UsageError: there are no results.
     """
     paths = sorted(p for p in folder.glob("*/*.json") if p.name != TIMING and not p.name.startswith("."))
     if not paths:
@@ -141,22 +174,34 @@ def read_results(folder: Path) -> list[CellResult]:
             got="none",
             fix="run python -m research.ablation with --data first, or name another folder with --results",
         )
-    return [read_result(path) for path in paths]
+    found: dict[tuple[str, Cell], CellResult] = {}
+    for path in paths:
+        result = read_result(path)
+        if (result.data, result.cell) in found:
+            raise InvalidInput(
+                f"results {path}",
+                expected="one file per cell",
+                got=f"a second one of {result.cell.name}, under a former name",
+                fix="delete one of the two",
+            )
+        found[result.data, result.cell] = result
+    return list(found.values())
 
 
-def unlike_settings(
-    found: Mapping[str, Any], wanted: Mapping[str, Any], but: Collection[str] = frozenset()
+def settings_difference(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], ignore: Collection[str] = frozenset()
 ) -> str | None:
-    """What keeps results from belonging to the experiment at hand, as "half: true, not false", or None.
+    """First difference between the settings of two results, such as "half: true, not false", or None.
 
-    A field of the recipe that came later had its default when a file without it was made. Of the other
-    settings those are compared that both sides name.
+    A recipe field that one side lacks was added later and is taken at its default. Other settings are
+    compared if both sides have them.
 
     Args:
-        but: fields of the recipe that may differ.
+        found, wanted: settings to compare.
+        ignore: recipe fields that may differ.
     """
     one, other = _completed(found), _completed(wanted)
-    for name in but:
+    for name in ignore:
         one.get("recipe", {}).pop(name, None)
     return _difference(one, other)
 
@@ -193,7 +238,7 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | No
 
 
 def machine_facts(threads: int, device: str) -> dict[str, Any]:
-    """What the numbers of this process depend on; nothing that names the machine."""
+    """Hardware and software that scores and times depend on; nothing that identifies the machine."""
     import torch
 
     import imp_trt
@@ -207,7 +252,7 @@ def machine_facts(threads: int, device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "imp_trt": imp_trt.__version__,
-        "code": code_digest(),
+        "source": source_version(),
     }
     if device.startswith("cuda"):
         facts["gpu"] = torch.cuda.get_device_name(device)

@@ -1,4 +1,4 @@
-"""Fills cells in their order until all are done or the time is spent."""
+"""Fills cells in order until all are done or the time budget is spent."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ POLL_SECONDS = 20.0
 
 @dataclass
 class Outcome:
-    """What one call of :func:`fill` did.
+    """Result of :func:`fill`.
 
     Attributes:
         finished: cells that were filled.
-        failed: cells whose training diverged, with the message.
-        left: cells that are still missing.
+        failed: cells whose training diverged, with the error message.
+        left: cells that still have no result.
     """
 
     finished: list[Cell] = field(default_factory=list)
@@ -39,24 +39,24 @@ def fill(
     clock: Callable[[], float] = time.monotonic,
     wait: Callable[[float], None] = time.sleep,
 ) -> Outcome:
-    """Work on the first cell that is missing and free, until none is missing.
+    """Fill the first missing cell that is not locked, until no cell is missing.
 
     Args:
         cells: most important first.
-        done: whether a cell's results are there.
-        work: fills one cell. Busy: another process has it, or something it needs; TimeBudgetSpent: it
-            stopped at the deadline and will continue when called again.
-        deadline: on the clock; no cell is begun after it.
-        clock, wait: replaced in tests.
+        done: whether a cell has a result.
+        work: fills one cell. May raise Busy if another process holds the cell or its stage one, and
+            TimeBudgetSpent if it stopped at the deadline; a later call then continues.
+        deadline: time on ``clock`` after which no cell is started.
+        clock, wait: for tests.
 
     Raises:
-        ImpTrtError: whatever work raises, except for a training that diverged: the others go on.
+        ImpTrtError: any error raised by ``work`` except TrainingDiverged, which is recorded in the outcome.
     """
     outcome = Outcome()
     spent = False
     while not spent:
         busy = False
-        # From the start after each cell: what another process needed may have become free.
+        # Restart after each cell: a cell that was locked may be free by now.
         for cell in cells:
             if deadline is not None and clock() >= deadline:
                 spent = True

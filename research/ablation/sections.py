@@ -1,13 +1,11 @@
-"""The tables of the page, one function per question; everything is computed from the results."""
+"""Sections of the page with the scores, computed from the results."""
 
 from __future__ import annotations
 
 import math
-import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from imp_trt.models import presets
-from imp_trt.train.report.numbers import signed
 from research.ablation.cells import (
     CANVAS_ONLY,
     CONTROL,
@@ -20,131 +18,16 @@ from research.ablation.cells import (
 from research.ablation.paper import GAINS, MODANET, REMARKS, VCP
 from research.ablation.results import CellResult
 from research.ablation.summary import FIGURES, DataSummary, Get, Spread, band, class_iou, mask_ap
+from research.ablation.tables import NONE, percent, points, table
 
 PAIRS = (("FPN", CONTROL, HEADLINE), ("P2", "panoptic-p2", "panoptic-p2-imp"))
 """Systems that differ in IMP alone: name of the pair, without, with."""
 
-NONE = "\N{EN DASH}"
-"""What a table shows where there is no number."""
-
 TABLE_1 = ("box AP", "mask AP", "mIoU", "thing mIoU", "stuff mIoU", "mAcc", "thing boundary IoU", "PQ")
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, its first column to the left and the others to the right."""
-    lines = ["| " + " | ".join(head) + " |", "|:--" + "|--:" * (len(head) - 1) + "|"]
-    lines += ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def percent(spread: Spread | None) -> str:
-    """Mean in percent, and the range over seeds where there are several."""
-    if spread is None:
-        return NONE
-    mean = f"{100 * spread.mean:.1f}"
-    return mean if spread.count == 1 else f"{mean} ({100 * spread.low:.1f} to {100 * spread.high:.1f})"
-
-
-def points(spread: Spread | None) -> str:
-    """Mean difference in points, and the range over seeds where there are several."""
-    if spread is None:
-        return NONE
-    mean, low, high = (signed(100 * v) for v in (spread.mean, spread.low, spread.high))
-    return mean if spread.count == 1 else f"{mean} ({low} to {high})"
-
-
-def setting_section(data: DataSummary) -> str:
-    """What was run, on what, and what was not."""
-    settings, recipe = data.first.settings, data.first.settings["recipe"]
-    one, two = recipe["stage_one"], recipe["stage_two"]
-    height, width = settings["input_size"]
-    hours = _training_seconds(data) / 3600
-    start = "start at zero" if recipe["semantic_in_stage_one"] else "drawn"
-    rows = [
-        ("data", f"{settings['train']['images']} training, {settings['val']['images']} validation pictures"),
-        ("classes", f"{len(data.classes.things)} things, {len(data.classes.stuff)} stuff"),
-        ("network", f"{settings['backbone']} trunk, scored at {width}x{height}"),
-        ("heads", _heads(data)),
-        ("first weights", "drawn, none pretrained" if settings["init"] == "scratch" else settings["init"]),
-        ("recipe", f"`{settings['recipe_name']}`: {recipe['optimizer']}, batch {recipe['batch']}"),
-        ("stage one", f"{one['iterations']} iterations, learning rate {one['peak']:g} to {one['end']:g}"),
-        ("stage two", f"{two['iterations']} iterations, learning rate {two['peak']:g} to {two['end']:g}"),
-        ("weights on the canvas", f"{start}, {_times(recipe.get('canvas_rate', 1.0))} learning rate"),
-        ("seeds of the headline pair", ", ".join(map(str, data.common_seeds(CONTROL, HEADLINE))) or NONE),
-        ("machine", "; ".join(sorted(data.machines))),
-        ("code (digest)", ", ".join(sorted(data.codes))),
-        ("training time", f"{hours:.1f} hours in all, shared first stages counted once"),
-    ]
-    text = table(("", "this run"), rows)
-    for what, made in (
-        ("filled on one machine", data.machines),
-        ("made by one version of the code", data.codes),
-    ):
-        if len(made) > 1:
-            # The many are the rest: only what is unlike them is named.
-            *few, (rest, _) = sorted(made.items(), key=lambda item: len(item[1]))
-            parts = "; ".join(f"{key}: {_names(cells)}" for key, cells in few)
-            text += f"\n\nNot all cells were {what}. {parts}; all others: {rest}."
-    if data.missing:
-        # A training that diverged leaves no result either; to call it "not run" would hide it.
-        text += f"\n\nWithout a result (not run, or diverged): {_names(c.name for c in data.missing)}."
-    return text
-
-
-def _heads(data: DataSummary) -> str:
-    settings = data.first.settings
-    height, width = settings["input_size"]
-    own, paper = (
-        presets.system(HEADLINE, data.classes, (height, width), backbone)
-        for backbone in (settings["backbone"], "resnet50")
-    )
-    sizes = [
-        (
-            f"pyramid of {config.fpn_channels} channels, semantic heads of {config.semantic_channels} with "
-            f"{config.head_norm} normalisation, {config.detector_config.proposals} proposals, "
-            f"{config.detector_config.detections} detections"
-        )
-        for config in (own, paper)
-    ]
-    return sizes[0] if own.head_norm == paper.head_norm else f"{sizes[0]} (the paper's: {sizes[1]})"
-
-
-def _times(factor: float) -> str:
-    return "the common" if factor == 1 else f"{factor:g} times the common"
-
-
-def _names(cells: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in cells)
-
-
-def command_section(data: DataSummary) -> str:
-    """The commands that repeat the run."""
-    settings = data.first.settings
-    height, width = settings["input_size"]
-    recipe, *changes = shlex.split(str(settings["recipe_name"]))
-    words = [f"python -m research.ablation --data {settings.get('data', 'DIR')}"]
-    splits = settings["train"]["split"], settings["val"]["split"]
-    if splits != ("train", "val"):
-        words.append(f"--splits {shlex.join(splits)}")
-    words += [f"--recipe {recipe}", *(f"--set {shlex.quote(c)}" for c in changes)]
-    words.append(f"--input-size {height} {width}")
-    if settings["val"].get("limit"):
-        words.append(f"--limit {settings['val']['limit']}")
-    if settings["backbone"] != "compact":
-        words.append(f"--backbone {settings['backbone']}")
-    if settings["init"] != "scratch":
-        words.append(f"--init {settings['init']}")
-    words += ["--half"] * bool(settings["half"])
-    machine = data.first.machine
-    if machine["threads"] != 1:
-        words.append(f"--threads {machine['threads']}")
-    if machine["device"] != "cpu":
-        words.append(f"--device {machine['device']}")
-    return f"```\n{' '.join([*words, '-o runs/ablation'])}\n```"
-
-
 def systems_section(data: DataSummary) -> str:
-    """All systems (Table 1 of the paper)."""
+    """Scores of all systems (Table 1 of the paper)."""
     rows = []
     for system in sorted(presets.SYSTEMS, key=list(presets.SYSTEMS).index):
         found = data.of(system)
@@ -165,7 +48,7 @@ def systems_section(data: DataSummary) -> str:
 
 
 def gain_section(data: DataSummary) -> str:
-    """What IMP adds to each pair, in words and figures, beside the paper's."""
+    """Gain of IMP for each pair, beside that of the paper."""
     parts = [
         verdict(data, name, without, with_)
         for name, without, with_ in PAIRS
@@ -191,7 +74,7 @@ _PAPER = {"mIoU": "miou", "thing mIoU": "things", "stuff mIoU": "stuff", "mAcc":
 
 
 def verdict(data: DataSummary, name: str, without: str, with_: str) -> str:
-    """One sentence: in which direction IMP moves the things of a pair, and in how many seeds."""
+    """One sentence: the change of a pair's thing mIoU by IMP, and for how many seeds it is a gain."""
     before, after = data.of(without), data.of(with_)
     seeds = data.common_seeds(without, with_)
     get = FIGURES["thing mIoU"]
@@ -208,7 +91,7 @@ def verdict(data: DataSummary, name: str, without: str, with_: str) -> str:
 
 
 def unlike(data: DataSummary, name: str, without: str, with_: str) -> list[str]:
-    """What the members of a pair differ in besides IMP: nothing, as a rule."""
+    """Remarks on differences between the members of a pair other than IMP; usually none."""
     before, after = data.of(without), data.of(with_)
     seeds = data.common_seeds(without, with_)
     remarks = []
@@ -228,7 +111,7 @@ def unlike(data: DataSummary, name: str, without: str, with_: str) -> list[str]:
 
 
 def class_section(data: DataSummary, without: str, with_: str) -> str:
-    """IoU of each class without and with IMP (the paper's Tables 3 and 4), and what is detected of it."""
+    """IoU of each class without and with IMP (the paper's Tables 3 and 4), mask AP and canvas recall."""
     rows, seeds = [], data.common_seeds(without, with_)
     for kind, indices in (("thing", data.classes.things), ("stuff", data.classes.stuff)):
         for channel, index in enumerate(indices):
@@ -249,7 +132,7 @@ def class_section(data: DataSummary, without: str, with_: str) -> str:
 
 
 def boundary_section(data: DataSummary) -> str:
-    """Scores of the headline pair near the boundaries (Figure 5 of the paper)."""
+    """Scores of the headline pair near class boundaries (Figure 5 of the paper)."""
     distances, seeds = boundary_distances(data), data.common_seeds(CONTROL, HEADLINE)
     if not distances:
         return "The pair was not run."
@@ -266,7 +149,7 @@ def boundary_section(data: DataSummary) -> str:
 
 
 def boundary_distances(data: DataSummary) -> tuple[float, ...]:
-    """Distances of the bands that were measured; none where the headline pair has no seed in common."""
+    """Distances of the evaluated bands; empty if the headline pair has no seed in common."""
     for seed in data.common_seeds(CONTROL, HEADLINE):
         boundary = data.of(HEADLINE)[seed].evaluation.boundary
         if boundary is not None:
@@ -296,7 +179,7 @@ def time_section(data: DataSummary) -> str:
 
 
 def variant_section(data: DataSummary) -> str:
-    """Sampling rules, canvas sources and background scores, at the first seed."""
+    """Scores of the variants at the first seed."""
     seeds = data.seeds
     rows = [_variant_row(data, Cell(HEADLINE, v, seeds[0])) for v in _variants_of(HEADLINE)]
     names = ("mIoU", "thing mIoU", "mAcc", "thing boundary IoU", "mask AP")
@@ -324,7 +207,7 @@ _SWEPT = ("mIoU", "thing mIoU", "mAcc")
 
 
 def background_score(cell: Cell) -> float:
-    """The constant that the canvas competes with."""
+    """Background score of a cell."""
     return float(dict(VARIANTS[cell.variant].after).get("background_score", PINNED["background_score"]))
 
 
@@ -333,7 +216,7 @@ def _background_cells(data: DataSummary) -> list[Cell]:
 
 
 def background_curve(data: DataSummary) -> dict[str, dict[float, float | None]]:
-    """Scores by background score, for a chart."""
+    """Scores by background score, for the chart."""
     return {
         name: {
             background_score(c): FIGURES[name](data.results[c].evaluation) for c in _background_cells(data)
@@ -343,8 +226,9 @@ def background_curve(data: DataSummary) -> dict[str, dict[float, float | None]]:
 
 
 def cells_section(data: DataSummary) -> str:
-    """Every result on its own."""
+    """Scores of each cell; with a column of configuration digests if there are any."""
     rows = []
+    with_digests = any(result.config_digest for result in data.results.values())
     order = {name: position for position, name in enumerate(ORDER)}
     ranks = {name: position for position, name in enumerate(VARIANTS)}
     for cell in sorted(data.results, key=lambda c: (order[c.system], ranks[c.variant], c.seed)):
@@ -354,13 +238,14 @@ def cells_section(data: DataSummary) -> str:
         canvas = result.canvas or {}
         shares = [percent(Spread.of([_number(canvas.get(n))])) for n in ("recall", "precision")]
         minutes = [f"{result.seconds.get(stage, 0) / 60:.0f}" for stage in ("stage_one", "stage_two")]
-        rows.append([cell.name, *figures, *shares, " + ".join(minutes)])
+        digest = [result.config_digest or NONE] if with_digests else []
+        rows.append([cell.name, *figures, *shares, " + ".join(minutes), *digest])
     head = ("cell", "mIoU", "thing mIoU", "mAcc", "box AP", "mask AP", "canvas recall", "canvas precision")
-    return table((*head, "minutes"), rows)
+    return table((*head, "minutes", *(["configuration"] * with_digests)), rows)
 
 
 def paper_section() -> str:
-    """The paper's own rows."""
+    """Scores reported in the paper."""
     parts = []
     for title, rows in (("VCP (Table 1), ResNet-50", VCP), ("ModaNet, ResNet-50", MODANET)):
         body = [
@@ -391,19 +276,13 @@ _VARIANT_LABELS = {
     "canvas-ground-truth": "canvas from the ground truth in training",
     "canvas-both": "canvas from both in training",
     "canvas-rate-1": "weights on the canvas at the common learning rate",
-    "shown-nothing": "base, shown an empty canvas",
-    "shown-truth": "base, shown the canvas of the ground truth",
+    "empty-canvas": "base, shown an empty canvas",
+    "oracle-canvas": "base, shown the canvas of the ground truth",
 }
 
 
 def _mean(get: Get, results: dict[int, CellResult], seeds: Sequence[int]) -> float:
     return math.fsum(get(results[s].evaluation) for s in seeds) / len(seeds)
-
-
-def _training_seconds(data: DataSummary) -> float:
-    first = {r.settings.get("stage_one", c.name): r.seconds["stage_one"] for c, r in data.results.items()}
-    second = [r.seconds["stage_two"] for c, r in data.results.items() if VARIANTS[c.variant].trains]
-    return math.fsum([*first.values(), *second])
 
 
 def _number(value: object) -> float:

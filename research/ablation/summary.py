@@ -1,4 +1,4 @@
-"""Results of one data set, seed by seed, as means with their ranges."""
+"""Results of one data set and their means and ranges over seeds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
 from imp_trt.train.evaluate import Evaluation
 from research.ablation.cells import Cell, plan
-from research.ablation.results import TIMING, TIMING_FORMAT, CellResult, read_results, unlike_settings
+from research.ablation.results import TIMING, TIMING_FORMAT, CellResult, read_results, settings_difference
 
 NOTES = "notes.md"
-"""File beside a data set's results whose text goes into the page."""
+"""File in a data set's folder whose text is included in the page."""
 
 Get = Callable[[Evaluation], float]
 """One figure of an evaluation; NaN where it was not measured."""
@@ -33,12 +33,12 @@ FIGURES: dict[str, Get] = {
     "PQ": lambda e: e.panoptic.all.pq if e.panoptic else math.nan,
     "thing PQ": lambda e: e.panoptic.things.pq if e.panoptic else math.nan,
 }
-"""Figures of the tables by their headings."""
+"""Figures by table heading."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over seeds: mean, lowest, highest, and how many there are."""
+    """Mean, minimum and maximum of a figure over seeds, and their number."""
 
     mean: float
     low: float
@@ -47,7 +47,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread | None:
-        """Over the values that are not NaN; None if there are none."""
+        """Spread of the values that are not NaN; None if there are none."""
         known = [v for v in values if not math.isnan(v)]
         if not known:
             return None
@@ -59,8 +59,8 @@ class DataSummary:
     """All results of one data set.
 
     Attributes:
-        name: of the set.
-        results: by cell.
+        name: name of the data set.
+        results: results by cell.
         timing: content of the timing file, or None.
         notes: text of the notes file, or None.
     """
@@ -72,39 +72,48 @@ class DataSummary:
 
     @property
     def classes(self) -> ClassTable:
-        """Class table of the set."""
+        """Class table of the data set."""
         return self.first.evaluation.classes
 
     @property
     def first(self) -> CellResult:
-        """Any result, for what all of them share."""
+        """One of the results, for settings that all of them share."""
         return next(iter(self.results.values()))
 
     @property
     def machines(self) -> dict[str, list[str]]:
-        """Names of the cells by the machine that they were filled on."""
+        """Names of the cells by the machine that evaluated them."""
         found: dict[str, list[str]] = {}
         for cell, result in self.results.items():
             found.setdefault(_machine(result.machine), []).append(cell.name)
         return found
 
     @property
-    def codes(self) -> dict[str, list[str]]:
-        """Names of the cells by the digests of the code that trained and scored them."""
+    def source_kinds(self) -> list[str]:
+        """How the results name their source: some of "commit", "digest" and "version"."""
+        return sorted({source.split(" ")[0] for r in self.results.values() for source in r.sources})
+
+    @property
+    def sources(self) -> dict[str, list[str]]:
+        """Names of the cells by the versions of the source that trained and evaluated them.
+
+        A version is abbreviated; its kind is part of the name if the results have several kinds.
+        """
+        several = len(self.source_kinds) > 1
         found: dict[str, list[str]] = {}
         for cell, result in self.results.items():
-            digests = dict.fromkeys([*result.machine.get("trained_by", ()), result.machine["code"]])
-            found.setdefault(" + ".join(digests), []).append(cell.name)
+            names = [_source_name(source, with_kind=several) for source in result.sources]
+            found.setdefault(" + ".join(names), []).append(cell.name)
         return found
 
     @property
     def seeds(self) -> list[int]:
-        """Every seed that occurs, ascending."""
+        """All seeds, ascending."""
         return sorted({cell.seed for cell in self.results})
 
     @property
     def missing(self) -> list[Cell]:
-        """Cells of the plan, with at least three seeds, that have no result."""
+        """Cells without a result, of a plan with at least three seeds."""
         seeds = self.seeds + [s for s in range(3) if s not in self.seeds][: max(0, 3 - len(self.seeds))]
         return [cell for cell in plan(seeds=sorted(seeds)) if cell not in self.results]
 
@@ -114,18 +123,18 @@ class DataSummary:
         return dict(sorted(found.items()))
 
     def common_seeds(self, without: str, with_: str) -> list[int]:
-        """Seeds at which both systems of a pair have a result: the only ones at which they are compared."""
+        """Seeds for which both systems of a pair have a result; only these are compared."""
         return [seed for seed in self.of(without) if seed in self.of(with_)]
 
     def spread(
         self, system: str, get: Get, variant: str = "base", seeds: Sequence[int] | None = None
     ) -> Spread | None:
-        """A figure of a system over its seeds, or over some of them."""
+        """Spread of a figure of a system over its seeds, or over the given ones."""
         found = self.of(system, variant)
         return Spread.of([get(r.evaluation) for s, r in found.items() if seeds is None or s in seeds])
 
     def gain(self, without: str, with_: str, get: Get) -> Spread | None:
-        """Difference of a figure between two systems, seed by seed."""
+        """Spread of the differences of a figure between two systems, paired by seed."""
         before, after = self.of(without), self.of(with_)
         seeds = self.common_seeds(without, with_)
         return Spread.of([get(after[s].evaluation) - get(before[s].evaluation) for s in seeds])
@@ -137,7 +146,7 @@ def class_iou(index: int) -> Get:
 
 
 def mask_ap(channel: int) -> Get:
-    """Mask AP of one thing class, by its place among the things."""
+    """Mask AP of one thing class, by its position among the things."""
     return lambda e: float(e.instances.mask.per_class[channel]) if e.instances else math.nan
 
 
@@ -154,10 +163,10 @@ def band(position: int, accuracy: bool = False) -> Get:
 
 
 def read_summaries(folder: Path) -> list[DataSummary]:
-    """Everything below a folder of results, by name of the data set.
+    """Read all results below a folder, sorted by data set.
 
     Raises:
-        InvalidInput: a file is damaged, or results of two experiments lie in one folder.
+        InvalidInput: a file is damaged, or a folder has results of two experiments.
         UsageError: there are no results.
     """
     sets: dict[str, dict[Cell, CellResult]] = {}
@@ -173,13 +182,13 @@ def read_summaries(folder: Path) -> list[DataSummary]:
 
 def _require_one_experiment(result: CellResult, others: Mapping[Cell, CellResult]) -> None:
     for other in others.values():
-        free = _decided(result.cell) | _decided(other.cell)
-        unlike = unlike_settings(_shared(result.settings), _shared(other.settings), free)
-        if unlike is not None:
+        free = _set_by_cell(result.cell) | _set_by_cell(other.cell)
+        difference = settings_difference(_shared(result.settings), _shared(other.settings), free)
+        if difference is not None:
             raise InvalidInput(
                 f"results of {result.data}, cell {result.cell.name}",
                 expected=f"the settings of {other.cell.name}",
-                got=f"those of another experiment, {unlike}",
+                got=f"those of another experiment, {difference}",
                 fix="keep each experiment's results in a folder of its own",
             )
         if other.evaluation.classes != result.evaluation.classes:
@@ -192,12 +201,12 @@ def _require_one_experiment(result: CellResult, others: Mapping[Cell, CellResult
 
 
 def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without those that a cell decides."""
+    """Settings that all cells of an experiment share."""
     return {k: v for k, v in settings.items() if k not in ("network", "shown", "stage_one")}
 
 
-def _decided(cell: Cell) -> frozenset[str]:
-    """Fields of the recipe that tell nothing of the experiment: the cell sets them, or does not use them."""
+def _set_by_cell(cell: Cell) -> frozenset[str]:
+    """Recipe fields that do not belong to the experiment: the cell overrides them, or they have no effect."""
     return cell.unused | cell.recipe.keys()
 
 
@@ -229,6 +238,14 @@ def _timing(path: Path, results: Mapping[Cell, CellResult]) -> dict[str, Any] | 
 def _machine(facts: Mapping[str, Any]) -> str:
     where = facts.get("gpu") or f"{facts['cpu']}, {facts['threads']} of {facts['cpus']} CPUs"
     return f"{where}, PyTorch {facts['torch']}"
+
+
+def _source_name(source: str, *, with_kind: bool) -> str:
+    kind, _, name = source.partition(" ")
+    if kind == "commit":
+        commit, plus, changes = name.partition("+")
+        name = f"{commit[:12]}{plus}{changes}"
+    return f"{kind} {name}" if with_kind else name
 
 
 def _notes(path: Path) -> str | None:

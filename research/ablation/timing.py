@@ -1,4 +1,4 @@
-"""Inference time of the trained systems (the paper's Table 6), all in one process, in turn."""
+"""Inference time of the trained systems (the paper's Table 6), interleaved in one process."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ _log = logging.getLogger("imp_trt.research.ablation")
 
 PICTURES = 30
 WARM_UP = 3
-"""Rounds whose times are dropped: the first calls allocate."""
+"""Rounds that are not timed: the first calls allocate."""
 
 
 def time_systems(experiment: Experiment, cells: Sequence[Cell]) -> Path:
-    """Time trained cells on validation pictures and write the data set's file of times.
+    """Time trained cells on validation images and write the data set's timing file.
 
-    Each picture goes through all systems before the next one comes, beginning with another system each
-    time, so that a machine that grows slower grows slower for all of them. Run it on an otherwise idle
-    machine. Only one cell of each system counts: the first in cells that is trained.
+    Each image is run through all systems, starting with a different one each time, so that a slowdown of
+    the machine affects all of them alike. Run it on an otherwise idle machine. Of each system the first
+    trained cell in ``cells`` is timed.
 
     Returns:
-        The file: for each system "total" and "infer" (milliseconds: p50, p90, mean), and "ratio", the
-        median over the pictures of its network's time by that of the control (panoptic-fpn) on the same
-        picture, None where the control is not there.
+        Path of the file. Per system it has "total" and "infer" (milliseconds: p50, p90, mean), and "ratio":
+        the median over the images of the network's time divided by that of the control (panoptic-fpn), or
+        None if the control is not trained.
 
     Raises:
-        UsageError: none of the cells is trained, or one is another network than the experiment's.
+        UsageError: no cell is trained, or a checkpoint's network is not the experiment's.
     """
     models: dict[str, Path] = {}
     for cell in cells:
@@ -72,7 +72,7 @@ def time_systems(experiment: Experiment, cells: Sequence[Cell]) -> Path:
 
 
 def _same_network(path: Path, found: ModelConfig, wanted: ModelConfig) -> None:
-    """The times stand under the experiment's names and sizes, so the network must have them."""
+    """Require that a checkpoint's network is the one that its times are reported for."""
     differ = [f.name for f in fields(ModelConfig) if getattr(found, f.name) != getattr(wanted, f.name)]
     if differ:
         raise UsageError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import SYSTEMS, system, without_imp
 from imp_trt.train import log
 from imp_trt.train.config import RECIPES, Recipe, Stage
+from imp_trt.train.provenance import source_version
 from imp_trt.train.run import (
     Run,
     identity,
+    stage_digest,
     stage_one_config,
     stage_one_key,
     take_over,
@@ -68,6 +71,63 @@ def test_checkpoint_says_how_it_was_made(pair):
     assert (metadata["seed"], metadata["stage"], metadata["initial"]) == (0, 2, "scratch")
     assert metadata["recipe"]["batch"] == RECIPE.batch
     assert metadata["seconds"] > 0
+    assert metadata["sources"] == [source_version()]
+    assert metadata["config_digest"] == stage_digest(
+        Run(Boxes(), RECIPE, 0, pair[0]),
+        CONFIG,
+        2,
+        load_model(pair[0] / "stage_one.safetensors")[1]["config_digest"],
+    )
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_digest_of_a_stage_covers_what_decides_its_weights(stage):
+    run = Run(Boxes(), RECIPE, 0, Path("one"))
+    part = ("stage_one", "stage_two")[stage - 1]
+    changes = [
+        replace(run, seed=1),
+        replace(run, initial="imagenet"),
+        replace(run, recipe=replace(RECIPE, batch=RECIPE.batch + 1)),
+        replace(run, recipe=replace(RECIPE, **{part: Stage(9, 1e-3)})),
+        replace(run, dataset=FewerBoxes()),
+    ]
+    digests = {stage_digest(changed, CONFIG, stage) for changed in (run, *changes)}
+    digests |= {
+        stage_digest(run, config, stage)
+        for config in (without_imp(CONFIG), replace(CONFIG, input_size=(96, 96)))
+    }
+    assert len(digests) == len(changes) + 3
+    for same in (
+        replace(run, folder=Path("other"), device="cuda", workers=4, save_every=3),
+        replace(run, quiet=True),
+    ):
+        assert stage_digest(same, CONFIG, stage) == stage_digest(run, CONFIG, stage)
+
+
+def test_the_digest_of_a_stage_changes_with_a_default():
+    """The identity does not: a new field must not make old runs unusable."""
+    run = Run(Boxes(), RECIPE, 0, None)
+    later = LaterRecipe(**{f.name: getattr(RECIPE, f.name) for f in fields(RECIPE)})
+    assert stage_digest(replace(run, recipe=later), CONFIG, 2) != stage_digest(run, CONFIG, 2)
+
+
+def test_checkpoints_and_states_from_before_versions_were_recorded_continue(tmp_path):
+    """They hold a digest of the code, or nothing, in the place of sources and config_digest."""
+    run = Run(Boxes(), RECIPE, 0, tmp_path, quiet=True)
+    first = train_stage_one(run, CONFIG)
+    network, metadata = load_model(first)
+    old = {k: v for k, v in metadata.items() if k not in ("sources", "config_digest")}
+    save_checkpoint(first, network, {**old, "code": "5088433c8176"})
+    before = first.read_bytes()
+    assert train_stage_one(run, CONFIG) == first
+    assert first.read_bytes() == before
+    second = load_model(train_stage_two(run, CONFIG, first, "imp"))[1]
+    assert second["config_digest"] == stage_digest(run, CONFIG, 2, metadata["identity"])
+
+
+class FewerBoxes(Boxes):
+    def __len__(self) -> int:
+        return 5
 
 
 PINNED = {

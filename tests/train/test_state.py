@@ -138,6 +138,23 @@ def test_a_killed_process_goes_on_from_its_last_save_to_the_same_weights(tmp_pat
     assert len(calls) == 2, "saved after two of four steps"
 
 
+@pytest.mark.parametrize(
+    ("stored", "wanted"), [(True, ["commit old", "commit new"]), (False, ["version unknown", "commit new"])]
+)
+def test_a_resumed_stage_names_every_version_that_trained_it(tmp_path, monkeypatch, stored, wanted):
+    monkeypatch.setattr(loop, "source_version", lambda: "commit old")
+    after_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        train_stage_one(run_in(tmp_path), CONFIG)
+    if not stored:
+        saved = torch.load(tmp_path / "stage_one.resume.pt", weights_only=True)
+        del saved["sources"]
+        save_state(tmp_path / "stage_one.resume.pt", saved)
+    monkeypatch.undo()
+    monkeypatch.setattr(loop, "source_version", lambda: "commit new")
+    assert load_model(train_stage_one(run_in(tmp_path), CONFIG))[1]["sources"] == wanted
+
+
 def test_a_second_signal_does_not_wait_but_its_echo_does(monkeypatch):
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)

@@ -15,6 +15,7 @@ from research.ablation.results import CellResult
 from tests.support.pictures import CAT, DOG, WALL, Pets, answer
 
 PETS = Pets(3)
+SOURCE = f"commit {'abc' * 13}d"
 
 
 def evaluated(system: str, misses: int) -> Evaluation:
@@ -52,12 +53,19 @@ def made(cell: Cell, misses: int, **settings: Any) -> CellResult:
         "recipe_name": "pets-short",
         "recipe": json.loads(json.dumps({**recipe.to_dict(), **cell.recipe})),
         "network": {**PINNED, **dict(VARIANTS[cell.variant].config)},
-        "shown": VARIANTS[cell.variant].shown,
+        "shown": VARIANTS[cell.variant].canvas_override,
         "train": {"split": "train", "images": 3},
         "val": {"split": "val", "images": 3},
         "stage_one": f"stage-one-{cell.seed}",
     }
-    machine = {"cpu": "Test CPU", "cpus": 2, "threads": 1, "device": "cpu", "torch": "2.15.0", "code": "abc"}
+    machine = {
+        "cpu": "Test CPU",
+        "cpus": 2,
+        "threads": 1,
+        "device": "cpu",
+        "torch": "2.15.0",
+        "source": SOURCE,
+    }
     return CellResult(
         "pets",
         cell,
@@ -68,4 +76,5 @@ def made(cell: Cell, misses: int, **settings: Any) -> CellResult:
         canvas if detector else None,
         ({"stage": 2, "step": 20, "lr": 1e-3, "semantic": 0.5},),
         evaluated(cell.system, misses),
+        "0123456789ab",
     )

@@ -39,6 +39,16 @@ def test_a_choice_of_systems_leaves_out_the_variants_of_others():
     ]
 
 
+def test_former_names_of_variants_are_accepted():
+    former, current = (
+        plan((HEADLINE,), (0,), names)
+        for names in (("shown-nothing", "shown-truth"), ("empty-canvas", "oracle-canvas"))
+    )
+    assert former == current
+    assert current[1].names == ("panoptic-fpn-imp-empty-canvas-s0", "panoptic-fpn-imp-shown-nothing-s0")
+    assert Cell(HEADLINE, "base", 0).names == ("panoptic-fpn-imp-base-s0",)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -66,7 +76,7 @@ def test_every_variant_is_a_network_and_a_recipe():
         if variant.after:
             swept = system(cell.system, CLASSES, (64, 64), **dict(variant.after))
             assert swept.background_score != 0.5
-        # A network that is shown another canvas must have one.
-        assert config.imp or not variant.shown
+        # Only a canvas that exists can be overridden.
+        assert config.imp or not variant.canvas_override
     assert RECIPES["smoke"].canvas_source == "predicted"
     assert base.name == "panoptic-fpn-imp-base-s0"

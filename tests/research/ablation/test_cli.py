@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
 
 from imp_trt.cli.common import set_up_logging
 from imp_trt.train.optimiser import TrainingDiverged
+from research import ablation
 from research.ablation import cli, experiment
 from research.ablation.cells import CONTROL, HEADLINE, Cell
 from research.ablation.experiment import Experiment
@@ -48,6 +50,16 @@ def test_cells_are_listed_without_training(arguments, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["missing", f"{CONTROL}-base-s0"]
     assert len(lines) == 7
+
+
+def test_every_result_in_the_repository_counts(tmp_path, capsys):
+    results = Path(ablation.__file__).parent / "results"
+    options = "--data scenes --recipe scenes-short --input-size 256 512 --half --list --json -q"
+    assert cli.main([*options.split(), "-o", str(tmp_path), "--results", str(results)]) == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert len(cells) > 20
+    assert all(cells.values())
+    assert f"{HEADLINE}-oracle-canvas-s0" in cells
 
 
 def test_a_run_reports_what_it_filled(arguments, no_training, capsys):

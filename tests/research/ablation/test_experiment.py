@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import replace
 
@@ -12,16 +13,18 @@ pytest.importorskip("torch", reason="needs PyTorch")
 pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
 
 from imp_trt.errors import UsageError
-from imp_trt.train.code_digest import code_digest
-from imp_trt.train.config import RECIPES, Stage
+from imp_trt.train.config import RECIPES, Stage, recipe
 from imp_trt.train.dataset import CachedDataset
 from imp_trt.train.datasets import open_dataset
+from imp_trt.train.provenance import source_version
+from imp_trt.train.run import Run, stage_one_key
 from imp_trt.train.state import TimeBudgetSpent
 from research.ablation.cells import CONTROL, HEADLINE, Cell
-from research.ablation.experiment import Experiment
+from research.ablation.experiment import Experiment, _trained_by
 from research.ablation.locks import Busy, claim
 from research.ablation.results import read_result, read_results
 from research.ablation.timing import time_systems
+from tests.research.ablation.test_results import OLD
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,6 +70,7 @@ def test_a_cell_ends_in_a_result_file(filled):
     }
     assert [line["stage"] for line in result.curve] == [1, 2]
     assert result.seconds["stage_two"] > 0
+    assert result.config_digest == filled.config_digest(PAIR[1])
     json.dumps(result.to_dict(), allow_nan=False)
 
 
@@ -121,15 +125,91 @@ def test_results_of_another_recipe_are_refused(filled):
 @pytest.mark.slow
 def test_a_result_names_the_code_that_trained_it(filled, monkeypatch):
     """A cell whose checkpoints are found done may be scored anew by other code."""
-    path, trained = filled.path(PAIR[0]), code_digest()
-    assert read_result(path).machine["trained_by"] == [trained, trained]
+    path, trained = filled.path(PAIR[0]), source_version()
+    assert read_result(path).machine["trained_by"] == [trained]
     kept = path.read_bytes()
     path.unlink()
-    monkeypatch.setattr("research.ablation.results.code_digest", lambda: "another")
+    monkeypatch.setattr("research.ablation.results.source_version", lambda: "commit other")
     filled.fill(PAIR[0])
     machine = read_result(path).machine
-    assert (machine["code"], machine["trained_by"]) == ("another", [trained, trained])
+    assert (machine["source"], machine["trained_by"]) == ("commit other", [trained])
     path.write_bytes(kept)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        ([{"sources": ["commit a"]}, {"sources": ["commit a", "commit b"]}], ["commit a", "commit b"]),
+        ([{"code": "5088433c8176"}, {"sources": ["commit b"]}], ["digest 5088433c8176", "commit b"]),
+        ([{}, {"sources": ["commit b"]}], None),
+    ],
+)
+def test_checkpoints_of_all_ages_tell_what_trained_them(found, wanted):
+    assert _trained_by(found).get("trained_by") == wanted
+
+
+def test_an_old_checkpoint_is_loaded_and_names_its_code():
+    """The bundled weights were trained before commits were recorded."""
+    from imp_trt.models.checkpoint import load_model
+    from imp_trt.weights import bundled
+
+    assert _trained_by([load_model(bundled())[1]]) == {"trained_by": ["digest 60e59fcf6db7"]}
+
+
+def test_an_old_result_under_a_former_name_counts(tmp_path):
+    shutil.copytree(OLD, tmp_path / "results")
+    (old,) = read_results(tmp_path / "results")
+    train, val = (open_dataset("scenes", split) for split in ("train", "val"))
+    plan, results = recipe("scenes-short"), tmp_path / "results"
+    run = Experiment(train, val, "scenes-short", plan, (256, 512), tmp_path, results, half=True)
+    run = replace(run, option="scenes")
+    assert run.done(old.cell)
+    assert not run.done(Cell(HEADLINE, "empty-canvas", 0))
+    with pytest.raises(UsageError, match="half: true, not false"):
+        replace(run, half=False).done(old.cell)
+    # The first stage has kept its key, so checkpoints that exist are found too.
+    stage = Run(train, run.recipe, 0, tmp_path, half=True)
+    assert f"stage-one-{stage_one_key(stage, run.config(old.cell))}" == old.settings["stage_one"]
+
+
+def test_the_digest_of_a_cell_covers_what_its_scores_depend_on(tmp_path):
+    run, cell = experiment(tmp_path), PAIR[1]
+    changed = [
+        replace(run, recipe=replace(TINY, canvas_rate=3.0)),
+        replace(run, recipe=replace(TINY, stage_one=Stage(3, 1e-3))),
+        replace(run, input_size=(64, 192)),
+        replace(run, backbone="resnet18"),
+        replace(run, init="imagenet"),
+        replace(run, half=True),
+        replace(run, limit=3),
+        replace(run, splits=("train", "test")),
+        replace(run, val=open_dataset("scenes:64x128", "test")),
+        replace(run, train=open_dataset("scenes:64x96", "train")),
+    ]
+    cells = [cell, PAIR[0], replace(cell, seed=1)]
+    variants = ("rect", "canvas-both", "empty-canvas", "oracle-canvas")
+    cells += [replace(cell, variant=v) for v in variants]
+    cells += [SWEPT, SWEPT.trained]
+    digests = [e.config_digest(cell) for e in changed] + [run.config_digest(c) for c in cells]
+    assert len(set(digests)) == len(digests)
+
+
+def test_the_digest_of_a_cell_leaves_out_names_folders_and_the_machine(tmp_path):
+    run = experiment(tmp_path)
+    same = replace(
+        run,
+        recipe_name="other",
+        option="components:DIR",
+        work=tmp_path / "a",
+        results=tmp_path / "b",
+        threads=4,
+        device="cuda",
+        deadline=1.0,
+    )
+    assert same.config_digest(PAIR[1]) == run.config_digest(PAIR[1])
+    # The control learns from no canvas.
+    faster = replace(run, recipe=replace(TINY, canvas_rate=3.0))
+    assert faster.config_digest(PAIR[0]) == run.config_digest(PAIR[0])
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from research.ablation.cells import CONTROL, HEADLINE, Cell, plan
 from research.ablation.paper import GAINS, VCP
 from research.ablation.results import TIMING, write_json
 from research.ablation.summary import NOTES, Spread, read_summaries
-from tests.research.ablation.made import made
+from tests.research.ablation.made import SOURCE, made
 
 pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
 pytest.importorskip("matplotlib", reason="needs Matplotlib")
@@ -100,7 +100,8 @@ def test_the_page_says_what_was_run(written):
     table = rows(written[1])
     assert "Test CPU, 1 of 2 CPUs" in table["machine"][0]
     assert table["first weights"] == ["drawn, none pretrained"]
-    assert table["code (digest)"] == ["abc"]
+    assert table["code (commit)"] == ["abcabcabcabc"]
+    assert table["panoptic-fpn-imp-rect-s0"][-1] == "0123456789ab"
     # Two shared first stages of an hour; eight trainings less the sweep's, of half an hour each.
     assert table["training time"][0].startswith("5.5 hours")
     assert (
@@ -205,7 +206,7 @@ def test_a_pair_that_differs_in_more_than_imp_is_told(tmp_path):
 
     kept(tmp_path, made(Cell(CONTROL, "base", 0), 4))
     other = made(Cell(HEADLINE, "base", 0), 3, stage_one="stage-one-other")
-    facts = {**other.machine, "cpu": "Other CPU", "code": "def", "trained_by": ["abc", "abc"]}
+    facts = {**other.machine, "cpu": "Other CPU", "source": "commit def+changes", "trained_by": [SOURCE]}
     kept(tmp_path, replace(other, machine=facts))
     kept(tmp_path, made(Cell(HEADLINE, "rect", 0), 3))
     text = write_page(tmp_path, tmp_path / "page.md")[0].read_text()
@@ -214,7 +215,30 @@ def test_a_pair_that_differs_in_more_than_imp_is_told(tmp_path):
         "FPN pair: the two were filled on unlike machines or versions of libraries or code at seed 0" in text
     )
     assert "Other CPU, 1 of 2 CPUs, PyTorch 2.15.0: `panoptic-fpn-imp-base-s0`; all others: Test CPU" in text
-    assert "made by one version of the code. abc + def: `panoptic-fpn-imp-base-s0`; all others: abc." in text
+    exception = "abcabcabcabc + def+changes: `panoptic-fpn-imp-base-s0`; all others: abcabcabcabc."
+    assert f"made by one version of the code. {exception}" in text
+    assert "`+changes`: source files differed from that commit." in text
+
+
+def test_old_results_name_their_code_by_digest(tmp_path):
+    from research.ablation.page import write_page
+
+    old = made(Cell(CONTROL, "base", 0), 4)
+    machine = {k: v for k, v in old.machine.items() if k != "source"}
+    old = replace(old, machine={**machine, "code": "5088433c8176"}, config_digest=None)
+    kept(tmp_path, old)
+    text = write_page(tmp_path, tmp_path / "page.md")[0].read_text()
+    assert rows(text)["code (digest)"] == ["5088433c8176"]
+    assert "configuration" not in text
+    assert "cannot be told" not in text
+    # Beside a new one, whose version has another kind of name.
+    kept(tmp_path, made(Cell(HEADLINE, "base", 0), 4))
+    text = write_page(tmp_path, tmp_path / "page.md")[0].read_text()
+    assert rows(text)["code"] == ["commit abcabcabcabc, digest 5088433c8176"]
+    assert "Not all cells were made by one version of the code. " in text
+    assert "whether a digest and a commit are the same code cannot be told" in text
+    assert rows(text)["panoptic-fpn-base-s0"][-1] == "\N{EN DASH}"
+    assert rows(text)["panoptic-fpn-imp-base-s0"][-1] == "0123456789ab"
 
 
 def test_links_of_the_notes_lead_to_the_same_files_from_the_page(tmp_path):
@@ -231,7 +255,7 @@ def test_links_of_the_notes_lead_to_the_same_files_from_the_page(tmp_path):
 
 
 def test_the_command_repeats_what_the_files_say(tmp_path):
-    from research.ablation.sections import command_section
+    from research.ablation.run_sections import command_section
 
     result = made(
         Cell(CONTROL, "base", 0),

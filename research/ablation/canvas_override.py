@@ -1,7 +1,7 @@
-"""An IMP network that is shown another canvas than its own: what the semantic head makes of a canvas.
+"""Evaluation of an IMP network with its canvas replaced, to separate semantic head and detector.
 
-Where the truth helps much and the network's own canvas little, the detector is what is missing; where an
-empty canvas costs nothing, the head does not look at it.
+If the oracle canvas improves much on the network's own, the detector is the bottleneck; if an empty canvas
+costs nothing, the semantic head ignores the canvas.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.train.augment import letterbox_sample
 from imp_trt.train.dataset import Sample
 from imp_trt.train.targets import make_batch
-from research.ablation.cells import Shown
+from research.ablation.cells import CanvasOverride
 
 
-class ShownCanvas(PyTorchBackend):
-    """A checkpoint in PyTorch whose semantic head sees a canvas made for it; detections stay its own.
+class CanvasOverrideBackend(PyTorchBackend):
+    """PyTorch backend whose semantic head reads a replaced canvas; the detections are the network's own.
 
     Args:
         path: checkpoint of a network with IMP.
-        shown: "nothing", a canvas of zeros; or "truth", the labelled instances at score 1, with their own
-            masks at the size that the network predicts, projected as the network projects its detections.
-        sample: gives the labelled picture that is being evaluated; called once for each.
+        override: "empty", a canvas of zeros; or "oracle", the ground-truth instances at score 1, their masks
+            resampled to the network's mask size and projected like its detections.
+        sample: returns the sample that is being evaluated; called once per image.
         threads, device: see :class:`imp_trt.backends.pytorch.PyTorchBackend`.
 
     Raises:
@@ -40,7 +40,7 @@ class ShownCanvas(PyTorchBackend):
     def __init__(
         self,
         path: Path,
-        shown: Shown,
+        override: CanvasOverride,
         sample: Callable[[], Sample],
         *,
         threads: int | None = None,
@@ -50,13 +50,13 @@ class ShownCanvas(PyTorchBackend):
         trained = self._network
         if not trained.config.imp:
             raise InvalidInput(f"network {path}", expected="one with IMP", got="no canvas")
-        network = _Shown(trained.config, sample if shown == "truth" else None)
+        network = _CanvasOverrideNetwork(trained.config, sample if override == "oracle" else None)
         network.load_state_dict(trained.state_dict())
         self._network = network.eval().to(self._device)
 
 
-class _Shown(ImpNetwork):
-    """The network with its canvas replaced: by zeros, or by that of the sample."""
+class _CanvasOverrideNetwork(ImpNetwork):
+    """The network with its canvas replaced by zeros, or by that of the sample's ground truth."""
 
     def __init__(self, config: ModelConfig, sample: Callable[[], Sample] | None) -> None:
         super().__init__(config)

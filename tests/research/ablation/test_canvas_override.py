@@ -1,4 +1,4 @@
-"""A network is shown an empty canvas, or that of the truth."""
+"""Evaluation with an empty canvas, or with that of the ground truth."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def scored(model, variant):
     return measure(model, variant, Photos(), None, 1, "cpu")
 
 
-def test_shown_the_truth_a_class_map_read_from_the_canvas_is_the_truth(tmp_path):
+def test_with_the_oracle_canvas_a_class_map_read_from_it_is_the_ground_truth(tmp_path):
     # The class map of mask-rcnn-imp is its canvas: there are no semantic weights to train.
-    evaluation, canvas = scored(network(tmp_path), VARIANTS["shown-truth"])
+    evaluation, canvas = scored(network(tmp_path), VARIANTS["oracle-canvas"])
     # A cell of the canvas is up to 8 pixels of the larger picture, and bilinear.
     assert evaluation.semantic.thing_iou > 0.85
-    # The detections are still those of drawn weights, and what the head saw was not their canvas.
+    # The network's own canvas was not used, so it has no scores.
     assert canvas is None
 
 
-def test_shown_nothing_the_map_has_no_things(tmp_path):
-    evaluation, canvas = scored(network(tmp_path), VARIANTS["shown-nothing"])
+def test_with_an_empty_canvas_the_class_map_has_no_things(tmp_path):
+    evaluation, canvas = scored(network(tmp_path), VARIANTS["empty-canvas"])
     assert evaluation.semantic.thing_iou == 0
     assert canvas is None
 
@@ -75,17 +75,17 @@ def test_a_picture_without_things_has_an_empty_canvas(tmp_path):
             return labelled(np.full((64, 96), FLOOR, np.uint8))
 
     model = network(tmp_path)
-    evaluation, _ = measure(model, VARIANTS["shown-truth"], Empty(), None, 1, "cpu")
+    evaluation, _ = measure(model, VARIANTS["oracle-canvas"], Empty(), None, 1, "cpu")
     assert evaluation.images == 2
 
 
 def test_the_detections_stay_the_networks_own(tmp_path):
     model = network(tmp_path)
-    evaluation, _ = scored(model, Variant("shown", shown="nothing"))
+    evaluation, _ = scored(model, Variant("empty", canvas_override="empty"))
     plain, _ = scored(model, VARIANTS["base"])
     assert evaluation.instances.to_dict() == plain.instances.to_dict()
 
 
 def test_a_network_without_a_canvas_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match="with IMP"):
-        scored(network(tmp_path, "panoptic-fpn"), VARIANTS["shown-truth"])
+        scored(network(tmp_path, "panoptic-fpn"), VARIANTS["oracle-canvas"])

@@ -1,0 +1,127 @@
+"""Sections of the page about how the results were made."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable
+
+from imp_trt.models import presets
+from research.ablation.cells import CONTROL, HEADLINE, VARIANTS
+from research.ablation.summary import DataSummary
+from research.ablation.tables import NONE, table
+
+
+def setting_section(data: DataSummary) -> str:
+    """Data, settings and provenance of the results, and which cells have none."""
+    settings, recipe = data.first.settings, data.first.settings["recipe"]
+    one, two = recipe["stage_one"], recipe["stage_two"]
+    height, width = settings["input_size"]
+    hours = _training_seconds(data) / 3600
+    start = "start at zero" if recipe["semantic_in_stage_one"] else "drawn"
+    rows = [
+        ("data", f"{settings['train']['images']} training, {settings['val']['images']} validation pictures"),
+        ("classes", f"{len(data.classes.things)} things, {len(data.classes.stuff)} stuff"),
+        ("network", f"{settings['backbone']} trunk, scored at {width}x{height}"),
+        ("heads", _heads(data)),
+        ("first weights", "drawn, none pretrained" if settings["init"] == "scratch" else settings["init"]),
+        ("recipe", f"`{settings['recipe_name']}`: {recipe['optimizer']}, batch {recipe['batch']}"),
+        ("stage one", f"{one['iterations']} iterations, learning rate {one['peak']:g} to {one['end']:g}"),
+        ("stage two", f"{two['iterations']} iterations, learning rate {two['peak']:g} to {two['end']:g}"),
+        ("weights on the canvas", f"{start}, {_times(recipe.get('canvas_rate', 1.0))} learning rate"),
+        ("seeds of the headline pair", ", ".join(map(str, data.common_seeds(CONTROL, HEADLINE))) or NONE),
+        ("machine", "; ".join(sorted(data.machines))),
+        (_code_label(data), ", ".join(sorted(data.sources))),
+        ("training time", f"{hours:.1f} hours in all, shared first stages counted once"),
+    ]
+    text = table(("", "this run"), rows)
+    for what, made in (
+        ("filled on one machine", data.machines),
+        ("made by one version of the code", data.sources),
+    ):
+        if len(made) > 1:
+            # Only the exceptions are listed.
+            *few, (rest, _) = sorted(made.items(), key=lambda item: len(item[1]))
+            parts = "; ".join(f"{key}: {_names(cells)}" for key, cells in few)
+            text += f"\n\nNot all cells were {what}. {parts}; all others: {rest}."
+    text += _code_remarks(data)
+    if data.missing:
+        # A diverged training leaves no result either; "not run" alone would hide it.
+        text += f"\n\nWithout a result (not run, or diverged): {_names(c.name for c in data.missing)}."
+    return text
+
+
+def _code_label(data: DataSummary) -> str:
+    kinds = data.source_kinds
+    return f"code ({kinds[0]})" if len(kinds) == 1 else "code"
+
+
+def _code_remarks(data: DataSummary) -> str:
+    """What the names of the source versions leave open."""
+    text = ""
+    if "digest" in data.source_kinds and len(data.source_kinds) > 1:
+        text += (
+            "\n\nOlder results name the code by a digest of its files, newer ones by commit or version: "
+            "whether a digest and a commit are the same code cannot be told from the results."
+        )
+    if any("+changes" in name for name in data.sources):
+        text += "\n\n`+changes`: source files differed from that commit."
+    return text
+
+
+def _heads(data: DataSummary) -> str:
+    settings = data.first.settings
+    height, width = settings["input_size"]
+    own, paper = (
+        presets.system(HEADLINE, data.classes, (height, width), backbone)
+        for backbone in (settings["backbone"], "resnet50")
+    )
+    sizes = [
+        (
+            f"pyramid of {config.fpn_channels} channels, semantic heads of {config.semantic_channels} with "
+            f"{config.head_norm} normalisation, {config.detector_config.proposals} proposals, "
+            f"{config.detector_config.detections} detections"
+        )
+        for config in (own, paper)
+    ]
+    return sizes[0] if own.head_norm == paper.head_norm else f"{sizes[0]} (the paper's: {sizes[1]})"
+
+
+def _times(factor: float) -> str:
+    return "the common" if factor == 1 else f"{factor:g} times the common"
+
+
+def _names(cells: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in cells)
+
+
+def command_section(data: DataSummary) -> str:
+    """Command that repeats the run."""
+    settings = data.first.settings
+    height, width = settings["input_size"]
+    recipe, *changes = shlex.split(str(settings["recipe_name"]))
+    words = [f"python -m research.ablation --data {settings.get('data', 'DIR')}"]
+    splits = settings["train"]["split"], settings["val"]["split"]
+    if splits != ("train", "val"):
+        words.append(f"--splits {shlex.join(splits)}")
+    words += [f"--recipe {recipe}", *(f"--set {shlex.quote(c)}" for c in changes)]
+    words.append(f"--input-size {height} {width}")
+    if settings["val"].get("limit"):
+        words.append(f"--limit {settings['val']['limit']}")
+    if settings["backbone"] != "compact":
+        words.append(f"--backbone {settings['backbone']}")
+    if settings["init"] != "scratch":
+        words.append(f"--init {settings['init']}")
+    words += ["--half"] * bool(settings["half"])
+    machine = data.first.machine
+    if machine["threads"] != 1:
+        words.append(f"--threads {machine['threads']}")
+    if machine["device"] != "cpu":
+        words.append(f"--device {machine['device']}")
+    return f"```\n{' '.join([*words, '-o runs/ablation'])}\n```"
+
+
+def _training_seconds(data: DataSummary) -> float:
+    first = {r.settings.get("stage_one", c.name): r.seconds["stage_one"] for c, r in data.results.items()}
+    second = [r.seconds["stage_two"] for c, r in data.results.items() if VARIANTS[c.variant].trains]
+    return math.fsum([*first.values(), *second])
