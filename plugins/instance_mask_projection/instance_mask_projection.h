@@ -44,9 +44,9 @@ IMP_HD bool canvas_box(const float* corners, float score, float spatial_scale, C
     const float x1 = corners[2] * spatial_scale, y1 = corners[3] * spatial_scale;
     const float w = x1 - x0, h = y1 - y0;
     box = {{x0, w}, {y0, h}};
-    const bool finite = is_finite(x0) && is_finite(y0) && is_finite(x1) && is_finite(y1) && is_finite(w) &&
-                        is_finite(h) && is_finite(score);
-    return finite && w > 0.0F && h > 0.0F;
+    // & and not &&: a branch would stand between the loads of the corners and that of the score.
+    return is_finite(x0) & is_finite(y0) & is_finite(x1) & is_finite(y1) & is_finite(score) & (w > 0.0F) &
+           (w <= kFloatMax) & (h > 0.0F) & (h <= kFloatMax);
 }
 
 // labels: int32 or int64. Not narrowed: 2^32 is not class 0.
@@ -78,17 +78,20 @@ IMP_HD float cell_edge(int j, Span span, int cells)
     return span.low + static_cast<float>(j) * span.size / static_cast<float>(cells);
 }
 
-// Whether a pixel of [first, last] may lie inside. The test is that of the pixels themselves, which is
-// monotone, so that culling cannot disagree with sampling.
+// False only if no pixel of [first, last] lies inside. bilinear and nearest: u compared with its bounds without
+// the division, a 1e-4 of the box to spare for its rounding, which is below 1e-6.
 template <Rule rule>
-IMP_HD bool reaches(int first, int last, Span span, int cells)
+IMP_HD bool may_reach(int first, int last, Span span, int cells)
 {
     if (rule == Rule::rect) {
-        return cell_edge(0, span, cells) < static_cast<float>(last) + 1.0F &&
-               static_cast<float>(first) < cell_edge(cells, span, cells);
+        return (cell_edge(0, span, cells) < static_cast<float>(last) + 1.0F) &
+               (static_cast<float>(first) < cell_edge(cells, span, cells));
     }
-    return mask_position<rule>(last, span, cells) > -1.0F &&
-           mask_position<rule>(first, span, cells) < static_cast<float>(cells);
+    constexpr float kSpare = 1e-4F, kReach = (rule == Rule::nearest ? 0.0F : 0.5F) + kSpare;
+    const float count = static_cast<float>(cells);
+    const float low = (static_cast<float>(first) + 0.5F - span.low) * count;
+    const float high = (static_cast<float>(last) + 0.5F - span.low) * count;
+    return (high >= -kReach * span.size) & (low <= (count + kReach + kSpare * count) * span.size);
 }
 
 // The number of cells j in [0, P) for which cell_edge(j + offset) < bound, or <= bound with `equal`.
@@ -191,6 +194,59 @@ IMP_HD float blend(const Footprint<T>& read, Taps row, Taps column)
     const float below =
         finite_cell(read.cells[2]) * column.weight0 + finite_cell(read.cells[3]) * column.weight1;
     return above * row.weight0 + below * row.weight1;
+}
+
+// `line` lines of `pitch` bytes behind a cell: one instruction, where the compiler makes three of it.
+template <class T>
+IMP_HD const T* line_at(const T* cells, int line, unsigned int pitch)
+{
+#ifdef __CUDA_ARCH__
+    const T* result;
+    asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(result) : "r"(line), "r"(pitch), "l"(cells));
+    return result;
+#else
+    const unsigned long long bytes = static_cast<unsigned long long>(line) * pitch;
+    return reinterpret_cast<const T*>(reinterpret_cast<const char*>(cells) + bytes);
+#endif
+}
+
+// Two neighbouring cells of a line of the mask; nearest: the first.
+template <class T>
+struct Pair {
+    T left, right;
+};
+
+// A line of the mask at a column: the horizontal half of `blend`, the same operations in the same order. A
+// cell that finite_cell changes is taken as it is; `changes` tells, once for both cells.
+template <Rule rule, class T>
+IMP_HD float blend_line(Pair<T> read, Taps column)
+{
+    if (rule == Rule::nearest) {
+        return to_float(read.left) * column.weight0;
+    }
+    return to_float(read.left) * column.weight0 + to_float(read.right) * column.weight1;
+}
+
+// Whether finite_cell changes a cell that gave `blended`. A 16-bit cell that is not finite makes the blend not
+// finite, by an infinity or by an infinity times 0; finite ones cannot.
+template <Rule rule, class T>
+IMP_HD bool changes(Pair<T> read, float blended)
+{
+    if (sizeof(T) < sizeof(float)) {
+        return !is_finite(blended);
+    }
+    const bool left = fabsf(to_float(read.left)) <= kLargestCell;
+    return rule == Rule::nearest ? !left : !(left & (fabsf(to_float(read.right)) <= kLargestCell));
+}
+
+// blend_line of finite cells.
+template <Rule rule, class T>
+IMP_HD float blend_finite_line(Pair<T> read, Taps column)
+{
+    if (rule == Rule::nearest) {
+        return finite_cell(read.left) * column.weight0;
+    }
+    return finite_cell(read.left) * column.weight0 + finite_cell(read.right) * column.weight1;
 }
 
 // The largest of the cells that cover a pixel (rect); row and column must be inside.

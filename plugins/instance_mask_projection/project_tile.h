@@ -2,112 +2,11 @@
 #ifndef IMP_PROJECT_TILE_H
 #define IMP_PROJECT_TILE_H
 
-#include "instance_mask_projection/problem.h"
+#include "instance_mask_projection/list_instances.h"
+#include "instance_mask_projection/prepare_box.h"
+#include "instance_mask_projection/store_tile.h"
 
 namespace imp {
-
-constexpr int kWarps = IMP_MP_THREADS / kWarp;
-constexpr int kRun = 8;                        // pixels of a row that one thread owns
-constexpr int kRuns = IMP_MP_TILE_W / kRun;    // threads of a row
-constexpr int kReads = 4;                      // pixels whose cells are read together
-constexpr int kGroup = 4;                      // boxes whose taps are in shared memory at a time
-constexpr int kList = IMP_MP_THREADS + kWarp;  // boxes that are listed at a time
-static_assert(kRuns * IMP_MP_TILE_H == IMP_MP_THREADS, "one run for each thread");
-static_assert(IMP_MP_TILE_W % kWarp == 0, "a warp works on columns of one box");
-
-struct Instance {
-    CanvasBox box;
-    float score;
-    int n;
-};
-
-struct TileMemory {
-    alignas(16) Taps columns[kGroup][IMP_MP_TILE_W];  // see column_slot; reused by store_staged
-    Taps rows[kGroup][IMP_MP_TILE_H];
-    Instance list[kList];
-    int warp_hits[kWarps];
-    bool reached[kGroup][kRuns];  // whether a run holds a pixel inside the box
-};
-static_assert(sizeof(TileMemory::columns) >= IMP_MP_TILE_W * IMP_MP_TILE_H * sizeof(float), "staging");
-
-// The kRun columns of a thread lie apart, those that neighbouring threads read together lie together.
-__device__ __forceinline__ int column_slot(int column)
-{
-    return column % kRun * kRuns + column / kRun;
-}
-
-// Whether the instance at `index` is of the class and may reach the tile. Everything is loaded before
-// anything is decided, so that the loads wait together.
-template <Rule rule, class T>
-__device__ __forceinline__ bool find_instance(const Problem<T>& p, unsigned long long index, int label,
-                                              int left, int top, Instance& instance)
-{
-    const float* box = p.boxes + 4 * index;
-    const float corners[4] = {box[0], box[1], box[2], box[3]};
-    const long long own_label = label_at(p.labels, p.label_bytes, index);
-    instance.score = p.scores[index];
-    const bool valid = canvas_box(corners, instance.score, p.spatial_scale, instance.box);
-    return valid && own_label == label &&
-           reaches<rule>(left, left + IMP_MP_TILE_W - 1, instance.box.x, p.cells) &&
-           reaches<rule>(top, top + IMP_MP_TILE_H - 1, instance.box.y, p.cells);
-}
-
-// Lists the instances that reach the tile, in order, from `next` on; moves `next` behind the last one seen.
-template <Rule rule, class T>
-__device__ __forceinline__ int list_instances(TileMemory& memory, const Problem<T>& p, int image, int label,
-                                              int left, int top, unsigned int& next)
-{
-    const unsigned int instances = static_cast<unsigned int>(p.instances);
-    const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-    int count = 0;
-    do {
-        const unsigned int n = next + threadIdx.x;
-        Instance instance;
-        const unsigned long long index = static_cast<unsigned long long>(image) * instances + n;
-        const bool hit = n < instances && find_instance<rule>(p, index, label, left, top, instance);
-        instance.n = static_cast<int>(n);
-        const unsigned int hits = __ballot_sync(kAllLanes, hit);
-        if (lane == 0) {
-            memory.warp_hits[warp] = __popc(hits);
-        }
-        __syncthreads();
-        int place = count + __popc(hits & ((1U << lane) - 1U));
-        for (int w = 0; w < kWarps; ++w) {
-            place += w < warp ? memory.warp_hits[w] : 0;
-            count += memory.warp_hits[w];
-        }
-        if (hit) {
-            memory.list[place] = instance;
-        }
-        next += IMP_MP_THREADS;
-        __syncthreads();
-    } while (next < instances && count + IMP_MP_THREADS <= kList);
-    return count;
-}
-
-// The taps of the tile's columns and rows for `used` listed boxes: one division each, for all pixels.
-template <Rule rule>
-__device__ __forceinline__ void make_taps(TileMemory& memory, int first, int used, int left, int top,
-                                          int cells)
-{
-    for (int e = threadIdx.x; e < used * IMP_MP_TILE_W; e += IMP_MP_THREADS) {
-        const int k = e / IMP_MP_TILE_W, column = e % IMP_MP_TILE_W;
-        Taps taps = taps_at<rule>(left + column, memory.list[first + k].box.x, cells);
-        const bool inside = taps.cell0 != kOutside;
-        const unsigned int run = __ballot_sync(kAllLanes, inside) >> (threadIdx.x % kWarp / kRun * kRun);
-        if (column % kRun == 0) {
-            memory.reached[k][column / kRun] = (run & ((1U << kRun) - 1U)) != 0;
-        }
-        if (!inside && rule != Rule::rect) {
-            taps = {0.0F, 0.0F, 0, 0};  // reads a cell with weight 0: cheaper than a branch at every pixel
-        }
-        memory.columns[k][column_slot(column)] = taps;
-    }
-    for (int e = threadIdx.x; e < used * IMP_MP_TILE_H; e += IMP_MP_THREADS) {
-        const int k = e / IMP_MP_TILE_H, row = e % IMP_MP_TILE_H;
-        memory.rows[k][row] = taps_at<rule>(top + row, memory.list[first + k].box.y, cells);
-    }
-}
 
 // The maxima of the pixels of a run and, where wanted, the instances that hold them.
 template <bool keep_winner>
@@ -115,127 +14,137 @@ struct Run {
     float best[kRun];
     int winner[keep_winner ? kRun : 1];
 
-    // Instances come in order, so that the lowest n keeps a tie.
+    // Instances come in order, so that the lowest n keeps a tie. `value` is never NaN.
     __device__ __forceinline__ void raise(int i, float value, int n)
     {
-        if (value > best[i]) {
+        if (!keep_winner) {
+            best[i] = fmaxf(best[i], value);
+        } else if (value > best[i]) {
             best[i] = value;
-            if (keep_winner) {
-                winner[i] = n;
-            }
+            winner[i] = n;
         }
     }
 };
 
-// One box on the thread's run. All cells of kReads pixels are read before the first is used.
-template <Rule rule, bool keep_winner, class T>
-__device__ __forceinline__ void draw_run(const Taps* columns, Taps row, const T* mask, int cells, float score,
-                                         int n, Run<keep_winner>& out)
+// rect: the taps of the tile's columns, for each box of the group. The columns that neighbouring threads read
+// together lie together.
+__device__ __forceinline__ Taps* column_taps(TileMemory& memory, int k)
 {
-    if (rule == Rule::rect) {
+    return reinterpret_cast<Taps*>(memory.lines) + k * IMP_MP_TILE_W;
+}
+
+__device__ __forceinline__ int column_slot(int column)
+{
+    return column % kRun * kRuns + column / kRun;
+}
+
+// Prepares the listed boxes from `first` on, one in each warp, and returns how many of them are drawable: as
+// many as `lines` has room for, at least one.
+template <Rule rule, class T>
+__device__ __forceinline__ int prepare_group(TileMemory& memory, int first, int count, const Problem<T>& p,
+                                             int image, int left, int top)
+{
+    const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+    const bool active = first + warp < count;
+    const Instance& instance = memory.list[active ? first + warp : first];
+    Prepared box;
+    if (active) {
+        prepare<rule>(box, instance.box, left, top, p.cells, memory.cells[warp]);
+    }
+    if (lane == 0) {
+        memory.floats[warp] = !active ? kLines + 1 : rule == Rule::rect ? 0 : floats_of(box);
+    }
+    __syncthreads();  // what the boxes need is known, and the group before has been drawn
+    int base = 0, room = 0, end = 0;
 #pragma unroll
-        for (int i = 0; i < kRun; ++i) {
-            const Taps column = columns[i * kRuns];
-            if (column.cell0 != kOutside) {
-                out.raise(i, largest_cell(mask, cells, row, column) * score, n);
+    for (int k = 0; k < kGroup; ++k) {
+        base = k == warp ? end : base;
+        end += memory.floats[k];
+        room += end <= kLines ? 1 : 0;
+    }
+    if (warp < room) {
+        if (lane < IMP_MP_TILE_H) {
+            Taps row = box.row;
+            if (rule != Rule::rect && row.cell0 != kOutside) {
+                row.cell0 = place_line(box, base, row.cell0);
+                row.cell1 = place_line(box, base, row.cell1);
             }
+            memory.rows[warp][lane] = row;
         }
-        return;
-    }
-    const T* above = mask_line(mask, cells, row.cell0);
-    const T* below = mask_line(mask, cells, row.cell1);
-#pragma unroll
-    for (int first = 0; first < kRun; first += kReads) {
-        Taps column[kReads];
-        Footprint<T> read[kReads];
-#pragma unroll
-        for (int i = 0; i < kReads; ++i) {
-            column[i] = columns[(first + i) * kRuns];
-            read[i] = read_footprint<rule>(above, below, column[i]);
+        if (lane == 0) {
+            memory.drawn[warp] = {{box.inside[0], box.inside[1]}, instance.score, instance.n};
         }
+        if (rule == Rule::rect) {
 #pragma unroll
-        for (int i = 0; i < kReads; ++i) {
-            out.raise(first + i, blend<rule>(read[i], row, column[i]) * score, n);
+            for (int half = 0; half < kHalves; ++half) {
+                column_taps(memory, warp)[column_slot(half * kWarp + lane)] = box.columns[half];
+            }
+        } else if (is_wide(box)) {
+            write_lines<rule, 2>(memory.lines + base, box.columns, box.lines, memory.cells[warp],
+                                 mask_of(p, image, instance.n), p.cells);
+        } else if ((box.inside[0] | box.inside[1]) != 0) {
+            const Taps column = box.inside[0] != 0 ? box.columns[0] : box.columns[1];
+            write_lines<rule, 1>(memory.lines + base, &column, box.lines, memory.cells[warp],
+                                 mask_of(p, image, instance.n), p.cells);
         }
-    }
-}
-
-// `used` listed boxes on the thread's run.
-template <Rule rule, bool keep_winner, class T>
-__device__ __forceinline__ void draw(const TileMemory& memory, int first, int used, const Problem<T>& p,
-                                     int image, Run<keep_winner>& out)
-{
-    const int run = threadIdx.x % kRuns;
-    for (int k = 0; k < used; ++k) {
-        const Taps row = memory.rows[k][threadIdx.x / kRuns];
-        if (row.cell0 == kOutside || !memory.reached[k][run]) {
-            continue;
-        }
-        const int n = memory.list[first + k].n;
-        const unsigned long long cells = static_cast<unsigned long long>(p.cells);
-        const T* mask = p.masks + (static_cast<unsigned long long>(image) * p.instances + n) * cells * cells;
-        draw_run<rule>(memory.columns[k] + run, row, mask, p.cells, memory.list[first + k].score, n, out);
-    }
-}
-
-template <class Out>
-struct alignas(16) Pack {
-    static constexpr int kSize = 16 / sizeof(Out);
-    Out values[kSize];
-};
-
-// Rows that start on 16 bytes: every thread writes its run. `row` is the run's row in the plane.
-template <class Out>
-__device__ __forceinline__ void store_run(const Out (&values)[kRun], Out* row, int x, int width)
-{
-    if (x >= width) {
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < kRun; i += Pack<Out>::kSize) {
-        Pack<Out> pack;
-#pragma unroll
-        for (int j = 0; j < Pack<Out>::kSize; ++j) {
-            pack.values[j] = values[i + j];
-        }
-        *reinterpret_cast<Pack<Out>*>(row + x + i) = pack;
-    }
-}
-
-// Any other rows: through shared memory, so that a warp writes neighbouring pixels.
-template <class Out>
-__device__ __forceinline__ void store_staged(TileMemory& memory, const Out (&values)[kRun], Out* plane,
-                                             int left, int top, int height, int width)
-{
-    Out* stage = reinterpret_cast<Out*>(memory.columns);
-    __syncthreads();  // the taps that lie there have been read
-#pragma unroll
-    for (int i = 0; i < kRun; ++i) {
-        stage[threadIdx.x * kRun + i] = values[i];
     }
     __syncthreads();
-    for (int e = threadIdx.x; e < IMP_MP_TILE_W * IMP_MP_TILE_H; e += IMP_MP_THREADS) {
-        const int x = left + e % IMP_MP_TILE_W, y = top + e / IMP_MP_TILE_W;
-        if (x < width && y < height) {
-            plane[static_cast<unsigned long long>(y) * width + x] = stage[e];
-        }
-    }
-    __syncthreads();  // before the next plane's taps
+    return room;
 }
 
-template <class Out>
-__device__ __forceinline__ void store(TileMemory& memory, const Out (&values)[kRun], Out* canvas,
-                                      unsigned int plane, int left, int top, int height, int width)
+// Eight pixels from the lines above and below them, which are blended along x.
+template <Rule rule, bool keep_winner>
+__device__ __forceinline__ void draw_lines(const float* lines, Taps row, float score, int n,
+                                           Run<keep_winner>& out)
 {
-    const unsigned long long pitch = static_cast<unsigned long long>(width);
-    Out* out = canvas + plane * (static_cast<unsigned long long>(height) * pitch);
-    if (width % kRun == 0 && reinterpret_cast<unsigned long long>(canvas) % sizeof(Pack<Out>) == 0) {
-        const int y = top + static_cast<int>(threadIdx.x) / kRuns;
-        if (y < height) {
-            store_run(values, out + y * pitch, left + static_cast<int>(threadIdx.x) % kRuns * kRun, width);
+    constexpr int kFour = 4;
+#pragma unroll
+    for (int first = 0; first < kRun; first += kFour) {
+        const Four above = *reinterpret_cast<const Four*>(lines + row.cell0 + first / kFour * kWarp);
+        const Four below = *reinterpret_cast<const Four*>(lines + row.cell1 + first / kFour * kWarp);
+#pragma unroll
+        for (int i = 0; i < kFour; ++i) {
+            const float value = rule == Rule::nearest ? above.values[i]
+                                                      : above.values[i] * row.weight0 +
+                                                            below.values[i] * row.weight1;
+            out.raise(first + i, value * score, n);
         }
-    } else {
-        store_staged(memory, values, out, left, top, height, width);
+    }
+}
+
+template <bool keep_winner, class T>
+__device__ __forceinline__ void draw_rect(const Taps* columns, Taps row, const T* mask, int cells, float score,
+                                          int n, Run<keep_winner>& out)
+{
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) {
+        const Taps column = columns[i * kRuns];
+        if (column.cell0 != kOutside) {
+            out.raise(i, largest_cell(mask, cells, row, column) * score, n);
+        }
+    }
+}
+
+// `used` prepared boxes on the thread's run, which a box skips that misses its row or its columns.
+template <Rule rule, bool keep_winner, class T>
+__device__ __forceinline__ void draw(TileMemory& memory, int used, const Problem<T>& p, int image,
+                                     Run<keep_winner>& out)
+{
+    const int run = threadIdx.x % kRuns;
+    const float* lines = memory.lines + run * 4;
+#pragma unroll 1
+    for (int k = 0; k < used; ++k) {
+        const Taps row = memory.rows[k][threadIdx.x / kRuns];
+        const Drawn& box = memory.drawn[k];
+        if (row.cell0 == kOutside || reinterpret_cast<const unsigned char*>(box.inside)[run] == 0) {
+            continue;
+        }
+        if (rule == Rule::rect) {
+            draw_rect(column_taps(memory, k) + run, row, mask_of(p, image, box.n), p.cells, box.score, box.n,
+                      out);
+        } else {
+            draw_lines<rule>(lines, row, box.score, box.n, out);
+        }
     }
 }
 
@@ -282,14 +191,10 @@ __device__ __forceinline__ void project_tile(TileMemory& memory, const Problem<T
         unsigned int next = 0;
         while (next < static_cast<unsigned int>(p.instances)) {
             const int count = list_instances<rule>(memory, p, image, label, left, top, next);
-            for (int first = 0; first < count; first += kGroup) {
-                const int used = at_most(count - first, kGroup);
-                if (first > 0) {
-                    __syncthreads();  // the previous group has been drawn
-                }
-                make_taps<rule>(memory, first, used, left, top, p.cells);
-                __syncthreads();
-                draw<rule>(memory, first, used, p, image, run);
+            int drawable = 0;
+            for (int first = 0; first < count; first += drawable) {
+                drawable = prepare_group<rule>(memory, first, count, p, image, left, top);
+                draw<rule>(memory, drawable, p, image, run);
             }
         }
         store_run_of(memory, run, plane, left, top, p, canvas, winners);
