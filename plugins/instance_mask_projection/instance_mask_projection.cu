@@ -18,7 +18,7 @@
         const imp::Problem<T> problem = IMP_MP_PROBLEM;                                              \
         imp::project_tile<imp::Rule::rule, false, T>(memory, problem, canvas, nullptr);              \
     }                                                                                                \
-    extern "C" __global__ void __launch_bounds__(IMP_MP_THREADS)                                     \
+    extern "C" __global__ void __launch_bounds__(IMP_MP_THREADS, 6)                                  \
         imp_mask_projection_winner_##rule##_##dtype(IMP_MP_INPUTS(T), int* winner, IMP_MP_SIZES)     \
     {                                                                                                \
         __shared__ imp::TileMemory memory;                                                           \

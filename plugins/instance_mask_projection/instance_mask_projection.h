@@ -58,18 +58,23 @@ IMP_HD long long label_at(const void* labels, int label_bytes, unsigned long lon
     return static_cast<const int*>(labels)[index];
 }
 
-// u of the contract; may be infinite, never NaN, and never falls as the pixel grows.
-IMP_HD float mask_coordinate(int pixel, Span span, int cells)
+// u of the contract is offset / span.size; may be infinite, never NaN, and never falls as the pixel grows.
+IMP_HD float mask_offset(int pixel, Span span, int cells)
 {
-    return (static_cast<float>(pixel) + 0.5F - span.low) * static_cast<float>(cells) / span.size;
+    return (static_cast<float>(pixel) + 0.5F - span.low) * static_cast<float>(cells);
 }
 
 // The cell round or before which a pixel is sampled, not rounded for bilinear. Inside: -1 < position < P.
 template <Rule rule>
+IMP_HD float position_of(float u)
+{
+    return rule == Rule::nearest ? floorf(u) : u - 0.5F;
+}
+
+template <Rule rule>
 IMP_HD float mask_position(int pixel, Span span, int cells)
 {
-    const float u = mask_coordinate(pixel, span, cells);
-    return rule == Rule::nearest ? floorf(u) : u - 0.5F;
+    return position_of<rule>(mask_offset(pixel, span, cells) / span.size);
 }
 
 // Where cell j begins on the canvas (rect); ascends with j, may be infinite.
@@ -89,8 +94,7 @@ IMP_HD bool may_reach(int first, int last, Span span, int cells)
     }
     constexpr float kSpare = 1e-4F, kReach = (rule == Rule::nearest ? 0.0F : 0.5F) + kSpare;
     const float count = static_cast<float>(cells);
-    const float low = (static_cast<float>(first) + 0.5F - span.low) * count;
-    const float high = (static_cast<float>(last) + 0.5F - span.low) * count;
+    const float low = mask_offset(first, span, cells), high = mask_offset(last, span, cells);
     return (high >= -kReach * span.size) & (low <= (count + kReach + kSpare * count) * span.size);
 }
 
@@ -121,13 +125,9 @@ IMP_HD Taps covering_cells(int pixel, Span span, int cells)
     return {0.0F, 0.0F, inside ? first : kOutside, last};
 }
 
-template <Rule rule>
-IMP_HD Taps taps_at(int pixel, Span span, int cells)
+// The taps of a position (bilinear, nearest).
+IMP_HD Taps taps_of(float position, int cells)
 {
-    if (rule == Rule::rect) {
-        return covering_cells(pixel, span, cells);
-    }
-    const float position = mask_position<rule>(pixel, span, cells);
     if (!(position > -1.0F && position < static_cast<float>(cells))) {
         return {0.0F, 0.0F, kOutside, kOutside};
     }
@@ -136,6 +136,26 @@ IMP_HD Taps taps_at(int pixel, Span span, int cells)
     const float weight0 = cell >= 0 ? 1.0F - fraction : 0.0F;
     const float weight1 = cell < cells - 1 ? fraction : 0.0F;
     return {weight0, weight1, at_least(cell, 0), at_most(cell + 1, cells - 1)};
+}
+
+template <Rule rule>
+IMP_HD Taps taps_at(int pixel, Span span, int cells)
+{
+    return rule == Rule::rect ? covering_cells(pixel, span, cells)
+                              : taps_of(mask_position<rule>(pixel, span, cells), cells);
+}
+
+// The taps of a position as two neighbouring cells, cell0 and cell0 + 1, so that one address serves both; a border's
+// other cell gets weight 0, which changes no more than the sign of a zero. With one cell, weight0 is its weight.
+IMP_HD Taps neighbours_of(float position, int cells)
+{
+    const bool inside = position > -1.0F && position < static_cast<float>(cells);
+    const float place = inside ? position : 0.0F;  // no branch: columns are worked out side by side
+    const float below = floorf(place), fraction = place - below, rest = 1.0F - fraction;
+    const int cell = static_cast<int>(below), first = at_least(at_most(cell, cells - 2), 0);
+    const float weight0 = cell > first ? 0.0F : cell < first ? fraction : rest;
+    const float weight1 = cell < first ? 0.0F : cell > first ? rest : fraction;
+    return {inside ? weight0 : 0.0F, inside ? weight1 : 0.0F, inside ? first : kOutside, 0};
 }
 
 // A mask cell, 0 if it is not finite. Bounded so that no blend of cells rounds to an infinity; 16-bit numbers
@@ -196,17 +216,19 @@ IMP_HD float blend(const Footprint<T>& read, Taps row, Taps column)
     return above * row.weight0 + below * row.weight1;
 }
 
-// `line` lines of `pitch` bytes behind a cell: one instruction, where the compiler makes three of it.
+// A line of a mask, of `pitch` bytes. Opaque, or the compiler adds its place to the index of every cell, four
+// instructions to an address instead of one.
 template <class T>
-IMP_HD const T* line_at(const T* cells, int line, unsigned int pitch)
+IMP_HD const T* line_at(const T* mask, int line, unsigned int pitch)
 {
 #ifdef __CUDA_ARCH__
     const T* result;
-    asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(result) : "r"(line), "r"(pitch), "l"(cells));
+    asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(result) : "r"(line), "r"(pitch), "l"(mask));
+    __builtin_assume(__isGlobal(result));  // or the load is a generic one
     return result;
 #else
     const unsigned long long bytes = static_cast<unsigned long long>(line) * pitch;
-    return reinterpret_cast<const T*>(reinterpret_cast<const char*>(cells) + bytes);
+    return reinterpret_cast<const T*>(reinterpret_cast<const char*>(mask) + bytes);
 #endif
 }
 

@@ -66,8 +66,8 @@ __device__ __forceinline__ int prepare_group(TileMemory& memory, int first, int 
         if (lane < IMP_MP_TILE_H) {
             Taps row = box.row;
             if (rule != Rule::rect && row.cell0 != kOutside) {
-                row.cell0 = place_line(box, base, row.cell0);
-                row.cell1 = place_line(box, base, row.cell1);
+                row.cell0 = place_line(box, base, row.cell0) * static_cast<int>(sizeof(float));
+                row.cell1 = place_line(box, base, row.cell1) * static_cast<int>(sizeof(float));
             }
             memory.rows[warp][lane] = row;
         }
@@ -98,10 +98,13 @@ __device__ __forceinline__ void draw_lines(const float* lines, Taps row, float s
                                            Run<keep_winner>& out)
 {
     constexpr int kFour = 4;
+    const char* above_line = reinterpret_cast<const char*>(lines) + row.cell0;
+    const char* below_line = reinterpret_cast<const char*>(lines) + row.cell1;
 #pragma unroll
     for (int first = 0; first < kRun; first += kFour) {
-        const Four above = *reinterpret_cast<const Four*>(lines + row.cell0 + first / kFour * kWarp);
-        const Four below = *reinterpret_cast<const Four*>(lines + row.cell1 + first / kFour * kWarp);
+        const int place = first / kFour * kWarp * static_cast<int>(sizeof(float));
+        const Four above = *reinterpret_cast<const Four*>(above_line + place);
+        const Four below = *reinterpret_cast<const Four*>(below_line + place);
 #pragma unroll
         for (int i = 0; i < kFour; ++i) {
             const float value = rule == Rule::nearest ? above.values[i]
@@ -136,7 +139,8 @@ __device__ __forceinline__ void draw(TileMemory& memory, int used, const Problem
     for (int k = 0; k < used; ++k) {
         const Taps row = memory.rows[k][threadIdx.x / kRuns];
         const Drawn& box = memory.drawn[k];
-        if (row.cell0 == kOutside || reinterpret_cast<const unsigned char*>(box.inside)[run] == 0) {
+        const bool reached = reinterpret_cast<const unsigned char*>(box.inside)[run] != 0;
+        if (!(reached & (row.cell0 != kOutside))) {
             continue;
         }
         if (rule == Rule::rect) {

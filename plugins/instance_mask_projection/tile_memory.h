@@ -36,7 +36,7 @@ struct alignas(16) Four {
 
 struct TileMemory {
     alignas(16) float lines[kLines];  // bilinear, nearest: lines of masks at the tile's columns; see place_line
-    Taps rows[kGroup][IMP_MP_TILE_H];  // bilinear, nearest: cell0 and cell1 are places in `lines`
+    Taps rows[kGroup][IMP_MP_TILE_H];  // bilinear, nearest: cell0 and cell1 are places in `lines`, in bytes
     Drawn drawn[kGroup];
     int cells[kGroup][kBoxLines];  // the line of the mask that each line of the box is
     int floats[kGroup];            // how much of `lines` a box needs; more than there is where a warp has no box

@@ -18,54 +18,76 @@ ENTRY = "imp_mask_projection_bilinear_f32"
 FAULTS = {
     "a row below the canvas": (
         "address",
-        "project_tile.h",
+        "store_tile.h",
         "if (x < width && y < height) {",
         "if (x < width && y <= height) {",
         "heap-buffer-overflow",
     ),
     "a list longer than its array": (
         "address",
-        "project_tile.h",
+        "list_instances.h",
         "count + IMP_MP_THREADS <= kList",
         "count <= kList",
-        "runtime error",
+        "AddressSanitizer|runtime error",
     ),
     "a coordinate cast without a test": (
         "address",
         "instance_mask_projection.h",
-        " && position < static_cast<float>(cells))) {",
-        ")) {",
+        "const float place = inside ? position : 0.0F;",
+        "const float place = position;",
         "outside the range of representable values",
+    ),
+    "a neighbour behind the last cell": (
+        "address",
+        "instance_mask_projection.h",
+        "at_most(cell, cells - 2)",
+        "at_most(cell, cells - 1)",
+        "heap-buffer-overflow",
     ),
     "threads that skip a barrier": (
         "address",
         "project_tile.h",
-        "if (first > 0) {",
-        "if (first > 0 && threadIdx.x > 0) {",
+        "__syncthreads();  // what the boxes need",
+        "if (threadIdx.x > 0) __syncthreads();  // what the boxes need",
         "barrier",
     ),
-    "taps read before all are written": (
+    "more lines than there is room for": (
         "thread",
         "project_tile.h",
-        "make_taps<rule>(memory, first, used, left, top, p.cells);\n                __syncthreads();",
-        "make_taps<rule>(memory, first, used, left, top, p.cells);",
+        "room += end <= kLines ? 1 : 0;",
+        "room += end <= 2 * kLines ? 1 : 0;",
+        "data race|SEGV",
+    ),
+    "numbers of lines written by two lanes at once": (
+        "thread",
+        "prepare_box.h",
+        "not used\n    __syncwarp();",
+        "not used",
+        "data race",
+    ),
+    "lines read before all are written": (
+        "thread",
+        "project_tile.h",
+        "    __syncthreads();\n    return room;",
+        "    return room;",
         "data race",
     ),
     "a list read before all is written": (
         "thread",
-        "project_tile.h",
+        "list_instances.h",
         "next += IMP_MP_THREADS;\n        __syncthreads();",
         "next += IMP_MP_THREADS;",
         "data race",
     ),
-    "taps overwritten while they are read": (
+    "lines overwritten while they are read": (
         "thread",
         "project_tile.h",
-        "if (first > 0) {\n                    __syncthreads();",
-        "if (first > 0) {",
+        "__syncthreads();  // what the boxes need",
+        "// what the boxes need",
         "data race",
     ),
 }
+CELLS = 28
 
 
 def build(folder: Path, sanitizer: str, file: str = "", text: str = "", fault: str = "") -> HostKernels:
@@ -86,12 +108,18 @@ def build(folder: Path, sanitizer: str, file: str = "", text: str = "", fault: s
 
 
 def launch(kernels: HostKernels) -> None:
-    """More instances than the list holds, on tiles that reach beyond the canvas."""
-    case = ordinary(1, count=300, cells=3, canvas=(20, 21), classes=1)
+    """More instances than the list holds, more lines than fit at a time, tiles that reach beyond the canvas."""
+    case = ordinary(1, count=600, cells=CELLS, canvas=(20, 21), classes=1)
     # The centre of pixel 0 is inside, pixel 63 lies 6e9 cells behind: more than an int holds.
     thin = np.array([[[np.nextafter(np.float32(0.5), np.float32(0)), 3.0, 0.5, 9.0]]], np.float32)
-    case = Case(thin, *(array[:, :1] for array in case[1:])).plus(case)
-    sizes = [8, 1, case.boxes.shape[1], 1, 20, 21, 3, 1.0]
+    # The last mask is read up to its last cell.
+    last = np.array([[[-40.0, -40.0, 20.2, 19.2]]], np.float32)
+    case = (
+        Case(thin, *(array[:, :1] for array in case[1:]))
+        .plus(case)
+        .plus(Case(last, *(array[:, -1:] for array in case[1:])))
+    )
+    sizes = [8, 1, case.boxes.shape[1], 1, 20, 21, CELLS, 1.0]
     constants = geometry(OP)
     grid = (-(-21 // constants["IMP_MP_TILE_W"]), -(-20 // constants["IMP_MP_TILE_H"]), 1)
     canvas = Out(np.zeros((1, 1, 20, 21), np.float32))

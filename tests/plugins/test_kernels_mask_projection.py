@@ -168,6 +168,50 @@ def test_a_canvas_that_does_not_start_on_16_bytes(width: int, dtype: str) -> Non
         assert_same_bits(case, 3, (20, width), 1.0, "bilinear", dtype, offset)
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("cells", [1, 2, 28])
+def test_boxes_that_end_near_a_tile(cells: int, rule: str) -> None:
+    """The list takes more boxes than reach the tile: here boxes end a little before and behind its borders."""
+    size, reach = 10000.0, (0.5 if rule == "bilinear" else 0.0) * 10000.0 / cells
+    ends = np.array([-1.5, -0.6, -0.4, 0.4, 0.6, 1.5, 15.4, 15.6, 63.4, 63.6], np.float32)
+    shifts = [(end - size - reach, end + reach) for end in ends]
+    low = np.array([low for pair in shifts for low in pair])
+    boxes = [
+        [[x, -size / 2, x + size, size / 2] for x in low],
+        [[-size / 2, y, size / 2, y + size] for y in low],
+    ]
+    count = len(low)
+    case = Case(
+        np.array(boxes, np.float32),
+        np.linspace(0.1, 1, 2 * count, dtype=np.float32).reshape(2, count),
+        np.zeros((2, count), np.int64),
+        np.random.default_rng(cells).uniform(0, 1, (2, count, cells, cells)).astype(np.float32),
+    )
+    assert_same_bits(case, 1, (20, 70), 1.0, rule, "f32")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sides", [(4, 30), (10, 64), (60, 300)])
+@pytest.mark.parametrize("cells", [14, 28, 112])
+def test_crowds_whose_lines_do_not_fit_at_a_time(cells: int, sides: tuple[float, float], dtype: str) -> None:
+    case = ordinary(cells, count=40, cells=cells, canvas=(40, 150), classes=1, sides=sides)
+    for rule in ("bilinear", "nearest"):
+        assert_same_bits(case, 1, (40, 150), 1.0, rule, dtype)
+
+
+def test_cells_that_are_not_finite_beside_the_columns_that_read_them() -> None:
+    """One neighbour has weight 0 at a border, and one at every column where the mask fits the pixels."""
+    rng = np.random.default_rng(3)
+    for dtype in DTYPES:
+        for cells in (1, 2, 5):
+            case = ordinary(cells, count=30, cells=cells, canvas=(20, 70), classes=1, sides=(3, 40))
+            values = rng.choice(np.array([np.inf, -np.inf, np.nan, 0.5, 0.25], np.float32), case.masks.shape)
+            corners = np.round(case.boxes).astype(np.float32)
+            wild = case._replace(masks=values, boxes=corners)
+            for rule in RULES:
+                assert_same_bits(wild, 1, (20, 70), 1.0, rule, dtype)
+
+
 @pytest.mark.parametrize("width", [64, 71])
 def test_planes_beyond_the_grid_are_drawn_too(width: int) -> None:
     case = ordinary(10, batch=3, count=12, canvas=(20, width))
