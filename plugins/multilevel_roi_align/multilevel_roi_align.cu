@@ -30,11 +30,16 @@ __device__ __forceinline__ RoiSample sample_of(const RoiSample* table, RoiAxis a
     return entry < kTable ? table[entry] : roi_sample(axis, bin, i, ratio, extent);
 }
 
-__device__ __forceinline__ void fill_table(RoiSample* table, RoiAxis axis, int bins, int ratio, int extent)
+// Rows by the first threads, columns by the next, at the same time.
+__device__ __forceinline__ void fill_tables(RoiMemory& memory, const RoiGrid& grid, int bins)
 {
-    for (int entry = threadIdx.x; entry < kTable; entry += IMP_RA_THREADS) {
-        if (entry / ratio < bins) {
-            table[entry] = roi_sample(axis, entry / ratio, entry % ratio, ratio, extent);
+    for (int e = threadIdx.x; e < 2 * kTable; e += IMP_RA_THREADS) {
+        const int entry = e % kTable, bin = entry / grid.ratio, i = entry % grid.ratio;
+        const bool row = e < kTable;
+        if (bin < bins) {
+            const RoiAxis axis = row ? grid.y : grid.x;
+            (row ? memory.rows : memory.columns)[entry] =
+                roi_sample(axis, bin, i, grid.ratio, row ? grid.height : grid.width);
         }
     }
 }
@@ -66,6 +71,96 @@ __device__ __forceinline__ float pool_bin(const RoiMemory& memory, const RoiGrid
     return sum / (static_cast<float>(grid.ratio) * static_cast<float>(grid.ratio));
 }
 
+// A bin of 2 x 2 samples, whose places and weights are the same in every channel: worked out once.
+struct PairedBin {
+    unsigned int places[2][2][2];  // of the left cells: sample row, sample column, upper and lower
+    float weights[2][2][4];        // upper left, upper right, lower left, lower right
+};
+
+// False where a sample lies outside the map or has no right neighbour: `pool_bin` knows these.
+__device__ __forceinline__ bool paired_bin(const RoiMemory& memory, const RoiGrid& grid, int row, int column,
+                                           PairedBin& bin)
+{
+    bool paired = true;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const RoiSample y = sample_of(memory.rows, grid.y, row, i, 2, grid.height);
+        const unsigned int upper = static_cast<unsigned int>(y.low) * static_cast<unsigned int>(grid.width);
+        const unsigned int lower = static_cast<unsigned int>(y.high) * static_cast<unsigned int>(grid.width);
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+            const RoiSample x = sample_of(memory.columns, grid.x, column, j, 2, grid.width);
+            paired &= (y.low != kNoSample) & (x.low != kNoSample) & (x.high == x.low + 1);
+            bin.places[i][j][0] = upper + static_cast<unsigned int>(x.low);
+            bin.places[i][j][1] = lower + static_cast<unsigned int>(x.low);
+            bin.weights[i][j][0] = y.weight_low * x.weight_low;
+            bin.weights[i][j][1] = y.weight_low * x.weight_high;
+            bin.weights[i][j][2] = y.weight_high * x.weight_low;
+            bin.weights[i][j][3] = y.weight_high * x.weight_high;
+        }
+    }
+    return paired;
+}
+
+// What `pool_bin` returns, in the same order. All 16 cells are read before the first is used.
+template <class T>
+__device__ __forceinline__ float pool_paired_bin(const PairedBin& bin, const T* channel)
+{
+    T cells[2][2][4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+        const T* upper = channel + bin.places[e / 2][e % 2][0];
+        const T* lower = channel + bin.places[e / 2][e % 2][1];
+        cells[e / 2][e % 2][0] = upper[0];
+        cells[e / 2][e % 2][1] = upper[1];
+        cells[e / 2][e % 2][2] = lower[0];
+        cells[e / 2][e % 2][3] = lower[1];
+    }
+    float sum = 0.0F;
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+        const float(&weights)[4] = bin.weights[e / 2][e % 2];
+        const T(&cell)[4] = cells[e / 2][e % 2];
+        sum += weights[0] * to_float(cell[0]) + weights[1] * to_float(cell[1]) +
+               weights[2] * to_float(cell[2]) + weights[3] * to_float(cell[3]);
+    }
+    return sum * 0.25F;  // exact, as is a division by 4
+}
+
+// A thread owns a bin and goes through channels; as many channels at a time as there are threads for.
+template <class T>
+__device__ __forceinline__ void pool_channels(const RoiMemory& memory, const RoiGrid& grid, const T* features,
+                                              T* out, unsigned int channels, unsigned int side)
+{
+    const unsigned int cells = side * side;
+    const unsigned int together = cells < IMP_RA_THREADS ? IMP_RA_THREADS / cells : 1;
+    const unsigned int first = together > 1 ? threadIdx.x / cells : 0;
+    if (first >= together) {
+        return;
+    }
+    const unsigned long long plane = static_cast<unsigned long long>(grid.height) * grid.width;
+    const bool pairs = grid.ratio == 2 && plane <= 0x7fffffffU;  // 32 bits hold a place
+    for (unsigned int cell = threadIdx.x - first * cells; cell < cells; cell += IMP_RA_THREADS) {
+        const int row = static_cast<int>(cell / side), column = static_cast<int>(cell % side);
+        const T* channel = features + first * plane;
+        T* pooled = out + first * cells + cell;
+        PairedBin bin;
+        if (pairs && paired_bin(memory, grid, row, column, bin)) {
+            for (unsigned int c = first; c < channels; c += together) {
+                *pooled = from_float<T>(pool_paired_bin(bin, channel));
+                channel += together * plane;
+                pooled += together * cells;
+            }
+        } else {
+            for (unsigned int c = first; c < channels; c += together) {
+                *pooled = from_float<T>(pool_bin(memory, grid, channel, row, column));
+                channel += together * plane;
+                pooled += together * cells;
+            }
+        }
+    }
+}
+
 template <class T>
 __device__ __forceinline__ void pool_box(RoiMemory& memory, const Level<T> (&levels)[kLevels],
                                          const float* boxes, T* out, int boxes_per_image, int channels,
@@ -73,14 +168,13 @@ __device__ __forceinline__ void pool_box(RoiMemory& memory, const Level<T> (&lev
 {
     const long long roi = blockIdx.x;
     const int first = static_cast<int>(blockIdx.y) * IMP_RA_CHANNELS;
-    // 32 bits hold a block's outputs up to an output_size of 8192; 64-bit divisions would cost more than
-    // pooling.
+    // 32 bits hold a block's outputs up to an output_size of 8192.
     const unsigned int side = static_cast<unsigned int>(output_size), cells = side * side;
-    const unsigned int total = static_cast<unsigned int>(at_most(channels - first, IMP_RA_CHANNELS)) * cells;
+    const unsigned int count = static_cast<unsigned int>(at_most(channels - first, IMP_RA_CHANNELS));
     const float* box = boxes + 4 * roi;
     out += (roi * channels + first) * static_cast<long long>(cells);
     if (!box_is_finite(box)) {
-        for (unsigned int e = threadIdx.x; e < total; e += IMP_RA_THREADS) {
+        for (unsigned int e = threadIdx.x; e < count * cells; e += IMP_RA_THREADS) {
             out[e] = from_float<T>(0.0F);
         }
         return;
@@ -93,23 +187,17 @@ __device__ __forceinline__ void pool_box(RoiMemory& memory, const Level<T> (&lev
     }
     const RoiGrid grid = {roi_axis(box[1], box[3], which, output_size),
                           roi_axis(box[0], box[2], which, output_size), level.height, level.width, ratio};
-    fill_table(memory.rows, grid.y, output_size, ratio, level.height);
-    fill_table(memory.columns, grid.x, output_size, ratio, level.width);
+    fill_tables(memory, grid, output_size);
     __syncthreads();
     const long long plane = static_cast<long long>(level.height) * level.width;
-    const T* features = level.features + (roi / boxes_per_image * channels + first) * plane;
-    for (unsigned int e = threadIdx.x; e < total; e += IMP_RA_THREADS) {
-        const unsigned int cell = e % cells;
-        const T* channel = features + e / cells * plane;
-        const int row = static_cast<int>(cell / side), column = static_cast<int>(cell % side);
-        out[e] = from_float<T>(pool_bin(memory, grid, channel, row, column));
-    }
+    pool_channels(memory, grid, level.features + (roi / boxes_per_image * channels + first) * plane, out, count,
+                  side);
 }
 
 }  // namespace imp
 
 #define IMP_RA_KERNEL(dtype, T)                                                                              \
-    extern "C" __global__ void __launch_bounds__(IMP_RA_THREADS) imp_multilevel_roi_align_##dtype(           \
+    extern "C" __global__ void __launch_bounds__(IMP_RA_THREADS, 3) imp_multilevel_roi_align_##dtype(           \
         const T* p2, const T* p3, const T* p4, const T* p5, const float* boxes, T* out, int batch,           \
         int boxes_per_image, int channels, int h2, int w2, int h3, int w3, int h4, int w4, int h5, int w5,   \
         int output_size, int sampling_ratio, int canonical_level, int canonical_size)                        \

@@ -6,7 +6,7 @@
 #include "common/host_device.h"
 #include "common/scalar_types.h"
 
-#define IMP_RA_CHANNELS 32
+#define IMP_RA_CHANNELS 64
 #define IMP_RA_THREADS 256
 
 namespace imp {

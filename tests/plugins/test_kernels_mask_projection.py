@@ -171,7 +171,7 @@ def test_a_canvas_that_does_not_start_on_16_bytes(width: int, dtype: str) -> Non
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("cells", [1, 2, 28])
 def test_boxes_that_end_near_a_tile(cells: int, rule: str) -> None:
-    """The list takes more boxes than reach the tile: here boxes end a little before and behind its borders."""
+    """The list takes more boxes than reach the tile: some end a little before or behind its borders."""
     size, reach = 10000.0, (0.5 if rule == "bilinear" else 0.0) * 10000.0 / cells
     ends = np.array([-1.5, -0.6, -0.4, 0.4, 0.6, 1.5, 15.4, 15.6, 63.4, 63.6], np.float32)
     shifts = [(end - size - reach, end + reach) for end in ends]

@@ -86,6 +86,20 @@ def test_more_samples_than_the_table_in_shared_memory_holds() -> None:
         assert torch.equal(pool(levels, boxes, size, ratio), pyramid_roi_align(*levels, boxes, size, ratio))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [2, 7, 14, 16, 17, 33])
+def test_bins_of_four_samples_at_borders(size: int, dtype: str) -> None:
+    """Boxes that end on, before and behind the last cell; sizes below and above a block's threads."""
+    levels = pyramid(batch=1, channels=65 if size < 8 else 3, height=64, width=64)
+    edges = [-9.0, -3.9, -0.1, 0.0, 30.2, 59.9, 60.0, 60.1, 63.9, 64.0, 64.1, 68.1, 75.0]
+    corners = list(zip(edges, edges[::-1], strict=True))
+    rows = [[x, y, x + w, y + h] for x, y in corners for w, h in ((4, 8), (40, 3), (30, 60))]
+    boxes = torch.tensor([rows])
+    rounded = [level.to(TORCH_DTYPES[dtype]) for level in levels]
+    got = pool(levels, boxes, size, 2, dtype=dtype)
+    assert torch.equal(got, pyramid_roi_align(*rounded, boxes, size, 2))
+
+
 def test_levels_of_one_cell_and_features_that_are_not_finite() -> None:
     levels = [torch.full((1, 1, 1, 1), float(k + 1)) for k in range(4)]
     boxes = torch.tensor([[[0.0, 0, 4, 4], [0, 0, 2000, 2000], [1, 1, 2, 2]]])
