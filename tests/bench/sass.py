@@ -46,7 +46,7 @@ _LABEL = re.compile(r"(\.L_\S+):")
 _INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]+\*/\s+(.*?);")
 _TARGET = re.compile(r"\bBRA\b.*`\((\.L_\S+)\)")
 _SHARED_WORK = re.compile(r"\b(LDG|LDS|STG|STS|VOTE|SHFL|BAR)\b")
-_CORRECTION = re.compile(r"(@!?U?P\d )?(FSETP|FSEL|FMUL|FADD|FMNMX)\b")
+_NOT_FINITE = re.compile(r"\bFSETP\b.*\|, 3\.4028")
 
 
 @dataclass
@@ -101,7 +101,7 @@ class Code:
                     way = None
                 else:
                     cost, after = repeated * self.executed((i, inner[i]), times), inner[i] + 1
-            if way is not None and not re.search(r"\bCALL\b", self.text[i]):
+            if way is not None and not self.text[i].startswith("CALL"):
                 for step in self._next(i, after):
                     longest[step] = max(longest.get(step, 0), way + cost)
             i = after
@@ -113,11 +113,12 @@ class Code:
             yield after
             return
         yield target
+        if ".CONV" in self.text[i]:  # the warp is together
+            return
         skipped = self.text[i + 1 : target]
         unconditional = re.match(r"BRA `", self.text[i])
-        blends = all(map(_CORRECTION.match, skipped))
-        divides = any("CALL" in text for text in skipped) and not any(map(_SHARED_WORK.search, skipped))
-        if not (unconditional or blends or divides):
+        correction = any("CALL" in text or _NOT_FINITE.search(text) for text in skipped)
+        if not unconditional and not (correction and not any(map(_SHARED_WORK.search, skipped))):
             yield after
 
 

@@ -25,7 +25,7 @@ def test_counts_the_way_that_is_executed() -> None:
         "MOV R0, RZ",
         ".L_outer:",
         "@P0 BRA `(.L_blended)",  # over corrections: taken
-        "FSETP.GTU.AND P1, PT, |R1|, 3.4, PT",
+        "FSETP.GTU.AND P1, PT, |R1|, 3.40282346638528859812e+38, PT",
         "@!P1 FMUL R1, R1, R2",
         ".L_blended:",
         "@!P2 BRA `(.L_divided)",  # over the slow path of a division: taken
