@@ -7,13 +7,14 @@
 namespace imp {
 
 constexpr int kWarps = IMP_MP_THREADS / kWarp;
-constexpr int kRun = 8;                           // pixels of a row that one thread owns
-constexpr int kRuns = IMP_MP_TILE_W / kRun;       // threads of a row
-constexpr int kHalves = IMP_MP_TILE_W / kWarp;    // a lane works on one column of each
-constexpr int kGroup = kWarps;                    // boxes that are prepared together, one by each warp
-constexpr int kList = IMP_MP_THREADS + kWarp;     // boxes that are listed at a time
-constexpr int kBoxLines = 2 * IMP_MP_TILE_H;      // the most lines that a box needs: two for each row
-constexpr int kLines = kBoxLines * IMP_MP_TILE_W; // floats
+constexpr int kRun = 8;                         // pixels of a row that one thread owns
+constexpr int kRuns = IMP_MP_TILE_W / kRun;     // threads of a row
+constexpr int kHalves = IMP_MP_TILE_W / kWarp;  // a lane works on one column of each
+constexpr int kGroup = kWarps;                  // boxes that are prepared together, one by each warp
+constexpr int kList = IMP_MP_THREADS + kWarp;   // boxes that are listed at a time
+constexpr int kBoxLines = 2 * IMP_MP_TILE_H;    // the most lines that a box needs: two for each row
+constexpr int kLines = 40 * IMP_MP_TILE_W;      // floats; four boxes in half of the tile with 20 lines each
+static_assert(kLines >= kBoxLines * IMP_MP_TILE_W, "any box fits alone");
 static_assert(kRuns * IMP_MP_TILE_H == IMP_MP_THREADS, "one run for each thread");
 static_assert(kHalves == 2 && IMP_MP_TILE_H <= kWarp, "a warp works on two columns a lane and one row a lane");
 
