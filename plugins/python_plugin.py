@@ -37,11 +37,12 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 class Tensor(NamedTuple):
-    """An input of a call: sizes, element type ("f32", "f16", "bf16", "i32", "i64") and address."""
+    """An input of a call: sizes, element type ("f32", "f16", "bf16", "i32", "i64"), address and layout."""
 
     shape: tuple[int, ...]
     element: str
     pointer: int
+    layout: str = "LINEAR"  # a name of TensorRT's TensorFormat; sizes are the same in all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,11 @@ class PluginOperator(ABC):
     @abstractmethod
     def accepts(position: int, elements: Sequence[str]) -> bool:
         """Whether input number position may have its element type, those before it given."""
+
+    @staticmethod
+    def lies_right(position: int, elements: Sequence[str], layouts: Sequence[str]) -> bool:
+        """Whether input number position may have its layout, with those before it given."""
+        return layouts[position] == "LINEAR"
 
     @abstractmethod
     def output_shape(self, inputs: Sequence[Any], builder: ShapeBuilder) -> list[Any]:
@@ -256,11 +262,14 @@ class _Plugin:
     @_reports
     def supports_format_combination(self, pos: int, in_out: Sequence[Any], num_inputs: int) -> bool:
         descs = [dynamic.desc for dynamic in in_out[: pos + 1]]
-        if num_inputs != len(self.operator.RANKS) or descs[pos].format != self.trt.TensorFormat.LINEAR:
+        if num_inputs != len(self.operator.RANKS):
             return False
+        layouts = [desc.format.name for desc in descs]
         if pos == num_inputs:
-            return bool(descs[pos].type == descs[self.operator.OUTPUT_LIKE].type)
-        return self.operator.accepts(pos, [self._element(desc.type) for desc in descs])
+            like = descs[self.operator.OUTPUT_LIKE]
+            return bool(descs[pos].type == like.type and layouts[pos] == "LINEAR")
+        elements = [self._element(desc.type) for desc in descs]
+        return self.operator.accepts(pos, elements) and self.operator.lies_right(pos, elements, layouts)
 
     @_reports
     def configure_plugin(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
@@ -296,7 +305,10 @@ class _Plugin:
         stream: int,
     ) -> None:
         pairs = zip(input_desc, inputs, strict=True)
-        tensors = [Tensor(tuple(desc.dims), self._element(desc.type), pointer) for desc, pointer in pairs]
+        tensors = [
+            Tensor(tuple(desc.dims), self._element(desc.type), pointer, desc.format.name)
+            for desc, pointer in pairs
+        ]
         self.operator.launch(tensors, outputs[0], stream, current_device())
 
     def get_fields_to_serialize(self) -> Any:

@@ -28,7 +28,9 @@ ENTRIES: dict[str, tuple[str, ...]] = {
         for rule in ("bilinear", "nearest", "rect")
         for dtype in _DTYPES
     ),
-    "multilevel_roi_align": tuple(f"imp_multilevel_roi_align_{dtype}" for dtype in _DTYPES),
+    "multilevel_roi_align": tuple(
+        f"imp_multilevel_roi_align_{kind}" for kind in (*_DTYPES, "hwc8_f16", "hwc8_bf16")
+    ),
     "frame_fit": ("imp_frame_fit", "imp_semantic_back"),
 }
 """The entry points of every operator's kernels."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _OP = "multilevel_roi_align"
-_DTYPES = ("f32", "f16", "bf16")
+_DTYPES = {"linear": ("f32", "f16", "bf16"), "hwc8": ("f16", "bf16")}
 
 
 def prepare(device: Device) -> None:
@@ -41,6 +41,7 @@ def launch_multilevel_roi_align(
     dtype: str,
     stream: int,
     device: Device,
+    layout: str = "linear",
 ) -> None:
     """Enqueues the pooling; arguments are device pointers to contiguous arrays, 16-byte aligned.
 
@@ -53,9 +54,13 @@ def launch_multilevel_roi_align(
         dtype: "f32", "f16" or "bf16".
         stream: handle of a stream of device.
         device: made current in this thread.
+        layout: of p2..p5, "linear" as above or "hwc8": [batch, h, w, channels rounded up to 8], TensorRT's
+            HWC8; not for "f32".
     """
-    if dtype not in _DTYPES:
-        raise InvalidInput("dtype", expected=" or ".join(_DTYPES), got=repr(dtype))
+    if layout not in _DTYPES:
+        raise InvalidInput("layout", expected=" or ".join(_DTYPES), got=repr(layout))
+    if dtype not in _DTYPES[layout]:
+        raise InvalidInput("dtype", expected=" or ".join(_DTYPES[layout]), got=repr(dtype))
     constants = kernels.geometry(_OP)
     grid = (batch * boxes_per_image, -(-channels // constants["IMP_RA_CHANNELS"]), 1)
     block = (constants["IMP_RA_THREADS"], 1, 1)
@@ -66,7 +71,8 @@ def launch_multilevel_roi_align(
         *((value, c_int) for value in integers),
     ]
     if 0 not in grid:  # no box, nothing to write
-        kernels.load(_OP, f"imp_multilevel_roi_align_{dtype}", device, stream).launch(
+        name = dtype if layout == "linear" else f"{layout}_{dtype}"
+        kernels.load(_OP, f"imp_multilevel_roi_align_{name}", device, stream).launch(
             grid, block, stream, args
         )
 

@@ -67,6 +67,11 @@ bool InstanceMaskProjection::accepts(int32_t input, const DataType* types)
     }
 }
 
+bool InstanceMaskProjection::lies_right(int32_t input, const DataType*, const nvinfer1::TensorFormat* layouts)
+{
+    return layouts[input] == nvinfer1::TensorFormat::kLINEAR;
+}
+
 void InstanceMaskProjection::output_shape(const nvinfer1::DimsExprs* in, nvinfer1::DimsExprs& out,
                                           nvinfer1::IExprBuilder& builder) const
 {

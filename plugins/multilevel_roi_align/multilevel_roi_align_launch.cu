@@ -36,15 +36,18 @@ cudaError_t launch(Kernel<T> kernel, const MultilevelRoiAlignCall& call, cudaStr
 
 } // namespace
 
-cudaError_t prepare_multilevel_roi_align(Element element) noexcept
+cudaError_t prepare_multilevel_roi_align(Element element, bool hwc8) noexcept
 {
     switch (element) {
     case Element::f32:
-        return load_kernel(reinterpret_cast<const void*>(imp_multilevel_roi_align_f32));
+        return hwc8 ? cudaErrorInvalidValue
+                    : load_kernel(reinterpret_cast<const void*>(imp_multilevel_roi_align_f32));
     case Element::f16:
-        return load_kernel(reinterpret_cast<const void*>(imp_multilevel_roi_align_f16));
+        return load_kernel(
+            reinterpret_cast<const void*>(hwc8 ? imp_multilevel_roi_align_hwc8_f16 : imp_multilevel_roi_align_f16));
     case Element::bf16:
-        return load_kernel(reinterpret_cast<const void*>(imp_multilevel_roi_align_bf16));
+        return load_kernel(reinterpret_cast<const void*>(hwc8 ? imp_multilevel_roi_align_hwc8_bf16
+                                                              : imp_multilevel_roi_align_bf16));
     }
     return cudaErrorInvalidValue;
 }
@@ -54,11 +57,13 @@ cudaError_t launch_multilevel_roi_align(Element element, const MultilevelRoiAlig
 {
     switch (element) {
     case Element::f32:
-        return launch<float>(imp_multilevel_roi_align_f32, call, stream);
+        return call.hwc8 ? cudaErrorInvalidValue : launch<float>(imp_multilevel_roi_align_f32, call, stream);
     case Element::f16:
-        return launch<imp::Half>(imp_multilevel_roi_align_f16, call, stream);
+        return launch<imp::Half>(call.hwc8 ? imp_multilevel_roi_align_hwc8_f16 : imp_multilevel_roi_align_f16,
+                                 call, stream);
     case Element::bf16:
-        return launch<imp::BFloat16>(imp_multilevel_roi_align_bf16, call, stream);
+        return launch<imp::BFloat16>(
+            call.hwc8 ? imp_multilevel_roi_align_hwc8_bf16 : imp_multilevel_roi_align_bf16, call, stream);
     }
     return cudaErrorInvalidValue;
 }

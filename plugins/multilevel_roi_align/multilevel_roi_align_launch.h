@@ -5,6 +5,7 @@
 namespace imp_trt {
 
 // Device pointers and sizes of one call; the README says what they mean. All arrays are contiguous.
+// hwc8: levels are [batch, heights[i], widths[i], channels rounded up to 8]; not for f32.
 struct MultilevelRoiAlignCall {
     const void* levels[4]; // p2..p5, [batch, channels, heights[i], widths[i]]
     const float* boxes;
@@ -18,9 +19,10 @@ struct MultilevelRoiAlignCall {
     int sampling_ratio;
     int canonical_level;
     int canonical_size;
+    bool hwc8;
 };
 
-cudaError_t prepare_multilevel_roi_align(Element element) noexcept;
+cudaError_t prepare_multilevel_roi_align(Element element, bool hwc8) noexcept;
 
 cudaError_t launch_multilevel_roi_align(Element element, const MultilevelRoiAlignCall& call,
                                         cudaStream_t stream) noexcept;

@@ -5,6 +5,7 @@
 namespace imp_trt {
 
 using nvinfer1::DataType;
+using nvinfer1::TensorFormat;
 
 namespace {
 
@@ -38,6 +39,15 @@ bool MultilevelRoiAlign::accepts(int32_t input, const DataType* types)
                            : is_floating(types[input]) && types[input] == types[0];
 }
 
+bool MultilevelRoiAlign::lies_right(int32_t input, const DataType* types, const TensorFormat* layouts)
+{
+    if (input == kBoxes || types[input] == DataType::kFLOAT) {
+        return layouts[input] == TensorFormat::kLINEAR;
+    }
+    return (layouts[input] == TensorFormat::kLINEAR || layouts[input] == TensorFormat::kHWC8) &&
+           layouts[input] == layouts[0];
+}
+
 void MultilevelRoiAlign::output_shape(const nvinfer1::DimsExprs* in, nvinfer1::DimsExprs& out,
                                       nvinfer1::IExprBuilder& builder) const
 {
@@ -68,7 +78,7 @@ const char* MultilevelRoiAlign::shape_problem(const nvinfer1::PluginTensorDesc* 
 
 cudaError_t MultilevelRoiAlign::prepare(const nvinfer1::PluginTensorDesc* in) const noexcept
 {
-    return prepare_multilevel_roi_align(element_of(in[0].type));
+    return prepare_multilevel_roi_align(element_of(in[0].type), in[0].format == TensorFormat::kHWC8);
 }
 
 cudaError_t MultilevelRoiAlign::launch(const nvinfer1::PluginTensorDesc* in, const void* const* inputs,
@@ -80,6 +90,7 @@ cudaError_t MultilevelRoiAlign::launch(const nvinfer1::PluginTensorDesc* in, con
         call.heights[level] = static_cast<int>(in[level].dims.d[2]);
         call.widths[level] = static_cast<int>(in[level].dims.d[3]);
     }
+    call.hwc8 = in[0].format == TensorFormat::kHWC8;
     call.boxes = static_cast<const float*>(inputs[kBoxes]);
     call.pooled = output;
     call.batch = static_cast<int>(in[kBoxes].dims.d[0]);

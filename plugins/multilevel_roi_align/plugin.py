@@ -38,6 +38,12 @@ class MultilevelRoiAlign(PluginOperator):
             return elements[_BOXES] == "f32"
         return elements[position] in FLOATING and elements[position] == elements[0]
 
+    @staticmethod
+    def lies_right(position: int, elements: Sequence[str], layouts: Sequence[str]) -> bool:
+        if position == _BOXES or elements[position] == "f32":
+            return layouts[position] == "LINEAR"
+        return layouts[position] in ("LINEAR", "HWC8") and layouts[position] == layouts[0]
+
     def output_shape(self, inputs: Sequence[Any], builder: ShapeBuilder) -> list[Any]:
         boxes, side = inputs[_BOXES], builder.constant(self.output_size)
         return [builder.product(boxes[0], boxes[1]), inputs[0][1], side, side]
@@ -73,6 +79,7 @@ class MultilevelRoiAlign(PluginOperator):
             canonical_level=self.canonical_level,
             canonical_size=self.canonical_size,
             dtype=levels[0].element,
+            layout=levels[0].layout.lower(),
             stream=stream,
             device=device,
         )

@@ -148,18 +148,20 @@ public:
     bool supportsFormatCombination(int32_t pos, const DynamicDesc* inOut, int32_t nbInputs,
                                    int32_t nbOutputs) noexcept override
     {
-        if (!counts_are(nbInputs, nbOutputs) || pos < 0 || pos > Op::kInputs ||
-            inOut[pos].desc.format != nvinfer1::TensorFormat::kLINEAR) {
+        if (!counts_are(nbInputs, nbOutputs) || pos < 0 || pos > Op::kInputs) {
             return false;
         }
         if (pos == Op::kInputs) {
-            return inOut[pos].desc.type == inOut[Op::kOutputLike].desc.type;
+            return inOut[pos].desc.format == nvinfer1::TensorFormat::kLINEAR &&
+                   inOut[pos].desc.type == inOut[Op::kOutputLike].desc.type;
         }
         DataType types[Op::kInputs]{};
+        nvinfer1::TensorFormat layouts[Op::kInputs]{};
         for (int32_t i = 0; i <= pos; ++i) {
             types[i] = inOut[i].desc.type;
+            layouts[i] = inOut[i].desc.format;
         }
-        return Op::accepts(pos, types);
+        return Op::accepts(pos, types) && Op::lies_right(pos, types, layouts);
     }
 
     int32_t configurePlugin(const DynamicDesc* in, int32_t nbInputs, const DynamicDesc*,

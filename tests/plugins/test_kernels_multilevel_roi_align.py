@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
 
@@ -34,7 +35,9 @@ def pool(
     size0: int = 224,
     dtype: str = "f32",
     sanitizer: str = "address",
+    hwc8: bool = False,
 ) -> Tensor:
+    """The kernel's answer; with hwc8 the features are handed over in TensorRT's layout of that name."""
     batch, count = boxes.shape[:2]
     channels = levels[0].shape[1]
     constants = geometry("multilevel_roi_align")
@@ -42,11 +45,44 @@ def pool(
     out = Out(garbage((batch * count, channels, size, size), NUMPY_DTYPES[dtype]))
     sides = [side for level in levels for side in level.shape[2:]]
     arguments: list[Any] = [stored(level.numpy(), dtype) for level in levels]
+    if hwc8:
+        arguments = [channels_last(level) for level in arguments]
     arguments += [boxes.numpy(), out, batch, count, channels, *sides, size, ratio, level0, size0]
-    entry = f"imp_multilevel_roi_align_{dtype}"
+    entry = f"imp_multilevel_roi_align_{'hwc8_' if hwc8 else ''}{dtype}"
     block = (constants["IMP_RA_THREADS"], 1, 1)
     (result,) = kernels("multilevel_roi_align", sanitizer).run(entry, grid, block, arguments)
     return as_tensor(result, dtype)
+
+
+def channels_last(level: NDArray[Any]) -> NDArray[Any]:
+    """[B, C, H, W] as [B, H, W, C rounded up to 8]; what fills up is NaN, which must not matter."""
+    filled = garbage((*level.shape[:1], *level.shape[2:], -(-level.shape[1] // 8) * 8), level.dtype).copy()
+    filled[..., : level.shape[1]] = level.transpose(0, 2, 3, 1)
+    return filled
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+@pytest.mark.parametrize("channels", [1, 8, 15, 65, 72])
+@pytest.mark.parametrize(("size", "ratio"), [(1, 1), (7, 2), (12, 2), (3, 3), (33, 2), (40, 1)])
+def test_channels_last_by_eights(size: int, ratio: int, channels: int, dtype: str) -> None:
+    levels = pyramid(channels=channels, height=64, width=64)
+    boxes = boxes_of_every_level(count=4, height=64, width=64)
+    rounded = [level.to(TORCH_DTYPES[dtype]) for level in levels]
+    got = pool(levels, boxes, size, ratio, dtype=dtype, hwc8=True)
+    assert torch.equal(got, pyramid_roi_align(*rounded, boxes, size, ratio))
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_channels_last_with_awkward_boxes(dtype: str) -> None:
+    levels, boxes = pyramid(batch=1, channels=9), awkward_boxes()
+    levels[0][0, 3, 3, 3] = float("inf")
+    levels[0][0, 4, 4, 9] = float("nan")
+    rounded = [level.to(TORCH_DTYPES[dtype]) for level in levels]
+    got, expected = (
+        pool(levels, boxes, 7, 2, dtype=dtype, hwc8=True),
+        pyramid_roi_align(*rounded, boxes, 7, 2),
+    )
+    np.testing.assert_array_equal(got.float().numpy(), expected.float().numpy())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -117,3 +153,6 @@ def test_no_two_threads_race_for_shared_memory() -> None:
     levels, boxes = pyramid(channels=2), boxes_of_every_level(count=2)
     watched = pool(levels, boxes, 7, 2, sanitizer="thread")
     assert torch.equal(watched, pyramid_roi_align(*levels, boxes, 7, 2))
+    halves = [level.half() for level in levels]
+    watched = pool(levels, boxes, 7, 2, dtype="f16", sanitizer="thread", hwc8=True)
+    assert torch.equal(watched, pyramid_roi_align(*halves, boxes, 7, 2))

@@ -173,6 +173,21 @@ def test_formats_of_multilevel_roi_align() -> None:
         assert result.index(False) == position
 
 
+def test_roi_align_takes_features_whose_channels_lie_together() -> None:
+    cases = [[t, t, t, t, "f32", t] for t in ("f16", "bf16", "f32")]
+    layouts = ["HWC8"] * 4 + ["LINEAR"] * 2
+    results, _ = run_rtx(rtx_plugins.formats, ROI, cases, layouts)
+    assert results == [[True] * 6, [True] * 6, [False] * 4 + [True] * 2]
+    (mixed,), _ = run_rtx(rtx_plugins.formats, ROI, cases[:1], ["HWC8", "LINEAR"] * 3)
+    assert mixed == [True, False, True, False, False, True]
+    (linear,), _ = run_rtx(
+        rtx_plugins.formats, ROI, cases[:1], ["LINEAR", "HWC8", "LINEAR", "LINEAR", "HWC8", "HWC8"]
+    )
+    assert linear == [True, False, True, True, False, False]
+    (other,), _ = run_rtx(rtx_plugins.formats, IMP, [["f32", "f32", "i32", "f16", "f16"]], "HWC8")
+    assert other == [False] * 5
+
+
 def test_only_linear_tensors_are_taken() -> None:
     results, _ = run_rtx(rtx_plugins.formats, ROI, [["f32"] * 6], "CHW32")
     assert results == [[False] * 6]

@@ -162,14 +162,20 @@ def tensor_desc(element: str, shape: list[int], format_name: str = "LINEAR") -> 
     return desc
 
 
-def formats(name: str, combinations: list[list[str]], format_name: str = "LINEAR") -> list[list[bool]]:
-    """supports_format_combination at every position, for combinations of element types (inputs, output)."""
+def formats(
+    name: str, combinations: list[list[str]], format_names: str | list[str] = "LINEAR"
+) -> list[list[bool]]:
+    """supports_format_combination at every position, for combinations of element types (inputs, output).
+
+    format_names: of all tensors, or of each.
+    """
     register([None])
     plugin = create(name, list(FIELDS[name].items()))
     results = []
     for elements in combinations:
         descs = []
-        for element in elements:
+        names = [format_names] * len(elements) if isinstance(format_names, str) else format_names
+        for element, format_name in zip(elements, names, strict=True):
             dynamic = trt.DynamicPluginTensorDesc()
             dynamic.desc = tensor_desc(element, [], format_name)
             descs.append(dynamic)

@@ -27,7 +27,9 @@ ENTRIES = {
         for rule in RULES
         for dtype in DTYPES
     ],
-    "multilevel_roi_align": [f"imp_multilevel_roi_align_{dtype}" for dtype in DTYPES],
+    "multilevel_roi_align": [
+        f"imp_multilevel_roi_align_{kind}" for kind in (*DTYPES, "hwc8_f16", "hwc8_bf16")
+    ],
     "frame_fit": ["imp_frame_fit", "imp_semantic_back"],
 }
 GARBAGE = 0xFF  # in every byte before a launch: NaN or -1, so that an element that is not written shows
