@@ -8,7 +8,7 @@ Compiles with nvcc, or NVRTC where there is no nvcc, and reads the machine code 
 branch the longest way. A branch over nothing but corrections (of a cell that is not finite, of a division) is
 taken, and a loop inside counts as often as the model says:
 
-- multilevel_roi_align: one output of 2 x 2 samples, the loop with 16 reads of cells.
+- multilevel_roi_align: one output of 2 x 2 samples, the loop with 16 reads of cells (hwc8: of 8 outputs).
 - instance_mask_projection, forward: one box on the 8 pixels of a thread, in a group of 4 boxes. "draw" is the
   loop over the prepared boxes. "all" adds a quarter of what a warp does to prepare its box: the loop over
   groups without drawing. "wide": the box is as wide as the tile and reads 9 lines of the mask; "narrow": it
@@ -264,7 +264,8 @@ def executed(code: Code) -> dict[str, int]:
         innermost = [
             loop for loop in code.loops if not code.inside(loop) and code.count(loop, r"\bLDG\b") == 16
         ]
-        return {"output": code.executed(innermost[0], lambda _: 0)} if len(innermost) == 1 else {}
+        outputs = 8 if "_hwc8_" in code.name else 1  # of a pass
+        return {"output": round(code.executed(innermost[0], lambda _: 0) / outputs)} if innermost else {}
     if not re.match(r"imp_mask_projection_(bilinear|nearest)_", code.name):
         return {}
     # The loop over groups: two barriers, and a loop that draws: it only reads shared memory.

@@ -66,11 +66,12 @@ def tools() -> None:
 @pytest.mark.parametrize("arch", sass.ARCHITECTURES)
 def test_roi_align(arch: str, tools: None) -> None:
     rows = sass.measure(["multilevel_roi_align"], [arch])
-    assert len(rows) == 3
+    assert len(rows) == 5
     for row in rows:
-        assert row.registers <= 80
+        channels_last = "hwc8" in row.kernel
+        assert row.registers <= (128 if channels_last else 80)
         assert row.spills == 0
-        assert row.executed["output"] <= 95
+        assert row.executed["output"] <= (85 if channels_last else 95)
 
 
 def test_mask_projection(tools: None, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -96,6 +96,13 @@ def test_multilevel_roi_align(fake):
     assert len(fake.launches) == 1
     with pytest.raises(InvalidInput, match="dtype: expected f32 or f16 or bf16, got 'f64'"):
         pool(dtype="f64")
+    pool(layout="hwc8")
+    assert fake.launches[-1].entry == "imp_multilevel_roi_align_hwc8_bf16"
+    assert fake.launches[-1].grid == launch.grid
+    with pytest.raises(InvalidInput, match="dtype: expected f16 or bf16, got 'f32'"):
+        pool(layout="hwc8", dtype="f32")
+    with pytest.raises(InvalidInput, match="layout: expected linear or hwc8, got 'chw4'"):
+        pool(layout="chw4")
 
 
 def upload(array, stream):
@@ -164,6 +171,8 @@ def test_arguments_have_the_types_of_the_parameters(fake, op):
     if op == "multilevel_roi_align":
         for dtype in ("f32", "f16", "bf16"):
             pool(dtype=dtype)
+        for dtype in ("f16", "bf16"):
+            pool(dtype=dtype, layout="hwc8")
     elif op == "frame_fit":
         frame_fit.launch_fit(fit_of((9, 9)), 16, 27, False, 32, 0, 2, device)
         frame_fit.launch_semantic_back(fit_of((9, 9)), 16, 32, 2, device)

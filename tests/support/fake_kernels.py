@@ -24,6 +24,8 @@ def kernels() -> dict[str, Kernel]:
     table: dict[str, Kernel] = {"imp_frame_fit": _frame_fit, "imp_semantic_back": _semantic_back}
     for dtype in DTYPES:
         table[f"imp_multilevel_roi_align_{dtype}"] = _roi_align(dtype)
+        if dtype != "f32":
+            table[f"imp_multilevel_roi_align_hwc8_{dtype}"] = _roi_align(dtype, hwc8=True)
         for rule in SAMPLING_RULES:
             for kind, make in (("", _forward), ("_winner", _winner), ("_backward", _backward)):
                 table[f"imp_mask_projection{kind}_{rule}_{dtype}"] = make(rule, dtype)
@@ -87,15 +89,19 @@ def _backward(rule: str, dtype: str) -> Kernel:
     return run
 
 
-def _roi_align(dtype: str) -> Kernel:
+def _roi_align(dtype: str, hwc8: bool = False) -> Kernel:
     def run(_grid: Any, _block: Any, *args: Any) -> None:
         (*levels, boxes, out), sizes = args[:6], args[6:]
         batch, count, channels, *sides = sizes[:11]
         size, *options = sizes[11:]
-        features = [
-            _tensor(pointer, (batch, channels, *sides[2 * k : 2 * k + 2]), DTYPES[dtype])
-            for k, pointer in enumerate(levels)
-        ]
+        features = []
+        for k, pointer in enumerate(levels):
+            h, w = sides[2 * k : 2 * k + 2]
+            if hwc8:
+                level = _tensor(pointer, (batch, h, w, -(-channels // 8) * 8), DTYPES[dtype])
+                features.append(level[..., :channels].permute(0, 3, 1, 2).contiguous())
+            else:
+                features.append(_tensor(pointer, (batch, channels, h, w), DTYPES[dtype]))
         rois = _tensor(boxes, (batch, count, 4), torch.float32)
         pooled = multilevel_roi_align._composed(*features, rois, size, *options)
         _tensor(out, (batch * count, channels, size, size), DTYPES[dtype]).copy_(pooled)
