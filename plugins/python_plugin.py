@@ -77,10 +77,17 @@ class PluginOperator(ABC):
     def check_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """Refuses input shapes that do not fit each other, with InvalidInput."""
 
+    @abstractmethod
+    def prepare(self, device: Device, elements: Sequence[str] | None) -> None:
+        """Compiles and loads the kernels, which cannot be done while a stream is being captured.
+
+        elements: types of the inputs, None if they are not known yet.
+        """
+
     @staticmethod
     @abstractmethod
-    def prepare(device: Device) -> None:
-        """Compiles and loads the kernels, which cannot be done while a stream is being captured."""
+    def try_kernels(device: Device) -> None:
+        """Compiles and loads some of the kernels, to find out whether that can be done."""
 
     @abstractmethod
     def launch(self, inputs: Sequence[Tensor], output: int, stream: int, device: Device) -> None:
@@ -284,14 +291,14 @@ class _Plugin:
         except (DependencyMissing, DeviceError):  # engines are also built where there is no GPU
             _log.debug("%s: no GPU, kernels are not prepared", self.operator.NAME)
         else:
-            self.operator.prepare(device)
+            self.operator.prepare(device, [self._element(desc.type) for desc in inputs])
 
     def set_tactic(self, tactic: int) -> None:
         """There is one way to run the kernels; the bindings want the method all the same."""
 
     @_reports
     def attach_to_context(self, context: Any) -> Any:
-        self.operator.prepare(current_device())
+        self.operator.prepare(current_device(), None)
         return self.clone()
 
     @_reports

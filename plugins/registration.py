@@ -81,7 +81,7 @@ def register_plugins(trt: Any, library: Path | None = None) -> str:
 
 
 def prepare_kernels(names: Collection[str]) -> None:
-    """Compiles and loads the kernels of Python plugins on the current GPU.
+    """Compiles and loads kernels of Python plugins on the current GPU, to find out whether that can be done.
 
     The plugins do that themselves when they are attached to a context; but there TensorRT lets no error
     through, and says only that it has no context.
@@ -95,7 +95,7 @@ def prepare_kernels(names: Collection[str]) -> None:
     """
     for operator in operators():
         if operator.NAME in names:
-            operator.prepare(current_device())
+            operator.try_kernels(current_device())
 
 
 def _registered(registry: Any) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -35,6 +35,10 @@ ENTRIES: dict[str, tuple[str, ...]] = {
 }
 """The entry points of every operator's kernels."""
 
+_SPLIT = (
+    "instance_mask_projection"  # its kernels take long to compile: each rule and type is a program of its own
+)
+
 _lock = threading.RLock()
 _shared: dict[tuple[Any, int], Device] = {}  # (bindings, index of the GPU) -> its primary context
 _current: dict[tuple[Any, int], Device] = {}  # (bindings, id of a context) -> it
@@ -63,21 +67,46 @@ class Kernel:
         driver.call("cuLaunchKernel", self._function, *grid, *block, 0, stream, parameters, 0)
 
 
-def prepare(op: str, device: Device, stream: int | None = None) -> Module:
+def prepare(op: str, device: Device, variants: Collection[str] | None = None) -> None:
     """Compiles, or takes from the cache, and loads an operator's kernels. The second call is free.
 
     Args:
         op: folder in plugins/.
         device: made current in this thread.
-        stream: one that is about to be used; loading while it records a graph is refused.
+        variants: see `variant_of`; None for all.
 
     Raises:
         DependencyMissing: no NVRTC, one newer than the driver, or one that does not know the GPU.
         BuildError: the sources do not compile.
+    """
+    for variant in {variant_of(op, entry): None for entry in ENTRIES[op]} if variants is None else variants:
+        _module(op, variant, device, None)
+
+
+def variant_of(op: str, entry: str) -> str:
+    """What of an operator's kernels is compiled with an entry point: "bilinear_f16"; "" for all of them."""
+    return "_".join(entry.split("_")[-2:]) if op == _SPLIT else ""
+
+
+def load(op: str, entry: str, device: Device, stream: int | None = None) -> Kernel:
+    """An entry point of an operator's kernels, with what is compiled with it; else as `prepare`.
+
+    Args:
+        op: folder in plugins/.
+        entry: name of the kernel.
+        device: made current in this thread.
+        stream: one that is about to be used; loading while it records a graph is refused.
+
+    Raises:
         UsageError: the stream is recording.
     """
+    return Kernel(entry, _module(op, variant_of(op, entry), device, stream).functions[entry])
+
+
+def _module(op: str, variant: str, device: Device, stream: int | None) -> Module:
     device.activate()
-    module = device.modules.get(op)
+    unit = f"{op}:{variant}" if variant else op
+    module = device.modules.get(unit)
     if module is None:
         if stream is not None and driver.is_capturing(stream):
             raise UsageError(
@@ -85,28 +114,35 @@ def prepare(op: str, device: Device, stream: int | None = None) -> Module:
                 fix="run the operator once before the recording, or call prepare(device) of its launcher",
             )
         with _lock:
-            module = device.modules.get(op)
+            module = device.modules.get(unit)
             if module is None:
                 # All entry points at once: the driver loads each when it is asked for, and must not be
                 # asked while a graph is recorded.
-                module = device.modules[op] = Module(_image(op, device), ENTRIES[op])
+                entries = [entry for entry in ENTRIES[op] if variant_of(op, entry) == variant]
+                module = device.modules[unit] = Module(_image(unit, device), entries)
     return module
 
 
-def load(op: str, entry: str, device: Device, stream: int | None = None) -> Kernel:
-    """An entry point of an operator's kernels; arguments and errors as for `prepare`."""
-    return Kernel(entry, prepare(op, device, stream).functions[entry])
+def unit_program(unit: str) -> nvrtc.Program:
+    """The source of an operator, "frame_fit", or of one variant, "instance_mask_projection:bilinear_f16"."""
+    op, _, variant = unit.partition(":")
+    program = nvrtc.program(op)
+    if not variant:
+        return program
+    rule, dtype = variant.split("_")
+    chosen = f"#define IMP_MP_ONLY_RULE {rule}\n#define IMP_MP_ONLY_DTYPE {dtype}\n"
+    return program._replace(source=chosen + program.source)
 
 
-def _image(op: str, device: Device) -> bytes:
+def _image(unit: str, device: Device) -> bytes:
     nvrtc.check_driver(device.driver_version)
     arch = nvrtc.target(device.compute_capability, device.driver_version)
 
     def make() -> bytes:
-        _log.info("compiling %s for %s, once", op, arch)
-        return nvrtc.compile_kernels(op, arch)
+        _log.info("compiling %s for %s, once", unit, arch)
+        return nvrtc.compile_program(unit_program(unit), arch)
 
-    return cache.fetch(cache_key(nvrtc.program(op), arch), make)
+    return cache.fetch(cache_key(unit_program(unit), arch), make)
 
 
 def cache_key(program: nvrtc.Program, arch: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ctypes import c_float, c_int, c_void_p
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from imp_trt.cuda import kernels
@@ -33,9 +34,10 @@ class Call(NamedTuple):
     dtype: str
 
 
-def prepare(device: Device) -> None:
-    """Compiles and loads the kernels; errors as `imp_trt.cuda.kernels.prepare`."""
-    kernels.prepare(_OP, device)
+def prepare(device: Device, sampling: str | None = None, dtype: str | None = None) -> None:
+    """Compiles and loads the kernels, of one rule or type if given; errors as `kernels.prepare`."""
+    rules, dtypes = [sampling] if sampling else SAMPLING_RULES, [dtype] if dtype else _DTYPES
+    kernels.prepare(_OP, device, [f"{rule}_{kind}" for rule in rules for kind in dtypes])
 
 
 def launch_mask_projection(
@@ -137,7 +139,7 @@ def forward(
     """
     from imp_trt.cuda import tensors
 
-    with tensors.launching(masks, prepare) as device:
+    with tensors.launching(masks, partial(prepare, sampling=sampling, dtype=_dtype(masks))) as device:
         if device is None:
             return None
         inputs = _ready(boxes, scores, labels, masks)
@@ -163,7 +165,7 @@ def backward(
 
     from imp_trt.cuda import tensors
 
-    with tensors.launching(masks, prepare) as device:
+    with tensors.launching(masks, partial(prepare, sampling=sampling, dtype=_dtype(masks))) as device:
         if device is None:
             return None
         inputs = _ready(boxes, scores, labels, masks)
@@ -178,6 +180,12 @@ def backward(
         arrays = tensors.pointers(*inputs, winner, grad, grad_scores, grad_masks)
         _launch_backward(arrays, call, stream, device)
         return grad_scores.to(scores.dtype), grad_masks
+
+
+def _dtype(masks: Tensor) -> str | None:
+    from imp_trt.cuda import tensors
+
+    return tensors.DTYPES.get(masks.dtype)
 
 
 def _ready(boxes: Tensor, scores: Tensor, labels: Tensor, masks: Tensor) -> list[Tensor]:

@@ -52,9 +52,12 @@ class InstanceMaskProjection(PluginOperator):
         if list(shapes[:_MASKS]) != expected:
             raise InvalidInput("boxes, scores and labels", expected=expected, got=list(shapes[:_MASKS]))
 
+    def prepare(self, device: Device, elements: Sequence[str] | None) -> None:
+        prepare(device, self.sampling, elements[_MASKS] if elements else None)
+
     @staticmethod
-    def prepare(device: Device) -> None:
-        prepare(device)
+    def try_kernels(device: Device) -> None:
+        prepare(device, "bilinear", "f16")
 
     def launch(self, inputs: Sequence[Tensor], output: int, stream: int, device: Device) -> None:
         boxes, scores, labels, masks = inputs

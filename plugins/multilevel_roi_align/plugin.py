@@ -56,8 +56,11 @@ class MultilevelRoiAlign(PluginOperator):
             expected = "[B, C, H, W] with the B of boxes, one C and at least one cell"
             raise InvalidInput("p2..p5", expected=expected, got=levels)
 
+    def prepare(self, device: Device, elements: Sequence[str] | None) -> None:
+        prepare(device)
+
     @staticmethod
-    def prepare(device: Device) -> None:
+    def try_kernels(device: Device) -> None:
         prepare(device)
 
     def launch(self, inputs: Sequence[Tensor], output: int, stream: int, device: Device) -> None:

@@ -71,6 +71,20 @@ def test_a_folder_that_cannot_be_used_is_told_once(tmp_path, monkeypatch, caplog
     assert str(blocker) in caplog.text
 
 
+def test_a_folder_prepared_elsewhere_serves_without_being_written_to(tmp_path, monkeypatch, caplog):
+    made = tmp_path / "made"
+    monkeypatch.setenv("IMP_TRT_CACHE", str(made))
+    cache.fetch("k", Maker())
+    moved = made.rename(tmp_path / "moved")
+    monkeypatch.setenv("IMP_TRT_CACHE", str(moved))
+    monkeypatch.setattr(cache, "write_atomically", lambda *_, **__: pytest.fail("nothing is to be written"))
+    maker = Maker()
+    with caplog.at_level(logging.INFO):
+        assert cache.fetch("k", maker) == b"cubin"
+    assert not maker.count
+    assert not caplog.records
+
+
 def test_nothing_is_kept_when_making_fails(store):
     def broken():
         raise ValueError

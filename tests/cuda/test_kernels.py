@@ -9,6 +9,7 @@ import pytest
 from imp_trt.cuda import driver, kernels, nvrtc
 from imp_trt.cuda.driver import Device, Graph, Stream
 from imp_trt.errors import DependencyMissing, DeviceError, UsageError
+from imp_trt.ops import mask_projection_cuda
 from tests.support.fake_cuda import FakeCuda, Launch
 
 
@@ -17,12 +18,12 @@ def compiled(monkeypatch, tmp_path):
     """The architectures that were compiled for; nothing really is."""
     done: list[str] = []
 
-    def compile_kernels(op, arch):
+    def compile_program(source, arch):
         done.append(arch)
-        return f"{op} for {arch}".encode()
+        return f"{source.name} for {arch}".encode()
 
     monkeypatch.setenv("IMP_TRT_CACHE", str(tmp_path))
-    monkeypatch.setattr(nvrtc, "compile_kernels", compile_kernels)
+    monkeypatch.setattr(nvrtc, "compile_program", compile_program)
     monkeypatch.setattr(nvrtc, "version", lambda: (13, 2))
     monkeypatch.setattr(nvrtc, "architectures", lambda: ((8, 0), (9, 0)))
     return done
@@ -45,6 +46,26 @@ def test_compiled_once_for_all_processes_and_loaded_once_per_device(fake, compil
     assert fake.calls.count("cuModuleUnload") == 1
     kernels.load("frame_fit", "imp_frame_fit", second)
     assert fake.calls.count("cuModuleLoadData") == 2
+
+
+def test_only_what_is_asked_for_is_compiled(fake, monkeypatch, tmp_path):
+    monkeypatch.setenv("IMP_TRT_CACHE", str(tmp_path))
+    units = []
+    monkeypatch.setattr(kernels, "_image", lambda unit, device: units.append(unit) or b"image")
+    device, op = Device.open(), "instance_mask_projection"
+    for kind in ("", "_winner", "_backward"):
+        kernels.load(op, f"imp_mask_projection{kind}_rect_f16", device)
+    assert units == [f"{op}:rect_f16"]
+    mask_projection_cuda.prepare(device, sampling="rect")
+    assert units[1:] == [f"{op}:rect_f32", f"{op}:rect_bf16"]
+    mask_projection_cuda.prepare(device, "nearest", "f32")
+    assert units[3:] == [f"{op}:nearest_f32"]
+    kernels.prepare(op, device)
+    assert len(units) == len(set(units)) == 9
+    source = kernels.unit_program(f"{op}:rect_f16").source
+    assert source.startswith("#define IMP_MP_ONLY_RULE rect\n#define IMP_MP_ONLY_DTYPE f16\n")
+    assert source.endswith(nvrtc.program(op).source)
+    assert kernels.unit_program("frame_fit") == nvrtc.program("frame_fit")
 
 
 def test_ptx_where_the_toolkit_is_older_than_the_gpu(compiled):

@@ -68,6 +68,13 @@ def test_every_kernel_compiles_for(arch, op, real):
     assert not missing
 
 
+def test_one_variant_compiles_alone(real):
+    variant = "instance_mask_projection:nearest_bf16"
+    cubin = nvrtc.compile_program(kernels.unit_program(variant), "sm_90")
+    entries = {entry for entry in kernels.ENTRIES["instance_mask_projection"] if entry.encode() in cubin}
+    assert entries == {f"imp_mask_projection{kind}_nearest_bf16" for kind in ("", "_winner", "_backward")}
+
+
 def test_ptx_for_the_driver_to_compile(real):
     source = Program("a.cu", 'extern "C" __global__ void twice(float* x) { *x = *x * 2.0F + 1.0F; }', {})
     ptx = nvrtc.compile_program(source, "compute_80")

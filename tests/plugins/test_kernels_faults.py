@@ -100,7 +100,7 @@ def build(folder: Path, sanitizer: str, file: str = "", text: str = "", fault: s
             assert source.count(text) == 1, f"{file} has changed: plant the fault where it belongs now"
             source = source.replace(text, fault)
         (include / OP / header.name).write_text(source)
-    kernels, separator, _ = (PLUGINS / OP / f"{OP}.cu").read_text().partition("IMP_MP_DTYPES(bilinear)")
+    kernels, separator, _ = (PLUGINS / OP / f"{OP}.cu").read_text().partition("#ifdef IMP_MP_ONLY_RULE")
     assert separator
     copy = include / OP / f"{OP}.cu"
     copy.write_text(f"{kernels}IMP_MP_KERNELS(bilinear, f32, float)\n")
