@@ -1,7 +1,9 @@
 """Compiled kernels on disk, so that a GPU's kernels are compiled once and not at every start.
 
 A file is named after a hash of all that decides its content and holds a hash of that content, so an entry
-is never stale and a damaged one is noticed. Any number of processes may use the folder at once.
+is never stale and a damaged one is noticed. Any number of processes may use the folder at once. No path is
+part of a name, and what is there is only read: a folder filled on another machine, with the same kind of GPU
+and the same NVRTC, may be copied and mounted read-only.
 """
 
 from __future__ import annotations

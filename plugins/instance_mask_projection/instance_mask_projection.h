@@ -83,8 +83,8 @@ IMP_HD float cell_edge(int j, Span span, int cells)
     return span.low + static_cast<float>(j) * span.size / static_cast<float>(cells);
 }
 
-// False only if no pixel of [first, last] lies inside. bilinear and nearest: u compared with its bounds without
-// the division, a 1e-4 of the box to spare for its rounding, which is below 1e-6.
+// False only if no pixel of [first, last] lies inside. bilinear and nearest: u compared with its bounds
+// without the division, a 1e-4 of the box to spare for its rounding, which is below 1e-6.
 template <Rule rule>
 IMP_HD bool may_reach(int first, int last, Span span, int cells)
 {
@@ -145,8 +145,9 @@ IMP_HD Taps taps_at(int pixel, Span span, int cells)
                               : taps_of(mask_position<rule>(pixel, span, cells), cells);
 }
 
-// The taps of a position as two neighbouring cells, cell0 and cell0 + 1, so that one address serves both; a border's
-// other cell gets weight 0, which changes no more than the sign of a zero. With one cell, weight0 is its weight.
+// The taps of a position as two neighbouring cells, cell0 and cell0 + 1, so that one address serves both; a
+// border's other cell gets weight 0, which changes no more than the sign of a zero. With one cell, weight0 is
+// its weight.
 IMP_HD Taps neighbours_of(float position, int cells)
 {
     const bool inside = position > -1.0F && position < static_cast<float>(cells);
@@ -249,8 +250,8 @@ IMP_HD float blend_line(Pair<T> read, Taps column)
     return to_float(read.left) * column.weight0 + to_float(read.right) * column.weight1;
 }
 
-// Whether finite_cell changes a cell that gave `blended`. A 16-bit cell that is not finite makes the blend not
-// finite, by an infinity or by an infinity times 0; finite ones cannot.
+// Whether finite_cell changes a cell that gave `blended`. A 16-bit cell that is not finite makes the blend
+// not finite, by an infinity or by an infinity times 0; finite ones cannot.
 template <Rule rule, class T>
 IMP_HD bool changes(Pair<T> read, float blended)
 {

@@ -1,5 +1,5 @@
-// What a warp works out of a box before all threads draw it: which columns and rows of the tile lie inside, and
-// the lines of the mask, blended along x at every column (bilinear, nearest). Device only.
+// What a warp works out of a box before all threads draw it: which columns and rows of the tile lie inside,
+// and the lines of the mask, blended along x at every column (bilinear, nearest). Device only.
 #ifndef IMP_PREPARE_BOX_H
 #define IMP_PREPARE_BOX_H
 
@@ -19,8 +19,8 @@ struct Prepared {
     int lines;
 };
 
-// A line of the box takes 64 floats where both halves of the tile are inside, else 32. Neighbouring columns lie
-// in fours, the second four of a run 32 floats behind the first, where threads of a row read them without
+// A line of the box takes 64 floats where both halves of the tile are inside, else 32. Neighbouring columns
+// lie in fours, the second four of a run 32 floats behind the first, where threads of a row read them without
 // conflicts. Two short lines share 64 floats. Lines are stored by fours.
 __device__ __forceinline__ bool is_wide(const Prepared& box)
 {
@@ -47,8 +47,8 @@ __device__ __forceinline__ int place_line(const Prepared& box, int base, unsigne
     return base - second_half + (is_wide(box) ? place_of<true>(line) : place_of<false>(line));
 }
 
-// Numbers the lines of the mask that the tile's rows read, each once: rows ascend, so a row's lines are new or
-// those of the row before. Writes which they are, for readers behind a barrier.
+// Numbers the lines of the mask that the tile's rows read, each once: rows ascend, so a row's lines are new
+// or those of the row before. Writes which they are, for readers behind a barrier.
 template <Rule rule>
 __device__ __forceinline__ void number_lines(Prepared& box, int* cells)
 {
@@ -77,8 +77,9 @@ __device__ __forceinline__ void number_lines(Prepared& box, int* cells)
     box.lines = __popc(first) + __popc(second);
 }
 
-// a / b, correctly rounded, for what `divides_fast` admits: the instructions that the compiler makes of a / b,
-// without the branch that it puts behind each, so that divisions wait together and share the reciprocal.
+// a / b, correctly rounded, for what `divides_fast` admits: the instructions that the compiler makes of a
+// division, without the branch that it puts behind each, so that divisions wait together and share the
+// reciprocal.
 struct Divisor {
     float value, inverse;
 
@@ -102,8 +103,8 @@ struct Divisor {
     }
 };
 
-// No step of `divide` leaves the normal numbers. a is 0 or at least 2^-25, the distance of two floats of which
-// one is at least 0.5.
+// No step of `divide` leaves the normal numbers. a is 0 or at least 2^-25, the distance of two floats of
+// which one is at least 0.5.
 __device__ __forceinline__ bool divides_fast(float a, float b)
 {
     return (fabsf(a) <= 0x1p60F) & (b >= 0x1p-40F) & (b <= 0x1p40F);
@@ -129,8 +130,8 @@ __device__ __forceinline__ void coordinates(const CanvasBox& box, int left, int 
 
 // The warp's box: its taps, and the numbers of its lines.
 template <Rule rule>
-__device__ __forceinline__ void prepare(Prepared& prepared, const CanvasBox& box, int left, int top, int cells,
-                                        int* line_cells)
+__device__ __forceinline__ void prepare(Prepared& prepared, const CanvasBox& box, int left, int top,
+                                        int cells, int* line_cells)
 {
     const int lane = threadIdx.x % kWarp;
     float u[3] = {};
@@ -165,8 +166,8 @@ __device__ __forceinline__ void prepare(Prepared& prepared, const CanvasBox& box
 // Reads lines of the mask and blends them along x: a lane at a column of each of `halves` halves of the tile.
 // All cells of kReads pairs are read before the first is used.
 template <Rule rule, int halves, class T>
-__device__ __forceinline__ void write_lines(float* lines, const Taps* columns, int count, const int* line_cells,
-                                            const T* mask, int cells)
+__device__ __forceinline__ void write_lines(float* lines, const Taps* columns, int count,
+                                            const int* line_cells, const T* mask, int cells)
 {
     const int lane = threadIdx.x % kWarp;
     float* own = lines + lane / 8 * 4 + lane % 4 + lane / 4 % 2 * kWarp;  // by fours, even ones first

@@ -116,8 +116,8 @@ __device__ __forceinline__ void draw_lines(const float* lines, Taps row, float s
 }
 
 template <bool keep_winner, class T>
-__device__ __forceinline__ void draw_rect(const Taps* columns, Taps row, const T* mask, int cells, float score,
-                                          int n, Run<keep_winner>& out)
+__device__ __forceinline__ void draw_rect(const Taps* columns, Taps row, const T* mask, int cells,
+                                          float score, int n, Run<keep_winner>& out)
 {
 #pragma unroll
     for (int i = 0; i < kRun; ++i) {

@@ -16,7 +16,7 @@ constexpr int kBoxLines = 2 * IMP_MP_TILE_H;    // the most lines that a box nee
 constexpr int kLines = 40 * IMP_MP_TILE_W;      // floats; four boxes in half of the tile with 20 lines each
 static_assert(kLines >= kBoxLines * IMP_MP_TILE_W, "any box fits alone");
 static_assert(kRuns * IMP_MP_TILE_H == IMP_MP_THREADS, "one run for each thread");
-static_assert(kHalves == 2 && IMP_MP_TILE_H <= kWarp, "a warp works on two columns a lane and one row a lane");
+static_assert(kHalves == 2 && IMP_MP_TILE_H < kWarp, "a lane works on two columns and one row");
 
 struct Instance {
     CanvasBox box;
@@ -36,16 +36,16 @@ struct alignas(16) Four {
 };
 
 struct TileMemory {
-    alignas(16) float lines[kLines];  // bilinear, nearest: lines of masks at the tile's columns; see place_line
+    alignas(16) float lines[kLines];   // bilinear, nearest: lines of masks at the columns, see place_line
     Taps rows[kGroup][IMP_MP_TILE_H];  // bilinear, nearest: cell0 and cell1 are places in `lines`, in bytes
     Drawn drawn[kGroup];
     int cells[kGroup][kBoxLines];  // the line of the mask that each line of the box is
-    int floats[kGroup];            // how much of `lines` a box needs; more than there is where a warp has no box
+    int floats[kGroup];            // how much of `lines` a box needs; more than there is if there is no box
     Instance list[kList];
     int warp_hits[kWarps];
 };
 static_assert(kLines >= IMP_MP_TILE_W * IMP_MP_TILE_H, "staging");
-static_assert(kLines * sizeof(float) >= kGroup * IMP_MP_TILE_W * sizeof(Taps), "rect keeps the columns' taps");
+static_assert(kLines * sizeof(float) >= kGroup * IMP_MP_TILE_W * sizeof(Taps), "rect keeps taps there");
 
 template <class T>
 __device__ __forceinline__ const T* mask_of(const Problem<T>& p, int image, int n)

@@ -43,8 +43,8 @@ cudaError_t prepare_multilevel_roi_align(Element element, bool hwc8) noexcept
         return hwc8 ? cudaErrorInvalidValue
                     : load_kernel(reinterpret_cast<const void*>(imp_multilevel_roi_align_f32));
     case Element::f16:
-        return load_kernel(
-            reinterpret_cast<const void*>(hwc8 ? imp_multilevel_roi_align_hwc8_f16 : imp_multilevel_roi_align_f16));
+        return load_kernel(reinterpret_cast<const void*>(hwc8 ? imp_multilevel_roi_align_hwc8_f16
+                                                              : imp_multilevel_roi_align_f16));
     case Element::bf16:
         return load_kernel(reinterpret_cast<const void*>(hwc8 ? imp_multilevel_roi_align_hwc8_bf16
                                                               : imp_multilevel_roi_align_bf16));

@@ -76,8 +76,9 @@ __device__ __forceinline__ void sum_whole_bin(float (&sums)[kEight], const Whole
 
 // The same for any number of samples, some of which may lie outside the map.
 template <class T>
-__device__ __forceinline__ void sum_any_bin(float (&sums)[kEight], const RoiMemory& memory, const RoiGrid& grid,
-                                            const Eight<T>* features, unsigned int groups, int row, int column)
+__device__ __forceinline__ void sum_any_bin(float (&sums)[kEight], const RoiMemory& memory,
+                                            const RoiGrid& grid, const Eight<T>* features,
+                                            unsigned int groups, int row, int column)
 {
     for (int i = 0; i < grid.ratio; ++i) {
         const RoiSample y = sample_of(memory.rows, grid.y, row, i, grid.ratio, grid.height);
@@ -121,7 +122,7 @@ __device__ __forceinline__ void store_means(const float (&means)[kEight], T* out
     }
 }
 
-// A thread owns a bin of eight channels; its neighbour those of the next eight, which share a sector of memory.
+// A thread owns a bin of eight channels; its neighbour those of the next eight, in the same sector of memory.
 // features: of the block's first group; `groups`: of all channels; `channels`: of the block.
 template <class T>
 __device__ __forceinline__ void pool_groups(const RoiMemory& memory, const RoiGrid& grid,
