@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import library
 
+from imp_trt.cuda import kernels, tensors
 from imp_trt.ops import multilevel_roi_align
 from imp_trt.ops.multilevel_roi_align import pyramid_roi_align
+from imp_trt.ops.multilevel_roi_align_cuda import launch_multilevel_roi_align
 from tests.gpu.conftest import need_torch_cuda
 from tests.support.roi_align import awkward_boxes, boxes_of_every_level, pyramid, reference
 
@@ -121,3 +123,30 @@ def test_in_a_cuda_graph():
     graph.replay()
     torch.cuda.synchronize()
     assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("channels", [3, 72])
+def test_channels_last_by_eights_give_the_same_bits(channels, dtype):
+    """TensorRT's HWC8, which no PyTorch operator hands over."""
+    need_torch_cuda()
+    levels, boxes = [p.to("cuda", dtype) for p in pyramid(channels=channels)], boxes_of_every_level().cuda()
+    padded = [torch.nn.functional.pad(p.permute(0, 2, 3, 1), (0, -channels % 8)).contiguous() for p in levels]
+    batch, count = boxes.shape[:2]
+    out = torch.empty(batch * count, channels, 7, 7, device="cuda", dtype=dtype)
+    launch_multilevel_roi_align(
+        *tensors.pointers(*padded, boxes, out),
+        batch=batch,
+        boxes_per_image=count,
+        channels=channels,
+        sizes=[(p.shape[2], p.shape[3]) for p in levels],
+        output_size=7,
+        sampling_ratio=2,
+        canonical_level=4,
+        canonical_size=224,
+        dtype=tensors.DTYPES[dtype],
+        layout="hwc8",
+        stream=tensors.stream_of(out),
+        device=kernels.shared_device(0),
+    )
+    assert torch.equal(out, pyramid_roi_align(*levels, boxes, 7))
