@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imp_trt.export.onnx_from_model import onnx_from_module as onnx_from_module
-    from imp_trt.export.onnx_from_model import onnx_with_operators as onnx_with_operators
+    from imp_trt.export.onnx.from_model import onnx_from_module as onnx_from_module
+    from imp_trt.export.onnx.from_model import onnx_with_operators as onnx_with_operators
     from imp_trt.export.pipeline import ExportReport as ExportReport
     from imp_trt.export.pipeline import export_model as export_model
     from imp_trt.export.pipeline import export_onnx as export_onnx
@@ -18,8 +18,8 @@ _HOME = {
     "ExportReport": "imp_trt.export.pipeline",
     "export_model": "imp_trt.export.pipeline",
     "export_onnx": "imp_trt.export.pipeline",
-    "onnx_from_module": "imp_trt.export.onnx_from_model",
-    "onnx_with_operators": "imp_trt.export.onnx_from_model",
+    "onnx_from_module": "imp_trt.export.onnx.from_model",
+    "onnx_with_operators": "imp_trt.export.onnx.from_model",
 }
 
 __all__ = [

@@ -15,14 +15,15 @@ import onnxruntime
 import torch
 
 import imp_trt
-from imp_trt.artifact import SUFFIXES, Manifest, manifest_path, read_manifest, write_artifact
+from imp_trt.artifacts.artifact import SUFFIXES, Manifest, manifest_path, read_manifest, write_artifact
+from imp_trt.backends.preflight import problems
+from imp_trt.cuda.platform import Gpu, Platform
+from imp_trt.data.files import write_atomically
 from imp_trt.errors import OutputError, UsageError
-from imp_trt.export.calibration import CalibrationFrames
-from imp_trt.export.engine import Engine, make_engine, producer
-from imp_trt.export.frames import MIN_FRAMES, VerificationFrames
-from imp_trt.export.functions import without_functions
-from imp_trt.export.lowering import RUNS_ON_ONNXRUNTIME, Lowered, lower
-from imp_trt.export.onnx_from_model import operators_of
+from imp_trt.export.onnx.from_model import operators_of
+from imp_trt.export.onnx.functions import without_functions
+from imp_trt.export.quantization.calibration import CalibrationFrames
+from imp_trt.export.quantization.lowering import RUNS_ON_ONNXRUNTIME, Lowered, lower
 from imp_trt.export.targets import (
     NEEDS_CALIBRATION,
     EngineOptions,
@@ -31,13 +32,12 @@ from imp_trt.export.targets import (
     default_target,
     find_target,
 )
-from imp_trt.export.verification import ENGINE, ONNXRUNTIME, PYTORCH, Candidate, compare
-from imp_trt.export.verify import GATES, enforce
-from imp_trt.files import write_atomically
+from imp_trt.export.tensorrt.engine import Engine, make_engine, producer
+from imp_trt.export.verification.compare import ENGINE, ONNXRUNTIME, PYTORCH, Candidate, compare
+from imp_trt.export.verification.frames import MIN_FRAMES, VerificationFrames
+from imp_trt.export.verification.gates import GATES, enforce
 from imp_trt.models.checkpoint import load_model
 from imp_trt.models.nms import DEFAULT_PASSES
-from imp_trt.platform_info import Gpu, Platform
-from imp_trt.preflight import problems
 from imp_trt.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imp_trt.artifacts.manifest import PRECISIONS
+from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import DependencyMissing, UsageError
-from imp_trt.export.build_job import DEFAULT_OPTIMIZATION_LEVEL, HARDWARE_COMPATIBILITY
-from imp_trt.manifest import PRECISIONS
-from imp_trt.platform_info import Gpu, Platform
+from imp_trt.export.tensorrt.build_job import DEFAULT_OPTIMIZATION_LEVEL, HARDWARE_COMPATIBILITY
 
 NEEDS_CALIBRATION = ("int8", "fp8")
 _LEAST_CAPABILITY = {"bf16": (8, 0), "fp8": (8, 9)}

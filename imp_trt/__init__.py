@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imp_trt.artifact import Manifest as Manifest
+    from imp_trt.artifacts.artifact import Manifest as Manifest
+    from imp_trt.backends.futures import Pending as Pending
     from imp_trt.classes import ClassTable as ClassTable
     from imp_trt.errors import ImpTrtError as ImpTrtError
-    from imp_trt.pending import Pending as Pending
-    from imp_trt.result import Instances as Instances
-    from imp_trt.result import SegmentationResult as SegmentationResult
+    from imp_trt.results.result import Instances as Instances
+    from imp_trt.results.result import SegmentationResult as SegmentationResult
     from imp_trt.segmenter import Segmenter as Segmenter
 
 __version__ = "0.1.0"
@@ -23,10 +23,10 @@ __version__ = "0.1.0"
 _HOME = {
     "ClassTable": "imp_trt.classes",
     "ImpTrtError": "imp_trt.errors",
-    "Instances": "imp_trt.result",
-    "Manifest": "imp_trt.artifact",
-    "Pending": "imp_trt.pending",
-    "SegmentationResult": "imp_trt.result",
+    "Instances": "imp_trt.results.result",
+    "Manifest": "imp_trt.artifacts.artifact",
+    "Pending": "imp_trt.backends.futures",
+    "SegmentationResult": "imp_trt.results.result",
     "Segmenter": "imp_trt.segmenter",
 }
 

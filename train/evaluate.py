@@ -9,15 +9,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.artifacts.manifest import Manifest
 from imp_trt.classes import ClassTable
+from imp_trt.data.dataset import Dataset, Sample
 from imp_trt.errors import InvalidInput
-from imp_trt.manifest import Manifest
-from imp_trt.result import SegmentationResult
-from imp_trt.train.dataset import Dataset, Sample
-from imp_trt.train.metrics.boundary import BoundaryMeasure, BoundaryScores
-from imp_trt.train.metrics.instances import InstanceMeasure, InstanceScores
-from imp_trt.train.metrics.panoptic import PanopticMeasure, PanopticScores
-from imp_trt.train.metrics.semantic import SemanticMeasure, SemanticScores
+from imp_trt.metrics.boundary import BoundaryMeasure, BoundaryScores
+from imp_trt.metrics.instances import InstanceMeasure, InstanceScores
+from imp_trt.metrics.panoptic import PanopticMeasure, PanopticScores
+from imp_trt.metrics.semantic import SemanticMeasure, SemanticScores
+from imp_trt.results.result import SegmentationResult
 
 MEASURES = ("semantic", "boundary", "instances", "panoptic")
 """Names of the measures, in the order of the report."""

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from imp_trt.artifacts.manifest import Manifest
     from imp_trt.backends.device_outputs import DeviceOutputs
     from imp_trt.backends.uploads import Frame
-    from imp_trt.device_arrays import DeviceFrame
-    from imp_trt.manifest import Manifest
-    from imp_trt.resize import Fit
+    from imp_trt.preprocessing.device_arrays import DeviceFrame
+    from imp_trt.preprocessing.letterbox import Fit
 
 OUTPUT_NAMES = ("semantic", "boxes", "scores", "labels", "masks", "num_detections")
 
@@ -151,7 +151,7 @@ def _choose(path: str | os.PathLike[str], suffix: str, backend: str | None) -> s
         )
     if suffix == _ENGINE:
         # Two libraries have engines; only the manifest tells whose this is.
-        from imp_trt.artifact import read_manifest
+        from imp_trt.artifacts.artifact import read_manifest
 
         engine = read_manifest(path).engine
         fitting = [engine.backend] if engine is not None else fitting

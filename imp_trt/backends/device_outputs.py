@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.artifacts.manifest import Manifest
+from imp_trt.backends.decoding import decode_instances
 from imp_trt.backends.device_slots import Slot, SlotPool
-from imp_trt.decode import decode_instances
 from imp_trt.errors import ImpTrtError, InvalidInput
-from imp_trt.instances import Instances
-from imp_trt.manifest import Manifest
-from imp_trt.resize import Fit
+from imp_trt.preprocessing.letterbox import Fit
+from imp_trt.results.instances import Instances
 
 _POLL_S = 50e-6
 
@@ -204,7 +204,7 @@ class DeviceOutputs:
 
 
 class DeviceAnswer:
-    """One frame's share of the outputs. See :class:`imp_trt.result.Answer`.
+    """One frame's share of the outputs. See :class:`imp_trt.results.result.Answer`.
 
     Args:
         keep_open: what must live until the answer has been read.
@@ -234,7 +234,7 @@ class DeviceAnswer:
         self._instances: Instances | None = None
 
     def semantic(self) -> NDArray[np.uint8]:
-        """See :meth:`imp_trt.result.Answer.semantic`."""
+        """See :meth:`imp_trt.results.result.Answer.semantic`."""
         with self._lock:
             found = self._semantic
             if found is None:
@@ -244,7 +244,7 @@ class DeviceAnswer:
             return found
 
     def instances(self) -> Instances:
-        """See :meth:`imp_trt.result.Answer.instances`."""
+        """See :meth:`imp_trt.results.result.Answer.instances`."""
         with self._lock:
             found = self._instances
             if found is None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.artifacts.manifest import IMP_OP, InputContract, Manifest
 from imp_trt.errors import CheckpointError, DependencyMissing, InvalidInput
-from imp_trt.manifest import IMP_OP, InputContract, Manifest
 
 if TYPE_CHECKING:
     import torch

@@ -216,7 +216,7 @@ def _version_of(distribution: str) -> str | None:
 
 
 def _installed(module: str) -> str | None:
-    from imp_trt.platform_info import installed_version
+    from imp_trt.cuda.platform import installed_version
 
     return installed_version(module)
 
@@ -231,7 +231,7 @@ def _nvrtc(driver: str | None) -> str:
 
 
 def _plugins() -> str:
-    from imp_trt.platform_info import Platform
+    from imp_trt.cuda.platform import Platform
 
     plugins = Platform.detect().plugins
     if isinstance(plugins, Exception):

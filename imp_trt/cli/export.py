@@ -170,8 +170,8 @@ def _export(options: argparse.Namespace) -> int:
 def _list_targets(as_json: bool) -> int:
     from dataclasses import asdict
 
+    from imp_trt.cuda.platform import Platform
     from imp_trt.export.targets import TARGETS, list_targets
-    from imp_trt.platform_info import Platform
 
     if as_json:
         print_json([asdict(target) for target in TARGETS.values()])

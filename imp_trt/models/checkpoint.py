@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from imp_trt.data.files import write_atomically
 from imp_trt.errors import CheckpointError, InvalidInput
-from imp_trt.files import write_atomically
 from imp_trt.models.config import ModelConfig
 from imp_trt.models.network import ImpNetwork
 

@@ -21,7 +21,7 @@ from imp_trt.models.deploy_detector import StaticDetector, take
 from imp_trt.models.detector import Detections
 from imp_trt.models.network import CANVAS_STRIDE, ImpNetwork
 from imp_trt.models.nms import DEFAULT_PASSES, watch_convergence
-from imp_trt.ops.mask_projection import instance_mask_projection
+from imp_trt.ops.mask_projection.torch import instance_mask_projection
 
 OUTPUT_NAMES = ("semantic", "boxes", "scores", "labels", "masks", "num_detections")
 """Outputs of the deploy module and of every exported graph, in order."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from imp_trt.errors import InvalidInput, OutputError
-from imp_trt.result import SegmentationResult
+from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from imp_trt.video.frame import Frame
 from imp_trt.video.queues import Intake, Policy

@@ -11,7 +11,7 @@ from threading import Event, Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.result import SegmentationResult
+from imp_trt.results.result import SegmentationResult
 from imp_trt.video.frame import Frame
 from imp_trt.video.queues import Intake
 from imp_trt.video.sinks import Segmented, Sink

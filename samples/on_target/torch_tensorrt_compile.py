@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from imp_trt.errors import DependencyMissing, ImpTrtError
 from imp_trt.ops import instance_mask_projection
-from imp_trt.torch_tensorrt import register_converters
+from imp_trt.plugins.torch_tensorrt import register_converters
 
 CLASSES, SIZE = 8, (64, 128)
 

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from imp_trt import ImpTrtError
-from imp_trt.decode import decode_instances
-from imp_trt.manifest import parse_manifest
-from imp_trt.resize import Fit
-from imp_trt.result import SegmentationResult
+from imp_trt.artifacts.manifest import parse_manifest
+from imp_trt.backends.decoding import decode_instances
+from imp_trt.preprocessing.letterbox import Fit
+from imp_trt.results.result import SegmentationResult
 from imp_trt.video.sinks import DrawOptions, Segmented, overlay_sink
 from imp_trt.video.sources import Frame, open_source
 

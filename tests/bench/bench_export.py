@@ -22,11 +22,11 @@ import torch
 
 from imp_trt.errors import CheckpointError
 from imp_trt.export.pipeline import export_onnx
-from imp_trt.export.verify import GATES, Agreement, Detected
+from imp_trt.export.verification.gates import GATES, Agreement, Detected
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.presets import system
-from imp_trt.scenes import SCENE_CLASSES, StreetScenes
 from imp_trt.segmenter import Segmenter
+from imp_trt.synthetic import SCENE_CLASSES, StreetScenes
 from imp_trt.weights import bundled
 
 GOAL_RATIO = 1.3

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from imp_trt.artifact import manifest_path, read_manifest
+from imp_trt.artifacts.artifact import manifest_path, read_manifest
 from imp_trt.cli import inspect
 from imp_trt.cli.bench import main
 from imp_trt.export.pipeline import export_onnx

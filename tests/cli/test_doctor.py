@@ -146,7 +146,7 @@ def test_what_engines_need_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
         raise doctor.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(doctor.metadata, "version", absent)
-    monkeypatch.setattr("imp_trt.platform_info.find_spec", lambda name: None)
+    monkeypatch.setattr("imp_trt.cuda.platform.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
     found = rows(NO_GPU)
     assert found["GPU"]["note"] == NO_GPU["note"]
@@ -168,7 +168,7 @@ def test_what_engines_need_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_engines_need_with_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     versions = {"cuda-bindings": "12.8.0", "torch-tensorrt": "2.13.0"}
     monkeypatch.setattr(doctor.metadata, "version", versions.__getitem__)
-    monkeypatch.setattr("imp_trt.platform_info.installed_version", {"tensorrt": "11.0.0"}.get)
+    monkeypatch.setattr("imp_trt.cuda.platform.installed_version", {"tensorrt": "11.0.0"}.get)
     monkeypatch.setattr("imp_trt.cuda.nvrtc.version", lambda: (12, 8))
     library = tmp_path / "libimp_trt_plugins.so"
     library.write_bytes(b"")

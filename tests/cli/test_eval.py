@@ -12,8 +12,8 @@ from imp_trt.cli import eval as command
 from imp_trt.models.checkpoint import save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system, without_imp
-from imp_trt.scenes import StreetScenes
-from imp_trt.sheet import GAP
+from imp_trt.results.image_grid import GAP
+from imp_trt.synthetic import StreetScenes
 
 DATA = ["--data", "scenes:64x128", "--limit", "2", "--threads", "1"]
 

@@ -20,11 +20,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imp_trt.cuda import driver, frame_fit, kernels
+from imp_trt.cuda import driver, kernels
 from imp_trt.cuda.driver import Device, DeviceBuffer, Event, Graph, Module, PinnedBuffer, Stream
 from imp_trt.errors import ImpTrtError
-from imp_trt.ops import mask_projection_cuda, multilevel_roi_align_cuda
-from imp_trt.resize import Fit
+from imp_trt.ops.mask_projection import cuda as mask_projection_cuda
+from imp_trt.ops.roi_align import cuda as multilevel_roi_align_cuda
+from imp_trt.preprocessing import letterbox_cuda as frame_fit
+from imp_trt.preprocessing.letterbox import Fit
 from tests.support.fake_cuda import FakeCuda
 
 ROOT = Path(__file__).parents[2]

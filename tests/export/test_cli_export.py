@@ -9,7 +9,9 @@ import pytest
 
 from imp_trt.cli.export import main
 from imp_trt.errors import CheckpointError
-from imp_trt.export import lowering, pipeline, verify
+from imp_trt.export import pipeline
+from imp_trt.export.quantization import lowering
+from imp_trt.export.verification import gates as verify
 
 ONNX = ["--target", "onnxruntime"]
 

@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import pytest
 
-from imp_trt.artifact import read_artifact
+from imp_trt.artifacts.artifact import read_artifact
 from imp_trt.cli.export import main
+from imp_trt.cuda.platform import Platform
 from imp_trt.errors import DependencyMissing
 from imp_trt.export import pipeline
-from imp_trt.platform_info import Platform
 from tests.support.stub_packages import alive, needs_rtx, stub_package
 from tests.support.typed_models import typed
 

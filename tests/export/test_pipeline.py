@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from imp_trt.artifact import read_artifact
+from imp_trt.artifacts.artifact import read_artifact
 from imp_trt.errors import (
     ArtifactError,
     CheckpointError,
@@ -17,12 +17,15 @@ from imp_trt.errors import (
     UsageError,
     VerificationError,
 )
-from imp_trt.export import lowering, pipeline, verification, verify
-from imp_trt.export.frames import VerificationFrames
+from imp_trt.export import pipeline
 from imp_trt.export.pipeline import export_model, export_onnx
+from imp_trt.export.quantization import lowering
 from imp_trt.export.targets import EngineOptions
-from imp_trt.scenes import SCENE_CLASSES
+from imp_trt.export.verification import compare as verification
+from imp_trt.export.verification import gates as verify
+from imp_trt.export.verification.frames import VerificationFrames
 from imp_trt.segmenter import Segmenter
+from imp_trt.synthetic import SCENE_CLASSES
 from tests.support.networks import CLASSES, smooth_frames
 
 
@@ -140,7 +143,7 @@ def test_unverified_only_on_request_and_recorded(quick, weights, tmp_path):
 
 
 def test_scenes_of_the_same_classes_give_miou(quick, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr("imp_trt.scenes.SCENE_CLASSES", CLASSES, raising=False)
+    monkeypatch.setattr("imp_trt.synthetic.SCENE_CLASSES", CLASSES, raising=False)
     blank = [(np.zeros((64, 96, 3), np.uint8), np.zeros((64, 96), np.uint8))] * 2
     monkeypatch.setattr(VerificationFrames, "load", lambda self, classes: iter(blank))
     figures = export_onnx(weights, tmp_path, frame_count=2).manifest.verification

@@ -8,12 +8,15 @@ from dataclasses import replace
 import cv2
 import pytest
 
-from imp_trt.artifact import read_artifact
+from imp_trt.artifacts.artifact import read_artifact
+from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import CheckpointError, DependencyMissing, PrecisionError, UsageError, VerificationError
-from imp_trt.export import engine, pipeline, verification, verify
+from imp_trt.export import pipeline
 from imp_trt.export.pipeline import export_model
 from imp_trt.export.targets import EngineOptions
-from imp_trt.platform_info import Gpu, Platform
+from imp_trt.export.tensorrt import engine
+from imp_trt.export.verification import compare as verification
+from imp_trt.export.verification import gates as verify
 from imp_trt.segmenter import Segmenter
 from tests.support.networks import smooth_frames
 from tests.support.stub_packages import needs_rtx

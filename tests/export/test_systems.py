@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from imp_trt.artifact import read_manifest
+from imp_trt.artifacts.artifact import read_manifest
+from imp_trt.data.dataset import Sample
 from imp_trt.export.pipeline import export_model, export_onnx
 from imp_trt.models.checkpoint import save_checkpoint
 from imp_trt.models.presets import SYSTEMS
 from imp_trt.models.semantic import SemanticHead
 from imp_trt.segmenter import Segmenter
-from imp_trt.train.config import recipe
-from imp_trt.train.dataset import Sample
 from imp_trt.train.evaluate import evaluate, measurable
 from imp_trt.train.losses import StageLosses
+from imp_trt.train.recipes import recipe
 from imp_trt.train.targets import Batch
 from tests.support.networks import detecting_network, small_config, smooth_frames
 from tests.support.stub_packages import needs_rtx

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from imp_trt.artifacts.manifest import PRECISIONS
+from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import DependencyMissing, UsageError
 from imp_trt.export.targets import (
     TARGETS,
@@ -18,8 +20,6 @@ from imp_trt.export.targets import (
     list_targets,
     version_pair,
 )
-from imp_trt.manifest import PRECISIONS
-from imp_trt.platform_info import Gpu, Platform
 
 NO_GPU = DependencyMissing("the NVIDIA driver library", got="libcuda.so.1 not found")
 

@@ -48,7 +48,7 @@ def test_each_normalisation_equals_its_eager_network(backbone, norm, head_norm):
 
 
 def test_trained_weights_equal_their_eager_network_on_street_scenes():
-    from imp_trt.scenes import StreetScenes
+    from imp_trt.synthetic import StreetScenes
     from imp_trt.weights import bundled
 
     try:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from imp_trt.errors import ExportError
-from imp_trt.export.verify import Agreement, Detected
+from imp_trt.export.verification.gates import Agreement, Detected
 from imp_trt.models.deploy import OUTPUT_NAMES, DeployModule, Float32GroupNorm, lower_layers
 from tests.support.networks import detecting_network, small_config, smooth_frames
 

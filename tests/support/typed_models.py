@@ -8,9 +8,9 @@ from pathlib import Path
 
 import cv2
 
-from imp_trt.export.calibration import CalibrationFrames, Histogram, Key, collect_ranges
-from imp_trt.export.lowering import QUANTISED, Lowered, lower
-from imp_trt.export.quantise import quantise
+from imp_trt.export.quantization.calibration import CalibrationFrames, Histogram, Key, collect_ranges
+from imp_trt.export.quantization.lowering import QUANTISED, Lowered, lower
+from imp_trt.export.quantization.quantize import quantise
 from tests.support.networks import detecting_network, small_config, smooth_frames
 
 PASSES = 16

@@ -137,6 +137,6 @@ def test_a_network_without_a_detector_has_no_instances_to_measure():
 
 
 def _without_detector(whole: Any) -> Any:
-    from imp_trt.manifest import output_specs
+    from imp_trt.artifacts.manifest import output_specs
 
     return replace(whole, detections=0, outputs=output_specs(whole.input, 0, whole.mask_size))

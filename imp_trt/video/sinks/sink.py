@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.result import DRAWN_SCORE, SegmentationResult
+from imp_trt.results.result import DRAWN_SCORE, SegmentationResult
 from imp_trt.video.frame import Frame
 
 

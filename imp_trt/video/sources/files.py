@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.images import IMAGE_SUFFIXES, read_image
 from imp_trt.errors import SourceError
-from imp_trt.images import IMAGE_SUFFIXES, read_image
 from imp_trt.video.containers import lists_frames, missing_bytes
 from imp_trt.video.frame import Frame
 from imp_trt.video.sources.captures import Capture

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
-from imp_trt.result import Instances, SegmentationResult
+from imp_trt.results.result import Instances, SegmentationResult
 from imp_trt.video.frame import Frame
 from imp_trt.video.serve import BrowserView
 from imp_trt.video.sinks import DrawOptions, Segmented
