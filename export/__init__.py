@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imp_trt.export.onnx.from_model import onnx_from_module as onnx_from_module
     from imp_trt.export.onnx.from_model import onnx_with_operators as onnx_with_operators
+    from imp_trt.export.options import EngineOptions as EngineOptions
+    from imp_trt.export.options import ExportOptions as ExportOptions
     from imp_trt.export.pipeline import ExportReport as ExportReport
     from imp_trt.export.pipeline import export_model as export_model
     from imp_trt.export.pipeline import export_onnx as export_onnx
-    from imp_trt.export.targets import EngineOptions as EngineOptions
 
 _HOME = {
-    "EngineOptions": "imp_trt.export.targets",
+    "EngineOptions": "imp_trt.export.options",
+    "ExportOptions": "imp_trt.export.options",
     "ExportReport": "imp_trt.export.pipeline",
     "export_model": "imp_trt.export.pipeline",
     "export_onnx": "imp_trt.export.pipeline",
@@ -24,6 +26,7 @@ _HOME = {
 
 __all__ = [
     "EngineOptions",
+    "ExportOptions",
     "ExportReport",
     "export_model",
     "export_onnx",

@@ -18,7 +18,8 @@ from imp_trt.export.onnx import mask_projection
 from imp_trt.export.onnx import roi_align as multilevel_roi_align
 from imp_trt.export.onnx.function_text import DOMAIN, OPSET
 from imp_trt.export.onnx.graph_checks import check
-from imp_trt.models.deploy import OUTPUT_NAMES, DeployModule
+from imp_trt.models.deploy import DeployModule
+from imp_trt.models.outputs import OUTPUT_NAMES
 
 INPUT_NAME = "frame"
 

@@ -5,19 +5,21 @@ TensorRT 11 takes strongly typed graphs only, and 10.x builds them the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from onnx import ModelProto
 
+from imp_trt.artifacts.manifest import QUANTIZED
 from imp_trt.errors import UsageError
 from imp_trt.export.onnx.from_model import onnx_from_module
+from imp_trt.export.options import check_calibration
+from imp_trt.export.progress import Progress, silent
 from imp_trt.export.quantization.calibration import CalibrationFrames, collect_ranges
 from imp_trt.export.quantization.quantize import quantise
+from imp_trt.models.config import NMS_ITERATIONS
 from imp_trt.models.deploy import DeployModule
 from imp_trt.models.network import ImpNetwork
-from imp_trt.models.nms import DEFAULT_PASSES
 
 LAYER_TYPES = {
     "fp32": torch.float32,
@@ -28,14 +30,8 @@ LAYER_TYPES = {
 }
 """Type of the layers by precision; in int8 and fp8 files that of all that is not quantised."""
 
-QUANTISED = ("int8", "fp8")
-"""Precisions that need calibration frames."""
-
 RUNS_ON_ONNXRUNTIME = ("fp32", "fp16", "int8", "fp8")
 """Precisions that ONNX Runtime's CPU provider runs; the rest is verified in PyTorch."""
-
-Progress = Callable[[str, int, int], None]
-"""Called as the work goes on: what is being done ("export", "calibrate"), steps done, steps in all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +53,7 @@ def lower(
     network: ImpNetwork,
     precision: str,
     batch: int = 1,
-    passes: int = DEFAULT_PASSES,
+    passes: int = NMS_ITERATIONS,
     calibration: CalibrationFrames | None = None,
     progress: Progress | None = None,
 ) -> Lowered:
@@ -83,19 +79,13 @@ def lower(
     """
     if precision not in LAYER_TYPES:
         raise UsageError("precision", expected=f"one of {', '.join(LAYER_TYPES)}", got=precision)
-    if precision in QUANTISED and calibration is None:
-        raise UsageError(
-            f"precision {precision}",
-            expected="calibration frames",
-            got="none",
-            fix="name a folder of images like those the network will see: --calib DIR",
-        )
-    report = progress or (lambda stage, done, total: None)
+    check_calibration(precision, calibration is not None)
+    report = progress or silent
     report("export", 0, 1)
     module = DeployModule(network, passes, LAYER_TYPES[precision])
     model = onnx_from_module(module, batch)
     report("export", 1, 1)
-    if calibration is not None and precision in QUANTISED:
+    if calibration is not None and precision in QUANTIZED:
         ranges = collect_ranges(
             DeployModule(network, passes), calibration, lambda done, total: report("calibrate", done, total)
         )

@@ -11,7 +11,6 @@ from typing import Any
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Backend -> Python module of its builder."""
 
-HARDWARE_COMPATIBILITY = ("none", "ampere_plus", "same_compute_capability")
 DEFAULT_OPTIMIZATION_LEVEL = 3
 
 
@@ -32,7 +31,7 @@ class BuildJob:
         workspace: most bytes of scratch memory, or None for TensorRT's own limit.
         timing_cache: file that is read if it exists and rewritten after the build; only TensorRT.
         optimization_level: 0 to 5.
-        hardware_compatibility: one of HARDWARE_COMPATIBILITY; only TensorRT.
+        hardware_compatibility: one of imp_trt.artifacts.engine_info.HARDWARE_COMPATIBILITY; only TensorRT.
         version_compatible: whether later TensorRT versions may load the engine; only TensorRT.
     """
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,12 +22,10 @@ from imp_trt import errors
 from imp_trt.cuda.platform import LIBRARY_VARIABLE, installed_version
 from imp_trt.data.files import unwritable, write_atomically
 from imp_trt.errors import BuildError, DependencyMissing, ImpTrtError, OutputError
+from imp_trt.export.progress import Progress, silent
 from imp_trt.export.tensorrt.build_job import MODULES, BuildJob
 
 WORKER = "imp_trt.export.tensorrt.build_worker"
-
-Progress = Callable[[str, int, int], None]
-"""Called as the work goes on: what is being done ("parse", "build"), steps done, steps in all."""
 
 _HEARTBEAT_S = 1.0
 _TAIL_LINES = 5
@@ -73,7 +71,7 @@ def build_engine(model: bytes, job: BuildJob, progress: Progress | None = None) 
     require_builder(job.backend)
     with _scratch() as folder:
         job, cache = _prepare(model, job, folder)
-        info = _run(job, folder, progress or (lambda stage, done, total: None))
+        info = _run(job, folder, progress or silent)
         plan = (folder / "model.engine").read_bytes()
         if cache is not None and job.timing_cache is not None:
             _keep_timing_cache(Path(job.timing_cache), cache)

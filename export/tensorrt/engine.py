@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +13,11 @@ from imp_trt.artifacts.plan_header import PlanHeader, read_plan_header
 from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.export.onnx.function_text import DOMAIN
 from imp_trt.export.onnx.functions import without_functions
-from imp_trt.export.targets import EngineOptions, Target, capabilities_for, version_pair
+from imp_trt.export.options import EngineOptions
+from imp_trt.export.progress import Progress
+from imp_trt.export.targets import Target, capabilities_for, version_pair
 from imp_trt.export.tensorrt.build_job import BuildJob
-from imp_trt.export.tensorrt.builder import Progress, build_engine
+from imp_trt.export.tensorrt.builder import build_engine
 
 _PLUGIN_WINS_FROM = (10, 7)
 """TensorRT version from which a registered plugin wins over the function body of the same name."""
@@ -114,11 +115,6 @@ def wants_plugin(target: Target, options: EngineOptions) -> bool:
     if options.plugin is not None:
         return options.plugin
     return target.backend == "tensorrt" or options.plugin_library is not None
-
-
-def producer(info: EngineInfo, others: Mapping[str, str]) -> dict[str, str]:
-    """Packages and versions that made an engine."""
-    return {**others, info.backend: info.version}
 
 
 def _capabilities(job: BuildJob, header: PlanHeader, target: Target, here: Platform) -> tuple[str, ...]:

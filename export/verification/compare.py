@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,16 +18,17 @@ import torch
 from numpy.typing import NDArray
 
 from imp_trt.artifacts.artifact import Manifest, write_artifact
+from imp_trt.backends import Backend
 from imp_trt.backends.runners import HostRunner
+from imp_trt.export.progress import Progress
 from imp_trt.export.verification.frames import VerificationFrames
 from imp_trt.export.verification.gates import Agreement, Detected
 from imp_trt.metrics.semantic import ConfusionMatrix
-from imp_trt.models.deploy import OUTPUT_NAMES, DeployModule
+from imp_trt.models.deploy import DeployModule
+from imp_trt.models.outputs import OUTPUT_NAMES
 from imp_trt.preprocessing.letterbox import Fit
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
-
-Progress = Callable[[str, int, int], None]
 
 ENGINE, ONNXRUNTIME, PYTORCH = "engine", "onnxruntime-cpu", "pytorch"
 """Values of ``verified_on``: what was compared with PyTorch in float32."""
@@ -72,17 +73,18 @@ class ModuleBackend:
 
 
 def compare(
-    reference: Segmenter, candidate: Candidate, frames: VerificationFrames, report: Progress
+    reference: Backend, candidate: Candidate, frames: VerificationFrames, report: Progress
 ) -> tuple[Agreement, dict[str, Any]]:
     """Run both networks over the frames, resizing included; agreement, and median network times in ms."""
     manifest = candidate.manifest
     agreement = Agreement()
     known = [ConfusionMatrix(len(manifest.classes)) for _ in range(2)]
     times: tuple[list[float], list[float]] = ([], [])
+    runner = HostRunner(reference)
     with _opened(candidate) as other:
         for chunk in _chunks(frames.load(manifest.classes), manifest.input.batch):
             images = [image for image, _ in chunk]
-            pairs = zip(reference.run_batch(images), other.run_batch(images), strict=True)
+            pairs = zip(_run(runner, images), other.run_batch(images), strict=True)
             for (image, truth), results in zip(chunk, pairs, strict=True):
                 agreement.add((results[0].semantic, results[1].semantic), _detected(results))
                 agreement.unsettled += candidate.module.unsettled(_network_frame(image, manifest))
@@ -100,7 +102,7 @@ def compare(
 
 @contextmanager
 def _opened(candidate: Candidate) -> Iterator[Segmenter | ModuleBackend]:
-    # The reference has already told the terms.
+    # The terms of the weights are logged when they are read.
     manifest = replace(candidate.manifest, terms=None)
     if candidate.verified_on == PYTORCH:
         yield ModuleBackend(candidate.module, manifest)
@@ -110,6 +112,11 @@ def _opened(candidate: Candidate) -> Iterator[Segmenter | ModuleBackend]:
         path = write_artifact(Path(folder) / f"candidate{suffix}", candidate.payload, manifest)
         with Segmenter(path) as segmenter:
             yield segmenter
+
+
+def _run(runner: HostRunner, images: Sequence[NDArray[np.uint8]]) -> list[SegmentationResult]:
+    size = runner.backend.manifest.input.batch
+    return [result for chunk in _chunks(iter(images), size) for result in runner.run(chunk, None)]
 
 
 def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

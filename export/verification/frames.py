@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
-
-MIN_FRAMES = 50
-"""Frames over which the gates are pooled, at least."""
+from imp_trt.export.options import DEFAULT_FRAMES
 
 SCENES_SEED = 3
 SCENES_SIZE = (256, 512)
@@ -23,12 +21,12 @@ class VerificationFrames:
     """Frames in a fixed order.
 
     Attributes:
-        folder: images of the user (every one of up to MIN_FRAMES, else MIN_FRAMES spread evenly), or None.
+        folder: images of the user, or None; of a larger folder as many as count, spread evenly.
         count: frames in all, at least 1.
     """
 
     folder: Path | None = None
-    count: int = MIN_FRAMES
+    count: int = DEFAULT_FRAMES
 
     def __len__(self) -> int:
         return self.count

@@ -19,6 +19,7 @@ from imp_trt.artifacts.engine_info import EngineInfo, parse_engine_info
 from imp_trt.artifacts.fields import EXPORT_AGAIN
 from imp_trt.classes import ClassTable
 from imp_trt.errors import ArtifactError, InvalidInput
+from imp_trt.ops.mask_projection.options import SAMPLING_RULES
 
 __all__ = [
     "EXPORT_AGAIN",
@@ -26,7 +27,7 @@ __all__ = [
     "KINDS",
     "MAX_MANIFEST_BYTES",
     "PRECISIONS",
-    "SAMPLING_RULES",
+    "QUANTIZED",
     "SCHEMA_VERSION",
     "EngineInfo",
     "InputContract",
@@ -40,8 +41,9 @@ SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 1 << 20
 KINDS = ("onnx", "engine", "checkpoint")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+QUANTIZED = ("int8", "fp8")
+"""Precisions that need calibration frames."""
 FITS = ("letterbox", "resize")
-SAMPLING_RULES = ("bilinear", "nearest", "rect")
 IMP_OP = "InstanceMaskProjection"
 
 _MAX_SIDE = 1 << 16

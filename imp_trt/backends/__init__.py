@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from imp_trt.preprocessing.device_arrays import DeviceFrame
     from imp_trt.preprocessing.letterbox import Fit
 
-OUTPUT_NAMES = ("semantic", "boxes", "scores", "labels", "masks", "num_detections")
-
 # Name -> module, class, and the suffixes it runs; the first that fits a file is its default.
 _BACKENDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "onnxruntime": ("imp_trt.backends.onnxruntime", "OnnxRuntimeBackend", (".onnx",)),

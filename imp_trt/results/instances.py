@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.artifacts.manifest import SAMPLING_RULES
 from imp_trt.errors import InvalidInput
 from imp_trt.ops.mask_projection.numpy import mask_crops
+from imp_trt.ops.mask_projection.options import SAMPLING_RULES
 
 MASK_THRESHOLD = 0.5
 """Probability above which a pixel belongs to an instance."""

@@ -12,9 +12,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from imp_trt.artifacts.artifact import write_artifact
-from imp_trt.backends import OUTPUT_NAMES, open_backend
+from imp_trt.backends import open_backend
 from imp_trt.backends.onnxruntime import OnnxRuntimeBackend
 from imp_trt.errors import ArtifactError, CheckpointError, DependencyMissing, ImpTrtError, InvalidInput
+from imp_trt.models.outputs import OUTPUT_NAMES
 from tests.support import tiny
 
 

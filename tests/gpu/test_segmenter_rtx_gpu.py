@@ -18,6 +18,7 @@ from imp_trt.cuda import driver
 from imp_trt.cuda.driver import Device
 from imp_trt.cuda.platform import Platform
 from imp_trt.errors import ImpTrtError
+from imp_trt.export import ExportOptions
 from imp_trt.export.verification.frames import VerificationFrames
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
@@ -39,7 +40,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from imp_trt.export.pipeline import export_model
 
     folder = tmp_path_factory.mktemp("rtx")
-    report = export_model(bundled(), folder, "fp32", "tensorrt-rtx", verify=False)
+    report = export_model(
+        bundled(), folder, ExportOptions(precision="fp32", target="tensorrt-rtx", verify=False)
+    )
     return Path(report.path)
 
 

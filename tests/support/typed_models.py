@@ -8,8 +8,9 @@ from pathlib import Path
 
 import cv2
 
+from imp_trt.artifacts.manifest import QUANTIZED
 from imp_trt.export.quantization.calibration import CalibrationFrames, Histogram, Key, collect_ranges
-from imp_trt.export.quantization.lowering import QUANTISED, Lowered, lower
+from imp_trt.export.quantization.lowering import Lowered, lower
 from imp_trt.export.quantization.quantize import quantise
 from tests.support.networks import detecting_network, small_config, smooth_frames
 
@@ -26,7 +27,7 @@ def write_calibration(folder: Path) -> None:
 @cache
 def typed(precision: str) -> Lowered:
     """The network in a precision; the quantised forms from one float16 graph, as lower makes them."""
-    if precision not in QUANTISED:
+    if precision not in QUANTIZED:
         return lower(detecting_network(small_config()), precision, passes=PASSES)
     base = typed("fp16")
     return Lowered(quantise(base.model, precision, _ranges()), base.module, precision)

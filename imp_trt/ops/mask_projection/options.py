@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import operator
+from typing import Literal
 
 from imp_trt.errors import InvalidInput
 
-SAMPLING_RULES = ("bilinear", "nearest", "rect")
+Sampling = Literal["bilinear", "nearest", "rect"]
+SAMPLING_RULES: tuple[Sampling, ...] = ("bilinear", "nearest", "rect")
 MAX_CANVAS_SIDE = 1 << 16
 
 

@@ -14,8 +14,9 @@ import imp_trt
 from imp_trt.errors import ExportError, InvalidInput
 from imp_trt.export.onnx.from_model import onnx_from_module, operators_of
 from imp_trt.export.onnx.graph_checks import lint
-from imp_trt.models.deploy import OUTPUT_NAMES, DeployModule
+from imp_trt.models.deploy import DeployModule
 from imp_trt.models.network import ImpNetwork
+from imp_trt.models.outputs import OUTPUT_NAMES
 from tests.support.networks import detecting_network, small_config, smooth_frames
 from tests.support.parity import assert_same
 from tests.support.typed_models import PASSES

@@ -9,22 +9,23 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from imp_trt.artifacts.manifest import QUANTIZED
 from imp_trt.errors import UsageError
 from imp_trt.export.onnx.functions import without_functions
 from imp_trt.export.onnx.graph_checks import lint
 from imp_trt.export.onnx.type_checks import types_of
 from imp_trt.export.quantization import lowering
 from imp_trt.export.quantization.calibration import CalibrationFrames
-from imp_trt.export.quantization.lowering import LAYER_TYPES, QUANTISED, RUNS_ON_ONNXRUNTIME, lower
+from imp_trt.export.quantization.lowering import LAYER_TYPES, RUNS_ON_ONNXRUNTIME, lower
 from imp_trt.export.quantization.quantize import DETECTING, FIRST, LOGITS, layer_of
 from imp_trt.export.verification.gates import Agreement, Detected
-from imp_trt.models.deploy import OUTPUT_NAMES
+from imp_trt.models.outputs import OUTPUT_NAMES
 from tests.support.networks import detecting_network, small_config, smooth_frames
 from tests.support.typed_models import PASSES, typed, write_calibration
 
 FLOAT, FLOAT16, BFLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
 LOW = {"fp32": FLOAT, "fp16": FLOAT16, "bf16": BFLOAT16, "int8": FLOAT16, "fp8": FLOAT16}
-QUANTISED_TYPE = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
+QUANTIZED_TYPE = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
 
 
 class Shared(dict):
@@ -70,7 +71,7 @@ def test_the_borders_are_those_of_the_contract(lowered, precision):
     }
     assert lint(model) == []
     opset = next(o.version for o in model.opset_import if o.domain == "")
-    assert opset == (19 if precision in QUANTISED else 18)
+    assert opset == (19 if precision in QUANTIZED else 18)
     assert {f.name for f in model.functions} == {"InstanceMaskProjection", "ImpMultilevelRoiAlign"}
 
 
@@ -138,7 +139,7 @@ def test_the_float16_file_does_what_the_float16_module_does(lowered):
     np.testing.assert_allclose(exported["scores"][strong], eager["scores"][strong], atol=0.02)
 
 
-@pytest.mark.parametrize("precision", QUANTISED)
+@pytest.mark.parametrize("precision", QUANTIZED)
 def test_pairs_are_symmetric_and_only_around_layers(lowered, precision):
     model = lowered[precision].model
     constants = {i.name: i for i in model.graph.initializer}
@@ -147,7 +148,7 @@ def test_pairs_are_symmetric_and_only_around_layers(lowered, precision):
     layers = {layer_of(n) for n in nodes(model, "Conv", "Gemm") if n.input[1] in makers}
     for node in nodes(model, "QuantizeLinear", "DequantizeLinear"):
         zero, scale = constants[node.input[2]], constants[node.input[1]]
-        assert zero.data_type == QUANTISED_TYPE[precision]
+        assert zero.data_type == QUANTIZED_TYPE[precision]
         assert not any(zero.raw_data)
         assert scale.data_type == FLOAT16
         weight = constants.get(node.input[0])
@@ -166,7 +167,7 @@ def test_pairs_are_symmetric_and_only_around_layers(lowered, precision):
     assert len({n.input[0] for n in nodes(model, "QuantizeLinear")}) == len(nodes(model, "QuantizeLinear"))
 
 
-@pytest.mark.parametrize("precision", QUANTISED)
+@pytest.mark.parametrize("precision", QUANTIZED)
 def test_the_layers_that_decide_stay_in_float(lowered, precision):
     model = lowered[precision].model
     kept = {layer_of(n) for n in nodes(model, "Conv", "Gemm")} - {None}
@@ -211,7 +212,7 @@ def test_a_network_without_detector_keeps_only_its_ends(calibration_folder):
     }
 
 
-@pytest.mark.parametrize("precision", QUANTISED)
+@pytest.mark.parametrize("precision", QUANTIZED)
 def test_the_same_frames_give_the_same_bytes(network, lowered, tmp_path, monkeypatch, precision):
     """Against the shared form, which was quantised step by step."""
     if precision == "fp8":  # the float16 graph before it is the one of int8
