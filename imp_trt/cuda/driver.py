@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -187,6 +188,20 @@ class Device:
         if self._context is None:
             raise InvalidInput("the device is closed")
         call("cuCtxSetCurrent", self._context)
+
+    @contextmanager
+    def activated(self) -> Iterator[None]:
+        """Makes the context current in the calling thread, and afterwards the one that was current before.
+
+        Raises:
+            InvalidInput: the device is closed.
+        """
+        before = call("cuCtxGetCurrent")
+        self.activate()
+        try:
+            yield
+        finally:
+            call("cuCtxSetCurrent", before)
 
     def close(self) -> None:
         """Unloads its kernels and gives the context back, which lives on while anybody else holds it."""

@@ -104,6 +104,28 @@ def test_another_thread_must_activate_the_device(fake):
     assert fake.alive["memory"] == 0
 
 
+@pytest.mark.parametrize("before", ["none", "primary", "another"])
+def test_the_callers_context_comes_back(fake, before):
+    device = Device.open()
+    primary = driver.call("cuCtxGetCurrent")
+    context = {"none": 0, "primary": primary, "another": fake.create_context()}[before]
+    driver.call("cuCtxSetCurrent", context)
+    with device.activated():
+        assert driver.call("cuCtxGetCurrent") == primary
+        with device.activated():
+            pass
+        assert driver.call("cuCtxGetCurrent") == primary
+        DeviceBuffer(4).close()
+    assert driver.call("cuCtxGetCurrent") == context
+    with pytest.raises(KeyError), device.activated():
+        raise KeyError
+    assert driver.call("cuCtxGetCurrent") == context
+    device.close()
+    with pytest.raises(InvalidInput, match="the device is closed"), device.activated():
+        pass
+    assert driver.call("cuCtxGetCurrent") == context
+
+
 def test_copies_there_and_back(fake):
     stream = Stream(Device.open())
     there, back = PinnedBuffer(6), PinnedBuffer(6)

@@ -59,3 +59,20 @@ def test_it_finds_what_programs_forget():
     fake.cuMemFree(pointer)
     with pytest.raises(AssertionError, match="no live allocation"):
         fake.array(pointer, (16,), np.uint8)
+
+
+def test_contexts_are_told_apart():
+    fake = FakeCuda(devices=2)
+    other = fake.create_context(device=1)
+    assert fake.cuCtxSetCurrent(1) == (CUresult.CUDA_ERROR_INVALID_CONTEXT,)  # nobody has retained it
+    primary = fake.cuDevicePrimaryCtxRetain(1)[1]
+    assert other != primary
+    fake.cuCtxSetCurrent(other)
+    assert (fake.cuCtxGetCurrent()[1], fake.cuCtxGetDevice()[1]) == (other, 1)
+    stream, entry = fake.cuStreamCreate(1)[1], "imp_frame_fit"
+    fake.kernels[entry] = lambda grid, block: None
+    kernel = fake.cuModuleGetFunction(fake.cuModuleLoadData(b"image")[1], entry.encode())[1]
+    launch = (kernel, 1, 1, 1, 1, 1, 1, 0, stream, ((), ()), 0)
+    assert fake.cuLaunchKernel(*launch) == (CUresult.CUDA_SUCCESS,)
+    fake.cuCtxSetCurrent(primary)
+    assert fake.cuLaunchKernel(*launch) == (CUresult.CUDA_ERROR_INVALID_HANDLE,)

@@ -81,7 +81,7 @@ class FakeCuda(FakeState):
 
     def cuCtxSetCurrent(self, ctx: Any) -> tuple[Any, ...]:
         status = self._begin("cuCtxSetCurrent", context=False)
-        if ctx and not self._retained[ctx - 1]:
+        if ctx and ctx not in self._others and not self._retained[ctx - 1]:
             return (CUresult.CUDA_ERROR_INVALID_CONTEXT,)
         self._thread.context = ctx
         return (status,)
@@ -91,7 +91,10 @@ class FakeCuda(FakeState):
 
     def cuCtxGetDevice(self) -> tuple[Any, ...]:
         status = self._begin("cuCtxGetDevice")
-        return status, None if status else self._thread.context - 1
+        if status:
+            return status, None
+        context = self._thread.context
+        return OK, self._others.get(context, context - 1)
 
     def cuGetErrorName(self, error: Any) -> tuple[Any, ...]:
         return OK, error.name.encode()
@@ -182,7 +185,7 @@ class FakeCuda(FakeState):
         if status:
             return status, None
         self._next += 8
-        self._streams[self._next] = Stream()
+        self._streams[self._next] = Stream(context=self._thread.context)
         return OK, self._next
 
     def cuStreamDestroy(self, hStream: int) -> tuple[Any, ...]:
@@ -365,6 +368,8 @@ class FakeCuda(FakeState):
         if status or not fits or not 1 <= blockDimX * blockDimY * blockDimZ <= 1024:
             return (status or CUresult.CUDA_ERROR_INVALID_VALUE,)
         stream = self._streams.get(int(hStream))
+        if stream is not None and stream.context not in (0, self._thread.context):
+            return (CUresult.CUDA_ERROR_INVALID_HANDLE,)
         if stream is not None and stream.capture is not None and int(f) not in self._loaded:
             stream.broken = True
             return (CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,)

@@ -95,6 +95,7 @@ class Stream:
     capture: list[Work] | None = None
     broken: bool = False  # the capture met something that cannot be recorded
     thread: int = 0  # the one that captures
+    context: int = 0  # the one it was created in; 0 for the default streams, which every context has
 
 
 @dataclass
@@ -148,6 +149,7 @@ class FakeState:
         self._objects: dict[int, Any] = {}  # modules, functions, graphs, executable graphs
         self._loaded: set[int] = set()  # functions whose code is on the GPU; the others are loaded on launch
         self._retained = [0] * devices
+        self._others: dict[int, int] = {}  # contexts beside the primary ones -> their devices
         self._next = 1000
         self._failures: dict[str, CUresult] = {}
         self._thread = threading.local()
@@ -167,6 +169,12 @@ class FakeState:
     def fail(self, function: str, status: str) -> None:
         """The next call of the function returns this status and does nothing."""
         self._failures[function] = CUresult[status]
+
+    def create_context(self, device: int = 0) -> int:
+        """A context that is not the device's primary one, as PyCUDA's autoinit or cuCtxCreate make."""
+        context = 100 + len(self._others)
+        self._others[context] = device
+        return context
 
     def array(self, pointer: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Device or pinned memory as an array: what a kernel's stand-in reads and writes."""
