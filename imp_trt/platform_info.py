@@ -157,8 +157,9 @@ def _plugins(gpu: Gpu | ImpTrtError) -> str | ImpTrtError:
     try:
         if isinstance(gpu, Gpu):
             major, minor = gpu.compute_capability.split(".")
-            nvrtc.check_driver(gpu.driver)
-            nvrtc.target((int(major), int(minor)), gpu.driver)
-        return "Python, NVRTC {}.{}".format(*nvrtc.version())
+            library = nvrtc.target((int(major), int(minor)), gpu.driver).library
+        else:
+            library = nvrtc.usable()[0]
+        return "Python, NVRTC {}.{}".format(*library.version)
     except ImpTrtError as error:
         return error

@@ -179,7 +179,7 @@ def _engines(gpu: dict[str, Any]) -> list[dict[str, Any]]:
         _row("CUDA driver", lambda: driver, "install the NVIDIA driver"),
         _row("GPU", lambda: _gpu_names(gpu), "check that nvidia-smi lists a GPU, and CUDA_VISIBLE_DEVICES"),
         _row("cuda-bindings", lambda: _version_of("cuda-bindings"), "pip install 'imp-trt[cuda]'"),
-        _row("NVRTC", lambda: _nvrtc(driver), "pip install 'imp-trt[cuda]' nvidia-cuda-nvrtc"),
+        _row("NVRTC", lambda: _nvrtc(driver), "pip install 'imp-trt[cuda]'"),
         _row(
             "TensorRT", lambda: _installed("tensorrt"), "pip install 'imp-trt[tensorrt]'; JetPack has its own"
         ),
@@ -224,10 +224,11 @@ def _installed(module: str) -> str | None:
 def _nvrtc(driver: str | None) -> str:
     from imp_trt.cuda import nvrtc
 
+    known = None
     if driver:
         major, minor = driver.removeprefix("CUDA ").split(".")
-        nvrtc.check_driver((int(major), int(minor)))
-    return "{}.{}".format(*nvrtc.version())
+        known = int(major), int(minor)
+    return "{}.{}".format(*nvrtc.usable(known)[0].version)
 
 
 def _plugins() -> str:

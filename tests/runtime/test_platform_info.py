@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 from imp_trt import platform_info
-from imp_trt.cuda import driver, nvrtc
+from imp_trt.cuda import driver
 from imp_trt.errors import DependencyMissing
 from imp_trt.platform_info import Gpu, Platform, installed_version, platform_name
 from tests.support.fake_cuda import FakeCuda
+from tests.support.fake_nvrtc import FakeLibrary, have_nvrtc
 
 
 def install(
@@ -95,8 +96,7 @@ def test_platform_name(monkeypatch: pytest.MonkeyPatch, system: str, machine: st
 
 def test_detect_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IMP_TRT_PLUGIN_LIBRARY", raising=False)
-    monkeypatch.setattr(nvrtc, "version", lambda: (12, 6))
-    monkeypatch.setattr(nvrtc, "architectures", lambda: ((8, 0), (8, 7), (9, 0)))
+    have_nvrtc(monkeypatch, FakeLibrary((12, 6), [(8, 0), (8, 7), (9, 0)]), (13, 2))
     with FakeCuda(compute_capability=(8, 7), driver_version=(12, 6)).installed() as fake:
         found = Platform.detect()
         missing = Platform.detect(device=5)
@@ -110,7 +110,7 @@ def test_detect_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_detect_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "_bindings", None)
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
+    have_nvrtc(monkeypatch)
     monkeypatch.delenv("IMP_TRT_PLUGIN_LIBRARY", raising=False)
     found = Platform.detect()
     for missing in (found.gpu, found.plugins):
@@ -121,8 +121,7 @@ def test_detect_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nvrtc_that_the_driver_or_the_gpu_outruns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IMP_TRT_PLUGIN_LIBRARY", raising=False)
-    monkeypatch.setattr(nvrtc, "version", lambda: (13, 2))
-    monkeypatch.setattr(nvrtc, "architectures", lambda: ((8, 0), (9, 0)))
+    have_nvrtc(monkeypatch, (13, 2))
     with FakeCuda(compute_capability=(8, 0), driver_version=(12, 8)).installed():
         newer = Platform.detect().plugins
     assert isinstance(newer, DependencyMissing)
