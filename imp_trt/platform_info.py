@@ -157,9 +157,9 @@ def _plugins(gpu: Gpu | ImpTrtError) -> str | ImpTrtError:
     try:
         if isinstance(gpu, Gpu):
             major, minor = gpu.compute_capability.split(".")
-            library = nvrtc.target((int(major), int(minor)), gpu.driver).library
+            chosen = nvrtc.target((int(major), int(minor)), gpu.driver).library
         else:
-            library = nvrtc.usable()[0]
-        return "Python, NVRTC {}.{}".format(*library.version)
+            chosen = nvrtc.usable()[0]
+        return "Python, NVRTC {}.{}".format(*chosen.version)
     except ImpTrtError as error:
         return error

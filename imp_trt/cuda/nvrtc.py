@@ -1,8 +1,8 @@
 """Compiles the CUDA sources in imp_trt.plugins with NVRTC: no nvcc, no CUDA header and no GPU needed.
 
-Of the NVRTCs on a machine the driver and the GPU decide which one compiles (`target`): its CUDA major must not be
-above the driver's, and it must know the GPU. Machine code runs on every driver of the compiler's CUDA major; PTX
-only on a driver that is at least as new as the compiler.
+Where a machine has several NVRTCs, driver and GPU decide which one compiles (`target`): its CUDA major must
+not be above the driver's, and it must know the GPU. Machine code runs on every driver of the compiler's CUDA
+major; PTX only on a driver that is at least as new as the compiler.
 """
 
 from __future__ import annotations

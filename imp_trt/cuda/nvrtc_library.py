@@ -1,7 +1,8 @@
 """libnvrtc: the copies on this machine, and their functions by ctypes.
 
-Which NVRTC fits depends on the driver. cuda.bindings.nvrtc loads the first one that it finds, whatever its CUDA
-major, and keeps it for the process; here every copy is opened by its path, several side by side if need be.
+Which NVRTC fits depends on the driver. cuda.bindings.nvrtc loads the first one that it finds, whatever its
+CUDA major, and keeps it for the process. Here every copy is opened by its path; several majors can be loaded
+at the same time.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ _FILE = re.compile(r"libnvrtc\.so\.\d+")
 _WHEELS = (
     "nvidia/cuda_nvrtc/lib",
     "nvidia/cu[0-9]*/lib",
-)  # CUDA 12; from CUDA 13 one folder for all libraries
+)  # of CUDA 12; from 13
 _SYSTEM = Path("/usr/local")
 _TOOLKIT = ("lib64", "lib", "targets/*/lib")
 _NAMES = ("libnvrtc.so.13", "libnvrtc.so.12")  # for the loader, which has its own search path
+_BUILTINS = "libnvrtc-builtins.so.*"
 _LOG_LINES = 40
 
 
@@ -45,6 +47,9 @@ class Library:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        # NVRTC opens its builtins by name. Those of some wheels (13.0) do not say that they are beside it.
+        beside = Path(path).parent.glob(_BUILTINS) if os.path.isabs(path) else ()
+        self._builtins = [ctypes.CDLL(str(file)) for file in beside]
         self._library = ctypes.CDLL(path)
         self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
         major, minor, count = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
@@ -142,7 +147,7 @@ def _files() -> list[str]:
     for folder in _folders():
         for path in sorted(folder.glob("libnvrtc.so.*")):
             if _FILE.fullmatch(path.name):
-                found.setdefault(path.resolve(), str(path))
+                found.setdefault(path.resolve(), str(path.absolute()))
     return list(found.values())
 
 
