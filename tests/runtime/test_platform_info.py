@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from imp_trt import platform_info
-from imp_trt.cuda import driver
+from imp_trt.cuda import calls
 from imp_trt.errors import DependencyMissing
 from imp_trt.platform_info import Gpu, Platform, installed_version, platform_name
 from tests.support.fake_cuda import FakeCuda
@@ -108,7 +108,7 @@ def test_detect_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_detect_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "_bindings", None)
+    monkeypatch.setattr(calls, "_bindings", None)
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
     have_nvrtc(monkeypatch)
     monkeypatch.delenv("IMP_TRT_PLUGIN_LIBRARY", raising=False)
