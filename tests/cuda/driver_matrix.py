@@ -128,7 +128,7 @@ def main() -> int:
                     environment={"MATRIX_CHILD": "1", "MATRIX_NVRTC": json.dumps(sets)},
                 )
                 head = f"driver {driver // 1000}.{driver % 1000 // 10:<2} cuda-bindings {saw['bindings']:<8}"
-                print(f"{head} {len(saw['called'] & used_functions())} functions: {saw['session']}")
+                print(f"{head} {len(used_functions() & set(saw['called']))} functions: {saw['session']}")
                 for title, said in zip(titles, saw["nvrtc"], strict=True):
                     print(f"    {title}: {said}")
                 bad += saw["session"] != "ok" or any("Error: " in said for said in saw["nvrtc"])

@@ -45,6 +45,8 @@ static int copy(const char* way, void* to, const void* from, size_t n, void* str
 int cuInit(u32 flags) { return flags ? BAD_VALUE : OK; }
 int cuDriverGetVersion(int* v) { return *v = known_version(), OK; }
 int cuGetErrorString(int status, const char** text) { return *text = status == 2 ? "too much" : "other", OK; }
+// NVRTC looks the driver up too, and from 12.9 takes for granted that it has this.
+int cuGetExportTable(const void** table, const void* id) { return *table = NULL, id ? NOT_FOUND : BAD_VALUE; }
 int cuDeviceGetCount(int* n) { return *n = 2, OK; }
 int cuDeviceGet(int* d, int index) { return *d = index, index < 2 ? OK : NO_DEVICE; }
 int cuDeviceGetName(char* name, int n, int d) { return snprintf(name, n, "stub GPU %d", d), OK; }
