@@ -268,7 +268,9 @@ def _install(engine: EngineInfo, platform: Platform) -> str:
     version = engine.version
     if engine.backend == "tensorrt" and _numbers(version) < _FOUR_NUMBERS_FROM:
         version = ".".join(version.split(".")[:3])
-    return f"pip install {engine.backend}=={version}"
+    # The plain name stands for the newest CUDA that a release supports.
+    suffix = "-cu12" if isinstance(platform.gpu, Gpu) and platform.gpu.driver[0] == 12 else ""
+    return f"pip install {engine.backend}{suffix}=={version}"
 
 
 def _gpu_problems(manifest: Manifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from imp_trt.cuda import nvrtc_library
 from imp_trt.cuda.nvrtc_library import Library
 from imp_trt.errors import BuildError, DependencyMissing
+from imp_trt.platform_info import extra_for
 
 FLAGS = ("-std=c++17", "--fmad=false")
 """Part of what the kernels promise: a fused multiply-add would move a sample to another pixel."""
@@ -169,8 +170,7 @@ def install_command(driver: tuple[int, int] | None) -> str:
     """The command that installs an NVRTC for a driver; None stands for no driver."""
     if driver is not None and driver[0] < 12:
         return "update the NVIDIA driver to one for CUDA 12 or later"
-    extra = "cuda" if driver is None else f"cuda{min(driver[0], 13)}"
-    return f"pip install 'imp-trt[{extra}]'"
+    return f"pip install 'imp-trt[{extra_for('cuda', driver)}]'"
 
 
 def target(capability: tuple[int, int], driver: tuple[int, int] | None = None) -> Target:

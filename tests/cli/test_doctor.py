@@ -162,8 +162,41 @@ def test_what_engines_need_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     ):
         assert found[what]["found"] is None, what
         assert found[what]["fix"], what
-    assert "imp-trt[cuda]" in str(found["plugins"]["fix"])
+    assert "imp-trt[cuda" in str(found["plugins"]["fix"])
     assert "NVRTC" in str(found["plugins"]["note"])
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "tensorrt", "rtx"),
+    [
+        (None, "cuda", "tensorrt", "tensorrt-rtx"),
+        ("CUDA 12.8", "cuda12", "tensorrt-cu12", "tensorrt-rtx-cu12"),
+        ("CUDA 13.0", "cuda13", "tensorrt-cu13", "tensorrt-rtx"),
+    ],
+)
+def test_what_is_to_be_installed_is_for_the_driver(
+    monkeypatch: pytest.MonkeyPatch, driver: str | None, cuda: str, tensorrt: str, rtx: str
+) -> None:
+    def absent(name: str) -> str:
+        raise doctor.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", absent)
+    monkeypatch.setattr("imp_trt.platform_info.find_spec", lambda name: None)
+    monkeypatch.setattr(doctor, "_import_failure", lambda module: "absent")
+    have_nvrtc(monkeypatch)
+    gpu = GPU | {"driver": driver}
+    found = rows(gpu)
+    for what, extra in (
+        ("cuda-bindings", cuda),
+        ("NVRTC", cuda),
+        ("TensorRT", tensorrt),
+        ("TensorRT-RTX", rtx),
+    ):
+        assert f"imp-trt[{extra}]" in str(found[what]["fix"])
+    abilities = {a["what"]: a["fix"] for a in doctor._abilities(gpu)}
+    assert f"imp-trt[{tensorrt}]" in abilities["build and run TensorRT engines"]
+    assert f"imp-trt[{cuda}]" in abilities["build and run TensorRT engines"]
+    assert f"imp-trt[{rtx}]" in abilities["run TensorRT-RTX engines"]
 
 
 def test_what_engines_need_with_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

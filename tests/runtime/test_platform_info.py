@@ -13,7 +13,7 @@ import pytest
 from imp_trt import platform_info
 from imp_trt.cuda import calls
 from imp_trt.errors import DependencyMissing
-from imp_trt.platform_info import Gpu, Platform, installed_version, platform_name
+from imp_trt.platform_info import Gpu, Platform, extra_for, installed_version, platform_name
 from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_nvrtc import FakeLibrary, have_nvrtc
 
@@ -92,6 +92,23 @@ def test_platform_name(monkeypatch: pytest.MonkeyPatch, system: str, machine: st
     monkeypatch.setattr(std_platform, "system", lambda: system)
     monkeypatch.setattr(std_platform, "machine", lambda: machine)
     assert platform_name() == name
+
+
+@pytest.mark.parametrize(
+    ("driver", "extras"),
+    [
+        (None, ["cuda", "tensorrt", "tensorrt-rtx"]),
+        ((11, 8), ["cuda", "tensorrt", "tensorrt-rtx"]),
+        ((12, 2), ["cuda12", "tensorrt-cu12", "tensorrt-rtx-cu12"]),
+        ((13, 0), ["cuda13", "tensorrt-cu13", "tensorrt-rtx"]),
+        ((14, 1), ["cuda13", "tensorrt-cu13", "tensorrt-rtx"]),
+    ],
+)
+def test_extras_for_a_driver_exist(driver: tuple[int, int] | None, extras: list[str]) -> None:
+    assert [extra_for(name, driver) for name in ("cuda", "tensorrt", "tensorrt-rtx")] == extras
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    for extra in extras:
+        assert f"\n{extra} = [" in text
 
 
 def test_detect_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
