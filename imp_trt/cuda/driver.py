@@ -31,6 +31,8 @@ _NO_FLAGS = 0
 _CUDA_12_0 = 12000  # the version of CUDA whose cuEventElapsedTime every driver for CUDA 12 has
 _NO_DEVICE = ("CUDA_ERROR_NO_DEVICE", "CUDA_ERROR_INVALID_DEVICE")
 
+_own_elapsed: dict[Any, Any] = {}  # bindings that lack cuEventElapsedTime on this driver -> the driver's own
+
 
 @dataclass(frozen=True)
 class DeviceInfo:
@@ -216,10 +218,17 @@ class Event:
         Raises:
             DeviceError: a mark has not been reached or has no timing.
         """
-        try:
-            return float(call("cuEventElapsedTime", earlier.handle, self.handle))
-        except DependencyMissing:
-            return _elapsed_ms_of_cuda_12(earlier.handle, self.handle)
+        own = _own_elapsed.get(bindings())
+        if own is None:
+            try:
+                return float(call("cuEventElapsedTime", earlier.handle, self.handle))
+            except DependencyMissing:
+                own = _own_elapsed[bindings()] = _elapsed_of_cuda_12()
+        milliseconds = ctypes.c_float()
+        code = own(ctypes.addressof(milliseconds), earlier.handle, self.handle)
+        if code:
+            raise failure("cuEventElapsedTime", bindings().CUresult(code).name)
+        return milliseconds.value
 
     def close(self) -> None:
         if self.handle:
@@ -227,15 +236,10 @@ class Event:
             release("cuEventDestroy", handle)
 
 
-def _elapsed_ms_of_cuda_12(start: int, end: int) -> float:
-    """cuEventElapsedTime as drivers before CUDA 12.8 have it; cuda-bindings 13 calls its successor only."""
+def _elapsed_of_cuda_12() -> Any:
+    """cuEventElapsedTime as drivers before CUDA 12.8 have it; cuda-bindings 13 call its successor only."""
     address, _ = call("cuGetProcAddress", b"cuEventElapsedTime", _CUDA_12_0, _NO_FLAGS)
-    function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(address)
-    milliseconds = ctypes.c_float()
-    code = function(ctypes.addressof(milliseconds), start, end)
-    if code:
-        raise failure("cuEventElapsedTime", bindings().CUresult(code).name)
-    return milliseconds.value
+    return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(address)
 
 
 class DeviceBuffer:

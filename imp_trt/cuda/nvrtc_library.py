@@ -18,10 +18,7 @@ from pathlib import Path
 from imp_trt.errors import BuildError
 
 _FILE = re.compile(r"libnvrtc\.so\.\d+")
-_WHEELS = (
-    "nvidia/cuda_nvrtc/lib",
-    "nvidia/cu[0-9]*/lib",
-)  # of CUDA 12; from 13
+_WHEELS = ("nvidia/cuda_nvrtc/lib", "nvidia/cu[0-9]*/lib")  # of CUDA 12; from 13
 _SYSTEM = Path("/usr/local")
 _TOOLKIT = ("lib64", "lib", "targets/*/lib")
 _NAMES = ("libnvrtc.so.13", "libnvrtc.so.12")  # for the loader, which has its own search path

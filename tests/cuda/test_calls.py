@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from types import SimpleNamespace
 
@@ -106,4 +107,27 @@ def test_a_time_that_no_function_measures_is_a_typed_error(raising):
     start, end = Event.__new__(Event), Event.__new__(Event)
     start.handle, end.handle = 8, 16
     with pytest.raises(DependencyMissing, match="cuGetProcAddress in the NVIDIA driver"):
+        end.elapsed_ms(start)
+
+
+def test_the_drivers_own_function_measures_where_the_bindings_have_none(raising):
+    raising(FunctionNotFoundError("function cuEventElapsedTime_v2 is not found"))
+    asked, status = [], [0]
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_float), ctypes.c_void_p, ctypes.c_void_p)
+    def elapsed(milliseconds, start, end):
+        milliseconds[0] = end - start
+        return status[0]
+
+    def address(symbol, cudaVersion, flags):
+        asked.append((symbol, cudaVersion))
+        return CUresult.CUDA_SUCCESS, ctypes.cast(elapsed, ctypes.c_void_p).value, 0
+
+    calls.bindings().cuGetProcAddress = address
+    start, end = Event.__new__(Event), Event.__new__(Event)
+    start.handle, end.handle = 8, 16
+    assert [end.elapsed_ms(start), end.elapsed_ms(start)] == [8.0, 8.0]
+    assert asked == [(b"cuEventElapsedTime", 12000)]
+    status[0] = 600
+    with pytest.raises(DeviceError, match="cuEventElapsedTime failed: got CUDA_ERROR_NOT_READY"):
         end.elapsed_ms(start)
