@@ -16,9 +16,9 @@ import torch
 
 import imp_trt
 from imp_trt.artifact import SUFFIXES, Manifest, manifest_path, read_manifest, write_artifact
-from imp_trt.errors import OutputError, UsageError
+from imp_trt.errors import ImpTrtError, OutputError, UsageError
 from imp_trt.export.calibration import CalibrationFrames
-from imp_trt.export.engine import Engine, make_engine, producer
+from imp_trt.export.engine import Engine, make_engine, producer, wants_plugin
 from imp_trt.export.frames import MIN_FRAMES, VerificationFrames
 from imp_trt.export.functions import without_functions
 from imp_trt.export.lowering import RUNS_ON_ONNXRUNTIME, Lowered, lower
@@ -27,6 +27,7 @@ from imp_trt.export.targets import (
     NEEDS_CALIBRATION,
     EngineOptions,
     Target,
+    capabilities_for,
     check_target,
     default_target,
     find_target,
@@ -37,7 +38,7 @@ from imp_trt.files import write_atomically
 from imp_trt.models.checkpoint import load_model
 from imp_trt.models.nms import DEFAULT_PASSES
 from imp_trt.platform_info import Gpu, Platform
-from imp_trt.preflight import problems
+from imp_trt.preflight import check_plugins, problems
 from imp_trt.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ def export_model(
 
     Raises:
         UsageError: the combination of precision, target and options is impossible.
-        DependencyMissing: the target's builder or its GPU is not here.
+        DependencyMissing: the target's builder or its GPU is not here, or its plugins do not run on that GPU.
         CheckpointError: the weights are missing or damaged.
         SourceError: a folder of frames is missing or empty.
         ExportError: the network cannot be expressed in the exported graph.
@@ -207,6 +208,7 @@ def _settle(
         _check_writable(options.timing_cache, "timing cache", "choose another file")
     if profile.backend == "tensorrt-rtx" and precision in NEEDS_CALIBRATION:
         _log.warning(_RTX_QUANTISED)
+    _check_plugins(profile, precision, options, here)
     chosen = VerificationFrames(None if frames is None else Path(frames), frame_count)
     chosen.check()
     return _Work(
@@ -221,6 +223,21 @@ def _settle(
         batch=batch,
         report=progress or (lambda stage, done, total: None),
     )
+
+
+def _check_plugins(target: Target, precision: str, options: EngineOptions, here: Platform) -> None:
+    """Refuses an engine for this GPU whose plugins would not run on it; one for other GPUs may be built."""
+    if target.backend == "onnxruntime" or not wants_plugin(target, options) or options.plugin_library:
+        return
+    if target.backend == "tensorrt":
+        check_plugins(here)
+        return
+    wanted = capabilities_for(target, precision, options) or target.capabilities
+    if isinstance(here.gpu, Gpu) and here.gpu.compute_capability in wanted:
+        try:
+            check_plugins(here)
+        except ImpTrtError as error:
+            _log.warning("the engine will not run on this machine: %s", error)
 
 
 def _verify_and_write(work: _Work, lowered: Lowered, engine: Engine | None, verify: bool) -> ExportReport:

@@ -10,7 +10,7 @@ from pathlib import Path
 from imp_trt.errors import DependencyMissing, UsageError
 from imp_trt.export.build_job import DEFAULT_OPTIMIZATION_LEVEL, HARDWARE_COMPATIBILITY
 from imp_trt.manifest import PRECISIONS
-from imp_trt.platform_info import Gpu, Platform
+from imp_trt.platform_info import Gpu, Platform, extra_for
 
 NEEDS_CALIBRATION = ("int8", "fp8")
 _LEAST_CAPABILITY = {"bf16": (8, 0), "fp8": (8, 9)}
@@ -287,7 +287,8 @@ def _check_options(target: Target, options: EngineOptions) -> None:
 def _check_builder(target: Target, here: Platform) -> None:
     version = here.version(target.backend)
     if version is None:
-        fix = f"pip install 'imp-trt[{target.backend}]'"
+        driver = here.gpu.driver if isinstance(here.gpu, Gpu) else None
+        fix = f"pip install 'imp-trt[{extra_for(target.backend, driver)}]'"
         if target.platform == "linux-aarch64":  # pip's TensorRT is for servers
             fix = "install python3-libnvinfer of the system; venv needs --system-site-packages to see it"
         raise DependencyMissing(
