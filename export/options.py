@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 DEFAULT_FRAMES = 50
 """Frames over which the gates are pooled."""
 
-_DEPRECATED = {"passes": "nms_iterations", "options": "engine"}
+_FORMER = {"passes": "nms_iterations", "options": "engine"}
 
 
 @dataclass(frozen=True)
@@ -107,31 +107,31 @@ def check_calibration(precision: str, given: bool) -> None:
         )
 
 
-def options_of(given: object, keywords: Mapping[str, Any]) -> ExportOptions:
-    """The options of a call; keywords and a precision in their place, as version 0.1 took them, warn.
+def options_of(given: Sequence[Any], keywords: Mapping[str, Any]) -> ExportOptions:
+    """The options of a call; those in the form of version 0.1 warn.
+
+    Args:
+        given: nothing, or one ExportOptions or None; in version 0.1 precision, target, frames and batch.
+        keywords: ``options``, or fields by name.
 
     Raises:
         TypeError: unknown keywords, or options of another type.
     """
-    if isinstance(given, str):
-        keywords = {"precision": given, **keywords}
-        given = None
-    if not keywords:
-        if given is not None and not isinstance(given, ExportOptions):
-            raise TypeError(f"options must be ExportOptions, not {type(given).__name__}")
-        return given or ExportOptions()
-    named = {_DEPRECATED.get(name, name): value for name, value in keywords.items()}
-    if isinstance(given, EngineOptions):
-        named["engine"], given = given, None
-    unknown = set(named) - {f.name for f in fields(ExportOptions)}
-    if unknown:
-        raise TypeError(f"unknown export options: {', '.join(sorted(unknown))}")
+    values = dict(zip(("options", "target", "frames", "batch"), given, strict=False))
+    options = values.get("options", keywords.get("options"))
+    if len(given) <= 1 and not set(keywords) - {"options"} and isinstance(options, ExportOptions | None):
+        return options or ExportOptions()
+    if "options" in values:
+        values["precision"] = values.pop("options")
+    values |= {_FORMER.get(name, name): value for name, value in keywords.items()}
+    unknown = sorted(set(values) - {f.name for f in fields(ExportOptions)})
+    if unknown or isinstance(values.get("precision"), ExportOptions):
+        raise TypeError(
+            f"options of an export: one ExportOptions, not also {', '.join(unknown) or 'keywords'}"
+        )
     warnings.warn(
-        "options of an export as keywords go with version 0.3: pass ExportOptions(...)",
+        "options of an export as single arguments go with version 0.3: pass ExportOptions(...)",
         DeprecationWarning,
         stacklevel=3,
     )
-    values = {name: value for name, value in named.items() if value is not None}
-    if isinstance(given, ExportOptions):
-        return replace(given, **values)
-    return ExportOptions(**values)
+    return ExportOptions(**{name: value for name, value in values.items() if value is not None})

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from onnx import ModelProto
 
@@ -29,7 +29,13 @@ from imp_trt.export.plan import ExportPlan, make_plan
 from imp_trt.export.progress import Progress, silent
 from imp_trt.export.quantization.lowering import RUNS_ON_ONNXRUNTIME, Lowered, lower
 from imp_trt.export.tensorrt.engine import Engine, make_engine
-from imp_trt.export.verification.compare import ENGINE, ONNXRUNTIME, PYTORCH, Candidate, compare
+from imp_trt.export.verification.compare import (
+    ENGINE,
+    ONNXRUNTIME,
+    PYTORCH,
+    Candidate,
+    compare,
+)
 from imp_trt.export.verification.gates import Agreement, enforce
 from imp_trt.models.checkpoint import read_checkpoint
 from imp_trt.models.network import ImpNetwork
@@ -103,13 +109,28 @@ class Exported:
         return self.graph if self.engine is None else self.engine.plan
 
 
+@overload
+def export_model(
+    weights: str | os.PathLike[str],
+    output: str | os.PathLike[str] = ...,
+    options: ExportOptions | None = ...,
+    *,
+    progress: Progress | None = ...,
+) -> ExportReport: ...
+
+
+@overload
+def export_model(
+    weights: str | os.PathLike[str], output: str | os.PathLike[str] = ..., *former: Any, **keywords: Any
+) -> ExportReport: ...
+
+
 def export_model(
     weights: str | os.PathLike[str],
     output: str | os.PathLike[str] = ".",
-    options: ExportOptions | None = None,
-    *,
+    *given: Any,
     progress: Progress | None = None,
-    **deprecated: Any,
+    **keywords: Any,
 ) -> ExportReport:
     """Export a checkpoint to an artifact, an engine or an ONNX file, that was verified against PyTorch.
 
@@ -121,13 +142,14 @@ def export_model(
         weights: checkpoint (.safetensors, .pt).
         output: a folder, in which the file is called ``<weights>.<precision>.onnx`` or
             ``<weights>.<precision>.<target>.engine``; or a file of that suffix.
-        options: what to export; None takes ``ExportOptions()``: float32 for the best target here.
+        options: what to export; None takes ``ExportOptions()``: float32 for the best target here. The form
+            of version 0.1 (precision, target, frames and batch in its place, the rest as keywords) warns.
         progress: called as the work goes on.
-        deprecated: fields of ExportOptions as keywords, as version 0.1 took them; they warn.
 
     Raises:
         UsageError: the combination of precision, target and options is impossible.
-        DependencyMissing: the target's builder or its GPU is not here.
+        DependencyMissing: the target's builder or its GPU is not here, or its plugins do not run on that
+            GPU.
         CheckpointError: the weights are missing or damaged.
         SourceError: a folder of frames is missing or empty.
         ExportError: the network cannot be expressed in the exported graph.
@@ -137,7 +159,7 @@ def export_model(
         OutputError: the output cannot be written.
     """
     start = time.perf_counter()
-    plan = make_plan(Path(weights), Path(output), options_of(options, deprecated), progress or silent)
+    plan = make_plan(Path(weights), Path(output), options_of(given, keywords), progress or silent)
     checkpoint = read_checkpoint(plan.weights)
     reference = PyTorchBackend.of(checkpoint, "cpu")
     if reference.manifest.terms:
@@ -152,13 +174,12 @@ def export_model(
 def export_onnx(
     weights: str | os.PathLike[str],
     output: str | os.PathLike[str] = ".",
-    options: ExportOptions | None = None,
-    *,
+    *given: Any,
     progress: Progress | None = None,
-    **deprecated: Any,
+    **keywords: Any,
 ) -> ExportReport:
-    """:func:`export_model` to an ONNX artifact."""
-    chosen = replace(options_of(options, deprecated), target="onnxruntime")
+    """:func:`export_model` to an ONNX artifact; the same arguments, whatever target the options name."""
+    chosen = replace(options_of(given, keywords), target="onnxruntime")
     return export_model(weights, output, chosen, progress=progress)
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from imp_trt.artifacts.artifact import SUFFIXES
 from imp_trt.artifacts.manifest import QUANTIZED
-from imp_trt.cuda.platform import Platform
-from imp_trt.errors import OutputError, UsageError
+from imp_trt.backends.preflight import check_plugins
+from imp_trt.cuda.platform import Gpu, Platform
+from imp_trt.errors import ImpTrtError, OutputError, UsageError
 from imp_trt.export.options import ExportOptions
 from imp_trt.export.progress import Progress
 from imp_trt.export.quantization.calibration import CalibrationFrames
-from imp_trt.export.targets import Target, check_target, default_target, find_target
+from imp_trt.export.targets import Target, capabilities_for, check_target, default_target, find_target
+from imp_trt.export.tensorrt.engine import wants_plugin
 from imp_trt.export.verification.frames import VerificationFrames
 
 _log = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ def make_plan(weights: Path, output: Path, options: ExportOptions, progress: Pro
         _check_writable(options.engine.timing_cache, "timing cache", "choose another file")
     if target.backend == "tensorrt-rtx" and options.precision in QUANTIZED:
         _log.warning(_RTX_QUANTIZED)
+    _check_plugins(target, options, platform)
     frames = VerificationFrames(None if options.frames is None else Path(options.frames), options.frame_count)
     frames.check()
     return ExportPlan(
@@ -71,6 +74,22 @@ def make_plan(weights: Path, output: Path, options: ExportOptions, progress: Pro
         calibration=None if options.calibration is None else CalibrationFrames(Path(options.calibration)),
         progress=progress,
     )
+
+
+def _check_plugins(target: Target, options: ExportOptions, platform: Platform) -> None:
+    """Refuses an engine for this GPU whose plugins would not run on it; one for other GPUs may be built."""
+    engine = options.engine
+    if target.backend == "onnxruntime" or not wants_plugin(target, engine) or engine.plugin_library:
+        return
+    if target.backend == "tensorrt":
+        check_plugins(platform)
+        return
+    wanted = capabilities_for(target, options.precision, engine) or target.capabilities
+    if isinstance(platform.gpu, Gpu) and platform.gpu.compute_capability in wanted:
+        try:
+            check_plugins(platform)
+        except ImpTrtError as error:
+            _log.warning("the engine will not run on this machine: %s", error)
 
 
 def _implied_target(output: Path) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imp_trt.artifacts.engine_info import HARDWARE_COMPATIBILITY
-from imp_trt.cuda.platform import Gpu, Platform
+from imp_trt.cuda.platform import Gpu, Platform, extra_for
 from imp_trt.errors import DependencyMissing, UsageError
 from imp_trt.export.options import EngineOptions
 
@@ -246,7 +246,8 @@ def _check_options(target: Target, options: EngineOptions) -> None:
 def _check_builder(target: Target, here: Platform) -> None:
     version = here.version(target.backend)
     if version is None:
-        fix = f"pip install 'imp-trt[{target.backend}]'"
+        driver = here.gpu.driver if isinstance(here.gpu, Gpu) else None
+        fix = f"pip install 'imp-trt[{extra_for(target.backend, driver)}]'"
         if target.platform == "linux-aarch64":  # pip's TensorRT is for servers
             fix = "install python3-libnvinfer of the system; venv needs --system-site-packages to see it"
         raise DependencyMissing(

@@ -9,6 +9,7 @@ built for Ampere and later.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -88,6 +89,50 @@ def problems(
         *_plugin_problems(manifest, engine, platform),
     ]
     return sorted(found, key=lambda problem: problem.missing)
+
+
+def check_plugins(platform: Platform) -> None:
+    """Make sure that the plugins run on this machine's GPU: compile and load their kernels there.
+
+    Compiled kernels are kept (:mod:`imp_trt.cuda.cache`). Does nothing where there is no GPU or where the C++
+    library is used.
+
+    Raises:
+        DependencyMissing: no NVRTC, none that fits driver and GPU, or no C++ library where one is named.
+        BuildError, DeviceError: the kernels do not compile, or the driver does not load them.
+    """
+    if not isinstance(platform.gpu, Gpu):
+        return
+    try:
+        if isinstance(platform.plugins, ImpTrtError):
+            raise platform.plugins
+        if not os.environ.get(LIBRARY_VARIABLE):
+            _load_kernels()
+    except ImpTrtError as error:
+        fix = error.fix or "imp-doctor tells more"
+        raise type(error)(
+            f"plugins on this GPU: {error.what}",
+            expected=error.expected,
+            got=error.got,
+            fix=f"{fix}; or build the C++ library and set {LIBRARY_VARIABLE}; or build without plugins: "
+            "--no-plugin",
+        ) from error
+
+
+def _load_kernels() -> None:
+    from imp_trt.cuda import driver
+    from imp_trt.plugins.registration import operators
+
+    before = driver.call("cuCtxGetCurrent")
+    try:
+        device = driver.Device.open()
+        try:
+            for operator in operators():
+                operator.prepare(device)
+        finally:
+            device.close()
+    finally:
+        driver.call("cuCtxSetCurrent", before)
 
 
 def export_command(manifest: Manifest, target: str, *more: str) -> str:
@@ -223,7 +268,9 @@ def _install(engine: EngineInfo, platform: Platform) -> str:
     version = engine.version
     if engine.backend == "tensorrt" and _numbers(version) < _FOUR_NUMBERS_FROM:
         version = ".".join(version.split(".")[:3])
-    return f"pip install {engine.backend}=={version}"
+    # The plain name stands for the newest CUDA that a release supports.
+    suffix = "-cu12" if isinstance(platform.gpu, Gpu) and platform.gpu.driver[0] == 12 else ""
+    return f"pip install {engine.backend}{suffix}=={version}"
 
 
 def _gpu_problems(manifest: Manifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:

@@ -37,6 +37,22 @@ _DISTRIBUTIONS = {
 _MACHINES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
 
 
+_EXTRAS = {
+    12: {"cuda": "cuda12", "tensorrt": "tensorrt-cu12", "tensorrt-rtx": "tensorrt-rtx-cu12"},
+    13: {"cuda": "cuda13", "tensorrt": "tensorrt-cu13"},
+}
+
+
+def extra_for(name: str, driver: tuple[int, int] | None) -> str:
+    """The extra of imp-trt that has what is in `name` for a driver; without a driver, or for others, `name`.
+
+    Args:
+        name: "cuda", "tensorrt" or "tensorrt-rtx".
+        driver: the newest CUDA the driver knows, (12, 8).
+    """
+    return name if driver is None else _EXTRAS.get(min(driver[0], 13), {}).get(name, name)
+
+
 @dataclass(frozen=True)
 class Gpu:
     """A GPU: its name, its compute capability ("8.9"), and the newest CUDA its driver knows, (13, 0)."""
@@ -157,8 +173,9 @@ def _plugins(gpu: Gpu | ImpTrtError) -> str | ImpTrtError:
     try:
         if isinstance(gpu, Gpu):
             major, minor = gpu.compute_capability.split(".")
-            nvrtc.check_driver(gpu.driver)
-            nvrtc.target((int(major), int(minor)), gpu.driver)
-        return "Python, NVRTC {}.{}".format(*nvrtc.version())
+            chosen = nvrtc.target((int(major), int(minor)), gpu.driver).library
+        else:
+            chosen = nvrtc.usable()[0]
+        return "Python, NVRTC {}.{}".format(*chosen.version)
     except ImpTrtError as error:
         return error

@@ -244,9 +244,15 @@ def test_what_no_installation_mends_comes_first() -> None:
     ],
 )
 def test_the_package_that_is_named_exists(version: str, package: str) -> None:
-    """Until 10.7 the Python packages have three numbers in their versions."""
+    """Until 10.7 the Python packages have three numbers in their versions.
+
+    The package `tensorrt` is for the newest CUDA of its release, which a driver for CUDA 12 may not know.
+    """
     engine = engines.info(version=version, platform="linux-x86_64")
     here = engines.orin(name="linux-x86_64", tensorrt=None)
+    found = problems(engines.manifest(engine), PlanHeader("tensorrt", version), here)
+    assert [p.fix for p in found] == [f"pip install tensorrt-cu12=={package}"]
+    here = engines.orin(name="linux-x86_64", tensorrt=None, gpu=Gpu("Orin", "8.7", (13, 0)))
     found = problems(engines.manifest(engine), PlanHeader("tensorrt", version), here)
     assert [p.fix for p in found] == [f"pip install tensorrt=={package}"]
 

@@ -354,6 +354,18 @@ def test_infer_is_the_gpus_own_time(cuda: FakeGpu, tmp_path: Path) -> None:
         assert all(one.result().timing["infer"] < 50 for one in pending)
 
 
+def test_a_run_does_not_end_because_its_time_cannot_be_had(
+    segmenter: Segmenter, cuda: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(start: int, end: int) -> None:
+        raise RuntimeError("function cuEventElapsedTime_v2 is not found")
+
+    monkeypatch.setattr(cuda, "cuEventElapsedTime", missing, raising=False)
+    result = segmenter.run(tiny.frame(200, 200))
+    assert result.semantic.shape == (200, 200)
+    assert (result.timing["upload"], result.timing["infer"]) == (0.0, 0.0)
+
+
 # ---- the rest of the facade ----
 
 

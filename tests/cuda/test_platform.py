@@ -10,11 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from imp_trt.cuda import driver, nvrtc
+from imp_trt.cuda import calls
 from imp_trt.cuda import platform as platform_info
-from imp_trt.cuda.platform import Gpu, Platform, installed_version, platform_name
+from imp_trt.cuda.platform import Gpu, Platform, extra_for, installed_version, platform_name
 from imp_trt.errors import DependencyMissing
 from tests.support.fake_cuda import FakeCuda
+from tests.support.fake_nvrtc import FakeLibrary, have_nvrtc
 
 
 def install(
@@ -93,10 +94,26 @@ def test_platform_name(monkeypatch: pytest.MonkeyPatch, system: str, machine: st
     assert platform_name() == name
 
 
+@pytest.mark.parametrize(
+    ("driver", "extras"),
+    [
+        (None, ["cuda", "tensorrt", "tensorrt-rtx"]),
+        ((11, 8), ["cuda", "tensorrt", "tensorrt-rtx"]),
+        ((12, 2), ["cuda12", "tensorrt-cu12", "tensorrt-rtx-cu12"]),
+        ((13, 0), ["cuda13", "tensorrt-cu13", "tensorrt-rtx"]),
+        ((14, 1), ["cuda13", "tensorrt-cu13", "tensorrt-rtx"]),
+    ],
+)
+def test_extras_for_a_driver_exist(driver: tuple[int, int] | None, extras: list[str]) -> None:
+    assert [extra_for(name, driver) for name in ("cuda", "tensorrt", "tensorrt-rtx")] == extras
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    for extra in extras:
+        assert f"\n{extra} = [" in text
+
+
 def test_detect_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IMP_TRT_PLUGIN_LIBRARY", raising=False)
-    monkeypatch.setattr(nvrtc, "version", lambda: (12, 6))
-    monkeypatch.setattr(nvrtc, "architectures", lambda: ((8, 0), (8, 7), (9, 0)))
+    have_nvrtc(monkeypatch, FakeLibrary((12, 6), [(8, 0), (8, 7), (9, 0)]), (13, 2))
     with FakeCuda(compute_capability=(8, 7), driver_version=(12, 6)).installed() as fake:
         found = Platform.detect()
         missing = Platform.detect(device=5)
@@ -108,9 +125,9 @@ def test_detect_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_detect_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "_bindings", None)
+    monkeypatch.setattr(calls, "_bindings", None)
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
+    have_nvrtc(monkeypatch)
     monkeypatch.delenv("IMP_TRT_PLUGIN_LIBRARY", raising=False)
     found = Platform.detect()
     for missing in (found.gpu, found.plugins):
@@ -121,8 +138,7 @@ def test_detect_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nvrtc_that_the_driver_or_the_gpu_outruns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IMP_TRT_PLUGIN_LIBRARY", raising=False)
-    monkeypatch.setattr(nvrtc, "version", lambda: (13, 2))
-    monkeypatch.setattr(nvrtc, "architectures", lambda: ((8, 0), (9, 0)))
+    have_nvrtc(monkeypatch, (13, 2))
     with FakeCuda(compute_capability=(8, 0), driver_version=(12, 8)).installed():
         newer = Platform.detect().plugins
     assert isinstance(newer, DependencyMissing)

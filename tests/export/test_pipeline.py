@@ -17,7 +17,7 @@ from imp_trt.errors import (
     UsageError,
     VerificationError,
 )
-from imp_trt.export import ExportOptions, pipeline
+from imp_trt.export import ExportOptions, pipeline, plan
 from imp_trt.export.pipeline import export_model, export_onnx
 from imp_trt.export.quantization import lowering
 from imp_trt.export.targets import EngineOptions
@@ -240,7 +240,7 @@ def test_a_network_that_finds_nothing_is_no_proof(quick, weights, tmp_path, monk
 
 
 def test_a_timing_cache_that_cannot_be_written_is_said_before_any_work(weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "check_target", lambda *arguments: None)
+    monkeypatch.setattr(plan, "check_target", lambda *arguments: None)
     options = EngineOptions(timing_cache=tmp_path)
     with pytest.raises(OutputError, match=r"timing cache .*got a folder"):
         export_model(weights, tmp_path, ExportOptions(precision="fp16", target="tensorrt", engine=options))

@@ -11,7 +11,7 @@ import pytest
 from imp_trt.artifacts.artifact import read_artifact
 from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import CheckpointError, DependencyMissing, PrecisionError, UsageError, VerificationError
-from imp_trt.export import ExportOptions, pipeline
+from imp_trt.export import ExportOptions, pipeline, plan
 from imp_trt.export.pipeline import export_model
 from imp_trt.export.targets import EngineOptions
 from imp_trt.export.tensorrt import engine
@@ -45,7 +45,7 @@ def lowered(monkeypatch):
     monkeypatch.setattr(pipeline, "make_engine", make_engine)
     # With or without a GPU: these tests are about the machine that has none.
     here = replace(Platform.detect(), tensorrt=None, gpu=DependencyMissing("driver", got="no libcuda"))
-    monkeypatch.setattr(pipeline.Platform, "detect", lambda: here)
+    monkeypatch.setattr(plan.Platform, "detect", lambda: here)
     return chosen
 
 
@@ -116,8 +116,8 @@ def test_where_the_engine_runs_the_engine_is_verified(lowered, weights, images, 
         return Segmenter(weights, "pytorch", device="cpu")
 
     real = verification._opened
-    here = replace(pipeline.Platform.detect(), gpu=Gpu("RTX 4090", "8.9", (13, 0)))
-    monkeypatch.setattr(pipeline.Platform, "detect", lambda: here)
+    here = replace(plan.Platform.detect(), gpu=Gpu("RTX 4090", "8.9", (13, 0)))
+    monkeypatch.setattr(plan.Platform, "detect", lambda: here)
 
     def watched(candidate):
         monkeypatch.setattr(verification, "Segmenter", segmenter)

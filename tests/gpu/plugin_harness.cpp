@@ -197,8 +197,8 @@ void drive(void* library, const Case& given, const Options& options)
     Plugin attached(plugin.runtime->attachToContext(nullptr));
     std::vector<nvinfer1::PluginTensorDesc> descs = descs_of(given);
     const auto count = static_cast<int32_t>(given.inputs.size());
-    require(attached.runtime->onShapeChange(descs.data(), count, &descs.back(), 1) == 0,
-            "onShapeChange: " + g_log.take());
+    const int32_t status = attached.runtime->onShapeChange(descs.data(), count, &descs.back(), 1);
+    require(status == 0, "onShapeChange: " + g_log.take());
     if (options.gpu) {
         run(attached, given, options);
     }

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from imp_trt.errors import VerificationError
-from imp_trt.export.verification.gates import GATES, Agreement, Detected, box_iou, enforce, match_instances
+from imp_trt.export.verification.gates import (
+    GATES,
+    Agreement,
+    Detected,
+    box_iou,
+    enforce,
+    match_instances,
+)
 
 
 def detected(*rows):
