@@ -117,7 +117,7 @@ def options_of(given: Sequence[Any], keywords: Mapping[str, Any]) -> ExportOptio
     Raises:
         TypeError: unknown keywords, or options of another type.
     """
-    values = dict(zip(("options", "target", "frames", "batch"), given, strict=False))
+    values: dict[str, Any] = dict(zip(("options", "target", "frames", "batch"), given, strict=False))
     options = values.get("options", keywords.get("options"))
     if len(given) <= 1 and not set(keywords) - {"options"} and isinstance(options, ExportOptions | None):
         return options or ExportOptions()

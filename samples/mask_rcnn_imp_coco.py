@@ -17,9 +17,7 @@ import numpy as np
 
 from imp_trt import Segmenter
 from imp_trt.export import ExportOptions, export_onnx
-from imp_trt.models.checkpoint import save_checkpoint
-from imp_trt.models.coco import coco_config, coco_mask_rcnn_imp
-from imp_trt.models.network import ImpNetwork
+from imp_trt.models import ImpNetwork, coco_config, coco_mask_rcnn_imp, save_checkpoint
 
 TERMS = "torchvision's COCO_V1 weights: trained on COCO; the data set may carry terms of its own"
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.errors import CheckpointError, UsageError, VerificationError
 from imp_trt.results.result import SegmentationResult
-from imp_trt.video.frame import Frame
+from imp_trt.video.sources.frame import Frame
 
 BLOCK = 4
 """Calls in a row that count; one before them does not, because the other side's threads and caches linger."""

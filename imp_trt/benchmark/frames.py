@@ -11,8 +11,8 @@ import numpy as np
 
 from imp_trt.data.images import encode_image
 from imp_trt.errors import InvalidInput, SourceError, UsageError
-from imp_trt.video.frame import Frame
 from imp_trt.video.sources import open_source, redacted
+from imp_trt.video.sources.frame import Frame
 from imp_trt.video.sources.source import Source
 
 DEFAULT_SIZE = (720, 1280)

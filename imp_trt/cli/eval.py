@@ -67,7 +67,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from imp_trt.preprocessing.letterbox import Fit
     from imp_trt.segmenter import Segmenter
     from imp_trt.train.datasets import open_dataset
-    from imp_trt.train.evaluate import require_same_classes
+    from imp_trt.train.evaluation import require_same_classes
     from imp_trt.train.report.tables import tables
 
     _check_outputs(options)
@@ -120,7 +120,7 @@ def _score(
     name: str, path: Path, segmenter: Segmenter, dataset: Dataset, options: argparse.Namespace
 ) -> tuple[Scored, list[float]]:
     """The model's evaluation, and the score of each picture by itself."""
-    from imp_trt.train.evaluate import evaluate, measurable
+    from imp_trt.train.evaluation import evaluate, measurable
     from imp_trt.train.report.pictures import PictureScores
     from imp_trt.train.report.tables import Scored
 
@@ -172,7 +172,7 @@ def _write(
 
 
 def _check_measures(path: Path, segmenter: Segmenter, measures: Sequence[str]) -> None:
-    from imp_trt.train.evaluate import measurable
+    from imp_trt.train.evaluation import measurable
 
     possible = measurable(segmenter.manifest)
     if not set(measures) <= set(possible):

@@ -14,7 +14,7 @@ from imp_trt.data.dataset import Dataset, Sample
 from imp_trt.errors import InvalidInput
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
-from imp_trt.train.evaluate import Evaluation, evaluate, measurable
+from imp_trt.train.evaluation import Evaluation, evaluate, measurable
 from research.ablation.canvas import CanvasMeasure
 from research.ablation.canvas_override import CanvasOverrideBackend
 from research.ablation.cells import Variant

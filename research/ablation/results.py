@@ -13,7 +13,7 @@ from imp_trt.cuda.platform import cpu_model, usable_cpus
 from imp_trt.data.files import write_atomically
 from imp_trt.errors import InvalidInput, UsageError
 from imp_trt.models.presets import SYSTEMS
-from imp_trt.train.evaluate import Evaluation
+from imp_trt.train.evaluation import Evaluation
 from imp_trt.train.provenance import source_version
 from imp_trt.train.recipes import Recipe, Stage
 from research.ablation.cells import ALIASES, VARIANTS, Cell

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import imp_trt
-from imp_trt.artifacts.artifact import read_manifest
-from imp_trt.errors import DependencyMissing, ImpTrtError
+from imp_trt import ImpTrtError
+from imp_trt.artifacts import read_manifest
+from imp_trt.errors import DependencyMissing
 from imp_trt.synthetic import StreetScenes
 
 FRAMES, WARM_UP, TIMED = 20, 50, 500

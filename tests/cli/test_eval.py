@@ -133,7 +133,7 @@ def test_a_missing_package_is_said_before_the_scoring(models, capsys, monkeypatc
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr("imp_trt.train.evaluate.evaluate", lambda *_: pytest.fail("scored in vain"))
+    monkeypatch.setattr("imp_trt.train.evaluation.evaluate", lambda *_: pytest.fail("scored in vain"))
     assert command.main([models["imp"], *DATA, "--report", str(tmp_path / "page.html")]) == 5
     assert "imp-trt[eval]" in capsys.readouterr().err
 

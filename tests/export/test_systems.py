@@ -15,7 +15,7 @@ from imp_trt.models.checkpoint import save_checkpoint
 from imp_trt.models.presets import SYSTEMS
 from imp_trt.models.semantic import SemanticHead
 from imp_trt.segmenter import Segmenter
-from imp_trt.train.evaluate import evaluate, measurable
+from imp_trt.train.evaluation import evaluate, measurable
 from imp_trt.train.losses import StageLosses
 from imp_trt.train.recipes import recipe
 from imp_trt.train.targets import Batch

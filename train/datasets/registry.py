@@ -7,13 +7,13 @@ from pathlib import Path
 
 from imp_trt.data.dataset import CachedDataset, Dataset
 from imp_trt.errors import DatasetError
-from imp_trt.train.datasets import NAMES
 from imp_trt.train.datasets.camvid import camvid_spec
 from imp_trt.train.datasets.ccp import ccp_spec
 from imp_trt.train.datasets.cityscapes import CityscapesDataset
 from imp_trt.train.datasets.coco import open_coco
 from imp_trt.train.datasets.index_png import IndexPngDataset, folder_spec
 from imp_trt.train.datasets.modanet import open_modanet
+from imp_trt.train.datasets.names import NAMES
 from imp_trt.train.datasets.reading import need_folder
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
-from imp_trt.train.evaluate import MEASURES, Evaluation, evaluate, measurable
+from imp_trt.train.evaluation import MEASURES, Evaluation, evaluate, measurable
 from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, Pets, answer
 from tests.support.tiny import manifest
 
