@@ -162,10 +162,10 @@ def export_model(
     plan = make_plan(Path(weights), Path(output), options_of(given, keywords), progress or silent)
     checkpoint = read_checkpoint(plan.weights)
     reference = PyTorchBackend.of(checkpoint, "cpu")
-    if reference.manifest.terms:
-        _log.warning("%s: %s", plan.weights, reference.manifest.terms)
     lowered = _lower(plan, checkpoint.network)
     exported = _build(plan, lowered, reference.manifest)
+    if reference.manifest.terms:
+        _log.warning("%s: %s", plan.weights, reference.manifest.terms)
     if plan.options.verify:
         exported = _verify(plan, lowered, exported, reference)
     return replace(_write(plan, exported), seconds=time.perf_counter() - start)
