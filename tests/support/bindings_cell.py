@@ -9,6 +9,7 @@ libnvinfer, see tests/support/bindings_stub. The lines of a process that dies en
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import json
 import logging
 import sys
@@ -179,7 +180,7 @@ class Cell:
         assert [register_plugins(self._trt) for _ in range(2)] == ["python", "python"]
         creators = self._trt.get_plugin_registry().all_creators
         found = {creator.name: [field.name for field in creator.field_names] for creator in creators}
-        wanted = {one.NAME: list(one.__dataclass_fields__) for one in operators()}
+        wanted = {one.NAME: [field.name for field in dataclasses.fields(one)] for one in operators()}
         assert found == wanted, found
 
     def _api(self) -> None:
@@ -196,8 +197,7 @@ class Cell:
         fields = plugin.get_fields_to_serialize()
         # Not the values: before 10.16 the bindings show NumPy 2 the first letter of a text again and again.
         assert [field.name for field in fields] == list(case.fields)
-        make = plugin_objects.creator(self._trt, case.operator).create_plugin
-        again = make("layer", fields, self._trt.TensorRTPhase.RUNTIME)
+        again = plugin_objects.create_again(self._trt, case.operator, fields)
         assert again is not None, "create_plugin of the fields returned None"
         assert again.timing_cache_id == plugin.timing_cache_id, again.timing_cache_id
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-_kept: list[Any] = []  # field collections hold pointers, not references
+# Field collections hold pointers, not references. Plugins are TensorRT's to destroy: the bindings' destructor
+# drops a reference that the plugin has only there, and crashes when Python frees the object itself.
+_kept: list[Any] = []
 
 
 def creator(trt: Any, name: str) -> Any:
@@ -35,5 +37,12 @@ def create(trt: Any, name: str, fields: list[tuple[str, Any]] | Mapping[str, Any
     """What create_plugin returns."""
     listed = list(fields.items()) if isinstance(fields, Mapping) else fields
     plugin = creator(trt, name).create_plugin("layer", collection(trt, listed), trt.TensorRTPhase.BUILD)
+    _kept.append(plugin)
+    return plugin
+
+
+def create_again(trt: Any, name: str, fields: Any) -> Any:
+    """What create_plugin returns for the fields that a plugin wrote."""
+    plugin = creator(trt, name).create_plugin("layer", fields, trt.TensorRTPhase.RUNTIME)
     _kept.append(plugin)
     return plugin
