@@ -1,0 +1,72 @@
+"""Engines built by the export over NVIDIA's bindings of TensorRT 11, in the process of one cell of the matrix.
+
+``python -m tests.support.bindings_build VERSION RESULTS MODEL_FOLDER...`` writes a line ``{"step", "case", "error"}``
+for each model and form; the folders are those of `write_model`. The libraries below the bindings are those of
+tests.support.bindings_stub.build_forward: parser and builder are TensorRT-RTX's.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+FORMS = ("plugin", "function")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+SYSTEMS = ("panoptic-fpn-imp", "mask-rcnn-imp")
+STEP = "build"
+
+
+def write_model(folder: Path, system: str, precision: str) -> Path:
+    """A network of the tests in a precision, as `main` reads it."""
+    from imp_trt.export.engine import custom_nodes
+    from tests.support.typed_models import typed
+
+    model = typed(precision, system).model
+    target = folder / f"{system}_{precision}"
+    target.mkdir(parents=True)
+    (target / "model.onnx").write_bytes(model.SerializeToString())
+    about = {"precision": precision, "operators": custom_nodes(model)}
+    (target / "about.json").write_text(json.dumps(about))
+    return target
+
+
+def cases(folder: Path) -> list[str]:
+    """Names of the results for a folder."""
+    return [f"{folder.name}_{form}" for form in FORMS]
+
+
+def _build(folder: Path, form: str, version: str) -> None:
+    from imp_trt.export import builder
+    from imp_trt.export.build_job import BuildJob
+    from imp_trt.export.layer_types import WANTED
+    from imp_trt.plan import read_plan_header
+
+    builder.WORKER = "tests.support.uninspected_worker"
+    about: dict[str, Any] = json.loads((folder / "about.json").read_text())
+    operators = {name: tuple(nodes) for name, nodes in about["operators"].items()}
+    job = BuildJob("tensorrt", about["precision"], plugins=form, operators=operators)
+    built = builder.build_engine((folder / "model.onnx").read_bytes(), job)
+    assert built.version == version, built.version
+    assert built.plugins == ("python" if form == "plugin" else None), built.plugins
+    assert built.network_types.get(WANTED[about["precision"]], 0) > 0, built.network_types
+    assert read_plan_header(built.plan).backend == "tensorrt-rtx", "not built by the core below the bindings"
+
+
+def main(arguments: list[str]) -> None:
+    version, results, *folders = arguments
+    with Path(results).open("a") as file:
+        for folder in map(Path, folders):
+            for case, form in zip(cases(folder), FORMS, strict=True):
+                error = None
+                try:
+                    _build(folder, form, version)
+                except Exception as failure:
+                    error = f"{type(failure).__name__}: {failure}"
+                file.write(json.dumps({"step": STEP, "case": case, "error": error}) + "\n")
+                file.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
