@@ -42,7 +42,7 @@ Plugin created(const Case& given)
 std::string fields_of(const Plugin& plugin)
 {
     const nvinfer1::PluginFieldCollection* const fields = plugin.runtime->getFieldsToSerialize();
-    require(fields != nullptr, "getFieldsToSerialize: " + g_log.take());
+    require(fields != nullptr, "getFieldsToSerialize returned nothing. " + g_log.take());
     return text_of(*fields);
 }
 
