@@ -1,12 +1,13 @@
 """Every step on every version of NVIDIA's bindings with both NumPys: ``make bindings``.
 
-``python -m tests.bindings [--version V ...] [--numpy N ...]`` prints a table for each NumPy and what failed; exit
-code 1: a cell failed, or there was none to run.
+``python -m tests.bindings [--version V ...] [--numpy N ...]`` prints a table for each NumPy and what failed;
+exit code 1: a cell failed, or there was none to run.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 import time
@@ -26,7 +27,7 @@ _MESSAGE = 300  # characters
 
 def _models(folder: Path) -> list[Path]:
     """Each system in each precision."""
-    pairs = [(system, precision) for system in bindings_build.SYSTEMS for precision in bindings_build.PRECISIONS]
+    pairs = itertools.product(bindings_build.SYSTEMS, bindings_build.PRECISIONS)
     return [bindings_build.write_model(folder, *pair) for pair in pairs]
 
 
@@ -83,6 +84,15 @@ def _failures(results: dict[Cell, list[Outcome] | str]) -> Iterable[str]:
         yield f"failed: {message}\n    steps: {', '.join(where)}\n    cells: {', '.join(cells[message])}"
 
 
+def _notes(results: dict[Cell, list[Outcome] | str]) -> Iterable[str]:
+    notes = set()
+    for (version, _), outcomes in results.items():
+        notes |= {(version, one.note) for one in outcomes if isinstance(one, Outcome)}
+    for version, note in sorted(notes):
+        if note:
+            yield f"not in {version}, and asked for before it is used: {note}"
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bindings", description=__doc__)
     parser.add_argument("--version", nargs="+", default=list(VERSIONS), help="of the bindings")
@@ -100,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
     for numpy in options.numpy:
         print("\n".join(_table(numpy, results, options.version)), end="\n\n")
     print(f"build: {can_build('11.0') or 'TensorRT-RTX below the bindings of TensorRT 11'}")
-    for line in _failures(results):
+    for line in (*_notes(results), *_failures(results)):
         print(line)
     ran = [cell for cell in results.values() if not isinstance(cell, str)]
     return int(not ran or any(one.error is not None for cell in ran for one in cell))

@@ -1,4 +1,4 @@
-"""The Python plugins on NVIDIA's own bindings: oldest, one in between and newest. `make bindings` runs all."""
+"""The Python plugins on NVIDIA's own bindings: oldest, one in between, newest. `make bindings` runs all."""
 
 from __future__ import annotations
 
@@ -47,6 +47,12 @@ def test_every_case_passes(run: Run, version: str, numpy: str, step: str) -> Non
     assert outcomes
     failed = [f"{one.case}: {one.error}" for one in outcomes if one.error is not None]
     assert not failed, "\n".join(failed)
+
+
+@pytest.mark.parametrize(("version", "numpy"), CELLS)
+def test_names_that_are_asked_for_first(run: Run, version: str, numpy: str) -> None:
+    (note,) = (one.note for one in run(version, numpy) if one.step == "api")
+    assert note == ("HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY" if version == "10.3.0" else "")
 
 
 def test_a_wrong_result_would_be_found(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Engines built by the export over NVIDIA's bindings of TensorRT 11, in the process of one cell of the matrix.
+"""Engines built by the export over NVIDIA's bindings of TensorRT 11: the process of one cell of the matrix.
 
-``python -m tests.support.bindings_build VERSION RESULTS MODEL_FOLDER...`` writes a line ``{"step", "case", "error"}``
+``python -m tests.support.bindings_build VERSION RESULTS MODEL_FOLDER...`` writes lines as bindings_cell does,
 for each model and form; the folders are those of `write_model`. The libraries below the bindings are those of
 tests.support.bindings_stub.build_forward: parser and builder are TensorRT-RTX's.
 """
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
                     _build(folder, form, version)
                 except Exception as failure:
                     error = f"{type(failure).__name__}: {failure}"
-                file.write(json.dumps({"step": STEP, "case": case, "error": error}) + "\n")
+                file.write(json.dumps({"step": STEP, "case": case, "error": error, "note": ""}) + "\n")
                 file.flush()
 
 

@@ -1,9 +1,9 @@
 """The Python plugins on one version of NVIDIA's bindings: the process of one cell of the matrix.
 
-``python -m tests.support.bindings_cell VERSION NUMPY RESULTS LIBRARY CASE_FOLDER...`` writes a line ``{"step",
-"case", "error"}``
-for each step of each case to the file RESULTS; error is None where the step passed. LIBRARY is the stand-in's
-libnvinfer, see tests/support/bindings_stub. The lines of a process that dies end where it died.
+``python -m tests.support.bindings_cell VERSION NUMPY RESULTS LIBRARY CASE_FOLDER...`` writes a line
+``{"step", "case", "error", "note"}`` for each step of each case to the file RESULTS; error is None where the
+step passed. LIBRARY is the stand-in's libnvinfer, see tests/support/bindings_stub. The lines end where the
+process dies.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import ctypes
 import dataclasses
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,10 +42,14 @@ DRIVEN = (
 STEPS = ("import", "register", "api", *DRIVEN, "unbound", "python", "enqueue", "context")
 """In the order in which they run.
 
-import: the versions are those asked for. register: the creators are in the registry, with their fields. api: every
-name that imp_trt uses is there, with the arity it is called with. unbound: the fields are read outside a bound
-function, as from a thread of TensorRT's own. python: they are read and passed on in Python. enqueue: results on
-the stand-in for the CUDA driver. context: the caller's CUDA context stays current.
+import: the versions are those asked for.
+register: the creators are in the registry, with their fields.
+api: every name that imp_trt uses is there, with the arity it is called with; the note has names that are not,
+    and that imp_trt asks for before it uses them.
+unbound: the fields are read outside a bound function, as from a thread of TensorRT's own.
+python: the fields are read and passed on in Python.
+enqueue: results on the stand-in for the CUDA driver.
+context: the caller's CUDA context stays current.
 """
 
 FOREIGN_CONTEXT = 99
@@ -156,14 +161,16 @@ class Cell:
             self._step("enqueue", folder, lambda f=folder: self._enqueue(f))
             self._step("context", folder, lambda f=folder: self._context(f))
 
-    def _step(self, name: str, folder: Path | None, function: Callable[[], None]) -> bool:
-        error = None
+    def _step(self, name: str, folder: Path | None, function: Callable[[], str | None]) -> bool:
+        error = note = None
         try:
-            function()
+            note = function()
         except Exception as failure:
             error = f"{type(failure).__name__}: {failure}".removeprefix("AssertionError: ")
         case = "" if folder is None else folder.name
-        self._results.write(json.dumps({"step": name, "case": case, "error": error}) + "\n")
+        self._results.write(
+            json.dumps({"step": name, "case": case, "error": error, "note": note or ""}) + "\n"
+        )
         self._results.flush()
         return error is None
 
@@ -183,11 +190,12 @@ class Cell:
         wanted = {one.NAME: [field.name for field in dataclasses.fields(one)] for one in operators()}
         assert found == wanted, found
 
-    def _api(self) -> None:
-        from tests.support.tensorrt_names import missing, unimplemented
+    def _api(self) -> str:
+        from tests.support.tensorrt_names import guarded, missing, unimplemented
 
         lacking = missing(self._trt) + unimplemented(self._trt)
         assert not lacking, "; ".join(lacking)
+        return ", ".join(guarded(self._trt))
 
     def _fields_in_python(self, case: Case) -> None:
         from tests.support import plugin_objects
@@ -277,6 +285,4 @@ def main(arguments: list[str]) -> None:
 if __name__ == "__main__":
     main(sys.argv[1:])
     # Without tearing down: the order in which Python destroys TensorRT's objects is not what is tested.
-    import os
-
     os._exit(0)

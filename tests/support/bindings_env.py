@@ -1,4 +1,4 @@
-"""NVIDIA's Python bindings and NumPy in folders of their own, and the environment of a process that uses them.
+"""NVIDIA's Python bindings and NumPy in folders of their own, and the environment of a process with them.
 
 Wheels are installed once, without what they depend on, below $IMP_TRT_TEST_CACHE or ~/.cache/imp_trt/tests.
 """
@@ -78,7 +78,7 @@ def numpy(version: str) -> Path | None:
 
 
 def environment(version: str, numpy_version: str, libraries: Path) -> dict[str, str]:
-    """Of a process that imports ``tensorrt`` of a version over the libraries in a folder. Raises Unavailable."""
+    """Of a process that imports a version of ``tensorrt`` over a folder of libraries. Raises Unavailable."""
     folders = [bindings(version), numpy(numpy_version), ROOT]
     variables = dict(os.environ)
     variables["PYTHONPATH"] = _joined([*filter(None, folders)], variables.get("PYTHONPATH"))

@@ -28,6 +28,7 @@ class Outcome(NamedTuple):
     step: str
     case: str
     error: str | None
+    note: str = ""
 
 
 def run_plugins(version: str, numpy: str, folders: Sequence[Path]) -> list[Outcome]:
@@ -67,7 +68,8 @@ def run_builds(version: str, numpy: str, folders: Sequence[Path]) -> list[Outcom
         paths.append(rtx_environment(Path(name))["LD_LIBRARY_PATH"])
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(paths)
         results = Path(name) / "results"
-        return _run("tests.support.bindings_build", [version, results, *folders], environment, results, wanted)
+        arguments = [version, results, *folders]
+        return _run("tests.support.bindings_build", arguments, environment, results, wanted)
 
 
 def _run(
@@ -79,21 +81,28 @@ def _run(
 ) -> list[Outcome]:
     command = [sys.executable, "-m", module, *map(str, arguments)]
     results.touch()
-    done = subprocess.run(
+    child = subprocess.Popen(
         command,
         cwd=bindings_env.ROOT,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        timeout=_TIMEOUT,
-        check=False,
+        start_new_session=True,  # a build has a process of its own below this one
     )
-    lines = [json.loads(line) for line in results.read_text().splitlines()]
-    found = {(line["step"], line["case"]): line["error"] for line in lines}
-    ended = f"the process ended before ({_ending(done.returncode)}): {done.stderr[-2000:]}"
+    try:
+        _, log = child.communicate(timeout=_TIMEOUT)
+        ending = _ending(child.returncode)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        _, log = child.communicate()
+        ending = f"after {_TIMEOUT} s"
+    lines = [Outcome(**json.loads(line)) for line in results.read_text().splitlines()]
+    found = {(one.step, one.case): one for one in lines}
     assert set(found) <= set(wanted), set(found) - set(wanted)
-    return [Outcome(*one, found.get(one, ended)) for one in wanted]
+    ended = f"the process ended before ({ending}): {log[-2000:]}"
+    return [found.get(one) or Outcome(*one, ended) for one in wanted]
 
 
 def _ending(code: int) -> str:
@@ -101,7 +110,7 @@ def _ending(code: int) -> str:
 
 
 def skip_or_fail(error: bindings_env.Unavailable) -> None:
-    """Skips a test whose wheels cannot be had; where tests count (CI=true) an index out of reach is a failure."""
+    """Skips a test whose wheels cannot be had; in CI (CI=true) an index out of reach is a failure."""
     if not error.excusable and os.environ.get("CI", "").lower() in ("1", "true"):
         pytest.fail(str(error))
     pytest.skip(str(error))

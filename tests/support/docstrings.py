@@ -34,6 +34,6 @@ def signatures(text: str, name: str) -> list[list[str]]:
 
 
 def returned(text: str) -> str | None:
-    """The class that a function or property of the bindings returns (the first overload), without its module."""
+    """The class that a function or property returns, in its first overload, without the module."""
     found = re.search(r"\) -> ([\w.:]+)$", text, re.MULTILINE)
     return re.split("[.:]", found[1])[-1] if found else None

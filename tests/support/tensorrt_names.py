@@ -33,7 +33,7 @@ OPTIONAL = {"destroy", "get_valid_tactics", "get_workspace_size"}
 """Methods of plugins whose default the bindings take; a call of any other that is missing is a failure."""
 
 MODULE = "module"
-# A kind is MODULE, "class C", "C" (an object of class C), "list C", "method C.m", "unbound C.m" or "function f".
+# A kind is MODULE, "class C", "C" (an object of it), "list C", "method C.m", "unbound C.m" or "function f".
 _PARAMETERS = {
     "trt": MODULE,
     "builder": "Builder",
@@ -91,7 +91,7 @@ def missing(trt: Any, sources: tuple[str, ...] = SOURCES) -> list[str]:
     """The used names that the module lacks, and the calls that it does not take."""
     found = read(trt, sources)
     lacking = [f"{use.where}: {use.owner}.{use.name}" for use in found.uses if not _has(trt, use)]
-    return sorted(lacking) + found.wrong
+    return sorted({*lacking, *found.wrong})
 
 
 def guarded(trt: Any, sources: tuple[str, ...] = SOURCES) -> list[str]:
@@ -112,7 +112,7 @@ def unimplemented(trt: Any) -> list[str]:
     for ours, interfaces in kinds:
         for interface in interfaces:
             for name, value in vars(interface).items():
-                own = any(name in vars(base) for base in ours.__mro__ if base.__module__.startswith("imp_trt"))
+                own = any(name in vars(kind) for kind in ours.__mro__ if "imp_trt" in kind.__module__)
                 if callable(value) and name[0] != "_" and not own and name not in OPTIONAL:
                     lacking.append(f"{interface.__name__}.{name} is left to the bindings")
     return lacking
@@ -189,8 +189,9 @@ class _Reader(ast.NodeVisitor):
 
     def _made_here(self, name: str, value: ast.expr) -> str | None:
         """For what a function of the same module returns, annotated Any."""
-        made = isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in self._ours
-        return self._by_name(name) if made else None
+        function = value.func if isinstance(value, ast.Call) else None
+        ours = isinstance(function, ast.Name) and function.id in self._ours
+        return self._by_name(name) if ours else None
 
     def _loop(self, target: ast.expr, over: ast.expr) -> None:
         kind = self.kind(over)
@@ -198,15 +199,17 @@ class _Reader(ast.NodeVisitor):
             self._bind(target.id, kind.removeprefix("list ") if kind and kind.startswith("list ") else None)
 
     def _overrides(self, node: ast.ClassDef, owner: str) -> None:
-        for method in (n for n in node.body if isinstance(n, ast.FunctionDef) and n.name[0] != "_"):
-            overloads = parameters(str(getattr(getattr(self._trt, owner), method.name, None).__doc__), method.name)
-            ours = len(method.args.args) - 1
+        base = getattr(self._trt, owner)
+        methods = {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
+        for name in (name for name, value in vars(base).items() if _is_method(name, value)):
+            if name not in methods:
+                self._found.wrong.append(f"{self._where(node)}: {owner}.{name} is not implemented")
+                continue
+            overloads = parameters(str(getattr(base, name).__doc__), name)
+            ours = len(methods[name].args.args) - 1
             if overloads and ours not in [len(one) for one in overloads]:
-                self._found.wrong.append(f"{self._where(method)}: {owner}.{method.name} with {ours} parameters")
-        needed = [name for name, value in vars(getattr(self._trt, owner)).items() if _is_method(name, value)]
-        defined = {n.name for n in node.body if isinstance(n, ast.FunctionDef)}
-        for name in sorted(set(needed) - defined):
-            self._found.wrong.append(f"{self._where(node)}: {owner}.{name} is not implemented")
+                where = self._where(methods[name])
+                self._found.wrong.append(f"{where}: {owner}.{name} with {ours} parameters")
 
     # ---- expressions ----
 
@@ -281,7 +284,8 @@ class _Reader(ast.NodeVisitor):
             given = len(node.args) - first
             names = {keyword.arg for keyword in node.keywords}
             if not any(_takes(overload, given, names) for overload in overloads):
-                self._found.wrong.append(f"{self._where(node)}: {ast.unparse(node)} fits no overload of {name}")
+                call = ast.unparse(node)
+                self._found.wrong.append(f"{self._where(node)}: {call} fits no overload of {name}")
         return text
 
     def _kind_of_Subscript(self, node: ast.Subscript) -> str | None:

@@ -1,8 +1,9 @@
 """Libraries below NVIDIA's Python bindings on machines without TensorRT.
 
-NVIDIA's wheels with the bindings alone link nine C functions of libnvinfer, libnvonnxparser and libnvinfer_plugin.
-`build_stand_in` makes the three with a plugin registry and a driver of the plugins in it; `build_forward` makes
-those of TensorRT 11, which hand each call on to TensorRT-RTX: there the bindings parse and build.
+NVIDIA's wheels with the bindings alone link nine C functions of libnvinfer, libnvonnxparser and
+libnvinfer_plugin. `build_stand_in` makes the three with a plugin registry and a driver of the plugins in it;
+`build_forward` makes those of TensorRT 11, which hand each call on to TensorRT-RTX: there the bindings parse
+and build.
 """
 
 from __future__ import annotations
