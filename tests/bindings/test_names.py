@@ -88,10 +88,10 @@ def test_what_the_sources_use_is_seen_and_in_tensorrt_rtx() -> None:
     found = run_rtx(names_in_rtx, sources).result
     # Each is reached in another way: a parameter, a loop, what a property or a function of ours returns.
     expected = """
-        Builder.build_serialized_network EngineInspector.get_engine_information IBuilderConfig.progress_monitor
-        ICudaEngine.get_tensor_shape IExecutionContext.execute_async_v3 ILayer.num_outputs ITensor.dtype
-        ITimingCache.serialize OnnxParser.num_errors ParserError.node_operator PluginTensorDesc.format
-        module.ProfilingVerbosity
+        Builder.build_serialized_network EngineInspector.get_engine_information ITensor.dtype
+        IBuilderConfig.progress_monitor ICudaEngine.get_tensor_shape IExecutionContext.execute_async_v3
+        ILayer.num_outputs ITimingCache.serialize OnnxParser.num_errors ParserError.node_operator
+        PluginTensorDesc.format module.ProfilingVerbosity
     """
     assert set(expected.split()) <= set(found["uses"])
     assert found["unimplemented"] == []
