@@ -59,6 +59,7 @@ def names_in_rtx(sources: list[str]) -> dict[str, Any]:
         "uses": sorted({f"{use.owner}.{use.name}" for use in found.uses}),
         "missing": tensorrt_names.missing(trt, tuple(sources)),
         "unimplemented": tensorrt_names.unimplemented(trt),
+        "unknown_members": tensorrt_names.unknown_members(trt),
         "guarded": tensorrt_names.guarded(trt, tuple(sources)),
     }
 
@@ -94,10 +95,25 @@ def test_what_the_sources_use_is_seen_and_in_tensorrt_rtx() -> None:
         PluginTensorDesc.format module.ProfilingVerbosity
     """
     assert set(expected.split()) <= set(found["uses"])
-    assert found["unimplemented"] == []
+    assert found["unimplemented"] == found["unknown_members"] == []
     # The build worker asks for these with the backend TensorRT alone.
     only_tensorrt = ("HardwareCompatibilityLevel", "timing_cache", "hardware_compatibility_level")
     assert [name for name in found["missing"] if not name.endswith(only_tensorrt)] == []
+
+
+@needs_rtx
+def test_a_member_that_is_known_by_its_name_alone() -> None:
+    assert run_rtx(members_with_a_planted_one).result == ["DataType.PLANTED"]
+
+
+def members_with_a_planted_one() -> list[str]:
+    """Run in the child process of tests.support.rtx."""
+    import tensorrt_rtx as trt
+
+    from imp_trt.export import layer_types
+
+    layer_types.NETWORK_NAMES["PLANTED"] = "Planted"
+    return tensorrt_names.unknown_members(trt)
 
 
 @pytest.mark.parametrize("source", tensorrt_names.SOURCES)

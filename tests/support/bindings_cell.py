@@ -191,11 +191,12 @@ class Cell:
         assert found == wanted, found
 
     def _api(self) -> str:
-        from tests.support.tensorrt_names import guarded, missing, unimplemented
+        from tests.support import tensorrt_names as names
 
-        lacking = missing(self._trt) + unimplemented(self._trt)
+        trt = self._trt
+        lacking = names.missing(trt) + names.unknown_members(trt) + names.unimplemented(trt)
         assert not lacking, "; ".join(lacking)
-        return ", ".join(guarded(self._trt))
+        return ", ".join(names.guarded(trt))
 
     def _fields_in_python(self, case: Case) -> None:
         from tests.support import plugin_objects

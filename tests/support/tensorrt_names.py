@@ -103,6 +103,25 @@ def guarded(trt: Any, sources: tuple[str, ...] = SOURCES) -> list[str]:
     return sorted(names | {f"{use.owner}.{use.name}" for use in levels if not _has(trt, use)})
 
 
+def unknown_members(trt: Any) -> list[str]:
+    """Members of enumerations that the sources know by their names as text, and that the module lacks."""
+    from imp_trt.backends import engine_loading
+    from imp_trt.export import layer_types
+    from imp_trt.plugins import python_plugin
+
+    named = {
+        "LayerType": (*layer_types._COMPUTING, "DEQUANTIZE"),
+        "DataType": {*layer_types.NETWORK_NAMES, *python_plugin._ELEMENTS, *engine_loading._DTYPES},
+        "PluginFieldType": {"CHAR", *(kind for kind, _ in python_plugin._KINDS.values())},
+        "TensorLocation": ("DEVICE",),
+        "TensorFormat": ("LINEAR",),
+        "TensorIOMode": ("INPUT", "OUTPUT"),
+    }
+    there = {owner: getattr(trt, owner).__members__ for owner in named}
+    there["Severity"], named["Severity"] = trt.ILogger.Severity.__members__, engine_loading._LEVELS
+    return [f"{o}.{name}" for o, names in named.items() for name in sorted(names) if name not in there[o]]
+
+
 def unimplemented(trt: Any) -> list[str]:
     """The methods of the plugin interfaces that the Python plugins and creators do not have themselves."""
     from imp_trt.plugins.python_plugin import _creator_class, _interfaces, _plugin_class
