@@ -20,16 +20,20 @@ STEP = "build"
 
 def write_model(folder: Path, system: str, precision: str) -> Path:
     """A network of the tests in a precision, as `main` reads it."""
-    from imp_trt.export.engine import custom_nodes
     from tests.support.typed_models import typed
 
-    model = typed(precision, system).model
-    target = folder / f"{system}_{precision}"
-    target.mkdir(parents=True)
-    (target / "model.onnx").write_bytes(model.SerializeToString())
-    about = {"precision": precision, "operators": custom_nodes(model)}
-    (target / "about.json").write_text(json.dumps(about))
-    return target
+    return write(folder / f"{system}_{precision}", typed(precision, system).model, precision)
+
+
+def write(folder: Path, model: Any, precision: str, **options: object) -> Path:
+    """Any model, with fields of BuildJob."""
+    from imp_trt.export.engine import custom_nodes
+
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    about = {"precision": precision, "operators": custom_nodes(model), "options": options}
+    (folder / "about.json").write_text(json.dumps(about))
+    return folder
 
 
 def cases(folder: Path) -> list[str]:
@@ -46,10 +50,10 @@ def _build(folder: Path, form: str, version: str) -> None:
     builder.WORKER = "tests.support.uninspected_worker"
     about: dict[str, Any] = json.loads((folder / "about.json").read_text())
     operators = {name: tuple(nodes) for name, nodes in about["operators"].items()}
-    job = BuildJob("tensorrt", about["precision"], plugins=form, operators=operators)
+    job = BuildJob("tensorrt", about["precision"], plugins=form, operators=operators, **about["options"])
     built = builder.build_engine((folder / "model.onnx").read_bytes(), job)
     assert built.version == version, built.version
-    assert built.plugins == ("python" if form == "plugin" else None), built.plugins
+    assert built.plugins == ("python" if form == "plugin" and operators else None), built.plugins
     assert built.network_types.get(WANTED[about["precision"]], 0) > 0, built.network_types
     assert read_plan_header(built.plan).backend == "tensorrt-rtx", "not built by the core below the bindings"
 

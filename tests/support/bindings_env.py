@@ -51,6 +51,9 @@ class Unavailable(Exception):
         self.excusable = excusable
 
 
+_unreachable: list[Unavailable] = []  # the first that failed in this process
+
+
 def cache() -> Path:
     return Path(os.environ.get("IMP_TRT_TEST_CACHE") or Path.home() / ".cache/imp_trt/tests")
 
@@ -96,10 +99,12 @@ def _installed(package: str, version: str) -> Path:
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    if _unreachable:
+        raise _unreachable[0]  # once is slow enough
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         made = Path(name) / "made"
-        command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]
-        command += ["--only-binary=:all:", "--target", str(made), f"{package}=={version}"]
+        command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--retries", "2"]
+        command += ["--no-deps", "--only-binary=:all:", "--target", str(made), f"{package}=={version}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise _unavailable(package, version, done.stdout + done.stderr)
@@ -117,4 +122,7 @@ def _unavailable(package: str, version: str, output: str) -> Unavailable:
     if listed is not None and listed[1] != "none":
         return Unavailable(f"{package} {version} has no wheel for {_PYTHON}", excusable=True)
     last = [line for line in output.splitlines() if line.strip()][-1:]
-    return Unavailable(f"{package} {version} cannot be fetched: {''.join(last)}", excusable=False)
+    _unreachable.append(
+        Unavailable(f"{package} {version} cannot be fetched: {''.join(last)}", excusable=False)
+    )
+    return _unreachable[0]

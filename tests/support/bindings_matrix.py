@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import pytest
 
@@ -57,6 +57,8 @@ def can_build(version: str) -> str | None:
 
 def run_builds(version: str, numpy: str, folders: Sequence[Path]) -> list[Outcome]:
     """Engines of models that bindings_build.write_model wrote, with TensorRT 11. Raises Unavailable."""
+    reason = can_build(version)
+    assert reason is None, f"{version}: {reason}"
     libraries = bindings_stub.build_forward(bindings_env.cache() / "libraries")
     environment = bindings_env.environment(version, numpy, libraries)
     spec = find_spec("tensorrt_rtx_libs")
@@ -109,7 +111,7 @@ def _ending(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def skip_or_fail(error: bindings_env.Unavailable) -> None:
+def skip_or_fail(error: bindings_env.Unavailable) -> NoReturn:
     """Skips a test whose wheels cannot be had; in CI (CI=true) an index out of reach is a failure."""
     if not error.excusable and os.environ.get("CI", "").lower() in ("1", "true"):
         pytest.fail(str(error))
