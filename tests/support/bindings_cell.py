@@ -52,30 +52,13 @@ enqueue: results on the stand-in for the CUDA driver.
 context: the caller's CUDA context stays current.
 """
 
-FOREIGN_CONTEXT = 99
-
 
 def fake_cuda() -> Any:
-    """FakeCuda with the kernels, and a context that is not the device's primary one, on the same GPU."""
+    """FakeCuda with the kernels."""
     from tests.support.fake_cuda import FakeCuda
-    from tests.support.fake_cuda_state import OK
     from tests.support.fake_kernels import kernels
 
-    class WithForeignContext(FakeCuda):
-        def cuCtxSetCurrent(self, ctx: Any) -> tuple[Any, ...]:
-            if ctx != FOREIGN_CONTEXT:
-                return super().cuCtxSetCurrent(ctx)
-            self.calls.append("cuCtxSetCurrent")
-            self._thread.context = ctx
-            return (OK,)
-
-        def cuCtxGetDevice(self) -> tuple[Any, ...]:
-            if getattr(self._thread, "context", 0) != FOREIGN_CONTEXT:
-                return super().cuCtxGetDevice()
-            self.calls.append("cuCtxGetDevice")
-            return OK, 0
-
-    return WithForeignContext(kernels=kernels())
+    return FakeCuda(kernels=kernels())
 
 
 class Driver:
@@ -245,15 +228,16 @@ class Cell:
         changed = []
 
         def after(call_name: str) -> None:
-            if int(call("cuCtxGetCurrent")) != FOREIGN_CONTEXT:
+            if int(call("cuCtxGetCurrent")) != context:
                 changed.append(call_name)
-            call("cuCtxSetCurrent", FOREIGN_CONTEXT)
+            call("cuCtxSetCurrent", context)
 
-        with fake_cuda().installed(), _nothing_compiled():
-            device = Device.open()
+        with fake_cuda().installed() as fake, _nothing_compiled():
+            Device.open()
+            context = fake.create_context()
+            call("cuCtxSetCurrent", context)
             buffers = [DeviceBuffer(len(data)) for data in case.data]
-            out, stream = DeviceBuffer(len(encoded(case.expected, case.output[0]))), Stream(device)
-            call("cuCtxSetCurrent", FOREIGN_CONTEXT)
+            out, stream = DeviceBuffer(len(encoded(case.expected, case.output[0]))), Stream(Device.current())
             prepare_kernels([case.operator])
             after("prepare_kernels")
             handle = self._driver.attach(folder)
