@@ -63,14 +63,22 @@ inline std::vector<nvinfer1::DynamicPluginTensorDesc> dynamic_descs_of(const Cas
     return descs;
 }
 
-inline IPluginV3* create(IPluginCreatorV3One& creator, const std::vector<Field>& fields)
+// They point into the fields that are given.
+inline std::vector<PluginField> listed(const std::vector<Field>& fields)
 {
-    std::vector<PluginField> listed;
+    std::vector<PluginField> made;
     for (const Field& field : fields) {
-        listed.emplace_back(field.name.c_str(), field.bytes.data(), field.type, field.length);
+        made.emplace_back(field.name.c_str(), field.bytes.data(), field.type, field.length);
     }
-    const nvinfer1::PluginFieldCollection collection{static_cast<int32_t>(listed.size()), listed.data()};
-    return creator.createPlugin("layer", &collection, TensorRTPhase::kBUILD);
+    return made;
+}
+
+inline IPluginV3* create(IPluginCreatorV3One& creator, const std::vector<Field>& fields,
+                         TensorRTPhase phase = TensorRTPhase::kBUILD)
+{
+    const std::vector<PluginField> made = listed(fields);
+    const nvinfer1::PluginFieldCollection collection{static_cast<int32_t>(made.size()), made.data()};
+    return creator.createPlugin("layer", &collection, phase);
 }
 
 inline void refuses(IPluginCreatorV3One& creator, const std::vector<Field>& fields, const std::string& name)

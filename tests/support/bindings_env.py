@@ -6,6 +6,7 @@ Wheels are installed once, without what they depend on, below $IMP_TRT_TEST_CACH
 from __future__ import annotations
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -120,7 +121,8 @@ def _unavailable(package: str, version: str, output: str) -> Unavailable:
     # pip lists the versions that there are for this Python; an index that it cannot reach has none.
     listed = re.search(r"\(from versions: (.+)\)", output)
     if listed is not None and listed[1] != "none":
-        return Unavailable(f"{package} {version} has no wheel for {_PYTHON}", excusable=True)
+        where = f"{_PYTHON} on {platform.machine()}"
+        return Unavailable(f"{package} {version} has no wheel for {where}", excusable=True)
     last = [line for line in output.splitlines() if line.strip()][-1:]
     _unreachable.append(
         Unavailable(f"{package} {version} cannot be fetched: {''.join(last)}", excusable=False)

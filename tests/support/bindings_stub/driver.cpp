@@ -24,19 +24,9 @@ IPluginCreatorV3One& find_creator(const std::string& name)
     return static_cast<IPluginCreatorV3One&>(*creator);
 }
 
-IPluginV3* create_in(TensorRTPhase phase, const Case& given)
+Plugin created(const Case& given, TensorRTPhase phase = TensorRTPhase::kBUILD)
 {
-    std::vector<PluginField> listed;
-    for (const Field& field : given.fields) {
-        listed.emplace_back(field.name.c_str(), field.bytes.data(), field.type, field.length);
-    }
-    const nvinfer1::PluginFieldCollection fields{static_cast<int32_t>(listed.size()), listed.data()};
-    return find_creator(given.op).createPlugin("layer", &fields, phase);
-}
-
-Plugin created(const Case& given)
-{
-    return Plugin(create_in(TensorRTPhase::kBUILD, given));
+    return Plugin(create(find_creator(given.op), given.fields, phase));
 }
 
 std::string fields_of(const Plugin& plugin)
@@ -46,20 +36,17 @@ std::string fields_of(const Plugin& plugin)
     return text_of(*fields);
 }
 
-// The fields as text_of writes them, from the case itself.
+// As fields_of, from the case itself.
 std::string given_fields(const Case& given)
 {
-    std::vector<PluginField> listed;
-    for (const Field& field : given.fields) {
-        listed.emplace_back(field.name.c_str(), field.bytes.data(), field.type, field.length);
-    }
-    return text_of({static_cast<int32_t>(listed.size()), listed.data()});
+    const std::vector<PluginField> made = listed(given.fields);
+    return text_of({static_cast<int32_t>(made.size()), made.data()});
 }
 
 void check_creation(const Case& given)
 {
     for (const TensorRTPhase phase : {TensorRTPhase::kBUILD, TensorRTPhase::kRUNTIME}) {
-        require(fields_of(Plugin(create_in(phase, given))) == given_fields(given), "other fields than given");
+        require(fields_of(created(given, phase)) == given_fields(given), "other fields than given");
     }
 }
 
@@ -139,7 +126,8 @@ void check_bad_texts(const Case& given)
             field.length = static_cast<int32_t>(text.size());
             refuses(find_creator(given.op), changed.fields, field.name);
             g_log.take();
-            require(create_in(TensorRTPhase::kRUNTIME, changed) == nullptr, "accepted " + text);
+            require(create(find_creator(given.op), changed.fields, TensorRTPhase::kRUNTIME) == nullptr,
+                    "accepted " + text);
             require(g_log.take().find(text) != std::string::npos, "the log does not name the value " + text);
         }
         field.bytes.clear();
