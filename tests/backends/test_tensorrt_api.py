@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import re
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
 from tests.support import fake_tensorrt
+from tests.support.docstrings import signatures
 from tests.support.fake_cuda import FakeCuda
 from tests.support.rtx import run_rtx
 
@@ -40,22 +40,6 @@ def real() -> dict[str, Any]:
     if find_spec("tensorrt_rtx") is None:
         pytest.skip("tensorrt_rtx is not installed: pip install 'imp-trt[tensorrt-rtx]'")
     return dict(run_rtx(describe_rtx).result)
-
-
-def signatures(text: str, name: str) -> list[list[str]]:
-    """Parameter names of every overload in a docstring that pybind11 wrote, self left out."""
-    found = []
-    for line in text.splitlines():
-        match = re.fullmatch(rf"(?:\d+\. )?{re.escape(name)}\((.*)\) -> .*", line.strip())
-        if match and match[1] != "*args, **kwargs":
-            # Types hold commas in brackets, default values stand in angle brackets.
-            flat, depth = "", 0
-            for letter in match[1]:
-                depth += (letter in "[<(") - (letter in "]>)")
-                flat += "" if depth else letter
-            names = [part.split(":")[0].split("=")[0].strip() for part in flat.split(",")]
-            found.append([n for n in names if n and n != "self"])
-    return found
 
 
 def test_docstrings_are_read_right() -> None:

@@ -25,16 +25,16 @@ def write_calibration(folder: Path) -> None:
 
 
 @cache
-def typed(precision: str) -> Lowered:
+def typed(precision: str, system: str = "panoptic-fpn-imp") -> Lowered:
     """The network in a precision; the quantised forms from one float16 graph, as lower makes them."""
     if precision not in QUANTIZED:
-        return lower(detecting_network(small_config()), precision, passes=PASSES)
-    base = typed("fp16")
-    return Lowered(quantise(base.model, precision, _ranges()), base.module, precision)
+        return lower(detecting_network(small_config(system)), precision, passes=PASSES)
+    base = typed("fp16", system)
+    return Lowered(quantise(base.model, precision, _ranges(system)), base.module, precision)
 
 
 @cache
-def _ranges() -> dict[Key, Histogram]:
+def _ranges(system: str) -> dict[Key, Histogram]:
     with tempfile.TemporaryDirectory() as name:
         write_calibration(Path(name))
-        return collect_ranges(typed("fp32").module, CalibrationFrames(Path(name)))
+        return collect_ranges(typed("fp32", system).module, CalibrationFrames(Path(name)))

@@ -1,99 +1,26 @@
 """The part of the builder that is for TensorRT alone, which cannot be installed everywhere.
 
-TensorRT-RTX has the same object model: here it stands in for TensorRT in the building process. What is left
-is the interface; every attribute that is used has been looked up in the Python bindings' sources of 10.3.0,
-10.7.0, 10.13.3, 10.16 and 11.1 (NVIDIA/TensorRT, python/src).
+TensorRT-RTX has the same object model: here it stands in for TensorRT in the building process. The names that
+are used are looked up in TensorRT's own bindings by tests/bindings, where those of TensorRT 11 build as well.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import tempfile
-from pathlib import Path
 
 import pytest
 
 from imp_trt.errors import BuildError, PrecisionError
-from imp_trt.export.tensorrt import build_worker, builder, layer_types
+from imp_trt.export.tensorrt import builder
 from imp_trt.export.tensorrt.build_job import BuildJob
 from imp_trt.export.tensorrt.builder import build_engine
 from imp_trt.export.tensorrt.engine import custom_nodes
 from imp_trt.export.tensorrt.layer_types import check_engine, check_network, engine_types
-from tests.support.rtx import run_rtx
 from tests.support.small_graphs import convolution
 from tests.support.stub_packages import needs_rtx, stub_package
-from tests.support.tensorrt_on_rtx import SOURCE, missing_in_rtx
+from tests.support.tensorrt_on_rtx import SOURCE
 from tests.support.typed_models import typed
-
-IN_EVERY_VERSION = {
-    "": """Builder BuilderFlag HardwareCompatibilityLevel ILogger IProgressMonitor LayerInformationFormat
-        LayerType MemoryPoolType NetworkDefinitionCreationFlag OnnxParser ProfilingVerbosity Runtime
-        __version__""",
-    "Builder": "create_network create_builder_config build_serialized_network",
-    "BuilderFlag": "TF32 VERSION_COMPATIBLE",
-    "IBuilderConfig": """builder_optimization_level clear_flag create_timing_cache get_timing_cache
-        hardware_compatibility_level profiling_verbosity progress_monitor set_flag set_memory_pool_limit
-        set_timing_cache""",
-    "ICudaEngine": "create_engine_inspector",
-    "EngineInspector": "get_engine_information",
-    "ILayer": "get_input get_output name num_outputs type",
-    "ILogger": "ERROR WARNING log",
-    "INetworkDefinition": "get_layer num_layers",
-    "IProgressMonitor": "phase_finish phase_start step_complete",
-    "ITensor": "dtype name",
-    "ITimingCache": "serialize",
-    "LayerInformationFormat": "JSON",
-    "LayerType": "CONVOLUTION DECONVOLUTION DEQUANTIZE PLUGIN_V3 name",
-    "MemoryPoolType": "WORKSPACE",
-    "OnnxParser": "get_error num_errors parse",
-    "ParserError": "desc node_name node_operator",
-    "ProfilingVerbosity": "DETAILED",
-    "Runtime": "deserialize_cuda_engine engine_host_code_allowed",
-}
-"""Class -> attributes; "" is the module."""
-
-ONLY_RTX = {"ComputeCapability", "num_compute_capabilities", "set_compute_capability"}
-
-OF_PYTHON = set(
-    """
-    Lock Thread __init__ __members__ __name__ _done _exit _file _lock _most _parent _share _steps append
-    argv backend compute_capabilities dumps dup dup2 errors exists exit_code fdopen finish fraction get
-    hardware_compatibility import_module items join last_errors loads onnx operators optimization_level
-    output plugin_library plugins precision read read_bytes replace send show shown split start
-    parent startswith stderr step timing_cache title tree upper values version_compatible workspace write
-    write_bytes
-    """.split()
-)
-
-
-def listed() -> set[str]:
-    return {name for names in IN_EVERY_VERSION.values() for name in names.split()}
-
-
-def attributes(source: str) -> dict[str, set[str]]:
-    """Attribute -> functions that use it."""
-    found: dict[str, set[str]] = {}
-    for function in ast.walk(ast.parse(source)):
-        if isinstance(function, ast.FunctionDef):
-            for node in ast.walk(function):
-                if isinstance(node, ast.Attribute):
-                    found.setdefault(node.attr, set()).add(function.name)
-    return found
-
-
-@pytest.mark.parametrize("module", [build_worker, layer_types])
-def test_only_what_every_version_has_is_used(module):
-    found = attributes(Path(module.__file__).read_text())
-    assert set(found) - listed() - OF_PYTHON - ONLY_RTX == set(), "look it up in every version, then list it"
-    for name in ONLY_RTX & set(found):
-        assert found[name] == {"_set_compute_capabilities"}
-
-
-@needs_rtx
-def test_the_list_names_real_attributes():
-    wanted = {**IN_EVERY_VERSION, "OnnxParser": IN_EVERY_VERSION["OnnxParser"] + " planted"}
-    assert run_rtx(missing_in_rtx, wanted).result == ["OnnxParser.planted"]
 
 
 def inspected(*types: str) -> str:
