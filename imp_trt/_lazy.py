@@ -6,13 +6,11 @@ where nothing can be installed.
 
 from __future__ import annotations
 
-import re
+import ast
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-_IMPORT = re.compile(r"^from (\.[\w.]+) import (\w+) as (\w+)$", re.MULTILINE)
 
 
 def attach_stub(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
@@ -22,8 +20,9 @@ def attach_stub(package: str, file: str) -> tuple[Callable[[str], Any], Callable
         package: its ``__name__``.
         file: its ``__file__``; the stub ``__init__.pyi`` beside it has lines ``from .module import x as x``.
     """
-    stub = Path(file).with_suffix(".pyi").read_text(encoding="utf-8")
-    home = {name: module for module, name, _ in _IMPORT.findall(stub)}
+    stub = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    home = {alias.name: f".{node.module}" for node in imports for alias in node.names}
     names = sorted(home)
 
     def get(name: str) -> Any:
