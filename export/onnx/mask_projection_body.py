@@ -20,7 +20,13 @@ FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 def write_body(
     op: Operators, t: Tensors, sampling: str, cells: int, block: int, bands: int, dtype: int, limit: float
 ) -> None:
-    """Writes the body for a sampling rule, P, D, some bands, and the type of the canvas with its limit."""
+    """Writes the body.
+
+    Args:
+        cells, block: P and D.
+        bands: how many bands of columns.
+        dtype, limit: onnx type of the canvas and its largest finite value.
+    """
     _constants(op, t, block)
     _members(op, t)
     _slots(op, t)
@@ -243,7 +249,7 @@ def _weights(op: Operators, t: Tensors, a: Tensors, axis: ir.Value, cell: ir.Val
 
     Args:
         axis: where the cells come in.
-        cell: their numbers, along that axis.
+        cell: the numbers of the cells, along that axis.
     """
     a.at = op.Sub(a.u, t.half_f) if bilinear else op.Floor(a.u)  # [B, S, pixels]
     a.at4 = op.Unsqueeze(a.at, axis)  # [B, S, pixels, 1] or [B, S, 1, pixels]
