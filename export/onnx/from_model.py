@@ -16,7 +16,7 @@ import imp_trt
 from imp_trt.errors import ExportError, ImpTrtError, InvalidInput
 from imp_trt.export.onnx import mask_projection
 from imp_trt.export.onnx import roi_align as multilevel_roi_align
-from imp_trt.export.onnx.function_text import DOMAIN, OPSET
+from imp_trt.export.onnx.function_builder import DOMAIN, OPSET
 from imp_trt.export.onnx.graph_checks import check
 from imp_trt.models.deploy import DeployModule
 from imp_trt.models.outputs import OUTPUT_NAMES

@@ -8,7 +8,7 @@ import onnx
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto
 
 from imp_trt.errors import ExportError
-from imp_trt.export.onnx.function_text import DOMAIN, PLUGIN_ATTRIBUTES
+from imp_trt.export.onnx.function_builder import DOMAIN, PLUGIN_ATTRIBUTES
 from imp_trt.export.onnx.type_checks import as_float16, low_type_problems, quantisation_problems
 
 MAX_TOPK = 3840

@@ -10,6 +10,7 @@ canvas is worked on in bands of columns, which bounds the temporaries.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, ValueInfoPro
 
 import imp_trt.ops.mask_projection.torch  # noqa: F401  # registers the torch operator
 from imp_trt.errors import ExportError
-from imp_trt.export.onnx import mask_projection_body as text
-from imp_trt.export.onnx.function_text import DOMAIN, PLUGIN_ATTRIBUTES, custom_op, parse_function
+from imp_trt.export.onnx.function_builder import DOMAIN, PLUGIN_ATTRIBUTES, build_function, custom_op
+from imp_trt.export.onnx.mask_projection_body import write_body
 from imp_trt.ops.mask_projection.options import SAMPLING_RULES
 
 NAME = "InstanceMaskProjection"
@@ -85,51 +86,11 @@ def function_proto(
         expected = " or ".join(TensorProto.DataType.Name(t) for t in _LARGEST)
         raise ExportError(f"masks of {NAME}", expected=expected, got=TensorProto.DataType.Name(dtype))
     shapes = shapes or Shapes()
-    sections = [text.CONSTANTS.format(block=shapes.block()), text.MEMBERS, text.SLOTS]
-    sections.append(text.GATHER.format(bands=shapes.bands()))
-    axes = [f"x{i}" for i in range(shapes.bands())]
-    sections += _rect(cells, axes) if sampling == "rect" else _blend(sampling, axes)
-    sections += [text.MAXIMA.format(a=a) for a in axes]
-    parts = ", ".join(f"{a}_canvas" for a in axes)
-    sections.append(text.RESULT.format(parts=parts, dtype=dtype, limit=f"{_LARGEST[dtype]:.17e}"))
-    return parse_function(NAME, tuple(ATTRIBUTES), INPUTS, ("canvas",), "".join(sections))
-
-
-def _blend(sampling: str, axes: list[str]) -> list[str]:
-    """Samples by weights: {axis}_sample [B, S, H, w] for every band."""
-    weights = text.WEIGHTS[sampling]
-    sections = [text.WEIGHT_CONSTANTS[sampling], text.COORDINATE.format(a="y", low="y0", size="h")]
-    sections.append(weights.format(a="y", axis="v3", cell="j_f"))
-    for i, a in enumerate(axes):
-        sections.append(text.BAND.format(a=a, i=i, i_next=i + 1))
-        sections.append(text.COORDINATE.format(a=a, low="x0", size="w"))
-        sections.append(weights.format(a=a, axis="v2", cell="j_column"))
-        sections.append(text.BLEND.format(a=a))
-    return sections
-
-
-def _rect(cells: int, axes: list[str]) -> list[str]:
-    """Samples by range maxima: {axis}_sample [B, S, H, w] for every band."""
-    levels = cells.bit_length()
-    spans = [f"{2**k}.0" for k in range(levels + 1)]
-    ranges = text.RANGES.format(spans=", ".join(spans), doubled=", ".join(spans[1:]), levels=levels)
-    sections = [ranges, text.RANGE_AXIS.format(a="y", low="y0", size="h")]
-    for i, a in enumerate(axes):
-        sections.append(text.BAND.format(a=a, i=i, i_next=i + 1))
-        sections.append(text.RANGE_AXIS.format(a=a, low="x0", size="w"))
-        sections += _range_read(f"{a}_across", "mask_columns", a, f"{a}_lines", levels)
-        sections.append(text.RANGE_TURN.format(a=a))
-        sections += _range_read(f"{a}_down", f"{a}_turned", "y", f"{a}_sample", levels)
-    return sections
-
-
-def _range_read(table: str, values: str, axis: str, result: str, levels: int) -> list[str]:
-    sections = [f"  {table}_level0 = Identity ({values})\n"]
-    for k in range(1, levels):
-        sections.append(text.RANGE_LEVEL.format(t=table, k=k, k_less=k - 1, step=2 ** (k - 1)))
-    parts = ", ".join(f"{table}_level{k}" for k in range(levels))
-    sections.append(text.RANGE_READ.format(t=table, values=values, a=axis, result=result, parts=parts))
-    return sections
+    block, bands, limit = shapes.block(), shapes.bands(), _LARGEST[dtype]
+    write = partial(
+        write_body, sampling=sampling, cells=cells, block=block, bands=bands, dtype=dtype, limit=limit
+    )
+    return build_function(NAME, ATTRIBUTES, INPUTS, "canvas", write)
 
 
 def function_for_model(model: ModelProto) -> FunctionProto | None:

@@ -11,194 +11,24 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from onnx import FunctionProto, ModelProto
+from onnx import FunctionProto, ModelProto, TensorProto
+from onnxscript import ir
 
 import imp_trt.ops.roi_align.torch  # noqa: F401  # registers the torch operator
-from imp_trt.export.onnx.function_text import DOMAIN, PLUGIN_ATTRIBUTES, custom_op, parse_function
+from imp_trt.export.onnx.function_builder import (
+    DOMAIN,
+    PLUGIN_ATTRIBUTES,
+    Operators,
+    Tensors,
+    build_function,
+    custom_op,
+)
 
 NAME = "ImpMultilevelRoiAlign"
 ATTRIBUTES = ("output_size", "sampling_ratio", "canonical_level", "canonical_size")
 INPUTS = ("p2", "p3", "p4", "p5", "boxes")
 
-# M = batch * boxes, S = output_size, R = sampling_ratio, C = channels.
-_CONSTANTS = """
-  zero = Constant <value_int = 0> ()
-  one = Constant <value_int = 1> ()
-  v0 = Constant <value_ints = [0]> ()
-  v1 = Constant <value_ints = [1]> ()
-  v2 = Constant <value_ints = [2]> ()
-  rest = Constant <value_ints = [-1]> ()
-  column = Constant <value_ints = [-1, 1]> ()
-  zero_f = Constant <value_float = 0.0> ()
-  half_f = Constant <value_float = 0.5> ()
-  one_f = Constant <value_float = 1.0> ()
-  two_f = Constant <value_float = 2.0> ()
-  minus_one_f = Constant <value_float = -1.0> ()
-  S = Constant <value_int : int = @output_size> ()
-  R = Constant <value_int : int = @sampling_ratio> ()
-  level0 = Constant <value_int : int = @canonical_level> ()
-  size0 = Constant <value_int : int = @canonical_size> ()
-  Sv = Reshape (S, v1)
-  Rv = Reshape (R, v1)
-  R2v = Mul (Rv, v2)
-  Sf = Cast <to = 1> (S)
-  Rf = Cast <to = 1> (R)
-  Bv = Shape <start = 0, end = 1> (boxes)
-  Nv = Shape <start = 1, end = 2> (boxes)
-  Cv = Shape <start = 1, end = 2> (p2)
-"""
-
-# Level k (p3, p4, p5) is reached when side / size0 >= 2^(k - level0 - 1e-6), which is torchvision's
-# floor(level0 + log2(side / size0) + 1e-6) without the logarithm of 0. A NaN compares false: p2.
-_LEVELS = """
-  quads = Constant <value_ints = [-1, 4]> ()
-  ones4 = Constant <value_ints = [1, 1, 1, 1]> ()
-  flat = Reshape (boxes, quads)
-  x0, y0, x1, y1 = Split <axis = 1> (flat, ones4)
-  width = Sub (x1, x0)
-  height = Sub (y1, y0)
-  area = Mul (width, height)
-  side = Sqrt (area)
-  level0_f = Cast <to = 1> (level0)
-  size0_f = Cast <to = 1> (size0)
-  relative = Div (side, size0_f)
-  upper_levels = Constant <value_floats = [2.999999, 3.999999, 4.999999]> ()
-  exponents = Sub (upper_levels, level0_f)
-  bounds = Pow (two_f, exponents)
-  reached = GreaterOrEqual (relative, bounds)
-  reached_i = Cast <to = 7> (reached)
-  level = ReduceSum <keepdims = 1> (reached_i, v1)
-"""
-
-# Per box [M, 1]: size, scale and first table row of its level, its image's part of the table included.
-_LEVEL_TABLES = """
-  h2 = Shape <start = 2, end = 3> (p2)
-  h3 = Shape <start = 2, end = 3> (p3)
-  h4 = Shape <start = 2, end = 3> (p4)
-  h5 = Shape <start = 2, end = 3> (p5)
-  w2 = Shape <start = 3, end = 4> (p2)
-  w3 = Shape <start = 3, end = 4> (p3)
-  w4 = Shape <start = 3, end = 4> (p4)
-  w5 = Shape <start = 3, end = 4> (p5)
-  n2 = Mul (h2, w2)
-  n3 = Mul (h3, w3)
-  n4 = Mul (h4, w4)
-  n5 = Mul (h5, w5)
-  begin4 = Add (n2, n3)
-  begin5 = Add (begin4, n4)
-  cells = Add (begin5, n5)
-  heights = Concat <axis = 0> (h2, h3, h4, h5)
-  widths = Concat <axis = 0> (w2, w3, w4, w5)
-  begins = Concat <axis = 0> (v0, n2, begin4, begin5)
-  scales = Constant <value_floats = [0.25, 0.125, 0.0625, 0.03125]> ()
-  H = Gather <axis = 0> (heights, level)
-  W = Gather <axis = 0> (widths, level)
-  begin = Gather <axis = 0> (begins, level)
-  scale = Gather <axis = 0> (scales, level)
-  B = Squeeze (Bv)
-  images = Range (zero, B, one)
-  image_begins = Mul (images, cells)
-  image_column = Reshape (image_begins, column)
-  BN = Concat <axis = 0> (Bv, Nv)
-  image_grid = Expand (image_column, BN)
-  image_begin = Reshape (image_grid, column)
-  first_row = Add (begin, image_begin)
-  no_change = Constant <value_ints = [0, 0, -1]> ()
-  f2 = Reshape (p2, no_change)
-  f3 = Reshape (p3, no_change)
-  f4 = Reshape (p4, no_change)
-  f5 = Reshape (p5, no_change)
-  planes = Concat <axis = 2> (f2, f3, f4, f5)
-  rows = Transpose <perm = [0, 2, 1]> (planes)
-  table_shape = Concat <axis = 0> (rest, Cv)
-  table = Reshape (rows, table_shape)
-"""
-
-# Sample t of an axis is sub-sample t % R of cell t / R.
-_SAMPLES = """
-  SR = Mul (S, R)
-  t = Range (zero, SR, one)
-  cell = Div (t, R)
-  cell_first = Mul (cell, R)
-  sub = Sub (t, cell_first)
-  cell_f = Cast <to = 1> (cell)
-  sub_f = Cast <to = 1> (sub)
-  sub_mid = Add (sub_f, half_f)
-"""
-
-# One axis: [M, S*R] sample positions, then low and high tap with weights, as torchvision's
-# bilinear_interpolate: nothing outside [-1, size], clamped to the border cells inside it.
-# The comparisons come first, so that a NaN or infinite position is replaced before it becomes an index.
-_AXIS = """
-  {a}_begin = Mul ({a}0, scale)
-  {a}_end = Mul ({a}1, scale)
-  {a}_extent = Sub ({a}_end, {a}_begin)
-  {a}_length = Max ({a}_extent, one_f)
-  {a}_bin = Div ({a}_length, Sf)
-  {a}_cell = Mul (cell_f, {a}_bin)
-  {a}_sub_r = Mul (sub_mid, {a}_bin)
-  {a}_sub = Div ({a}_sub_r, Rf)
-  {a}_base = Add ({a}_begin, {a}_cell)
-  {a}_at = Add ({a}_base, {a}_sub)
-  {a}_size = Cast <to = 1> ({size})
-  {a}_after = GreaterOrEqual ({a}_at, minus_one_f)
-  {a}_before = LessOrEqual ({a}_at, {a}_size)
-  {a}_inside = And ({a}_after, {a}_before)
-  {a}_finite = Where ({a}_inside, {a}_at, zero_f)
-  {a}_last = Sub ({a}_size, one_f)
-  {a}_floor0 = Max ({a}_finite, zero_f)
-  {a}_pos = Min ({a}_floor0, {a}_last)
-  {a}_low = Floor ({a}_pos)
-  {a}_next = Add ({a}_low, one_f)
-  {a}_high = Min ({a}_next, {a}_last)
-  {a}_high_w = Sub ({a}_pos, {a}_low)
-  {a}_low_w = Sub (one_f, {a}_high_w)
-  {a}_high_in = Where ({a}_inside, {a}_high_w, zero_f)
-  {a}_low_in = Where ({a}_inside, {a}_low_w, zero_f)
-  {a}_high_mean = Div ({a}_high_in, Rf)
-  {a}_low_mean = Div ({a}_low_in, Rf)
-  {a}_low_i = Cast <to = 7> ({a}_low)
-  {a}_high_i = Cast <to = 7> ({a}_high)
-"""
-
-# Columns: low and high tap of the R samples of a cell side by side, [M, 1, S, 1, 2R].
-_COLUMNS = """
-  x_shape = Concat <axis = 0> (rest, v1, Sv, v1, R2v)
-  x_low_u = Unsqueeze (x_low_i, rest)
-  x_high_u = Unsqueeze (x_high_i, rest)
-  x_pair = Concat <axis = 2> (x_low_u, x_high_u)
-  x_index = Reshape (x_pair, x_shape)
-  x_low_wu = Unsqueeze (x_low_mean, rest)
-  x_high_wu = Unsqueeze (x_high_mean, rest)
-  x_pair_w = Concat <axis = 2> (x_low_wu, x_high_wu)
-  x_weight = Reshape (x_pair_w, x_shape)
-  y_shape = Concat <axis = 0> (rest, Sv, v1, Rv, v1)
-  T = Mul (Rv, R2v)
-  taps_shape = Concat <axis = 0> (rest, T)
-  weights_shape = Concat <axis = 0> (rest, v1, T)
-"""
-
-# One of the two rows of taps: [M*S*S, 1, 2*R*R] weights times [M*S*S, 2*R*R, C] gathered rows.
-_ROW = """
-  {r}_line = Mul (y_{r}_i, W)
-  {r}_row = Add ({r}_line, first_row)
-  {r}_row5 = Reshape ({r}_row, y_shape)
-  {r}_weight5 = Reshape (y_{r}_mean, y_shape)
-  {r}_index5 = Add ({r}_row5, x_index)
-  {r}_both = Mul ({r}_weight5, x_weight)
-  {r}_index = Reshape ({r}_index5, taps_shape)
-  {r}_weights32 = Reshape ({r}_both, weights_shape)
-  {r}_weights = CastLike ({r}_weights32, p2)
-  {r}_taps = Gather <axis = 0> (table, {r}_index)
-  {r}_sum = MatMul ({r}_weights, {r}_taps)
-"""
-
-_RESULT = """
-  sum = Add (low_sum, high_sum)
-  grid_shape = Concat <axis = 0> (rest, Sv, Sv, Cv)
-  grid = Reshape (sum, grid_shape)
-  pooled = Transpose <perm = [0, 3, 1, 2]> (grid)
-"""
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
 def function_proto() -> FunctionProto:
@@ -206,21 +36,192 @@ def function_proto() -> FunctionProto:
 
     One body serves every call: sizes come from attribute references and from the shapes of the inputs.
     """
-    body = "".join(
-        (
-            _CONSTANTS,
-            _LEVELS,
-            _LEVEL_TABLES,
-            _SAMPLES,
-            _AXIS.format(a="x", size="W"),
-            _AXIS.format(a="y", size="H"),
-            _COLUMNS,
-            _ROW.format(r="low"),
-            _ROW.format(r="high"),
-            _RESULT,
-        )
-    )
-    return parse_function(NAME, ATTRIBUTES, INPUTS, ("pooled",), body)
+    return build_function(NAME, ATTRIBUTES, INPUTS, "pooled", _body)
+
+
+# B images of N boxes, M = B * N, S = output_size, R = sampling_ratio, C channels. A comment behind a line
+# gives the shape of its result. Lines without one give scalars, or vectors of one value (v1, Sv) or of sizes.
+
+
+def _body(op: Operators, t: Tensors) -> None:
+    _constants(op, t)
+    _levels(op, t)
+    _level_tables(op, t)
+    _samples(op, t)
+    _axis(op, t, "x", t.W)
+    _axis(op, t, "y", t.H)
+    _columns(op, t)
+    _row(op, t, "low")
+    _row(op, t, "high")
+    t.sum = op.Add(t.low_sum, t.high_sum)  # [M*S*S, 1, C]
+    t.grid_shape = op.Concat(t.rest, t.Sv, t.Sv, t.Cv, axis=0)
+    t.grid = op.Reshape(t.sum, t.grid_shape)  # [M, S, S, C]
+    t.pooled = op.Transpose(t.grid, perm=[0, 3, 1, 2])  # [M, C, S, S]
+
+
+def _constants(op: Operators, t: Tensors) -> None:
+    t.zero, t.one = (op.Constant(value_int=i) for i in (0, 1))
+    t.v0, t.v1, t.v2, t.rest = (op.Constant(value_ints=[i]) for i in (0, 1, 2, -1))
+    t.column = op.Constant(value_ints=[-1, 1])
+    t.zero_f, t.half_f, t.one_f = (op.Constant(value_float=x) for x in (0.0, 0.5, 1.0))
+    t.two_f, t.minus_one_f = (op.Constant(value_float=x) for x in (2.0, -1.0))
+    t.S = op.attribute("output_size", "INT")
+    t.R = op.attribute("sampling_ratio", "INT")
+    t.level0 = op.attribute("canonical_level", "INT")
+    t.size0 = op.attribute("canonical_size", "INT")
+    t.Sv = op.Reshape(t.S, t.v1)
+    t.Rv = op.Reshape(t.R, t.v1)
+    t.R2v = op.Mul(t.Rv, t.v2)
+    t.Sf = op.Cast(t.S, to=FLOAT)
+    t.Rf = op.Cast(t.R, to=FLOAT)
+    t.Bv = op.Shape(t.boxes, start=0, end=1)
+    t.Nv = op.Shape(t.boxes, start=1, end=2)
+    t.Cv = op.Shape(t.p2, start=1, end=2)
+
+
+def _levels(op: Operators, t: Tensors) -> None:
+    """The level of every box, 0 for p2 to 3 for p5.
+
+    Level k (p3, p4, p5) is reached when side / size0 >= 2^(k - level0 - 1e-6), which is torchvision's
+    floor(level0 + log2(side / size0) + 1e-6) without the logarithm of 0. A NaN compares false: p2.
+    """
+    t.quads = op.Constant(value_ints=[-1, 4])
+    t.ones4 = op.Constant(value_ints=[1, 1, 1, 1])
+    t.flat = op.Reshape(t.boxes, t.quads)  # [M, 4]
+    t.x0, t.y0, t.x1, t.y1 = op.Split(t.flat, t.ones4, axis=1, outputs=4)  # [M, 1] each
+    t.width = op.Sub(t.x1, t.x0)  # [M, 1]
+    t.height = op.Sub(t.y1, t.y0)  # [M, 1]
+    t.area = op.Mul(t.width, t.height)  # [M, 1]
+    t.side = op.Sqrt(t.area)  # [M, 1]
+    t.level0_f = op.Cast(t.level0, to=FLOAT)
+    t.size0_f = op.Cast(t.size0, to=FLOAT)
+    t.relative = op.Div(t.side, t.size0_f)  # [M, 1]
+    t.upper_levels = op.Constant(value_floats=[2.999999, 3.999999, 4.999999])
+    t.exponents = op.Sub(t.upper_levels, t.level0_f)  # [3]
+    t.bounds = op.Pow(t.two_f, t.exponents)  # [3]
+    t.reached = op.GreaterOrEqual(t.relative, t.bounds)  # [M, 3]
+    t.reached_i = op.Cast(t.reached, to=INT64)  # [M, 3]
+    t.level = op.ReduceSum(t.reached_i, t.v1, keepdims=1)  # [M, 1]
+
+
+def _level_tables(op: Operators, t: Tensors) -> None:
+    """Table of all cells, and per box: size, scale and first table row of its level, in its image's part."""
+    for level in "2345":
+        t[f"h{level}"] = op.Shape(t[f"p{level}"], start=2, end=3)
+    for level in "2345":
+        t[f"w{level}"] = op.Shape(t[f"p{level}"], start=3, end=4)
+    for level in "2345":
+        t[f"n{level}"] = op.Mul(t[f"h{level}"], t[f"w{level}"])
+    t.begin4 = op.Add(t.n2, t.n3)
+    t.begin5 = op.Add(t.begin4, t.n4)
+    t.cells = op.Add(t.begin5, t.n5)
+    t.heights = op.Concat(t.h2, t.h3, t.h4, t.h5, axis=0)  # [4]
+    t.widths = op.Concat(t.w2, t.w3, t.w4, t.w5, axis=0)  # [4]
+    t.begins = op.Concat(t.v0, t.n2, t.begin4, t.begin5, axis=0)  # [4]
+    t.scales = op.Constant(value_floats=[0.25, 0.125, 0.0625, 0.03125])
+    t.H = op.Gather(t.heights, t.level, axis=0)  # [M, 1]
+    t.W = op.Gather(t.widths, t.level, axis=0)  # [M, 1]
+    t.begin = op.Gather(t.begins, t.level, axis=0)  # [M, 1]
+    t.scale = op.Gather(t.scales, t.level, axis=0)  # [M, 1]
+    t.B = op.Squeeze(t.Bv)
+    t.images = op.Range(t.zero, t.B, t.one)  # [B]
+    t.image_begins = op.Mul(t.images, t.cells)  # [B]
+    t.image_column = op.Reshape(t.image_begins, t.column)  # [B, 1]
+    t.BN = op.Concat(t.Bv, t.Nv, axis=0)
+    t.image_grid = op.Expand(t.image_column, t.BN)  # [B, N]
+    t.image_begin = op.Reshape(t.image_grid, t.column)  # [M, 1]
+    t.first_row = op.Add(t.begin, t.image_begin)  # [M, 1]
+    t.no_change = op.Constant(value_ints=[0, 0, -1])
+    for level in "2345":
+        t[f"f{level}"] = op.Reshape(t[f"p{level}"], t.no_change)  # [B, C, n]
+    t.planes = op.Concat(t.f2, t.f3, t.f4, t.f5, axis=2)  # [B, C, cells]
+    t.rows = op.Transpose(t.planes, perm=[0, 2, 1])  # [B, cells, C]
+    t.table_shape = op.Concat(t.rest, t.Cv, axis=0)
+    t.table = op.Reshape(t.rows, t.table_shape)  # [B * cells, C]
+
+
+def _samples(op: Operators, t: Tensors) -> None:
+    """Sample t of an axis is sub-sample t % R of cell t / R."""
+    t.SR = op.Mul(t.S, t.R)
+    t.t = op.Range(t.zero, t.SR, t.one)  # [S*R], as all below
+    t.cell = op.Div(t.t, t.R)
+    t.cell_first = op.Mul(t.cell, t.R)
+    t.sub = op.Sub(t.t, t.cell_first)
+    t.cell_f = op.Cast(t.cell, to=FLOAT)
+    t.sub_f = op.Cast(t.sub, to=FLOAT)
+    t.sub_mid = op.Add(t.sub_f, t.half_f)
+
+
+def _axis(op: Operators, t: Tensors, axis: str, size: ir.Value) -> None:
+    """One axis: sample positions, then low and high tap with weights, as torchvision's bilinear_interpolate.
+
+    Nothing counts outside [-1, size]; inside it, positions are clamped to the border cells. The comparisons
+    come first, so that a NaN or infinite position is replaced before it becomes an index.
+    """
+    a = t.under(axis)
+    a.begin = op.Mul(t[f"{axis}0"], t.scale)  # [M, 1]
+    a.end = op.Mul(t[f"{axis}1"], t.scale)  # [M, 1]
+    a.extent = op.Sub(a.end, a.begin)  # [M, 1]
+    a.length = op.Max(a.extent, t.one_f)  # [M, 1]
+    a.bin = op.Div(a.length, t.Sf)  # [M, 1]
+    a.cell = op.Mul(t.cell_f, a.bin)  # [M, S*R], as all below without a shape
+    a.sub_r = op.Mul(t.sub_mid, a.bin)
+    a.sub = op.Div(a.sub_r, t.Rf)
+    a.base = op.Add(a.begin, a.cell)
+    a.at = op.Add(a.base, a.sub)
+    a.size = op.Cast(size, to=FLOAT)  # [M, 1]
+    a.after = op.GreaterOrEqual(a.at, t.minus_one_f)
+    a.before = op.LessOrEqual(a.at, a.size)
+    a.inside = op.And(a.after, a.before)
+    a.finite = op.Where(a.inside, a.at, t.zero_f)
+    a.last = op.Sub(a.size, t.one_f)  # [M, 1]
+    a.floor0 = op.Max(a.finite, t.zero_f)
+    a.pos = op.Min(a.floor0, a.last)
+    a.low = op.Floor(a.pos)
+    a.next = op.Add(a.low, t.one_f)
+    a.high = op.Min(a.next, a.last)
+    a.high_w = op.Sub(a.pos, a.low)
+    a.low_w = op.Sub(t.one_f, a.high_w)
+    a.high_in = op.Where(a.inside, a.high_w, t.zero_f)
+    a.low_in = op.Where(a.inside, a.low_w, t.zero_f)
+    a.high_mean = op.Div(a.high_in, t.Rf)
+    a.low_mean = op.Div(a.low_in, t.Rf)
+    a.low_i = op.Cast(a.low, to=INT64)
+    a.high_i = op.Cast(a.high, to=INT64)
+
+
+def _columns(op: Operators, t: Tensors) -> None:
+    """Low and high tap of the R samples of a cell side by side, and the shapes that cells are combined in."""
+    x = t.under("x")
+    x.shape = op.Concat(t.rest, t.v1, t.Sv, t.v1, t.R2v, axis=0)
+    x.low_u = op.Unsqueeze(x.low_i, t.rest)  # [M, S*R, 1]
+    x.high_u = op.Unsqueeze(x.high_i, t.rest)  # [M, S*R, 1]
+    x.pair = op.Concat(x.low_u, x.high_u, axis=2)  # [M, S*R, 2]
+    x.index = op.Reshape(x.pair, x.shape)  # [M, 1, S, 1, 2R]
+    x.low_wu = op.Unsqueeze(x.low_mean, t.rest)  # [M, S*R, 1]
+    x.high_wu = op.Unsqueeze(x.high_mean, t.rest)  # [M, S*R, 1]
+    x.pair_w = op.Concat(x.low_wu, x.high_wu, axis=2)  # [M, S*R, 2]
+    x.weight = op.Reshape(x.pair_w, x.shape)  # [M, 1, S, 1, 2R]
+    t.y_shape = op.Concat(t.rest, t.Sv, t.v1, t.Rv, t.v1, axis=0)
+    t.T = op.Mul(t.Rv, t.R2v)
+    t.taps_shape = op.Concat(t.rest, t.T, axis=0)
+    t.weights_shape = op.Concat(t.rest, t.v1, t.T, axis=0)
+
+
+def _row(op: Operators, t: Tensors, row: str) -> None:
+    """One of the two rows of taps, "low" or "high": weights times gathered rows of the table."""
+    r = t.under(row)
+    r.line = op.Mul(t[f"y_{row}_i"], t.W)  # [M, S*R]
+    r.row = op.Add(r.line, t.first_row)  # [M, S*R]
+    r.row5 = op.Reshape(r.row, t.y_shape)  # [M, S, 1, R, 1]
+    r.weight5 = op.Reshape(t[f"y_{row}_mean"], t.y_shape)  # [M, S, 1, R, 1]
+    r.index5 = op.Add(r.row5, t.x_index)  # [M, S, S, R, 2R]
+    r.both = op.Mul(r.weight5, t.x_weight)  # [M, S, S, R, 2R]
+    r.index = op.Reshape(r.index5, t.taps_shape)  # [M*S*S, 2*R*R]
+    r.weights32 = op.Reshape(r.both, t.weights_shape)  # [M*S*S, 1, 2*R*R]
+    r.weights = op.CastLike(r.weights32, t.p2)  # [M*S*S, 1, 2*R*R]
+    r.taps = op.Gather(t.table, r.index, axis=0)  # [M*S*S, 2*R*R, C]
+    r.sum = op.MatMul(r.weights, r.taps)  # [M*S*S, 1, C]
 
 
 def function_for_model(model: ModelProto) -> FunctionProto | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from imp_trt.export.onnx.function_text import DOMAIN
+from imp_trt.export.onnx.function_builder import DOMAIN
 
 QDQ_OPSET = 19
 """First opset whose QuantizeLinear takes float16 and gives float8."""

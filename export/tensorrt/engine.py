@@ -11,7 +11,7 @@ from onnx import ModelProto
 from imp_trt.artifacts.artifact import EngineInfo
 from imp_trt.artifacts.plan_header import PlanHeader, read_plan_header
 from imp_trt.cuda.platform import Gpu, Platform
-from imp_trt.export.onnx.function_text import DOMAIN
+from imp_trt.export.onnx.function_builder import DOMAIN
 from imp_trt.export.onnx.functions import without_functions
 from imp_trt.export.options import EngineOptions
 from imp_trt.export.progress import Progress

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from imp_trt.errors import ExportError
-from imp_trt.export.onnx.function_text import parse_function
+from imp_trt.export.onnx.function_builder import build_function
 from imp_trt.export.onnx.graph_checks import check, lint
 
 
@@ -34,7 +34,10 @@ def graph(
 
 
 def double(name="Double"):
-    return parse_function(name, (), ("a",), ("b",), "  b = Add (a, a)\n")
+    def write(op, t):
+        t.b = op.Add(t.a, t.a)
+
+    return build_function(name, (), ("a",), "b", write)
 
 
 def call(name="Double", **attributes):
@@ -62,7 +65,10 @@ def test_control_flow():
 
 
 def test_the_same_in_a_function_body():
-    body = parse_function("Bad", (), ("a",), ("b",), "  b = NonZero (a)\n")
+    def write(op, t):
+        t.b = op.NonZero(t.a)
+
+    body = build_function("Bad", (), ("a",), "b", write)
     assert any("function Bad: NonZero" in p for p in lint(graph([call("Bad")], functions=[body])))
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from imp_trt.errors import ExportError
-from imp_trt.export.onnx.function_text import DOMAIN, PLUGIN_ATTRIBUTES
+from imp_trt.export.onnx.function_builder import DOMAIN, PLUGIN_ATTRIBUTES
 from imp_trt.export.onnx.mask_projection import (
     INPUTS,
     NAME,

@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper
 
 from imp_trt.export.onnx import roi_align as multilevel_roi_align
-from imp_trt.export.onnx.function_text import PLUGIN_ATTRIBUTES
+from imp_trt.export.onnx.function_builder import PLUGIN_ATTRIBUTES
 from imp_trt.export.onnx.graph_checks import lint
 from imp_trt.ops.roi_align.torch import pyramid_roi_align
 from tests.support.roi_align import awkward_boxes, boxes_of_every_level, pyramid

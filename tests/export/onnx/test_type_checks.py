@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from imp_trt.export.onnx.function_text import parse_function
+from imp_trt.export.onnx.function_builder import build_function
 from imp_trt.export.onnx.graph_checks import check, lint
 
 FLOAT, FLOAT16, BFLOAT16, INT8 = (
@@ -93,7 +93,13 @@ def test_a_quantised_bias():
 
 
 def test_a_quantised_projection():
-    body = parse_function("Pool", (), ("a",), ("b",), "  b = Relu (a)\n")
+    def pool(op, t):
+        t.b = op.Relu(t.a)
+
+    def bad(op, t):
+        t.b = op.QuantizeLinear(t.a, t.s, t.z)
+
+    body = build_function("Pool", (), ("a",), "b", pool)
     body.opset_import[0].version = 19
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
@@ -105,7 +111,7 @@ def test_a_quantised_projection():
     constants = [("scale", np.float32(0.1)), ("zero", np.int8(0))]
     model = graph(nodes, [("x", FLOAT, [2])], [("y", FLOAT, [2])], constants, functions=[body])
     assert any("Pool n2 reads a quantised tensor" in p for p in lint(model))
-    inside = parse_function("Bad", (), ("a", "s", "z"), ("b",), "  b = QuantizeLinear (a, s, z)\n")
+    inside = build_function("Bad", (), ("a", "s", "z"), "b", bad)
     model.functions.append(inside)
     assert any("function Bad is quantised" in p for p in lint(model))
 
