@@ -9,8 +9,9 @@ import pytest
 from imp_trt.cuda import driver, kernels, nvrtc
 from imp_trt.cuda.driver import Device, Graph, Stream
 from imp_trt.errors import DependencyMissing, DeviceError, UsageError
-from imp_trt.ops import mask_projection_cuda
+from imp_trt.ops.mask_projection import cuda as mask_projection_cuda
 from tests.support.fake_cuda import FakeCuda, Launch
+from tests.support.fake_nvrtc import have_nvrtc
 
 
 @pytest.fixture
@@ -18,14 +19,13 @@ def compiled(monkeypatch, tmp_path):
     """The architectures that were compiled for; nothing really is."""
     done: list[str] = []
 
-    def compile_program(source, arch):
-        done.append(arch)
-        return f"{source.name} for {arch}".encode()
+    def compile_program(source, target):
+        done.append(target.arch)
+        return f"{source.name} for {target.arch}".encode()
 
     monkeypatch.setenv("IMP_TRT_CACHE", str(tmp_path))
     monkeypatch.setattr(nvrtc, "compile_program", compile_program)
-    monkeypatch.setattr(nvrtc, "version", lambda: (13, 2))
-    monkeypatch.setattr(nvrtc, "architectures", lambda: ((8, 0), (9, 0)))
+    have_nvrtc(monkeypatch, (13, 2))
     return done
 
 
