@@ -145,10 +145,10 @@ IMP_HD Taps taps_at(int pixel, Span span, int cells)
                               : taps_of(mask_position<rule>(pixel, span, cells), cells);
 }
 
-// The taps of a position as two neighbouring cells, cell0 and cell0 + 1, so that one address serves both; a
+// The taps of a position as two neighboring cells, cell0 and cell0 + 1, so that one address serves both; a
 // border's other cell gets weight 0, which changes no more than the sign of a zero. With one cell, weight0 is
 // its weight.
-IMP_HD Taps neighbours_of(float position, int cells)
+IMP_HD Taps neighbors_of(float position, int cells)
 {
     const bool inside = position > -1.0F && position < static_cast<float>(cells);
     const float place = inside ? position : 0.0F;  // no branch: columns are worked out side by side
@@ -233,7 +233,7 @@ IMP_HD const T* line_at(const T* mask, int line, unsigned int pitch)
 #endif
 }
 
-// Two neighbouring cells of a line of the mask; nearest: the first.
+// Two neighboring cells of a line of the mask; nearest: the first.
 template <class T>
 struct Pair {
     T left, right;

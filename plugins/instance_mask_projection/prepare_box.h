@@ -13,13 +13,13 @@ static_assert(kBoxLines == kWarp, "a lane writes the number of a line");
 
 // A box in the registers of its warp.
 struct Prepared {
-    Taps columns[kHalves];         // of the tile's columns lane and lane + 32; bilinear: neighbouring cells
+    Taps columns[kHalves];         // of the tile's columns lane and lane + 32; bilinear: neighboring cells
     unsigned int inside[kHalves];  // ballots over them
     Taps row;                      // of the tile's row `lane`; bilinear, nearest: cells are numbers of lines
     int lines;
 };
 
-// A line of the box takes 64 floats where both halves of the tile are inside, else 32. Neighbouring columns
+// A line of the box takes 64 floats where both halves of the tile are inside, else 32. Neighboring columns
 // lie in fours, the second four of a run 32 floats behind the first, where threads of a row read them without
 // conflicts. Two short lines share 64 floats. Lines are stored by fours.
 __device__ __forceinline__ bool is_wide(const Prepared& box)
@@ -148,7 +148,7 @@ __device__ __forceinline__ void prepare(Prepared& prepared, const CanvasBox& box
         Taps& taps = prepared.columns[half];
         if (rule != Rule::rect) {
             const float position = position_of<rule>(u[half]);
-            taps = rule == Rule::bilinear ? neighbours_of(position, cells) : taps_of(position, cells);
+            taps = rule == Rule::bilinear ? neighbors_of(position, cells) : taps_of(position, cells);
         }
         prepared.inside[half] = __ballot_sync(kAllLanes, taps.cell0 != kOutside);
         if (rule != Rule::rect) {
@@ -172,7 +172,7 @@ __device__ __forceinline__ void write_lines(float* lines, const Taps* columns, i
     const int lane = threadIdx.x % kWarp;
     float* own = lines + lane / 8 * 4 + lane % 4 + lane / 4 % 2 * kWarp;  // by fours, even ones first
     const bool pairs = rule == Rule::bilinear;
-    if (pairs && cells == 1) {  // a cell without a neighbour
+    if (pairs && cells == 1) {  // a cell without a neighbor
 #pragma unroll
         for (int half = 0; half < halves && count > 0; ++half) {
             own[half * (kWarp / 2)] = blend_finite_line<Rule::nearest>(Pair<T>{mask[0], {}}, columns[half]);

@@ -26,7 +26,7 @@ struct Run {
     }
 };
 
-// rect: the taps of the tile's columns, for each box of the group. The columns that neighbouring threads read
+// rect: the taps of the tile's columns, for each box of the group. The columns that neighboring threads read
 // together lie together.
 __device__ __forceinline__ Taps* column_taps(TileMemory& memory, int k)
 {

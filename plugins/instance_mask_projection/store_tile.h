@@ -30,7 +30,7 @@ __device__ __forceinline__ void store_run(const Out (&values)[kRun], Out* row, i
     }
 }
 
-// Any other rows: through shared memory, so that a warp writes neighbouring pixels.
+// Any other rows: through shared memory, so that a warp writes neighboring pixels.
 template <class Out>
 __device__ __forceinline__ void store_staged(TileMemory& memory, const Out (&values)[kRun], Out* plane,
                                              int left, int top, int height, int width)

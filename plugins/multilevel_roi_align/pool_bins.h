@@ -80,7 +80,7 @@ struct PairedBin {
     float weights[2][2][4];        // upper left, upper right, lower left, lower right
 };
 
-// False where a sample lies outside the map or has no right neighbour: `pool_bin` knows these.
+// False where a sample lies outside the map or has no right neighbor: `pool_bin` knows these.
 __device__ __forceinline__ bool paired_bin(const RoiMemory& memory, const RoiGrid& grid, int row, int column,
                                            PairedBin& bin)
 {

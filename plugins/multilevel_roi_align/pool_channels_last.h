@@ -122,7 +122,7 @@ __device__ __forceinline__ void store_means(const float (&means)[kEight], T* out
     }
 }
 
-// A thread owns a bin of eight channels; its neighbour those of the next eight, in the same sector of memory.
+// A thread owns a bin of eight channels; its neighbor those of the next eight, in the same sector of memory.
 // features: of the block's first group; `groups`: of all channels; `channels`: of the block.
 template <class T>
 __device__ __forceinline__ void pool_groups(const RoiMemory& memory, const RoiGrid& grid,

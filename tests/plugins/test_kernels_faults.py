@@ -37,7 +37,7 @@ FAULTS = {
         "const float place = position;",
         "outside the range of representable values",
     ),
-    "a neighbour behind the last cell": (
+    "a neighbor behind the last cell": (
         "address",
         "instance_mask_projection.h",
         "at_most(cell, cells - 2)",
@@ -110,7 +110,7 @@ def build(folder: Path, sanitizer: str, file: str = "", text: str = "", fault: s
 def launch(kernels: HostKernels) -> None:
     """More instances than the list holds, more lines than fit, tiles that reach beyond the canvas."""
     case = ordinary(1, count=600, cells=CELLS, canvas=(20, 21), classes=1)
-    # The centre of pixel 0 is inside, pixel 63 lies 6e9 cells behind: more than an int holds.
+    # The center of pixel 0 is inside, pixel 63 lies 6e9 cells behind: more than an int holds.
     thin = np.array([[[np.nextafter(np.float32(0.5), np.float32(0)), 3.0, 0.5, 9.0]]], np.float32)
     # The last mask is read up to its last cell.
     last = np.array([[[-40.0, -40.0, 20.2, 19.2]]], np.float32)

@@ -18,7 +18,7 @@ OP = "multilevel_roi_align"
 
 # name: (sanitizer, layout, file, text, what it becomes, what is reported)
 FAULTS = {
-    "a right neighbour behind the last cell": (
+    "a right neighbor behind the last cell": (
         "address",
         "linear",
         "pool_bins.h",

@@ -81,7 +81,7 @@ def test_degenerate_numbers(rule: str, dtype: type) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_membership_where_corners_meet_pixel_centres_and_tile_borders(rule: str) -> None:
+def test_membership_where_corners_meet_pixel_centers_and_tile_borders(rule: str) -> None:
     rng = np.random.default_rng(0)
     for part in (4, 6, 64):
         corners = rng.integers(-2 * part, 70 * part, (2, 40, 4)) / part
@@ -200,7 +200,7 @@ def test_crowds_whose_lines_do_not_fit_at_a_time(cells: int, sides: tuple[float,
 
 
 def test_cells_that_are_not_finite_beside_the_columns_that_read_them() -> None:
-    """One neighbour has weight 0 at a border, and one at every column where the mask fits the pixels."""
+    """One neighbor has weight 0 at a border, and one at every column where the mask fits the pixels."""
     rng = np.random.default_rng(3)
     for dtype in DTYPES:
         for cells in (1, 2, 5):
