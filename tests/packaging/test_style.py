@@ -62,3 +62,4 @@ def test_version_is_stated_once_for_package_and_project():
 
     assert f'\nversion = "{imp_trt.__version__}"\n' in (ROOT / "pyproject.toml").read_text()
     assert f"[{imp_trt.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {imp_trt.__version__}\n" in (ROOT / "CITATION.cff").read_text()

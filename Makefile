@@ -1,0 +1,38 @@
+# Developer commands; `make help` lists them. CONTRIBUTING.md says when to use which.
+PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
+# Arguments for pytest: make test ARGS="tests/ops -k bilinear"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help check ruff mypy pyright test test-all matrix bench
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+check: ruff mypy pyright ## lint, formatting and types: less than a minute
+
+ruff:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+mypy:
+	$(PYTHON) -m mypy
+
+pyright:
+	$(PYTHON) -m pyright --pythonpath $(PYTHON)
+
+test: ## the tests that are not marked slow: at most two minutes on two cores
+	$(PYTHON) -m pytest -m "not slow" $(ARGS)
+
+test-all: ## the whole suite: at most ten minutes on two cores
+	$(PYTHON) -m pytest $(ARGS)
+
+matrix: ## the tests with the lowest and the newest dependencies, on each Python that is installed
+	$(PYTHON) -m tests.matrix $(ARGS)
+
+bench: ## the benchmarks that need neither a GPU nor a data set
+	$(PYTHON) -m tests.bench.bench_import
+	$(PYTHON) -m tests.bench.bench_mask_projection
+	$(PYTHON) -m tests.bench.bench_draw
+	$(PYTHON) -m tests.bench.bench_export
+	$(PYTHON) -m tests.bench.bench_pipeline
