@@ -8,6 +8,7 @@ import signal
 import pytest
 
 WORKERS = 2
+"""As many as the fewest cores on which the suite is expected to run."""
 
 # A shell starts its background jobs with Ctrl-C ignored. Tests that interrupt themselves or a program that
 # they start would then wait for ever.
@@ -19,17 +20,27 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Processes for ``-n auto``, the default: none for tests of one file, which would only start later."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Runs in WORKERS processes, each file in one of them, unless options say otherwise (-n 0, -p no:xdist).
+
+    Tests of one file and those for the one GPU stay in this process, as all do without pytest-xdist.
+    """
+    options = config.option
+    if hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("xdist"):
+        return
+    if options.numprocesses is not None or options.dist != "no" or options.tx or options.usepdb:
+        return
     paths = {argument.partition("::")[0] for argument in config.args}
-    if len(paths) == 1 and paths.pop().endswith(".py"):
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(WORKERS, cores)
+    if options.markexpr == "gpu" or (len(paths) == 1 and paths.pop().endswith(".py")):
+        return
+    options.numprocesses, options.dist, options.loadscopereorder = WORKERS, "loadfile", False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, so that no process is left alone with one at the end."""
+    """Files with slow tests first in a worker process, so that none is left alone with one at the end."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

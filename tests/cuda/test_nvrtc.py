@@ -22,6 +22,8 @@ ARCHITECTURES = [
     (12, 0),
     (12, 1),
 ]
+# Orin, and the newest; the others only repeat what these find, each in some seconds.
+QUICK = {(8, 7), (12, 1)}
 
 
 class FakeStatus:
@@ -58,7 +60,11 @@ def real():
 
 
 @pytest.mark.parametrize("op", kernels.ENTRIES)
-@pytest.mark.parametrize("arch", ARCHITECTURES, ids=lambda a: f"sm_{a[0]}{a[1]}")
+@pytest.mark.parametrize(
+    "arch",
+    [pytest.param(a, marks=() if a in QUICK else pytest.mark.slow) for a in ARCHITECTURES],
+    ids=[f"sm_{major}{minor}" for major, minor in ARCHITECTURES],
+)
 def test_every_kernel_compiles_for(arch, op, real):
     if arch not in real:
         pytest.skip(f"NVRTC {nvrtc.version()} does not know compute capability {arch}")

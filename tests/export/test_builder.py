@@ -20,8 +20,14 @@ from tests.support.typed_models import typed
 
 pytestmark = needs_rtx
 
-# float8 calibrates and builds as int8 does.
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", pytest.param("fp8", marks=pytest.mark.slow))
+# bfloat16 exports and builds as float16 does, float8 calibrates and builds as int8 does.
+PRECISIONS = (
+    "fp32",
+    "fp16",
+    pytest.param("bf16", marks=pytest.mark.slow),
+    "int8",
+    pytest.param("fp8", marks=pytest.mark.slow),
+)
 QUANTISED = ("int8", "fp8")
 
 

@@ -211,6 +211,7 @@ def test_a_network_without_detector_keeps_only_its_ends(calibration_folder):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", QUANTISED)
 def test_the_same_frames_give_the_same_bytes(network, lowered, tmp_path, monkeypatch, precision):
     """Against the shared form, which was quantised step by step."""

@@ -22,6 +22,7 @@ def test_ruff(command):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_mypy_at_the_root():
     """Strict, and it sees the linked folders: an error planted there must be found."""
     done = subprocess.run(
@@ -34,6 +35,7 @@ def test_mypy_at_the_root():
     assert int(checked[1]) >= len(sources)
 
 
+@pytest.mark.slow
 def test_pyright_at_the_root():
     command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
