@@ -7,6 +7,8 @@ import signal
 
 import pytest
 
+from tests.support.once import share
+
 WORKERS = 2
 """As many as the fewest cores on which the suite is expected to run."""
 
@@ -30,10 +32,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("xdist"):
         return
     if options.numprocesses is not None or options.dist != "no" or options.tx or options.usepdb:
+        share()
         return
     paths = {argument.partition("::")[0] for argument in config.args}
     if options.markexpr == "gpu" or (len(paths) == 1 and paths.pop().endswith(".py")):
         return
+    share()
     options.numprocesses, options.dist, options.loadscopereorder = WORKERS, "loadfile", False
 
 

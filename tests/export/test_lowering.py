@@ -34,6 +34,10 @@ class Shared(dict):
         return typed(precision)
 
 
+# The export in bfloat16 takes some seconds of its own.
+TYPES = [pytest.param(p, marks=pytest.mark.slow if p == "bf16" else ()) for p in LAYER_TYPES]
+
+
 @pytest.fixture
 def lowered():
     return Shared()
@@ -55,7 +59,7 @@ def run(model, frames):
     return dict(zip(OUTPUT_NAMES, map(np.concatenate, zip(*results, strict=True)), strict=True))
 
 
-@pytest.mark.parametrize("precision", LAYER_TYPES)
+@pytest.mark.parametrize("precision", TYPES)
 def test_the_borders_are_those_of_the_contract(lowered, precision):
     model = lowered[precision].model
     types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)}
@@ -74,7 +78,7 @@ def test_the_borders_are_those_of_the_contract(lowered, precision):
     assert {f.name for f in model.functions} == {"InstanceMaskProjection", "ImpMultilevelRoiAlign"}
 
 
-@pytest.mark.parametrize("precision", LAYER_TYPES)
+@pytest.mark.parametrize("precision", TYPES)
 def test_layers_are_in_the_low_type_and_boxes_are_not(lowered, precision):
     model = lowered[precision].model
     types = types_of(model)

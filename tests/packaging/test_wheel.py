@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # builds, environments and installations
+
 ROOT = Path(__file__).resolve().parents[2]
 
 IMPORT_ALL = """
@@ -111,7 +113,6 @@ def test_wheel_installs_one_top_level_package(wheel):
     assert not [n for n in names if Path(n).name.startswith(("test_", "conftest"))]
 
 
-@pytest.mark.slow
 def test_sdist_checkout_and_pip_give_the_same_files(wheel, checkout, tmp_path):
     """The wheel of the sdist, the wheel of the checkout, and what `pip install .` writes."""
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), cwd=checkout)
@@ -125,7 +126,6 @@ def test_sdist_checkout_and_pip_give_the_same_files(wheel, checkout, tmp_path):
     assert int(run(str(python), "-c", IMPORT_ALL, cwd=tmp_path, PYTHONPATH=borrowed())) > 40
 
 
-@pytest.mark.slow
 def test_editable_install_sees_what_the_wheel_holds(wheel, checkout, tmp_path):
     python = environment(tmp_path / "env", "-e", str(checkout))
     code = IMPORT_ALL.replace('"site-packages" in', f"{str(checkout / 'imp_trt')!r} in")
@@ -161,13 +161,11 @@ def test_wheel_is_pure_python(wheel):
     assert wheel.stat().st_size < 16 * 2**20
 
 
-@pytest.mark.slow
 def test_everything_imports_outside_the_checkout(installed, tmp_path):
     count = run(str(installed), "-c", IMPORT_ALL, cwd=tmp_path, PYTHONPATH=borrowed())
     assert int(count) > 40
 
 
-@pytest.mark.slow
 def test_commands_are_installed_and_answer(installed, tmp_path):
     for name in ("train", "eval", "export", "segment", "inspect", "doctor", "demo"):
         text = run(str(installed.parent / f"imp-{name}"), "--help", cwd=tmp_path, PYTHONPATH=borrowed())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import cv2
 
@@ -12,6 +14,7 @@ from imp_trt.export.calibration import CalibrationFrames, Histogram, Key, collec
 from imp_trt.export.lowering import QUANTISED, Lowered, lower
 from imp_trt.export.quantise import quantise
 from tests.support.networks import detecting_network, small_config, smooth_frames
+from tests.support.once import once
 
 PASSES = 16
 """Passes of each NMS: as many as the network's own frames need."""
@@ -25,6 +28,16 @@ def write_calibration(folder: Path) -> None:
 
 @cache
 def typed(precision: str) -> Lowered:
+    """Made once for all processes of a test run; see `made`."""
+
+    def make(folder: Path) -> None:
+        (folder / "lowered.pickle").write_bytes(pickle.dumps(made(precision)))
+
+    folder = once(f"lowered.{precision}", make)
+    return cast(Lowered, pickle.loads((folder / "lowered.pickle").read_bytes()))  # noqa: S301  # made above
+
+
+def made(precision: str) -> Lowered:
     """The network in a precision; the quantised forms from one float16 graph, as lower makes them."""
     if precision not in QUANTISED:
         return lower(detecting_network(small_config()), precision, passes=PASSES)
