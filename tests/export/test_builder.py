@@ -91,6 +91,7 @@ def test_missing_plugin_layers_are_counted():
         built(model, plugins="plugin", operators=custom_nodes(model))
 
 
+@pytest.mark.slow
 def test_an_engine_for_listed_gpus():
     here = Platform.detect()
     options = EngineOptions(compute_capabilities=("8.9",), workspace=1 << 30, optimization_level=0)

@@ -204,6 +204,7 @@ def test_weights_are_quantised_per_output_channel(lowered, precision, error):
     assert checked >= 20
 
 
+@pytest.mark.slow
 def test_a_network_without_detector_keeps_only_its_ends(calibration_folder):
     network = detecting_network(small_config("semantic-fpn"))
     model = lower(network, "int8", calibration=CalibrationFrames(calibration_folder)).model

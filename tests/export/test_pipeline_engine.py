@@ -146,6 +146,7 @@ def test_a_graph_of_another_precision_leaves_nothing(lowered, weights, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_plugin_engine_says_so(lowered, weights, tmp_path):
     options = EngineOptions(plugin=True)
     report = export_model(weights, tmp_path, "fp16", "rtx", verify=False, options=options)

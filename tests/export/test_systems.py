@@ -152,13 +152,14 @@ def test_every_system_is_scored(trained, name):
     assert [part is not None for part in (done.instances, done.panoptic)] == [detector, detector]
 
 
+@pytest.mark.slow
 @needs_rtx
 @pytest.mark.parametrize(
     ("name", "precision"),
     [
         ("semantic-p2", "fp32"),
-        pytest.param("semantic-fpn", "fp16", marks=pytest.mark.slow),
-        pytest.param("mask-rcnn-imp", "fp16", marks=pytest.mark.slow),
+        ("semantic-fpn", "fp16"),
+        ("mask-rcnn-imp", "fp16"),
     ],
 )
 def test_an_engine_of_a_system_that_lacks_a_part(trained, tmp_path, name, precision):
