@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from collections.abc import Generator
+from contextlib import nullcontext
 
 import pytest
 
-from tests.support.once import share
+from tests.support.once import alone, share
 
 WORKERS = 2
 """As many as the fewest cores on which the suite is expected to run."""
@@ -48,6 +50,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Tests of the one GPU run one at a time: some of them look at how much of its memory is free."""
+    with alone("gpu") if item.get_closest_marker("gpu") else nullcontext():
+        return (yield)
 
 
 def pytest_collection_finish() -> None:

@@ -7,7 +7,8 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 VARIABLE = "IMP_TRT_TESTS_SHARED"
@@ -29,11 +30,28 @@ def once(name: str, make: Callable[[Path], object]) -> Path:
         home = tempfile.mkdtemp(prefix="imp_trt_tests_")
         atexit.register(shutil.rmtree, home, ignore_errors=True)
     folder, ready = Path(home) / name, Path(home) / f"{name}.ready"
-    with (Path(home) / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(Path(home) / f"{name}.lock"):
         if not ready.exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             make(folder)
             ready.touch()
     return folder
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """One process of the run at a time is in here."""
+    home = os.environ.get(VARIABLE)
+    if home is None:
+        yield
+        return
+    with _locked(Path(home) / f"{name}.lock"):
+        yield
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
