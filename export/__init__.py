@@ -1,42 +1,5 @@
-"""PyTorch -> ONNX or TensorRT -> verified artifact. Names are fetched on first use."""
+"""PyTorch -> ONNX or TensorRT -> verified artifact."""
 
-from __future__ import annotations
+from imp_trt._lazy import attach_stub
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from imp_trt.export.onnx_from_model import onnx_from_module as onnx_from_module
-    from imp_trt.export.onnx_from_model import onnx_with_operators as onnx_with_operators
-    from imp_trt.export.pipeline import ExportReport as ExportReport
-    from imp_trt.export.pipeline import export_model as export_model
-    from imp_trt.export.pipeline import export_onnx as export_onnx
-    from imp_trt.export.targets import EngineOptions as EngineOptions
-
-_HOME = {
-    "EngineOptions": "imp_trt.export.targets",
-    "ExportReport": "imp_trt.export.pipeline",
-    "export_model": "imp_trt.export.pipeline",
-    "export_onnx": "imp_trt.export.pipeline",
-    "onnx_from_module": "imp_trt.export.onnx_from_model",
-    "onnx_with_operators": "imp_trt.export.onnx_from_model",
-}
-
-__all__ = [
-    "EngineOptions",
-    "ExportReport",
-    "export_model",
-    "export_onnx",
-    "onnx_from_module",
-    "onnx_with_operators",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'imp_trt.export' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""From trained weights to a verified artifact: export, build, compare, and only then write."""
+"""From trained weights to a verified artifact: load, lower, build, verify, and only then write."""
 
 from __future__ import annotations
 
@@ -6,49 +6,41 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-import onnx
-import onnxruntime
-import torch
+from onnx import ModelProto
 
-import imp_trt
-from imp_trt.artifact import SUFFIXES, Manifest, manifest_path, read_manifest, write_artifact
-from imp_trt.errors import OutputError, UsageError
-from imp_trt.export.calibration import CalibrationFrames
-from imp_trt.export.engine import Engine, make_engine, producer
-from imp_trt.export.frames import MIN_FRAMES, VerificationFrames
-from imp_trt.export.functions import without_functions
-from imp_trt.export.lowering import RUNS_ON_ONNXRUNTIME, Lowered, lower
-from imp_trt.export.onnx_from_model import operators_of
-from imp_trt.export.targets import (
-    NEEDS_CALIBRATION,
-    EngineOptions,
-    Target,
-    check_target,
-    default_target,
-    find_target,
+from imp_trt.artifacts.artifact import manifest_path, read_manifest, write_artifact
+from imp_trt.artifacts.manifest import Manifest
+from imp_trt.backends.preflight import problems
+from imp_trt.backends.pytorch import PyTorchBackend
+from imp_trt.data.files import write_atomically
+from imp_trt.export.manifests import (
+    benchmark_figures,
+    engine_manifest,
+    onnx_manifest,
+    verification_figures,
 )
-from imp_trt.export.verification import ENGINE, ONNXRUNTIME, PYTORCH, Candidate, compare
-from imp_trt.export.verify import GATES, enforce
-from imp_trt.files import write_atomically
-from imp_trt.models.checkpoint import load_model
-from imp_trt.models.nms import DEFAULT_PASSES
-from imp_trt.platform_info import Gpu, Platform
-from imp_trt.preflight import problems
-from imp_trt.segmenter import Segmenter
+from imp_trt.export.onnx.functions import without_functions
+from imp_trt.export.options import ExportOptions, options_of
+from imp_trt.export.plan import ExportPlan, make_plan
+from imp_trt.export.progress import Progress, silent
+from imp_trt.export.quantization.lowering import RUNS_ON_ONNXRUNTIME, Lowered, lower
+from imp_trt.export.tensorrt.engine import Engine, make_engine
+from imp_trt.export.verification.compare import (
+    ENGINE,
+    ONNXRUNTIME,
+    PYTORCH,
+    Candidate,
+    compare,
+)
+from imp_trt.export.verification.gates import Agreement, enforce
+from imp_trt.models.checkpoint import read_checkpoint
+from imp_trt.models.network import ImpNetwork
 
 _log = logging.getLogger(__name__)
-
-_RTX_QUANTISED = (
-    "NVIDIA documents int8 in TensorRT-RTX for weights only, and float8 for matrix products: the engine may "
-    "be smaller and no faster than a float16 one (support matrices up to 1.5, release notes of 1.7)"
-)
-
-Progress = Callable[[str, int, int], None]
-"""Called as the work goes on: stage (export, calibrate, parse, build, verify), steps done, steps in all."""
 
 
 @dataclass(frozen=True)
@@ -91,41 +83,58 @@ class ExportReport:
         }
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What is settled before the long work begins."""
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """What an export made, in memory.
 
-    weights: Path
-    path: Path
-    precision: str
-    target: Target
-    options: EngineOptions
-    here: Platform
-    frames: VerificationFrames
-    calibration: CalibrationFrames | None
-    batch: int
-    report: Progress = field(repr=False)
-    function_free: bool = False
+    Attributes:
+        model: the typed graph, with the bodies of its operators.
+        graph: its bytes.
+        onnx_manifest: manifest of the graph as an ONNX artifact.
+        engine: the engine, or None.
+        manifest: of the artifact: the engine's, else onnx_manifest.
+        not_here: why the engine cannot run on this machine, or nothing.
+    """
+
+    model: ModelProto
+    graph: bytes
+    onnx_manifest: Manifest
+    engine: Engine | None
+    manifest: Manifest
+    not_here: str = ""
+
+    @property
+    def payload(self) -> bytes:
+        """Bytes of the artifact."""
+        return self.graph if self.engine is None else self.engine.plan
+
+
+@overload
+def export_model(
+    weights: str | os.PathLike[str],
+    output: str | os.PathLike[str] = ...,
+    options: ExportOptions | None = ...,
+    *,
+    progress: Progress | None = ...,
+) -> ExportReport: ...
+
+
+@overload
+def export_model(
+    weights: str | os.PathLike[str], output: str | os.PathLike[str] = ..., *former: Any, **keywords: Any
+) -> ExportReport: ...
 
 
 def export_model(
     weights: str | os.PathLike[str],
     output: str | os.PathLike[str] = ".",
-    precision: str = "fp32",
-    target: str | None = None,
-    frames: str | os.PathLike[str] | None = None,
-    batch: int = 1,
-    verify: bool = True,
-    frame_count: int = MIN_FRAMES,
-    passes: int = DEFAULT_PASSES,
-    calibration: str | os.PathLike[str] | None = None,
-    options: EngineOptions | None = None,
-    function_free: bool = False,
+    *given: Any,
     progress: Progress | None = None,
+    **keywords: Any,
 ) -> ExportReport:
     """Export a checkpoint to an artifact, an engine or an ONNX file, that was verified against PyTorch.
 
-    Both networks see the same frames through a Segmenter each, resizing included. Nothing is written
+    The weights are read once. Both networks see the same frames, resizing included. Nothing is written
     before every gate has passed. Where an engine cannot run on this machine, its graph is verified in
     ONNX Runtime, or in PyTorch where that lacks the type, and the manifest says so.
 
@@ -133,23 +142,14 @@ def export_model(
         weights: checkpoint (.safetensors, .pt).
         output: a folder, in which the file is called ``<weights>.<precision>.onnx`` or
             ``<weights>.<precision>.<target>.engine``; or a file of that suffix.
-        precision: "fp32", "fp16", "bf16", "int8" or "fp8".
-        target: name of a profile in :data:`imp_trt.export.targets.TARGETS`; None takes the best one here.
-        frames: folder of images to verify on, filled up to frame_count with procedural scenes.
-        batch: frames per network call, fixed in the file.
-        verify: False writes the file unverified and says so in its manifest.
-        frame_count: frames to verify on.
-        passes: passes of each fixed-point NMS.
-        calibration: folder of images; for int8 and fp8, and only for them.
-        options: how to build an engine.
-        function_free: also write ``<artifact's name>.function-free.onnx``, the ONNX file without the bodies
-            of its operators, which runs only where their plugins are: for other programs with TensorRT
-            below 10.7. It has no manifest: imp_trt runs the artifact.
+        options: what to export; None takes ``ExportOptions()``: float32 for the best target here. The form
+            of version 0.1 (precision, target, frames and batch in its place, the rest as keywords) warns.
         progress: called as the work goes on.
 
     Raises:
         UsageError: the combination of precision, target and options is impossible.
-        DependencyMissing: the target's builder or its GPU is not here.
+        DependencyMissing: the target's builder or its GPU is not here, or its plugins do not run on that
+            GPU.
         CheckpointError: the weights are missing or damaged.
         SourceError: a folder of frames is missing or empty.
         ExportError: the network cannot be expressed in the exported graph.
@@ -159,108 +159,105 @@ def export_model(
         OutputError: the output cannot be written.
     """
     start = time.perf_counter()
-    work = _settle(
-        weights, output, precision, target, frames, frame_count, batch, calibration, options, progress
-    )
-    work = replace(work, function_free=function_free)
-    network, _ = load_model(work.weights)
-    lowered = lower(network, precision, batch, passes, work.calibration, work.report)
-    engine = None
-    if work.target.backend != "onnxruntime":
-        engine = make_engine(lowered.model, precision, work.target, work.options, work.here, work.report)
-    report = _verify_and_write(work, lowered, engine, verify)
-    return replace(report, seconds=time.perf_counter() - start)
+    plan = make_plan(Path(weights), Path(output), options_of(given, keywords), progress or silent)
+    checkpoint = read_checkpoint(plan.weights)
+    reference = PyTorchBackend.of(checkpoint, "cpu")
+    lowered = _lower(plan, checkpoint.network)
+    exported = _build(plan, lowered, reference.manifest)
+    if reference.manifest.terms:
+        _log.warning("%s: %s", plan.weights, reference.manifest.terms)
+    if plan.options.verify:
+        exported = _verify(plan, lowered, exported, reference)
+    return replace(_write(plan, exported), seconds=time.perf_counter() - start)
 
 
 def export_onnx(
     weights: str | os.PathLike[str],
     output: str | os.PathLike[str] = ".",
-    precision: str = "fp32",
-    **rest: Any,
+    *given: Any,
+    progress: Progress | None = None,
+    **keywords: Any,
 ) -> ExportReport:
-    """:func:`export_model` to an ONNX artifact."""
-    return export_model(weights, output, precision, "onnxruntime", **rest)
+    """:func:`export_model` to an ONNX artifact; the same arguments, whatever target the options name."""
+    chosen = replace(options_of(given, keywords), target="onnxruntime")
+    return export_model(weights, output, chosen, progress=progress)
 
 
-def _settle(
-    weights: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    precision: str,
-    target: str | None,
-    frames: str | os.PathLike[str] | None,
-    frame_count: int,
-    batch: int,
-    calibration: str | os.PathLike[str] | None,
-    options: EngineOptions | None,
-    progress: Progress | None,
-) -> _Work:
-    """Refuses what cannot be done before the long work begins."""
-    here = Platform.detect()
-    profile = find_target(target or _implied_target(Path(output)) or default_target(here))
-    options = options or EngineOptions()
-    check_target(profile, precision, options, calibration is not None, here)
-    if calibration is not None and precision not in NEEDS_CALIBRATION:
-        raise UsageError(
-            f"precision {precision} takes no calibration frames", fix="leave --calib out, or --engine int8"
-        )
-    if options.timing_cache is not None:
-        _check_writable(options.timing_cache, "timing cache", "choose another file")
-    if profile.backend == "tensorrt-rtx" and precision in NEEDS_CALIBRATION:
-        _log.warning(_RTX_QUANTISED)
-    chosen = VerificationFrames(None if frames is None else Path(frames), frame_count)
-    chosen.check()
-    return _Work(
-        weights=Path(weights),
-        path=_output_path(Path(weights), Path(output), precision, profile),
-        precision=precision,
-        target=profile,
-        options=options,
-        here=here,
-        frames=chosen,
-        calibration=None if calibration is None else CalibrationFrames(Path(calibration)),
-        batch=batch,
-        report=progress or (lambda stage, done, total: None),
+def _lower(plan: ExportPlan, network: ImpNetwork) -> Lowered:
+    options = plan.options
+    return lower(
+        network,
+        options.precision,
+        options.batch,
+        options.nms_iterations,
+        plan.calibration,
+        plan.progress,
     )
 
 
-def _verify_and_write(work: _Work, lowered: Lowered, engine: Engine | None, verify: bool) -> ExportReport:
+def _build(plan: ExportPlan, lowered: Lowered, reference: Manifest) -> Exported:
+    """The graph's bytes and, for an engine, the engine."""
+    onnx = onnx_manifest(plan, lowered.model, reference)
     graph = lowered.model.SerializeToString(deterministic=True)
-    with Segmenter(work.weights, "pytorch", device="cpu") as reference:
-        onnx_manifest = _onnx_manifest(work, lowered, reference.manifest)
-        manifest = onnx_manifest if engine is None else _engine_manifest(work, engine, onnx_manifest)
-        payload = graph if engine is None else engine.plan
-        not_here = "" if engine is None else _obstacle(manifest, engine, work.here)
-        if verify:
-            candidate = _candidate(work, lowered, manifest, onnx_manifest, payload, graph, not_here)
-            agreement, times = compare(reference, candidate, work.frames, work.report)
-            enforce(agreement, work.precision)
-            if manifest.detections and not agreement.reference:
-                _log.warning(
-                    "the network finds no instance on the verification frames, so that only class maps were "
-                    "compared: name images of what it was trained for with --frames"
-                )
-            figures = {
-                **manifest.verification,
-                "verified_on": candidate.verified_on,
-                "against": "pytorch fp32",
-                "source": work.frames.description,
-                **agreement.to_dict(GATES[work.precision]),
-            }
-            figures.pop("skipped")
-            onnx_manifest = replace(onnx_manifest, verification=figures)
-            manifest = replace(manifest, verification=figures)
-            if candidate.payload is payload:
-                manifest = replace(manifest, benchmark=_on_gpu(times, work.here, candidate.verified_on))
+    if plan.target.backend == "onnxruntime":
+        return Exported(lowered.model, graph, onnx, None, onnx)
+    options = plan.options
+    engine = make_engine(
+        lowered.model, options.precision, plan.target, options.engine, plan.platform, plan.progress
+    )
+    manifest = engine_manifest(engine, onnx)
+    obstacles = problems(manifest, engine.header, plan.platform)
+    not_here = f"{obstacles[0].what}: {obstacles[0].got}" if obstacles else ""
+    return Exported(lowered.model, graph, onnx, engine, manifest, not_here)
+
+
+def _verify(plan: ExportPlan, lowered: Lowered, exported: Exported, reference: PyTorchBackend) -> Exported:
+    """Compares the best form of the export that can run here with PyTorch; figures in the manifests.
+
+    Raises:
+        VerificationError: a gate failed.
+    """
+    candidate = _candidate(plan, lowered, exported)
+    agreement, times = compare(reference, candidate, plan.frames, plan.progress)
+    enforce(agreement, plan.options.precision)
+    _warn_without_instances(exported.manifest, agreement)
+    figures = verification_figures(plan, exported.manifest, candidate.verified_on, agreement)
+    manifest = replace(exported.manifest, verification=figures)
+    if candidate.payload is exported.payload:
+        manifest = replace(manifest, benchmark=benchmark_figures(plan, candidate.verified_on, times))
+    return replace(
+        exported, manifest=manifest, onnx_manifest=replace(exported.onnx_manifest, verification=figures)
+    )
+
+
+def _candidate(plan: ExportPlan, lowered: Lowered, exported: Exported) -> Candidate:
+    """The best form of the export that can run here."""
+    if exported.engine is not None and not exported.not_here:
+        return Candidate(ENGINE, exported.engine.plan, exported.manifest, lowered.module)
+    if plan.options.precision in RUNS_ON_ONNXRUNTIME:
+        return Candidate(ONNXRUNTIME, exported.graph, exported.onnx_manifest, lowered.module)
+    return Candidate(PYTORCH, b"", exported.onnx_manifest, lowered.module)
+
+
+def _warn_without_instances(manifest: Manifest, agreement: Agreement) -> None:
+    if manifest.detections and not agreement.reference:
+        _log.warning(
+            "the network finds no instance on the verification frames, so that only class maps were "
+            "compared: name images of what it was trained for with --frames"
+        )
+
+
+def _write(plan: ExportPlan, exported: Exported) -> ExportReport:
     writes: dict[Path, Callable[[], object]] = {}
-    if work.function_free:
-        bare, bare_path = without_functions(lowered.model), work.path.with_suffix(".function-free.onnx")
+    if plan.options.function_free:
+        bare, bare_path = without_functions(exported.model), plan.path.with_suffix(".function-free.onnx")
         writes[bare_path] = lambda: write_atomically(bare_path, bare.SerializeToString(deterministic=True))
-    if engine is not None and work.options.keep_onnx:
-        kept = work.path.with_suffix(".onnx")
-        writes[kept] = lambda: write_artifact(kept, graph, onnx_manifest)
-    writes[work.path] = lambda: write_artifact(work.path, payload, manifest)
+    if exported.engine is not None and plan.options.engine.keep_onnx:
+        kept = plan.path.with_suffix(".onnx")
+        writes[kept] = lambda: write_artifact(kept, exported.graph, exported.onnx_manifest)
+    writes[plan.path] = lambda: write_artifact(plan.path, exported.payload, exported.manifest)
     _write_all(writes)
-    return ExportReport(work.path, read_manifest(work.path), 0.0, tuple(writes)[:-1], not_here)
+    return ExportReport(plan.path, read_manifest(plan.path), 0.0, tuple(writes)[:-1], exported.not_here)
 
 
 def _write_all(writes: Mapping[Path, Callable[[], object]]) -> None:
@@ -276,100 +273,3 @@ def _write_all(writes: Mapping[Path, Callable[[], object]]) -> None:
             path.unlink(missing_ok=True)
             manifest_path(path).unlink(missing_ok=True)
         raise
-
-
-def _onnx_manifest(work: _Work, lowered: Lowered, reference: Manifest) -> Manifest:
-    verification: dict[str, Any] = {"verified_on": None, "skipped": "by request (--no-verify)"}
-    if work.calibration is not None:
-        images = len(work.calibration.paths())
-        verification["calibration"] = f"{images} images of {work.calibration.folder.name}"
-    return replace(
-        reference,
-        kind="onnx",
-        input=replace(reference.input, batch=work.batch),
-        outputs=(),
-        precision=work.precision,
-        target=work.target.name,
-        ops=operators_of(lowered.model),
-        opset=next(o.version for o in lowered.model.opset_import if o.domain == ""),
-        producer=_producer(),
-        verification=verification,
-    )
-
-
-def _engine_manifest(work: _Work, engine: Engine, manifest: Manifest) -> Manifest:
-    return replace(
-        manifest,
-        kind="engine",
-        engine=engine.info,
-        producer=producer(engine.info, manifest.producer),
-        verification={**manifest.verification, "layer_precisions_from": engine.types_from},
-    )
-
-
-def _obstacle(manifest: Manifest, engine: Engine, here: Platform) -> str:
-    """Why the engine cannot run on this machine, or nothing."""
-    found = problems(manifest, engine.header, here)
-    return f"{found[0].what}: {found[0].got}" if found else ""
-
-
-def _candidate(
-    work: _Work,
-    lowered: Lowered,
-    manifest: Manifest,
-    onnx_manifest: Manifest,
-    payload: bytes,
-    graph: bytes,
-    not_here: str,
-) -> Candidate:
-    """The best form of the export that can run here."""
-    if manifest.kind == "engine" and not not_here:
-        return Candidate(ENGINE, payload, manifest, lowered.module)
-    if work.precision in RUNS_ON_ONNXRUNTIME:
-        return Candidate(ONNXRUNTIME, graph, onnx_manifest, lowered.module)
-    return Candidate(PYTORCH, b"", onnx_manifest, lowered.module)
-
-
-def _on_gpu(times: Mapping[str, Any], here: Platform, verified_on: str) -> dict[str, Any]:
-    if verified_on == ENGINE and isinstance(here.gpu, Gpu):
-        return {**times, "machine": f"{here.gpu.name}, {times['machine']}"}
-    return dict(times)
-
-
-def _producer() -> dict[str, str]:
-    return {
-        "imp_trt": imp_trt.__version__,
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
-    }
-
-
-def _implied_target(output: Path) -> str | None:
-    """An output that is named as an ONNX file asks for one."""
-    return "onnxruntime" if output.suffix == ".onnx" else None
-
-
-def _output_path(weights: Path, output: Path, precision: str, target: Target) -> Path:
-    """The artifact's path; refuses early what could not be written after minutes of work."""
-    suffix = ".onnx" if target.backend == "onnxruntime" else ".engine"
-    middle = precision if target.backend == "onnxruntime" else f"{precision}.{target.name}"
-    wrong = set(SUFFIXES.values()) - {suffix}
-    if output.suffix in wrong and not output.is_dir():
-        raise UsageError(
-            f"output {output} for target {target.name}",
-            expected=f"a folder, or a file that ends with {suffix}",
-            got=output.suffix,
-            fix="choose another with -o, or another --target",
-        )
-    path = output if output.suffix == suffix else output / f"{weights.stem}.{middle}{suffix}"
-    _check_writable(path, "output", "choose another with -o")
-    return path
-
-
-def _check_writable(path: Path, what: str, fix: str) -> None:
-    if path.is_dir():
-        raise OutputError(f"{what} {path}", expected="a file name", got="a folder", fix=fix)
-    folder = next(p for p in (path.parent, *path.absolute().parents) if p.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{what} {path}", expected="a writable folder", got=str(folder), fix=fix)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from imp_trt.artifacts.engine_info import HARDWARE_COMPATIBILITY
+from imp_trt.cuda.platform import Gpu, Platform, extra_for
 from imp_trt.errors import DependencyMissing, UsageError
-from imp_trt.export.build_job import DEFAULT_OPTIMIZATION_LEVEL, HARDWARE_COMPATIBILITY
-from imp_trt.manifest import PRECISIONS
-from imp_trt.platform_info import Gpu, Platform
+from imp_trt.export.options import EngineOptions
 
-NEEDS_CALIBRATION = ("int8", "fp8")
 _LEAST_CAPABILITY = {"bf16": (8, 0), "fp8": (8, 9)}
 _ARCHITECTURE = {"bf16": "Ampere (8.0)", "fp8": "Ada (8.9)"}
 _MIGRATION = "docs.nvidia.com/deeplearning/tensorrt/11.4.1, api/migration"
@@ -44,33 +42,6 @@ class Target:
     platform: str | None = None
     drive: bool = False
     refusal: str | None = None
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How to build an engine; None leaves a choice to the target.
-
-    Attributes:
-        plugin: True for plugin layers, False for the operators' function bodies.
-        plugin_library: C++ plugin library.
-        compute_capabilities: GPUs to build for, e.g. ``("8.6", "8.9")``.
-        workspace: most bytes of scratch memory.
-        timing_cache: file of measured kernel times, read and rewritten.
-        optimization_level: 0 to 5; higher builds longer.
-        hardware_compatibility: "none", "ampere_plus" or "same_compute_capability".
-        version_compatible: whether later TensorRT versions may load the engine, in other programs.
-        keep_onnx: write the ONNX file, with the bodies of its operators, as an artifact beside the engine.
-    """
-
-    plugin: bool | None = None
-    plugin_library: Path | None = None
-    compute_capabilities: tuple[str, ...] = ()
-    workspace: int | None = None
-    timing_cache: Path | None = None
-    optimization_level: int = DEFAULT_OPTIMIZATION_LEVEL
-    hardware_compatibility: str = "none"
-    version_compatible: bool = False
-    keep_onnx: bool = False
 
 
 _ALL = ((10, 3), (12, 0))
@@ -197,33 +168,21 @@ def capabilities_for(target: Target, precision: str, options: EngineOptions) -> 
     return () if able == TARGETS["tensorrt-rtx"].capabilities else able
 
 
-def check_target(
-    target: Target, precision: str, options: EngineOptions, calibrated: bool, here: Platform
-) -> None:
+def check_target(target: Target, precision: str, options: EngineOptions, here: Platform) -> None:
     """Raise unless an artifact of this precision can be made for the target on this machine.
 
     Args:
         target: profile.
         precision: "fp32", "fp16", "bf16", "int8" or "fp8".
         options: how to build.
-        calibrated: whether calibration frames are given.
         here: this machine.
 
     Raises:
         UsageError: the combination is impossible; the message has the reason.
         DependencyMissing: the builder or its GPU is not here.
     """
-    if precision not in PRECISIONS:
-        raise UsageError("precision", expected=f"one of {', '.join(PRECISIONS)}", got=precision)
     if target.refusal:
         raise _refused(target, target.refusal, "use DriveOS 7, or --target onnxruntime")
-    if precision in NEEDS_CALIBRATION and not calibrated:
-        raise UsageError(
-            f"precision {precision}",
-            expected="calibration frames",
-            got="none",
-            fix="name a folder of images like those the network will see: --calib DIR",
-        )
     if target.backend == "onnxruntime":
         _check_onnxruntime(target, precision, options)
         return
@@ -287,7 +246,8 @@ def _check_options(target: Target, options: EngineOptions) -> None:
 def _check_builder(target: Target, here: Platform) -> None:
     version = here.version(target.backend)
     if version is None:
-        fix = f"pip install 'imp-trt[{target.backend}]'"
+        driver = here.gpu.driver if isinstance(here.gpu, Gpu) else None
+        fix = f"pip install 'imp-trt[{extra_for(target.backend, driver)}]'"
         if target.platform == "linux-aarch64":  # pip's TensorRT is for servers
             fix = "install python3-libnvinfer of the system; venv needs --system-site-packages to see it"
         raise DependencyMissing(

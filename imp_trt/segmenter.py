@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from threading import Lock
 from types import TracebackType
 
+from imp_trt.artifacts.manifest import Manifest
 from imp_trt.backends import Backend, DeviceBackend, open_backend
+from imp_trt.backends.futures import Pending
+from imp_trt.backends.runners import DeviceRunner, HostRunner
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
-from imp_trt.manifest import Manifest
-from imp_trt.pending import Pending
-from imp_trt.result import SegmentationResult
-from imp_trt.runners import DeviceRunner, HostRunner
+from imp_trt.results.result import SegmentationResult
 
 _log = logging.getLogger(__name__)
 
@@ -128,21 +129,26 @@ class Segmenter:
         """Segment frames one network call at a time, as they are asked for.
 
         Args:
-            source: an iterable of frames, or what imp_trt.video.open_source takes: an image, folder,
-                pattern, video file, camera or stream. Of the last two it gets the newest frame each time,
-                without end; imp_trt.video.run_pipeline records them.
+            source: an iterable of frames, or a source of imp_trt.video.open_source. Of a camera or stream
+                it gets the newest frame each time, without end; imp_trt.video.run_pipeline records them.
+                A path or address is deprecated: open it with open_source.
 
         Yields:
             One result per frame, in order; its ``frame`` is set, so that ``plot()`` needs no argument
             (not for frames on the GPU).
         """
         if isinstance(source, str | os.PathLike):
+            warnings.warn(
+                "Segmenter.stream(path) goes with version 0.3: pass imp_trt.video.open_source(path)",
+                DeprecationWarning,
+                stacklevel=2,
+            )
             from imp_trt.video.sources import open_source
 
             with open_source(source) as opened:
-                yield from self.stream((item.image for item in opened), color)
+                yield from self.stream(opened, color)
             return
-        frames = iter(source)
+        frames = (getattr(item, "image", item) for item in source)
         while chunk := list(islice(frames, self._manifest.input.batch)):
             yield from self._run(chunk, color, keep=True)
 

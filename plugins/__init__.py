@@ -1,1 +1,5 @@
+"""The custom operators as TensorRT plugins."""
 
+from imp_trt._lazy import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

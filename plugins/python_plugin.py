@@ -22,8 +22,8 @@ import numpy as np
 
 from imp_trt.cuda.driver import Device
 from imp_trt.cuda.kernels import current_device
+from imp_trt.cuda.platform import LIBRARY_VARIABLE
 from imp_trt.errors import DependencyMissing, DeviceError, ImpTrtError, InvalidInput
-from imp_trt.platform_info import LIBRARY_VARIABLE
 
 VERSION = "1"
 NAMESPACE = "imp_trt"

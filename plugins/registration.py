@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from imp_trt.cuda.kernels import current_device
+from imp_trt.cuda.platform import LIBRARY_VARIABLE
 from imp_trt.errors import DependencyMissing, EngineIncompatible, UsageError
-from imp_trt.platform_info import LIBRARY_VARIABLE
 from imp_trt.plugins.python_plugin import (
     NAMESPACE,
     VERSION,

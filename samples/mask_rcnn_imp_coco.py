@@ -16,10 +16,8 @@ import cv2
 import numpy as np
 
 from imp_trt import Segmenter
-from imp_trt.export import export_onnx
-from imp_trt.models.checkpoint import save_checkpoint
-from imp_trt.models.coco import coco_config, coco_mask_rcnn_imp
-from imp_trt.models.network import ImpNetwork
+from imp_trt.export import ExportOptions, export_onnx
+from imp_trt.models import ImpNetwork, coco_config, coco_mask_rcnn_imp, save_checkpoint
 
 TERMS = "torchvision's COCO_V1 weights: trained on COCO; the data set may carry terms of its own"
 
@@ -44,7 +42,9 @@ def main(arguments: list[str] | None = None) -> Path:
         options.output / "mask_rcnn_imp_coco.safetensors", network.eval(), {"terms": terms}
     )
     # Verified against PyTorch; random scores lie too close together for a comparison to mean much.
-    report = export_onnx(weights, options.output, frame_count=4, verify=not options.random_weights)
+    report = export_onnx(
+        weights, options.output, ExportOptions(frame_count=4, verify=not options.random_weights)
+    )
     overlay = options.output / f"{options.picture.stem}.overlay.png"
     with Segmenter(report.path) as segmenter:
         result = segmenter.run(frame)

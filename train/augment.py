@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import IGNORE_INDEX
+from imp_trt.data.dataset import Sample
+from imp_trt.data.instance_maps import renumbered
 from imp_trt.errors import InvalidInput
-from imp_trt.train.dataset import Sample
-from imp_trt.train.instances import renumbered
 
 PAD_VALUE = 114
 """Grey level of padding, the same as in the input contract of an exported model."""
@@ -219,7 +219,7 @@ def _jittered(
 
 
 def _scaled(side: int, numerator: int, denominator: int) -> int:
-    """side * numerator / denominator, rounded half up as in :mod:`imp_trt.resize`, at least 1."""
+    """side * numerator / denominator, at least 1; rounded half up as the letterbox does."""
     return max(1, (2 * side * numerator + denominator) // (2 * denominator))
 
 

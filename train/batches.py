@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable
+from imp_trt.data.dataset import Dataset
 from imp_trt.train.augment import CHANCES, ColourJitter, padded, random_crop
-from imp_trt.train.config import Recipe
-from imp_trt.train.dataset import Dataset
 from imp_trt.train.distributed import part_of
+from imp_trt.train.recipes import Recipe
 from imp_trt.train.targets import Batch, make_batch
 
 

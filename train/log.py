@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from imp_trt.files import make_folder, write_atomically
+from imp_trt.data.files import make_folder, write_atomically
 
 LOG_EVERY = 20
 """Steps between two lines, and before the first estimate of the time."""

@@ -21,7 +21,7 @@ from imp_trt.train import distributed
 from imp_trt.train.batches import batch_stream, class_weights, hard_share
 from imp_trt.train.log import TrainingLog
 from imp_trt.train.losses import StageLosses, trains_semantic
-from imp_trt.train.optimiser import Optimiser, TrainingDiverged
+from imp_trt.train.optimizer import Optimiser, TrainingDiverged
 from imp_trt.train.provenance import source_version
 from imp_trt.train.schedule import learning_rate
 from imp_trt.train.state import (

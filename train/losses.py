@@ -12,8 +12,8 @@ from imp_trt.classes import IGNORE_INDEX
 from imp_trt.models.config import ModelConfig
 from imp_trt.models.detector import Detections
 from imp_trt.models.network import ImpNetwork
-from imp_trt.train.config import CanvasSource, Recipe
 from imp_trt.train.distributed import mean as mean_over_processes
+from imp_trt.train.recipes import CanvasSource, Recipe
 from imp_trt.train.targets import Batch
 
 

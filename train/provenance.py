@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import imp_trt
 
 if TYPE_CHECKING:
-    from imp_trt.train.dataset import Dataset
+    from imp_trt.data.dataset import Dataset
 
 # Set inside git hooks; they would make git answer for another repository.
 _REPOSITORY_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from imp_trt.cuda.platform import usable_cpus
+from imp_trt.data.dataset import Dataset
 from imp_trt.errors import CheckpointError, UsageError
 from imp_trt.models.checkpoint import load_model
 from imp_trt.models.config import ModelConfig
@@ -19,12 +21,10 @@ from imp_trt.models.initial import NEW_LAYER_DEVIATION
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
 from imp_trt.models.semantic import SemanticHead
-from imp_trt.platform_info import usable_cpus
-from imp_trt.train.config import CANVAS_FIELDS, Initial, Recipe
-from imp_trt.train.dataset import Dataset
 from imp_trt.train.loop import finished, train_stage
 from imp_trt.train.losses import trains_semantic
 from imp_trt.train.provenance import config_digest, dataset_facts
+from imp_trt.train.recipes import CANVAS_FIELDS, Initial, Recipe
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from imp_trt.train.config import Stage
+from imp_trt.train.recipes import Stage
 
 
 def learning_rate(stage: Stage, step: int, factor: float = 1.0) -> float:
@@ -13,7 +13,7 @@ def learning_rate(stage: Stage, step: int, factor: float = 1.0) -> float:
     Args:
         stage: the schedule.
         step: optimiser step, counted from 0.
-        factor: multiplies every rate; :attr:`imp_trt.train.config.Recipe.rate_factor`.
+        factor: multiplies every rate; :attr:`imp_trt.train.recipes.Recipe.rate_factor`.
     """
     if step < stage.warmup:
         grown = stage.warmup_factor + (1.0 - stage.warmup_factor) * step / stage.warmup

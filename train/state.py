@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from imp_trt.data.files import write_atomically
 from imp_trt.errors import CheckpointError, ImpTrtError, UsageError
-from imp_trt.files import write_atomically
 
 PARTS = frozenset({"network", "optimiser", "identity", "step", "log"})
 """What a saved state holds."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from imp_trt.classes import ClassTable
-from imp_trt.train.dataset import Sample
-from imp_trt.train.instances import instance_table
+from imp_trt.data.dataset import Sample
+from imp_trt.data.instance_maps import instance_table
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -13,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.artifacts.manifest import Manifest
+from imp_trt.backends.decoding import decode_instances
 from imp_trt.backends.device_slots import Slot, SlotPool
-from imp_trt.decode import decode_instances
-from imp_trt.errors import ImpTrtError, InvalidInput
-from imp_trt.instances import Instances
-from imp_trt.manifest import Manifest
-from imp_trt.resize import Fit
+from imp_trt.errors import DependencyMissing, ImpTrtError, InvalidInput
+from imp_trt.preprocessing.letterbox import Fit
+from imp_trt.results.instances import Instances
 
+_log = logging.getLogger(__name__)
 _POLL_S = 50e-6
 
 
@@ -83,7 +85,10 @@ class DeviceOutputs:
                     slot.frames.clear()
 
     def gpu_ms(self) -> tuple[float, float]:
-        """Milliseconds of the upload and of the network, measured by the GPU; waits for it."""
+        """Milliseconds of the upload and of the network, measured by the GPU; waits for it.
+
+        Zeros where the driver has no function to measure them.
+        """
         if self._gpu_ms is None:
             with self._on_gpu() as slot:
                 self._measure(slot)
@@ -168,8 +173,12 @@ class DeviceOutputs:
 
     def _measure(self, slot: Slot | None) -> None:
         if self._gpu_ms is None and slot is not None:
-            upload = slot.uploaded.elapsed_ms(slot.started)
-            self._gpu_ms = (upload, slot.done.elapsed_ms(slot.uploaded))
+            try:
+                upload = slot.uploaded.elapsed_ms(slot.started)
+                self._gpu_ms = (upload, slot.done.elapsed_ms(slot.uploaded))
+            except DependencyMissing as error:  # no reason to withhold the result
+                _log.debug("the GPU's times are not known: %s", error)
+                self._gpu_ms = (0.0, 0.0)
 
     def _release_if_read(self) -> None:
         if not self._unread and self._detections is not None and self._slot is not None:
@@ -204,7 +213,7 @@ class DeviceOutputs:
 
 
 class DeviceAnswer:
-    """One frame's share of the outputs. See :class:`imp_trt.result.Answer`.
+    """One frame's share of the outputs. See :class:`imp_trt.results.result.Answer`.
 
     Args:
         keep_open: what must live until the answer has been read.
@@ -234,7 +243,7 @@ class DeviceAnswer:
         self._instances: Instances | None = None
 
     def semantic(self) -> NDArray[np.uint8]:
-        """See :meth:`imp_trt.result.Answer.semantic`."""
+        """See :meth:`imp_trt.results.result.Answer.semantic`."""
         with self._lock:
             found = self._semantic
             if found is None:
@@ -244,7 +253,7 @@ class DeviceAnswer:
             return found
 
     def instances(self) -> Instances:
-        """See :meth:`imp_trt.result.Answer.instances`."""
+        """See :meth:`imp_trt.results.result.Answer.instances`."""
         with self._lock:
             found = self._instances
             if found is None:

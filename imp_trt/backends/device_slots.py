@@ -18,11 +18,11 @@ from weakref import ref
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.artifacts.manifest import Manifest, TensorSpec
+from imp_trt.backends.decoding import DETECTION_NAMES
 from imp_trt.cuda import driver
 from imp_trt.cuda.driver import Device, DeviceBuffer, Event, PinnedBuffer, Stream
-from imp_trt.decode import DETECTION_NAMES
-from imp_trt.manifest import Manifest, TensorSpec
-from imp_trt.resize import Fit
+from imp_trt.preprocessing.letterbox import Fit
 
 MAX_SLOTS = 16
 """Unread network calls that may wait on the GPU at a time, per Segmenter."""

@@ -22,19 +22,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt import preflight
-from imp_trt.artifact import Artifact, read_artifact
+from imp_trt.artifacts.artifact import Artifact, read_artifact
+from imp_trt.artifacts.manifest import Manifest
+from imp_trt.backends import preflight
 from imp_trt.backends.device_outputs import DeviceOutputs
 from imp_trt.backends.device_slots import Slot, SlotPool, closing
 from imp_trt.backends.engine_loading import check_tensors, deserialize, messages_of
 from imp_trt.backends.uploads import Frame, Uploader
-from imp_trt.cuda import driver, frame_fit
+from imp_trt.cuda import driver
 from imp_trt.cuda.driver import Device, DeviceBuffer, Event, Graph, Stream
-from imp_trt.device_arrays import DeviceFrame, device_frame
+from imp_trt.cuda.platform import Platform
 from imp_trt.errors import DeviceError, ImpTrtError, InvalidInput
-from imp_trt.manifest import Manifest
-from imp_trt.platform_info import Platform
-from imp_trt.resize import Fit
+from imp_trt.preprocessing import letterbox_cuda
+from imp_trt.preprocessing.device_arrays import DeviceFrame, device_frame
+from imp_trt.preprocessing.letterbox import Fit
 
 _log = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ class EngineBackend(ABC):
         self.check_caller()
         with self._current():
             if self._pool.semantic_back is None:
-                frame_fit.prepare(self._device)
+                letterbox_cuda.prepare(self._device)
                 self._pool.semantic_back = partial(_semantic_back, self._pool.stream.handle, self._device)
             return device_frame(frame, self._device.index, self._stream.handle, self._wait_for)
 
@@ -330,7 +331,7 @@ def _open_device(index: int) -> Device:
 
 
 def _semantic_back(stream: int, device: Device, fit: Fit, semantic: int, out: int) -> None:
-    frame_fit.launch_semantic_back(fit, semantic, out, stream, device)
+    letterbox_cuda.launch_semantic_back(fit, semantic, out, stream, device)
 
 
 class _Context(local):

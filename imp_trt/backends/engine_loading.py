@@ -7,9 +7,9 @@ from collections import deque
 from functools import cache
 from typing import Any
 
-from imp_trt.artifact import Artifact
+from imp_trt.artifacts.artifact import Artifact
+from imp_trt.artifacts.manifest import EXPORT_AGAIN, TensorSpec
 from imp_trt.errors import ArtifactError, DeviceError, EngineIncompatible
-from imp_trt.manifest import EXPORT_AGAIN, TensorSpec
 
 _log = logging.getLogger(__name__)
 

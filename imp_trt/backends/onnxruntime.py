@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.artifact import read_artifact
+from imp_trt.artifacts.artifact import read_artifact
+from imp_trt.artifacts.manifest import EXPORT_AGAIN, Manifest, TensorSpec
 from imp_trt.errors import ArtifactError, DependencyMissing, ImpTrtError, InvalidInput
-from imp_trt.manifest import EXPORT_AGAIN, Manifest, TensorSpec
 
 _ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)", "int32": "tensor(int32)"}
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.artifacts.manifest import IMP_OP, InputContract, Manifest
 from imp_trt.errors import CheckpointError, DependencyMissing, InvalidInput
-from imp_trt.manifest import IMP_OP, InputContract, Manifest
 
 if TYPE_CHECKING:
     import torch
+
+    from imp_trt.models.checkpoint import Checkpoint
 
 
 class PyTorchBackend:
@@ -40,16 +40,25 @@ class PyTorchBackend:
         try:
             import torch
 
-            from imp_trt.models.checkpoint import load_model
+            from imp_trt.models.checkpoint import read_checkpoint
         except ImportError as error:
             raise _not_installed(error) from error
-        self._torch = torch
-        self._device = choose_device(device)
+        chosen = choose_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
-        network, metadata = load_model(Path(path))
-        self._network: Any = network.to(self._device)
-        self.manifest = _manifest(Path(path), network.config, metadata, torch.__version__)
+        self._hold(read_checkpoint(path), chosen, f"checkpoint {os.fspath(path)}")
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, device: str | None = None) -> PyTorchBackend:
+        """A backend for a checkpoint that was read already; the network is moved to the device."""
+        backend = cls.__new__(cls)
+        backend._hold(checkpoint, choose_device(device), "checkpoint")
+        return backend
+
+    def _hold(self, checkpoint: Checkpoint, device: torch.device, name: str) -> None:
+        self._device = device
+        self._network: Any = checkpoint.network.to(device)
+        self.manifest = _manifest(checkpoint, name)
 
     def infer(self, frames: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """See :meth:`imp_trt.backends.Backend.infer`."""
@@ -58,7 +67,9 @@ class PyTorchBackend:
         if not frames.flags.writeable:
             # torch.from_numpy warns about read-only memory even where nothing writes to it.
             frames = frames.copy()
-        outputs = self._network.forward_frames(self._torch.from_numpy(frames).to(self._device))
+        import torch
+
+        outputs = self._network.forward_frames(torch.from_numpy(frames).to(self._device))
         return {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
 
     def close(self) -> None:
@@ -101,7 +112,10 @@ def _not_installed(error: ImportError) -> DependencyMissing:
     return DependencyMissing("PyTorch is not installed", got=error, fix="pip install 'imp-trt[torch]'")
 
 
-def _manifest(path: Path, config: Any, metadata: dict[str, Any], version: str) -> Manifest:
+def _manifest(checkpoint: Checkpoint, name: str) -> Manifest:
+    import torch
+
+    config = checkpoint.network.config
     height, width = config.input_size
     detector = config.detector_config
     try:
@@ -114,9 +128,9 @@ def _manifest(path: Path, config: Any, metadata: dict[str, Any], version: str) -
             precision="fp32",
             target="pytorch",
             ops={IMP_OP: {"version": "1", "sampling": config.sampling}} if config.imp else {},
-            weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-            producer={"torch": version},
-            terms=metadata.get("terms") or None,
+            weights_sha256=checkpoint.sha256,
+            producer={"torch": torch.__version__},
+            terms=checkpoint.metadata.get("terms") or None,
         )
     except InvalidInput as error:
-        raise CheckpointError(f"checkpoint {path}", got=error, fix="train again with imp-train") from error
+        raise CheckpointError(name, got=error, fix="train again with imp-train") from error

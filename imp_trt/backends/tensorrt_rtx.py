@@ -9,8 +9,8 @@ from typing import Any
 from imp_trt.backends.engine import EngineBackend
 from imp_trt.backends.tensorrt import import_library
 from imp_trt.cuda import cache
+from imp_trt.data.files import write_atomically
 from imp_trt.errors import OutputError
-from imp_trt.files import write_atomically
 
 _log = logging.getLogger(__name__)
 

@@ -9,13 +9,14 @@ from contextlib import ExitStack
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.artifacts.manifest import InputContract, TensorSpec
+from imp_trt.backends.decoding import place
 from imp_trt.backends.device_slots import MAX_SLOTS, closing, tensor_bytes
-from imp_trt.cuda import driver, frame_fit
+from imp_trt.cuda import driver
 from imp_trt.cuda.driver import Device, DeviceBuffer, Event, PinnedBuffer
-from imp_trt.decode import place
-from imp_trt.device_arrays import DeviceFrame
-from imp_trt.manifest import InputContract, TensorSpec
-from imp_trt.resize import Fit
+from imp_trt.preprocessing import letterbox_cuda
+from imp_trt.preprocessing.device_arrays import DeviceFrame
+from imp_trt.preprocessing.letterbox import Fit
 
 Frame = tuple[NDArray[np.uint8] | DeviceFrame, str]
 """Pixels, uint8 [h, w, 3] contiguous or on the GPU, and the order of their channels, "bgr" or "rgb"."""
@@ -73,7 +74,7 @@ class Uploader:
             if isinstance(pixels, DeviceFrame):
                 self._copy(stage, begin, i, stream)
                 begin = i + 1
-                frame_fit.launch_fit(
+                letterbox_cuda.launch_fit(
                     fit,
                     pixels.pointer,
                     pixels.row_pitch,

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.artifacts.manifest import Manifest
 from imp_trt.errors import CheckpointError, UsageError, VerificationError
-from imp_trt.manifest import Manifest
-from imp_trt.result import SegmentationResult
-from imp_trt.video.frame import Frame
+from imp_trt.results.result import SegmentationResult
+from imp_trt.video.sources.frame import Frame
 
 BLOCK = 4
 """Calls in a row that count; one before them does not, because the other side's threads and caches linger."""
@@ -209,7 +209,7 @@ class PyTorchRival:
 
     def check(self, images: Sequence[Image]) -> dict[str, Any]:
         """Hold the artifact to the gates of its precision, as its export was."""
-        from imp_trt.export.verify import GATES, Agreement, Detected
+        from imp_trt.export.verification.gates import GATES, Agreement, Detected
 
         agreement, gate = Agreement(), GATES[self._manifest.precision]
         for image in images:

@@ -9,10 +9,10 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from imp_trt.data.images import encode_image
 from imp_trt.errors import InvalidInput, SourceError, UsageError
-from imp_trt.images import encode_image
-from imp_trt.video.frame import Frame
 from imp_trt.video.sources import open_source, redacted
+from imp_trt.video.sources.frame import Frame
 from imp_trt.video.sources.source import Source
 
 DEFAULT_SIZE = (720, 1280)
@@ -87,7 +87,7 @@ class StreetFeed:
     """
 
     def __init__(self, size: tuple[int, int] = DEFAULT_SIZE) -> None:
-        from imp_trt.scenes import StreetScenes
+        from imp_trt.synthetic import StreetScenes
 
         self.name = f"{STREETS} drawn street scenes"
         self.decoder = "OpenCV, JPEG from memory"

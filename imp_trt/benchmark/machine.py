@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import imp_trt
-from imp_trt.platform_info import Gpu, Platform, cpu_model, platform_name, usable_cpus
+from imp_trt.cuda.platform import Gpu, Platform, cpu_model, platform_name, usable_cpus
 
 BUSY_SHARE = 0.1
 """Share of the CPUs used by others from which a measurement is called disturbed."""

@@ -15,9 +15,9 @@ from imp_trt.benchmark.frames import Feed, only_frames
 from imp_trt.benchmark.samples import END_TO_END, STAGES, Samples, figures
 from imp_trt.errors import UsageError
 from imp_trt.segmenter import Segmenter
-from imp_trt.video.frame import Frame
 from imp_trt.video.pipeline import run_pipeline
 from imp_trt.video.sinks import Base, DrawOptions, Segmented
+from imp_trt.video.sources.frame import Frame
 
 Clock = Callable[[], float]
 Progress = Callable[[int], None]

@@ -18,11 +18,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.artifacts.manifest import Manifest
+from imp_trt.data.files import make_folder, temporary_beside
 from imp_trt.errors import DependencyMissing, ImpTrtError, VerificationError
-from imp_trt.files import make_folder, temporary_beside
-from imp_trt.manifest import Manifest
-from imp_trt.resize import Fit
-from imp_trt.result import DRAWN_SCORE
+from imp_trt.preprocessing.letterbox import Fit
+from imp_trt.results.result import DRAWN_SCORE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,7 @@ class PeerRival:
         """The exported peer against torchvision's own, on the first two frames."""
         import torch
 
-        from imp_trt.export.verify import Agreement, Detected
+        from imp_trt.export.verification.gates import Agreement, Detected
 
         agreement, checked = Agreement(), images[:2]
         for image in checked:

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.artifact import manifest_path, read_artifact
+from imp_trt.artifacts.artifact import manifest_path, read_artifact
+from imp_trt.artifacts.manifest import Manifest
 from imp_trt.benchmark import machine
 from imp_trt.benchmark.compare import Comparison, PyTorchRival, Rival, compare, weights_of
 from imp_trt.benchmark.frames import Feed, only_frames, open_feed
@@ -33,11 +34,10 @@ from imp_trt.benchmark.measure import (
 )
 from imp_trt.benchmark.report import Report
 from imp_trt.benchmark.samples import PERCENTILES
+from imp_trt.cuda.platform import usable_cpus
+from imp_trt.data.files import write_atomically
 from imp_trt.errors import UsageError
-from imp_trt.files import write_atomically
-from imp_trt.manifest import Manifest
-from imp_trt.platform_info import usable_cpus
-from imp_trt.result import SegmentationResult
+from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 
 

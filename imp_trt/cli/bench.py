@@ -177,7 +177,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _check_outputs(options: argparse.Namespace) -> None:
     """Refuse, before anything is measured, to write over what is read."""
-    from imp_trt.artifact import manifest_path
+    from imp_trt.artifacts.artifact import manifest_path
 
     read = [options.artifact, manifest_path(options.artifact), options.weights, options.source]
     kept = {Path(path).resolve() for path in read if path is not None}
@@ -195,7 +195,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
 
 
 def _write(options: argparse.Namespace, report: Report, data: dict[str, Any]) -> None:
-    from imp_trt.files import write_atomically
+    from imp_trt.data.files import write_atomically
 
     if options.output is not None:
         write_atomically(options.output, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())

@@ -24,7 +24,7 @@ import imp_trt
 from imp_trt.errors import DependencyMissing, ImpTrtError
 
 if TYPE_CHECKING:
-    from imp_trt.resize import Fit
+    from imp_trt.preprocessing.letterbox import Fit
 
 EXIT_INTERNAL = 1
 EXIT_USAGE = 2

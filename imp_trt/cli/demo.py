@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from imp_trt.cli.common import Progress, command_parser, positive, print_json, run_command, stage_progress
 
 if TYPE_CHECKING:
-    from imp_trt.result import SegmentationResult
+    from imp_trt.results.result import SegmentationResult
     from imp_trt.video.pipeline import RunSummary
     from imp_trt.video.sources import Frame
 
@@ -122,7 +122,7 @@ def _segment(
 
 def _street(frames: int) -> Iterator[Frame]:
     """The demo's own video, drawn while it is segmented."""
-    from imp_trt.scenes import street_video
+    from imp_trt.synthetic import street_video
     from imp_trt.video.sources import Frame
 
     for index, sample in enumerate(street_video(CLIP_SEED, frames, fps=CLIP_FPS)):

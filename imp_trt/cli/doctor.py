@@ -175,11 +175,11 @@ def _device(cuda: ctypes.CDLL, index: int) -> dict[str, Any]:
 def _engines(gpu: dict[str, Any]) -> list[dict[str, Any]]:
     """What building and running engines needs: a row each, found or not, with what mends it."""
     driver = gpu.get("driver")
-    return [
+    rows = [
         _row("CUDA driver", lambda: driver, "install the NVIDIA driver"),
         _row("GPU", lambda: _gpu_names(gpu), "check that nvidia-smi lists a GPU, and CUDA_VISIBLE_DEVICES"),
         _row("cuda-bindings", lambda: _version_of("cuda-bindings"), "pip install 'imp-trt[cuda]'"),
-        _row("NVRTC", lambda: _nvrtc(driver), "pip install 'imp-trt[cuda]' nvidia-cuda-nvrtc"),
+        _row("NVRTC", lambda: _nvrtc(driver), "pip install 'imp-trt[cuda]'"),
         _row(
             "TensorRT", lambda: _installed("tensorrt"), "pip install 'imp-trt[tensorrt]'; JetPack has its own"
         ),
@@ -190,6 +190,7 @@ def _engines(gpu: dict[str, Any]) -> list[dict[str, Any]]:
         _row("plugins", _plugins, "pip install 'imp-trt[cuda]', or build the C++ library"),
         _row("kernel cache", _kernel_cache, "set IMP_TRT_CACHE to a folder that can be written"),
     ]
+    return [row | {"fix": _for_driver(row["fix"], driver)} for row in rows]
 
 
 def _row(what: str, probe: Callable[[], str | None], fix: str) -> dict[str, Any]:
@@ -199,6 +200,21 @@ def _row(what: str, probe: Callable[[], str | None], fix: str) -> dict[str, Any]
         found, note = None, " ".join(f"{getattr(error, 'what', '')} {getattr(error, 'got', error)}".split())
         fix = getattr(error, "fix", None) or fix
     return {"what": what, "found": found or None, "note": note, "fix": None if found else fix}
+
+
+def _for_driver(fix: str | None, driver: str | None) -> str | None:
+    """A command with the extras for the driver, "CUDA 12.8"."""
+    from imp_trt.cuda.platform import extra_for
+
+    if fix and driver:
+        for extra in ("cuda", "tensorrt", "tensorrt-rtx"):
+            fix = fix.replace(f"[{extra}]", f"[{extra_for(extra, _known(driver))}]")
+    return fix
+
+
+def _known(driver: str) -> tuple[int, int]:
+    major, minor = driver.removeprefix("CUDA ").split(".")
+    return int(major), int(minor)
 
 
 def _gpu_names(gpu: dict[str, Any]) -> str:
@@ -216,7 +232,7 @@ def _version_of(distribution: str) -> str | None:
 
 
 def _installed(module: str) -> str | None:
-    from imp_trt.platform_info import installed_version
+    from imp_trt.cuda.platform import installed_version
 
     return installed_version(module)
 
@@ -224,14 +240,11 @@ def _installed(module: str) -> str | None:
 def _nvrtc(driver: str | None) -> str:
     from imp_trt.cuda import nvrtc
 
-    if driver:
-        major, minor = driver.removeprefix("CUDA ").split(".")
-        nvrtc.check_driver((int(major), int(minor)))
-    return "{}.{}".format(*nvrtc.version())
+    return "{}.{}".format(*nvrtc.usable(_known(driver) if driver else None)[0].version)
 
 
 def _plugins() -> str:
-    from imp_trt.platform_info import Platform
+    from imp_trt.cuda.platform import Platform
 
     plugins = Platform.detect().plugins
     if isinstance(plugins, Exception):
@@ -263,6 +276,7 @@ def _abilities(gpu: dict[str, Any]) -> list[dict[str, Any]]:
         if needs_gpu and no_gpu:
             missing["GPU"] = str(no_gpu)
             fix = fix or "run on a machine with an NVIDIA GPU and its driver"
+        fix = _for_driver(fix, gpu.get("driver"))
         found.append({"what": what, "works": not missing, "missing": missing, "fix": fix})
     return found
 

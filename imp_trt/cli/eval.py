@@ -19,8 +19,8 @@ from imp_trt.cli.common import (
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
+    from imp_trt.data.dataset import Dataset
     from imp_trt.segmenter import Segmenter
-    from imp_trt.train.dataset import Dataset
     from imp_trt.train.report.pictures import PictureRow
     from imp_trt.train.report.tables import Scored
 
@@ -64,10 +64,10 @@ def parser() -> argparse.ArgumentParser:
 def _evaluate(options: argparse.Namespace) -> int:
     from contextlib import ExitStack
 
-    from imp_trt.resize import Fit
+    from imp_trt.preprocessing.letterbox import Fit
     from imp_trt.segmenter import Segmenter
     from imp_trt.train.datasets import open_dataset
-    from imp_trt.train.evaluate import require_same_classes
+    from imp_trt.train.evaluation import require_same_classes
     from imp_trt.train.report.tables import tables
 
     _check_outputs(options)
@@ -120,7 +120,7 @@ def _score(
     name: str, path: Path, segmenter: Segmenter, dataset: Dataset, options: argparse.Namespace
 ) -> tuple[Scored, list[float]]:
     """The model's evaluation, and the score of each picture by itself."""
-    from imp_trt.train.evaluate import evaluate, measurable
+    from imp_trt.train.evaluation import evaluate, measurable
     from imp_trt.train.report.pictures import PictureScores
     from imp_trt.train.report.tables import Scored
 
@@ -157,7 +157,7 @@ def _pictures_of(
 def _write(
     options: argparse.Namespace, scored: list[Scored], dataset: Dataset, rows: list[PictureRow]
 ) -> None:
-    from imp_trt.platform_info import cpu_model, usable_cpus
+    from imp_trt.cuda.platform import cpu_model, usable_cpus
     from imp_trt.train.report.page import write_report
     from imp_trt.train.report.pictures import write_sheet
 
@@ -172,7 +172,7 @@ def _write(
 
 
 def _check_measures(path: Path, segmenter: Segmenter, measures: Sequence[str]) -> None:
-    from imp_trt.train.evaluate import measurable
+    from imp_trt.train.evaluation import measurable
 
     possible = measurable(segmenter.manifest)
     if not set(measures) <= set(possible):

@@ -128,38 +128,35 @@ def _gibibytes(text: str) -> int:
 def _export(options: argparse.Namespace) -> int:
     if options.list_targets:
         return _list_targets(options.json)
-    from imp_trt.export.pipeline import export_model
-    from imp_trt.export.targets import EngineOptions
+    from imp_trt.export.options import EngineOptions, ExportOptions
+    from imp_trt.weights import bundled
 
-    weights = options.weights
-    if weights is None:
-        from imp_trt.weights import bundled
-
-        weights = bundled()
-    report = export_model(
-        weights,
-        options.output,
-        options.engine,
-        options.target,
-        options.frames,
-        options.batch,
-        verify=not options.no_verify,
-        passes=options.nms_passes,
-        calibration=options.calib,
-        options=EngineOptions(
-            plugin=options.plugin,
-            plugin_library=options.plugin_library,
-            compute_capabilities=options.compute_capability,
-            workspace=options.workspace,
-            timing_cache=options.timing_cache,
-            optimization_level=options.optimization_level,
-            hardware_compatibility=options.hardware_compatible or "none",
-            version_compatible=options.version_compatible,
-            keep_onnx=options.keep_onnx,
-        ),
-        function_free=options.function_free,
-        progress=stage_progress("imp-export", options.quiet),
+    engine = EngineOptions(
+        plugin=options.plugin,
+        plugin_library=options.plugin_library,
+        compute_capabilities=options.compute_capability,
+        workspace=options.workspace,
+        timing_cache=options.timing_cache,
+        optimization_level=options.optimization_level,
+        hardware_compatibility=options.hardware_compatible or "none",
+        version_compatible=options.version_compatible,
+        keep_onnx=options.keep_onnx,
     )
+    chosen = ExportOptions(
+        precision=options.engine,
+        target=options.target,
+        batch=options.batch,
+        nms_iterations=options.nms_passes,
+        calibration=options.calib,
+        verify=not options.no_verify,
+        frames=options.frames,
+        engine=engine,
+        function_free=options.function_free,
+    )
+    from imp_trt.export.pipeline import export_model  # torch: only once the options are right
+
+    progress = stage_progress("imp-export", options.quiet)
+    report = export_model(options.weights or bundled(), options.output, chosen, progress=progress)
     if options.json:
         print_json(report.to_dict())
     else:
@@ -170,8 +167,8 @@ def _export(options: argparse.Namespace) -> int:
 def _list_targets(as_json: bool) -> int:
     from dataclasses import asdict
 
+    from imp_trt.cuda.platform import Platform
     from imp_trt.export.targets import TARGETS, list_targets
-    from imp_trt.platform_info import Platform
 
     if as_json:
         print_json([asdict(target) for target in TARGETS.values()])

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from imp_trt.artifacts.manifest import EXPORT_AGAIN, Manifest
+from imp_trt.artifacts.plan_header import HEADER_BYTES, PlanHeader, read_plan_header
+from imp_trt.backends.preflight import TITLES, problems
 from imp_trt.cli.common import command_parser, print_json, run_command
+from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import ArtifactError, CheckpointError, DependencyMissing, ImpTrtError
-from imp_trt.manifest import EXPORT_AGAIN, Manifest
-from imp_trt.plan import HEADER_BYTES, PlanHeader, read_plan_header
-from imp_trt.platform_info import Gpu, Platform
-from imp_trt.preflight import TITLES, problems
 
 EXAMPLES = """examples:
   imp-inspect street.fp16.drive-orin.engine        (exit code 0 if it will load here)
@@ -93,7 +93,7 @@ def inspect(path: Path, device: int = 0) -> Inspection:
 
 
 def _inspect_engine(found: Inspection, head: bytes, device: int) -> None:
-    from imp_trt.artifact import read_artifact, read_manifest
+    from imp_trt.artifacts.artifact import read_artifact, read_manifest
 
     found.platform = Platform.detect(device)
     try:
@@ -117,7 +117,7 @@ def _inspect_engine(found: Inspection, head: bytes, device: int) -> None:
 
 
 def _inspect_other(found: Inspection) -> None:
-    from imp_trt.artifact import read_manifest
+    from imp_trt.artifacts.artifact import read_manifest
     from imp_trt.backends import open_backend
 
     try:

@@ -104,8 +104,8 @@ def refuse_overwriting(
     Raises:
         UsageError: one would.
     """
-    from imp_trt.artifact import manifest_path
-    from imp_trt.images import IMAGE_SUFFIXES
+    from imp_trt.artifacts.artifact import manifest_path
+    from imp_trt.data.images import IMAGE_SUFFIXES
 
     inputs = {path.resolve() for source in sources for path in source.paths}
     # Pictures in a folder or by a pattern get names that nobody chose: they stay out of the frames' folders.
@@ -156,7 +156,7 @@ def _spells(target: Path, files: set[Path]) -> bool:
 
 def _names(output: str, place: str) -> tuple[Path, str, str]:
     """What an output's files have in common: their folder, and how their names begin and end."""
-    from imp_trt.images import IMAGE_SUFFIXES
+    from imp_trt.data.images import IMAGE_SUFFIXES
     from imp_trt.video.encoder import VIDEO_CODECS
 
     target = Path(place).resolve()

@@ -13,7 +13,7 @@ from imp_trt.errors import UsageError
 if TYPE_CHECKING:
     from imp_trt.classes import ClassTable
     from imp_trt.models.config import ModelConfig
-    from imp_trt.train.config import Recipe
+    from imp_trt.train.recipes import Recipe
     from imp_trt.train.run import Run
 
 _log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def _train(options: argparse.Namespace) -> int:
     import torch
 
     from imp_trt.backends.pytorch import choose_device
-    from imp_trt.files import make_folder
+    from imp_trt.data.files import make_folder
     from imp_trt.models.presets import without_imp
     from imp_trt.train import distributed
     from imp_trt.train.datasets import open_dataset
@@ -175,7 +175,7 @@ def _train(options: argparse.Namespace) -> int:
 def _recipe(options: argparse.Namespace) -> Recipe:
     from dataclasses import replace
 
-    from imp_trt.train.config import changed, recipe
+    from imp_trt.train.recipes import changed, recipe
 
     plan = recipe(options.recipe)
     if options.iterations:
@@ -202,10 +202,10 @@ def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> Non
     """What is going to happen, before hours of it."""
     import torch
 
-    from imp_trt.manifest import InputContract
+    from imp_trt.artifacts.manifest import InputContract
     from imp_trt.models.backbone import count_parameters
     from imp_trt.models.network import ImpNetwork
-    from imp_trt.resize import Fit
+    from imp_trt.preprocessing.letterbox import Fit
     from imp_trt.train.distributed import world_size
 
     with torch.device("meta"):
@@ -230,8 +230,8 @@ def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> Non
 
 def _warn(run: Run, config: ModelConfig) -> None:
     """What costs accuracy: a detector that nothing trained, things at sizes that the network will not see."""
-    from imp_trt.manifest import InputContract
-    from imp_trt.resize import Fit
+    from imp_trt.artifacts.manifest import InputContract
+    from imp_trt.preprocessing.letterbox import Fit
 
     plan = run.recipe
     untrained = not plan.stage_one.iterations and run.initial != "coco"

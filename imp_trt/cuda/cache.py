@@ -12,8 +12,8 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from imp_trt.data.files import write_atomically
 from imp_trt.errors import OutputError
-from imp_trt.files import write_atomically
 
 _log = logging.getLogger(__name__)
 _MAGIC = b"imp_trt kernels 1\n"

@@ -1,107 +1,37 @@
 """The CUDA driver API as small Python objects: device, stream, event, memory, graph.
 
-Every call goes through `call`, which turns a status into an error and looks the bindings up each time, so
-that a test can put a fake in their place. Pointers and stream handles are plain ints. Objects are used in a
-thread whose current context is their device's (`Device.activate`); `close` may be called any number of times.
+Every call goes through imp_trt.cuda.calls, which turns a status into an error. Pointers and stream handles
+are plain ints. Objects are used in a thread whose current context is their device's (`Device.activate`);
+`close` may be called any number of times.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.cuda.calls import bindings as bindings
+from imp_trt.cuda.calls import call as call
+from imp_trt.cuda.calls import explain, failure, invoke, release
+from imp_trt.cuda.calls import set_bindings as set_bindings
 from imp_trt.errors import DependencyMissing, DeviceError, InvalidInput
-
-_log = logging.getLogger(__name__)
 
 _PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every context
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no implicit wait for the default stream
 _DISABLE_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 _NOT_READY = "CUDA_ERROR_NOT_READY"
+_NO_FLAGS = 0
+_CUDA_12_0 = 12000  # the version of CUDA whose cuEventElapsedTime every driver for CUDA 12 has
 _NO_DEVICE = ("CUDA_ERROR_NO_DEVICE", "CUDA_ERROR_INVALID_DEVICE")
 
-_bindings: Any = None
-
-
-def bindings() -> Any:
-    """The module cuda.bindings.driver, with a driver library behind it.
-
-    Raises:
-        DependencyMissing: the package cuda-bindings or the driver's library is missing.
-    """
-    global _bindings
-    if _bindings is None:
-        try:
-            module = import_module("cuda.bindings.driver")
-        except ImportError as error:
-            raise DependencyMissing(
-                "the Python package cuda-bindings", got=str(error), fix="pip install 'imp-trt[cuda]'"
-            ) from error
-        try:
-            module.cuDriverGetVersion()  # the library is looked for on the first call
-        except (RuntimeError, OSError) as error:
-            absent = type(error).__name__ == "DynamicLibNotFoundError"  # of cuda.pathfinder, no public name
-            raise DependencyMissing(
-                "the NVIDIA driver",
-                got="no libcuda.so.1" if absent else str(error).rstrip("."),
-                fix="install the NVIDIA driver, or run on a machine with an NVIDIA GPU",
-            ) from error
-        _bindings = module
-    return _bindings
-
-
-def set_bindings(module: Any) -> None:
-    """Puts another module in the place of cuda.bindings.driver; None brings the real one back. For tests."""
-    global _bindings
-    _bindings = module
-
-
-def _invoke(name: str, *args: Any) -> tuple[str, Any]:
-    """The status' name, and the rest of the results: None, a value or a tuple."""
-    status, *rest = getattr(bindings(), name)(*args)
-    return status.name, None if not rest else rest[0] if len(rest) == 1 else tuple(rest)
-
-
-def call(name: str, *args: Any) -> Any:
-    """Calls a driver function; None, its one result, or the tuple of them.
-
-    Raises:
-        DeviceError: the function returned an error.
-        DependencyMissing: there is no driver.
-    """
-    status, result = _invoke(name, *args)
-    if status != "CUDA_SUCCESS":
-        raise _error(name, status)
-    return result
-
-
-def _error(function: str, status: str) -> DeviceError:
-    fix = None
-    if status == "CUDA_ERROR_OUT_OF_MEMORY":
-        fix = "free GPU memory: close other programs, or use a smaller frame or batch"
-    return DeviceError(f"{function} failed", got=f"{status} ({_explain(status)})", fix=fix)
-
-
-def _explain(status: str) -> str:
-    module = bindings()
-    _, text = module.cuGetErrorString(getattr(module.CUresult, status))
-    return text.decode() if text else "no description"
-
-
-def _release(name: str, *args: Any) -> None:
-    """Gives something back. A failure is logged: at this point nobody could do anything about it."""
-    status, _ = _invoke(name, *args)
-    if status not in ("CUDA_SUCCESS", "CUDA_ERROR_DEINITIALIZED"):
-        _log.warning("%s failed: %s", name, status)
+_own_elapsed: dict[Any, Any] = {}  # bindings that lack cuEventElapsedTime on this driver -> the driver's own
 
 
 @dataclass(frozen=True)
@@ -120,18 +50,18 @@ def device_info(index: int = 0) -> DeviceInfo:
     Raises:
         DependencyMissing: no driver, a driver that does not start, or no such GPU.
     """
-    status, _ = _invoke("cuInit", 0)
+    status, _ = invoke("cuInit", 0)
     if status != "CUDA_SUCCESS":
         raise DependencyMissing(
             "an NVIDIA GPU",
-            got=f"cuInit returned {status} ({_explain(status)})",
+            got=f"cuInit returned {status} ({explain(status)})",
             fix="check that nvidia-smi lists a GPU and CUDA_VISIBLE_DEVICES does not hide it",
         )
-    status, device = _invoke("cuDeviceGet", index)
+    status, device = invoke("cuDeviceGet", index)
     if status in _NO_DEVICE:
         raise DependencyMissing(f"GPU number {index}", got=f"{call('cuDeviceGetCount')} GPUs")
     if status != "CUDA_SUCCESS":
-        raise _error("cuDeviceGet", status)
+        raise failure("cuDeviceGet", status)
     name = call("cuDeviceGetName", 128, device).split(b"\0")[0].decode()
     attribute = bindings().CUdevice_attribute
     major = call("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)
@@ -222,7 +152,7 @@ class Device:
                     self.modules.popitem()[1].close()
             self._context = None
             if self._retained is not None:
-                _release("cuDevicePrimaryCtxRelease", self._retained)
+                release("cuDevicePrimaryCtxRelease", self._retained)
 
 
 class Module:
@@ -253,7 +183,7 @@ class Module:
         if self._handle is not None:
             handle, self._handle = self._handle, None
             self.functions.clear()
-            _release("cuModuleUnload", handle)
+            release("cuModuleUnload", handle)
 
 
 class Stream:
@@ -270,7 +200,7 @@ class Stream:
     def close(self) -> None:
         if self.handle:
             handle, self.handle = self.handle, 0
-            _release("cuStreamDestroy", handle)
+            release("cuStreamDestroy", handle)
 
 
 class Event:
@@ -288,19 +218,39 @@ class Event:
 
     def query(self) -> bool:
         """Whether the stream has reached the mark."""
-        status, _ = _invoke("cuEventQuery", self.handle)
+        status, _ = invoke("cuEventQuery", self.handle)
         if status not in ("CUDA_SUCCESS", _NOT_READY):
-            raise _error("cuEventQuery", status)
+            raise failure("cuEventQuery", status)
         return status != _NOT_READY
 
     def elapsed_ms(self, earlier: Event) -> float:
-        """Milliseconds from an earlier mark to this one; both made with timing=True and reached."""
-        return float(call("cuEventElapsedTime", earlier.handle, self.handle))
+        """Milliseconds from an earlier mark to this one; both made with timing=True and reached.
+
+        Raises:
+            DeviceError: a mark has not been reached or has no timing.
+        """
+        own = _own_elapsed.get(bindings())
+        if own is None:
+            try:
+                return float(call("cuEventElapsedTime", earlier.handle, self.handle))
+            except DependencyMissing:
+                own = _own_elapsed[bindings()] = _elapsed_of_cuda_12()
+        milliseconds = ctypes.c_float()
+        code = own(ctypes.addressof(milliseconds), earlier.handle, self.handle)
+        if code:
+            raise failure("cuEventElapsedTime", bindings().CUresult(code).name)
+        return milliseconds.value
 
     def close(self) -> None:
         if self.handle:
             handle, self.handle = self.handle, 0
-            _release("cuEventDestroy", handle)
+            release("cuEventDestroy", handle)
+
+
+def _elapsed_of_cuda_12() -> Any:
+    """cuEventElapsedTime as drivers before CUDA 12.8 have it; cuda-bindings 13 call its successor only."""
+    address, _ = call("cuGetProcAddress", b"cuEventElapsedTime", _CUDA_12_0, _NO_FLAGS)
+    return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(address)
 
 
 class DeviceBuffer:
@@ -313,7 +263,7 @@ class DeviceBuffer:
     def close(self) -> None:
         if self.pointer:
             pointer, self.pointer = self.pointer, 0
-            _release("cuMemFree", pointer)
+            release("cuMemFree", pointer)
 
 
 class PinnedBuffer:
@@ -332,7 +282,7 @@ class PinnedBuffer:
         if self.pointer:
             pointer, self.pointer = self.pointer, 0
             self.array = np.empty(0, np.uint8)
-            _release("cuMemFreeHost", pointer)
+            release("cuMemFreeHost", pointer)
 
 
 def copy_in(dst: int, src_host_pointer: int, n: int, stream: int) -> None:
@@ -381,9 +331,9 @@ class Graph:
             try:
                 body()
             except BaseException:
-                status, graph = _invoke("cuStreamEndCapture", stream_handle)
+                status, graph = invoke("cuStreamEndCapture", stream_handle)
                 if status == "CUDA_SUCCESS":
-                    _release("cuGraphDestroy", graph)
+                    release("cuGraphDestroy", graph)
                 raise
         finally:
             if collecting:
@@ -392,7 +342,7 @@ class Graph:
         try:
             return cls(call("cuGraphInstantiate", graph, 0))
         finally:
-            _release("cuGraphDestroy", graph)
+            release("cuGraphDestroy", graph)
 
     def launch(self, stream_handle: int) -> None:
         """Enqueues the recorded work."""
@@ -401,4 +351,4 @@ class Graph:
     def close(self) -> None:
         if self._executable is not None:
             executable, self._executable = self._executable, None
-            _release("cuGraphExecDestroy", executable)
+            release("cuGraphExecDestroy", executable)

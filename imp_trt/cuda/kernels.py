@@ -97,23 +97,22 @@ def load(op: str, entry: str, device: Device, stream: int | None = None) -> Kern
 
 
 def _image(op: str, device: Device) -> bytes:
-    nvrtc.check_driver(device.driver_version)
-    arch = nvrtc.target(device.compute_capability, device.driver_version)
+    target = nvrtc.target(device.compute_capability, device.driver_version)
 
     def make() -> bytes:
-        _log.info("compiling %s for %s, once", op, arch)
-        return nvrtc.compile_kernels(op, arch)
+        _log.info("compiling %s for %s by %s, once", op, target.arch, target.library.path)
+        return nvrtc.compile_kernels(op, target)
 
-    return cache.fetch(cache_key(nvrtc.program(op), arch), make)
+    return cache.fetch(cache_key(nvrtc.program(op), target), make)
 
 
-def cache_key(program: nvrtc.Program, arch: str) -> str:
-    """Name in the cache of a program compiled for an architecture by the NVRTC at hand."""
+def cache_key(program: nvrtc.Program, target: nvrtc.Target) -> str:
+    """Name in the cache of a compiled program."""
     files = [program.name, program.source]
     for name, text in program.headers.items():
         files += [name, text]
-    major, minor = nvrtc.version()
-    return cache.key([*nvrtc.FLAGS, arch, f"{major}.{minor}", *files])
+    major, minor = target.library.version
+    return cache.key([*nvrtc.FLAGS, target.arch, f"{major}.{minor}", *files])
 
 
 @lru_cache(maxsize=16)

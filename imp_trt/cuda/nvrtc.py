@@ -1,21 +1,28 @@
-"""Compiles the CUDA sources in imp_trt.plugins with NVRTC: no nvcc, no CUDA header and no GPU needed."""
+"""Compiles the CUDA sources in imp_trt.plugins with NVRTC: no nvcc, no CUDA header and no GPU needed.
+
+Where a machine has several NVRTCs, driver and GPU decide which one compiles (`target`): its CUDA major must
+not be above the driver's, and it must know the GPU. Machine code runs on every driver of the compiler's CUDA
+major; PTX only on a driver that is at least as new as the compiler.
+"""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
-from importlib import import_module
 from importlib.resources import files
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
+from imp_trt.cuda import nvrtc_library
+from imp_trt.cuda.nvrtc_library import Library
+from imp_trt.cuda.platform import extra_for
 from imp_trt.errors import BuildError, DependencyMissing
 
 FLAGS = ("-std=c++17", "--fmad=false")
 """Part of what the kernels promise: a fused multiply-add would move a sample to another pixel."""
 
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.MULTILINE)
-_LOG_LINES = 40
+_LAST_CUDA_12 = (12, 9)
 
 
 class Folder(Protocol):
@@ -86,115 +93,141 @@ def _text(root: Folder, path: str, includer: str) -> str:
         ) from error
 
 
-def _nvrtc() -> Any:
-    try:
-        module = import_module("cuda.bindings.nvrtc")
-    except ImportError as error:
-        raise DependencyMissing(
-            "the Python package cuda-bindings", got=str(error), fix="pip install 'imp-trt[cuda]'"
-        ) from error
-    try:
-        module.nvrtcVersion()  # the library is looked for on the first call
-    except (RuntimeError, OSError) as error:
-        major = _bindings_major()
-        raise DependencyMissing(
-            f"NVRTC {major}, the CUDA run-time compiler",
-            got=str(error).split("\n")[0].rstrip("."),
-            fix=f"pip install {_nvrtc_package(major)}",
-        ) from error
-    return module
+class Target(NamedTuple):
+    """What to compile with, and for.
 
+    Attributes:
+        arch: "sm_90" for machine code, "compute_90" for PTX, which the driver compiles on.
+        library: the NVRTC.
+    """
 
-def _bindings_major() -> int:
-    return int(str(import_module("cuda.bindings").__version__).split(".")[0])
-
-
-def _nvrtc_package(major: int) -> str:
-    """The wheel that holds NVRTC of a CUDA major: its name carries the major up to 12."""
-    return f"nvidia-cuda-nvrtc-cu{major}" if major < 13 else f"'nvidia-cuda-nvrtc=={major}.*'"
-
-
-def _call(name: str, *args: Any) -> Any:
-    module = _nvrtc()
-    status, *rest = getattr(module, name)(*args)
-    if status.name != "NVRTC_SUCCESS":
-        raise BuildError(f"{name} failed", got=status.name)
-    return rest[0] if len(rest) == 1 else tuple(rest)
+    arch: str
+    library: Library
 
 
 def version() -> tuple[int, int]:
-    """Version of the NVRTC library, (major, minor).
+    """Version of the newest NVRTC of this machine, (major, minor).
 
     Raises:
         DependencyMissing: there is none.
     """
-    major, minor = _call("nvrtcVersion")
-    return int(major), int(minor)
+    return usable()[0].version
 
 
 def architectures() -> tuple[tuple[int, int], ...]:
-    """The compute capabilities this NVRTC compiles for, ascending.
+    """The compute capabilities that the newest NVRTC of this machine compiles for, ascending.
 
     Raises:
         DependencyMissing: there is no NVRTC.
     """
-    return tuple(divmod(int(arch), 10) for arch in sorted(_call("nvrtcGetSupportedArchs")))
+    return usable()[0].architectures
 
 
-def check_driver(driver: tuple[int, int]) -> None:
-    """Refuses an NVRTC whose CUDA major the driver does not know.
+def usable(driver: tuple[int, int] | None = None) -> tuple[Library, ...]:
+    """The NVRTCs whose machine code the driver runs, best first.
+
+    Best is the driver's own CUDA major; of that, the version closest to the driver's that is not newer.
 
     Args:
-        driver: the newest CUDA the driver knows, (major, minor).
+        driver: the newest CUDA the driver knows, (major, minor); None where there is none: the newest first.
 
     Raises:
-        DependencyMissing: no NVRTC, or one that is too new.
+        DependencyMissing: there is no NVRTC, or only newer ones.
     """
-    have = version()
-    if have[0] > driver[0]:
-        package = _nvrtc_package(driver[0])
+    found = nvrtc_library.installed()
+    if not found:
+        broken = nvrtc_library.unusable()
         raise DependencyMissing(
-            f"NVRTC {_dotted(have)} is newer than the NVIDIA driver, which knows CUDA {_dotted(driver)}",
-            expected=f"NVRTC of CUDA {driver[0]} or older",
-            got=_dotted(have),
-            fix=f"pip install 'cuda-bindings=={driver[0]}.*' {package}, or update the driver",
+            "NVRTC, the CUDA run-time compiler",
+            expected="libnvrtc" if driver is None else f"libnvrtc of CUDA {driver[0]} or older",
+            got=broken[0]
+            if broken
+            else "none in Python's packages, CUDA_HOME, /usr/local/cuda and the loader's path",
+            fix=install_command(driver),
         )
+    if driver is None:
+        return tuple(sorted(found, key=lambda library: library.version, reverse=True))
+    fitting = [library for library in found if library.version[0] <= driver[0]]
+    if not fitting:
+        oldest = min(library.version for library in found)
+        raise DependencyMissing(
+            f"NVRTC {_dotted(oldest)} is newer than the NVIDIA driver, which knows CUDA {_dotted(driver)}",
+            expected=f"NVRTC of CUDA {driver[0]} or older",
+            got=_dotted(oldest),
+            fix=f"{install_command(driver)} (the newer one may stay), or update the driver"
+            if driver[0] >= 12
+            else "update the driver",
+        )
+    return tuple(sorted(fitting, key=lambda library: _distance(library.version, driver)))
 
 
-def target(capability: tuple[int, int], driver: tuple[int, int] | None = None) -> str:
-    """What to compile for on a GPU: "sm_90" for machine code, "compute_90" for PTX the driver compiles on.
+def _distance(version: tuple[int, int], driver: tuple[int, int]) -> tuple[int, bool, int]:
+    newer = version > driver
+    return -version[0], newer, version[1] if newer else -version[1]
+
+
+def install_command(driver: tuple[int, int] | None) -> str:
+    """The command that installs an NVRTC for a driver; None stands for no driver."""
+    if driver is not None and driver[0] < 12:
+        return "update the NVIDIA driver to one for CUDA 12 or later"
+    return f"pip install 'imp-trt[{extra_for('cuda', driver)}]'"
+
+
+def target(capability: tuple[int, int], driver: tuple[int, int] | None = None) -> Target:
+    """What to compile with and for on a GPU.
 
     Args:
         capability: compute capability of the GPU.
-        driver: the newest CUDA the driver knows, if there is one: it must be able to read the PTX.
+        driver: the newest CUDA the driver knows, if there is one: it has to accept what is compiled.
 
     Raises:
-        DependencyMissing: this NVRTC cannot serve that GPU.
+        DependencyMissing: no NVRTC, none that the driver accepts, or none that serves that GPU.
     """
-    known = architectures()
-    if capability in known:
-        return f"sm_{_digits(capability)}"
-    have = version()
-    older = [arch for arch in known if arch < capability]
-    if older and (driver is None or have <= driver):
-        return f"compute_{_digits(older[-1])}"
-    kind = "newer" if older else "older"
-    change = "a newer" if older else "an older"
-    major = (driver or have)[0] if older else max(have[0] - 1, 12)
-    raise DependencyMissing(
-        f"NVRTC {_dotted(have)} does not compile for compute capability {_dotted(capability)}",
+    libraries = usable(driver)
+    for library in libraries:
+        if capability in library.architectures:
+            return Target(f"sm_{_digits(capability)}", library)
+    for library in libraries:
+        older = [arch for arch in library.architectures if arch < capability]
+        if older and (driver is None or library.version <= driver):
+            return Target(f"compute_{_digits(older[-1])}", library)
+    raise _unknown_gpu(capability, libraries, driver)
+
+
+def _unknown_gpu(
+    capability: tuple[int, int], libraries: tuple[Library, ...], driver: tuple[int, int] | None
+) -> DependencyMissing:
+    newest = max(libraries, key=lambda library: library.version)
+    known = newest.architectures
+    if capability > known[0]:
+        kind = "newer"
+        if newest.version >= _LAST_CUDA_12 and driver is not None and driver[0] == 12:
+            fix = "update the NVIDIA driver to one for CUDA 13, and pip install 'imp-trt[cuda13]'"
+        else:
+            package = (
+                "nvidia-cuda-nvrtc-cu12" if driver is not None and driver[0] == 12 else "nvidia-cuda-nvrtc"
+            )
+            fix = f"a newer NVRTC: pip install -U {package}"
+    else:
+        kind = "older"
+        fix = "an older NVRTC beside it: pip install nvidia-cuda-nvrtc-cu12"
+        if any(library.version[0] <= 12 for library in libraries):
+            fix = "run on a newer GPU"
+    return DependencyMissing(
+        f"NVRTC {_dotted(newest.version)} does not compile for compute capability {_dotted(capability)}",
         expected=f"{_dotted(known[0])} to {_dotted(known[-1])}",
         got=f"a GPU that is {kind}",
-        fix=f"{change} NVRTC: pip install -U 'cuda-bindings=={major}.*' {_nvrtc_package(major)}",
+        fix=fix,
     )
 
 
-def compile_kernels(op: str, arch: str | tuple[int, int]) -> bytes:
+def compile_kernels(op: str, goal: str | tuple[int, int] | Target) -> bytes:
     """Compiles an operator's kernels.
 
     Args:
         op: folder in plugins/, "instance_mask_projection".
-        arch: "sm_90", "compute_90", or a compute capability, (9, 0), for which `target` chooses.
+        goal: a `target`; "sm_90" or "compute_90", for the newest NVRTC; or a compute capability, (9, 0), for
+            which `target` chooses.
 
     Returns:
         The cubin, or for "compute_*" the PTX.
@@ -203,45 +236,21 @@ def compile_kernels(op: str, arch: str | tuple[int, int]) -> bytes:
         DependencyMissing: no NVRTC, or not for this architecture.
         BuildError: the source does not compile; carries the compiler's messages.
     """
-    return compile_program(program(op), arch if isinstance(arch, str) else target(arch))
+    return compile_program(program(op), goal)
 
 
-def compile_program(source: Program, arch: str) -> bytes:
-    """Compiles a program read by `read_program`; arch, result and errors as for `compile_kernels`."""
-    names, texts = list(source.headers), list(source.headers.values())
-    handle = _call(
-        "nvrtcCreateProgram",
-        source.source.encode(),
-        source.name.encode(),
-        len(names),
-        [text.encode() for text in texts],
-        [name.encode() for name in names],
-    )
+def compile_program(source: Program, goal: str | tuple[int, int] | Target) -> bytes:
+    """Compiles a program read by `read_program`; goal, result and errors as for `compile_kernels`."""
+    if isinstance(goal, str):
+        goal = Target(goal, usable()[0])
+    elif not isinstance(goal, Target):
+        goal = target(goal)
+    options = (*FLAGS, f"--gpu-architecture={goal.arch}")
+    kind = "PTX" if goal.arch.startswith("compute_") else "CUBIN"
     try:
-        options = [option.encode() for option in (*FLAGS, f"--gpu-architecture={arch}")]
-        (status,) = _nvrtc().nvrtcCompileProgram(handle, len(options), options)
-        if status.name != "NVRTC_SUCCESS":
-            raise BuildError(
-                f"NVRTC cannot compile {source.name} for {arch}", got=f"{status.name}\n{_log(handle)}"
-            )
-        kind = "PTX" if arch.startswith("compute_") else "CUBIN"
-        image = _buffer(_call(f"nvrtcGet{kind}Size", handle))
-        _call(f"nvrtcGet{kind}", handle, image)
-        return image
-    finally:
-        _nvrtc().nvrtcDestroyProgram(handle)
-
-
-def _log(handle: Any) -> str:
-    text = _buffer(_call("nvrtcGetProgramLogSize", handle))
-    _call("nvrtcGetProgramLog", handle, text)
-    lines = text.rstrip(b"\0 \n").decode(errors="replace").split("\n")
-    return "\n".join(lines[:_LOG_LINES])
-
-
-def _buffer(size: int) -> bytes:
-    """Bytes that NVRTC writes into; never of length 1, which Python shares between all its users."""
-    return b" " * max(size, 2)
+        return goal.library.compile(source.name, source.source, source.headers, options, kind)
+    except BuildError as error:
+        raise BuildError(f"{error.what} for {goal.arch}", got=error.got) from error
 
 
 def _digits(capability: tuple[int, int]) -> str:

@@ -1,1 +1,5 @@
+"""The networks in PyTorch, their configurations and checkpoints."""
 
+from imp_trt._lazy import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

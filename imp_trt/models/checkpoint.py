@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
+from imp_trt.data.files import write_atomically
 from imp_trt.errors import CheckpointError, InvalidInput
-from imp_trt.files import write_atomically
 from imp_trt.models.config import ModelConfig
 from imp_trt.models.network import ImpNetwork
 
@@ -51,15 +55,33 @@ def save_checkpoint(
     return write_atomically(path, payload)
 
 
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A checkpoint file, read once.
+
+    Attributes:
+        network: in evaluation mode, with float32 weights.
+        metadata: facts on the training.
+        sha256: of the file's bytes, which network and metadata were read from.
+    """
+
+    network: ImpNetwork
+    metadata: dict[str, Any]
+    sha256: str
+
+
 def load_model(path: str | Path) -> tuple[ImpNetwork, dict[str, Any]]:
+    """Network and metadata of :func:`read_checkpoint`."""
+    checkpoint = read_checkpoint(path)
+    return checkpoint.network, checkpoint.metadata
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a checkpoint written by :func:`save_checkpoint` (or a ``.pt`` of the same content).
 
     Args:
         path: a ``.safetensors`` file, or a ``.pt``/``.pth`` file holding the dictionary
             ``{"config": ..., "metadata": ..., "weights": ...}``, read with ``weights_only=True``.
-
-    Returns:
-        The network in evaluation mode with float32 weights, and the training metadata.
 
     Raises:
         CheckpointError: the file is missing, damaged, of an unknown format or does not fit its config.
@@ -69,17 +91,24 @@ def load_model(path: str | Path) -> tuple[ImpNetwork, dict[str, Any]]:
         raise CheckpointError(
             f"checkpoint {path}", expected="an existing file", got="nothing there", fix="check the path"
         )
-    if path.suffix == ".safetensors":
-        config_data, metadata, weights = _read_safetensors(path)
-    elif path.suffix in (".pt", ".pth"):
-        config_data, metadata, weights = _read_pt(path)
-    else:
+    read = {".safetensors": _read_safetensors, ".pt": _read_pt, ".pth": _read_pt}.get(path.suffix)
+    if read is None:
         raise CheckpointError(
             f"checkpoint {path}",
             expected="a .safetensors, .pt or .pth file",
             got=f"suffix {path.suffix!r}",
             fix="pass the checkpoint that imp-train wrote",
         )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {path}",
+            expected="a readable file",
+            got=error.strerror or error,
+            fix="check its permissions",
+        ) from error
+    config_data, metadata, weights = read(path, data)
     if not isinstance(metadata, dict):
         raise CheckpointError(
             f"checkpoint {path}",
@@ -95,7 +124,7 @@ def load_model(path: str | Path) -> tuple[ImpNetwork, dict[str, Any]]:
         ) from error
     _fill(path, model, weights)
     model.eval()
-    return model, metadata
+    return Checkpoint(model, metadata, hashlib.sha256(data).hexdigest())
 
 
 def _stored(value: Tensor, half: bool) -> Tensor:
@@ -105,12 +134,12 @@ def _stored(value: Tensor, half: bool) -> Tensor:
     return value.clone()
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+def _read_safetensors(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
     try:
-        with safe_open(str(path), framework="pt") as file:
-            header = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
+        weights = load(data)
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
+    except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"checkpoint {path}", expected="a whole safetensors file", got=str(error), fix=_TRAIN_AGAIN
         ) from error
@@ -129,9 +158,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[
         ) from error
 
 
-def _read_pt(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+def _read_pt(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many unrelated types for a damaged or unsafe file
         raise CheckpointError(
             f"checkpoint {path}",

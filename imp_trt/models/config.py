@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
+from imp_trt.ops.mask_projection.options import SAMPLING_RULES, Sampling
 
-Sampling = Literal["bilinear", "nearest", "rect"]
-SAMPLING_RULES: tuple[Sampling, ...] = ("bilinear", "nearest", "rect")
+NMS_ITERATIONS = 32
+"""Iterations of each fixed-point NMS in an exported graph; dense anchors with smooth scores needed 18."""
 
 BACKBONES = ("compact", "resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d")
 SEMANTIC_HEADS = ("none", "p2", "fpn")

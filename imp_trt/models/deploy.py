@@ -17,14 +17,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
 from imp_trt.errors import ExportError
+from imp_trt.models.config import NMS_ITERATIONS
 from imp_trt.models.deploy_detector import StaticDetector, take
 from imp_trt.models.detector import Detections
 from imp_trt.models.network import CANVAS_STRIDE, ImpNetwork
-from imp_trt.models.nms import DEFAULT_PASSES, watch_convergence
-from imp_trt.ops.mask_projection import instance_mask_projection
-
-OUTPUT_NAMES = ("semantic", "boxes", "scores", "labels", "masks", "num_detections")
-"""Outputs of the deploy module and of every exported graph, in order."""
+from imp_trt.models.nms import watch_convergence
+from imp_trt.ops.mask_projection.torch import instance_mask_projection
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Types the layers may have."""
@@ -50,7 +48,7 @@ class DeployModule(nn.Module):
     thing_classes: Tensor
 
     def __init__(
-        self, network: ImpNetwork, passes: int = DEFAULT_PASSES, dtype: torch.dtype = torch.float32
+        self, network: ImpNetwork, passes: int = NMS_ITERATIONS, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
         if dtype not in DTYPES:

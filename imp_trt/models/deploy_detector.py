@@ -16,7 +16,7 @@ from imp_trt.errors import ExportError
 from imp_trt.models.config import DetectorConfig
 from imp_trt.models.detector import MIN_BOX_SIDE, RPN_LEVELS, SAMPLING_RATIO, Detections, Detector
 from imp_trt.models.nms import FixedPointNms
-from imp_trt.ops.multilevel_roi_align import pyramid_roi_align
+from imp_trt.ops.roi_align.torch import pyramid_roi_align
 
 MAX_TOPK = 3840
 """TensorRT's limit on K of TopK."""

@@ -11,7 +11,7 @@ from imp_trt.models.backbone import PyramidBackbone, flip_and_normalise
 from imp_trt.models.config import ModelConfig
 from imp_trt.models.detector import Detections, Detector
 from imp_trt.models.semantic import CanvasArgmax, SemanticHead
-from imp_trt.ops.mask_projection import instance_mask_projection
+from imp_trt.ops.mask_projection.torch import instance_mask_projection
 
 CANVAS_STRIDE = 4
 """The canvas has a quarter of the image's size, as the paper's (section 3.1)."""

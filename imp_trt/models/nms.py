@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-DEFAULT_PASSES = 32
+from imp_trt.models.config import NMS_ITERATIONS
 
 
 def suppression_matrix(
@@ -78,7 +78,7 @@ def fixed_point_nms(
     threshold: float,
     labels: Tensor | None = None,
     valid: Tensor | None = None,
-    passes: int = DEFAULT_PASSES,
+    passes: int = NMS_ITERATIONS,
 ) -> Tensor:
     """Greedy NMS over boxes sorted by falling score.
 
@@ -98,7 +98,7 @@ def unsettled(
     threshold: float,
     labels: Tensor | None = None,
     valid: Tensor | None = None,
-    passes: int = DEFAULT_PASSES,
+    passes: int = NMS_ITERATIONS,
 ) -> int:
     """How many keep flags one more pass would change; 0 means that the result is exact."""
     suppresses = suppression_matrix(boxes, threshold, labels, valid)
@@ -116,7 +116,7 @@ class FixedPointNms(nn.Module):
         passes: applications of the keep equation.
     """
 
-    def __init__(self, threshold: float, passes: int = DEFAULT_PASSES) -> None:
+    def __init__(self, threshold: float, passes: int = NMS_ITERATIONS) -> None:
         super().__init__()
         self.threshold = threshold
         self.passes = passes

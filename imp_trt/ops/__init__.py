@@ -1,43 +1,5 @@
-"""The custom operators: instance mask projection and multilevel RoIAlign. Names are fetched on first use."""
+"""The custom operators: instance mask projection and multilevel RoIAlign."""
 
-from __future__ import annotations
+from imp_trt._lazy import attach_stub
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from imp_trt.ops.mask_projection import instance_mask_projection as instance_mask_projection
-    from imp_trt.ops.mask_projection_numpy import (
-        instance_mask_projection_numpy as instance_mask_projection_numpy,
-    )
-    from imp_trt.ops.mask_projection_numpy import paste_masks as paste_masks
-    from imp_trt.ops.mask_projection_reference import (
-        instance_mask_projection_reference as instance_mask_projection_reference,
-    )
-    from imp_trt.ops.multilevel_roi_align import pyramid_roi_align as pyramid_roi_align
-
-_HOME = {
-    "instance_mask_projection": "imp_trt.ops.mask_projection",
-    "instance_mask_projection_numpy": "imp_trt.ops.mask_projection_numpy",
-    "instance_mask_projection_reference": "imp_trt.ops.mask_projection_reference",
-    "paste_masks": "imp_trt.ops.mask_projection_numpy",
-    "pyramid_roi_align": "imp_trt.ops.multilevel_roi_align",
-}
-
-__all__ = [
-    "instance_mask_projection",
-    "instance_mask_projection_numpy",
-    "instance_mask_projection_reference",
-    "paste_masks",
-    "pyramid_roi_align",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'imp_trt.ops' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
-from imp_trt.draw import class_colours, colour_map
+from imp_trt.data.files import write_atomically
+from imp_trt.data.images import encode_image
 from imp_trt.errors import InvalidInput
-from imp_trt.files import write_atomically
-from imp_trt.images import encode_image
-from imp_trt.result import SegmentationResult
-from imp_trt.sheet import sheet
+from imp_trt.results.drawing import class_colours, colour_map
+from imp_trt.results.image_grid import sheet
+from imp_trt.results.result import SegmentationResult
 from imp_trt.video.sinks import Base, Segmented
 
 COLUMNS = ("frame", "instances projected on the canvas", "class map", "overlay")

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from imp_trt.errors import InvalidInput, OutputError
-from imp_trt.result import SegmentationResult
+from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
-from imp_trt.video.frame import Frame
 from imp_trt.video.queues import Intake, Policy
 from imp_trt.video.sinks import DrawOptions, Segmented, Sink
 from imp_trt.video.sources import Source
+from imp_trt.video.sources.frame import Frame
 from imp_trt.video.stages import Captured, Job, Shared, Writing, abort_sink, capture, draw_all
 from imp_trt.video.statistics import RunSummary, SourceState, Statistics
 

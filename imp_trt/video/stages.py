@@ -11,10 +11,10 @@ from threading import Event, Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.result import SegmentationResult
-from imp_trt.video.frame import Frame
+from imp_trt.results.result import SegmentationResult
 from imp_trt.video.queues import Intake
 from imp_trt.video.sinks import Segmented, Sink
+from imp_trt.video.sources.frame import Frame
 from imp_trt.video.statistics import Statistics
 
 _log = logging.getLogger(__name__)

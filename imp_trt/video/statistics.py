@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
-from imp_trt.result import SegmentationResult
+from imp_trt.results.result import SegmentationResult
 from imp_trt.video.queues import Counts
 
 PERCENTILES = (50, 90, 99)

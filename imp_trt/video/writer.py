@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.files import temporary_beside
 from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
-from imp_trt.files import temporary_beside
 from imp_trt.video import writer_pyav
 from imp_trt.video.containers import missing_bytes
 from imp_trt.video.encoder import TICKS, VIDEO_CODECS, Encoder

@@ -1,4 +1,4 @@
-// Between a caller's frame and the network's: the geometry of imp_trt/resize.py in integers.
+// Between a caller's frame and the network's: the geometry of imp_trt/preprocessing/letterbox.py in integers.
 // A side has at most 65536 pixels, so that areas times grey levels fit in 64 bits.
 #ifndef IMP_FRAME_FIT_H
 #define IMP_FRAME_FIT_H

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from imp_trt.cuda.driver import Device
 from imp_trt.errors import InvalidInput
-from imp_trt.ops.mask_projection_cuda import launch_mask_projection, prepare
-from imp_trt.ops.mask_projection_options import MAX_CANVAS_SIDE, check_options
+from imp_trt.ops.mask_projection.cuda import launch_mask_projection, prepare
+from imp_trt.ops.mask_projection.options import MAX_CANVAS_SIDE, check_options
 from imp_trt.plugins.python_plugin import FLOATING, PluginOperator, ShapeBuilder, Tensor
 
 _BOXES, _SCORES, _LABELS, _MASKS = range(4)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from imp_trt.cuda.driver import Device
 from imp_trt.errors import InvalidInput
-from imp_trt.ops.multilevel_roi_align_cuda import launch_multilevel_roi_align, prepare
+from imp_trt.ops.roi_align.cuda import launch_multilevel_roi_align, prepare
 from imp_trt.plugins.python_plugin import FLOATING, PluginOperator, ShapeBuilder, Tensor
 
 _BOXES = 4

@@ -22,4 +22,19 @@ inline cudaError_t load_kernel(const void* kernel) noexcept
     return status;
 }
 
+// Newest CUDA that the driver knows, 12020 for 12.2; 0 where no driver is installed.
+inline int driver_version() noexcept
+{
+    int version = 0;
+    return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
+// Whether a kernel could not be loaded because there is no GPU or no driver, as where engines are built for other
+// machines. The runtime has one status for no driver and for a driver that is too old for it.
+inline bool gpu_is_absent(cudaError_t status) noexcept
+{
+    return status == cudaErrorNoDevice ||
+           (status == cudaErrorInsufficientDriver && driver_version() == 0);
+}
+
 } // namespace imp_trt

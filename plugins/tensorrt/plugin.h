@@ -201,10 +201,7 @@ public:
         }
         const cudaError_t status = op_.prepare(in);
         // Engines are also built where there is no GPU.
-        if (status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver) {
-            return 0;
-        }
-        return report("onShapeChange", status);
+        return gpu_is_absent(status) ? 0 : report("onShapeChange", status);
     }
 
     int32_t enqueue(const TensorDesc* inputDesc, const TensorDesc*, const void* const* inputs,
@@ -274,6 +271,14 @@ private:
         if (status != cudaSuccess) {
             log(Severity::kERROR, Op::kName, "%s: %s: %s", method, cudaGetErrorName(status),
                 cudaGetErrorString(status));
+        }
+        if (status == cudaErrorInsufficientDriver) {
+            const int driver = driver_version();
+            log(Severity::kERROR, Op::kName,
+                "the NVIDIA driver knows CUDA %d.%d, this library was built with CUDA %d.%d: update the "
+                "driver, or build the library with CUDA %d",
+                driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10,
+                driver / 1000);
         }
         return static_cast<int32_t>(status);
     }

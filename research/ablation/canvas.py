@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
-from imp_trt.result import SegmentationResult
-from imp_trt.train.dataset import Sample
+from imp_trt.data.dataset import Sample
+from imp_trt.results.result import SegmentationResult
 
 SCALE = 0.25
 """Resolution of the canvas relative to the frame (paper, section 3.1)."""

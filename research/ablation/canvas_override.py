@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from imp_trt.backends.pytorch import PyTorchBackend
+from imp_trt.data.dataset import Sample
 from imp_trt.errors import InvalidInput
 from imp_trt.models.config import ModelConfig
 from imp_trt.models.detector import Detections, mask_targets
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train.augment import letterbox_sample
-from imp_trt.train.dataset import Sample
 from imp_trt.train.targets import make_batch
 from research.ablation.cells import CanvasOverride
 

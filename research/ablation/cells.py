@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from imp_trt.errors import UsageError
 from imp_trt.models.presets import SYSTEMS
-from imp_trt.train.config import CANVAS_FIELDS
+from imp_trt.train.recipes import CANVAS_FIELDS
 
 CONTROL, HEADLINE = "panoptic-fpn", "panoptic-fpn-imp"
 """The pair whose difference is the paper's claim; it is run for every seed."""

@@ -111,8 +111,8 @@ def _run(options: argparse.Namespace, answer: dict[str, Any]) -> int:
     if options.output is None:
         raise UsageError("-o", expected="a folder for checkpoints", got="none")
 
+    from imp_trt.metrics.instances import coco_package
     from imp_trt.models.presets import SYSTEMS
-    from imp_trt.train.metrics.instances import coco_package
     from research.ablation.cells import VARIANTS, plan
     from research.ablation.schedule import fill
 
@@ -141,10 +141,10 @@ def _experiment(options: argparse.Namespace, started: float) -> Experiment:
     import torch
 
     from imp_trt.backends.pytorch import choose_device
-    from imp_trt.train.config import changed, recipe
-    from imp_trt.train.dataset import CachedDataset
+    from imp_trt.data.dataset import CachedDataset
     from imp_trt.train.datasets import open_dataset
     from imp_trt.train.datasets.registry import without_folder
+    from imp_trt.train.recipes import changed, recipe
     from research.ablation.experiment import Experiment
 
     torch.set_num_threads(options.threads)

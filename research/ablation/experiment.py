@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from imp_trt.data.dataset import Dataset
 from imp_trt.errors import UsageError
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.config import ModelConfig
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system
-from imp_trt.train.config import Initial, Recipe
-from imp_trt.train.dataset import Dataset
 from imp_trt.train.provenance import config_digest, dataset_facts
+from imp_trt.train.recipes import Initial, Recipe
 from imp_trt.train.run import Run, stage_one_key, train_stage_one, train_stage_two
 from research.ablation.cells import VARIANTS, Cell
 from research.ablation.locks import claim

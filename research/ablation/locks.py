@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from imp_trt.files import make_folder, unwritable
+from imp_trt.data.files import make_folder, unwritable
 
 
 class Busy(Exception):

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.backends.runners import HostRunner
+from imp_trt.data.dataset import Dataset, Sample
 from imp_trt.errors import InvalidInput
-from imp_trt.result import SegmentationResult
-from imp_trt.runners import HostRunner
+from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
-from imp_trt.train.dataset import Dataset, Sample
-from imp_trt.train.evaluate import Evaluation, evaluate, measurable
+from imp_trt.train.evaluation import Evaluation, evaluate, measurable
 from research.ablation.canvas import CanvasMeasure
 from research.ablation.canvas_override import CanvasOverrideBackend
 from research.ablation.cells import Variant

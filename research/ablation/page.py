@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from imp_trt.data.files import write_atomically
 from imp_trt.errors import UsageError
-from imp_trt.files import write_atomically
 from imp_trt.train.report import charts
 from research.ablation import run_sections, sections
 from research.ablation.cells import CANVAS_ONLY, CONTROL, HEADLINE

@@ -9,13 +9,13 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from imp_trt.cuda.platform import cpu_model, usable_cpus
+from imp_trt.data.files import write_atomically
 from imp_trt.errors import InvalidInput, UsageError
-from imp_trt.files import write_atomically
 from imp_trt.models.presets import SYSTEMS
-from imp_trt.platform_info import cpu_model, usable_cpus
-from imp_trt.train.config import Recipe, Stage
-from imp_trt.train.evaluate import Evaluation
+from imp_trt.train.evaluation import Evaluation
 from imp_trt.train.provenance import source_version
+from imp_trt.train.recipes import Recipe, Stage
 from research.ablation.cells import ALIASES, VARIANTS, Cell
 
 FORMAT = "imp_trt.ablation/1"

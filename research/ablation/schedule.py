@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from imp_trt.errors import ImpTrtError
-from imp_trt.train.optimiser import TrainingDiverged
+from imp_trt.train.optimizer import TrainingDiverged
 from imp_trt.train.state import TimeBudgetSpent
 from research.ablation.cells import Cell
 from research.ablation.locks import Busy

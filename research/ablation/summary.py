@@ -11,7 +11,7 @@ from typing import Any
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
-from imp_trt.train.evaluate import Evaluation
+from imp_trt.train.evaluation import Evaluation
 from research.ablation.cells import Cell, plan
 from research.ablation.results import TIMING, TIMING_FORMAT, CellResult, read_results, settings_difference
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from imp_trt import ClassTable, ImpTrtError, Segmenter
 from imp_trt.errors import InvalidInput
-from imp_trt.video import BrowserView, RunSummary, interrupt_ends, open_source, run_pipeline
-from imp_trt.video.sinks import Base, OverlayVideo, Segmented, Window
+from imp_trt.video import BrowserView, RunSummary, Segmented, interrupt_ends, open_source, run_pipeline
+from imp_trt.video.sinks import Base, OverlayVideo, Window
 
 CLOSE = 0.75  # a box that reaches below this share of the picture's height is close
 SURE = 0.5  # lowest score that counts

@@ -22,7 +22,7 @@ from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
 
 from imp_trt.export import onnx_with_operators
 from imp_trt.ops import instance_mask_projection
-from imp_trt.scenes import SCENE_CLASSES, StreetScenes
+from imp_trt.synthetic import SCENE_CLASSES, StreetScenes
 
 SIZE, STRIDE, MOST = (128, 256), 4, 20  # image, pixels per canvas cell, instances per image
 THINGS = len(SCENE_CLASSES.things)

@@ -24,7 +24,7 @@ from typing import Any
 from steps import ROOT, SKIPPED_EXIT, Step, plan
 
 import imp_trt
-from imp_trt.files import write_atomically
+from imp_trt.data import write_atomically
 
 KEPT_CHARACTERS = 4000  # of each stream of each step; errors stand at the end
 GRACE_S = 20  # for a step that is told to end

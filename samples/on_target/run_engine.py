@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import imp_trt
-from imp_trt.artifact import read_manifest
-from imp_trt.errors import DependencyMissing, ImpTrtError
-from imp_trt.scenes import StreetScenes
+from imp_trt import ImpTrtError
+from imp_trt.artifacts import read_manifest
+from imp_trt.errors import DependencyMissing
+from imp_trt.synthetic import StreetScenes
 
 FRAMES, WARM_UP, TIMED = 20, 50, 500
 # Of labels with ONNX Runtime on the same graph. Its CPU has no bfloat16 convolutions.

@@ -11,9 +11,10 @@ import sys
 import torch
 from torch import Tensor, nn
 
-from imp_trt.errors import DependencyMissing, ImpTrtError
+from imp_trt import ImpTrtError
+from imp_trt.errors import DependencyMissing
 from imp_trt.ops import instance_mask_projection
-from imp_trt.torch_tensorrt import register_converters
+from imp_trt.plugins import register_converters
 
 CLASSES, SIZE = 8, (64, 128)
 

@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import RayError
 
 from imp_trt import ImpTrtError, Segmenter
-from imp_trt.artifact import read_manifest
+from imp_trt.artifacts import read_manifest
 from imp_trt.errors import SourceError
 from imp_trt.video import open_source, run_pipeline
 from imp_trt.video.sinks import JsonLines

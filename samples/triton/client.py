@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from imp_trt import ImpTrtError
-from imp_trt.decode import decode_instances
-from imp_trt.manifest import parse_manifest
-from imp_trt.resize import Fit
-from imp_trt.result import SegmentationResult
-from imp_trt.video.sinks import DrawOptions, Segmented, overlay_sink
-from imp_trt.video.sources import Frame, open_source
+from imp_trt.artifacts import parse_manifest
+from imp_trt.backends import decode_instances
+from imp_trt.preprocessing import Fit
+from imp_trt.results import SegmentationResult
+from imp_trt.video import DrawOptions, Frame, Segmented, open_source, overlay_sink
 
 TIMEOUT_S = 10.0  # of one request: a server that hangs must not hang its clients
 

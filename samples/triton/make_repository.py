@@ -14,9 +14,10 @@ import re
 import sys
 from pathlib import Path
 
-from imp_trt.artifact import Artifact, Manifest, TensorSpec, read_artifact
-from imp_trt.errors import EngineIncompatible, ImpTrtError, InvalidInput
-from imp_trt.files import write_atomically
+from imp_trt import ImpTrtError
+from imp_trt.artifacts import Artifact, Manifest, TensorSpec, read_artifact
+from imp_trt.data import write_atomically
+from imp_trt.errors import EngineIncompatible, InvalidInput
 
 # NumPy's name -> Triton's, triton-inference-server/common, protobuf/model_config.proto.
 TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}

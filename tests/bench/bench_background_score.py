@@ -16,7 +16,7 @@ from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.segmenter import Segmenter
 from imp_trt.train.datasets import open_dataset
-from imp_trt.train.evaluate import evaluate
+from imp_trt.train.evaluation import evaluate
 
 SCORES = (0.05, 0.1, 0.2, 0.3, 0.5)
 

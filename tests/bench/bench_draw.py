@@ -19,10 +19,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.disagreement import disagreement_map
-from imp_trt.platform_info import cpu_model
-from imp_trt.result import Instances, SegmentationResult
-from imp_trt.scenes import StreetScenes
+from imp_trt.cuda.platform import cpu_model
+from imp_trt.results.disagreement import disagreement_map
+from imp_trt.results.result import Instances, SegmentationResult
+from imp_trt.synthetic import StreetScenes
 
 CELLS = 28
 GOAL_MS = 25.0

@@ -21,12 +21,13 @@ from pathlib import Path
 import torch
 
 from imp_trt.errors import CheckpointError
+from imp_trt.export import ExportOptions
 from imp_trt.export.pipeline import export_onnx
-from imp_trt.export.verify import GATES, Agreement, Detected
+from imp_trt.export.verification.gates import GATES, Agreement, Detected
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.presets import system
-from imp_trt.scenes import SCENE_CLASSES, StreetScenes
 from imp_trt.segmenter import Segmenter
+from imp_trt.synthetic import SCENE_CLASSES, StreetScenes
 from imp_trt.weights import bundled
 
 GOAL_RATIO = 1.3
@@ -67,7 +68,7 @@ def block(segmenter, frames, rows):
 
 def measure(options, folder):
     weights = weights_or_random(options.weights, folder)
-    artifact = export_onnx(weights, folder, verify=False).path
+    artifact = export_onnx(weights, folder, ExportOptions(verify=False)).path
     config = load_model(weights)[0].config
     height, width = (int(v) for v in options.frame.split("x"))
     scenes = StreetScenes(seed=21, size=(height, width), length=options.frames)

@@ -23,8 +23,8 @@ import torch
 from onnx import TensorProto, helper
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from imp_trt.export.function_text import DOMAIN
-from imp_trt.export.mask_projection import INPUTS, NAME, function_for_model
+from imp_trt.export.onnx.function_builder import DOMAIN
+from imp_trt.export.onnx.mask_projection import INPUTS, NAME, function_for_model
 from imp_trt.ops import instance_mask_projection, instance_mask_projection_numpy
 
 SIZES = ((64, 128, 8, 100), (90, 120, 5, 100), (256, 512, 8, 100))  # height, width, classes, instances

@@ -26,7 +26,7 @@ from imp_trt.cuda.kernels import Kernel
 from imp_trt.cuda.nvrtc import Program
 from imp_trt.errors import VerificationError
 from imp_trt.ops import instance_mask_projection
-from imp_trt.ops.mask_projection_cuda import launch_mask_projection, prepare
+from imp_trt.ops.mask_projection.cuda import launch_mask_projection, prepare
 from tests.bench.cuda_timing import cold_microseconds, copy_rate, microseconds, run_benchmark
 
 # name, layout, height, width, classes

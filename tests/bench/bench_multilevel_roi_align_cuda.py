@@ -17,8 +17,8 @@ from torchvision.ops import roi_align
 
 from imp_trt.cuda.driver import Device
 from imp_trt.errors import VerificationError
-from imp_trt.ops.multilevel_roi_align import STRIDES, assign_levels, pyramid_roi_align
-from imp_trt.ops.multilevel_roi_align_cuda import launch_multilevel_roi_align, prepare
+from imp_trt.ops.roi_align.cuda import launch_multilevel_roi_align, prepare
+from imp_trt.ops.roi_align.torch import STRIDES, assign_levels, pyramid_roi_align
 from tests.bench.cuda_timing import cold_microseconds, copy_rate, microseconds, run_benchmark
 
 HEIGHT, WIDTH, CHANNELS, BOXES = 512, 1024, 256, 100

@@ -22,9 +22,9 @@ from typing import Any
 
 import cv2
 
-from imp_trt.platform_info import cpu_model
-from imp_trt.scenes import StreetScenes
+from imp_trt.cuda.platform import cpu_model
 from imp_trt.segmenter import Segmenter
+from imp_trt.synthetic import StreetScenes
 from imp_trt.video import open_source, run_pipeline
 from imp_trt.video.sinks import ClassMaps, JsonLines, NullSink, OverlayVideo, Segmented, Sink
 from imp_trt.video.writer import VideoWriter

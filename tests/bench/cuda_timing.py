@@ -44,12 +44,13 @@ def machine(device: Device) -> dict[str, str]:
         kernel_module = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
     except OSError:
         kernel_module = "unknown"
+    compiler = nvrtc.target(device.compute_capability, device.driver_version).library
     return {
         "gpu": device.name,
         "compute_capability": ".".join(map(str, device.compute_capability)),
         "driver_cuda": ".".join(map(str, device.driver_version)),
         "driver": kernel_module,
-        "nvrtc": ".".join(map(str, nvrtc.version())),
+        "nvrtc": ".".join(map(str, compiler.version)),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.instances import Instances
-from imp_trt.manifest import Manifest
-from imp_trt.result import SegmentationResult
-from imp_trt.video.frame import Frame
+from imp_trt.artifacts.manifest import Manifest
+from imp_trt.results.instances import Instances
+from imp_trt.results.result import SegmentationResult
+from imp_trt.video.sources.frame import Frame
 from tests.support import tiny
 
 SIZE = (tiny.HEIGHT, tiny.WIDTH)

@@ -23,7 +23,7 @@ from imp_trt.benchmark.compare import (
 from imp_trt.benchmark.frames import only_frames
 from imp_trt.errors import CheckpointError, UsageError, VerificationError
 from imp_trt.models.checkpoint import save_checkpoint
-from imp_trt.result import SegmentationResult
+from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from imp_trt.weights import bundled
 from tests.benchmark.simulated import Clock, Feed

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from imp_trt.benchmark.frames import STREETS, SourceFeed, StreetFeed, only_frames, open_feed, parse_size
+from imp_trt.data.images import encode_image
 from imp_trt.errors import ImpTrtError, SourceError, UsageError
-from imp_trt.images import encode_image
 from imp_trt.video.sources import LiveSource
 from tests.support import clips, tiny
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from imp_trt.artifacts.manifest import InputContract
 from imp_trt.benchmark import peer
 from imp_trt.benchmark.peer import PeerRival, export_peer
 from imp_trt.errors import DependencyMissing, ImpTrtError, VerificationError
-from imp_trt.manifest import InputContract
 from tests.support import tiny
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imp_trt.images import encode_image
+from imp_trt.data.images import encode_image
 from tests.support import clips, tiny
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from imp_trt.artifact import manifest_path, read_manifest
+from imp_trt.artifacts.artifact import manifest_path, read_manifest
 from imp_trt.cli import inspect
 from imp_trt.cli.bench import main
+from imp_trt.export import ExportOptions
 from imp_trt.export.pipeline import export_onnx
 from imp_trt.models.checkpoint import save_checkpoint
 from tests.support.networks import detecting_network, small_config
@@ -117,7 +118,7 @@ def test_a_missing_artifact() -> None:
 @pytest.mark.slow
 def test_beside_pytorch_with_an_exported_network(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     weights = save_checkpoint(tmp_path / "net.safetensors", detecting_network(small_config()), {})
-    artifact = export_onnx(weights, tmp_path / "net", verify=False).path
+    artifact = export_onnx(weights, tmp_path / "net", ExportOptions(verify=False)).path
     argv = [str(artifact), "--weights", str(weights), "--compare", "pytorch", "--threads", "1"]
     argv += ["--frames", "2", "--duration", "10ms", *STREETS, "--json", "-q"]
     assert main(argv) == 0

@@ -93,7 +93,7 @@ from pathlib import Path
 from imp_trt.cli.common import run_command
 # Background jobs of a shell inherit an ignored SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from imp_trt.files import temporary_beside
+from imp_trt.data.files import temporary_beside
 def body():
     with temporary_beside(Path({str(tmp_path / "x.mp4")!r})) as name:
         name.write_text("half")

@@ -41,7 +41,7 @@ def test_the_artifact_is_verified(made):
 def test_the_demo_model_sees_the_street(made):
     """The bundled weights are trained: most pixels of scenes that training never saw are right."""
     from imp_trt import Segmenter
-    from imp_trt.scenes import StreetScenes
+    from imp_trt.synthetic import StreetScenes
 
     scenes = StreetScenes(seed=99, length=4)
     samples = [scenes[i] for i in range(4)]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from imp_trt.cli import doctor
+from tests.support.fake_nvrtc import have_nvrtc
 
 
 @pytest.fixture
@@ -146,8 +147,8 @@ def test_what_engines_need_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
         raise doctor.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(doctor.metadata, "version", absent)
-    monkeypatch.setattr("imp_trt.platform_info.find_spec", lambda name: None)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
+    monkeypatch.setattr("imp_trt.cuda.platform.find_spec", lambda name: None)
+    have_nvrtc(monkeypatch)
     found = rows(NO_GPU)
     assert found["GPU"]["note"] == NO_GPU["note"]
     for what in (
@@ -161,15 +162,48 @@ def test_what_engines_need_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     ):
         assert found[what]["found"] is None, what
         assert found[what]["fix"], what
-    assert "imp-trt[cuda]" in str(found["plugins"]["fix"])
-    assert "cuda-bindings" in str(found["plugins"]["note"])
+    assert "imp-trt[cuda" in str(found["plugins"]["fix"])
+    assert "NVRTC" in str(found["plugins"]["note"])
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "tensorrt", "rtx"),
+    [
+        (None, "cuda", "tensorrt", "tensorrt-rtx"),
+        ("CUDA 12.8", "cuda12", "tensorrt-cu12", "tensorrt-rtx-cu12"),
+        ("CUDA 13.0", "cuda13", "tensorrt-cu13", "tensorrt-rtx"),
+    ],
+)
+def test_what_is_to_be_installed_is_for_the_driver(
+    monkeypatch: pytest.MonkeyPatch, driver: str | None, cuda: str, tensorrt: str, rtx: str
+) -> None:
+    def absent(name: str) -> str:
+        raise doctor.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", absent)
+    monkeypatch.setattr("imp_trt.cuda.platform.find_spec", lambda name: None)
+    monkeypatch.setattr(doctor, "_import_failure", lambda module: "absent")
+    have_nvrtc(monkeypatch)
+    gpu = GPU | {"driver": driver}
+    found = rows(gpu)
+    for what, extra in (
+        ("cuda-bindings", cuda),
+        ("NVRTC", cuda),
+        ("TensorRT", tensorrt),
+        ("TensorRT-RTX", rtx),
+    ):
+        assert f"imp-trt[{extra}]" in str(found[what]["fix"])
+    abilities = {a["what"]: a["fix"] for a in doctor._abilities(gpu)}
+    assert f"imp-trt[{tensorrt}]" in abilities["build and run TensorRT engines"]
+    assert f"imp-trt[{cuda}]" in abilities["build and run TensorRT engines"]
+    assert f"imp-trt[{rtx}]" in abilities["run TensorRT-RTX engines"]
 
 
 def test_what_engines_need_with_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     versions = {"cuda-bindings": "12.8.0", "torch-tensorrt": "2.13.0"}
     monkeypatch.setattr(doctor.metadata, "version", versions.__getitem__)
-    monkeypatch.setattr("imp_trt.platform_info.installed_version", {"tensorrt": "11.0.0"}.get)
-    monkeypatch.setattr("imp_trt.cuda.nvrtc.version", lambda: (12, 8))
+    monkeypatch.setattr("imp_trt.cuda.platform.installed_version", {"tensorrt": "11.0.0"}.get)
+    have_nvrtc(monkeypatch, (13, 0), (12, 8))
     library = tmp_path / "libimp_trt_plugins.so"
     library.write_bytes(b"")
     monkeypatch.setenv("IMP_TRT_PLUGIN_LIBRARY", str(library))
@@ -191,11 +225,11 @@ def test_what_engines_need_with_everything(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_nvrtc_newer_than_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imp_trt.cuda.nvrtc.version", lambda: (13, 2))
+    have_nvrtc(monkeypatch, (13, 2))
     row = rows(GPU)["NVRTC"]
     assert row["found"] is None
     assert "13.2" in str(row["note"])
-    assert "pip install" in str(row["fix"])
+    assert "pip install 'imp-trt[cuda12]'" in str(row["fix"])
     assert rows(GPU | {"driver": "CUDA 13.0"})["NVRTC"]["found"] == "13.2"
 
 

@@ -12,8 +12,8 @@ from imp_trt.cli import eval as command
 from imp_trt.models.checkpoint import save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system, without_imp
-from imp_trt.scenes import StreetScenes
-from imp_trt.sheet import GAP
+from imp_trt.results.image_grid import GAP
+from imp_trt.synthetic import StreetScenes
 
 DATA = ["--data", "scenes:64x128", "--limit", "2", "--threads", "1"]
 
@@ -133,7 +133,7 @@ def test_a_missing_package_is_said_before_the_scoring(models, capsys, monkeypatc
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr("imp_trt.train.evaluate.evaluate", lambda *_: pytest.fail("scored in vain"))
+    monkeypatch.setattr("imp_trt.train.evaluation.evaluate", lambda *_: pytest.fail("scored in vain"))
     assert command.main([models["imp"], *DATA, "--report", str(tmp_path / "page.html")]) == 5
     assert "imp-trt[eval]" in capsys.readouterr().err
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from imp_trt.artifacts.manifest import parse_manifest
 from imp_trt.cli import inspect
+from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import DependencyMissing
-from imp_trt.manifest import parse_manifest
-from imp_trt.platform_info import Gpu, Platform
 from tests.support import engines, tiny
 
 NO_DRIVER = DependencyMissing("the NVIDIA driver", got="no libcuda.so.1", fix="install the driver")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imp_trt.artifact import manifest_path
+from imp_trt.artifacts.artifact import manifest_path
 from imp_trt.cli.segment import main
 from tests.support import clips
 

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from imp_trt.artifact import manifest_path
+from imp_trt.artifacts.artifact import manifest_path
 from imp_trt.cli.segment import main
-from imp_trt.images import encode_image
+from imp_trt.data.images import encode_image
 from imp_trt.video.sinks import NullSink, Segmented
 from imp_trt.video.sources import open_source
 from tests.support import tiny

@@ -16,8 +16,8 @@ import torch
 from imp_trt.cli import train as command
 from imp_trt.errors import UsageError
 from imp_trt.models.checkpoint import load_model
-from imp_trt.train import config as recipes
-from imp_trt.train.config import Stage
+from imp_trt.train import recipes
+from imp_trt.train.recipes import Stage
 
 TINY = replace(
     recipes.RECIPES["smoke"],

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from imp_trt.cuda import cache, kernels
-from imp_trt.cuda.nvrtc import Program
+from imp_trt.cuda.nvrtc import Program, Target
+from tests.support.fake_nvrtc import FakeLibrary
 
 
 @pytest.fixture
@@ -108,18 +109,17 @@ def test_where_it_is(monkeypatch):
 
 
 def test_all_that_decides_the_result_is_in_the_key(monkeypatch):
-    monkeypatch.setattr(kernels.nvrtc, "version", lambda: (13, 2))
     program = Program("a.cu", "text", {"a.h": "header"})
+    sm_80 = Target("sm_80", FakeLibrary((13, 2)))
     keys = [
-        kernels.cache_key(program, "sm_80"),
-        kernels.cache_key(program, "sm_90"),
-        kernels.cache_key(program._replace(source="text "), "sm_80"),
-        kernels.cache_key(program._replace(headers={"a.h": "header2"}), "sm_80"),
-        kernels.cache_key(program._replace(headers={"b.h": "header"}), "sm_80"),
+        kernels.cache_key(program, sm_80),
+        kernels.cache_key(program, sm_80._replace(arch="sm_90")),
+        kernels.cache_key(program, sm_80._replace(library=FakeLibrary((12, 9)))),
+        kernels.cache_key(program._replace(source="text "), sm_80),
+        kernels.cache_key(program._replace(headers={"a.h": "header2"}), sm_80),
+        kernels.cache_key(program._replace(headers={"b.h": "header"}), sm_80),
     ]
-    monkeypatch.setattr(kernels.nvrtc, "version", lambda: (12, 9))
-    keys.append(kernels.cache_key(program, "sm_80"))
     monkeypatch.setattr(kernels.nvrtc, "FLAGS", ())
-    keys.append(kernels.cache_key(program, "sm_80"))
+    keys.append(kernels.cache_key(program, sm_80))
     assert len(set(keys)) == len(keys)
     assert cache.key(["ab", "c"]) != cache.key(["a", "bc"])

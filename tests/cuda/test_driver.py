@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from imp_trt.cuda import driver
+from imp_trt.cuda import calls, driver
 from imp_trt.cuda.driver import Device, DeviceBuffer, Event, Graph, PinnedBuffer, Stream
 from imp_trt.errors import DependencyMissing, DeviceError, InvalidInput
 from tests.support.fake_cuda import JUNK, FakeCuda
@@ -66,7 +66,7 @@ def test_no_driver_library(monkeypatch, error, said):
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", NoLibrary)
     with pytest.raises(DependencyMissing, match=f"the NVIDIA driver: got {said}"):
         driver.bindings()
-    assert driver._bindings is None
+    assert calls._bindings is None
 
 
 def test_no_gpu():

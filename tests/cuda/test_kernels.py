@@ -10,6 +10,7 @@ from imp_trt.cuda import driver, kernels, nvrtc
 from imp_trt.cuda.driver import Device, Graph, Stream
 from imp_trt.errors import DependencyMissing, DeviceError, UsageError
 from tests.support.fake_cuda import FakeCuda, Launch
+from tests.support.fake_nvrtc import have_nvrtc
 
 
 @pytest.fixture
@@ -17,14 +18,13 @@ def compiled(monkeypatch, tmp_path):
     """The architectures that were compiled for; nothing really is."""
     done: list[str] = []
 
-    def compile_kernels(op, arch):
-        done.append(arch)
-        return f"{op} for {arch}".encode()
+    def compile_kernels(op, target):
+        done.append(target.arch)
+        return f"{op} for {target.arch}".encode()
 
     monkeypatch.setenv("IMP_TRT_CACHE", str(tmp_path))
     monkeypatch.setattr(nvrtc, "compile_kernels", compile_kernels)
-    monkeypatch.setattr(nvrtc, "version", lambda: (13, 2))
-    monkeypatch.setattr(nvrtc, "architectures", lambda: ((8, 0), (9, 0)))
+    have_nvrtc(monkeypatch, (13, 2))
     return done
 
 

@@ -10,14 +10,16 @@ from ctypes import c_float, c_int, c_longlong, c_void_p
 import numpy as np
 import pytest
 
-from imp_trt.cuda import driver, frame_fit, kernels, nvrtc
+from imp_trt.artifacts.manifest import InputContract
+from imp_trt.cuda import driver, kernels, nvrtc
 from imp_trt.cuda.driver import Device, DeviceBuffer, Stream
 from imp_trt.errors import DependencyMissing, InvalidInput
-from imp_trt.manifest import InputContract
-from imp_trt.ops import mask_projection_cuda, multilevel_roi_align_cuda
-from imp_trt.ops.mask_projection_cuda import launch_mask_projection
-from imp_trt.ops.multilevel_roi_align_cuda import launch_multilevel_roi_align
-from imp_trt.resize import Fit
+from imp_trt.ops.mask_projection import cuda as mask_projection_cuda
+from imp_trt.ops.mask_projection.cuda import launch_mask_projection
+from imp_trt.ops.roi_align import cuda as multilevel_roi_align_cuda
+from imp_trt.ops.roi_align.cuda import launch_multilevel_roi_align
+from imp_trt.preprocessing import letterbox_cuda as frame_fit
+from imp_trt.preprocessing.letterbox import Fit
 from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_kernels import kernels as fake_kernels
 
@@ -214,7 +216,7 @@ def test_the_real_bindings_take_the_arguments(fake):
 def test_launchers_import_neither_pytorch_nor_cuda():
     code = """
 import sys
-import imp_trt.cuda.frame_fit, imp_trt.ops.mask_projection_cuda, imp_trt.ops.multilevel_roi_align_cuda
+import imp_trt.preprocessing.letterbox_cuda, imp_trt.ops.mask_projection.cuda, imp_trt.ops.roi_align.cuda
 print(sorted({"torch", "cuda", "cv2"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

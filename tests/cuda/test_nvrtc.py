@@ -7,6 +7,7 @@ import pytest
 from imp_trt.cuda import kernels, nvrtc
 from imp_trt.cuda.nvrtc import Program
 from imp_trt.errors import BuildError, DependencyMissing
+from tests.support.fake_nvrtc import FakeLibrary, have_nvrtc
 
 ARCHITECTURES = [
     (7, 5),
@@ -26,31 +27,6 @@ ARCHITECTURES = [
 QUICK = {(8, 7)}
 
 
-class FakeStatus:
-    name = "NVRTC_SUCCESS"
-
-
-class FakeNvrtc:
-    """A toolkit of another version."""
-
-    def __init__(self, version, architectures):
-        self.version, self.known = version, architectures
-
-    def nvrtcVersion(self):
-        return FakeStatus, *self.version
-
-    def nvrtcGetSupportedArchs(self):
-        return FakeStatus, self.known
-
-
-@pytest.fixture
-def toolkit(monkeypatch):
-    def use(version, architectures=(75, 80, 86, 90)):
-        monkeypatch.setattr(nvrtc, "_nvrtc", lambda: FakeNvrtc(version, list(architectures)))
-
-    return use
-
-
 @pytest.fixture
 def real():
     try:
@@ -66,9 +42,10 @@ def real():
     ids=[f"sm_{major}{minor}" for major, minor in ARCHITECTURES],
 )
 def test_every_kernel_compiles_for(arch, op, real):
-    if arch not in real:
-        pytest.skip(f"NVRTC {nvrtc.version()} does not know compute capability {arch}")
-    cubin = nvrtc.compile_kernels(op, arch)
+    target = nvrtc.target(arch)
+    if target.arch.startswith("compute_"):
+        pytest.skip(f"no installed NVRTC, the newest is {nvrtc.version()}, knows compute capability {arch}")
+    cubin = nvrtc.compile_kernels(op, target)
     assert cubin.startswith(b"\x7fELF")
     missing = [entry for entry in kernels.ENTRIES[op] if f".text.{entry}\0".encode() not in cubin]
     assert not missing
@@ -126,56 +103,95 @@ def test_one_name_for_two_files_is_refused(tmp_path):
         nvrtc.read_program(tmp_path, "op/op.cu")
 
 
-def test_the_gpu_decides_what_is_compiled(toolkit):
-    toolkit((12, 6))
-    assert nvrtc.target((8, 6)) == "sm_86"
-    assert nvrtc.target((12, 0)) == "compute_90"
-    assert nvrtc.target((12, 0), driver=(12, 8)) == "compute_90"
-    assert nvrtc.target((8, 9)) == "compute_86"
+def chosen(capability, driver=None):
+    """What is compiled for, and the version of the NVRTC that does it."""
+    target = nvrtc.target(capability, driver)
+    return target.arch, target.library.version
 
 
-def test_a_gpu_that_the_toolkit_does_not_know(toolkit):
-    toolkit((13, 2))
-    # The PTX would be newer than the driver can read.
-    with pytest.raises(DependencyMissing, match=r"13\.2 does not compile for compute capability 12\.0"):
-        nvrtc.target((12, 0), driver=(13, 0))
-    with pytest.raises(
-        DependencyMissing, match=r"an older NVRTC.*'cuda-bindings==12\.\*' nvidia-cuda-nvrtc-cu12"
-    ):
-        nvrtc.target((7, 0), driver=(13, 0))
-
-
-def test_a_toolkit_newer_than_the_driver(toolkit):
-    toolkit((13, 2))
-    nvrtc.check_driver((13, 0))
-    nvrtc.check_driver((14, 0))
-    with pytest.raises(DependencyMissing) as caught:
-        nvrtc.check_driver((12, 4))
-    assert str(caught.value) == (
-        "NVRTC 13.2 is newer than the NVIDIA driver, which knows CUDA 12.4: expected NVRTC of CUDA 12 or "
-        "older, got 13.2. Fix: pip install 'cuda-bindings==12.*' nvidia-cuda-nvrtc-cu12, or update the driver"
-    )
-
-
-def test_no_package(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "cuda.bindings.nvrtc", None)
-    with pytest.raises(DependencyMissing, match=r"pip install 'imp-trt\[cuda\]'"):
-        nvrtc.version()
+def test_the_gpu_decides_what_is_compiled(monkeypatch):
+    have_nvrtc(monkeypatch, (12, 6))
+    assert chosen((8, 6)) == ("sm_86", (12, 6))
+    assert chosen((12, 0)) == ("compute_90", (12, 6))
+    assert chosen((12, 0), driver=(12, 8)) == ("compute_90", (12, 6))
+    assert chosen((8, 9)) == ("compute_86", (12, 6))
 
 
 @pytest.mark.parametrize(
-    ("major", "package"), [(12, "nvidia-cuda-nvrtc-cu12"), (13, "'nvidia-cuda-nvrtc==13.*'")]
+    ("driver", "version"),
+    [
+        (None, (13, 5)),
+        ((14, 1), (13, 5)),
+        ((13, 5), (13, 5)),
+        ((13, 2), (13, 0)),  # of its own major one that is not newer, where there is one
+        ((12, 9), (12, 9)),
+        ((12, 6), (12, 6)),
+        ((12, 8), (12, 6)),
+        ((12, 4), (12, 6)),  # machine code runs on every driver of its major
+    ],
 )
-def test_no_library(monkeypatch, major, package):
-    class NoLibrary:
-        @staticmethod
-        def nvrtcVersion():
-            raise RuntimeError("libnvrtc not found.\nSearched in: ...")
+def test_the_driver_decides_which_nvrtc_compiles(monkeypatch, driver, version):
+    have_nvrtc(monkeypatch, (12, 6), (13, 5), (12, 9), (13, 0))
+    assert chosen((9, 0), driver) == ("sm_90", version)
 
-    monkeypatch.setitem(__import__("sys").modules, "cuda.bindings.nvrtc", NoLibrary)
-    monkeypatch.setattr(nvrtc, "_bindings_major", lambda: major)
-    with pytest.raises(DependencyMissing) as caught:
-        nvrtc.version()
-    assert str(caught.value) == (
-        f"NVRTC {major}, the CUDA run-time compiler: got libnvrtc not found. Fix: pip install {package}"
+
+def test_the_gpu_decides_which_nvrtc_compiles(monkeypatch):
+    have_nvrtc(
+        monkeypatch,
+        FakeLibrary((13, 0), [(7, 5), (9, 0)]),
+        FakeLibrary((12, 9), [(7, 0), (9, 0), (10, 0)]),
+        FakeLibrary((12, 6), [(7, 0), (9, 0)]),
     )
+    assert chosen((7, 0), (13, 0)) == ("sm_70", (12, 9))
+    assert chosen((10, 0), (12, 8)) == ("sm_100", (12, 9))
+    # Nobody knows it: PTX, which must not be newer than the driver.
+    assert chosen((12, 0), (12, 8)) == ("compute_90", (12, 6))
+    assert chosen((12, 0), (13, 0)) == ("compute_90", (13, 0))
+
+
+@pytest.mark.parametrize(
+    ("version", "capability", "driver", "fix"),
+    [
+        ((13, 2), (12, 0), (13, 0), "pip install -U nvidia-cuda-nvrtc$"),
+        ((12, 6), (12, 0), (12, 4), "pip install -U nvidia-cuda-nvrtc-cu12$"),
+        ((12, 9), (12, 0), (12, 8), "update the NVIDIA driver to one for CUDA 13, and"),  # 12.9 is the last
+        ((13, 2), (7, 0), (13, 0), "an older NVRTC beside it: pip install nvidia-cuda-nvrtc-cu12$"),
+        ((12, 9), (3, 5), (13, 0), "run on a newer GPU$"),
+    ],
+)
+def test_a_gpu_that_no_nvrtc_serves(monkeypatch, version, capability, driver, fix):
+    have_nvrtc(monkeypatch, version)
+    said = r"NVRTC {}\.{} does not compile for compute capability {}\.{}: ".format(*version, *capability)
+    with pytest.raises(DependencyMissing, match=f"{said}.*{fix}"):
+        nvrtc.target(capability, driver)
+
+
+def test_only_nvrtcs_that_are_newer_than_the_driver(monkeypatch):
+    have_nvrtc(monkeypatch, (13, 2), (13, 5))
+    with pytest.raises(DependencyMissing) as caught:
+        nvrtc.target((9, 0), (12, 4))
+    assert str(caught.value) == (
+        "NVRTC 13.2 is newer than the NVIDIA driver, which knows CUDA 12.4: expected NVRTC of CUDA 12 or "
+        "older, got 13.2. Fix: pip install 'imp-trt[cuda12]' (the newer one may stay), or update the driver"
+    )
+    with pytest.raises(DependencyMissing, match=r"Fix: update the driver$"):
+        nvrtc.target((9, 0), (11, 8))
+
+
+@pytest.mark.parametrize(
+    ("driver", "fix"),
+    [
+        (None, r"pip install 'imp-trt\[cuda\]'"),
+        ((12, 2), r"pip install 'imp-trt\[cuda12\]'"),
+        ((13, 0), r"pip install 'imp-trt\[cuda13\]'"),
+        ((14, 0), r"pip install 'imp-trt\[cuda13\]'"),
+        ((11, 4), "update the NVIDIA driver to one for CUDA 12 or later"),
+    ],
+)
+def test_no_nvrtc(monkeypatch, driver, fix):
+    have_nvrtc(monkeypatch)
+    with pytest.raises(DependencyMissing, match=rf"compiler: expected libnvrtc.*, got none in .*Fix: {fix}$"):
+        nvrtc.usable(driver)
+    have_nvrtc(monkeypatch, unusable=["/a/libnvrtc.so.12: wrong ELF class"])
+    with pytest.raises(DependencyMissing, match=rf"got /a/libnvrtc.so.12: wrong ELF class\. Fix: {fix}$"):
+        nvrtc.usable(driver)

@@ -11,7 +11,8 @@ import torch
 from imp_trt.cuda import kernels, tensors
 from imp_trt.cuda.driver import Device
 from imp_trt.errors import DependencyMissing, InvalidInput
-from imp_trt.ops import mask_projection, multilevel_roi_align
+from imp_trt.ops.mask_projection import torch as mask_projection
+from imp_trt.ops.roi_align import torch as multilevel_roi_align
 from tests.ops.mask_projection_cases import RULES, ordinary
 from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_kernels import kernels as fake_kernels

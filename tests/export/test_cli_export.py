@@ -9,7 +9,9 @@ import pytest
 
 from imp_trt.cli.export import main
 from imp_trt.errors import CheckpointError
-from imp_trt.export import lowering, pipeline, verify
+from imp_trt.export import plan
+from imp_trt.export.quantization import lowering
+from imp_trt.export.verification import gates as verify
 
 ONNX = ["--target", "onnxruntime"]
 
@@ -17,9 +19,9 @@ ONNX = ["--target", "onnxruntime"]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, model):
     """The session's export, and two frames to verify on."""
-    frames = pipeline.VerificationFrames
+    frames = plan.VerificationFrames
     monkeypatch.setattr(lowering, "onnx_from_module", lambda module, batch: model)
-    monkeypatch.setattr(pipeline, "VerificationFrames", lambda folder, count: frames(folder, 2))
+    monkeypatch.setattr(plan, "VerificationFrames", lambda folder, count: frames(folder, 2))
     logger = logging.getLogger("imp_trt")
     handlers, propagate = logger.handlers, logger.propagate
     yield

@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import pytest
 
-from imp_trt.artifact import read_artifact
+from imp_trt.artifacts.artifact import read_artifact
 from imp_trt.cli.export import main
+from imp_trt.cuda.platform import Platform
 from imp_trt.errors import DependencyMissing
-from imp_trt.export import pipeline
-from imp_trt.platform_info import Platform
+from imp_trt.export import pipeline, plan
 from tests.support.stub_packages import alive, needs_rtx, stub_package
 from tests.support.typed_models import typed
 
@@ -30,7 +30,7 @@ HANGING = """
 INTERRUPTED = """
 import sys
 from imp_trt.cli.export import main
-from imp_trt.export import pipeline
+from imp_trt.export import pipeline, plan
 from onnx import helper
 class Lowered:
     model = helper.make_model(helper.make_graph([], "g", [], []))
@@ -50,10 +50,10 @@ def loggers():
 @pytest.fixture
 def cpu_only(monkeypatch):
     """A machine with TensorRT-RTX and no GPU, two frames to verify on."""
-    frames = pipeline.VerificationFrames
+    frames = plan.VerificationFrames
     here = replace(Platform.detect(), tensorrt=None, gpu=DependencyMissing("driver", got="no libcuda"))
-    monkeypatch.setattr(pipeline.Platform, "detect", lambda: here)
-    monkeypatch.setattr(pipeline, "VerificationFrames", lambda folder, count: frames(folder, 2))
+    monkeypatch.setattr(plan.Platform, "detect", lambda: here)
+    monkeypatch.setattr(plan, "VerificationFrames", lambda folder, count: frames(folder, 2))
 
 
 @pytest.fixture

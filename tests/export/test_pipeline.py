@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from imp_trt.artifact import read_artifact
+from imp_trt.artifacts.artifact import read_artifact
 from imp_trt.errors import (
     ArtifactError,
     CheckpointError,
@@ -17,12 +17,15 @@ from imp_trt.errors import (
     UsageError,
     VerificationError,
 )
-from imp_trt.export import lowering, pipeline, verification, verify
-from imp_trt.export.frames import VerificationFrames
+from imp_trt.export import ExportOptions, pipeline, plan
 from imp_trt.export.pipeline import export_model, export_onnx
+from imp_trt.export.quantization import lowering
 from imp_trt.export.targets import EngineOptions
-from imp_trt.scenes import SCENE_CLASSES
+from imp_trt.export.verification import compare as verification
+from imp_trt.export.verification import gates as verify
+from imp_trt.export.verification.frames import VerificationFrames
 from imp_trt.segmenter import Segmenter
+from imp_trt.synthetic import SCENE_CLASSES
 from tests.support.networks import CLASSES, smooth_frames
 
 
@@ -46,8 +49,7 @@ def test_the_artifact_is_what_the_segmenter_runs(quick, weights, images, tmp_pat
     report = export_onnx(
         weights,
         tmp_path / "new" / "folder",
-        frames=images,
-        frame_count=5,
+        ExportOptions(frames=images, frame_count=5),
         progress=lambda *step: seen.append(step),
     )
     assert report.path == tmp_path / "new" / "folder" / "small.fp32.onnx"
@@ -86,22 +88,22 @@ def test_the_artifact_is_what_the_segmenter_runs(quick, weights, images, tmp_pat
 def test_a_failed_gate_leaves_nothing(quick, weights, tmp_path, monkeypatch):
     monkeypatch.setitem(verify.GATES, "fp32", verify.Gate(1.5, 0.99, 0.1))
     with pytest.raises(VerificationError, match=r"gate 150\.00%"):
-        export_onnx(weights, tmp_path / "out", frame_count=1)
+        export_onnx(weights, tmp_path / "out", ExportOptions(frame_count=1))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_failed_gate_keeps_the_artifact_that_was_there(quick, weights, tmp_path, monkeypatch):
-    before = export_onnx(weights, tmp_path, frame_count=1).path.read_bytes()
+    before = export_onnx(weights, tmp_path, ExportOptions(frame_count=1)).path.read_bytes()
     monkeypatch.setitem(verify.GATES, "fp32", verify.Gate(1.5, 0.99, 0.1))
     with pytest.raises(VerificationError):
-        export_onnx(weights, tmp_path, frame_count=1)
+        export_onnx(weights, tmp_path, ExportOptions(frame_count=1))
     assert read_artifact(tmp_path / "small.fp32.onnx").payload == before
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_unsettled_nms_fails_the_export(quick, weights, images, tmp_path):
     with pytest.raises(VerificationError, match=r"one more pass of NMS changes \d+ keep flags.*--nms-passes"):
-        export_onnx(weights, tmp_path / "out", frames=images, frame_count=3, passes=1)
+        export_onnx(weights, tmp_path / "out", ExportOptions(frames=images, frame_count=3, nms_iterations=1))
     assert not (tmp_path / "out").exists()
 
 
@@ -113,7 +115,7 @@ def test_another_network_in_the_file_fails_the_gates(weights, images, tmp_path, 
     bias.CopyFrom(always_sky)
     monkeypatch.setattr(lowering, "onnx_from_module", lambda module, batch: other)
     with pytest.raises(VerificationError, match="labels equal on"):
-        export_onnx(weights, tmp_path / "out", frames=images, frame_count=3)
+        export_onnx(weights, tmp_path / "out", ExportOptions(frames=images, frame_count=3))
     assert not (tmp_path / "out").exists()
 
 
@@ -125,13 +127,13 @@ def test_interruption_leaves_nothing(quick, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(verification.tempfile, "tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        export_onnx(weights, tmp_path / "out", frame_count=2)
+        export_onnx(weights, tmp_path / "out", ExportOptions(frame_count=2))
     assert not (tmp_path / "out").exists()
     assert not list((tmp_path / "scratch").iterdir())
 
 
 def test_unverified_only_on_request_and_recorded(quick, weights, tmp_path):
-    report = export_onnx(weights, tmp_path / "raw.onnx", verify=False)
+    report = export_onnx(weights, tmp_path / "raw.onnx", ExportOptions(verify=False))
     assert report.path == tmp_path / "raw.onnx"
     figures = read_artifact(report.path).manifest.verification
     assert figures["verified_on"] is None
@@ -140,10 +142,10 @@ def test_unverified_only_on_request_and_recorded(quick, weights, tmp_path):
 
 
 def test_scenes_of_the_same_classes_give_miou(quick, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr("imp_trt.scenes.SCENE_CLASSES", CLASSES, raising=False)
+    monkeypatch.setattr("imp_trt.synthetic.SCENE_CLASSES", CLASSES, raising=False)
     blank = [(np.zeros((64, 96, 3), np.uint8), np.zeros((64, 96), np.uint8))] * 2
     monkeypatch.setattr(VerificationFrames, "load", lambda self, classes: iter(blank))
-    figures = export_onnx(weights, tmp_path, frame_count=2).manifest.verification
+    figures = export_onnx(weights, tmp_path, ExportOptions(frame_count=2)).manifest.verification
     assert figures["miou"]["reference"] == figures["miou"]["candidate"]
 
 
@@ -159,14 +161,14 @@ def test_scenes_of_the_same_classes_give_miou(quick, weights, tmp_path, monkeypa
 )
 def test_what_is_impossible_is_said_before_any_work(precision, target, text):
     with pytest.raises(UsageError, match=text):
-        export_model("no/such/weights.safetensors", ".", precision, target)
+        export_model("no/such/weights.safetensors", ".", ExportOptions(precision=precision, target=target))
 
 
 def test_missing_inputs_and_places_that_cannot_be_written(weights, tmp_path):
     with pytest.raises(CheckpointError, match="nothing there"):
         export_onnx(tmp_path / "absent.safetensors", tmp_path)
     with pytest.raises(SourceError, match="nothing at this path"):
-        export_onnx(weights, tmp_path, frames=tmp_path / "absent")
+        export_onnx(weights, tmp_path, ExportOptions(frames=tmp_path / "absent"))
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="writable folder"):
         export_onnx(weights, tmp_path / "file" / "below")
@@ -201,7 +203,7 @@ def test_scenes_bring_their_labels_for_their_own_classes():
 
 
 def test_a_file_without_functions_for_old_parsers(quick, weights, tmp_path, model):
-    report = export_onnx(weights, tmp_path, verify=False, function_free=True)
+    report = export_onnx(weights, tmp_path, ExportOptions(verify=False, function_free=True))
     (bare,) = report.also
     assert bare == tmp_path / "small.fp32.function-free.onnx"
     names = {"small.fp32.onnx", "small.fp32.onnx.json", "small.fp32.function-free.onnx"}
@@ -224,21 +226,21 @@ def test_what_was_written_before_a_failure_goes_again(quick, weights, tmp_path, 
 
     monkeypatch.setattr(pipeline, "write_artifact", full)
     with pytest.raises(OutputError, match="full"):
-        export_onnx(weights, tmp_path, verify=False, function_free=True)
+        export_onnx(weights, tmp_path, ExportOptions(verify=False, function_free=True))
     assert list(tmp_path.iterdir()) == ([path] if there_before else [])
 
 
 def test_a_network_that_finds_nothing_is_no_proof(quick, weights, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(verify, "MIN_SCORE", 2.0)
     caplog.set_level("WARNING", logger="imp_trt")
-    report = export_onnx(weights, tmp_path, frame_count=1)
+    report = export_onnx(weights, tmp_path, ExportOptions(frame_count=1))
     assert report.manifest.verification["instances"]["reference"] == 0
     assert "finds no instance on the verification frames" in caplog.text
     assert "--frames" in caplog.text
 
 
 def test_a_timing_cache_that_cannot_be_written_is_said_before_any_work(weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "check_target", lambda *arguments: None)
+    monkeypatch.setattr(plan, "check_target", lambda *arguments: None)
     options = EngineOptions(timing_cache=tmp_path)
     with pytest.raises(OutputError, match=r"timing cache .*got a folder"):
-        export_model(weights, tmp_path, "fp16", "tensorrt", options=options)
+        export_model(weights, tmp_path, ExportOptions(precision="fp16", target="tensorrt", engine=options))

@@ -8,12 +8,15 @@ from dataclasses import replace
 import cv2
 import pytest
 
-from imp_trt.artifact import read_artifact
+from imp_trt.artifacts.artifact import read_artifact
+from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import CheckpointError, DependencyMissing, PrecisionError, UsageError, VerificationError
-from imp_trt.export import engine, pipeline, verification, verify
+from imp_trt.export import ExportOptions, pipeline, plan
 from imp_trt.export.pipeline import export_model
 from imp_trt.export.targets import EngineOptions
-from imp_trt.platform_info import Gpu, Platform
+from imp_trt.export.tensorrt import engine
+from imp_trt.export.verification import compare as verification
+from imp_trt.export.verification import gates as verify
 from imp_trt.segmenter import Segmenter
 from tests.support.networks import smooth_frames
 from tests.support.stub_packages import needs_rtx
@@ -42,7 +45,7 @@ def lowered(monkeypatch):
     monkeypatch.setattr(pipeline, "make_engine", make_engine)
     # With or without a GPU: these tests are about the machine that has none.
     here = replace(Platform.detect(), tensorrt=None, gpu=DependencyMissing("driver", got="no libcuda"))
-    monkeypatch.setattr(pipeline.Platform, "detect", lambda: here)
+    monkeypatch.setattr(plan.Platform, "detect", lambda: here)
     return chosen
 
 
@@ -61,10 +64,7 @@ def test_an_engine_whose_graph_was_verified(lowered, weights, images, tmp_path):
     report = export_model(
         weights,
         out,
-        "fp16",
-        frames=images,
-        frame_count=2,
-        options=EngineOptions(keep_onnx=True),
+        ExportOptions(precision="fp16", frames=images, frame_count=2, engine=EngineOptions(keep_onnx=True)),
         progress=lambda *step: seen.append(step),
     )
     assert report.path == out / "small.fp16.tensorrt-rtx.engine"
@@ -98,7 +98,9 @@ def test_an_engine_whose_graph_was_verified(lowered, weights, images, tmp_path):
 @pytest.mark.slow
 def test_bfloat16_is_verified_in_pytorch(lowered, weights, images, tmp_path, monkeypatch):
     monkeypatch.setitem(verify.GATES, "bf16", verify.Gate(0.9, None, 100))
-    report = export_model(weights, tmp_path / "out", "bf16", "rtx", images, frame_count=2)
+    report = export_model(
+        weights, tmp_path / "out", ExportOptions(precision="bf16", target="rtx", frames=images, frame_count=2)
+    )
     assert report.path.name == "small.bf16.rtx.engine"
     assert report.manifest.verification["verified_on"] == "pytorch"
     assert report.manifest.verification["frames"] == 2
@@ -115,15 +117,17 @@ def test_where_the_engine_runs_the_engine_is_verified(lowered, weights, images, 
         return Segmenter(weights, "pytorch", device="cpu")
 
     real = verification._opened
-    here = replace(pipeline.Platform.detect(), gpu=Gpu("RTX 4090", "8.9", (13, 0)))
-    monkeypatch.setattr(pipeline.Platform, "detect", lambda: here)
+    here = replace(plan.Platform.detect(), gpu=Gpu("RTX 4090", "8.9", (13, 0)))
+    monkeypatch.setattr(plan.Platform, "detect", lambda: here)
 
     def watched(candidate):
         monkeypatch.setattr(verification, "Segmenter", segmenter)
         return real(candidate)
 
     monkeypatch.setattr(verification, "_opened", watched)
-    report = export_model(weights, tmp_path / "out", "fp16", "rtx", images, frame_count=2)
+    report = export_model(
+        weights, tmp_path / "out", ExportOptions(precision="fp16", target="rtx", frames=images, frame_count=2)
+    )
     assert [(a.manifest.kind, a.payload) for a in opened] == [("engine", report.path.read_bytes())]
     assert report.manifest.verification["verified_on"] == "engine"
     assert report.manifest.benchmark["machine"].startswith("RTX 4090, ")
@@ -135,21 +139,27 @@ def test_a_failed_gate_leaves_nothing(lowered, weights, images, tmp_path, monkey
     monkeypatch.setitem(verify.GATES, "fp16", verify.Gate(1.5, 0.99, 0.1))
     options = EngineOptions(keep_onnx=True)
     with pytest.raises(VerificationError, match=r"gate 150\.00%"):
-        export_model(weights, tmp_path / "out", "fp16", "rtx", images, frame_count=1, options=options)
+        export_model(
+            weights,
+            tmp_path / "out",
+            ExportOptions(precision="fp16", target="rtx", frames=images, frame_count=1, engine=options),
+        )
     assert not (tmp_path / "out").exists()
 
 
 def test_a_graph_of_another_precision_leaves_nothing(lowered, weights, tmp_path):
     lowered["instead"] = typed("fp32")
     with pytest.raises(PrecisionError, match="does not compute in fp16"):
-        export_model(weights, tmp_path / "out", "fp16", "rtx")
+        export_model(weights, tmp_path / "out", ExportOptions(precision="fp16", target="rtx"))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
 def test_a_plugin_engine_says_so(lowered, weights, tmp_path):
     options = EngineOptions(plugin=True)
-    report = export_model(weights, tmp_path, "fp16", "rtx", verify=False, options=options)
+    report = export_model(
+        weights, tmp_path, ExportOptions(precision="fp16", target="rtx", verify=False, engine=options)
+    )
     assert report.manifest.engine is not None
     assert set(report.manifest.engine.operators.values()) == {"plugin"}
     assert report.manifest.verification["verified_on"] is None
@@ -158,32 +168,38 @@ def test_a_plugin_engine_says_so(lowered, weights, tmp_path):
 
 def test_calibration_images_are_named_in_the_manifest(lowered, weights, images, tmp_path):
     lowered["instead"] = typed("fp16")  # what is asked for here is only the record
-    report = export_model(weights, tmp_path, "int8", "onnxruntime", verify=False, calibration=images)
+    report = export_model(
+        weights,
+        tmp_path,
+        ExportOptions(precision="int8", target="onnxruntime", verify=False, calibration=images),
+    )
     assert report.path.name == "small.int8.onnx"
     assert report.manifest.verification["calibration"] == "2 images of recorded"
 
 
 def test_the_file_name_may_choose_the_target(lowered, weights, tmp_path):
-    report = export_model(weights, tmp_path / "raw.onnx", "fp16", verify=False)
+    report = export_model(weights, tmp_path / "raw.onnx", ExportOptions(precision="fp16", verify=False))
     assert report.manifest.target == "onnxruntime"
     assert report.manifest.kind == "onnx"
     with pytest.raises(UsageError, match=r"ends with \.engine.*got \.onnx"):
-        export_model(weights, tmp_path / "raw.onnx", "fp16", "rtx")
+        export_model(weights, tmp_path / "raw.onnx", ExportOptions(precision="fp16", target="rtx"))
     with pytest.raises(UsageError, match=r"ends with \.onnx"):
-        export_model(weights, tmp_path / "raw.engine", "fp16", "onnxruntime")
+        export_model(weights, tmp_path / "raw.engine", ExportOptions(precision="fp16", target="onnxruntime"))
 
 
 def test_what_cannot_be_is_said_before_any_work(lowered, images):
     with pytest.raises(UsageError, match="takes no calibration frames"):
-        export_model("no/such.safetensors", ".", "fp16", "rtx", calibration=images)
+        export_model(
+            "no/such.safetensors", ".", ExportOptions(precision="fp16", target="rtx", calibration=images)
+        )
     with pytest.raises(DependencyMissing, match="Python package tensorrt"):
-        export_model("no/such.safetensors", ".", "fp16", "tensorrt")
+        export_model("no/such.safetensors", ".", ExportOptions(precision="fp16", target="tensorrt"))
 
 
 def test_a_builder_that_is_not_installed(weights, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(DependencyMissing, match=r"tensorrt_rtx.*pip install 'imp-trt\[tensorrt-rtx\]'"):
-        export_model(weights, tmp_path, "fp16", "rtx")
+        export_model(weights, tmp_path, ExportOptions(precision="fp16", target="rtx"))
 
 
 @pytest.mark.parametrize(("precision", "told"), [("int8", True), ("fp16", False)])
@@ -193,5 +209,9 @@ def test_what_quantisation_gives_on_rtx_is_told_before_the_work(
     caplog.set_level("WARNING", logger="imp_trt")
     calibration = images if precision == "int8" else None
     with pytest.raises(CheckpointError):
-        export_model(tmp_path / "none.pt", tmp_path, precision, "rtx", calibration=calibration)
+        export_model(
+            tmp_path / "none.pt",
+            tmp_path,
+            ExportOptions(precision=precision, target="rtx", calibration=calibration),
+        )
     assert ("for weights only" in caplog.text) == told

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from imp_trt.artifact import read_manifest
+from imp_trt.artifacts.artifact import read_manifest
+from imp_trt.data.dataset import Sample
+from imp_trt.export import ExportOptions
 from imp_trt.export.pipeline import export_model, export_onnx
 from imp_trt.models.checkpoint import save_checkpoint
 from imp_trt.models.presets import SYSTEMS
 from imp_trt.models.semantic import SemanticHead
 from imp_trt.segmenter import Segmenter
-from imp_trt.train.config import recipe
-from imp_trt.train.dataset import Sample
-from imp_trt.train.evaluate import evaluate, measurable
+from imp_trt.train.evaluation import evaluate, measurable
 from imp_trt.train.losses import StageLosses
+from imp_trt.train.recipes import recipe
 from imp_trt.train.targets import Batch
 from tests.support.networks import detecting_network, small_config, smooth_frames
 from tests.support.stub_packages import needs_rtx
@@ -97,7 +98,7 @@ def test_a_training_step_has_the_losses_of_its_parts(trained, name):
 @pytest.mark.parametrize("name", EXPORTED)
 def test_the_exported_system_does_what_the_checkpoint_does(trained, images, tmp_path, name):
     weights, _ = trained(name)
-    report = export_onnx(weights, tmp_path, frames=images, frame_count=2)
+    report = export_onnx(weights, tmp_path, ExportOptions(frames=images, frame_count=2))
     manifest = read_manifest(report.path)
     switches = SYSTEMS[name]
     assert manifest.detections == (12 if switches["detector"] else 0)
@@ -164,7 +165,9 @@ def test_every_system_is_scored(trained, name):
 )
 def test_an_engine_of_a_system_that_lacks_a_part(trained, tmp_path, name, precision):
     # No detections at all, or no semantic head: shapes that the full network never has.
-    report = export_model(trained(name)[0], tmp_path, precision, "tensorrt-rtx", verify=False)
+    report = export_model(
+        trained(name)[0], tmp_path, ExportOptions(precision=precision, target="tensorrt-rtx", verify=False)
+    )
     engine = report.manifest.engine
     assert engine is not None
     assert report.manifest.detections == (12 if SYSTEMS[name]["detector"] else 0)
@@ -175,6 +178,6 @@ def test_an_engine_of_a_system_that_lacks_a_part(trained, tmp_path, name, precis
 def test_a_real_time_resnet_is_exported(images, tmp_path):
     network = detecting_network(small_config(backbone="resnet18"))
     weights = save_checkpoint(tmp_path / "resnet18.safetensors", network, {})
-    report = export_onnx(weights, tmp_path, frames=images, frame_count=2)
+    report = export_onnx(weights, tmp_path, ExportOptions(frames=images, frame_count=2))
     assert report.manifest.verification["label_agreement"] >= 0.9999
     assert report.manifest.verification["instances"]["reference"] > 0

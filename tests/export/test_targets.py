@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from imp_trt.artifacts.manifest import PRECISIONS
+from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import DependencyMissing, UsageError
+from imp_trt.export.options import EngineOptions, ExportOptions
 from imp_trt.export.targets import (
     TARGETS,
-    EngineOptions,
     capabilities_for,
     check_target,
     default_target,
@@ -18,8 +20,6 @@ from imp_trt.export.targets import (
     list_targets,
     version_pair,
 )
-from imp_trt.manifest import PRECISIONS
-from imp_trt.platform_info import Gpu, Platform
 
 NO_GPU = DependencyMissing("the NVIDIA driver library", got="libcuda.so.1 not found")
 
@@ -62,14 +62,13 @@ POSSIBLE = [
 
 @pytest.mark.parametrize(("name", "precision", "here", "options"), POSSIBLE)
 def test_possible_combinations(name, precision, here, options):
-    check_target(TARGETS[name], precision, EngineOptions(**options), True, here)
+    check_target(TARGETS[name], precision, EngineOptions(**options), here)
 
 
 IMPOSSIBLE = [
     ("onnxruntime", "bf16", BARE, {}, "no bfloat16"),
     ("onnxruntime", "fp16", BARE, {"plugin": True}, "no engine is built"),
     ("onnxruntime", "fp16", BARE, {"workspace": 1 << 30}, "no engine is built"),
-    ("tensorrt", "fp64", H100, {}, "one of fp32"),
     ("tensorrt", "bf16", T4, {}, r"bf16 needs Ampere \(8\.0\) or newer, and 7\.5"),
     ("tensorrt", "fp8", ORIN, {}, r"fp8 needs Ada \(8\.9\) or newer, and 8\.7"),
     ("tensorrt-rtx", "fp8", LAPTOP, {"compute_capabilities": ("8.9", "8.6")}, r"fp8 needs Ada .* 8\.6"),
@@ -110,7 +109,7 @@ IMPOSSIBLE = [
 @pytest.mark.parametrize(("name", "precision", "here", "options", "reason"), IMPOSSIBLE)
 def test_impossible_combinations_are_refused_with_the_reason(name, precision, here, options, reason):
     with pytest.raises(UsageError, match=reason):
-        check_target(TARGETS[name], precision, EngineOptions(**options), True, here)
+        check_target(TARGETS[name], precision, EngineOptions(**options), here)
 
 
 @pytest.mark.parametrize(
@@ -124,13 +123,15 @@ def test_impossible_combinations_are_refused_with_the_reason(name, precision, he
 )
 def test_what_is_missing_is_not_called_impossible(name, here, text):
     with pytest.raises(DependencyMissing, match=text):
-        check_target(TARGETS[name], "fp16", EngineOptions(), False, here)
+        check_target(TARGETS[name], "fp16", EngineOptions(), here)
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_quantised_precisions_need_calibration(precision):
     with pytest.raises(UsageError, match="--calib DIR"):
-        check_target(TARGETS["tensorrt-rtx"], precision, EngineOptions(), False, LAPTOP)
+        ExportOptions(precision=precision)
+    with pytest.raises(UsageError, match="takes no calibration frames"):
+        ExportOptions(precision="fp16", calibration="recorded")
 
 
 def test_the_default_is_the_best_present():
@@ -149,16 +150,16 @@ def test_a_tensorrt_that_is_not_supported_is_not_the_best(version):
 
 def test_nothing_is_to_be_installed_where_the_engine_cannot_be_built():
     with pytest.raises(UsageError, match="built on the device itself"):
-        check_target(TARGETS["jetson-orin"], "fp16", EngineOptions(), False, BARE)
+        check_target(TARGETS["jetson-orin"], "fp16", EngineOptions(), BARE)
     with pytest.raises(DependencyMissing, match=r"python3-libnvinfer.*--system-site-packages") as raised:
-        check_target(TARGETS["jetson-orin"], "fp16", EngineOptions(), False, machine("linux-aarch64"))
+        check_target(TARGETS["jetson-orin"], "fp16", EngineOptions(), machine("linux-aarch64"))
     assert "pip install" not in str(raised.value), "pip's TensorRT is for servers"
 
 
 def test_a_missing_plugin_library_is_said_before_the_export():
     options = EngineOptions(plugin_library=Path("nowhere.so"))
     with pytest.raises(DependencyMissing, match=r"nowhere\.so.*no such file.*README"):
-        check_target(TARGETS["rtx"], "fp16", options, False, LAPTOP)
+        check_target(TARGETS["rtx"], "fp16", options, LAPTOP)
 
 
 def test_an_unknown_target_gets_the_list():
@@ -201,7 +202,7 @@ def test_the_table_names_every_target_and_the_best():
 
 def test_the_list_of_precisions_is_complete():
     for precision in PRECISIONS:
-        check_target(TARGETS["data-centre"], precision, EngineOptions(), True, H100)
+        check_target(TARGETS["data-centre"], precision, EngineOptions(), H100)
 
 
 @pytest.mark.parametrize(

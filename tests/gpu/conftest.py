@@ -17,7 +17,6 @@ def missing() -> str | None:
     """Why kernels cannot run here: no package, driver, GPU or fitting NVRTC. None: they can."""
     try:
         info = driver.device_info()
-        nvrtc.check_driver(info.driver_version)
         nvrtc.target(info.compute_capability, info.driver_version)
     except DependencyMissing as error:
         return str(error)

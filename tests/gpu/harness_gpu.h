@@ -1,11 +1,9 @@
 // The part of plugin_harness that runs kernels.
 #pragma once
 
-#include "harness_case.h"
+#include "harness_checks.h"
 
 #include <cuda_runtime_api.h>
-
-#include <memory>
 
 namespace harness {
 
@@ -14,51 +12,9 @@ struct Options {
     bool short_output{false};
 };
 
-inline Log g_log;
-
 inline void check(cudaError_t status, const char* what)
 {
     require(status == cudaSuccess, std::string(what) + ": " + cudaGetErrorString(status));
-}
-
-// One plugin object and its capabilities.
-struct Plugin {
-    explicit Plugin(nvinfer1::IPluginV3* object) : owner(object)
-    {
-        require(object != nullptr, "no plugin; log: " + g_log.take());
-        core = static_cast<nvinfer1::IPluginV3OneCore*>(
-            object->getCapabilityInterface(nvinfer1::PluginCapabilityType::kCORE));
-        build = static_cast<nvinfer1::IPluginV3OneBuild*>(
-            object->getCapabilityInterface(nvinfer1::PluginCapabilityType::kBUILD));
-        runtime = static_cast<nvinfer1::IPluginV3OneRuntime*>(
-            object->getCapabilityInterface(nvinfer1::PluginCapabilityType::kRUNTIME));
-        require(core != nullptr && build != nullptr && runtime != nullptr, "a capability is missing");
-    }
-
-    std::unique_ptr<nvinfer1::IPluginV3> owner;
-    nvinfer1::IPluginV3OneCore* core;
-    nvinfer1::IPluginV3OneBuild* build;
-    nvinfer1::IPluginV3OneRuntime* runtime;
-};
-
-inline nvinfer1::Dims dims_of(const std::vector<int64_t>& shape)
-{
-    nvinfer1::Dims dims{};
-    dims.nbDims = static_cast<int32_t>(shape.size());
-    for (size_t i = 0; i < shape.size(); ++i) {
-        dims.d[i] = shape[i];
-    }
-    return dims;
-}
-
-inline std::vector<nvinfer1::PluginTensorDesc> descs_of(const Case& given)
-{
-    std::vector<nvinfer1::PluginTensorDesc> descs;
-    for (const Tensor& tensor : given.inputs) {
-        descs.push_back({dims_of(tensor.shape), tensor.type, nvinfer1::TensorFormat::kLINEAR, 1.0F});
-    }
-    descs.push_back({dims_of(given.output.shape), given.output.type, nvinfer1::TensorFormat::kLINEAR, 1.0F});
-    return descs;
 }
 
 // Arrays on the GPU, freed with the object.

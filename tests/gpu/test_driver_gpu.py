@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imp_trt.cuda import driver, frame_fit, kernels
+from imp_trt.cuda import driver, kernels
 from imp_trt.cuda.driver import Device, DeviceBuffer, Event, Graph, PinnedBuffer, Stream
 from imp_trt.errors import DeviceError, UsageError
-from imp_trt.resize import Fit
+from imp_trt.preprocessing import letterbox_cuda as frame_fit
+from imp_trt.preprocessing.letterbox import Fit
 from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_kernels import kernels as fake_kernels
 

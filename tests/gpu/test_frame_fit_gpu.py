@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imp_trt.cuda import driver, frame_fit
+from imp_trt.cuda import driver
 from imp_trt.cuda.driver import DeviceBuffer, Stream
-from imp_trt.resize import Fit
+from imp_trt.preprocessing import letterbox_cuda as frame_fit
+from imp_trt.preprocessing.letterbox import Fit
 
 pytestmark = pytest.mark.gpu
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, library
 
-from imp_trt.ops import instance_mask_projection, instance_mask_projection_reference, mask_projection
+from imp_trt.ops import instance_mask_projection, instance_mask_projection_reference
+from imp_trt.ops.mask_projection import torch as mask_projection
 from tests.gpu.conftest import need_torch_cuda
 from tests.ops.mask_projection_cases import (
     QUICK,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import library
 
-from imp_trt.ops import multilevel_roi_align
-from imp_trt.ops.multilevel_roi_align import pyramid_roi_align
+from imp_trt.ops.roi_align import torch as multilevel_roi_align
+from imp_trt.ops.roi_align.torch import pyramid_roi_align
 from tests.gpu.conftest import need_torch_cuda
 from tests.support.roi_align import awkward_boxes, boxes_of_every_level, pyramid, reference
 

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from imp_trt import preflight
-from imp_trt.artifact import read_artifact
+from imp_trt.artifacts.artifact import read_artifact
+from imp_trt.backends import preflight
 from imp_trt.backends.engine import EngineBackend
 from imp_trt.cuda import driver
 from imp_trt.cuda.driver import Device
+from imp_trt.cuda.platform import Platform
 from imp_trt.errors import ImpTrtError
-from imp_trt.export.frames import VerificationFrames
-from imp_trt.platform_info import Platform
-from imp_trt.result import SegmentationResult
+from imp_trt.export import ExportOptions
+from imp_trt.export.verification.frames import VerificationFrames
+from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from imp_trt.weights import bundled
 from tests.gpu.conftest import missing, need_torch_cuda
@@ -39,7 +40,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from imp_trt.export.pipeline import export_model
 
     folder = tmp_path_factory.mktemp("rtx")
-    report = export_model(bundled(), folder, "fp32", "tensorrt-rtx", verify=False)
+    report = export_model(
+        bundled(), folder, ExportOptions(precision="fp32", target="tensorrt-rtx", verify=False)
+    )
     return Path(report.path)
 
 

@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 
-from imp_trt import files
+from imp_trt.data import files
 from imp_trt.errors import CheckpointError, OutputError
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 

@@ -11,9 +11,10 @@ from torchvision.models.detection._utils import overwrite_eps
 from torchvision.ops import FrozenBatchNorm2d
 
 from imp_trt.models.coco import coco_classes, coco_config
-from imp_trt.models.deploy import OUTPUT_NAMES, DeployModule
+from imp_trt.models.deploy import DeployModule
 from imp_trt.models.initial import copy_mask_rcnn
 from imp_trt.models.network import ImpNetwork
+from imp_trt.models.outputs import OUTPUT_NAMES
 from tests.support.networks import smooth_frames
 
 SIZE = (192, 256)

@@ -13,9 +13,10 @@ from torchvision.ops import FrozenBatchNorm2d
 from imp_trt.errors import CheckpointError, ExportError
 from imp_trt.models.checkpoint import load_model
 from imp_trt.models.config import ModelConfig
-from imp_trt.models.deploy import OUTPUT_NAMES, DeployModule, fold_batch_norm
+from imp_trt.models.deploy import DeployModule, fold_batch_norm
 from imp_trt.models.deploy_detector import _deconvolution_as_convolution
 from imp_trt.models.network import ImpNetwork
+from imp_trt.models.outputs import OUTPUT_NAMES
 from imp_trt.models.presets import SYSTEMS
 from tests.support.networks import detecting_network, small_config, smooth_frames
 from tests.support.parity import assert_same
@@ -48,7 +49,7 @@ def test_each_normalisation_equals_its_eager_network(backbone, norm, head_norm):
 
 
 def test_trained_weights_equal_their_eager_network_on_street_scenes():
-    from imp_trt.scenes import StreetScenes
+    from imp_trt.synthetic import StreetScenes
     from imp_trt.weights import bundled
 
     try:

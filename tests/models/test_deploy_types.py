@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from imp_trt.errors import ExportError
-from imp_trt.export.verify import Agreement, Detected
-from imp_trt.models.deploy import OUTPUT_NAMES, DeployModule, Float32GroupNorm, lower_layers
+from imp_trt.export.verification.gates import Agreement, Detected
+from imp_trt.models.deploy import DeployModule, Float32GroupNorm, lower_layers
+from imp_trt.models.outputs import OUTPUT_NAMES
 from tests.support.networks import detecting_network, small_config, smooth_frames
 
 LOW = (torch.float16, torch.bfloat16)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import nms
 
+from imp_trt.models.config import NMS_ITERATIONS
 from imp_trt.models.nms import (
-    DEFAULT_PASSES,
     FixedPointNms,
     _float32_below,
     fixed_point_nms,
@@ -21,7 +21,7 @@ from imp_trt.models.nms import (
 )
 
 
-def kept(boxes, scores, threshold, passes=DEFAULT_PASSES, **more):
+def kept(boxes, scores, threshold, passes=NMS_ITERATIONS, **more):
     """Indices kept, by falling score, as torchvision returns them."""
     order = scores.argsort(descending=True, stable=True)
     return order[fixed_point_nms(boxes[order], threshold, passes=passes, **more)]
@@ -94,7 +94,7 @@ def test_one_more_pass_tells_whether_the_passes_were_enough():
     boxes = torch.stack([left, torch.zeros(30), left + 2.5, torch.ones(30)], 1)
     scores = torch.linspace(1, 0.5, 30)
     assert unsettled(boxes, 0.4, passes=8) > 0
-    assert unsettled(boxes, 0.4, passes=DEFAULT_PASSES) == 0
+    assert unsettled(boxes, 0.4, passes=NMS_ITERATIONS) == 0
     assert kept(boxes, scores, 0.4).tolist() == nms(boxes, scores, 0.4).tolist() == list(range(0, 30, 2))
 
 

@@ -15,7 +15,7 @@ from imp_trt.ops import (
     instance_mask_projection_reference,
     paste_masks,
 )
-from imp_trt.ops.mask_projection_numpy import mask_crops
+from imp_trt.ops.mask_projection.numpy import mask_crops
 from tests.ops.mask_projection_cases import (
     INVALID,
     QUICK,

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, library
 
-import imp_trt.ops.mask_projection as op
+import imp_trt.ops.mask_projection.torch as op
 from imp_trt.ops import instance_mask_projection
-from imp_trt.ops.mask_projection_plan import make_plan
+from imp_trt.ops.mask_projection.plan import make_plan
 from tests.ops.mask_projection_cases import RULES, invalid_instances, ordinary
 
 OPERATOR = torch.ops.imp_trt.instance_mask_projection.default

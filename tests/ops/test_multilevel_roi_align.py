@@ -9,7 +9,7 @@ from torch import library
 from torchvision.ops import MultiScaleRoIAlign
 
 from imp_trt import ops
-from imp_trt.ops.multilevel_roi_align import assign_levels, pyramid_roi_align
+from imp_trt.ops.roi_align.torch import assign_levels, pyramid_roi_align
 from tests.support.roi_align import awkward_boxes, boxes_of_every_level, pyramid, reference
 
 

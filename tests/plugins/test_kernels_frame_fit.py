@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from imp_trt.artifacts.manifest import InputContract
 from imp_trt.cuda.kernels import geometry
-from imp_trt.manifest import InputContract
-from imp_trt.resize import Fit
-from tests.runtime.test_resize import reference
+from imp_trt.preprocessing.letterbox import Fit
+from tests.preprocessing.test_letterbox import reference
 from tests.support import tiny
 from tests.support.cuda_on_host.host_kernels import Long, Out
 from tests.support.cuda_on_host.operators import garbage, kernels

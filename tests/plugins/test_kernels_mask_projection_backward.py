@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-import imp_trt.ops.mask_projection as op
-from imp_trt.ops.mask_projection_plan import make_plan
+import imp_trt.ops.mask_projection.torch as op
+from imp_trt.ops.mask_projection.plan import make_plan
 from tests.ops.mask_projection_cases import QUICK, RULES, Case, degenerate, invalid_instances, ordinary
 from tests.support.cuda_on_host.operators import DTYPES, TORCH_DTYPES, Projection, as_tensor, stored
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
 
 from imp_trt.cuda.kernels import geometry
-from imp_trt.ops.multilevel_roi_align import assign_levels, pyramid_roi_align
+from imp_trt.ops.roi_align.torch import assign_levels, pyramid_roi_align
 from tests.support.cuda_on_host.host_kernels import Out
 from tests.support.cuda_on_host.operators import (
     DTYPES,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.driver_session import build_stub
 from tests.support.plugin_build import (
     ROOT,
     Built,
@@ -183,6 +184,48 @@ def test_tensorrt_rtx_loads_it_and_builds_the_same_plan_as_with_python(built: Bu
         python, _ = run_rtx(rtx_plugins.build, str(path), True, None)
         assert cpp["plugin_layers"] == 1
         assert cpp == python  # the sha256 of the plan among it
+
+
+def test_a_driver_that_is_older_than_the_library_is_reported(
+    built: Built, cases: list[Path], tmp_path: Path
+) -> None:
+    """The CUDA runtime says cudaErrorInsufficientDriver there, and also where no driver is installed."""
+    release = run("nvcc", "--version").partition("release ")[2]
+    if int(release.split(".")[0]) < 13:
+        pytest.skip("needs nvcc of CUDA 13: its programs refuse drivers for CUDA 12")
+    build_stub(tmp_path)
+    old = {"LD_LIBRARY_PATH": str(tmp_path), "STUB_LIBCUDA_VERSION": "12020", "STUB_LIBCUDA_LOG": os.devnull}
+    command = [str(built.harness), str(built.plugin), str(cases[0]), "--no-gpu"]
+    with_old = subprocess.run(command, env={**os.environ, **old}, capture_output=True, text=True, check=False)
+    assert with_old.returncode == 1
+    assert "onShapeChange: " in with_old.stderr
+    assert "cudaErrorInsufficientDriver" in with_old.stderr
+    assert "the NVIDIA driver knows CUDA 12.2, this library was built with CUDA 13." in with_old.stderr
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_no_gpu_and_no_driver_are_told_from_one_that_is_too_old(tmp_path: Path) -> None:
+    require_tools("g++")
+    source = tmp_path / "main.cpp"
+    source.write_text(
+        '#include "tensorrt/launch.h"\n#include <cstdio>\n'
+        "int main(int, char** argv) {\n"
+        "    const auto status = static_cast<cudaError_t>(std::atoi(argv[1]));\n"
+        '    std::printf("%d", imp_trt::gpu_is_absent(status));\n}\n'
+    )
+    support = ROOT / "tests/support"
+    folders = [f"-I{folder}" for folder in (ROOT / "plugins", support, support / "cuda_runtime_on_host")]
+    run("g++", "-std=c++17", "-Wall", *folders, source, "-o", tmp_path / "main")
+
+    def absent(status: int, driver: int) -> bool:
+        return run(tmp_path / "main", str(status), env={"STAND_IN_CUDA_DRIVER": str(driver)}) == "1"
+
+    no_device, insufficient_driver, invalid_value = 100, 35, 1
+    assert absent(no_device, 13000)
+    assert absent(insufficient_driver, 0)
+    assert not absent(insufficient_driver, 12020)
+    assert not absent(invalid_value, 13000)
+    assert not absent(0, 13000)
 
 
 @pytest.mark.slow

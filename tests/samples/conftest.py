@@ -11,7 +11,7 @@ from types import ModuleType
 import cv2
 import pytest
 
-from imp_trt.scenes import street_video
+from imp_trt.synthetic import street_video
 from tests.support import tiny
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"

@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 
 import imp_trt
-from imp_trt.artifact import read_artifact, write_artifact
+from imp_trt.artifacts.artifact import read_artifact, write_artifact
+from imp_trt.artifacts.manifest import parse_manifest
 from imp_trt.classes import ClassTable
-from imp_trt.manifest import parse_manifest
 from tests.samples.conftest import CLIP_FRAMES, CLIP_SIZE
 from tests.support import engines, tiny
 

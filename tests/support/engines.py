@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from imp_trt.artifact import write_artifact
-from imp_trt.engine_info import EngineInfo
-from imp_trt.manifest import Manifest
-from imp_trt.platform_info import Gpu, Platform
+from imp_trt.artifacts.artifact import write_artifact
+from imp_trt.artifacts.engine_info import EngineInfo
+from imp_trt.artifacts.manifest import Manifest
+from imp_trt.cuda.platform import Gpu, Platform
 from tests.support import tiny
 
 

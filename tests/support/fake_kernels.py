@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imp_trt.ops import mask_projection, multilevel_roi_align
-from imp_trt.ops.mask_projection_options import SAMPLING_RULES
-from imp_trt.resize import Fit
+from imp_trt.ops.mask_projection import torch as mask_projection
+from imp_trt.ops.mask_projection.options import SAMPLING_RULES
+from imp_trt.ops.roi_align import torch as multilevel_roi_align
+from imp_trt.preprocessing.letterbox import Fit
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 Kernel = Callable[..., None]

@@ -3,7 +3,7 @@
 It works on the memory and the streams of FakeCuda: a network runs when its stream gets there, on what lies
 at its addresses then, and again whenever a graph that recorded it is launched. Like the real one it does work
 in the first call that cannot be recorded, and says None or False instead of raising. Whatever has a name here
-has it in the real bindings too (tests/runtime/test_tensorrt_api.py).
+has it in the real bindings too (tests/backends/test_tensorrt_api.py).
 
     with fake_gpu("tensorrt") as (trt, cuda):
         Segmenter(engine_file(folder, trt)).run(frame)
@@ -24,9 +24,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from imp_trt.artifact import write_artifact
-from imp_trt.manifest import Manifest
-from imp_trt.platform_info import platform_name
+from imp_trt.artifacts.artifact import write_artifact
+from imp_trt.artifacts.manifest import Manifest
+from imp_trt.cuda.platform import platform_name
 from tests.support import engines, tiny
 from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_cuda_state import OK, CUpointer_attribute, CUresult

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from imp_trt.export.verify import GATES, Agreement, Detected
+from imp_trt.export.verification.gates import GATES, Agreement, Detected
 
 
 def assert_same(reference: Mapping[str, Any], candidate: Mapping[str, Any], least: int = 1) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
-from imp_trt.result import Instances, SegmentationResult
-from imp_trt.train.dataset import Sample
+from imp_trt.data.dataset import Sample
+from imp_trt.results.result import Instances, SegmentationResult
 
 CLASSES = ClassTable(("cat", "wall", "dog", "floor"), (0, 2), ((9, 0, 0), (0, 9, 0), (0, 0, 9), (9, 9, 0)))
 """Two things, of which one has index 0, and two stuff classes."""

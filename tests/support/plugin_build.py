@@ -76,7 +76,7 @@ def build_with_cmake(folder: Path, *options: str, architectures: str = "87") -> 
     arguments = [f"-DTENSORRT_ROOT={include}", f"-DCMAKE_CUDA_ARCHITECTURES={architectures}", *options]
     run("cmake", "-S", ROOT, "-B", folder, *generator, "-DIMP_TRT_BUILD_HARNESS=ON", *arguments)
     run("cmake", "--build", folder, "--parallel", "2")
-    return Built(folder / "libimp_trt_plugins.so", folder / "plugin_harness", _major(include))
+    return Built(folder / "libimp_trt_plugins.so", folder / "plugin_harness", header_major(include))
 
 
 def build_on_host(folder: Path) -> Built:
@@ -104,7 +104,7 @@ def build_on_host(folder: Path) -> Built:
     jobs = [(["-c", source], source) for source in sources]
     jobs += [([*kernels, "-c", source], source) for source in PLUGINS.glob("*/*_launch.cu")]
     commands = [[*compiler, *what, "-o", folder / f"{source.name}.o"] for what, source in jobs]
-    built = Built(folder / "libimp_trt_plugins.so", folder / "plugin_harness", _major(include))
+    built = Built(folder / "libimp_trt_plugins.so", folder / "plugin_harness", header_major(include))
     commands.append([*compiler, ROOT / "tests/gpu/plugin_harness.cpp", "-ldl", "-o", built.harness])
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda command: run(*command), commands))
@@ -119,7 +119,8 @@ def build_on_host(folder: Path) -> Built:
     return built
 
 
-def _major(include: Path) -> int:
+def header_major(include: Path) -> int:
+    """The major of TensorRT whose headers are in a folder."""
     for line in (include / "NvInferVersion.h").read_text().splitlines():
         words = line.split()
         if words[:1] == ["#define"] and words[1] in ("NV_TENSORRT_MAJOR", "TRT_MAJOR_ENTERPRISE"):

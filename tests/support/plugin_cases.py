@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.ops.mask_projection_reference import instance_mask_projection_reference
+from imp_trt.ops.mask_projection.reference import instance_mask_projection_reference
 
 TYPES = ("f32", "f16", "bf16")
 # Values are computed in float32 and rounded once.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from onnx import FunctionProto, ModelProto, TensorProto, helper
 
-from imp_trt.export import mask_projection, multilevel_roi_align
-from imp_trt.export.function_text import DOMAIN, PLUGIN_ATTRIBUTES
+from imp_trt.export.onnx import mask_projection
+from imp_trt.export.onnx import roi_align as multilevel_roi_align
+from imp_trt.export.onnx.function_builder import DOMAIN, PLUGIN_ATTRIBUTES
 
 ELEMENTS = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 Sizes = dict[str, tuple[int, list[int]]]

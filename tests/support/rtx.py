@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from imp_trt.export.builder import rtx_environment
+from imp_trt.export.tensorrt.builder import rtx_environment
 
 _ROOT = Path(__file__).parents[2]
 _MARK = "result of run_rtx: "

@@ -14,6 +14,7 @@ import numpy as np
 
 from imp_trt.errors import ImpTrtError
 from imp_trt.plugins.registration import plugin_names, register_plugins
+from tests.support import plugin_objects
 from tests.support.rtx import trt
 
 FIELDS: dict[str, dict[str, Any]] = {
@@ -64,30 +65,11 @@ def open_library(library: str) -> list[str]:
 
 
 def _creator(name: str) -> Any:
-    return trt.get_plugin_registry().get_creator(name, "1", "imp_trt")
-
-
-def _collection(fields: list[tuple[str, Any]]) -> Any:
-    """int, float and str become INT32, FLOAT32 and CHAR; a pair (type, array) is taken as it is."""
-    listed = []
-    for name, value in fields:
-        kind, data = value if isinstance(value, tuple) else (None, value)
-        if isinstance(data, str):
-            kind, data = "CHAR", np.frombuffer(data.encode(), np.int8)
-        elif isinstance(data, float):
-            kind, data = "FLOAT32", np.array([data], np.float32)
-        elif isinstance(data, int):
-            kind, data = "INT32", np.array([data], np.int32)
-        _kept.append(data)
-        listed.append(trt.PluginField(name, data, getattr(trt.PluginFieldType, kind)))
-    _kept.append(listed)
-    return trt.PluginFieldCollection(listed)
+    return plugin_objects.creator(trt, name)
 
 
 def create(name: str, fields: list[tuple[str, Any]]) -> Any:
-    plugin = _creator(name).create_plugin("layer", _collection(fields), trt.TensorRTPhase.BUILD)
-    _kept.append(plugin)
-    return plugin
+    return plugin_objects.create(trt, name, fields)
 
 
 def left_to_the_bindings(name: str) -> list[str]:

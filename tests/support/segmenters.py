@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imp_trt.artifact import write_artifact
-from imp_trt.result import SegmentationResult
+from imp_trt.artifacts.artifact import write_artifact
+from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from tests.support import tiny
 from tests.support.fake_tensorrt import FakeGpu, FakeTensorRt, varying_graph

@@ -2,6 +2,7 @@
 // test sees what arrives in C (tests/cuda/test_real_bindings.py): lines in the file $STUB_LIBCUDA_LOG, "+"
 // for what is opened, "-" for what is released. Copies are done at once, in host memory. A module's image is
 // text, a line "entry kinds" for each kernel: p pointer, l 64-bit integer, i 32-bit integer, f float.
+// STUB_LIBCUDA_VERSION is the CUDA that it knows, 12060: as a driver, it refuses what is newer.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdarg.h>
@@ -29,6 +30,12 @@ static int say(const char* format, ...)
     return OK;
 }
 
+static int known_version(void)
+{
+    const char* const set = getenv("STUB_LIBCUDA_VERSION");
+    return set ? atoi(set) : 13020;
+}
+
 static int copy(const char* way, void* to, const void* from, size_t n, void* stream)
 {
     memmove(to, from, n);
@@ -36,8 +43,10 @@ static int copy(const char* way, void* to, const void* from, size_t n, void* str
 }
 
 int cuInit(u32 flags) { return flags ? BAD_VALUE : OK; }
-int cuDriverGetVersion(int* v) { return *v = 13020, OK; }
+int cuDriverGetVersion(int* v) { return *v = known_version(), OK; }
 int cuGetErrorString(int status, const char** text) { return *text = status == 2 ? "too much" : "other", OK; }
+// NVRTC looks the driver up too, and from 12.9 takes for granted that it has this.
+int cuGetExportTable(const void** table, const void* id) { return *table = NULL, id ? NOT_FOUND : BAD_VALUE; }
 int cuDeviceGetCount(int* n) { return *n = 2, OK; }
 int cuDeviceGet(int* d, int index) { return *d = index, index < 2 ? OK : NO_DEVICE; }
 int cuDeviceGetName(char* name, int n, int d) { return snprintf(name, n, "stub GPU %d", d), OK; }
@@ -46,7 +55,9 @@ int cuDevicePrimaryCtxRetain(void** c, int d) { return *c = context, say("+ cont
 int cuDevicePrimaryCtxRelease(int d) { return say("- context %d\n", d); }
 int cuCtxSetCurrent(void* c) { return current = c, OK; }
 int cuCtxGetCurrent(void** c) { return *c = current, OK; }
+int cuCtxGetId(void* c, u64* id) { return *id = 5, c == context ? OK : NO_CONTEXT; }
 int cuCtxGetDevice(int* d) { return *d = 1, current == context ? OK : NO_CONTEXT; }
+int cuCtxGetDevice_v2(int* d, void* c) { return *d = 1, c == context ? OK : NO_CONTEXT; }
 int cuPointerGetAttribute(void* v, int a, u64 p)
 {
     return a == 1 ? (*(void**)v = context, OK) : a == 9 ? (*(int*)v = p >> 62, OK) : BAD_VALUE;
@@ -98,6 +109,7 @@ int cuEventRecord(int* e, void* s) { return *e = 1, say("mark %p %p\n", (void*)e
 int cuEventQuery(const int* e) { return *e ? OK : NOT_READY; }
 int cuEventSynchronize(const int* e) { return *e ? OK : NOT_READY; }
 int cuEventElapsedTime(float* ms, void* a, void* b) { return *ms = 1.5F, say("elapsed %p %p\n", a, b); }
+int cuEventElapsedTime_v2(float* ms, void* a, void* b) { return *ms = 1.5F, say("elapsed %p %p v2\n", a, b); }
 
 int cuMemAlloc(char** h, size_t n) { return n >> 40 ? NO_MEMORY : OPEN("memory", malloc(n), n); }
 int cuMemFree(void* h) { return RELEASE("memory"); }
@@ -107,13 +119,40 @@ int cuMemcpyHtoDAsync(void* to, void* from, size_t n, void* s) { return copy("in
 int cuMemcpyDtoHAsync(void* to, void* from, size_t n, void* s) { return copy("out", to, from, n, s); }
 int cuMemcpyDtoDAsync(void* to, void* from, size_t n, void* s) { return copy("within", to, from, n, s); }
 
-// What the bindings ask for the address of everything else. version and flags: which of several forms.
+// Of the functions here, those whose present form is newer than CUDA 10. The others are as old as their name.
+static const struct {
+    const char* name;
+    int since;
+    const char* symbol;
+} forms[] = {
+    {"cuDevicePrimaryCtxRelease", 11000, "cuDevicePrimaryCtxRelease"},
+    {"cuGraphInstantiateWithFlags", 11040, "cuGraphInstantiateWithFlags"},
+    {"cuGetProcAddress", 12000, "cuGetProcAddress_v2"},
+    {"cuEventElapsedTime", 2000, "cuEventElapsedTime"},
+    {"cuEventElapsedTime", 12080, "cuEventElapsedTime_v2"},
+    {"cuCtxGetId", 12000, "cuCtxGetId"},
+    {"cuCtxGetDevice", 2000, "cuCtxGetDevice"},
+    {"cuCtxGetDevice", 13000, "cuCtxGetDevice_v2"},
+};
+
+// What the bindings ask for the address of everything else: the newest form of a function that CUDA of that
+// version has. A version that is newer than the driver is an error, even of a function that has older forms.
 int cuGetProcAddress_v2(const char* name, void** address, int version, u64 flags, int* status)
 {
     Dl_info self;
-    (void)version, (void)flags;
+    const char* symbol = name;
+    (void)flags;
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; ++i) {
+        if (strcmp(name, forms[i].name) == 0) {
+            symbol = version >= forms[i].since ? forms[i].symbol : symbol == name ? "" : symbol;
+        }
+    }
     dladdr((void*)cuGetProcAddress_v2, &self);
-    *address = dlsym(dlopen(self.dli_fname, RTLD_LAZY | RTLD_NOLOAD), name);
+    *address = NULL;
+    if (version > known_version()) {
+        return BAD_VALUE;
+    }
+    *address = dlsym(dlopen(self.dli_fname, RTLD_LAZY | RTLD_NOLOAD), symbol);
     if (status) {
         *status = *address ? 0 : 1;
     }

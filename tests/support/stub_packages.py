@@ -7,7 +7,7 @@ from textwrap import dedent
 
 import pytest
 
-from imp_trt.platform_info import installed_version
+from imp_trt.cuda.platform import installed_version
 
 needs_rtx = pytest.mark.skipif(
     installed_version("tensorrt_rtx") is None, reason="needs the package tensorrt-rtx"

@@ -98,11 +98,3 @@ class Engine:  # and its inspector
         _note("format", format.name)
         return os.environ["INSPECTED"]
 '''
-
-
-def missing_in_rtx(wanted: dict[str, str]) -> list[str]:
-    """Class -> attributes ("" is the module): those that TensorRT-RTX's bindings lack, as class.attribute."""
-    import tensorrt_rtx
-
-    owners = {name: getattr(tensorrt_rtx, name, tensorrt_rtx) for name in wanted}
-    return [f"{o}.{n}" for o, names in wanted.items() for n in names.split() if not hasattr(owners[o], n)]

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from imp_trt.artifact import InputContract, Manifest, write_artifact
+from imp_trt.artifacts.artifact import InputContract, Manifest, write_artifact
 from imp_trt.classes import ClassTable
 
 CLASSES = ClassTable(

@@ -10,9 +10,10 @@ from typing import cast
 
 import cv2
 
-from imp_trt.export.calibration import CalibrationFrames, Histogram, Key, collect_ranges
-from imp_trt.export.lowering import QUANTISED, Lowered, lower
-from imp_trt.export.quantise import quantise
+from imp_trt.artifacts.manifest import QUANTIZED
+from imp_trt.export.quantization.calibration import CalibrationFrames, Histogram, Key, collect_ranges
+from imp_trt.export.quantization.lowering import Lowered, lower
+from imp_trt.export.quantization.quantize import quantise
 from tests.support.networks import detecting_network, small_config, smooth_frames
 from tests.support.once import once
 
@@ -27,26 +28,26 @@ def write_calibration(folder: Path) -> None:
 
 
 @cache
-def typed(precision: str) -> Lowered:
+def typed(precision: str, system: str = "panoptic-fpn-imp") -> Lowered:
     """Made once for all processes of a test run; see `made`."""
 
     def make(folder: Path) -> None:
-        (folder / "lowered.pickle").write_bytes(pickle.dumps(made(precision)))
+        (folder / "lowered.pickle").write_bytes(pickle.dumps(made(precision, system)))
 
-    folder = once(f"lowered.{precision}", make)
+    folder = once(f"lowered.{precision}.{system}", make)
     return cast(Lowered, pickle.loads((folder / "lowered.pickle").read_bytes()))  # noqa: S301  # made above
 
 
-def made(precision: str) -> Lowered:
+def made(precision: str, system: str = "panoptic-fpn-imp") -> Lowered:
     """The network in a precision; the quantised forms from one float16 graph, as lower makes them."""
-    if precision not in QUANTISED:
-        return lower(detecting_network(small_config()), precision, passes=PASSES)
-    base = typed("fp16")
-    return Lowered(quantise(base.model, precision, _ranges()), base.module, precision)
+    if precision not in QUANTIZED:
+        return lower(detecting_network(small_config(system)), precision, passes=PASSES)
+    base = typed("fp16", system)
+    return Lowered(quantise(base.model, precision, _ranges(system)), base.module, precision)
 
 
 @cache
-def _ranges() -> dict[Key, Histogram]:
+def _ranges(system: str) -> dict[Key, Histogram]:
     with tempfile.TemporaryDirectory() as name:
         write_calibration(Path(name))
-        return collect_ranges(typed("fp32").module, CalibrationFrames(Path(name)))
+        return collect_ranges(typed("fp32", system).module, CalibrationFrames(Path(name)))

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imp_trt.artifacts.manifest import InputContract
+from imp_trt.data.dataset import Sample
 from imp_trt.errors import InvalidInput
-from imp_trt.manifest import InputContract
-from imp_trt.resize import Fit
+from imp_trt.preprocessing.letterbox import Fit
 from imp_trt.train.augment import (
     CHANCES,
     ColourJitter,
@@ -16,7 +17,6 @@ from imp_trt.train.augment import (
     random_crop,
     resized_sample,
 )
-from imp_trt.train.dataset import Sample
 
 
 def _chance(seed: int) -> np.ndarray:

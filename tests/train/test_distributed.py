@@ -17,7 +17,7 @@ from imp_trt.models.checkpoint import load_model
 from imp_trt.models.presets import system
 from imp_trt.train import distributed
 from imp_trt.train.batches import draw_batch
-from imp_trt.train.config import Stage
+from imp_trt.train.recipes import Stage
 from imp_trt.train.run import Run, train_stage_one
 from tests.train.boxes import CLASSES, RECIPE, Boxes
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from imp_trt.data.dataset import CachedDataset
 from imp_trt.models.checkpoint import load_model
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
 from imp_trt.train import batches, log, loop
 from imp_trt.train.augment import ColourJitter
 from imp_trt.train.batches import batch_stream, class_weights, draw_batch, hard_share
-from imp_trt.train.config import Stage
-from imp_trt.train.dataset import CachedDataset
-from imp_trt.train.optimiser import Optimiser, TrainingDiverged, parameter_groups
+from imp_trt.train.optimizer import Optimiser, TrainingDiverged, parameter_groups
+from imp_trt.train.recipes import Stage
 from imp_trt.train.run import Run, train_stage_one, train_stage_two
 from tests.train.boxes import CLASSES, CONFIG, RECIPE, Boxes
 

@@ -15,8 +15,8 @@ from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import SYSTEMS, system, without_imp
 from imp_trt.train import log
-from imp_trt.train.config import RECIPES, Recipe, Stage
 from imp_trt.train.provenance import source_version
+from imp_trt.train.recipes import RECIPES, Recipe, Stage
 from imp_trt.train.run import (
     Run,
     identity,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from imp_trt.train.config import RECIPES, Stage
+from imp_trt.train.recipes import RECIPES, Stage
 from imp_trt.train.schedule import learning_rate
 
 

@@ -17,7 +17,7 @@ import torch
 from imp_trt.errors import CheckpointError
 from imp_trt.models.checkpoint import load_model
 from imp_trt.train import loop, state
-from imp_trt.train.config import Stage
+from imp_trt.train.recipes import Stage
 from imp_trt.train.run import Run, train_stage_one
 from imp_trt.train.state import StopRequest, TimeBudgetSpent, save_state
 from tests.train.boxes import CONFIG, RECIPE, Boxes

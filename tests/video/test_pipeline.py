@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from imp_trt.errors import InvalidInput
-from imp_trt.result import SegmentationResult
+from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from imp_trt.video import open_source, run_pipeline
 from imp_trt.video.sinks import (

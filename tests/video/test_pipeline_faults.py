@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from imp_trt.errors import InvalidInput, OutputError, SourceError
-from imp_trt.result import SegmentationResult
+from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from imp_trt.video import run_pipeline
 from imp_trt.video.sinks import JsonLines, NullSink, OverlayVideo, Segmented

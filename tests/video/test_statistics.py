@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from imp_trt.result import Instances, SegmentationResult
+from imp_trt.results.result import Instances, SegmentationResult
 from imp_trt.video.queues import Counts
 from imp_trt.video.statistics import Durations, SourceState, Statistics
 from tests.support import tiny

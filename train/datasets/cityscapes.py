@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable
+from imp_trt.data.dataset import Sample, SampleCache, checked_index
 from imp_trt.errors import DatasetError
-from imp_trt.train.dataset import Sample, SampleCache, checked_index
 from imp_trt.train.datasets.reading import (
     need_files,
     need_folder,

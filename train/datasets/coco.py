@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable, default_palette
+from imp_trt.data.dataset import Sample, SampleCache, checked_index
+from imp_trt.data.instance_maps import renumbered
 from imp_trt.errors import DatasetError, InvalidInput
-from imp_trt.train.dataset import Sample, SampleCache, checked_index
 from imp_trt.train.datasets.reading import need_files, need_folder, need_same_size, read_json, read_photo
 from imp_trt.train.datasets.regions import Region, need_pycocotools, parse_region
-from imp_trt.train.instances import renumbered
 
 BACKGROUND = "background"
 LAYOUT = "annotations/instances_<split>2017.json and <split>2017/*.jpg, or JSON,IMAGES"

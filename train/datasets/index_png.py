@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable, Rgb, default_palette
+from imp_trt.data.dataset import Sample, SampleCache, checked_index
+from imp_trt.data.instance_maps import connected_instances
 from imp_trt.errors import DatasetError, InvalidInput
-from imp_trt.train.dataset import Sample, SampleCache, checked_index
 from imp_trt.train.datasets.reading import (
     need_files,
     need_folder,
@@ -37,7 +38,6 @@ from imp_trt.train.datasets.reading import (
     read_label_map,
     read_photo,
 )
-from imp_trt.train.instances import connected_instances
 
 LAYOUT = "<split>.txt with lines 'images/NAME.jpg labels/NAME.png', images/, labels/"
 

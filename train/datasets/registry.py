@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from imp_trt.data.dataset import CachedDataset, Dataset
 from imp_trt.errors import DatasetError
-from imp_trt.train.dataset import CachedDataset, Dataset
-from imp_trt.train.datasets import NAMES
 from imp_trt.train.datasets.camvid import camvid_spec
 from imp_trt.train.datasets.ccp import ccp_spec
 from imp_trt.train.datasets.cityscapes import CityscapesDataset
 from imp_trt.train.datasets.coco import open_coco
 from imp_trt.train.datasets.index_png import IndexPngDataset, folder_spec
 from imp_trt.train.datasets.modanet import open_modanet
+from imp_trt.train.datasets.names import NAMES
 from imp_trt.train.datasets.reading import need_folder
 
 
@@ -54,7 +54,7 @@ def _described_folder(path: str, split: str) -> Dataset:
 
 
 def _scenes(size_text: str, split: str) -> Dataset:
-    from imp_trt.scenes import StreetScenes
+    from imp_trt.synthetic import StreetScenes
 
     splits = {"train": (0, 1200), "val": (1, 200), "test": (2, 200)}
     if split not in splits:

@@ -7,8 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from imp_trt.classes import ClassTable
+from imp_trt.data.files import write_atomically
 from imp_trt.errors import DependencyMissing
-from imp_trt.files import write_atomically
 from imp_trt.train.report.pictures import PictureRow, data_url
 from imp_trt.train.report.tables import Scored, class_values, tables
 

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable
-from imp_trt.draw import colour_map
-from imp_trt.files import write_atomically
-from imp_trt.images import encode_image
-from imp_trt.result import SegmentationResult
-from imp_trt.sheet import sheet
-from imp_trt.train.dataset import Dataset, Sample
-from imp_trt.train.metrics.semantic import ConfusionMatrix
+from imp_trt.data.dataset import Dataset, Sample
+from imp_trt.data.files import write_atomically
+from imp_trt.data.images import encode_image
+from imp_trt.metrics.semantic import ConfusionMatrix
+from imp_trt.results.drawing import colour_map
+from imp_trt.results.image_grid import sheet
+from imp_trt.results.result import SegmentationResult
 
 Predict = Callable[[NDArray[np.uint8]], SegmentationResult]
 

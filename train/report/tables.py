@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from imp_trt.errors import InvalidInput
-from imp_trt.train.evaluate import Evaluation
-from imp_trt.train.metrics.semantic import SemanticScores
+from imp_trt.metrics.semantic import SemanticScores
+from imp_trt.train.evaluation import Evaluation
 from imp_trt.train.report.numbers import signed
 
 

@@ -1,4 +1,4 @@
-"""The browser view: a page with the live overlay, its classes and its timing. Names are fetched on use.
+"""The browser view: a page with the live overlay, its classes and its timing.
 
 What the page asks for is there for other programs too, all of it GET and read only:
 
@@ -11,22 +11,6 @@ What the page asks for is there for other programs too, all of it GET and read o
 - ``/about``: title and classes, as JSON.
 """
 
-from __future__ import annotations
+from imp_trt._lazy import attach_stub
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from imp_trt.video.serve.view import BrowserView as BrowserView
-
-__all__ = ["BrowserView"]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "BrowserView":
-        return import_module("imp_trt.video.serve.view").BrowserView
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

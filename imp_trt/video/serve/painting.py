@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.draw import class_colours, colour_map
 from imp_trt.errors import OutputError
-from imp_trt.result import SegmentationResult
+from imp_trt.results.drawing import class_colours, colour_map
+from imp_trt.results.result import SegmentationResult
 from imp_trt.video.serve.latest import Shown
 from imp_trt.video.sinks import Segmented
 

@@ -10,9 +10,9 @@ import stat
 from pathlib import Path
 from typing import Protocol
 
+from imp_trt.data.files import unwritable
 from imp_trt.errors import OutputError
-from imp_trt.files import unwritable
-from imp_trt.result import DRAWN_SCORE
+from imp_trt.results.result import DRAWN_SCORE
 from imp_trt.video.sinks.sink import Base, Segmented
 from imp_trt.video.sinks.text_file import TextFile
 

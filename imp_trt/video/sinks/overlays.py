@@ -6,8 +6,8 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
+from imp_trt.data.images import IMAGE_SUFFIXES
 from imp_trt.errors import InvalidInput, OutputError
-from imp_trt.images import IMAGE_SUFFIXES
 from imp_trt.video.encoder import VIDEO_CODECS
 from imp_trt.video.sinks.pictures import OverlayPictures, safe_name
 from imp_trt.video.sinks.sink import Base, NullSink, Segmented, Sink

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable, Rgb
+from imp_trt.data.images import IMAGE_SUFFIXES
 from imp_trt.errors import OutputError
-from imp_trt.images import IMAGE_SUFFIXES
-from imp_trt.panoptic import Panoptic, Segment
+from imp_trt.results.panoptic import Panoptic, Segment
 from imp_trt.video.sinks.pictures import Pictures
 from imp_trt.video.sinks.sink import Segmented
 from imp_trt.video.sinks.text_file import TextFile
@@ -34,7 +34,7 @@ class PanopticMaps(Pictures):
 
     Args:
         place: a folder. The maps are named after the frames, below it.
-        min_score: instances below are left out; see :func:`imp_trt.panoptic.fuse_panoptic`.
+        min_score: instances below are left out; see :func:`imp_trt.results.panoptic.fuse_panoptic`.
 
     Raises:
         OutputError: the place is a file, or not writable.

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.files import make_folder, write_atomically
+from imp_trt.data.images import IMAGE_SUFFIXES, encode_image
 from imp_trt.errors import OutputError
-from imp_trt.files import make_folder, write_atomically
-from imp_trt.images import IMAGE_SUFFIXES, encode_image
 from imp_trt.video.sinks.sink import Base, Segmented
 
 

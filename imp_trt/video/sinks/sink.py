@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.result import DRAWN_SCORE, SegmentationResult
-from imp_trt.video.frame import Frame
+from imp_trt.results.result import DRAWN_SCORE, SegmentationResult
+from imp_trt.video.sources.frame import Frame
 
 
 @dataclass(frozen=True)

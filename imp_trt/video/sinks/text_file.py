@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from imp_trt.data.files import make_folder, temporary_beside, unwritable
 from imp_trt.errors import OutputError
-from imp_trt.files import make_folder, temporary_beside, unwritable
 
 _PART = 1 << 20
 _BUFFER = 1 << 16

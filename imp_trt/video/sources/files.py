@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.images import IMAGE_SUFFIXES, read_image
 from imp_trt.errors import SourceError
-from imp_trt.images import IMAGE_SUFFIXES, read_image
 from imp_trt.video.containers import lists_frames, missing_bytes
-from imp_trt.video.frame import Frame
 from imp_trt.video.sources.captures import Capture
+from imp_trt.video.sources.frame import Frame
 from imp_trt.video.sources.source import ClosingSource, Source
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")

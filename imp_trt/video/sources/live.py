@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from imp_trt.errors import SourceError
-from imp_trt.video.frame import Frame
 from imp_trt.video.sources.addresses import redacted
 from imp_trt.video.sources.captures import Capture
+from imp_trt.video.sources.frame import Frame
 from imp_trt.video.sources.reader import BackOff, Reader, Slot
 from imp_trt.video.sources.source import ClosingSource, Source
 

@@ -12,8 +12,8 @@ from urllib.parse import parse_qsl
 
 import cv2
 
+from imp_trt.data.images import IMAGE_SUFFIXES
 from imp_trt.errors import SourceError
-from imp_trt.images import IMAGE_SUFFIXES
 from imp_trt.video.sources.addresses import redacted
 from imp_trt.video.sources.captures import Capture, open_camera, open_csi, open_gstreamer, open_stream
 from imp_trt.video.sources.files import VIDEO_SUFFIXES, ImageSource, VideoSource, images_in, images_matching

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.errors import SourceError
-from imp_trt.video.frame import Frame
 from imp_trt.video.sources.captures import Capture
+from imp_trt.video.sources.frame import Frame
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 10.0

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from imp_trt.video.frame import Frame
+from imp_trt.video.sources.frame import Frame
 
 
 class Source(Protocol):

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from imp_trt.models.presets import SYSTEMS
-from imp_trt.train.config import Recipe, Stage
-from imp_trt.train.evaluate import MEASURES, Evaluation, evaluate
+from imp_trt.train.evaluation import MEASURES, Evaluation, evaluate
+from imp_trt.train.recipes import Recipe, Stage
 from research.ablation.cells import PINNED, VARIANTS, Cell
 from research.ablation.results import CellResult
 from tests.support.pictures import CAT, DOG, WALL, Pets, answer

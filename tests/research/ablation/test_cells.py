@@ -7,7 +7,7 @@ import pytest
 from imp_trt.classes import ClassTable
 from imp_trt.errors import UsageError
 from imp_trt.models.presets import SYSTEMS, system
-from imp_trt.train.config import RECIPES, recipe
+from imp_trt.train.recipes import RECIPES, recipe
 from research.ablation.cells import CONTROL, HEADLINE, ORDER, VARIANTS, Cell, plan
 
 CLASSES = ClassTable(("road", "car"), (1,), ((1, 2, 3), (4, 5, 6)))

@@ -13,7 +13,7 @@ pytest.importorskip("torch", reason="needs PyTorch")
 pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
 
 from imp_trt.cli.common import set_up_logging
-from imp_trt.train.optimiser import TrainingDiverged
+from imp_trt.train.optimizer import TrainingDiverged
 from research import ablation
 from research.ablation import cli, experiment
 from research.ablation.cells import CONTROL, HEADLINE, Cell

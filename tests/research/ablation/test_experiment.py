@@ -12,11 +12,11 @@ import pytest
 pytest.importorskip("torch", reason="needs PyTorch")
 pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
 
+from imp_trt.data.dataset import CachedDataset
 from imp_trt.errors import UsageError
-from imp_trt.train.config import RECIPES, Stage, recipe
-from imp_trt.train.dataset import CachedDataset
 from imp_trt.train.datasets import open_dataset
 from imp_trt.train.provenance import source_version
+from imp_trt.train.recipes import RECIPES, Stage, recipe
 from imp_trt.train.run import Run, stage_one_key
 from imp_trt.train.state import TimeBudgetSpent
 from research.ablation.cells import CONTROL, HEADLINE, Cell

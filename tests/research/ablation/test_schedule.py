@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imp_trt.errors import CheckpointError, ImpTrtError
-from imp_trt.train.optimiser import TrainingDiverged
+from imp_trt.train.optimizer import TrainingDiverged
 from imp_trt.train.state import TimeBudgetSpent
 from research.ablation.cells import CONTROL, HEADLINE, Cell
 from research.ablation.locks import Busy

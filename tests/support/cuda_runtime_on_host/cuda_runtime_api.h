@@ -9,6 +9,8 @@
 #include <functional>
 #include <vector>
 
+#define CUDART_VERSION 13000
+
 struct CUstream_st {
     bool capturing;
     std::vector<std::function<void()>> work;
@@ -58,6 +60,14 @@ inline const char* cudaGetErrorName(cudaError_t error)
 inline const char* cudaGetErrorString(cudaError_t error)
 {
     return cudaGetErrorName(error);
+}
+
+// STAND_IN_CUDA_DRIVER is the version of the driver; 0: none is installed.
+inline cudaError_t cudaDriverGetVersion(int* version)
+{
+    const char* const said = std::getenv("STAND_IN_CUDA_DRIVER");
+    *version = said == nullptr ? CUDART_VERSION : std::atoi(said);
+    return cudaSuccess;
 }
 
 inline cudaError_t cudaGetLastError()

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+from imp_trt.data.dataset import Dataset
 from imp_trt.errors import DatasetError, DependencyMissing
-from imp_trt.train.dataset import Dataset
 from imp_trt.train.datasets import open_dataset
 from imp_trt.train.datasets.coco import CocoDataset, open_coco
 

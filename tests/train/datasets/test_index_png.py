@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from imp_trt.classes import ClassTable, default_palette
+from imp_trt.data.dataset import Dataset
 from imp_trt.errors import DatasetError
-from imp_trt.train.dataset import Dataset
 from imp_trt.train.datasets import open_dataset
 from imp_trt.train.datasets.camvid import camvid_spec
 from imp_trt.train.datasets.ccp import ccp_spec

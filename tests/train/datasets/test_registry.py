@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from imp_trt.data.dataset import CachedDataset
 from imp_trt.errors import DatasetError
-from imp_trt.train.dataset import CachedDataset
 from imp_trt.train.datasets import open_dataset
 from imp_trt.train.datasets.registry import without_folder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imp_trt.train.evaluate import MEASURES, evaluate
+from imp_trt.train.evaluation import MEASURES, evaluate
 from imp_trt.train.report.tables import Scored
 from tests.support.pictures import CAT, CLASSES, FLOOR, WALL, answer, labelled
 

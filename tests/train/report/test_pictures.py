@@ -7,7 +7,7 @@ import base64
 import cv2
 import numpy as np
 
-from imp_trt.sheet import BAR, GAP
+from imp_trt.results.image_grid import BAR, GAP
 from imp_trt.train.report.pictures import (
     PANEL_WIDTH,
     PictureScores,

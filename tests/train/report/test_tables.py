@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imp_trt.errors import InvalidInput
-from imp_trt.train.evaluate import evaluate
+from imp_trt.train.evaluation import evaluate
 from imp_trt.train.report.numbers import signed
 from imp_trt.train.report.tables import Scored, Table, tables
 from tests.train.report.conftest import ROOMS, perfect

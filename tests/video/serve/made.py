@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
-from imp_trt.result import Instances, SegmentationResult
-from imp_trt.video.frame import Frame
+from imp_trt.results.result import Instances, SegmentationResult
 from imp_trt.video.serve import BrowserView
 from imp_trt.video.sinks import DrawOptions, Segmented
+from imp_trt.video.sources.frame import Frame
 
 CLASSES = ClassTable(("road", "sky", "car"), (2,), ((128, 64, 128), (70, 130, 180), (0, 0, 142)))
 SIZE = (48, 64)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from imp_trt.classes import ClassTable
-from imp_trt.result import Instances, SegmentationResult
+from imp_trt.results.result import Instances, SegmentationResult
 from imp_trt.video.serve import painting
 from imp_trt.video.serve.latest import Shown
 from imp_trt.video.serve.painting import Painter, View, encoded, enlarged, fitted, paint

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from imp_trt.errors import InvalidInput, OutputError
-from imp_trt.result import SegmentationResult
+from imp_trt.results.result import SegmentationResult
 from imp_trt.video.serve import BrowserView, server
 from imp_trt.video.serve import view as view_module
 from tests.video.serve.made import CLASSES, ask, get, get_json, picture, segmented, view

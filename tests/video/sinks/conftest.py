@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from imp_trt.result import SegmentationResult
+from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
-from imp_trt.video.frame import Frame
 from imp_trt.video.sinks import DrawOptions, Segmented
+from imp_trt.video.sources.frame import Frame
 from tests.support import tiny
 
 MakeItem = Callable[..., Segmented]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imp_trt.errors import InvalidInput, OutputError
-from imp_trt.result import SegmentationResult
+from imp_trt.results.result import SegmentationResult
 from imp_trt.video.sinks import (
     JsonLines,
     NullSink,

@@ -13,8 +13,8 @@ import pytest
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import OutputError
-from imp_trt.panoptic import Panoptic, Segment
-from imp_trt.result import SegmentationResult
+from imp_trt.results.panoptic import Panoptic, Segment
+from imp_trt.results.result import SegmentationResult
 from imp_trt.video.sinks import PanopticMaps
 from imp_trt.video.sinks.panoptic import _painted, segment_colours
 from tests.support import tiny

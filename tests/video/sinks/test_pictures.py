@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from imp_trt.errors import OutputError
-from imp_trt.result import SegmentationResult
+from imp_trt.results.result import SegmentationResult
 from imp_trt.video.sinks import ClassMaps, OverlayPictures
 from imp_trt.video.sinks.pictures import safe_name
 from tests.video.sinks.conftest import MakeItem

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from imp_trt.errors import OutputError
-from imp_trt.result import SegmentationResult
+from imp_trt.results.result import SegmentationResult
 from imp_trt.video import sinks
 from imp_trt.video.sinks import (
     DrawOptions,

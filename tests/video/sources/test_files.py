@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from imp_trt.data.images import encode_image, read_image
 from imp_trt.errors import SourceError
-from imp_trt.images import encode_image, read_image
 from imp_trt.video.containers import missing_bytes
 from imp_trt.video.sources import VideoSource, open_source
 from imp_trt.video.writer import VideoWriter

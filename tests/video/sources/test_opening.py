@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from imp_trt.data.images import encode_image
 from imp_trt.errors import DependencyMissing, SourceError
-from imp_trt.images import encode_image
 from imp_trt.video.sources import open_source, opening
 from tests.support.scripted_camera import ScriptedCapture
 

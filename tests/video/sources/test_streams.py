@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import pytest
 
+from imp_trt.data.images import encode_image
 from imp_trt.errors import SourceError
-from imp_trt.images import encode_image
 from imp_trt.video.sources import captures, open_source
 from tests.support import clips
 from tests.support.rtsp_server import RtspServer

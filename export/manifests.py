@@ -1,0 +1,86 @@
+"""What an export writes into its manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import onnx
+import onnxruntime
+import torch
+from onnx import ModelProto
+
+import imp_trt
+from imp_trt.artifacts.manifest import Manifest
+from imp_trt.cuda.platform import Gpu
+from imp_trt.export.onnx.from_model import operators_of
+from imp_trt.export.plan import ExportPlan
+from imp_trt.export.tensorrt.engine import Engine
+from imp_trt.export.verification.compare import ENGINE
+from imp_trt.export.verification.gates import GATES, Agreement
+
+
+def onnx_manifest(plan: ExportPlan, model: ModelProto, reference: Manifest) -> Manifest:
+    """Manifest of the graph as an ONNX artifact, not verified yet.
+
+    Args:
+        plan: of the export.
+        model: the graph.
+        reference: manifest of the checkpoint.
+    """
+    verification: dict[str, Any] = {"verified_on": None, "skipped": "by request (--no-verify)"}
+    if plan.calibration is not None:
+        images = len(plan.calibration.paths())
+        verification["calibration"] = f"{images} images of {plan.calibration.folder.name}"
+    return replace(
+        reference,
+        kind="onnx",
+        input=replace(reference.input, batch=plan.options.batch),
+        outputs=(),
+        precision=plan.options.precision,
+        target=plan.target.name,
+        ops=operators_of(model),
+        opset=next(o.version for o in model.opset_import if o.domain == ""),
+        producer={
+            "imp_trt": imp_trt.__version__,
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
+        verification=verification,
+    )
+
+
+def engine_manifest(engine: Engine, manifest: Manifest) -> Manifest:
+    """Manifest of an engine that was built from the graph with this manifest."""
+    return replace(
+        manifest,
+        kind="engine",
+        engine=engine.info,
+        producer={**manifest.producer, engine.info.backend: engine.info.version},
+        verification={**manifest.verification, "layer_precisions_from": engine.types_from},
+    )
+
+
+def verification_figures(
+    plan: ExportPlan, manifest: Manifest, verified_on: str, agreement: Agreement
+) -> dict[str, Any]:
+    """The manifest's entry on what was compared, on which frames, and how well it agreed."""
+    figures = {
+        **manifest.verification,
+        "verified_on": verified_on,
+        "against": "pytorch fp32",
+        "source": plan.frames.description,
+        **agreement.to_dict(GATES[plan.options.precision]),
+    }
+    figures.pop("skipped")
+    return figures
+
+
+def benchmark_figures(plan: ExportPlan, verified_on: str, times: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest's entry on times, with the GPU's name where it was one that ran."""
+    gpu = plan.platform.gpu
+    if verified_on == ENGINE and isinstance(gpu, Gpu):
+        return {**times, "machine": f"{gpu.name}, {times['machine']}"}
+    return dict(times)

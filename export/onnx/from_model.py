@@ -1,0 +1,147 @@
+"""A network as one ONNX file: a static graph with custom operators as nodes and their bodies as functions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from onnx import ModelProto, NodeProto, helper
+
+import imp_trt
+from imp_trt.errors import ExportError, ImpTrtError, InvalidInput
+from imp_trt.export.onnx import mask_projection
+from imp_trt.export.onnx import roi_align as multilevel_roi_align
+from imp_trt.export.onnx.function_builder import DOMAIN, OPSET
+from imp_trt.export.onnx.graph_checks import check
+from imp_trt.models.deploy import DeployModule
+from imp_trt.models.outputs import OUTPUT_NAMES
+
+INPUT_NAME = "frame"
+
+_OPERATORS = (multilevel_roi_align, mask_projection)
+
+
+def onnx_from_module(module: DeployModule, batch: int = 1) -> ModelProto:
+    """The exported form of a network: frame uint8 [B, H, W, 3] BGR in, OUTPUT_NAMES out, opset 18.
+
+    The same weights give the same bytes.
+
+    Args:
+        module: static form of the network.
+        batch: B, fixed in the file.
+
+    Raises:
+        ExportError: PyTorch cannot export the module, or the graph would not run on every target.
+    """
+    if batch < 1:
+        raise InvalidInput("batch", expected="at least 1", got=batch)
+    height, width = module.config.input_size
+    frame = torch.zeros(batch, height, width, 3, dtype=torch.uint8)
+    model = onnx_with_operators(module, (frame,), [INPUT_NAME], OUTPUT_NAMES)
+    _clean(model, module)
+    check(model)
+    return model
+
+
+def operators_of(model: ModelProto) -> dict[str, dict[str, Any]]:
+    """Custom operators of a file with version and, where they have one, sampling rule, for the manifest."""
+    found: dict[str, dict[str, Any]] = {}
+    for node in model.graph.node:
+        if node.domain == DOMAIN:
+            details = {"version": _text(node, "plugin_version")}
+            if any(a.name == "sampling" for a in node.attribute):
+                details["sampling"] = _text(node, "sampling")
+            found[node.op_type] = details
+    return found
+
+
+def onnx_with_operators(
+    module: torch.nn.Module,
+    arguments: tuple[torch.Tensor, ...],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+) -> ModelProto:
+    """Any PyTorch network that calls this package's operators, as an ONNX file of opset 18.
+
+    Each call becomes one node of domain ``imp_trt``, and the file holds its body in standard operators: it
+    runs in ONNX Runtime as it is, and with the plugin registered TensorRT takes the kernel instead. What
+    ``torch.onnx.export`` makes of the rest of the network is left as it is.
+
+    Args:
+        module: network of your own; it is put in evaluation mode.
+        arguments: example inputs, whose shapes the file will have.
+        input_names, output_names: names of the file's inputs and outputs, in order.
+
+    Raises:
+        ExportError: PyTorch cannot export the network, or two calls differ in what one file can hold once.
+    """
+    table = {key: value for o in _OPERATORS for key, value in o.translation_table().items()}
+    try:
+        with _exporter_is_quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module.eval(),
+                arguments,
+                dynamo=True,
+                opset_version=OPSET,
+                custom_translation_table=table,
+                input_names=list(input_names),
+                output_names=list(output_names),
+                verbose=False,
+            )
+    except ImpTrtError:
+        raise
+    except Exception as error:
+        # The exporter wraps what went wrong in pages of advice on its own development.
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:500]}"
+        raise ExportError("PyTorch cannot export the network", got=reason) from error
+    if program is None:
+        raise ExportError("PyTorch cannot export the network", got="no program")
+    model: ModelProto = program.model_proto
+    bodies = [operator.function_for_model(model) for operator in _OPERATORS]
+    model.functions.extend(body for body in bodies if body is not None)
+    return model
+
+
+@contextmanager
+def _exporter_is_quiet() -> Iterator[None]:
+    """The exporter warns about its own internals; what matters is checked on the graph afterwards."""
+    passes = logging.getLogger("onnx_ir.passes")
+    before = passes.level
+    passes.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        passes.setLevel(before)
+
+
+def _clean(model: ModelProto, module: DeployModule) -> None:
+    """Drops the exporter's notes (stack traces with paths of this machine) and says who made the file."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        del value.metadata_props[:]
+        value.doc_string = ""
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    model.graph.name = "imp_trt"
+    model.graph.doc_string = model.doc_string = ""
+    model.producer_name, model.producer_version = "imp_trt", imp_trt.__version__
+    notes = {"imp_trt.classes": json.dumps(module.config.classes.to_dict())}
+    if module.config.imp:
+        notes["imp_trt.sampling"] = module.config.sampling
+    helper.set_model_props(model, notes)
+
+
+def _text(node: NodeProto, name: str) -> str:
+    return next((a.s.decode() for a in node.attribute if a.name == name), "")

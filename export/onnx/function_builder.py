@@ -1,0 +1,144 @@
+"""ONNX functions written as Python functions over onnxscript's tape, with names that cannot collide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from onnx import FunctionProto, helper
+from onnx.defs import OpSchema
+from onnxscript import ir
+from onnxscript.values import Op, Opset
+
+DOMAIN = "imp_trt"
+"""Domain of every custom node and function of this package."""
+
+OPSET = 18
+"""Opset of the standard operators in files without Q/DQ, function bodies included."""
+
+PLUGIN_ATTRIBUTES = {"plugin_version": "1", "plugin_namespace": DOMAIN}
+"""By these TensorRT's parser finds the plugin; with them a registered plugin wins over the body."""
+
+
+class Operators:
+    """``op.Add(a, b)`` writes one node of the ONNX operator ``Add`` and gives its result.
+
+    Positional arguments are inputs, keywords attributes. An operator with several results is told how many
+    by ``outputs`` and gives a sequence. A body is traced, not compiled by ``onnxscript.script``, which makes
+    an If of ``if``, a Loop of ``for`` and a call of another function of every helper.
+    """
+
+    def __init__(self) -> None:
+        self._tape = ir.tape.Tape()
+
+    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+        def write(*inputs: ir.Value, outputs: int = 1, **attributes: Any) -> Any:
+            results = self._tape.op_multi_out(op_type, inputs, attributes, num_outputs=outputs)
+            return results[0] if outputs == 1 else results
+
+        return write
+
+    def attribute(self, name: str, kind: str) -> ir.Value:
+        """A scalar: what the calling node gives as an attribute of kind "INT" or "FLOAT"."""
+        field = f"value_{kind.lower()}"
+        reference = ir.RefAttr(field, name, ir.AttributeType[kind])
+        return self._tape.op("Constant", [], {field: reference})
+
+    def nodes(self) -> Sequence[ir.Node]:
+        """The nodes in the order of writing."""
+        return self._tape.nodes
+
+
+class Tensors:
+    """Tensors by name: ``t.area = op.Mul(t.width, t.height)`` gives the product the name ``area``.
+
+    ``t["area"]`` is the same tensor, for names that are put together or are keywords of Python.
+    """
+
+    _prefix: str
+    _named: dict[str, ir.Value]
+
+    def __init__(self, prefix: str, named: dict[str, ir.Value]) -> None:
+        self.__dict__.update(_prefix=prefix, _named=named)
+
+    def under(self, name: str) -> Tensors:
+        """The tensors whose names start with ``name_``: ``t.under("x").low`` is ``t.x_low``."""
+        return Tensors(f"{self._prefix}{name}_", self._named)
+
+    def __getitem__(self, name: str) -> ir.Value:
+        return self._named[self._prefix + name]
+
+    def __setitem__(self, name: str, tensor: ir.Value) -> None:
+        full = self._prefix + name
+        if full in self._named or tensor.name is not None:
+            raise ValueError(f"a second tensor {full}, or a second name for {tensor.name}")
+        self._named[full] = tensor
+        tensor.name = full
+
+    def __getattr__(self, name: str) -> ir.Value:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"no tensor {self._prefix}{name}") from None
+
+    def __setattr__(self, name: str, tensor: ir.Value) -> None:
+        self[name] = tensor
+
+
+def build_function(
+    name: str,
+    attributes: Iterable[str],
+    inputs: Sequence[str],
+    output: str,
+    write: Callable[[Operators, Tensors], None],
+) -> FunctionProto:
+    """Makes a function of what ``write`` writes; every tensor name in it starts with the function's name.
+
+    TensorRT's parser finds functions by name alone and keeps one table of tensor names, so equal names
+    in two bodies are at best confusing and at worst silently exchanged.
+
+    Args:
+        name: function name; globally unique, never that of an ONNX operator.
+        attributes: names of the attributes that the body refers to.
+        inputs, output: formal parameters.
+        write: called once; it finds the inputs among the tensors and leaves the output there.
+
+    Returns:
+        The function, in domain ``imp_trt`` over opset 18.
+    """
+    op, t = Operators(), Tensors(f"{name}.", {})
+    for tensor in inputs:
+        t[tensor] = ir.Value()
+    write(op, t)
+    nodes = [ir.serde.serialize_node(node) for node in op.nodes()]
+    for index, node in enumerate(nodes):
+        node.name = f"{name}.{index}.{node.op_type}"
+        node.domain = ""  # the default, but written out, as in all files so far: their bytes stay the same
+    formal, result = ([str(t[tensor].name) for tensor in names] for names in (inputs, [output]))
+    opsets = [helper.make_opsetid("", OPSET)]
+    return helper.make_function(DOMAIN, name, formal, result, nodes, opsets, list(attributes))
+
+
+def custom_op(name: str, inputs: Sequence[str], attributes: Mapping[str, str], output: str, like: str) -> Op:
+    """A callable for ``torch.onnx.export`` translations that emits one node of domain ``imp_trt``.
+
+    Args:
+        name: node type.
+        inputs: parameter names.
+        attributes: attribute name -> "INT", "FLOAT" or "STRING"; the plugin attributes come on top.
+        output: name of the only output.
+        like: the input whose type the output has.
+    """
+    types = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(int32)", "tensor(int64)"]
+    letters = {tensor: f"T{index}" for index, tensor in enumerate(inputs)}
+    named = {**attributes, **dict.fromkeys(PLUGIN_ATTRIBUTES, "STRING")}
+    schema = OpSchema(
+        name,
+        DOMAIN,
+        1,
+        inputs=[OpSchema.FormalParameter(tensor, letter) for tensor, letter in letters.items()],
+        outputs=[OpSchema.FormalParameter(output, letters[like])],
+        type_constraints=[(letter, types, "") for letter in letters.values()],
+        attributes=[OpSchema.Attribute(a, getattr(OpSchema.AttrType, kind), "") for a, kind in named.items()],
+    )
+    return Op(Opset(DOMAIN, 1), name, schema)

@@ -1,0 +1,137 @@
+"""What an export is asked for, checked as far as that needs no file, no GPU and no heavy package."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from imp_trt.artifacts.manifest import PRECISIONS, QUANTIZED
+from imp_trt.errors import UsageError
+from imp_trt.export.tensorrt.build_job import DEFAULT_OPTIMIZATION_LEVEL
+from imp_trt.models.config import NMS_ITERATIONS
+
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+
+DEFAULT_FRAMES = 50
+"""Frames over which the gates are pooled."""
+
+_FORMER = {"passes": "nms_iterations", "options": "engine"}
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to build an engine; None leaves a choice to the target.
+
+    Attributes:
+        plugin: True for plugin layers, False for the operators' function bodies.
+        plugin_library: C++ plugin library.
+        compute_capabilities: GPUs to build for, e.g. ``("8.6", "8.9")``.
+        workspace: limit of the scratch memory, bytes.
+        timing_cache: file of measured kernel times, read and rewritten.
+        optimization_level: 0 to 5; higher builds longer.
+        hardware_compatibility: "none", "ampere_plus" or "same_compute_capability".
+        version_compatible: whether later TensorRT versions may load the engine, in other programs.
+        keep_onnx: write the ONNX file, with the bodies of its operators, as an artifact beside the engine.
+    """
+
+    plugin: bool | None = None
+    plugin_library: Path | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    workspace: int | None = None
+    timing_cache: Path | None = None
+    optimization_level: int = DEFAULT_OPTIMIZATION_LEVEL
+    hardware_compatibility: str = "none"
+    version_compatible: bool = False
+    keep_onnx: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What to export, and how it is verified.
+
+    Attributes:
+        precision: "fp32", "fp16", "bf16", "int8" or "fp8".
+        target: name of a profile in :data:`imp_trt.export.targets.TARGETS`; None takes the best one here.
+        batch: frames per network call, fixed in the file.
+        nms_iterations: iterations of each fixed-point NMS.
+        calibration: folder of images; for int8 and fp8, and only for them.
+        verify: False writes the file unverified and says so in its manifest.
+        frames: folder of images to verify on, filled up to frame_count with procedural scenes.
+        frame_count: frames to verify on.
+        engine: how to build an engine.
+        function_free: also write ``<artifact's name>.function-free.onnx``, the ONNX file without the bodies
+            of its operators, which runs only where their plugins are: for other programs with TensorRT
+            below 10.7. It has no manifest: imp_trt runs the artifact.
+
+    Raises:
+        UsageError: a value is out of range, or calibration and precision do not fit each other.
+    """
+
+    precision: Precision = "fp32"
+    target: str | None = None
+    batch: int = 1
+    nms_iterations: int = NMS_ITERATIONS
+    calibration: str | os.PathLike[str] | None = None
+    verify: bool = True
+    frames: str | os.PathLike[str] | None = None
+    frame_count: int = DEFAULT_FRAMES
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    function_free: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UsageError("precision", expected=f"one of {', '.join(PRECISIONS)}", got=self.precision)
+        for name in ("batch", "nms_iterations", "frame_count"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise UsageError(name, expected="an integer of at least 1", got=repr(value))
+        check_calibration(self.precision, self.calibration is not None)
+
+
+def check_calibration(precision: str, given: bool) -> None:
+    """Raise UsageError unless calibration frames are given where, and only where, they are needed."""
+    if precision in QUANTIZED and not given:
+        raise UsageError(
+            f"precision {precision}",
+            expected="calibration frames",
+            got="none",
+            fix="name a folder of images like those the network will see: --calib DIR",
+        )
+    if given and precision not in QUANTIZED:
+        raise UsageError(
+            f"precision {precision} takes no calibration frames", fix="leave --calib out, or --engine int8"
+        )
+
+
+def options_of(given: Sequence[Any], keywords: Mapping[str, Any]) -> ExportOptions:
+    """The options of a call; those in the form of version 0.1 warn.
+
+    Args:
+        given: nothing, or one ExportOptions or None; in version 0.1 precision, target, frames and batch.
+        keywords: ``options``, or fields by name.
+
+    Raises:
+        TypeError: unknown keywords, or options of another type.
+    """
+    values: dict[str, Any] = dict(zip(("options", "target", "frames", "batch"), given, strict=False))
+    options = values.get("options", keywords.get("options"))
+    if len(given) <= 1 and not set(keywords) - {"options"} and isinstance(options, ExportOptions | None):
+        return options or ExportOptions()
+    if "options" in values:
+        values["precision"] = values.pop("options")
+    values |= {_FORMER.get(name, name): value for name, value in keywords.items()}
+    unknown = sorted(set(values) - {f.name for f in fields(ExportOptions)})
+    if unknown or isinstance(values.get("precision"), ExportOptions):
+        raise TypeError(
+            f"options of an export: one ExportOptions, not also {', '.join(unknown) or 'keywords'}"
+        )
+    warnings.warn(
+        "options of an export as single arguments go with version 0.3: pass ExportOptions(...)",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return ExportOptions(**{name: value for name, value in values.items() if value is not None})

@@ -1,0 +1,122 @@
+"""What is settled, and refused, before the long work of an export begins."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imp_trt.artifacts.artifact import SUFFIXES
+from imp_trt.artifacts.manifest import QUANTIZED
+from imp_trt.backends.preflight import check_plugins
+from imp_trt.cuda.platform import Gpu, Platform
+from imp_trt.errors import ImpTrtError, OutputError, UsageError
+from imp_trt.export.options import ExportOptions
+from imp_trt.export.progress import Progress
+from imp_trt.export.quantization.calibration import CalibrationFrames
+from imp_trt.export.targets import Target, capabilities_for, check_target, default_target, find_target
+from imp_trt.export.tensorrt.engine import wants_plugin
+from imp_trt.export.verification.frames import VerificationFrames
+
+_log = logging.getLogger(__name__)
+
+_RTX_QUANTIZED = (
+    "NVIDIA documents int8 in TensorRT-RTX for weights only, and float8 for matrix products: the engine may "
+    "be smaller and no faster than a float16 one (support matrices up to 1.5, release notes of 1.7)"
+)
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """Options with everything that they leave open decided.
+
+    Attributes:
+        weights: checkpoint.
+        path: of the artifact.
+        options: as given.
+        target: profile.
+        platform: this machine.
+        frames: to verify on.
+        calibration: for int8 and fp8.
+        progress: called as the work goes on.
+    """
+
+    weights: Path
+    path: Path
+    options: ExportOptions
+    target: Target
+    platform: Platform
+    frames: VerificationFrames
+    calibration: CalibrationFrames | None
+    progress: Progress = field(repr=False)
+
+
+def make_plan(weights: Path, output: Path, options: ExportOptions, progress: Progress) -> ExportPlan:
+    """Decide target and path, and refuse what cannot be done. Arguments and errors as for `export_model`."""
+    platform = Platform.detect()
+    target = find_target(options.target or _implied_target(output) or default_target(platform))
+    check_target(target, options.precision, options.engine, platform)
+    if options.engine.timing_cache is not None:
+        _check_writable(options.engine.timing_cache, "timing cache", "choose another file")
+    if target.backend == "tensorrt-rtx" and options.precision in QUANTIZED:
+        _log.warning(_RTX_QUANTIZED)
+    _check_plugins(target, options, platform)
+    frames = VerificationFrames(None if options.frames is None else Path(options.frames), options.frame_count)
+    frames.check()
+    return ExportPlan(
+        weights=weights,
+        path=_output_path(weights, output, options.precision, target),
+        options=options,
+        target=target,
+        platform=platform,
+        frames=frames,
+        calibration=None if options.calibration is None else CalibrationFrames(Path(options.calibration)),
+        progress=progress,
+    )
+
+
+def _check_plugins(target: Target, options: ExportOptions, platform: Platform) -> None:
+    """Refuses an engine for this GPU whose plugins would not run on it; one for other GPUs may be built."""
+    engine = options.engine
+    if target.backend == "onnxruntime" or not wants_plugin(target, engine) or engine.plugin_library:
+        return
+    if target.backend == "tensorrt":
+        check_plugins(platform)
+        return
+    wanted = capabilities_for(target, options.precision, engine) or target.capabilities
+    if isinstance(platform.gpu, Gpu) and platform.gpu.compute_capability in wanted:
+        try:
+            check_plugins(platform)
+        except ImpTrtError as error:
+            _log.warning("the engine will not run on this machine: %s", error)
+
+
+def _implied_target(output: Path) -> str | None:
+    """An output that is named as an ONNX file asks for one."""
+    return "onnxruntime" if output.suffix == ".onnx" else None
+
+
+def _output_path(weights: Path, output: Path, precision: str, target: Target) -> Path:
+    """The artifact's path; refuses early what could not be written after minutes of work."""
+    suffix = ".onnx" if target.backend == "onnxruntime" else ".engine"
+    middle = precision if target.backend == "onnxruntime" else f"{precision}.{target.name}"
+    wrong = set(SUFFIXES.values()) - {suffix}
+    if output.suffix in wrong and not output.is_dir():
+        raise UsageError(
+            f"output {output} for target {target.name}",
+            expected=f"a folder, or a file that ends with {suffix}",
+            got=output.suffix,
+            fix="choose another with -o, or another --target",
+        )
+    path = output if output.suffix == suffix else output / f"{weights.stem}.{middle}{suffix}"
+    _check_writable(path, "output", "choose another with -o")
+    return path
+
+
+def _check_writable(path: Path, what: str, fix: str) -> None:
+    if path.is_dir():
+        raise OutputError(f"{what} {path}", expected="a file name", got="a folder", fix=fix)
+    folder = next(p for p in (path.parent, *path.absolute().parents) if p.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{what} {path}", expected="a writable folder", got=str(folder), fix=fix)

@@ -1,0 +1,179 @@
+"""Ranges of a network's activations on real frames, for int8 and fp8.
+
+Every input of a convolution or fully connected layer is counted in a histogram as it passes, so that the
+memory does not grow with the frames, and nothing but the counts outlives a layer's call.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from imp_trt.artifacts.manifest import InputContract
+from imp_trt.errors import ExportError, InvalidInput
+from imp_trt.export.verification.frames import spread
+from imp_trt.models.deploy import DeployModule
+from imp_trt.preprocessing.letterbox import Fit
+
+DEFAULT_LIMIT = 128
+"""Calibration frames used of a larger folder."""
+
+LEAST_KEPT = 0.99
+"""Share of the values that a clipping threshold leaves whole, at least."""
+
+_SHIFT = 17  # of a float32's bits; 64 bins for every power of two are left
+_BINS = 1 << (31 - _SHIFT)
+_NON_FINITE = 0xFF << (23 - _SHIFT)
+
+Key = tuple[str, int]
+"""Name of a layer, and the how-manieth call of it in one run of the network (the RPN runs on five levels)."""
+
+
+@dataclass(frozen=True)
+class CalibrationFrames:
+    """A folder of images like those the network will see.
+
+    Attributes:
+        folder: images.
+        limit: most images used; of a larger folder as many, spread evenly.
+
+    Raises:
+        SourceError: the folder is not there or holds no image.
+        InvalidInput: limit is below 1.
+    """
+
+    folder: Path
+    limit: int = DEFAULT_LIMIT
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise InvalidInput("limit of calibration frames", expected="at least 1", got=self.limit)
+        self.paths()
+
+    def paths(self) -> list[Path]:
+        """The images used, in order."""
+        return spread(self.folder, self.limit)
+
+    def load(self, contract: InputContract) -> Iterator[NDArray[np.uint8]]:
+        """Frames [H, W, 3] uint8 BGR as the network of that contract sees them.
+
+        Raises:
+            SourceError: an image cannot be read.
+        """
+        from imp_trt.data.images import read_image
+
+        for path in self.paths():
+            image = read_image(path)
+            yield Fit.of((image.shape[0], image.shape[1]), contract).forward(image)
+
+
+class Histogram:
+    """Counts of magnitudes in bins of equal ratio: no range has to be known before the first value."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(_BINS, np.int64)
+
+    def add(self, values: Tensor) -> None:
+        """Count float32 values of any shape."""
+        bits = values.detach().float().contiguous().view(torch.int32) & 0x7FFFFFFF
+        self.counts += torch.bincount((bits >> _SHIFT).flatten(), minlength=_BINS).numpy()
+
+    @property
+    def finite(self) -> bool:
+        """Whether no infinity or NaN was counted."""
+        return not self.counts[_NON_FINITE:].any()
+
+    @property
+    def largest(self) -> float:
+        """Upper edge of the highest bin in use; 0 if every value was 0."""
+        used = np.flatnonzero(self.counts)
+        return float(_edges()[used[-1] + 1]) if len(used) and used[-1] else 0.0
+
+    def clipping_threshold(self, steps: int) -> float:
+        """Magnitude at which clipping loses least, in squared error.
+
+        Args:
+            steps: positive levels of the uniform quantiser, 127 for int8.
+
+        Returns:
+            Threshold; 0 if every value was 0.
+        """
+        used = np.flatnonzero(self.counts)
+        if not len(used) or not used[-1]:
+            return 0.0
+        counts, edges = self.counts[: used[-1] + 1].astype(np.float64), _edges()[: used[-1] + 2]
+        middle = (edges[:-1] + edges[1:]) / 2
+        share = np.cumsum(counts) / counts.sum()
+        candidates = edges[1:][share >= LEAST_KEPT]
+        losses = []
+        for threshold in candidates:
+            step = threshold / steps
+            # Inside, the rounding error is uniform but for values that round to 0.
+            inside = np.where(middle < step / 2, middle**2, step**2 / 12)
+            loss = np.where(middle <= threshold, inside, (middle - threshold) ** 2)
+            losses.append(float(loss @ counts))
+        return float(candidates[int(np.argmin(losses))])
+
+
+def collect_ranges(
+    module: DeployModule, frames: CalibrationFrames, progress: Callable[[int, int], None] | None = None
+) -> dict[Key, Histogram]:
+    """Histograms of the inputs of all convolutions and fully connected layers.
+
+    Args:
+        module: float32 module.
+        frames: what it is run on.
+        progress: called with frames done and frames in all.
+
+    Raises:
+        SourceError: an image cannot be read.
+        ExportError: a layer's input is not finite.
+    """
+    height, width = module.config.input_size
+    found: dict[Key, Histogram] = {}
+    total = len(frames.paths())
+    for done, frame in enumerate(frames.load(InputContract(height=height, width=width))):
+        if progress is not None:
+            progress(done, total)
+        _count(module, torch.from_numpy(frame.copy()).unsqueeze(0), found)
+    if progress is not None:
+        progress(total, total)
+    for (layer, _), histogram in found.items():
+        if not histogram.finite:
+            raise ExportError(f"input of layer {layer} on the calibration frames", got="infinity or NaN")
+    return found
+
+
+def _count(module: DeployModule, frames: Tensor, found: dict[Key, Histogram]) -> None:
+    calls: Counter[str] = Counter()
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            found.setdefault((name, calls[name]), Histogram()).add(inputs[0])
+            calls[name] += 1
+
+        return hook
+
+    layers = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers]
+    try:
+        with torch.no_grad():
+            module(frames)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _edges() -> NDArray[np.float64]:
+    """Lower edges of all bins and, last, the upper edge of the last."""
+    bits = np.arange(_NON_FINITE + 1, dtype=np.int64) << _SHIFT
+    edges = np.full(_BINS + 1, np.inf)
+    edges[: _NON_FINITE + 1] = bits.astype(np.int32).view(np.float32)
+    return edges

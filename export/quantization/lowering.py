@@ -1,0 +1,93 @@
+"""From a trained network to a graph of one precision: precision lives in the ONNX file, not in a builder.
+
+TensorRT 11 takes strongly typed graphs only, and 10.x builds them the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from onnx import ModelProto
+
+from imp_trt.artifacts.manifest import QUANTIZED
+from imp_trt.errors import UsageError
+from imp_trt.export.onnx.from_model import onnx_from_module
+from imp_trt.export.options import check_calibration
+from imp_trt.export.progress import Progress, silent
+from imp_trt.export.quantization.calibration import CalibrationFrames, collect_ranges
+from imp_trt.export.quantization.quantize import quantise
+from imp_trt.models.config import NMS_ITERATIONS
+from imp_trt.models.deploy import DeployModule
+from imp_trt.models.network import ImpNetwork
+
+LAYER_TYPES = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.float16,
+    "fp8": torch.float16,
+}
+"""Type of the layers by precision; in int8 and fp8 files that of all that is not quantised."""
+
+RUNS_ON_ONNXRUNTIME = ("fp32", "fp16", "int8", "fp8")
+"""Precisions that ONNX Runtime's CPU provider runs; the rest is verified in PyTorch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A network in one precision.
+
+    Attributes:
+        model: the graph with the bodies of its custom operators.
+        module: the PyTorch form with layers of the same type; not quantised.
+        precision: fp32, fp16, bf16, int8 or fp8.
+    """
+
+    model: ModelProto
+    module: DeployModule
+    precision: str
+
+
+def lower(
+    network: ImpNetwork,
+    precision: str,
+    batch: int = 1,
+    passes: int = NMS_ITERATIONS,
+    calibration: CalibrationFrames | None = None,
+    progress: Progress | None = None,
+) -> Lowered:
+    """Export a network in a precision.
+
+    The same weights and calibration frames give the same bytes.
+
+    Args:
+        network: trained network, not changed.
+        precision: fp32; fp16 or bf16: trunk, heads and canvas in that type, boxes, NMS, scores and masks
+            in float32; int8 or fp8: convolutions and fully connected layers between QuantizeLinear and
+            DequantizeLinear (symmetric, weights per output channel, biases not quantised), the rest as in
+            fp16.
+        batch: frames per call, fixed in the file.
+        passes: passes of each fixed-point NMS.
+        calibration: frames that the ranges of int8 and fp8 are taken from.
+        progress: called as the work goes on.
+
+    Raises:
+        UsageError: unknown precision, or no calibration frames where they are needed.
+        SourceError: the folder of calibration frames is missing or empty.
+        ExportError: the network cannot be expressed in that precision.
+    """
+    if precision not in LAYER_TYPES:
+        raise UsageError("precision", expected=f"one of {', '.join(LAYER_TYPES)}", got=precision)
+    check_calibration(precision, calibration is not None)
+    report = progress or silent
+    report("export", 0, 1)
+    module = DeployModule(network, passes, LAYER_TYPES[precision])
+    model = onnx_from_module(module, batch)
+    report("export", 1, 1)
+    if calibration is not None and precision in QUANTIZED:
+        ranges = collect_ranges(
+            DeployModule(network, passes), calibration, lambda done, total: report("calibrate", done, total)
+        )
+        model = quantise(model, precision, ranges)
+    return Lowered(model, module, precision)

@@ -1,0 +1,354 @@
+"""Parses an ONNX file and builds an engine; runs as a process of its own.
+
+``python -m imp_trt.export.tensorrt.build_worker JOB.json`` prints one JSON object per line:
+``{"event": "progress", "stage", "done", "total"}``, then ``{"event": "done", ...}`` or
+``{"event": "error", "kind", "what", "expected", "got", "fix"}``, where kind is a class of
+imp_trt.errors. What TensorRT prints goes to stderr. The
+process ends when its standard input closes, so that it never outlives the one that started it.
+
+Everything here must exist in TensorRT 10.3 to 11.x and in TensorRT-RTX; what does not is asked for first.
+Neither PyTorch nor ONNX is imported: this process has the builder's memory to itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from imp_trt.data.files import unwritable
+from imp_trt.errors import BuildError, DependencyMissing, ImpTrtError
+from imp_trt.export.tensorrt.build_job import MODULES, BuildJob
+from imp_trt.export.tensorrt.layer_types import check_engine, check_network, engine_types, network_types
+
+_EXAMPLES = 3
+
+
+class Events:
+    """Lines of JSON on the original standard output, which nothing else can write to any more."""
+
+    def __init__(self) -> None:
+        self._file = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+        self._lock = threading.Lock()
+
+    def send(self, event: str, **values: Any) -> None:
+        """Print one event."""
+        with self._lock:
+            self._file.write(json.dumps({"event": event, **values}) + "\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    events = Events()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        events.send("done", **run(BuildJob.read(Path(arguments[0])), events))
+        return 0
+    except ImpTrtError as error:
+        parts = {name: str(value) for name, value in vars(error).items() if value is not None}
+        events.send("error", kind=type(error).__name__, **parts)
+        return error.exit_code
+
+
+def run(job: BuildJob, events: Events) -> dict[str, Any]:
+    """Build what the job asks for and write it to ``job.output``.
+
+    Returns:
+        version (of the builder), network_types, engine_types or None, plugins ("c++", "python" or None),
+        compute_capabilities that were set.
+
+    Raises:
+        BuildError: the graph cannot be parsed or built.
+        PrecisionError: the network or the engine is of another precision.
+        DependencyMissing: the builder, the GPU it needs or the plugin library is not there.
+        EngineIncompatible: the plugin library is for another TensorRT.
+        OutputError: no room for the engine.
+    """
+    trt = _import(job.backend)
+    logger = _logger(trt)
+    builder = _builder(trt, logger, job.backend)
+    plugins = _register(trt, job)
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if flag is None else 1 << int(flag))
+    parser = trt.OnnxParser(network, logger)
+    events.send("progress", stage="parse", done=0, total=1)
+    if not parser.parse(Path(job.onnx).read_bytes()):
+        raise _parse_error(parser, logger)
+    events.send("progress", stage="parse", done=1, total=1)
+    check_plugin_layers(trt, network, job)
+    types = network_types(network)
+    check_network(job.precision, types)
+    config = configure(trt, builder, job)
+    monitor = _monitor(trt, events)
+    config.progress_monitor = monitor
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BuildError(
+            f"{job.backend} {trt.__version__} does not build the graph",
+            got=logger.last_errors() or "no message",
+            fix="imp-export --target onnxruntime makes a file that needs no builder; report the message",
+        )
+    try:
+        Path(job.output).write_bytes(plan)
+        _save_timing_cache(config, job)
+    except OSError as error:
+        raise unwritable(Path(job.output), error) from error
+    built = _inspect(trt, logger, plan, job) if job.backend == "tensorrt" else None
+    if built is not None:
+        check_engine(job.precision, built)
+    return {
+        "version": trt.__version__,
+        "network_types": types,
+        "engine_types": built,
+        "plugins": plugins,
+        "compute_capabilities": list(job.compute_capabilities),
+    }
+
+
+def configure(trt: Any, builder: Any, job: BuildJob) -> Any:
+    """A builder configuration for the job.
+
+    Raises:
+        BuildError: this version of the builder lacks what the job asks for.
+    """
+    config = builder.create_builder_config()
+    config.builder_optimization_level = job.optimization_level
+    # Without details the inspector cannot tell the types of the layers.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # TF32 keeps 10 bits of the mantissa; what is left in float32 (boxes, coordinates) needs more.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if job.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace)
+    if job.backend == "tensorrt-rtx":
+        _set_compute_capabilities(trt, config, job.compute_capabilities)
+        return config
+    if job.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if job.hardware_compatibility != "none":
+        level = getattr(trt.HardwareCompatibilityLevel, job.hardware_compatibility.upper(), None)
+        if level is None:
+            raise BuildError(
+                f"hardware compatibility {job.hardware_compatibility}",
+                expected="a newer TensorRT",
+                got=trt.__version__,
+                fix="--hardware-compatible ampere_plus, or leave the option out",
+            )
+        config.hardware_compatibility_level = level
+    if job.timing_cache is not None:
+        path = Path(job.timing_cache)
+        known = path.read_bytes() if path.exists() else b""
+        # A cache of another version or a damaged one is no reason to fail: it only saves time.
+        cache = config.create_timing_cache(known) or config.create_timing_cache(b"")
+        if not config.set_timing_cache(cache, ignore_mismatch=False):
+            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    return config
+
+
+def check_plugin_layers(trt: Any, network: Any, job: BuildJob) -> None:
+    """Raise BuildError unless exactly the nodes that should be plugin layers are such layers."""
+    layers = (network.get_layer(i) for i in range(network.num_layers))
+    found = {layer.name for layer in layers if layer.type == trt.LayerType.PLUGIN_V3}
+    wanted = {node for nodes in job.operators.values() for node in nodes}
+    expected = wanted if job.plugins == "plugin" else set()
+    if found & wanted == expected:
+        return
+    counts = {name: (len(found & set(nodes)), len(nodes)) for name, nodes in job.operators.items()}
+    raise BuildError(
+        "custom operators in the parsed network",
+        expected=f"each as a {'plugin layer' if expected else 'function body'}",
+        got=", ".join(f"{name}: {some} of {all_} plugin layers" for name, (some, all_) in counts.items()),
+        fix="report this with the TensorRT version; --no-plugin compiles the function bodies",
+    )
+
+
+def _set_compute_capabilities(trt: Any, config: Any, capabilities: tuple[str, ...]) -> None:
+    known = {name: value for name, value in trt.ComputeCapability.__members__.items()}
+    config.num_compute_capabilities = len(capabilities)
+    for index, text in enumerate(capabilities):
+        member = known.get("SM" + text.replace(".", ""))
+        if member is None or not config.set_compute_capability(member, index):
+            listed = ", ".join(sorted(name for name in known if name.startswith("SM")))
+            raise BuildError(f"compute capability for {trt.__version__}", expected=listed, got=text)
+
+
+def _import(backend: str) -> Any:
+    name = MODULES[backend]
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        raise DependencyMissing(
+            f"{backend} cannot be loaded",
+            got=error,
+            fix=f"install it anew until python3 -c 'import {name}' works, or imp-export --target onnxruntime",
+        ) from error
+
+
+def _builder(trt: Any, logger: Any, backend: str) -> Any:
+    try:
+        return trt.Builder(logger)
+    except TypeError as error:  # pybind11's answer to a null pointer
+        raise DependencyMissing(
+            f"{backend} {trt.__version__} cannot start a builder",
+            expected="an NVIDIA GPU with a driver" if backend == "tensorrt" else "a working installation",
+            got=logger.last_errors() or error,
+            fix="build on the machine that has the GPU, or imp-export --target onnxruntime",
+        ) from error
+
+
+def _register(trt: Any, job: BuildJob) -> str | None:
+    if job.plugins != "plugin" or not job.operators:
+        return None
+    from imp_trt.plugins.registration import register_plugins
+
+    library = None if job.plugin_library is None else Path(job.plugin_library)
+    return str(register_plugins(trt, library))
+
+
+def _parse_error(parser: Any, logger: Any) -> BuildError:
+    errors = [parser.get_error(i) for i in range(parser.num_errors)]
+    told = []
+    for error in errors[:_EXAMPLES]:
+        where = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
+        told.append(where + " ".join(error.desc().split()))
+    return BuildError(
+        "TensorRT's parser refuses the graph",
+        got="; ".join(told) or logger.last_errors() or "no message",
+        fix="--no-plugin if a plugin is missing; else report the node and the TensorRT version",
+    )
+
+
+def _save_timing_cache(config: Any, job: BuildJob) -> None:
+    if job.backend == "tensorrt" and job.timing_cache is not None:
+        cache = config.get_timing_cache()
+        if cache is not None:
+            Path(job.timing_cache).write_bytes(cache.serialize())
+
+
+def _inspect(trt: Any, logger: Any, plan: Any, job: BuildJob) -> dict[str, int] | None:
+    """Types of the engine's layers, from its own inspector; None if that names none."""
+    runtime = trt.Runtime(logger)
+    if job.version_compatible:
+        # Such an engine holds the code of a runtime; this one was built a moment ago, right here.
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise BuildError(
+            "the engine that was just built cannot be loaded",
+            got=logger.last_errors() or "no message",
+            fix="free GPU memory, or report this with the TensorRT version",
+        )
+    inspector = engine.create_engine_inspector()
+    return engine_types(inspector.get_engine_information(trt.LayerInformationFormat.JSON)) or None
+
+
+def _logger(trt: Any) -> Any:
+    # The base class exists only once the module is there.
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        """Everything from warnings on to stderr; the errors are kept for the report."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity > trt.ILogger.WARNING or "already exists, the output tensors" in message:
+                return
+            if severity <= trt.ILogger.ERROR:
+                self.errors.append(" ".join(message.split()))
+            print(f"{severity.name}: {message}", file=sys.stderr, flush=True)
+
+        def last_errors(self) -> str:
+            return "; ".join(self.errors[-_EXAMPLES:])
+
+    return Logger()
+
+
+def _monitor(trt: Any, events: Events) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """The builder's nested phases as one percentage."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.tree = PhaseTree()
+            self.shown = -1
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.tree.start(phase_name, parent_phase, num_steps)
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.tree.finish(phase_name)
+            self.show()
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self.tree.step(phase_name, step)
+            self.show()
+            return True
+
+        def show(self) -> None:
+            percent = int(100 * self.tree.fraction())
+            if percent > self.shown:
+                self.shown = percent
+                events.send("progress", stage="build", done=percent, total=100)
+
+    return Monitor()
+
+
+class PhaseTree:
+    """How much of nested phases is done; each phase is one step of the phase above it."""
+
+    def __init__(self) -> None:
+        self._done: dict[str, float] = {}
+        self._steps: dict[str, int] = {}
+        self._parent: dict[str, str | None] = {}
+        self._most = 0.0
+        self._lock = threading.Lock()
+
+    def start(self, name: str, parent: str | None, steps: int) -> None:
+        """A phase of so many steps begins."""
+        with self._lock:
+            self._done[name], self._steps[name], self._parent[name] = 0, max(steps, 1), parent
+
+    def step(self, name: str, step: int) -> None:
+        """Step number ``step``, counted from 0, of a phase is complete."""
+        with self._lock:
+            if name in self._done:
+                self._done[name] = max(self._done[name], step + 1)
+
+    def finish(self, name: str) -> None:
+        """A phase is over."""
+        with self._lock:
+            if name in self._done:
+                self._done[name] = self._steps[name]
+                if self._parent[name] is not None:
+                    del self._done[name]
+
+    def fraction(self) -> float:
+        """0 to 1; never falls."""
+        with self._lock:
+            top = [name for name in self._done if self._parent[name] is None]
+            if top:
+                self._most = max(self._most, min(1.0, sum(map(self._share, top)) / len(top)))
+            return self._most
+
+    def _share(self, name: str) -> float:
+        below = [self._share(n) for n in self._done if self._parent[n] == name]
+        return min(1.0, (self._done[name] + min(1.0, max(below, default=0.0))) / self._steps[name])
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    _code = main()
+    sys.stderr.flush()
+    # Not sys.exit: the order in which Python would destroy TensorRT's objects is not defined.
+    os._exit(_code)

@@ -1,0 +1,247 @@
+"""ONNX -> engine, in a process of its own: a crash, Ctrl-C or the builder's memory peak stays there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, cast
+
+from imp_trt import errors
+from imp_trt.cuda.platform import LIBRARY_VARIABLE, installed_version
+from imp_trt.data.files import unwritable, write_atomically
+from imp_trt.errors import BuildError, DependencyMissing, ImpTrtError, OutputError
+from imp_trt.export.progress import Progress, silent
+from imp_trt.export.tensorrt.build_job import MODULES, BuildJob
+
+WORKER = "imp_trt.export.tensorrt.build_worker"
+
+_HEARTBEAT_S = 1.0
+_TAIL_LINES = 5
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine.
+
+    Attributes:
+        plan: the engine's bytes.
+        version: of the builder, e.g. "10.3.0.26".
+        network_types: type -> number of convolutions of the parsed network.
+        engine_types: type -> number of layers by the engine inspector; None where the engine cannot be
+            loaded on the building machine (TensorRT-RTX builds without a GPU).
+        plugins: "c++" or "python" if plugin layers were built in, else None.
+    """
+
+    plan: bytes
+    version: str
+    network_types: dict[str, int]
+    engine_types: dict[str, int] | None
+    plugins: str | None
+
+
+def build_engine(model: bytes, job: BuildJob, progress: Progress | None = None) -> Built:
+    """Build an engine in a child process.
+
+    On every way out, KeyboardInterrupt included, the child has ended and its files are gone.
+
+    Args:
+        model: the ONNX file.
+        job: what to build; its onnx and output are filled in here.
+        progress: called about once a second.
+
+    Raises:
+        BuildError: TensorRT refuses the graph, fails to build it, crashes or runs out of memory.
+        PrecisionError: the graph or the engine is of another precision.
+        DependencyMissing: the builder or its GPU is not there.
+        OutputError: no room for the files in between.
+    """
+    require_builder(job.backend)
+    with _scratch() as folder:
+        job, cache = _prepare(model, job, folder)
+        info = _run(job, folder, progress or silent)
+        plan = (folder / "model.engine").read_bytes()
+        if cache is not None and job.timing_cache is not None:
+            _keep_timing_cache(Path(job.timing_cache), cache)
+    return Built(plan, info["version"], info["network_types"], info["engine_types"], info["plugins"])
+
+
+def require_builder(backend: str) -> None:
+    """Raise DependencyMissing if the backend's package is not installed; does not import it."""
+    if installed_version(MODULES[backend]) is None:
+        raise DependencyMissing(
+            f"{backend} is not installed",
+            expected=f"the Python package {MODULES[backend]}",
+            got="no such package",
+            fix=f"pip install 'imp-trt[{backend}]', or imp-export --target onnxruntime",
+        )
+
+
+def rtx_environment(folder: Path) -> dict[str, str]:
+    """Environment of a process that uses TensorRT-RTX's parser with plugins.
+
+    The parser opens ``libtensorrt_rtx.so``, a name that the Python package does not hold, and dies when
+    it is not found. The variable must be set before the process starts.
+
+    Args:
+        folder: existing folder for a link of that name; must outlive the process.
+    """
+    environment = dict(os.environ)
+    spec = importlib.util.find_spec("tensorrt_rtx_libs")
+    libraries = (
+        [] if spec is None or spec.origin is None else Path(spec.origin).parent.glob("libtensorrt_rtx.so.*")
+    )
+    for library in sorted(libraries)[:1]:
+        link = folder / "libtensorrt_rtx.so"
+        if not link.is_symlink():
+            link.symlink_to(library)
+        paths = [str(folder.absolute()), environment.get("LD_LIBRARY_PATH", "")]
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(path for path in paths if path)
+    return environment
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    try:
+        # What is left of it when the child was killed while writing is no reason to fail.
+        scratch = tempfile.TemporaryDirectory(prefix="imp_trt_build_", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise unwritable(Path(tempfile.gettempdir()), error) from error
+    with scratch as name:
+        yield Path(name)
+
+
+def _prepare(model: bytes, job: BuildJob, folder: Path) -> tuple[BuildJob, Path | None]:
+    """Write what the child reads; the job for it, and the user's timing cache.
+
+    The child works on a copy of the cache: it may be killed while it writes.
+    """
+    cache = None if job.timing_cache is None else Path(job.timing_cache)
+    own = None if cache is None else str(folder / "timing.cache")
+    job = replace(job, onnx=str(folder / "model.onnx"), output=str(folder / "model.engine"), timing_cache=own)
+    try:
+        (folder / "model.onnx").write_bytes(model)
+        (folder / "job.json").write_text(job.to_json())
+        if cache is not None and cache.exists():
+            (folder / "timing.cache").write_bytes(cache.read_bytes())
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return job, cache
+
+
+def _keep_timing_cache(new: Path, cache: Path) -> None:
+    if not new.exists():
+        return
+    try:
+        write_atomically(cache, new.read_bytes())
+    except OutputError as error:  # the engine is worth more than the time that the cache saves
+        _log.warning("%s", error)
+
+
+def _run(job: BuildJob, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Start the child, pass its progress on, and return what it says when it is done."""
+    environment = rtx_environment(folder) if job.backend == "tensorrt-rtx" else dict(os.environ)
+    # The child has another current folder.
+    if environment.get(LIBRARY_VARIABLE):
+        environment[LIBRARY_VARIABLE] = os.path.abspath(environment[LIBRARY_VARIABLE])
+    if environment.get("PYTHONPATH"):
+        paths = environment["PYTHONPATH"].split(os.pathsep)
+        environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, paths))
+    with (folder / "log").open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", WORKER, str(folder / "job.json")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            # Not the caller's folder: Python would import modules from there first.
+            cwd=folder,
+            env=environment,
+            # Ctrl-C reaches this process alone, which then ends the whole group.
+            start_new_session=True,
+        )
+        try:
+            last = _listen(cast("IO[bytes]", child.stdout), progress)
+            child.wait()
+        finally:
+            _end(child)
+    text = (folder / "log").read_text(errors="replace")
+    for line in text.splitlines():
+        _log.debug("%s", line)
+    if last.get("event") == "done" and child.returncode == 0:
+        return last
+    if last.get("event") == "error":
+        kind: type[ImpTrtError] = getattr(errors, last["kind"])
+        raise kind(last["what"], expected=last.get("expected"), got=last.get("got"), fix=last.get("fix"))
+    raise _died(job, child.returncode, text)
+
+
+def _listen(stream: IO[bytes], progress: Progress) -> dict[str, Any]:
+    """Pass progress on until the stream ends; the last event that is none, or nothing."""
+    lines: queue.Queue[bytes | None] = queue.Queue()
+
+    def read() -> None:
+        for line in stream:
+            lines.put(line)
+        lines.put(None)
+
+    # A thread, so that a builder that says nothing for minutes still shows a sign of life.
+    threading.Thread(target=read, daemon=True).start()
+    last: dict[str, Any] = {}
+    step: tuple[str, int, int] | None = None
+    while True:
+        try:
+            line = lines.get(timeout=_HEARTBEAT_S)
+        except queue.Empty:
+            if step is not None:
+                progress(*step)
+            continue
+        if line is None:
+            return last
+        if not line.startswith(b"{"):  # printed before the worker took standard output away
+            continue
+        event = json.loads(line)
+        if event["event"] == "progress":
+            step = (event["stage"], event["done"], event["total"])
+            progress(*step)
+        else:
+            last = event
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill the child's group, if it still runs, and wait for it."""
+    with suppress(ProcessLookupError, PermissionError):
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    for stream in (child.stdin, child.stdout):
+        if stream is not None:
+            stream.close()
+
+
+def _died(job: BuildJob, code: int, log: str) -> ImpTrtError:
+    """What to raise for a child that ended without saying why."""
+    tail = " | ".join(line.strip() for line in log.splitlines()[-_TAIL_LINES:] if line.strip())
+    if code == -signal.SIGKILL:
+        return BuildError(
+            f"the {job.backend} builder was killed",
+            got=f"SIGKILL, as the system sends when memory runs out{'; last: ' + tail if tail else ''}",
+            fix="close other programs, add swap, or cap the builder with --workspace 1",
+        )
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return BuildError(
+        f"the {job.backend} builder crashed",
+        got=f"{name}; last: {tail or 'nothing'}",
+        fix="--no-plugin if a plugin was used; else report this with the lines above",
+    )

@@ -1,0 +1,5 @@
+"""Exported networks on disk: the file, its manifest, and what the header of an engine says."""
+
+from imp_trt._lazy import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,0 +1,348 @@
+"""The manifest that travels beside every artifact: what is in the file and how to feed it.
+
+The text is untrusted input. Parsing is strict: every field has a type and a range, unknown and
+duplicate fields are refused, and each error names the field.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from imp_trt.artifacts import fields as check
+from imp_trt.artifacts.engine_info import EngineInfo, parse_engine_info
+from imp_trt.artifacts.fields import EXPORT_AGAIN
+from imp_trt.classes import ClassTable
+from imp_trt.errors import ArtifactError, InvalidInput
+from imp_trt.ops.mask_projection.options import SAMPLING_RULES
+
+__all__ = [
+    "EXPORT_AGAIN",
+    "IMP_OP",
+    "KINDS",
+    "MAX_MANIFEST_BYTES",
+    "PRECISIONS",
+    "QUANTIZED",
+    "SCHEMA_VERSION",
+    "EngineInfo",
+    "InputContract",
+    "Manifest",
+    "TensorSpec",
+    "output_specs",
+    "parse_manifest",
+]
+
+SCHEMA_VERSION = 1
+MAX_MANIFEST_BYTES = 1 << 20
+KINDS = ("onnx", "engine", "checkpoint")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+QUANTIZED = ("int8", "fp8")
+"""Precisions that need calibration frames."""
+FITS = ("letterbox", "resize")
+IMP_OP = "InstanceMaskProjection"
+
+_MAX_SIDE = 1 << 16
+# It becomes part of commands that messages tell the user to run.
+_TARGET = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, NumPy dtype name and static shape of one tensor of the graph."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class InputContract:
+    """What the graph takes, and how a frame of another size is brought to it.
+
+    Attributes:
+        height, width: the graph's frame size in pixels.
+        batch: frames per call, fixed when the file was made.
+        color, dtype, layout: always BGR uint8 ``[B, H, W, 3]``; stored so that other readers know.
+        fit: "letterbox" keeps the aspect ratio, image top-left, padded right and below;
+            "resize" stretches.
+        pad_value: grey level 0-255 of the letterbox padding.
+
+    Raises:
+        InvalidInput: a value is out of its range.
+    """
+
+    height: int
+    width: int
+    batch: int = 1
+    color: str = "bgr"
+    dtype: str = "uint8"
+    layout: str = "BHWC"
+    fit: str = "letterbox"
+    pad_value: int = 114
+
+    def __post_init__(self) -> None:
+        check.integer("input.height", self.height, 1, _MAX_SIDE)
+        check.integer("input.width", self.width, 1, _MAX_SIDE)
+        check.integer("input.batch", self.batch, 1, 4096)
+        check.choice("input.color", self.color, ("bgr",))
+        check.choice("input.dtype", self.dtype, ("uint8",))
+        check.choice("input.layout", self.layout, ("BHWC",))
+        check.choice("input.fit", self.fit, FITS)
+        check.integer("input.pad_value", self.pad_value, 0, 255)
+
+    @property
+    def spec(self) -> TensorSpec:
+        """The graph's one input."""
+        return TensorSpec("frame", self.dtype, (self.batch, self.height, self.width, 3))
+
+
+def output_specs(contract: InputContract, detections: int, mask_size: int) -> tuple[TensorSpec, ...]:
+    """The six outputs, in the graph's order, for an input, N detections and P x P masks."""
+    b, n, p = contract.batch, detections, mask_size
+    return (
+        TensorSpec("semantic", "uint8", (b, contract.height, contract.width)),
+        TensorSpec("boxes", "float32", (b, n, 4)),
+        TensorSpec("scores", "float32", (b, n)),
+        TensorSpec("labels", "int32", (b, n)),
+        TensorSpec("masks", "float32", (b, n, p, p)),
+        TensorSpec("num_detections", "int32", (b,)),
+    )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Contents of ``<artifact>.json``.
+
+    Attributes:
+        kind: "onnx" or "engine" for files; "checkpoint" only in memory, for weights run directly.
+        classes: names, things and palette of the semantic classes.
+        input: size, layout and fitting rule of the frame.
+        detections: N, rows of boxes, scores, labels and masks; 0 for a model without a detector.
+        mask_size: P, side of an instance mask.
+        precision: fp32, fp16, bf16, int8 or fp8.
+        target: the backend or device profile the file was made for.
+        ops: custom operators in the file, e.g.
+            ``{"InstanceMaskProjection": {"version": "1", "sampling": "bilinear"}}``.
+        weights_sha256: hash of the checkpoint's bytes.
+        opset: ONNX opset; None where there is no ONNX graph.
+        producer: package name -> version of what wrote the file.
+        verification, benchmark: figures, as plain JSON data.
+        terms: licence terms of the weights that their user must know, or None.
+        engine: what built the engine and where it runs; for kind "engine", and only there.
+        created: UTC time of writing, ISO 8601; write_artifact fills it in.
+        sha256: hash of the artifact's bytes; write_artifact fills it in.
+        schema_version: version of this layout.
+        outputs: the six output tensors; empty means "derive them", anything else must equal
+            :func:`output_specs`.
+
+    Raises:
+        InvalidInput: a field has the wrong type or is out of its range.
+    """
+
+    kind: str
+    classes: ClassTable
+    input: InputContract
+    detections: int
+    mask_size: int
+    precision: str
+    target: str
+    ops: Mapping[str, Mapping[str, Any]]
+    weights_sha256: str
+    opset: int | None = None
+    producer: Mapping[str, str] = field(default_factory=dict)
+    verification: Mapping[str, Any] = field(default_factory=dict)
+    benchmark: Mapping[str, Any] = field(default_factory=dict)
+    terms: str | None = None
+    engine: EngineInfo | None = None
+    created: str = ""
+    sha256: str = ""
+    schema_version: int = SCHEMA_VERSION
+    outputs: tuple[TensorSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        check.integer("schema_version", self.schema_version, SCHEMA_VERSION, SCHEMA_VERSION)
+        check.choice("kind", self.kind, KINDS)
+        check.choice("precision", self.precision, PRECISIONS)
+        check.matches("target", self.target, _TARGET, 'a name such as "jetson-orin"')
+        check.integer("detections", self.detections, 0, 1 << 16)
+        check.integer("mask_size", self.mask_size, 1, 1 << 10)
+        if self.opset is not None:
+            check.integer("opset", self.opset, 1, 1000)
+        for name in ("sha256", "weights_sha256"):
+            check.digest(name, getattr(self, name))
+        for name in ("ops", "producer", "verification", "benchmark"):
+            check.mapping(name, getattr(self, name))
+        for name, details in self.ops.items():
+            check.mapping(f"ops.{name}", details)
+        for name, version in self.producer.items():
+            check.text(f"producer.{name}", version)
+        if self.terms is not None:
+            check.text("terms", self.terms)
+        if not isinstance(self.created, str):
+            raise InvalidInput("manifest field 'created'", expected="a string", got=repr(self.created))
+        self._check_engine()
+        check.choice(f"ops.{IMP_OP}.sampling", self.sampling, SAMPLING_RULES)
+        wanted = output_specs(self.input, self.detections, self.mask_size)
+        if not self.outputs:
+            object.__setattr__(self, "outputs", wanted)
+        for spec, other in zip(self.outputs, wanted, strict=False):
+            if spec != other:
+                raise InvalidInput(f"manifest field 'outputs.{spec.name}'", expected=other, got=spec)
+        if len(self.outputs) != len(wanted):
+            raise InvalidInput("manifest field 'outputs'", expected=len(wanted), got=len(self.outputs))
+
+    def _check_engine(self) -> None:
+        wanted = self.kind == "engine"
+        if isinstance(self.engine, EngineInfo) if wanted else self.engine is None:
+            return
+        raise InvalidInput(
+            "manifest field 'engine'",
+            expected="an object" if wanted else f"nothing for kind {self.kind!r}",
+            got=check.short(self.engine),
+        )
+
+    @property
+    def sampling(self) -> str:
+        """The IMP sampling rule of the file; also the rule by which masks are pasted."""
+        rule = self.ops.get(IMP_OP, {}).get("sampling", "bilinear")
+        return rule if isinstance(rule, str) else repr(rule)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data, in the order of the fields."""
+        data = asdict(self)
+        data["classes"] = self.classes.to_dict()
+        return data
+
+    def to_json(self) -> str:
+        """Text of the manifest file; raises InvalidInput for values that JSON cannot hold."""
+        try:
+            return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(
+                "manifest", expected="finite numbers, strings, lists and dicts", got=error
+            ) from error
+
+
+def parse_manifest(data: bytes, path: Path) -> Manifest:
+    """Manifest from the bytes of its file; path is only used in messages.
+
+    Raises:
+        ArtifactError: not JSON, too big, a duplicate, missing, unknown or malformed field, or
+            another schema version.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise _bad(path, "size", f"at most {MAX_MANIFEST_BYTES} bytes", f"{len(data)} bytes")
+    try:
+        raw = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_finite,
+            parse_float=_finite,
+        )
+    except check.FieldError as error:
+        raise _bad(path, error.name, error.expected, error.got) from error
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise _bad(path, "text", "a JSON object in UTF-8", check.short(error)) from error
+    if not isinstance(raw, dict):
+        raise _bad(path, "text", "a JSON object", type(raw).__name__)
+    _check_schema(raw, path)
+    try:
+        return _build(raw)
+    except check.FieldError as error:
+        raise _bad(path, error.name, error.expected, error.got) from error
+    except InvalidInput as error:
+        raise ArtifactError(
+            f"manifest {path}: {error.what}", expected=error.expected, got=error.got, fix=EXPORT_AGAIN
+        ) from error
+
+
+def _bad(path: Path, name: str, expected: object, got: object) -> ArtifactError:
+    return ArtifactError(f"manifest {path}: field '{name}'", expected=expected, got=got, fix=EXPORT_AGAIN)
+
+
+def _check_schema(raw: Mapping[str, Any], path: Path) -> None:
+    version = raw.get("schema_version")
+    if type(version) is not int:
+        raise _bad(path, "schema_version", SCHEMA_VERSION, check.short(version))
+    if version != SCHEMA_VERSION:
+        newer = version > SCHEMA_VERSION
+        raise ArtifactError(
+            f"manifest {path}: field 'schema_version'",
+            expected=SCHEMA_VERSION,
+            got=version,
+            fix="update the runtime: pip install --upgrade imp-trt" if newer else EXPORT_AGAIN,
+        )
+
+
+def _build(raw: Mapping[str, Any]) -> Manifest:
+    known = {f.name for f in fields(Manifest)}
+    check.keys("", raw, known, known)
+    data = dict(raw)
+    data["classes"] = _classes(raw["classes"])
+    check.mapping("input", raw["input"])
+    contract = {f.name for f in fields(InputContract)}
+    check.keys("input.", raw["input"], contract, contract)
+    data["input"] = InputContract(**raw["input"])
+    outputs = raw["outputs"]
+    # An empty list would ask Manifest to derive the outputs; in a file they must be spelled out.
+    if not isinstance(outputs, list) or not outputs:
+        raise check.FieldError("outputs", "a list of tensors", check.short(outputs))
+    data["outputs"] = tuple(_spec(f"outputs[{i}]", item) for i, item in enumerate(outputs))
+    if raw["engine"] is not None:
+        data["engine"] = parse_engine_info(raw["engine"])
+    return Manifest(**data)
+
+
+def _classes(raw: Any) -> ClassTable:
+    check.mapping("classes", raw)
+    keys = {"names", "things", "palette"}
+    check.keys("classes.", raw, keys, keys)
+    # ClassTable.from_dict converts ("3" -> 3); a file that needs converting is malformed.
+    if not check.is_list(raw["names"], str):
+        raise check.FieldError("classes.names", "a list of strings", check.short(raw["names"]))
+    if not check.is_list(raw["things"], int):
+        raise check.FieldError("classes.things", "a list of integers", check.short(raw["things"]))
+    palette = raw["palette"]
+    if not isinstance(palette, list) or not all(check.is_list(rgb, int) and len(rgb) == 3 for rgb in palette):
+        raise check.FieldError("classes.palette", "a list of [r, g, b]", check.short(palette))
+    try:
+        return ClassTable.from_dict(raw)
+    except InvalidInput as error:
+        raise check.FieldError(
+            f"classes: {error.what}", str(error.expected), check.short(error.got)
+        ) from error
+
+
+def _spec(name: str, raw: Any) -> TensorSpec:
+    check.mapping(name, raw)
+    keys = {"name", "dtype", "shape"}
+    check.keys(f"{name}.", raw, keys, keys)
+    if not check.is_list(raw["shape"], int):
+        raise check.FieldError(f"{name}.shape", "a list of integers", check.short(raw["shape"]))
+    return TensorSpec(str(raw["name"]), str(raw["dtype"]), tuple(raw["shape"]))
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    # json keeps the last of two equal keys; two readers of one file could then disagree.
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise check.FieldError(key[:80], "each field once", "the field twice")
+        result[key] = value
+    return result
+
+
+def _finite(text: str) -> float:
+    # NaN and Infinity are not JSON although Python reads them; 1e999 would become infinity.
+    value = float(text)
+    if not math.isfinite(value):
+        raise check.FieldError("text", "finite numbers", text[:80])
+    return value

@@ -1,0 +1,345 @@
+"""Whether an engine will load here, told before TensorRT sees a byte of it, and how to mend it if not.
+
+The checks are pure Python over the manifest, the first bytes of the engine and what is installed. TensorRT
+loads an engine of exactly its own version, or, if it was built version compatible, of an earlier one;
+TensorRT-RTX of exactly its own version only. Compute capabilities have to be equal, unless the engine was
+built for Ampere and later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from imp_trt.artifacts.artifact import Artifact
+from imp_trt.artifacts.engine_info import EngineInfo
+from imp_trt.artifacts.manifest import Manifest
+from imp_trt.artifacts.plan_header import HEADER_BYTES, RTX_CAPABILITIES, PlanHeader, read_plan_header
+from imp_trt.cuda.platform import LIBRARY_VARIABLE, Gpu, Platform
+from imp_trt.errors import DependencyMissing, EngineIncompatible, ImpTrtError, InvalidInput
+
+_FOUR_NUMBERS_FROM = (10, 8)
+"""TensorRT release from which its Python package has the build number in its version; before: 10.3.0."""
+
+TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One reason why an engine does not load here.
+
+    Attributes:
+        what: the thing that does not fit.
+        expected, got: what the engine needs, and what is there.
+        fix: what mends it, as a command where one does.
+        missing: something is to be installed; otherwise the engine is the wrong one.
+    """
+
+    what: str
+    expected: str
+    got: str
+    fix: str
+    missing: bool = False
+
+    def error(self) -> ImpTrtError:
+        """The error to raise for it."""
+        kind = DependencyMissing if self.missing else EngineIncompatible
+        return kind(self.what, expected=self.expected, got=self.got, fix=self.fix)
+
+
+def check(artifact: Artifact, platform: Platform | None = None, backend: str | None = None) -> None:
+    """Make sure that an engine will load.
+
+    Args:
+        artifact: the engine and its manifest.
+        platform: what is here; None looks.
+        backend: "tensorrt" or "tensorrt-rtx", the one that is to run it; None for the engine's own.
+
+    Raises:
+        InvalidInput: the artifact is no engine.
+        ArtifactError: its file is cut off.
+        EngineIncompatible: it was built for another library, version, GPU or platform.
+        DependencyMissing: a library, the GPU or the plugins are missing.
+    """
+    header = read_plan_header(artifact.payload[:HEADER_BYTES])
+    for problem in problems(artifact.manifest, header, platform or Platform.detect(), backend):
+        raise problem.error()
+
+
+def problems(
+    manifest: Manifest, header: PlanHeader, platform: Platform, backend: str | None = None
+) -> list[Problem]:
+    """Everything that keeps an engine from loading; what no installation would mend comes first.
+
+    Raises:
+        InvalidInput: the manifest is not that of an engine.
+    """
+    engine = manifest.engine
+    if engine is None:
+        raise InvalidInput("artifact", expected="an engine", got=f"kind {manifest.kind!r}")
+    found = [
+        *_backend_problems(engine, backend),
+        *_header_problems(manifest, engine, header),
+        *_platform_problems(manifest, engine, platform),
+        *_library_problems(manifest, engine, platform),
+        *_gpu_problems(manifest, engine, platform),
+        *_plugin_problems(manifest, engine, platform),
+    ]
+    return sorted(found, key=lambda problem: problem.missing)
+
+
+def check_plugins(platform: Platform) -> None:
+    """Make sure that the plugins run on this machine's GPU: compile and load their kernels there.
+
+    Compiled kernels are kept (:mod:`imp_trt.cuda.cache`). Does nothing where there is no GPU or where the C++
+    library is used.
+
+    Raises:
+        DependencyMissing: no NVRTC, none that fits driver and GPU, or no C++ library where one is named.
+        BuildError, DeviceError: the kernels do not compile, or the driver does not load them.
+    """
+    if not isinstance(platform.gpu, Gpu):
+        return
+    try:
+        if isinstance(platform.plugins, ImpTrtError):
+            raise platform.plugins
+        if not os.environ.get(LIBRARY_VARIABLE):
+            _load_kernels()
+    except ImpTrtError as error:
+        fix = error.fix or "imp-doctor tells more"
+        raise type(error)(
+            f"plugins on this GPU: {error.what}",
+            expected=error.expected,
+            got=error.got,
+            fix=f"{fix}; or build the C++ library and set {LIBRARY_VARIABLE}; or build without plugins: "
+            "--no-plugin",
+        ) from error
+
+
+def _load_kernels() -> None:
+    from imp_trt.cuda import driver
+    from imp_trt.plugins.registration import operators
+
+    before = driver.call("cuCtxGetCurrent")
+    try:
+        device = driver.Device.open()
+        try:
+            for operator in operators():
+                operator.prepare(device)
+        finally:
+            device.close()
+    finally:
+        driver.call("cuCtxSetCurrent", before)
+
+
+def export_command(manifest: Manifest, target: str, *more: str) -> str:
+    """The command that builds an artifact's network again for a target, the same way as far as that has it.
+
+    Args:
+        manifest: of the artifact.
+        target: what imp-export's option --target takes.
+        more: further arguments.
+    """
+    # What makes a GPU faster makes a CPU slower.
+    precision = "fp32" if target == "onnxruntime" else manifest.precision
+    parts = ["imp-export", "--engine", precision, "--target", target]
+    if not _is_bundled(manifest.weights_sha256):
+        parts += ["--weights", "CHECKPOINT"]
+    if manifest.input.batch != 1:
+        parts += ["--batch", str(manifest.input.batch)]
+    if precision in ("int8", "fp8"):
+        parts += ["--calib", "FOLDER"]
+    if manifest.engine is not None and target != "onnxruntime":
+        parts += _engine_options(manifest.engine, target)
+    return " ".join([*parts, *more])
+
+
+def _engine_options(engine: EngineInfo, target: str) -> list[str]:
+    parts = []
+    if engine.operators and bool(engine.plugins) != (target != "tensorrt-rtx"):
+        parts.append("--plugin" if engine.plugins else "--no-plugin")
+    if target != "tensorrt-rtx":
+        if engine.hardware_compatibility != "none":
+            parts += ["--hardware-compatible", engine.hardware_compatibility]
+    return parts
+
+
+def _is_bundled(digest: str) -> bool:
+    from imp_trt.weights import bundled
+
+    try:
+        return hashlib.sha256(bundled().read_bytes()).hexdigest() == digest
+    except (OSError, ImpTrtError):
+        return False
+
+
+def _backend_problems(engine: EngineInfo, backend: str | None) -> Iterator[Problem]:
+    if backend is not None and backend != engine.backend:
+        yield Problem(
+            "backend",
+            expected=f"{engine.backend!r}, for which the engine was built",
+            got=repr(backend),
+            fix=f"leave the backend out, or pass {engine.backend!r}",
+        )
+
+
+def _header_problems(manifest: Manifest, engine: EngineInfo, header: PlanHeader) -> Iterator[Problem]:
+    again = export_command(manifest, manifest.target)
+    fix = f"the two files do not belong together; copy both again, or {again}"
+    if header.backend != engine.backend:
+        yield Problem(
+            "engine's header and manifest",
+            expected=f"an engine of {TITLES[engine.backend]}, as the manifest says",
+            got=f"one of {TITLES[header.backend]}" if header.backend else "bytes that are no engine",
+            fix=fix,
+        )
+        return
+    if header.version is not None and not _equal(header.version, engine.version):
+        yield Problem(
+            "engine's header and manifest",
+            expected=f"{TITLES[engine.backend]} {engine.version}, as the manifest says",
+            got=header.version,
+            fix=fix,
+        )
+    named = header.compute_capabilities
+    if named and not set(engine.compute_capabilities) <= set(named):
+        yield Problem(
+            "engine's header and manifest",
+            expected=f"compute capabilities {_listed(engine.compute_capabilities)}, as the manifest says",
+            got=_listed(named),
+            fix=fix,
+        )
+
+
+def _platform_problems(manifest: Manifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:
+    if engine.platform != platform.name:
+        yield Problem(
+            "engine's platform",
+            expected=engine.platform,
+            got=platform.name,
+            fix=f"build it on this machine: {export_command(manifest, engine.backend)}",
+        )
+
+
+def _library_problems(manifest: Manifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:
+    title, installed = TITLES[engine.backend], platform.version(engine.backend)
+    if engine.version_compatible:
+        # TensorRT would have to be told to run the library inside: engine_host_code_allowed.
+        yield Problem(
+            "engine for later TensorRT versions",
+            expected="an engine without host code; imp_trt runs no program that comes inside an engine",
+            got="one built with --version-compatible, which carries a TensorRT runtime",
+            fix=f"run it in trtexec, Triton or C++; for imp_trt: {export_command(manifest, engine.backend)}",
+        )
+    if installed is None:
+        yield _missing_library(manifest, engine, platform)
+    elif not _equal(engine.version, installed):
+        rebuild = export_command(manifest, engine.backend)
+        yield Problem(
+            f"{title} version of the engine",
+            expected=engine.version,
+            got=f"{installed} installed",
+            fix=f"{rebuild}; or install the engine's version: {_install(engine, platform)}",
+        )
+
+
+def _missing_library(manifest: Manifest, engine: EngineInfo, platform: Platform) -> Problem:
+    other = "tensorrt" if engine.backend == "tensorrt-rtx" else "tensorrt-rtx"
+    found = platform.version(other)
+    fix = _install(engine, platform)
+    if found:
+        fix += f"; or build for what is installed: {export_command(manifest, other)}"
+    return Problem(
+        TITLES[engine.backend],
+        expected=f"{TITLES[engine.backend]} {engine.version}",
+        got=f"only {TITLES[other]} {found}" if found else "nothing installed",
+        fix=fix,
+        missing=True,
+    )
+
+
+def _install(engine: EngineInfo, platform: Platform) -> str:
+    if engine.backend == "tensorrt" and platform.name == "linux-aarch64":
+        # On Jetson and DRIVE the libraries belong to the system's release; pip's are for servers.
+        return f"TensorRT {engine.version} as the system's package (JetPack, DriveOS)"
+    version = engine.version
+    if engine.backend == "tensorrt" and _numbers(version) < _FOUR_NUMBERS_FROM:
+        version = ".".join(version.split(".")[:3])
+    # The plain name stands for the newest CUDA that a release supports.
+    suffix = "-cu12" if isinstance(platform.gpu, Gpu) and platform.gpu.driver[0] == 12 else ""
+    return f"pip install {engine.backend}{suffix}=={version}"
+
+
+def _gpu_problems(manifest: Manifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:
+    wanted, gpu = _wanted_gpu(engine), platform.gpu
+    if not isinstance(gpu, Gpu):
+        yield Problem(
+            gpu.what,
+            expected=f"a GPU of compute capability {wanted}",
+            got=str(gpu.got or "none"),
+            fix=f"{gpu.fix or 'run on a machine with an NVIDIA GPU'}; "
+            f"or export for the CPU: {export_command(manifest, 'onnxruntime')}",
+            missing=True,
+        )
+    elif not _suits(engine, gpu.compute_capability):
+        if engine.backend == "tensorrt-rtx" and gpu.compute_capability in RTX_CAPABILITIES:
+            more = ("--compute-capability", gpu.compute_capability)
+            command = export_command(manifest, "tensorrt-rtx", *more)
+        else:  # TensorRT-RTX does not know every GPU
+            command = export_command(manifest, "tensorrt")
+        yield Problem(
+            "compute capability of the engine",
+            expected=wanted,
+            got=f"{gpu.compute_capability} ({gpu.name})",
+            fix=f"build it for this GPU: {command}",
+        )
+
+
+def _wanted_gpu(engine: EngineInfo) -> str:
+    if engine.hardware_compatibility == "ampere_plus":
+        return "8.0 or later"
+    *others, last = engine.compute_capabilities
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _suits(engine: EngineInfo, capability: str) -> bool:
+    if engine.hardware_compatibility == "ampere_plus":
+        return int(capability.split(".")[0]) >= 8
+    return capability in engine.compute_capabilities
+
+
+def _plugin_problems(manifest: Manifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:
+    if not engine.plugins or isinstance(platform.plugins, str):
+        return
+    reason = platform.plugins
+    # Without the plugins the engine is built from the operators' function bodies.
+    functions = replace(engine, operators=dict.fromkeys(engine.operators, "function"))
+    without = export_command(replace(manifest, engine=functions), engine.backend)
+    yield Problem(
+        f"plugins of the engine: {reason.what}",
+        expected=f"plugins for {', '.join(engine.plugins)}",
+        got=str(reason.got or "none"),
+        fix=f"{reason.fix or 'imp-doctor tells more'}; or build the C++ library and set {LIBRARY_VARIABLE}; "
+        f"or build without plugins: {without}",
+        missing=True,
+    )
+
+
+def _equal(one: str, other: str) -> bool:
+    """Whether two versions are the same as far as both go: packages say 10.3.0, plans 10.3.0.26."""
+    a, b = _numbers(one), _numbers(other)
+    shared = min(len(a), len(b))
+    return shared > 0 and a[:shared] == b[:shared]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    # Debian writes 10.3.0.26-1+cuda12.5.
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in found.group().split(".")) if found else ()
+
+
+def _listed(capabilities: tuple[str, ...]) -> str:
+    return ", ".join(capabilities)

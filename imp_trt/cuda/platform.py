@@ -1,0 +1,181 @@
+"""What this machine offers an engine: libraries, GPU, plugins; found without importing TensorRT."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from imp_trt.errors import DependencyMissing, ImpTrtError
+
+LIBRARY_VARIABLE = "IMP_TRT_PLUGIN_LIBRARY"
+"""Environment variable with the path of the C++ plugin library."""
+
+# Module -> distributions that bring it, newest naming first. JetPack and Debian's python3-libnvinfer register
+# `tensorrt`; a container may hold the bindings alone.
+_DISTRIBUTIONS = {
+    "tensorrt": (
+        "tensorrt",
+        "tensorrt-cu13",
+        "tensorrt-cu12",
+        "tensorrt-cu13-bindings",
+        "tensorrt-cu12-bindings",
+    ),
+    "tensorrt_rtx": (
+        "tensorrt-rtx",
+        "tensorrt-rtx-cu13",
+        "tensorrt-rtx-cu12",
+        "tensorrt-rtx-cu13-bindings",
+        "tensorrt-rtx-cu12-bindings",
+    ),
+}
+_MACHINES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
+
+
+_EXTRAS = {
+    12: {"cuda": "cuda12", "tensorrt": "tensorrt-cu12", "tensorrt-rtx": "tensorrt-rtx-cu12"},
+    13: {"cuda": "cuda13", "tensorrt": "tensorrt-cu13"},
+}
+
+
+def extra_for(name: str, driver: tuple[int, int] | None) -> str:
+    """The extra of imp-trt that has what is in `name` for a driver; without a driver, or for others, `name`.
+
+    Args:
+        name: "cuda", "tensorrt" or "tensorrt-rtx".
+        driver: the newest CUDA the driver knows, (12, 8).
+    """
+    return name if driver is None else _EXTRAS.get(min(driver[0], 13), {}).get(name, name)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU: its name, its compute capability ("8.9"), and the newest CUDA its driver knows, (13, 0)."""
+
+    name: str
+    compute_capability: str
+    driver: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What an engine finds here. Where something is missing, the error that says so and how to mend it.
+
+    Attributes:
+        name: operating system and machine, e.g. "linux-x86_64".
+        tensorrt, tensorrt_rtx: installed version, or None.
+        gpu: the GPU that would be used.
+        plugins: where the custom operators would come from, in words.
+    """
+
+    name: str
+    tensorrt: str | None
+    tensorrt_rtx: str | None
+    gpu: Gpu | ImpTrtError
+    plugins: str | ImpTrtError
+
+    @classmethod
+    def detect(cls, device: int = 0) -> Platform:
+        """This machine, with GPU number device. Never raises for what is missing."""
+        gpu = _gpu(device)
+        return cls(
+            name=platform_name(),
+            tensorrt=installed_version("tensorrt"),
+            tensorrt_rtx=installed_version("tensorrt_rtx"),
+            gpu=gpu,
+            plugins=_plugins(gpu),
+        )
+
+    def version(self, backend: str) -> str | None:
+        """Installed version of the library of an engine's backend, or None."""
+        return self.tensorrt_rtx if backend == "tensorrt-rtx" else self.tensorrt
+
+
+def platform_name() -> str:
+    """Operating system and machine as a manifest names them, e.g. "linux-x86_64"."""
+    machine = platform.machine().lower()
+    return f"{platform.system().lower()}-{_MACHINES.get(machine, machine)}"
+
+
+def cpu_model() -> str:
+    """The processor by its maker's name, as measurements state it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def installed_version(module: str) -> str | None:
+    """Version of `tensorrt` or `tensorrt_rtx`, e.g. "10.3.0", or None; does not import it."""
+    loaded = getattr(sys.modules.get(module), "__version__", None)
+    if isinstance(loaded, str):
+        return loaded
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    # A distribution can be half uninstalled, or be for another Python: the module decides.
+    if spec is None or not spec.origin:
+        return None
+    for name in _DISTRIBUTIONS[module]:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return _stated_version(Path(spec.origin))
+
+
+def _stated_version(source: Path) -> str | None:
+    """The version a module's source states, for installations without a distribution's metadata."""
+    try:
+        found = re.search(r"""^__version__ *= *["']([^"']+)["']""", source.read_text(), re.MULTILINE)
+    except (OSError, UnicodeDecodeError):
+        return None
+    return found.group(1) if found else None
+
+
+def _gpu(device: int) -> Gpu | ImpTrtError:
+    from imp_trt.cuda import driver
+
+    try:
+        info = driver.device_info(device)
+    except ImpTrtError as error:
+        return error
+    return Gpu(info.name, "{}.{}".format(*info.compute_capability), info.driver_version)
+
+
+def _plugins(gpu: Gpu | ImpTrtError) -> str | ImpTrtError:
+    library = os.environ.get(LIBRARY_VARIABLE)
+    if library:
+        if Path(library).is_file():
+            return f"C++ library {library}"
+        return DependencyMissing(
+            f"C++ plugin library of ${LIBRARY_VARIABLE}",
+            expected="a file",
+            got=f"nothing at {library}",
+            fix=f"correct the path, or unset {LIBRARY_VARIABLE}",
+        )
+    from imp_trt.cuda import nvrtc
+
+    try:
+        if isinstance(gpu, Gpu):
+            major, minor = gpu.compute_capability.split(".")
+            chosen = nvrtc.target((int(major), int(minor)), gpu.driver).library
+        else:
+            chosen = nvrtc.usable()[0]
+        return "Python, NVRTC {}.{}".format(*chosen.version)
+    except ImpTrtError as error:
+        return error

@@ -1,0 +1,5 @@
+"""Labeled samples, and files that are read and written whole."""
+
+from imp_trt._lazy import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

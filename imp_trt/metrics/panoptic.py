@@ -1,0 +1,174 @@
+"""Panoptic quality (Kirillov et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imp_trt.classes import IGNORE_INDEX, ClassTable
+from imp_trt.data.dataset import Sample
+from imp_trt.metrics.per_class import finite, known_mean
+from imp_trt.results.result import SegmentationResult
+
+
+class Quality(NamedTuple):
+    """PQ = SQ * RQ of one class, or the mean of each over classes; 0-1, NaN where nothing occurs."""
+
+    pq: float
+    sq: float
+    rq: float
+
+
+@dataclass(frozen=True, eq=False)
+class PanopticScores:
+    """Counts of matched and unmatched segments, and the quality that follows from them.
+
+    Attributes:
+        classes: what the positions mean.
+        iou: [K] float64, sum of the IoU of the matched pairs.
+        matched: [K] int64 true positives.
+        spurious: [K] int64 false positives.
+        missed: [K] int64 false negatives.
+    """
+
+    classes: ClassTable
+    iou: NDArray[np.float64]
+    matched: NDArray[np.int64]
+    spurious: NDArray[np.int64]
+    missed: NDArray[np.int64]
+
+    def of(self, index: int) -> Quality:
+        """Quality of one class; NaN for a class that occurs neither in truth nor prediction."""
+        matched = int(self.matched[index])
+        weight = matched + (int(self.spurious[index]) + int(self.missed[index])) / 2
+        if not weight:
+            return Quality(math.nan, math.nan, math.nan)
+        total = float(self.iou[index])
+        return Quality(total / weight, total / matched if matched else 0.0, matched / weight)
+
+    def mean(self, indices: Sequence[int]) -> Quality:
+        """Means over the classes among these that occur."""
+        values = np.array([self.of(i) for i in indices], np.float64).reshape(-1, 3)
+        return Quality(*(known_mean(column) for column in values.T))
+
+    @property
+    def all(self) -> Quality:
+        """Means over all classes that occur."""
+        return self.mean(range(len(self.classes)))
+
+    @property
+    def things(self) -> Quality:
+        """Means over the thing classes that occur."""
+        return self.mean(self.classes.things)
+
+    @property
+    def stuff(self) -> Quality:
+        """Means over the stuff classes that occur."""
+        return self.mean(self.classes.stuff)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; None for NaN."""
+        return {
+            "all": _plain(self.all),
+            "things": _plain(self.things),
+            "stuff": _plain(self.stuff),
+            "per_class": {
+                name: {
+                    **_plain(self.of(index)),
+                    "iou": float(self.iou[index]),
+                    "matched": int(self.matched[index]),
+                    "spurious": int(self.spurious[index]),
+                    "missed": int(self.missed[index]),
+                }
+                for index, name in enumerate(self.classes.names)
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], classes: ClassTable) -> PanopticScores:
+        """Inverse of :meth:`to_dict`; KeyError where a class is missing."""
+        rows = [data["per_class"][name] for name in classes.names]
+        iou = np.array([row["iou"] for row in rows], np.float64)
+        counts = (
+            np.array([row[field] for row in rows], np.int64) for field in ("matched", "spurious", "missed")
+        )
+        return cls(classes, iou, *counts)
+
+
+class PanopticMeasure:
+    """Panoptic quality over all pictures; :func:`imp_trt.results.panoptic.fuse_panoptic` fuses results.
+
+    A predicted and a true segment match where they are of one class and overlap by an IoU above 0.5; void
+    pixels (255) of the truth are left out of the union. Pixels of a thing class without an instance number
+    (crowds, parts too small to be numbered) form one crowd region per class and picture: it is never missed.
+    A segment that matches nothing is no error if more than half of it lies on void and on the crowd region of
+    its class. These are the rules of the public evaluation code for COCO and Cityscapes.
+
+    Args:
+        classes: the data set's classes.
+        fusion: arguments of result.panoptic() other than its defaults.
+    """
+
+    def __init__(self, classes: ClassTable, **fusion: Any) -> None:
+        self._classes = classes
+        self._fusion = fusion
+        self._iou = np.zeros(len(classes))
+        self._counts = np.zeros((3, len(classes)), np.int64)  # matched, spurious, missed
+
+    def add(self, sample: Sample, result: SegmentationResult) -> None:
+        """Count one picture."""
+        fused = result.panoptic(**self._fusion)
+        true_ids, true_labels, crowds = _true_segments(sample, self._classes)
+        labels = np.array([s.label for s in fused.segments], np.int64)
+        # [true, found] pixels; row 0 is void in the truth, column 0 void in the prediction.
+        columns = len(labels) + 1
+        cells = true_ids.astype(np.intp) * columns + fused.ids
+        common = np.bincount(cells.ravel(), minlength=(len(true_labels) + 1) * columns).reshape(-1, columns)
+        true_area, found_area = common.sum(axis=1), common.sum(axis=0)
+        union = true_area[1:, None] + found_area[None, 1:] - common[1:, 1:] - common[0, 1:]
+        countable = ~crowds[:, None] & (true_labels[:, None] == labels[None, :])
+        # 2 * common > union is IoU > 0.5 in whole numbers; it can hold for one partner only.
+        rows, matches = np.nonzero(countable & (2 * common[1:, 1:] > union))
+        np.add.at(self._iou, labels[matches], common[1:, 1:][rows, matches] / union[rows, matches])
+        np.add.at(self._counts[0], labels[matches], 1)
+        excused = common[0, 1:].copy()
+        for row in np.flatnonzero(crowds):
+            excused += np.where(labels == true_labels[row], common[row + 1, 1:], 0)
+        spurious = 2 * excused <= found_area[1:]
+        spurious[matches] = False
+        np.add.at(self._counts[1], labels[spurious], 1)
+        missed = ~crowds
+        missed[rows] = False
+        np.add.at(self._counts[2], true_labels[missed], 1)
+
+    def scores(self) -> PanopticScores:
+        """Scores of the pictures so far."""
+        return PanopticScores(self._classes, self._iou.copy(), *self._counts.copy())
+
+
+def _true_segments(
+    sample: Sample, classes: ClassTable
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]]:
+    """Segments of the truth: ids [H, W] int32 (0 = void), labels [S] and crowd flags [S] of ids 1 to S."""
+    semantic, void = sample.semantic, sample.semantic == IGNORE_INDEX
+    # One key per segment: the instance number behind all classes, or the class itself.
+    keys = np.where(sample.instances > 0, sample.instances.astype(np.int64) + IGNORE_INDEX, semantic)
+    keys[void] = -1
+    values, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    ids = inverse.reshape(semantic.shape)
+    if values[0] == -1:
+        values, first = values[1:], first[1:]
+    else:
+        ids = ids + 1
+    labels = semantic.ravel()[first].astype(np.int64)
+    crowds = (values < IGNORE_INDEX) & np.isin(labels, classes.things)
+    return ids.astype(np.int32), labels, crowds
+
+
+def _plain(quality: Quality) -> dict[str, float | None]:
+    return {name: finite(value) for name, value in quality._asdict().items()}

@@ -1,0 +1,209 @@
+"""RoIAlign over four pyramid levels as one operator, equal to torchvision's MultiScaleRoIAlign.
+
+The operator exists so that the exported graph holds one node that pools each box from the level it
+belongs to, instead of four RoIAligns over all boxes and a selection with data-dependent shapes. On a GPU its
+forward pass is the kernel of imp_trt.plugins (`multilevel_roi_align_cuda.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, library
+from torchvision.ops import roi_align
+
+from imp_trt.ops.roi_align import cuda as multilevel_roi_align_cuda
+
+STRIDES = (4, 8, 16, 32)
+"""Input pixels per cell of p2..p5."""
+
+LEVEL_EPS = 1e-6
+"""Added to the level before rounding down, as torchvision's LevelMapper does."""
+
+
+def assign_levels(boxes: Tensor, canonical_level: int = 4, canonical_size: int = 224) -> Tensor:
+    """Position in STRIDES of the level each box pools from (FPN paper, eq. 1; torchvision's rounding).
+
+    Args:
+        boxes: [..., 4] float32 xyxy in input pixels.
+        canonical_level: level of a box of ``canonical_size``, counted so that p2 is 2.
+        canonical_size: side of that box in input pixels.
+
+    Returns:
+        [...] int64 in 0..3; a box of no area or with a non-finite corner goes to 0.
+    """
+    x0, y0, x1, y1 = boxes.float().unbind(-1)
+    side = torch.sqrt((x1 - x0) * (y1 - y0))
+    level = torch.floor(canonical_level + torch.log2(side / canonical_size) + LEVEL_EPS)
+    return torch.nan_to_num(level - 2, nan=0.0).clamp(0, len(STRIDES) - 1).to(torch.int64)
+
+
+def _composed(
+    p2: Tensor,
+    p3: Tensor,
+    p4: Tensor,
+    p5: Tensor,
+    boxes: Tensor,
+    output_size: int,
+    sampling_ratio: int,
+    canonical_level: int,
+    canonical_size: int,
+) -> Tensor:
+    levels = (p2, p3, p4, p5)
+    batch, count = boxes.shape[:2]
+    rois, which = _rois(boxes, canonical_level, canonical_size)
+    out = p2.new_zeros((batch * count, p2.shape[1], output_size, output_size))
+    for index, (features, stride) in enumerate(zip(levels, STRIDES, strict=True)):
+        rows = torch.nonzero(which == index).squeeze(1)
+        if len(rows):
+            # Coordinates stay float32 at least: float16 misplaces x > 2048 by a pixel.
+            work = _work_type(features)
+            pooled = roi_align(
+                features.to(work),
+                rois[rows].to(work),
+                output_size,
+                1.0 / stride,
+                sampling_ratio,
+                aligned=False,
+            )
+            out[rows] = pooled.to(out.dtype)
+    return out
+
+
+_multilevel_roi_align = library.custom_op("imp_trt::multilevel_roi_align", _composed, mutates_args=())
+
+
+@_multilevel_roi_align.register_kernel("cuda")
+def _multilevel_roi_align_cuda(*arguments: Any) -> Tensor:
+    out = multilevel_roi_align_cuda.forward(*arguments)
+    return _composed(*arguments) if out is None else out
+
+
+@_multilevel_roi_align.register_fake
+def _(
+    p2: Tensor,
+    p3: Tensor,
+    p4: Tensor,
+    p5: Tensor,
+    boxes: Tensor,
+    output_size: int,
+    sampling_ratio: int,
+    canonical_level: int,
+    canonical_size: int,
+) -> Tensor:
+    return p2.new_empty((boxes.shape[0] * boxes.shape[1], p2.shape[1], output_size, output_size))
+
+
+@library.custom_op("imp_trt::multilevel_roi_align_backward", mutates_args=())
+def _multilevel_roi_align_backward(
+    grad: Tensor,
+    p2: Tensor,
+    p3: Tensor,
+    p4: Tensor,
+    p5: Tensor,
+    boxes: Tensor,
+    sampling_ratio: int,
+    canonical_level: int,
+    canonical_size: int,
+) -> list[Tensor]:
+    rois, which = _rois(boxes, canonical_level, canonical_size)
+    size = grad.shape[-1]
+    grads = []
+    for index, (features, stride) in enumerate(zip((p2, p3, p4, p5), STRIDES, strict=True)):
+        rows = torch.nonzero(which == index).squeeze(1)
+        work = _work_type(features)
+        level = torch.ops.torchvision._roi_align_backward(
+            grad[rows].to(work).contiguous(),
+            rois[rows].to(work),
+            1.0 / stride,
+            size,
+            size,
+            *features.shape,
+            sampling_ratio,
+            False,
+        )
+        grads.append(level.to(features.dtype))
+    return grads
+
+
+@_multilevel_roi_align_backward.register_fake
+def _(
+    grad: Tensor,
+    p2: Tensor,
+    p3: Tensor,
+    p4: Tensor,
+    p5: Tensor,
+    boxes: Tensor,
+    sampling_ratio: int,
+    canonical_level: int,
+    canonical_size: int,
+) -> list[Tensor]:
+    return [p.new_empty(p.shape) for p in (p2, p3, p4, p5)]  # contiguous, whatever the features are
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.attributes = inputs[6:9]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    # Boxes get no gradient, as in torchvision.
+    levels = torch.ops.imp_trt.multilevel_roi_align_backward(grad, *ctx.saved_tensors, *ctx.attributes)
+    return (*levels, *[None] * 5)
+
+
+_multilevel_roi_align.register_autograd(_backward, setup_context=_save)
+
+
+def _work_type(features: Tensor) -> torch.dtype:
+    return torch.promote_types(features.dtype, torch.float32)
+
+
+def _rois(boxes: Tensor, canonical_level: int, canonical_size: int) -> tuple[Tensor, Tensor]:
+    """boxes [B, N, 4] -> torchvision's rois [B*N, 5] float32 (image, xyxy) and their level [B*N]."""
+    batch, count = boxes.shape[:2]
+    flat = boxes.detach().reshape(-1, 4).float()
+    # torchvision turns a NaN coordinate into an index out of bounds; a box far outside pools zeros.
+    size = flat[:, 2:] - flat[:, :2]
+    broken = ~(torch.isfinite(flat).all(1) & torch.isfinite(size).all(1))
+    flat = torch.where(broken.unsqueeze(1), torch.full_like(flat, -1e6), flat)
+    image = torch.arange(batch, device=boxes.device).repeat_interleave(count).to(flat.dtype)
+    return torch.cat([image.unsqueeze(1), flat], 1), assign_levels(flat, canonical_level, canonical_size)
+
+
+def pyramid_roi_align(
+    p2: Tensor,
+    p3: Tensor,
+    p4: Tensor,
+    p5: Tensor,
+    boxes: Tensor,
+    output_size: int,
+    sampling_ratio: int = 2,
+    canonical_level: int = 4,
+    canonical_size: int = 224,
+) -> Tensor:
+    """Pools every box from the one pyramid level that fits its size.
+
+    Differentiable in the features, not in the boxes. A box with a non-finite corner, width or height
+    pools zeros.
+
+    Args:
+        p2, p3, p4, p5: [B, C, H_l, W_l] features at strides 4, 8, 16 and 32, of one dtype.
+        boxes: [B, N, 4] float32 xyxy in input pixels.
+        output_size: side of the pooled grid.
+        sampling_ratio: samples per cell and axis, at least 1.
+        canonical_level, canonical_size: see :func:`assign_levels`.
+
+    Returns:
+        [B*N, C, output_size, output_size] in the dtype of the features.
+
+    Raises:
+        ValueError: output_size or sampling_ratio is below 1.
+    """
+    if output_size < 1 or sampling_ratio < 1:
+        raise ValueError(f"expected output_size and sampling_ratio >= 1, got {output_size}, {sampling_ratio}")
+    pooled: Tensor = torch.ops.imp_trt.multilevel_roi_align(
+        p2, p3, p4, p5, boxes, output_size, sampling_ratio, canonical_level, canonical_size
+    )
+    return pooled

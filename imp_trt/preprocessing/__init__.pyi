@@ -1,0 +1,2 @@
+from .device_arrays import DeviceFrame as DeviceFrame
+from .letterbox import Fit as Fit

@@ -1,0 +1,128 @@
+"""What counts as a frame."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imp_trt.errors import InvalidInput
+from imp_trt.preprocessing.device_arrays import on_device
+
+COLORS = ("bgr", "rgb")
+_WANTED = "a NumPy array [H, W, 3] of uint8 (BGR, as OpenCV reads it) or a PIL image in mode RGB"
+
+
+def check_frame(frame: object, color: str | None = None) -> tuple[NDArray[np.uint8], str]:
+    """The pixels of a frame and the order of their channels.
+
+    OpenCV would accept most of what is refused here and give an answer for another picture.
+
+    Args:
+        frame: [H, W, 3] uint8 array of any strides, or a PIL image; not changed.
+        color: "bgr" or "rgb"; None means BGR for arrays and RGB for PIL images.
+
+    Returns:
+        The same pixels, contiguous (copied only if need be), and "bgr" or "rgb".
+
+    Raises:
+        InvalidInput: anything else, with the way to convert it.
+    """
+    check_color(color)
+    if _is_pil(frame):
+        mode = getattr(frame, "mode", None)
+        if mode != "RGB":
+            raise InvalidInput(
+                "frame", expected="a PIL image in mode RGB", got=f"mode {mode}", fix="image.convert('RGB')"
+            )
+        pixels, natural = _decoded(frame), "rgb"
+    elif isinstance(frame, np.ndarray):
+        pixels, natural = frame, "bgr"
+    else:
+        raise InvalidInput("frame", expected=_WANTED, got=_kind(frame), fix=_fix_type(frame))
+    _check_array(pixels)
+    return np.ascontiguousarray(pixels), color or natural
+
+
+def check_color(color: str | None) -> None:
+    """InvalidInput unless color is None, "bgr" or "rgb"."""
+    if color is not None and color not in COLORS:
+        raise InvalidInput("color", expected=f"one of {', '.join(COLORS)}", got=repr(color))
+
+
+def to_bgr(frame: object, color: str | None = None) -> NDArray[np.uint8]:
+    """A frame as a contiguous BGR array; see :func:`check_frame`."""
+    pixels, order = check_frame(frame, color)
+    if order == "bgr":
+        return pixels
+    converted: NDArray[np.uint8] = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), np.uint8)
+    return converted
+
+
+def _is_pil(frame: object) -> bool:
+    # By name, so that Pillow need not be installed.
+    return any(c.__module__ == "PIL.Image" and c.__name__ == "Image" for c in type(frame).__mro__)
+
+
+def _decoded(image: object) -> NDArray[Any]:
+    # Pillow reads the pixels only now: this is where a file that is cut short or closed shows.
+    try:
+        return np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InvalidInput(
+            "frame", expected="a whole image", got=error, fix="copy the file again, keep it open until read"
+        ) from error
+
+
+def _check_array(pixels: NDArray[Any]) -> None:
+    got = f"{pixels.dtype} {list(pixels.shape)}"
+    if pixels.dtype != np.uint8:
+        raise InvalidInput("frame", expected=_WANTED, got=got, fix=_fix_dtype(pixels.dtype))
+    if pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise InvalidInput("frame", expected=_WANTED, got=got, fix=_fix_shape(pixels.shape))
+    if pixels.size == 0:
+        raise InvalidInput("frame", expected="at least one pixel", got=got, fix="check how it was cropped")
+
+
+def _kind(frame: object) -> str:
+    return "None" if frame is None else f"{type(frame).__module__}.{type(frame).__qualname__}"
+
+
+def _fix_type(frame: object) -> str:
+    if frame is None:
+        return "cv2.imread returns None for a path that it cannot read; check the path"
+    if isinstance(frame, str | os.PathLike):
+        return "read it with cv2.imread(path), or call stream(path)"
+    if on_device(frame):
+        return (
+            "tensor.cpu().numpy() or array.get(); only a TensorRT engine takes frames that lie on the GPU "
+            "(imp-export --target tensorrt)"
+        )
+    if hasattr(frame, "detach"):
+        return "tensor.detach().cpu().numpy()"
+    return "numpy.asarray(frame)"
+
+
+def _fix_dtype(dtype: np.dtype[Any]) -> str:
+    if dtype.kind == "u" and dtype.itemsize == 2:
+        return "(frame >> 8).astype(numpy.uint8) if it uses all 16 bits"
+    if dtype == np.bool_:
+        return "frame.astype(numpy.uint8) * 255"
+    if dtype.kind == "f":
+        return "(frame * 255).round().clip(0, 255).astype(numpy.uint8) for values 0-1"
+    return "frame.clip(0, 255).astype(numpy.uint8)"
+
+
+def _fix_shape(shape: tuple[int, ...]) -> str:
+    if len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
+        return "cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)"
+    if len(shape) == 3 and shape[2] == 4:
+        return "cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR)"
+    if len(shape) == 3 and shape[0] == 3:
+        return "frame.transpose(1, 2, 0)"
+    if len(shape) == 4:
+        return "pass the frames of a batch one by one, or to run_batch"
+    return "pass an image"

@@ -1,0 +1,79 @@
+"""Resize and letterbox for frames on the GPU, and class maps back to the frame's size: `Fit` as kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import c_int, c_longlong, c_void_p
+from typing import TYPE_CHECKING
+
+from imp_trt.cuda import kernels
+from imp_trt.cuda.driver import Device
+
+if TYPE_CHECKING:
+    from imp_trt.preprocessing.letterbox import Fit
+
+_OP = "frame_fit"
+
+
+def prepare(device: Device) -> None:
+    """Compiles and loads the kernels; errors as `imp_trt.cuda.kernels.prepare`."""
+    kernels.prepare(_OP, device)
+
+
+def launch_fit(
+    fit: Fit,
+    frame: int,
+    row_pitch: int,
+    swap_red_blue: bool,
+    out: int,
+    pad_value: int,
+    stream: int,
+    device: Device,
+) -> None:
+    """Enqueues `fit.forward` on the GPU.
+
+    Args:
+        fit: sizes of frame and network.
+        frame: device pointer to uint8 [h, w, 3], pixels contiguous within a row.
+        row_pitch: bytes from one row of frame to the next.
+        swap_red_blue: whether the channel order is reversed on the way.
+        out: device pointer to uint8 [H, W, 3], contiguous; every byte is written.
+        pad_value: grey level outside the image.
+        stream: handle of a stream of device.
+        device: made current in this thread.
+    """
+    height, width = fit.network
+    args = [
+        (frame, c_void_p),
+        (out, c_void_p),
+        (row_pitch, c_longlong),
+        *((side, c_int) for side in (*fit.frame, *fit.resized, height, width)),
+        (int(swap_red_blue), c_int),
+        (pad_value, c_int),
+    ]
+    _launch("imp_frame_fit", height, width, args, stream, device)
+
+
+def launch_semantic_back(fit: Fit, semantic: int, out: int, stream: int, device: Device) -> None:
+    """Enqueues `fit.semantic_back` on the GPU.
+
+    Args:
+        fit: sizes of frame and network.
+        semantic: device pointer to uint8 [H, W], contiguous.
+        out: device pointer to uint8 [h, w], contiguous; every byte is written.
+        stream: handle of a stream of device.
+        device: made current in this thread.
+    """
+    height, width = fit.frame
+    sides = (*fit.network, *fit.resized, height, width)
+    args = [(semantic, c_void_p), (out, c_void_p), *((side, c_int) for side in sides)]
+    _launch("imp_semantic_back", height, width, args, stream, device)
+
+
+def _launch(
+    entry: str, height: int, width: int, args: Sequence[tuple[int, object]], stream: int, device: Device
+) -> None:
+    constants = kernels.geometry(_OP)
+    block = (constants["IMP_FF_BLOCK_W"], constants["IMP_FF_BLOCK_H"], 1)
+    grid = (-(-width // block[0]), -(-height // block[1]), 1)
+    kernels.load(_OP, entry, device, stream).launch(grid, block, stream, args)

@@ -1,0 +1,12 @@
+from .coco import coco_results as coco_results
+from .disagreement import disagreement_map as disagreement_map
+from .drawing import class_colours as class_colours
+from .drawing import colour_map as colour_map
+from .drawing import draw_result as draw_result
+from .image_grid import sheet as sheet
+from .instances import Instances as Instances
+from .panoptic import Panoptic as Panoptic
+from .panoptic import Segment as Segment
+from .panoptic import fuse_panoptic as fuse_panoptic
+from .result import DRAWN_SCORE as DRAWN_SCORE
+from .result import SegmentationResult as SegmentationResult

@@ -1,0 +1,197 @@
+"""Pictures of results: class colours over the frame, instances outlined and named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imp_trt.classes import ClassTable
+from imp_trt.errors import InvalidInput
+from imp_trt.results.instances import Instances
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_Bgr = tuple[int, int, int]
+_Rect = tuple[int, int, int, int]
+
+
+def class_colours(classes: ClassTable) -> NDArray[np.uint8]:
+    """Lookup table [256, 3] uint8, BGR, by class index; black beyond the last class."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(classes)] = np.array(classes.palette, np.uint8)[:, ::-1]
+    return table
+
+
+def colour_map(semantic: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.uint8]:
+    """A class map [h, w] as a picture [h, w, 3] uint8 BGR in the classes' colours."""
+    # A lookup in OpenCV: NumPy's fancy indexing takes ten times as long.
+    picture = cv2.applyColorMap(semantic, class_colours(classes).reshape(256, 1, 3))
+    return np.asarray(picture, np.uint8)
+
+
+def draw_result(
+    frame: NDArray[np.uint8],
+    semantic: NDArray[np.uint8],
+    instances: Instances,
+    classes: ClassTable,
+    *,
+    alpha: float = 0.5,
+    labels: bool = True,
+    legend: NDArray[np.int64] | None = None,
+) -> NDArray[np.uint8]:
+    """The frame with an answer over it; see :meth:`imp_trt.SegmentationResult.plot`.
+
+    Args:
+        frame: [h, w, 3] uint8 BGR, contiguous; not changed.
+        semantic: [h, w] uint8 class indices.
+        instances: what is drawn, by falling score.
+        classes: names and colours.
+        legend: [K] int64, pixels of each class, of which the legend lists the larger; None for no legend.
+
+    Raises:
+        InvalidInput: the frame has another size than the class map, or alpha is not 0-1.
+    """
+    if frame.shape[:2] != semantic.shape:
+        raise InvalidInput(
+            "frame to draw on", expected=f"size {semantic.shape}", got=f"size {frame.shape[:2]}"
+        )
+    if not 0 <= alpha <= 1:
+        raise InvalidInput("alpha", expected="0 to 1", got=alpha)
+    picture = colour_map(semantic, classes)
+    cv2.addWeighted(frame, 1 - alpha, picture, alpha, 0, dst=picture)
+    # Best last, so that it lies on top.
+    for i in reversed(range(len(instances))):
+        _draw_instance(picture, instances, i, _bgr(classes, int(instances.labels[i])))
+    taken = [] if legend is None else _draw_legend(picture, legend, classes)
+    if labels:
+        _draw_labels(picture, instances, classes, taken)
+    return picture
+
+
+def _draw_instance(picture: NDArray[np.uint8], found: Instances, i: int, colour: _Bgr) -> None:
+    """Tint the instance and outline it: its colour inside a dark rim, visible on any ground."""
+    mask, x, y = found.crop(i)
+    if not mask.any():
+        return
+    part = picture[y : y + mask.shape[0], x : x + mask.shape[1]]
+    plane = np.empty_like(part)
+    plane[0] = _light(colour)
+    plane[1:] = plane[0]  # by rows: NumPy takes long to repeat three bytes
+    tint = cv2.addWeighted(part, 0.75, plane, 0.25, 0, dst=plane)
+    cv2.copyTo(tint, mask.view(np.uint8), part)
+    outlines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    # Fewer corners, by at most a pixel: every stroke of a thick smooth line costs.
+    outlines = [cv2.approxPolyDP(outline, 1.0, True) for outline in outlines]
+    width = _line_width(picture)
+    for rim, line in ((_dark(colour), width + 2), (_light(colour), width)):
+        cv2.drawContours(picture, outlines, -1, rim, line, cv2.LINE_AA, offset=(x, y))
+
+
+def _draw_labels(
+    picture: NDArray[np.uint8], found: Instances, classes: ClassTable, taken: list[_Rect]
+) -> None:
+    """Name every instance, best first; a name that would cover what is taken, or another, is left out."""
+    scale, thickness = _text_style(picture)
+    taken = list(taken)
+    for i in range(len(found)):
+        colour = _bgr(classes, int(found.labels[i]))
+        text = f"{classes.names[int(found.labels[i])]} {found.scores[i]:.2f}"
+        (tw, th), base = cv2.getTextSize(text, _FONT, scale, thickness)
+        pad = max(4, th // 2)
+        w, h = tw + 2 * pad, th + base + max(2, th // 3)
+        rect = _free_place(picture, found.boxes, i, w, h, taken)
+        if rect is None:
+            continue
+        taken.append(rect)
+        x, y = rect[:2]
+        cv2.rectangle(picture, (x, y), (x + w - 1, y + h - 1), colour, cv2.FILLED)
+        cv2.rectangle(picture, (x, y), (x + w - 1, y + h - 1), _dark(colour), 1)
+        origin = (x + pad, y + th + max(2, th // 3) // 2 + 1)
+        cv2.putText(picture, text, origin, _FONT, scale, _ink(colour), thickness, cv2.LINE_AA)
+
+
+def _free_place(
+    picture: NDArray[np.uint8], boxes: NDArray[np.float32], i: int, w: int, h: int, taken: list[_Rect]
+) -> _Rect | None:
+    """Where a label of box i hides least: above or below it, at its left or right edge, or inside its top.
+
+    None if it fits nowhere without covering another label.
+    """
+    height, width = picture.shape[:2]
+    if w > width:
+        return None
+    left, top, right, bottom = boxes[i].tolist()
+    best, least = None, np.inf
+    places = ((left, top - h), (right - w, top - h), (left, bottom), (right - w, bottom), (left, top))
+    for x, y in places:
+        x, y = int(np.clip(x, 0, width - w)), int(y)
+        rect = (x, y, x + w, y + h)
+        if y < 0 or rect[3] > height or any(_overlap(rect, other) for other in taken):
+            continue
+        corners = np.minimum(boxes[:, 2:], rect[2:]) - np.maximum(boxes[:, :2], rect[:2])
+        # In halves of the label: finer, and names jump more from frame to frame.
+        hidden = np.round(2 * corners.clip(0).prod(axis=1).sum() / (w * h))
+        if hidden < least:
+            best, least = rect, hidden
+    return best
+
+
+def _overlap(a: _Rect, b: _Rect) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _draw_legend(picture: NDArray[np.uint8], counts: NDArray[np.int64], classes: ClassTable) -> list[_Rect]:
+    """List the classes of at least one pixel in two hundred on a darkened panel; its place, if any."""
+    height, width = picture.shape[:2]
+    share = counts / (height * width)
+    shown = [int(k) for k in np.argsort(-share, kind="stable") if share[k] >= 0.005]
+    scale, thickness = _text_style(picture)
+    sizes = [cv2.getTextSize(classes.names[k], _FONT, scale, thickness)[0] for k in shown]
+    th = max((size[1] for size in sizes), default=1)
+    row = round(th * 1.9)
+    rows = min(len(shown), (height - 3 * th) // row)  # the largest, if the picture is too low for all
+    if rows < 1:
+        return []
+    w, h = max(size[0] for size in sizes[:rows]) + 4 * th, row * rows + th
+    panel = picture[height - h - th : height - th, th : th + w]
+    panel[...] = panel // 3
+    for i, k in enumerate(shown[:rows]):
+        y = height - h - th + th // 2 + i * row + row // 2
+        corner, other = (2 * th - th // 2, y - th // 2), (2 * th + th // 2, y + th // 2)
+        cv2.rectangle(picture, corner, other, _bgr(classes, k), cv2.FILLED)
+        place = (3 * th, y + th // 2)
+        cv2.putText(picture, classes.names[k], place, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+    return [(th, height - h - th, th + w, height - th)]
+
+
+def _text_style(picture: NDArray[Any]) -> tuple[float, int]:
+    """Font scale and stroke that stay readable from thumbnails to 4K."""
+    scale = float(np.clip(min(picture.shape[:2]) / 1250, 0.35, 2.0))
+    return scale, max(1, round(scale * 1.9))
+
+
+def _line_width(picture: NDArray[Any]) -> int:
+    return max(1, round(int(min(picture.shape[:2])) / 540))
+
+
+def _bgr(classes: ClassTable, label: int) -> _Bgr:
+    r, g, b = classes.palette[label]
+    return (b, g, r)
+
+
+def _light(colour: _Bgr) -> _Bgr:
+    b, g, r = (round(v + (255 - v) * 0.55) for v in colour)
+    return (b, g, r)
+
+
+def _dark(colour: _Bgr) -> _Bgr:
+    b, g, r = (round(v * 0.35) for v in colour)
+    return (b, g, r)
+
+
+def _ink(colour: _Bgr) -> _Bgr:
+    """Black or white, whichever reads better on the colour (luma, ITU-R BT.601)."""
+    b, g, r = colour
+    return (0, 0, 0) if 0.114 * b + 0.587 * g + 0.299 * r > 140 else (255, 255, 255)

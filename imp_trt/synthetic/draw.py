@@ -1,0 +1,302 @@
+"""A small painter: meshes of faces, limbs and balls, drawn far to near on a double-size canvas.
+
+The world is in metres: x to the right, y up, z forward along the street. The picture is painted at
+twice its size and averaged down, which smooths edges; the map of object numbers is painted by the same
+calls and sampled, so that labels stay hard and fit the picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imp_trt.synthetic.palette import Colour, Light
+
+NEAR = 0.4
+"""Nothing nearer to the camera than this many metres is drawn."""
+
+SUPERSAMPLE = 2
+_SHIFT = 3  # binary places of OpenCV's fixed-point coordinates
+
+Point = tuple[float, float, float]
+_NO_NORMAL: Point = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera that turns about the vertical; pitch moves the horizon, so verticals stay vertical.
+
+    Attributes:
+        height, width: size of the picture in pixels.
+        focal: focal length in pixels.
+        horizon: row of the horizon.
+        position: world coordinates of the pinhole.
+        yaw: turn to the right in radians.
+    """
+
+    height: int
+    width: int
+    focal: float
+    horizon: float
+    position: Point
+    yaw: float = 0.0
+
+    def view(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[N, 3] world points as right, up and depth from the camera."""
+        sin, cos = math.sin(self.yaw), math.cos(self.yaw)
+        turn = np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
+        return np.asarray((points - np.asarray(self.position)) @ turn, np.float64)
+
+    def pixels(self, seen: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[N, 2] continuous picture coordinates of view coordinates in front of the camera."""
+        scale = self.focal / np.maximum(seen[:, 2:], NEAR)
+        return np.asarray(seen[:, :2] * scale * (1.0, -1.0) + (self.width / 2, self.horizon), np.float64)
+
+
+class Primitive(NamedTuple):
+    """One stroke of a mesh: a filled polygon (radius 0), limbs and balls (radius in metres), or quads (-1).
+
+    ``inside`` strokes lie within what the mesh has painted already: they do not touch the number map.
+    """
+
+    start: int
+    stop: int
+    radius: float
+    inside: bool
+    convex: bool
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Strokes in painting order, in world coordinates.
+
+    Attributes:
+        vertices: [V, 3] float64.
+        primitives: strokes over runs of the vertices.
+        colours: [P, 3] float64 lit BGR.
+        normals: [P, 3] float64 outward normals; zeros for strokes seen from every side.
+        starts: [P] first vertex of every stroke.
+        sizes: [P] extent in metres of details that may be left out when they are far; else 0.
+    """
+
+    vertices: NDArray[np.float64]
+    primitives: tuple[Primitive, ...]
+    colours: NDArray[np.float64]
+    normals: NDArray[np.float64]
+    starts: NDArray[np.intp]
+    sizes: NDArray[np.float64]
+
+    def placed(self, light: Light, position: Point, heading: float = 0.0) -> Mesh:
+        """This mesh turned to the right by heading (radians), moved, and lit."""
+        sin, cos = math.sin(heading), math.cos(heading)
+        turn = np.array([[cos, 0.0, -sin], [0.0, 1.0, 0.0], [sin, 0.0, cos]])
+        normals = self.normals @ turn
+        return replace(
+            self,
+            vertices=self.vertices @ turn + np.asarray(position),
+            colours=np.minimum(self.colours * light.shade(normals), 255.0),
+            normals=normals,
+        )
+
+
+class MeshBuilder:
+    """Collects strokes in an object's own frame: x to its right, y up, z ahead."""
+
+    def __init__(self) -> None:
+        self._vertices: list[Point] = []
+        self._primitives: list[Primitive] = []
+        self._colours: list[Colour] = []
+        self._normals: list[Point] = []
+        self._sizes: list[float] = []
+
+    def face(
+        self,
+        points: Sequence[Point],
+        normal: Point,
+        colour: Colour,
+        inside: bool = False,
+        size: float = 0.0,
+        convex: bool = True,
+    ) -> None:
+        """A flat polygon, seen only from the side its normal points to (a zero normal: from both)."""
+        self._add(points, 0.0, colour, normal, inside, size, convex)
+
+    def limb(self, start: Point, end: Point, radius: float, colour: Colour, size: float = 0.0) -> None:
+        """A round stroke from one joint to another."""
+        self._add((start, end), radius, colour, _NO_NORMAL, False, size)
+
+    def path(self, points: Sequence[Point], radius: float, colour: Colour, size: float = 0.0) -> None:
+        """A round stroke through several points."""
+        self._add(points, radius, colour, _NO_NORMAL, False, size)
+
+    def ball(self, centre: Point, radius: float, colour: Colour, size: float = 0.0) -> None:
+        """A disc that always faces the camera."""
+        self._add((centre,), radius, colour, _NO_NORMAL, False, size)
+
+    def quads(self, points: Sequence[Point], normal: Point, colour: Colour, size: float) -> None:
+        """Rectangles that do not overlap, four points each, within what is painted already."""
+        if points:
+            self._add(points, -1.0, colour, normal, True, size)
+
+    def _add(
+        self,
+        points: Sequence[Point],
+        radius: float,
+        colour: Colour,
+        normal: Point,
+        inside: bool,
+        size: float,
+        convex: bool = True,
+    ) -> None:
+        start = len(self._vertices)
+        self._vertices.extend(points)
+        self._primitives.append(Primitive(start, len(self._vertices), radius, inside, convex))
+        self._colours.append(colour)
+        self._normals.append(normal)
+        self._sizes.append(size)
+
+    def build(self, light: Light, position: Point = (0.0, 0.0, 0.0), heading: float = 0.0) -> Mesh:
+        """The strokes placed in the world and lit; heading turns to the right, in radians."""
+        return self.template.placed(light, position, heading)
+
+    @cached_property
+    def template(self) -> Mesh:
+        """The strokes as they are: unlit, in the object's own frame. Nothing may be added afterwards."""
+        return Mesh(
+            vertices=np.array(self._vertices),
+            primitives=tuple(self._primitives),
+            colours=np.array(self._colours),
+            normals=np.array(self._normals),
+            starts=np.array([p.start for p in self._primitives], np.intp),
+            sizes=np.array(self._sizes),
+        )
+
+
+class Canvas:
+    """The picture in progress and the number of the object that owns each of its subpixels."""
+
+    def __init__(self, height: int, width: int) -> None:
+        size = (height * SUPERSAMPLE, width * SUPERSAMPLE)
+        self.image: NDArray[np.uint8] = np.zeros((*size, 3), np.uint8)
+        self.numbers: NDArray[np.uint16] = np.zeros(size, np.uint16)
+
+    def polygon(self, pixels: NDArray[np.float64], colour: Sequence[float], number: int) -> None:
+        """Fill a simple polygon given in picture coordinates [N, 2]."""
+        points = [fixed_point(pixels)]
+        cv2.fillPoly(self.image, points, colour, cv2.LINE_8, _SHIFT)
+        cv2.fillPoly(self.numbers, points, (number,), cv2.LINE_8, _SHIFT)
+
+    def mesh(self, mesh: Mesh, camera: Camera, number: int, haze: tuple[float, NDArray[np.float64]]) -> None:
+        """Paint a mesh.
+
+        Args:
+            mesh: what to paint.
+            camera: where it is seen from.
+            number: the object's number.
+            haze: share of the haze in its colour, and the haze's BGR.
+        """
+        seen = camera.view(mesh.vertices)
+        depth = seen[:, 2]
+        if depth.max() < NEAR:
+            return
+        pixels = camera.pixels(seen)
+        cut = bool(depth.min() < NEAR)
+        if not cut and _outside(pixels, camera):
+            return
+        share, tint = haze
+        colours = (mesh.colours * (1 - share) + tint * share).tolist()
+        towards = mesh.vertices[mesh.starts] - np.asarray(camera.position)
+        hidden = (mesh.normals * towards).sum(axis=1) > 1e-9
+        scales = camera.focal / np.maximum(depth[mesh.starts], NEAR)
+        hidden |= (mesh.sizes > 0) & (mesh.sizes * scales < 0.7)
+        points = fixed_point(pixels)
+        scale_list = scales.tolist()
+        for k in np.flatnonzero(~hidden).tolist():
+            primitive = mesh.primitives[k]
+            run = slice(primitive.start, primitive.stop)
+            if cut and depth[run].min() < NEAR:
+                self._cut(primitive, seen[run], camera, colours[k], number)
+            elif primitive.radius > 0:
+                self._stroke(points[run], primitive.radius * scale_list[k], colours[k], number)
+            else:
+                self._fill(primitive, points[run], colours[k], number)
+
+    def _fill(
+        self, primitive: Primitive, points: NDArray[np.int32], colour: Sequence[float], number: int
+    ) -> None:
+        if primitive.radius < 0:
+            cv2.fillPoly(self.image, list(points.reshape(-1, 4, 2)), colour, cv2.LINE_8, _SHIFT)
+            return
+        if primitive.convex:
+            cv2.fillConvexPoly(self.image, points, colour, cv2.LINE_8, _SHIFT)
+            if not primitive.inside:
+                cv2.fillConvexPoly(self.numbers, points, (number,), cv2.LINE_8, _SHIFT)
+            return
+        cv2.fillPoly(self.image, [points], colour, cv2.LINE_8, _SHIFT)
+        if not primitive.inside:
+            cv2.fillPoly(self.numbers, [points], (number,), cv2.LINE_8, _SHIFT)
+
+    def _cut(
+        self,
+        primitive: Primitive,
+        seen: NDArray[np.float64],
+        camera: Camera,
+        colour: Sequence[float],
+        number: int,
+    ) -> None:
+        """Paint the part of a polygon before the camera; a limb or ball that reaches behind is left out."""
+        if primitive.radius > 0:
+            return
+        pieces = np.split(seen, len(seen) // 4) if primitive.radius < 0 else [seen]
+        for piece in pieces:
+            clipped = clip_near(piece)
+            if len(clipped) >= 3:
+                whole = primitive._replace(radius=0.0, convex=False)
+                self._fill(whole, fixed_point(camera.pixels(clipped)), colour, number)
+
+    def _stroke(self, points: NDArray[np.int32], radius: float, colour: Sequence[float], number: int) -> None:
+        """A disc, or a round stroke through points, of a radius in pixels (at least half a pixel)."""
+        if len(points) == 1:
+            centre = (int(points[0, 0]), int(points[0, 1]))
+            size = max(round(radius * SUPERSAMPLE * (1 << _SHIFT)), 1 << _SHIFT)
+            cv2.circle(self.image, centre, size, colour, cv2.FILLED, cv2.LINE_8, _SHIFT)
+            cv2.circle(self.numbers, centre, size, (number,), cv2.FILLED, cv2.LINE_8, _SHIFT)
+            return
+        thickness = max(round(2 * radius * SUPERSAMPLE), SUPERSAMPLE)
+        cv2.polylines(self.image, [points], False, colour, thickness, cv2.LINE_8, _SHIFT)
+        cv2.polylines(self.numbers, [points], False, (number,), thickness, cv2.LINE_8, _SHIFT)
+
+
+def clip_near(seen: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The part of a polygon [N, 3] in view coordinates that is at least NEAR deep (Sutherland-Hodgman)."""
+    kept: list[list[float]] = []
+    corners = seen.tolist()
+    for here, there in zip(corners, corners[1:] + corners[:1], strict=True):
+        if here[2] >= NEAR:
+            kept.append(here)
+        if (here[2] >= NEAR) != (there[2] >= NEAR):
+            share = (NEAR - here[2]) / (there[2] - here[2])
+            kept.append([a + (b - a) * share for a, b in zip(here, there, strict=True)])
+    return np.array(kept, np.float64).reshape(-1, 3)
+
+
+def _outside(pixels: NDArray[np.float64], camera: Camera) -> bool:
+    left, top = pixels.min(axis=0)
+    right, bottom = pixels.max(axis=0)
+    margin = camera.width / 4  # strokes reach beyond their joints
+    return bool(
+        right < -margin or left > camera.width + margin or bottom < -margin or top > camera.height + margin
+    )
+
+
+def fixed_point(pixels: NDArray[np.float64]) -> NDArray[np.int32]:
+    """Picture coordinates as OpenCV's fixed-point ones on the canvas, where centres are whole numbers."""
+    scaled = (pixels * SUPERSAMPLE - 0.5) * (1 << _SHIFT)
+    return np.rint(np.minimum(np.maximum(scaled, -1e6), 1e6)).astype(np.int32)

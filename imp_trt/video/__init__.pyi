@@ -1,0 +1,11 @@
+from .interrupts import interrupt_ends as interrupt_ends
+from .pipeline import run_pipeline as run_pipeline
+from .serve import BrowserView as BrowserView
+from .sinks import DrawOptions as DrawOptions
+from .sinks import Segmented as Segmented
+from .sinks import overlay_sink as overlay_sink
+from .sources import Frame as Frame
+from .sources import open_source as open_source
+from .statistics import RunSummary as RunSummary
+from .statistics import Statistics as Statistics
+from .writer import VideoWriter as VideoWriter

@@ -1,0 +1,99 @@
+"""Calibration frames, histograms, and the ranges of a network's layers."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from imp_trt.artifacts.manifest import InputContract
+from imp_trt.errors import ExportError, InvalidInput, SourceError
+from imp_trt.export.quantization.calibration import CalibrationFrames, Histogram, collect_ranges
+from imp_trt.preprocessing.letterbox import Fit
+
+
+def test_an_empty_or_missing_folder_is_refused(tmp_path):
+    with pytest.raises(SourceError):
+        CalibrationFrames(tmp_path)
+    with pytest.raises(SourceError):
+        CalibrationFrames(tmp_path / "missing")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(InvalidInput, match="limit"):
+        CalibrationFrames(tmp_path, 0)
+
+
+def test_frames_are_fitted_as_in_use_and_spread_evenly(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (6, 50, 70, 3)).astype(np.uint8)
+    for i, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), image)
+    frames = CalibrationFrames(tmp_path, 3)
+    assert [p.stem for p in frames.paths()] == ["0", "2", "4"]
+    contract = InputContract(height=64, width=96)
+    loaded = list(frames.load(contract))
+    assert len(loaded) == 3
+    np.testing.assert_array_equal(loaded[1], Fit.of((50, 70), contract).forward(images[2]))
+
+
+def test_a_damaged_image_is_named(calibration_folder, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG cut short")
+    with pytest.raises(SourceError, match=r"broken\.png"):
+        list(CalibrationFrames(tmp_path).load(InputContract(height=64, width=96)))
+
+
+def test_histograms_count_magnitudes():
+    histogram = Histogram()
+    assert histogram.largest == histogram.clipping_threshold(127) == 0
+    histogram.add(torch.zeros(4))
+    assert histogram.largest == 0
+    histogram.add(torch.tensor([[-3.0, 1.0], [0.5, 2.0]]))
+    assert histogram.counts.sum() == 8
+    assert 3 <= histogram.largest <= 3 * (1 + 2**-6)
+    assert histogram.finite
+    histogram.add(torch.tensor([float("nan")]))
+    assert not histogram.finite
+
+
+@pytest.mark.parametrize("draw", [torch.rand, torch.randn])
+def test_the_threshold_is_the_best_that_can_be_found_by_trying(draw):
+    values = draw(200_000, generator=torch.Generator().manual_seed(1))
+    values[0] = 60.0  # an outlier that would cost the others most of their levels
+    histogram = Histogram()
+    histogram.add(values)
+
+    def loss(threshold):
+        step = threshold / 127
+        return float(((values / step).round().clamp(-127, 127) * step - values).square().mean())
+
+    best = min(loss(float(t)) for t in np.geomspace(0.5, 60, 400))
+    found = histogram.clipping_threshold(127)
+    assert loss(found) < 1.05 * best
+    assert loss(found) < 0.8 * loss(60.0)
+
+
+def test_every_call_of_every_layer_has_a_range(module, calibration_folder):
+    steps = []
+    ranges = collect_ranges(
+        module, CalibrationFrames(calibration_folder), lambda done, total: steps.append((done, total))
+    )
+    layers = {n for n, m in module.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)}
+    assert {layer for layer, _ in ranges} == layers
+    assert sorted(call for layer, call in ranges if layer == "detector.rpn_head.conv.0.0") == [0, 1, 2, 3, 4]
+    assert all(call == 0 for layer, call in ranges if not layer.startswith("detector.rpn_head"))
+    assert steps == [(0, 2), (1, 2), (2, 2)]
+    first = ranges["network.backbone.body.stem.0.0", 0]
+    assert first.counts.sum() == 2 * 3 * 64 * 96
+    assert not any(m._forward_pre_hooks for m in module.modules()), "the module is left as it was"
+
+
+def test_an_input_that_is_not_finite_is_named(module, calibration_folder):
+    layer = module.network.semantic.fuse[1][0]
+    kept = layer.bias[0].clone()
+    try:
+        with torch.no_grad():
+            layer.bias[0] = float("inf")
+        with pytest.raises(ExportError, match=r"network\.semantic\.fuse\.2\.0.*infinity"):
+            collect_ranges(module, CalibrationFrames(calibration_folder))
+    finally:
+        with torch.no_grad():
+            layer.bias[0] = kept

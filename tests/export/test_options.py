@@ -1,0 +1,67 @@
+"""The options of an export: checked once, and in the form of version 0.1 still taken."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from imp_trt.errors import UsageError
+from imp_trt.export.options import EngineOptions, ExportOptions, options_of
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("precision", "fp64"), ("batch", 0), ("batch", True), ("nms_iterations", 0), ("frame_count", 2.0)],
+)
+def test_values_out_of_range_are_refused(field, value):
+    with pytest.raises(UsageError, match=field):
+        ExportOptions(**{field: value})
+
+
+def test_options_are_frozen_and_named():
+    with pytest.raises(TypeError):
+        ExportOptions("fp16")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ExportOptions().batch = 2
+
+
+def test_options_are_taken_as_they_are(recwarn):
+    options = ExportOptions(precision="fp16")
+    assert options_of([options], {}) is options
+    assert options_of([], {"options": options}) is options
+    assert options_of([], {}) == options_of([None], {}) == ExportOptions()
+    assert not recwarn
+
+
+@pytest.mark.parametrize(
+    ("given", "keywords", "expected"),
+    [
+        (["fp16"], {}, ExportOptions(precision="fp16")),
+        (
+            ["fp16", "rtx", "images", 2],
+            {"passes": 8, "options": EngineOptions(plugin=True)},
+            ExportOptions(
+                precision="fp16",
+                target="rtx",
+                frames="images",
+                batch=2,
+                nms_iterations=8,
+                engine=EngineOptions(plugin=True),
+            ),
+        ),
+        ([], {"verify": False, "frames": None}, ExportOptions(verify=False)),
+    ],
+)
+def test_the_form_of_version_0_1_warns(given, keywords, expected):
+    with pytest.warns(DeprecationWarning, match="ExportOptions"):
+        assert options_of(given, keywords) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "keywords"),
+    [([ExportOptions()], {"batch": 2}), ([], {"precison": "fp16"}), ([ExportOptions(), "rtx"], {})],
+)
+def test_other_arguments_are_refused(given, keywords):
+    with pytest.raises(TypeError, match="ExportOptions"):
+        options_of(given, keywords)

@@ -1,0 +1,160 @@
+"""Scores near the boundaries, against a search over all pairs of pixels."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from imp_trt.errors import InvalidInput
+from imp_trt.metrics.boundary import DISTANCES, BoundaryMeasure, BoundaryScores
+from imp_trt.metrics.semantic import ConfusionMatrix, SemanticMeasure
+from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, WALL, answer, labelled
+
+LIMITS = (0, 1, 2, 5, 10)
+
+
+def blobs(rng: np.random.Generator, size: tuple[int, int], void: bool) -> NDArray[np.uint8]:
+    coarse = rng.integers(0, len(CLASSES), (size[0] // 4 + 1, size[1] // 4 + 1), np.uint8)
+    if void:
+        coarse[rng.random(coarse.shape) < 0.15] = 255
+    whole = coarse.repeat(4, axis=0).repeat(4, axis=1)
+    return np.ascontiguousarray(whole[: size[0], : size[1]])
+
+
+def squared_distances(truth: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """To the nearest boundary pixel, by trying all of them."""
+    height, width = truth.shape
+    edge = []
+    for y in range(height):
+        for x in range(width):
+            near = [(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)]
+            values = [int(truth[b, a]) for b, a in near if 0 <= b < height and 0 <= a < width]
+            if truth[y, x] != 255 and any(v not in (truth[y, x], 255) for v in values):
+                edge.append((y, x))
+    ys, xs = np.mgrid[:height, :width]
+    if not edge:
+        return np.full(truth.shape, 1 << 40)
+    return np.min([(ys - b) ** 2 + (xs - a) ** 2 for b, a in edge], axis=0)
+
+
+@pytest.mark.parametrize("void", [False, True])
+def test_bands_are_those_of_a_search_over_all_pixels(void):
+    rng = np.random.default_rng(7)
+    measure = BoundaryMeasure(CLASSES, LIMITS)
+    matrices = [ConfusionMatrix(len(CLASSES)) for _ in LIMITS]
+    for size in ((37, 23), (16, 48), (30, 31)):
+        truth, found = blobs(rng, size, void), blobs(rng, size, False)
+        truth[:, :12] = truth[0, 0]  # something far from every boundary
+        measure.add(labelled(truth), answer(found))
+        squared = squared_distances(truth)
+        for limit, matrix in zip(LIMITS, matrices, strict=True):
+            matrix.add(np.where(squared <= limit**2, truth, 255).astype(np.uint8), found)
+    scores = measure.scores()
+    assert matrices[0].counts.sum() < matrices[2].counts.sum() < matrices[-1].counts.sum()
+    for band, matrix in zip(scores.bands, matrices, strict=True):
+        wanted = matrix.scores(CLASSES)
+        np.testing.assert_array_equal(band.iou, wanted.iou)
+        np.testing.assert_array_equal(band.accuracy, wanted.accuracy)
+
+
+@pytest.mark.parametrize("limit", DISTANCES)
+def test_distances_are_exact_up_to_the_largest_band(limit):
+    size = (420, 640)
+    truth = np.full(size, WALL, np.uint8)
+    truth[0, 0] = FLOOR
+    edge = [(0, 0), (0, 1), (1, 0)]
+    ys, xs = np.mgrid[: size[0], : size[1]]
+    inside = np.any([(ys - b) ** 2 + (xs - a) ** 2 <= limit**2 for b, a in edge], axis=0)
+    measure = BoundaryMeasure(CLASSES, (limit,))
+    measure.add(labelled(truth), answer(np.where(inside, truth, DOG).astype(np.uint8)))
+    assert measure.scores().bands[0].pixel_accuracy == 1
+    # The same with the inside wrong and the outside right: not one pixel of the outside may count.
+    measure = BoundaryMeasure(CLASSES, (limit,))
+    measure.add(labelled(truth), answer(np.where(inside, DOG, truth).astype(np.uint8)))
+    assert measure.scores().bands[0].pixel_accuracy == 0
+
+
+def test_a_picture_without_a_boundary_adds_nothing_to_the_bands():
+    truth = np.full((20, 30), WALL, np.uint8)
+    truth[5:9, 5:9] = 255  # void makes no boundary
+    measure = BoundaryMeasure(CLASSES)
+    measure.add(labelled(truth), answer(truth))
+    assert all(np.isnan(band.pixel_accuracy) for band in measure.scores().bands)
+
+
+def test_a_band_that_holds_the_picture_scores_what_the_class_map_scores():
+    rng = np.random.default_rng(1)
+    bands, whole = BoundaryMeasure(CLASSES), SemanticMeasure(CLASSES)
+    for _ in range(3):
+        picture = labelled(blobs(rng, (40, 60), True)), answer(blobs(rng, (40, 60), False))
+        bands.add(*picture)
+        whole.add(*picture)
+    assert bands.scores().bands[-1].to_dict() == whole.scores().to_dict()
+
+
+def outline(mask: NDArray[np.bool_], void: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """Pixels of a mask with something else, or the end of the picture, in the square around them."""
+    solid = np.pad(mask | void, width)
+    windows = np.lib.stride_tricks.sliding_window_view(solid, (2 * width + 1, 2 * width + 1))
+    return mask & ~void & ~windows.all(axis=(2, 3))
+
+
+@pytest.mark.parametrize("void", [False, True])
+def test_boundary_iou_is_that_of_a_search_over_windows(void):
+    rng = np.random.default_rng(11)
+    measure = BoundaryMeasure(CLASSES)
+    inter, union = np.zeros(len(CLASSES)), np.zeros(len(CLASSES))
+    for size in ((60, 80), (96, 128)):  # diagonals of 100 and 160: bands 2 and 3 pixels wide
+        truth = blobs(rng, size, void).repeat(3, 0).repeat(3, 1)[: size[0], : size[1]].copy()
+        found = np.roll(truth, 1, axis=1)
+        found[found == 255] = WALL
+        measure.add(labelled(truth), answer(found))
+        unknown = truth == 255
+        for index in range(len(CLASSES)):
+            a, b = (outline(m == index, unknown, size[0] // 30) for m in (truth, found))
+            inter[index] += np.count_nonzero(a & b)
+            union[index] += np.count_nonzero(a | b)
+    scores = measure.scores()
+    np.testing.assert_array_equal(scores.iou, inter / union)
+    assert 0.1 < scores.mean_iou < 0.9
+    assert scores.thing_iou == pytest.approx(scores.iou[[CAT, DOG]].mean())
+    assert scores.stuff_iou == pytest.approx(scores.iou[[WALL, FLOOR]].mean())
+
+
+def test_boundary_iou_of_a_shifted_square_by_hand():
+    truth = np.full((30, 40), WALL, np.uint8)  # diagonal 50: bands 1 pixel wide
+    found = truth.copy()
+    truth[10:20, 10:20] = CAT
+    found[10:20, 11:21] = CAT
+    measure = BoundaryMeasure(CLASSES)
+    measure.add(labelled(truth), answer(found))
+    # Rings of 36 pixels; shifted by one column, they share the 9 + 9 pixels of top and bottom.
+    assert measure.scores().iou[CAT] == pytest.approx(18 / (36 + 36 - 18))
+    assert np.isnan(measure.scores().iou[DOG])
+
+
+def test_scores_come_back_from_json_as_they_were():
+    rng = np.random.default_rng(5)
+    measure = BoundaryMeasure(CLASSES)
+    measure.add(labelled(blobs(rng, (40, 60), True)), answer(blobs(rng, (40, 60), False)))
+    data = measure.scores().to_dict()
+    assert data["distances"] == [10, 25, 50, 100, 200, 400]
+    assert len(data["bands"]) == 6
+    assert BoundaryScores.from_dict(json.loads(json.dumps(data)), CLASSES).to_dict() == data
+
+
+@pytest.mark.parametrize("distances", [(), (5, 5), (10, 5), (-1, 3)])
+def test_distances_that_do_not_ascend_are_refused(distances):
+    with pytest.raises(InvalidInput, match="ascending"):
+        BoundaryMeasure(CLASSES, distances)
+
+
+def test_a_picture_that_does_not_fit_is_refused():
+    measure = BoundaryMeasure(CLASSES)
+    with pytest.raises(InvalidInput, match="class map"):
+        measure.add(labelled(np.zeros((4, 4), np.uint8)), answer(np.zeros((4, 5), np.uint8)))
+    with pytest.raises(InvalidInput, match="class map"):
+        measure.add(labelled(np.full((4, 4), 9, np.uint8)), answer(np.zeros((4, 4), np.uint8)))

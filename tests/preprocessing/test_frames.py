@@ -1,0 +1,119 @@
+"""What is a frame and what is not: every refusal names the conversion."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imp_trt.errors import InvalidInput
+from imp_trt.preprocessing.frames import check_frame, to_bgr
+from tests.support import tiny
+
+FRAME = tiny.frame(6, 8)
+
+
+class FakeTensor:
+    def detach(self) -> FakeTensor:
+        return self
+
+
+REFUSED = [
+    (None, "cv2.imread returns None"),
+    ("photo.jpg", "cv2.imread"),
+    (Path("photo.jpg"), "cv2.imread"),
+    (FRAME.tolist(), "numpy.asarray"),
+    (FakeTensor(), r"tensor\.detach"),
+    (FRAME[..., 0], "COLOR_GRAY2BGR"),
+    (FRAME[..., :1], "COLOR_GRAY2BGR"),
+    (np.dstack([FRAME, FRAME[..., :1]]), "COLOR_BGRA2BGR"),
+    (FRAME.transpose(2, 0, 1), r"transpose\(1, 2, 0\)"),
+    (FRAME[None], "run_batch"),
+    (FRAME[..., :2], "image"),
+    (FRAME.astype(np.float32) / 255, r"\* 255"),
+    (FRAME.astype(np.float64), r"\* 255"),
+    (FRAME.astype(np.float16), r"\* 255"),
+    (FRAME.astype(np.uint16), ">> 8"),
+    (FRAME.astype(">u2"), ">> 8"),
+    (FRAME.astype(np.int8), "clip"),
+    (FRAME.astype(np.int64), "clip"),
+    (FRAME > 5, r"astype\(numpy\.uint8\) \* 255"),
+    (FRAME.astype(object), "clip"),
+    (np.zeros((0, 8, 3), np.uint8), "cropped"),
+    (np.zeros((6, 0, 3), np.uint8), "cropped"),
+    (np.uint8(3), None),
+    (np.zeros((), np.uint8), "image"),
+    (Image.fromarray(FRAME[..., 0]), r"convert\('RGB'\)"),
+    (Image.fromarray(np.dstack([FRAME, FRAME[..., :1]])), r"convert\('RGB'\)"),
+    (Image.fromarray(FRAME).convert("P"), r"convert\('RGB'\)"),
+]
+
+
+@pytest.mark.parametrize(("frame", "fix"), REFUSED)
+def test_refused_with_a_way_to_mend(frame: object, fix: str | None) -> None:
+    with pytest.raises(InvalidInput, match=fix) as caught:
+        check_frame(frame)
+    assert "expected" in str(caught.value)
+    assert "got" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP"])
+def test_a_pil_image_that_cannot_be_decoded_is_refused(kind: str) -> None:
+    whole = io.BytesIO()
+    Image.fromarray(tiny.frame()).save(whole, kind)
+    cut = Image.open(io.BytesIO(whole.getvalue()[: len(whole.getvalue()) // 2])) if kind != "WEBP" else None
+    closed = Image.open(whole)
+    closed.close()
+    for image in (cut, closed):
+        if image is not None:  # Pillow refuses to open a WebP that is cut short
+            with pytest.raises(InvalidInput, match="whole image"):
+                check_frame(image)
+
+
+def _read_only() -> np.ndarray:
+    frame = FRAME.copy()
+    frame.flags.writeable = False
+    return frame
+
+
+ACCEPTED = {
+    "plain": FRAME,
+    "fortran": np.asfortranarray(FRAME),
+    "mirrored": FRAME[:, ::-1],
+    "upside down": FRAME[::-1],
+    "channels reversed": FRAME[..., ::-1],
+    "crop": tiny.frame(20, 20)[3:9, 5:13],
+    "every second": tiny.frame(20, 20)[::2, ::3],
+    "transposed": tiny.frame(8, 6).transpose(1, 0, 2),
+    "read only": _read_only(),
+    "broadcast": np.broadcast_to(FRAME[:1], FRAME.shape),
+    "one pixel": FRAME[:1, :1],
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_any_strides_are_accepted_and_unchanged(name: str) -> None:
+    frame = ACCEPTED[name]
+    before = frame.copy()
+    pixels, order = check_frame(frame)
+    assert order == "bgr"
+    assert pixels.flags.c_contiguous
+    assert np.array_equal(pixels, before)
+    assert np.array_equal(frame, before)
+
+
+def test_contiguous_frames_are_not_copied() -> None:
+    assert check_frame(FRAME)[0] is FRAME
+
+
+def test_pil_is_rgb_and_arrays_are_bgr_unless_told() -> None:
+    image = Image.fromarray(FRAME)
+    assert check_frame(image)[1] == "rgb"
+    assert np.array_equal(to_bgr(image), FRAME[..., ::-1])
+    assert np.array_equal(to_bgr(FRAME, "rgb"), FRAME[..., ::-1])
+    assert np.array_equal(to_bgr(image, "bgr"), FRAME)
+    with pytest.raises(InvalidInput, match="color"):
+        check_frame(FRAME, "hsv")

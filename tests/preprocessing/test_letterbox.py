@@ -1,0 +1,153 @@
+"""The geometry rule against float64 NumPy, written from the rule and not from the code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from imp_trt.artifacts.manifest import InputContract
+from imp_trt.errors import InvalidInput
+from imp_trt.preprocessing.letterbox import Fit
+from tests.support import tiny
+
+SIDES = st.integers(1, 90)
+
+
+def weights(source: int, target: int, area: bool) -> NDArray[np.float64]:
+    """[target, source]: what each output pixel of one axis takes from the input pixels."""
+    step = source / target
+    if area:
+        low, pixel = np.arange(target)[:, None] * step, np.arange(source)[None, :]
+        covered = np.minimum(low + step, pixel + 1) - np.maximum(low, pixel)
+        return np.clip(covered, 0, None) / step
+    matrix = np.zeros((target, source))
+    centre = np.clip((np.arange(target) + 0.5) * step - 0.5, 0, source - 1)
+    first = centre.astype(int)
+    rows = np.arange(target)
+    np.add.at(matrix, (rows, first), 1 - (centre - first))
+    np.add.at(matrix, (rows, np.minimum(first + 1, source - 1)), centre - first)
+    return matrix
+
+
+def reference(frame: NDArray[np.uint8], fit: Fit) -> NDArray[np.float64]:
+    (h, w), (rh, rw) = fit.frame, fit.resized
+    area = rh <= h and rw <= w
+    rows, columns = weights(h, rh, area), weights(w, rw, area)
+    image = np.einsum("yh,hwc,xw->yxc", rows, frame.astype(np.float64), columns, optimize=True)
+    out = np.full((*fit.network, 3), float(fit.pad_value))
+    out[:rh, :rw] = image
+    return out
+
+
+def test_padding_is_what_holds_no_image() -> None:
+    contract = InputContract(height=384, width=480)
+    assert Fit.of((360, 480), contract).padding == pytest.approx(24 / 384)
+    assert Fit.of((768, 960), contract).padding == 0
+    assert Fit.of((10, 480), replace(contract, fit="resize")).padding == 0
+
+
+@settings(deadline=None)
+@given(SIDES, SIDES, SIDES, SIDES, st.sampled_from(["letterbox", "resize"]))
+def test_forward_is_within_rounding_of_the_reference(
+    h: int, w: int, height: int, width: int, fit_rule: str
+) -> None:
+    fit = Fit.of((h, w), InputContract(height=height, width=width, fit=fit_rule, pad_value=7))
+    frame = tiny.frame(h, w)
+    # OpenCV's fixed-point bilinear weights have 11 bits: up to 1 level off before rounding.
+    assert np.abs(fit.forward(frame) - reference(frame, fit)).max() <= 1.51
+
+
+@pytest.mark.parametrize(
+    ("frame", "network", "resized"),
+    [
+        ((720, 1280), (512, 1024), (512, 910)),
+        ((1080, 1920), (512, 1024), (512, 910)),
+        ((360, 480), (384, 480), (360, 480)),
+        ((100, 400), (64, 96), (24, 96)),
+        ((1, 1), (64, 96), (64, 64)),
+        ((1, 10_000), (64, 96), (1, 96)),  # never less than a pixel
+        ((64, 96), (64, 96), (64, 96)),
+        ((3, 2), (5, 7), (5, 3)),  # 10 / 3 rounds to 3
+        ((2, 4), (7, 5), (3, 5)),  # 2.5 rounds up
+    ],
+)
+def test_letterbox_sizes(frame: tuple[int, int], network: tuple[int, int], resized: tuple[int, int]) -> None:
+    assert Fit.of(frame, InputContract(height=network[0], width=network[1])).resized == resized
+
+
+@settings(deadline=None)
+@given(SIDES, SIDES, SIDES, SIDES, st.sampled_from(["letterbox", "resize"]))
+def test_semantic_back_takes_the_pixel_under_the_centre(
+    h: int, w: int, height: int, width: int, fit_rule: str
+) -> None:
+    fit = Fit.of((h, w), InputContract(height=height, width=width, fit=fit_rule))
+    semantic = np.random.default_rng(0).integers(0, 200, (height, width), dtype=np.uint8)
+    back = fit.semantic_back(semantic)
+    rh, rw = fit.resized
+    y, x = h - 1, w // 2
+    # Exact rational arithmetic: floor((x + 1/2) * rw / w).
+    assert back[y, x] == semantic[(2 * y + 1) * rh // (2 * h), (2 * x + 1) * rw // (2 * w)]
+    assert back.shape == (h, w)
+    assert not (set(np.unique(back)) - set(np.unique(semantic[:rh, :rw])))  # nothing from the padding
+
+
+def test_identity_passes_through() -> None:
+    fit = Fit.of((64, 96), InputContract(height=64, width=96))
+    frame = tiny.frame()
+    assert fit.forward(frame) is frame
+    out = np.zeros_like(frame)
+    assert fit.forward(frame, out) is out
+    assert np.array_equal(out, frame)
+    semantic = tiny.truth(frame)
+    assert fit.semantic_back(semantic) is semantic
+
+
+def test_out_is_written_in_place_and_the_frame_is_not() -> None:
+    fit = Fit.of((50, 40), InputContract(height=64, width=96))
+    frame = tiny.frame(50, 40)
+    frame.flags.writeable = False
+    out = np.full((2, 64, 96, 3), 9, np.uint8)
+    assert np.shares_memory(fit.forward(frame, out[1]), out)
+    assert np.array_equal(out[1], fit.forward(frame))
+    assert (out[0] == 9).all()
+    assert (out[1, :, fit.resized[1] :] == 114).all()
+
+
+def test_boxes_go_back_to_where_they_came_from() -> None:
+    for rule in ("letterbox", "resize"):
+        fit = Fit.of((200, 300), InputContract(height=64, width=96, fit=rule))
+        boxes = np.array([[30, 20, 150.5, 90], [0, 0, 300, 200]], np.float32)
+        scale = np.array([fit.resized[1] / 300, fit.resized[0] / 200] * 2)
+        inside = (boxes * scale).astype(np.float32)
+        back = fit.boxes_back(inside)
+        assert back.dtype == np.float32
+        np.testing.assert_allclose(back, boxes, rtol=1e-6, atol=1e-4)
+
+
+def test_a_box_drawn_on_the_frame_is_found_there_again() -> None:
+    frame = np.zeros((300, 500, 3), np.uint8)
+    cv2.rectangle(frame, (100, 60), (299, 179), (255, 255, 255), -1)
+    fit = Fit.of((300, 500), InputContract(height=96, width=128))
+    small = fit.forward(frame)
+    ys, xs = np.nonzero(small[..., 0] > 127)
+    keep = (ys < fit.resized[0]) & (xs < fit.resized[1])
+    ys, xs = ys[keep], xs[keep]
+    box = np.array([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], np.float32)
+    # One network pixel is about four frame pixels.
+    np.testing.assert_allclose(fit.boxes_back(box)[0], [100, 60, 300, 180], atol=4)
+
+
+def test_wrong_sizes_are_refused() -> None:
+    fit = Fit.of((50, 40), InputContract(height=64, width=96))
+    with pytest.raises(InvalidInput, match="frame"):
+        fit.forward(tiny.frame(40, 50))
+    with pytest.raises(InvalidInput, match="class map"):
+        fit.semantic_back(np.zeros((50, 40), np.uint8))
+    with pytest.raises(InvalidInput, match="at least 1"):
+        Fit.of((0, 5), InputContract(height=64, width=96))

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from imp_trt.errors import UsageError
+from imp_trt.train.recipes import Stage, changed, recipe
+
+
+def test_unknown_recipe_or_field_is_a_usage_error():
+    with pytest.raises(UsageError, match="smoke"):
+        recipe("none")
+    with pytest.raises(UsageError, match="fields of Recipe"):
+        recipe("smoke", {"lr": 3})
+
+
+def test_the_paper_s_recipes():
+    vcp, modanet, cityscapes = (recipe(n) for n in ("vcp", "modanet", "cityscapes"))
+    assert (vcp.batch, vcp.short_sides, vcp.max_long, vcp.initial) == (8, (800,), 1333, "imagenet")
+    for plan, length, drops in ((vcp, 70_000, (40_000, 60_000)), (modanet, 90_000, (60_000, 80_000))):
+        for stage in (plan.stage_one, plan.stage_two):
+            assert (stage.iterations, stage.peak, stage.milestones) == (length, 0.01, drops)
+    assert modanet.short_sides == (400, 500, 600, 700, 800)
+    assert (cityscapes.batch, cityscapes.stage_one.iterations, cityscapes.initial) == (16, 0, "coco")
+    assert cityscapes.stage_two.iterations == 130_000
+    assert cityscapes.short_sides == (512, 724, 1024, 1448, 2048)
+    assert cityscapes.crop == (512, 1024)
+    assert (cityscapes.colour, cityscapes.hue) == (0.4, 0.4)
+    assert cityscapes.bootstrap == (0.1, 0.25, 0.5)
+    plain = recipe("cityscapes-no-aug")
+    assert (plain.crop, plain.colour, plain.bootstrap) == (None, 0.0, ())
+    for plan in (vcp, modanet, cityscapes, plain):
+        assert (plan.optimizer, plan.weight_decay, plan.bias_rate, plan.freeze_stages) == ("sgd", 1e-4, 2, 2)
+        assert not plan.semantic_in_stage_one
+        assert plan.canvas_source == "predicted"
+
+
+@pytest.mark.parametrize(("name", "steps"), [("camvid", 1600), ("ccp", 1600), ("scenes", 900)])
+def test_short_recipes_differ_in_length_and_batch_alone(name, steps):
+    long, short = recipe(name), recipe(f"{name}-short")
+    assert short.stage_one.iterations + short.stage_two.iterations == steps
+    assert short.batch == 6
+    assert replace(short, stage_one=long.stage_one, stage_two=long.stage_two, batch=long.batch) == long
+
+
+def test_a_stage_of_another_length_keeps_its_shape():
+    stage = recipe("vcp").stage_two.lasting(700)
+    assert (stage.iterations, stage.milestones, stage.warmup) == (700, (400, 600), 175)
+    assert Stage(0, 1.0).lasting(40).iterations == 40
+    assert recipe("vcp").stage_two.lasting(0).iterations == 0
+
+
+def test_a_stage_one_that_the_recipe_leaves_out_is_trained_by_the_schedule_of_stage_two():
+    # COCO's weights stand for it in "cityscapes"; where they do not, it must not run at a constant rate.
+    plan = recipe("cityscapes").lasting(1300, 650)
+    assert (plan.stage_one.iterations, plan.stage_one.milestones) == (1300, (800, 1100))
+    assert (plan.stage_two.iterations, plan.stage_two.milestones) == (650, (400, 550))
+    whole = recipe("cityscapes").lasting(130_000, 130_000)
+    assert whole.stage_one == recipe("cityscapes-imagenet").stage_one
+    assert recipe("cityscapes").lasting(0, 9).stage_one.iterations == 0
+    vcp = recipe("vcp").lasting(7, 14)
+    assert (vcp.stage_one, vcp.stage_two) == (
+        recipe("vcp").stage_one.lasting(7),
+        recipe("vcp").stage_two.lasting(14),
+    )
+
+
+def test_rates_follow_the_batch_only_where_they_were_chosen_for_one():
+    assert recipe("vcp", {"batch": 4}).rate_factor == 0.5
+    assert recipe("cityscapes").rate_factor == 1.0
+    assert recipe("camvid", {"batch": 4}).rate_factor == 1.0
+
+
+def test_settings_as_a_command_line_has_them():
+    plan = changed(
+        recipe("smoke"),
+        [
+            "batch=4",
+            "crop=None",
+            "bootstrap=0.25",
+            "short_sides=300,400",
+            "canvas_source=both",
+            "semantic_in_stage_one=False",
+            "semantic_weight=3",
+            "clip=None",
+            "stage_one.peak=0.01",
+            "stage_two.milestones=(2, 3)",
+        ],
+    )
+    assert (plan.batch, plan.crop, plan.bootstrap, plan.short_sides) == (4, None, (0.25,), (300, 400))
+    assert (plan.canvas_source, plan.semantic_in_stage_one, plan.clip) == ("both", False, None)
+    assert plan.semantic_weight == 3
+    assert isinstance(plan.semantic_weight, float)
+    assert (plan.stage_one.peak, plan.stage_two.milestones) == (0.01, (2, 3))
+    assert recipe("smoke").batch == 2
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "batch",
+        "batch=many",
+        "batch=1.5",
+        "batch=True",
+        "batch=0",
+        "nothing=1",
+        "stage_one=3",
+        "stage_one.nothing=3",
+        "stage_three.peak=3",
+        "crop=100,100",
+        "crop=64",
+        "canvas_source=guessed",
+        "canvas_source=3",
+        "precision=int8",
+        "bootstrap=0,0.5",
+        "clip=-1",
+        "clip=0",
+        "semantic_in_stage_one=1",
+        "freeze_stages=9",
+        "short_sides=0",
+        "stage_one.schedule=linear",
+        "stage_one.milestones=5,4",
+        "stage_two.peak=-1",
+        "scale=1",
+        "scale=2,1",
+        "hue=0.7",
+    ],
+)
+def test_settings_that_make_no_sense_are_usage_errors(setting):
+    with pytest.raises(UsageError, match="expected"):
+        changed(recipe("smoke"), [setting])

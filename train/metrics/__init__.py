@@ -1,1 +1,0 @@
-"""What imp-eval measures: class maps, boundaries, instances and panoptic quality, one module each."""
