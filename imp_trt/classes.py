@@ -16,13 +16,13 @@ Rgb = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Names, colours and things of a set of semantic classes.
+    """Names, colors and things of a set of semantic classes.
 
     Attributes:
         names: class names; position = semantic index, at most 255 of them.
         things: semantic indices of the classes with instances, ascending. Channel k of the IMP
             canvas, and label k of the detector, is class ``things[k]``.
-        palette: one RGB colour per class, 0-255.
+        palette: one RGB color per class, 0-255.
 
     Raises:
         InvalidInput: sizes disagree, an index is out of range, or a name occurs twice.
@@ -38,7 +38,7 @@ class ClassTable:
         if len(set(self.names)) != len(self.names):
             raise InvalidInput("class names", expected="each name once", got=self.names)
         if len(self.palette) != len(self.names):
-            raise InvalidInput("palette", expected=f"{len(self.names)} colours", got=len(self.palette))
+            raise InvalidInput("palette", expected=f"{len(self.names)} colors", got=len(self.palette))
         if any(len(rgb) != 3 or not all(0 <= v <= 255 for v in rgb) for rgb in self.palette):
             raise InvalidInput("palette", expected="RGB triples of 0-255", got=self.palette)
         if list(self.things) != sorted(set(self.things)):
@@ -72,11 +72,11 @@ class ClassTable:
 
 
 def default_palette(count: int) -> tuple[Rgb, ...]:
-    """``count`` distinct RGB colours, class 0 black: the bits of the index spread over the channels."""
-    colours: list[Rgb] = []
+    """``count`` distinct RGB colors, class 0 black: the bits of the index spread over the channels."""
+    colors: list[Rgb] = []
     for index in range(count):
         channels = [0, 0, 0]
         for bit in range(8):
             channels[bit % 3] |= ((index >> bit) & 1) << (7 - bit // 3)
-        colours.append((channels[0], channels[1], channels[2]))
-    return tuple(colours)
+        colors.append((channels[0], channels[1], channels[2]))
+    return tuple(colors)

@@ -74,7 +74,7 @@ class Segmenter:
 
     @property
     def classes(self) -> ClassTable:
-        """Names, things and colours of the classes."""
+        """Names, things and colors of the classes."""
         return self._manifest.classes
 
     def run(self, frame: object, color: str | None = None) -> SegmentationResult:

@@ -2,7 +2,7 @@
 
 An operator says what is its own in a `PluginOperator`; `make_creator` turns it into a plugin creator for
 `tensorrt` or `tensorrt_rtx`, which have the same object model under two names. The C++ twin of this file is
-`tensorrt/plugin.h`: name, version, namespace, fields and serialised bytes are the same.
+`tensorrt/plugin.h`: name, version, namespace, fields and serialized bytes are the same.
 
 TensorRT's Python bindings take an exception for a failure: they turn it into the error code that the C++
 interface returns, so that none crosses into TensorRT. Each is logged here first, under `imp_trt.plugins`.

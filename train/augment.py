@@ -16,7 +16,7 @@ from imp_trt.data.instance_maps import renumbered
 from imp_trt.errors import InvalidInput
 
 PAD_VALUE = 114
-"""Grey level of padding, the same as in the input contract of an exported model."""
+"""Gray level of padding, the same as in the input contract of an exported model."""
 
 CHANCES = 8
 """Random numbers of a crop: scale, top, left, mirroring, brightness, contrast, saturation, hue."""
@@ -25,7 +25,7 @@ _LUMA_BGR = (0.114, 0.587, 0.299)
 
 
 @dataclass(frozen=True)
-class ColourJitter:
+class ColorJitter:
     """Strengths of the colour jitter; 0 switches a part off.
 
     Attributes:
@@ -61,10 +61,10 @@ def random_crop(
     short_sides: Sequence[int] = (),
     max_long: int | None = None,
     flip: bool = True,
-    colour: ColourJitter | None = None,
+    colour: ColorJitter | None = None,
     min_area: int = 16,
 ) -> Sample:
-    """A random part of a sample at a random scale, maybe mirrored, with jittered colours.
+    """A random part of a sample at a random scale, maybe mirrored, with jittered colors.
 
     Only the part of the sample that is seen is resized. Crowds are not told from other pixels of
     their class any more: in training nothing asks.
@@ -74,12 +74,12 @@ def random_crop(
         chance: [CHANCES] float64 in [0, 1), all the chance there is. Each number has one use, so two
             runs that differ in one switch see the same crops.
         crop_hw: height and width of the result; where the scaled sample is smaller it is padded on
-            the right and at the bottom (grey 114, semantic 255, no instance). None takes all of it.
+            the right and at the bottom (gray 114, semantic 255, no instance). None takes all of it.
         scale_range: bounds of the scale, drawn uniformly in its logarithm.
         short_sides: where given, the shorter side is scaled to one of these instead.
         max_long: with short_sides, the most that the longer side is scaled to.
         flip: mirror left and right with probability 1/2.
-        colour: strengths of the colour jitter; None leaves colours alone.
+        colour: strengths of the colour jitter; None leaves colors alone.
         min_area: what is left of an instance counts as an instance from this many pixels on.
 
     Returns:
@@ -105,7 +105,7 @@ def random_crop(
     window = np.s_[top : top + source_h, left : left + source_w]
     image = sample.image[window]
     if colour is not None:
-        image = _jittered(image, colour, chance[4:8])  # before padding, which keeps its grey
+        image = _jittered(image, colour, chance[4:8])  # before padding, which keeps its gray
     part = Sample(image, sample.semantic[window], sample.instances[window])
     shown = (min(height, max(1, round(source_h * scale))), min(width, max(1, round(source_w * scale))))
     # A window cut by nothing but rounding fills the crop; one cut by the sample's border is padded.
@@ -142,7 +142,7 @@ def _drawn_scale(
 
 
 def padded(sample: Sample, hw: tuple[int, int]) -> Sample:
-    """The sample at the top left of a size that holds it; grey 114, semantic 255, no instance around."""
+    """The sample at the top left of a size that holds it; gray 114, semantic 255, no instance around."""
     return _placed(sample, sample.size, hw)
 
 
@@ -150,7 +150,7 @@ def letterbox_sample(sample: Sample, hw: tuple[int, int]) -> Sample:
     """A sample fitted into another size without distortion, by the rule of the runtime.
 
     The scale is min(H / h, W / w); the image lies at the top left and is padded on the right and at
-    the bottom with grey 114, semantic 255, no instance. The result's instances keep their numbers.
+    the bottom with gray 114, semantic 255, no instance. The result's instances keep their numbers.
 
     Raises:
         InvalidInput: a side is below 1.
@@ -165,7 +165,7 @@ def letterbox_sample(sample: Sample, hw: tuple[int, int]) -> Sample:
 
 
 def resized_sample(sample: Sample, hw: tuple[int, int]) -> Sample:
-    """A sample stretched to another size: image linear or by area, labels by nearest pixel centre."""
+    """A sample stretched to another size: image linear or by area, labels by nearest pixel center."""
     height, width = _checked_size(hw)
     full_h, full_w = sample.size
     if (height, width) == (full_h, full_w):
@@ -174,7 +174,7 @@ def resized_sample(sample: Sample, hw: tuple[int, int]) -> Sample:
     image = cv2.resize(
         sample.image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     )
-    # cv2.INTER_NEAREST takes the pixel's corner, not its centre: labels would shift against the image.
+    # cv2.INTER_NEAREST takes the pixel's corner, not its center: labels would shift against the image.
     rows = ((2 * np.arange(height, dtype=np.intp) + 1) * full_h // (2 * height))[:, None]
     columns = ((2 * np.arange(width, dtype=np.intp) + 1) * full_w // (2 * width))[None, :]
     return Sample(
@@ -196,23 +196,23 @@ def _placed(sample: Sample, shown: tuple[int, int], hw: tuple[int, int]) -> Samp
 
 
 def _jittered(
-    image: NDArray[np.uint8], colour: ColourJitter, chance: NDArray[np.float64]
+    image: NDArray[np.uint8], colour: ColorJitter, chance: NDArray[np.float64]
 ) -> NDArray[np.uint8]:
-    """Hue, saturation, contrast (about the mean grey) and brightness as one affine map of the colours."""
+    """Hue, saturation, contrast (about the mean gray) and brightness as one affine map of the colors."""
     signed = 2 * chance - 1
     brightness = 1 + colour.brightness * signed[0]
     contrast = 1 + colour.contrast * signed[1]
     saturation = 1 + colour.saturation * signed[2]
     turn = 2 * math.pi * colour.hue * signed[3]
-    grey = np.tile(np.asarray(_LUMA_BGR), (3, 1))
-    # Rotation about the grey axis (1, 1, 1) by Rodrigues' formula: grey stays grey.
+    gray = np.tile(np.asarray(_LUMA_BGR), (3, 1))
+    # Rotation about the gray axis (1, 1, 1) by Rodrigues' formula: gray stays gray.
     axis = np.full((3, 3), 1 / 3)
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
     rotation = math.cos(turn) * np.eye(3) + (1 - math.cos(turn)) * axis + math.sin(turn) * cross
-    colours = (saturation * np.eye(3) + (1 - saturation) * grey) @ rotation
+    colors = (saturation * np.eye(3) + (1 - saturation) * gray) @ rotation
     pivot = float(np.dot(cv2.mean(np.ascontiguousarray(image))[:3], _LUMA_BGR))
     matrix = np.empty((3, 4))
-    matrix[:, :3] = brightness * contrast * colours
+    matrix[:, :3] = brightness * contrast * colors
     matrix[:, 3] = brightness * (1 - contrast) * pivot
     # cv2.transform rounds and saturates to uint8.
     return np.asarray(cv2.transform(np.ascontiguousarray(image), matrix), np.uint8)

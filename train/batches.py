@@ -12,7 +12,7 @@ from torch import Tensor
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable
 from imp_trt.data.dataset import Dataset
-from imp_trt.train.augment import CHANCES, ColourJitter, padded, random_crop
+from imp_trt.train.augment import CHANCES, ColorJitter, padded, random_crop
 from imp_trt.train.distributed import part_of
 from imp_trt.train.recipes import Recipe
 from imp_trt.train.targets import Batch, make_batch
@@ -33,9 +33,9 @@ def draw_batch(dataset: Dataset, classes: ClassTable, recipe: Recipe, seed: tupl
     """This process's part of the crops of one step.
 
     Args:
-        dataset: labelled pictures.
+        dataset: labeled pictures.
         classes: class table of the network.
-        recipe: batch, crop, scales, colours.
+        recipe: batch, crop, scales, colors.
         seed: (seed, stage, step); all that chance depends on, so that any number of processes sees
             the same global batch.
     """
@@ -53,7 +53,7 @@ def draw_batch(dataset: Dataset, classes: ClassTable, recipe: Recipe, seed: tupl
             recipe.scale,
             short_sides=recipe.short_sides,
             max_long=recipe.max_long,
-            colour=ColourJitter(strength, strength, strength, hue),
+            colour=ColorJitter(strength, strength, strength, hue),
             min_area=recipe.min_area,
         )
         for index, chance in zip(indices, chances, strict=True)

@@ -1,4 +1,4 @@
-"""Scores a predictor on a labelled data set, by as many measures as are asked for."""
+"""Scores a predictor on a labeled data set, by as many measures as are asked for."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def evaluate(
 
     Args:
         predict: frame [H, W, 3] uint8 BGR -> result of that frame, as Segmenter.run.
-        dataset: labelled pictures.
+        dataset: labeled pictures.
         measures: some of MEASURES; "semantic" is always measured. :func:`measurable` names those that
             make sense for a network.
         limit: only the first so many pictures.

@@ -21,7 +21,7 @@ from imp_trt.train import distributed
 from imp_trt.train.batches import batch_stream, class_weights, hard_share
 from imp_trt.train.log import TrainingLog
 from imp_trt.train.losses import StageLosses, trains_semantic
-from imp_trt.train.optimizer import Optimiser, TrainingDiverged
+from imp_trt.train.optimizer import Optimizer, TrainingDiverged
 from imp_trt.train.provenance import source_version
 from imp_trt.train.schedule import learning_rate
 from imp_trt.train.state import (
@@ -77,12 +77,12 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
     """
     plan = run.recipe.stage_one if stage == 1 else run.recipe.stage_two
     network = network.to(run.device).to(memory_format=torch.channels_last)
-    optimiser = _ready(network, run)
+    optimizer = _ready(network, run)
     path = run.folder / f"{name}.resume.pt"
     state = read_state(path, identity) or {"step": 0, "log": {}}
     if state["step"]:
         network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
+        optimizer.load_state_dict(state["optimiser"])
     sources = _sources(state)
     writes = distributed.rank() == 0
     log_path = run.folder / f"{name}.jsonl" if writes else None
@@ -90,12 +90,12 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
 
     def save(step: int) -> None:
         if writes:
-            parts = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
+            parts = {"network": network.state_dict(), "optimiser": optimizer.state_dict()}
             facts = {"identity": identity, "step": step, "sources": sources}
             save_state(path, {**parts, **facts, "log": log.state()})
 
     with log, StopRequest(run.deadline) as stop:
-        _steps(run, network, optimiser, stage, range(state["step"], plan.iterations), log, stop, save)
+        _steps(run, network, optimizer, stage, range(state["step"], plan.iterations), log, stop, save)
     if writes:
         made = {"identity": identity, "config_digest": digest, "sources": sources}
         metadata = {**_metadata(run, stage, log.seconds), **made}
@@ -115,19 +115,19 @@ def _sources(state: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys([*before, source_version()]))
 
 
-def _ready(network: ImpNetwork, run: Run) -> Optimiser:
+def _ready(network: ImpNetwork, run: Run) -> Optimizer:
     """Training mode, with the trunk's frozen part in evaluation mode and without gradients."""
     network.train()
     body = network.backbone.body
     for part in [body.stem, *body.stages][: run.recipe.freeze_stages]:
         part.eval().requires_grad_(False)
-    return Optimiser(network, run.recipe, run.device)
+    return Optimizer(network, run.recipe, run.device)
 
 
 def _steps(
     run: Run,
     network: ImpNetwork,
-    optimiser: Optimiser,
+    optimizer: Optimizer,
     stage: int,
     steps: range,
     log: TrainingLog,
@@ -151,7 +151,7 @@ def _steps(
             torch.manual_seed(_step_seed(run.seed, stage, step))
             rate = learning_rate(plan, step, recipe.rate_factor)
             share = hard_share(recipe, (run.seed, stage, step))
-            log.add(step, _step(losses, optimiser, batch, share, rate, run), rate)
+            log.add(step, _step(losses, optimizer, batch, share, rate, run), rate)
 
 
 def _stop_if_wanted(
@@ -175,7 +175,7 @@ def _stop_if_wanted(
 
 def _step(
     losses: nn.Module,
-    optimiser: Optimiser,
+    optimizer: Optimizer,
     batch: Batch,
     share: float | None,
     rate: float,
@@ -193,7 +193,7 @@ def _step(
         raise TrainingDiverged(
             "training", expected="finite losses", got=values, fix="lower the learning rate"
         )
-    optimiser.step(stacked.sum(), rate)
+    optimizer.step(stacked.sum(), rate)
     return values
 
 

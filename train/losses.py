@@ -35,7 +35,7 @@ class StageLosses(nn.Module):
         self.class_weights = class_weights
 
     def forward(self, batch: Batch, hard_share: float | None = None) -> dict[str, Tensor]:
-        """Named losses of one step; their sum is what the optimiser sees.
+        """Named losses of one step; their sum is what the optimizer sees.
 
         Args:
             batch: crops and their targets.
@@ -93,10 +93,10 @@ def semantic_loss(
         each = F.cross_entropy(
             logits, target, weight=class_weights, ignore_index=IGNORE_INDEX, reduction="none"
         )
-        labelled = each[valid]
-        if not labelled.numel():
+        labeled = each[valid]
+        if not labeled.numel():
             return 0.0 * logits.sum()
-        return labelled.topk(max(1, int(hard_share * labelled.numel()))).values.mean()
+        return labeled.topk(max(1, int(hard_share * labeled.numel()))).values.mean()
     if class_weights is None:
         here = valid.sum().float()
     else:
@@ -148,7 +148,7 @@ def _canvas_inputs(
 
 
 def _ground_truth(batch: Batch, padded: int) -> Detections:
-    """The labelled instances as detections of score 1, padded."""
+    """The labeled instances as detections of score 1, padded."""
     images, device = len(batch.instances), batch.frames.device
     boxes = torch.zeros(images, padded, 4, device=device)
     scores = torch.zeros(images, padded, device=device)

@@ -18,7 +18,7 @@ class TrainingDiverged(ImpTrtError):
     """A loss or a gradient is no longer finite: lower the learning rate or the clip norm."""
 
 
-class Optimiser:
+class Optimizer:
     """AdamW or SGD by the recipe, with gradient clipping, and loss scaling for float16.
 
     Args:

@@ -30,7 +30,7 @@ class Stage:
     """Length and learning rate of one stage: linear warm-up to peak, then a cosine to end, or steps.
 
     Attributes:
-        iterations: optimiser steps; 0 skips the stage.
+        iterations: optimizer steps; 0 skips the stage.
         peak: largest learning rate.
         end: last learning rate of the cosine; the step schedule ignores it.
         warmup: steps of linear growth from peak * warmup_factor.

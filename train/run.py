@@ -32,7 +32,7 @@ class Run:
     """What one training run needs to know.
 
     Attributes:
-        dataset: labelled pictures.
+        dataset: labeled pictures.
         recipe: lengths, rates, augmentation.
         seed: of everything random.
         folder: where logs, resume state and checkpoints go.
@@ -98,7 +98,7 @@ def train_stage_one(run: Run, config: ModelConfig) -> Path:
     if done is not None:
         return done
     torch.manual_seed(run.seed)
-    return train_stage(run, _initialised(run, shared), 1, "stage_one", same, stage_digest(run, shared, 1))
+    return train_stage(run, _initialized(run, shared), 1, "stage_one", same, stage_digest(run, shared, 1))
 
 
 def train_stage_two(run: Run, config: ModelConfig, stage_one: Path, name: str) -> Path:
@@ -124,7 +124,7 @@ def train_stage_two(run: Run, config: ModelConfig, stage_one: Path, name: str) -
     drawn = without_imp(config) if canvas else config
     torch.manual_seed(run.seed)
     known = drawn.semantic_head in ("none", before.config.semantic_head)
-    network = ImpNetwork(drawn) if known else _initialised(run, drawn)
+    network = ImpNetwork(drawn) if known else _initialized(run, drawn)
     take_over(network, before)
     if canvas:
         control, network = network, ImpNetwork(config)
@@ -271,12 +271,12 @@ def _changed(settings: Any) -> dict[str, Any]:
     return found
 
 
-def _initialised(run: Run, config: ModelConfig) -> ImpNetwork:
+def _initialized(run: Run, config: ModelConfig) -> ImpNetwork:
     network = ImpNetwork(config)
     if run.initial != "scratch":
-        from imp_trt.models.initial import initialise
+        from imp_trt.models.initial import initialize
 
-        initialise(network, run.initial)
+        initialize(network, run.initial)
     return network
 
 

@@ -12,7 +12,7 @@ def learning_rate(stage: Stage, step: int, factor: float = 1.0) -> float:
 
     Args:
         stage: the schedule.
-        step: optimiser step, counted from 0.
+        step: optimizer step, counted from 0.
         factor: multiplies every rate; :attr:`imp_trt.train.recipes.Recipe.rate_factor`.
     """
     if step < stage.warmup:

@@ -9,7 +9,7 @@ from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorPro
 
 from imp_trt.errors import ExportError
 from imp_trt.export.onnx.function_builder import DOMAIN, PLUGIN_ATTRIBUTES
-from imp_trt.export.onnx.type_checks import as_float16, low_type_problems, quantisation_problems
+from imp_trt.export.onnx.type_checks import as_float16, low_type_problems, quantization_problems
 
 MAX_TOPK = 3840
 """TensorRT's limit on K of TopK (NvInfer.h)."""
@@ -32,7 +32,7 @@ ALLOWED_OPS = frozenset(
 def lint(model: ModelProto) -> list[str]:
     """Everything in a model that some target could not run or could misread; empty for a good model."""
     found = [*_operators(model), *_names(model), *_shapes(model), *_borders(model), *_custom_nodes(model)]
-    found += [*low_type_problems(model), *quantisation_problems(model)]
+    found += [*low_type_problems(model), *quantization_problems(model)]
     return list(dict.fromkeys(found))
 
 

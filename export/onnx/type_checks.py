@@ -1,4 +1,4 @@
-"""Types in an exported graph: where float32 must stay, and the one form of quantisation all targets take."""
+"""Types in an exported graph: where float32 must stay, and the one form of quantization all targets take."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QDQ_OPSET = 19
 _FLOAT32_OPS = ("TopK", "Softmax", "Sigmoid", "Exp")
 _FLOAT32_INPUTS = {"InstanceMaskProjection": (0, 1), "ImpMultilevelRoiAlign": (4,)}
 _LOW_TYPES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-_QUANTISED_TYPES = (TensorProto.INT8, TensorProto.FLOAT8E4M3FN)
+_QUANTIZED_TYPES = (TensorProto.INT8, TensorProto.FLOAT8E4M3FN)
 
 
 def types_of(model: ModelProto) -> dict[str, int]:
@@ -43,7 +43,7 @@ def low_type_problems(model: ModelProto) -> Iterator[str]:
                 yield f"{node.op_type} works on {kind} tensor {name} instead of FLOAT"
 
 
-def quantisation_problems(model: ModelProto) -> Iterator[str]:
+def quantization_problems(model: ModelProto) -> Iterator[str]:
     """Q/DQ that is not symmetric, not per output channel on weights, or where it must not be."""
     constants = {i.name: i for i in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
@@ -60,7 +60,7 @@ def quantisation_problems(model: ModelProto) -> Iterator[str]:
                     yield from _reader(node, place, maker, constants)
     for function in model.functions:
         if any(n.op_type in ("QuantizeLinear", "DequantizeLinear") for n in function.node):
-            yield f"function {function.name} is quantised"
+            yield f"function {function.name} is quantized"
 
 
 def _pair(node: NodeProto, constants: dict[str, TensorProto]) -> Iterator[str]:
@@ -69,7 +69,7 @@ def _pair(node: NodeProto, constants: dict[str, TensorProto]) -> Iterator[str]:
         yield f"{name} has no constant scale and zero point"
         return
     scale, zero = constants[node.input[1]], constants[node.input[2]]
-    if zero.data_type not in _QUANTISED_TYPES:
+    if zero.data_type not in _QUANTIZED_TYPES:
         yield f"{name} has type {TensorProto.DataType.Name(zero.data_type)}, not INT8 or FLOAT8E4M3FN"
         return
     if np.frombuffer(zero.raw_data or numpy_helper.to_array(zero).tobytes(), np.uint8).any():
@@ -90,7 +90,7 @@ def _reader(
 ) -> Iterator[str]:
     """Only the input and the weight of a layer may come out of DequantizeLinear."""
     if node.op_type not in ("Conv", "Gemm") or place > 1:
-        yield f"{node.op_type} {node.name} reads a quantised tensor as input {place}"
+        yield f"{node.op_type} {node.name} reads a quantized tensor as input {place}"
         return
     if place == 1 and maker.input[0] in constants:
         attributes = {a.name: helper.get_attribute_value(a) for a in (*maker.attribute, *node.attribute)}

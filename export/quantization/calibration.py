@@ -100,7 +100,7 @@ class Histogram:
         """Magnitude at which clipping loses least, in squared error.
 
         Args:
-            steps: positive levels of the uniform quantiser, 127 for int8.
+            steps: positive levels of the uniform quantizer, 127 for int8.
 
         Returns:
             Threshold; 0 if every value was 0.

@@ -16,7 +16,7 @@ from imp_trt.export.onnx.from_model import onnx_from_module
 from imp_trt.export.options import check_calibration
 from imp_trt.export.progress import Progress, silent
 from imp_trt.export.quantization.calibration import CalibrationFrames, collect_ranges
-from imp_trt.export.quantization.quantize import quantise
+from imp_trt.export.quantization.quantize import quantize
 from imp_trt.models.config import NMS_ITERATIONS
 from imp_trt.models.deploy import DeployModule
 from imp_trt.models.network import ImpNetwork
@@ -28,7 +28,7 @@ LAYER_TYPES = {
     "int8": torch.float16,
     "fp8": torch.float16,
 }
-"""Type of the layers by precision; in int8 and fp8 files that of all that is not quantised."""
+"""Type of the layers by precision; in int8 and fp8 files that of all that is not quantized."""
 
 RUNS_ON_ONNXRUNTIME = ("fp32", "fp16", "int8", "fp8")
 """Precisions that ONNX Runtime's CPU provider runs; the rest is verified in PyTorch."""
@@ -40,7 +40,7 @@ class Lowered:
 
     Attributes:
         model: the graph with the bodies of its custom operators.
-        module: the PyTorch form with layers of the same type; not quantised.
+        module: the PyTorch form with layers of the same type; not quantized.
         precision: fp32, fp16, bf16, int8 or fp8.
     """
 
@@ -65,7 +65,7 @@ def lower(
         network: trained network, not changed.
         precision: fp32; fp16 or bf16: trunk, heads and canvas in that type, boxes, NMS, scores and masks
             in float32; int8 or fp8: convolutions and fully connected layers between QuantizeLinear and
-            DequantizeLinear (symmetric, weights per output channel, biases not quantised), the rest as in
+            DequantizeLinear (symmetric, weights per output channel, biases not quantized), the rest as in
             fp16.
         batch: frames per call, fixed in the file.
         passes: passes of each fixed-point NMS.
@@ -89,5 +89,5 @@ def lower(
         ranges = collect_ranges(
             DeployModule(network, passes), calibration, lambda done, total: report("calibrate", done, total)
         )
-        model = quantise(model, precision, ranges)
+        model = quantize(model, precision, ranges)
     return Lowered(model, module, precision)

@@ -1,4 +1,4 @@
-"""Explicit quantisation: QuantizeLinear and DequantizeLinear around the layers that gain by it.
+"""Explicit quantization: QuantizeLinear and DequantizeLinear around the layers that gain by it.
 
 Symmetric, one scale per tensor for activations and one per output channel for weights; biases stay in
 float. What is not a layer of trunk or heads is never touched: RoIAlign, boxes, NMS and the projection
@@ -45,11 +45,11 @@ DETECTING["fp8"] = DETECTING["int8"] | {
 """Layers that stay in float where a detector exists.
 
 Chosen on earlier weights of camvid_imp and scenes (50 frames each; F1 of instances against float32, gate
-0.90; of the present ones see tests/bench/RESULTS.md): with everything quantised but the first layer and
+0.90; of the present ones see tests/bench/RESULTS.md): with everything quantized but the first layer and
 LOGITS, int8 reached 0.75 and 0.89, and fp8 0.58 and 0.70. Correcting the biases for the mean error did not
 change that, and clipping at the largest value made it worse. With these layers in float, int8 reached 0.95
 and 0.99, and fp8 0.95 and 0.99; the mask head, the semantic head and the deeper stages are left to the
-quantised type.
+quantized type.
 """
 
 SMALLEST_SCALE = 2.0**-20
@@ -58,7 +58,7 @@ SMALLEST_SCALE = 2.0**-20
 
 @dataclass(frozen=True)
 class Format:
-    """A quantised type.
+    """A quantized type.
 
     Attributes:
         onnx_type, torch_type: the type.
@@ -89,19 +89,19 @@ class Format:
 
 FORMATS = {
     "int8": Format(TensorProto.INT8, torch.int8, 127, 1, True),
-    # float8 matrix units take multiples of 16 channels; TensorRT has no optimised grouped convolutions in
+    # float8 matrix units take multiples of 16 channels; TensorRT has no optimized grouped convolutions in
     # float8, nor any with more than 32 weights a channel (release notes of 10.13: the 7x7 stem is in FIRST).
     "fp8": Format(TensorProto.FLOAT8E4M3FN, torch.float8_e4m3fn, 448, 16, False),
 }
 
 
-def quantise(
+def quantize(
     model: ModelProto,
     precision: str,
     ranges: Mapping[Key, Histogram],
     keep: Collection[str] | None = None,
 ) -> ModelProto:
-    """A copy of an exported model with its layers quantised, at opset 19.
+    """A copy of an exported model with its layers quantized, at opset 19.
 
     Args:
         model: from imp_trt.export.onnx.from_model, float32 or float16.
@@ -113,15 +113,15 @@ def quantise(
     Raises:
         ExportError: a layer of the graph was not seen in calibration.
     """
-    quantised = ModelProto()
-    quantised.CopyFrom(model)
-    raise_opset(quantised, QDQ_OPSET)
+    quantized = ModelProto()
+    quantized.CopyFrom(model)
+    raise_opset(quantized, QDQ_OPSET)
     if keep is None:
         detects = any((layer_of(node) or "").startswith("detector.") for node in model.graph.node)
         keep = FIRST | (DETECTING[precision] if detects else {})
-    _Rewriter(quantised, FORMATS[precision], ranges, tuple(keep)).run()
-    check(quantised)
-    return quantised
+    _Rewriter(quantized, FORMATS[precision], ranges, tuple(keep)).run()
+    check(quantized)
+    return quantized
 
 
 def layer_of(node: NodeProto) -> str | None:
@@ -132,7 +132,7 @@ def layer_of(node: NodeProto) -> str | None:
 
 
 class _Rewriter:
-    """One pass over the nodes of a model; what is quantised already is shared."""
+    """One pass over the nodes of a model; what is quantized already is shared."""
 
     def __init__(
         self, model: ModelProto, form: Format, ranges: Mapping[Key, Histogram], keep: tuple[str, ...]
@@ -173,7 +173,7 @@ class _Rewriter:
     def _activation(self, node: NodeProto, key: Key) -> Iterator[NodeProto]:
         """Puts a pair in front of the node's input; tensors that several layers read have one pair."""
         name = node.input[0]
-        node.input[0] = f"{name}.dequantised"
+        node.input[0] = f"{name}.dequantized"
         if name in self.paired:
             return
         self.paired.add(name)
@@ -185,24 +185,24 @@ class _Rewriter:
         kind = value.type.tensor_type.elem_type
         scale = self._scale(f"{name}.scale", torch.tensor(self.form.scale(self.ranges[key])), kind)
         zero = self._zero(())
-        yield _node("QuantizeLinear", [name, scale, zero], f"{name}.quantised")
-        yield _node("DequantizeLinear", [f"{name}.quantised", scale, zero], node.input[0])
-        self._describe(f"{name}.quantised", value, self.form.onnx_type)
+        yield _node("QuantizeLinear", [name, scale, zero], f"{name}.quantized")
+        yield _node("DequantizeLinear", [f"{name}.quantized", scale, zero], node.input[0])
+        self._describe(f"{name}.quantized", value, self.form.onnx_type)
         self._describe(node.input[0], value, kind)
 
     def _weight(self, node: NodeProto) -> Iterator[NodeProto]:
-        """Stores the node's weight quantised; each use of a shared weight has its own DequantizeLinear."""
+        """Stores the node's weight quantized; each use of a shared weight has its own DequantizeLinear."""
         name = node.input[1]
         weight = self.tensors[name]
         zero = self._zero((weight.dims[0],))
-        if f"{name}.quantised" not in self.tensors:
+        if f"{name}.quantized" not in self.tensors:
             values = _tensor(weight)
             largest = values.abs().flatten(1).amax(1)
             self._scale(f"{name}.scale", largest / self.form.largest, weight.data_type)
             scales = _tensor(self.tensors[f"{name}.scale"]).reshape(-1, *[1] * (values.ndim - 1))
-            self._add(f"{name}.quantised", self.form.cast(values / scales), self.form.onnx_type)
-        node.input[1] = f"{name}.dequantised.{node.name}"
-        inputs = [f"{name}.quantised", f"{name}.scale", zero]
+            self._add(f"{name}.quantized", self.form.cast(values / scales), self.form.onnx_type)
+        node.input[1] = f"{name}.dequantized.{node.name}"
+        inputs = [f"{name}.quantized", f"{name}.scale", zero]
         yield _node("DequantizeLinear", inputs, node.input[1], axis=0)
         described = helper.make_tensor_value_info(node.input[1], weight.data_type, weight.dims)
         self.graph.value_info.append(described)
@@ -215,7 +215,7 @@ class _Rewriter:
         return name
 
     def _zero(self, shape: tuple[int, ...]) -> str:
-        """The zero points that make a pair symmetric; their type tells the quantised one."""
+        """The zero points that make a pair symmetric; their type tells the quantized one."""
         name = "zero_point" + "".join(f".{side}" for side in shape)
         self._add(name, torch.zeros(shape, dtype=self.form.torch_type), self.form.onnx_type)
         return name

@@ -21,7 +21,7 @@ NETWORK_NAMES = {"FLOAT": "Float", "HALF": "Half", "BF16": "BFloat16", "INT8": "
 
 _COMPUTING = ("CONVOLUTION", "DECONVOLUTION")
 _RANK = ("Int8", "FP8", "BFloat16", "Half", "Float")
-# Besides the asked type: float32 for boxes and coordinates, and in quantised engines a float type between.
+# Besides the asked type: float32 for boxes and coordinates, and in quantized engines a float type between.
 _ALLOWED = {
     "fp32": ("Float",),
     "fp16": ("Half", "Float"),
@@ -36,8 +36,8 @@ def network_types(network: Any) -> dict[str, int]:
 
     Convolutions, because a matrix product may be part of a gather or of box arithmetic, which stays float32.
 
-    A layer whose input was just dequantised counts as the quantised type: that pair is what the builder
-    fuses into one quantised kernel.
+    A layer whose input was just dequantized counts as the quantized type: that pair is what the builder
+    fuses into one quantized kernel.
 
     Args:
         network: INetworkDefinition.
@@ -59,7 +59,7 @@ def network_types(network: Any) -> dict[str, int]:
 def engine_types(text: str) -> dict[str, int]:
     """Type -> number of layers of an engine.
 
-    A layer counts as the narrowest floating or quantised type among its inputs and outputs; layers that
+    A layer counts as the narrowest floating or quantized type among its inputs and outputs; layers that
     touch none (indices, flags) are left out.
 
     Args:
@@ -103,14 +103,14 @@ def check_network(precision: str, counts: Mapping[str, int]) -> None:
         PrecisionError: names both.
     """
     wanted, total = WANTED[precision], sum(counts.values())
-    quantised = precision in ("int8", "fp8")
+    quantized = precision in ("int8", "fp8")
     alien = set(counts) - set(_ALLOWED[precision])
-    enough = 4 * counts.get(wanted, 0) >= total if quantised else counts.get(wanted, 0) == total
+    enough = 4 * counts.get(wanted, 0) >= total if quantized else counts.get(wanted, 0) == total
     if total and enough and not alien:
         return
     raise PrecisionError(
         f"the graph does not compute in {precision}",
-        expected=f"{'at least a quarter of' if quantised else 'all'} its convolutions in {wanted}",
+        expected=f"{'at least a quarter of' if quantized else 'all'} its convolutions in {wanted}",
         got=_listed(counts),
         fix=f"export it again with imp-export --engine {precision}; no engine was written",
     )

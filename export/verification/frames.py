@@ -61,10 +61,10 @@ class VerificationFrames:
             yield read_image(path), None
         if self.count > len(paths):
             scenes = StreetScenes(seed=SCENES_SEED, size=SCENES_SIZE, length=self.count - len(paths))
-            labelled = classes.names == SCENE_CLASSES.names
+            labeled = classes.names == SCENE_CLASSES.names
             for index in range(len(scenes)):
                 sample = scenes[index]
-                yield sample.image, sample.semantic if labelled else None
+                yield sample.image, sample.semantic if labeled else None
 
     def _paths(self) -> list[Path]:
         if self.folder is None:

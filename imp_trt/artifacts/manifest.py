@@ -73,7 +73,7 @@ class InputContract:
         color, dtype, layout: always BGR uint8 ``[B, H, W, 3]``; stored so that other readers know.
         fit: "letterbox" keeps the aspect ratio, image top-left, padded right and below;
             "resize" stretches.
-        pad_value: grey level 0-255 of the letterbox padding.
+        pad_value: gray level 0-255 of the letterbox padding.
 
     Raises:
         InvalidInput: a value is out of its range.
@@ -135,7 +135,7 @@ class Manifest:
         opset: ONNX opset; None where there is no ONNX graph.
         producer: package name -> version of what wrote the file.
         verification, benchmark: figures, as plain JSON data.
-        terms: licence terms of the weights that their user must know, or None.
+        terms: license terms of the weights that their user must know, or None.
         engine: what built the engine and where it runs; for kind "engine", and only there.
         created: UTC time of writing, ISO 8601; write_artifact fills it in.
         sha256: hash of the artifact's bytes; write_artifact fills it in.

@@ -1,6 +1,6 @@
-"""What the first bytes of a serialised engine tell, read without TensorRT and without trusting them.
+"""What the first bytes of a serialized engine tell, read without TensorRT and without trusting them.
 
-TensorRT: a tag at byte 0, the serialisation version at byte 4 and, for serialisation version 0, the
+TensorRT: a tag at byte 0, the serialization version at byte 4 and, for serialization version 0, the
 library's version in bytes 24 to 27. That is how trtexec --getPlanVersionOnly reads a plan, and all it reads
 (NVIDIA/TensorRT, samples/common/sampleEngines.cpp, the same from v10.0.0 to v11.1).
 
@@ -47,7 +47,7 @@ class PlanHeader:
 def read_plan_header(data: bytes) -> PlanHeader:
     """The header of an engine from its first HEADER_BYTES bytes, or from all of it.
 
-    Bytes that are no engine give an empty header; an engine of an unknown serialisation version gives its
+    Bytes that are no engine give an empty header; an engine of an unknown serialization version gives its
     backend only.
 
     Raises:

@@ -23,13 +23,13 @@ def place(
     fits: Sequence[Fit],
     pad_value: int,
 ) -> None:
-    """Bring frames to the network's size, BGR, in the first places of a batch; grey in the rest.
+    """Bring frames to the network's size, BGR, in the first places of a batch; gray in the rest.
 
     Args:
         batch: [B, H, W, 3] uint8, contiguous; written.
         frames: [h, w, 3] uint8, contiguous, and "bgr" or "rgb"; at most B; not changed.
         fits: the geometry of each.
-        pad_value: grey level of the places that have no frame.
+        pad_value: gray level of the places that have no frame.
     """
     for slot, (pixels, order), fit in zip(batch, frames, fits, strict=False):
         if order == "bgr":

@@ -28,14 +28,14 @@ MAX_SLOTS = 16
 """Unread network calls that may wait on the GPU at a time, per Segmenter."""
 
 _PATIENCE_S = 5.0
-_ALIGNMENT = 256  # what cuMemAlloc gives, and all that TensorRT or a vectorised store may want
+_ALIGNMENT = 256  # what cuMemAlloc gives, and all that TensorRT or a vectorized store may want
 
 SemanticBack = Callable[[Fit, int, int], None]
 """(fit, device address of a class map, device address of the answer): enqueues the resize on pool.stream."""
 
 
 class Layout:
-    """Where each output of one call lies in one piece of memory; all but the class maps are neighbours.
+    """Where each output of one call lies in one piece of memory; all but the class maps are neighbors.
 
     Attributes:
         offsets: output name -> bytes from the beginning.

@@ -88,7 +88,7 @@ class EngineBackend(ABC):
         self._handles = _Handles()
         self.graph: Graph | None = None
         self._device = _open_device(index)
-        # What the finaliser holds must not hold this object.
+        # What the finalizer holds must not hold this object.
         self._current = _Context(self._device).current
         try:
             with self._current(), ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""From a plan to an engine: TensorRT's messages, deserialisation, and what the engine says of itself."""
+"""From a plan to an engine: TensorRT's messages, deserialization, and what the engine says of itself."""
 
 from __future__ import annotations
 

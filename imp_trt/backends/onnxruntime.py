@@ -85,7 +85,7 @@ def _session(payload: bytes, path: str, threads: int | None) -> Any:
     # The hash covers this one file. Without the entry, tensors stored outside of it would be read from
     # the current folder; below a path that is no folder there are none.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-    # Quantised files are run as they are written. ONNX Runtime would quantise their biases too and move
+    # Quantized files are run as they are written. ONNX Runtime would quantize their biases too and move
     # QuantizeLinear in front of operators that have no float8 form.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     # Without it the pool's threads go on spinning after a run, on the cores that resize the next frame.

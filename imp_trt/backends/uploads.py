@@ -58,7 +58,7 @@ class Uploader:
         self._item = self.input.nbytes // contract.batch
 
     def fill(self, frames: Sequence[Frame], fits: Sequence[Fit]) -> Stage:
-        """The host's part: frames in host memory at the network's size, grey where no frame is."""
+        """The host's part: frames in host memory at the network's size, gray where no frame is."""
         stage = self._next_stage()
         for i, ((pixels, order), fit) in enumerate(zip(frames, fits, strict=True)):
             if not isinstance(pixels, DeviceFrame):
@@ -68,7 +68,7 @@ class Uploader:
         return stage
 
     def enqueue(self, stage: Stage, frames: Sequence[Frame], fits: Sequence[Fit], stream: int) -> None:
-        """The GPU's part: one copy of neighbouring host frames each, one kernel per device frame."""
+        """The GPU's part: one copy of neighboring host frames each, one kernel per device frame."""
         begin = 0
         for i, ((pixels, order), fit) in enumerate(zip(frames, fits, strict=True)):
             if isinstance(pixels, DeviceFrame):

@@ -101,7 +101,7 @@ class Report:
         if self.model["batch"] > 1:
             notes.append(
                 f"the network takes {self.model['batch']} frames a call; here each call holds one, and the "
-                "rest is grey"
+                "rest is gray"
             )
         if self.frames["sizes"] > 1:
             notes.append(f"the frames have {self.frames['sizes']} different sizes; the latest is named")
@@ -109,9 +109,9 @@ class Report:
 
     def text(self) -> str:
         """The report as text, at most WIDTH columns with the default percentiles."""
-        lines = [line for name, text in self._head() for line in labelled(name, text)]
+        lines = [line for name, text in self._head() for line in labeled(name, text)]
         lines += ["", *self._table(), ""]
-        lines += [line for name, text in self._foot() for line in labelled(name, text)]
+        lines += [line for name, text in self._foot() for line in labeled(name, text)]
         return "\n".join(lines)
 
     def _head(self) -> Iterator[tuple[str, str]]:
@@ -210,7 +210,7 @@ def _agreement(found: Mapping[str, Any]) -> str:
     return "not checked"
 
 
-def labelled(name: str, text: str) -> list[str]:
+def labeled(name: str, text: str) -> list[str]:
     """Lines of at most WIDTH columns with the name before the first."""
     lines = textwrap.wrap(text, WIDTH - _LABEL, break_long_words=False, break_on_hyphens=False) or [""]
     return [f"{name if i == 0 else '':<{_LABEL}}{line}".rstrip() for i, line in enumerate(lines)]

@@ -15,7 +15,7 @@ STAGES = {
     "decode": "file or JPEG to pixels",
     "pre": "host: to the network's size",
     "upload": "to the GPU",
-    "infer": "the network, normalisation and IMP inside",
+    "infer": "the network, normalization and IMP inside",
     "download": "class map and objects from the GPU",
     "post": "host: back to the frame's size",
     "run": "Segmenter.run, and reading its answer",

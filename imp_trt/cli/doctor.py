@@ -300,11 +300,11 @@ def _import_failure(module: str) -> str | None:
 
 
 def _advice(packages: dict[str, Any]) -> list[str]:
-    flavours = [name for name, version in packages.items() if name.startswith("opencv-") and version]
+    flavors = [name for name, version in packages.items() if name.startswith("opencv-") and version]
     advice = []
-    if len(flavours) > 1:
+    if len(flavors) > 1:
         advice.append(
-            f"{' and '.join(flavours)} overwrite each other's files: keep one, pip uninstall the rest"
+            f"{' and '.join(flavors)} overwrite each other's files: keep one, pip uninstall the rest"
         )
     return advice
 

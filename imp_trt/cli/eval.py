@@ -1,4 +1,4 @@
-"""imp-eval: score a checkpoint or an artifact on a labelled data set, alone or against a baseline."""
+"""imp-eval: score a checkpoint or an artifact on a labeled data set, alone or against a baseline."""
 
 from __future__ import annotations
 

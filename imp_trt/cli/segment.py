@@ -118,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
     )
     live.add_argument("--serve-host", metavar="HOST", help="let others see it: no password, no encryption")
     draw = p.add_argument_group("drawing")
-    draw.add_argument("--alpha", type=_share, default=0.5, help="weight of the class colours (default 0.5)")
+    draw.add_argument("--alpha", type=_share, default=0.5, help="weight of the class colors (default 0.5)")
     draw.add_argument(
         "--min-score",
         type=_share,

@@ -58,7 +58,7 @@ def _network_options(data: argparse._ArgumentGroup) -> None:
     data.add_argument(
         "--norm",
         choices=("batch", "frozen_batch", "group"),
-        help="normalisation of backbone and pyramid (frozen statistics for a pretrained ResNet-50 or "
+        help="normalization of backbone and pyramid (frozen statistics for a pretrained ResNet-50 or "
         "larger, else batch)",
     )
     data.add_argument(

@@ -254,7 +254,7 @@ def _elapsed_of_cuda_12() -> Any:
 
 
 class DeviceBuffer:
-    """nbytes of uninitialised GPU memory; no bytes still give a valid pointer."""
+    """nbytes of uninitialized GPU memory; no bytes still give a valid pointer."""
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
@@ -323,7 +323,7 @@ class Graph:
             Exception: whatever body raised. The recording is ended in both cases.
         """
         mode = bindings().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        # A finaliser that frees GPU memory in the middle of it would spoil the recording.
+        # A finalizer that frees GPU memory in the middle of it would spoil the recording.
         collecting = gc.isenabled()
         gc.disable()
         try:

@@ -19,7 +19,7 @@ CACHE_BYTES = 4 << 30
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled picture. The arrays are shared with caches: treat them as read-only.
+    """One labeled picture. The arrays are shared with caches: treat them as read-only.
 
     Attributes:
         image: [H, W, 3] uint8, BGR.
@@ -66,7 +66,7 @@ class Sample:
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Anything with labelled pictures in a fixed order.
+    """Anything with labeled pictures in a fixed order.
 
     Attributes:
         name: short name for logs and model cards.

@@ -23,7 +23,7 @@ if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # an older OpenCV chooses the filter its
 def read_image(path: Path) -> NDArray[np.uint8]:
     """An image file as [h, w, 3] uint8 BGR, turned as its EXIF orientation says.
 
-    Grey, alpha and 16-bit files are converted.
+    Gray, alpha and 16-bit files are converted.
 
     Raises:
         SourceError: missing, unreadable, empty, cut short, or no image.
@@ -36,7 +36,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         raise SourceError(f"image {path}", expected="a readable file", got=error.strerror) from error
     if not data:
         raise SourceError(f"image {path}", expected="an image", got="an empty file", fix="copy it again")
-    # OpenCV 4 decodes a file that was cut short to a picture with grey rows, without an error.
+    # OpenCV 4 decodes a file that was cut short to a picture with gray rows, without an error.
     if _jpeg_cut_short(data) or (data.startswith(b"\x89PNG") and b"IEND\xaeB`\x82" not in data):
         raise SourceError(
             f"image {path}", expected="a whole file", got="one that is cut short", fix="copy it again"

@@ -30,7 +30,7 @@ class BoundaryScores(ClassIou):
     Attributes:
         classes: what the positions mean.
         distances: [D] pixels, ascending.
-        bands: [D] scores of the labelled pixels at most so far from a boundary.
+        bands: [D] scores of the labeled pixels at most so far from a boundary.
         iou: [K] float64, Boundary IoU; NaN for a class that has no boundary in truth or prediction.
     """
 
@@ -66,7 +66,7 @@ class BoundaryScores(ClassIou):
 class BoundaryMeasure:
     """Scores of the pixels near the boundaries of the truth.
 
-    A boundary pixel is a pixel with a side neighbour of another class, in the truth; the pixel on either side
+    A boundary pixel is a pixel with a side neighbor of another class, in the truth; the pixel on either side
     counts. Where a class meets void (255) there is no boundary: nobody knows what lies there. Distances are
     exact Euclidean distances to the nearest boundary pixel, so boundary pixels themselves lie at 0. The bands
     nest, and the confusion matrix of each is global: over all pictures.

@@ -28,7 +28,7 @@ class SemanticScores(ClassIou):
         classes: what the positions mean.
         iou: [K] float64, intersection over union; NaN for a class in neither truth nor prediction.
         accuracy: [K] float64, recall; NaN for a class that does not occur in the truth.
-        pixel_accuracy: share of labelled pixels that are right; NaN without any.
+        pixel_accuracy: share of labeled pixels that are right; NaN without any.
     """
 
     classes: ClassTable
@@ -71,7 +71,7 @@ class ConfusionMatrix:
         classes: number of classes K.
 
     Attributes:
-        counts: [K, K + 1] int64, row = truth, column = prediction; the last column counts the labelled
+        counts: [K, K + 1] int64, row = truth, column = prediction; the last column counts the labeled
             pixels that were predicted as 255, that is, as no class.
     """
 

@@ -24,12 +24,12 @@ class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision has no
     """torchvision's, answering in the type of the input: float32 would undo autocast behind it."""
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W]
-        normalised: Tensor = super().forward(x)
-        return normalised.to(x.dtype)
+        normalized: Tensor = super().forward(x)
+        return normalized.to(x.dtype)
 
 
 def norm_layer(kind: str) -> Callable[[int], nn.Module]:
-    """Factory of a normalisation layer for a number of channels: batch, frozen_batch, group or none."""
+    """Factory of a normalization layer for a number of channels: batch, frozen_batch, group or none."""
     if kind == "batch":
         return nn.BatchNorm2d
     if kind == "frozen_batch":
@@ -101,7 +101,7 @@ class PyramidBackbone(nn.Module):
     Args:
         name: one of imp_trt.models.config.BACKBONES.
         channels: channels of every pyramid level.
-        norm: normalisation, see :func:`norm_layer`; the FPN of the paper has none unless "batch".
+        norm: normalization, see :func:`norm_layer`; the FPN of the paper has none unless "batch".
     """
 
     def __init__(self, name: str, channels: int, norm: str) -> None:
@@ -115,7 +115,7 @@ class PyramidBackbone(nn.Module):
             norm_layer=nn.BatchNorm2d if norm == "batch" else None,
         )
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:  # [B, 3, H, W] float, normalised
+    def forward(self, images: Tensor) -> dict[str, Tensor]:  # [B, 3, H, W] float, normalized
         stages = self.body(images)
         pyramid = self.fpn(OrderedDict(zip(LEVELS, stages, strict=True)))
         pyramid["p6"] = pyramid.pop("pool")
@@ -145,7 +145,7 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def flip_and_normalise(frames: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def flip_and_normalize(frames: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 [B, H, W, 3] BGR -> float32 [B, 3, H, W] RGB, (x / 255 - mean) / std."""
     images = frames.to(torch.float32).permute(0, 3, 1, 2).flip(1) / 255.0
     return (images - mean[:, None, None]) / std[:, None, None]

@@ -6,7 +6,7 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from imp_trt.classes import ClassTable, default_palette
 from imp_trt.models.config import ModelConfig
-from imp_trt.models.initial import initialise
+from imp_trt.models.initial import initialize
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system
 
@@ -47,5 +47,5 @@ def coco_mask_rcnn_imp(input_size: tuple[int, int] = COCO_INPUT_SIZE) -> ImpNetw
         DependencyMissing: the weights are neither in torch.hub's cache nor to be fetched.
     """
     network = ImpNetwork(coco_config(input_size))
-    initialise(network, "coco")
+    initialize(network, "coco")
     return network.eval()

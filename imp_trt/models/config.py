@@ -79,11 +79,11 @@ class ModelConfig:
         detector: whether RPN, box and mask heads exist.
         imp: whether the canvas feeds the semantic head; needs the detector.
         sampling: IMP sampling rule; one per checkpoint and file.
-        norm: normalisation of backbone and FPN.
-        head_norm: normalisation of the "fpn" semantic head; the paper has "group".
+        norm: normalization of backbone and FPN.
+        head_norm: normalization of the "fpn" semantic head; the paper has "group".
         fpn_channels: channels of p2..p6.
         semantic_channels: channels of the semantic head.
-        mean, std: per-channel RGB normalisation of an image in 0-1.
+        mean, std: per-channel RGB normalization of an image in 0-1.
         background_score: constant competitor of the canvas when semantic_head is "none" (0.3 in the preset
             mask-rcnn-imp).
         detector_config: sizes and thresholds of the detector.

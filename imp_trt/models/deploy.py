@@ -32,11 +32,11 @@ class DeployModule(nn.Module):
     """One network with static shapes.
 
     Args:
-        network: trained network; its weights are copied, with batch normalisation folded.
+        network: trained network; its weights are copied, with batch normalization folded.
         passes: passes of each fixed-point NMS, see imp_trt.models.nms.
         dtype: type of the layers (trunk, pyramid, all heads) and of the canvas, one of DTYPES. Pixels are
-            normalised, boxes decoded and suppressed, and scores and masks computed from logits in float32
-            whatever it is, and group normalisation takes its statistics there; outputs never change type.
+            normalized, boxes decoded and suppressed, and scores and masks computed from logits in float32
+            whatever it is, and group normalization takes its statistics there; outputs never change type.
 
     Raises:
         ExportError: a size of the config is beyond what every runtime can do, or a weight is beyond the
@@ -138,7 +138,7 @@ class DeployModule(nn.Module):
 
 
 def fold_batch_norm(module: nn.Module) -> None:
-    """Folds every batch normalisation (frozen or not) into the convolution registered just before it.
+    """Folds every batch normalization (frozen or not) into the convolution registered just before it.
 
     That is the order in which torchvision's blocks and this package's layers are applied.
     """
@@ -167,7 +167,7 @@ def _fold_channel_order(network: ImpNetwork) -> tuple[Tensor, Tensor]:
 
 
 class Float32GroupNorm(nn.Module):
-    """Group normalisation whose sums are float32: a sum of squares leaves float16's range soon."""
+    """Group normalization whose sums are float32: a sum of squares leaves float16's range soon."""
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class Float32GroupNorm(nn.Module):
 
 
 def lower_layers(module: nn.Module, dtype: torch.dtype) -> None:
-    """Turns the parameters of a module's layers into dtype, those of group normalisation excepted.
+    """Turns the parameters of a module's layers into dtype, those of group normalization excepted.
 
     Raises:
         ExportError: a weight is beyond the range of dtype.

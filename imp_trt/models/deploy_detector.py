@@ -187,9 +187,9 @@ def decode_boxes(codes: Tensor, boxes: Tensor, weights: tuple[float, ...], clip:
     low, size = boxes[..., :2], boxes[..., 2:] - boxes[..., :2]
     if any(w != 1 for w in weights):
         codes = codes / torch.tensor(weights, device=codes.device)
-    centre = codes[..., :2] * size + (low + 0.5 * size)
+    center = codes[..., :2] * size + (low + 0.5 * size)
     half = 0.5 * (torch.exp(codes[..., 2:].clamp(max=clip)) * size)
-    return torch.cat([centre - half, centre + half], -1)
+    return torch.cat([center - half, center + half], -1)
 
 
 def _deconvolution_as_convolution(deconvolution: nn.ConvTranspose2d) -> nn.Conv2d:

@@ -185,7 +185,7 @@ def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor, side: int) -> Te
     a network trained on them draws every instance half a pixel too far up and left.
 
     Args:
-        masks: [K, H, W] uint8, the labelled instances.
+        masks: [K, H, W] uint8, the labeled instances.
         boxes: [P, 4] float32 xyxy pixels.
         matched: [P] int64 rows of masks.
         side: cells of a mask along each axis.

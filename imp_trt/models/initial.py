@@ -22,7 +22,7 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.models.semantic import SemanticHead
 
 INITIALS = ("scratch", "imagenet", "coco")
-"""What :func:`initialise` knows."""
+"""What :func:`initialize` knows."""
 
 NEW_LAYER_DEVIATION = 0.01
 """Layers without pretrained values are drawn from N(0, 0.01) (the paper, on its training)."""
@@ -46,17 +46,17 @@ _LIKE_COCO = {
 State = Mapping[str, Tensor]
 
 
-def initialise(network: ImpNetwork, kind: str) -> None:
+def initialize(network: ImpNetwork, kind: str) -> None:
     """Give a new network the values that training starts from, in place.
 
     Args:
-        network: as constructed; with "imagenet" and "coco" its trunk is normalised by batch statistics.
+        network: as constructed; with "imagenet" and "coco" its trunk is normalized by batch statistics.
         kind: "scratch" leaves every layer as it was drawn. "imagenet" takes the trunk from torchvision's
             classifier. "coco" takes trunk, pyramid, RPN, box and mask heads from torchvision's Mask R-CNN
             with a ResNet-50; rows of the predictors go by class name, and a class that COCO lacks is new.
             With both, the semantic head and new predictors are drawn from N(0, 0.01) with zero biases, by
             torch's global generator. Pyramid, box and mask head keep torchvision's draws where no pretrained
-            values exist. So do the 3x3 convolutions of the "p2" head: nothing normalises after them,
+            values exist. So do the 3x3 convolutions of the "p2" head: nothing normalizes after them,
             N(0, 0.01) shrinks the signal in each, and a head of the paper's width stood still for its first
             thousand steps of SGD, which a long schedule forgives and a short one does not.
 
@@ -66,7 +66,7 @@ def initialise(network: ImpNetwork, kind: str) -> None:
         CheckpointError: the weights do not fit the network's sizes.
     """
     if kind not in INITIALS:
-        raise InvalidInput("initialisation", expected=f"one of {', '.join(INITIALS)}", got=kind)
+        raise InvalidInput("initialization", expected=f"one of {', '.join(INITIALS)}", got=kind)
     if kind == "scratch":
         return
     _check(network, kind)
@@ -105,7 +105,7 @@ def fetch(url: str) -> dict[str, Tensor]:
 
 
 def copy_trunk(network: ImpNetwork, state: State, batch_norm_eps: float | None = None) -> None:
-    """Copy a torchvision ResNet's convolutions and normalisations to the backbone, in place.
+    """Copy a torchvision ResNet's convolutions and normalizations to the backbone, in place.
 
     Args:
         network: its backbone is that ResNet.
@@ -128,7 +128,7 @@ def copy_trunk(network: ImpNetwork, state: State, batch_norm_eps: float | None =
             variance = f"{name}.running_var"
             if variance in found:
                 found[variance] = found[variance] + (batch_norm_eps - value)
-    # Frozen normalisation has no count of batches, and a fresh count does no harm.
+    # Frozen normalization has no count of batches, and a fresh count does no harm.
     ignored = {name for name in own.keys() | found.keys() if name.endswith("num_batches_tracked")}
     _copy(own, {name: value for name, value in found.items() if name not in ignored}, "trunk", ignored)
 
@@ -162,7 +162,7 @@ def copy_mask_rcnn(
     copy_trunk(network, parts["backbone.body."], batch_norm_eps)
     pyramid = network.backbone.fpn.state_dict()
     found = {_pyramid_name(name, pyramid): value for name, value in parts["backbone.fpn."].items()}
-    # Batch normalisation after a pyramid convolution starts as the identity, with the convolution's bias.
+    # Batch normalization after a pyramid convolution starts as the identity, with the convolution's bias.
     fresh = {name for name in pyramid if name.rsplit(".", 2)[-2] == "1"} - found.keys()
     _copy(pyramid, found, "pyramid", fresh)
     if network.detector is None:
@@ -214,21 +214,21 @@ def _check(network: ImpNetwork, kind: str) -> None:
     config = network.config
     if kind == "coco" and config.backbone != "resnet50":
         raise InvalidInput(
-            "initialisation 'coco'",
+            "initialization 'coco'",
             expected="backbone resnet50, the only one whose Mask R-CNN torchvision publishes",
             got=config.backbone,
             fix="choose resnet50; or imagenet and a recipe that trains stage one (cityscapes-imagenet)",
         )
     if config.backbone == "compact":
         raise InvalidInput(
-            "initialisation 'imagenet'",
+            "initialization 'imagenet'",
             expected="one of torchvision's ResNets",
             got="backbone compact, for which nobody publishes weights",
             fix="start from scratch, or choose a ResNet",
         )
     if config.norm not in ("batch", "frozen_batch"):
         raise InvalidInput(
-            f"initialisation {kind!r}",
+            f"initialization {kind!r}",
             expected="norm batch or frozen_batch, as the weights have",
             got=config.norm,
             fix="choose --norm frozen_batch, or start from scratch",
@@ -258,7 +258,7 @@ def _name_of_today(name: str) -> str:
 def _pyramid_name(name: str, own: State) -> str:
     if name in own:
         return name
-    # The bias of a convolution is that of the normalisation that follows it, where there is one.
+    # The bias of a convolution is that of the normalization that follows it, where there is one.
     return name.removesuffix("0.bias") + "1.bias" if name.endswith("0.bias") else name
 
 

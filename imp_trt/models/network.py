@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imp_trt.errors import InvalidInput
-from imp_trt.models.backbone import PyramidBackbone, flip_and_normalise
+from imp_trt.models.backbone import PyramidBackbone, flip_and_normalize
 from imp_trt.models.config import ModelConfig
 from imp_trt.models.detector import Detections, Detector
 from imp_trt.models.semantic import CanvasArgmax, SemanticHead
@@ -22,7 +22,7 @@ class ImpNetwork(nn.Module):
 
     Args:
         config: architecture. Layers are drawn by torch's global generator; for pretrained ones see
-            :func:`imp_trt.models.initial.initialise`.
+            :func:`imp_trt.models.initial.initialize`.
     """
 
     mean: Tensor  # [3] RGB
@@ -59,7 +59,7 @@ class ImpNetwork(nn.Module):
             raise InvalidInput(
                 "frames", expected="uint8 [B, H, W, 3]", got=f"{frames.dtype} {list(frames.shape)}"
             )
-        return flip_and_normalise(frames, self.mean, self.std)
+        return flip_and_normalize(frames, self.mean, self.std)
 
     def project(self, found: Detections, masks: Tensor, image_size: tuple[int, int]) -> Tensor:
         """Detections and their masks [B, N, P, P] -> canvas [B, C, H/4, W/4] (paper, section 3.1)."""

@@ -61,8 +61,8 @@ def system(
         classes: semantic classes.
         input_size: (height, width), multiples of 32.
         backbone: one of BACKBONES. "compact", "resnet18" and "resnet34" come with real-time heads and batch
-            normalisation, so that they also train from scratch; the others with the paper's sizes and frozen
-            normalisation, for a pretrained trunk.
+            normalization, so that they also train from scratch; the others with the paper's sizes and frozen
+            normalization, for a pretrained trunk.
         changes: fields of ModelConfig to replace.
 
     Raises:

@@ -24,7 +24,7 @@ class SemanticHead(nn.Module):
         channels: width of the head.
         num_classes: channels of the logits.
         canvas_channels: thing classes, 0 with IMP off.
-        norm: normalisation of the "fpn" variant; the "p2" variant has none.
+        norm: normalization of the "fpn" variant; the "p2" variant has none.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class Fit:
         frame: (h, w) of the caller's frame, pixels.
         network: (H, W) of the network's frame, pixels.
         resized: (rh, rw) of the part of the network's frame that holds the image, from the top left.
-        pad_value: grey level of the rest.
+        pad_value: gray level of the rest.
     """
 
     frame: Size

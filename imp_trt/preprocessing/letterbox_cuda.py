@@ -38,7 +38,7 @@ def launch_fit(
         row_pitch: bytes from one row of frame to the next.
         swap_red_blue: whether the channel order is reversed on the way.
         out: device pointer to uint8 [H, W, 3], contiguous; every byte is written.
-        pad_value: grey level outside the image.
+        pad_value: gray level outside the image.
         stream: handle of a stream of device.
         device: made current in this thread.
     """

@@ -1,7 +1,7 @@
 from .coco import coco_results as coco_results
 from .disagreement import disagreement_map as disagreement_map
-from .drawing import class_colours as class_colours
-from .drawing import colour_map as colour_map
+from .drawing import class_colors as class_colors
+from .drawing import color_map as color_map
 from .drawing import draw_result as draw_result
 from .image_grid import sheet as sheet
 from .instances import Instances as Instances

@@ -1,4 +1,4 @@
-"""Pictures of results: class colours over the frame, instances outlined and named."""
+"""Pictures of results: class colors over the frame, instances outlined and named."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _Bgr = tuple[int, int, int]
 _Rect = tuple[int, int, int, int]
 
 
-def class_colours(classes: ClassTable) -> NDArray[np.uint8]:
+def class_colors(classes: ClassTable) -> NDArray[np.uint8]:
     """Lookup table [256, 3] uint8, BGR, by class index; black beyond the last class."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(classes)] = np.array(classes.palette, np.uint8)[:, ::-1]
     return table
 
 
-def colour_map(semantic: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.uint8]:
-    """A class map [h, w] as a picture [h, w, 3] uint8 BGR in the classes' colours."""
+def color_map(semantic: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.uint8]:
+    """A class map [h, w] as a picture [h, w, 3] uint8 BGR in the classes' colors."""
     # A lookup in OpenCV: NumPy's fancy indexing takes ten times as long.
-    picture = cv2.applyColorMap(semantic, class_colours(classes).reshape(256, 1, 3))
+    picture = cv2.applyColorMap(semantic, class_colors(classes).reshape(256, 1, 3))
     return np.asarray(picture, np.uint8)
 
 
@@ -47,7 +47,7 @@ def draw_result(
         frame: [h, w, 3] uint8 BGR, contiguous; not changed.
         semantic: [h, w] uint8 class indices.
         instances: what is drawn, by falling score.
-        classes: names and colours.
+        classes: names and colors.
         legend: [K] int64, pixels of each class, of which the legend lists the larger; None for no legend.
 
     Raises:
@@ -59,7 +59,7 @@ def draw_result(
         )
     if not 0 <= alpha <= 1:
         raise InvalidInput("alpha", expected="0 to 1", got=alpha)
-    picture = colour_map(semantic, classes)
+    picture = color_map(semantic, classes)
     cv2.addWeighted(frame, 1 - alpha, picture, alpha, 0, dst=picture)
     # Best last, so that it lies on top.
     for i in reversed(range(len(instances))):
@@ -70,14 +70,14 @@ def draw_result(
     return picture
 
 
-def _draw_instance(picture: NDArray[np.uint8], found: Instances, i: int, colour: _Bgr) -> None:
-    """Tint the instance and outline it: its colour inside a dark rim, visible on any ground."""
+def _draw_instance(picture: NDArray[np.uint8], found: Instances, i: int, color: _Bgr) -> None:
+    """Tint the instance and outline it: its color inside a dark rim, visible on any ground."""
     mask, x, y = found.crop(i)
     if not mask.any():
         return
     part = picture[y : y + mask.shape[0], x : x + mask.shape[1]]
     plane = np.empty_like(part)
-    plane[0] = _light(colour)
+    plane[0] = _light(color)
     plane[1:] = plane[0]  # by rows: NumPy takes long to repeat three bytes
     tint = cv2.addWeighted(part, 0.75, plane, 0.25, 0, dst=plane)
     cv2.copyTo(tint, mask.view(np.uint8), part)
@@ -85,7 +85,7 @@ def _draw_instance(picture: NDArray[np.uint8], found: Instances, i: int, colour:
     # Fewer corners, by at most a pixel: every stroke of a thick smooth line costs.
     outlines = [cv2.approxPolyDP(outline, 1.0, True) for outline in outlines]
     width = _line_width(picture)
-    for rim, line in ((_dark(colour), width + 2), (_light(colour), width)):
+    for rim, line in ((_dark(color), width + 2), (_light(color), width)):
         cv2.drawContours(picture, outlines, -1, rim, line, cv2.LINE_AA, offset=(x, y))
 
 
@@ -96,7 +96,7 @@ def _draw_labels(
     scale, thickness = _text_style(picture)
     taken = list(taken)
     for i in range(len(found)):
-        colour = _bgr(classes, int(found.labels[i]))
+        color = _bgr(classes, int(found.labels[i]))
         text = f"{classes.names[int(found.labels[i])]} {found.scores[i]:.2f}"
         (tw, th), base = cv2.getTextSize(text, _FONT, scale, thickness)
         pad = max(4, th // 2)
@@ -106,10 +106,10 @@ def _draw_labels(
             continue
         taken.append(rect)
         x, y = rect[:2]
-        cv2.rectangle(picture, (x, y), (x + w - 1, y + h - 1), colour, cv2.FILLED)
-        cv2.rectangle(picture, (x, y), (x + w - 1, y + h - 1), _dark(colour), 1)
+        cv2.rectangle(picture, (x, y), (x + w - 1, y + h - 1), color, cv2.FILLED)
+        cv2.rectangle(picture, (x, y), (x + w - 1, y + h - 1), _dark(color), 1)
         origin = (x + pad, y + th + max(2, th // 3) // 2 + 1)
-        cv2.putText(picture, text, origin, _FONT, scale, _ink(colour), thickness, cv2.LINE_AA)
+        cv2.putText(picture, text, origin, _FONT, scale, _ink(color), thickness, cv2.LINE_AA)
 
 
 def _free_place(
@@ -181,17 +181,17 @@ def _bgr(classes: ClassTable, label: int) -> _Bgr:
     return (b, g, r)
 
 
-def _light(colour: _Bgr) -> _Bgr:
-    b, g, r = (round(v + (255 - v) * 0.55) for v in colour)
+def _light(color: _Bgr) -> _Bgr:
+    b, g, r = (round(v + (255 - v) * 0.55) for v in color)
     return (b, g, r)
 
 
-def _dark(colour: _Bgr) -> _Bgr:
-    b, g, r = (round(v * 0.35) for v in colour)
+def _dark(color: _Bgr) -> _Bgr:
+    b, g, r = (round(v * 0.35) for v in color)
     return (b, g, r)
 
 
-def _ink(colour: _Bgr) -> _Bgr:
-    """Black or white, whichever reads better on the colour (luma, ITU-R BT.601)."""
-    b, g, r = colour
+def _ink(color: _Bgr) -> _Bgr:
+    """Black or white, whichever reads better on the color (luma, ITU-R BT.601)."""
+    b, g, r = color
     return (0, 0, 0) if 0.114 * b + 0.587 * g + 0.299 * r > 140 else (255, 255, 255)

@@ -1,4 +1,4 @@
-"""A sheet: pictures in rows and columns, titles above, the classes' colours below."""
+"""A sheet: pictures in rows and columns, titles above, the classes' colors below."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
-from imp_trt.results.drawing import class_colours
+from imp_trt.results.drawing import class_colors
 
 GAP = 6
 """Between tiles, pixels."""
@@ -30,7 +30,7 @@ def sheet(
         rows: one or more, each with a tile [h, w, 3] uint8 BGR for every title; one width for all, one height
             in a row.
         titles: of the columns.
-        classes: names and colours of the legend.
+        classes: names and colors of the legend.
 
     Returns:
         [h, w, 3] uint8 BGR.
@@ -57,14 +57,14 @@ def _title_bar(titles: Sequence[str], tile: int, width: int) -> NDArray[np.uint8
 
 
 def _legend(classes: ClassTable, width: int) -> NDArray[np.uint8]:
-    """Colour and name of every class, as many in a line as fit."""
+    """Color and name of every class, as many in a line as fit."""
     lines, x = [np.full((BAR, width, 3), _GROUND, np.uint8)], 6
-    for name, colour in zip(classes.names, class_colours(classes), strict=False):
+    for name, color in zip(classes.names, class_colors(classes), strict=False):
         (text, _), _ = cv2.getTextSize(name, _FONT, 0.5, 1)
         if x + text + 40 > width:
             lines.append(np.full((BAR, width, 3), _GROUND, np.uint8))
             x = 6
-        cv2.rectangle(lines[-1], (x, 6), (x + 14, BAR - 7), colour.tolist(), -1)
+        cv2.rectangle(lines[-1], (x, 6), (x + 14, BAR - 7), color.tolist(), -1)
         cv2.putText(lines[-1], name, (x + 20, BAR - 8), _FONT, 0.5, _INK, 1, cv2.LINE_AA)
         x += text + 40
     return np.asarray(np.vstack(lines), np.uint8)

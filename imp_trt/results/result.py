@@ -59,7 +59,7 @@ class SegmentationResult:
     Attributes:
         semantic: [h, w] uint8 class indices.
         instances: detected objects, by falling score.
-        classes: names, things and colours of the classes.
+        classes: names, things and colors of the classes.
         timing: milliseconds of the call that made this result: "pre" (the frame's way to the network's
             size), "infer", "post" (the answer's way back to the frame's) and "total". From an engine,
             "upload" is the copy to the GPU or the resize on it, "upload" and "infer" are the GPU's own
@@ -211,13 +211,13 @@ class SegmentationResult:
         labels: bool = True,
         legend: bool = False,
     ) -> NDArray[np.uint8]:
-        """The frame with the answer drawn over it: class colours, instance outlines and names.
+        """The frame with the answer drawn over it: class colors, instance outlines and names.
 
         Args:
             frame: the frame that was run, same size; None takes the one that stream() kept.
             color: order of frame's channels, "bgr" or "rgb", the same as was given to run(); None
                 means BGR for arrays and RGB for PIL images. A kept frame is BGR whatever is given.
-            alpha: weight of the class colours, 0-1.
+            alpha: weight of the class colors, 0-1.
             min_score: instances below are left out.
             labels: write class and score at each instance.
             legend: list the classes that occur, at the lower left.
@@ -327,7 +327,7 @@ class SegmentationResult:
             path: with a frame, any image suffix: the overlay. Without: ``.png`` the class map (8-bit,
                 one channel, pixel = class index), ``.json`` to_json(0.0), ``.npz`` every array.
             frame: the frame that was run.
-            color: order of frame's channels, as in :meth:`plot`; the file's colours are right either way.
+            color: order of frame's channels, as in :meth:`plot`; the file's colors are right either way.
 
         Raises:
             InvalidInput: the frame has another size, or color is unknown.

@@ -22,7 +22,7 @@ from imp_trt.synthetic.palette import (
     ROAD,
     SLABS,
     VEGETATION,
-    Colour,
+    Color,
     Light,
 )
 from imp_trt.synthetic.props import Prop
@@ -64,7 +64,7 @@ def paint_sky(canvas: Canvas, camera: Camera, street: Street, time: float) -> No
         noise_tile(1.7), map_x, map_y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
     )
     cover = np.clip((field - 1.3 + 2.4 * light.clouds) * 0.55, 0, 1) * np.clip(up * 9, 0.15, 1)
-    white = 0.35 * light.horizon + 0.65 * np.minimum(255 * (light.ambient + 0.75 * light.sun_colour), 250)
+    white = 0.35 * light.horizon + 0.65 * np.minimum(255 * (light.ambient + 0.75 * light.sun_color), 250)
     sky += (0.8 * cover)[..., None] * (white - sky - 14 * np.clip(field, 0, 2)[..., None])
     _glow(sky, across, up, camera, light)
     size = (camera.width * SUPERSAMPLE, rows * SUPERSAMPLE)
@@ -79,11 +79,11 @@ def _glow(
     light: Light,
 ) -> None:
     x, y, z = camera.view(light.sun[None] + np.asarray(camera.position))[0].tolist()
-    if z < 0.1 or light.sun_colour.max() < 0.35:
+    if z < 0.1 or light.sun_color.max() < 0.35:
         return
     distance = (across - x / z) ** 2 + (up - (y - camera.position[1]) / z) ** 2
     strength = 0.55 * np.exp(-distance / 0.03) + 0.25 * np.exp(-distance / 0.4)
-    tint = np.minimum(255 * (light.ambient + light.sun_colour), 255)
+    tint = np.minimum(255 * (light.ambient + light.sun_color), 255)
     sky += strength[..., None] * (tint - sky)
 
 
@@ -92,15 +92,15 @@ def paint_skyline(canvas: Canvas, camera: Camera, street: Street) -> None:
     rng = np.random.default_rng([*street.key, 90])
     light = street.light
     base = camera.horizon + 1.5
-    gain = (light.ambient + 0.5 * light.sun_colour)[None]
-    for label, count, low, high, colours in (
+    gain = (light.ambient + 0.5 * light.sun_color)[None]
+    for label, count, low, high, colors in (
         (BUILDING, 34, 0.012, 0.075, FACADES),
         (VEGETATION, 70, 0.006, 0.03, LEAVES),
     ):
         angles, heights = np.sort(rng.uniform(-0.95, 0.95, count)), rng.uniform(low, high, count)
         widths = rng.uniform(0.03, 0.09, count)
-        picks = rng.integers(len(colours), size=count)
-        tinted = 0.3 * np.array(colours)[picks] * gain + 0.7 * light.horizon
+        picks = rng.integers(len(colors), size=count)
+        tinted = 0.3 * np.array(colors)[picks] * gain + 0.7 * light.horizon
         for k in rng.permutation(count).tolist():
             x = camera.width / 2 + camera.focal * math.tan(float(angles[k]) - camera.yaw)
             half, top = camera.focal * float(widths[k]) / 2, base - camera.focal * float(heights[k])
@@ -117,11 +117,11 @@ def paint_ground(canvas: Canvas, camera: Camera, street: Street, props: list[Pro
     gain = street.light.shade(_UP)[0]
     near, far = camera.position[2] - 6.0, camera.position[2] + _FAR
 
-    def flat(x: tuple[float, float], z: tuple[float, float], colour: Colour, label: int) -> None:
+    def flat(x: tuple[float, float], z: tuple[float, float], color: Color, label: int) -> None:
         corners = np.array([(x[0], 0, z[0]), (x[1], 0, z[0]), (x[1], 0, z[1]), (x[0], 0, z[1])], np.float64)
         pixels = _seen_polygon(corners, camera)
         if pixels is not None:
-            canvas.polygon(pixels, np.minimum(np.array(colour) * gain, 255).tolist(), label)
+            canvas.polygon(pixels, np.minimum(np.array(color) * gain, 255).tolist(), label)
 
     for side in (-1, 1):
         k = (side + 1) // 2
@@ -154,9 +154,9 @@ def _paint_markings(canvas: Canvas, camera: Camera, street: Street, gain: NDArra
     whole = camera.pixels(seen[nearest >= NEAR].reshape(-1, 3)).reshape(-1, 4, 2)
     cut = [clip_near(polygon) for polygon in seen[(nearest < NEAR) & (seen[..., 2].max(axis=1) > NEAR)]]
     shapes = [*fixed_point(whole), *(fixed_point(camera.pixels(p)) for p in cut if len(p) >= 3)]
-    colour = np.minimum(np.array(PAINTED_LINE) * gain, 255).tolist()
+    color = np.minimum(np.array(PAINTED_LINE) * gain, 255).tolist()
     for shape in shapes:
-        cv2.fillConvexPoly(canvas.image, shape, colour, cv2.LINE_8, 3)
+        cv2.fillConvexPoly(canvas.image, shape, color, cv2.LINE_8, 3)
 
 
 def _markings(street: Street, number: int) -> list[tuple[float, float, float, float]]:

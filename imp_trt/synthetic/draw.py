@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.synthetic.palette import Colour, Light
+from imp_trt.synthetic.palette import Color, Light
 
 NEAR = 0.4
 """Nothing nearer to the camera than this many metres is drawn."""
@@ -80,7 +80,7 @@ class Mesh:
     Attributes:
         vertices: [V, 3] float64.
         primitives: strokes over runs of the vertices.
-        colours: [P, 3] float64 lit BGR.
+        colors: [P, 3] float64 lit BGR.
         normals: [P, 3] float64 outward normals; zeros for strokes seen from every side.
         starts: [P] first vertex of every stroke.
         sizes: [P] extent in metres of details that may be left out when they are far; else 0.
@@ -88,7 +88,7 @@ class Mesh:
 
     vertices: NDArray[np.float64]
     primitives: tuple[Primitive, ...]
-    colours: NDArray[np.float64]
+    colors: NDArray[np.float64]
     normals: NDArray[np.float64]
     starts: NDArray[np.intp]
     sizes: NDArray[np.float64]
@@ -101,7 +101,7 @@ class Mesh:
         return replace(
             self,
             vertices=self.vertices @ turn + np.asarray(position),
-            colours=np.minimum(self.colours * light.shade(normals), 255.0),
+            colors=np.minimum(self.colors * light.shade(normals), 255.0),
             normals=normals,
         )
 
@@ -112,7 +112,7 @@ class MeshBuilder:
     def __init__(self) -> None:
         self._vertices: list[Point] = []
         self._primitives: list[Primitive] = []
-        self._colours: list[Colour] = []
+        self._colors: list[Color] = []
         self._normals: list[Point] = []
         self._sizes: list[float] = []
 
@@ -120,36 +120,36 @@ class MeshBuilder:
         self,
         points: Sequence[Point],
         normal: Point,
-        colour: Colour,
+        color: Color,
         inside: bool = False,
         size: float = 0.0,
         convex: bool = True,
     ) -> None:
         """A flat polygon, seen only from the side its normal points to (a zero normal: from both)."""
-        self._add(points, 0.0, colour, normal, inside, size, convex)
+        self._add(points, 0.0, color, normal, inside, size, convex)
 
-    def limb(self, start: Point, end: Point, radius: float, colour: Colour, size: float = 0.0) -> None:
+    def limb(self, start: Point, end: Point, radius: float, color: Color, size: float = 0.0) -> None:
         """A round stroke from one joint to another."""
-        self._add((start, end), radius, colour, _NO_NORMAL, False, size)
+        self._add((start, end), radius, color, _NO_NORMAL, False, size)
 
-    def path(self, points: Sequence[Point], radius: float, colour: Colour, size: float = 0.0) -> None:
+    def path(self, points: Sequence[Point], radius: float, color: Color, size: float = 0.0) -> None:
         """A round stroke through several points."""
-        self._add(points, radius, colour, _NO_NORMAL, False, size)
+        self._add(points, radius, color, _NO_NORMAL, False, size)
 
-    def ball(self, centre: Point, radius: float, colour: Colour, size: float = 0.0) -> None:
+    def ball(self, center: Point, radius: float, color: Color, size: float = 0.0) -> None:
         """A disc that always faces the camera."""
-        self._add((centre,), radius, colour, _NO_NORMAL, False, size)
+        self._add((center,), radius, color, _NO_NORMAL, False, size)
 
-    def quads(self, points: Sequence[Point], normal: Point, colour: Colour, size: float) -> None:
+    def quads(self, points: Sequence[Point], normal: Point, color: Color, size: float) -> None:
         """Rectangles that do not overlap, four points each, within what is painted already."""
         if points:
-            self._add(points, -1.0, colour, normal, True, size)
+            self._add(points, -1.0, color, normal, True, size)
 
     def _add(
         self,
         points: Sequence[Point],
         radius: float,
-        colour: Colour,
+        color: Color,
         normal: Point,
         inside: bool,
         size: float,
@@ -158,7 +158,7 @@ class MeshBuilder:
         start = len(self._vertices)
         self._vertices.extend(points)
         self._primitives.append(Primitive(start, len(self._vertices), radius, inside, convex))
-        self._colours.append(colour)
+        self._colors.append(color)
         self._normals.append(normal)
         self._sizes.append(size)
 
@@ -172,7 +172,7 @@ class MeshBuilder:
         return Mesh(
             vertices=np.array(self._vertices),
             primitives=tuple(self._primitives),
-            colours=np.array(self._colours),
+            colors=np.array(self._colors),
             normals=np.array(self._normals),
             starts=np.array([p.start for p in self._primitives], np.intp),
             sizes=np.array(self._sizes),
@@ -187,10 +187,10 @@ class Canvas:
         self.image: NDArray[np.uint8] = np.zeros((*size, 3), np.uint8)
         self.numbers: NDArray[np.uint16] = np.zeros(size, np.uint16)
 
-    def polygon(self, pixels: NDArray[np.float64], colour: Sequence[float], number: int) -> None:
+    def polygon(self, pixels: NDArray[np.float64], color: Sequence[float], number: int) -> None:
         """Fill a simple polygon given in picture coordinates [N, 2]."""
         points = [fixed_point(pixels)]
-        cv2.fillPoly(self.image, points, colour, cv2.LINE_8, _SHIFT)
+        cv2.fillPoly(self.image, points, color, cv2.LINE_8, _SHIFT)
         cv2.fillPoly(self.numbers, points, (number,), cv2.LINE_8, _SHIFT)
 
     def mesh(self, mesh: Mesh, camera: Camera, number: int, haze: tuple[float, NDArray[np.float64]]) -> None:
@@ -200,7 +200,7 @@ class Canvas:
             mesh: what to paint.
             camera: where it is seen from.
             number: the object's number.
-            haze: share of the haze in its colour, and the haze's BGR.
+            haze: share of the haze in its color, and the haze's BGR.
         """
         seen = camera.view(mesh.vertices)
         depth = seen[:, 2]
@@ -211,7 +211,7 @@ class Canvas:
         if not cut and _outside(pixels, camera):
             return
         share, tint = haze
-        colours = (mesh.colours * (1 - share) + tint * share).tolist()
+        colors = (mesh.colors * (1 - share) + tint * share).tolist()
         towards = mesh.vertices[mesh.starts] - np.asarray(camera.position)
         hidden = (mesh.normals * towards).sum(axis=1) > 1e-9
         scales = camera.focal / np.maximum(depth[mesh.starts], NEAR)
@@ -222,24 +222,24 @@ class Canvas:
             primitive = mesh.primitives[k]
             run = slice(primitive.start, primitive.stop)
             if cut and depth[run].min() < NEAR:
-                self._cut(primitive, seen[run], camera, colours[k], number)
+                self._cut(primitive, seen[run], camera, colors[k], number)
             elif primitive.radius > 0:
-                self._stroke(points[run], primitive.radius * scale_list[k], colours[k], number)
+                self._stroke(points[run], primitive.radius * scale_list[k], colors[k], number)
             else:
-                self._fill(primitive, points[run], colours[k], number)
+                self._fill(primitive, points[run], colors[k], number)
 
     def _fill(
-        self, primitive: Primitive, points: NDArray[np.int32], colour: Sequence[float], number: int
+        self, primitive: Primitive, points: NDArray[np.int32], color: Sequence[float], number: int
     ) -> None:
         if primitive.radius < 0:
-            cv2.fillPoly(self.image, list(points.reshape(-1, 4, 2)), colour, cv2.LINE_8, _SHIFT)
+            cv2.fillPoly(self.image, list(points.reshape(-1, 4, 2)), color, cv2.LINE_8, _SHIFT)
             return
         if primitive.convex:
-            cv2.fillConvexPoly(self.image, points, colour, cv2.LINE_8, _SHIFT)
+            cv2.fillConvexPoly(self.image, points, color, cv2.LINE_8, _SHIFT)
             if not primitive.inside:
                 cv2.fillConvexPoly(self.numbers, points, (number,), cv2.LINE_8, _SHIFT)
             return
-        cv2.fillPoly(self.image, [points], colour, cv2.LINE_8, _SHIFT)
+        cv2.fillPoly(self.image, [points], color, cv2.LINE_8, _SHIFT)
         if not primitive.inside:
             cv2.fillPoly(self.numbers, [points], (number,), cv2.LINE_8, _SHIFT)
 
@@ -248,7 +248,7 @@ class Canvas:
         primitive: Primitive,
         seen: NDArray[np.float64],
         camera: Camera,
-        colour: Sequence[float],
+        color: Sequence[float],
         number: int,
     ) -> None:
         """Paint the part of a polygon before the camera; a limb or ball that reaches behind is left out."""
@@ -259,18 +259,18 @@ class Canvas:
             clipped = clip_near(piece)
             if len(clipped) >= 3:
                 whole = primitive._replace(radius=0.0, convex=False)
-                self._fill(whole, fixed_point(camera.pixels(clipped)), colour, number)
+                self._fill(whole, fixed_point(camera.pixels(clipped)), color, number)
 
-    def _stroke(self, points: NDArray[np.int32], radius: float, colour: Sequence[float], number: int) -> None:
+    def _stroke(self, points: NDArray[np.int32], radius: float, color: Sequence[float], number: int) -> None:
         """A disc, or a round stroke through points, of a radius in pixels (at least half a pixel)."""
         if len(points) == 1:
-            centre = (int(points[0, 0]), int(points[0, 1]))
+            center = (int(points[0, 0]), int(points[0, 1]))
             size = max(round(radius * SUPERSAMPLE * (1 << _SHIFT)), 1 << _SHIFT)
-            cv2.circle(self.image, centre, size, colour, cv2.FILLED, cv2.LINE_8, _SHIFT)
-            cv2.circle(self.numbers, centre, size, (number,), cv2.FILLED, cv2.LINE_8, _SHIFT)
+            cv2.circle(self.image, center, size, color, cv2.FILLED, cv2.LINE_8, _SHIFT)
+            cv2.circle(self.numbers, center, size, (number,), cv2.FILLED, cv2.LINE_8, _SHIFT)
             return
         thickness = max(round(2 * radius * SUPERSAMPLE), SUPERSAMPLE)
-        cv2.polylines(self.image, [points], False, colour, thickness, cv2.LINE_8, _SHIFT)
+        cv2.polylines(self.image, [points], False, color, thickness, cv2.LINE_8, _SHIFT)
         cv2.polylines(self.numbers, [points], False, (number,), thickness, cv2.LINE_8, _SHIFT)
 
 
@@ -297,6 +297,6 @@ def _outside(pixels: NDArray[np.float64], camera: Camera) -> bool:
 
 
 def fixed_point(pixels: NDArray[np.float64]) -> NDArray[np.int32]:
-    """Picture coordinates as OpenCV's fixed-point ones on the canvas, where centres are whole numbers."""
+    """Picture coordinates as OpenCV's fixed-point ones on the canvas, where centers are whole numbers."""
     scaled = (pixels * SUPERSAMPLE - 0.5) * (1 << _SHIFT)
     return np.rint(np.minimum(np.maximum(scaled, -1e6), 1e6)).astype(np.int32)

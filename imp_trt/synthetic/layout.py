@@ -69,7 +69,7 @@ class Street:
             rng.uniform(2.5, 5.0) if green[0] else 0.0,
             rng.uniform(2.5, 5.0) if green[1] else 0.0,
         )
-        self.grass = surroundings.verge_colour(rng)
+        self.grass = surroundings.verge_color(rng)
         self.storeys = float(rng.uniform(1.8, 4.5))
         self.trees = float(rng.uniform(0.1, 0.8))
         self.crowd = float(rng.uniform(0.3, 1.0)) * busy

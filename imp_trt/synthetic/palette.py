@@ -1,7 +1,7 @@
 """Classes, paints and light of the procedural streets.
 
-Paints are shared by every thing: cars, buses, coats and signs take their colours from one list, so
-that a patch of colour does not tell the class.
+Paints are shared by every thing: cars, buses, coats and signs take their colors from one list, so
+that a patch of color does not tell the class.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ SCENE_CLASSES = ClassTable(
 )
 SKY, BUILDING, ROAD, PAVEMENT, VEGETATION, POLE, SIGN, PERSON, CYCLIST, CAR, TRUCK, BUS = range(12)
 
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 """Blue, green, red, 0-255."""
 
 
-def rgb(red: float, green: float, blue: float) -> Colour:
-    """A colour given the usual way round."""
+def rgb(red: float, green: float, blue: float) -> Color:
+    """A color given the usual way round."""
     return (blue, green, red)
 
 
-PAINTS: tuple[Colour, ...] = (
+PAINTS: tuple[Color, ...] = (
     rgb(232, 232, 226),
     rgb(176, 181, 186),
     rgb(58, 61, 66),
@@ -71,12 +71,12 @@ PAINTS: tuple[Colour, ...] = (
 )
 """Body paint, cloth, plates, awnings."""
 
-SKIN: tuple[Colour, ...] = (rgb(226, 182, 150), rgb(208, 168, 132), rgb(160, 112, 80), rgb(122, 84, 60))
-HAIR: tuple[Colour, ...] = (rgb(58, 44, 38), rgb(36, 36, 40), rgb(122, 84, 60), rgb(176, 150, 110))
+SKIN: tuple[Color, ...] = (rgb(226, 182, 150), rgb(208, 168, 132), rgb(160, 112, 80), rgb(122, 84, 60))
+HAIR: tuple[Color, ...] = (rgb(58, 44, 38), rgb(36, 36, 40), rgb(122, 84, 60), rgb(176, 150, 110))
 GLASS = rgb(62, 78, 92)
 RUBBER = rgb(34, 35, 38)
 METAL = rgb(120, 124, 128)
-FACADES: tuple[Colour, ...] = (
+FACADES: tuple[Color, ...] = (
     rgb(168, 92, 70),
     rgb(206, 192, 166),
     rgb(190, 150, 118),
@@ -86,8 +86,8 @@ FACADES: tuple[Colour, ...] = (
     rgb(176, 186, 190),
     rgb(206, 170, 120),
 )
-ROOFS: tuple[Colour, ...] = (rgb(112, 62, 50), rgb(78, 80, 88), rgb(98, 84, 74))
-LEAVES: tuple[Colour, ...] = (rgb(74, 118, 48), rgb(96, 134, 52), rgb(54, 98, 56), rgb(134, 138, 50))
+ROOFS: tuple[Color, ...] = (rgb(112, 62, 50), rgb(78, 80, 88), rgb(98, 84, 74))
+LEAVES: tuple[Color, ...] = (rgb(74, 118, 48), rgb(96, 134, 52), rgb(54, 98, 56), rgb(134, 138, 50))
 GRASS = rgb(104, 138, 64)
 ASPHALT = rgb(112, 113, 118)
 SLABS = rgb(168, 162, 154)
@@ -101,16 +101,16 @@ class Light:
 
     Attributes:
         sun: [3] unit vector towards the sun (x right, y up, z forward).
-        sun_colour, ambient: [3] BGR gain of direct and scattered light.
+        sun_color, ambient: [3] BGR gain of direct and scattered light.
         zenith, horizon: [3] BGR of the sky, 0-255.
         shadow: how much of the light a shadow on the ground takes, 0-1.
-        haze: share of the horizon's colour that distance adds per metre (exponential).
+        haze: share of the horizon's color that distance adds per metre (exponential).
         clouds: cover, 0-1.
         lamps: whether windows and headlights are lit.
     """
 
     sun: NDArray[np.float64]
-    sun_colour: NDArray[np.float64]
+    sun_color: NDArray[np.float64]
     ambient: NDArray[np.float64]
     zenith: NDArray[np.float64]
     horizon: NDArray[np.float64]
@@ -124,7 +124,7 @@ class Light:
         facing = np.maximum(normals @ self.sun, 0.0)
         unoriented = ~normals.any(axis=1)
         facing[unoriented] = 0.55
-        return np.asarray(self.ambient + facing[:, None] * self.sun_colour, np.float64)
+        return np.asarray(self.ambient + facing[:, None] * self.sun_color, np.float64)
 
 
 _SKIES = (
@@ -172,7 +172,7 @@ def random_light(rng: np.random.Generator) -> Light:
                 np.cos(elevation) * np.cos(azimuth),
             ]
         ),
-        sun_colour=np.array(sun) * exposure,
+        sun_color=np.array(sun) * exposure,
         ambient=np.array(ambient) * exposure,
         zenith=np.array(zenith[::-1], np.float64),
         horizon=np.array(horizon[::-1], np.float64),

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from imp_trt.synthetic.draw import MeshBuilder, Point
-from imp_trt.synthetic.palette import HAIR, METAL, PAINTS, RUBBER, SKIN, Colour
+from imp_trt.synthetic.palette import HAIR, METAL, PAINTS, RUBBER, SKIN, Color
 
 
 def person(rng: np.random.Generator, phase: float, away: bool) -> tuple[MeshBuilder, float]:
@@ -104,15 +104,15 @@ def cyclist(rng: np.random.Generator, phase: float, away: bool) -> tuple[MeshBui
         shoulder: Point = (0.19 * side, neck[1] - 0.04, neck[2])
         b.path((shoulder, (0.27 * side, 1.24, 0.24), (0.25 * side, 1.08, 0.4)), 0.052, shirt)
         b.ball((0.25 * side, 1.08, 0.4), 0.05, skin, size=0.05)
-    centre: Point = (0.0, neck[1] + 0.2, neck[2] + 0.06)
-    _head(b, centre, 0.105, skin, helmet, away)
+    center: Point = (0.0, neck[1] + 0.2, neck[2] + 0.06)
+    _head(b, center, 0.105, skin, helmet, away)
     return b, 1.8
 
 
-def _head(b: MeshBuilder, centre: Point, radius: float, skin: Colour, cover: Colour, away: bool) -> None:
+def _head(b: MeshBuilder, center: Point, radius: float, skin: Color, cover: Color, away: bool) -> None:
     """A head with hair, a hat or a helmet; from behind the cover hides most of the face."""
-    x, y, z = centre
-    b.ball(centre, radius, skin)
+    x, y, z = center
+    b.ball(center, radius, skin)
     if away:
         b.ball((x, y + 0.02, z - 0.03), radius * 0.98, cover)
     else:

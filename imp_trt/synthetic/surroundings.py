@@ -16,7 +16,7 @@ from imp_trt.synthetic.palette import (
     METAL,
     PAINTS,
     ROOFS,
-    Colour,
+    Color,
     Light,
     rgb,
 )
@@ -39,7 +39,7 @@ def building(
     """A house along the street.
 
     Args:
-        rng: draws colours and details.
+        rng: draws colors and details.
         light: for windows that are lit.
         side: 1 = on the right of the street, -1 = on the left.
         face: distance x of the facade from the street's axis, signed.
@@ -88,11 +88,11 @@ def _band(
     z: tuple[float, float],
     y: tuple[float, float],
     normal: Point,
-    colour: Colour,
+    color: Color,
     size: float = 0.2,
 ) -> None:
     points = [(x, y[0], z[0]), (x, y[0], z[1]), (x, y[1], z[1]), (x, y[1], z[0])]
-    b.face(points, normal, colour, inside=True, size=size)
+    b.face(points, normal, color, inside=True, size=size)
 
 
 def _storeys(
@@ -159,9 +159,9 @@ def _shop(
         stripes = max(2, int((z1 - z0) / 0.9))
         for k in range(stripes):
             a, c = z0 + (z1 - z0) * k / stripes, z0 + (z1 - z0) * (k + 1) / stripes
-            colour = paint if k % 2 else rgb(232, 232, 226)
+            color = paint if k % 2 else rgb(232, 232, 226)
             points = [(x, 2.9, a), (x, 2.9, c), (out, 2.35, c), (out, 2.35, a)]
-            b.face(points, (0.0, 0.0, 0.0), colour, size=0.35)
+            b.face(points, (0.0, 0.0, 0.0), color, size=0.35)
 
 
 def _front_doors(
@@ -217,14 +217,14 @@ def tree(variety: int) -> tuple[Mesh, float, float]:
         x, y, z = spots[k].tolist()
         # Light falls from above: low clumps are in the shade of the crown.
         tone = (0.66 + 0.24 * (y + 1)) * float(jitter[k])
-        centre = (x * radius * 0.75, middle + y * tall * 0.75, z * radius * 0.75)
-        b.ball(centre, float(sizes[k]) * radius, _toned(leaf, tone))
+        center = (x * radius * 0.75, middle + y * tall * 0.75, z * radius * 0.75)
+        b.ball(center, float(sizes[k]) * radius, _toned(leaf, tone))
     for _ in range(34):
         angle, height = rng.uniform(0, 2 * math.pi), rng.uniform(-0.9, 1.0)
         ring = math.sqrt(max(0.0, 1 - height * height)) * rng.uniform(0.3, 1.0)
-        centre = (ring * math.cos(angle) * radius, middle + height * tall, ring * math.sin(angle) * radius)
+        center = (ring * math.cos(angle) * radius, middle + height * tall, ring * math.sin(angle) * radius)
         tone = (0.7 + 0.26 * (height + 1)) * rng.uniform(0.85, 1.18)
-        b.ball(centre, radius * rng.uniform(0.1, 0.2), _toned(leaf, tone), size=0.05)
+        b.ball(center, radius * rng.uniform(0.1, 0.2), _toned(leaf, tone), size=0.05)
     return b.template, middle + tall, radius
 
 
@@ -327,18 +327,18 @@ def traffic_light(rng: np.random.Generator, height: float) -> MeshBuilder:
     b.face([(x, y, 0.0) for x, y in box], (0.0, 0.0, 1.0), dark)
     b.face([(x, y, 0.0) for x, y in box], _TOWARDS, dark)
     lit = int(rng.integers(3))
-    for k, colour in enumerate((rgb(188, 40, 38), rgb(232, 186, 38), rgb(34, 150, 84))):
-        centre_y = height - 0.18 - 0.32 * k
+    for k, color in enumerate((rgb(188, 40, 38), rgb(232, 186, 38), rgb(34, 150, 84))):
+        center_y = height - 0.18 - 0.32 * k
         angles = [2 * math.pi * j / 10 for j in range(10)]
-        disc = [(0.12 * math.cos(a), centre_y + 0.12 * math.sin(a), -0.02) for a in angles]
-        b.face(disc, _TOWARDS, _toned(colour, 1.9 if k == lit else 0.35), inside=True, size=0.15)
+        disc = [(0.12 * math.cos(a), center_y + 0.12 * math.sin(a), -0.02) for a in angles]
+        b.face(disc, _TOWARDS, _toned(color, 1.9 if k == lit else 0.35), inside=True, size=0.15)
     return b
 
 
-def verge_colour(rng: np.random.Generator) -> Colour:
-    """Colour of grass beside the pavement."""
+def verge_color(rng: np.random.Generator) -> Color:
+    """Color of grass beside the pavement."""
     return _toned(GRASS, rng.uniform(0.85, 1.12))
 
 
-def _toned(colour: Colour, tone: float) -> Colour:
-    return (colour[0] * tone, colour[1] * tone, colour[2] * tone)
+def _toned(color: Color, tone: float) -> Color:
+    return (color[0] * tone, color[1] * tone, color[2] * tone)

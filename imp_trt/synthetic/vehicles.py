@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from imp_trt.synthetic.draw import Mesh, MeshBuilder, Point
-from imp_trt.synthetic.palette import GLASS, METAL, PAINTS, RUBBER, Colour, Light, rgb
+from imp_trt.synthetic.palette import GLASS, METAL, PAINTS, RUBBER, Color, Light, rgb
 
 _REAR: Point = (0.0, 0.0, -1.0)
 _FRONT: Point = (0.0, 0.0, 1.0)
@@ -24,7 +24,7 @@ Profile = Sequence[tuple[float, float]]
 class _Vehicle:
     """Strokes shared by all vehicles, around a body of a given half width."""
 
-    def __init__(self, half: float, paint: Colour, trim: Colour, lit: bool) -> None:
+    def __init__(self, half: float, paint: Color, trim: Color, lit: bool) -> None:
         self.builder = MeshBuilder()
         self.half = half
         self.paint = paint
@@ -51,9 +51,9 @@ class _Vehicle:
                 self.builder.face(hub, normal, METAL, inside=True, size=0.3)
 
     def shell(
-        self, profile: Profile, edges: Mapping[int, Colour], taper: float = 0.0, waist: float = 0.0
+        self, profile: Profile, edges: Mapping[int, Color], taper: float = 0.0, waist: float = 0.0
     ) -> None:
-        """The outline drawn across the width; ``edges`` gives single strips another colour.
+        """The outline drawn across the width; ``edges`` gives single strips another color.
 
         Above the waist the body narrows by ``taper`` metres a side for each metre of height.
         """
@@ -73,33 +73,33 @@ class _Vehicle:
             self.builder.face(points, (float(side), 0.0, 0.0), self.paint, convex=False)
 
     def side(
-        self, outline: Profile, colour: Colour, size: float = 0.25, taper: float = 0.0, waist: float = 0.0
+        self, outline: Profile, color: Color, size: float = 0.25, taper: float = 0.0, waist: float = 0.0
     ) -> None:
         """A detail on both flanks."""
         for side in (-1, 1):
             points = [(side * (self.half + 0.005 - taper * max(0.0, y - waist)), y, z) for z, y in outline]
-            self.builder.face(points, (float(side), 0.0, 0.0), colour, inside=True, size=size)
+            self.builder.face(points, (float(side), 0.0, 0.0), color, inside=True, size=size)
 
     def across(
-        self, z: float, x: tuple[float, float], y: tuple[float, float], colour: Colour, size: float = 0.2
+        self, z: float, x: tuple[float, float], y: tuple[float, float], color: Color, size: float = 0.2
     ) -> None:
         """A rectangle on the front (z > 0) or the rear (z < 0)."""
         normal = _FRONT if z > 0 else _REAR
         at = z + math.copysign(0.01, z)
         points = [(x[0], y[0], at), (x[1], y[0], at), (x[1], y[1], at), (x[0], y[1], at)]
-        self.builder.face(points, normal, colour, inside=True, size=size)
+        self.builder.face(points, normal, color, inside=True, size=size)
 
     def lamps(self, front: float, rear: float, y: float, width: float, height: float) -> None:
         """Head and tail lamps in the corners, and number plates."""
-        for z, colour in ((rear, _TAIL_LAMP), (front, _HEAD_LAMP)):
-            glowing = tuple(min(c * self.glow, 400.0) for c in colour)
+        for z, color in ((rear, _TAIL_LAMP), (front, _HEAD_LAMP)):
+            glowing = tuple(min(c * self.glow, 400.0) for c in color)
             for side in (-1, 1):
                 outer, inner = side * (self.half - 0.05), side * (self.half - 0.05 - width)
                 self.across(z, (inner, outer), (y, y + height), (glowing[0], glowing[1], glowing[2]), 0.12)
             self.across(z, (-0.26, 0.26), (y - 0.22, y - 0.1), _PLATE, 0.12)
 
     def decals(self, rng: np.random.Generator, z: tuple[float, float], y: tuple[float, float]) -> None:
-        """Nothing, a band or slanted stripes in the trim colour, within a rectangle of the flanks."""
+        """Nothing, a band or slanted stripes in the trim color, within a rectangle of the flanks."""
         kind, low, high = rng.integers(4), y[0], y[1]
         if kind == 0:
             self.side([(z[0], low), (z[1], low), (z[1], high), (z[0], high)], self.trim)
@@ -243,7 +243,7 @@ def place(
     return tuple(builder.build(light, position, heading) for builder, _ in ordered)
 
 
-def _two_paints(rng: np.random.Generator) -> tuple[Colour, Colour]:
+def _two_paints(rng: np.random.Generator) -> tuple[Color, Color]:
     first, second = rng.choice(len(PAINTS), 2, replace=False)
     return PAINTS[first], PAINTS[second]
 

@@ -14,7 +14,7 @@ from imp_trt.classes import ClassTable
 from imp_trt.data.files import write_atomically
 from imp_trt.data.images import encode_image
 from imp_trt.errors import InvalidInput
-from imp_trt.results.drawing import class_colours, colour_map
+from imp_trt.results.drawing import class_colors, color_map
 from imp_trt.results.image_grid import sheet
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video.sinks import Base, Segmented
@@ -58,7 +58,7 @@ class ContactSheet(Base):
 def canvas_picture(result: SegmentationResult, scale: float = 0.5) -> NDArray[np.uint8]:
     """The IMP canvas as a picture [h * scale, w * scale, 3] uint8 BGR.
 
-    Every thing plane shines in its class colour with the strength of its projected score; at each
+    Every thing plane shines in its class color with the strength of its projected score; at each
     pixel the strongest plane is shown.
     """
     canvas = result.canvas(scale)
@@ -67,14 +67,14 @@ def canvas_picture(result: SegmentationResult, scale: float = 0.5) -> NDArray[np
     strongest = canvas.argmax(axis=0)
     strength = np.take_along_axis(canvas, strongest[None], axis=0)[0]
     things = np.asarray(result.classes.things)
-    colours = class_colours(result.classes)[things[strongest]].astype(np.float32)
-    return np.asarray(np.clip(colours * strength[..., None] + 16, 0, 255), np.uint8)
+    colors = class_colors(result.classes)[things[strongest]].astype(np.float32)
+    return np.asarray(np.clip(colors * strength[..., None] + 16, 0, 255), np.uint8)
 
 
 def _row(item: Segmented, width: int) -> list[NDArray[np.uint8]]:
     height, full = item.result.size
     size = (width, max(1, round(height * width / full)))
-    classes = colour_map(item.result.semantic, item.result.classes)
+    classes = color_map(item.result.semantic, item.result.classes)
     tiles = [
         cv2.resize(item.frame.image, size, interpolation=cv2.INTER_AREA),
         cv2.resize(canvas_picture(item.result), size, interpolation=cv2.INTER_LINEAR),

@@ -1,5 +1,5 @@
 // Between a caller's frame and the network's: the geometry of imp_trt/preprocessing/letterbox.py in integers.
-// A side has at most 65536 pixels, so that areas times grey levels fit in 64 bits.
+// A side has at most 65536 pixels, so that areas times gray levels fit in 64 bits.
 #ifndef IMP_FRAME_FIT_H
 #define IMP_FRAME_FIT_H
 
@@ -38,7 +38,7 @@ struct Blend {
     float fraction;
 };
 
-// The centre (x + 1/2) * from / to - 1/2, clamped to the image, split without rounding.
+// The center (x + 1/2) * from / to - 1/2, clamped to the image, split without rounding.
 IMP_HD Blend blend_of(int x, int from, int to)
 {
     const long long unit = 2LL * to, place = (2LL * x + 1) * from - to;
@@ -52,7 +52,7 @@ IMP_HD Blend blend_of(int x, int from, int to)
     return {first, first + 1, static_cast<float>(place % unit) / static_cast<float>(unit)};
 }
 
-// floor((x + 1/2) * from / to): the pixel under the centre of pixel x.
+// floor((x + 1/2) * from / to): the pixel under the center of pixel x.
 IMP_HD int nearest_of(int x, int from, int to)
 {
     return static_cast<int>((2LL * x + 1) * from / (2LL * to));
@@ -90,7 +90,7 @@ IMP_HD void area_mean(const unsigned char* frame, long long pitch, int frame_h, 
     }
 }
 
-// The blend of the four pixels round the centre of output pixel (y, x), per channel; rounded half up.
+// The blend of the four pixels round the center of output pixel (y, x), per channel; rounded half up.
 IMP_HD void linear_blend(const unsigned char* frame, long long pitch, int frame_h, int frame_w, int resized_h,
                          int resized_w, int y, int x, unsigned char (&pixel)[3])
 {

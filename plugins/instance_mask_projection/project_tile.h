@@ -30,7 +30,7 @@ struct TileMemory {
 };
 static_assert(sizeof(TileMemory::columns) >= IMP_MP_TILE_W * IMP_MP_TILE_H * sizeof(float), "staging");
 
-// The kRun columns of a thread lie apart, those that neighbouring threads read together lie together.
+// The kRun columns of a thread lie apart, those that neighboring threads read together lie together.
 __device__ __forceinline__ int column_slot(int column)
 {
     return column % kRun * kRuns + column / kRun;
@@ -202,7 +202,7 @@ __device__ __forceinline__ void store_run(const Out (&values)[kRun], Out* row, i
     }
 }
 
-// Any other rows: through shared memory, so that a warp writes neighbouring pixels.
+// Any other rows: through shared memory, so that a warp writes neighboring pixels.
 template <class Out>
 __device__ __forceinline__ void store_staged(TileMemory& memory, const Out (&values)[kRun], Out* plane,
                                              int left, int top, int height, int width)

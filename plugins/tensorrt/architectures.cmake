@@ -1,4 +1,4 @@
-# Which GPUs to compile for: Turing to Blackwell, in cars, on desks and in data centres, as far as nvcc knows them.
+# Which GPUs to compile for: Turing to Blackwell, in cars, on desks and in data centers, as far as nvcc knows them.
 # 87 is Orin; Thor is 101 for CUDA 12 and 110 from CUDA 13 on.
 
 set(IMP_TRT_ARCHITECTURES 75 80 86 87 89 90 100 101 103 110 120 121)

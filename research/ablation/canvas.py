@@ -21,7 +21,7 @@ THRESHOLD = 0.5
 class CanvasMeasure:
     """Accumulates recall and precision of the canvas against the ground truth over a data set.
 
-    The ground truth is sampled at the centre of each canvas cell; void pixels are ignored.
+    The ground truth is sampled at the center of each canvas cell; void pixels are ignored.
 
     Args:
         classes: class table of the data set.
@@ -34,11 +34,11 @@ class CanvasMeasure:
     def add(self, sample: Sample, result: SegmentationResult) -> None:
         """Add one image."""
         canvas = result.canvas(SCALE)  # [T, h, w] float32
-        truth = _cell_centres(sample.semantic, canvas.shape[1:])
-        labelled = truth != 255
+        truth = _cell_centers(sample.semantic, canvas.shape[1:])
+        labeled = truth != 255
         for channel, label in enumerate(self._classes.things):
             true = truth == label
-            predicted = (canvas[channel] > THRESHOLD) & labelled
+            predicted = (canvas[channel] > THRESHOLD) & labeled
             self._counts[:, channel] += (
                 np.count_nonzero(true & predicted),
                 np.count_nonzero(true),
@@ -63,7 +63,7 @@ class CanvasMeasure:
         }
 
 
-def _cell_centres(semantic: NDArray[np.uint8], size: tuple[int, ...]) -> NDArray[np.uint8]:
+def _cell_centers(semantic: NDArray[np.uint8], size: tuple[int, ...]) -> NDArray[np.uint8]:
     # semantic [H, W] -> [h, w]
     rows, columns = (
         np.minimum(((np.arange(n) + 0.5) / SCALE).astype(np.intp), limit - 1)

@@ -46,7 +46,7 @@ class Experiment:
     """Settings that the cells of one data set share.
 
     Attributes:
-        train, val: labelled images for training and evaluation.
+        train, val: labeled images for training and evaluation.
         recipe_name, recipe: training recipe of every system.
         input_size: (height, width) of the network's input during evaluation.
         work: folder of checkpoints and resume states; processes may share it.

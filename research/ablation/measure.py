@@ -28,7 +28,7 @@ def measure(
     Args:
         model: checkpoint.
         variant: metrics to evaluate, and the canvas override.
-        dataset: labelled images.
+        dataset: labeled images.
         limit: number of images to evaluate, from the first; None for all.
         threads, device: of PyTorch.
 

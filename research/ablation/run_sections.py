@@ -79,7 +79,7 @@ def _heads(data: DataSummary) -> str:
     sizes = [
         (
             f"pyramid of {config.fpn_channels} channels, semantic heads of {config.semantic_channels} with "
-            f"{config.head_norm} normalisation, {config.detector_config.proposals} proposals, "
+            f"{config.head_norm} normalization, {config.detector_config.proposals} proposals, "
             f"{config.detector_config.detections} detections"
         )
         for config in (own, paper)

@@ -97,7 +97,7 @@ def scenes(count: int, first: int) -> tuple[Tensor, Tensor, list[dict[str, Tenso
 def train(network: DeepLabWithImp, found_by: MaskRCNN, steps: int) -> list[float]:
     """Both networks on one loss; returns the semantic loss of each step."""
     parameters = [*network.parameters(), *found_by.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=3e-4)
+    optimizer = torch.optim.AdamW(parameters, lr=3e-4)
     history = []
     for step in range(steps):
         images, semantic, targets = scenes(2, 2 * step)
@@ -105,10 +105,10 @@ def train(network: DeepLabWithImp, found_by: MaskRCNN, steps: int) -> list[float
         # The network's own detections, as at test time; gradients reach masks and scores through the canvas.
         logits = network.train()(images, *detect(found_by, images))
         loss = F.cross_entropy(logits, semantic)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (loss + detection).backward()
         nn.utils.clip_grad_norm_(parameters, 10.0)
-        optimiser.step()
+        optimizer.step()
         history.append(float(loss.detach()))
         print(f"step {step + 1}: semantic {history[-1]:.3f}, detection {float(detection.detach()):.3f}")
     return history

@@ -49,7 +49,7 @@ def test_an_unread_rtx_release_gives_its_version_only() -> None:
     assert read_plan_header(engines.rtx_plan("2.0.0.1", 0b100)) == PlanHeader("tensorrt-rtx", "2.0.0.1")
 
 
-def test_an_unknown_serialisation_gives_the_backend_only() -> None:
+def test_an_unknown_serialization_gives_the_backend_only() -> None:
     assert read_plan_header(engines.plan(serialization=1)) == PlanHeader("tensorrt")
     assert read_plan_header(engines.rtx_plan()[:4] + b"\x01\0\0\0" + bytes(60)) == PlanHeader("tensorrt-rtx")
 

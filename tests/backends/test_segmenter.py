@@ -77,7 +77,7 @@ def test_boxes_in_the_padding_are_clipped_but_their_masks_are_not_squeezed(segme
     assert not result.instances.paste()[1].any()
 
 
-def test_colour_order(segmenter: Segmenter) -> None:
+def test_color_order(segmenter: Segmenter) -> None:
     for size in ((64, 96), (90, 70)):
         frame = tiny.frame(*size)
         rgb = np.ascontiguousarray(frame[..., ::-1])
@@ -152,7 +152,7 @@ def test_stream_is_lazy_and_in_order(which: str, request: pytest.FixtureRequest)
         assert result.plot().shape == (64, 96, 3)
 
 
-def test_stream_opens_sources_and_converts_colours(segmenter: Segmenter, tmp_path: Path) -> None:
+def test_stream_opens_sources_and_converts_colors(segmenter: Segmenter, tmp_path: Path) -> None:
     for i in range(2):
         cv2.imwrite(str(tmp_path / f"{i}.png"), tiny.frame(seed=i))
     with open_source(tmp_path) as source:

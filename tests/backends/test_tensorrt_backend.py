@@ -47,7 +47,7 @@ def test_batches_are_split_and_filled_up(machine: Machine, tmp_path: Path, count
         assert len(results) == count
         assert all(same(a, b) for a, b in zip(results, cpu.run_batch(frames), strict=True))
         assert all(same(gpu.run(f), cpu.run(f)) for f in frames)
-        if count:  # the places without a frame are grey, not what was there before
+        if count:  # the places without a frame are gray, not what was there before
             backend = gpu._open_backend()
             assert isinstance(backend, EngineBackend)
             fed = machine[1].array(backend._uploader.input.pointer, (3, 64, 96, 3), np.uint8)

@@ -306,7 +306,7 @@ def test_what_is_no_frame_on_a_gpu_is_refused_as_ever(segmenter: Segmenter) -> N
             segmenter.run(other)
 
 
-def test_colour_is_checked_for_device_frames_too(cuda: FakeGpu, segmenter: Segmenter) -> None:
+def test_color_is_checked_for_device_frames_too(cuda: FakeGpu, segmenter: Segmenter) -> None:
     with pytest.raises(InvalidInput, match="color"):
         segmenter.run(Interface(on_gpu(cuda, tiny.frame())), color="hsv")
 

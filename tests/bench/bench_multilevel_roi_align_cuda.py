@@ -36,9 +36,9 @@ class Case:
             torch.randn((1, CHANNELS, HEIGHT // s, WIDTH // s), generator=generator).to(DTYPES[dtype])
             for s in STRIDES
         ]
-        centre = torch.rand(1, BOXES, 2, generator=generator) * torch.tensor([WIDTH, HEIGHT])
+        center = torch.rand(1, BOXES, 2, generator=generator) * torch.tensor([WIDTH, HEIGHT])
         side = torch.exp(torch.rand(1, BOXES, 2, generator=generator) * 4.1 + 2.4)  # 11 to 665 pixels
-        self.boxes = torch.cat([centre - side / 2, centre + side / 2], 2)
+        self.boxes = torch.cat([center - side / 2, center + side / 2], 2)
         self.levels = [level.cuda() for level in self.host]
         self.on_device = self.boxes.cuda()
         which = assign_levels(self.boxes)[0]

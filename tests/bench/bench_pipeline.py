@@ -4,7 +4,7 @@
                                          [--threads 1] [--repeats 5] [--json]
 
 Each way reads a clip, segments it, and writes nowhere, class maps, or an overlay video and JSON lines.
-The two take turns, and their ratio is the median of those of neighbours, which a busy machine slows alike.
+The two take turns, and their ratio is the median of those of neighbors, which a busy machine slows alike.
 Without --artifact the network computes next to nothing; with small frames (--size 64 96 --frames 1000) what
 is left is what the threads cost.
 """

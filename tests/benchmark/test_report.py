@@ -11,7 +11,7 @@ import pytest
 from imp_trt.benchmark.compare import Comparison, Round
 from imp_trt.benchmark.gates import judge, parse_gate
 from imp_trt.benchmark.measure import Latency, Throughput
-from imp_trt.benchmark.report import WIDTH, Report, labelled
+from imp_trt.benchmark.report import WIDTH, Report, labeled
 from imp_trt.benchmark.samples import END_TO_END, PERCENTILES, Samples
 
 
@@ -143,7 +143,7 @@ def test_batches_and_mixed_sizes_are_noted() -> None:
 
 
 def test_long_texts_are_wrapped_beside_their_name() -> None:
-    lines = labelled("note", "word " * 40)
+    lines = labeled("note", "word " * 40)
     assert lines[0].startswith("note        word")
     assert all(line.startswith(" " * 12 + "word") for line in lines[1:])
-    assert labelled("x", "") == ["x"]
+    assert labeled("x", "") == ["x"]

@@ -27,7 +27,7 @@ def test_files(made):
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(15)
     sheet = cv2.imread(str(made / "contact_sheet.png"))
     assert sheet.shape[1] > 4 * 400
-    assert sheet.std() > 20, "a sheet of one colour shows nothing"
+    assert sheet.std() > 20, "a sheet of one color shows nothing"
 
 
 @pytest.mark.slow

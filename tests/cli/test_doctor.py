@@ -255,7 +255,7 @@ def test_the_rows_are_printed_with_their_remedies(
     assert "kernel cache" in text
 
 
-def test_two_flavours_of_opencv() -> None:
+def test_two_flavors_of_opencv() -> None:
     assert doctor._advice({"opencv-python": "4.9", "opencv-python-headless": None}) == []
     (line,) = doctor._advice({"opencv-python": "4.9", "opencv-python-headless": "4.9"})
     assert "keep one" in line

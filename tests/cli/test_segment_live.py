@@ -37,7 +37,7 @@ def made() -> set[str]:
 
 
 class Camera:
-    """A scripted live source: grey pictures every few milliseconds, until it is closed."""
+    """A scripted live source: gray pictures every few milliseconds, until it is closed."""
 
     live = True
     paths: tuple[Path, ...] = ()

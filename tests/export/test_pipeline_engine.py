@@ -201,7 +201,7 @@ def test_a_builder_that_is_not_installed(weights, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("precision", "told"), [("int8", True), ("fp16", False)])
-def test_what_quantisation_gives_on_rtx_is_told_before_the_work(
+def test_what_quantization_gives_on_rtx_is_told_before_the_work(
     lowered, images, tmp_path, caplog, precision, told
 ):
     caplog.set_level("WARNING", logger="imp_trt")

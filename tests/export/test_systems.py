@@ -51,10 +51,10 @@ def trained(tmp_path_factory):
     def get(name):
         if name not in made:
             network = detecting_network(small_config(name, background_score=0.2)).train()
-            optimiser = torch.optim.SGD(network.parameters(), lr=1e-3)
+            optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
             losses = StageLosses(network, recipe("smoke"), 2, None)(batch())
             sum(losses.values()).backward()
-            optimiser.step()
+            optimizer.step()
             _balance(network.eval())
             path = save_checkpoint(folder / f"{name}.safetensors", network, {})
             made[name] = path, {key: float(value.detach()) for key, value in losses.items()}

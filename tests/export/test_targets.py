@@ -127,7 +127,7 @@ def test_what_is_missing_is_not_called_impossible(name, here, text):
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
-def test_quantised_precisions_need_calibration(precision):
+def test_quantized_precisions_need_calibration(precision):
     with pytest.raises(UsageError, match="--calib DIR"):
         ExportOptions(precision=precision)
     with pytest.raises(UsageError, match="takes no calibration frames"):

@@ -3,7 +3,7 @@
 //   plugin_harness LIBRARY CASE_FOLDER... [--no-gpu] [--short-output]
 //
 // --no-gpu does everything but run kernels. --short-output allocates less than the plugin writes, a fault
-// that compute-sanitizer must find. Prints the serialised fields of each case; exit code 1: a check failed.
+// that compute-sanitizer must find. Prints the serialized fields of each case; exit code 1: a check failed.
 
 #include "harness_checks.h"
 #include "harness_gpu.h"

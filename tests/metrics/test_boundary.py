@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from imp_trt.errors import InvalidInput
 from imp_trt.metrics.boundary import DISTANCES, BoundaryMeasure, BoundaryScores
 from imp_trt.metrics.semantic import ConfusionMatrix, SemanticMeasure
-from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, WALL, answer, labelled
+from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, WALL, answer, labeled
 
 LIMITS = (0, 1, 2, 5, 10)
 
@@ -48,7 +48,7 @@ def test_bands_are_those_of_a_search_over_all_pixels(void):
     for size in ((37, 23), (16, 48), (30, 31)):
         truth, found = blobs(rng, size, void), blobs(rng, size, False)
         truth[:, :12] = truth[0, 0]  # something far from every boundary
-        measure.add(labelled(truth), answer(found))
+        measure.add(labeled(truth), answer(found))
         squared = squared_distances(truth)
         for limit, matrix in zip(LIMITS, matrices, strict=True):
             matrix.add(np.where(squared <= limit**2, truth, 255).astype(np.uint8), found)
@@ -69,11 +69,11 @@ def test_distances_are_exact_up_to_the_largest_band(limit):
     ys, xs = np.mgrid[: size[0], : size[1]]
     inside = np.any([(ys - b) ** 2 + (xs - a) ** 2 <= limit**2 for b, a in edge], axis=0)
     measure = BoundaryMeasure(CLASSES, (limit,))
-    measure.add(labelled(truth), answer(np.where(inside, truth, DOG).astype(np.uint8)))
+    measure.add(labeled(truth), answer(np.where(inside, truth, DOG).astype(np.uint8)))
     assert measure.scores().bands[0].pixel_accuracy == 1
     # The same with the inside wrong and the outside right: not one pixel of the outside may count.
     measure = BoundaryMeasure(CLASSES, (limit,))
-    measure.add(labelled(truth), answer(np.where(inside, DOG, truth).astype(np.uint8)))
+    measure.add(labeled(truth), answer(np.where(inside, DOG, truth).astype(np.uint8)))
     assert measure.scores().bands[0].pixel_accuracy == 0
 
 
@@ -81,7 +81,7 @@ def test_a_picture_without_a_boundary_adds_nothing_to_the_bands():
     truth = np.full((20, 30), WALL, np.uint8)
     truth[5:9, 5:9] = 255  # void makes no boundary
     measure = BoundaryMeasure(CLASSES)
-    measure.add(labelled(truth), answer(truth))
+    measure.add(labeled(truth), answer(truth))
     assert all(np.isnan(band.pixel_accuracy) for band in measure.scores().bands)
 
 
@@ -89,7 +89,7 @@ def test_a_band_that_holds_the_picture_scores_what_the_class_map_scores():
     rng = np.random.default_rng(1)
     bands, whole = BoundaryMeasure(CLASSES), SemanticMeasure(CLASSES)
     for _ in range(3):
-        picture = labelled(blobs(rng, (40, 60), True)), answer(blobs(rng, (40, 60), False))
+        picture = labeled(blobs(rng, (40, 60), True)), answer(blobs(rng, (40, 60), False))
         bands.add(*picture)
         whole.add(*picture)
     assert bands.scores().bands[-1].to_dict() == whole.scores().to_dict()
@@ -111,7 +111,7 @@ def test_boundary_iou_is_that_of_a_search_over_windows(void):
         truth = blobs(rng, size, void).repeat(3, 0).repeat(3, 1)[: size[0], : size[1]].copy()
         found = np.roll(truth, 1, axis=1)
         found[found == 255] = WALL
-        measure.add(labelled(truth), answer(found))
+        measure.add(labeled(truth), answer(found))
         unknown = truth == 255
         for index in range(len(CLASSES)):
             a, b = (outline(m == index, unknown, size[0] // 30) for m in (truth, found))
@@ -130,7 +130,7 @@ def test_boundary_iou_of_a_shifted_square_by_hand():
     truth[10:20, 10:20] = CAT
     found[10:20, 11:21] = CAT
     measure = BoundaryMeasure(CLASSES)
-    measure.add(labelled(truth), answer(found))
+    measure.add(labeled(truth), answer(found))
     # Rings of 36 pixels; shifted by one column, they share the 9 + 9 pixels of top and bottom.
     assert measure.scores().iou[CAT] == pytest.approx(18 / (36 + 36 - 18))
     assert np.isnan(measure.scores().iou[DOG])
@@ -139,7 +139,7 @@ def test_boundary_iou_of_a_shifted_square_by_hand():
 def test_scores_come_back_from_json_as_they_were():
     rng = np.random.default_rng(5)
     measure = BoundaryMeasure(CLASSES)
-    measure.add(labelled(blobs(rng, (40, 60), True)), answer(blobs(rng, (40, 60), False)))
+    measure.add(labeled(blobs(rng, (40, 60), True)), answer(blobs(rng, (40, 60), False)))
     data = measure.scores().to_dict()
     assert data["distances"] == [10, 25, 50, 100, 200, 400]
     assert len(data["bands"]) == 6
@@ -155,6 +155,6 @@ def test_distances_that_do_not_ascend_are_refused(distances):
 def test_a_picture_that_does_not_fit_is_refused():
     measure = BoundaryMeasure(CLASSES)
     with pytest.raises(InvalidInput, match="class map"):
-        measure.add(labelled(np.zeros((4, 4), np.uint8)), answer(np.zeros((4, 5), np.uint8)))
+        measure.add(labeled(np.zeros((4, 4), np.uint8)), answer(np.zeros((4, 5), np.uint8)))
     with pytest.raises(InvalidInput, match="class map"):
-        measure.add(labelled(np.full((4, 4), 9, np.uint8)), answer(np.zeros((4, 4), np.uint8)))
+        measure.add(labeled(np.full((4, 4), 9, np.uint8)), answer(np.zeros((4, 4), np.uint8)))

@@ -18,7 +18,7 @@ from imp_trt.classes import ClassTable
 from imp_trt.errors import DependencyMissing
 from imp_trt.metrics.instances import AveragePrecision, InstanceMeasure, InstanceScores, coco_precision
 from imp_trt.results.result import Instances, SegmentationResult
-from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, WALL, answer, area, labelled
+from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, WALL, answer, area, labeled
 
 ndimage = pytest.importorskip("scipy.ndimage", reason="needs SciPy")
 pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
@@ -63,7 +63,7 @@ def cases(seed: int) -> list[Any]:
             labels = [labels[i % len(labels)] for i in range(len(masks))]
             masks[:1] = [np.zeros(size, np.bool_)] if masks else []
         scores = np.sort(rng.integers(1, 12, len(masks)) / 12)[::-1]
-        pictures.append((labelled(semantic, numbers), answer(semantic, masks, labels, scores.tolist())))
+        pictures.append((labeled(semantic, numbers), answer(semantic, masks, labels, scores.tolist())))
     return pictures
 
 
@@ -165,7 +165,7 @@ def test_run_lengths_are_those_of_the_whole_mask(corners):
     mask = area(size, *corners)
     mask[3, 3] = False
     whole = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
-    sample = labelled(np.where(mask, DOG, WALL).astype(np.uint8), mask.astype(np.int32))
+    sample = labeled(np.where(mask, DOG, WALL).astype(np.uint8), mask.astype(np.int32))
     measure = InstanceMeasure(CLASSES)
     measure.add(sample, answer(sample.semantic, [mask], [DOG], [1.0]))
     # The truth is cut out at the object's box, the answer where its mask may lie.
@@ -184,7 +184,7 @@ def test_the_mask_of_an_answer_is_the_one_it_pastes():
     found = Instances(boxes.clip(0, 24), np.full(3, DOG, np.int32), ones, masks, (24, 32), mask_boxes=boxes)
     semantic = np.full((24, 32), WALL, np.uint8)
     measure = InstanceMeasure(CLASSES)
-    measure.add(labelled(semantic), SegmentationResult(semantic, found, CLASSES))
+    measure.add(labeled(semantic), SegmentationResult(semantic, found, CLASSES))
     pasted = [rle.encode(np.asfortranarray(m.astype(np.uint8))) for m in found.paste()]
     assert [entry["segmentation"] for entry in measure._found] == pasted
     assert all(entry["area"] for entry in measure._found)
@@ -198,7 +198,7 @@ def scene(crowd: bool = False) -> Any:
     semantic = np.full(SIZE, WALL, np.uint8)
     semantic[LEFT | RIGHT] = DOG
     numbers = np.where(LEFT, 1, 0) + np.where(RIGHT, 0 if crowd else 2, 0)
-    return labelled(semantic, numbers.astype(np.int32))
+    return labeled(semantic, numbers.astype(np.int32))
 
 
 def test_what_lies_on_a_crowd_is_neither_right_nor_wrong():
@@ -221,7 +221,7 @@ def test_specks_in_two_corners_excuse_no_box_between_them(crowds, precision):
     semantic = np.full(SIZE, WALL, np.uint8)
     first, second = area(SIZE, 0, 0, 2, 2), area(SIZE, 78, 98, 80, 100)
     semantic[LEFT | first | second] = DOG
-    sample = labelled(semantic, LEFT.astype(np.int32))
+    sample = labeled(semantic, LEFT.astype(np.int32))
     if crowds:
         sample = replace(sample, crowd=(first * crowds[0] + second * crowds[1]).astype(np.uint16))
     found = answer(semantic, [area(SIZE, 62, 20, 78, 60), LEFT], [DOG] * 2, [0.9, 0.7])

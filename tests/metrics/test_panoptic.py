@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from imp_trt.metrics.panoptic import PanopticMeasure, PanopticScores
-from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, WALL, answer, area, labelled
+from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, WALL, answer, area, labeled
 
 SIZE = (20, 40)
 LEFT, RIGHT = area(SIZE, 0, 0, 10, 10), area(SIZE, 0, 20, 10, 30)
@@ -22,7 +22,7 @@ def truth(void: Any = None, crowd: bool = False) -> Any:
         semantic[void] = 255
     numbers = np.where(LEFT, 1, 0) + np.where(RIGHT, 0 if crowd else 2, 0)
     numbers[semantic == 255] = 0
-    return labelled(semantic, numbers.astype(np.int32))
+    return labeled(semantic, numbers.astype(np.int32))
 
 
 def scored(sample: Any, result: Any, **fusion: Any) -> PanopticScores:
@@ -168,7 +168,7 @@ def test_equal_to_a_search_over_all_pairs(seed):
             tally[1, segment.label] += 1
     for index, (_, label, crowd) in enumerate(regions):
         tally[2, label] += not crowd and index not in hit
-    scores = scored(labelled(semantic, numbers), result)
+    scores = scored(labeled(semantic, numbers), result)
     np.testing.assert_array_equal([scores.matched, scores.spurious, scores.missed], tally)
     np.testing.assert_allclose(scores.iou, iou)
     assert tally[0].sum() > 2

@@ -12,7 +12,7 @@ from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
 from imp_trt.metrics.semantic import ConfusionMatrix, SemanticMeasure, SemanticScores
 from tests.support.pictures import CLASSES as PETS
-from tests.support.pictures import DOG, FLOOR, WALL, answer, labelled
+from tests.support.pictures import DOG, FLOOR, WALL, answer, labeled
 
 CLASSES = ClassTable(("a", "b", "c", "never"), (1,), ((0, 0, 0),) * 4)
 
@@ -43,7 +43,7 @@ def test_the_matrix_is_global_not_a_mean_of_images():
 def test_a_pixel_predicted_as_no_class_is_missed_and_nothing_else():
     measure = SemanticMeasure(PETS)
     measure.add(
-        labelled(np.array([[WALL, WALL, WALL, 255]], np.uint8)),
+        labeled(np.array([[WALL, WALL, WALL, 255]], np.uint8)),
         answer(np.array([[WALL, 255, DOG, 255]], np.uint8)),
     )
     scores = measure.scores()

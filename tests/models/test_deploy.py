@@ -39,12 +39,12 @@ def test_each_system_equals_its_eager_network(name):
     ("backbone", "norm", "head_norm"),
     [("resnet18", "frozen_batch", "group"), ("resnet50", "batch", "batch"), ("compact", "group", "none")],
 )
-def test_each_normalisation_equals_its_eager_network(backbone, norm, head_norm):
+def test_each_normalization_equals_its_eager_network(backbone, norm, head_norm):
     config = small_config(backbone=backbone, norm=norm, head_norm=head_norm, fpn_channels=32)
     network = detecting_network(config)
     module = DeployModule(network)
     left = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
-    assert not left, "batch normalisation is folded"
+    assert not left, "batch normalization is folded"
     assert_same(network.forward_frames(smooth_frames()), run(module, smooth_frames()), 0)
 
 

@@ -14,7 +14,7 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, maskrcnn
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import CheckpointError, DependencyMissing, InvalidInput
-from imp_trt.models.initial import coco_rows, copy_mask_rcnn, copy_trunk, initialise
+from imp_trt.models.initial import coco_rows, copy_mask_rcnn, copy_trunk, initialize
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system
 from tests.support.networks import CLASSES, small_config
@@ -70,7 +70,7 @@ def resnet50(name="panoptic-fpn-imp", **changes):
 def test_scratch_changes_nothing():
     network = ImpNetwork(small_config())
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    initialise(network, "scratch")
+    initialize(network, "scratch")
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
@@ -93,7 +93,7 @@ def test_imagenet_weights_come_from_the_cache(cache):
     state = models.resnet18().state_dict()
     torch.save(state, cache / models.ResNet18_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1])
     network = ImpNetwork(small_config(backbone="resnet18"))
-    initialise(network, "imagenet")
+    initialize(network, "imagenet")
     assert torch.equal(network.backbone.body.stages[2][0].conv1.weight, state["layer3.0.conv1.weight"])
     new = [network.semantic.classify, network.semantic.fuse[0][0], network.detector.rpn.head.cls_logits]
     new += [network.detector.roi.box_predictor.cls_score, network.detector.roi.mask_predictor.mask_fcn_logits]
@@ -102,13 +102,13 @@ def test_imagenet_weights_come_from_the_cache(cache):
         assert layer.bias is None or not layer.bias.any()
 
 
-def test_a_head_without_normalisation_keeps_its_signal(cache):
-    # N(0, 0.01) in four layers of 3x3 that nothing normalises leaves hardly any of it.
+def test_a_head_without_normalization_keeps_its_signal(cache):
+    # N(0, 0.01) in four layers of 3x3 that nothing normalizes leaves hardly any of it.
     torch.save(
         models.resnet18().state_dict(), cache / models.ResNet18_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1]
     )
     network = ImpNetwork(small_config("semantic-p2", backbone="resnet18"))
-    initialise(network, "imagenet")
+    initialize(network, "imagenet")
     x = torch.randn(1, 128, 16, 24)
     with torch.no_grad():
         assert network.semantic.fuse(x).std() > 0.01
@@ -122,7 +122,7 @@ def test_coco_weights_come_from_the_cache(cache, mask_rcnn):
     assert not maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).load_state_dict(dict(state))[0]
     torch.save(state, cache / file)
     network = resnet50()
-    initialise(network, "coco")
+    initialize(network, "coco")
     for own, name in (
         (network.backbone.fpn.inner_blocks[1], "backbone.fpn.inner_blocks.1.weight"),
         (network.backbone.fpn.layer_blocks[3], "backbone.fpn.layer_blocks.3.weight"),
@@ -146,7 +146,7 @@ def test_coco_weights_come_from_the_cache(cache, mask_rcnn):
 @pytest.mark.parametrize("kind", ["imagenet", "coco"])
 def test_weights_out_of_reach_are_named_with_the_folder_they_belong_in(cache, kind):
     with pytest.raises(DependencyMissing) as caught:
-        initialise(resnet50("semantic-p2"), kind)
+        initialize(resnet50("semantic-p2"), kind)
     text = str(caught.value)
     assert str(cache) in text
     assert "resnet50" in text
@@ -158,7 +158,7 @@ def test_a_damaged_file_in_the_cache_is_reported_as_weights_that_are_missing(cac
     name = models.ResNet18_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1]
     (cache / name).write_bytes(b"PK\x03\x04 half a download")
     with pytest.raises(DependencyMissing, match=name):
-        initialise(ImpNetwork(small_config(backbone="resnet18")), "imagenet")
+        initialize(ImpNetwork(small_config(backbone="resnet18")), "imagenet")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_damaged_file_in_the_cache_is_reported_as_weights_that_are_missing(cac
 )
 def test_what_cannot_be_is_refused(kind, config, text):
     with pytest.raises(InvalidInput, match=text):
-        initialise(ImpNetwork(config), kind)
+        initialize(ImpNetwork(config), kind)
 
 
 def test_other_sizes_than_torchvisions_are_refused(mask_rcnn):

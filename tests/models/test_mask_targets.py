@@ -27,10 +27,10 @@ def test_a_projected_target_lies_on_its_instance(radius):
     found = drawn >= 0.5
     assert (found & disc).sum() / (found | disc).sum() > 0.98
     for axis, grid in ((0, x[0]), (1, y[:, 0])):
-        centres = [
+        centers = [
             float((m.sum(axis) * torch.from_numpy(grid)).sum() / m.sum()) for m in (drawn, disc.float())
         ]
-        assert abs(centres[0] - centres[1]) < 0.05
+        assert abs(centers[0] - centers[1]) < 0.05
 
 
 def test_many_masks_have_the_targets_that_each_has_alone():

@@ -29,21 +29,21 @@ def kept(boxes, scores, threshold, passes=NMS_ITERATIONS, **more):
 
 def random_boxes(seed, count, grid, extent=200.0):
     generator = torch.Generator().manual_seed(seed)
-    centre = torch.rand(count, 2, generator=generator) * extent
+    center = torch.rand(count, 2, generator=generator) * extent
     size = torch.rand(count, 2, generator=generator) * 60 + 1
     if grid:  # whole numbers give equal IoUs, boxes that occur twice, and IoUs on the threshold
-        centre, size = centre.round(), size.round()
-    boxes = torch.cat([centre - size / 2, centre + size / 2], 1)
+        center, size = center.round(), size.round()
+    boxes = torch.cat([center - size / 2, center + size / 2], 1)
     scores = torch.rand(count, generator=generator)
     return boxes, (scores * 20).round() / 20 if grid else scores
 
 
-def hills(centre, width):
-    return torch.sigmoid(3 * torch.sin(centre[:, 0] / 50) + 2 * torch.cos(centre[:, 1] / 40) + width / 100)
+def hills(center, width):
+    return torch.sigmoid(3 * torch.sin(center[:, 0] / 50) + 2 * torch.cos(center[:, 1] / 40) + width / 100)
 
 
-def slope(centre, width):
-    return centre[:, 0] + 0.37 * centre[:, 1] - width / 200
+def slope(center, width):
+    return center[:, 0] + 0.37 * center[:, 1] - width / 200
 
 
 def dense_anchors(surface, best=1000):

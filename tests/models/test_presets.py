@@ -37,7 +37,7 @@ def on_meta(name, backbone):
 
 
 @pytest.mark.parametrize("name", [name for name, parts in SYSTEMS.items() if parts["semantic_head"] == "p2"])
-def test_the_p2_head_is_four_convolutions_and_a_classifier_without_normalisation(name):
+def test_the_p2_head_is_four_convolutions_and_a_classifier_without_normalization(name):
     head = on_meta(name, "resnet50").semantic
     convolutions = [m for m in head.modules() if isinstance(m, nn.Conv2d)]
     canvas = 2 if SYSTEMS[name]["imp"] else 0
@@ -103,7 +103,7 @@ def test_mask_rcnn_with_a_resnet_50_has_torchvisions_parameters():
         )
     # Ten rows fewer in each predictor: class, four box values, mask.
     rows = 10 * (1024 + 1 + 4 * (1024 + 1) + 256 + 1)
-    # Frozen normalisation keeps its scale and bias as statistics.
+    # Frozen normalization keeps its scale and bias as statistics.
     norms = sum(m.weight.numel() * 2 for m in theirs.modules() if isinstance(m, nn.BatchNorm2d))
     count = sum(p.numel() for p in ours.parameters())
     assert count == sum(p.numel() for p in theirs.parameters()) - rows - norms

@@ -55,11 +55,11 @@ def ordinary(
     dtype: Any = np.float32,
     sides: tuple[float, float] = (0.5, 30.0),
 ) -> Case:
-    """Boxes with log-uniform sides round random centres, half of them partly outside."""
+    """Boxes with log-uniform sides round random centers, half of them partly outside."""
     rng = np.random.default_rng(seed)
     side = np.exp(rng.uniform(np.log(sides[0]), np.log(sides[1]), (batch, count, 2)))
-    centre = rng.uniform(0, 1, (batch, count, 2)) * [canvas[1], canvas[0]]
-    boxes = np.concatenate([centre - side / 2, centre + side / 2], -1).astype(np.float32)
+    center = rng.uniform(0, 1, (batch, count, 2)) * [canvas[1], canvas[0]]
+    boxes = np.concatenate([center - side / 2, center + side / 2], -1).astype(np.float32)
     scores = rng.uniform(0.01, 1, (batch, count)).astype(np.float32)
     labels = rng.integers(0, classes, (batch, count))
     masks = rng.uniform(0.01, 1, (batch, count, cells, cells)).astype(dtype)

@@ -80,7 +80,7 @@ def test_forms_agree_on_degenerate_numbers(rule: str, dtype: type) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_membership_is_that_of_the_reference_where_corners_meet_pixel_centres(rule: str) -> None:
+def test_membership_is_that_of_the_reference_where_corners_meet_pixel_centers(rule: str) -> None:
     @QUICK
     @given(corners=st.lists(st.integers(-8, 48), min_size=8, max_size=8), third=st.booleans())
     def agree(corners: list[int], third: bool) -> None:

@@ -88,7 +88,7 @@ def build(folder: Path, sanitizer: str, file: str = "", text: str = "", fault: s
 def launch(kernels: HostKernels) -> None:
     """More instances than the list holds, on tiles that reach beyond the canvas."""
     case = ordinary(1, count=300, cells=3, canvas=(20, 21), classes=1)
-    # The centre of pixel 0 is inside, pixel 63 lies 6e9 cells behind: more than an int holds.
+    # The center of pixel 0 is inside, pixel 63 lies 6e9 cells behind: more than an int holds.
     thin = np.array([[[np.nextafter(np.float32(0.5), np.float32(0)), 3.0, 0.5, 9.0]]], np.float32)
     case = Case(thin, *(array[:, :1] for array in case[1:])).plus(case)
     sizes = [8, 1, case.boxes.shape[1], 1, 20, 21, 3, 1.0]

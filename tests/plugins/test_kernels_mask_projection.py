@@ -81,7 +81,7 @@ def test_degenerate_numbers(rule: str, dtype: type) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_membership_where_corners_meet_pixel_centres_and_tile_borders(rule: str) -> None:
+def test_membership_where_corners_meet_pixel_centers_and_tile_borders(rule: str) -> None:
     rng = np.random.default_rng(0)
     for part in (4, 6, 64):
         corners = rng.integers(-2 * part, 70 * part, (2, 40, 4)) / part

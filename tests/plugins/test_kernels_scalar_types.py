@@ -57,7 +57,7 @@ def bits(tensor: torch.Tensor) -> NDArray[np.uint16]:
 def test_conversions_are_those_of_pytorch(probe: HostKernels, dtype: str) -> None:
     numbers = np.arange(65536, dtype=np.uint16)
     exact = torch.from_numpy(numbers.view(np.int16)).view(TORCH_DTYPES[dtype]).float()
-    # Each number, the halfway points between neighbours, and the float32 numbers beside both.
+    # Each number, the halfway points between neighbors, and the float32 numbers beside both.
     finite = exact[exact.isfinite()].sort().values.numpy()
     middle = ((finite[1:].astype(np.float64) + finite[:-1]) / 2).astype(np.float32)
     points = np.concatenate([finite, middle])

@@ -27,11 +27,11 @@ def weights(source: int, target: int, area: bool) -> NDArray[np.float64]:
         covered = np.minimum(low + step, pixel + 1) - np.maximum(low, pixel)
         return np.clip(covered, 0, None) / step
     matrix = np.zeros((target, source))
-    centre = np.clip((np.arange(target) + 0.5) * step - 0.5, 0, source - 1)
-    first = centre.astype(int)
+    center = np.clip((np.arange(target) + 0.5) * step - 0.5, 0, source - 1)
+    first = center.astype(int)
     rows = np.arange(target)
-    np.add.at(matrix, (rows, first), 1 - (centre - first))
-    np.add.at(matrix, (rows, np.minimum(first + 1, source - 1)), centre - first)
+    np.add.at(matrix, (rows, first), 1 - (center - first))
+    np.add.at(matrix, (rows, np.minimum(first + 1, source - 1)), center - first)
     return matrix
 
 
@@ -83,7 +83,7 @@ def test_letterbox_sizes(frame: tuple[int, int], network: tuple[int, int], resiz
 
 @settings(deadline=None)
 @given(SIDES, SIDES, SIDES, SIDES, st.sampled_from(["letterbox", "resize"]))
-def test_semantic_back_takes_the_pixel_under_the_centre(
+def test_semantic_back_takes_the_pixel_under_the_center(
     h: int, w: int, height: int, width: int, fit_rule: str
 ) -> None:
     fit = Fit.of((h, w), InputContract(height=height, width=width, fit=fit_rule))

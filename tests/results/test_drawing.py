@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
-from imp_trt.results.drawing import colour_map
+from imp_trt.results.drawing import color_map
 from imp_trt.results.result import Instances, SegmentationResult
 from tests.bench import bench_draw
 from tests.support import tiny
@@ -40,7 +40,7 @@ GROUND = np.full((200, 300, 3), 90, np.uint8)
 
 
 def named(*boxes: tuple[float, float, float, float], **options: bool) -> NDArray[np.uint8]:
-    """A grey picture with the names of cars with these boxes, best first, and nothing else of them."""
+    """A gray picture with the names of cars with these boxes, best first, and nothing else of them."""
     found = Instances(
         np.array(boxes, np.float32).reshape(-1, 4),
         np.full(len(boxes), 2, np.int32),
@@ -52,18 +52,18 @@ def named(*boxes: tuple[float, float, float, float], **options: bool) -> NDArray
     return result.plot(GROUND, alpha=0.0, **options)
 
 
-def labelled(*boxes: tuple[float, float, float, float]) -> NDArray[np.bool_]:
+def labeled(*boxes: tuple[float, float, float, float]) -> NDArray[np.bool_]:
     """Where names are."""
     return np.asarray((named(*boxes) != GROUND).any(axis=2), np.bool_)
 
 
 def test_a_name_goes_where_it_hides_no_other_object() -> None:
-    assert labelled((100, 80, 140, 120))[60:80].any(), "above, where nothing is in the way"
-    crowded = labelled((100, 80, 140, 120), (100, 30, 300, 79))
+    assert labeled((100, 80, 140, 120))[60:80].any(), "above, where nothing is in the way"
+    crowded = labeled((100, 80, 140, 120), (100, 30, 300, 79))
     assert not crowded[31:79, 101:].any()
     assert crowded[120:140].any()
     # To the left where the right is taken, above and below.
-    beside = labelled((100, 80, 140, 120), (142, 0, 300, 200))
+    beside = labeled((100, 80, 140, 120), (142, 0, 300, 200))
     assert not beside[40:79, 143:].any()
     assert beside[40:80, 50:140].any()
 
@@ -76,8 +76,8 @@ def test_names_of_objects_at_the_edge_stay_in_the_picture() -> None:
         (250, 0, 300, 4),
         (-1e30, 0, 1e30, 9),
     ):
-        assert labelled(box).any(), box
-    assert not labelled((500, 500, 600, 600)).any()
+        assert labeled(box).any(), box
+    assert not labeled((500, 500, 600, 600)).any()
 
 
 def test_a_name_wider_than_the_picture_is_left_out() -> None:
@@ -118,10 +118,10 @@ def test_a_legend_that_is_too_tall_lists_the_largest_classes(height: int) -> Non
     assert (listed[:2] == 128).all(), "it keeps off the edge"
 
 
-def test_colours_of_a_class_map() -> None:
+def test_colors_of_a_class_map() -> None:
     semantic = np.array([[0, 3], [255, 1]], np.uint8)
     wanted = [tiny.CLASSES.palette[0][::-1], tiny.CLASSES.palette[3][::-1], (0, 0, 0)]
-    picture = colour_map(semantic, tiny.CLASSES)
+    picture = color_map(semantic, tiny.CLASSES)
     assert [tuple(picture[p].tolist()) for p in ((0, 0), (0, 1), (1, 0))] == wanted
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
 from imp_trt.ops import paste_masks
-from imp_trt.results.drawing import colour_map
+from imp_trt.results.drawing import color_map
 from imp_trt.results.result import Instances, SegmentationResult
 from tests.support import tiny
 
@@ -178,28 +178,28 @@ def test_dictionary() -> None:
     assert "\n" not in result().to_json()
 
 
-def colours_near(picture: NDArray[np.uint8], colour: tuple[int, int, int]) -> int:
-    return int((np.abs(picture.astype(int) - colour).max(axis=2) <= 3).sum())
+def colors_near(picture: NDArray[np.uint8], color: tuple[int, int, int]) -> int:
+    return int((np.abs(picture.astype(int) - color).max(axis=2) <= 3).sum())
 
 
-def test_plot_blends_class_colours_and_draws_instances() -> None:
-    grey = np.full((*SIZE, 3), 100, np.uint8)
+def test_plot_blends_class_colors_and_draws_instances() -> None:
+    gray = np.full((*SIZE, 3), 100, np.uint8)
     found = result(instances=instances(**NOTHING))
-    full = found.plot(grey, alpha=1.0)
-    assert np.array_equal(full, colour_map(found.semantic, tiny.CLASSES))
+    full = found.plot(gray, alpha=1.0)
+    assert np.array_equal(full, color_map(found.semantic, tiny.CLASSES))
     r, g, b = tiny.CLASSES.palette[int(found.semantic[0, 0])]
     assert full[0, 0].tolist() == [b, g, r]
-    half = found.plot(grey, alpha=0.5)[0, 0]
+    half = found.plot(gray, alpha=0.5)[0, 0]
     assert np.abs(half.astype(int) - [(b + 100) / 2, (g + 100) / 2, (r + 100) / 2]).max() <= 1
-    assert np.array_equal(found.plot(grey, alpha=0.0), grey)
-    both = result().plot(grey, alpha=0.0, labels=False)
+    assert np.array_equal(found.plot(gray, alpha=0.0), gray)
+    both = result().plot(gray, alpha=0.0, labels=False)
     inside = both[30:50, 12:48]
     assert (inside != 100).any(axis=2).mean() > 0.9
     assert (both[:, 80:] == 100).all()
-    only_car = result().plot(grey, alpha=0.0, labels=False, min_score=0.7)
+    only_car = result().plot(gray, alpha=0.0, labels=False, min_score=0.7)
     assert (only_car[:, 58:] == 100).all()
-    assert not np.array_equal(result().plot(grey), result().plot(grey, labels=False))
-    assert not np.array_equal(result().plot(grey), result().plot(grey, legend=True))
+    assert not np.array_equal(result().plot(gray), result().plot(gray, labels=False))
+    assert not np.array_equal(result().plot(gray), result().plot(gray, legend=True))
 
 
 def test_plot_changes_neither_frame_nor_result() -> None:

@@ -33,7 +33,7 @@ DRIVEN = (
     "formats",
     "configure",
     "reshape",
-    "serialise",
+    "serialize",
     "clone",
     "destroy",
 )
@@ -138,7 +138,7 @@ class Cell:
                 for folder in self._folders:
                     self._step(name, folder, lambda n=name, f=folder: self._driver.check(n, f))
             for folder in self._folders:
-                self._step("unbound", folder, lambda f=folder: self._driver.check_unbound("serialise", f))
+                self._step("unbound", folder, lambda f=folder: self._driver.check_unbound("serialize", f))
                 self._step("python", folder, lambda f=folder: self._fields_in_python(read_case(f)))
         for folder in self._folders:
             self._step("enqueue", folder, lambda f=folder: self._enqueue(f))

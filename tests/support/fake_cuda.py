@@ -2,7 +2,7 @@
 
 Device memory is host memory filled with junk. Work on a stream waits in a queue until somebody waits for it
 (cuStreamSynchronize, cuEventSynchronize) or looks (cuEventQuery does one piece at a time), so that a missing
-synchronisation shows. A capturing stream records instead, and refuses what CUDA refuses there. Every
+synchronization shows. A capturing stream records instead, and refuses what CUDA refuses there. Every
 function has the parameters of the real one (tests/cuda/test_fake_cuda.py); `fail` makes one return an error.
 
     fake = FakeCuda(kernels={"imp_frame_fit": function})  # function(grid, block, *arguments)

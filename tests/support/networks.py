@@ -48,7 +48,7 @@ def detecting_network(config: ModelConfig, seed: int = 3) -> ImpNetwork:
 
 
 def smooth_frames(count: int = 2, size: tuple[int, int] = (64, 96), seed: int = 5) -> Tensor:
-    """[count, H, W, 3] uint8: blobs of colour."""
+    """[count, H, W, 3] uint8: blobs of color."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, size[0] // 12, size[1] // 12, generator=generator)
     fine = nn.functional.interpolate(coarse, size=size, mode="bicubic", align_corners=False)

@@ -1,4 +1,4 @@
-"""Labelled pictures and answers made of whole masks, for what compares the two."""
+"""Labeled pictures and answers made of whole masks, for what compares the two."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLASSES = ClassTable(("cat", "wall", "dog", "floor"), (0, 2), ((9, 0, 0), (0, 9,
 CAT, WALL, DOG, FLOOR = range(4)
 
 
-def labelled(
+def labeled(
     semantic: NDArray[np.uint8],  # [H, W]
     instances: NDArray[np.int32] | None = None,  # [H, W]
 ) -> Sample:
@@ -42,7 +42,7 @@ class Pets:
         for number, label in enumerate((CAT, DOG), 1):
             mask = area(self.size, 10, 25 * number - 15 + index, 40, 25 * number + index)
             semantic[mask], numbers[mask] = label, number
-        sample = labelled(semantic, numbers)
+        sample = labeled(semantic, numbers)
         sample.image[0, 0] = index
         return sample
 

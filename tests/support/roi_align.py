@@ -79,9 +79,9 @@ def boxes_of_every_level(
 ) -> Tensor:
     """[B, N, 4] boxes with sides from 2 to 900 pixels, some reaching beyond the frame."""
     generator = torch.Generator().manual_seed(seed)
-    centre = torch.rand(batch, count, 2, generator=generator) * torch.tensor([width, height])
+    center = torch.rand(batch, count, 2, generator=generator) * torch.tensor([width, height])
     side = torch.exp(torch.rand(batch, count, 2, generator=generator) * 6.1 + 0.7)
-    return torch.cat([centre - side / 2, centre + side / 2], 2)
+    return torch.cat([center - side / 2, center + side / 2], 2)
 
 
 def awkward_boxes() -> Tensor:

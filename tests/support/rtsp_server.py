@@ -177,7 +177,7 @@ def _md5(text: str) -> str:
 
 
 def _jpeg(picture: NDArray[np.uint8]) -> tuple[int, int, bytes, bytes]:
-    """Width and height in pixels, the quantisation tables, and the scan of a 4:2:0 baseline JPEG."""
+    """Width and height in pixels, the quantization tables, and the scan of a 4:2:0 baseline JPEG."""
     settings = [cv2.IMWRITE_JPEG_QUALITY, 90, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x221111]
     data = cv2.imencode(".jpg", picture, settings)[1].tobytes()
     tables, position = b"", 2

@@ -86,7 +86,7 @@ class Runtime:
         pass
 
     def deserialize_cuda_engine(self, plan):
-        _note("deserialised", len(bytes(plan)))
+        _note("deserialized", len(bytes(plan)))
         return None if os.environ["INSPECTED"] == "unloadable" else Engine()
 
 

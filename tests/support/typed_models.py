@@ -11,7 +11,7 @@ import cv2
 from imp_trt.artifacts.manifest import QUANTIZED
 from imp_trt.export.quantization.calibration import CalibrationFrames, Histogram, Key, collect_ranges
 from imp_trt.export.quantization.lowering import Lowered, lower
-from imp_trt.export.quantization.quantize import quantise
+from imp_trt.export.quantization.quantize import quantize
 from tests.support.networks import detecting_network, small_config, smooth_frames
 
 PASSES = 16
@@ -19,18 +19,18 @@ PASSES = 16
 
 
 def write_calibration(folder: Path) -> None:
-    """The images that the quantised forms are calibrated with."""
+    """The images that the quantized forms are calibrated with."""
     for i, frame in enumerate(smooth_frames(3, (64, 96), seed=11).numpy()):
         cv2.imwrite(str(folder / f"{i}.png"), frame)
 
 
 @cache
 def typed(precision: str, system: str = "panoptic-fpn-imp") -> Lowered:
-    """The network in a precision; the quantised forms from one float16 graph, as lower makes them."""
+    """The network in a precision; the quantized forms from one float16 graph, as lower makes them."""
     if precision not in QUANTIZED:
         return lower(detecting_network(small_config(system)), precision, passes=PASSES)
     base = typed("fp16", system)
-    return Lowered(quantise(base.model, precision, _ranges(system)), base.module, precision)
+    return Lowered(quantize(base.model, precision, _ranges(system)), base.module, precision)
 
 
 @cache

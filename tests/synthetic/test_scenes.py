@@ -68,8 +68,8 @@ def test_image_edges_lie_on_label_edges(scenes: list[Sample]) -> None:
     """Where the class changes the picture changes much more than elsewhere."""
     across, within = [], []
     for sample in scenes[:20]:
-        grey = cv2.cvtColor(sample.image, cv2.COLOR_BGR2GRAY).astype(int)
-        step = np.abs(grey[:, 2:] - grey[:, :-2])[:, 1:-1]
+        gray = cv2.cvtColor(sample.image, cv2.COLOR_BGR2GRAY).astype(int)
+        step = np.abs(gray[:, 2:] - gray[:, :-2])[:, 1:-1]
         here = sample.semantic[:, 1:-1]
         edge = (here[:, 1:-1] != here[:, 2:]) | (here[:, 1:-1] != here[:, :-2])
         across.append(step[edge].mean())
@@ -114,8 +114,8 @@ def _patches_and_shapes(scenes: list[Sample]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(patches), np.array(shapes)
 
 
-def _neighbours_accuracy(train: np.ndarray, test: np.ndarray, count: int) -> float:
-    """Class-balanced accuracy of a nearest-neighbour vote; the last column is the class."""
+def _neighbors_accuracy(train: np.ndarray, test: np.ndarray, count: int) -> float:
+    """Class-balanced accuracy of a nearest-neighbor vote; the last column is the class."""
     rng = np.random.default_rng(1)
     picks = [rng.choice(np.flatnonzero(train[:, -1] == c), 150) for c in SCENE_CLASSES.things]
     train = train[np.concatenate(picks)]
@@ -129,8 +129,8 @@ def _neighbours_accuracy(train: np.ndarray, test: np.ndarray, count: int) -> flo
 def test_shape_tells_the_class_of_a_thing_and_a_local_patch_does_not(scenes: list[Sample]) -> None:
     patches, shapes = _patches_and_shapes(scenes[0::2])
     other_patches, other_shapes = _patches_and_shapes(scenes[1::2])
-    local = _neighbours_accuracy(patches, other_patches[::3], 15)
-    outline = _neighbours_accuracy(shapes, other_shapes, 3)
+    local = _neighbors_accuracy(patches, other_patches[::3], 15)
+    outline = _neighbors_accuracy(shapes, other_shapes, 3)
     assert local < 0.36  # chance is 1/6
     assert outline > 0.6
 

@@ -1,4 +1,4 @@
-"""A data set that trains in seconds: bright squares and dim bars on a grey ground."""
+"""A data set that trains in seconds: bright squares and dim bars on a gray ground."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from imp_trt.errors import InvalidInput
 from imp_trt.preprocessing.letterbox import Fit
 from imp_trt.train.augment import (
     CHANCES,
-    ColourJitter,
+    ColorJitter,
     letterbox_sample,
     padded,
     random_crop,
@@ -24,7 +24,7 @@ def _chance(seed: int) -> np.ndarray:
 
 
 def _sample(height: int = 60, width: int = 80) -> Sample:
-    """Grey levels, classes and instances that all change at the same edges."""
+    """Gray levels, classes and instances that all change at the same edges."""
     semantic = np.zeros((height, width), np.uint8)
     semantic[height // 4 : height // 2, width // 4 : width // 2] = 1
     semantic[height // 2 :, width // 2 :] = 2
@@ -43,7 +43,7 @@ def _sample(height: int = 60, width: int = 80) -> Sample:
 )
 def test_crops_have_the_size_asked_for_and_consistent_labels(seed, size, crop, scale, flip) -> None:
     sample = _sample(*size)
-    got = random_crop(sample, _chance(seed), crop, (scale * 0.7, scale), flip=flip, colour=ColourJitter())
+    got = random_crop(sample, _chance(seed), crop, (scale * 0.7, scale), flip=flip, colour=ColorJitter())
     assert got.size == crop
     assert set(np.unique(got.semantic)) <= {0, 1, 2, 255}
     ids = np.unique(got.instances[got.instances > 0])
@@ -70,8 +70,8 @@ def test_labels_stay_on_the_image() -> None:
 def test_the_numbers_decide_everything() -> None:
     sample = _sample()
     before = sample.image.copy()
-    first = random_crop(sample, _chance(5), (32, 32), colour=ColourJitter())
-    again = random_crop(sample, _chance(5), (32, 32), colour=ColourJitter())
+    first = random_crop(sample, _chance(5), (32, 32), colour=ColorJitter())
+    again = random_crop(sample, _chance(5), (32, 32), colour=ColorJitter())
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.instances, again.instances)
     plain = random_crop(sample, _chance(5), (32, 32))
@@ -104,14 +104,14 @@ def test_crops_reach_every_border() -> None:
     assert seen == {0, 1, 2, 3, 4}
 
 
-def test_colour_jitter_keeps_grey_grey_and_is_off_at_zero() -> None:
+def test_color_jitter_keeps_gray_gray_and_is_off_at_zero() -> None:
     sample = _sample()
-    none = ColourJitter(0, 0, 0, 0)
+    none = ColorJitter(0, 0, 0, 0)
     same = random_crop(sample, _chance(1), (60, 80), (1.0, 1.0), flip=False, colour=none)
     assert np.array_equal(same.image, sample.image)
-    only_hue = ColourJitter(0, 0, 1.0, 0.5)
-    grey = random_crop(sample, _chance(1), (60, 80), (1.0, 1.0), flip=False, colour=only_hue)
-    assert np.abs(grey.image.astype(int) - sample.image).max() <= 1
+    only_hue = ColorJitter(0, 0, 1.0, 0.5)
+    gray = random_crop(sample, _chance(1), (60, 80), (1.0, 1.0), flip=False, colour=only_hue)
+    assert np.abs(gray.image.astype(int) - sample.image).max() <= 1
 
 
 @pytest.mark.parametrize(("hw", "shown"), [((32, 80), (32, 43)), ((120, 80), (60, 80)), ((60, 80), (60, 80))])
@@ -149,7 +149,7 @@ def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(InvalidInput, match="chance"):
         random_crop(_sample(), np.zeros(3), (5, 5))
     with pytest.raises(InvalidInput, match="hue"):
-        ColourJitter(hue=0.7)
+        ColorJitter(hue=0.7)
     with pytest.raises(InvalidInput, match="size"):
         letterbox_sample(_sample(), (0, 4))
 

@@ -108,10 +108,10 @@ def weights_of(path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_the_gradient_of_two_processes_is_that_of_one(two, tmp_path):
-    """Two steps of SGD; crops differ in how many pixels are labelled, so a mean of means would be off."""
+    """Two steps of SGD; crops differ in how many pixels are labeled, so a mean of means would be off."""
     drawn = [draw_batch(Boxes(), CLASSES, PLAIN_STEPS, (0, 1, s)) for s in range(2)]
-    labelled = [[int((b.semantic[i : i + 2] != 255).sum()) for i in (0, 2)] for b in drawn]
-    assert any(a != b for a, b in labelled)
+    labeled = [[int((b.semantic[i : i + 2] != 255).sum()) for i in (0, 2)] for b in drawn]
+    assert any(a != b for a, b in labeled)
     one = weights_of(train_stage_one(Run(Boxes(), PLAIN_STEPS, 0, tmp_path, quiet=True), SEMANTIC))
     both = weights_of(two / "semantic" / "stage_one.safetensors")
     assert max(float((one[n] - both[n]).abs().max()) for n in one) < 1e-5

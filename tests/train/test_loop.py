@@ -15,9 +15,9 @@ from imp_trt.models.checkpoint import load_model
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
 from imp_trt.train import batches, log, loop
-from imp_trt.train.augment import ColourJitter
+from imp_trt.train.augment import ColorJitter
 from imp_trt.train.batches import batch_stream, class_weights, draw_batch, hard_share
-from imp_trt.train.optimizer import Optimiser, TrainingDiverged, parameter_groups
+from imp_trt.train.optimizer import Optimizer, TrainingDiverged, parameter_groups
 from imp_trt.train.recipes import Stage
 from imp_trt.train.run import Run, train_stage_one, train_stage_two
 from tests.train.boxes import CLASSES, CONFIG, RECIPE, Boxes
@@ -120,7 +120,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(clip):
     # The root's loss is 0, its slope there infinite, and clipping would spread that to every weight.
     network = ImpNetwork(CONFIG)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    update = Optimiser(network, replace(RECIPE, clip=clip), "cpu")
+    update = Optimizer(network, replace(RECIPE, clip=clip), "cpu")
     loss = sum(p.sum() for p in network.parameters()).mul(0).sqrt()
     assert loss == 0
     with pytest.raises(TrainingDiverged, match="finite gradients"):
@@ -132,7 +132,7 @@ def test_without_clipping_gradients_are_used_as_they_are():
     network = ImpNetwork(CONFIG)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     plan = replace(RECIPE, optimizer="sgd", clip=None, weight_decay=0.0, bias_rate=2.0)
-    Optimiser(network, plan, "cpu").step(sum(1000 * p.sum() for p in network.parameters()), 0.5)
+    Optimizer(network, plan, "cpu").step(sum(1000 * p.sum() for p in network.parameters()), 0.5)
     for name, p in network.named_parameters():
         rate = 1000 if name.endswith("bias") else 500
         assert torch.equal(p, before[name] - rate), name
@@ -161,11 +161,9 @@ def test_rates_and_hard_shares_of_the_recipe_reach_the_steps(tmp_path, monkeypat
     assert halved == pytest.approx([rate / 2 for rate in plain])
 
 
-def test_colours_of_the_recipe_reach_the_pictures(monkeypatch):
+def test_colors_of_the_recipe_reach_the_pictures(monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        batches, "ColourJitter", lambda *values: asked.append(values) or ColourJitter(*values)
-    )
+    monkeypatch.setattr(batches, "ColorJitter", lambda *values: asked.append(values) or ColorJitter(*values))
     draw_batch(Boxes(), CLASSES, replace(RECIPE, colour=0.3, batch=1), (0, 1, 0))
     draw_batch(Boxes(), CLASSES, replace(RECIPE, colour=0.3, hue=0.4, batch=1), (0, 1, 0))
     assert asked == [pytest.approx((0.3, 0.3, 0.3, 0.03)), (0.3, 0.3, 0.3, 0.4)]
@@ -204,11 +202,11 @@ def test_lower_precision_trains(tmp_path, precision):
     assert not torch.equal(moved, wanted), "autocast is off"
 
 
-def test_the_paper_s_optimiser_with_a_frozen_trunk(tmp_path, monkeypatch):
+def test_the_paper_s_optimizer_with_a_frozen_trunk(tmp_path, monkeypatch):
     """SGD, milestones, biases at twice the rate, whole pictures of several sizes, frozen stages."""
     from imp_trt.models import initial
 
-    monkeypatch.setattr(initial, "initialise", lambda net, kind: None)
+    monkeypatch.setattr(initial, "initialize", lambda net, kind: None)
     plan = replace(
         RECIPE,
         stage_one=Stage(2, 0.01, warmup=0, schedule="step", milestones=(1,)),
@@ -287,7 +285,7 @@ def test_of_several_hard_shares_each_step_draws_one():
     assert all(40 < drawn.count(share) < 95 for share in (0.1, 0.25, 0.5))
 
 
-def test_groups_of_the_optimiser():
+def test_groups_of_the_optimizer():
     network = ImpNetwork(without_imp(CONFIG))
     total = sum(1 for _ in network.parameters())
     two = parameter_groups(network, RECIPE)
@@ -306,7 +304,7 @@ def test_the_canvas_has_a_rate_of_its_own(optimizer):
         torch.manual_seed(0)
         network = ImpNetwork(CONFIG)
         before = {name: p.detach().clone() for name, p in network.named_parameters()}
-        update = Optimiser(network, replace(RECIPE, optimizer=optimizer, canvas_rate=rate), "cpu")
+        update = Optimizer(network, replace(RECIPE, optimizer=optimizer, canvas_rate=rate), "cpu")
         update.step(sum((p * p).sum() + p.sum() for p in network.parameters()), 0.01)
         moved[rate] = {name: p.detach() - before[name] for name, p in network.named_parameters()}
     kernel, features = "semantic.fuse.0.0.weight", network.semantic.feature_channels

@@ -33,12 +33,12 @@ def test_all_pixels_count_as_pytorch_counts_them(weights):
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
-def test_hard_pixels_are_the_worst_of_those_that_are_labelled(share):
+def test_hard_pixels_are_the_worst_of_those_that_are_labeled(share):
     logits, target = pixels()
     each = F.cross_entropy(logits, target, reduction="none", ignore_index=255)
-    labelled = each[target != 255].detach().sort(descending=True).values
-    assert len(labelled) == 104
-    kept = labelled[: int(share * 104)]
+    labeled = each[target != 255].detach().sort(descending=True).values
+    assert len(labeled) == 104
+    kept = labeled[: int(share * 104)]
     torch.testing.assert_close(semantic_loss(logits, target, None, share), kept.mean())
     gradient = torch.autograd.grad(semantic_loss(logits, target, None, share), logits)[0]
     touched = gradient.abs().sum(dim=1) > 0
@@ -188,7 +188,7 @@ def projected(monkeypatch, source, detections):
 
 
 def shows_the_truth(found, batch, row):
-    """Whether the slots from `row` on are the labelled boxes at score 1, then nothing."""
+    """Whether the slots from `row` on are the labeled boxes at score 1, then nothing."""
     return all(
         found.boxes[i, row : row + len(t["boxes"])].equal(t["boxes"])
         and found.labels[i, row : row + len(t["boxes"])].equal(t["labels"] - 1)

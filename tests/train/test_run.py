@@ -296,7 +296,7 @@ def test_pretrained_weights_are_asked_for_where_layers_are_new(tmp_path, monkeyp
     from imp_trt.models import initial
 
     asked = []
-    monkeypatch.setattr(initial, "initialise", lambda net, kind: asked.append((net.config, kind)))
+    monkeypatch.setattr(initial, "initialize", lambda net, kind: asked.append((net.config, kind)))
     still = Stage(0, 0.0)
     recipe = replace(DETECTOR_FIRST, stage_one=still, stage_two=still)
     run = Run(Boxes(), recipe, 0, tmp_path, quiet=True, initial="coco")

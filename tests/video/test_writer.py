@@ -86,9 +86,9 @@ def test_a_variable_rate_stays(tmp_path: Path, suffix: str) -> None:
 
 
 @each_encoder
-def test_colours_come_back(tmp_path: Path, encoder: str) -> None:
-    colours = [(0, 0, 255), (0, 255, 0), (255, 0, 0), (128, 64, 128), (142, 0, 0), (60, 20, 220)]
-    picture = np.hstack([np.full((64, 64, 3), colour, np.uint8) for colour in colours])
+def test_colors_come_back(tmp_path: Path, encoder: str) -> None:
+    colors = [(0, 0, 255), (0, 255, 0), (255, 0, 0), (128, 64, 128), (142, 0, 0), (60, 20, 220)]
+    picture = np.hstack([np.full((64, 64, 3), color, np.uint8) for color in colors])
     writer = VideoWriter(tmp_path / "out.mp4", 10, encoder=encoder)
     for _ in range(3):
         writer.write(picture)

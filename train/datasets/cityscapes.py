@@ -109,7 +109,7 @@ _MISMATCH = 0.01
 class CityscapesDataset:
     """Cityscapes, 19 classes of which 8 have instances.
 
-    Everything outside the 19 classes is ignored, caravans, trailers and licence plates included.
+    Everything outside the 19 classes is ignored, caravans, trailers and license plates included.
 
     Args:
         root: the folder that holds ``leftImg8bit`` and ``gtFine``.

@@ -56,7 +56,7 @@ class CocoDataset:
         background: what no annotation covers is the class ``background`` (index 0); False ignores it. A
             category of that name is the background too, and has no instances.
         keep: whether an image belongs to this part of the set; None keeps all.
-        terms: the terms of use; None takes the names of the licences that the file lists.
+        terms: the terms of use; None takes the names of the licenses that the file lists.
         layout, source: for the message when files are missing.
         cache: keep decoded samples in memory from their first use on, as far as they fit.
 
@@ -85,7 +85,7 @@ class CocoDataset:
         try:
             self.classes, class_of = _classes(data["categories"], background)
             found = _images(data, class_of)
-            self.terms = terms or _licences(data)
+            self.terms = terms or _licenses(data)
         except (KeyError, TypeError, ValueError, InvalidInput) as error:
             raise DatasetError(str(annotations), expected=_HOLDS, got=repr(error)) from error
         self.images = tuple(i for i in found if keep is None or keep(i))
@@ -107,15 +107,15 @@ class CocoDataset:
         return self._load(position) if self._cache is None else self._cache.get(position, self._load)
 
     def _load(self, index: int) -> Sample:
-        labelled = self.images[index]
-        image = read_photo(self.folder / labelled.file_name)
-        semantic = np.full(labelled.size, self._rest, np.uint8)
-        need_same_size(self.folder / labelled.file_name, image, semantic, "the size in the annotations")
-        painted = np.zeros(labelled.size, np.int32)
-        crowd = np.zeros(labelled.size, np.uint16)
+        labeled = self.images[index]
+        image = read_photo(self.folder / labeled.file_name)
+        semantic = np.full(labeled.size, self._rest, np.uint8)
+        need_same_size(self.folder / labeled.file_name, image, semantic, "the size in the annotations")
+        painted = np.zeros(labeled.size, np.int32)
+        crowd = np.zeros(labeled.size, np.uint16)
         layers = [
             (number, label, group, region.mask())
-            for number, (label, group, region) in enumerate(labelled.objects, 1)
+            for number, (label, group, region) in enumerate(labeled.objects, 1)
         ]
         # Crowds lie below everything, small things above large ones.
         layers.sort(key=lambda layer: (not layer[2], -int(layer[3].sum())))
@@ -164,11 +164,11 @@ def _images(data: Mapping[str, Any], class_of: Mapping[int, int]) -> list[CocoIm
     return [CocoImage(str(i["file_name"]), sizes[i["id"]], tuple(objects[i["id"]])) for i in listed]
 
 
-def _licences(data: Mapping[str, Any]) -> str | None:
+def _licenses(data: Mapping[str, Any]) -> str | None:
     names = dict.fromkeys(
-        str(licence["name"]) for licence in data.get("licenses") or [] if licence.get("name")
+        str(license["name"]) for license in data.get("licenses") or [] if license.get("name")
     )
-    return f"licences of the images, as the file lists them: {'; '.join(names)}" if names else None
+    return f"licenses of the images, as the file lists them: {'; '.join(names)}" if names else None
 
 
 def open_coco(where: str, split: str) -> CocoDataset:

@@ -101,13 +101,13 @@ def folder_spec(root: str | Path) -> IndexPngSpec:
             position[t] if isinstance(t, str) else _typed(t, int) for t in _typed(data["things"], list)
         )
         palette = data.get("palette")
-        colours = default_palette(len(names)) if palette is None else tuple(_rgb(c) for c in palette)
+        colors = default_palette(len(names)) if palette is None else tuple(_rgb(c) for c in palette)
         ignore = data.get("ignore_index")
         values = [] if ignore is None else ignore if isinstance(ignore, list) else [ignore]
         terms = data.get("terms")
         return IndexPngSpec(
             name=str(data.get("name", path.parent.name)),
-            classes=ClassTable(names, tuple(things), colours),
+            classes=ClassTable(names, tuple(things), colors),
             native=tuple(_typed(g, int) for g in _typed(data.get("groups", list(range(len(names)))), list)),
             ignore=tuple(_typed(v, int) for v in values),
             exclude=frozenset(_typed(e, str) for e in _typed(data.get("exclude", []), list)),

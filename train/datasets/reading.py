@@ -33,7 +33,7 @@ def read_label_map(path: Path, dtypes: tuple[type[np.generic], ...] = (np.uint8,
 
     Raises:
         DatasetError: the file cannot be read or decoded, is no PNG (others lose numbers), or holds
-            colours, another dtype, or numbers of fewer bits, which OpenCV stretches to 0-255.
+            colors, another dtype, or numbers of fewer bits, which OpenCV stretches to 0-255.
     """
     label = _decoded(path, cv2.IMREAD_UNCHANGED)
     with path.open("rb") as file:
@@ -47,7 +47,7 @@ def read_label_map(path: Path, dtypes: tuple[type[np.generic], ...] = (np.uint8,
             f"label map {path}",
             expected=f"{bits}-bit single-channel PNG of numbers",
             got=f"{label.dtype.name} with {channels} channels, {kind}",
-            fix="write the numbers as greyscale, without palette",
+            fix="write the numbers as grayscale, without palette",
         )
     return label
 
@@ -69,7 +69,7 @@ def need_same_size(photo: Path, image: NDArray[Any], label: NDArray[Any], where:
             f"{photo} and {where}",
             expected="the same size",
             got=f"{_size(image)} and {_size(label)} (width x height)",
-            fix="resize the labels with nearest neighbour, or name the right pair",
+            fix="resize the labels with nearest neighbor, or name the right pair",
         )
 
 
@@ -170,7 +170,7 @@ def _decoded(path: Path, flags: int) -> NDArray[Any]:
 
 
 def _cut_off(data: bytes) -> bool:
-    """Whether a JPEG lacks its end; OpenCV 4 would fill the rest with grey, or with anything."""
+    """Whether a JPEG lacks its end; OpenCV 4 would fill the rest with gray, or with anything."""
     return data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
 
 

@@ -106,7 +106,7 @@ def _runs(segmentation: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.
     else:
         raise ValueError("counts as a list of whole numbers or as text")
     if runs.size == 0 or runs.min() < 0 or runs.max() > size[0] * size[1] or runs.sum() != size[0] * size[1]:
-        # pycocotools leaves pixels that no run covers uninitialised.
+        # pycocotools leaves pixels that no run covers uninitialized.
         raise ValueError(f"run lengths with a sum of {size[0] * size[1]}, not {int(runs.sum())}")
     return runs
 

@@ -1,6 +1,6 @@
 """Charts as SVG text: for a page of its own, and for inlining in HTML.
 
-Every chart carries its colours for dark surroundings with it, needs no script, links to nothing, and comes
+Every chart carries its colors for dark surroundings with it, needs no script, links to nothing, and comes
 out the same, byte for byte, wherever the same Matplotlib draws the same numbers.
 """
 
@@ -370,7 +370,7 @@ def _svg(figure: Figure, title: str) -> str:
 
 
 def _dark_style() -> str:
-    # The light colours stay where they are, so that programs that know no media queries show those.
+    # The light colors stay where they are, so that programs that know no media queries show those.
     rules = "".join(
         f'.chart [style*="{kind}: {light}"]{{{kind}:{dark}!important}}'
         for light, dark in (_INK, _DIM, _GRID, _BETTER, _WORSE, *_SERIES)

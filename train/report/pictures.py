@@ -16,7 +16,7 @@ from imp_trt.data.dataset import Dataset, Sample
 from imp_trt.data.files import write_atomically
 from imp_trt.data.images import encode_image
 from imp_trt.metrics.semantic import ConfusionMatrix
-from imp_trt.results.drawing import colour_map
+from imp_trt.results.drawing import color_map
 from imp_trt.results.image_grid import sheet
 from imp_trt.results.result import SegmentationResult
 
@@ -91,7 +91,7 @@ def write_sheet(path: str | Path, rows: Sequence[PictureRow], classes: ClassTabl
     Args:
         path: file to write.
         rows: one or more; each line of the sheet is as high as its picture, all are as wide as the narrowest.
-        classes: names and colours of the legend.
+        classes: names and colors of the legend.
 
     Raises:
         OutputError: the file cannot be written.
@@ -114,7 +114,7 @@ def picture_row(
     """Image, ground truth and every model's class map over the image.
 
     Args:
-        dataset: labelled pictures.
+        dataset: labeled pictures.
         index: which of them.
         models: name and predictor.
         scores: of this picture, by model.
@@ -142,9 +142,9 @@ def _picture_iou(sample: Sample, semantic: NDArray[np.uint8], classes: ClassTabl
 
 
 def _overlay(sample: Sample, semantic: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.uint8]:
-    colours = colour_map(semantic, classes)
-    picture = cv2.addWeighted(sample.image, 0.35, colours, 0.65, 0)
-    # What is not labelled shows as the darkened image in every panel.
+    colors = color_map(semantic, classes)
+    picture = cv2.addWeighted(sample.image, 0.35, colors, 0.65, 0)
+    # What is not labeled shows as the darkened image in every panel.
     dark = (sample.image * 0.35).astype(np.uint8)
     ignored = (sample.semantic == IGNORE_INDEX)[..., None]
     return np.where(ignored, dark, picture).astype(np.uint8)

@@ -18,7 +18,7 @@ class Axis(NamedTuple):
     """Which mask cells the kept instances read along one axis of the canvas.
 
     R counts the pairs (instance, reached pixel), instance after instance. Every pair reads two taps: the
-    two cells round the pixel centre with their weights (bilinear), one cell with weight 1 (nearest), or two
+    two cells round the pixel center with their weights (bilinear), one cell with weight 1 (nearest), or two
     entries of the table of range maxima (rect, whose weights are empty).
     """
 
@@ -153,7 +153,7 @@ def _range_taps(pixels: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def range_table(values: Tensor) -> Tensor:
-    """Maxima over 1, 2, 4, ... neighbours along the last axis, one level after the other: [..., L * P]."""
+    """Maxima over 1, 2, 4, ... neighbors along the last axis, one level after the other: [..., L * P]."""
     cells = values.shape[-1]
     levels, step = [values], 1
     while 2 * step <= cells:

@@ -77,7 +77,7 @@ def _coordinate(pixel: int, low: np.float32, size: np.float32, cells: int) -> fl
 
 
 def _bilinear(mask: NDArray[np.float64], box: tuple[np.float32, ...], x: int, y: int) -> float:
-    """The blend of the four cells round the pixel centre, zeros outside the mask."""
+    """The blend of the four cells round the pixel center, zeros outside the mask."""
     x0, y0, w, h = box
     cells = mask.shape[0]
     u, v = _coordinate(x, x0, w, cells) - 0.5, _coordinate(y, y0, h, cells) - 0.5
@@ -92,7 +92,7 @@ def _bilinear(mask: NDArray[np.float64], box: tuple[np.float32, ...], x: int, y:
 
 
 def _nearest(mask: NDArray[np.float64], box: tuple[np.float32, ...], x: int, y: int) -> float:
-    """The cell that holds the pixel centre, the box half open."""
+    """The cell that holds the pixel center, the box half open."""
     x0, y0, w, h = box
     cells = mask.shape[0]
     u, v = _coordinate(x, x0, w, cells), _coordinate(y, y0, h, cells)

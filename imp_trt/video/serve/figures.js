@@ -65,12 +65,12 @@ function figure(id, value, unit) {
 
 function keys(id, entries) {
   at(id).replaceChildren(
-    ...entries.map(([text, colour]) => {
+    ...entries.map(([text, color]) => {
       const span = document.createElement("span");
       span.textContent = text;
-      if (colour) {
+      if (color) {
         span.className = "key";
-        span.style.setProperty("--key", `var(${colour})`);
+        span.style.setProperty("--key", `var(${color})`);
       }
       return span;
     }),

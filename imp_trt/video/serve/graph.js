@@ -23,7 +23,7 @@ export function percentile(values, percent) {
 }
 
 export class Graph {
-  // series: [[name of the sample's value, what it is called, name of the CSS colour], ...]
+  // series: [[name of the sample's value, what it is called, name of the CSS color], ...]
   constructor(canvas, series) {
     this.canvas = canvas;
     this.series = series;
@@ -62,7 +62,7 @@ export class Graph {
     const pen = this.canvas.getContext("2d");
     pen.scale(ratio, ratio);
     const style = getComputedStyle(this.canvas);
-    this.colour = (name) => style.getPropertyValue(name);
+    this.color = (name) => style.getPropertyValue(name);
     pen.font = `11px ${style.fontFamily}`;
     const all = this.series.flatMap(([name]) => this.values(name));
     // One outlier in a hundred may leave the top: the rest would be a flat line.
@@ -75,16 +75,16 @@ export class Graph {
     if (!all.length) return this.empty(pen, width, height);
     this.grid(pen, width, height, tick, top, y);
     // The first one is broad and filled, so that it shows beneath another that is as high.
-    this.series.forEach(([name, , colour], i) => {
-      this.line(pen, name, this.colour(colour), x, y, i ? null : height - BOTTOM);
+    this.series.forEach(([name, , color], i) => {
+      this.line(pen, name, this.color(color), x, y, i ? null : height - BOTTOM);
     });
     if (this.deadline) this.mark(pen, width, y(this.deadline));
     if (this.pointer !== null) this.read(pen, width, height, x, y);
   }
 
   grid(pen, width, height, tick, top, y) {
-    pen.strokeStyle = this.colour("--line");
-    pen.fillStyle = this.colour("--dim");
+    pen.strokeStyle = this.color("--line");
+    pen.fillStyle = this.color("--dim");
     pen.lineWidth = 1;
     pen.textAlign = "right";
     pen.textBaseline = "middle";
@@ -104,11 +104,11 @@ export class Graph {
 
   empty(pen, width, height) {
     pen.textAlign = "center";
-    pen.fillStyle = this.colour("--dim");
+    pen.fillStyle = this.color("--dim");
     pen.fillText("not measured yet", width / 2, height / 2);
   }
 
-  line(pen, name, colour, x, y, ground) {
+  line(pen, name, color, x, y, ground) {
     const points = this.samples.filter((s) => s[name] !== null).map((s) => [x(s.seconds), y(s[name])]);
     if (!points.length) return;
     const path = new Path2D();
@@ -122,11 +122,11 @@ export class Graph {
       area.lineTo(points[points.length - 1][0], ground);
       area.lineTo(points[0][0], ground);
       pen.globalAlpha = 0.16;
-      pen.fillStyle = colour;
+      pen.fillStyle = color;
       pen.fill(area);
       pen.globalAlpha = 1;
     }
-    pen.strokeStyle = colour;
+    pen.strokeStyle = color;
     pen.lineWidth = ground === null ? 1.1 : 2.4;
     pen.lineJoin = "round";
     pen.stroke(path);
@@ -135,7 +135,7 @@ export class Graph {
 
   mark(pen, width, level) {
     pen.save();
-    pen.strokeStyle = pen.fillStyle = this.colour("--bad");
+    pen.strokeStyle = pen.fillStyle = this.color("--bad");
     pen.setLineDash([5, 4]);
     pen.beginPath();
     pen.moveTo(LEFT, level);
@@ -154,29 +154,29 @@ export class Graph {
       at = x(sample.seconds);
     const texts = this.series
       .filter(([name]) => sample[name] !== null)
-      .map(([name, called, colour]) => [`${called} ${sample[name].toFixed(1)} ms`, colour, y(sample[name])]);
+      .map(([name, called, color]) => [`${called} ${sample[name].toFixed(1)} ms`, color, y(sample[name])]);
     if (!texts.length) return;
-    pen.strokeStyle = this.colour("--dim");
+    pen.strokeStyle = this.color("--dim");
     pen.beginPath();
     pen.moveTo(at, TOP);
     pen.lineTo(at, height - BOTTOM);
     pen.stroke();
     const wide = Math.max(...texts.map(([text]) => pen.measureText(text).width)) + 28;
     const left = at + 8 + wide > width ? at - 8 - wide : at + 8;
-    pen.fillStyle = this.colour("--panel");
-    pen.strokeStyle = this.colour("--line");
+    pen.fillStyle = this.color("--panel");
+    pen.strokeStyle = this.color("--line");
     pen.beginPath();
     pen.roundRect(left, TOP, wide, 8 + 16 * texts.length, 5);
     pen.fill();
     pen.stroke();
     pen.textAlign = "left";
-    texts.forEach(([text, colour, level], i) => {
-      pen.fillStyle = this.colour(colour);
+    texts.forEach(([text, color, level], i) => {
+      pen.fillStyle = this.color(color);
       pen.beginPath();
       pen.arc(at, level, 3, 0, 7);
       pen.fill();
       pen.fillRect(left + 8, TOP + 10 + 16 * i, 8, 3);
-      pen.fillStyle = this.colour("--ink");
+      pen.fillStyle = this.color("--ink");
       pen.fillText(text, left + 21, TOP + 15.5 + 16 * i);
     });
   }

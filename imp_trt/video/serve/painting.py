@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.errors import OutputError
-from imp_trt.results.drawing import class_colours, colour_map
+from imp_trt.results.drawing import class_colors, color_map
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video.serve.latest import Shown
 from imp_trt.video.sinks import Segmented
@@ -36,7 +36,7 @@ class View:
 
     Attributes:
         layers: some of LAYERS; none is the picture alone.
-        alpha: weight of the class colours, 0-1; None for the run's own.
+        alpha: weight of the class colors, 0-1; None for the run's own.
     """
 
     layers: frozenset[str]
@@ -94,8 +94,8 @@ def paint(item: Segmented, view: View) -> NDArray[np.uint8]:
         return item.overlay  # which a video sink may have drawn already
     picture = frame
     if "classes" in view.layers:
-        colours = colour_map(result.semantic, result.classes)
-        picture = np.asarray(cv2.addWeighted(frame, 1 - alpha, colours, alpha, 0), np.uint8)
+        colors = color_map(result.semantic, result.classes)
+        picture = np.asarray(cv2.addWeighted(frame, 1 - alpha, colors, alpha, 0), np.uint8)
     if "canvas" in view.layers:
         picture = with_canvas(picture, result)
     if "disagreement" in view.layers:
@@ -106,15 +106,15 @@ def paint(item: Segmented, view: View) -> NDArray[np.uint8]:
 
 
 def with_canvas(picture: NDArray[np.uint8], result: SegmentationResult) -> NDArray[np.uint8]:
-    """A picture [h, w, 3] under the IMP canvas: dimmed, and lit up in their classes' colours by instances."""
+    """A picture [h, w, 3] under the IMP canvas: dimmed, and lit up in their classes' colors by instances."""
     canvas = result.canvas()
     if not len(canvas):
         return np.asarray(cv2.convertScaleAbs(picture, alpha=_DIMMED), np.uint8)
     things = np.asarray(result.classes.things)
     strength = canvas.max(axis=0)
-    colours = class_colours(result.classes)[things[canvas.argmax(axis=0)]]
+    colors = class_colors(result.classes)[things[canvas.argmax(axis=0)]]
     # Half way to white: many palettes have cars in a blue that no dark ground shows.
-    light = (127.5 + colours * 0.5) * strength[..., None]
+    light = (127.5 + colors * 0.5) * strength[..., None]
     size = (picture.shape[1], picture.shape[0])
     light = cv2.resize(light.astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
     dark = cv2.resize((255 * _DIMMED * (1 - 0.6 * strength)).astype(np.uint8), size)
@@ -125,7 +125,7 @@ def with_canvas(picture: NDArray[np.uint8], result: SegmentationResult) -> NDArr
 def with_disagreement(picture: NDArray[np.uint8], result: SegmentationResult) -> NDArray[np.uint8]:
     """A picture [h, w, 3], dimmed, that glows where class map and instances contradict each other.
 
-    The colours are those of the legend in page.css: black at 0, red at a half, where agreement ends, and
+    The colors are those of the legend in page.css: black at 0, red at a half, where agreement ends, and
     pale yellow at 1.
     """
     heat = cv2.applyColorMap(cv2.convertScaleAbs(result.disagreement, alpha=255), cv2.COLORMAP_INFERNO)

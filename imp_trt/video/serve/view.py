@@ -31,7 +31,7 @@ class BrowserView(Base):
         port: 0 takes any free one; see `url`.
         host: where to listen. Anything but loopback shows the video, without a password and without
             encryption, to everyone who can reach this machine.
-        classes: names and colours for the legend.
+        classes: names and colors for the legend.
         statistics: the run's counters as plain data for JSON (imp_trt.video.statistics); may be set later.
         title: what is being watched, for the page's head.
         clock: that of Frame.captured_s.

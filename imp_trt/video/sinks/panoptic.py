@@ -1,4 +1,4 @@
-"""Panoptic maps in COCO's format: a PNG per frame and one JSON file that says what the colours mean."""
+"""Panoptic maps in COCO's format: a PNG per frame and one JSON file that says what the colors mean."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _SHADE_STEP, _SHADES = 12, 8
 
 
 class PanopticMaps(Pictures):
-    """PNGs in which a pixel's colour is its segment's id (R + 256 G + 65536 B, 0 = void), and panoptic.json.
+    """PNGs in which a pixel's color is its segment's id (R + 256 G + 65536 B, 0 = void), and panoptic.json.
 
-    The ids are shades of the class colours, so that the maps can be looked at. The JSON file has COCO's lists
+    The ids are shades of the class colors, so that the maps can be looked at. The JSON file has COCO's lists
     images, annotations (with segments_info) and categories; category ids are the class indices. It is in
     place when the sink is closed; the maps are as they come.
 
@@ -93,7 +93,7 @@ class PanopticMaps(Pictures):
 
     def _picture(self, item: Segmented) -> NDArray[np.uint8]:
         panoptic = item.result.panoptic(min_score=self._min_score)
-        ids = segment_colours(panoptic, item.result.classes)
+        ids = segment_colors(panoptic, item.result.classes)
         # A quarter of the memory to walk through, which is most of the time this takes.
         narrow = panoptic.ids.astype(np.uint8) if len(ids) <= 256 else panoptic.ids
         self._segments = [
@@ -103,10 +103,10 @@ class PanopticMaps(Pictures):
         return _painted(narrow, ids)
 
 
-def segment_colours(panoptic: Panoptic, classes: ClassTable) -> NDArray[np.int64]:
+def segment_colors(panoptic: Panoptic, classes: ClassTable) -> NDArray[np.int64]:
     """An id for void (0) and each segment of a map, R + 256 G + 65536 B: [S + 1] int64, all different.
 
-    The first segment of a class has the class's colour, the others shades near it.
+    The first segment of a class has the class's color, the others shades near it.
     """
     taken, counts = {0}, dict.fromkeys(range(len(classes)), 0)
     found = [0]
@@ -120,12 +120,12 @@ def segment_colours(panoptic: Panoptic, classes: ClassTable) -> NDArray[np.int64
     return np.array(found, np.int64)
 
 
-def _shade(colour: Rgb, count: int) -> int:
-    """The id of the count-th shade of a colour; after 512 of them, of any colour."""
+def _shade(color: Rgb, count: int) -> int:
+    """The id of the count-th shade of a color; after 512 of them, of any color."""
     if count >= _SHADES**3:
         return count
     number = 0
-    for channel, value in enumerate(colour):
+    for channel, value in enumerate(color):
         step = _SHADE_STEP * (count // _SHADES**channel % _SHADES)
         number |= (value + step if value < 128 else value - step) << 8 * channel
     return number
@@ -133,11 +133,11 @@ def _shade(colour: Rgb, count: int) -> int:
 
 def _painted(numbers: NDArray[Any], ids: NDArray[np.int64]) -> NDArray[np.uint8]:
     """A map of segment numbers [h, w] as a picture of their ids [h, w, 3] uint8 BGR."""
-    colours = np.stack([ids >> 16, ids >> 8 & 255, ids & 255], axis=-1).astype(np.uint8)
+    colors = np.stack([ids >> 16, ids >> 8 & 255, ids & 255], axis=-1).astype(np.uint8)
     if numbers.dtype != np.uint8:
-        return np.asarray(colours[numbers], np.uint8)
+        return np.asarray(colors[numbers], np.uint8)
     table = np.zeros((256, 1, 3), np.uint8)
-    table[: len(colours), 0] = colours
+    table[: len(colors), 0] = colors
     return np.asarray(cv2.LUT(cv2.merge([numbers] * 3), table), np.uint8)
 
 

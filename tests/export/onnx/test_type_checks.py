@@ -70,11 +70,11 @@ def test_a_layer_between_pairs_is_fine():
         ({"scale": np.full(3, 0.1, np.float16), "zero": np.zeros(3, np.int8)}, "more than one scale"),
     ],
 )
-def test_other_forms_of_quantisation(changes, problem):
+def test_other_forms_of_quantization(changes, problem):
     assert any(problem in p for p in lint(convolution(**changes)))
 
 
-def test_a_quantised_bias():
+def test_a_quantized_bias():
     constants = {
         "b": np.zeros(4, np.int32),
         "b_scale": np.ones(4, np.float16),
@@ -89,10 +89,10 @@ def test_a_quantised_bias():
     model.graph.node.append(conv)
     problems = lint(model)
     assert any("has type INT32" in p for p in problems)
-    assert any("reads a quantised tensor as input 2" in p for p in problems)
+    assert any("reads a quantized tensor as input 2" in p for p in problems)
 
 
-def test_a_quantised_projection():
+def test_a_quantized_projection():
     def pool(op, t):
         t.b = op.Relu(t.a)
 
@@ -110,10 +110,10 @@ def test_a_quantised_projection():
     ]
     constants = [("scale", np.float32(0.1)), ("zero", np.int8(0))]
     model = graph(nodes, [("x", FLOAT, [2])], [("y", FLOAT, [2])], constants, functions=[body])
-    assert any("Pool n2 reads a quantised tensor" in p for p in lint(model))
+    assert any("Pool n2 reads a quantized tensor" in p for p in lint(model))
     inside = build_function("Bad", (), ("a", "s", "z"), "b", bad)
     model.functions.append(inside)
-    assert any("function Bad is quantised" in p for p in lint(model))
+    assert any("function Bad is quantized" in p for p in lint(model))
 
 
 @pytest.mark.parametrize("kind", [FLOAT16, BFLOAT16])

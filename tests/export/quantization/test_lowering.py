@@ -90,7 +90,7 @@ def test_layers_are_in_the_low_type_and_boxes_are_not(lowered, precision):
     for node in nodes(model, "TopK", "Softmax", "Sigmoid", "Exp", "Greater", "Min", "Sub", "Div"):
         assert types[node.input[0]] not in (FLOAT16, BFLOAT16), node.name
     images = nodes(model, "Transpose")[0]
-    assert types[images.output[0]] == FLOAT, "pixels are normalised in float32"
+    assert types[images.output[0]] == FLOAT, "pixels are normalized in float32"
 
 
 def test_no_low_type_on_the_way_from_the_codes_to_the_boxes(lowered):
@@ -155,14 +155,14 @@ def test_pairs_are_symmetric_and_only_around_layers(lowered, precision):
         assert list(scale.dims) == ([] if weight is None else [weight.dims[0]])
         assert readers[node.output[0]] >= 1
     for node in model.graph.node:
-        dequantised = [
+        dequantized = [
             i for i, n in enumerate(node.input) if n in makers and makers[n].op_type == "DequantizeLinear"
         ]
         if node.op_type in ("Conv", "Gemm"):
-            assert dequantised in ([], [0, 1]), node.name
-            assert {types[bias] for bias in node.input[2:]} <= {FLOAT16}, "biases are not quantised"
+            assert dequantized in ([], [0, 1]), node.name
+            assert {types[bias] for bias in node.input[2:]} <= {FLOAT16}, "biases are not quantized"
         else:
-            assert dequantised == [], node.name
+            assert dequantized == [], node.name
     assert layers == {None}, "the names of weights are gone with the float weights"
     assert len({n.input[0] for n in nodes(model, "QuantizeLinear")}) == len(nodes(model, "QuantizeLinear"))
 
@@ -181,7 +181,7 @@ def test_the_layers_that_decide_stay_in_float(lowered, precision):
 
 
 @pytest.mark.parametrize(("precision", "error"), [("int8", 0.5 / 127), ("fp8", 2**-4)])
-def test_weights_are_quantised_per_output_channel(lowered, precision, error):
+def test_weights_are_quantized_per_output_channel(lowered, precision, error):
     model = lowered[precision].model
     constants = {i.name: i for i in model.graph.initializer}
     original = {i.name: i for i in lowered["fp16"].model.graph.initializer}
@@ -189,7 +189,7 @@ def test_weights_are_quantised_per_output_channel(lowered, precision, error):
     for node in nodes(model, "DequantizeLinear"):
         if node.input[0] not in constants:
             continue
-        name = node.input[0].removesuffix(".quantised")
+        name = node.input[0].removesuffix(".quantized")
         weight = numpy_helper.to_array(original[name]).astype(np.float32)
         scale = numpy_helper.to_array(constants[node.input[1]]).astype(np.float32)
         stored = numpy_helper.to_array(constants[node.input[0]]).astype(np.float32)
@@ -214,7 +214,7 @@ def test_a_network_without_detector_keeps_only_its_ends(calibration_folder):
 
 @pytest.mark.parametrize("precision", QUANTIZED)
 def test_the_same_frames_give_the_same_bytes(network, lowered, tmp_path, monkeypatch, precision):
-    """Against the shared form, which was quantised step by step."""
+    """Against the shared form, which was quantized step by step."""
     if precision == "fp8":  # the float16 graph before it is the one of int8
         monkeypatch.setattr(lowering, "onnx_from_module", lambda module, batch: lowered["fp16"].model)
     write_calibration(tmp_path)

@@ -22,7 +22,7 @@ pytestmark = needs_rtx
 
 # float8 calibrates and builds as int8 does.
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", pytest.param("fp8", marks=pytest.mark.slow))
-QUANTISED = ("int8", "fp8")
+QUANTIZED = ("int8", "fp8")
 
 
 def built(model, precision="fp32", **job):
@@ -41,7 +41,7 @@ def test_the_network_builds_with_function_bodies(precision):
     total = sum(engine.network_types.values())
     assert total == sum(node.op_type == "Conv" for node in model.graph.node)
     in_asked_type = engine.network_types[WANTED[precision]]
-    assert in_asked_type == total if precision not in QUANTISED else total / 4 <= in_asked_type < total
+    assert in_asked_type == total if precision not in QUANTIZED else total / 4 <= in_asked_type < total
     assert steps[:2] == [("parse", 0, 1), ("parse", 1, 1)]
     percents = [done for stage, done, _ in steps if stage == "build"]
     assert percents == sorted(percents)

@@ -63,7 +63,7 @@ def test_a_build_with_every_option(tensorrt, tmp_path):
     assert engine.plugins == "python"
     assert engine.engine_types == {"Half": 1, "Float": 1}
     told = tensorrt()
-    assert told["deserialised"] == len(engine.plan)
+    assert told["deserialized"] == len(engine.plan)
     assert told["format"] == "JSON"
     assert told["tf32"] is False
     assert told["pool"] == ["WORKSPACE", 3 << 30]

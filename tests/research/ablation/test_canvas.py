@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from research.ablation.canvas import CanvasMeasure
-from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, answer, area, labelled
+from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, answer, area, labeled
 
 SIZE = (64, 64)
 
@@ -14,7 +14,7 @@ SIZE = (64, 64)
 def picture():
     semantic = np.full(SIZE, FLOOR, np.uint8)
     semantic[area(SIZE, 0, 0, 32, 32)] = CAT
-    return labelled(semantic)
+    return labeled(semantic)
 
 
 def measured(masks, labels, scores, sample=None):
@@ -50,5 +50,5 @@ def test_void_counts_neither_way():
 
 
 def test_no_things_anywhere_is_no_number():
-    sample = labelled(np.full((30, 45), FLOOR, np.uint8))
+    sample = labeled(np.full((30, 45), FLOOR, np.uint8))
     assert measured([], [], [], sample)["recall"] is None

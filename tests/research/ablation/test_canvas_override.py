@@ -15,7 +15,7 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system
 from research.ablation.cells import VARIANTS, Variant
 from research.ablation.measure import measure
-from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, Pets, area, labelled
+from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, Pets, area, labeled
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,7 +36,7 @@ class Photos(Pets):
         dog = area(semantic.shape, 0, width // 2, height // 2, width)
         for number, (label, mask) in enumerate(((CAT, cat), (DOG, dog)), 1):
             semantic[mask], numbers[mask] = label, number
-        return labelled(semantic, numbers)
+        return labeled(semantic, numbers)
 
 
 def network(folder, name="mask-rcnn-imp"):
@@ -72,7 +72,7 @@ def test_the_canvas_of_the_base_is_scored(tmp_path):
 def test_a_picture_without_things_has_an_empty_canvas(tmp_path):
     class Empty(Photos):
         def __getitem__(self, index):
-            return labelled(np.full((64, 96), FLOOR, np.uint8))
+            return labeled(np.full((64, 96), FLOOR, np.uint8))
 
     model = network(tmp_path)
     evaluation, _ = measure(model, VARIANTS["oracle-canvas"], Empty(), None, 1, "cpu")

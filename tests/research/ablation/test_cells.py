@@ -23,7 +23,7 @@ def test_the_headline_pair_comes_first_then_systems_then_variants():
     assert len(set(cells)) == len(cells) == len({c.name for c in cells})
 
 
-def test_members_of_a_pair_are_neighbours_because_they_share_a_stage_one():
+def test_members_of_a_pair_are_neighbors_because_they_share_a_stage_one():
     assert set(ORDER) == set(SYSTEMS)
     for name in SYSTEMS:
         if name.endswith("-imp") and name.removesuffix("-imp") in SYSTEMS:

@@ -81,7 +81,7 @@ void check_reshaping(const Case& given)
     g_log.take();
 }
 
-void check_serialised(const Case& given)
+void check_serialized(const Case& given)
 {
     const Plugin plugin = created(given);
     require(fields_of(plugin) == given_fields(given), "fields: " + fields_of(plugin));
@@ -164,7 +164,7 @@ const std::map<std::string, Check> checks{
     {"formats", with_plugin<check_formats>},
     {"configure", with_plugin<check_configuration>},
     {"reshape", check_reshaping},
-    {"serialise", check_serialised},
+    {"serialize", check_serialized},
     {"clone", check_clones},
     {"destroy", check_destruction},
 };

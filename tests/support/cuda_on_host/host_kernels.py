@@ -88,7 +88,7 @@ class HostKernels:
         source: the .cu file.
         entries: names of its kernels.
         folder: where the program is built.
-        sanitizer: "address" (with undefined behaviour) or "thread".
+        sanitizer: "address" (with undefined behavior) or "thread".
         include: folders searched before plugins/, for sources changed by a test.
     """
 

@@ -15,7 +15,7 @@ SIZE = (24, 48)
 
 
 def _labels() -> tuple[np.ndarray, np.ndarray]:
-    """Road, two cars, a group of persons, a caravan, a rider, void, and a licence plate's 255."""
+    """Road, two cars, a group of persons, a caravan, a rider, void, and a license plate's 255."""
     ids = np.full(SIZE, 7, np.uint16)
     ids[2:6, 2:10] = 26001
     ids[8:12, 2:10] = 26000

@@ -69,7 +69,7 @@ def test_small_lies_over_large_and_crowds_below_all(tmp_path: Path, cache: bool)
     assert isinstance(data, Dataset)
     assert data.classes.names == ("background", "person", "dog")
     assert data.classes.things == (1, 2)
-    assert data.terms == "licences of the images, as the file lists them: CC BY 2.0; CC0"
+    assert data.terms == "licenses of the images, as the file lists them: CC BY 2.0; CC0"
     for _ in range(2):
         sample = data[0]
         assert sample.image[0, 0].tolist() == [1, 2, 3]
@@ -208,7 +208,7 @@ def test_a_file_and_a_folder_open_by_name_and_splits_are_not_mixed(tmp_path: Pat
         open_coco(f"{tmp_path}/{{split}}.json,{images}", "train")
 
 
-def test_a_pointer_in_place_of_the_file_is_recognised(tmp_path: Path) -> None:
+def test_a_pointer_in_place_of_the_file_is_recognized(tmp_path: Path) -> None:
     _write(tmp_path)
     path = tmp_path / "annotations/instances_val2017.json"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:09a5\nsize 215182\n")

@@ -7,7 +7,7 @@ import pytest
 
 from imp_trt.train.evaluation import MEASURES, evaluate
 from imp_trt.train.report.tables import Scored
-from tests.support.pictures import CAT, CLASSES, FLOOR, WALL, answer, labelled
+from tests.support.pictures import CAT, CLASSES, FLOOR, WALL, answer, labeled
 
 
 class Rooms:
@@ -25,7 +25,7 @@ class Rooms:
         semantic[20:40, left : left + 16] = CAT
         instances = (semantic == CAT).astype(np.int32)
         semantic[:4, :4] = 255
-        sample = labelled(semantic, instances)
+        sample = labeled(semantic, instances)
         # The frame tells the predictors below which picture it is.
         sample.image[...] = 40 * index
         return sample

@@ -16,7 +16,7 @@ from imp_trt.train.report.pictures import (
     telling,
     write_sheet,
 )
-from tests.support.pictures import CAT, CLASSES, labelled
+from tests.support.pictures import CAT, CLASSES, labeled
 from tests.train.report.conftest import ROOMS, half_blind, perfect
 
 
@@ -29,7 +29,7 @@ class Wide:
         return 1
 
     def __getitem__(self, index):
-        return labelled(np.full((100, 1000), 1, np.uint8))
+        return labeled(np.full((100, 1000), 1, np.uint8))
 
 
 def test_greatest_gain_first_then_greatest_loss():

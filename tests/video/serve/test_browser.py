@@ -56,7 +56,7 @@ def drawn(page: Page) -> NDArray[np.uint8]:
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
 
 
-def grey(page: Page, index: int) -> bool:
+def gray(page: Page, index: int) -> bool:
     """Whether the page shows a frame as the camera gave it."""
     return bool(abs(drawn(page).astype(int) - picture(index)[0, 0]).max() <= 3)
 
@@ -81,7 +81,7 @@ def switch(page: Page, layer: str, on: bool) -> None:
 def test_picture_legend_and_figures(browser: Chromium, shown: BrowserView) -> None:
     page = opened(browser, shown)
     assert drawn(page).shape == (4 * 48, 4 * 64, 3)  # drawn larger, as it is a small picture
-    assert not grey(page, 0)
+    assert not gray(page, 0)
     page.until("document.getElementById('rate').textContent == '8.3/s'")
     legend = page.run(
         "[...document.querySelectorAll('#classes li')].map((item) => item.innerText.split(/\\s+/).join(' '))"
@@ -93,14 +93,14 @@ def test_picture_legend_and_figures(browser: Chromium, shown: BrowserView) -> No
     assert "p99.9 88.0" in text(page, "age-now")
     assert text(page, "counted").startswith("captured 12 = delivered 9 + dropped 2 + in flight 1")
     assert "250 ms old" in text(page, "caption")
-    # The graphs have drawn something: more than one colour.
+    # The graphs have drawn something: more than one color.
     for name in ("latency", "age"):
-        colours = page.run(
+        colors = page.run(
             f"(() => {{ const c = document.getElementById('{name}'); const d = c.getContext('2d')"
             ".getImageData(0, 0, c.width, c.height).data; const s = new Set();"
             "for (let i = 0; i < d.length; i += 4) s.add(d[i] + d[i + 1] / 256); return s.size })()"
         )
-        assert colours > 5
+        assert colors > 5
     assert page.errors == []
     page.close()
 
@@ -112,7 +112,7 @@ def test_new_pictures_replace_old_ones(browser: Chromium, shown: BrowserView) ->
         sequence = page.run(SEQUENCE)
         shown.write(segmented(i))
         page.until(f"{SEQUENCE} > {sequence}")
-        assert grey(page, i)
+        assert gray(page, i)
     page.close()
 
 
@@ -136,12 +136,12 @@ def test_switches(browser: Chromium, shown: BrowserView) -> None:
     page.press("d")
     page.until("document.getElementById('picture').dataset.layers === ''")
     assert page.run(scale) == 0
-    assert grey(page, 0)
+    assert gray(page, 0)
     seen["nothing"] = drawn(page)
     page.press("c")
     page.until("document.querySelector('[data-layer=classes]').getAttribute('aria-pressed') == 'true'")
     switch(page, "overlay", False)
-    assert grey(page, 0)
+    assert gray(page, 0)
     names = list(seen)
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
@@ -168,12 +168,12 @@ def test_pause_holds_the_picture_and_its_switches_still_work(browser: Chromium, 
     page.until("document.getElementById('caption').textContent == 'frame 0'")
     shown.write(segmented(20))
     switch(page, "overlay", True)
-    assert not grey(page, 0)
+    assert not gray(page, 0)
     switch(page, "overlay", False)
-    assert grey(page, 0)
+    assert gray(page, 0)
     page.click("#pause")
     page.until("document.getElementById('caption').textContent.startsWith('frame 20')")
-    assert grey(page, 20)
+    assert gray(page, 20)
     page.close()
 
 
@@ -187,14 +187,14 @@ def test_sources_to_choose_from(browser: Chromium) -> None:
             "&& document.getElementById('source').offsetWidth"
         )
         switch(page, "overlay", False)
-        assert grey(page, 0)
+        assert gray(page, 0)
         page.run("document.getElementById('picture').dataset.sequence = 0")
         page.run(
             "(() => { const s = document.getElementById('source'); s.value = 'rear <b>';"
             "s.dispatchEvent(new Event('change')) })()"
         )
         page.until(f"{SEQUENCE} > 0")
-        assert grey(page, 1)
+        assert gray(page, 1)
         # The run's figures are those of both: not what this one takes.
         page.until("document.getElementById('age99').textContent == '50.0ms'")
         assert text(page, "rate") == "\u2013"
@@ -266,8 +266,8 @@ def test_a_hidden_page_asks_for_nothing(browser: Chromium, shown: BrowserView) -
 def test_two_pages_at_once(browser: Chromium, shown: BrowserView) -> None:
     pages = [opened(browser, shown) for _ in range(2)]
     switch(pages[1], "overlay", False)
-    assert not grey(pages[0], 0)
-    assert grey(pages[1], 0)
+    assert not gray(pages[0], 0)
+    assert gray(pages[1], 0)
     for page in pages:
         page.close()
 

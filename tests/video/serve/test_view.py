@@ -60,8 +60,8 @@ def test_a_picture_with_its_number_and_age(shown: BrowserView) -> None:
     told = {name: answer.headers[f"Frame-{name}"] for name in ("Sequence", "Index", "Name", "Age")}
     assert told == {"Sequence": "1", "Index": "0", "Name": "000000", "Age": "250.0"}
     assert answer.headers["Run"] == "live"
-    coloured = pixels(get(shown.port, "/frame?layers=classes")[1])
-    assert abs(coloured.astype(int) - picture(0)).max() > 20
+    colored = pixels(get(shown.port, "/frame?layers=classes")[1])
+    assert abs(colored.astype(int) - picture(0)).max() > 20
 
 
 def test_a_viewer_waits_for_the_next_picture(shown: BrowserView) -> None:

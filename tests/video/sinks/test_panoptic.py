@@ -16,7 +16,7 @@ from imp_trt.errors import OutputError
 from imp_trt.results.panoptic import Panoptic, Segment
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video.sinks import PanopticMaps
-from imp_trt.video.sinks.panoptic import _painted, segment_colours
+from imp_trt.video.sinks.panoptic import _painted, segment_colors
 from tests.support import tiny
 from tests.video.sinks.conftest import MakeItem
 
@@ -60,15 +60,15 @@ def test_maps_and_segments_agree(tmp_path: Path, results: list[SegmentationResul
             assert ("score" in info) == segment.is_thing
 
 
-def test_ids_are_shades_of_the_class_colours() -> None:
-    """The first segment of a class has its colour, others look alike, none is void or equal to another."""
+def test_ids_are_shades_of_the_class_colors() -> None:
+    """The first segment of a class has its color, others look alike, none is void or equal to another."""
     classes = ClassTable(("a", "b"), (0, 1), ((0, 0, 0), (12, 0, 0)))
     segments = tuple(Segment(i + 1, i % 2, True, 0.9, 1) for i in range(1300))
-    colours = segment_colours(Panoptic(np.zeros((1, 1), np.int32), segments), classes)
-    assert len(set(colours.tolist())) == len(segments) + 1
-    assert colours[0] == 0
-    assert colours.max() < 1 << 24
-    table = segment_colours(Panoptic(np.zeros((1, 1), np.int32), (Segment(1, 1, False, 1, 1),)), tiny.CLASSES)
+    colors = segment_colors(Panoptic(np.zeros((1, 1), np.int32), segments), classes)
+    assert len(set(colors.tolist())) == len(segments) + 1
+    assert colors[0] == 0
+    assert colors.max() < 1 << 24
+    table = segment_colors(Panoptic(np.zeros((1, 1), np.int32), (Segment(1, 1, False, 1, 1),)), tiny.CLASSES)
     red, green, blue = tiny.CLASSES.palette[1]
     assert table.tolist() == [0, red + 256 * green + 65536 * blue]
 

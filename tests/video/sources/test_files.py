@@ -234,7 +234,7 @@ def test_an_image_cut_short_is_refused(tmp_path: Path, suffix: str, share: float
 def test_image_formats_are_converted(tmp_path: Path) -> None:
     frame = tiny.frame()
     variants = {
-        "grey.png": frame[..., 0],
+        "gray.png": frame[..., 0],
         "alpha.png": np.dstack([frame, frame[..., :1]]),
         "deep.png": frame.astype(np.uint16) * 257,
     }
