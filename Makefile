@@ -1,9 +1,44 @@
-# Python with the package's dependencies for development: pip install -e '.[dev]'
+# Developer commands; `make help` lists them. CONTRIBUTING.md says when to use which.
 PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
+# Arguments for pytest: make test ARGS="tests/ops -k bilinear"
+ARGS ?=
 
-.PHONY: bindings
+.DEFAULT_GOAL := help
+.PHONY: help check ruff mypy pyright test test-all matrix bindings drivers bench
 
-# The Python plugins and the export on NVIDIA's bindings, TensorRT 10.3 to 11.4 with NumPy 1.26 and 2: fetches about
-# 45 MB of wheels once, to $IMP_TRT_TEST_CACHE or ~/.cache/imp_trt/tests, and needs g++, but no GPU.
-bindings:
-	$(PYTHON) -m tests.bindings
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+check: ruff mypy pyright ## lint, formatting and types: less than a minute
+
+ruff:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+mypy:
+	$(PYTHON) -m mypy
+
+pyright:
+	$(PYTHON) -m pyright --pythonpath $(PYTHON)
+
+test: ## the tests that are not marked slow: at most two minutes on two cores
+	$(PYTHON) -m pytest -m "not slow" $(ARGS)
+
+test-all: ## the whole suite: at most ten minutes on two cores
+	$(PYTHON) -m pytest $(ARGS)
+
+matrix: ## the tests with the lowest and the newest dependencies, on each Python that is installed
+	$(PYTHON) -m tests.matrix $(ARGS)
+
+bench: ## the benchmarks that need neither a GPU nor a data set
+	$(PYTHON) -m tests.bench.bench_import
+	$(PYTHON) -m tests.bench.bench_mask_projection
+	$(PYTHON) -m tests.bench.bench_draw
+	$(PYTHON) -m tests.bench.bench_export
+	$(PYTHON) -m tests.bench.bench_pipeline
+
+bindings: ## Python plugins and export on NVIDIA's bindings, TensorRT 10.3 to 11.4 x NumPy 1.26 and 2; needs g++
+	$(PYTHON) -m tests.bindings $(ARGS)
+
+drivers: ## CUDA drivers 12.2 to 13.0 x cuda-bindings x NVRTC, on a stand-in driver; needs gcc, fetches 0.8 GB once
+	$(PYTHON) -m tests.cuda.driver_matrix $(ARGS)

@@ -2,14 +2,67 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
+from collections.abc import Generator
+from contextlib import nullcontext
 
 import pytest
+
+from tests.support.once import alone, share
+
+WORKERS = 2
+"""As many as the fewest cores on which the suite is expected to run."""
 
 # A shell starts its background jobs with Ctrl-C ignored. Tests that interrupt themselves or a program that
 # they start would then wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Each worker process of pytest-xdist has one core: threads of PyTorch would only wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Runs in WORKERS processes, each file in one of them, unless options say otherwise (-n 0, -p no:xdist).
+
+    Tests of one file and those for the one GPU stay in this process, as all do without pytest-xdist.
+    """
+    options = config.option
+    if hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("xdist"):
+        return
+    if options.numprocesses is not None or options.dist != "no" or options.tx or options.usepdb:
+        share()
+        return
+    paths = {argument.partition("::")[0] for argument in config.args}
+    if options.markexpr == "gpu" or (len(paths) == 1 and paths.pop().endswith(".py")):
+        return
+    share()
+    options.numprocesses, options.dist, options.loadscopereorder = WORKERS, "loadfile", False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first in a worker process, so that none is left alone with one at the end."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Tests of the one GPU run one at a time: some of them look at how much of its memory is free."""
+    with alone("gpu") if item.get_closest_marker("gpu") else nullcontext():
+        return (yield)
+
+
+def pytest_collection_finish() -> None:
+    """Collections that tests ask for need not look at PyTorch and the like again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ def main() -> int:
             "gpu",
             "-q",
             "-rs",
+            "-p",
+            "no:xdist",  # they share one GPU
             f"--junitxml={results}",
         ]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -339,6 +339,7 @@ def test_the_gpu_fails_while_closing(machine: Machine, path: Path) -> None:
     assert nothing_left(machine)
 
 
+@pytest.mark.slow
 def test_a_process_that_closes_nothing_ends_quietly(tmp_path: Path) -> None:
     script = (
         "import sys, pathlib\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +15,20 @@ from tests.support.fake_tensorrt import engine_file
 from tests.support.segmenters import Machine, nothing_left
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-def test_an_engine_without_detections_gives_class_maps(machine: Machine, tmp_path: Path, batch: int) -> None:
+@cache
+def exported(batch: int) -> tuple[Any, Any]:
+    """The network and its graph; both libraries get the same."""
     from imp_trt.export import onnx_from_module
     from imp_trt.models.deploy import DeployModule
     from tests.support.networks import detecting_network, small_config
 
     network = detecting_network(small_config("semantic-p2"))
-    model = onnx_from_module(DeployModule(network), batch)
+    return network, onnx_from_module(DeployModule(network), batch)
+
+
+@pytest.mark.parametrize("batch", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_engine_without_detections_gives_class_maps(machine: Machine, tmp_path: Path, batch: int) -> None:
+    network, model = exported(batch)
     manifest = tiny.manifest(batch, detections=0, mask_size=28, ops={})
     path = engine_file(tmp_path, machine[0].__name__, model, manifest)
     frames = [tiny.frame(64, 96, seed=1), tiny.frame(40, 130, seed=2), tiny.frame(64, 96, seed=3)]

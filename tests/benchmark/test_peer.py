@@ -28,6 +28,7 @@ def rival(tmp_path_factory: pytest.TempPathFactory) -> PeerRival:
     return made
 
 
+@pytest.mark.slow
 def test_the_exported_peer_answers_as_torchvision_does(rival: PeerRival) -> None:
     images = [tiny.frame(90, 120, seed=i) for i in range(3)]
     found = rival.check(images)
@@ -40,6 +41,7 @@ def test_the_exported_peer_answers_as_torchvision_does(rival: PeerRival) -> None
     assert "CPU" in rival.title
 
 
+@pytest.mark.slow
 def test_another_answer_is_refused(rival: PeerRival, monkeypatch: pytest.MonkeyPatch) -> None:
     def moved(tensor: np.ndarray) -> dict[str, np.ndarray]:
         found = infer(tensor)

@@ -35,6 +35,7 @@ def tiny(monkeypatch):
     return [*DATA, "--recipe", "tiny", "--threads", "1"]
 
 
+@pytest.mark.slow
 def test_a_pair_is_written_and_announced(tiny, tmp_path, capsys):
     assert command.main([*tiny, "--pair", "--half", "-o", str(tmp_path / "run")]) == 0
     # Kernels as float16: the results are half of the float32 file that stage two starts from.

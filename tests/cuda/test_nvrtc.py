@@ -23,6 +23,8 @@ ARCHITECTURES = [
     (12, 0),
     (12, 1),
 ]
+# Orin; the others repeat what it finds, each in some seconds.
+QUICK = {(8, 7)}
 
 
 @pytest.fixture
@@ -34,7 +36,11 @@ def real():
 
 
 @pytest.mark.parametrize("op", kernels.ENTRIES)
-@pytest.mark.parametrize("arch", ARCHITECTURES, ids=lambda a: f"sm_{a[0]}{a[1]}")
+@pytest.mark.parametrize(
+    "arch",
+    [pytest.param(a, marks=() if a in QUICK else pytest.mark.slow) for a in ARCHITECTURES],
+    ids=[f"sm_{major}{minor}" for major, minor in ARCHITECTURES],
+)
 def test_every_kernel_compiles_for(arch, op, real):
     target = nvrtc.target(arch)
     if target.arch.startswith("compute_"):

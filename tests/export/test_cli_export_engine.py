@@ -75,6 +75,7 @@ def test_the_last_line_says_that_only_the_graph_was_verified(cpu_only, planted, 
     assert not any(line.startswith("network ") for line in lines)
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_json_tells_of_the_engine(cpu_only, planted, weights, tmp_path, capsys):
     planted("fp16")

@@ -95,6 +95,7 @@ def test_an_engine_whose_graph_was_verified(lowered, weights, images, tmp_path):
         assert segmenter.run(cv2.imread(str(images / "frame0.png"))).semantic.shape == (120, 180)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_verified_in_pytorch(lowered, weights, images, tmp_path, monkeypatch):
     monkeypatch.setitem(verify.GATES, "bf16", verify.Gate(0.9, None, 100))
     report = export_model(
@@ -153,6 +154,7 @@ def test_a_graph_of_another_precision_leaves_nothing(lowered, weights, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_plugin_engine_says_so(lowered, weights, tmp_path):
     options = EngineOptions(plugin=True)
     report = export_model(

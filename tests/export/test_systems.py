@@ -22,6 +22,10 @@ from imp_trt.train.targets import Batch
 from tests.support.networks import detecting_network, small_config, smooth_frames
 from tests.support.stub_packages import needs_rtx
 
+# The whole network, and the one with the fewest parts; an export takes some seconds.
+QUICK = {"panoptic-fpn-imp", "semantic-p2"}
+EXPORTED = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SYSTEMS]
+
 
 def batch():
     """Two frames, each with one object in front of the sky."""
@@ -91,7 +95,7 @@ def test_a_training_step_has_the_losses_of_its_parts(trained, name):
     assert all(np.isfinite(value) and value > 0 for value in losses.values())
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_the_exported_system_does_what_the_checkpoint_does(trained, images, tmp_path, name):
     weights, _ = trained(name)
     report = export_onnx(weights, tmp_path, ExportOptions(frames=images, frame_count=2))
@@ -149,9 +153,15 @@ def test_every_system_is_scored(trained, name):
     assert [part is not None for part in (done.instances, done.panoptic)] == [detector, detector]
 
 
+@pytest.mark.slow
 @needs_rtx
 @pytest.mark.parametrize(
-    ("name", "precision"), [("semantic-p2", "fp32"), ("semantic-fpn", "fp16"), ("mask-rcnn-imp", "fp16")]
+    ("name", "precision"),
+    [
+        ("semantic-p2", "fp32"),
+        ("semantic-fpn", "fp16"),
+        ("mask-rcnn-imp", "fp16"),
+    ],
 )
 def test_an_engine_of_a_system_that_lacks_a_part(trained, tmp_path, name, precision):
     # No detections at all, or no semantic head: shapes that the full network never has.

@@ -75,6 +75,7 @@ def answers(pair, request):
     return expected, ours.forward_frames(frame), frame
 
 
+@pytest.mark.slow
 def test_boxes_scores_labels_and_masks_are_torchvisions(pair, answers):
     expected, found, _ = answers
     count = int(found["num_detections"][0])
@@ -88,6 +89,7 @@ def test_boxes_scores_labels_and_masks_are_torchvisions(pair, answers):
     torch.testing.assert_close(found["masks"][0, :count], expected["masks"][:, 0], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_semantics_are_the_best_instance_over_the_background(answers):
     _, found, _ = answers
     present = set(np.unique(found["semantic"].numpy())) - {0}

@@ -22,6 +22,7 @@ def test_ruff(command):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_mypy_at_the_root():
     """Strict, and it sees the linked folders: an error planted there must be found."""
     done = subprocess.run(
@@ -34,6 +35,7 @@ def test_mypy_at_the_root():
     assert int(checked[1]) >= len(sources)
 
 
+@pytest.mark.slow
 def test_pyright_at_the_root():
     command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -62,3 +64,4 @@ def test_version_is_stated_once_for_package_and_project():
 
     assert f'\nversion = "{imp_trt.__version__}"\n' in (ROOT / "pyproject.toml").read_text()
     assert f"[{imp_trt.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {imp_trt.__version__}\n" in (ROOT / "CITATION.cff").read_text()

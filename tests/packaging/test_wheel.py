@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # builds, environments and installations
+
 ROOT = Path(__file__).resolve().parents[2]
 
 IMPORT_ALL = """

@@ -17,6 +17,9 @@ ENTRIES = [f"algorithm1_{name}_{dtype}" for name in ("cells", *RULES, "cast") fo
 BLOCKS, THREADS = 16, 256
 
 
+pytestmark = pytest.mark.slow  # the baseline of a benchmark, compiled for it alone
+
+
 @pytest.fixture(scope="module")
 def algorithm1(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostKernels]:
     source = ROOT / "tests" / "bench" / "algorithm1.cu"

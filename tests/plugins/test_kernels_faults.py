@@ -133,7 +133,13 @@ def test_the_kernel_itself_has_no_fault(sanitizer: str, tmp_path: Path) -> None:
     kernels.close()
 
 
-@pytest.mark.parametrize("name", FAULTS)
+# One for each sanitizer; each fault costs a compilation.
+QUICK = {"a row below the canvas", "taps read before all are written"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAULTS]
+)
 def test_a_planted_fault_is_found(name: str, tmp_path: Path) -> None:
     sanitizer, file, text, fault, report = FAULTS[name]
     kernels = build(tmp_path, sanitizer, file, text, fault)

@@ -46,6 +46,10 @@ def assert_same_bits(
     return got
 
 
+# Cases of some seconds: one rule for `make test`.
+RULES_OF_LARGE_CASES = [pytest.param(r, marks=() if r == "bilinear" else pytest.mark.slow) for r in RULES]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(
@@ -80,7 +84,7 @@ def test_degenerate_numbers(rule: str, dtype: type) -> None:
     agree()
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", RULES_OF_LARGE_CASES)
 def test_membership_where_corners_meet_pixel_centers_and_tile_borders(rule: str) -> None:
     rng = np.random.default_rng(0)
     for part in (4, 6, 64):
@@ -146,7 +150,7 @@ def test_no_instances_give_zeros() -> None:
             assert not Projection(case, 4, canvas, 1.0, rule).canvas().any()
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", RULES_OF_LARGE_CASES)
 def test_a_wide_canvas_and_far_boxes(rule: str) -> None:
     corners = [[65000, 0, 66000, 1], [1e30, 0, 2e30, 1], [-1e9, -1e9, 1e9, 1e9], [16777216, 0, 16777220, 1]]
     case = Case(

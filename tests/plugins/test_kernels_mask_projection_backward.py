@@ -149,6 +149,7 @@ def test_images_beyond_the_grid_and_repetition() -> None:
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_no_two_threads_race_for_shared_memory(rule: str) -> None:
     """Under ThreadSanitizer: more instances than threads, groups of boxes, staged and direct stores."""

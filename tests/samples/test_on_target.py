@@ -51,6 +51,7 @@ def test_the_on_target_command_skips_with_reasons_where_there_is_no_gpu(tmp_path
     assert "NO ENGINE RAN ON A GPU" in said
 
 
+@pytest.mark.slow
 def test_the_on_target_command_reports_a_step_that_fails(tmp_path):
     code, report, _ = _on_target(
         tmp_path, "--precisions", "fp16", "--target", "nowhere", "--only", "build and verify"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import cv2
 
@@ -13,6 +15,7 @@ from imp_trt.export.quantization.calibration import CalibrationFrames, Histogram
 from imp_trt.export.quantization.lowering import Lowered, lower
 from imp_trt.export.quantization.quantize import quantize
 from tests.support.networks import detecting_network, small_config, smooth_frames
+from tests.support.once import once
 
 PASSES = 16
 """Passes of each NMS: as many as the network's own frames need."""
@@ -26,6 +29,16 @@ def write_calibration(folder: Path) -> None:
 
 @cache
 def typed(precision: str, system: str = "panoptic-fpn-imp") -> Lowered:
+    """Made once for all processes of a test run; see `made`."""
+
+    def make(folder: Path) -> None:
+        (folder / "lowered.pickle").write_bytes(pickle.dumps(made(precision, system)))
+
+    folder = once(f"lowered.{precision}.{system}", make)
+    return cast(Lowered, pickle.loads((folder / "lowered.pickle").read_bytes()))  # noqa: S301  # made above
+
+
+def made(precision: str, system: str = "panoptic-fpn-imp") -> Lowered:
     """The network in a precision; the quantized forms from one float16 graph, as lower makes them."""
     if precision not in QUANTIZED:
         return lower(detecting_network(small_config(system)), precision, passes=PASSES)

@@ -55,7 +55,9 @@ def dying_after(steps, monkeypatch):
         yield
 
 
-@pytest.mark.parametrize("killed_at", [1, 4, 5])
+@pytest.mark.parametrize(
+    "killed_at", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_resume_after_a_failure_is_bit_identical(tmp_path, monkeypatch, killed_at):
     monkeypatch.setattr(log, "LOG_EVERY", 3)
     whole = trained(tmp_path / "whole", RECIPE)
@@ -75,7 +77,7 @@ def test_resume_after_a_failure_is_bit_identical(tmp_path, monkeypatch, killed_a
 @pytest.mark.parametrize(
     "changes",
     [
-        {"canvas_rate": 10.0},
+        pytest.param({"canvas_rate": 10.0}, marks=pytest.mark.slow),
         {"canvas_source": "both", "precision": "bfloat16", "optimizer": "sgd"},
     ],
 )

@@ -138,7 +138,9 @@ PINNED = {
 }
 
 
-@pytest.mark.parametrize("name", PINNED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "smoke" else pytest.mark.slow) for name in PINNED]
+)
 def test_losses_of_the_recipes_are_what_they_were(tmp_path, monkeypatch, name):
     """Recipes that weights were published with must not drift: the first steps' losses are pinned."""
     monkeypatch.setattr(log, "LOG_EVERY", 1)
@@ -248,7 +250,10 @@ def test_a_new_field_with_a_neutral_default_leaves_runs_what_they_are():
     assert identity(other, CONFIG, 2) != identity(run, CONFIG, 2)
 
 
-BOTH_WAYS = [(name, RECIPE) for name in sorted(SYSTEMS)]
+QUICK = ("panoptic-fpn-imp", "semantic-p2")
+BOTH_WAYS = [
+    pytest.param(name, RECIPE, marks=() if name in QUICK else pytest.mark.slow) for name in sorted(SYSTEMS)
+]
 BOTH_WAYS += [(name, DETECTOR_FIRST) for name in ("mask-rcnn-imp", "panoptic-p2-imp")]
 
 

@@ -44,6 +44,7 @@ def test_onnx_runtime_computes_what_the_eager_network_does(network, model):
     assert all((first[name] == again[name]).all() for name in OUTPUT_NAMES), "the same bits every time"
 
 
+@pytest.mark.slow
 def test_a_file_for_batches():
     network = detecting_network(small_config("panoptic-p2-imp", sampling="nearest"))
     model = onnx_from_module(DeployModule(network, passes=12), batch=2)
@@ -97,6 +98,7 @@ def test_nothing_of_the_machine_is_in_the_file(model):
     assert {p.key for p in model.metadata_props} == {"imp_trt.classes", "imp_trt.sampling"}
 
 
+@pytest.mark.slow
 def test_a_network_without_detector_gives_the_same_bytes_twice():
     torch.manual_seed(0)
     network = ImpNetwork(small_config("semantic-fpn", head_norm="group")).eval()

@@ -41,7 +41,7 @@ def detections():
 NAMES = ["image", "boxes", "scores", "labels", "masks"]
 
 
-@pytest.mark.parametrize("rules", [("bilinear",), ("rect", "rect")])
+@pytest.mark.parametrize("rules", [("bilinear",), pytest.param(("rect", "rect"), marks=pytest.mark.slow)])
 def test_the_file_does_what_the_network_does(rules):
     torch.manual_seed(0)
     network = Foreign(*rules)

@@ -35,6 +35,10 @@ class Shared(dict):
         return typed(precision)
 
 
+# The export in bfloat16 takes some seconds of its own.
+TYPES = [pytest.param(p, marks=pytest.mark.slow if p == "bf16" else ()) for p in LAYER_TYPES]
+
+
 @pytest.fixture
 def lowered():
     return Shared()
@@ -56,7 +60,7 @@ def run(model, frames):
     return dict(zip(OUTPUT_NAMES, map(np.concatenate, zip(*results, strict=True)), strict=True))
 
 
-@pytest.mark.parametrize("precision", LAYER_TYPES)
+@pytest.mark.parametrize("precision", TYPES)
 def test_the_borders_are_those_of_the_contract(lowered, precision):
     model = lowered[precision].model
     types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)}
@@ -75,7 +79,7 @@ def test_the_borders_are_those_of_the_contract(lowered, precision):
     assert {f.name for f in model.functions} == {"InstanceMaskProjection", "ImpMultilevelRoiAlign"}
 
 
-@pytest.mark.parametrize("precision", LAYER_TYPES)
+@pytest.mark.parametrize("precision", TYPES)
 def test_layers_are_in_the_low_type_and_boxes_are_not(lowered, precision):
     model = lowered[precision].model
     types = types_of(model)
@@ -201,6 +205,7 @@ def test_weights_are_quantized_per_output_channel(lowered, precision, error):
     assert checked >= 20
 
 
+@pytest.mark.slow
 def test_a_network_without_detector_keeps_only_its_ends(calibration_folder):
     network = detecting_network(small_config("semantic-fpn"))
     model = lower(network, "int8", calibration=CalibrationFrames(calibration_folder)).model
@@ -212,6 +217,7 @@ def test_a_network_without_detector_keeps_only_its_ends(calibration_folder):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", QUANTIZED)
 def test_the_same_frames_give_the_same_bytes(network, lowered, tmp_path, monkeypatch, precision):
     """Against the shared form, which was quantized step by step."""

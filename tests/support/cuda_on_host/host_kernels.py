@@ -90,6 +90,7 @@ class HostKernels:
         folder: where the program is built.
         sanitizer: "address" (with undefined behavior) or "thread".
         include: folders searched before plugins/, for sources changed by a test.
+        program: what `build` made of the same arguments, to be used instead of building again.
     """
 
     def __init__(
@@ -99,10 +100,12 @@ class HostKernels:
         folder: Path,
         sanitizer: str = "address",
         include: Sequence[Path] = (),
+        program: Path | None = None,
     ) -> None:
         if reason := missing(sanitizer):
             pytest.skip(reason)
-        self._command = _command(_build(source, list(entries), folder, sanitizer, include), sanitizer)
+        program = program or build(source, list(entries), folder, sanitizer, include)
+        self._command = _command(program, sanitizer)
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -184,9 +187,10 @@ def _packed(argument: Any) -> list[bytes]:
     return [struct.pack("<Bi", 1, argument)]
 
 
-def _build(
-    source: Path, entries: Sequence[str], folder: Path, sanitizer: str, include: Sequence[Path]
+def build(
+    source: Path, entries: Sequence[str], folder: Path, sanitizer: str, include: Sequence[Path] = ()
 ) -> Path:
+    """The program of `HostKernels`, for the same arguments."""
     calls = " ||\n".join(f'call_if("{name}", name, {name}, grid, block, arguments)' for name in entries)
     main = folder / "main.cpp"
     main.write_text(

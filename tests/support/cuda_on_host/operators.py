@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
 from imp_trt.cuda.kernels import geometry
 from tests.ops.mask_projection_cases import RULES, Case
-from tests.support.cuda_on_host.host_kernels import PLUGINS, HostKernels, Out
+from tests.support.cuda_on_host.host_kernels import PLUGINS, HostKernels, Out, build, missing
+from tests.support.once import once
 
 DTYPES = ("f32", "f16", "bf16")
 TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -40,7 +42,11 @@ def kernels(op: str, sanitizer: str = "address") -> HostKernels:
     """An operator's kernels; ends with the test run."""
     folder = Path(tempfile.mkdtemp(prefix="imp_trt_kernels_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    built = HostKernels(PLUGINS / op / f"{op}.cu", ENTRIES[op], folder, sanitizer)
+    if reason := missing(sanitizer):
+        pytest.skip(reason)
+    source, entries = PLUGINS / op / f"{op}.cu", ENTRIES[op]
+    shared = once(f"{op}.{sanitizer}", lambda where: build(source, entries, where, sanitizer))
+    built = HostKernels(source, entries, folder, sanitizer, program=shared / "kernels")
     atexit.register(built.close)
     return built
 
