@@ -171,12 +171,13 @@ def soak(
 
     with Segmenter(artifact, threads=threads) as segmenter:
         segmenter.warmup()  # the libraries have their own threads and files
-        before = (threading.active_count(), len(os.listdir("/proc/self/fd")))
+        # By identity: a thread of something that ran before may end meanwhile.
+        before = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
         sinks: list[Sink] = [Encoded(leak_bytes, stalls), JsonLines("/dev/null")]
         camera = LoopedCamera(pictures, fps, unplug_every_s, away_s)
         with LiveSource("soak", camera.open) as source:
             summary = run_pipeline(segmenter, source, sinks, on_progress=look, deadline_s=0.2)
-        after = (threading.active_count(), len(os.listdir("/proc/self/fd")))
+        after = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
     return {
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "growth_mb": round(gauge.growth_mb(warmup_s), 3),
@@ -185,7 +186,7 @@ def soak(
         "warmup_s": warmup_s,
         "most_threads": max(gauge.threads),
         "most_files": max(gauge.files),
-        "threads_left": after[0] - before[0],
+        "threads_left": len(after[0] - before[0]),
         "files_left": after[1] - before[1],
         "torn_accounts": gauge.torn + (summary.captured != summary.frames + summary.dropped),
         **summary.to_dict(),
