@@ -10,7 +10,7 @@ from tests.bench.soak import soak
 from tests.support import tiny
 
 
-@pytest.mark.parametrize("leak_bytes", [0, 400_000])
+@pytest.mark.parametrize("leak_bytes", [0, 2_000_000])
 def test_a_short_soak(tmp_path: Path, leak_bytes: int) -> None:
     report = soak(
         tiny.artifact(tmp_path),
@@ -26,4 +26,5 @@ def test_a_short_soak(tmp_path: Path, leak_bytes: int) -> None:
     assert report["captured"] == report["frames"] + report["dropped"]
     assert report["frames"] > 30
     assert (report["threads_left"], report["files_left"], report["torn_accounts"]) == (0, 0, 0)
-    assert (report["growth_mb"] > 5) == bool(leak_bytes)
+    # Tests before it leave the allocator of this process some megabytes of room for noise; the leak is 60 MB.
+    assert (report["growth_mb"] > 20) == bool(leak_bytes)

@@ -99,12 +99,14 @@ def run(
 
 
 @pytest.mark.parametrize("layout", ["linear", "hwc8"])
-@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+@pytest.mark.parametrize("sanitizer", ["address", pytest.param("thread", marks=pytest.mark.slow)])
 def test_the_kernel_itself_has_no_fault(sanitizer: str, layout: str, tmp_path: Path) -> None:
     run(tmp_path, sanitizer, layout)
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if i == 0 else pytest.mark.slow) for i, name in enumerate(FAULTS)]
+)
 def test_a_planted_fault_is_found(name: str, tmp_path: Path) -> None:
     *planted, report = FAULTS[name]
     with pytest.raises(HostKernelFault, match=report):
