@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from imp_trt.cuda.driver import Device
 from imp_trt.errors import InvalidInput
 from imp_trt.ops.roi_align.cuda import launch_multilevel_roi_align, prepare
 from imp_trt.plugins.python_plugin import FLOATING, PluginOperator, ShapeBuilder, Tensor
+from imp_trt.plugins.tensorrt_types import DimsExprs, IDimensionExpr
 
 _BOXES = 4
 
@@ -38,7 +39,7 @@ class MultilevelRoiAlign(PluginOperator):
             return elements[_BOXES] == "f32"
         return elements[position] in FLOATING and elements[position] == elements[0]
 
-    def output_shape(self, inputs: Sequence[Any], builder: ShapeBuilder) -> list[Any]:
+    def output_shape(self, inputs: Sequence[DimsExprs], builder: ShapeBuilder) -> list[IDimensionExpr]:
         boxes, side = inputs[_BOXES], builder.constant(self.output_size)
         return [builder.product(boxes[0], boxes[1]), inputs[0][1], side, side]
 
