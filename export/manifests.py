@@ -1,10 +1,9 @@
-"""What an export writes into its manifests."""
+"""The manifests of an export."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import onnx
 import onnxruntime
@@ -29,7 +28,7 @@ def onnx_manifest(plan: ExportPlan, model: ModelProto, reference: Manifest) -> M
         model: the graph.
         reference: manifest of the checkpoint.
     """
-    verification: dict[str, Any] = {"verified_on": None, "skipped": "by request (--no-verify)"}
+    verification: dict[str, object] = {"verified_on": None, "skipped": "by request (--no-verify)"}
     if plan.calibration is not None:
         images = len(plan.calibration.paths())
         verification["calibration"] = f"{images} images of {plan.calibration.folder.name}"
@@ -53,7 +52,7 @@ def onnx_manifest(plan: ExportPlan, model: ModelProto, reference: Manifest) -> M
 
 
 def engine_manifest(engine: Engine, manifest: Manifest) -> Manifest:
-    """Manifest of an engine that was built from the graph with this manifest."""
+    """Manifest of an engine built from the graph with this manifest."""
     return replace(
         manifest,
         kind="engine",
@@ -63,23 +62,23 @@ def engine_manifest(engine: Engine, manifest: Manifest) -> Manifest:
     )
 
 
-def verification_figures(
+def verification_entry(
     plan: ExportPlan, manifest: Manifest, verified_on: str, agreement: Agreement
-) -> dict[str, Any]:
-    """The manifest's entry on what was compared, on which frames, and how well it agreed."""
-    figures = {
+) -> dict[str, object]:
+    """The manifest's "verification": what was compared, on which frames, and the agreement."""
+    entry: dict[str, object] = {
         **manifest.verification,
         "verified_on": verified_on,
         "against": "pytorch fp32",
         "source": plan.frames.description,
         **agreement.to_dict(GATES[plan.options.precision]),
     }
-    figures.pop("skipped")
-    return figures
+    entry.pop("skipped")
+    return entry
 
 
-def benchmark_figures(plan: ExportPlan, verified_on: str, times: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest's entry on times, with the GPU's name where it was one that ran."""
+def benchmark_entry(plan: ExportPlan, verified_on: str, times: Mapping[str, object]) -> dict[str, object]:
+    """The manifest's "benchmark": times, with the GPU's name if an engine ran."""
     gpu = plan.platform.gpu
     if verified_on == ENGINE and isinstance(gpu, Gpu):
         return {**times, "machine": f"{gpu.name}, {times['machine']}"}

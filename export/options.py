@@ -1,4 +1,4 @@
-"""What an export is asked for, checked as far as that needs no file, no GPU and no heavy package."""
+"""Options of an export, validated as far as possible without a file, a GPU or a large package."""
 
 from __future__ import annotations
 
@@ -7,35 +7,34 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
 
-from imp_trt.artifacts.manifest import PRECISIONS, QUANTIZED
+from imp_trt.artifacts.engine_info import HardwareCompatibility
+from imp_trt.artifacts.fields import build
+from imp_trt.artifacts.manifest import PRECISIONS, QUANTIZED, Precision
 from imp_trt.errors import UsageError
 from imp_trt.export.tensorrt.build_job import DEFAULT_OPTIMIZATION_LEVEL
 from imp_trt.models.config import NMS_ITERATIONS
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
-
 DEFAULT_FRAMES = 50
-"""Frames over which the gates are pooled."""
+"""Default number of frames to verify on."""
 
-_FORMER = {"passes": "nms_iterations", "options": "engine"}
+_RENAMED = {"passes": "nms_iterations", "options": "engine"}
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How to build an engine; None leaves a choice to the target.
+    """How to build an engine; None takes the target's default.
 
     Attributes:
-        plugin: True for plugin layers, False for the operators' function bodies.
+        plugin: True for plugin layers, False for the function bodies of the operators.
         plugin_library: C++ plugin library.
         compute_capabilities: GPUs to build for, e.g. ``("8.6", "8.9")``.
-        workspace: limit of the scratch memory, bytes.
-        timing_cache: file of measured kernel times, read and rewritten.
-        optimization_level: 0 to 5; higher builds longer.
-        hardware_compatibility: "none", "ampere_plus" or "same_compute_capability".
+        workspace: limit of the scratch memory in bytes.
+        timing_cache: file of measured kernel times, read and updated.
+        optimization_level: 0 to 5; higher levels take longer to build.
+        hardware_compatibility: level of hardware compatibility, as TensorRT names it.
         version_compatible: whether later TensorRT versions may load the engine, in other programs.
-        keep_onnx: write the ONNX file, with the bodies of its operators, as an artifact beside the engine.
+        keep_onnx: write the ONNX file, with the bodies of its operators, as an artifact next to the engine.
     """
 
     plugin: bool | None = None
@@ -44,7 +43,7 @@ class EngineOptions:
     workspace: int | None = None
     timing_cache: Path | None = None
     optimization_level: int = DEFAULT_OPTIMIZATION_LEVEL
-    hardware_compatibility: str = "none"
+    hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: bool = False
     keep_onnx: bool = False
 
@@ -54,21 +53,22 @@ class ExportOptions:
     """What to export, and how it is verified.
 
     Attributes:
-        precision: "fp32", "fp16", "bf16", "int8" or "fp8".
-        target: name of a profile in :data:`imp_trt.export.targets.TARGETS`; None takes the best one here.
+        precision: of the exported network.
+        target: name of a profile in :data:`imp_trt.export.targets.TARGETS`; None takes the best one of
+            this machine.
         batch: frames per network call, fixed in the file.
         nms_iterations: iterations of each fixed-point NMS.
-        calibration: folder of images; for int8 and fp8, and only for them.
-        verify: False writes the file unverified and says so in its manifest.
-        frames: folder of images to verify on, filled up to frame_count with procedural scenes.
-        frame_count: frames to verify on.
+        calibration: folder of images; required for int8 and fp8, invalid for others.
+        verify: False writes the file unverified, which its manifest states.
+        frames: folder of images to verify on; procedural scenes are added up to frame_count.
+        frame_count: number of frames to verify on.
         engine: how to build an engine.
         function_free: also write ``<artifact's name>.function-free.onnx``, the ONNX file without the bodies
-            of its operators, which runs only where their plugins are: for other programs with TensorRT
-            below 10.7. It has no manifest: imp_trt runs the artifact.
+            of its operators, which runs only with their plugins: for other programs with TensorRT below
+            10.7. It has no manifest: imp_trt runs the artifact.
 
     Raises:
-        UsageError: a value is out of range, or calibration and precision do not fit each other.
+        UsageError: a value is out of range, or calibration and precision do not match.
     """
 
     precision: Precision = "fp32"
@@ -92,14 +92,14 @@ class ExportOptions:
         check_calibration(self.precision, self.calibration is not None)
 
 
-def check_calibration(precision: str, given: bool) -> None:
-    """Raise UsageError unless calibration frames are given where, and only where, they are needed."""
+def check_calibration(precision: Precision, given: bool) -> None:
+    """UsageError unless calibration frames are given exactly when the precision requires them."""
     if precision in QUANTIZED and not given:
         raise UsageError(
             f"precision {precision}",
             expected="calibration frames",
             got="none",
-            fix="name a folder of images like those the network will see: --calib DIR",
+            fix="name a folder of images like those in use: --calib DIR",
         )
     if given and precision not in QUANTIZED:
         raise UsageError(
@@ -107,31 +107,33 @@ def check_calibration(precision: str, given: bool) -> None:
         )
 
 
-def options_of(given: Sequence[Any], keywords: Mapping[str, Any]) -> ExportOptions:
-    """The options of a call; those in the form of version 0.1 warn.
+def options_of(positional: Sequence[object], keywords: Mapping[str, object]) -> ExportOptions:
+    """The options of a call; warns for arguments in the form of version 0.1.
 
     Args:
-        given: nothing, or one ExportOptions or None; in version 0.1 precision, target, frames and batch.
+        positional: empty, or one ExportOptions or None; in version 0.1 precision, target, frames and batch.
         keywords: ``options``, or fields by name.
 
     Raises:
         TypeError: unknown keywords, or options of another type.
     """
-    values: dict[str, Any] = dict(zip(("options", "target", "frames", "batch"), given, strict=False))
+    values: dict[str, object] = {}
+    values |= dict(zip(("options", "target", "frames", "batch"), positional, strict=False))
     options = values.get("options", keywords.get("options"))
-    if len(given) <= 1 and not set(keywords) - {"options"} and isinstance(options, ExportOptions | None):
+    if len(positional) <= 1 and not set(keywords) - {"options"} and isinstance(options, ExportOptions | None):
         return options or ExportOptions()
     if "options" in values:
         values["precision"] = values.pop("options")
-    values |= {_FORMER.get(name, name): value for name, value in keywords.items()}
+    values |= {_RENAMED.get(name, name): value for name, value in keywords.items()}
     unknown = sorted(set(values) - {f.name for f in fields(ExportOptions)})
     if unknown or isinstance(values.get("precision"), ExportOptions):
         raise TypeError(
             f"options of an export: one ExportOptions, not also {', '.join(unknown) or 'keywords'}"
         )
     warnings.warn(
-        "options of an export as single arguments go with version 0.3: pass ExportOptions(...)",
+        "passing the options of an export as single arguments is deprecated and will be removed in "
+        "version 0.3: pass ExportOptions(...)",
         DeprecationWarning,
         stacklevel=3,
     )
-    return ExportOptions(**{name: value for name, value in values.items() if value is not None})
+    return build(ExportOptions, {name: value for name, value in values.items() if value is not None})

@@ -1,14 +1,15 @@
-"""From trained weights to a verified artifact: load, lower, build, verify, and only then write."""
+"""From a checkpoint to a verified artifact: load, lower, build, verify, and then write."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 from onnx import ModelProto
 
@@ -18,10 +19,10 @@ from imp_trt.backends.preflight import problems
 from imp_trt.backends.pytorch import PyTorchBackend
 from imp_trt.data.files import write_atomically
 from imp_trt.export.manifests import (
-    benchmark_figures,
+    benchmark_entry,
     engine_manifest,
     onnx_manifest,
-    verification_figures,
+    verification_entry,
 )
 from imp_trt.export.onnx.functions import without_functions
 from imp_trt.export.options import ExportOptions, options_of
@@ -45,30 +46,41 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export did.
+    """The result of an export.
 
     Attributes:
         path: the artifact.
-        manifest: its manifest, verification figures included.
-        seconds: time it took.
+        manifest: its manifest, including the results of the verification.
+        seconds: duration.
         also: other files that were written (``keep_onnx``, ``function_free``).
-        not_here: why the engine itself could not be run here; empty if it was, or if there is none.
+        not_run_reason: why the engine itself was not run on this machine; empty if it was, or if there is
+            none.
     """
 
     path: Path
     manifest: Manifest
     seconds: float
     also: tuple[Path, ...] = ()
-    not_here: str = ""
+    not_run_reason: str = ""
+
+    @property
+    def not_here(self) -> str:
+        """Deprecated: use not_run_reason."""
+        warnings.warn(
+            "ExportReport.not_here is deprecated, use ExportReport.not_run_reason",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.not_run_reason
 
     @property
     def graph_only(self) -> bool:
         """Whether an engine's graph was verified and the engine itself was not."""
-        where = self.manifest.verification.get("verified_on")
-        return self.manifest.kind == "engine" and where not in (None, ENGINE)
+        verified_on = self.manifest.verification.get("verified_on")
+        return self.manifest.kind == "engine" and verified_on not in (None, ENGINE)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+    def to_dict(self) -> dict[str, object]:
+        """Data for JSON."""
         engine = self.manifest.to_dict()["engine"]
         return {
             "artifact": str(self.path),
@@ -85,15 +97,15 @@ class ExportReport:
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """What an export made, in memory.
+    """The exported network, in memory.
 
     Attributes:
-        model: the typed graph, with the bodies of its operators.
-        graph: its bytes.
+        model: the typed graph, with the function bodies of its operators.
+        graph: model, serialized.
         onnx_manifest: manifest of the graph as an ONNX artifact.
         engine: the engine, or None.
         manifest: of the artifact: the engine's, else onnx_manifest.
-        not_here: why the engine cannot run on this machine, or nothing.
+        not_run_reason: why the engine cannot run on this machine, or empty.
     """
 
     model: ModelProto
@@ -101,7 +113,7 @@ class Exported:
     onnx_manifest: Manifest
     engine: Engine | None
     manifest: Manifest
-    not_here: str = ""
+    not_run_reason: str = ""
 
     @property
     def payload(self) -> bytes:
@@ -121,45 +133,50 @@ def export_model(
 
 @overload
 def export_model(
-    weights: str | os.PathLike[str], output: str | os.PathLike[str] = ..., *former: Any, **keywords: Any
+    weights: str | os.PathLike[str],
+    output: str | os.PathLike[str] = ...,
+    *positional: object,
+    progress: Progress | None = ...,
+    **keywords: object,
 ) -> ExportReport: ...
 
 
 def export_model(
     weights: str | os.PathLike[str],
     output: str | os.PathLike[str] = ".",
-    *given: Any,
+    *positional: object,
     progress: Progress | None = None,
-    **keywords: Any,
+    **keywords: object,
 ) -> ExportReport:
-    """Export a checkpoint to an artifact, an engine or an ONNX file, that was verified against PyTorch.
+    """Export a checkpoint to an artifact (engine or ONNX file) and verify it against PyTorch.
 
-    The weights are read once. Both networks see the same frames, resizing included. Nothing is written
-    before every gate has passed. Where an engine cannot run on this machine, its graph is verified in
-    ONNX Runtime, or in PyTorch where that lacks the type, and the manifest says so.
+    The weights are read once. Both networks get the same frames, resizing included. Nothing is written
+    before every gate has passed. If an engine cannot run on this machine, its graph is verified in ONNX
+    Runtime, or in PyTorch for types that ONNX Runtime lacks; the manifest records this.
 
     Args:
         weights: checkpoint (.safetensors, .pt).
-        output: a folder, in which the file is called ``<weights>.<precision>.onnx`` or
-            ``<weights>.<precision>.<target>.engine``; or a file of that suffix.
-        options: what to export; None takes ``ExportOptions()``: float32 for the best target here. The form
-            of version 0.1 (precision, target, frames and batch in its place, the rest as keywords) warns.
-        progress: called as the work goes on.
+        output: a folder, in which the file is named ``<weights>.<precision>.onnx`` or
+            ``<weights>.<precision>.<target>.engine``; or a file name with one of these suffixes.
+        options: what to export; None means ``ExportOptions()``: float32 for the best target of this
+            machine. Arguments in the form of version 0.1 (precision, target, frames and batch as
+            positional arguments, the rest as keywords) are deprecated.
+        progress: called with the progress of the work.
 
     Raises:
-        UsageError: the combination of precision, target and options is impossible.
-        DependencyMissing: the target's builder or its GPU is not here, or its plugins do not run on that
+        UsageError: the combination of precision, target and options is not supported.
+        DependencyMissing: the target's builder or its GPU is missing, or its plugins do not run on that
             GPU.
         CheckpointError: the weights are missing or damaged.
         SourceError: a folder of frames is missing or empty.
-        ExportError: the network cannot be expressed in the exported graph.
-        BuildError: TensorRT refuses or fails to build the graph.
-        PrecisionError: the engine is not of the asked precision.
+        ExportError: the network cannot be exported.
+        BuildError: TensorRT cannot build the graph.
+        PrecisionError: the engine has another precision.
         VerificationError: a gate failed.
         OutputError: the output cannot be written.
     """
     start = time.perf_counter()
-    plan = make_plan(Path(weights), Path(output), options_of(given, keywords), progress or silent)
+    plan = make_plan(Path(weights), Path(output), options_of(positional, keywords), progress or silent)
     checkpoint = read_checkpoint(plan.weights)
     reference = PyTorchBackend.of(checkpoint, "cpu")
     lowered = _lower(plan, checkpoint.network)
@@ -174,13 +191,13 @@ def export_model(
 def export_onnx(
     weights: str | os.PathLike[str],
     output: str | os.PathLike[str] = ".",
-    *given: Any,
+    *positional: object,
     progress: Progress | None = None,
-    **keywords: Any,
+    **keywords: object,
 ) -> ExportReport:
-    """:func:`export_model` to an ONNX artifact; the same arguments, whatever target the options name."""
-    chosen = replace(options_of(given, keywords), target="onnxruntime")
-    return export_model(weights, output, chosen, progress=progress)
+    """:func:`export_model` to an ONNX artifact; the same arguments, but the options' target is ignored."""
+    options = replace(options_of(positional, keywords), target="onnxruntime")
+    return export_model(weights, output, options, progress=progress)
 
 
 def _lower(plan: ExportPlan, network: ImpNetwork) -> Lowered:
@@ -196,7 +213,7 @@ def _lower(plan: ExportPlan, network: ImpNetwork) -> Lowered:
 
 
 def _build(plan: ExportPlan, lowered: Lowered, reference: Manifest) -> Exported:
-    """The graph's bytes and, for an engine, the engine."""
+    """The serialized graph and, for an engine target, the engine."""
     onnx = onnx_manifest(plan, lowered.model, reference)
     graph = lowered.model.SerializeToString(deterministic=True)
     if plan.target.backend == "onnxruntime":
@@ -206,13 +223,16 @@ def _build(plan: ExportPlan, lowered: Lowered, reference: Manifest) -> Exported:
         lowered.model, options.precision, plan.target, options.engine, plan.platform, plan.progress
     )
     manifest = engine_manifest(engine, onnx)
-    obstacles = problems(manifest, engine.header, plan.platform)
-    not_here = f"{obstacles[0].what}: {obstacles[0].got}" if obstacles else ""
-    return Exported(lowered.model, graph, onnx, engine, manifest, not_here)
+    found = problems(manifest, engine.header, plan.platform)
+    reason = f"{found[0].what}: {found[0].got}" if found else ""
+    return Exported(lowered.model, graph, onnx, engine, manifest, reason)
 
 
 def _verify(plan: ExportPlan, lowered: Lowered, exported: Exported, reference: PyTorchBackend) -> Exported:
-    """Compares the best form of the export that can run here with PyTorch; figures in the manifests.
+    """Compares the export, or its closest form that runs on this machine, with PyTorch.
+
+    Returns:
+        The export with the results in its manifests.
 
     Raises:
         VerificationError: a gate failed.
@@ -221,18 +241,18 @@ def _verify(plan: ExportPlan, lowered: Lowered, exported: Exported, reference: P
     agreement, times = compare(reference, candidate, plan.frames, plan.progress)
     enforce(agreement, plan.options.precision)
     _warn_without_instances(exported.manifest, agreement)
-    figures = verification_figures(plan, exported.manifest, candidate.verified_on, agreement)
-    manifest = replace(exported.manifest, verification=figures)
+    verification = verification_entry(plan, exported.manifest, candidate.verified_on, agreement)
+    manifest = replace(exported.manifest, verification=verification)
     if candidate.payload is exported.payload:
-        manifest = replace(manifest, benchmark=benchmark_figures(plan, candidate.verified_on, times))
+        manifest = replace(manifest, benchmark=benchmark_entry(plan, candidate.verified_on, times))
     return replace(
-        exported, manifest=manifest, onnx_manifest=replace(exported.onnx_manifest, verification=figures)
+        exported, manifest=manifest, onnx_manifest=replace(exported.onnx_manifest, verification=verification)
     )
 
 
 def _candidate(plan: ExportPlan, lowered: Lowered, exported: Exported) -> Candidate:
-    """The best form of the export that can run here."""
-    if exported.engine is not None and not exported.not_here:
+    """The export, or its closest form that runs on this machine."""
+    if exported.engine is not None and not exported.not_run_reason:
         return Candidate(ENGINE, exported.engine.plan, exported.manifest, lowered.module)
     if plan.options.precision in RUNS_ON_ONNXRUNTIME:
         return Candidate(ONNXRUNTIME, exported.graph, exported.onnx_manifest, lowered.module)
@@ -242,26 +262,29 @@ def _candidate(plan: ExportPlan, lowered: Lowered, exported: Exported) -> Candid
 def _warn_without_instances(manifest: Manifest, agreement: Agreement) -> None:
     if manifest.detections and not agreement.reference:
         _log.warning(
-            "the network finds no instance on the verification frames, so that only class maps were "
-            "compared: name images of what it was trained for with --frames"
+            "the network detects no instance on the verification frames, so only class maps were "
+            "compared: pass images like its training data with --frames"
         )
 
 
 def _write(plan: ExportPlan, exported: Exported) -> ExportReport:
     writes: dict[Path, Callable[[], object]] = {}
     if plan.options.function_free:
-        bare, bare_path = without_functions(exported.model), plan.path.with_suffix(".function-free.onnx")
-        writes[bare_path] = lambda: write_atomically(bare_path, bare.SerializeToString(deterministic=True))
+        stripped = without_functions(exported.model)
+        stripped_path = plan.path.with_suffix(".function-free.onnx")
+        writes[stripped_path] = lambda: write_atomically(
+            stripped_path, stripped.SerializeToString(deterministic=True)
+        )
     if exported.engine is not None and plan.options.engine.keep_onnx:
         kept = plan.path.with_suffix(".onnx")
         writes[kept] = lambda: write_artifact(kept, exported.graph, exported.onnx_manifest)
     writes[plan.path] = lambda: write_artifact(plan.path, exported.payload, exported.manifest)
     _write_all(writes)
-    return ExportReport(plan.path, read_manifest(plan.path), 0.0, tuple(writes)[:-1], exported.not_here)
+    return ExportReport(plan.path, read_manifest(plan.path), 0.0, tuple(writes)[:-1], exported.not_run_reason)
 
 
 def _write_all(writes: Mapping[Path, Callable[[], object]]) -> None:
-    """Write files in order; if one fails, those that were not there before go again."""
+    """Write files in order; if one fails, delete those that did not exist before."""
     new = []
     try:
         for path, write in writes.items():

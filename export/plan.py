@@ -1,4 +1,4 @@
-"""What is settled, and refused, before the long work of an export begins."""
+"""What is decided and validated before the long work of an export starts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imp_trt.artifacts.artifact import SUFFIXES
-from imp_trt.artifacts.manifest import QUANTIZED
+from imp_trt.artifacts.manifest import QUANTIZED, Precision
 from imp_trt.backends.preflight import check_plugins
 from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import ImpTrtError, OutputError, UsageError
@@ -16,7 +16,7 @@ from imp_trt.export.options import ExportOptions
 from imp_trt.export.progress import Progress
 from imp_trt.export.quantization.calibration import CalibrationFrames
 from imp_trt.export.targets import Target, capabilities_for, check_target, default_target, find_target
-from imp_trt.export.tensorrt.engine import wants_plugin
+from imp_trt.export.tensorrt.engine import uses_plugin
 from imp_trt.export.verification.frames import VerificationFrames
 
 _log = logging.getLogger(__name__)
@@ -29,17 +29,17 @@ _RTX_QUANTIZED = (
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """Options with everything that they leave open decided.
+    """The options of an export with all defaults resolved.
 
     Attributes:
         weights: checkpoint.
         path: of the artifact.
-        options: as given.
+        options: of the export.
         target: profile.
-        platform: this machine.
+        platform: of this machine.
         frames: to verify on.
         calibration: for int8 and fp8.
-        progress: called as the work goes on.
+        progress: callback.
     """
 
     weights: Path
@@ -53,7 +53,7 @@ class ExportPlan:
 
 
 def make_plan(weights: Path, output: Path, options: ExportOptions, progress: Progress) -> ExportPlan:
-    """Decide target and path, and refuse what cannot be done. Arguments and errors as for `export_model`."""
+    """Decide target and path, and validate the options. Arguments and errors as for `export_model`."""
     platform = Platform.detect()
     target = find_target(options.target or _implied_target(output) or default_target(platform))
     check_target(target, options.precision, options.engine, platform)
@@ -77,15 +77,15 @@ def make_plan(weights: Path, output: Path, options: ExportOptions, progress: Pro
 
 
 def _check_plugins(target: Target, options: ExportOptions, platform: Platform) -> None:
-    """Refuses an engine for this GPU whose plugins would not run on it; one for other GPUs may be built."""
+    """Rejects an engine for this GPU if its plugins do not run on it; one for other GPUs may be built."""
     engine = options.engine
-    if target.backend == "onnxruntime" or not wants_plugin(target, engine) or engine.plugin_library:
+    if target.backend == "onnxruntime" or not uses_plugin(target, engine) or engine.plugin_library:
         return
     if target.backend == "tensorrt":
         check_plugins(platform)
         return
-    wanted = capabilities_for(target, options.precision, engine) or target.capabilities
-    if isinstance(platform.gpu, Gpu) and platform.gpu.compute_capability in wanted:
+    capabilities = capabilities_for(target, options.precision, engine) or target.capabilities
+    if isinstance(platform.gpu, Gpu) and platform.gpu.compute_capability in capabilities:
         try:
             check_plugins(platform)
         except ImpTrtError as error:
@@ -93,19 +93,19 @@ def _check_plugins(target: Target, options: ExportOptions, platform: Platform) -
 
 
 def _implied_target(output: Path) -> str | None:
-    """An output that is named as an ONNX file asks for one."""
+    """The target that the suffix .onnx of the output implies."""
     return "onnxruntime" if output.suffix == ".onnx" else None
 
 
-def _output_path(weights: Path, output: Path, precision: str, target: Target) -> Path:
-    """The artifact's path; refuses early what could not be written after minutes of work."""
+def _output_path(weights: Path, output: Path, precision: Precision, target: Target) -> Path:
+    """The artifact's path; rejects early what could not be written after minutes of work."""
     suffix = ".onnx" if target.backend == "onnxruntime" else ".engine"
     middle = precision if target.backend == "onnxruntime" else f"{precision}.{target.name}"
-    wrong = set(SUFFIXES.values()) - {suffix}
-    if output.suffix in wrong and not output.is_dir():
+    other_suffixes = set(SUFFIXES.values()) - {suffix}
+    if output.suffix in other_suffixes and not output.is_dir():
         raise UsageError(
             f"output {output} for target {target.name}",
-            expected=f"a folder, or a file that ends with {suffix}",
+            expected=f"a folder, or a file name that ends with {suffix}",
             got=output.suffix,
             fix="choose another with -o, or another --target",
         )

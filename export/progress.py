@@ -1,12 +1,12 @@
-"""How long work reports where it is."""
+"""Progress callbacks of long operations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called as the work goes on: stage (export, calibrate, parse, build, verify), steps done, steps in all."""
+"""Called with stage (export, calibrate, parse, build, verify), completed steps and total steps."""
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """Reports nothing."""
+    """Does nothing."""

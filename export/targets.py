@@ -1,39 +1,58 @@
-"""Where an exported network can run: dated profiles, and what is impossible there, with the reason."""
+"""Export targets: dated profiles, and the combinations that each does not support, with the reason."""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from imp_trt.artifacts.engine_info import HARDWARE_COMPATIBILITY
+from imp_trt.artifacts.manifest import Precision
 from imp_trt.cuda.platform import Gpu, Platform, extra_for
 from imp_trt.errors import DependencyMissing, UsageError
 from imp_trt.export.options import EngineOptions
 
-_LEAST_CAPABILITY = {"bf16": (8, 0), "fp8": (8, 9)}
-_ARCHITECTURE = {"bf16": "Ampere (8.0)", "fp8": "Ada (8.9)"}
+_log = logging.getLogger(__name__)
+
+TargetBackend = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
+TargetName = Literal[
+    "onnxruntime",
+    "tensorrt-rtx",
+    "tensorrt",
+    "drive-orin",
+    "drive-orin-6",
+    "drive-thor",
+    "jetson-orin",
+    "jetson-thor",
+    "rtx",
+    "data-center",
+]
+
+_MIN_CAPABILITY: dict[Precision, tuple[int, int]] = {"bf16": (8, 0), "fp8": (8, 9)}
+_ARCHITECTURE: dict[Precision, str] = {"bf16": "Ampere (8.0)", "fp8": "Ada (8.9)"}
 _MIGRATION = "docs.nvidia.com/deeplearning/tensorrt/11.4.1, api/migration"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A backend, or a device with what NVIDIA ships for it.
+    """A backend, or a device with the TensorRT versions that NVIDIA provides for it.
 
     Attributes:
-        name: what --target takes.
-        backend: "onnxruntime", "tensorrt" or "tensorrt-rtx".
-        note: what it is, in a line.
-        source, as_of: where the data comes from, and when it was read (ISO date).
-        versions: TensorRT versions [first, end) that imp-trt supports there.
-        capabilities: compute capabilities of its GPUs; empty means that of the GPU at hand.
-        platform: operating system and machine that engines must be built on, or None for any.
+        name: the value of --target.
+        backend: library that runs the artifact.
+        note: one line of description.
+        source, as_of: source of the data, and the date when it was read (ISO).
+        versions: TensorRT versions [first, end) that imp-trt supports tplatform.
+        capabilities: compute capabilities of its GPUs; empty means that of this machine's GPU.
+        platform: operating system and architecture that engines must be built on; None for any.
         drive: whether it is an NVIDIA DRIVE product.
         refusal: why nothing can be built for it, or None.
     """
 
-    name: str
-    backend: str
+    name: TargetName
+    backend: TargetBackend
     note: str
     source: str
     as_of: str = "2026-11-22"
@@ -126,7 +145,7 @@ TARGETS = {
             capabilities=("8.6", "8.9", "12.0"),
         ),
         Target(
-            "data-centre",
+            "data-center",
             "tensorrt",
             "T4, A100, A10, L4, L40S, H100, H200, B200, B300, RTX PRO; built on the GPU itself",
             "the GPUs' compute capabilities; TensorRT's support matrix was not read",
@@ -137,9 +156,15 @@ TARGETS = {
 }
 """Profiles by name."""
 
+_RENAMED = {"data-centre": "data-center"}
+"""Names of version 0.1, which still work and warn."""
+
 
 def find_target(name: str) -> Target:
-    """The profile of that name; UsageError names all of them."""
+    """The profile of that name; the UsageError for an unknown name lists all of them."""
+    if name in _RENAMED:
+        _log.warning("target %s is deprecated, use %s", name, _RENAMED[name])
+        name = _RENAMED[name]
     if name not in TARGETS:
         raise UsageError(
             "target", expected=f"one of {', '.join(TARGETS)}", got=name, fix="imp-export --list-targets"
@@ -147,77 +172,79 @@ def find_target(name: str) -> Target:
     return TARGETS[name]
 
 
-def default_target(here: Platform) -> str:
+def default_target(platform: Platform) -> TargetName:
     """Best target of a machine: a supported TensorRT with a GPU, TensorRT-RTX, ONNX Runtime."""
-    if here.tensorrt is not None and isinstance(here.gpu, Gpu):
-        if _ALL[0] <= version_pair(here.tensorrt) < _ALL[1]:
+    if platform.tensorrt is not None and isinstance(platform.gpu, Gpu):
+        if _ALL[0] <= version_pair(platform.tensorrt) < _ALL[1]:
             return "tensorrt"
-    return "onnxruntime" if here.tensorrt_rtx is None else "tensorrt-rtx"
+    return "onnxruntime" if platform.tensorrt_rtx is None else "tensorrt-rtx"
 
 
-def capabilities_for(target: Target, precision: str, options: EngineOptions) -> tuple[str, ...]:
-    """Compute capabilities to hand to TensorRT-RTX; empty leaves its default, which is its widest.
+def capabilities_for(target: Target, precision: Precision, options: EngineOptions) -> tuple[str, ...]:
+    """Compute capabilities to pass to TensorRT-RTX; empty for its default, which covers the most GPUs.
 
-    Of the target's own list those remain that have the precision's type.
+    Those of the target's list that support the precision.
     """
     if target.backend != "tensorrt-rtx":
         return ()
     if options.compute_capabilities:
         return options.compute_capabilities
-    able = tuple(c for c in target.capabilities if _pair(c) >= _LEAST_CAPABILITY.get(precision, (0, 0)))
-    return () if able == TARGETS["tensorrt-rtx"].capabilities else able
+    capable = tuple(c for c in target.capabilities if _pair(c) >= _MIN_CAPABILITY.get(precision, (0, 0)))
+    return () if capable == TARGETS["tensorrt-rtx"].capabilities else capable
 
 
-def check_target(target: Target, precision: str, options: EngineOptions, here: Platform) -> None:
+def check_target(target: Target, precision: Precision, options: EngineOptions, platform: Platform) -> None:
     """Raise unless an artifact of this precision can be made for the target on this machine.
 
     Args:
         target: profile.
-        precision: "fp32", "fp16", "bf16", "int8" or "fp8".
+        precision: of the network.
         options: how to build.
-        here: this machine.
+        platform: of this machine.
 
     Raises:
-        UsageError: the combination is impossible; the message has the reason.
-        DependencyMissing: the builder or its GPU is not here.
+        UsageError: the combination is not supported; the message has the reason.
+        DependencyMissing: the builder or its GPU is missing.
     """
     if target.refusal:
-        raise _refused(target, target.refusal, "use DriveOS 7, or --target onnxruntime")
+        raise _unsupported(target, target.refusal, "use DriveOS 7, or --target onnxruntime")
     if target.backend == "onnxruntime":
         _check_onnxruntime(target, precision, options)
         return
     _check_options(target, options)
-    _check_platform(target, here)
-    _check_builder(target, here)
+    _check_platform(target, platform)
+    _check_builder(target, platform)
     if target.backend == "tensorrt":
-        _check_gpu(target, here)
-    own = (here.gpu.compute_capability,) if isinstance(here.gpu, Gpu) else ()
+        _check_gpu(target, platform)
+    own = (platform.gpu.compute_capability,) if isinstance(platform.gpu, Gpu) else ()
     chosen = capabilities_for(target, precision, options) or target.capabilities
     _check_capabilities(target, precision, own if target.backend == "tensorrt" else chosen, options)
 
 
-def _check_onnxruntime(target: Target, precision: str, options: EngineOptions) -> None:
+def _check_onnxruntime(target: Target, precision: Precision, options: EngineOptions) -> None:
     if precision == "bf16":
-        raise _refused(
+        raise _unsupported(
             target,
-            "ONNX Runtime's CPU has no bfloat16 convolutions",
+            "ONNX Runtime has no bfloat16 convolutions on CPUs",
             "--engine fp16, or --target tensorrt-rtx or tensorrt (--keep-onnx keeps the bfloat16 file)",
         )
     if options != EngineOptions():
-        raise _refused(target, "no engine is built, so that engine options have no effect", "leave them out")
+        raise _unsupported(target, "no engine is built, so engine options have no effect", "leave them out")
 
 
 def _check_options(target: Target, options: EngineOptions) -> None:
     rtx = target.backend == "tensorrt-rtx"
     if options.compute_capabilities and not rtx:
-        raise _refused(
+        raise _unsupported(
             target,
-            "TensorRT builds for the GPU at hand; only TensorRT-RTX takes a list",
+            "TensorRT builds for this machine's GPU; only TensorRT-RTX takes a list",
             "build on the GPU itself, or --target tensorrt-rtx",
         )
     if options.timing_cache is not None and rtx:
-        raise _refused(
-            target, "TensorRT-RTX measures nothing while building, its timing cache is empty", "leave it out"
+        raise _unsupported(
+            target,
+            "TensorRT-RTX does not measure kernels when it builds, its timing cache is empty",
+            "leave it out",
         )
     if options.hardware_compatibility not in HARDWARE_COMPATIBILITY:
         raise UsageError(
@@ -226,13 +253,15 @@ def _check_options(target: Target, options: EngineOptions) -> None:
             got=options.hardware_compatibility,
         )
     if options.hardware_compatibility != "none" and rtx:
-        raise _refused(
-            target, "TensorRT-RTX engines serve every listed GPU already", "--compute-capability 8.6,8.9"
+        raise _unsupported(
+            target, "TensorRT-RTX engines run on every listed GPU already", "--compute-capability 8.6,8.9"
         )
     if options.version_compatible and rtx:
-        raise _refused(target, "TensorRT-RTX has no version-compatible engines", "leave it out")
+        raise _unsupported(target, "TensorRT-RTX has no version-compatible engines", "leave it out")
     if options.version_compatible and target.drive:
-        raise _refused(target, "NVIDIA does not support version-compatible engines on DRIVE", "leave it out")
+        raise _unsupported(
+            target, "NVIDIA does not support version-compatible engines on DRIVE", "leave it out"
+        )
     if options.plugin is False and options.plugin_library is not None:
         raise UsageError("--no-plugin and --plugin-library exclude each other", fix="leave one of them out")
     if options.plugin_library is not None and not options.plugin_library.is_file():
@@ -243,10 +272,10 @@ def _check_options(target: Target, options: EngineOptions) -> None:
         )
 
 
-def _check_builder(target: Target, here: Platform) -> None:
-    version = here.version(target.backend)
+def _check_builder(target: Target, platform: Platform) -> None:
+    version = platform.version(target.backend)
     if version is None:
-        driver = here.gpu.driver if isinstance(here.gpu, Gpu) else None
+        driver = platform.gpu.driver if isinstance(platform.gpu, Gpu) else None
         fix = f"pip install 'imp-trt[{extra_for(target.backend, driver)}]'"
         if target.platform == "linux-aarch64":  # pip's TensorRT is for servers
             fix = "install python3-libnvinfer of the system; venv needs --system-site-packages to see it"
@@ -260,75 +289,75 @@ def _check_builder(target: Target, here: Platform) -> None:
     if target.versions is None or target.versions[0] <= numbers < target.versions[1]:
         return
     first, end = (".".join(map(str, v)) for v in target.versions)
-    reason = f"{target.note}: built with TensorRT {first} or newer, below {end}; here is {version}"
+    reason = f"{target.note}: built with TensorRT {first} or newer, below {end}; this machine has {version}"
     if numbers[0] < 10:
         reason += ", which has no IPluginV3"
-    raise _refused(target, reason, "--target onnxruntime, or another TensorRT")
+    raise _unsupported(target, reason, "--target onnxruntime, or another TensorRT")
 
 
-def _check_platform(target: Target, here: Platform) -> None:
-    """Before anything is said to be missing: on another machine it would be installed in vain."""
-    if target.platform is not None and here.name != target.platform:
-        raise _refused(
+def _check_platform(target: Target, platform: Platform) -> None:
+    """Checked before missing packages are reported: installing them on another machine would not help."""
+    if target.platform is not None and platform.name != target.platform:
+        raise _unsupported(
             target,
-            f"TensorRT engines are built on the device itself ({target.platform}); this is {here.name}",
-            f"run imp-export --target {target.name} there, or --target onnxruntime here",
+            f"TensorRT engines are built on the device itself ({target.platform}); this is {platform.name}",
+            f"run imp-export --target {target.name} on the device, or --target onnxruntime on this machine",
         )
 
 
-def _check_gpu(target: Target, here: Platform) -> None:
-    """A TensorRT engine fits the GPU that it was built on."""
-    if not isinstance(here.gpu, Gpu):
+def _check_gpu(target: Target, platform: Platform) -> None:
+    """A TensorRT engine runs on the type of GPU that it was built on."""
+    if not isinstance(platform.gpu, Gpu):
         raise DependencyMissing(
             f"a GPU for target {target.name}",
             expected="an NVIDIA GPU with a driver: TensorRT measures its kernels on it",
-            got=here.gpu.got or here.gpu.what,
+            got=platform.gpu.got or platform.gpu.what,
             fix="build on the machine that has the GPU, or --target tensorrt-rtx or onnxruntime",
         )
-    found = here.gpu.compute_capability
-    if target.capabilities and found not in target.capabilities:
-        raise _refused(
+    capability = platform.gpu.compute_capability
+    if target.capabilities and capability not in target.capabilities:
+        raise _unsupported(
             target,
-            f"TensorRT builds for the GPU at hand, {here.gpu.name} ({found}), "
+            f"TensorRT builds for this machine's GPU, {platform.gpu.name} ({capability}), "
             f"and this target has {' or '.join(target.capabilities)}",
             "build on the device itself, or --target tensorrt for this GPU",
         )
 
 
 def _check_capabilities(
-    target: Target, precision: str, capabilities: Sequence[str], options: EngineOptions
+    target: Target, precision: Precision, capabilities: Sequence[str], options: EngineOptions
 ) -> None:
-    least = _LEAST_CAPABILITY.get(precision, (0, 0))
+    minimum = _MIN_CAPABILITY.get(precision, (0, 0))
     for text in capabilities:
         pair = _pair(text)
         if target.backend == "tensorrt-rtx" and pair == (7, 5):
-            raise _refused(
+            raise _unsupported(
                 target,
                 "TensorRT-RTX has no float32 matrix products on Turing (7.5), which boxes need",
                 "leave 7.5 out, or build with --target tensorrt on that GPU",
             )
         if target.backend == "tensorrt-rtx" and text not in TARGETS["tensorrt-rtx"].capabilities:
-            raise _refused(
+            raise _unsupported(
                 target,
-                f"TensorRT-RTX does not serve compute capability {text}, "
+                f"TensorRT-RTX does not support compute capability {text}, "
                 f"only {', '.join(TARGETS['tensorrt-rtx'].capabilities)}",
                 "build with --target tensorrt on that GPU",
             )
-        if pair < least:
-            raise _refused(
+        if pair < minimum:
+            raise _unsupported(
                 target,
                 f"{precision} needs {_ARCHITECTURE[precision]} or newer, and {text} is among the GPUs",
                 "--engine fp16 or int8, or other GPUs",
             )
         if options.hardware_compatibility == "ampere_plus" and pair < (8, 0):
-            raise _refused(
+            raise _unsupported(
                 target, f"ampere_plus engines are built on Ampere or newer, not on {text}", "leave it out"
             )
 
 
-def list_targets(here: Platform) -> str:
-    """The profiles as a table for people, the best one here marked with a star."""
-    best = default_target(here)
+def list_targets(platform: Platform) -> str:
+    """The profiles as a text table; the best one of this machine is marked with a star."""
+    best = default_target(platform)
     lines = []
     for target in TARGETS.values():
         mark = "*" if target.name == best else " "
@@ -337,13 +366,13 @@ def list_targets(here: Platform) -> str:
         lines.append(f"  {'':13} GPUs {gpus}; {target.source} ({target.as_of})")
         if target.refusal:
             lines.append(f"  {'':13} not supported: {target.refusal}")
-    return "\n".join([*lines, "", "* best here"])
+    return "\n".join([*lines, "", "* best on this machine"])
 
 
 def version_pair(version: str) -> tuple[int, int]:
-    """Major and minor of a version such as "10.3.0.26-1+cuda12.5"; zeros where there are no numbers."""
-    found = re.match(r"([0-9]+)(?:\.([0-9]+))?", version)
-    return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
+    """Major and minor of a version such as "10.3.0.26-1+cuda12.5"; zeros if there are no numbers."""
+    match = re.match(r"([0-9]+)(?:\.([0-9]+))?", version)
+    return (int(match[1]), int(match[2] or 0)) if match else (0, 0)
 
 
 def _pair(text: str) -> tuple[int, int]:
@@ -354,5 +383,5 @@ def _pair(text: str) -> tuple[int, int]:
         raise UsageError("compute capability", expected='such as "8.6"', got=text) from None
 
 
-def _refused(target: Target, reason: str, fix: str) -> UsageError:
+def _unsupported(target: Target, reason: str, fix: str) -> UsageError:
     return UsageError(f"target {target.name}", got=reason, fix=fix)

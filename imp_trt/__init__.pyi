@@ -1,9 +1,11 @@
 from .artifacts import Manifest as Manifest
-from .backends import Pending as Pending
+from .backends import ResultFuture as ResultFuture
 from .classes import ClassTable as ClassTable
 from .errors import ImpTrtError as ImpTrtError
 from .results import Instances as Instances
 from .results import SegmentationResult as SegmentationResult
 from .segmenter import Segmenter as Segmenter
+
+Pending = ResultFuture  # deprecated
 
 __version__: str

@@ -1,4 +1,4 @@
-"""The class table that training, checkpoints, artifacts and results share."""
+"""The class table of training, checkpoints, artifacts and results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from imp_trt.errors import InvalidInput
 
 IGNORE_INDEX = 255
-"""Semantic label of a pixel that neither the loss nor the metrics look at."""
+"""Semantic label of pixels that the loss and the metrics ignore."""
 
 Rgb = tuple[int, int, int]
 
@@ -19,13 +19,13 @@ class ClassTable:
     """Names, colors and things of a set of semantic classes.
 
     Attributes:
-        names: class names; position = semantic index, at most 255 of them.
+        names: class names in the order of the semantic index, at most 255.
         things: semantic indices of the classes with instances, ascending. Channel k of the IMP
             canvas, and label k of the detector, is class ``things[k]``.
         palette: one RGB color per class, 0-255.
 
     Raises:
-        InvalidInput: sizes disagree, an index is out of range, or a name occurs twice.
+        InvalidInput: sizes differ, an index is out of range, or a name occurs twice.
     """
 
     names: tuple[str, ...]
@@ -34,7 +34,7 @@ class ClassTable:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= IGNORE_INDEX:
-            raise InvalidInput("class names", expected="1 to 255 of them", got=len(self.names))
+            raise InvalidInput("class names", expected="1 to 255 names", got=len(self.names))
         if len(set(self.names)) != len(self.names):
             raise InvalidInput("class names", expected="each name once", got=self.names)
         if len(self.palette) != len(self.names):
@@ -54,25 +54,26 @@ class ClassTable:
         """Semantic indices of the classes without instances."""
         return tuple(i for i in range(len(self.names)) if i not in self.things)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists and strings, for JSON."""
+    def to_dict(self) -> dict[str, object]:
+        """Data for JSON."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ClassTable:
+    def from_dict(cls, data: Mapping[str, object]) -> ClassTable:
         """Inverse of :meth:`to_dict`; raises InvalidInput on a missing or malformed field."""
+        raw: Mapping[str, Any] = data  # of any types: what does not convert raises
         try:
             return cls(
-                names=tuple(str(n) for n in data["names"]),
-                things=tuple(int(t) for t in data["things"]),
-                palette=tuple((int(r), int(g), int(b)) for r, g, b in data["palette"]),
+                names=tuple(str(n) for n in raw["names"]),
+                things=tuple(int(t) for t in raw["things"]),
+                palette=tuple((int(r), int(g), int(b)) for r, g, b in raw["palette"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInput("class table", expected="names, things, palette", got=repr(error)) from error
 
 
 def default_palette(count: int) -> tuple[Rgb, ...]:
-    """``count`` distinct RGB colors, class 0 black: the bits of the index spread over the channels."""
+    """``count`` distinct RGB colors by PASCAL VOC's rule, class 0 black."""
     colors: list[Rgb] = []
     for index in range(count):
         channels = [0, 0, 0]

@@ -1,19 +1,19 @@
-"""Typed errors: one class per remedy, each with the exit code the commands use.
+"""Exceptions: one class for each kind of fix, with the exit code of the commands.
 
-A message has three parts where they apply: what was expected, what was got, and how to mend it.
+A message has up to three parts: the expected value, the actual value, and how to fix it.
 """
 
 from __future__ import annotations
 
 
 class ImpTrtError(Exception):
-    """Base of every error that imp_trt raises on purpose.
+    """Base class of the errors that imp_trt raises.
 
     Args:
-        what: one sentence naming the thing that failed.
-        expected: what would have been accepted.
-        got: what was found instead.
-        fix: what the reader can do about it.
+        what: what failed, in one sentence.
+        expected: the accepted values.
+        got: the actual value.
+        fix: how to fix it.
     """
 
     exit_code = 1
@@ -42,8 +42,8 @@ class ImpTrtError(Exception):
         return f"{text}. Fix: {self.fix}" if self.fix else text
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments would be lost by the default pickling of exceptions,
-        # and errors do cross process borders (engine builds run in a child process).
+        # By default, exceptions lose keyword-only arguments when they are pickled. Errors are sent between
+        # processes: engines are built in a child process.
         return (_rebuild, (type(self), self.what, self.expected, self.got, self.fix))
 
 
@@ -54,83 +54,83 @@ def _rebuild(
 
 
 class UsageError(ImpTrtError):
-    """An option or a combination of options makes no sense: call again, corrected."""
+    """An option or a combination of options is invalid: correct it."""
 
     exit_code = 2
 
 
 class InvalidInput(ImpTrtError):
-    """An array, frame or argument has the wrong shape, dtype or values: pass another."""
+    """An array, frame or argument has an invalid shape, dtype or value: pass another one."""
 
     exit_code = 2
 
 
 class SourceError(ImpTrtError):
-    """An image, folder, video or stream cannot be opened or read: name another source."""
+    """An image, folder, video or stream cannot be opened or read: choose another source."""
 
     exit_code = 2
 
 
 class OutputError(ImpTrtError):
-    """A result cannot be written: choose another path or make room."""
+    """A result cannot be written: choose another path or free disk space."""
 
     exit_code = 2
 
 
 class DatasetError(ImpTrtError):
-    """A data set is missing, incomplete or malformed: complete the files named."""
+    """A data set is missing, incomplete or malformed: complete the named files."""
 
     exit_code = 2
 
 
 class CheckpointError(ImpTrtError):
-    """Trained weights are missing, truncated, or of another architecture: get the right file."""
+    """A checkpoint is missing, damaged, or of another architecture: use the right file."""
 
     exit_code = 2
 
 
 class ExportError(ImpTrtError):
-    """A model cannot be expressed in the exported graph: change the model or the options."""
+    """A model cannot be exported: change the model or the options."""
 
     exit_code = 1
 
 
 class VerificationError(ImpTrtError):
-    """An accuracy or precision gate failed: the artifact would not do what the model does."""
+    """An accuracy or precision gate failed: the artifact's results would differ from the model's."""
 
     exit_code = 3
 
 
 class PrecisionError(VerificationError):
-    """A built engine computes in another precision than was asked for: build it another way."""
+    """A built engine has another precision than requested: build it another way."""
 
 
 class BuildError(ImpTrtError):
-    """TensorRT refuses or fails to build a graph: change the options or the TensorRT version."""
+    """TensorRT cannot build a graph: change the options or the TensorRT version."""
 
     exit_code = 1
 
 
 class ArtifactError(ImpTrtError):
-    """An artifact's file or manifest is missing, corrupt, or the two disagree: export again."""
+    """An artifact's file or manifest is missing or damaged, or they do not match: export again."""
 
     exit_code = 4
 
 
 class EngineIncompatible(ImpTrtError):
-    """An engine was built for another TensorRT, GPU or platform: build it for this one."""
+    """An engine was built for another TensorRT, GPU or platform: build it on this platform."""
 
     exit_code = 4
 
 
 class DependencyMissing(ImpTrtError):
-    """A package, library or GPU that this path needs is not here: install it."""
+    """A required package, library or GPU is missing: install it."""
 
     exit_code = 5
 
 
 class DeviceError(ImpTrtError):
-    """A CUDA call failed on a GPU that is there: free memory, mend the driver, or report it."""
+    """A CUDA call failed: free memory, fix the driver, or report it."""
 
     exit_code = 1
 

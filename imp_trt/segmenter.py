@@ -1,4 +1,4 @@
-"""The facade: open a network, run frames, get results in the frames' own pixels."""
+"""The main class: opens a network, runs it on frames, and returns results in the frames' pixels."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from types import TracebackType
 
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.backends import Backend, DeviceBackend, open_backend
-from imp_trt.backends.futures import Pending
+from imp_trt.backends.futures import ResultFuture
+from imp_trt.backends.opening import BackendName
 from imp_trt.backends.runners import DeviceRunner, HostRunner
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
+from imp_trt.preprocessing.frames import ColorOrder
 from imp_trt.results.result import SegmentationResult
 
 _log = logging.getLogger(__name__)
@@ -28,31 +30,31 @@ class Segmenter:
     ...     frame = cv2.imread("street.jpg")
     ...     cv2.imwrite("overlay.png", segmenter.run(frame).plot(frame))
 
-    On the CPU, calls from several threads are served one after the other. An engine belongs to the first
+    On the CPU, calls from several threads run one after the other. An engine can be run only by the first
     thread that runs it: open one Segmenter per thread. Its results stay on the GPU until they are read, in
-    any thread and also after close(); a later run changes no earlier result. Up to
-    imp_trt.backends.device_slots.MAX_SLOTS unread network calls wait there, then the oldest are moved to
-    host memory.
+    any thread and also after close(); a later run changes no earlier result. The outputs of at most
+    imp_trt.backends.device_slots.MAX_SLOTS calls stay there unread, then the oldest are moved to host
+    memory.
 
     Args:
         path: an ONNX artifact or engine made by imp-export, or a checkpoint (.safetensors, .pt).
-        backend: "onnxruntime", "pytorch", "tensorrt" or "tensorrt-rtx"; None chooses by the file.
-        threads: CPU threads of the network; None leaves the choice to the backend. Not for engines.
-        device: "cpu", "cuda" or "cuda:<index>"; None takes the best that the backend finds.
-        graph: replay an engine as one CUDA graph, where it can be captured; no matter for other files.
+        backend: None chooses by the file.
+        threads: CPU threads of the network; None leaves the choice to the backend. Not supported for engines.
+        device: "cpu", "cuda" or "cuda:<index>"; None takes the best available one.
+        graph: replay an engine as one CUDA graph if it can be captured; ignored for other files.
 
     Raises:
         ArtifactError, CheckpointError: the file is missing or damaged.
         EngineIncompatible: the engine was built for another TensorRT, GPU or platform.
-        DependencyMissing: the backend's package or device is not there.
+        DependencyMissing: the backend's package or device is missing.
         DeviceError: the GPU has too little memory, or failed.
-        InvalidInput: an argument makes no sense.
+        InvalidInput: an argument is invalid.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
-        backend: str | None = None,
+        backend: BackendName | None = None,
         threads: int | None = None,
         device: str | None = None,
         graph: bool = True,
@@ -69,37 +71,39 @@ class Segmenter:
 
     @property
     def manifest(self) -> Manifest:
-        """What the network is, takes and gives."""
+        """The network's inputs, outputs and origin."""
         return self._manifest
 
     @property
     def classes(self) -> ClassTable:
-        """Names, things and colors of the classes."""
+        """Names, colors and things of the classes."""
         return self._manifest.classes
 
-    def run(self, frame: object, color: str | None = None) -> SegmentationResult:
+    def run(self, frame: object, color: ColorOrder | None = None) -> SegmentationResult:
         """Segment one frame.
 
         Args:
             frame: [h, w, 3] uint8 BGR array of any size and strides, or a PIL image; not changed. For an
                 engine also an array on its GPU with packed pixels (PyTorch, CuPy, PyCUDA, anything with
-                DLPack or __cuda_array_interface__), which is read where it lies.
-            color: "bgr" or "rgb" for arrays in another order than the default.
+                DLPack or __cuda_array_interface__), which is read in place.
+            color: order of the channels; None means BGR for arrays and RGB for PIL images.
 
         Returns:
-            The result, when the network is done.
+            The result, after the network is done.
 
         Raises:
-            InvalidInput: the frame is something else, the segmenter is closed, or an engine is run in
-                another thread or process than before.
+            InvalidInput: the frame is invalid, the segmenter is closed, or an engine is run in another
+                thread or process than before.
             DeviceError: the GPU failed.
         """
         return self._run([frame], color)[0]
 
     __call__ = run
 
-    def run_batch(self, frames: Sequence[object], color: str | None = None) -> list[SegmentationResult]:
-        """Segment frames, which may differ in size; the network's batch is split and filled up.
+    def run_batch(
+        self, frames: Sequence[object], color: ColorOrder | None = None
+    ) -> list[SegmentationResult]:
+        """Segment frames of any sizes, in batches of the network's size; the last batch is padded.
 
         The timing of each result is that of the network call it came from.
         """
@@ -109,12 +113,12 @@ class Segmenter:
             results += self._run(frames[start : start + batch], color)
         return results
 
-    def submit(self, frame: object, color: str | None = None) -> Pending:
+    def submit(self, frame: object, color: ColorOrder | None = None) -> ResultFuture:
         """Segment one frame without waiting for the network.
 
-        An engine enqueues the work; its frames are done in the order in which they came. A frame in host
-        memory may be changed when this returns; one on the GPU when the result is there. On the CPU the
-        result is computed before this returns.
+        An engine enqueues the work; frames finish in the order in which they were submitted. A frame in
+        host memory may be changed when this returns, one on the GPU when the result is done. On the CPU
+        the result is computed before this returns.
 
         Args:
             frame, color: as for :meth:`run`.
@@ -124,22 +128,23 @@ class Segmenter:
             return runner.submit(frame, color)
 
     def stream(
-        self, source: str | os.PathLike[str] | Iterable[object], color: str | None = None
+        self, source: str | os.PathLike[str] | Iterable[object], color: ColorOrder | None = None
     ) -> Iterator[SegmentationResult]:
-        """Segment frames one network call at a time, as they are asked for.
+        """Segment frames lazily, one network call at a time.
 
         Args:
-            source: an iterable of frames, or a source of imp_trt.video.open_source. Of a camera or stream
-                it gets the newest frame each time, without end; imp_trt.video.run_pipeline records them.
+            source: an iterable of frames, or a source of imp_trt.video.open_source. A camera or stream
+                yields its newest frame each time, without end; imp_trt.video.run_pipeline records them.
                 A path or address is deprecated: open it with open_source.
 
         Yields:
             One result per frame, in order; its ``frame`` is set, so that ``plot()`` needs no argument
-            (not for frames on the GPU).
+            (except for frames on the GPU).
         """
         if isinstance(source, str | os.PathLike):
             warnings.warn(
-                "Segmenter.stream(path) goes with version 0.3: pass imp_trt.video.open_source(path)",
+                "Segmenter.stream(path) is deprecated and will be removed in version 0.3: "
+                "pass imp_trt.video.open_source(path)",
                 DeprecationWarning,
                 stacklevel=2,
             )
@@ -153,10 +158,10 @@ class Segmenter:
             yield from self._run(chunk, color, keep=True)
 
     def warmup(self, calls: int = 1) -> None:
-        """Run the network on blank frames, so that the first real one is not the slow one.
+        """Run the network on blank frames, so that the first real frame is not slow.
 
-        These lie in host memory. The first frame on the GPU loads the kernels that resize it, and compiles
-        them once per machine: run one such frame, too, before time counts.
+        These are in host memory. The first frame on the GPU loads the kernels that resize it, and compiles
+        them once per machine: before measuring time, run one such frame too.
         """
         runner = self._open_runner()
         with self._lock:
@@ -193,11 +198,11 @@ class Segmenter:
         runner = self._runner
         if runner is None:
             raise InvalidInput("segmenter is closed", fix="open a new Segmenter")
-        runner.check_caller()  # before the lock, which a forked process may find held for ever
+        runner.check_caller()  # before the lock, which may stay locked in a forked process
         return runner
 
     def _run(
-        self, frames: Sequence[object], color: str | None, keep: bool = False
+        self, frames: Sequence[object], color: ColorOrder | None, keep: bool = False
     ) -> list[SegmentationResult]:
         """Segment at most B frames with one network call."""
         runner = self._open_runner()

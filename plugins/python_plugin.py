@@ -1,11 +1,11 @@
-"""TensorRT's IPluginV3 in Python: what is common to all operators.
+"""TensorRT's IPluginV3 in Python: the part that is common to all operators.
 
-An operator says what is its own in a `PluginOperator`; `make_creator` turns it into a plugin creator for
-`tensorrt` or `tensorrt_rtx`, which have the same object model under two names. The C++ twin of this file is
-`tensorrt/plugin.h`: name, version, namespace, fields and serialized bytes are the same.
+An operator derives from `PluginOperator`; `make_creator` makes a plugin creator of it for `tensorrt` or
+`tensorrt_rtx`, which have the same classes. The C++ implementation is `tensorrt/plugin.h`: name, version,
+namespace, fields and serialized bytes are the same.
 
-TensorRT's Python bindings take an exception for a failure: they turn it into the error code that the C++
-interface returns, so that none crosses into TensorRT. Each is logged here first, under `imp_trt.plugins`.
+TensorRT's Python bindings catch exceptions and return the error code of the C++ interface, so that no
+exception reaches TensorRT. Each exception is logged here first, under `imp_trt.plugins`.
 """
 
 from __future__ import annotations
@@ -16,28 +16,45 @@ import functools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imp_trt.cuda.driver import Device
 from imp_trt.cuda.kernels import current_device
 from imp_trt.cuda.platform import LIBRARY_VARIABLE
 from imp_trt.errors import DependencyMissing, DeviceError, ImpTrtError, InvalidInput
+from imp_trt.plugins.tensorrt_types import (
+    DimsExprs,
+    DynamicPluginTensorDesc,
+    IDimensionExpr,
+    IExprBuilder,
+    Member,
+    PluginField,
+    PluginFieldCollection,
+    PluginTensorDesc,
+    TensorRT,
+)
 
 VERSION = "1"
 NAMESPACE = "imp_trt"
 FLOATING = ("f32", "f16", "bf16")
+"""Element types of features and masks."""
 
 _log = logging.getLogger("imp_trt.plugins")
 _ELEMENTS = {"FLOAT": "f32", "HALF": "f16", "BF16": "bf16", "INT32": "i32", "INT64": "i64"}
-_KINDS: Mapping[str, tuple[str, Any]] = {"int": ("INT32", np.int32), "float": ("FLOAT32", np.float32)}
+_FIELD_TYPES: Mapping[str, tuple[str, type[np.generic]]] = {
+    "int": ("INT32", np.int32),
+    "float": ("FLOAT32", np.float32),
+}
 
-_Method = TypeVar("_Method", bound=Callable[..., Any])
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class Tensor(NamedTuple):
-    """An input of a call: sizes, element type ("f32", "f16", "bf16", "i32", "i64"), address and layout."""
+    """An input of a call: shape, element type ("f32", "f16", "bf16", "i32", "i64"), address and layout."""
 
     shape: tuple[int, ...]
     element: str
@@ -47,35 +64,35 @@ class Tensor(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PluginOperator(ABC):
-    """An operator of one output and no workspace.
+    """An operator with one output and no workspace.
 
-    A subclass is a dataclass whose fields, in order, are the plugin's: int (INT32), float (FLOAT32) or
-    str (CHAR, without a terminating zero). Its ``__post_init__`` refuses values with InvalidInput.
+    A subclass is a dataclass whose fields are the plugin's, in order: int (INT32), float (FLOAT32) or
+    str (CHAR, without a terminating zero). Its ``__post_init__`` raises InvalidInput for invalid values.
     """
 
     NAME: ClassVar[str]
     RANKS: ClassVar[tuple[int, ...]]
-    """Number of dimensions of each input."""
+    """Rank of each input."""
     OUTPUT_LIKE: ClassVar[int]
-    """The input whose type the output has."""
+    """Index of the input whose type the output has."""
 
     @staticmethod
     @abstractmethod
     def accepts(position: int, elements: Sequence[str]) -> bool:
-        """Whether input number position may have its element type, those before it given."""
+        """Whether the input at this position may have its element type, given those before it."""
 
     @staticmethod
-    def lies_right(position: int, elements: Sequence[str], layouts: Sequence[str]) -> bool:
-        """Whether input number position may have its layout, with those before it given."""
+    def accepts_layout(position: int, elements: Sequence[str], layouts: Sequence[str]) -> bool:
+        """Whether the input at this position may have its layout, given those before it."""
         return layouts[position] == "LINEAR"
 
     @abstractmethod
-    def output_shape(self, inputs: Sequence[Any], builder: ShapeBuilder) -> list[Any]:
-        """Sizes of the output, from those of the inputs."""
+    def output_shape(self, inputs: Sequence[DimsExprs], builder: ShapeBuilder) -> list[IDimensionExpr]:
+        """Shape of the output, from those of the inputs."""
 
     @abstractmethod
     def check_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
-        """Refuses input shapes that do not fit each other, with InvalidInput."""
+        """Raises InvalidInput for input shapes that do not match each other."""
 
     @abstractmethod
     def prepare(self, device: Device, elements: Sequence[str] | None) -> None:
@@ -87,50 +104,55 @@ class PluginOperator(ABC):
     @staticmethod
     @abstractmethod
     def try_kernels(device: Device) -> None:
-        """Compiles and loads some of the kernels, to find out whether that can be done."""
+        """Compiles and loads one variant of the kernels, to find out whether that is possible."""
 
     @abstractmethod
     def launch(self, inputs: Sequence[Tensor], output: int, stream: int, device: Device) -> None:
-        """Enqueues the kernel on the stream and returns; output is the address to write to."""
+        """Enqueues the kernel on the stream; output is the device address of the output."""
 
 
 class ShapeBuilder(NamedTuple):
     """Arithmetic with sizes that TensorRT may not know yet."""
 
-    constant: Callable[[int], Any]
-    product: Callable[[Any, Any], Any]
+    constant: Callable[[int], IDimensionExpr]
+    product: Callable[[IDimensionExpr, IDimensionExpr], IDimensionExpr]
 
 
-def _reports(method: _Method) -> _Method:
-    """Logs whatever a method raises, under its operator's name."""
+def _logs_errors(
+    method: Callable[Concatenate[_Plugin, _P], _R],
+) -> Callable[Concatenate[_Plugin, _P], _R]:
+    """Logs the exceptions of a method, with its operator's name."""
 
     @functools.wraps(method)
-    def wrapped(self: Any, *args: Any) -> Any:
+    def wrapped(self: _Plugin, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
-            return method(self, *args)
+            return method(self, *args, **kwargs)
         except Exception as error:
             _log.error("%s.%s: %s", self.operator.NAME, method.__name__, error)
             raise
 
-    return wrapped  # type: ignore[return-value]
+    return wrapped
 
 
-def _typed(trt: Any, operator: type[PluginOperator] | PluginOperator) -> list[tuple[str, Any, Any]]:
+def _field_types(
+    trt: TensorRT, operator: type[PluginOperator] | PluginOperator
+) -> list[tuple[str, Member, type[np.generic] | None]]:
     """Name, TensorRT's field type and NumPy type (None for text) of each field."""
     listed = []
     for field in dataclasses.fields(operator):
-        kind, dtype = _KINDS.get(str(field.type), ("CHAR", None))
+        kind, dtype = _FIELD_TYPES.get(str(field.type), ("CHAR", None))
         listed.append((field.name, getattr(trt.PluginFieldType, kind), dtype))
     return listed
 
 
 class Fields:
-    """A PluginFieldCollection and the memory it points into."""
+    """A PluginFieldCollection and the memory that it points to."""
 
-    def __init__(self, trt: Any, operator: type[PluginOperator] | PluginOperator) -> None:
+    def __init__(self, trt: TensorRT, operator: type[PluginOperator] | PluginOperator) -> None:
         self._parts = []
-        for name, kind, dtype in _typed(trt, operator):
-            if isinstance(operator, type):  # a declaration cannot know the length of a text
+        for name, kind, dtype in _field_types(trt, operator):
+            data: NDArray[np.generic]
+            if isinstance(operator, type):  # a declaration: the length of a text is unknown
                 data = np.zeros(0 if dtype is None else 1, dtype or np.int8)
             elif dtype is None:
                 data = np.frombuffer(getattr(operator, name).encode(), np.int8)
@@ -138,25 +160,25 @@ class Fields:
                 data = np.array([getattr(operator, name)], dtype)
             self._parts.append((data, trt.PluginField(name, data, kind)))
         self.collection = trt.PluginFieldCollection([field for _, field in self._parts])
-        # TensorRT's own type, which points into the collection: the bindings convert a collection only while
-        # a function of theirs is being called, and TensorRT also asks for fields from threads of its own.
+        # TensorRT's own type, which points to the collection: the bindings convert a collection only during a
+        # call of theirs, and TensorRT also reads fields from its own threads.
         self.native = trt.PluginFieldCollection_(self.collection)
 
 
-def read_fields(trt: Any, operator: type[PluginOperator], collection: Any) -> PluginOperator:
-    """The operator that a field collection describes.
+def read_fields(
+    trt: TensorRT, operator: type[PluginOperator], collection: PluginFieldCollection
+) -> PluginOperator:
+    """The operator with the values of a field collection.
 
     Raises:
-        InvalidInput: a field is missing, repeated, or has another type, length or value; it is named.
+        InvalidInput: a field is missing, repeated, or has another type, length or value; names the field.
     """
-    values: dict[str, Any] = {}
-    for name, kind, dtype in _typed(trt, operator):
-        given = [field for field in collection if field.name == name]
-        if len(given) != 1:
-            raise InvalidInput(
-                f"field {name}", got="nothing" if not given else "it twice", expected="it once"
-            )
-        field = given[0]
+    values: dict[str, object] = {}
+    for name, kind, dtype in _field_types(trt, operator):
+        fields = [field for field in collection if field.name == name]
+        if len(fields) != 1:
+            raise InvalidInput(f"field {name}", got=f"{len(fields)} of this name", expected="exactly one")
+        field = fields[0]
         if field.type != kind:
             raise InvalidInput(f"field {name}", expected=kind.name, got=field.type.name)
         if field.size < 1 or (dtype is not None and field.size != 1):
@@ -166,11 +188,11 @@ def read_fields(trt: Any, operator: type[PluginOperator], collection: Any) -> Pl
     return operator(**values)
 
 
-def read_text(trt: Any, field: Any) -> str:
+def read_text(trt: TensorRT, field: PluginField) -> str:
     """The text of a CHAR field.
 
     Raises:
-        DependencyMissing: these bindings give no text with this NumPy.
+        DependencyMissing: these bindings cannot read text with this NumPy.
     """
     read = _text_reader(trt)
     if read is None:
@@ -180,24 +202,24 @@ def read_text(trt: Any, field: Any) -> str:
             got=f"{trt.__name__} {trt.__version__} with NumPy {np.__version__}",
             fix=f"use NumPy 1.26, or the C++ plugins: build libimp_trt_plugins.so and set {LIBRARY_VARIABLE}",
         )
-    # Parsers differ in whether the length counts a terminating zero.
+    # In some parsers the length includes a terminating zero.
     return read(field).split(b"\0")[0].decode(errors="replace")
 
 
 @functools.cache
-def _text_reader(trt: Any) -> Callable[[Any], bytes] | None:
-    """How to read the bytes of a CHAR field: what reads a field made here right.
+def _text_reader(trt: TensorRT) -> Callable[[PluginField], bytes] | None:
+    """The function that reads the bytes of a CHAR field correctly, tested with a field made here.
 
     The bindings of TensorRT 10.3 to 10.15 were built for NumPy 1. With NumPy 2 their `PluginField.data`
-    repeats the first element: b"bbbbbbbb" for b"bilinear". The C++ field behind it is right.
+    repeats the first element: b"bbbbbbbb" for b"bilinear". The C++ field below it is correct.
     """
     text = b"two"
-    made = trt.PluginField("probe", np.frombuffer(text, np.int8), trt.PluginFieldType.CHAR)
+    probe = trt.PluginField("probe", np.frombuffer(text, np.int8), trt.PluginFieldType.CHAR)
     readers = (_bytes_of_array, _bytes_at_address)
-    return next((read for read in readers if read(made) == text), None)
+    return next((read for read in readers if read(probe) == text), None)
 
 
-def _bytes_of_array(field: Any) -> bytes:
+def _bytes_of_array(field: PluginField) -> bytes:
     return np.array(field.data).tobytes()
 
 
@@ -212,8 +234,8 @@ class _NativeField(ctypes.Structure):
     )
 
 
-def _bytes_at_address(field: Any) -> bytes:
-    # In an object of pybind11 the address of the C++ object follows the header that all Python objects have.
+def _bytes_at_address(field: PluginField) -> bytes:
+    # In a pybind11 object the address of the C++ object follows the header of all Python objects.
     address = ctypes.c_void_p.from_address(id(field) + object.__basicsize__).value
     if not address:
         return b""
@@ -224,7 +246,7 @@ def _bytes_at_address(field: Any) -> bytes:
 
 
 def describe(operator: PluginOperator) -> str:
-    """``name=value name=value``: the creation state, for the timing cache and the engine inspector."""
+    """``name=value name=value``: the attributes, for the timing cache and the engine inspector."""
     values = dataclasses.asdict(operator).items()
     return " ".join(
         f"{name}={value:.9g}" if isinstance(value, float) else f"{name}={value}" for name, value in values
@@ -234,7 +256,7 @@ def describe(operator: PluginOperator) -> str:
 class _Plugin:
     """The methods that TensorRT calls; `_plugin_class` adds the interfaces of one of its modules."""
 
-    trt: Any
+    trt: TensorRT
 
     def __init__(self, operator: PluginOperator) -> None:
         for interface in _interfaces(self.trt):
@@ -245,19 +267,19 @@ class _Plugin:
         self.num_outputs = 1
         self.timing_cache_id = self.metadata_string = describe(operator)
 
-    def get_capability_interface(self, kind: Any) -> Any:
+    def get_capability_interface(self, kind: Member) -> _Plugin:
         return self
 
-    def clone(self) -> Any:
+    def clone(self) -> _Plugin:
         return type(self)(self.operator)
 
-    def get_output_data_types(self, input_types: Sequence[Any]) -> list[Any]:
+    def get_output_data_types(self, input_types: Sequence[Member]) -> list[Member]:
         return [input_types[self.operator.OUTPUT_LIKE]]
 
-    @_reports
+    @_logs_errors
     def get_output_shapes(
-        self, inputs: Sequence[Any], shape_inputs: Sequence[Any], builder: Any
-    ) -> list[Any]:
+        self, inputs: Sequence[DimsExprs], shape_inputs: Sequence[DimsExprs], builder: IExprBuilder
+    ) -> list[DimsExprs]:
         self._check_ranks([len(dims) for dims in inputs])
         product = functools.partial(builder.operation, self.trt.DimensionOperation.PROD)
         sizes = self.operator.output_shape(inputs, ShapeBuilder(builder.constant, product))
@@ -266,8 +288,10 @@ class _Plugin:
             shape[axis] = size
         return [shape]
 
-    @_reports
-    def supports_format_combination(self, pos: int, in_out: Sequence[Any], num_inputs: int) -> bool:
+    @_logs_errors
+    def supports_format_combination(
+        self, pos: int, in_out: Sequence[DynamicPluginTensorDesc], num_inputs: int
+    ) -> bool:
         descs = [dynamic.desc for dynamic in in_out[: pos + 1]]
         if num_inputs != len(self.operator.RANKS):
             return False
@@ -276,36 +300,40 @@ class _Plugin:
             like = descs[self.operator.OUTPUT_LIKE]
             return bool(descs[pos].type == like.type and layouts[pos] == "LINEAR")
         elements = [self._element(desc.type) for desc in descs]
-        return self.operator.accepts(pos, elements) and self.operator.lies_right(pos, elements, layouts)
+        return self.operator.accepts(pos, elements) and self.operator.accepts_layout(pos, elements, layouts)
 
-    @_reports
-    def configure_plugin(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    @_logs_errors
+    def configure_plugin(
+        self, inputs: Sequence[DynamicPluginTensorDesc], outputs: Sequence[DynamicPluginTensorDesc]
+    ) -> None:
         self._check_ranks([len(dynamic.desc.dims) for dynamic in inputs])
 
-    @_reports
-    def on_shape_change(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    @_logs_errors
+    def on_shape_change(
+        self, inputs: Sequence[PluginTensorDesc], outputs: Sequence[PluginTensorDesc]
+    ) -> None:
         self._check_ranks([len(desc.dims) for desc in inputs])
         self.operator.check_shapes([tuple(desc.dims) for desc in inputs])
         try:
             device = current_device()
-        except (DependencyMissing, DeviceError):  # engines are also built where there is no GPU
+        except (DependencyMissing, DeviceError):  # engines are also built without a GPU
             _log.debug("%s: no GPU, kernels are not prepared", self.operator.NAME)
         else:
             self.operator.prepare(device, [self._element(desc.type) for desc in inputs])
 
     def set_tactic(self, tactic: int) -> None:
-        """There is one way to run the kernels; the bindings want the method all the same."""
+        """Does nothing, there is one tactic; the bindings require the method."""
 
-    @_reports
-    def attach_to_context(self, context: Any) -> Any:
+    @_logs_errors
+    def attach_to_context(self, context: object) -> _Plugin:
         self.operator.prepare(current_device(), None)
         return self.clone()
 
-    @_reports
+    @_logs_errors
     def enqueue(
         self,
-        input_desc: Sequence[Any],
-        output_desc: Sequence[Any],
+        input_desc: Sequence[PluginTensorDesc],
+        output_desc: Sequence[PluginTensorDesc],
         inputs: Sequence[int],
         outputs: Sequence[int],
         workspace: int,
@@ -318,21 +346,21 @@ class _Plugin:
         ]
         self.operator.launch(tensors, outputs[0], stream, current_device())
 
-    def get_fields_to_serialize(self) -> Any:
+    def get_fields_to_serialize(self) -> object:
         return self.fields.native
 
     def _check_ranks(self, ranks: list[int]) -> None:
         if tuple(ranks) != self.operator.RANKS:
-            raise InvalidInput("number of dimensions of the inputs", expected=self.operator.RANKS, got=ranks)
+            raise InvalidInput("ranks of the inputs", expected=self.operator.RANKS, got=ranks)
 
-    def _element(self, data_type: Any) -> str:
-        return _ELEMENTS.get(data_type.name, str(data_type.name))
+    def _element(self, data_type: Member) -> str:
+        return _ELEMENTS.get(data_type.name, data_type.name)
 
 
 class _Creator:
-    """The methods TensorRT calls; see `_Plugin`."""
+    """The methods that TensorRT calls; see `_Plugin`."""
 
-    trt: Any
+    trt: TensorRT
 
     def __init__(self, operator: type[PluginOperator]) -> None:
         self.trt.IPluginCreatorV3One.__init__(self)
@@ -341,7 +369,7 @@ class _Creator:
         self.fields = Fields(self.trt, operator)
         self.field_names = self.fields.collection
 
-    def create_plugin(self, name: str, collection: Any, phase: Any) -> Any:
+    def create_plugin(self, name: str, collection: PluginFieldCollection, phase: Member) -> _Plugin | None:
         try:
             return _plugin_class(self.trt)(read_fields(self.trt, self.operator, collection))
         except ImpTrtError as error:
@@ -349,20 +377,20 @@ class _Creator:
             return None
 
 
-def _interfaces(trt: Any) -> tuple[Any, ...]:
+def _interfaces(trt: TensorRT) -> tuple[Any, ...]:
     return trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime
 
 
 @functools.cache
-def _plugin_class(trt: Any) -> Any:
+def _plugin_class(trt: TensorRT) -> type[_Plugin]:
     return type("Plugin", (_Plugin, *_interfaces(trt)), {"trt": trt})
 
 
 @functools.cache
-def _creator_class(trt: Any) -> Any:
+def _creator_class(trt: TensorRT) -> type[_Creator]:
     return type("Creator", (_Creator, trt.IPluginCreatorV3One), {"trt": trt})
 
 
-def make_creator(trt: Any, operator: type[PluginOperator]) -> Any:
+def make_creator(trt: TensorRT, operator: type[PluginOperator]) -> object:
     """A plugin creator of an operator for ``trt``, the module ``tensorrt`` or ``tensorrt_rtx``."""
     return _creator_class(trt)(operator)

@@ -1,4 +1,4 @@
-"""Makes the plugins known to TensorRT: the C++ library where there is one, else the Python classes.
+"""Registration of the plugins in TensorRT: those of the C++ library if one is set, else the Python classes.
 
 Registration is global and lasts as long as the process; engines and parsers find a plugin by name, version
 and namespace.
@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from imp_trt.cuda.kernels import current_device
 from imp_trt.cuda.platform import LIBRARY_VARIABLE
@@ -21,10 +21,11 @@ from imp_trt.plugins.python_plugin import (
     PluginOperator,
     make_creator,
 )
+from imp_trt.plugins.tensorrt_types import IPluginRegistry, TensorRT
 
 _BUILT_FOR = re.compile(rb"imp_trt_plugins built for TensorRT (\d+)\.(\d+)\.(\d+);")
 _RTX_INTERFACES_OF = 11  # TensorRT-RTX 1.x has the plugin interfaces of TensorRT 11
-_python: dict[str, list[Any]] = {}  # module name -> the creators registered from here
+_python: dict[str, list[object]] = {}  # module name -> the creators registered here, which must stay alive
 
 
 def operators() -> tuple[type[PluginOperator], ...]:
@@ -40,28 +41,28 @@ def plugin_names() -> tuple[str, ...]:
     return tuple(operator.NAME for operator in operators())
 
 
-def register_plugins(trt: Any, library: Path | None = None) -> str:
-    """Registers the plugins in TensorRT's global registry; more than one call does no harm.
+def register_plugins(trt: TensorRT, library: Path | None = None) -> Literal["c++", "python"]:
+    """Registers the plugins in TensorRT's global registry; idempotent.
 
     Args:
         trt: the module ``tensorrt`` or ``tensorrt_rtx``.
         library: libimp_trt_plugins.so; default: the environment variable IMP_TRT_PLUGIN_LIBRARY, and
-            without it the Python plugins, which need no library.
+            without it the Python plugins.
 
     Returns:
-        "c++" or "python": which plugins TensorRT will use.
+        Which plugins TensorRT will use.
 
     Raises:
         DependencyMissing: the library does not exist or TensorRT cannot load it.
         EngineIncompatible: the library was built for another major of TensorRT.
-        UsageError: a library is asked for and the Python plugins are registered already; or another
-            library has registered one of the names.
+        UsageError: a library is given and the Python plugins are already registered; or another library
+            has registered one of the names.
     """
     path = library or (Path(os.environ[LIBRARY_VARIABLE]) if os.environ.get(LIBRARY_VARIABLE) else None)
     registry = trt.get_plugin_registry()
     missing = set(plugin_names()) - _registered(registry)
     if not missing:
-        return _already(trt, path)
+        return _already_registered(trt, path)
     if len(missing) < len(plugin_names()):
         present = sorted(set(plugin_names()) - missing)
         raise UsageError(
@@ -83,14 +84,14 @@ def register_plugins(trt: Any, library: Path | None = None) -> str:
 def prepare_kernels(names: Collection[str]) -> None:
     """Compiles and loads kernels of Python plugins on the current GPU, to find out whether that can be done.
 
-    The plugins do that themselves when they are attached to a context; but there TensorRT lets no error
-    through, and says only that it has no context.
+    The plugins also do that when they are attached to a context; but there TensorRT hides the error and
+    reports only that it has no context.
 
     Args:
-        names: of operators, see plugin_names.
+        names: names of operators, see plugin_names.
 
     Raises:
-        DependencyMissing: no NVRTC, one newer than the driver, or one that does not know the GPU.
+        DependencyMissing: no NVRTC, one newer than the driver, or one that does not support the GPU.
         BuildError, DeviceError: the kernels cannot be compiled or loaded.
     """
     for operator in operators():
@@ -98,8 +99,8 @@ def prepare_kernels(names: Collection[str]) -> None:
             operator.try_kernels(current_device())
 
 
-def _registered(registry: Any) -> set[str]:
-    # get_creator() would log an error for every name that is not there.
+def _registered(registry: IPluginRegistry) -> set[str]:
+    # get_creator() would log an error for every missing name.
     return {
         creator.name
         for creator in registry.all_creators
@@ -107,22 +108,22 @@ def _registered(registry: Any) -> set[str]:
     }
 
 
-def _already(trt: Any, path: Path | None) -> str:
+def _already_registered(trt: TensorRT, path: Path | None) -> Literal["c++", "python"]:
     if trt.__name__ not in _python:
         return "c++"
     if path is not None:
         raise UsageError(
-            f"the plugin library {path} comes too late: the Python plugins are registered in this process",
+            f"the plugin library {path} cannot be loaded: the Python plugins are already registered",
             fix=f"set {LIBRARY_VARIABLE}, or call register_plugins(trt, library), before anything of imp_trt "
             "builds or loads an engine",
         )
     return "python"
 
 
-def _load(trt: Any, registry: Any, path: Path) -> None:
-    how = "build it as plugins/tensorrt/README.md says, or leave the library out to use the Python plugins"
+def _load(trt: TensorRT, registry: IPluginRegistry, path: Path) -> None:
+    fix = "build it as plugins/tensorrt/README.md says, or leave the library out to use the Python plugins"
     if not path.is_file():
-        raise DependencyMissing(f"the plugin library {path}", got="no such file", fix=how)
+        raise DependencyMissing(f"the plugin library {path}", got="no such file", fix=fix)
     built_for = _BUILT_FOR.search(path.read_bytes())
     if built_for is None:
         raise DependencyMissing(
@@ -139,10 +140,10 @@ def _load(trt: Any, registry: Any, path: Path) -> None:
     registry.load_library(str(path.resolve()))
     if not set(plugin_names()) <= _registered(registry):
         raise DependencyMissing(
-            f"the plugin library {path}", got="TensorRT cannot load it, see its log", fix=how
+            f"the plugin library {path}", got="TensorRT cannot load it, see its log", fix=fix
         )
 
 
-def interface_major(trt: Any) -> int:
-    """The major of TensorRT whose plugin interfaces a module has; libraries are built for one of them."""
+def interface_major(trt: TensorRT) -> int:
+    """The major version of a module's plugin interfaces; a library is built for one of them."""
     return _RTX_INTERFACES_OF if trt.__name__ == "tensorrt_rtx" else int(trt.__version__.split(".")[0])

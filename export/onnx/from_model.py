@@ -1,4 +1,4 @@
-"""A network as one ONNX file: a static graph with custom operators as nodes and their bodies as functions."""
+"""Export of a network to ONNX: a static graph with custom operators as nodes, their bodies as functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from onnx import ModelProto, NodeProto, helper
@@ -27,16 +26,16 @@ _OPERATORS = (multilevel_roi_align, mask_projection)
 
 
 def onnx_from_module(module: DeployModule, batch: int = 1) -> ModelProto:
-    """The exported form of a network: frame uint8 [B, H, W, 3] BGR in, OUTPUT_NAMES out, opset 18.
+    """A network as ONNX: input frame uint8 [B, H, W, 3] BGR, outputs OUTPUT_NAMES, opset 18.
 
-    The same weights give the same bytes.
+    The export is deterministic: the same weights give the same bytes.
 
     Args:
         module: static form of the network.
         batch: B, fixed in the file.
 
     Raises:
-        ExportError: PyTorch cannot export the module, or the graph would not run on every target.
+        ExportError: PyTorch cannot export the module, or some target does not support the graph.
     """
     if batch < 1:
         raise InvalidInput("batch", expected="at least 1", got=batch)
@@ -48,16 +47,16 @@ def onnx_from_module(module: DeployModule, batch: int = 1) -> ModelProto:
     return model
 
 
-def operators_of(model: ModelProto) -> dict[str, dict[str, Any]]:
-    """Custom operators of a file with version and, where they have one, sampling rule, for the manifest."""
-    found: dict[str, dict[str, Any]] = {}
+def operators_of(model: ModelProto) -> dict[str, dict[str, object]]:
+    """Custom operators of a file, each with its version and sampling rule (if any), for the manifest."""
+    operators: dict[str, dict[str, object]] = {}
     for node in model.graph.node:
         if node.domain == DOMAIN:
-            details = {"version": _text(node, "plugin_version")}
+            details: dict[str, object] = {"version": _text(node, "plugin_version")}
             if any(a.name == "sampling" for a in node.attribute):
                 details["sampling"] = _text(node, "sampling")
-            found[node.op_type] = details
-    return found
+            operators[node.op_type] = details
+    return operators
 
 
 def onnx_with_operators(
@@ -68,21 +67,21 @@ def onnx_with_operators(
 ) -> ModelProto:
     """Any PyTorch network that calls this package's operators, as an ONNX file of opset 18.
 
-    Each call becomes one node of domain ``imp_trt``, and the file holds its body in standard operators: it
-    runs in ONNX Runtime as it is, and with the plugin registered TensorRT takes the kernel instead. What
-    ``torch.onnx.export`` makes of the rest of the network is left as it is.
+    Each call becomes one node of domain ``imp_trt``, and the file has its body in standard operators: it
+    runs in ONNX Runtime without changes, and TensorRT uses the plugin if it is registered. The rest of the
+    network is exported by ``torch.onnx.export`` and not changed.
 
     Args:
-        module: network of your own; it is put in evaluation mode.
-        arguments: example inputs, whose shapes the file will have.
+        module: the network; it is set to evaluation mode.
+        arguments: example inputs; the file has their shapes.
         input_names, output_names: names of the file's inputs and outputs, in order.
 
     Raises:
-        ExportError: PyTorch cannot export the network, or two calls differ in what one file can hold once.
+        ExportError: PyTorch cannot export the network, or two calls need different function bodies.
     """
     table = {key: value for o in _OPERATORS for key, value in o.translation_table().items()}
     try:
-        with _exporter_is_quiet(), torch.no_grad():
+        with _quiet_exporter(), torch.no_grad():
             program = torch.onnx.export(
                 module.eval(),
                 arguments,
@@ -96,7 +95,7 @@ def onnx_with_operators(
     except ImpTrtError:
         raise
     except Exception as error:
-        # The exporter wraps what went wrong in pages of advice on its own development.
+        # The exporter wraps the cause in pages of advice on debugging the exporter.
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
@@ -111,21 +110,21 @@ def onnx_with_operators(
 
 
 @contextmanager
-def _exporter_is_quiet() -> Iterator[None]:
-    """The exporter warns about its own internals; what matters is checked on the graph afterwards."""
-    passes = logging.getLogger("onnx_ir.passes")
-    before = passes.level
-    passes.setLevel(logging.ERROR)
+def _quiet_exporter() -> Iterator[None]:
+    """Silences the exporter's warnings about its internals; the graph is checked afterwards."""
+    logger = logging.getLogger("onnx_ir.passes")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        passes.setLevel(before)
+        logger.setLevel(before)
 
 
 def _clean(model: ModelProto, module: DeployModule) -> None:
-    """Drops the exporter's notes (stack traces with paths of this machine) and says who made the file."""
+    """Removes the exporter's metadata (stack traces with paths of this machine) and sets the producer."""
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -137,10 +136,10 @@ def _clean(model: ModelProto, module: DeployModule) -> None:
     model.graph.name = "imp_trt"
     model.graph.doc_string = model.doc_string = ""
     model.producer_name, model.producer_version = "imp_trt", imp_trt.__version__
-    notes = {"imp_trt.classes": json.dumps(module.config.classes.to_dict())}
+    properties = {"imp_trt.classes": json.dumps(module.config.classes.to_dict())}
     if module.config.imp:
-        notes["imp_trt.sampling"] = module.config.sampling
-    helper.set_model_props(model, notes)
+        properties["imp_trt.sampling"] = module.config.sampling
+    helper.set_model_props(model, properties)
 
 
 def _text(node: NodeProto, name: str) -> str:

@@ -1,9 +1,9 @@
-"""ONNX functions written as Python functions over onnxscript's tape, with names that cannot collide."""
+"""ONNX functions written as Python functions on onnxscript's tape, with unique tensor names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from onnx import FunctionProto, helper
 from onnx.defs import OpSchema
@@ -17,42 +17,47 @@ OPSET = 18
 """Opset of the standard operators in files without Q/DQ, function bodies included."""
 
 PLUGIN_ATTRIBUTES = {"plugin_version": "1", "plugin_namespace": DOMAIN}
-"""By these TensorRT's parser finds the plugin; with them a registered plugin wins over the body."""
+"""TensorRT's parser finds the plugin by these; a registered plugin then takes precedence over the body."""
+
+
+TranslationTable = dict[object, Callable[..., object]]
+"""torch operator -> function that writes its ONNX nodes; torch.onnx.export's custom_translation_table."""
 
 
 class Operators:
-    """``op.Add(a, b)`` writes one node of the ONNX operator ``Add`` and gives its result.
+    """``op.Add(a, b)`` writes one node of the ONNX operator ``Add`` and returns its result.
 
-    Positional arguments are inputs, keywords attributes. An operator with several results is told how many
-    by ``outputs`` and gives a sequence. A body is traced, not compiled by ``onnxscript.script``, which makes
-    an If of ``if``, a Loop of ``for`` and a call of another function of every helper.
+    Positional arguments are inputs, keywords attributes. ``outputs`` is the number of results; with more
+    than one a sequence is returned. A body is traced, not compiled by ``onnxscript.script``, which turns
+    ``if`` into If, ``for`` into Loop and every helper into a call of another function.
     """
 
     def __init__(self) -> None:
         self._tape = ir.tape.Tape()
 
     def __getattr__(self, op_type: str) -> Callable[..., Any]:
+        # Returns one tensor or a sequence of them, depending on the value of outputs.
         def write(*inputs: ir.Value, outputs: int = 1, **attributes: Any) -> Any:
             results = self._tape.op_multi_out(op_type, inputs, attributes, num_outputs=outputs)
             return results[0] if outputs == 1 else results
 
         return write
 
-    def attribute(self, name: str, kind: str) -> ir.Value:
-        """A scalar: what the calling node gives as an attribute of kind "INT" or "FLOAT"."""
+    def attribute(self, name: str, kind: Literal["INT", "FLOAT"]) -> ir.Value:
+        """A scalar with the value of an attribute of the calling node."""
         field = f"value_{kind.lower()}"
         reference = ir.RefAttr(field, name, ir.AttributeType[kind])
         return self._tape.op("Constant", [], {field: reference})
 
     def nodes(self) -> Sequence[ir.Node]:
-        """The nodes in the order of writing."""
+        """The nodes in the order in which they were written."""
         return self._tape.nodes
 
 
 class Tensors:
-    """Tensors by name: ``t.area = op.Mul(t.width, t.height)`` gives the product the name ``area``.
+    """Tensors by name: ``t.area = op.Mul(t.width, t.height)`` names the product ``area``.
 
-    ``t["area"]`` is the same tensor, for names that are put together or are keywords of Python.
+    ``t["area"]`` is the same tensor, for computed names and for keywords of Python.
     """
 
     _prefix: str
@@ -92,16 +97,16 @@ def build_function(
     output: str,
     write: Callable[[Operators, Tensors], None],
 ) -> FunctionProto:
-    """Makes a function of what ``write`` writes; every tensor name in it starts with the function's name.
+    """A function with the nodes that ``write`` writes; all tensor names start with the function's name.
 
-    TensorRT's parser finds functions by name alone and keeps one table of tensor names, so equal names
-    in two bodies are at best confusing and at worst silently exchanged.
+    TensorRT's parser looks functions up by name only and has one table of tensor names: of two tensors with
+    the same name in different bodies, one could silently replace the other.
 
     Args:
-        name: function name; globally unique, never that of an ONNX operator.
-        attributes: names of the attributes that the body refers to.
+        name: function name; globally unique, and not that of an ONNX operator.
+        attributes: names of the attributes that the body uses.
         inputs, output: formal parameters.
-        write: called once; it finds the inputs among the tensors and leaves the output there.
+        write: called once with the operators and the tensors; reads the inputs and sets the output.
 
     Returns:
         The function, in domain ``imp_trt`` over opset 18.
@@ -113,19 +118,19 @@ def build_function(
     nodes = [ir.serde.serialize_node(node) for node in op.nodes()]
     for index, node in enumerate(nodes):
         node.name = f"{name}.{index}.{node.op_type}"
-        node.domain = ""  # the default, but written out, as in all files so far: their bytes stay the same
+        node.domain = ""  # explicit, although the default: keeps the bytes of exported files
     formal, result = ([str(t[tensor].name) for tensor in names] for names in (inputs, [output]))
     opsets = [helper.make_opsetid("", OPSET)]
     return helper.make_function(DOMAIN, name, formal, result, nodes, opsets, list(attributes))
 
 
 def custom_op(name: str, inputs: Sequence[str], attributes: Mapping[str, str], output: str, like: str) -> Op:
-    """A callable for ``torch.onnx.export`` translations that emits one node of domain ``imp_trt``.
+    """A callable for ``torch.onnx.export``'s translation table that writes one node of domain ``imp_trt``.
 
     Args:
         name: node type.
         inputs: parameter names.
-        attributes: attribute name -> "INT", "FLOAT" or "STRING"; the plugin attributes come on top.
+        attributes: attribute name -> "INT", "FLOAT" or "STRING"; the plugin attributes are added.
         output: name of the only output.
         like: the input whose type the output has.
     """

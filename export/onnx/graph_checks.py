@@ -1,4 +1,4 @@
-"""What an exported graph may contain: portable to every target, static shapes, unambiguous names."""
+"""Graph checks: operators that every target supports, static shapes, unique names."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from imp_trt.export.onnx.type_checks import as_float16, low_type_problems, quant
 MAX_TOPK = 3840
 """TensorRT's limit on K of TopK (NvInfer.h)."""
 
-# Run in ONNX Runtime and taken by TensorRT 10.3 to 11.x. Absent on purpose: NonZero, NonMaxSuppression and
-# other operators whose output size depends on data, scatters, control flow, RoiAlign (a plugin that needs
-# a GPU already while parsing), GroupNormalization (TensorRT 10.9), Mod, random numbers.
+# Supported by ONNX Runtime and by TensorRT 10.3 to 11.x. Excluded: NonZero, NonMaxSuppression and other
+# operators with data-dependent output shapes, scatters, control flow, RoiAlign (a plugin that needs a GPU
+# when it is parsed), GroupNormalization (TensorRT 10.9), Mod, random numbers.
 ALLOWED_OPS = frozenset(
     """
     Abs Add And ArgMax AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant
@@ -29,24 +29,24 @@ ALLOWED_OPS = frozenset(
 )
 
 
-def lint(model: ModelProto) -> list[str]:
-    """Everything in a model that some target could not run or could misread; empty for a good model."""
-    found = [*_operators(model), *_names(model), *_shapes(model), *_borders(model), *_custom_nodes(model)]
-    found += [*low_type_problems(model), *quantization_problems(model)]
-    return list(dict.fromkeys(found))
+def graph_problems(model: ModelProto) -> list[str]:
+    """Everything in a model that some target does not support or could misread; empty for a valid model."""
+    problems = [*_operators(model), *_names(model), *_shapes(model), *_uint8(model), *_custom_nodes(model)]
+    problems += [*low_type_problems(model), *quantization_problems(model)]
+    return list(dict.fromkeys(problems))
 
 
 def check(model: ModelProto) -> None:
-    """Lint and ONNX's own checker, with shape inference; bfloat16 is checked as float16 in its place.
+    """Run the graph checks and ONNX's checker with shape inference; bfloat16 is checked as float16.
 
     Raises:
-        ExportError: the graph is not valid ONNX, or :func:`lint` found something.
+        ExportError: the graph is not valid ONNX, or :func:`graph_problems` is not empty.
     """
-    problems = lint(model)
+    problems = graph_problems(model)
     if problems:
         raise ExportError(
             "exported graph",
-            expected="static shapes and operators that every target has",
+            expected="static shapes and operators that every target supports",
             got=f"{len(problems)} problems: {'; '.join(problems[:5])}",
         )
     try:
@@ -57,7 +57,7 @@ def check(model: ModelProto) -> None:
         ) from error
 
 
-def _bodies(model: ModelProto) -> Iterator[tuple[str, Iterable[NodeProto]]]:
+def _node_lists(model: ModelProto) -> Iterator[tuple[str, Iterable[NodeProto]]]:
     yield "graph", model.graph.node
     for function in model.functions:
         yield f"function {function.name}", function.node
@@ -71,13 +71,13 @@ def _operators(model: ModelProto) -> Iterator[str]:
         for opset in function.opset_import:
             if opset.domain == "" and opset.version != opsets.get(""):
                 yield f"function {function.name} has opset {opset.version}, the model {opsets.get('')}"
-    for where, nodes in _bodies(model):
+    for where, nodes in _node_lists(model):
         for node in nodes:
             if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):
                 yield f"{where}: {node.op_type} has a subgraph"
             if node.domain in ("", "ai.onnx"):
                 if node.op_type not in ALLOWED_OPS:
-                    yield f"{where}: {node.op_type} is not on the list of portable operators"
+                    yield f"{where}: {node.op_type} is not supported by every target"
                 yield from _details(where, node, constants)
             elif (node.domain, node.op_type) not in functions:
                 yield f"{where}: {node.domain}.{node.op_type} has no function body"
@@ -96,30 +96,30 @@ def _details(where: str, node: NodeProto, constants: dict[str, TensorProto]) -> 
 
 
 def _names(model: ModelProto) -> Iterator[str]:
-    """Names that occur twice: TensorRT's parser keeps one table of functions and one of tensors."""
+    """Duplicate names: TensorRT's parser has one table of functions and one of tensors for the whole file."""
     functions = [f.name for f in model.functions]
     schemas = {s.name for s in onnx.defs.get_all_schemas()}
     for name in functions:
         if functions.count(name) > 1:
             yield f"two functions {name}"
         if name in schemas:
-            yield f"function {name} is named like an ONNX operator"
+            yield f"function {name} has the name of an ONNX operator"
     graph = model.graph
     seen: set[str] = set()
-    outer = [*[i.name for i in graph.input], *[i.name for i in graph.initializer], *_made(graph.node)]
-    for name in (*outer, *(n for f in model.functions for n in (*f.input, *_made(f.node)))):
+    outer = [*[i.name for i in graph.input], *[i.name for i in graph.initializer], *_outputs(graph.node)]
+    for name in (*outer, *(n for f in model.functions for n in (*f.input, *_outputs(f.node)))):
         if name in seen:
             yield f"tensor {name} is defined twice"
         seen.add(name)
     nodes: set[str] = set()
-    for _, body in _bodies(model):
+    for _, body in _node_lists(model):
         for node in body:
             if node.name in nodes or not node.name:
                 yield f"{node.op_type} node name {node.name!r} is not unique"
             nodes.add(node.name)
 
 
-def _made(nodes: Iterable[NodeProto]) -> Iterator[str]:
+def _outputs(nodes: Iterable[NodeProto]) -> Iterator[str]:
     for node in nodes:
         yield from (name for name in node.output if name)
 
@@ -131,21 +131,21 @@ def _shapes(model: ModelProto) -> Iterator[str]:
                 yield f"{value.name} has the dynamic dimension {dim.dim_param or '?'}"
 
 
-def _borders(model: ModelProto) -> Iterator[str]:
-    """uint8 may only be cast right after the input and right before an output."""
+def _uint8(model: ModelProto) -> Iterator[str]:
+    """uint8 is allowed only for inputs and outputs of the graph, next to a Cast."""
     graph = model.graph
     types = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)}
-    small = {name for name, kind in types.items() if kind == TensorProto.UINT8}
+    uint8 = {name for name, kind in types.items() if kind == TensorProto.UINT8}
     outputs = {o.name for o in graph.output}
     for node in graph.node:
         if node.op_type == "Cast":
             continue
         for name in (*node.input, *node.output):
-            if name in small:
-                yield f"{node.op_type} works on uint8 tensor {name}"
-    made = {name for node in graph.node for name in node.output}
-    for name in small & made - outputs:
-        yield f"uint8 tensor {name} is no output of the graph"
+            if name in uint8:
+                yield f"{node.op_type} uses uint8 tensor {name}"
+    computed = {name for node in graph.node for name in node.output}
+    for name in uint8 & computed - outputs:
+        yield f"uint8 tensor {name} is not an output of the graph"
 
 
 def _custom_nodes(model: ModelProto) -> Iterator[str]:
@@ -162,5 +162,5 @@ def _custom_nodes(model: ModelProto) -> Iterator[str]:
 
 
 def functions_by_name(model: ModelProto) -> dict[str, FunctionProto]:
-    """The functions of a model."""
+    """The functions of a model, by name."""
     return {f.name: f for f in model.functions}

@@ -1,14 +1,12 @@
 """ONNX form of ``imp_trt::multilevel_roi_align``: a node and a function of standard operators.
 
-The body reads only the level each box belongs to. All levels are laid out as one table with a row of
-C channels per cell, so that a sample is a row number; every output cell is then a product of
-2 * ratio * ratio weights with as many gathered rows, once for the upper and once for the lower row
-of the bilinear samples (both at once would double the largest temporary, neither is faster).
+The body reads only the level that each box belongs to. All levels form one table with a row of C channels
+per cell, so that a sample is a row index. Each output cell is a product of 2 * ratio * ratio weights with as
+many gathered rows, once for the upper and once for the lower row of the bilinear samples (both at once would
+double the largest temporary and is not faster).
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from onnx import FunctionProto, ModelProto, TensorProto
@@ -20,6 +18,7 @@ from imp_trt.export.onnx.function_builder import (
     PLUGIN_ATTRIBUTES,
     Operators,
     Tensors,
+    TranslationTable,
     build_function,
     custom_op,
 )
@@ -34,13 +33,13 @@ FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 def function_proto() -> FunctionProto:
     """The function ``imp_trt.ImpMultilevelRoiAlign``: inputs, attributes and result as the torch operator's.
 
-    One body serves every call: sizes come from attribute references and from the shapes of the inputs.
+    One body is used by all calls: sizes come from attribute references and from the shapes of the inputs.
     """
     return build_function(NAME, ATTRIBUTES, INPUTS, "pooled", _body)
 
 
-# B images of N boxes, M = B * N, S = output_size, R = sampling_ratio, C channels. A comment behind a line
-# gives the shape of its result. Lines without one give scalars, or vectors of one value (v1, Sv) or of sizes.
+# B images of N boxes, M = B * N, S = output_size, R = sampling_ratio, C channels. The comment at the end of a
+# line is the shape of its result. Without one it is a scalar, or a vector of one value (v1, Sv) or of sizes.
 
 
 def _body(op: Operators, t: Tensors) -> None:
@@ -230,21 +229,21 @@ def function_for_model(model: ModelProto) -> FunctionProto | None:
     return function_proto() if calls else None
 
 
-def translation_table() -> dict[Any, Any]:
+def translation_table() -> TranslationTable:
     """Entry for ``torch.onnx.export(custom_translation_table=...)``: the operator becomes one node."""
     node = custom_op(NAME, INPUTS, dict.fromkeys(ATTRIBUTES, "INT"), "pooled", like="p2")
 
     def translate(
-        p2: Any,
-        p3: Any,
-        p4: Any,
-        p5: Any,
-        boxes: Any,
+        p2: ir.Value,
+        p3: ir.Value,
+        p4: ir.Value,
+        p5: ir.Value,
+        boxes: ir.Value,
         output_size: int,
         sampling_ratio: int,
         canonical_level: int,
         canonical_size: int,
-    ) -> Any:
+    ) -> object:
         sizes = (output_size, sampling_ratio, canonical_level, canonical_size)
         attributes = dict(zip(ATTRIBUTES, sizes, strict=True))
         return node(p2, p3, p4, p5, boxes, **attributes, **PLUGIN_ATTRIBUTES)

@@ -1,4 +1,4 @@
-"""Types in an exported graph: where float32 must stay, and the one form of quantization all targets take."""
+"""Type checks of a graph: where float32 is required, and the quantization that all targets support."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from imp_trt.export.onnx.function_builder import DOMAIN
 
 QDQ_OPSET = 19
-"""First opset whose QuantizeLinear takes float16 and gives float8."""
+"""First opset whose QuantizeLinear supports float16 inputs and float8 outputs."""
 
-# Coordinates and scores pass through these; a low type there moves boxes and reorders detections.
+# These compute coordinates and scores; with a 16-bit type boxes move and detections change their order.
 _FLOAT32_OPS = ("TopK", "Softmax", "Sigmoid", "Exp")
 _FLOAT32_INPUTS = {"InstanceMaskProjection": (0, 1), "ImpMultilevelRoiAlign": (4,)}
 _LOW_TYPES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -20,7 +20,7 @@ _QUANTIZED_TYPES = (TensorProto.INT8, TensorProto.FLOAT8E4M3FN)
 
 
 def types_of(model: ModelProto) -> dict[str, int]:
-    """Element type of every tensor of the graph whose type the model records."""
+    """Element type of every tensor of the graph that has one in the model."""
     graph = model.graph
     values = (*graph.value_info, *graph.input, *graph.output)
     return {v.name: v.type.tensor_type.elem_type for v in values} | {
@@ -29,7 +29,7 @@ def types_of(model: ModelProto) -> dict[str, int]:
 
 
 def low_type_problems(model: ModelProto) -> Iterator[str]:
-    """float16 or bfloat16 where coordinates, scores or probabilities are computed."""
+    """float16 or bfloat16 in the computation of coordinates, scores or probabilities."""
     types = types_of(model)
     for node in model.graph.node:
         inputs = list(node.input)
@@ -40,30 +40,30 @@ def low_type_problems(model: ModelProto) -> Iterator[str]:
         for name in inputs:
             if types.get(name) in _LOW_TYPES:
                 kind = TensorProto.DataType.Name(types[name])
-                yield f"{node.op_type} works on {kind} tensor {name} instead of FLOAT"
+                yield f"{node.op_type} uses {kind} tensor {name} instead of FLOAT"
 
 
 def quantization_problems(model: ModelProto) -> Iterator[str]:
-    """Q/DQ that is not symmetric, not per output channel on weights, or where it must not be."""
+    """Q/DQ that is asymmetric, not per output channel for weights, or at an unsupported position."""
     constants = {i.name: i for i in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
+    producers = {name: node for node in model.graph.node for name in node.output}
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             if opset < QDQ_OPSET:
                 yield f"{node.op_type} needs opset {QDQ_OPSET}, the model has {opset}"
-            yield from _pair(node, constants)
+            yield from _quantizer(node, constants)
         else:
-            for place, name in enumerate(node.input):
-                maker = makers.get(name)
-                if maker is not None and maker.op_type == "DequantizeLinear":
-                    yield from _reader(node, place, maker, constants)
+            for position, name in enumerate(node.input):
+                producer = producers.get(name)
+                if producer is not None and producer.op_type == "DequantizeLinear":
+                    yield from _consumer(node, position, producer, constants)
     for function in model.functions:
         if any(n.op_type in ("QuantizeLinear", "DequantizeLinear") for n in function.node):
             yield f"function {function.name} is quantized"
 
 
-def _pair(node: NodeProto, constants: dict[str, TensorProto]) -> Iterator[str]:
+def _quantizer(node: NodeProto, constants: dict[str, TensorProto]) -> Iterator[str]:
     name = f"{node.op_type} {node.name}"
     if len(node.input) < 3 or any(i not in constants for i in node.input[1:3]):
         yield f"{name} has no constant scale and zero point"
@@ -85,15 +85,15 @@ def _pair(node: NodeProto, constants: dict[str, TensorProto]) -> Iterator[str]:
         yield f"{name} has more than one scale for an activation"
 
 
-def _reader(
-    node: NodeProto, place: int, maker: NodeProto, constants: dict[str, TensorProto]
+def _consumer(
+    node: NodeProto, position: int, producer: NodeProto, constants: dict[str, TensorProto]
 ) -> Iterator[str]:
-    """Only the input and the weight of a layer may come out of DequantizeLinear."""
-    if node.op_type not in ("Conv", "Gemm") or place > 1:
-        yield f"{node.op_type} {node.name} reads a quantized tensor as input {place}"
+    """Only the input and the weight of a layer may be outputs of DequantizeLinear."""
+    if node.op_type not in ("Conv", "Gemm") or position > 1:
+        yield f"{node.op_type} {node.name} reads a quantized tensor as input {position}"
         return
-    if place == 1 and maker.input[0] in constants:
-        attributes = {a.name: helper.get_attribute_value(a) for a in (*maker.attribute, *node.attribute)}
+    if position == 1 and producer.input[0] in constants:
+        attributes = {a.name: helper.get_attribute_value(a) for a in (*producer.attribute, *node.attribute)}
         output = 1 if node.op_type == "Gemm" and not attributes.get("transB") else 0
         axis = attributes.get("axis", 1)
         if axis != output:
@@ -103,8 +103,8 @@ def _reader(
 def as_float16(model: ModelProto) -> ModelProto:
     """A copy with float16 in place of bfloat16, for ONNX's checker.
 
-    TensorRT takes bfloat16 convolutions at opset 18, which ONNX itself has from 22 on. Nothing but the type
-    differs between the two, so that this form of the graph tells whether the rest is valid.
+    TensorRT supports bfloat16 convolutions at opset 18, ONNX only from opset 22. The graphs differ only in
+    the type, so the copy shows whether the rest is valid.
     """
     copy = ModelProto()
     copy.CopyFrom(model)

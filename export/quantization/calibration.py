@@ -1,7 +1,7 @@
-"""Ranges of a network's activations on real frames, for int8 and fp8.
+"""Calibration for int8 and fp8: ranges of a network's activations on real frames.
 
-Every input of a convolution or fully connected layer is counted in a histogram as it passes, so that the
-memory does not grow with the frames, and nothing but the counts outlives a layer's call.
+The inputs of convolutions and fully connected layers are counted in histograms during the forward pass, so
+that memory does not grow with the number of frames.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from imp_trt.artifacts.manifest import InputContract
 from imp_trt.errors import ExportError, InvalidInput
 from imp_trt.export.verification.frames import spread
 from imp_trt.models.deploy import DeployModule
-from imp_trt.preprocessing.letterbox import Fit
+from imp_trt.preprocessing.letterbox import LetterboxTransform
 
 DEFAULT_LIMIT = 128
-"""Calibration frames used of a larger folder."""
+"""Default maximum number of calibration frames."""
 
-LEAST_KEPT = 0.99
-"""Share of the values that a clipping threshold leaves whole, at least."""
+MIN_UNCLIPPED = 0.99
+"""Minimum fraction of the values below a clipping threshold."""
 
-_SHIFT = 17  # of a float32's bits; 64 bins for every power of two are left
+_SHIFT = 17  # of a float32's bits, which leaves 64 bins for every power of two
 _BINS = 1 << (31 - _SHIFT)
 _NON_FINITE = 0xFF << (23 - _SHIFT)
 
 Key = tuple[str, int]
-"""Name of a layer, and the how-manieth call of it in one run of the network (the RPN runs on five levels)."""
+"""Name of a layer, and index of its call in one forward pass (the RPN runs on five levels)."""
 
 
 @dataclass(frozen=True)
 class CalibrationFrames:
-    """A folder of images like those the network will see.
+    """A folder of images like those in use.
 
     Attributes:
         folder: images.
-        limit: most images used; of a larger folder as many, spread evenly.
+        limit: maximum number of images, which are evenly spaced in a larger folder.
 
     Raises:
-        SourceError: the folder is not there or holds no image.
+        SourceError: the folder does not exist or has no image.
         InvalidInput: limit is below 1.
     """
 
@@ -58,11 +58,11 @@ class CalibrationFrames:
         self.paths()
 
     def paths(self) -> list[Path]:
-        """The images used, in order."""
+        """The images, in order."""
         return spread(self.folder, self.limit)
 
     def load(self, contract: InputContract) -> Iterator[NDArray[np.uint8]]:
-        """Frames [H, W, 3] uint8 BGR as the network of that contract sees them.
+        """Frames [H, W, 3] uint8 BGR, resized as the contract defines.
 
         Raises:
             SourceError: an image cannot be read.
@@ -71,11 +71,15 @@ class CalibrationFrames:
 
         for path in self.paths():
             image = read_image(path)
-            yield Fit.of((image.shape[0], image.shape[1]), contract).forward(image)
+            yield LetterboxTransform.of((image.shape[0], image.shape[1]), contract).apply(image)
 
 
 class Histogram:
-    """Counts of magnitudes in bins of equal ratio: no range has to be known before the first value."""
+    """Counts of magnitudes in logarithmic bins, which need no range in advance.
+
+    Attributes:
+        counts: [_BINS] int64.
+    """
 
     def __init__(self) -> None:
         self.counts = np.zeros(_BINS, np.int64)
@@ -87,17 +91,17 @@ class Histogram:
 
     @property
     def finite(self) -> bool:
-        """Whether no infinity or NaN was counted."""
+        """Whether all counted values are finite."""
         return not self.counts[_NON_FINITE:].any()
 
     @property
-    def largest(self) -> float:
+    def max(self) -> float:
         """Upper edge of the highest bin in use; 0 if every value was 0."""
         used = np.flatnonzero(self.counts)
         return float(_edges()[used[-1] + 1]) if len(used) and used[-1] else 0.0
 
     def clipping_threshold(self, steps: int) -> float:
-        """Magnitude at which clipping loses least, in squared error.
+        """The clipping threshold with the minimum squared error.
 
         Args:
             steps: positive levels of the uniform quantizer, 127 for int8.
@@ -110,12 +114,12 @@ class Histogram:
             return 0.0
         counts, edges = self.counts[: used[-1] + 1].astype(np.float64), _edges()[: used[-1] + 2]
         middle = (edges[:-1] + edges[1:]) / 2
-        share = np.cumsum(counts) / counts.sum()
-        candidates = edges[1:][share >= LEAST_KEPT]
+        cumulative = np.cumsum(counts) / counts.sum()
+        candidates = edges[1:][cumulative >= MIN_UNCLIPPED]
         losses = []
         for threshold in candidates:
             step = threshold / steps
-            # Inside, the rounding error is uniform but for values that round to 0.
+            # Below the threshold the rounding error is uniform, except for values that round to 0.
             inside = np.where(middle < step / 2, middle**2, step**2 / 12)
             loss = np.where(middle <= threshold, inside, (middle - threshold) ** 2)
             losses.append(float(loss @ counts))
@@ -129,40 +133,40 @@ def collect_ranges(
 
     Args:
         module: float32 module.
-        frames: what it is run on.
-        progress: called with frames done and frames in all.
+        frames: calibration frames.
+        progress: called with the number of completed frames and of all frames.
 
     Raises:
         SourceError: an image cannot be read.
         ExportError: a layer's input is not finite.
     """
     height, width = module.config.input_size
-    found: dict[Key, Histogram] = {}
+    histograms: dict[Key, Histogram] = {}
     total = len(frames.paths())
     for done, frame in enumerate(frames.load(InputContract(height=height, width=width))):
         if progress is not None:
             progress(done, total)
-        _count(module, torch.from_numpy(frame.copy()).unsqueeze(0), found)
+        _count(module, torch.from_numpy(frame.copy()).unsqueeze(0), histograms)
     if progress is not None:
         progress(total, total)
-    for (layer, _), histogram in found.items():
+    for (layer, _), histogram in histograms.items():
         if not histogram.finite:
             raise ExportError(f"input of layer {layer} on the calibration frames", got="infinity or NaN")
-    return found
+    return histograms
 
 
-def _count(module: DeployModule, frames: Tensor, found: dict[Key, Histogram]) -> None:
+def _count(module: DeployModule, frames: Tensor, histograms: dict[Key, Histogram]) -> None:
     calls: Counter[str] = Counter()
 
-    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def count_inputs(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            found.setdefault((name, calls[name]), Histogram()).add(inputs[0])
+            histograms.setdefault((name, calls[name]), Histogram()).add(inputs[0])
             calls[name] += 1
 
         return hook
 
     layers = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers]
+    handles = [layer.register_forward_pre_hook(count_inputs(name)) for name, layer in layers]
     try:
         with torch.no_grad():
             module(frames)
@@ -172,7 +176,7 @@ def _count(module: DeployModule, frames: Tensor, found: dict[Key, Histogram]) ->
 
 
 def _edges() -> NDArray[np.float64]:
-    """Lower edges of all bins and, last, the upper edge of the last."""
+    """Lower edges of all bins and the upper edge of the last one: [_BINS + 1]."""
     bits = np.arange(_NON_FINITE + 1, dtype=np.int64) << _SHIFT
     edges = np.full(_BINS + 1, np.inf)
     edges[: _NON_FINITE + 1] = bits.astype(np.int32).view(np.float32)

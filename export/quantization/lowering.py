@@ -1,6 +1,7 @@
-"""From a trained network to a graph of one precision: precision lives in the ONNX file, not in a builder.
+"""From a trained network to an ONNX graph of one precision.
 
-TensorRT 11 takes strongly typed graphs only, and 10.x builds them the same way.
+The types are in the graph, not in options of a builder: TensorRT 11 takes strongly typed graphs only, and
+10.x builds them the same way.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from onnx import ModelProto
 
-from imp_trt.artifacts.manifest import QUANTIZED
+from imp_trt.artifacts.manifest import QUANTIZED, Precision
 from imp_trt.errors import UsageError
 from imp_trt.export.onnx.from_model import onnx_from_module
 from imp_trt.export.options import check_calibration
@@ -21,17 +22,17 @@ from imp_trt.models.config import NMS_ITERATIONS
 from imp_trt.models.deploy import DeployModule
 from imp_trt.models.network import ImpNetwork
 
-LAYER_TYPES = {
+LAYER_TYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
     "int8": torch.float16,
     "fp8": torch.float16,
 }
-"""Type of the layers by precision; in int8 and fp8 files that of all that is not quantized."""
+"""Type of the layers by precision; for int8 and fp8 that of the layers that are not quantized."""
 
-RUNS_ON_ONNXRUNTIME = ("fp32", "fp16", "int8", "fp8")
-"""Precisions that ONNX Runtime's CPU provider runs; the rest is verified in PyTorch."""
+RUNS_ON_ONNXRUNTIME: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
+"""Precisions that ONNX Runtime's CPU provider supports; others are verified in PyTorch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,19 +40,19 @@ class Lowered:
     """A network in one precision.
 
     Attributes:
-        model: the graph with the bodies of its custom operators.
-        module: the PyTorch form with layers of the same type; not quantized.
-        precision: fp32, fp16, bf16, int8 or fp8.
+        model: the graph with the function bodies of its custom operators.
+        module: the PyTorch module with layers of the same type; not quantized.
+        precision: of the graph.
     """
 
     model: ModelProto
     module: DeployModule
-    precision: str
+    precision: Precision
 
 
 def lower(
     network: ImpNetwork,
-    precision: str,
+    precision: Precision,
     batch: int = 1,
     passes: int = NMS_ITERATIONS,
     calibration: CalibrationFrames | None = None,
@@ -59,23 +60,23 @@ def lower(
 ) -> Lowered:
     """Export a network in a precision.
 
-    The same weights and calibration frames give the same bytes.
+    Deterministic: the same weights and calibration frames give the same bytes.
 
     Args:
-        network: trained network, not changed.
-        precision: fp32; fp16 or bf16: trunk, heads and canvas in that type, boxes, NMS, scores and masks
-            in float32; int8 or fp8: convolutions and fully connected layers between QuantizeLinear and
-            DequantizeLinear (symmetric, weights per output channel, biases not quantized), the rest as in
-            fp16.
+        network: trained network; not changed.
+        precision: fp32; fp16 or bf16: backbone, heads and canvas in that type, boxes, NMS, scores and
+            masks in float32; int8 or fp8: convolutions and fully connected layers between QuantizeLinear
+            and DequantizeLinear (symmetric, weights per output channel, biases not quantized), the rest
+            as in fp16.
         batch: frames per call, fixed in the file.
         passes: passes of each fixed-point NMS.
-        calibration: frames that the ranges of int8 and fp8 are taken from.
-        progress: called as the work goes on.
+        calibration: frames from which the ranges of int8 and fp8 are computed.
+        progress: called with the progress of the work.
 
     Raises:
-        UsageError: unknown precision, or no calibration frames where they are needed.
+        UsageError: unknown precision, or missing calibration frames.
         SourceError: the folder of calibration frames is missing or empty.
-        ExportError: the network cannot be expressed in that precision.
+        ExportError: the network cannot be exported in that precision.
     """
     if precision not in LAYER_TYPES:
         raise UsageError("precision", expected=f"one of {', '.join(LAYER_TYPES)}", got=precision)

@@ -1,8 +1,8 @@
-"""Explicit quantization: QuantizeLinear and DequantizeLinear around the layers that gain by it.
+"""Explicit quantization: QuantizeLinear and DequantizeLinear around the layers that benefit from it.
 
 Symmetric, one scale per tensor for activations and one per output channel for weights; biases stay in
-float. What is not a layer of trunk or heads is never touched: RoIAlign, boxes, NMS and the projection
-see the same types as in an fp16 file.
+float. Only layers of backbone and heads change: RoIAlign, boxes, NMS and the projection have the same types
+as in an fp16 file.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from torch import Tensor
 
+from imp_trt.artifacts.manifest import Precision
 from imp_trt.errors import ExportError
 from imp_trt.export.onnx.functions import raise_opset
 from imp_trt.export.onnx.graph_checks import check
@@ -24,36 +25,36 @@ from imp_trt.export.onnx.type_checks import QDQ_OPSET
 from imp_trt.export.quantization.calibration import Histogram, Key
 
 LOGITS = ("cls_logits", "bbox_pred", "cls_score", "classify")
-"""Last names of the layers whose outputs are decisions; they stay in float in every file."""
+"""Last parts of the names of the output layers, which are never quantized."""
 
 FIRST = {
-    "network.backbone.body.stem": "three input channels gain nothing, and every later layer sees its error"
+    "network.backbone.body.stem": "three input channels are no faster, and the error affects all later layers"
 }
-"""Layers that stay in float in every file, by the start of their names, and why."""
+"""Other layers that are never quantized, by name prefix, with the reason."""
 
-DETECTING = {
+DETECTING: dict[Precision, dict[str, str]] = {
     "int8": {
-        "network.backbone.body.stages.0": "its error moves scores the most of all stages",
-        "network.backbone.fpn": "RoIAlign reads its outputs",
+        "network.backbone.body.stages.0": "its error changes scores more than any other stage",
+        "network.backbone.fpn": "its outputs are the input of RoIAlign",
         "detector.rpn_head": "ranks the proposals",
-        "detector.box_head": "gives the scores of the instances",
+        "detector.box_head": "computes the scores of the instances",
     },
 }
 DETECTING["fp8"] = DETECTING["int8"] | {
-    "network.backbone.body.stages.1": "with three mantissa bits it moves the instances' scores",
+    "network.backbone.body.stages.1": "with three mantissa bits it changes the instances' scores",
 }
-"""Layers that stay in float where a detector exists.
+"""Layers that are not quantized in networks with a detector.
 
 Chosen on earlier weights of camvid_imp and scenes (50 frames each; F1 of instances against float32, gate
-0.90; of the present ones see tests/bench/RESULTS.md): with everything quantized but the first layer and
+0.90; for the current ones see tests/bench/RESULTS.md): with everything quantized except the first layer and
 LOGITS, int8 reached 0.75 and 0.89, and fp8 0.58 and 0.70. Correcting the biases for the mean error did not
-change that, and clipping at the largest value made it worse. With these layers in float, int8 reached 0.95
-and 0.99, and fp8 0.95 and 0.99; the mask head, the semantic head and the deeper stages are left to the
-quantized type.
+change that, and clipping at the maximum made it worse. With these layers in float, int8 reached 0.95
+and 0.99, and fp8 0.95 and 0.99; the mask head, the semantic head and the deeper stages are
+quantized.
 """
 
-SMALLEST_SCALE = 2.0**-20
-"""Of a float16 scale: 16 steps above the smallest number of that type."""
+MIN_SCALE = 2.0**-20
+"""Minimum of a float16 scale: 16 times the smallest subnormal number."""
 
 
 @dataclass(frozen=True)
@@ -62,42 +63,42 @@ class Format:
 
     Attributes:
         onnx_type, torch_type: the type.
-        largest: its largest magnitude in use.
+        max: the largest magnitude in use.
         multiple: channels of a layer must be a multiple of it.
-        grouped: whether grouped convolutions gain by it.
+        grouped: whether grouped convolutions benefit from it.
     """
 
     onnx_type: int
     torch_type: torch.dtype
-    largest: float
+    max: float
     multiple: int
     grouped: bool
 
     def scale(self, histogram: Histogram) -> float:
         """Scale of a tensor with these magnitudes."""
         if self.onnx_type == TensorProto.INT8:
-            return histogram.clipping_threshold(int(self.largest)) / self.largest
-        # A float type keeps its relative precision below the largest value: clipping gains nothing.
-        return histogram.largest / self.largest
+            return histogram.clipping_threshold(int(self.max)) / self.max
+        # A float type has the same relative precision for all magnitudes: clipping does not help.
+        return histogram.max / self.max
 
     def cast(self, values: Tensor) -> Tensor:
         """float32 values, already divided by their scale, in this type."""
         if self.onnx_type == TensorProto.INT8:
             values = values.round()
-        return values.clamp(-self.largest, self.largest).to(self.torch_type)
+        return values.clamp(-self.max, self.max).to(self.torch_type)
 
 
-FORMATS = {
+FORMATS: dict[Precision, Format] = {
     "int8": Format(TensorProto.INT8, torch.int8, 127, 1, True),
-    # float8 matrix units take multiples of 16 channels; TensorRT has no optimized grouped convolutions in
-    # float8, nor any with more than 32 weights a channel (release notes of 10.13: the 7x7 stem is in FIRST).
+    # float8 matrix units need multiples of 16 channels; TensorRT has no optimized grouped convolutions in
+    # float8, nor with more than 32 weights per channel (release notes of 10.13; the 7x7 stem is in FIRST).
     "fp8": Format(TensorProto.FLOAT8E4M3FN, torch.float8_e4m3fn, 448, 16, False),
 }
 
 
 def quantize(
     model: ModelProto,
-    precision: str,
+    precision: Precision,
     ranges: Mapping[Key, Histogram],
     keep: Collection[str] | None = None,
 ) -> ModelProto:
@@ -107,11 +108,11 @@ def quantize(
         model: from imp_trt.export.onnx.from_model, float32 or float16.
         precision: "int8" or "fp8".
         ranges: from imp_trt.export.quantization.calibration.collect_ranges.
-        keep: layers that stay in float besides LOGITS, by name or by the start of it up to a dot; None
-            takes FIRST, and DETECTING where the model has a detector.
+        keep: layers that stay in float in addition to LOGITS, by name or by a prefix that ends before a
+            dot; None means FIRST, and DETECTING if the model has a detector.
 
     Raises:
-        ExportError: a layer of the graph was not seen in calibration.
+        ExportError: a layer of the graph has no range from calibration.
     """
     quantized = ModelProto()
     quantized.CopyFrom(model)
@@ -132,7 +133,7 @@ def layer_of(node: NodeProto) -> str | None:
 
 
 class _Rewriter:
-    """One pass over the nodes of a model; what is quantized already is shared."""
+    """One pass over the nodes of a model; quantized tensors are shared between layers."""
 
     def __init__(
         self, model: ModelProto, form: Format, ranges: Mapping[Key, Histogram], keep: tuple[str, ...]
@@ -144,7 +145,7 @@ class _Rewriter:
         self.tensors = {i.name: i for i in self.graph.initializer}
         values = (*self.graph.value_info, *self.graph.input, *self.graph.output)
         self.values: dict[str, ValueInfoProto] = {v.name: v for v in values}
-        self.paired: set[str] = set()  # tensors with a pair behind them
+        self.quantized: set[str] = set()  # tensors that are followed by QuantizeLinear and DequantizeLinear
 
     def run(self) -> None:
         calls: Counter[str] = Counter()
@@ -154,16 +155,16 @@ class _Rewriter:
             if layer is not None:
                 key = (layer, calls[layer])
                 calls[layer] += 1
-                if self._wanted(layer, node):
+                if self._is_quantized(layer, node):
                     nodes += self._activation(node, key)
                     nodes += self._weight(node)
             nodes.append(node)
         _replace(self.graph.node, nodes)
-        # A network without a detector has constants for outputs.
+        # In a network without a detector some outputs are constants.
         used = {name for node in nodes for name in node.input} | {o.name for o in self.graph.output}
         _replace(self.graph.initializer, [i for i in self.tensors.values() if i.name in used])
 
-    def _wanted(self, layer: str, node: NodeProto) -> bool:
+    def _is_quantized(self, layer: str, node: NodeProto) -> bool:
         if layer.rpartition(".")[2] in LOGITS or f"{layer}.".startswith(tuple(f"{k}." for k in self.keep)):
             return False
         if not self.form.grouped and any(a.name == "group" and a.i > 1 for a in node.attribute):
@@ -171,15 +172,15 @@ class _Rewriter:
         return all(side % self.form.multiple == 0 for side in self.tensors[node.input[1]].dims[:2])
 
     def _activation(self, node: NodeProto, key: Key) -> Iterator[NodeProto]:
-        """Puts a pair in front of the node's input; tensors that several layers read have one pair."""
+        """Quantizes and dequantizes the node's input, once for all layers that read it."""
         name = node.input[0]
         node.input[0] = f"{name}.dequantized"
-        if name in self.paired:
+        if name in self.quantized:
             return
-        self.paired.add(name)
+        self.quantized.add(name)
         if key not in self.ranges:
             raise ExportError(
-                f"layer {key[0]}", expected="a range from calibration", got=f"none, call {key[1]}"
+                f"layer {key[0]}", expected="a range from calibration", got=f"none for call {key[1]}"
             )
         value = self.values[name]
         kind = value.type.tensor_type.elem_type
@@ -191,14 +192,14 @@ class _Rewriter:
         self._describe(node.input[0], value, kind)
 
     def _weight(self, node: NodeProto) -> Iterator[NodeProto]:
-        """Stores the node's weight quantized; each use of a shared weight has its own DequantizeLinear."""
+        """Quantizes the node's weight; each use of a shared weight has its own DequantizeLinear."""
         name = node.input[1]
         weight = self.tensors[name]
         zero = self._zero((weight.dims[0],))
         if f"{name}.quantized" not in self.tensors:
             values = _tensor(weight)
-            largest = values.abs().flatten(1).amax(1)
-            self._scale(f"{name}.scale", largest / self.form.largest, weight.data_type)
+            maxima = values.abs().flatten(1).amax(1)  # [output channels]
+            self._scale(f"{name}.scale", maxima / self.form.max, weight.data_type)
             scales = _tensor(self.tensors[f"{name}.scale"]).reshape(-1, *[1] * (values.ndim - 1))
             self._add(f"{name}.quantized", self.form.cast(values / scales), self.form.onnx_type)
         node.input[1] = f"{name}.dequantized.{node.name}"
@@ -208,20 +209,20 @@ class _Rewriter:
         self.graph.value_info.append(described)
 
     def _scale(self, name: str, scale: Tensor, kind: int) -> str:
-        low, dtype = SMALLEST_SCALE, torch.float16 if kind == TensorProto.FLOAT16 else torch.float32
-        # A layer that only ever sees zeros has no range: any scale will do.
+        low, dtype = MIN_SCALE, torch.float16 if kind == TensorProto.FLOAT16 else torch.float32
+        # A layer whose input is always zero has no range: any scale works.
         scale = torch.where(scale > 0, scale.float().clamp(min=low), 1.0)
         self._add(name, scale.to(dtype), kind)
         return name
 
     def _zero(self, shape: tuple[int, ...]) -> str:
-        """The zero points that make a pair symmetric; their type tells the quantized one."""
+        """Zero points of symmetric quantization; their type is the quantized type."""
         name = "zero_point" + "".join(f".{side}" for side in shape)
         self._add(name, torch.zeros(shape, dtype=self.form.torch_type), self.form.onnx_type)
         return name
 
     def _add(self, name: str, values: Tensor, kind: int) -> None:
-        # Written as bytes: NumPy has no float8.
+        # As bytes: NumPy has no float8.
         raw = values.flatten().contiguous().view(torch.uint8).numpy().tobytes()
         self.tensors[name] = TensorProto(name=name, data_type=kind, dims=values.shape, raw_data=raw)
 
@@ -233,7 +234,7 @@ class _Rewriter:
 
 
 def _node(kind: str, inputs: list[str], output: str, axis: int | None = None) -> NodeProto:
-    # make_node leaves out an axis of None.
+    # make_node omits an axis of None.
     return helper.make_node(kind, inputs, [output], name=f"{kind}.{output}", axis=axis)
 
 
@@ -242,7 +243,17 @@ def _tensor(stored: TensorProto) -> Tensor:
     return torch.from_numpy(numpy_helper.to_array(stored).astype(np.float32))
 
 
-def _replace(field: Any, items: list[Any]) -> None:
+_T = TypeVar("_T")
+
+
+class _Repeated(Protocol[_T]):
+    """A repeated field of a protobuf message."""
+
+    def __delitem__(self, index: slice, /) -> None: ...
+    def extend(self, items: list[_T], /) -> None: ...
+
+
+def _replace(field: _Repeated[_T], items: list[_T]) -> None:
     kept = list(items)
     del field[:]
     field.extend(kept)

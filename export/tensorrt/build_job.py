@@ -1,4 +1,4 @@
-"""What a build is asked for: plain data that travels from the exporting process to the building one."""
+"""The description of a build, sent as JSON from the exporting process to the building one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+from imp_trt.artifacts.engine_info import EngineBackendName, HardwareCompatibility, OperatorForm
+from imp_trt.artifacts.fields import build
+from imp_trt.artifacts.manifest import Precision
+
+MODULES: dict[EngineBackendName, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Backend -> Python module of its builder."""
 
 DEFAULT_OPTIMIZATION_LEVEL = 3
@@ -19,25 +22,25 @@ class BuildJob:
     """One engine to build.
 
     Attributes:
-        backend: "tensorrt" or "tensorrt-rtx".
-        precision: "fp32", "fp16", "bf16", "int8" or "fp8"; what the typed graph should make of it.
-        plugins: "plugin" if the custom operators must become plugin layers, "function" if their bodies of
-            standard operators are compiled in.
+        backend: library that builds it.
+        precision: that the built engine must have.
+        plugins: "plugin" if the custom operators must become plugin layers, "function" if their function
+            bodies are compiled in.
         operators: custom operator -> names of its nodes.
-        onnx, output: file to read and file to write, absolute; the builder fills them in.
+        onnx, output: file to read and file to write, absolute; set by the builder.
         plugin_library: C++ plugin library, or None for the default of register_plugins.
-        compute_capabilities: GPUs to build for, e.g. ``("8.6", "8.9")``; only TensorRT-RTX; empty leaves
-            the choice to it.
-        workspace: most bytes of scratch memory, or None for TensorRT's own limit.
-        timing_cache: file that is read if it exists and rewritten after the build; only TensorRT.
+        compute_capabilities: GPUs to build for, e.g. ``("8.6", "8.9")``; only TensorRT-RTX; empty for
+            its default.
+        workspace: maximum scratch memory in bytes, or None for TensorRT's default.
+        timing_cache: file that is read if it exists and written after the build; only TensorRT.
         optimization_level: 0 to 5.
-        hardware_compatibility: one of imp_trt.artifacts.engine_info.HARDWARE_COMPATIBILITY; only TensorRT.
+        hardware_compatibility: only TensorRT.
         version_compatible: whether later TensorRT versions may load the engine; only TensorRT.
     """
 
-    backend: str
-    precision: str
-    plugins: str = "function"
+    backend: EngineBackendName
+    precision: Precision
+    plugins: OperatorForm = "function"
     operators: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     onnx: str = ""
     output: str = ""
@@ -46,7 +49,7 @@ class BuildJob:
     workspace: int | None = None
     timing_cache: str | None = None
     optimization_level: int = DEFAULT_OPTIMIZATION_LEVEL
-    hardware_compatibility: str = "none"
+    hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: bool = False
 
     def to_json(self) -> str:
@@ -55,8 +58,8 @@ class BuildJob:
 
     @classmethod
     def read(cls, path: Path) -> BuildJob:
-        """The job that :meth:`to_json` wrote."""
-        raw: dict[str, Any] = json.loads(path.read_text())
+        """The job in a file that :meth:`to_json` wrote."""
+        raw = json.loads(path.read_text())
         raw["compute_capabilities"] = tuple(raw["compute_capabilities"])
         raw["operators"] = {name: tuple(nodes) for name, nodes in raw["operators"].items()}
-        return cls(**raw)
+        return build(cls, raw)

@@ -1,13 +1,13 @@
-"""Parses an ONNX file and builds an engine; runs as a process of its own.
+"""Parses an ONNX file and builds an engine; runs in its own process.
 
 ``python -m imp_trt.export.tensorrt.build_worker JOB.json`` prints one JSON object per line:
 ``{"event": "progress", "stage", "done", "total"}``, then ``{"event": "done", ...}`` or
 ``{"event": "error", "kind", "what", "expected", "got", "fix"}``, where kind is a class of
-imp_trt.errors. What TensorRT prints goes to stderr. The
-process ends when its standard input closes, so that it never outlives the one that started it.
+imp_trt.errors. TensorRT's output goes to stderr. The process exits when its standard input closes, so that it
+never outlives its parent.
 
-Everything here must exist in TensorRT 10.3 to 11.x and in TensorRT-RTX; what does not is asked for first.
-Neither PyTorch nor ONNX is imported: this process has the builder's memory to itself.
+All names used here exist in TensorRT 10.3 to 11.x and in TensorRT-RTX, or are checked with getattr first.
+Neither PyTorch nor ONNX is imported, which leaves the memory of this process to the builder.
 """
 
 from __future__ import annotations
@@ -18,26 +18,41 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from imp_trt.artifacts.engine_info import EngineBackendName
 from imp_trt.data.files import unwritable
 from imp_trt.errors import BuildError, DependencyMissing, ImpTrtError
 from imp_trt.export.tensorrt.build_job import MODULES, BuildJob
 from imp_trt.export.tensorrt.layer_types import check_engine, check_network, engine_types, network_types
+from imp_trt.plugins.tensorrt_types import (
+    Builder,
+    IBuilderConfig,
+    IHostMemory,
+    INetworkDefinition,
+    OnnxParser,
+    TensorRT,
+)
 
-_EXAMPLES = 3
+_MAX_QUOTED = 3  # messages in an error
+
+
+class Logger(Protocol):
+    """An ILogger that keeps errors."""
+
+    def last_errors(self) -> str: ...
 
 
 class Events:
-    """Lines of JSON on the original standard output, which nothing else can write to any more."""
+    """Writes lines of JSON to the original standard output, which is then closed to everything else."""
 
     def __init__(self) -> None:
         self._file = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
         self._lock = threading.Lock()
 
-    def send(self, event: str, **values: Any) -> None:
-        """Print one event."""
+    def send(self, event: str, **values: object) -> None:
+        """Write one event."""
         with self._lock:
             self._file.write(json.dumps({"event": event, **values}) + "\n")
 
@@ -56,8 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
 
 
-def run(job: BuildJob, events: Events) -> dict[str, Any]:
-    """Build what the job asks for and write it to ``job.output``.
+def run(job: BuildJob, events: Events) -> dict[str, object]:
+    """Build the engine of a job and write it to ``job.output``.
 
     Returns:
         version (of the builder), network_types, engine_types or None, plugins ("c++", "python" or None),
@@ -65,10 +80,10 @@ def run(job: BuildJob, events: Events) -> dict[str, Any]:
 
     Raises:
         BuildError: the graph cannot be parsed or built.
-        PrecisionError: the network or the engine is of another precision.
-        DependencyMissing: the builder, the GPU it needs or the plugin library is not there.
+        PrecisionError: the network or the engine has another precision.
+        DependencyMissing: the builder, its GPU or the plugin library is missing.
         EngineIncompatible: the plugin library is for another TensorRT.
-        OutputError: no room for the engine.
+        OutputError: the engine cannot be written.
     """
     trt = _import(job.backend)
     logger = _logger(trt)
@@ -90,38 +105,38 @@ def run(job: BuildJob, events: Events) -> dict[str, Any]:
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError(
-            f"{job.backend} {trt.__version__} does not build the graph",
+            f"{job.backend} {trt.__version__} cannot build the graph",
             got=logger.last_errors() or "no message",
-            fix="imp-export --target onnxruntime makes a file that needs no builder; report the message",
+            fix="report the message; imp-export --target onnxruntime exports a file without a builder",
         )
     try:
         Path(job.output).write_bytes(plan)
         _save_timing_cache(config, job)
     except OSError as error:
         raise unwritable(Path(job.output), error) from error
-    built = _inspect(trt, logger, plan, job) if job.backend == "tensorrt" else None
-    if built is not None:
-        check_engine(job.precision, built)
+    types_of_engine = _inspect(trt, logger, plan, job) if job.backend == "tensorrt" else None
+    if types_of_engine is not None:
+        check_engine(job.precision, types_of_engine)
     return {
         "version": trt.__version__,
         "network_types": types,
-        "engine_types": built,
+        "engine_types": types_of_engine,
         "plugins": plugins,
         "compute_capabilities": list(job.compute_capabilities),
     }
 
 
-def configure(trt: Any, builder: Any, job: BuildJob) -> Any:
-    """A builder configuration for the job.
+def configure(trt: TensorRT, builder: Builder, job: BuildJob) -> IBuilderConfig:
+    """The builder configuration of a job.
 
     Raises:
-        BuildError: this version of the builder lacks what the job asks for.
+        BuildError: this version of the builder does not support an option of the job.
     """
     config = builder.create_builder_config()
     config.builder_optimization_level = job.optimization_level
-    # Without details the inspector cannot tell the types of the layers.
+    # Without details the inspector does not report the types of the layers.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    # TF32 keeps 10 bits of the mantissa; what is left in float32 (boxes, coordinates) needs more.
+    # TF32 has 10 mantissa bits; what stays in float32 (boxes, coordinates) needs more.
     config.clear_flag(trt.BuilderFlag.TF32)
     if job.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace)
@@ -142,23 +157,23 @@ def configure(trt: Any, builder: Any, job: BuildJob) -> Any:
         config.hardware_compatibility_level = level
     if job.timing_cache is not None:
         path = Path(job.timing_cache)
-        known = path.read_bytes() if path.exists() else b""
-        # A cache of another version or a damaged one is no reason to fail: it only saves time.
-        cache = config.create_timing_cache(known) or config.create_timing_cache(b"")
+        stored = path.read_bytes() if path.exists() else b""
+        # A damaged cache or one of another version is not an error: it only saves time.
+        cache = config.create_timing_cache(stored) or config.create_timing_cache(b"")
         if not config.set_timing_cache(cache, ignore_mismatch=False):
             config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     return config
 
 
-def check_plugin_layers(trt: Any, network: Any, job: BuildJob) -> None:
-    """Raise BuildError unless exactly the nodes that should be plugin layers are such layers."""
+def check_plugin_layers(trt: TensorRT, network: INetworkDefinition, job: BuildJob) -> None:
+    """BuildError unless exactly those nodes are plugin layers that the job requires to be."""
     layers = (network.get_layer(i) for i in range(network.num_layers))
-    found = {layer.name for layer in layers if layer.type == trt.LayerType.PLUGIN_V3}
-    wanted = {node for nodes in job.operators.values() for node in nodes}
-    expected = wanted if job.plugins == "plugin" else set()
-    if found & wanted == expected:
+    plugin_layers = {layer.name for layer in layers if layer.type == trt.LayerType.PLUGIN_V3}
+    operator_nodes = {node for nodes in job.operators.values() for node in nodes}
+    expected = operator_nodes if job.plugins == "plugin" else set()
+    if plugin_layers & operator_nodes == expected:
         return
-    counts = {name: (len(found & set(nodes)), len(nodes)) for name, nodes in job.operators.items()}
+    counts = {name: (len(plugin_layers & set(nodes)), len(nodes)) for name, nodes in job.operators.items()}
     raise BuildError(
         "custom operators in the parsed network",
         expected=f"each as a {'plugin layer' if expected else 'function body'}",
@@ -167,79 +182,81 @@ def check_plugin_layers(trt: Any, network: Any, job: BuildJob) -> None:
     )
 
 
-def _set_compute_capabilities(trt: Any, config: Any, capabilities: tuple[str, ...]) -> None:
-    known = {name: value for name, value in trt.ComputeCapability.__members__.items()}
+def _set_compute_capabilities(trt: TensorRT, config: IBuilderConfig, capabilities: tuple[str, ...]) -> None:
+    members = dict(trt.ComputeCapability.__members__)
     config.num_compute_capabilities = len(capabilities)
     for index, text in enumerate(capabilities):
-        member = known.get("SM" + text.replace(".", ""))
+        member = members.get("SM" + text.replace(".", ""))
         if member is None or not config.set_compute_capability(member, index):
-            listed = ", ".join(sorted(name for name in known if name.startswith("SM")))
+            listed = ", ".join(sorted(name for name in members if name.startswith("SM")))
             raise BuildError(f"compute capability for {trt.__version__}", expected=listed, got=text)
 
 
-def _import(backend: str) -> Any:
+def _import(backend: EngineBackendName) -> TensorRT:
     name = MODULES[backend]
     try:
-        return importlib.import_module(name)
+        module: Any = importlib.import_module(name)  # no type information
     except (ImportError, OSError) as error:
         raise DependencyMissing(
             f"{backend} cannot be loaded",
             got=error,
-            fix=f"install it anew until python3 -c 'import {name}' works, or imp-export --target onnxruntime",
+            fix=f"reinstall it until python3 -c 'import {name}' works, or imp-export --target onnxruntime",
         ) from error
+    trt: TensorRT = module
+    return trt
 
 
-def _builder(trt: Any, logger: Any, backend: str) -> Any:
+def _builder(trt: TensorRT, logger: Logger, backend: EngineBackendName) -> Builder:
     try:
         return trt.Builder(logger)
-    except TypeError as error:  # pybind11's answer to a null pointer
+    except TypeError as error:  # raised by pybind11 for a null pointer
         raise DependencyMissing(
-            f"{backend} {trt.__version__} cannot start a builder",
+            f"{backend} {trt.__version__} cannot create a builder",
             expected="an NVIDIA GPU with a driver" if backend == "tensorrt" else "a working installation",
             got=logger.last_errors() or error,
             fix="build on the machine that has the GPU, or imp-export --target onnxruntime",
         ) from error
 
 
-def _register(trt: Any, job: BuildJob) -> str | None:
+def _register(trt: TensorRT, job: BuildJob) -> str | None:
     if job.plugins != "plugin" or not job.operators:
         return None
     from imp_trt.plugins.registration import register_plugins
 
     library = None if job.plugin_library is None else Path(job.plugin_library)
-    return str(register_plugins(trt, library))
+    return register_plugins(trt, library)
 
 
-def _parse_error(parser: Any, logger: Any) -> BuildError:
+def _parse_error(parser: OnnxParser, logger: Logger) -> BuildError:
     errors = [parser.get_error(i) for i in range(parser.num_errors)]
-    told = []
-    for error in errors[:_EXAMPLES]:
-        where = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
-        told.append(where + " ".join(error.desc().split()))
+    messages = []
+    for error in errors[:_MAX_QUOTED]:
+        prefix = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
+        messages.append(prefix + " ".join(error.desc().split()))
     return BuildError(
-        "TensorRT's parser refuses the graph",
-        got="; ".join(told) or logger.last_errors() or "no message",
-        fix="--no-plugin if a plugin is missing; else report the node and the TensorRT version",
+        "TensorRT's parser rejects the graph",
+        got="; ".join(messages) or logger.last_errors() or "no message",
+        fix="use --no-plugin if a plugin is missing; else report the node and the TensorRT version",
     )
 
 
-def _save_timing_cache(config: Any, job: BuildJob) -> None:
+def _save_timing_cache(config: IBuilderConfig, job: BuildJob) -> None:
     if job.backend == "tensorrt" and job.timing_cache is not None:
         cache = config.get_timing_cache()
         if cache is not None:
             Path(job.timing_cache).write_bytes(cache.serialize())
 
 
-def _inspect(trt: Any, logger: Any, plan: Any, job: BuildJob) -> dict[str, int] | None:
-    """Types of the engine's layers, from its own inspector; None if that names none."""
+def _inspect(trt: TensorRT, logger: Logger, plan: IHostMemory, job: BuildJob) -> dict[str, int] | None:
+    """Types of the engine's layers from the engine inspector; None if it reports none."""
     runtime = trt.Runtime(logger)
     if job.version_compatible:
-        # Such an engine holds the code of a runtime; this one was built a moment ago, right here.
+        # Such an engine contains the code of a runtime; this one was built by this process.
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise BuildError(
-            "the engine that was just built cannot be loaded",
+            "the built engine cannot be loaded",
             got=logger.last_errors() or "no message",
             fix="free GPU memory, or report this with the TensorRT version",
         )
@@ -247,10 +264,10 @@ def _inspect(trt: Any, logger: Any, plan: Any, job: BuildJob) -> dict[str, int] 
     return engine_types(inspector.get_engine_information(trt.LayerInformationFormat.JSON)) or None
 
 
-def _logger(trt: Any) -> Any:
-    # The base class exists only once the module is there.
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        """Everything from warnings on to stderr; the errors are kept for the report."""
+def _logger(trt: TensorRT) -> Logger:
+    # Defined in a function: the base class belongs to the imported module.
+    class KeepErrors(trt.ILogger):  # type: ignore[misc,name-defined]
+        """Prints warnings and errors to stderr, and keeps the errors."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -264,13 +281,13 @@ def _logger(trt: Any) -> Any:
             print(f"{severity.name}: {message}", file=sys.stderr, flush=True)
 
         def last_errors(self) -> str:
-            return "; ".join(self.errors[-_EXAMPLES:])
+            return "; ".join(self.errors[-_MAX_QUOTED:])
 
-    return Logger()
+    return KeepErrors()
 
 
-def _monitor(trt: Any, events: Events) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+def _monitor(trt: TensorRT, events: Events) -> object:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc,name-defined]
         """The builder's nested phases as one percentage."""
 
         def __init__(self) -> None:
@@ -300,28 +317,28 @@ def _monitor(trt: Any, events: Events) -> Any:
 
 
 class PhaseTree:
-    """How much of nested phases is done; each phase is one step of the phase above it."""
+    """Progress of nested phases; each phase is one step of its parent phase."""
 
     def __init__(self) -> None:
         self._done: dict[str, float] = {}
         self._steps: dict[str, int] = {}
         self._parent: dict[str, str | None] = {}
-        self._most = 0.0
+        self._max = 0.0
         self._lock = threading.Lock()
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
-        """A phase of so many steps begins."""
+        """A phase of this many steps starts."""
         with self._lock:
             self._done[name], self._steps[name], self._parent[name] = 0, max(steps, 1), parent
 
     def step(self, name: str, step: int) -> None:
-        """Step number ``step``, counted from 0, of a phase is complete."""
+        """Step ``step`` of a phase, counted from 0, is complete."""
         with self._lock:
             if name in self._done:
                 self._done[name] = max(self._done[name], step + 1)
 
     def finish(self, name: str) -> None:
-        """A phase is over."""
+        """A phase is complete."""
         with self._lock:
             if name in self._done:
                 self._done[name] = self._steps[name]
@@ -329,15 +346,15 @@ class PhaseTree:
                     del self._done[name]
 
     def fraction(self) -> float:
-        """0 to 1; never falls."""
+        """0 to 1; never decreases."""
         with self._lock:
             top = [name for name in self._done if self._parent[name] is None]
             if top:
-                self._most = max(self._most, min(1.0, sum(map(self._share, top)) / len(top)))
-            return self._most
+                self._max = max(self._max, min(1.0, sum(map(self._fraction_of, top)) / len(top)))
+            return self._max
 
-    def _share(self, name: str) -> float:
-        below = [self._share(n) for n in self._done if self._parent[n] == name]
+    def _fraction_of(self, name: str) -> float:
+        below = [self._fraction_of(n) for n in self._done if self._parent[n] == name]
         return min(1.0, (self._done[name] + min(1.0, max(below, default=0.0))) / self._steps[name])
 
 
@@ -350,5 +367,5 @@ def _end_with_parent() -> None:
 if __name__ == "__main__":
     _code = main()
     sys.stderr.flush()
-    # Not sys.exit: the order in which Python would destroy TensorRT's objects is not defined.
+    # Not sys.exit: Python would destroy TensorRT's objects in an undefined order.
     os._exit(_code)

@@ -1,4 +1,4 @@
-"""ONNX -> engine, in a process of its own: a crash, Ctrl-C or the builder's memory peak stays there."""
+"""Builds an engine from ONNX in a child process, which isolates crashes and the builder's memory."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from imp_trt import errors
+from imp_trt.artifacts.engine_info import EngineBackendName
 from imp_trt.cuda.platform import LIBRARY_VARIABLE, installed_version
 from imp_trt.data.files import unwritable, write_atomically
 from imp_trt.errors import BuildError, DependencyMissing, ImpTrtError, OutputError
@@ -32,17 +33,21 @@ _TAIL_LINES = 5
 _log = logging.getLogger(__name__)
 
 
+_Event = dict[str, Any]
+"""A line of JSON from the worker; imp_trt.export.tensorrt.build_worker documents the keys."""
+
+
 @dataclass(frozen=True)
-class Built:
-    """An engine.
+class BuildResult:
+    """A built engine.
 
     Attributes:
         plan: the engine's bytes.
         version: of the builder, e.g. "10.3.0.26".
         network_types: type -> number of convolutions of the parsed network.
-        engine_types: type -> number of layers by the engine inspector; None where the engine cannot be
-            loaded on the building machine (TensorRT-RTX builds without a GPU).
-        plugins: "c++" or "python" if plugin layers were built in, else None.
+        engine_types: type -> number of layers from the engine inspector; None if the engine cannot be loaded
+            on this machine (TensorRT-RTX builds without a GPU).
+        plugins: "c++" or "python" if the engine has plugin layers, else None.
     """
 
     plan: bytes
@@ -52,21 +57,21 @@ class Built:
     plugins: str | None
 
 
-def build_engine(model: bytes, job: BuildJob, progress: Progress | None = None) -> Built:
+def build_engine(model: bytes, job: BuildJob, progress: Progress | None = None) -> BuildResult:
     """Build an engine in a child process.
 
-    On every way out, KeyboardInterrupt included, the child has ended and its files are gone.
+    When this returns or raises, also for KeyboardInterrupt, the child has exited and its files are deleted.
 
     Args:
-        model: the ONNX file.
-        job: what to build; its onnx and output are filled in here.
+        model: content of the ONNX file.
+        job: what to build; onnx and output are set here.
         progress: called about once a second.
 
     Raises:
-        BuildError: TensorRT refuses the graph, fails to build it, crashes or runs out of memory.
-        PrecisionError: the graph or the engine is of another precision.
-        DependencyMissing: the builder or its GPU is not there.
-        OutputError: no room for the files in between.
+        BuildError: TensorRT rejects the graph, cannot build it, crashes or runs out of memory.
+        PrecisionError: the graph or the engine has another precision.
+        DependencyMissing: the builder or its GPU is missing.
+        OutputError: temporary files cannot be written.
     """
     require_builder(job.backend)
     with _scratch() as folder:
@@ -75,11 +80,11 @@ def build_engine(model: bytes, job: BuildJob, progress: Progress | None = None) 
         plan = (folder / "model.engine").read_bytes()
         if cache is not None and job.timing_cache is not None:
             _keep_timing_cache(Path(job.timing_cache), cache)
-    return Built(plan, info["version"], info["network_types"], info["engine_types"], info["plugins"])
+    return BuildResult(plan, info["version"], info["network_types"], info["engine_types"], info["plugins"])
 
 
-def require_builder(backend: str) -> None:
-    """Raise DependencyMissing if the backend's package is not installed; does not import it."""
+def require_builder(backend: EngineBackendName) -> None:
+    """DependencyMissing if the backend's package is not installed; does not import it."""
     if installed_version(MODULES[backend]) is None:
         raise DependencyMissing(
             f"{backend} is not installed",
@@ -92,11 +97,11 @@ def require_builder(backend: str) -> None:
 def rtx_environment(folder: Path) -> dict[str, str]:
     """Environment of a process that uses TensorRT-RTX's parser with plugins.
 
-    The parser opens ``libtensorrt_rtx.so``, a name that the Python package does not hold, and dies when
-    it is not found. The variable must be set before the process starts.
+    The parser opens ``libtensorrt_rtx.so``, a name that the Python package does not have, and crashes if it
+    is missing. LD_LIBRARY_PATH must be set before the process starts.
 
     Args:
-        folder: existing folder for a link of that name; must outlive the process.
+        folder: existing folder for a link of that name; must exist as long as the process.
     """
     environment = dict(os.environ)
     spec = importlib.util.find_spec("tensorrt_rtx_libs")
@@ -115,7 +120,7 @@ def rtx_environment(folder: Path) -> dict[str, str]:
 @contextmanager
 def _scratch() -> Iterator[Path]:
     try:
-        # What is left of it when the child was killed while writing is no reason to fail.
+        # Files that cannot be deleted after the child was killed are not an error.
         scratch = tempfile.TemporaryDirectory(prefix="imp_trt_build_", ignore_cleanup_errors=True)
     except OSError as error:
         raise unwritable(Path(tempfile.gettempdir()), error) from error
@@ -124,9 +129,11 @@ def _scratch() -> Iterator[Path]:
 
 
 def _prepare(model: bytes, job: BuildJob, folder: Path) -> tuple[BuildJob, Path | None]:
-    """Write what the child reads; the job for it, and the user's timing cache.
+    """Write the child's input files.
 
-    The child works on a copy of the cache: it may be killed while it writes.
+    Returns:
+        The job for the child, and the user's timing cache. The child uses a copy of the cache, because it may
+        be killed while it writes.
     """
     cache = None if job.timing_cache is None else Path(job.timing_cache)
     own = None if cache is None else str(folder / "timing.cache")
@@ -146,14 +153,14 @@ def _keep_timing_cache(new: Path, cache: Path) -> None:
         return
     try:
         write_atomically(cache, new.read_bytes())
-    except OutputError as error:  # the engine is worth more than the time that the cache saves
+    except OutputError as error:  # not fatal: the cache only saves time
         _log.warning("%s", error)
 
 
-def _run(job: BuildJob, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Start the child, pass its progress on, and return what it says when it is done."""
+def _run(job: BuildJob, folder: Path, progress: Progress) -> _Event:
+    """Run the child, forward its progress, and return its last event."""
     environment = rtx_environment(folder) if job.backend == "tensorrt-rtx" else dict(os.environ)
-    # The child has another current folder.
+    # The child has another working directory.
     if environment.get(LIBRARY_VARIABLE):
         environment[LIBRARY_VARIABLE] = os.path.abspath(environment[LIBRARY_VARIABLE])
     if environment.get("PYTHONPATH"):
@@ -165,10 +172,10 @@ def _run(job: BuildJob, folder: Path, progress: Progress) -> dict[str, Any]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            # Not the caller's folder: Python would import modules from there first.
+            # Not the caller's working directory: Python would import modules from there first.
             cwd=folder,
             env=environment,
-            # Ctrl-C reaches this process alone, which then ends the whole group.
+            # Ctrl-C reaches this process only, which then kills the whole group.
             start_new_session=True,
         )
         try:
@@ -187,8 +194,8 @@ def _run(job: BuildJob, folder: Path, progress: Progress) -> dict[str, Any]:
     raise _died(job, child.returncode, text)
 
 
-def _listen(stream: IO[bytes], progress: Progress) -> dict[str, Any]:
-    """Pass progress on until the stream ends; the last event that is none, or nothing."""
+def _listen(stream: IO[bytes], progress: Progress) -> _Event:
+    """Forward progress until the stream ends; the last other event, or an empty one."""
     lines: queue.Queue[bytes | None] = queue.Queue()
 
     def read() -> None:
@@ -196,9 +203,9 @@ def _listen(stream: IO[bytes], progress: Progress) -> dict[str, Any]:
             lines.put(line)
         lines.put(None)
 
-    # A thread, so that a builder that says nothing for minutes still shows a sign of life.
+    # In a thread, so that progress is reported regularly while the builder is silent for minutes.
     threading.Thread(target=read, daemon=True).start()
-    last: dict[str, Any] = {}
+    last: _Event = {}
     step: tuple[str, int, int] | None = None
     while True:
         try:
@@ -209,9 +216,9 @@ def _listen(stream: IO[bytes], progress: Progress) -> dict[str, Any]:
             continue
         if line is None:
             return last
-        if not line.startswith(b"{"):  # printed before the worker took standard output away
+        if not line.startswith(b"{"):  # printed before the worker redirected standard output
             continue
-        event = json.loads(line)
+        event: _Event = json.loads(line)
         if event["event"] == "progress":
             step = (event["stage"], event["done"], event["total"])
             progress(*step)
@@ -220,7 +227,7 @@ def _listen(stream: IO[bytes], progress: Progress) -> dict[str, Any]:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Kill the child's group, if it still runs, and wait for it."""
+    """Kill the child's process group if it still runs, and wait for it."""
     with suppress(ProcessLookupError, PermissionError):
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
@@ -231,17 +238,17 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _died(job: BuildJob, code: int, log: str) -> ImpTrtError:
-    """What to raise for a child that ended without saying why."""
+    """The error for a child that exited without an error event."""
     tail = " | ".join(line.strip() for line in log.splitlines()[-_TAIL_LINES:] if line.strip())
     if code == -signal.SIGKILL:
         return BuildError(
             f"the {job.backend} builder was killed",
-            got=f"SIGKILL, as the system sends when memory runs out{'; last: ' + tail if tail else ''}",
-            fix="close other programs, add swap, or cap the builder with --workspace 1",
+            got=f"SIGKILL, sent by the system when memory runs out{'; last output: ' + tail if tail else ''}",
+            fix="close other programs, add swap, or limit the builder with --workspace 1",
         )
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return BuildError(
         f"the {job.backend} builder crashed",
-        got=f"{name}; last: {tail or 'nothing'}",
-        fix="--no-plugin if a plugin was used; else report this with the lines above",
+        got=f"{name}; last output: {tail or 'none'}",
+        fix="use --no-plugin if a plugin was used; else report this with the output above",
     )

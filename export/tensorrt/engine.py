@@ -1,4 +1,4 @@
-"""From a typed graph to an engine and what its manifest says about it."""
+"""From a typed graph to an engine and its entry in the manifest."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from imp_trt.artifacts.artifact import EngineInfo
+from imp_trt.artifacts.engine_info import EngineInfo, OperatorForm
+from imp_trt.artifacts.manifest import Precision
 from imp_trt.artifacts.plan_header import PlanHeader, read_plan_header
 from imp_trt.cuda.platform import Gpu, Platform
+from imp_trt.errors import UsageError
 from imp_trt.export.onnx.function_builder import DOMAIN
 from imp_trt.export.onnx.functions import without_functions
 from imp_trt.export.options import EngineOptions
@@ -19,8 +21,8 @@ from imp_trt.export.targets import Target, capabilities_for, version_pair
 from imp_trt.export.tensorrt.build_job import BuildJob
 from imp_trt.export.tensorrt.builder import build_engine
 
-_PLUGIN_WINS_FROM = (10, 7)
-"""TensorRT version from which a registered plugin wins over the function body of the same name."""
+_PLUGIN_TAKES_PRECEDENCE = (10, 7)
+"""TensorRT version from which a registered plugin takes precedence over a function of the same name."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,9 @@ class Engine:
 
     Attributes:
         plan: its bytes.
-        header: what they tell.
+        header: the header of plan.
         info: for the manifest.
-        types_from: where info.layer_precisions was read.
+        types_from: source of info.layer_precisions.
     """
 
     plan: bytes
@@ -42,33 +44,35 @@ class Engine:
 
 def make_engine(
     model: ModelProto,
-    precision: str,
+    precision: Precision,
     target: Target,
     options: EngineOptions,
-    here: Platform,
+    platform: Platform,
     progress: Progress | None = None,
 ) -> Engine:
-    """Build an engine for a target that :func:`imp_trt.export.targets.check_target` let pass.
+    """Build an engine for a target that passed :func:`imp_trt.export.targets.check_target`.
 
-    Custom operators become plugin layers on TensorRT and function bodies on TensorRT-RTX, for which
-    NVIDIA documents plugins as unsupported, unless the options say otherwise.
+    By default, custom operators become plugin layers on TensorRT and function bodies on TensorRT-RTX, for
+    which NVIDIA documents plugins as unsupported.
 
     Args:
         model: typed graph with the function bodies of its operators.
-        precision: what it was lowered to.
+        precision: of the graph.
         target, options: what to build, and how.
-        here: this machine.
+        platform: of this machine.
         progress: called as the work goes on.
 
     Raises:
-        BuildError: TensorRT refuses or fails.
-        PrecisionError: the graph or the engine is of another precision.
-        DependencyMissing: the builder is not there.
+        BuildError: TensorRT cannot build the graph.
+        PrecisionError: the graph or the engine has another precision.
+        DependencyMissing: the builder is missing.
     """
+    if target.backend == "onnxruntime":
+        raise UsageError(f"target {target.name}", expected="one with engines")
     nodes = custom_nodes(model)
-    form = "plugin" if nodes and wants_plugin(target, options) else "function"
-    version = here.version(target.backend) or ""
-    if form == "plugin" and target.backend == "tensorrt" and version_pair(version) < _PLUGIN_WINS_FROM:
+    form: OperatorForm = "plugin" if nodes and uses_plugin(target, options) else "function"
+    version = platform.version(target.backend) or ""
+    if form == "plugin" and target.backend == "tensorrt" and version_pair(version) < _PLUGIN_TAKES_PRECEDENCE:
         model = without_functions(model)
     graph = model.SerializeToString(deterministic=True)
     job = BuildJob(
@@ -89,8 +93,8 @@ def make_engine(
     info = EngineInfo(
         backend=target.backend,
         version=header.version or built.version,
-        compute_capabilities=_capabilities(job, header, target, here),
-        platform=here.name,
+        compute_capabilities=_capabilities(job, header, target, platform),
+        platform=platform.name,
         onnx_sha256=hashlib.sha256(graph).hexdigest(),
         operators=dict.fromkeys(nodes, form),
         hardware_compatibility=options.hardware_compatibility,
@@ -103,24 +107,24 @@ def make_engine(
 
 def custom_nodes(model: ModelProto) -> dict[str, tuple[str, ...]]:
     """Custom operator -> names of its nodes."""
-    found: dict[str, tuple[str, ...]] = {}
+    nodes: dict[str, tuple[str, ...]] = {}
     for node in model.graph.node:
         if node.domain == DOMAIN:
-            found[node.op_type] = (*found.get(node.op_type, ()), node.name)
-    return found
+            nodes[node.op_type] = (*nodes.get(node.op_type, ()), node.name)
+    return nodes
 
 
-def wants_plugin(target: Target, options: EngineOptions) -> bool:
+def uses_plugin(target: Target, options: EngineOptions) -> bool:
     """Whether custom operators become plugin layers."""
     if options.plugin is not None:
         return options.plugin
     return target.backend == "tensorrt" or options.plugin_library is not None
 
 
-def _capabilities(job: BuildJob, header: PlanHeader, target: Target, here: Platform) -> tuple[str, ...]:
-    """The GPUs that an engine is for: its header's word, what was asked for, or the GPU it was built on."""
-    if job.backend == "tensorrt" and isinstance(here.gpu, Gpu):
-        return (here.gpu.compute_capability,)
+def _capabilities(job: BuildJob, header: PlanHeader, target: Target, platform: Platform) -> tuple[str, ...]:
+    """The GPUs that an engine runs on: the one it was built on, those of its header, or those requested."""
+    if job.backend == "tensorrt" and isinstance(platform.gpu, Gpu):
+        return (platform.gpu.compute_capability,)
     return header.compute_capabilities or job.compute_capabilities or target.capabilities
 
 

@@ -1,4 +1,4 @@
-"""The frames that an export is verified on: the user's own, filled up from the procedural scenes."""
+"""Frames for verification: images of the user, complemented by procedural scenes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class VerificationFrames:
     """Frames in a fixed order.
 
     Attributes:
-        folder: images of the user, or None; of a larger folder as many as count, spread evenly.
-        count: frames in all, at least 1.
+        folder: images of the user, or None; of a larger folder `count` images, evenly spaced.
+        count: number of frames, at least 1.
     """
 
     folder: Path | None = None
@@ -33,25 +33,25 @@ class VerificationFrames:
 
     @property
     def description(self) -> str:
-        """Where the frames come from, for the manifest."""
-        own = len(self._paths())
+        """Source of the frames, for the manifest."""
+        images = len(self._paths())
         parts = []
-        if own and self.folder is not None:
-            parts.append(f"{own} images of {self.folder.name}")
-        if self.count > own:
+        if images and self.folder is not None:
+            parts.append(f"{images} images of {self.folder.name}")
+        if self.count > images:
             height, width = SCENES_SIZE
-            parts.append(f"{self.count - own} procedural scenes {width}x{height}, seed {SCENES_SEED}")
+            parts.append(f"{self.count - images} procedural scenes {width}x{height}, seed {SCENES_SEED}")
         return ", ".join(parts)
 
     def check(self) -> None:
-        """Raises SourceError if the folder is not there or holds no image."""
+        """Raises SourceError if the folder does not exist or has no image."""
         self._paths()
 
     def load(self, classes: ClassTable) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8] | None]]:
-        """Frames [h, w, 3] uint8 BGR, each with its class map [h, w] uint8 where that is known.
+        """Frames [h, w, 3] uint8 BGR, each with its ground truth class map [h, w] uint8 or None.
 
         Args:
-            classes: classes of the network; the scenes' labels are given only if they are the same.
+            classes: of the network; only scenes of the same classes have ground truth.
         """
         from imp_trt.data.images import read_image
         from imp_trt.synthetic import SCENE_CLASSES, StreetScenes
@@ -73,10 +73,10 @@ class VerificationFrames:
 
 
 def spread(folder: Path, count: int) -> list[Path]:
-    """Every image of a folder, or count of them spread evenly, in order.
+    """The images of a folder, or `count` evenly spaced ones of them, in order.
 
     Raises:
-        SourceError: the folder is not there or holds no image.
+        SourceError: the folder does not exist or has no image.
     """
     from imp_trt.video.sources import open_source
 

@@ -1,13 +1,13 @@
-"""Does an exported network do what the trained one does? Gates over arrays, pooled over many frames."""
+"""Gates: the minimum agreement of an exported network with the trained one, pooled over frames."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.artifacts.manifest import Precision
 from imp_trt.errors import VerificationError
 
 MIN_SCORE = 0.3
@@ -17,12 +17,12 @@ MAX_SCORE_DIFFERENCE = 0.02
 
 @dataclass(frozen=True)
 class Gate:
-    """Least agreement with PyTorch in float32.
+    """Minimum agreement with PyTorch in float32.
 
     Attributes:
-        labels: share of pixels with the same class.
-        instances: F1 of detections, see :func:`match_instances`; None where none is set.
-        miou_drop: points of mIoU that may be lost where labels exist.
+        labels: fraction of pixels with the same class.
+        instances: F1 of detections, see :func:`match_instances`; None for no gate.
+        miou_drop: maximum loss of mIoU in percentage points, on frames with ground truth.
     """
 
     labels: float
@@ -30,7 +30,7 @@ class Gate:
     miou_drop: float
 
 
-GATES = {
+GATES: dict[Precision, Gate] = {
     "fp32": Gate(0.9999, 0.99, 0.1),
     "fp16": Gate(0.998, 0.97, 0.1),
     "bf16": Gate(0.995, None, 0.3),
@@ -41,7 +41,7 @@ GATES = {
 
 
 @dataclass(frozen=True, eq=False)
-class Detected:
+class Detections:
     """Detections of one frame: boxes [N, 4] float32 xyxy, labels [N] int, scores [N] float32."""
 
     boxes: NDArray[np.float32]
@@ -50,7 +50,7 @@ class Detected:
 
 
 def box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Intersection over union of boxes [N, 4] and [M, 4] xyxy: [N, M]; 0 where both have no area."""
+    """Intersection over union of boxes [N, 4] and [M, 4] xyxy: [N, M] float64; 0 if both have no area."""
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
     low = np.maximum(a64[:, None, :2], b64[None, :, :2])
     high = np.minimum(a64[:, None, 2:], b64[None, :, 2:])
@@ -61,37 +61,37 @@ def box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float6
     return np.where(union > 0, inter / np.where(union > 0, union, 1), 0)
 
 
-def match_instances(reference: Detected, candidate: Detected) -> tuple[int, int, int]:
-    """Pairs up the detections of two networks with score >= MIN_SCORE.
+def match_instances(reference: Detections, candidate: Detections) -> tuple[int, int, int]:
+    """Matches the detections of two networks with score >= MIN_SCORE.
 
-    A pair has the same label, IoU >= MIN_IOU and scores within MAX_SCORE_DIFFERENCE; each detection is in
-    one pair at most, candidates choosing by falling score the reference that overlaps most.
+    A pair has the same label, IoU >= MIN_IOU and scores within MAX_SCORE_DIFFERENCE. Candidates are matched
+    in descending order of score, each with the free reference of the highest IoU.
 
     Returns:
         Pairs, detections of the reference, detections of the candidate.
     """
     a, b = reference.scores >= MIN_SCORE, candidate.scores >= MIN_SCORE
     iou = box_iou(candidate.boxes[b], reference.boxes[a])  # [M, N]
-    fits = iou >= MIN_IOU
-    fits &= candidate.labels[b][:, None] == reference.labels[a]
-    gap = candidate.scores[b].astype(np.float64)[:, None] - reference.scores[a]
-    fits &= np.abs(gap) <= MAX_SCORE_DIFFERENCE
+    matches = iou >= MIN_IOU
+    matches &= candidate.labels[b][:, None] == reference.labels[a]
+    difference = candidate.scores[b].astype(np.float64)[:, None] - reference.scores[a]
+    matches &= np.abs(difference) <= MAX_SCORE_DIFFERENCE
     pairs = 0
     for row in np.argsort(-candidate.scores[b], kind="stable"):
-        if fits[row].any():
-            taken = int(np.argmax(np.where(fits[row], iou[row], -1)))
-            fits[:, taken] = False
+        if matches[row].any():
+            taken = int(np.argmax(np.where(matches[row], iou[row], -1)))
+            matches[:, taken] = False
             pairs += 1
     return pairs, int(a.sum()), int(b.sum())
 
 
 @dataclass
 class Agreement:
-    """Agreement of two networks, pooled over the frames that were added.
+    """Agreement of two networks, pooled over the added frames.
 
     Attributes:
-        frames: frames compared.
-        pixels, equal: pixels, and those with the same class.
+        frames: number of frames.
+        pixels, equal: all pixels, and those with the same class.
         matched, reference, candidate: pairs of instances, and instances of either network.
         unsettled: NMS keep flags that one more pass would have changed.
     """
@@ -108,7 +108,7 @@ class Agreement:
     def add(
         self,
         semantic: tuple[NDArray[np.uint8], NDArray[np.uint8]],
-        instances: tuple[Detected, Detected],
+        instances: tuple[Detections, Detections],
     ) -> None:
         """Count one frame: class maps [h, w] and detections, each of (reference, candidate)."""
         if semantic[0].shape != semantic[1].shape:
@@ -125,33 +125,35 @@ class Agreement:
 
     @property
     def label_agreement(self) -> float:
-        """Share of pixels with the same class."""
+        """Fraction of pixels with the same class."""
         return self.equal / self.pixels if self.pixels else 0.0
 
     @property
     def instance_f1(self) -> float:
-        """2 * pairs / (instances of both networks); 1 where neither has any."""
+        """2 * pairs / (instances of both networks); 1 if there are no instances."""
         total = self.reference + self.candidate
         return 2 * self.matched / total if total else 1.0
 
     def failures(self, gate: Gate) -> list[str]:
-        """One sentence per gate that is not held."""
-        found = []
+        """One message for each gate that failed."""
+        failures = []
         if not self.frames or self.label_agreement < gate.labels:
-            found.append(f"labels equal on {self.label_agreement:.4%} of the pixels, gate {gate.labels:.2%}")
+            failures.append(
+                f"labels equal on {self.label_agreement:.4%} of the pixels, gate {gate.labels:.2%}"
+            )
         if gate.instances is not None and self.instance_f1 < gate.instances:
-            found.append(f"instance F1 {self.instance_f1:.4f}, gate {gate.instances}")
+            failures.append(f"instance F1 {self.instance_f1:.4f}, gate {gate.instances}")
         if self.unsettled:
-            found.append(f"one more pass of NMS changes {self.unsettled} keep flags, gate 0")
+            failures.append(f"one more pass of NMS changes {self.unsettled} keep flags, gate 0")
         if self.miou:
             drop = 100 * (self.miou["reference"] - self.miou["candidate"])
             if drop > gate.miou_drop:
-                found.append(f"mIoU drops by {drop:.2f} points, gate {gate.miou_drop}")
-        return found
+                failures.append(f"mIoU drops by {drop:.2f} points, gate {gate.miou_drop}")
+        return failures
 
-    def to_dict(self, gate: Gate) -> dict[str, Any]:
-        """Plain data for the manifest."""
-        data: dict[str, Any] = {
+    def to_dict(self, gate: Gate) -> dict[str, object]:
+        """Data for the manifest."""
+        data: dict[str, object] = {
             "frames": self.frames,
             "label_agreement": round(self.label_agreement, 8),
             "instance_f1": round(self.instance_f1, 6),
@@ -172,11 +174,11 @@ class Agreement:
         return data
 
 
-def enforce(agreement: Agreement, precision: str) -> None:
-    """Raise if a gate of the precision fails.
+def enforce(agreement: Agreement, precision: Precision) -> None:
+    """Check the gates of a precision.
 
     Raises:
-        VerificationError: names every gate that failed, with both values.
+        VerificationError: a gate failed; the message has all failed gates with both values.
     """
     failures = agreement.failures(GATES[precision])
     if not failures:
@@ -186,7 +188,7 @@ def enforce(agreement: Agreement, precision: str) -> None:
     else:
         fix = "report this with the weights"
     raise VerificationError(
-        f"the exported network does not do what the trained one does ({agreement.frames} frames)",
+        f"the exported network's results differ from the trained one's ({agreement.frames} frames)",
         expected=f"the {precision} gates",
         got="; ".join(failures),
         fix=f"{fix}; no file was written",

@@ -1,4 +1,4 @@
-"""Exported networks on disk: the file, its manifest, and what the header of an engine says."""
+"""Exported networks on disk: the file, its manifest, and the header of an engine."""
 
 from imp_trt._lazy import attach_stub
 

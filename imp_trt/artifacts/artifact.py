@@ -1,4 +1,4 @@
-"""An artifact: one file with a network, and the manifest beside it; read as a pair, written as a pair."""
+"""An artifact: a file with a network and the manifest next to it, read and written as a pair."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from imp_trt.artifacts.manifest import (
     MAX_MANIFEST_BYTES,
     EngineInfo,
     InputContract,
+    Kind,
     Manifest,
     TensorSpec,
     output_specs,
@@ -39,7 +40,7 @@ __all__ = [
     "write_artifact",
 ]
 
-SUFFIXES = {"onnx": ".onnx", "engine": ".engine"}
+SUFFIXES: dict[Kind, str] = {"onnx": ".onnx", "engine": ".engine"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Artifact:
 
     Attributes:
         path: where it was read from.
-        payload: its bytes; exactly those that the hash in the manifest was checked against.
+        payload: its bytes, whose hash was compared with the manifest's.
         manifest: its manifest.
     """
 
@@ -67,21 +68,21 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """The manifest of an artifact file, without reading the file itself.
 
     Raises:
-        ArtifactError: the manifest is missing, unreadable, malformed or of another schema.
+        ArtifactError: the manifest is missing, unreadable, malformed or has another schema.
     """
-    where = manifest_path(path)
-    manifest = parse_manifest(_read(where, "manifest", MAX_MANIFEST_BYTES + 1), where)
+    source = manifest_path(path)
+    manifest = parse_manifest(_read(source, "manifest", MAX_MANIFEST_BYTES + 1), source)
     suffix = SUFFIXES.get(manifest.kind)
     if suffix != Path(path).suffix:
         raise ArtifactError(
-            f"manifest {where}: field 'kind'",
+            f"manifest {source}: field 'kind'",
             expected=f"the kind of a {Path(path).suffix or 'suffixless'} file",
             got=manifest.kind,
             fix=EXPORT_AGAIN,
         )
     if not manifest.sha256:
         raise ArtifactError(
-            f"manifest {where}: field 'sha256'", expected="64 digits", got="''", fix=EXPORT_AGAIN
+            f"manifest {source}: field 'sha256'", expected="64 digits", got="''", fix=EXPORT_AGAIN
         )
     return manifest
 
@@ -89,14 +90,14 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 def read_artifact(path: str | os.PathLike[str]) -> Artifact:
     """The file and its manifest, checked against each other.
 
-    The file is read once and the hash is taken over that buffer, which is the one to use: nobody can
-    change the file between the check and the use.
+    The file is read once, and the hash is computed over the returned bytes: the file cannot change between
+    check and use.
 
     Raises:
         ArtifactError: either file is missing or unreadable, or they do not belong together.
     """
     path = Path(path)
-    _regular(path, "artifact")
+    _check_regular(path, "artifact")
     manifest = read_manifest(path)
     payload = _read(path, "artifact")
     digest = hashlib.sha256(payload).hexdigest()
@@ -113,15 +114,15 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
 def write_artifact(path: str | os.PathLike[str], payload: bytes, manifest: Manifest) -> Path:
     """Write the file and its manifest so that either both appear or neither does.
 
-    Missing folders are made. An artifact that was there before stays until both new files are
-    complete, and comes back if the exchange is interrupted. ``sha256`` and ``created`` of the manifest
-    are filled in here.
+    Missing folders are created. An existing artifact stays until both new files are complete, and is
+    restored if replacing it is interrupted. ``sha256`` and ``created`` of the manifest are set here.
 
     Returns:
         path, as a Path.
 
     Raises:
-        InvalidInput: the manifest's kind does not fit the suffix, or it holds what JSON cannot.
+        InvalidInput: the manifest's kind does not match the suffix, or it has values that JSON does not
+            support.
         OutputError: the folder is not writable or full.
     """
     path = Path(path)
@@ -141,44 +142,44 @@ def write_artifact(path: str | os.PathLike[str], payload: bytes, manifest: Manif
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.parent) as folder, temporary_beside(path) as new_payload:
             write_and_sync(new_payload, payload)
-            where = manifest_path(path)
-            with temporary_beside(where) as new_manifest:
+            target = manifest_path(path)
+            with temporary_beside(target) as new_manifest:
                 write_and_sync(new_manifest, text.encode())
-                _exchange(path, new_payload, where, new_manifest)
+                _replace(path, new_payload, target, new_manifest)
             os.fsync(folder)
     except OSError as error:
         raise OutputError(
             f"artifact {path} cannot be written",
             got=error.strerror or error,
-            fix="choose another path with -o, or make room",
+            fix="choose another path with -o, or free disk space",
         ) from error
     return path
 
 
-def _exchange(path: Path, new_payload: Path, where: Path, new_manifest: Path) -> None:
-    """Put both files in place; whatever goes wrong in between, the earlier state comes back.
+def _replace(path: Path, new_payload: Path, manifest: Path, new_manifest: Path) -> None:
+    """Move both files to their paths; on any error in between, the earlier state is restored.
 
-    The rename of the manifest completes the exchange: what is raised after it undoes nothing.
+    The rename of the manifest completes the operation: an exception after it undoes nothing.
     """
     with temporary_beside(path) as earlier:
-        had_one = path.exists()
-        if had_one:
-            _second_name(path, earlier)
+        existed = path.exists()
+        if existed:
+            _link_or_copy(path, earlier)
         try:
             os.replace(new_payload, path)
-            os.replace(new_manifest, where)
+            os.replace(new_manifest, manifest)
         except BaseException:
-            # A signal can arrive when the last rename is done but has not returned; then the new
-            # manifest is in place, and the earlier file would not fit it.
+            # A signal can arrive after the last rename and before it returns; then the new manifest is in
+            # place, and the earlier file would not match it.
             if new_manifest.exists():
-                if had_one:
+                if existed:
                     os.replace(earlier, path)
                 else:
                     path.unlink(missing_ok=True)
             raise
 
 
-def _second_name(path: Path, other: Path) -> None:
+def _link_or_copy(path: Path, other: Path) -> None:
     try:
         os.link(path, other)
     except OSError:  # a file system without hard links
@@ -187,11 +188,11 @@ def _second_name(path: Path, other: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[int]:
-    """Exclusive lock on a folder, so that two writers of one path leave one whole winner."""
+    """Exclusive lock on a folder, so that of two writers of one path one wins completely."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        # Some network file systems have no locks; there the last writer wins, and a mixed pair is
-        # refused on reading because the hash does not match.
+        # Some network file systems have no locks. There the last writer wins, and a mixed pair is rejected
+        # when it is read, because the hash does not match.
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor
@@ -199,26 +200,26 @@ def _locked(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _regular(path: Path, what: str) -> None:
+def _check_regular(path: Path, what: str) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
         raise ArtifactError(
-            f"{what} {path}", expected="a file", got="nothing at this path", fix=_mend(what)
+            f"{what} {path}", expected="a file", got="nothing at this path", fix=_fix(what)
         ) from error
     except (OSError, ValueError) as error:
         raise ArtifactError(
-            f"{what} {path}", expected="a readable file", got=error, fix=_mend(what)
+            f"{what} {path}", expected="a readable file", got=error, fix=_fix(what)
         ) from error
-    # A FIFO would block for ever, and a folder has no bytes.
+    # Reading a FIFO could block forever, and a folder has no content.
     if not stat.S_ISREG(mode):
         raise ArtifactError(
-            f"{what} {path}", expected="a regular file", got="another kind of file", fix=_mend(what)
+            f"{what} {path}", expected="a regular file", got="another type of file", fix=_fix(what)
         )
 
 
 def _read(path: Path, what: str, limit: int = -1) -> bytes:
-    _regular(path, what)
+    _check_regular(path, what)
     try:
         with path.open("rb") as file:
             return file.read(limit)
@@ -228,7 +229,7 @@ def _read(path: Path, what: str, limit: int = -1) -> bytes:
         ) from error
 
 
-def _mend(what: str) -> str:
+def _fix(what: str) -> str:
     if what == "manifest":
-        return f"the manifest lies beside the artifact; copy it there, or {EXPORT_AGAIN}"
+        return f"the manifest belongs next to the artifact; copy it there, or {EXPORT_AGAIN}"
     return f"check the path, or {EXPORT_AGAIN}"

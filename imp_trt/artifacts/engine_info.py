@@ -5,14 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Literal
 
 from imp_trt.artifacts import fields as check
 from imp_trt.errors import InvalidInput
 
-ENGINE_BACKENDS = ("tensorrt", "tensorrt-rtx")
-OPERATOR_FORMS = ("plugin", "function")
-HARDWARE_COMPATIBILITY = ("none", "ampere_plus", "same_compute_capability")
+EngineBackendName = Literal["tensorrt", "tensorrt-rtx"]
+OperatorForm = Literal["plugin", "function"]
+HardwareCompatibility = Literal["none", "ampere_plus", "same_compute_capability"]
+
+ENGINE_BACKENDS: tuple[EngineBackendName, ...] = ("tensorrt", "tensorrt-rtx")
+OPERATOR_FORMS: tuple[OperatorForm, ...] = ("plugin", "function")
+HARDWARE_COMPATIBILITY: tuple[HardwareCompatibility, ...] = (
+    "none",
+    "ampere_plus",
+    "same_compute_capability",
+)
 
 _VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6}){1,3}")
 _CAPABILITY = re.compile(r"[0-9]{1,2}\.[0-9]")
@@ -24,7 +32,7 @@ class EngineInfo:
     """What built an engine, and the GPUs and libraries that can load it.
 
     Attributes:
-        backend: "tensorrt" or "tensorrt-rtx".
+        backend: library of the engine.
         version: of the library that built it, e.g. "10.3.0.26".
         compute_capabilities: of the GPUs it was built for, e.g. ``("8.7",)``; one for TensorRT, at least
             one for TensorRT-RTX.
@@ -32,22 +40,22 @@ class EngineInfo:
         onnx_sha256: hash of the ONNX file that the builder parsed.
         operators: custom operator -> "plugin" if the engine calls the plugin, "function" if its body of
             standard operators was compiled in.
-        hardware_compatibility: "none", "ampere_plus" or "same_compute_capability".
-        version_compatible: whether it carries a runtime for later TensorRT versions; imp_trt loads no such
-            engine.
+        hardware_compatibility: level of hardware compatibility, as TensorRT names it.
+        version_compatible: whether it contains a runtime for later TensorRT versions; imp_trt does not load
+            such an engine.
         layer_precisions: type as the engine inspector names it -> number of layers.
 
     Raises:
         InvalidInput: a value has the wrong type or is out of its range.
     """
 
-    backend: str
+    backend: EngineBackendName
     version: str
     compute_capabilities: tuple[str, ...]
     platform: str
     onnx_sha256: str
-    operators: Mapping[str, str] = field(default_factory=dict)
-    hardware_compatibility: str = "none"
+    operators: Mapping[str, OperatorForm] = field(default_factory=dict)
+    hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: bool = False
     layer_precisions: Mapping[str, int] = field(default_factory=dict)
 
@@ -73,16 +81,16 @@ class EngineInfo:
             check.integer(f"engine.layer_precisions.{name[:80]}", count, 0, 1 << 31)
 
     def _check_capabilities(self) -> None:
-        found, name = self.compute_capabilities, "engine.compute_capabilities"
-        if not isinstance(found, tuple) or not found or len(set(map(str, found))) != len(found):
+        values, name = self.compute_capabilities, "engine.compute_capabilities"
+        if not isinstance(values, tuple) or not values or len(set(map(str, values))) != len(values):
             raise InvalidInput(
-                f"manifest field '{name}'", expected="at least one, each once", got=check.short(found)
+                f"manifest field '{name}'", expected="at least one, each once", got=check.short(values)
             )
-        for item in found:
+        for item in values:
             check.matches(name, item, _CAPABILITY, 'a compute capability such as "8.7"')
-        if self.backend == "tensorrt" and len(found) != 1:
+        if self.backend == "tensorrt" and len(values) != 1:
             raise InvalidInput(
-                f"manifest field '{name}'", expected="one for TensorRT", got=check.short(found)
+                f"manifest field '{name}'", expected="one for TensorRT", got=check.short(values)
             )
 
     @property
@@ -91,17 +99,16 @@ class EngineInfo:
         return tuple(name for name, form in self.operators.items() if form == "plugin")
 
 
-def parse_engine_info(raw: Any) -> EngineInfo:
+def parse_engine_info(raw: object) -> EngineInfo:
     """EngineInfo from JSON data.
 
     Raises:
         FieldError, InvalidInput: a field is missing, unknown or malformed.
     """
-    check.mapping("engine", raw)
+    data = check.mapping("engine", raw)
     names = {f.name for f in fields(EngineInfo)}
-    check.keys("engine.", raw, names, names)
-    capabilities = raw["compute_capabilities"]
-    if not check.is_list(capabilities, str):
+    check.keys("engine.", data, names, names)
+    capabilities = data["compute_capabilities"]
+    if not isinstance(capabilities, list) or not check.is_list(capabilities, str):
         raise check.FieldError("engine.compute_capabilities", "a list of strings", check.short(capabilities))
-    values: dict[str, Any] = {**raw, "compute_capabilities": tuple(capabilities)}
-    return EngineInfo(**values)
+    return check.build(EngineInfo, {**data, "compute_capabilities": tuple(capabilities)})

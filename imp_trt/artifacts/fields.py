@@ -1,26 +1,28 @@
-"""Checks of the manifest's fields, shared by its parts; every message names the field."""
+"""Checks of a manifest's fields; every error names the field."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from imp_trt.errors import InvalidInput
+
+_T = TypeVar("_T")
 
 EXPORT_AGAIN = "export again with imp-export"
 
 
 class FieldError(ValueError):
-    """A field of a manifest's text is missing, unknown or malformed."""
+    """A field in the text of a manifest is missing, unknown or malformed."""
 
     def __init__(self, name: str, expected: str, got: str) -> None:
         super().__init__(name)
         self.name, self.expected, self.got = name, expected, got
 
 
-def keys(prefix: str, raw: Mapping[str, Any], required: set[str], known: set[str]) -> None:
-    """The object has every required field and no unknown one."""
+def keys(prefix: str, raw: Mapping[str, object], required: set[str], known: set[str]) -> None:
+    """FieldError unless the object has every required field and no unknown one."""
     for name in sorted(required - set(raw)):
         raise FieldError(prefix + name, "a value", "nothing: the field is missing")
     for name in sorted(set(raw) - known):
@@ -28,8 +30,8 @@ def keys(prefix: str, raw: Mapping[str, Any], required: set[str], known: set[str
 
 
 def is_list(value: object, item: type) -> bool:
-    """Whether value is a list of exactly this type."""
-    # bool is an int to isinstance; true is no class index.
+    """Whether value is a list of items of exactly this type."""
+    # Not isinstance: a bool is an int, and true is not a class index.
     return isinstance(value, list) and all(type(v) is item for v in value)
 
 
@@ -40,14 +42,14 @@ def short(value: object) -> str:
 
 
 def integer(name: str, value: object, low: int, high: int) -> None:
-    """value is an int in low..high."""
+    """InvalidInput unless value is an int in low..high."""
     if type(value) is not int or not low <= value <= high:
-        wanted = str(low) if low == high else f"an integer {low} to {high}"
-        raise InvalidInput(f"manifest field '{name}'", expected=wanted, got=short(value))
+        expected = str(low) if low == high else f"an integer {low} to {high}"
+        raise InvalidInput(f"manifest field '{name}'", expected=expected, got=short(value))
 
 
 def choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """value is one of allowed."""
+    """InvalidInput unless value is one of allowed."""
     if value not in allowed:
         raise InvalidInput(
             f"manifest field '{name}'", expected=f"one of {', '.join(allowed)}", got=short(value)
@@ -55,25 +57,32 @@ def choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def text(name: str, value: object) -> None:
-    """value is a non-empty string."""
+    """InvalidInput unless value is a non-empty string."""
     if not isinstance(value, str) or not value:
         raise InvalidInput(f"manifest field '{name}'", expected="a non-empty string", got=short(value))
 
 
-def matches(name: str, value: object, pattern: re.Pattern[str], wanted: str) -> None:
-    """value is a string that the whole pattern matches."""
+def matches(name: str, value: object, pattern: re.Pattern[str], expected: str) -> None:
+    """InvalidInput unless value is a string that the whole pattern matches."""
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise InvalidInput(f"manifest field '{name}'", expected=wanted, got=short(value))
+        raise InvalidInput(f"manifest field '{name}'", expected=expected, got=short(value))
 
 
 def digest(name: str, value: object) -> None:
-    """value is a SHA-256 in lower-case hexadecimal digits, or empty."""
+    """InvalidInput unless value is a SHA-256 in lowercase hexadecimal digits, or empty."""
     # Empty until write_artifact fills it in.
     if not isinstance(value, str) or (value and (len(value) != 64 or set(value) - set("0123456789abcdef"))):
         raise InvalidInput(f"manifest field '{name}'", expected="64 hexadecimal digits", got=short(value))
 
 
-def mapping(name: str, value: object) -> None:
-    """value is a mapping whose keys are strings."""
+def mapping(name: str, value: object) -> Mapping[str, object]:
+    """value itself; InvalidInput unless it is a mapping whose keys are strings."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise InvalidInput(f"manifest field '{name}'", expected="an object", got=short(value))
+    return value
+
+
+def build(kind: type[_T], values: Mapping[str, object]) -> _T:
+    """An object of a dataclass whose ``__post_init__`` checks the types of its fields."""
+    unchecked: dict[str, Any] = dict(values)
+    return kind(**unchecked)

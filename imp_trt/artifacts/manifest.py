@@ -1,7 +1,7 @@
-"""The manifest that travels beside every artifact: what is in the file and how to feed it.
+"""The manifest next to every artifact: what the file contains and which input it takes.
 
 The text is untrusted input. Parsing is strict: every field has a type and a range, unknown and
-duplicate fields are refused, and each error names the field.
+duplicate fields are rejected, and each error names the field.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from imp_trt.artifacts import fields as check
 from imp_trt.artifacts.engine_info import EngineInfo, parse_engine_info
 from imp_trt.artifacts.fields import EXPORT_AGAIN
 from imp_trt.classes import ClassTable
 from imp_trt.errors import ArtifactError, InvalidInput
-from imp_trt.ops.mask_projection.options import SAMPLING_RULES
+from imp_trt.ops.mask_projection.options import SAMPLING_RULES, Sampling
 
 __all__ = [
     "EXPORT_AGAIN",
@@ -32,6 +32,7 @@ __all__ = [
     "EngineInfo",
     "InputContract",
     "Manifest",
+    "Precision",
     "TensorSpec",
     "output_specs",
     "parse_manifest",
@@ -39,15 +40,20 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 1 << 20
-KINDS = ("onnx", "engine", "checkpoint")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
-QUANTIZED = ("int8", "fp8")
+
+Kind = Literal["onnx", "engine", "checkpoint"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+FitRule = Literal["letterbox", "resize"]
+
+KINDS: tuple[Kind, ...] = ("onnx", "engine", "checkpoint")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
+QUANTIZED: tuple[Precision, ...] = ("int8", "fp8")
 """Precisions that need calibration frames."""
-FITS = ("letterbox", "resize")
+FITS: tuple[FitRule, ...] = ("letterbox", "resize")
 IMP_OP = "InstanceMaskProjection"
 
 _MAX_SIDE = 1 << 16
-# It becomes part of commands that messages tell the user to run.
+# It becomes part of commands in error messages.
 _TARGET = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -65,12 +71,12 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class InputContract:
-    """What the graph takes, and how a frame of another size is brought to it.
+    """The input of the graph, and how a frame of another size is resized to it.
 
     Attributes:
         height, width: the graph's frame size in pixels.
         batch: frames per call, fixed when the file was made.
-        color, dtype, layout: always BGR uint8 ``[B, H, W, 3]``; stored so that other readers know.
+        color, dtype, layout: always BGR uint8 ``[B, H, W, 3]``; stored for other programs.
         fit: "letterbox" keeps the aspect ratio, image top-left, padded right and below;
             "resize" stretches.
         pad_value: gray level 0-255 of the letterbox padding.
@@ -85,7 +91,7 @@ class InputContract:
     color: str = "bgr"
     dtype: str = "uint8"
     layout: str = "BHWC"
-    fit: str = "letterbox"
+    fit: FitRule = "letterbox"
     pad_value: int = 114
 
     def __post_init__(self) -> None:
@@ -100,7 +106,7 @@ class InputContract:
 
     @property
     def spec(self) -> TensorSpec:
-        """The graph's one input."""
+        """The graph's only input."""
         return TensorSpec("frame", self.dtype, (self.batch, self.height, self.width, 3))
 
 
@@ -128,38 +134,38 @@ class Manifest:
         detections: N, rows of boxes, scores, labels and masks; 0 for a model without a detector.
         mask_size: P, side of an instance mask.
         precision: fp32, fp16, bf16, int8 or fp8.
-        target: the backend or device profile the file was made for.
+        target: the backend or device profile the file was exported for.
         ops: custom operators in the file, e.g.
             ``{"InstanceMaskProjection": {"version": "1", "sampling": "bilinear"}}``.
         weights_sha256: hash of the checkpoint's bytes.
         opset: ONNX opset; None where there is no ONNX graph.
-        producer: package name -> version of what wrote the file.
-        verification, benchmark: figures, as plain JSON data.
-        terms: license terms of the weights that their user must know, or None.
-        engine: what built the engine and where it runs; for kind "engine", and only there.
+        producer: package name -> version of the packages that wrote the file.
+        verification, benchmark: measurements, as JSON data.
+        terms: license terms of the weights, shown to users, or None.
+        engine: what built the engine and where it runs; only for kind "engine".
         created: UTC time of writing, ISO 8601; write_artifact fills it in.
         sha256: hash of the artifact's bytes; write_artifact fills it in.
         schema_version: version of this layout.
-        outputs: the six output tensors; empty means "derive them", anything else must equal
+        outputs: the six output tensors; empty: they are computed; else they must equal
             :func:`output_specs`.
 
     Raises:
         InvalidInput: a field has the wrong type or is out of its range.
     """
 
-    kind: str
+    kind: Kind
     classes: ClassTable
     input: InputContract
     detections: int
     mask_size: int
-    precision: str
+    precision: Precision
     target: str
-    ops: Mapping[str, Mapping[str, Any]]
+    ops: Mapping[str, Mapping[str, object]]
     weights_sha256: str
     opset: int | None = None
     producer: Mapping[str, str] = field(default_factory=dict)
-    verification: Mapping[str, Any] = field(default_factory=dict)
-    benchmark: Mapping[str, Any] = field(default_factory=dict)
+    verification: Mapping[str, object] = field(default_factory=dict)
+    benchmark: Mapping[str, object] = field(default_factory=dict)
     terms: str | None = None
     engine: EngineInfo | None = None
     created: str = ""
@@ -189,40 +195,44 @@ class Manifest:
         if not isinstance(self.created, str):
             raise InvalidInput("manifest field 'created'", expected="a string", got=repr(self.created))
         self._check_engine()
-        check.choice(f"ops.{IMP_OP}.sampling", self.sampling, SAMPLING_RULES)
-        wanted = output_specs(self.input, self.detections, self.mask_size)
+        rule = self.ops.get(IMP_OP, {}).get("sampling", "bilinear")
+        check.choice(f"ops.{IMP_OP}.sampling", rule, SAMPLING_RULES)
+        self._check_outputs()
+
+    def _check_outputs(self) -> None:
+        expected = output_specs(self.input, self.detections, self.mask_size)
         if not self.outputs:
-            object.__setattr__(self, "outputs", wanted)
-        for spec, other in zip(self.outputs, wanted, strict=False):
+            object.__setattr__(self, "outputs", expected)
+        for spec, other in zip(self.outputs, expected, strict=False):
             if spec != other:
                 raise InvalidInput(f"manifest field 'outputs.{spec.name}'", expected=other, got=spec)
-        if len(self.outputs) != len(wanted):
-            raise InvalidInput("manifest field 'outputs'", expected=len(wanted), got=len(self.outputs))
+        if len(self.outputs) != len(expected):
+            raise InvalidInput("manifest field 'outputs'", expected=len(expected), got=len(self.outputs))
 
     def _check_engine(self) -> None:
-        wanted = self.kind == "engine"
-        if isinstance(self.engine, EngineInfo) if wanted else self.engine is None:
+        required = self.kind == "engine"
+        if isinstance(self.engine, EngineInfo) if required else self.engine is None:
             return
         raise InvalidInput(
             "manifest field 'engine'",
-            expected="an object" if wanted else f"nothing for kind {self.kind!r}",
+            expected="an object" if required else f"nothing for kind {self.kind!r}",
             got=check.short(self.engine),
         )
 
     @property
-    def sampling(self) -> str:
-        """The IMP sampling rule of the file; also the rule by which masks are pasted."""
+    def sampling(self) -> Sampling:
+        """The IMP sampling rule of the file, which is also used to paste masks."""
         rule = self.ops.get(IMP_OP, {}).get("sampling", "bilinear")
-        return rule if isinstance(rule, str) else repr(rule)
+        return next(known for known in SAMPLING_RULES if known == rule)  # __post_init__ has checked it
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data, in the order of the fields."""
-        data = asdict(self)
+    def to_dict(self) -> dict[str, object]:
+        """JSON data, in the order of the fields."""
+        data: dict[str, object] = asdict(self)
         data["classes"] = self.classes.to_dict()
         return data
 
     def to_json(self) -> str:
-        """Text of the manifest file; raises InvalidInput for values that JSON cannot hold."""
+        """Text of the manifest file; raises InvalidInput for values that JSON does not support."""
         try:
             return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
         except (TypeError, ValueError) as error:
@@ -232,10 +242,10 @@ class Manifest:
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:
-    """Manifest from the bytes of its file; path is only used in messages.
+    """Manifest from the bytes of its file; path is used in errors only.
 
     Raises:
-        ArtifactError: not JSON, too big, a duplicate, missing, unknown or malformed field, or
+        ArtifactError: not JSON, too large, a duplicate, missing, unknown or malformed field, or
             another schema version.
     """
     if len(data) > MAX_MANIFEST_BYTES:
@@ -243,7 +253,7 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
     try:
         raw = json.loads(
             data.decode("utf-8"),
-            object_pairs_hook=_unique,
+            object_pairs_hook=_unique_keys,
             parse_constant=_finite,
             parse_float=_finite,
         )
@@ -268,7 +278,7 @@ def _bad(path: Path, name: str, expected: object, got: object) -> ArtifactError:
     return ArtifactError(f"manifest {path}: field '{name}'", expected=expected, got=got, fix=EXPORT_AGAIN)
 
 
-def _check_schema(raw: Mapping[str, Any], path: Path) -> None:
+def _check_schema(raw: Mapping[str, object], path: Path) -> None:
     version = raw.get("schema_version")
     if type(version) is not int:
         raise _bad(path, "schema_version", SCHEMA_VERSION, check.short(version))
@@ -282,57 +292,58 @@ def _check_schema(raw: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _build(raw: Mapping[str, Any]) -> Manifest:
+def _build(raw: Mapping[str, object]) -> Manifest:
     known = {f.name for f in fields(Manifest)}
     check.keys("", raw, known, known)
     data = dict(raw)
     data["classes"] = _classes(raw["classes"])
-    check.mapping("input", raw["input"])
-    contract = {f.name for f in fields(InputContract)}
-    check.keys("input.", raw["input"], contract, contract)
-    data["input"] = InputContract(**raw["input"])
+    contract = check.mapping("input", raw["input"])
+    names = {f.name for f in fields(InputContract)}
+    check.keys("input.", contract, names, names)
+    data["input"] = check.build(InputContract, contract)
     outputs = raw["outputs"]
-    # An empty list would ask Manifest to derive the outputs; in a file they must be spelled out.
+    # With an empty list Manifest would compute the outputs; a file must list them.
     if not isinstance(outputs, list) or not outputs:
         raise check.FieldError("outputs", "a list of tensors", check.short(outputs))
     data["outputs"] = tuple(_spec(f"outputs[{i}]", item) for i, item in enumerate(outputs))
     if raw["engine"] is not None:
         data["engine"] = parse_engine_info(raw["engine"])
-    return Manifest(**data)
+    return check.build(Manifest, data)
 
 
-def _classes(raw: Any) -> ClassTable:
-    check.mapping("classes", raw)
+def _classes(raw: object) -> ClassTable:
+    data = check.mapping("classes", raw)
     keys = {"names", "things", "palette"}
-    check.keys("classes.", raw, keys, keys)
-    # ClassTable.from_dict converts ("3" -> 3); a file that needs converting is malformed.
-    if not check.is_list(raw["names"], str):
-        raise check.FieldError("classes.names", "a list of strings", check.short(raw["names"]))
-    if not check.is_list(raw["things"], int):
-        raise check.FieldError("classes.things", "a list of integers", check.short(raw["things"]))
-    palette = raw["palette"]
+    check.keys("classes.", data, keys, keys)
+    # ClassTable.from_dict converts values ("3" -> 3); in a file they must have the right type.
+    if not check.is_list(data["names"], str):
+        raise check.FieldError("classes.names", "a list of strings", check.short(data["names"]))
+    if not check.is_list(data["things"], int):
+        raise check.FieldError("classes.things", "a list of integers", check.short(data["things"]))
+    palette = data["palette"]
     if not isinstance(palette, list) or not all(check.is_list(rgb, int) and len(rgb) == 3 for rgb in palette):
         raise check.FieldError("classes.palette", "a list of [r, g, b]", check.short(palette))
     try:
-        return ClassTable.from_dict(raw)
+        return ClassTable.from_dict(data)
     except InvalidInput as error:
         raise check.FieldError(
             f"classes: {error.what}", str(error.expected), check.short(error.got)
         ) from error
 
 
-def _spec(name: str, raw: Any) -> TensorSpec:
-    check.mapping(name, raw)
+def _spec(name: str, raw: object) -> TensorSpec:
+    data = check.mapping(name, raw)
     keys = {"name", "dtype", "shape"}
-    check.keys(f"{name}.", raw, keys, keys)
-    if not check.is_list(raw["shape"], int):
-        raise check.FieldError(f"{name}.shape", "a list of integers", check.short(raw["shape"]))
-    return TensorSpec(str(raw["name"]), str(raw["dtype"]), tuple(raw["shape"]))
+    check.keys(f"{name}.", data, keys, keys)
+    shape = data["shape"]
+    if not isinstance(shape, list) or not check.is_list(shape, int):
+        raise check.FieldError(f"{name}.shape", "a list of integers", check.short(shape))
+    return TensorSpec(str(data["name"]), str(data["dtype"]), tuple(shape))
 
 
-def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    # json keeps the last of two equal keys; two readers of one file could then disagree.
-    result: dict[str, Any] = {}
+def _unique_keys(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
+    # json keeps the last of two equal keys; another reader of the file may keep the first.
+    result: dict[str, object] = {}
     for key, value in pairs:
         if key in result:
             raise check.FieldError(key[:80], "each field once", "the field twice")

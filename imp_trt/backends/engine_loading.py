@@ -1,15 +1,15 @@
-"""From a plan to an engine: TensorRT's messages, deserialization, and what the engine says of itself."""
+"""Deserialization of an engine, TensorRT's log messages, and the check of the engine's tensors."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
 from functools import cache
-from typing import Any
 
 from imp_trt.artifacts.artifact import Artifact
 from imp_trt.artifacts.manifest import EXPORT_AGAIN, TensorSpec
 from imp_trt.errors import ArtifactError, DeviceError, EngineIncompatible
+from imp_trt.plugins.tensorrt_types import ICudaEngine, Member, TensorRT
 
 _log = logging.getLogger(__name__)
 
@@ -17,43 +17,43 @@ _LEVELS = {
     "INTERNAL_ERROR": logging.ERROR,
     "ERROR": logging.ERROR,
     "WARNING": logging.WARNING,
-    "INFO": logging.DEBUG,  # TensorRT is talkative
+    "INFO": logging.DEBUG,  # TensorRT logs much at this level
     "VERBOSE": logging.DEBUG,
 }
 _DTYPES = {"UINT8": "uint8", "FLOAT": "float32", "INT32": "int32"}
-_KEPT = 3  # messages quoted in an error
+_MAX_QUOTED = 3  # messages in an error
 
 
-class Messages:
-    """TensorRT's log, sent to logging; the last errors are kept, because the API itself only says no.
+class MessageLog:
+    """Forwards TensorRT's log to logging and keeps the last errors: the API itself reports only failure.
 
     Attributes:
-        logger: the ILogger to hand to TensorRT.
+        logger: the ILogger to pass to TensorRT.
     """
 
-    def __init__(self, trt: Any) -> None:
-        self._errors: deque[str] = deque(maxlen=_KEPT)
+    def __init__(self, trt: TensorRT) -> None:
+        self._errors: deque[str] = deque(maxlen=_MAX_QUOTED)
         self.logger = _logger(trt, self._errors)
 
-    def taken(self) -> str:
-        """The last errors in one line; they are not given twice."""
+    def pop_errors(self) -> str:
+        """The last errors in one line; clears them."""
         text = " | ".join(self._errors)
         self._errors.clear()
         return text or "no message"
 
 
 @cache
-def messages_of(trt: Any) -> Messages:
-    """One log per library and process: TensorRT keeps the first that it is given."""
-    return Messages(trt)
+def message_log(trt: TensorRT) -> MessageLog:
+    """One log per library and process: TensorRT keeps the first logger that it gets."""
+    return MessageLog(trt)
 
 
-def _logger(trt: Any, errors: deque[str]) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
+def _logger(trt: TensorRT, errors: deque[str]) -> object:
+    class Logger(trt.ILogger):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
-        def log(self, severity: Any, msg: str) -> None:
+        def log(self, severity: Member, msg: str) -> None:
             level = _LEVELS.get(severity.name, logging.DEBUG)
             text = " ".join(msg.split())[:500]
             if level >= logging.ERROR:
@@ -63,64 +63,67 @@ def _logger(trt: Any, errors: deque[str]) -> Any:
     return Logger()
 
 
-def deserialize(trt: Any, messages: Messages, artifact: Artifact, kept: list[Any]) -> Any:
-    """The engine of an artifact that preflight has let pass.
+def deserialize(trt: TensorRT, log: MessageLog, artifact: Artifact, kept: list[object]) -> ICudaEngine:
+    """The engine of an artifact that passed preflight.
 
     Args:
-        kept: runtime and engine are appended, in the order in which they must live.
+        trt: TensorRT's module.
+        log: of that module.
+        artifact: the engine and its manifest.
+        kept: runtime and engine are appended; they must be released in reverse order.
 
     Raises:
         DeviceError: TensorRT does not start.
         EngineIncompatible: TensorRT refuses the engine.
     """
     try:
-        runtime = trt.Runtime(messages.logger)
-    except (RuntimeError, TypeError) as error:  # what pybind makes of a null pointer
+        runtime = trt.Runtime(log.logger)
+    except (RuntimeError, TypeError) as error:  # raised by pybind11 for a null pointer
         raise DeviceError(
             f"{trt.__name__} does not start",
-            got=f"{error} ({messages.taken()})",
+            got=f"{error} ({log.pop_errors()})",
             fix="imp-doctor checks driver and GPU",
         ) from error
     kept.append(runtime)
-    # A plan that brings code of its own is not run.
+    # Code inside of an engine is not run.
     runtime.engine_host_code_allowed = False
     engine = runtime.deserialize_cuda_engine(artifact.payload)
     if engine is None:
         raise EngineIncompatible(
             f"{trt.__name__} {trt.__version__} refuses the engine {artifact.path}",
-            got=messages.taken(),
-            fix=f"{EXPORT_AGAIN} on this machine; imp-inspect tells what it was built for",
+            got=log.pop_errors(),
+            fix=f"{EXPORT_AGAIN} on this machine; imp-inspect shows what it was built for",
         )
     kept.append(engine)
     return engine
 
 
-def check_tensors(engine: Any, artifact: Artifact) -> None:
-    """The engine's inputs and outputs are those of the manifest, on the GPU, in plain order.
+def check_tensors(engine: ICudaEngine, artifact: Artifact) -> None:
+    """Check that the engine's inputs and outputs are those of the manifest, on the GPU, in linear format.
 
     Raises:
         ArtifactError: they are not.
     """
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    found = sorted(_described(engine, name) for name in names)
+    actual = sorted(_describe(engine, name) for name in names)
     manifest = artifact.manifest
-    wanted = sorted([_line("INPUT", manifest.input.spec), *(_line("OUTPUT", s) for s in manifest.outputs)])
-    if found != wanted:
+    expected = sorted([_line("INPUT", manifest.input.spec), *(_line("OUTPUT", s) for s in manifest.outputs)])
+    if actual != expected:
         raise ArtifactError(
             f"engine {artifact.path}: its tensors differ from the manifest",
-            expected=", ".join(wanted),
-            got=", ".join(found),
+            expected=", ".join(expected),
+            got=", ".join(actual),
             fix=EXPORT_AGAIN,
         )
 
 
-def _line(mode: str, spec: TensorSpec, place: str = "") -> str:
-    return f"{mode.lower()} {spec}{place}"
+def _line(mode: str, spec: TensorSpec, note: str = "") -> str:
+    return f"{mode.lower()} {spec}{note}"
 
 
-def _described(engine: Any, name: str) -> str:
+def _describe(engine: ICudaEngine, name: str) -> str:
     dtype = str(engine.get_tensor_dtype(name).name)
     spec = TensorSpec(name, _DTYPES.get(dtype, dtype), tuple(engine.get_tensor_shape(name)))
-    location, order = engine.get_tensor_location(name).name, engine.get_tensor_format(name).name
-    odd = [word for word in (location, order) if word not in ("DEVICE", "LINEAR")]
-    return _line(engine.get_tensor_mode(name).name, spec, f" ({', '.join(odd)})" if odd else "")
+    location, layout = engine.get_tensor_location(name).name, engine.get_tensor_format(name).name
+    unusual = [word for word in (location, layout) if word not in ("DEVICE", "LINEAR")]
+    return _line(engine.get_tensor_mode(name).name, spec, f" ({', '.join(unusual)})" if unusual else "")

@@ -1,4 +1,4 @@
-"""A result that has been asked for."""
+"""The future of Segmenter.submit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from imp_trt.backends.device_outputs import DeviceOutputs
 
 
-class Pending:
-    """What Segmenter.submit gives: a result that is there, or that a GPU is working on.
+class ResultFuture:
+    """A result that is ready, or that a GPU is working on. Segmenter.submit returns it.
 
-    It may be asked in any thread, any number of times, also after the segmenter was closed.
+    Its methods may be called in any thread, any number of times, also after the segmenter was closed.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Pending:
         self._timing = timing if timing is not None else {}
 
     def done(self) -> bool:
-        """Whether result() would return at once.
+        """Whether result() would return immediately.
 
         Raises:
             DeviceError: the GPU failed.
@@ -38,10 +38,10 @@ class Pending:
         """The result; waits until the network is done.
 
         Args:
-            timeout: seconds to wait; None waits for ever.
+            timeout: seconds to wait; None waits without limit.
 
         Raises:
-            TimeoutError: it was not done in time; it can be asked for again.
+            TimeoutError: it was not done in time; call again to wait longer.
             DeviceError: the GPU failed.
         """
         outputs = self._outputs
@@ -55,4 +55,4 @@ class Pending:
 
     def __repr__(self) -> str:
         h, w = self._result.size
-        return f"Pending({w}x{h})"
+        return f"ResultFuture({w}x{h})"

@@ -1,16 +1,33 @@
-"""ONNX Runtime on the CPU: the backend that runs anywhere."""
+"""ONNX Runtime on the CPU: the backend without hardware requirements."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.artifacts.artifact import read_artifact
 from imp_trt.artifacts.manifest import EXPORT_AGAIN, Manifest, TensorSpec
+from imp_trt.backends.decoding import HostOutputs
 from imp_trt.errors import ArtifactError, DependencyMissing, ImpTrtError, InvalidInput
+
+
+class _Node(Protocol):
+    name: str
+    type: str
+    shape: Sequence[int | str | None]
+
+
+class _Session(Protocol):
+    """onnxruntime.InferenceSession, which has no type information."""
+
+    def get_inputs(self) -> Sequence[_Node]: ...
+    def get_outputs(self) -> Sequence[_Node]: ...
+    def run(self, output_names: Sequence[str], input_feed: HostOutputs) -> Sequence[NDArray[np.generic]]: ...
+
 
 _ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)", "int32": "tensor(int32)"}
 
@@ -21,13 +38,13 @@ class OnnxRuntimeBackend:
     The same file, frames and thread count give bit-identical results.
 
     Args:
-        path: the .onnx file; its manifest lies beside it.
+        path: the .onnx file; its manifest is next to it.
         threads: threads of one network run; None takes one per physical core.
         device: None or "cpu".
 
     Raises:
         ArtifactError: the file is missing or damaged, does not match its manifest, or holds a graph
-            with other inputs or outputs than the manifest says.
+            whose inputs or outputs differ from the manifest's.
         DependencyMissing: onnxruntime is not installed.
         InvalidInput: another device.
     """
@@ -39,23 +56,23 @@ class OnnxRuntimeBackend:
     ) -> None:
         if device not in (None, "cpu"):
             raise InvalidInput("device of the ONNX Runtime backend", expected="cpu", got=device)
-        # Bad files are reported as such even where the runtime is absent.
+        # A bad file is reported as such even if the runtime is missing.
         artifact = read_artifact(path)
         self.manifest = artifact.manifest
         if self.manifest.precision == "bf16":
             raise ArtifactError(
                 f"artifact {path}",
-                expected="a precision that ONNX Runtime's CPU runs",
+                expected="a precision that ONNX Runtime supports on CPUs",
                 got="bf16, a file for TensorRT's parser",
-                fix="give it to trtexec, or imp-export --engine fp32 --target onnxruntime",
+                fix="pass it to trtexec, or imp-export --engine fp32 --target onnxruntime",
             )
-        self._session: Any = _session(artifact.payload, str(artifact.path), threads)
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        _check("inputs", inputs, (self.manifest.input.spec,), path)
-        _check("outputs", outputs, self.manifest.outputs, path)
+        session = _session(artifact.payload, str(artifact.path), threads)
+        _check("inputs", session.get_inputs(), (self.manifest.input.spec,), path)
+        _check("outputs", session.get_outputs(), self.manifest.outputs, path)
+        self._session: _Session | None = session
         self._names = [spec.name for spec in self.manifest.outputs]
 
-    def infer(self, frames: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    def infer(self, frames: NDArray[np.uint8]) -> HostOutputs:
         """See :meth:`imp_trt.backends.Backend.infer`."""
         if self._session is None:
             raise InvalidInput("backend is closed", fix="open the artifact again")
@@ -70,7 +87,7 @@ class OnnxRuntimeBackend:
         self._session = None
 
 
-def _session(payload: bytes, path: str, threads: int | None) -> Any:
+def _session(payload: bytes, path: str, threads: int | None) -> _Session:
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -82,17 +99,18 @@ def _session(payload: bytes, path: str, threads: int | None) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.use_deterministic_compute = True
-    # The hash covers this one file. Without the entry, tensors stored outside of it would be read from
-    # the current folder; below a path that is no folder there are none.
+    # The hash covers this one file. By default, tensors stored outside of it would be read from the current
+    # folder; with a path that is not a folder, loading them fails.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-    # Quantized files are run as they are written. ONNX Runtime would quantize their biases too and move
-    # QuantizeLinear in front of operators that have no float8 form.
+    # Run quantized files as they are. ONNX Runtime would also quantize their biases, and move QuantizeLinear
+    # in front of operators without a float8 implementation.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    # Without it the pool's threads go on spinning after a run, on the cores that resize the next frame.
+    # By default the pool's threads keep spinning after a run, on the cores that resize the next frame.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.log_severity_level = 4  # failures come as exceptions; the log would say them twice
+    options.log_severity_level = 4  # fatal: failures are raised, and would be logged in addition
     try:
-        return ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+        session: _Session = ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+        return session
     except Exception as error:
         raise ArtifactError(
             f"artifact {path}: ONNX Runtime {ort.__version__} refuses the graph",
@@ -101,15 +119,15 @@ def _session(payload: bytes, path: str, threads: int | None) -> Any:
         ) from error
 
 
-def _check(what: str, nodes: list[Any], specs: tuple[TensorSpec, ...], path: object) -> None:
-    """The manifest says what the graph takes and gives; believe neither before they agree."""
-    found = [f"{n.name}: {n.type}{list(n.shape)}" for n in nodes]
-    wanted = [f"{s.name}: {_ONNX_TYPES.get(s.dtype, s.dtype)}{list(s.shape)}" for s in specs]
-    if sorted(found) != sorted(wanted):
+def _check(what: str, nodes: Sequence[_Node], specs: tuple[TensorSpec, ...], path: object) -> None:
+    """ArtifactError unless the graph's inputs or outputs are those of the manifest."""
+    actual = [f"{n.name}: {n.type}{list(n.shape)}" for n in nodes]
+    expected = [f"{s.name}: {_ONNX_TYPES.get(s.dtype, s.dtype)}{list(s.shape)}" for s in specs]
+    if sorted(actual) != sorted(expected):
         raise ArtifactError(
             f"artifact {path}: {what} of the graph differ from the manifest",
-            expected=", ".join(wanted),
-            got=", ".join(found),
+            expected=", ".join(expected),
+            got=", ".join(actual),
             fix=EXPORT_AGAIN,
         )
 

@@ -1,17 +1,19 @@
-"""Which backend runs a file."""
+"""Choice of the backend that runs a file."""
 
 from __future__ import annotations
 
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from imp_trt.backends.base import Backend
 from imp_trt.errors import InvalidInput
 
-# Name -> module, class, and the suffixes it runs; the first that fits a file is its default.
-_BACKENDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+BackendName = Literal["onnxruntime", "pytorch", "tensorrt", "tensorrt-rtx"]
+
+# Name -> module, class, and the suffixes it runs; the first that supports a file is its default.
+_BACKENDS: dict[BackendName, tuple[str, str, tuple[str, ...]]] = {
     "onnxruntime": ("imp_trt.backends.onnxruntime", "OnnxRuntimeBackend", (".onnx",)),
     "pytorch": ("imp_trt.backends.pytorch", "PyTorchBackend", (".safetensors", ".pt", ".pth")),
     "tensorrt": ("imp_trt.backends.tensorrt", "TensorRtBackend", (".engine",)),
@@ -24,7 +26,7 @@ _ENGINE = ".engine"
 
 def open_backend(
     path: str | os.PathLike[str],
-    backend: str | None = None,
+    backend: BackendName | None = None,
     *,
     threads: int | None = None,
     device: str | None = None,
@@ -34,16 +36,16 @@ def open_backend(
 
     Args:
         path: an artifact (.onnx or .engine with its manifest) or a checkpoint (.safetensors, .pt, .pth).
-        backend: one of BACKEND_NAMES; None chooses by the file.
-        threads: CPU threads of the network; None leaves the choice to the backend. Not for engines.
-        device: "cpu" or "cuda", "cuda:<index>"; None takes the best that the backend finds.
-        graph: replay an engine as a CUDA graph; without meaning for other files.
+        backend: None chooses by the file.
+        threads: CPU threads of the network; None leaves the choice to the backend. Not supported for engines.
+        device: "cpu" or "cuda", "cuda:<index>"; None takes the best available one.
+        graph: replay an engine as a CUDA graph; ignored for other files.
 
     Raises:
-        InvalidInput: unknown backend, or one that does not run this kind of file.
-        ArtifactError, CheckpointError: the file is missing, damaged or of another kind.
+        InvalidInput: unknown backend, or one that does not run this type of file.
+        ArtifactError, CheckpointError: the file is missing, damaged or of another type.
         EngineIncompatible: the engine was built for another TensorRT, GPU or platform.
-        DependencyMissing: the backend's package or GPU is not there.
+        DependencyMissing: the backend's package or the GPU is missing.
     """
     suffix = Path(path).suffix.lower()
     if backend is not None and backend not in _BACKENDS:
@@ -51,7 +53,7 @@ def open_backend(
     if threads is not None and (type(threads) is not int or threads < 1):
         raise InvalidInput("threads", expected="an integer of at least 1", got=repr(threads))
     name = _choose(path, suffix, backend)
-    options: dict[str, Any] = {"threads": threads, "device": device}
+    options: dict[str, object] = {"threads": threads, "device": device}
     if suffix == _ENGINE:
         options["graph"] = graph
     module, kind, _ = _BACKENDS[name]
@@ -59,10 +61,12 @@ def open_backend(
     return loaded
 
 
-def _choose(path: str | os.PathLike[str], suffix: str, backend: str | None) -> str:
-    """The backend's name: what was asked for, if it can be, else what the file needs."""
-    fitting = [name for name, (_, _, suffixes) in _BACKENDS.items() if suffix in suffixes]
-    if not fitting:
+def _choose(path: str | os.PathLike[str], suffix: str, backend: BackendName | None) -> BackendName:
+    """The requested backend, if it runs the file, else the default of the file."""
+    supported: list[BackendName] = [
+        name for name, (_, _, suffixes) in _BACKENDS.items() if suffix in suffixes
+    ]
+    if not supported:
         known = sorted({s for _, _, suffixes in _BACKENDS.values() for s in suffixes})
         raise InvalidInput(
             f"model file {path}",
@@ -71,18 +75,18 @@ def _choose(path: str | os.PathLike[str], suffix: str, backend: str | None) -> s
             fix="pass an artifact made by imp-export, or a checkpoint made by imp-train",
         )
     if suffix == _ENGINE:
-        # Two libraries have engines; only the manifest tells whose this is.
+        # Two libraries have engines; only the manifest says which one built this.
         from imp_trt.artifacts.artifact import read_manifest
 
         engine = read_manifest(path).engine
-        fitting = [engine.backend] if engine is not None else fitting
-    if backend is not None and backend not in fitting:
+        supported = [engine.backend] if engine is not None else supported
+    if backend is not None and backend not in supported:
         raise InvalidInput(
             f"backend {backend!r} for {path}",
             expected=f"a file that ends with {' or '.join(_BACKENDS[backend][2])}"
             if suffix not in _BACKENDS[backend][2]
             else f"an engine built for {backend}",
-            got=f"one built for {fitting[0]}" if suffix in _BACKENDS[backend][2] else suffix,
-            fix=f"leave the backend out, or pass {fitting[0]!r}",
+            got=f"one built for {supported[0]}" if suffix in _BACKENDS[backend][2] else suffix,
+            fix=f"leave the backend out, or pass {supported[0]!r}",
         )
-    return backend or fitting[0]
+    return backend or supported[0]

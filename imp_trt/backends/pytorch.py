@@ -1,34 +1,36 @@
-"""PyTorch: runs a checkpoint as it was trained; the reference that exports are verified against."""
+"""PyTorch: runs a checkpoint without conversion; exports are verified against it."""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.artifacts.manifest import IMP_OP, InputContract, Manifest
+from imp_trt.backends.decoding import HostOutputs
 from imp_trt.errors import CheckpointError, DependencyMissing, InvalidInput
 
 if TYPE_CHECKING:
     import torch
 
     from imp_trt.models.checkpoint import Checkpoint
+    from imp_trt.models.network import ImpNetwork
 
 
 class PyTorchBackend:
     """A checkpoint in PyTorch. See :class:`imp_trt.backends.Backend`.
 
     Args:
-        path: .safetensors, or .pt/.pth read with weights_only; no code in it is executed.
+        path: .safetensors, or .pt/.pth read with weights_only; no code from it is executed.
         threads: CPU threads of PyTorch, for the whole process; None leaves them as they are.
-        device: "cpu", "cuda" or "cuda:<index>"; None takes CUDA if PyTorch finds it.
+        device: "cpu", "cuda" or "cuda:<index>"; None uses CUDA if available.
 
     Raises:
         CheckpointError: the file is missing, damaged or of another architecture.
-        DependencyMissing: torch is not installed, or has no such device.
+        DependencyMissing: torch is not installed, or the device does not exist.
         InvalidInput: the device is neither cpu nor cuda.
     """
 
@@ -46,26 +48,26 @@ class PyTorchBackend:
         chosen = choose_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
-        self._hold(read_checkpoint(path), chosen, f"checkpoint {os.fspath(path)}")
+        self._set(read_checkpoint(path), chosen, f"checkpoint {os.fspath(path)}")
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, device: str | None = None) -> PyTorchBackend:
-        """A backend for a checkpoint that was read already; the network is moved to the device."""
+        """A backend for a checkpoint in memory; the network is moved to the device."""
         backend = cls.__new__(cls)
-        backend._hold(checkpoint, choose_device(device), "checkpoint")
+        backend._set(checkpoint, choose_device(device), "checkpoint")
         return backend
 
-    def _hold(self, checkpoint: Checkpoint, device: torch.device, name: str) -> None:
+    def _set(self, checkpoint: Checkpoint, device: torch.device, name: str) -> None:
         self._device = device
-        self._network: Any = checkpoint.network.to(device)
+        self._network: ImpNetwork | None = checkpoint.network.to(device)
         self.manifest = _manifest(checkpoint, name)
 
-    def infer(self, frames: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    def infer(self, frames: NDArray[np.uint8]) -> HostOutputs:
         """See :meth:`imp_trt.backends.Backend.infer`."""
         if self._network is None:
             raise InvalidInput("backend is closed", fix="open the checkpoint again")
         if not frames.flags.writeable:
-            # torch.from_numpy warns about read-only memory even where nothing writes to it.
+            # torch.from_numpy warns about read-only memory even if nothing writes to it.
             frames = frames.copy()
         import torch
 
@@ -78,31 +80,31 @@ class PyTorchBackend:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device that a name means.
+    """The torch.device of a name.
 
     Args:
-        name: "cpu", "cuda" or "cuda:<index>"; None takes CUDA if PyTorch can use it, else the CPU.
+        name: "cpu", "cuda" or "cuda:<index>"; None uses CUDA if available, else the CPU.
 
     Raises:
-        InvalidInput: any other name; the models are neither tested nor meant for other devices.
-        DependencyMissing: torch is not installed, or sees no such GPU.
+        InvalidInput: any other name; other devices are not supported.
+        DependencyMissing: torch is not installed, or finds no such GPU.
     """
     try:
         import torch
     except ImportError as error:
         raise _not_installed(error) from error
-    usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name is None:
-        name = "cuda" if usable else "cpu"
-    # Read here, because torch.device keeps 8 bits of an index: "cuda:256" would be GPU 0.
-    found = re.fullmatch(r"cpu|cuda(?::(0|[1-9][0-9]*))?", name) if isinstance(name, str) else None
-    if found is None:
+        name = "cuda" if count else "cpu"
+    # Not parsed by torch.device, which keeps 8 bits of an index: "cuda:256" would be GPU 0.
+    match = re.fullmatch(r"cpu|cuda(?::(0|[1-9][0-9]*))?", name) if isinstance(name, str) else None
+    if match is None:
         raise InvalidInput("device", expected="cpu, cuda or cuda:<index>", got=repr(name))
-    if name != "cpu" and int(found[1] or 0) >= usable:
+    if name != "cpu" and int(match[1] or 0) >= count:
         raise DependencyMissing(
             f"device {name}",
-            expected="a CUDA GPU that PyTorch sees",
-            got=f"{usable} of them",
+            expected="a CUDA GPU that PyTorch finds",
+            got=f"{count} GPUs",
             fix="pass device='cpu'; imp-doctor shows the GPU and driver",
         )
     return torch.device(name)

@@ -1,4 +1,4 @@
-"""TensorRT 10.3 to 11.x: only calls that all of them have."""
+"""TensorRT 10.3 to 11.x: uses only what all of these versions have."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from imp_trt.backends.engine import EngineBackend
 from imp_trt.errors import DependencyMissing
+from imp_trt.plugins.tensorrt_types import ICudaEngine, IExecutionContext, TensorRT
 
 
 class TensorRtBackend(EngineBackend):
@@ -14,24 +15,26 @@ class TensorRtBackend(EngineBackend):
 
     name = "tensorrt"
 
-    def _import(self) -> Any:
+    def _import(self) -> TensorRT:
         return import_library("tensorrt", "tensorrt")
 
-    def _create_context(self, engine: Any) -> Any:
+    def _create_context(self, engine: ICudaEngine) -> IExecutionContext | None:
         return engine.create_execution_context()
 
 
-def import_library(module: str, extra: str) -> Any:
+def import_library(module: str, extra: str) -> TensorRT:
     """TensorRT's Python module.
 
     Raises:
-        DependencyMissing: it, or the libraries below it, cannot be loaded.
+        DependencyMissing: it, or a library that it needs, cannot be loaded.
     """
     try:
-        return import_module(module)
+        library: Any = import_module(module)  # no type information
     except (ImportError, OSError) as error:  # OSError: a shared library that does not load
         raise DependencyMissing(
             f"the Python module {module}",
             got=error,
             fix=f"pip install 'imp-trt[{extra}]'; on JetPack or DriveOS use the system's Python packages",
         ) from error
+    trt: TensorRT = library
+    return trt

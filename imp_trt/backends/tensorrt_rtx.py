@@ -1,16 +1,16 @@
-"""TensorRT-RTX: like TensorRT, but kernels are compiled on the target, and it has CUDA graphs of its own."""
+"""TensorRT-RTX: like TensorRT, but it compiles kernels on the target and has built-in CUDA graphs."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from imp_trt.backends.engine import EngineBackend
 from imp_trt.backends.tensorrt import import_library
 from imp_trt.cuda import cache
 from imp_trt.data.files import write_atomically
 from imp_trt.errors import OutputError
+from imp_trt.plugins.tensorrt_types import ICudaEngine, IExecutionContext, Member, TensorRT
 
 _log = logging.getLogger(__name__)
 
@@ -18,35 +18,35 @@ _log = logging.getLogger(__name__)
 class TensorRtRtxBackend(EngineBackend):
     """An engine in TensorRT-RTX. See :class:`imp_trt.backends.engine.EngineBackend`.
 
-    The network is captured as a whole where the library says that it can be; else the library's own
-    graphs are used. What it compiled for this GPU is kept in the cache folder for the next start.
+    The network is captured as one graph if the library reports that it can be; else the library's built-in
+    graphs are used. The kernels compiled for this GPU are kept in the cache folder for the next start.
     """
 
     name = "tensorrt-rtx"
 
-    def _import(self) -> Any:
+    def _import(self) -> TensorRT:
         return import_library("tensorrt_rtx", "tensorrt-rtx")
 
-    def _create_context(self, engine: Any) -> Any:
+    def _create_context(self, engine: ICudaEngine) -> IExecutionContext | None:
         return self._context(engine, self._trt.CudaGraphStrategy.DISABLED)
 
-    def _may_capture(self, context: Any) -> bool:
+    def _may_capture(self, context: IExecutionContext) -> bool:
         return bool(context.is_stream_capturable(self._stream.handle))
 
-    def _context_without_capture(self, engine: Any) -> Any:
-        self._ran()  # what the first context compiled is there for the second
-        self._handles.context = None  # two would need twice the memory
+    def _context_without_capture(self, engine: ICudaEngine) -> IExecutionContext:
+        self._ran()  # saves the kernels that the first context compiled for the second
+        self._handles.context = None  # two contexts would need twice the memory
         context = self._context(engine, self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE)
         if context is None:
             raise self._failed("TensorRT-RTX cannot make a second execution context")
         return context
 
-    def _context(self, engine: Any, strategy: Any) -> Any:
+    def _context(self, engine: ICudaEngine, strategy: Member) -> IExecutionContext | None:
         config = engine.create_runtime_config()
         config.cuda_graph_strategy = strategy
         self._compiled = config.create_runtime_cache()
         self._loaded = _read(self._cache_file())
-        # TensorRT-RTX refuses what another GPU, driver or version has left; then it compiles anew.
+        # TensorRT-RTX rejects the cache of another GPU, driver or version; then it compiles again.
         if self._loaded and not self._compiled.deserialize(self._loaded):
             self._loaded = b""
         config.set_runtime_cache(self._compiled)

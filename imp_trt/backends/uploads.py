@@ -1,4 +1,4 @@
-"""The way of frames into an engine's input: through pinned memory, or resized by the GPU where they are."""
+"""Upload of frames to an engine's input: through pinned memory, or resized on the GPU."""
 
 from __future__ import annotations
 
@@ -10,25 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.artifacts.manifest import InputContract, TensorSpec
-from imp_trt.backends.decoding import place
-from imp_trt.backends.device_slots import MAX_SLOTS, closing, tensor_bytes
+from imp_trt.backends.device_slots import MAX_SLOTS, closed_by, tensor_bytes
 from imp_trt.cuda import driver
 from imp_trt.cuda.driver import Device, DeviceBuffer, Event, PinnedBuffer
 from imp_trt.preprocessing import letterbox_cuda
+from imp_trt.preprocessing.batch import preprocess_batch
 from imp_trt.preprocessing.device_arrays import DeviceFrame
-from imp_trt.preprocessing.letterbox import Fit
+from imp_trt.preprocessing.frames import ColorOrder
+from imp_trt.preprocessing.letterbox import LetterboxTransform
 
-Frame = tuple[NDArray[np.uint8] | DeviceFrame, str]
-"""Pixels, uint8 [h, w, 3] contiguous or on the GPU, and the order of their channels, "bgr" or "rgb"."""
+Frame = tuple[NDArray[np.uint8] | DeviceFrame, ColorOrder]
+"""Pixels, uint8 [h, w, 3] contiguous or on the GPU, and the order of their channels."""
 
 
-class Stage:
-    """Pinned memory for one batch, and the mark after its copy."""
+class StagingBuffer:
+    """Pinned memory for one batch, and the event after its copy to the GPU.
+
+    Attributes:
+        array: the memory as uint8 [B, H, W, 3].
+    """
 
     def __init__(self, spec: TensorSpec) -> None:
         with ExitStack() as stack:
-            self.buffer: PinnedBuffer = closing(stack, PinnedBuffer(tensor_bytes(spec)))
-            self.copied: Event = closing(stack, Event())
+            self.buffer: PinnedBuffer = closed_by(stack, PinnedBuffer(tensor_bytes(spec)))
+            self.copied: Event = closed_by(stack, Event())
             self._closer = stack.pop_all()
         self.array = self.buffer.array.reshape(spec.shape)
 
@@ -37,10 +42,10 @@ class Stage:
 
 
 class Uploader:
-    """The input tensor and what fills it.
+    """The input tensor and the buffers that it is filled from.
 
     Attributes:
-        input: the tensor [B, H, W, 3] on the GPU.
+        input: the tensor uint8 [B, H, W, 3] on the GPU.
     """
 
     def __init__(self, device: Device, contract: InputContract) -> None:
@@ -48,34 +53,40 @@ class Uploader:
         self._spec = contract.spec
         self._pad_value = contract.pad_value
         self._batch = contract.batch
-        # In the order in which they are copied. Calls that are waited for need one.
-        self._stages: deque[Stage] = deque()
+        # In the order in which they are copied. Synchronous calls need only one.
+        self._stages: deque[StagingBuffer] = deque()
         with ExitStack() as stack:
-            self.input: DeviceBuffer = closing(stack, DeviceBuffer(tensor_bytes(contract.spec)))
+            self.input: DeviceBuffer = closed_by(stack, DeviceBuffer(tensor_bytes(contract.spec)))
             stack.callback(self._close_stages)
-            self._stages.append(Stage(self._spec))
+            self._stages.append(StagingBuffer(self._spec))
             self._closer = stack.pop_all()
         self._item = self.input.nbytes // contract.batch
 
-    def fill(self, frames: Sequence[Frame], fits: Sequence[Fit]) -> Stage:
-        """The host's part: frames in host memory at the network's size, gray where no frame is."""
+    def fill(self, frames: Sequence[Frame], transforms: Sequence[LetterboxTransform]) -> StagingBuffer:
+        """The host's part: frames in host memory at the network's size, gray where there is no frame."""
         stage = self._next_stage()
-        for i, ((pixels, order), fit) in enumerate(zip(frames, fits, strict=True)):
+        for i, ((pixels, order), transform) in enumerate(zip(frames, transforms, strict=True)):
             if not isinstance(pixels, DeviceFrame):
-                place(stage.array[i : i + 1], [(pixels, order)], [fit], self._pad_value)
+                preprocess_batch(stage.array[i : i + 1], [(pixels, order)], [transform], self._pad_value)
         if len(frames) < self._batch:
             stage.array[len(frames) :] = self._pad_value
         return stage
 
-    def enqueue(self, stage: Stage, frames: Sequence[Frame], fits: Sequence[Fit], stream: int) -> None:
-        """The GPU's part: one copy of neighboring host frames each, one kernel per device frame."""
+    def enqueue(
+        self,
+        stage: StagingBuffer,
+        frames: Sequence[Frame],
+        transforms: Sequence[LetterboxTransform],
+        stream: int,
+    ) -> None:
+        """The GPU's part: one copy for each run of host frames, one kernel for each device frame."""
         begin = 0
-        for i, ((pixels, order), fit) in enumerate(zip(frames, fits, strict=True)):
+        for i, ((pixels, order), transform) in enumerate(zip(frames, transforms, strict=True)):
             if isinstance(pixels, DeviceFrame):
                 self._copy(stage, begin, i, stream)
                 begin = i + 1
-                letterbox_cuda.launch_fit(
-                    fit,
+                letterbox_cuda.launch_letterbox(
+                    transform,
                     pixels.pointer,
                     pixels.row_pitch,
                     order == "rgb",
@@ -90,12 +101,12 @@ class Uploader:
     def close(self) -> None:
         self._closer.close()
 
-    def _next_stage(self) -> Stage:
-        """One that is not being copied; waits only if there are as many calls as results may wait."""
+    def _next_stage(self) -> StagingBuffer:
+        """A buffer that is not being copied; waits only if MAX_SLOTS copies are pending."""
         stage = self._stages[0]
         if not stage.copied.query():
             if len(self._stages) < MAX_SLOTS:
-                self._stages.append(Stage(self._spec))
+                self._stages.append(StagingBuffer(self._spec))
                 return self._stages[-1]
             stage.copied.synchronize()
         self._stages.rotate(-1)
@@ -105,8 +116,8 @@ class Uploader:
         while self._stages:
             self._stages.pop().close()
 
-    def _copy(self, stage: Stage, begin: int, end: int, stream: int) -> None:
+    def _copy(self, stage: StagingBuffer, begin: int, end: int, stream: int) -> None:
         if begin < end:
-            at = begin * self._item
+            offset = begin * self._item
             nbytes = (end - begin) * self._item
-            driver.copy_in(self.input.pointer + at, stage.buffer.pointer + at, nbytes, stream)
+            driver.copy_in(self.input.pointer + offset, stage.buffer.pointer + offset, nbytes, stream)

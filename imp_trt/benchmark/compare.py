@@ -209,12 +209,12 @@ class PyTorchRival:
 
     def check(self, images: Sequence[Image]) -> dict[str, Any]:
         """Hold the artifact to the gates of its precision, as its export was."""
-        from imp_trt.export.verification.gates import GATES, Agreement, Detected
+        from imp_trt.export.verification.gates import GATES, Agreement, Detections
 
         agreement, gate = Agreement(), GATES[self._manifest.precision]
         for image in images:
             both = self._eager.run(image), self._segment(image)
-            a, b = (Detected(r.instances.boxes, r.instances.labels, r.instances.scores) for r in both)
+            a, b = (Detections(r.instances.boxes, r.instances.labels, r.instances.scores) for r in both)
             agreement.add((both[0].semantic, both[1].semantic), (a, b))
         failures = agreement.failures(gate)
         if failures:

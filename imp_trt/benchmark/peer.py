@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.data.files import make_folder, temporary_beside
 from imp_trt.errors import DependencyMissing, ImpTrtError, VerificationError
-from imp_trt.preprocessing.letterbox import Fit
-from imp_trt.results.result import DRAWN_SCORE
+from imp_trt.preprocessing.letterbox import LetterboxTransform
+from imp_trt.results.result import DEFAULT_SCORE_THRESHOLD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,7 @@ class PeerRival:
         """The exported peer against torchvision's own, on the first two frames."""
         import torch
 
-        from imp_trt.export.verification.gates import Agreement, Detected
+        from imp_trt.export.verification.gates import Agreement, Detections
 
         agreement, checked = Agreement(), images[:2]
         for image in checked:
@@ -104,7 +104,7 @@ class PeerRival:
                 eager = self._model([torch.from_numpy(tensor)])[0]
             exported = self._infer(tensor)
             found = [
-                Detected(
+                Detections(
                     np.asarray(answer["boxes"], np.float32),
                     np.asarray(answer["labels"], np.int32),
                     np.asarray(answer["scores"], np.float32),
@@ -132,20 +132,20 @@ class PeerRival:
         """Boxes [N, 4] and masks [h, w] in the frame's pixels, of what is sure enough to be drawn."""
         fit = self._fit(image)
         answer = self._infer(self._tensor(image, fit))
-        keep = answer["scores"] >= DRAWN_SCORE
-        masks = [fit.semantic_back((m[0] > _MASK_LEVEL).view(np.uint8)) for m in answer["masks"][keep]]
-        return fit.boxes_back(answer["boxes"][keep]), masks
+        keep = answer["scores"] >= DEFAULT_SCORE_THRESHOLD
+        masks = [fit.invert_mask((m[0] > _MASK_LEVEL).view(np.uint8)) for m in answer["masks"][keep]]
+        return fit.invert_boxes(answer["boxes"][keep]), masks
 
     def close(self) -> None:
         """Release the session; idempotent."""
         self._session = None
 
-    def _fit(self, image: NDArray[np.uint8]) -> Fit:
-        return Fit.of((image.shape[0], image.shape[1]), self._contract)
+    def _fit(self, image: NDArray[np.uint8]) -> LetterboxTransform:
+        return LetterboxTransform.of((image.shape[0], image.shape[1]), self._contract)
 
-    def _tensor(self, image: NDArray[np.uint8], fit: Fit) -> NDArray[np.float32]:
+    def _tensor(self, image: NDArray[np.uint8], fit: LetterboxTransform) -> NDArray[np.float32]:
         """[3, H, W] float32 RGB, 0 to 1."""
-        blob = cv2.dnn.blobFromImage(fit.forward(np.ascontiguousarray(image)), 1 / 255, swapRB=True)
+        blob = cv2.dnn.blobFromImage(fit.apply(np.ascontiguousarray(image)), 1 / 255, swapRB=True)
         return np.asarray(blob[0], np.float32)
 
     def _infer(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

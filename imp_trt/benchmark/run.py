@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from imp_trt.artifacts.artifact import manifest_path, read_artifact
 from imp_trt.artifacts.manifest import Manifest
+from imp_trt.backends.opening import BackendName
 from imp_trt.benchmark import machine
 from imp_trt.benchmark.compare import Comparison, PyTorchRival, Rival, compare, weights_of
 from imp_trt.benchmark.frames import Feed, only_frames, open_feed
@@ -65,7 +66,7 @@ class Settings:
     """
 
     path: Path
-    backend: str | None = None
+    backend: BackendName | None = None
     threads: int | None = None
     device: str | None = None
     source: str | None = None

@@ -24,7 +24,7 @@ import imp_trt
 from imp_trt.errors import DependencyMissing, ImpTrtError
 
 if TYPE_CHECKING:
-    from imp_trt.preprocessing.letterbox import Fit
+    from imp_trt.preprocessing.letterbox import LetterboxTransform
 
 EXIT_INTERNAL = 1
 EXIT_USAGE = 2
@@ -119,7 +119,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def say_padding(fit: Fit) -> None:
+def say_padding(fit: LetterboxTransform) -> None:
     """One line on stderr if much of the network's frame is padding."""
     if fit.padding > 0.03:
         sizes = [f"{size[1]}x{size[0]}" for size in (fit.frame, fit.network)]

@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
 def _evaluate(options: argparse.Namespace) -> int:
     from contextlib import ExitStack
 
-    from imp_trt.preprocessing.letterbox import Fit
+    from imp_trt.preprocessing.letterbox import LetterboxTransform
     from imp_trt.segmenter import Segmenter
     from imp_trt.train.datasets import open_dataset
     from imp_trt.train.evaluation import require_same_classes
@@ -83,7 +83,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             _check_measures(path, segmenter, options.measure or ())
             models.append((name, segmenter))
         if not options.quiet:
-            say_padding(Fit.of(dataset[0].size, models[-1][1].manifest.input))
+            say_padding(LetterboxTransform.of(dataset[0].size, models[-1][1].manifest.input))
         scored, by_picture = [], []
         for (name, segmenter), path in zip(models, paths, strict=True):
             found, scores = _score(name, path, segmenter, dataset, options)

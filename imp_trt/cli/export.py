@@ -206,8 +206,8 @@ def _print_engine(report: ExportReport) -> None:
     print(f"built by   {engine.backend} {engine.version} for GPUs {', '.join(engine.compute_capabilities)}")
     print(f"operators  {forms}")
     print(f"layers     {layers} ({source})")
-    if report.not_here:
-        print(f"not run    the engine does not run here: {report.not_here}")
+    if report.not_run_reason:
+        print(f"not run    the engine does not run here: {report.not_run_reason}")
 
 
 def _print_figures(figures: Any) -> None:

@@ -205,7 +205,7 @@ def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> Non
     from imp_trt.artifacts.manifest import InputContract
     from imp_trt.models.backbone import count_parameters
     from imp_trt.models.network import ImpNetwork
-    from imp_trt.preprocessing.letterbox import Fit
+    from imp_trt.preprocessing.letterbox import LetterboxTransform
     from imp_trt.train.distributed import world_size
 
     with torch.device("meta"):
@@ -225,13 +225,13 @@ def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> Non
         f"recipe {options.recipe}: {parts}, batches of {plan.batch}, {plan.precision}, on {run.device}"
         f"{processes}, seed {run.seed}; results in {run.folder}"
     )
-    say_padding(Fit.of(run.dataset[0].size, InputContract(*config.input_size)))
+    say_padding(LetterboxTransform.of(run.dataset[0].size, InputContract(*config.input_size)))
 
 
 def _warn(run: Run, config: ModelConfig) -> None:
     """What costs accuracy: a detector that nothing trained, things at sizes that the network will not see."""
     from imp_trt.artifacts.manifest import InputContract
-    from imp_trt.preprocessing.letterbox import Fit
+    from imp_trt.preprocessing.letterbox import LetterboxTransform
 
     plan = run.recipe
     untrained = not plan.stage_one.iterations and run.initial != "coco"
@@ -240,7 +240,7 @@ def _warn(run: Run, config: ModelConfig) -> None:
             "stage one has no steps and no COCO weights stand for it: stage two begins with a detector that "
             "finds nothing; choose --iterations ONE TWO, --recipe cityscapes-imagenet, or --init coco"
         )
-    fit = Fit.of(run.dataset[0].size, InputContract(*config.input_size))
+    fit = LetterboxTransform.of(run.dataset[0].size, InputContract(*config.input_size))
     shown = fit.resized[0] / fit.frame[0]
     low, high = plan.scales(fit.frame)
     if low / 1.1 <= shown <= high * 1.1:

@@ -1,2 +1,4 @@
 from .device_arrays import DeviceFrame as DeviceFrame
-from .letterbox import Fit as Fit
+from .letterbox import LetterboxTransform as LetterboxTransform
+
+Fit = LetterboxTransform  # deprecated

@@ -1,7 +1,7 @@
-"""Frames that already lie on a GPU: what DLPack or __cuda_array_interface__ says of them, checked.
+"""Validation of frames in GPU memory, through DLPack or __cuda_array_interface__.
 
-Nothing is copied. Both protocols also say how to wait for the work that fills the array: DLPack makes the
-producer's stream join ours, the other names the producer's stream.
+Nothing is copied. Both protocols also define how to wait for the work that fills the array: with DLPack the
+producer makes our stream wait, the other protocol names the producer's stream.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 from imp_trt.cuda import driver
 from imp_trt.errors import DeviceError, InvalidInput
@@ -20,7 +20,7 @@ _UNSIGNED = 1  # DLDataTypeCode
 _DLPACK_KINDS = {0: "int", _UNSIGNED: "uint", 2: "float", 4: "bfloat", 6: "bool"}
 _LEGACY_STREAM = 1  # the default stream's number in both protocols and in the driver API
 
-_WANTED = "a uint8 array [H, W, 3] on the GPU whose pixels are packed"
+_EXPECTED = "a uint8 array [H, W, 3] on the GPU whose pixels are packed"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class DeviceFrame:
         pointer: device address of its first byte.
         size: (h, w), pixels.
         row_pitch: bytes from one row to the next, at least 3 w.
-        owner: keeps the memory alive; hold it until the GPU has read the frame.
+        owner: keeps the memory alive; keep it until the GPU has read the frame.
     """
 
     pointer: int
@@ -41,12 +41,12 @@ class DeviceFrame:
 
 
 def on_device(frame: object) -> bool:
-    """Whether an object says that it is an array on a CUDA device."""
+    """Whether an object is an array on a CUDA device, by one of the two protocols."""
     return _dlpack_device(frame) is not None or _has_interface(frame)
 
 
 def device_frame(frame: object, device: int, stream: int, wait_for: Callable[[int], None]) -> DeviceFrame:
-    """Where a frame on the GPU lies, safe to read on a stream.
+    """A checked frame on the GPU that is safe to read on a stream.
 
     The device's context must be current in this thread.
 
@@ -54,17 +54,26 @@ def device_frame(frame: object, device: int, stream: int, wait_for: Callable[[in
         frame: [H, W, 3] uint8 array with packed pixels and any row pitch; not changed.
         device: index of the GPU that will read it.
         stream: handle of the stream that will read it.
-        wait_for: makes that stream wait for everything enqueued so far on another, given by its handle.
+        wait_for: makes that stream wait for all work enqueued so far on another, given by its handle.
 
     Raises:
-        InvalidInput: another shape, dtype, layout or GPU, or the producer refuses, with the way to mend it.
+        InvalidInput: another shape, dtype, layout or GPU, or the producer refuses; the message has the fix.
     """
-    where = _dlpack_device(frame)
-    if where is not None:
-        if where != device:
-            raise _other_device(where, device)
-        return _from_dlpack(frame, stream)
-    return _from_interface(frame, device, wait_for)
+    index = _dlpack_device(frame)
+    if index is not None:
+        if index != device:
+            raise _other_device(index, device)
+        return _from_dlpack(cast("_DLPackArray", frame), stream)
+    return _from_interface(cast("_InterfaceArray", frame), device, wait_for)
+
+
+class _DLPackArray(Protocol):
+    def __dlpack__(self, *, stream: int) -> object: ...
+
+
+class _InterfaceArray(Protocol):
+    @property
+    def __cuda_array_interface__(self) -> Mapping[str, Any]: ...
 
 
 # ---- DLPack ----
@@ -99,31 +108,31 @@ _capsule_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 def _dlpack_device(frame: object) -> int | None:
     """Index of the GPU that holds the frame, or None."""
-    ask = getattr(frame, "__dlpack_device__", None)
-    if ask is None:
+    dlpack_device = getattr(frame, "__dlpack_device__", None)
+    if dlpack_device is None:
         return None
     try:
-        kind, index = ask()
-    except Exception:  # e.g. a tensor of a kind that DLPack does not know: it is no frame either
+        kind, index = dlpack_device()
+    except Exception:  # e.g. a tensor type that DLPack does not support: not a frame either
         return None
     return int(index) if int(kind) in (_CUDA, _CUDA_MANAGED) else None
 
 
-def _from_dlpack(frame: Any, stream: int) -> DeviceFrame:
+def _from_dlpack(frame: _DLPackArray, stream: int) -> DeviceFrame:
     try:
         capsule = frame.__dlpack__(stream=stream)
     except Exception as error:
         raise InvalidInput(
-            "frame", expected=_WANTED, got=f"{type(error).__name__}: {error}", fix="pass tensor.detach()"
+            "frame", expected=_EXPECTED, got=f"{type(error).__name__}: {error}", fix="pass tensor.detach()"
         ) from error
-    # The capsule is kept, not consumed: it owns the tensor until it is collected.
+    # The capsule is kept, not consumed: it owns the tensor until it is garbage collected.
     tensor = _DLTensor.from_address(_capsule_pointer(capsule, b"dltensor"))
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
     strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else None
     kind = tensor.dtype
     name = f"{_DLPACK_KINDS.get(kind.code, 'kind ')}{kind.bits}"
     if (kind.code, kind.bits, kind.lanes) != (_UNSIGNED, 8, 1):
-        raise _refused(name, shape, _fix_dtype(name))
+        raise _rejected(name, shape, _fix_dtype(name))
     pitch = _row_pitch(shape, strides, name)
     return DeviceFrame(int(tensor.data or 0) + tensor.byte_offset, (shape[0], shape[1]), pitch, capsule)
 
@@ -134,44 +143,44 @@ def _from_dlpack(frame: Any, stream: int) -> DeviceFrame:
 def _has_interface(frame: object) -> bool:
     try:
         return hasattr(frame, "__cuda_array_interface__")
-    except Exception:  # the property may raise anything; asking again gives the reason
+    except Exception:  # the property may raise anything; reading it again reports the reason
         return True
 
 
-def _from_interface(frame: Any, device: int, wait_for: Callable[[int], None]) -> DeviceFrame:
+def _from_interface(frame: _InterfaceArray, device: int, wait_for: Callable[[int], None]) -> DeviceFrame:
     try:
-        described = frame.__cuda_array_interface__
-        shape = tuple(int(side) for side in described["shape"])
-        strides = described.get("strides")
+        interface = frame.__cuda_array_interface__
+        shape = tuple(int(side) for side in interface["shape"])
+        strides = interface.get("strides")
         strides = None if strides is None else tuple(int(step) for step in strides)
-        kind, pointer = str(described["typestr"]), int(described["data"][0])
-        masked = described.get("mask") is not None
+        kind, pointer = str(interface["typestr"]), int(interface["data"][0])
+        masked = interface.get("mask") is not None
     except Exception as error:
         raise InvalidInput(
-            "frame: its __cuda_array_interface__", expected=_WANTED, got=f"{type(error).__name__}: {error}"
+            "frame: its __cuda_array_interface__", expected=_EXPECTED, got=f"{type(error).__name__}: {error}"
         ) from error
     if kind[1:] != "u1":
-        raise _refused(kind, shape, _fix_dtype(kind))
+        raise _rejected(kind, shape, _fix_dtype(kind))
     if masked:
-        raise _refused("a masked array", shape, "pass the array without its mask")
+        raise _rejected("a masked array", shape, "pass the array without its mask")
     pitch = _row_pitch(shape, strides, "uint8")
-    _check_place(pointer, device)
-    _join(described, wait_for)
+    _check_memory(pointer, device)
+    _wait_for_producer(interface, wait_for)
     return DeviceFrame(pointer, (shape[0], shape[1]), pitch, frame)
 
 
-def _check_place(pointer: int, device: int) -> None:
-    """The interface does not name the GPU; the driver knows whose memory it is."""
+def _check_memory(pointer: int, device: int) -> None:
+    """The interface does not name the GPU; the driver knows which one owns the memory."""
     try:
-        where = _pointer_attribute("DEVICE_ORDINAL", pointer)
+        index = _pointer_attribute("DEVICE_ORDINAL", pointer)
     except DeviceError as error:
         raise InvalidInput(
-            "frame", expected=_WANTED, got=f"address {pointer:#x}, which is no CUDA memory ({error.got})"
+            "frame", expected=_EXPECTED, got=f"address {pointer:#x}, which is no CUDA memory ({error.got})"
         ) from error
-    if where != device:
-        raise _other_device(where, device)
-    # Each context has an address space of its own: a kernel that reads another's memory ends all CUDA work of
-    # the process. Memory of a pool belongs to no context: all can read it.
+    if index != device:
+        raise _other_device(index, device)
+    # Each context has its own address space: a kernel that reads another context's memory fails, and with it
+    # all CUDA work of the process. Memory of a pool belongs to no context: all can read it.
     with suppress(DeviceError):
         owner = _pointer_attribute("CONTEXT", pointer)
         if owner not in (0, int(driver.call("cuCtxGetCurrent"))):
@@ -188,11 +197,11 @@ def _pointer_attribute(name: str, pointer: int) -> int:
     return int(driver.call("cuPointerGetAttribute", attribute, pointer))
 
 
-def _join(described: Mapping[str, Any], wait_for: Callable[[int], None]) -> None:
+def _wait_for_producer(interface: Mapping[str, Any], wait_for: Callable[[int], None]) -> None:
     """Wait for the producer as its version of the interface defines it."""
-    version, stream = int(described.get("version", 0)), described.get("stream")
+    version, stream = int(interface.get("version", 0)), interface.get("stream")
     if version < 3:
-        # These say nothing of streams. The legacy default stream waits for all that do not opt out of it.
+        # These versions have no stream. The legacy default stream waits for all that do not opt out of it.
         wait_for(_LEGACY_STREAM)
     elif stream is not None:
         if not isinstance(stream, int) or stream == 0:
@@ -208,12 +217,12 @@ def _join(described: Mapping[str, Any], wait_for: Callable[[int], None]) -> None
 
 
 def _row_pitch(shape: tuple[int, ...], strides: tuple[int, ...] | None, kind: str) -> int:
-    """Bytes from row to row of a uint8 array; strides equal bytes, None means contiguous."""
+    """Bytes from row to row of a uint8 array [H, W, 3]; strides in bytes, None means contiguous."""
     if len(shape) != 3 or shape[2] != 3:
-        raise _refused(kind, shape, _fix_shape(shape))
+        raise _rejected(kind, shape, _fix_shape(shape))
     h, w, _ = shape
     if h < 1 or w < 1:
-        raise _refused(kind, shape, "check how it was cropped")
+        raise _rejected(kind, shape, "check how it was cropped")
     packed = 3 * w
     if strides is None:
         return packed
@@ -222,7 +231,7 @@ def _row_pitch(shape: tuple[int, ...], strides: tuple[int, ...] | None, kind: st
     if channel != 1 or (w > 1 and pixel != 3) or pitch < packed:
         raise InvalidInput(
             "frame",
-            expected=_WANTED,
+            expected=_EXPECTED,
             got=f"strides {strides} for shape {shape}",
             fix="pass array.contiguous() (PyTorch) or cupy.ascontiguousarray(array); an RGB frame needs no "
             "flip, but color='rgb'",
@@ -230,8 +239,8 @@ def _row_pitch(shape: tuple[int, ...], strides: tuple[int, ...] | None, kind: st
     return pitch
 
 
-def _refused(kind: str, shape: tuple[int, ...], fix: str) -> InvalidInput:
-    return InvalidInput("frame", expected=_WANTED, got=f"{kind} {list(shape)}", fix=fix)
+def _rejected(kind: str, shape: tuple[int, ...], fix: str) -> InvalidInput:
+    return InvalidInput("frame", expected=_EXPECTED, got=f"{kind} {list(shape)}", fix=fix)
 
 
 def _fix_dtype(kind: str) -> str:
@@ -250,10 +259,10 @@ def _fix_shape(shape: tuple[int, ...]) -> str:
     return "pass an image with three channels"
 
 
-def _other_device(where: int, device: int) -> InvalidInput:
+def _other_device(index: int, device: int) -> InvalidInput:
     return InvalidInput(
         "frame",
         expected=f"memory of GPU {device}, where the engine is",
-        got=f"memory of GPU {where}",
-        fix=f"copy it there, or open the Segmenter with device='cuda:{where}'",
+        got=f"memory of GPU {index}",
+        fix=f"copy it there, or open the Segmenter with device='cuda:{index}'",
     )

@@ -1,9 +1,9 @@
-"""What counts as a frame."""
+"""Validation of frames in host memory."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -12,24 +12,27 @@ from numpy.typing import NDArray
 from imp_trt.errors import InvalidInput
 from imp_trt.preprocessing.device_arrays import on_device
 
-COLORS = ("bgr", "rgb")
-_WANTED = "a NumPy array [H, W, 3] of uint8 (BGR, as OpenCV reads it) or a PIL image in mode RGB"
+ColorOrder = Literal["bgr", "rgb"]
+"""Order of the channels of an image."""
+
+COLORS: tuple[ColorOrder, ...] = ("bgr", "rgb")
+_EXPECTED = "a NumPy array [H, W, 3] of uint8 (BGR, as OpenCV reads it) or a PIL image in mode RGB"
 
 
-def check_frame(frame: object, color: str | None = None) -> tuple[NDArray[np.uint8], str]:
+def check_frame(frame: object, color: ColorOrder | None = None) -> tuple[NDArray[np.uint8], ColorOrder]:
     """The pixels of a frame and the order of their channels.
 
-    OpenCV would accept most of what is refused here and give an answer for another picture.
+    OpenCV would accept most of what is rejected here, and the result would be that of another image.
 
     Args:
         frame: [H, W, 3] uint8 array of any strides, or a PIL image; not changed.
-        color: "bgr" or "rgb"; None means BGR for arrays and RGB for PIL images.
+        color: order of the channels; None means BGR for arrays and RGB for PIL images.
 
     Returns:
-        The same pixels, contiguous (copied only if need be), and "bgr" or "rgb".
+        The same pixels, contiguous (copied only if necessary), and the order of their channels.
 
     Raises:
-        InvalidInput: anything else, with the way to convert it.
+        InvalidInput: anything else; the message says how to convert it.
     """
     check_color(color)
     if _is_pil(frame):
@@ -38,22 +41,23 @@ def check_frame(frame: object, color: str | None = None) -> tuple[NDArray[np.uin
             raise InvalidInput(
                 "frame", expected="a PIL image in mode RGB", got=f"mode {mode}", fix="image.convert('RGB')"
             )
-        pixels, natural = _decoded(frame), "rgb"
+        pixels: NDArray[np.generic] = _decode(frame)
+        default: ColorOrder = "rgb"
     elif isinstance(frame, np.ndarray):
-        pixels, natural = frame, "bgr"
+        pixels, default = frame, "bgr"
     else:
-        raise InvalidInput("frame", expected=_WANTED, got=_kind(frame), fix=_fix_type(frame))
+        raise InvalidInput("frame", expected=_EXPECTED, got=_kind(frame), fix=_fix_type(frame))
     _check_array(pixels)
-    return np.ascontiguousarray(pixels), color or natural
+    return np.ascontiguousarray(pixels, np.uint8), color or default
 
 
-def check_color(color: str | None) -> None:
+def check_color(color: object) -> None:
     """InvalidInput unless color is None, "bgr" or "rgb"."""
     if color is not None and color not in COLORS:
         raise InvalidInput("color", expected=f"one of {', '.join(COLORS)}", got=repr(color))
 
 
-def to_bgr(frame: object, color: str | None = None) -> NDArray[np.uint8]:
+def to_bgr(frame: object, color: ColorOrder | None = None) -> NDArray[np.uint8]:
     """A frame as a contiguous BGR array; see :func:`check_frame`."""
     pixels, order = check_frame(frame, color)
     if order == "bgr":
@@ -63,28 +67,31 @@ def to_bgr(frame: object, color: str | None = None) -> NDArray[np.uint8]:
 
 
 def _is_pil(frame: object) -> bool:
-    # By name, so that Pillow need not be installed.
+    # By name: Pillow is not a dependency.
     return any(c.__module__ == "PIL.Image" and c.__name__ == "Image" for c in type(frame).__mro__)
 
 
-def _decoded(image: object) -> NDArray[Any]:
-    # Pillow reads the pixels only now: this is where a file that is cut short or closed shows.
+def _decode(image: object) -> NDArray[np.generic]:
+    # Pillow reads the pixels only now, so a truncated or closed file raises here.
     try:
         return np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise InvalidInput(
-            "frame", expected="a whole image", got=error, fix="copy the file again, keep it open until read"
+            "frame",
+            expected="a complete image",
+            got=error,
+            fix="copy the file again, keep it open until read",
         ) from error
 
 
-def _check_array(pixels: NDArray[Any]) -> None:
-    got = f"{pixels.dtype} {list(pixels.shape)}"
+def _check_array(pixels: NDArray[np.generic]) -> None:
+    actual = f"{pixels.dtype} {list(pixels.shape)}"
     if pixels.dtype != np.uint8:
-        raise InvalidInput("frame", expected=_WANTED, got=got, fix=_fix_dtype(pixels.dtype))
+        raise InvalidInput("frame", expected=_EXPECTED, got=actual, fix=_fix_dtype(pixels.dtype))
     if pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise InvalidInput("frame", expected=_WANTED, got=got, fix=_fix_shape(pixels.shape))
+        raise InvalidInput("frame", expected=_EXPECTED, got=actual, fix=_fix_shape(pixels.shape))
     if pixels.size == 0:
-        raise InvalidInput("frame", expected="at least one pixel", got=got, fix="check how it was cropped")
+        raise InvalidInput("frame", expected="at least one pixel", got=actual, fix="check how it was cropped")
 
 
 def _kind(frame: object) -> str:
@@ -93,12 +100,12 @@ def _kind(frame: object) -> str:
 
 def _fix_type(frame: object) -> str:
     if frame is None:
-        return "cv2.imread returns None for a path that it cannot read; check the path"
+        return "cv2.imread returns None for a file that it cannot read; check the path"
     if isinstance(frame, str | os.PathLike):
         return "read it with cv2.imread(path), or call stream(path)"
     if on_device(frame):
         return (
-            "tensor.cpu().numpy() or array.get(); only a TensorRT engine takes frames that lie on the GPU "
+            "tensor.cpu().numpy() or array.get(); only a TensorRT engine takes frames on the GPU "
             "(imp-export --target tensorrt)"
         )
     if hasattr(frame, "detach"):
@@ -106,7 +113,7 @@ def _fix_type(frame: object) -> str:
     return "numpy.asarray(frame)"
 
 
-def _fix_dtype(dtype: np.dtype[Any]) -> str:
+def _fix_dtype(dtype: np.dtype[np.generic]) -> str:
     if dtype.kind == "u" and dtype.itemsize == 2:
         return "(frame >> 8).astype(numpy.uint8) if it uses all 16 bits"
     if dtype == np.bool_:

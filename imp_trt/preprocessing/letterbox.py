@@ -8,6 +8,7 @@ that every implementation (this one, CUDA, C++) picks the same pixels.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,8 +23,8 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How frames of one size enter the network and how its answers come back.
+class LetterboxTransform:
+    """How frames of one size are resized for the network, and how its outputs are mapped back.
 
     Attributes:
         frame: (h, w) of the caller's frame, pixels.
@@ -38,7 +39,7 @@ class Fit:
     pad_value: int
 
     @classmethod
-    def of(cls, frame: Size, contract: InputContract) -> Fit:
+    def of(cls, frame: Size, contract: InputContract) -> LetterboxTransform:
         """Geometry for frames of (h, w) pixels under an input contract.
 
         Raises:
@@ -59,20 +60,23 @@ class Fit:
 
     @property
     def padding(self) -> float:
-        """Share of the network's frame that holds no image, 0 to 1."""
+        """Fraction of the network's frame that is padding, 0 to 1."""
         return 1 - math.prod(self.resized) / math.prod(self.network)
 
-    def forward(self, frame: NDArray[np.uint8], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    def apply(self, frame: NDArray[np.uint8], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """The frame at the network's size.
 
         Pixels are area means where the image shrinks, and bilinear where it grows on either axis.
 
         Args:
             frame: [h, w, 3] uint8, contiguous; not changed.
-            out: [H, W, 3] uint8, contiguous, written and returned; None makes an array.
+            out: [H, W, 3] uint8, contiguous, written and returned; None allocates an array.
 
         Returns:
             [H, W, 3] uint8. With out=None and equal sizes this is frame itself, not a copy.
+
+        Raises:
+            InvalidInput: the frame has another shape or dtype.
         """
         if frame.shape != (*self.frame, 3) or frame.dtype != np.uint8:
             raise InvalidInput(
@@ -96,8 +100,8 @@ class Fit:
             cv2.resize(frame, (rw, rh), dst=image, interpolation=self._interpolation)
         return out
 
-    def semantic_back(self, semantic: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The class map in the caller's frame.
+    def invert_mask(self, semantic: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The class map in the caller's frame, by nearest-neighbor interpolation.
 
         Pixel x takes network pixel floor((x + 0.5) * rw / w), computed without rounding.
 
@@ -106,6 +110,9 @@ class Fit:
 
         Returns:
             [h, w] uint8; semantic itself if the sizes are equal.
+
+        Raises:
+            InvalidInput: the class map has another shape.
         """
         if semantic.shape != self.network:
             raise InvalidInput(
@@ -115,10 +122,10 @@ class Fit:
             return semantic
         rows, columns = self._nearest
         # Columns first: the many row copies that follow are plain memory copies.
-        narrow = np.take(semantic, columns, axis=1)
+        narrow = np.take(semantic, columns, axis=1)  # [H, w]
         return np.take(narrow, rows, axis=0)
 
-    def boxes_back(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    def invert_boxes(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Boxes in the caller's frame; not clipped, because a mask spans its whole box.
 
         Args:
@@ -131,6 +138,23 @@ class Fit:
         factor = np.array([w / rw, h / rh, w / rw, h / rh])
         return np.asarray(boxes * factor, np.float32)
 
+    # ---- names of version 0.1 ----
+
+    def forward(self, frame: NDArray[np.uint8], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Deprecated: use :meth:`apply`."""
+        _deprecated("forward", "apply")
+        return self.apply(frame, out)
+
+    def semantic_back(self, semantic: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Deprecated: use :meth:`invert_mask`."""
+        _deprecated("semantic_back", "invert_mask")
+        return self.invert_mask(semantic)
+
+    def boxes_back(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Deprecated: use :meth:`invert_boxes`."""
+        _deprecated("boxes_back", "invert_boxes")
+        return self.invert_boxes(boxes)
+
     @property
     def _interpolation(self) -> int:
         shrinks = self.resized[0] <= self.frame[0] and self.resized[1] <= self.frame[1]
@@ -138,6 +162,7 @@ class Fit:
 
     @cached_property
     def _nearest(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The network's row for each row of the frame, [h], and its column for each column, [w]."""
         (h, w), (rh, rw) = self.frame, self.resized
         rows = (2 * np.arange(h, dtype=np.intp) + 1) * rh // (2 * h)
         columns = (2 * np.arange(w, dtype=np.intp) + 1) * rw // (2 * w)
@@ -147,3 +172,11 @@ class Fit:
 def _scaled(side: int, numerator: int, denominator: int) -> int:
     """side * numerator / denominator, rounded half up, at least 1."""
     return max(1, (2 * side * numerator + denominator) // (2 * denominator))
+
+
+def _deprecated(old: str, new: str) -> None:
+    warnings.warn(
+        f"LetterboxTransform.{old} is deprecated, use LetterboxTransform.{new}",
+        DeprecationWarning,
+        stacklevel=3,
+    )

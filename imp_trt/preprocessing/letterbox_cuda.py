@@ -1,4 +1,4 @@
-"""Resize and letterbox for frames on the GPU, and class maps back to the frame's size: `Fit` as kernels."""
+"""`LetterboxTransform` as CUDA kernels, for frames that are on the GPU."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from imp_trt.cuda import kernels
 from imp_trt.cuda.driver import Device
 
 if TYPE_CHECKING:
-    from imp_trt.preprocessing.letterbox import Fit
+    from imp_trt.preprocessing.letterbox import LetterboxTransform
 
 _OP = "frame_fit"
 
 
 def prepare(device: Device) -> None:
-    """Compiles and loads the kernels; errors as `imp_trt.cuda.kernels.prepare`."""
+    """Compiles and loads the kernels; raises what `imp_trt.cuda.kernels.prepare` raises."""
     kernels.prepare(_OP, device)
 
 
-def launch_fit(
-    fit: Fit,
+def launch_letterbox(
+    transform: LetterboxTransform,
     frame: int,
     row_pitch: int,
     swap_red_blue: bool,
@@ -30,42 +30,44 @@ def launch_fit(
     stream: int,
     device: Device,
 ) -> None:
-    """Enqueues `fit.forward` on the GPU.
+    """Enqueues `transform.apply` on the GPU.
 
     Args:
-        fit: sizes of frame and network.
+        transform: sizes of frame and network.
         frame: device pointer to uint8 [h, w, 3], pixels contiguous within a row.
         row_pitch: bytes from one row of frame to the next.
-        swap_red_blue: whether the channel order is reversed on the way.
+        swap_red_blue: whether to reverse the order of the channels.
         out: device pointer to uint8 [H, W, 3], contiguous; every byte is written.
         pad_value: gray level outside the image.
         stream: handle of a stream of device.
         device: made current in this thread.
     """
-    height, width = fit.network
+    height, width = transform.network
     args = [
         (frame, c_void_p),
         (out, c_void_p),
         (row_pitch, c_longlong),
-        *((side, c_int) for side in (*fit.frame, *fit.resized, height, width)),
+        *((side, c_int) for side in (*transform.frame, *transform.resized, height, width)),
         (int(swap_red_blue), c_int),
         (pad_value, c_int),
     ]
     _launch("imp_frame_fit", height, width, args, stream, device)
 
 
-def launch_semantic_back(fit: Fit, semantic: int, out: int, stream: int, device: Device) -> None:
-    """Enqueues `fit.semantic_back` on the GPU.
+def launch_invert_mask(
+    transform: LetterboxTransform, semantic: int, out: int, stream: int, device: Device
+) -> None:
+    """Enqueues `transform.invert_mask` on the GPU.
 
     Args:
-        fit: sizes of frame and network.
+        transform: sizes of frame and network.
         semantic: device pointer to uint8 [H, W], contiguous.
         out: device pointer to uint8 [h, w], contiguous; every byte is written.
         stream: handle of a stream of device.
         device: made current in this thread.
     """
-    height, width = fit.frame
-    sides = (*fit.network, *fit.resized, height, width)
+    height, width = transform.frame
+    sides = (*transform.network, *transform.resized, height, width)
     args = [(semantic, c_void_p), (out, c_void_p), *((side, c_int) for side in sides)]
     _launch("imp_semantic_back", height, width, args, stream, device)
 

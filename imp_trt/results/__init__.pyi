@@ -3,10 +3,13 @@ from .disagreement import disagreement_map as disagreement_map
 from .drawing import class_colors as class_colors
 from .drawing import color_map as color_map
 from .drawing import draw_result as draw_result
-from .image_grid import sheet as sheet
+from .image_grid import make_grid as make_grid
 from .instances import Instances as Instances
 from .panoptic import Panoptic as Panoptic
 from .panoptic import Segment as Segment
 from .panoptic import fuse_panoptic as fuse_panoptic
-from .result import DRAWN_SCORE as DRAWN_SCORE
+from .result import DEFAULT_SCORE_THRESHOLD as DEFAULT_SCORE_THRESHOLD
 from .result import SegmentationResult as SegmentationResult
+
+DRAWN_SCORE = DEFAULT_SCORE_THRESHOLD  # deprecated
+sheet = make_grid  # deprecated

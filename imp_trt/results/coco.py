@@ -1,9 +1,9 @@
-"""Instances in the results format of COCO: what its evaluation, annotation tools and viewers read."""
+"""Instances in COCO's results format, which its evaluation, annotation tools and viewers read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,25 @@ from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
 from imp_trt.results.instances import Instances
 
-_MOST_GROUPS = 7
+_MAX_GROUPS = 7
 """Groups of five bits that a 32-bit number and its sign need."""
+
+
+class CocoRle(TypedDict):
+    """A mask as compressed run lengths; size is [h, w]."""
+
+    size: list[int]
+    counts: str
+
+
+class CocoResult(TypedDict):
+    """One detection; bbox is [x, y, width, height] in pixels."""
+
+    image_id: int | str
+    category_id: int
+    bbox: list[float]
+    score: float
+    segmentation: CocoRle
 
 
 def coco_results(
@@ -21,13 +38,13 @@ def coco_results(
     classes: ClassTable,
     image_id: int | str,
     category_ids: Mapping[str, int] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[CocoResult]:
     """One entry for each instance; see :meth:`imp_trt.SegmentationResult.to_coco`.
 
     Raises:
-        InvalidInput: category_ids lacks a class that was found.
+        InvalidInput: category_ids lacks the class of an instance.
     """
-    results = []
+    results: list[CocoResult] = []
     for index, label in enumerate(instances.labels.tolist()):
         name = classes.names[label]
         if category_ids is not None and name not in category_ids:
@@ -42,7 +59,7 @@ def coco_results(
                 "score": float(instances.scores[index]),
                 "segmentation": {
                     "size": list(instances.size),
-                    "counts": compressed(run_lengths(mask, x, y, instances.size)),
+                    "counts": compress_runs(run_lengths(mask, x, y, instances.size)),
                 },
             }
         )
@@ -50,7 +67,7 @@ def coco_results(
 
 
 def run_lengths(mask: NDArray[np.bool_], x: int, y: int, size: tuple[int, int]) -> NDArray[np.int64]:
-    """Lengths of the runs of 0 and 1, in turn and from 0, down the columns of a frame.
+    """Lengths of the alternating runs of 0 and 1, starting with 0, down the columns of a frame.
 
     Args:
         mask: [ch, cw] bool, the part of the frame that is not all 0; may be empty.
@@ -66,28 +83,28 @@ def run_lengths(mask: NDArray[np.bool_], x: int, y: int, size: tuple[int, int]) 
     outside = np.zeros(1, np.bool_)
     changes = np.flatnonzero(np.diff(np.concatenate([outside, columns.ravel(), outside]))) + x * height
     runs = np.diff(np.concatenate([[0], changes, [height * width]]))
-    # A mask that ends in the last pixel has no run of 0 behind it.
+    # A mask that ends in the last pixel has no run of 0 after it.
     return runs[:-1] if len(runs) > 1 and runs[-1] == 0 else runs
 
 
-def compressed(runs: NDArray[np.int64]) -> str:
-    """COCO's text for run lengths: its "counts".
+def compress_runs(runs: NDArray[np.int64]) -> str:
+    """COCO's text for run lengths: "counts" of a compressed RLE.
 
-    From the fourth on, each run is written as the difference to the one two before it. Each number takes as
-    many groups of five bits as it and its sign need, the lowest first: one character each, 48 and the
-    group, and 32 more if another group follows.
+    From the fourth on, each run is encoded as the difference from the run two before it. Each number takes
+    as many groups of five bits as it and its sign need, the lowest first. A group is one character: 48 plus
+    the group, plus 32 if another group follows.
 
     Args:
         runs: [R] int64, each below 2^31.
     """
-    left = np.concatenate([runs[:3], runs[3:] - runs[1:-2]])
-    characters = np.zeros((len(left), _MOST_GROUPS), np.uint8)
-    going = np.ones(len(left), np.bool_)
-    for group in range(_MOST_GROUPS):
-        bits = left & 31
-        left = left >> 5
-        # Done when what is left repeats the sign, the group's highest bit.
-        more = left != -(bits >> 4)
-        characters[:, group] = np.where(going, 48 + bits + 32 * more, 0)
-        going &= more
+    rest = np.concatenate([runs[:3], runs[3:] - runs[1:-2]])  # [R]
+    characters = np.zeros((len(rest), _MAX_GROUPS), np.uint8)
+    unfinished = np.ones(len(rest), np.bool_)
+    for group in range(_MAX_GROUPS):
+        bits = rest & 31
+        rest = rest >> 5
+        # Finished when the rest only repeats the sign, the group's highest bit.
+        more = rest != -(bits >> 4)
+        characters[:, group] = np.where(unfinished, 48 + bits + 32 * more, 0)
+        unfinished &= more
     return characters[characters > 0].tobytes().decode("ascii")

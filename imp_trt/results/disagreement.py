@@ -1,4 +1,4 @@
-"""Where the class map and the instances contradict each other: a confidence for every pixel."""
+"""Per-pixel disagreement of the class map and the instances."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ _STUFF, _THING = 1, 2
 def disagreement_map(
     semantic: NDArray[np.uint8], instances: Instances, things: Sequence[int]
 ) -> NDArray[np.float32]:
-    """What the instances say against the class map.
+    """How strongly the instances contradict the class map, per pixel.
 
-    The instances' word at a pixel is the IMP canvas at the frame's own size (Fu, Berg and Berg, ICCV 2019,
-    section 3.1): C[t], the largest score * mask of the instances of thing class t. Where the class map says
+    The instances are compared as the IMP canvas at the frame's size (Fu, Berg and Berg, ICCV 2019,
+    section 3.1): C[t], the maximum of score * mask over the instances of thing class t. Where the class map
+    has
 
-    - stuff, the disagreement is max C[t]: an object is seen where the map has none;
-    - thing class s, it is 1 - C[s]: no object of that class is seen, or another one, or an uncertain one;
-    - nothing (255), it is 0.
+    - a stuff class, the disagreement is max C[t]: an instance where the map has none;
+    - thing class s, it is 1 - C[s]: no instance of that class, or an uncertain one;
+    - no label (255), it is 0.
 
-    Above 0.5 the two contradict each other; below, they agree, the more surely the lower. On CamVid's
+    Above 0.5 the two contradict each other; the lower the value, the better they agree. On CamVid's
     validation frames the project's model was wrong in 61 % of the pixels above 0.5 (2 % of all) and in 5.9 %
-    of the others (tests/bench/bench_disagreement.py). Stuff taken for other stuff does not show.
+    of the others (tests/bench/bench_disagreement.py). Confusion of two stuff classes does not show.
 
     Args:
         semantic: [h, w] uint8 class indices.
-        instances: of the same frame; those whose class is no thing say nothing.
+        instances: of the same frame; those of a stuff class are ignored.
         things: the thing classes.
 
     Returns:
         [h, w] float32, 0-1.
     """
-    kinds = np.full(256, _STUFF, np.uint8)
+    kinds = np.full(256, _STUFF, np.uint8)  # lookup table by class index
     kinds[list(things)] = _THING
     kinds[IGNORE_INDEX] = 0
-    kind = np.asarray(cv2.LUT(semantic, kinds), np.uint8)
+    kind = np.asarray(cv2.LUT(semantic, kinds), np.uint8)  # [h, w]
     stuff = kind == _STUFF
     disagreement: NDArray[np.float32] = (kind == _THING).astype(np.float32)
     crops = mask_crops(instances.masks, instances._span, instances.size, instances.sampling)
@@ -50,8 +51,8 @@ def disagreement_map(
         label, score = int(instances.labels[index]), instances.scores[index]
         if label not in things or not np.isfinite(score):
             continue
-        claim = np.clip(np.multiply(values, score, out=values), 0, 1, out=values)
+        canvas = np.clip(np.multiply(values, score, out=values), 0, 1, out=values)
         part = disagreement[rows, columns]
-        np.maximum(part, claim, out=part, where=stuff[rows, columns])
-        np.minimum(part, np.subtract(1, claim, out=claim), out=part, where=semantic[rows, columns] == label)
+        np.maximum(part, canvas, out=part, where=stuff[rows, columns])
+        np.minimum(part, np.subtract(1, canvas, out=canvas), out=part, where=semantic[rows, columns] == label)
     return disagreement

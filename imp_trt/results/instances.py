@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.errors import InvalidInput
 from imp_trt.ops.mask_projection.numpy import mask_crops
-from imp_trt.ops.mask_projection.options import SAMPLING_RULES
+from imp_trt.ops.mask_projection.options import SAMPLING_RULES, Sampling
 
 MASK_THRESHOLD = 0.5
 """Probability above which a pixel belongs to an instance."""
@@ -18,17 +18,17 @@ MASK_THRESHOLD = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Instances:
-    """Detected objects, by falling score.
+    """Detected objects, in descending order of score.
 
     Attributes:
         boxes: [N, 4] float32, xyxy in pixels of the frame, inside the frame; finite.
         labels: [N] int32, semantic class index.
         scores: [N] float32, 0-1.
-        masks: [N, P, P] float32, probabilities on a grid over the mask box.
+        masks: [N, P, P] float32, probabilities on a grid that spans the mask box.
         size: (h, w) of the frame.
-        sampling: rule by which masks are read, as in the IMP operator.
-        mask_boxes: [N, 4] float32, what the mask grid spans; differs from boxes where an object
-            sticks out of the frame. None means boxes.
+        sampling: how masks are sampled, as in the IMP operator.
+        mask_boxes: [N, 4] float32 xyxy, the boxes that the mask grids span; they differ from boxes where
+            an object extends beyond the frame. None means boxes.
 
     Raises:
         InvalidInput: a shape or dtype is wrong, or a box is not finite.
@@ -39,7 +39,7 @@ class Instances:
     scores: NDArray[np.float32]
     masks: NDArray[np.float32]
     size: tuple[int, int]
-    sampling: str = "bilinear"
+    sampling: Sampling = "bilinear"
     mask_boxes: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
@@ -67,8 +67,8 @@ class Instances:
     def _span(self) -> NDArray[np.float32]:
         return self.boxes if self.mask_boxes is None else self.mask_boxes
 
-    def select(self, keep: NDArray[Any]) -> Instances:
-        """The instances at a boolean mask [N] or at indices, in that order."""
+    def select(self, keep: NDArray[np.bool_] | NDArray[np.integer]) -> Instances:
+        """The instances at a boolean mask [N] or at indices [M], in that order."""
         return Instances(
             self.boxes[keep],
             self.labels[keep],
@@ -79,23 +79,32 @@ class Instances:
             self._span[keep],
         )
 
+    def filter(self, *, min_score: float) -> Instances:
+        """The instances with a score of at least min_score."""
+        return self.select(self.scores >= min_score)
+
     def above(self, score: float) -> Instances:
-        """The instances with at least this score."""
-        return self.select(self.scores >= score)
+        """Deprecated: use :meth:`filter`."""
+        warnings.warn(
+            "Instances.above is deprecated, use Instances.filter(min_score=...)",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.filter(min_score=score)
 
     def crop(self, index: int, threshold: float = MASK_THRESHOLD) -> tuple[NDArray[np.bool_], int, int]:
-        """Mask of one instance on the part of the frame that it can cover.
+        """Mask of one instance on the part of the frame that its box covers.
 
         Returns:
             mask [ch, cw] bool (may be empty), and x, y of its top left pixel in the frame.
         """
-        one = slice(index, index + 1)
-        for crop in mask_crops(self.masks[one], self._span[one], self.size, self.sampling):
+        single = slice(index, index + 1)
+        for crop in mask_crops(self.masks[single], self._span[single], self.size, self.sampling):
             return crop.values > threshold, crop.columns.start, crop.rows.start
         return np.zeros((0, 0), np.bool_), 0, 0
 
     def paste(self, threshold: float = MASK_THRESHOLD) -> NDArray[np.bool_]:
-        """Masks at the frame's size: [N, h, w] bool. N frames of memory; see crop for less."""
+        """Masks at the frame's size: [N, h, w] bool. Takes N frames of memory; :meth:`crop` takes less."""
         full = np.zeros((len(self), *self.size), np.bool_)
         for crop in mask_crops(self.masks, self._span, self.size, self.sampling):
             index, rows, columns, values = crop
@@ -103,12 +112,14 @@ class Instances:
         return full
 
 
-def got(value: object) -> str:
+def describe(value: object) -> str:
+    """Dtype and shape of an array, or the type of anything else, for a message."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {list(value.shape)}"
     return type(value).__name__
 
 
 def check_array(name: str, value: object, dtype: type, shape: tuple[int, ...]) -> None:
+    """InvalidInput unless value is an array of this dtype and shape."""
     if not isinstance(value, np.ndarray) or value.dtype != dtype or value.shape != shape:
-        raise InvalidInput(name, expected=f"{np.dtype(dtype)} {list(shape)}", got=got(value))
+        raise InvalidInput(name, expected=f"{np.dtype(dtype)} {list(shape)}", got=describe(value))

@@ -1,4 +1,4 @@
-"""One map of segments from a class map and instances: every pixel has one class and at most one object."""
+"""Panoptic segmentation from a class map and instances: each pixel has one class and at most one object."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from imp_trt.results.instances import Instances
 
 
 class Segment(NamedTuple):
-    """One region of a panoptic map.
+    """One segment of a panoptic map.
 
     Attributes:
-        id: its number in the map, from 1.
+        id: its value in the map, from 1.
         label: semantic class index.
-        is_thing: an object, not a region of a stuff class.
+        is_thing: True for an object, False for a region of a stuff class.
         score: of the detection, 0-1; 1 for stuff.
         area: pixels.
     """
@@ -36,9 +36,9 @@ class Panoptic:
     """Segments that do not overlap.
 
     Attributes:
-        ids: [h, w] int32, number of the segment at each pixel, 0 = void (none).
-        segments: by number, without gaps: ``segments[i].id == i + 1``. Things come first, by falling score,
-            then stuff by class.
+        ids: [h, w] int32, id of the segment at each pixel, 0 = void.
+        segments: in the order of their ids: ``segments[i].id == i + 1``. Things come first, in descending
+            order of score, then stuff in ascending order of class.
     """
 
     ids: NDArray[np.int32]
@@ -59,29 +59,29 @@ def fuse_panoptic(
     max_covered: float = 0.5,
     min_stuff_area: int = 0,
 ) -> Panoptic:
-    """Fuse a class map and instances to segments that do not overlap.
+    """Fuse a class map and instances into segments that do not overlap.
 
-    The rule of Kirillov et al., "Panoptic Feature Pyramid Networks" (CVPR 2019, section 3): instances are
-    laid down by falling score, each on the pixels that are still free; one that is covered too much is
-    dropped. Then each stuff class of the class map becomes one segment of the pixels still free. What the
-    class map calls a thing where no instance lies is void: nobody knows which object it belongs to.
+    The rule is that of Kirillov et al., "Panoptic Feature Pyramid Networks" (CVPR 2019, section 3).
+    Instances are placed in descending order of score, each on the pixels that are still free; an instance
+    that is mostly covered is dropped. Then each stuff class of the class map becomes one segment of the
+    pixels still free. Pixels of a thing class without an instance are void: the object is unknown.
 
     Args:
         semantic: [h, w] uint8 class indices.
         instances: of the same frame.
-        classes: which of them are things.
-        min_score: instances below are left out. On CamVid the choice matters little: from 0.3 to 0.7 the
+        classes: names the thing classes.
+        min_score: instances below are dropped. On CamVid the choice matters little: from 0.3 to 0.7 the
             panoptic quality of the project's model stayed within 0.012.
-        max_covered: instances are dropped if more than this share of their mask (0-1) is taken.
-        min_stuff_area: stuff segments of fewer pixels become void. The paper takes 64 * 64 on COCO's pictures
-            of about 640x480; 0 keeps thin things such as poles and signs.
+        max_covered: instances are dropped if more than this fraction of their mask (0-1) is covered.
+        min_stuff_area: stuff segments of fewer pixels become void. The paper uses 64 * 64 on COCO's images
+            of about 640x480; 0 keeps thin regions such as poles and signs.
 
     Raises:
         InvalidInput: a value is out of its range.
     """
-    for name, share in (("min_score", min_score), ("max_covered", max_covered)):
-        if not 0 <= share <= 1:
-            raise InvalidInput(name, expected="0 to 1", got=share)
+    for name, value in (("min_score", min_score), ("max_covered", max_covered)):
+        if not 0 <= value <= 1:
+            raise InvalidInput(name, expected="0 to 1", got=value)
     if min_stuff_area < 0:
         raise InvalidInput("min_stuff_area", expected="0 or more pixels", got=min_stuff_area)
     ids = np.zeros(semantic.shape, np.int32)
@@ -92,28 +92,28 @@ def fuse_panoptic(
             break
         mask, left, top = instances.crop(int(index))
         area = int(np.count_nonzero(mask))
-        place = ids[top : top + mask.shape[0], left : left + mask.shape[1]]
-        free = mask & (place == 0)
+        region = ids[top : top + mask.shape[0], left : left + mask.shape[1]]
+        free = mask & (region == 0)
         visible = int(np.count_nonzero(free))
         if not visible or area - visible > max_covered * area:
             continue
-        np.copyto(place, len(segments) + 1, where=free)
+        np.copyto(region, len(segments) + 1, where=free)
         segments.append(Segment(len(segments) + 1, int(instances.labels[index]), True, score, visible))
-    unseen = np.where(ids == 0, semantic, np.uint8(IGNORE_INDEX))
-    areas = class_areas(unseen)
-    numbers = np.zeros(256, np.int32)
+    rest = np.where(ids == 0, semantic, np.uint8(IGNORE_INDEX))  # [h, w] classes of the free pixels
+    areas = class_areas(rest)
+    stuff_ids = np.zeros(256, np.int32)  # class index -> segment id
     for label in classes.stuff:
         if areas[label] >= max(1, min_stuff_area):
-            numbers[label] = len(segments) + 1
+            stuff_ids[label] = len(segments) + 1
             segments.append(Segment(len(segments) + 1, label, False, 1.0, int(areas[label])))
-    ids += numbers.take(unseen)
+    ids += stuff_ids.take(rest)
     return Panoptic(ids, tuple(segments))
 
 
 def class_areas(semantic: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Pixels of each value of a class map [h, w]: [256] int64.
+    """Pixels of each value of a class map [h, w] uint8: [256] int64.
 
-    Counts runs of equal pixels: a tenth of the time that numpy.bincount takes pixel by pixel.
+    Counts runs of equal pixels, which takes a tenth of the time of numpy.bincount over all pixels.
     """
     flat = semantic.ravel()
     ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)

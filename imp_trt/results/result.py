@@ -1,4 +1,4 @@
-"""What a Segmenter answers: one class map and the instances in it, in the caller's frame."""
+"""The result of a Segmenter: one class map and the instances in it, in the caller's frame."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,21 +18,38 @@ from imp_trt.classes import IGNORE_INDEX, ClassTable
 from imp_trt.data.files import write_atomically
 from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
 from imp_trt.ops.mask_projection.numpy import instance_mask_projection_numpy
-from imp_trt.results.coco import coco_results
-from imp_trt.results.instances import MASK_THRESHOLD, Instances, check_array, got
+from imp_trt.results.coco import CocoResult, coco_results
+from imp_trt.results.instances import MASK_THRESHOLD, Instances, check_array, describe
 from imp_trt.results.panoptic import Panoptic, class_areas, fuse_panoptic
 
 if TYPE_CHECKING:
     import supervision
 
-__all__ = ["DRAWN_SCORE", "MASK_THRESHOLD", "Answer", "Instances", "SegmentationResult"]
+    from imp_trt.preprocessing.frames import ColorOrder
 
-DRAWN_SCORE = 0.3
-"""Default lowest score of an instance that is drawn or listed."""
+__all__ = ["DEFAULT_SCORE_THRESHOLD", "MASK_THRESHOLD", "Instances", "LazyOutputs", "SegmentationResult"]
+
+DEFAULT_SCORE_THRESHOLD = 0.3
+"""Default minimum score of an instance that is drawn or listed."""
+
+InstanceDict = TypedDict(
+    "InstanceDict", {"class": str, "label": int, "score": float, "box": list[float]}, total=True
+)
+"""One instance of :meth:`SegmentationResult.to_dict`; box is xyxy in pixels of the frame."""
 
 
-class Answer(Protocol):
-    """An answer that lies elsewhere until it is read; safe to use from any thread.
+class ResultDict(TypedDict):
+    """What :meth:`SegmentationResult.to_dict` returns; classes maps names to fractions of the frame."""
+
+    height: int
+    width: int
+    classes: dict[str, float]
+    instances: list[InstanceDict]
+    timing_ms: dict[str, float]
+
+
+class LazyOutputs(Protocol):
+    """Outputs that are fetched and decoded when they are first read; thread-safe.
 
     Attributes:
         size: (h, w) of the frame.
@@ -45,26 +62,25 @@ class Answer(Protocol):
         ...
 
     def instances(self) -> Instances:
-        """The objects found, arrays of their own."""
+        """The detected objects, arrays of their own."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentationResult:
-    """The answer for one frame, in that frame's pixels.
+    """The result for one frame, in that frame's pixels.
 
-    From an engine, ``semantic`` and ``instances`` stay on the GPU until each is first read; an error of the
-    GPU, or of the network's answer, shows there.
+    From an engine, ``semantic`` and ``instances`` stay on the GPU until each is first read. An error of the
+    GPU, or invalid outputs of the network, raise then.
 
     Attributes:
         semantic: [h, w] uint8 class indices.
-        instances: detected objects, by falling score.
+        instances: detected objects, in descending order of score.
         classes: names, things and colors of the classes.
-        timing: milliseconds of the call that made this result: "pre" (the frame's way to the network's
-            size), "infer", "post" (the answer's way back to the frame's) and "total". From an engine,
-            "upload" is the copy to the GPU or the resize on it, "upload" and "infer" are the GPU's own
-            times, "total" ends when the GPU is done, and "download" and "post" appear and grow as the
-            answer is read.
+        timing: milliseconds of the call that made this result: "pre" (preprocessing of the frame), "infer",
+            "post" (postprocessing of the outputs) and "total". From an engine, "upload" is the copy to the
+            GPU or the resize on it, "upload" and "infer" are measured by the GPU, "total" ends when the GPU
+            is done, and "download" and "post" appear and grow as the result is read.
         frame: [h, w, 3] uint8 BGR, the frame itself where Segmenter.stream kept it; else None.
 
     Raises:
@@ -77,8 +93,8 @@ class SegmentationResult:
     timing: Mapping[str, float] = field(default_factory=dict)
     frame: NDArray[np.uint8] | None = None
 
-    # Of a lazy result, in its own __dict__. No field: fields(), asdict() and replace() see what is public.
-    _answer: ClassVar[Answer | None] = None
+    # Set in the __dict__ of a lazy result. Not a field, so that fields() and replace() see public data only.
+    _outputs: ClassVar[LazyOutputs | None] = None
 
     def __post_init__(self) -> None:
         self._check_semantic(self.semantic)
@@ -89,39 +105,39 @@ class SegmentationResult:
     @classmethod
     def lazy(
         cls,
-        answer: Answer,
+        outputs: LazyOutputs,
         classes: ClassTable,
         timing: Mapping[str, float],
         frame: NDArray[np.uint8] | None = None,
     ) -> SegmentationResult:
-        """A result that fetches, checks and keeps each part of an answer when it is first read."""
-        made = object.__new__(cls)
-        # The two fields that are left out are found by __getattr__.
-        made.__dict__.update(classes=classes, timing=timing, frame=frame, _answer=answer)
-        return made
+        """A result that fetches, checks and caches each part of the outputs when it is first read."""
+        result = object.__new__(cls)
+        # The two missing fields are read through __getattr__.
+        result.__dict__.update(classes=classes, timing=timing, frame=frame, _outputs=outputs)
+        return result
 
-    if not TYPE_CHECKING:  # to a type checker every name would be an attribute
+    if not TYPE_CHECKING:  # else a type checker would accept every attribute name
 
-        def __getattr__(self, name: str) -> Any:
-            # Only asked for what is not there: a part that has not been read yet.
-            if name not in ("semantic", "instances") or self._answer is None:
+        def __getattr__(self, name: str) -> object:
+            # Called for missing attributes only: here a part that has not been read yet.
+            if name not in ("semantic", "instances") or self._outputs is None:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             if name == "semantic":
-                semantic = self._answer.semantic()
+                semantic = self._outputs.semantic()
                 self._check_semantic(semantic)
                 return self.__dict__.setdefault(name, semantic)
-            instances = self._answer.instances()
+            instances = self._outputs.instances()
             self._check_instances(instances)
             return self.__dict__.setdefault(name, instances)
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Copies and pickles hold the answer itself; the GPU stays behind.
+    def __getstate__(self) -> dict[str, object]:
+        # Copies and pickles hold the arrays, and no reference to the GPU.
         names = ("semantic", "instances", "classes", "frame")
-        return {name: getattr(self, name) for name in names} | {"timing": dict(self.timing)}
+        return {**{name: getattr(self, name) for name in names}, "timing": dict(self.timing)}
 
     def _check_semantic(self, semantic: NDArray[np.uint8]) -> None:
         if not isinstance(semantic, np.ndarray) or semantic.ndim != 2 or not semantic.size:
-            raise InvalidInput("semantic", expected="uint8 [h, w], not empty", got=got(semantic))
+            raise InvalidInput("semantic", expected="uint8 [h, w], not empty", got=describe(semantic))
         check_array("semantic", semantic, np.uint8, semantic.shape)
         highest = int(semantic.max())
         if (
@@ -138,55 +154,55 @@ class SegmentationResult:
     def __repr__(self) -> str:
         h, w = self.size
         # Printing a result must not wait for the GPU.
-        found = self.__dict__.get("instances")
-        count = "instances not read" if found is None else f"{len(found)} instances"
+        instances = self.__dict__.get("instances")
+        count = "instances not read" if instances is None else f"{len(instances)} instances"
         return f"SegmentationResult({w}x{h}, {len(self.classes)} classes, {count})"
 
     @property
     def size(self) -> tuple[int, int]:
         """(h, w) of the frame."""
-        return self.instances.size if self._answer is None else self._answer.size
+        return self.instances.size if self._outputs is None else self._outputs.size
 
     def pixel_counts(self) -> NDArray[np.int64]:
         """Pixels of each class, [K] int64."""
         return class_areas(self.semantic)[: len(self.classes)]
 
     def canvas(self, scale: float = 0.25) -> NDArray[np.float32]:
-        """What the instances say about every pixel: the IMP canvas, [T, h * scale, w * scale] float32.
+        """The instances as an IMP canvas, [T, h * scale, w * scale] float32.
 
-        Plane t belongs to class ``classes.things[t]``. The network's own canvas has scale 1/4 of its
-        frame; this one is computed from the result, on the caller's frame.
+        Plane t belongs to class ``classes.things[t]``. The network's own canvas has 1/4 of the size of its
+        frame; this one is computed from the result, in the caller's frame.
         """
-        found = self.instances
+        instances = self.instances
         size = (max(1, round(self.size[0] * scale)), max(1, round(self.size[1] * scale)))
         if not self.classes.things:
             return np.zeros((0, *size), np.float32)
-        plane = np.full(len(self.classes), -1, np.int32)
+        plane = np.full(len(self.classes), -1, np.int32)  # class index -> plane of the canvas
         plane[list(self.classes.things)] = np.arange(len(self.classes.things), dtype=np.int32)
         canvas = instance_mask_projection_numpy(
-            found._span[None],
-            found.scores[None],
-            plane[found.labels][None],
-            found.masks[None],
+            instances._span[None],
+            instances.scores[None],
+            plane[instances.labels][None],
+            instances.masks[None],
             len(self.classes.things),
             size,
             scale,
-            found.sampling,
+            instances.sampling,
         )
         return np.asarray(canvas[0], np.float32)
 
     @cached_property
     def disagreement(self) -> NDArray[np.float32]:
-        """[h, w] float32, 0-1: where class map and instances contradict each other.
+        """[h, w] float32, 0-1: how strongly class map and instances contradict each other.
 
-        0.5 and above is a contradiction: an object where the map says stuff, or a thing in the map where no
-        object of its class is seen; :func:`imp_trt.results.disagreement.disagreement_map` has the definition.
-        Computed when first read, and read only. It says nothing about a model that detects no instances.
+        0.5 and above is a contradiction: an instance where the map has stuff, or a thing in the map without
+        an instance of its class; :func:`imp_trt.results.disagreement.disagreement_map` has the definition.
+        Computed when first read; read-only. Not meaningful for a model that detects no instances.
         """
         from imp_trt.results.disagreement import disagreement_map
 
         disagreement = disagreement_map(self.semantic, self.instances, self.classes.things)
-        disagreement.flags.writeable = False  # one array for all who read it
+        disagreement.flags.writeable = False  # all callers share the array
         return disagreement
 
     def panoptic(self, min_score: float = 0.5, max_covered: float = 0.5, min_stuff_area: int = 0) -> Panoptic:
@@ -205,45 +221,45 @@ class SegmentationResult:
         self,
         frame: object | None = None,
         *,
-        color: str | None = None,
+        color: ColorOrder | None = None,
         alpha: float = 0.5,
-        min_score: float = DRAWN_SCORE,
+        min_score: float = DEFAULT_SCORE_THRESHOLD,
         labels: bool = True,
         legend: bool = False,
     ) -> NDArray[np.uint8]:
-        """The frame with the answer drawn over it: class colors, instance outlines and names.
+        """The frame with the result drawn over it: class colors, instance outlines and labels.
 
         Args:
-            frame: the frame that was run, same size; None takes the one that stream() kept.
-            color: order of frame's channels, "bgr" or "rgb", the same as was given to run(); None
-                means BGR for arrays and RGB for PIL images. A kept frame is BGR whatever is given.
+            frame: the frame that was segmented, same size; None takes the one that stream() kept.
+            color: order of the frame's channels, the same as was passed to run(); None means BGR for
+                arrays and RGB for PIL images. Ignored for a kept frame, which is BGR.
             alpha: weight of the class colors, 0-1.
-            min_score: instances below are left out.
-            labels: write class and score at each instance.
-            legend: list the classes that occur, at the lower left.
+            min_score: instances with a lower score are left out.
+            labels: draw class and score at each instance.
+            legend: list the classes in the frame, at the lower left.
 
         Returns:
             [h, w, 3] uint8, a new array; always BGR, for cv2.imwrite. ``[..., ::-1]`` is RGB.
 
         Raises:
-            InvalidInput: no frame, one of another size, or an argument out of its range.
+            InvalidInput: no frame, one of another size, or an argument is out of its range.
         """
         from imp_trt.preprocessing.frames import to_bgr
         from imp_trt.results.drawing import draw_result
 
         if frame is None and self.frame is None:
-            raise InvalidInput("plot", expected="the frame that was run", got="none", fix="plot(frame)")
-        picture = to_bgr(self.frame) if frame is None else to_bgr(frame, color)
+            raise InvalidInput("plot", expected="the frame that was segmented", got="none", fix="plot(frame)")
+        image = to_bgr(self.frame) if frame is None else to_bgr(frame, color)
         counts = self.pixel_counts() if legend else None
-        found = self.instances.above(min_score)
+        instances = self.instances.filter(min_score=min_score)
         return draw_result(
-            picture, self.semantic, found, self.classes, alpha=alpha, labels=labels, legend=counts
+            image, self.semantic, instances, self.classes, alpha=alpha, labels=labels, legend=counts
         )
 
-    def to_dict(self, min_score: float = DRAWN_SCORE) -> dict[str, Any]:
-        """Plain data: size, share of each class in the frame, instances without masks, timing."""
+    def to_dict(self, min_score: float = DEFAULT_SCORE_THRESHOLD) -> ResultDict:
+        """Data for JSON: size, fraction of each class in the frame, instances without masks, timing."""
         counts = self.pixel_counts()
-        found = self.instances.above(min_score)
+        instances = self.instances.filter(min_score=min_score)
         return {
             "height": self.size[0],
             "width": self.size[1],
@@ -259,39 +275,39 @@ class SegmentationResult:
                     "score": round(float(score), 4),
                     "box": [round(float(v), 2) for v in box],
                 }
-                for box, label, score in zip(found.boxes, found.labels, found.scores, strict=True)
+                for box, label, score in zip(instances.boxes, instances.labels, instances.scores, strict=True)
             ],
             "timing_ms": {name: round(value, 3) for name, value in self.timing.items()},
         }
 
-    def to_json(self, min_score: float = DRAWN_SCORE) -> str:
+    def to_json(self, min_score: float = DEFAULT_SCORE_THRESHOLD) -> str:
         """:meth:`to_dict` as one line of JSON."""
         return json.dumps(self.to_dict(min_score), allow_nan=False)
 
     def to_coco(
         self, image_id: int | str, category_ids: Mapping[str, int] | None = None, min_score: float = 0.0
-    ) -> list[dict[str, Any]]:
-        """The instances in COCO's results format, as plain data for JSON.
+    ) -> list[CocoResult]:
+        """The instances in COCO's results format, as data for JSON.
 
         Args:
-            image_id: of the frame, in the data set it belongs to.
+            image_id: of the frame, in its data set.
             category_ids: class name -> the data set's category id; None takes the class index.
-            min_score: instances below are left out. Average precision wants them all.
+            min_score: instances with a lower score are left out. Average precision needs all of them.
 
         Returns:
             an entry for each instance: image_id, category_id, bbox ([x, y, width, height], pixels), score and
-            segmentation (compressed run lengths of the mask at the frame's size).
+            segmentation (compressed RLE of the mask at the frame's size).
 
         Raises:
-            InvalidInput: category_ids lacks a class that was found.
+            InvalidInput: category_ids lacks the class of an instance.
         """
-        return coco_results(self.instances.above(min_score), self.classes, image_id, category_ids)
+        return coco_results(self.instances.filter(min_score=min_score), self.classes, image_id, category_ids)
 
-    def to_supervision(self, min_score: float = DRAWN_SCORE) -> supervision.Detections:
+    def to_supervision(self, min_score: float = DEFAULT_SCORE_THRESHOLD) -> supervision.Detections:
         """The instances for the annotators, zones and filters of the package supervision.
 
         Args:
-            min_score: instances below are left out. Every mask takes a frame of memory.
+            min_score: instances with a lower score are left out. Each mask takes h * w bytes.
 
         Returns:
             Detections: xyxy, mask ([N, h, w] bool), confidence, class_id (class index), and the class names
@@ -309,25 +325,25 @@ class SegmentationResult:
                 got=str(error),
                 fix="pip install 'imp-trt[supervision]'",
             ) from error
-        found = self.instances.above(min_score)
+        instances = self.instances.filter(min_score=min_score)
         return Detections(
-            xyxy=found.boxes,
-            mask=found.paste(),
-            confidence=found.scores,
-            class_id=found.labels.astype(np.int64),
-            data={"class_name": np.array(self.classes.names)[found.labels]},
+            xyxy=instances.boxes,
+            mask=instances.paste(),
+            confidence=instances.scores,
+            class_id=instances.labels.astype(np.int64),
+            data={"class_name": np.array(self.classes.names)[instances.labels]},
         )
 
     def save(
-        self, path: str | os.PathLike[str], frame: object | None = None, *, color: str | None = None
+        self, path: str | os.PathLike[str], frame: object | None = None, *, color: ColorOrder | None = None
     ) -> Path:
-        """Write the result to one file, whole or not at all.
+        """Write the result to one file, atomically.
 
         Args:
-            path: with a frame, any image suffix: the overlay. Without: ``.png`` the class map (8-bit,
-                one channel, pixel = class index), ``.json`` to_json(0.0), ``.npz`` every array.
-            frame: the frame that was run.
-            color: order of frame's channels, as in :meth:`plot`; the file's colors are right either way.
+            path: with a frame, any image suffix: the overlay. Without one: ``.png`` for the class map (8-bit,
+                one channel, pixel = class index), ``.json`` for to_json(0.0), ``.npz`` for all arrays.
+            frame: the frame that was segmented.
+            color: order of the frame's channels, as in :meth:`plot`.
 
         Raises:
             InvalidInput: the frame has another size, or color is unknown.
@@ -353,15 +369,15 @@ class SegmentationResult:
 
     def _npz(self) -> bytes:
         buffer = io.BytesIO()
-        found = self.instances
+        instances = self.instances
         np.savez_compressed(
             buffer,
             semantic=self.semantic,
-            boxes=found.boxes,
-            labels=found.labels,
-            scores=found.scores,
-            masks=found.masks,
-            mask_boxes=found._span,
+            boxes=instances.boxes,
+            labels=instances.labels,
+            scores=instances.scores,
+            masks=instances.masks,
+            mask_boxes=instances._span,
             names=np.array(self.classes.names),
         )
         return buffer.getvalue()

@@ -15,7 +15,7 @@ from imp_trt.data.files import write_atomically
 from imp_trt.data.images import encode_image
 from imp_trt.errors import InvalidInput
 from imp_trt.results.drawing import class_colors, color_map
-from imp_trt.results.image_grid import sheet
+from imp_trt.results.image_grid import make_grid
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video.sinks import Base, Segmented
 
@@ -47,7 +47,7 @@ class ContactSheet(Base):
     def close(self) -> None:
         if not self._rows or self._classes is None:
             return
-        picture = sheet(self._rows, COLUMNS, self._classes)
+        picture = make_grid(self._rows, COLUMNS, self._classes)
         write_atomically(self._path, encode_image(picture, ".png"))
         self._rows = []
 

@@ -67,7 +67,7 @@ bool InstanceMaskProjection::accepts(int32_t input, const DataType* types)
     }
 }
 
-bool InstanceMaskProjection::lies_right(int32_t input, const DataType*, const nvinfer1::TensorFormat* layouts)
+bool InstanceMaskProjection::accepts_layout(int32_t input, const DataType*, const nvinfer1::TensorFormat* layouts)
 {
     return layouts[input] == nvinfer1::TensorFormat::kLINEAR;
 }

@@ -21,7 +21,7 @@ public:
     void fields(FieldVisitor& visitor);
     const char* field_problem() const;
     static bool accepts(int32_t input, const nvinfer1::DataType* types);
-    static bool lies_right(int32_t input, const nvinfer1::DataType* types,
+    static bool accepts_layout(int32_t input, const nvinfer1::DataType* types,
                            const nvinfer1::TensorFormat* layouts);
     void output_shape(const nvinfer1::DimsExprs* in, nvinfer1::DimsExprs& out,
                       nvinfer1::IExprBuilder& builder) const;

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from imp_trt.cuda.driver import Device
 from imp_trt.errors import InvalidInput
 from imp_trt.ops.mask_projection.cuda import launch_mask_projection, prepare
 from imp_trt.ops.mask_projection.options import MAX_CANVAS_SIDE, check_options
 from imp_trt.plugins.python_plugin import FLOATING, PluginOperator, ShapeBuilder, Tensor
+from imp_trt.plugins.tensorrt_types import DimsExprs, IDimensionExpr
 
 _BOXES, _SCORES, _LABELS, _MASKS = range(4)
 
@@ -30,7 +31,7 @@ class InstanceMaskProjection(PluginOperator):
     sampling: str
 
     def __post_init__(self) -> None:
-        for name in ("canvas_h", "canvas_w"):  # check_options would call both canvas_size
+        for name in ("canvas_h", "canvas_w"):  # check_options reports both as canvas_size
             if not 1 <= getattr(self, name) <= MAX_CANVAS_SIDE:
                 raise InvalidInput(name, expected=f"1 to {MAX_CANVAS_SIDE}", got=getattr(self, name))
         check_options(self.num_classes, (self.canvas_h, self.canvas_w), self.spatial_scale, self.sampling)
@@ -40,7 +41,7 @@ class InstanceMaskProjection(PluginOperator):
         allowed = {_LABELS: ("i32", "i64"), _MASKS: FLOATING}.get(position, ("f32",))
         return elements[position] in allowed
 
-    def output_shape(self, inputs: Sequence[Any], builder: ShapeBuilder) -> list[Any]:
+    def output_shape(self, inputs: Sequence[DimsExprs], builder: ShapeBuilder) -> list[IDimensionExpr]:
         sizes = (self.num_classes, self.canvas_h, self.canvas_w)
         return [inputs[_MASKS][0], *(builder.constant(size) for size in sizes)]
 

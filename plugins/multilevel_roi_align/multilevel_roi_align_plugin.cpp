@@ -39,7 +39,7 @@ bool MultilevelRoiAlign::accepts(int32_t input, const DataType* types)
                            : is_floating(types[input]) && types[input] == types[0];
 }
 
-bool MultilevelRoiAlign::lies_right(int32_t input, const DataType* types, const TensorFormat* layouts)
+bool MultilevelRoiAlign::accepts_layout(int32_t input, const DataType* types, const TensorFormat* layouts)
 {
     if (input == kBoxes || types[input] == DataType::kFLOAT) {
         return layouts[input] == TensorFormat::kLINEAR;

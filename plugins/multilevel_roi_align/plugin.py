@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from imp_trt.cuda.driver import Device
 from imp_trt.errors import InvalidInput
 from imp_trt.ops.roi_align.cuda import launch_multilevel_roi_align, prepare
 from imp_trt.plugins.python_plugin import FLOATING, PluginOperator, ShapeBuilder, Tensor
+from imp_trt.plugins.tensorrt_types import DimsExprs, IDimensionExpr
 
 _BOXES = 4
 
@@ -39,12 +40,12 @@ class MultilevelRoiAlign(PluginOperator):
         return elements[position] in FLOATING and elements[position] == elements[0]
 
     @staticmethod
-    def lies_right(position: int, elements: Sequence[str], layouts: Sequence[str]) -> bool:
+    def accepts_layout(position: int, elements: Sequence[str], layouts: Sequence[str]) -> bool:
         if position == _BOXES or elements[position] == "f32":
             return layouts[position] == "LINEAR"
         return layouts[position] in ("LINEAR", "HWC8") and layouts[position] == layouts[0]
 
-    def output_shape(self, inputs: Sequence[Any], builder: ShapeBuilder) -> list[Any]:
+    def output_shape(self, inputs: Sequence[DimsExprs], builder: ShapeBuilder) -> list[IDimensionExpr]:
         boxes, side = inputs[_BOXES], builder.constant(self.output_size)
         return [builder.product(boxes[0], boxes[1]), inputs[0][1], side, side]
 

@@ -161,7 +161,7 @@ public:
             types[i] = inOut[i].desc.type;
             layouts[i] = inOut[i].desc.format;
         }
-        return Op::accepts(pos, types) && Op::lies_right(pos, types, layouts);
+        return Op::accepts(pos, types) && Op::accepts_layout(pos, types, layouts);
     }
 
     int32_t configurePlugin(const DynamicDesc* in, int32_t nbInputs, const DynamicDesc*,

@@ -48,7 +48,7 @@ class CanvasOverrideBackend(PyTorchBackend):
     ) -> None:
         super().__init__(path, threads=threads, device=device)
         trained = self._network
-        if not trained.config.imp:
+        if trained is None or not trained.config.imp:
             raise InvalidInput(f"network {path}", expected="one with IMP", got="no canvas")
         network = _CanvasOverrideNetwork(trained.config, sample if override == "oracle" else None)
         network.load_state_dict(trained.state_dict())

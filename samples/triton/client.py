@@ -23,7 +23,7 @@ from tritonclient.utils import InferenceServerException
 from imp_trt import ImpTrtError
 from imp_trt.artifacts import parse_manifest
 from imp_trt.backends import decode_instances
-from imp_trt.preprocessing import Fit
+from imp_trt.preprocessing import LetterboxTransform
 from imp_trt.results import SegmentationResult
 from imp_trt.video import DrawOptions, Frame, Segmented, open_source, overlay_sink
 
@@ -52,9 +52,9 @@ class TritonSegmenter:
     def run(self, image: NDArray[np.uint8]) -> SegmentationResult:
         """The result for one [h, w, 3] uint8 BGR frame, in that frame's pixels."""
         contract = self.manifest.input
-        fit = Fit.of((image.shape[0], image.shape[1]), contract)
+        fit = LetterboxTransform.of((image.shape[0], image.shape[1]), contract)
         batch = np.zeros(contract.spec.shape, np.uint8)  # its other places, if any, stay blank
-        fit.forward(np.ascontiguousarray(image), out=batch[0])
+        fit.apply(np.ascontiguousarray(image), out=batch[0])
         tensor = triton.InferInput(contract.spec.name, list(batch.shape), "UINT8")
         tensor.set_data_from_numpy(batch)
         answer = self._client.infer(self._model, [tensor], client_timeout=TIMEOUT_S)
@@ -65,7 +65,7 @@ class TritonSegmenter:
             for spec in self.manifest.outputs
         }
         instances = decode_instances(outputs, 0, fit, self.manifest)
-        return SegmentationResult(fit.semantic_back(outputs["semantic"][0]), instances, self.manifest.classes)
+        return SegmentationResult(fit.invert_mask(outputs["semantic"][0]), instances, self.manifest.classes)
 
     def __enter__(self) -> TritonSegmenter:
         return self

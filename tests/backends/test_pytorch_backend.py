@@ -90,5 +90,5 @@ def test_the_device_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device(None) == torch.device("cuda")
     assert choose_device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(DependencyMissing, match="2 of them"):
+    with pytest.raises(DependencyMissing, match="2 GPUs"):
         choose_device("cuda:2")

@@ -15,7 +15,7 @@ from PIL import Image
 import imp_trt
 from imp_trt.artifacts.manifest import InputContract
 from imp_trt.errors import InvalidInput, SourceError
-from imp_trt.preprocessing.letterbox import Fit
+from imp_trt.preprocessing.letterbox import LetterboxTransform
 from imp_trt.segmenter import Segmenter
 from imp_trt.video import open_source
 from tests.support import tiny
@@ -38,8 +38,8 @@ def segmenter(path: Path) -> Iterator[Segmenter]:
 
 
 def expected(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    fit = Fit.of(frame.shape[:2], InputContract(height=tiny.HEIGHT, width=tiny.WIDTH))
-    return fit.semantic_back(tiny.truth(fit.forward(frame)))
+    transform = LetterboxTransform.of(frame.shape[:2], InputContract(height=tiny.HEIGHT, width=tiny.WIDTH))
+    return transform.invert_mask(tiny.truth(transform.apply(frame)))
 
 
 def test_public_name_and_attributes(segmenter: Segmenter) -> None:

@@ -1,4 +1,4 @@
-"""Results of an engine: on the GPU until they are read, never changed or lost; submit and Pending."""
+"""Results of an engine: on the GPU until they are read, never changed or lost; submit and ResultFuture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from imp_trt.backends.device_slots import MAX_SLOTS
 from imp_trt.errors import DeviceError, InvalidInput
-from imp_trt.preprocessing.letterbox import Fit
+from imp_trt.preprocessing.letterbox import LetterboxTransform
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from imp_trt.video.pipeline import run_pipeline
@@ -175,7 +175,7 @@ def test_outputs_found_while_they_are_dropped_free_their_slot_once(
     backend: Any = segmenter._open_backend()
     pool = backend._pool
     result: Any = segmenter.run(frame(0))
-    outputs = result._answer._outputs()
+    outputs = result._outputs._outputs()
     slot = outputs._slot
     outputs.__del__()  # in one thread, while another moves what is oldest
     outputs.move()
@@ -242,14 +242,14 @@ def test_a_frame_starts_while_another_thread_resizes_a_class_map(
     segmenter: Segmenter, wanted: list[SegmentationResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resizing, go_on = threading.Event(), threading.Event()
-    resize = Fit.semantic_back
+    resize = LetterboxTransform.invert_mask
 
-    def slow(fit: Fit, semantic: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def slow(transform: LetterboxTransform, semantic: NDArray[np.uint8]) -> NDArray[np.uint8]:
         resizing.set()
         assert go_on.wait(30), "the next frame waited for the resize"
-        return resize(fit, semantic)
+        return resize(transform, semantic)
 
-    monkeypatch.setattr(Fit, "semantic_back", slow)
+    monkeypatch.setattr(LetterboxTransform, "invert_mask", slow)
     result = segmenter.run(frame(0))
     maps: list[NDArray[np.uint8]] = []
     reader = threading.Thread(target=lambda: maps.append(result.semantic))
@@ -294,7 +294,7 @@ def test_waiting_with_a_limit(segmenter: Segmenter, wanted: list[SegmentationRes
     with pytest.raises(TimeoutError, match="0 s"):
         pending.result(timeout=0)
     assert same(pending.result(timeout=30), wanted[3])
-    assert repr(pending) == "Pending(93x81)"
+    assert repr(pending) == "ResultFuture(93x81)"
 
 
 def test_a_result_may_be_read_before_it_is_waited_for(

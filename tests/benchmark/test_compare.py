@@ -142,7 +142,7 @@ def test_wrong_labels_are_refused(a: Segmenter, weights: Path) -> None:
 def test_missing_objects_are_refused(a: Segmenter, weights: Path) -> None:
     def blind(image: Any) -> SegmentationResult:
         found = a.run(image)
-        return replace(found, instances=found.instances.above(1.0))
+        return replace(found, instances=found.instances.filter(min_score=1.0))
 
     with pytest.raises(VerificationError, match="instance F1 0"):
         PyTorchRival(weights, a.manifest, blind, 1, "cpu").check(IMAGES)

@@ -40,6 +40,9 @@ def run(trt: Any, engine: Any, other: object) -> None:
     if getattr(trt, "PlantedGuard", None):
         trt.BuilderFlag.PLANTED_FLAG
     other.anything()
+
+def typed(trt: TensorRT, runtime: Runtime | None, items: Sequence[ITensor], network: object) -> None:
+    print(trt.planted_name, runtime.planted_name, [item.planted_name for item in items], network.anything)
 """
 
 
@@ -64,6 +67,29 @@ def names_in_rtx(sources: list[str]) -> dict[str, Any]:
     }
 
 
+def protocol_names_that_rtx_lacks() -> list[str]:
+    """Run in the child process of tests.support.rtx."""
+    import tensorrt_rtx as trt
+
+    lacking = []
+    for protocol, names in tensorrt_names.protocols().items():
+        # The protocol of an enumeration has its name in the plural.
+        singular = {protocol, protocol.removesuffix("s"), protocol.removesuffix("ies") + "y"}
+        owner = {"TensorRT": trt}.get(protocol) or next(
+            (getattr(trt, name) for name in singular if hasattr(trt, name)), None
+        )
+        if owner is None and protocol != "Member":
+            lacking.append(protocol)
+        lacking += [f"{protocol}.{name}" for name in names if owner and not hasattr(owner, name)]
+    return lacking
+
+
+@needs_rtx
+def test_the_protocols_have_no_name_that_tensorrt_rtx_lacks() -> None:
+    assert len(tensorrt_names.protocols()) > 30
+    assert run_rtx(protocol_names_that_rtx_lacks).result == []
+
+
 @needs_rtx
 def test_planted_names_and_arities_are_found(tmp_path: Any) -> None:
     source = tmp_path / "planted.py"
@@ -76,9 +102,12 @@ def test_planted_names_and_arities_are_found(tmp_path: Any) -> None:
         "IProgressMonitor.phase_finish is not implemented",
         "IProgressMonitor.phase_start with 1 parameters",
         "IProgressMonitor.step_complete is not implemented",
+        "ITensor.planted_name",
+        "Runtime.planted_name",
         "builder.create_network(1, 2) fits no overload of Builder.create_network",
         "config.set_timing_cache(config.create_timing_cache(b''), planted=False) fits no overload of "
         "IBuilderConfig.set_timing_cache",
+        "module.planted_name",
     ]
     assert "module.PlantedGuard" in found["guarded"]
 

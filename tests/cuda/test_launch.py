@@ -19,7 +19,7 @@ from imp_trt.ops.mask_projection.cuda import launch_mask_projection
 from imp_trt.ops.roi_align import cuda as multilevel_roi_align_cuda
 from imp_trt.ops.roi_align.cuda import launch_multilevel_roi_align
 from imp_trt.preprocessing import letterbox_cuda as frame_fit
-from imp_trt.preprocessing.letterbox import Fit
+from imp_trt.preprocessing.letterbox import LetterboxTransform
 from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_kernels import kernels as fake_kernels
 
@@ -52,8 +52,8 @@ def pool(**changes):
 
 def fit_of(frame, rule="letterbox"):
     if rule == "stretch":
-        return Fit(frame, (40, 48), (40, 48), 114)
-    return Fit.of(frame, InputContract(height=40, width=48, fit=rule))
+        return LetterboxTransform(frame, (40, 48), (40, 48), 114)
+    return LetterboxTransform.of(frame, InputContract(height=40, width=48, fit=rule))
 
 
 def test_mask_projection(fake):
@@ -125,28 +125,37 @@ def covers(launch, height, width):
 def test_frame_fit(fake, frame, rule):
     device = Device.open()
     stream = Stream(device)
-    (h, w), fit = frame, fit_of(frame, rule)
+    (h, w), transform = frame, fit_of(frame, rule)
     picture = np.random.default_rng(0).integers(0, 256, (h, w, 3), np.uint8)
     rows = np.zeros((h, 3 * w + 5), np.uint8)
     rows[:, : 3 * w] = picture.reshape(h, -1)
     source, out = upload(rows, stream), DeviceBuffer(40 * 48 * 3)
-    frame_fit.launch_fit(
-        fit, source.pointer, rows.shape[1], True, out.pointer, fit.pad_value, stream.handle, device
+    frame_fit.launch_letterbox(
+        transform,
+        source.pointer,
+        rows.shape[1],
+        True,
+        out.pointer,
+        transform.pad_value,
+        stream.handle,
+        device,
     )
     stream.synchronize()
-    expected = fit.forward(np.ascontiguousarray(picture[..., ::-1]))
+    expected = transform.apply(np.ascontiguousarray(picture[..., ::-1]))
     np.testing.assert_array_equal(fake.array(out.pointer, (40, 48, 3), np.uint8), expected)
     assert covers(fake.launches[-1], 40, 48)
 
 
 def test_semantic_back(fake):
     device = Device.open()
-    stream, fit = Stream(device), fit_of((120, 200))
+    stream, transform = Stream(device), fit_of((120, 200))
     semantic = np.random.default_rng(0).integers(0, 19, (40, 48), np.uint8)
     source, out = upload(semantic, stream), DeviceBuffer(120 * 200)
-    frame_fit.launch_semantic_back(fit, source.pointer, out.pointer, stream.handle, device)
+    frame_fit.launch_invert_mask(transform, source.pointer, out.pointer, stream.handle, device)
     stream.synchronize()
-    np.testing.assert_array_equal(fake.array(out.pointer, (120, 200), np.uint8), fit.semantic_back(semantic))
+    np.testing.assert_array_equal(
+        fake.array(out.pointer, (120, 200), np.uint8), transform.invert_mask(semantic)
+    )
     assert covers(fake.launches[-1], 120, 200)
 
 
@@ -177,8 +186,8 @@ def test_arguments_have_the_types_of_the_parameters(fake, op):
         for dtype in ("f16", "bf16"):
             pool(dtype=dtype, layout="hwc8")
     elif op == "frame_fit":
-        frame_fit.launch_fit(fit_of((9, 9)), 16, 27, False, 32, 0, 2, device)
-        frame_fit.launch_semantic_back(fit_of((9, 9)), 16, 32, 2, device)
+        frame_fit.launch_letterbox(fit_of((9, 9)), 16, 27, False, 32, 0, 2, device)
+        frame_fit.launch_invert_mask(fit_of((9, 9)), 16, 32, 2, device)
     else:
         for rule in ("bilinear", "nearest", "rect"):
             for dtype in ("f32", "f16", "bf16"):
@@ -216,7 +225,7 @@ def test_the_real_bindings_take_the_arguments(fake):
     device = Device.open()
     launch_every_projection("nearest", "f32", device)
     pool()
-    frame_fit.launch_fit(fit_of((9, 9)), 16, 27, False, 32, 0, 2, device)
+    frame_fit.launch_letterbox(fit_of((9, 9)), 16, 27, False, 32, 0, 2, device)
     for launch in fake.launches:
         arguments = (*launch.grid, *launch.block, 0, launch.stream, (launch.values, launch.types), 0)
         with pytest.raises(RuntimeError, match="driver"):  # only the library is missing

@@ -55,8 +55,8 @@ POSSIBLE = [
     ("jetson-orin", "fp16", machine("linux-aarch64", "11.4.1", capability="8.7"), {}),
     ("jetson-thor", "fp8", THOR, {}),
     ("drive-thor", "fp8", machine("linux-aarch64", "10.10.10", capability="10.1"), {}),
-    ("data-centre", "fp8", H100, {"plugin": True}),
-    ("data-centre", "fp16", T4, {"plugin": False}),
+    ("data-center", "fp8", H100, {"plugin": True}),
+    ("data-center", "fp16", T4, {"plugin": False}),
 ]
 
 
@@ -102,7 +102,7 @@ IMPOSSIBLE = [
         r"built on the device itself.*this is linux-x86_64.*--target jetson-orin",
     ),
     ("jetson-orin", "fp16", THOR, {}, r"\(11\.0\), and this target has 8\.7"),
-    ("data-centre", "fp16", machine(tensorrt="11.1", capability="12.1"), {}, "this target has 7.5 or"),
+    ("data-center", "fp16", machine(tensorrt="11.1", capability="12.1"), {}, "this target has 7.5 or"),
 ]
 
 
@@ -173,7 +173,7 @@ def test_capabilities_are_narrowed_to_those_that_have_the_type():
     assert capabilities_for(rtx, "fp8", EngineOptions()) == ("8.9", "12.0", "12.1")
     assert capabilities_for(desktop, "fp16", EngineOptions()) == ("8.6", "8.9", "12.0")
     assert capabilities_for(desktop, "fp16", EngineOptions(compute_capabilities=("8.0",))) == ("8.0",)
-    assert capabilities_for(TARGETS["data-centre"], "fp16", EngineOptions()) == ()
+    assert capabilities_for(TARGETS["data-center"], "fp16", EngineOptions()) == ()
 
 
 def test_every_profile_is_dated_and_sourced():
@@ -202,7 +202,7 @@ def test_the_table_names_every_target_and_the_best():
 
 def test_the_list_of_precisions_is_complete():
     for precision in PRECISIONS:
-        check_target(TARGETS["data-centre"], precision, EngineOptions(), H100)
+        check_target(TARGETS["data-center"], precision, EngineOptions(), H100)
 
 
 @pytest.mark.parametrize(
@@ -211,3 +211,8 @@ def test_the_list_of_precisions_is_complete():
 )
 def test_versions_of_packages(text, pair):
     assert version_pair(text) == pair
+
+
+def test_the_former_name_of_a_target_works_and_warns(caplog: pytest.LogCaptureFixture) -> None:
+    assert find_target("data-centre") is TARGETS["data-center"]
+    assert "data-centre is deprecated, use data-center" in caplog.text

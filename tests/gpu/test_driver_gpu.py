@@ -9,11 +9,11 @@ from imp_trt.cuda import driver, kernels
 from imp_trt.cuda.driver import Device, DeviceBuffer, Event, Graph, PinnedBuffer, Stream
 from imp_trt.errors import DeviceError, UsageError
 from imp_trt.preprocessing import letterbox_cuda as frame_fit
-from imp_trt.preprocessing.letterbox import Fit
+from imp_trt.preprocessing.letterbox import LetterboxTransform
 from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_kernels import kernels as fake_kernels
 
-FIT = Fit((20, 30), (64, 96), (64, 96), 0)
+FIT = LetterboxTransform((20, 30), (64, 96), (64, 96), 0)
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.gpu)])
@@ -71,7 +71,7 @@ def test_a_graph_replays_copies_and_kernels(device, stream):
 
     def body() -> None:
         driver.copy_in(frame.pointer, host.pointer, host.nbytes, stream.handle)
-        frame_fit.launch_fit(FIT, frame.pointer, 90, False, out.pointer, 0, stream.handle, device)
+        frame_fit.launch_letterbox(FIT, frame.pointer, 90, False, out.pointer, 0, stream.handle, device)
         driver.copy_out(result.pointer, out.pointer, out.nbytes, stream.handle)
 
     graph = Graph.capture(stream.handle, body)
@@ -80,7 +80,7 @@ def test_a_graph_replays_copies_and_kernels(device, stream):
         host.array[:] = picture.ravel()
         graph.launch(stream.handle)
         stream.synchronize()
-        expected = FIT.forward(picture).astype(int)
+        expected = FIT.apply(picture).astype(int)
         assert np.abs(result.array.reshape(64, 96, 3) - expected).max() <= 1
     for thing in (graph, host, result, frame, out):
         thing.close()
@@ -88,7 +88,7 @@ def test_a_graph_replays_copies_and_kernels(device, stream):
 
 def test_kernels_are_not_loaded_while_a_graph_is_recorded(device, stream):
     def body() -> None:
-        frame_fit.launch_fit(FIT, 16, 90, False, 16, 0, stream.handle, device)
+        frame_fit.launch_letterbox(FIT, 16, 90, False, 16, 0, stream.handle, device)
 
     with pytest.raises(UsageError, match="frame_fit are not loaded"):
         Graph.capture(stream.handle, body)

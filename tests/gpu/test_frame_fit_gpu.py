@@ -1,4 +1,4 @@
-"""Frames and class maps resized on the GPU against `Fit` on the host."""
+"""Frames and class maps resized on the GPU against `LetterboxTransform` on the host."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import pytest
 from imp_trt.cuda import driver
 from imp_trt.cuda.driver import DeviceBuffer, Stream
 from imp_trt.preprocessing import letterbox_cuda as frame_fit
-from imp_trt.preprocessing.letterbox import Fit
+from imp_trt.preprocessing.letterbox import LetterboxTransform
 
 pytestmark = pytest.mark.gpu
 
 FITS = {
-    "shrink": Fit((720, 1280), (384, 768), (384, 683), 114),
-    "shrink by whole numbers": Fit((768, 1536), (384, 768), (384, 768), 0),
-    "grow": Fit((100, 150), (256, 384), (256, 384), 114),
-    "shrink one axis": Fit((100, 900), (256, 384), (256, 384), 114),
-    "as it is": Fit((64, 96), (64, 96), (64, 96), 0),
-    "pad only": Fit((64, 80), (64, 96), (64, 80), 7),
-    "one pixel": Fit((1, 1), (33, 65), (33, 33), 255),
+    "shrink": LetterboxTransform((720, 1280), (384, 768), (384, 683), 114),
+    "shrink by whole numbers": LetterboxTransform((768, 1536), (384, 768), (384, 768), 0),
+    "grow": LetterboxTransform((100, 150), (256, 384), (256, 384), 114),
+    "shrink one axis": LetterboxTransform((100, 900), (256, 384), (256, 384), 114),
+    "as it is": LetterboxTransform((64, 96), (64, 96), (64, 96), 0),
+    "pad only": LetterboxTransform((64, 80), (64, 96), (64, 80), 7),
+    "one pixel": LetterboxTransform((1, 1), (33, 65), (33, 33), 255),
 }
 
 
@@ -60,37 +60,37 @@ def rig(gpu):
 @pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize("name", FITS)
 def test_forward(rig, name, swap):
-    fit = FITS[name]
-    (h, w), (height, width) = fit.frame, fit.network
+    transform = FITS[name]
+    (h, w), (height, width) = transform.frame, transform.network
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 256, (h, 3 * w + 9), np.uint8)
     picture = np.ascontiguousarray(rows[:, : 3 * w].reshape(h, w, 3)[..., :: -1 if swap else 1])
     source, out = rig.upload(rows), rig.upload(np.full((height, width, 3), 99, np.uint8))
-    frame_fit.launch_fit(
-        fit,
+    frame_fit.launch_letterbox(
+        transform,
         source.pointer,
         rows.shape[1],
         swap,
         out.pointer,
-        fit.pad_value,
+        transform.pad_value,
         rig.stream.handle,
         rig.device,
     )
     got = rig.download(out, (height, width, 3)).astype(int)
-    expected = fit.forward(picture, np.empty((height, width, 3), np.uint8)).astype(int)
-    rh, rw = fit.resized
-    np.testing.assert_array_equal(got[rh:], fit.pad_value)
-    np.testing.assert_array_equal(got[:, rw:], fit.pad_value)
+    expected = transform.apply(picture, np.empty((height, width, 3), np.uint8)).astype(int)
+    rh, rw = transform.resized
+    np.testing.assert_array_equal(got[rh:], transform.pad_value)
+    np.testing.assert_array_equal(got[:, rw:], transform.pad_value)
     # OpenCV blends in fixed point, and rounds the halves of a mean in its own way.
     assert np.abs(got - expected).max() <= 1
-    if fit.frame == fit.resized:
+    if transform.frame == transform.resized:
         np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize("name", FITS)
 def test_semantic_back(rig, name):
-    fit = FITS[name]
-    semantic = np.random.default_rng(1).integers(0, 19, fit.network, np.uint8)
-    source, out = rig.upload(semantic), rig.empty(fit.frame[0] * fit.frame[1])
-    frame_fit.launch_semantic_back(fit, source.pointer, out.pointer, rig.stream.handle, rig.device)
-    np.testing.assert_array_equal(rig.download(out, fit.frame), fit.semantic_back(semantic))
+    transform = FITS[name]
+    semantic = np.random.default_rng(1).integers(0, 19, transform.network, np.uint8)
+    source, out = rig.upload(semantic), rig.empty(transform.frame[0] * transform.frame[1])
+    frame_fit.launch_invert_mask(transform, source.pointer, out.pointer, rig.stream.handle, rig.device)
+    np.testing.assert_array_equal(rig.download(out, transform.frame), transform.invert_mask(semantic))

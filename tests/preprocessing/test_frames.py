@@ -69,7 +69,7 @@ def test_a_pil_image_that_cannot_be_decoded_is_refused(kind: str) -> None:
     closed.close()
     for image in (cut, closed):
         if image is not None:  # Pillow refuses to open a WebP that is cut short
-            with pytest.raises(InvalidInput, match="whole image"):
+            with pytest.raises(InvalidInput, match="complete image"):
                 check_frame(image)
 
 

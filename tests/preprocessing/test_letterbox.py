@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from imp_trt.artifacts.manifest import InputContract
 from imp_trt.errors import InvalidInput
-from imp_trt.preprocessing.letterbox import Fit
+from imp_trt.preprocessing.letterbox import LetterboxTransform
 from tests.support import tiny
 
 SIDES = st.integers(1, 90)
@@ -35,21 +35,21 @@ def weights(source: int, target: int, area: bool) -> NDArray[np.float64]:
     return matrix
 
 
-def reference(frame: NDArray[np.uint8], fit: Fit) -> NDArray[np.float64]:
-    (h, w), (rh, rw) = fit.frame, fit.resized
+def reference(frame: NDArray[np.uint8], transform: LetterboxTransform) -> NDArray[np.float64]:
+    (h, w), (rh, rw) = transform.frame, transform.resized
     area = rh <= h and rw <= w
     rows, columns = weights(h, rh, area), weights(w, rw, area)
     image = np.einsum("yh,hwc,xw->yxc", rows, frame.astype(np.float64), columns, optimize=True)
-    out = np.full((*fit.network, 3), float(fit.pad_value))
+    out = np.full((*transform.network, 3), float(transform.pad_value))
     out[:rh, :rw] = image
     return out
 
 
 def test_padding_is_what_holds_no_image() -> None:
     contract = InputContract(height=384, width=480)
-    assert Fit.of((360, 480), contract).padding == pytest.approx(24 / 384)
-    assert Fit.of((768, 960), contract).padding == 0
-    assert Fit.of((10, 480), replace(contract, fit="resize")).padding == 0
+    assert LetterboxTransform.of((360, 480), contract).padding == pytest.approx(24 / 384)
+    assert LetterboxTransform.of((768, 960), contract).padding == 0
+    assert LetterboxTransform.of((10, 480), replace(contract, fit="resize")).padding == 0
 
 
 @settings(deadline=None)
@@ -57,10 +57,12 @@ def test_padding_is_what_holds_no_image() -> None:
 def test_forward_is_within_rounding_of_the_reference(
     h: int, w: int, height: int, width: int, fit_rule: str
 ) -> None:
-    fit = Fit.of((h, w), InputContract(height=height, width=width, fit=fit_rule, pad_value=7))
+    transform = LetterboxTransform.of(
+        (h, w), InputContract(height=height, width=width, fit=fit_rule, pad_value=7)
+    )
     frame = tiny.frame(h, w)
     # OpenCV's fixed-point bilinear weights have 11 bits: up to 1 level off before rounding.
-    assert np.abs(fit.forward(frame) - reference(frame, fit)).max() <= 1.51
+    assert np.abs(transform.apply(frame) - reference(frame, transform)).max() <= 1.51
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_forward_is_within_rounding_of_the_reference(
     ],
 )
 def test_letterbox_sizes(frame: tuple[int, int], network: tuple[int, int], resized: tuple[int, int]) -> None:
-    assert Fit.of(frame, InputContract(height=network[0], width=network[1])).resized == resized
+    assert LetterboxTransform.of(frame, InputContract(height=network[0], width=network[1])).resized == resized
 
 
 @settings(deadline=None)
@@ -86,10 +88,10 @@ def test_letterbox_sizes(frame: tuple[int, int], network: tuple[int, int], resiz
 def test_semantic_back_takes_the_pixel_under_the_center(
     h: int, w: int, height: int, width: int, fit_rule: str
 ) -> None:
-    fit = Fit.of((h, w), InputContract(height=height, width=width, fit=fit_rule))
+    transform = LetterboxTransform.of((h, w), InputContract(height=height, width=width, fit=fit_rule))
     semantic = np.random.default_rng(0).integers(0, 200, (height, width), dtype=np.uint8)
-    back = fit.semantic_back(semantic)
-    rh, rw = fit.resized
+    back = transform.invert_mask(semantic)
+    rh, rw = transform.resized
     y, x = h - 1, w // 2
     # Exact rational arithmetic: floor((x + 1/2) * rw / w).
     assert back[y, x] == semantic[(2 * y + 1) * rh // (2 * h), (2 * x + 1) * rw // (2 * w)]
@@ -98,34 +100,34 @@ def test_semantic_back_takes_the_pixel_under_the_center(
 
 
 def test_identity_passes_through() -> None:
-    fit = Fit.of((64, 96), InputContract(height=64, width=96))
+    transform = LetterboxTransform.of((64, 96), InputContract(height=64, width=96))
     frame = tiny.frame()
-    assert fit.forward(frame) is frame
+    assert transform.apply(frame) is frame
     out = np.zeros_like(frame)
-    assert fit.forward(frame, out) is out
+    assert transform.apply(frame, out) is out
     assert np.array_equal(out, frame)
     semantic = tiny.truth(frame)
-    assert fit.semantic_back(semantic) is semantic
+    assert transform.invert_mask(semantic) is semantic
 
 
 def test_out_is_written_in_place_and_the_frame_is_not() -> None:
-    fit = Fit.of((50, 40), InputContract(height=64, width=96))
+    transform = LetterboxTransform.of((50, 40), InputContract(height=64, width=96))
     frame = tiny.frame(50, 40)
     frame.flags.writeable = False
     out = np.full((2, 64, 96, 3), 9, np.uint8)
-    assert np.shares_memory(fit.forward(frame, out[1]), out)
-    assert np.array_equal(out[1], fit.forward(frame))
+    assert np.shares_memory(transform.apply(frame, out[1]), out)
+    assert np.array_equal(out[1], transform.apply(frame))
     assert (out[0] == 9).all()
-    assert (out[1, :, fit.resized[1] :] == 114).all()
+    assert (out[1, :, transform.resized[1] :] == 114).all()
 
 
 def test_boxes_go_back_to_where_they_came_from() -> None:
     for rule in ("letterbox", "resize"):
-        fit = Fit.of((200, 300), InputContract(height=64, width=96, fit=rule))
+        transform = LetterboxTransform.of((200, 300), InputContract(height=64, width=96, fit=rule))
         boxes = np.array([[30, 20, 150.5, 90], [0, 0, 300, 200]], np.float32)
-        scale = np.array([fit.resized[1] / 300, fit.resized[0] / 200] * 2)
+        scale = np.array([transform.resized[1] / 300, transform.resized[0] / 200] * 2)
         inside = (boxes * scale).astype(np.float32)
-        back = fit.boxes_back(inside)
+        back = transform.invert_boxes(inside)
         assert back.dtype == np.float32
         np.testing.assert_allclose(back, boxes, rtol=1e-6, atol=1e-4)
 
@@ -133,21 +135,21 @@ def test_boxes_go_back_to_where_they_came_from() -> None:
 def test_a_box_drawn_on_the_frame_is_found_there_again() -> None:
     frame = np.zeros((300, 500, 3), np.uint8)
     cv2.rectangle(frame, (100, 60), (299, 179), (255, 255, 255), -1)
-    fit = Fit.of((300, 500), InputContract(height=96, width=128))
-    small = fit.forward(frame)
+    transform = LetterboxTransform.of((300, 500), InputContract(height=96, width=128))
+    small = transform.apply(frame)
     ys, xs = np.nonzero(small[..., 0] > 127)
-    keep = (ys < fit.resized[0]) & (xs < fit.resized[1])
+    keep = (ys < transform.resized[0]) & (xs < transform.resized[1])
     ys, xs = ys[keep], xs[keep]
     box = np.array([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], np.float32)
     # One network pixel is about four frame pixels.
-    np.testing.assert_allclose(fit.boxes_back(box)[0], [100, 60, 300, 180], atol=4)
+    np.testing.assert_allclose(transform.invert_boxes(box)[0], [100, 60, 300, 180], atol=4)
 
 
 def test_wrong_sizes_are_refused() -> None:
-    fit = Fit.of((50, 40), InputContract(height=64, width=96))
+    transform = LetterboxTransform.of((50, 40), InputContract(height=64, width=96))
     with pytest.raises(InvalidInput, match="frame"):
-        fit.forward(tiny.frame(40, 50))
+        transform.apply(tiny.frame(40, 50))
     with pytest.raises(InvalidInput, match="class map"):
-        fit.semantic_back(np.zeros((50, 40), np.uint8))
+        transform.invert_mask(np.zeros((50, 40), np.uint8))
     with pytest.raises(InvalidInput, match="at least 1"):
-        Fit.of((0, 5), InputContract(height=64, width=96))
+        LetterboxTransform.of((0, 5), InputContract(height=64, width=96))

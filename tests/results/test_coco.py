@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from imp_trt.errors import InvalidInput
-from imp_trt.results.coco import compressed, run_lengths
+from imp_trt.results.coco import compress_runs, run_lengths
 from imp_trt.results.result import Instances, SegmentationResult
 from tests.support import tiny
 
@@ -46,7 +46,7 @@ def test_encoding_equals_pycocotools(case: tuple[NDArray[np.bool_], int, int, tu
     coco = pytest.importorskip("pycocotools.mask", reason="needs pycocotools")
     whole = placed(*case)
     wanted = coco.encode(np.asfortranarray(whole.view(np.uint8)))["counts"].decode()
-    assert compressed(run_lengths(*case)) == wanted
+    assert compress_runs(run_lengths(*case)) == wanted
 
 
 def test_long_runs_equal_pycocotools() -> None:
@@ -56,7 +56,7 @@ def test_long_runs_equal_pycocotools() -> None:
     whole[2999, 3999] = False
     whole[0, 0] = True
     wanted = coco.encode(np.asfortranarray(whole.view(np.uint8)))["counts"].decode()
-    assert compressed(run_lengths(whole, 0, 0, whole.shape)) == wanted
+    assert compress_runs(run_lengths(whole, 0, 0, whole.shape)) == wanted
 
 
 def test_run_lengths_by_hand() -> None:

@@ -154,7 +154,7 @@ def test_nothing_found() -> None:
 
 def test_selection() -> None:
     found = instances()
-    assert found.above(0.7).labels.tolist() == [2]
+    assert found.filter(min_score=0.7).labels.tolist() == [2]
     assert found.select(np.array([1, 0])).labels.tolist() == [3, 2]
     assert len(found) == 2
 

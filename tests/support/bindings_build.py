@@ -45,7 +45,7 @@ def _build(folder: Path, form: str, version: str) -> None:
     from imp_trt.artifacts.plan_header import read_plan_header
     from imp_trt.export.tensorrt import builder
     from imp_trt.export.tensorrt.build_job import BuildJob
-    from imp_trt.export.tensorrt.layer_types import WANTED
+    from imp_trt.export.tensorrt.layer_types import REQUIRED
 
     builder.WORKER = "tests.support.uninspected_worker"
     about: dict[str, Any] = json.loads((folder / "about.json").read_text())
@@ -54,7 +54,7 @@ def _build(folder: Path, form: str, version: str) -> None:
     built = builder.build_engine((folder / "model.onnx").read_bytes(), job)
     assert built.version == version, built.version
     assert built.plugins == ("python" if form == "plugin" and operators else None), built.plugins
-    assert built.network_types.get(WANTED[about["precision"]], 0) > 0, built.network_types
+    assert built.network_types.get(REQUIRED[about["precision"]], 0) > 0, built.network_types
     assert read_plan_header(built.plan).backend == "tensorrt-rtx", "not built by the core below the bindings"
 
 

@@ -21,14 +21,14 @@ from imp_trt.errors import ImpTrtError
 from imp_trt.ops.mask_projection import cuda as mask_projection_cuda
 from imp_trt.ops.roi_align import cuda as multilevel_roi_align_cuda
 from imp_trt.preprocessing import letterbox_cuda as frame_fit
-from imp_trt.preprocessing.letterbox import Fit
+from imp_trt.preprocessing.letterbox import LetterboxTransform
 
 ROOT = Path(__file__).parents[2]
 POINTERS = (0, 16, 0x7FFFFFFFFFF0, 1 << 62, 48, 64, 80, 96)
 PITCH = (1 << 32) + 96  # bytes of a row: more than 32 bits
 LARGEST = 2**31 - 1
 STREAM = 2  # a handle that means the same to every driver: the stream of the thread
-FIT = Fit((20, 30), (64, 96), (60, 90), 114)
+FIT = LetterboxTransform((20, 30), (64, 96), (60, 90), 114)
 
 
 def image(op, device=None):
@@ -45,8 +45,8 @@ def image(op, device=None):
 
 def launch_everything(stream, device):
     """Every entry point once, by the launchers that the product uses."""
-    frame_fit.launch_fit(FIT, POINTERS[2], PITCH, True, POINTERS[3], 114, stream, device)
-    frame_fit.launch_semantic_back(FIT, POINTERS[3], POINTERS[0], stream, device)
+    frame_fit.launch_letterbox(FIT, POINTERS[2], PITCH, True, POINTERS[3], 114, stream, device)
+    frame_fit.launch_invert_mask(FIT, POINTERS[3], POINTERS[0], stream, device)
     for dtype, layout in [*product(("f16", "bf16"), ("linear", "hwc8")), ("f32", "linear")]:
         multilevel_roi_align_cuda.launch_multilevel_roi_align(
             *POINTERS[:6],

@@ -14,7 +14,7 @@ from torch import Tensor
 from imp_trt.ops.mask_projection import torch as mask_projection
 from imp_trt.ops.mask_projection.options import SAMPLING_RULES
 from imp_trt.ops.roi_align import torch as multilevel_roi_align
-from imp_trt.preprocessing.letterbox import Fit
+from imp_trt.preprocessing.letterbox import LetterboxTransform
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 Kernel = Callable[..., None]
@@ -22,7 +22,7 @@ Kernel = Callable[..., None]
 
 def kernels() -> dict[str, Kernel]:
     """Every entry point that imp_trt launches."""
-    table: dict[str, Kernel] = {"imp_frame_fit": _frame_fit, "imp_semantic_back": _semantic_back}
+    table: dict[str, Kernel] = {"imp_frame_fit": _frame_fit, "imp_semantic_back": _launch_invert_mask}
     for dtype in DTYPES:
         table[f"imp_multilevel_roi_align_{dtype}"] = _roi_align(dtype)
         if dtype != "f32":
@@ -116,10 +116,12 @@ def _frame_fit(_grid: Any, _block: Any, *args: Any) -> None:
     picture = np.lib.stride_tricks.as_strided(rows, (h, w, 3), (pitch, 3, 1))
     picture = np.ascontiguousarray(picture[..., ::-1] if swap else picture)
     target = _memory(out, height * width * 3).reshape(height, width, 3)
-    Fit((h, w), (height, width), (rh, rw), pad).forward(picture, target)
+    LetterboxTransform((h, w), (height, width), (rh, rw), pad).apply(picture, target)
 
 
-def _semantic_back(_grid: Any, _block: Any, *args: Any) -> None:
+def _launch_invert_mask(_grid: Any, _block: Any, *args: Any) -> None:
     semantic, out, height, width, rh, rw, h, w = args
     source = _memory(semantic, height * width).reshape(height, width)
-    _memory(out, h * w).reshape(h, w)[...] = Fit((h, w), (height, width), (rh, rw), 0).semantic_back(source)
+    _memory(out, h * w).reshape(h, w)[...] = LetterboxTransform(
+        (h, w), (height, width), (rh, rw), 0
+    ).invert_mask(source)

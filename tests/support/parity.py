@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from imp_trt.export.verification.gates import GATES, Agreement, Detected
+from imp_trt.export.verification.gates import GATES, Agreement, Detections
 
 
 def assert_same(reference: Mapping[str, Any], candidate: Mapping[str, Any], least: int = 1) -> None:
@@ -37,6 +37,6 @@ def assert_same(reference: Mapping[str, Any], candidate: Mapping[str, Any], leas
             assert not b[name][i, count:].any(), f"padding of {name}"
 
 
-def _detected(outputs: Mapping[str, Any], i: int) -> Detected:
+def _detected(outputs: Mapping[str, Any], i: int) -> Detections:
     n = int(outputs["num_detections"][i])
-    return Detected(outputs["boxes"][i, :n], outputs["labels"][i, :n], outputs["scores"][i, :n])
+    return Detections(outputs["boxes"][i, :n], outputs["labels"][i, :n], outputs["scores"][i, :n])

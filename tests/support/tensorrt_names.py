@@ -1,7 +1,8 @@
-"""The names of TensorRT that imp_trt's sources use, read from the sources, held against a real module.
+"""The names of TensorRT that imp_trt's sources use, read from the sources and compared with a real module.
 
-Types are followed through assignments, loops and calls by what the bindings' docstrings say that a function
-returns, from ``trt`` and from parameters of known names. What is of unknown type is not looked at.
+Types are followed through assignments, loops and calls by the return types in the bindings' docstrings,
+starting from parameters: by their annotation with a class of imp_trt.plugins.tensorrt_types or, where that
+is Any, by their name. Expressions of unknown type are ignored.
 """
 
 from __future__ import annotations
@@ -55,7 +56,41 @@ _RETURNED = {
     "OnnxParser.get_error": "ParserError",
     "IPluginRegistry.all_creators": "list IPluginCreatorV3One",
 }
-_ONLY_RTX = ("_set_compute_capabilities",)  # functions, called with TensorRT-RTX alone
+_ONLY_RTX = ("_set_compute_capabilities",)  # functions, called with TensorRT-RTX only
+
+_TYPES = ROOT / "plugins/tensorrt_types.py"
+_MODULE_TYPE = "TensorRT"
+
+
+def protocols() -> dict[str, list[str]]:
+    """Class of TensorRT -> names of its protocol in imp_trt.plugins.tensorrt_types, for both libraries.
+
+    Lines with the comment ``# tensorrt`` or ``# tensorrt_rtx`` are left out: only one library has the name.
+    """
+    text = _TYPES.read_text()
+    lines = text.splitlines()
+    names: dict[str, list[str]] = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.ClassDef):
+            members = [n for n in node.body if isinstance(n, ast.FunctionDef | ast.AnnAssign)]
+            both = [n for n in members if "# tensorrt" not in lines[(n.end_lineno or n.lineno) - 1]]
+            found = [n.name if isinstance(n, ast.FunctionDef) else ast.unparse(n.target) for n in both]
+            names[node.name] = [name for name in found if name[0] != "_"]
+    return names
+
+
+def annotated(annotation: str) -> str | None:
+    """The kind of what has an annotation with a class of imp_trt.plugins.tensorrt_types."""
+    annotation = annotation.removesuffix(" | None")
+    if annotation == _MODULE_TYPE:
+        return MODULE
+    if annotation == "PluginFieldCollection":
+        return "list PluginField"
+    for sequence in ("Sequence[", "list["):
+        if annotation.startswith(sequence):
+            item = annotated(annotation.removeprefix(sequence).removesuffix("]"))
+            return item and f"list {item}"
+    return annotation if annotation in protocols() and annotation != "Member" else None
 
 
 class Use(NamedTuple):
@@ -112,7 +147,7 @@ def unknown_members(trt: Any) -> list[str]:
     named = {
         "LayerType": (*layer_types._COMPUTING, "DEQUANTIZE"),
         "DataType": {*layer_types.NETWORK_NAMES, *python_plugin._ELEMENTS, *engine_loading._DTYPES},
-        "PluginFieldType": {"CHAR", *(kind for kind, _ in python_plugin._KINDS.values())},
+        "PluginFieldType": {"CHAR", *(kind for kind, _ in python_plugin._FIELD_TYPES.values())},
         "TensorLocation": ("DEVICE",),
         "TensorFormat": ("LINEAR",),
         "TensorIOMode": ("INPUT", "OUTPUT"),
@@ -148,13 +183,13 @@ class _Reader(ast.NodeVisitor):
     def __init__(self, trt: Any, source: str, found: Found) -> None:
         self._trt, self._source, self._found = trt, source, found
         self._known: dict[str, str] = {}
-        self._ours: set[str] = set()
+        self._ours: dict[str, str] = {}  # function of this source -> annotation of what it returns
 
     # ---- statements ----
 
     def visit_Module(self, node: ast.Module) -> None:
         functions = [n for n in ast.walk(node) if isinstance(n, ast.FunctionDef)]
-        self._ours = {f.name for f in functions if f.returns is not None and ast.unparse(f.returns) == "Any"}
+        self._ours = {f.name: ast.unparse(f.returns) for f in functions if f.returns is not None}
         self.generic_visit(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
@@ -163,9 +198,8 @@ class _Reader(ast.NodeVisitor):
         outer, self._known = self._known, dict(self._known)
         for parameter in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
             annotation = ast.unparse(parameter.annotation) if parameter.annotation is not None else "Any"
-            self._known.pop(parameter.arg, None)
-            if annotation in ("Any", "Sequence[Any]"):
-                self._bind(parameter.arg, self._by_name(parameter.arg))
+            by_name = self._by_name(parameter.arg) if annotation in ("Any", "Sequence[Any]") else None
+            self._bind(parameter.arg, by_name or annotated(annotation))
         self.generic_visit(node)
         self._known = outer
 
@@ -185,6 +219,11 @@ class _Reader(ast.NodeVisitor):
             for target, value in zip(node.targets[0].elts, node.value.elts, strict=True):
                 if isinstance(target, ast.Name):
                     self._bind(target.id, self.kind(value))
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        kind = None if node.value is None else self.kind(node.value)
+        if isinstance(node.target, ast.Name):
+            self._bind(node.target.id, annotated(ast.unparse(node.annotation)) or kind)
 
     def visit_For(self, node: ast.For) -> None:
         self._loop(node.target, node.iter)
@@ -207,10 +246,12 @@ class _Reader(ast.NodeVisitor):
         return _ELSEWHERE.get((self._source, name)) or _PARAMETERS.get(name)
 
     def _made_here(self, name: str, value: ast.expr) -> str | None:
-        """For what a function of the same module returns, annotated Any."""
+        """For what a function of the same module returns."""
         function = value.func if isinstance(value, ast.Call) else None
-        ours = isinstance(function, ast.Name) and function.id in self._ours
-        return self._by_name(name) if ours else None
+        returns = self._ours.get(function.id) if isinstance(function, ast.Name) else None
+        if returns is None:
+            return None
+        return annotated(returns) or (self._by_name(name) if returns in ("Any", "object") else None)
 
     def _loop(self, target: ast.expr, over: ast.expr) -> None:
         kind = self.kind(over)

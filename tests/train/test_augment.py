@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from imp_trt.artifacts.manifest import InputContract
 from imp_trt.data.dataset import Sample
 from imp_trt.errors import InvalidInput
-from imp_trt.preprocessing.letterbox import Fit
+from imp_trt.preprocessing.letterbox import LetterboxTransform
 from imp_trt.train.augment import (
     CHANCES,
     ColorJitter,
@@ -132,8 +132,10 @@ def test_letterbox_lies_at_the_top_left(hw, shown) -> None:
 )
 def test_letterbox_is_the_runtime_s(size, hw) -> None:
     sample = _sample(*size)
-    fit = Fit.of(size, InputContract(height=hw[0], width=hw[1], fit="letterbox", pad_value=114))
-    assert np.array_equal(letterbox_sample(sample, hw).image, fit.forward(sample.image))
+    fit = LetterboxTransform.of(
+        size, InputContract(height=hw[0], width=hw[1], fit="letterbox", pad_value=114)
+    )
+    assert np.array_equal(letterbox_sample(sample, hw).image, fit.apply(sample.image))
 
 
 def test_doubling_repeats_label_pixels() -> None:

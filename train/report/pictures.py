@@ -17,7 +17,7 @@ from imp_trt.data.files import write_atomically
 from imp_trt.data.images import encode_image
 from imp_trt.metrics.semantic import ConfusionMatrix
 from imp_trt.results.drawing import color_map
-from imp_trt.results.image_grid import sheet
+from imp_trt.results.image_grid import make_grid
 from imp_trt.results.result import SegmentationResult
 
 Predict = Callable[[NDArray[np.uint8]], SegmentationResult]
@@ -99,7 +99,7 @@ def write_sheet(path: str | Path, rows: Sequence[PictureRow], classes: ClassTabl
     width = min(panel.shape[1] for row in rows for _, panel in row.panels)
     lines = [[_narrowed(panel, width) for _, panel in row.panels] for row in rows]
     titles = [name for name, _ in rows[0].panels]
-    return write_atomically(path, encode_image(sheet(lines, titles, classes), ".png"))
+    return write_atomically(path, encode_image(make_grid(lines, titles, classes), ".png"))
 
 
 def data_url(picture: NDArray[np.uint8]) -> str:

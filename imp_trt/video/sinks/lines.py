@@ -12,7 +12,7 @@ from typing import Protocol
 
 from imp_trt.data.files import unwritable
 from imp_trt.errors import OutputError
-from imp_trt.results.result import DRAWN_SCORE
+from imp_trt.results.result import DEFAULT_SCORE_THRESHOLD
 from imp_trt.video.sinks.sink import Base, Segmented
 from imp_trt.video.sinks.text_file import TextFile
 
@@ -39,7 +39,7 @@ class JsonLines(Base):
 
     recovers = True  # a file holds whole lines only
 
-    def __init__(self, path: str | os.PathLike[str], min_score: float = DRAWN_SCORE) -> None:
+    def __init__(self, path: str | os.PathLike[str], min_score: float = DEFAULT_SCORE_THRESHOLD) -> None:
         self._min_score = min_score
         self._file: _Lines = _Pipe(Path(path)) if _streams(Path(path)) else TextFile(Path(path))
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.results.result import DRAWN_SCORE, SegmentationResult
+from imp_trt.results.result import DEFAULT_SCORE_THRESHOLD, SegmentationResult
 from imp_trt.video.sources.frame import Frame
 
 
@@ -19,7 +19,7 @@ class DrawOptions:
     """How overlays look; see :meth:`imp_trt.SegmentationResult.plot`."""
 
     alpha: float = 0.5
-    min_score: float = DRAWN_SCORE
+    min_score: float = DEFAULT_SCORE_THRESHOLD
     labels: bool = True
     legend: bool = False
 

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from imp_trt.errors import ExportError
 from imp_trt.export.onnx.function_builder import build_function
-from imp_trt.export.onnx.graph_checks import check, lint
+from imp_trt.export.onnx.graph_checks import check, graph_problems
 
 
 def graph(
@@ -54,13 +54,15 @@ def test_a_good_graph_passes():
     "name", ["NonZero", "NonMaxSuppression", "ScatterND", "RoiAlign", "GroupNormalization", "Unique"]
 )
 def test_operators_outside_the_list(name):
-    problems = lint(graph([helper.make_node(name, ["x"], ["y"])]))
+    problems = graph_problems(graph([helper.make_node(name, ["x"], ["y"])]))
     assert any(f"{name} is not on the list" in p for p in problems)
 
 
 def test_control_flow():
     inner = helper.make_graph([], "inner", [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, [1])])
-    problems = lint(graph([helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)]))
+    problems = graph_problems(
+        graph([helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)])
+    )
     assert any("subgraph" in p for p in problems)
 
 
@@ -69,32 +71,32 @@ def test_the_same_in_a_function_body():
         t.b = op.NonZero(t.a)
 
     body = build_function("Bad", (), ("a",), "b", write)
-    assert any("function Bad: NonZero" in p for p in lint(graph([call("Bad")], functions=[body])))
+    assert any("function Bad: NonZero" in p for p in graph_problems(graph([call("Bad")], functions=[body])))
 
 
 @pytest.mark.parametrize(("k", "fine"), [(3840, True), (3841, False)])
 def test_topk_limit(k, fine):
     node = helper.make_node("TopK", ["x", "k"], ["y", "i"])
     constant = numpy_helper.from_array(np.array([k], np.int64), "k")
-    problems = lint(graph([node], [("x", [2, 5000])], [("y", [2, k])], [constant]))
+    problems = graph_problems(graph([node], [("x", [2, 5000])], [("y", [2, k])], [constant]))
     assert (problems == []) == fine
 
 
 def test_dynamic_dimensions():
-    problems = lint(graph([helper.make_node("Relu", ["x"], ["y"])], [("x", ["batch", 5])]))
+    problems = graph_problems(graph([helper.make_node("Relu", ["x"], ["y"])], [("x", ["batch", 5])]))
     assert any("dynamic dimension batch" in p for p in problems)
 
 
 def test_uint8_between_input_and_output():
     transpose = helper.make_node("Transpose", ["x"], ["y"], perm=[1, 0])
-    problems = lint(graph([transpose], [("x", [2, 5])], [("y", [5, 2])], kind=TensorProto.UINT8))
+    problems = graph_problems(graph([transpose], [("x", [2, 5])], [("y", [5, 2])], kind=TensorProto.UINT8))
     assert any("Transpose works on uint8" in p for p in problems)
 
 
 def test_resize_with_antialias():
     node = helper.make_node("Resize", ["x", "", "s"], ["y"], mode="linear", antialias=1)
     constant = numpy_helper.from_array(np.ones(2, np.float32), "s")
-    assert any("antialias" in p for p in lint(graph([node], initializers=[constant])))
+    assert any("antialias" in p for p in graph_problems(graph([node], initializers=[constant])))
 
 
 @pytest.mark.parametrize(
@@ -108,24 +110,24 @@ def test_resize_with_antialias():
     ],
 )
 def test_custom_operators(functions, node, text):
-    assert any(text in p for p in lint(graph([node], functions=functions)))
+    assert any(text in p for p in graph_problems(graph([node], functions=functions)))
 
 
 def test_a_function_of_another_opset():
     other = double()
     other.opset_import[0].version = 17
-    assert any("has opset 17, the model 18" in p for p in lint(graph([call()], functions=[other])))
+    assert any("has opset 17, the model 18" in p for p in graph_problems(graph([call()], functions=[other])))
 
 
 def test_names_used_twice():
     clash = double()
     clash.node[0].output[0] = clash.output[0] = "x"
-    assert any("tensor x is defined twice" in p for p in lint(graph([call()], functions=[clash])))
+    assert any("tensor x is defined twice" in p for p in graph_problems(graph([call()], functions=[clash])))
     nodes = [
         helper.make_node("Relu", ["x"], ["t"], name="same"),
         helper.make_node("Relu", ["t"], ["y"], name="same"),
     ]
-    assert any("'same' is not unique" in p for p in lint(graph(nodes)))
+    assert any("'same' is not unique" in p for p in graph_problems(graph(nodes)))
 
 
 def test_problems_are_one_typed_error():

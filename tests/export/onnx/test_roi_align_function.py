@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from imp_trt.export.onnx import roi_align as multilevel_roi_align
 from imp_trt.export.onnx.function_builder import PLUGIN_ATTRIBUTES
-from imp_trt.export.onnx.graph_checks import lint
+from imp_trt.export.onnx.graph_checks import graph_problems
 from imp_trt.ops.roi_align.torch import pyramid_roi_align
 from tests.support.roi_align import awkward_boxes, boxes_of_every_level, pyramid
 
@@ -96,7 +96,7 @@ def test_float16_features_with_float32_boxes():
 
 def test_the_body_holds_to_the_rules_of_the_file():
     levels, boxes = pyramid(), boxes_of_every_level()
-    assert lint(file_with(levels, boxes, CALLS)) == []
+    assert graph_problems(file_with(levels, boxes, CALLS)) == []
 
 
 def test_a_model_without_the_node_gets_no_function():

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from imp_trt.export.onnx.function_builder import build_function
-from imp_trt.export.onnx.graph_checks import check, lint
+from imp_trt.export.onnx.graph_checks import check, graph_problems
 
 FLOAT, FLOAT16, BFLOAT16, INT8 = (
     TensorProto.FLOAT,
@@ -71,7 +71,7 @@ def test_a_layer_between_pairs_is_fine():
     ],
 )
 def test_other_forms_of_quantization(changes, problem):
-    assert any(problem in p for p in lint(convolution(**changes)))
+    assert any(problem in p for p in graph_problems(convolution(**changes)))
 
 
 def test_a_quantized_bias():
@@ -87,7 +87,7 @@ def test_a_quantized_bias():
     )
     conv.input[2] = "bd"
     model.graph.node.append(conv)
-    problems = lint(model)
+    problems = graph_problems(model)
     assert any("has type INT32" in p for p in problems)
     assert any("reads a quantized tensor as input 2" in p for p in problems)
 
@@ -110,19 +110,19 @@ def test_a_quantized_projection():
     ]
     constants = [("scale", np.float32(0.1)), ("zero", np.int8(0))]
     model = graph(nodes, [("x", FLOAT, [2])], [("y", FLOAT, [2])], constants, functions=[body])
-    assert any("Pool n2 reads a quantized tensor" in p for p in lint(model))
+    assert any("Pool n2 reads a quantized tensor" in p for p in graph_problems(model))
     inside = build_function("Bad", (), ("a", "s", "z"), "b", bad)
     model.functions.append(inside)
-    assert any("function Bad is quantized" in p for p in lint(model))
+    assert any("function Bad is quantized" in p for p in graph_problems(model))
 
 
 @pytest.mark.parametrize("kind", [FLOAT16, BFLOAT16])
 @pytest.mark.parametrize("operator", ["Softmax", "Sigmoid", "Exp"])
 def test_scores_in_a_low_type(operator, kind):
     model = graph([helper.make_node(operator, ["x"], ["y"])], [("x", kind, [4])], [("y", kind, [4])])
-    assert any(f"{operator} works on" in p for p in lint(model))
+    assert any(f"{operator} works on" in p for p in graph_problems(model))
     fine = graph([helper.make_node(operator, ["x"], ["y"])], [("x", FLOAT, [4])], [("y", FLOAT, [4])])
-    assert lint(fine) == []
+    assert graph_problems(fine) == []
 
 
 def test_boxes_in_a_low_type():
@@ -134,7 +134,7 @@ def test_boxes_in_a_low_type():
     ]
     node = helper.make_node("InstanceMaskProjection", [i[0] for i in inputs], ["y"], domain="imp_trt")
     model = graph([node], inputs, [("y", FLOAT16, [1, 2, 8, 8])])
-    problems = [p for p in lint(model) if "instead of FLOAT" in p]
+    problems = [p for p in graph_problems(model) if "instead of FLOAT" in p]
     assert problems == ["InstanceMaskProjection works on FLOAT16 tensor boxes instead of FLOAT"]
 
 

@@ -10,7 +10,7 @@ import torch
 from imp_trt.artifacts.manifest import InputContract
 from imp_trt.errors import ExportError, InvalidInput, SourceError
 from imp_trt.export.quantization.calibration import CalibrationFrames, Histogram, collect_ranges
-from imp_trt.preprocessing.letterbox import Fit
+from imp_trt.preprocessing.letterbox import LetterboxTransform
 
 
 def test_an_empty_or_missing_folder_is_refused(tmp_path):
@@ -32,7 +32,7 @@ def test_frames_are_fitted_as_in_use_and_spread_evenly(tmp_path):
     contract = InputContract(height=64, width=96)
     loaded = list(frames.load(contract))
     assert len(loaded) == 3
-    np.testing.assert_array_equal(loaded[1], Fit.of((50, 70), contract).forward(images[2]))
+    np.testing.assert_array_equal(loaded[1], LetterboxTransform.of((50, 70), contract).apply(images[2]))
 
 
 def test_a_damaged_image_is_named(calibration_folder, tmp_path):

@@ -12,13 +12,13 @@ from onnx import TensorProto, numpy_helper
 from imp_trt.artifacts.manifest import QUANTIZED
 from imp_trt.errors import UsageError
 from imp_trt.export.onnx.functions import without_functions
-from imp_trt.export.onnx.graph_checks import lint
+from imp_trt.export.onnx.graph_checks import graph_problems
 from imp_trt.export.onnx.type_checks import types_of
 from imp_trt.export.quantization import lowering
 from imp_trt.export.quantization.calibration import CalibrationFrames
 from imp_trt.export.quantization.lowering import LAYER_TYPES, RUNS_ON_ONNXRUNTIME, lower
 from imp_trt.export.quantization.quantize import DETECTING, FIRST, LOGITS, layer_of
-from imp_trt.export.verification.gates import Agreement, Detected
+from imp_trt.export.verification.gates import Agreement, Detections
 from imp_trt.models.outputs import OUTPUT_NAMES
 from tests.support.networks import detecting_network, small_config, smooth_frames
 from tests.support.typed_models import PASSES, typed, write_calibration
@@ -73,7 +73,7 @@ def test_the_borders_are_those_of_the_contract(lowered, precision):
         "masks": FLOAT,
         "num_detections": TensorProto.INT32,
     }
-    assert lint(model) == []
+    assert graph_problems(model) == []
     opset = next(o.version for o in model.opset_import if o.domain == "")
     assert opset == (19 if precision in QUANTIZED else 18)
     assert {f.name for f in model.functions} == {"InstanceMaskProjection", "ImpMultilevelRoiAlign"}
@@ -125,7 +125,7 @@ def test_onnxruntime_runs_it_and_agrees_with_float32(lowered, precision, labels,
     exact, low = run(lowered["fp32"].model, frames), run(lowered[precision].model, frames)
     agreement = Agreement()
     for i in range(len(frames)):
-        found = tuple(Detected(o["boxes"][i], o["labels"][i], o["scores"][i]) for o in (exact, low))
+        found = tuple(Detections(o["boxes"][i], o["labels"][i], o["scores"][i]) for o in (exact, low))
         agreement.add((exact["semantic"][i], low["semantic"][i]), found)
     assert agreement.reference >= 4
     assert agreement.label_agreement > labels

@@ -13,7 +13,7 @@ from imp_trt.export.targets import TARGETS, EngineOptions
 from imp_trt.export.tensorrt.build_job import BuildJob
 from imp_trt.export.tensorrt.builder import build_engine
 from imp_trt.export.tensorrt.engine import custom_nodes, make_engine
-from imp_trt.export.tensorrt.layer_types import WANTED
+from imp_trt.export.tensorrt.layer_types import REQUIRED
 from tests.support.small_graphs import convolution, graph
 from tests.support.stub_packages import needs_rtx
 from tests.support.typed_models import typed
@@ -46,7 +46,7 @@ def test_the_network_builds_with_function_bodies(precision):
     assert engine.engine_types is None, "TensorRT-RTX cannot open an engine without a GPU"
     total = sum(engine.network_types.values())
     assert total == sum(node.op_type == "Conv" for node in model.graph.node)
-    in_asked_type = engine.network_types[WANTED[precision]]
+    in_asked_type = engine.network_types[REQUIRED[precision]]
     assert in_asked_type == total if precision not in QUANTIZED else total / 4 <= in_asked_type < total
     assert steps[:2] == [("parse", 0, 1), ("parse", 1, 1)]
     percents = [done for stage, done, _ in steps if stage == "build"]
@@ -65,7 +65,7 @@ def test_the_network_builds_with_plugin_layers(precision):
     }
     engine = built(model, precision, plugins="plugin", operators=nodes)
     assert engine.plugins == "python"
-    assert engine.network_types[WANTED[precision]] > 0
+    assert engine.network_types[REQUIRED[precision]] > 0
 
 
 def test_a_file_without_bodies_builds_with_plugins_and_not_without():

@@ -11,8 +11,8 @@ import pytest
 from imp_trt.export.onnx.functions import without_functions
 from imp_trt.export.targets import TARGETS, EngineOptions
 from imp_trt.export.tensorrt import engine as engine_module
-from imp_trt.export.tensorrt.builder import Built
-from imp_trt.export.tensorrt.engine import custom_nodes, make_engine, wants_plugin
+from imp_trt.export.tensorrt.builder import BuildResult
+from imp_trt.export.tensorrt.engine import custom_nodes, make_engine, uses_plugin
 from tests.support import engines
 from tests.support.typed_models import typed
 
@@ -31,7 +31,7 @@ def handed(monkeypatch):
 
     def build(graph, job, progress):
         seen.update(graph=graph, job=job)
-        return Built(seen["plan"], "10.3.0", {"Half": 61}, seen["engine_types"], "python")
+        return BuildResult(seen["plan"], "10.3.0", {"Half": 61}, seen["engine_types"], "python")
 
     monkeypatch.setattr(engine_module, "build_engine", build)
     return seen
@@ -107,4 +107,4 @@ def test_an_engine_without_custom_operators(handed):
     ],
 )
 def test_plugins_by_default_on_tensorrt_only(target, options, plugin):
-    assert wants_plugin(TARGETS[target], options) is plugin
+    assert uses_plugin(TARGETS[target], options) is plugin
