@@ -87,7 +87,7 @@ def compare(
             pairs = zip(_run(runner, images), other.run_batch(images), strict=True)
             for (image, truth), results in zip(chunk, pairs, strict=True):
                 agreement.add((results[0].semantic, results[1].semantic), _detected(results))
-                agreement.unsettled += candidate.module.unsettled(_network_frame(image, manifest))
+                agreement.unconverged += candidate.module.unconverged(_network_frame(image, manifest))
                 for result, milliseconds in zip(results, times, strict=True):
                     milliseconds.append(result.timing["infer"])
                 if truth is not None:

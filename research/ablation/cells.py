@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from imp_trt.errors import UsageError
 from imp_trt.models.presets import SYSTEMS
-from imp_trt.train.recipes import CANVAS_FIELDS
+from imp_trt.train.config import CANVAS_KEYS
+from imp_trt.train.renamed import json_key
 
 CONTROL, HEADLINE = "panoptic-fpn", "panoptic-fpn-imp"
 """The pair whose difference is the paper's claim; it is run for every seed."""
@@ -65,7 +66,7 @@ VARIANTS: dict[str, Variant] = {
         Variant("rect", HEADLINE, config=(("sampling", "rect"),)),
         Variant("canvas-ground-truth", HEADLINE, recipe=(("canvas_source", "ground-truth"),)),
         Variant("canvas-both", HEADLINE, recipe=(("canvas_source", "both"),)),
-        Variant("canvas-rate-1", HEADLINE, recipe=(("canvas_rate", 1.0),)),
+        Variant("canvas-rate-1", HEADLINE, recipe=(("canvas_lr_mult", 1.0),)),
         Variant("empty-canvas", HEADLINE, canvas_override="empty", measures=("semantic", "boundary")),
         Variant("oracle-canvas", HEADLINE, canvas_override="oracle", measures=("semantic", "boundary")),
         *(
@@ -117,12 +118,17 @@ class Cell:
         return dict(VARIANTS[self.variant].recipe)
 
     @property
+    def recipe_settings(self) -> dict[str, object]:
+        """:attr:`recipe` under the JSON keys of result files."""
+        return {json_key(name): value for name, value in self.recipe.items()}
+
+    @property
     def unused(self) -> frozenset[str]:
-        """Fields of Recipe without effect on the system: those of a canvas that it does not learn from."""
+        """JSON keys of Recipe fields without effect on the system: those of a canvas that it lacks."""
         switches = SYSTEMS[self.system]
         if switches["imp"] and switches["semantic_head"] != "none":
             return frozenset()
-        return CANVAS_FIELDS
+        return CANVAS_KEYS
 
 
 def plan(

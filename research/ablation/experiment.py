@@ -14,11 +14,11 @@ from typing import Any
 from imp_trt.data.dataset import Dataset
 from imp_trt.errors import UsageError
 from imp_trt.models.checkpoint import load_model, save_checkpoint
-from imp_trt.models.config import ModelConfig
+from imp_trt.models.config import Backbone, Initial, ModelConfig
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system
+from imp_trt.train.config import Recipe
 from imp_trt.train.provenance import config_digest, dataset_facts
-from imp_trt.train.recipes import Initial, Recipe
 from imp_trt.train.run import Run, stage_one_key, train_stage_one, train_stage_two
 from research.ablation.cells import VARIANTS, Cell
 from research.ablation.locks import claim
@@ -70,7 +70,7 @@ class Experiment:
     results: Path
     splits: tuple[str, str] = ("train", "val")
     option: str = "DIR"
-    backbone: str = "compact"
+    backbone: Backbone = "compact"
     init: Initial = "scratch"
     half: bool = False
     device: str = "cpu"
@@ -98,7 +98,7 @@ class Experiment:
         """Configuration of the network that a cell trains."""
         changes = dict(cell.config)
         if self.backbone != "compact" and self.init == "scratch":
-            # Frozen statistics only make sense with the weights they were frozen with.
+            # Frozen statistics require the weights that they were computed with.
             changes["norm"] = "batch"
         return system(cell.system, self.train.classes, self.input_size, self.backbone, **changes)
 

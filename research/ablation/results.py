@@ -13,9 +13,10 @@ from imp_trt.cuda.platform import cpu_model, usable_cpus
 from imp_trt.data.files import write_atomically
 from imp_trt.errors import InvalidInput, UsageError
 from imp_trt.models.presets import SYSTEMS
+from imp_trt.train.config import Recipe, Stage
 from imp_trt.train.evaluation import Evaluation
 from imp_trt.train.provenance import source_version
-from imp_trt.train.recipes import Recipe, Stage
+from imp_trt.train.renamed import json_key
 from research.ablation.cells import ALIASES, VARIANTS, Cell
 
 FORMAT = "imp_trt.ablation/1"
@@ -218,7 +219,7 @@ def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _defaults(kind: type[Recipe] | type[Stage]) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(
-        json.dumps({f.name: f.default for f in fields(kind) if f.default is not MISSING})
+        json.dumps({json_key(f.name): f.default for f in fields(kind) if f.default is not MISSING})
     )
     return plain
 

@@ -206,8 +206,8 @@ def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _set_by_cell(cell: Cell) -> frozenset[str]:
-    """Recipe fields that do not belong to the experiment: the cell overrides them, or they have no effect."""
-    return cell.unused | cell.recipe.keys()
+    """JSON keys of recipe fields that the cell overrides, or that have no effect on it."""
+    return cell.unused | cell.recipe_settings.keys()
 
 
 def _timing(path: Path, results: Mapping[Cell, CellResult]) -> dict[str, Any] | None:

@@ -9,7 +9,8 @@ import numpy as np
 from imp_trt.classes import ClassTable
 from imp_trt.data.dataset import Sample
 from imp_trt.models.presets import COMPACT_DETECTOR, system
-from imp_trt.train.recipes import RECIPES, Stage
+from imp_trt.train.config import Stage
+from imp_trt.train.recipes import RECIPES
 
 CLASSES = ClassTable(("ground", "box", "bar"), (1, 2), ((0, 0, 0), (255, 0, 0), (0, 255, 0)))
 

@@ -10,17 +10,17 @@ from imp_trt.data.dataset import Sample
 from imp_trt.errors import InvalidInput
 from imp_trt.preprocessing.letterbox import Fit
 from imp_trt.train.augment import (
-    CHANCES,
+    RANDOM_NUMBERS,
     ColorJitter,
     letterbox_sample,
-    padded,
+    pad_sample,
     random_crop,
-    resized_sample,
+    resize_sample,
 )
 
 
 def _chance(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).random(CHANCES)
+    return np.random.default_rng(seed).random(RANDOM_NUMBERS)
 
 
 def _sample(height: int = 60, width: int = 80) -> Sample:
@@ -43,7 +43,7 @@ def _sample(height: int = 60, width: int = 80) -> Sample:
 )
 def test_crops_have_the_size_asked_for_and_consistent_labels(seed, size, crop, scale, flip) -> None:
     sample = _sample(*size)
-    got = random_crop(sample, _chance(seed), crop, (scale * 0.7, scale), flip=flip, colour=ColorJitter())
+    got = random_crop(sample, _chance(seed), crop, (scale * 0.7, scale), flip=flip, color=ColorJitter())
     assert got.size == crop
     assert set(np.unique(got.semantic)) <= {0, 1, 2, 255}
     ids = np.unique(got.instances[got.instances > 0])
@@ -58,7 +58,7 @@ def test_crops_have_the_size_asked_for_and_consistent_labels(seed, size, crop, s
 def test_labels_stay_on_the_image() -> None:
     rng = np.random.default_rng(3)
     for _ in range(50):
-        got = random_crop(_sample(), rng.random(CHANCES), (40, 48), (0.5, 2.0))
+        got = random_crop(_sample(), rng.random(RANDOM_NUMBERS), (40, 48), (0.5, 2.0))
         wanted = got.semantic.astype(int) * 80 + 40
         shown = got.semantic != 255
         # At an edge interpolation mixes the two sides, but never more than half of the other one
@@ -70,8 +70,8 @@ def test_labels_stay_on_the_image() -> None:
 def test_the_numbers_decide_everything() -> None:
     sample = _sample()
     before = sample.image.copy()
-    first = random_crop(sample, _chance(5), (32, 32), colour=ColorJitter())
-    again = random_crop(sample, _chance(5), (32, 32), colour=ColorJitter())
+    first = random_crop(sample, _chance(5), (32, 32), color=ColorJitter())
+    again = random_crop(sample, _chance(5), (32, 32), color=ColorJitter())
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.instances, again.instances)
     plain = random_crop(sample, _chance(5), (32, 32))
@@ -99,7 +99,7 @@ def test_crops_reach_every_border() -> None:
     seen: set[int] = set()
     for _ in range(3000):
         seen |= set(
-            np.unique(random_crop(sample, rng.random(CHANCES), (20, 20), (1.0, 1.0)).semantic).tolist()
+            np.unique(random_crop(sample, rng.random(RANDOM_NUMBERS), (20, 20), (1.0, 1.0)).semantic).tolist()
         )
     assert seen == {0, 1, 2, 3, 4}
 
@@ -107,10 +107,10 @@ def test_crops_reach_every_border() -> None:
 def test_color_jitter_keeps_gray_gray_and_is_off_at_zero() -> None:
     sample = _sample()
     none = ColorJitter(0, 0, 0, 0)
-    same = random_crop(sample, _chance(1), (60, 80), (1.0, 1.0), flip=False, colour=none)
+    same = random_crop(sample, _chance(1), (60, 80), (1.0, 1.0), flip=False, color=none)
     assert np.array_equal(same.image, sample.image)
     only_hue = ColorJitter(0, 0, 1.0, 0.5)
-    gray = random_crop(sample, _chance(1), (60, 80), (1.0, 1.0), flip=False, colour=only_hue)
+    gray = random_crop(sample, _chance(1), (60, 80), (1.0, 1.0), flip=False, color=only_hue)
     assert np.abs(gray.image.astype(int) - sample.image).max() <= 1
 
 
@@ -138,7 +138,7 @@ def test_letterbox_is_the_runtime_s(size, hw) -> None:
 
 def test_doubling_repeats_label_pixels() -> None:
     sample = _sample(6, 8)
-    got = resized_sample(sample, (12, 16))
+    got = resize_sample(sample, (12, 16))
     assert np.array_equal(got.semantic, np.kron(sample.semantic, np.ones((2, 2), np.uint8)))
 
 
@@ -146,7 +146,7 @@ def test_wrong_arguments_are_refused() -> None:
     for crop, scales in (((0, 5), (1, 1)), ((5, 5), (0, 1)), ((5, 5), (2, 1)), ((5, 5), (1, float("inf")))):
         with pytest.raises(InvalidInput, match="expected"):
             random_crop(_sample(), _chance(0), crop, scales)
-    with pytest.raises(InvalidInput, match="chance"):
+    with pytest.raises(InvalidInput, match="uniform"):
         random_crop(_sample(), np.zeros(3), (5, 5))
     with pytest.raises(InvalidInput, match="hue"):
         ColorJitter(hue=0.7)
@@ -185,7 +185,7 @@ def test_every_short_side_comes_up_equally_often() -> None:
 
 def test_a_larger_picture_is_padded_on_the_right_and_below() -> None:
     sample = _sample(6, 8)
-    got = padded(sample, (32, 32))
+    got = pad_sample(sample, (32, 32))
     assert got.size == (32, 32)
     assert np.array_equal(got.image[:6, :8], sample.image)
     assert (got.semantic[6:] == 255).all()

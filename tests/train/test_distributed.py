@@ -17,7 +17,7 @@ from imp_trt.models.checkpoint import load_model
 from imp_trt.models.presets import system
 from imp_trt.train import distributed
 from imp_trt.train.batches import draw_batch
-from imp_trt.train.recipes import Stage
+from imp_trt.train.config import Stage
 from imp_trt.train.run import Run, train_stage_one
 from tests.train.boxes import CLASSES, RECIPE, Boxes
 
@@ -58,7 +58,7 @@ with distributed.joined("cpu") as device:
     recipe = replace(RECIPE, batch=2, stage_one=replace(RECIPE.stage_one, iterations=3))
     run = Run(Boxes(), recipe, 0, out / "whole", device, quiet=True)
     first = train_stage_one(run, CONFIG)
-    second = replace(run, folder=out / "imp", recipe=replace(recipe, canvas_rate=10.0))
+    second = replace(run, folder=out / "imp", recipe=replace(recipe, canvas_lr_mult=10.0))
     train_stage_two(second, CONFIG, first, "imp")
     real, calls = loop._step, []
     def stepping(*args):

@@ -16,9 +16,9 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
 from imp_trt.train import batches, log, loop
 from imp_trt.train.augment import ColorJitter
-from imp_trt.train.batches import batch_stream, class_weights, draw_batch, hard_share
+from imp_trt.train.batches import batch_stream, class_weights, draw_batch, draw_ohem_ratio
+from imp_trt.train.config import Stage
 from imp_trt.train.optimizer import Optimizer, TrainingDiverged, parameter_groups
-from imp_trt.train.recipes import Stage
 from imp_trt.train.run import Run, train_stage_one, train_stage_two
 from tests.train.boxes import CLASSES, CONFIG, RECIPE, Boxes
 
@@ -75,7 +75,7 @@ def test_resume_after_a_failure_is_bit_identical(tmp_path, monkeypatch, killed_a
 @pytest.mark.parametrize(
     "changes",
     [
-        {"canvas_rate": 10.0},
+        {"canvas_lr_mult": 10.0},
         {"canvas_source": "both", "precision": "bfloat16", "optimizer": "sgd"},
     ],
 )
@@ -131,7 +131,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(clip):
 def test_without_clipping_gradients_are_used_as_they_are():
     network = ImpNetwork(CONFIG)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    plan = replace(RECIPE, optimizer="sgd", clip=None, weight_decay=0.0, bias_rate=2.0)
+    plan = replace(RECIPE, optimizer="sgd", clip=None, weight_decay=0.0, bias_lr_mult=2.0)
     Optimizer(network, plan, "cpu").step(sum(1000 * p.sum() for p in network.parameters()), 0.5)
     for name, p in network.named_parameters():
         rate = 1000 if name.endswith("bias") else 500
@@ -152,9 +152,9 @@ def test_rates_and_hard_shares_of_the_recipe_reach_the_steps(tmp_path, monkeypat
     trained(tmp_path / "plain", plan)
     assert shares == [None] * 3
     shares.clear()
-    several = replace(plan, bootstrap=(0.1, 0.25, 0.5), base_batch=2 * plan.batch)
+    several = replace(plan, ohem_ratios=(0.1, 0.25, 0.5), base_batch=2 * plan.batch)
     trained(tmp_path / "shares", several)
-    assert shares == [hard_share(several, (0, 1, step)) for step in range(3)]
+    assert shares == [draw_ohem_ratio(several, (0, 1, step)) for step in range(3)]
     plain, halved = (
         [x["lr"] for x in lines_of(tmp_path / n / "stage_one.jsonl")] for n in ("plain", "shares")
     )
@@ -164,8 +164,8 @@ def test_rates_and_hard_shares_of_the_recipe_reach_the_steps(tmp_path, monkeypat
 def test_colors_of_the_recipe_reach_the_pictures(monkeypatch):
     asked = []
     monkeypatch.setattr(batches, "ColorJitter", lambda *values: asked.append(values) or ColorJitter(*values))
-    draw_batch(Boxes(), CLASSES, replace(RECIPE, colour=0.3, batch=1), (0, 1, 0))
-    draw_batch(Boxes(), CLASSES, replace(RECIPE, colour=0.3, hue=0.4, batch=1), (0, 1, 0))
+    draw_batch(Boxes(), CLASSES, replace(RECIPE, color=0.3, batch=1), (0, 1, 0))
+    draw_batch(Boxes(), CLASSES, replace(RECIPE, color=0.3, hue=0.4, batch=1), (0, 1, 0))
     assert asked == [pytest.approx((0.3, 0.3, 0.3, 0.03)), (0.3, 0.3, 0.3, 0.4)]
 
 
@@ -178,7 +178,7 @@ def test_quiet_runs_draw_no_bar_and_others_estimate_their_time(tmp_path, capsys,
         monkeypatch.delenv("IMP_TRT_NO_PROGRESS", raising=False)
         trained(tmp_path / "loud", short, quiet=False)
     assert "stage_one" in capsys.readouterr().err
-    assert "for the 1 steps left" in caplog.text
+    assert "for the remaining 1 steps" in caplog.text
 
 
 def test_a_log_with_half_a_line_is_continued(tmp_path):
@@ -212,12 +212,12 @@ def test_the_paper_s_optimizer_with_a_frozen_trunk(tmp_path, monkeypatch):
         stage_one=Stage(2, 0.01, warmup=0, schedule="step", milestones=(1,)),
         optimizer="sgd",
         weight_decay=0.0,
-        bias_rate=2.0,
+        bias_lr_mult=2.0,
         crop=None,
         short_sides=(48, 64),
         max_long=80,
         freeze_stages=2,
-        bootstrap=(0.25, 0.5),
+        ohem_ratios=(0.25, 0.5),
         clip=None,
     )
     after = weights_of(trained(tmp_path / "two", plan, initial="imagenet"))
@@ -276,12 +276,12 @@ def test_whole_pictures_are_padded_to_the_pyramid():
 
 
 def test_of_several_hard_shares_each_step_draws_one():
-    assert hard_share(RECIPE, (0, 1, 2)) is None
-    fixed = replace(RECIPE, bootstrap=(0.3,))
-    assert {hard_share(fixed, (0, 1, s)) for s in range(9)} == {0.3}
-    several = replace(RECIPE, bootstrap=(0.1, 0.25, 0.5))
-    drawn = [hard_share(several, (0, 1, s)) for s in range(200)]
-    assert drawn == [hard_share(several, (0, 1, s)) for s in range(200)]
+    assert draw_ohem_ratio(RECIPE, (0, 1, 2)) is None
+    fixed = replace(RECIPE, ohem_ratios=(0.3,))
+    assert {draw_ohem_ratio(fixed, (0, 1, s)) for s in range(9)} == {0.3}
+    several = replace(RECIPE, ohem_ratios=(0.1, 0.25, 0.5))
+    drawn = [draw_ohem_ratio(several, (0, 1, s)) for s in range(200)]
+    assert drawn == [draw_ohem_ratio(several, (0, 1, s)) for s in range(200)]
     assert all(40 < drawn.count(share) < 95 for share in (0.1, 0.25, 0.5))
 
 
@@ -290,7 +290,7 @@ def test_groups_of_the_optimizer():
     total = sum(1 for _ in network.parameters())
     two = parameter_groups(network, RECIPE)
     assert [group["weight_decay"] for group in two] == [1e-4, 0.0]
-    three = parameter_groups(network, replace(RECIPE, bias_rate=2.0))
+    three = parameter_groups(network, replace(RECIPE, bias_lr_mult=2.0))
     assert [group["factor"] for group in three] == [1.0, 1.0, 2.0]
     biases = {id(p) for name, p in network.named_parameters() if name.endswith("bias")}
     assert {id(p) for p in three[2]["params"]} == biases
@@ -304,7 +304,7 @@ def test_the_canvas_has_a_rate_of_its_own(optimizer):
         torch.manual_seed(0)
         network = ImpNetwork(CONFIG)
         before = {name: p.detach().clone() for name, p in network.named_parameters()}
-        update = Optimizer(network, replace(RECIPE, optimizer=optimizer, canvas_rate=rate), "cpu")
+        update = Optimizer(network, replace(RECIPE, optimizer=optimizer, canvas_lr_mult=rate), "cpu")
         update.step(sum((p * p).sum() + p.sum() for p in network.parameters()), 0.01)
         moved[rate] = {name: p.detach() - before[name] for name, p in network.named_parameters()}
     kernel, features = "semantic.fuse.0.0.weight", network.semantic.feature_channels

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from imp_trt.train.recipes import RECIPES, Stage
+from imp_trt.train.config import Stage
+from imp_trt.train.recipes import RECIPES
 from imp_trt.train.schedule import learning_rate
 
 

@@ -17,7 +17,7 @@ import torch
 from imp_trt.errors import CheckpointError
 from imp_trt.models.checkpoint import load_model
 from imp_trt.train import loop, state
-from imp_trt.train.recipes import Stage
+from imp_trt.train.config import Stage
 from imp_trt.train.run import Run, train_stage_one
 from imp_trt.train.state import StopRequest, TimeBudgetSpent, save_state
 from tests.train.boxes import CONFIG, RECIPE, Boxes
@@ -159,7 +159,7 @@ def test_a_second_signal_does_not_wait_but_its_echo_does(monkeypatch):
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.wanted
+        assert stop.requested
         monkeypatch.setattr(state, "SECOND_AFTER", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -170,7 +170,7 @@ def test_outside_the_main_thread_signals_are_left_alone():
 
     def body():
         with StopRequest(deadline=time.monotonic() - 1) as stop:
-            seen.append((stop.wanted, stop.signalled))
+            seen.append((stop.requested, stop.signaled))
 
     before = signal.getsignal(signal.SIGINT)
     thread = threading.Thread(target=body)

@@ -175,7 +175,7 @@ def test_an_old_result_under_a_former_name_counts(tmp_path):
 def test_the_digest_of_a_cell_covers_what_its_scores_depend_on(tmp_path):
     run, cell = experiment(tmp_path), PAIR[1]
     changed = [
-        replace(run, recipe=replace(TINY, canvas_rate=3.0)),
+        replace(run, recipe=replace(TINY, canvas_lr_mult=3.0)),
         replace(run, recipe=replace(TINY, stage_one=Stage(3, 1e-3))),
         replace(run, input_size=(64, 192)),
         replace(run, backbone="resnet18"),
@@ -208,13 +208,13 @@ def test_the_digest_of_a_cell_leaves_out_names_folders_and_the_machine(tmp_path)
     )
     assert same.config_digest(PAIR[1]) == run.config_digest(PAIR[1])
     # The control learns from no canvas.
-    faster = replace(run, recipe=replace(TINY, canvas_rate=3.0))
+    faster = replace(run, recipe=replace(TINY, canvas_lr_mult=3.0))
     assert faster.config_digest(PAIR[0]) == run.config_digest(PAIR[0])
 
 
 @pytest.mark.slow
 def test_a_setting_of_the_canvas_concerns_those_who_learn_from_it(filled):
-    faster = replace(filled, recipe=replace(TINY, canvas_rate=3.0))
+    faster = replace(filled, recipe=replace(TINY, canvas_lr_mult=3.0))
     assert faster.done(PAIR[0])
     assert faster.done(SWEPT)
     with pytest.raises(UsageError, match="another experiment"):
