@@ -18,13 +18,17 @@ CANVAS_ONLY = "mask-rcnn-imp"
 """System whose class map is the canvas itself, against a constant background score."""
 
 BACKGROUND_SCORES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8)
-"""Values of the sweep besides that of the base cell."""
+"""Values of the sweep in addition to that of the base cell."""
 
 CanvasOverride = Literal["empty", "oracle"]
 """Canvas that replaces the network's own during evaluation; see :mod:`research.ablation.canvas_override`."""
 
 ALIASES: Mapping[str, str] = {"shown-nothing": "empty-canvas", "shown-truth": "oracle-canvas"}
 """Former names of variants, which older result files have."""
+
+
+Overrides = tuple[tuple[str, Any], ...]
+"""Field names and values for dataclasses.replace()."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,9 @@ class Variant:
 
     name: str
     system: str | None = None
-    config: tuple[tuple[str, Any], ...] = ()
-    recipe: tuple[tuple[str, Any], ...] = ()
-    after: tuple[tuple[str, Any], ...] = ()
+    config: Overrides = ()
+    recipe: Overrides = ()
+    after: Overrides = ()
     canvas_override: CanvasOverride | None = None
     measures: tuple[str, ...] | None = None
 
@@ -154,7 +158,7 @@ def plan(
         if unknown:
             raise UsageError(what, expected=f"some of {', '.join(known)}", got=", ".join(unknown))
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise UsageError("seeds", expected="one or more, each once, from 0 on", got=list(seeds))
+        raise UsageError("seeds", expected="one or more different non-negative integers", got=list(seeds))
     seeds = sorted(seeds)
     pair = [s for s in (CONTROL, HEADLINE) if s in systems]
     cells = [Cell(system, "base", seed) for seed in seeds for system in pair]

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from research.ablation.locks import claim
 from research.ablation.measure import measure
 from research.ablation.results import (
     CellResult,
+    JsonObject,
     machine_facts,
     read_result,
     settings_difference,
@@ -103,8 +104,14 @@ class Experiment:
         return system(cell.system, self.train.classes, self.input_size, self.backbone, **changes)
 
     def settings(self, cell: Cell) -> dict[str, Any]:
-        """Settings that a cell's scores depend on besides system and seed, as plain data."""
-        facts: dict[str, Any] = {
+        """Settings that a cell's scores depend on in addition to system and seed, as plain data."""
+        validation: dict[str, object] = {
+            "split": self.splits[1],
+            "images": min(len(self.val), self.limit or len(self.val)),
+        }
+        if self.limit is not None:
+            validation["limit"] = self.limit
+        facts: dict[str, object] = {
             "data": self.option,
             "backbone": self.backbone,
             "input_size": list(self.input_size),
@@ -115,15 +122,13 @@ class Experiment:
             "network": {**cell.config, **dict(VARIANTS[cell.variant].after)},
             "shown": VARIANTS[cell.variant].canvas_override,
             "train": {"split": self.splits[0], "images": len(self.train)},
-            "val": {"split": self.splits[1], "images": min(len(self.val), self.limit or len(self.val))},
+            "val": validation,
         }
-        if self.limit is not None:
-            facts["val"]["limit"] = self.limit
         plain: dict[str, Any] = json.loads(json.dumps(facts))
         return plain
 
     def config_digest(self, cell: Cell) -> str:
-        """Digest of all that a cell's scores depend on: settings, network, data, seed.
+        """Digest of all inputs of a cell's scores: settings, network, data, seed.
 
         Names, folders, recipe fields without effect on the system, device and threads are not part of it.
         """
@@ -134,7 +139,7 @@ class Experiment:
             del settings["recipe"][name]
         network = replace(self.config(cell), **dict(VARIANTS[cell.variant].after))
         train, val = (
-            {"split": split, **dataset_facts(data)}
+            dict[str, object](split=split, **dataset_facts(data))
             for split, data in zip(self.splits, (self.train, self.val), strict=True)
         )
         val["scored"] = settings["val"]["images"]
@@ -230,7 +235,7 @@ class Experiment:
         return save_checkpoint(model.with_name(f"{cell.variant}.safetensors"), network, metadata, self.half)
 
 
-def _trained_by(made: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+def _trained_by(made: Sequence[JsonObject]) -> dict[str, list[str]]:
     """Versions of the source recorded in checkpoints: an existing checkpoint may be older than this run."""
     versions = [_versions(metadata) for metadata in made]
     if not all(versions):
@@ -238,14 +243,14 @@ def _trained_by(made: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     return {"trained_by": list(dict.fromkeys(version for found in versions for version in found))}
 
 
-def _versions(metadata: Mapping[str, Any]) -> list[str]:
+def _versions(metadata: JsonObject) -> list[str]:
     """Versions in a checkpoint's metadata; older ones have a digest of the source files, or nothing."""
     if "sources" in metadata:
         return [str(version) for version in metadata["sources"]]
     return [f"digest {metadata['code']}"] if "code" in metadata else []
 
 
-def _curve(checkpoint: Path, stage: int) -> tuple[dict[str, Any], ...]:
+def _curve(checkpoint: Path, stage: int) -> tuple[dict[str, object], ...]:
     """At most CURVE_LINES lines of a stage's log, evenly spaced; empty if there is no log."""
     path = checkpoint.with_suffix(".jsonl")
     if not path.is_file():
