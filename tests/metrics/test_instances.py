@@ -137,21 +137,21 @@ def measured(pictures: list[Any]) -> InstanceMeasure:
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_equal_to_pycocotools(seed, kind):
     pictures = cases(seed)
-    wanted = reference(pictures, kind)
+    expected = reference(pictures, kind)
     measure = measured(pictures)
     truth = measure._annotations + measure._crowds[kind]
     precision = coco_precision(measure._images, truth, measure._detections, CLASSES.things, kind)
     # pycocotools adds 2**-52 to the number of answers, so that one right answer scores 0.9999999999999998.
-    np.testing.assert_array_max_ulp(precision, wanted.eval["precision"][..., -1], maxulp=2)
+    np.testing.assert_array_max_ulp(precision, expected.eval["precision"][..., -1], maxulp=2)
     scores = measure.scores().mask if kind == "segm" else measure.scores().box
     figures = [scores.ap, scores.ap50, scores.ap75, scores.small, scores.medium, scores.large]
-    np.testing.assert_allclose(np.nan_to_num(figures, nan=-1.0), wanted.stats[:6], rtol=1e-14)
+    np.testing.assert_allclose(np.nan_to_num(figures, nan=-1.0), expected.stats[:6], rtol=1e-14)
     assert 0.02 < scores.ap < 0.95  # neither trivially right nor wrong
     assert not np.isnan(figures).any()  # objects of every size are there
-    per_class = wanted.eval["precision"][:, :, :, 0, -1].mean(axis=(0, 1))
+    per_class = expected.eval["precision"][:, :, :, 0, -1].mean(axis=(0, 1))
     np.testing.assert_allclose(scores.per_class, per_class, rtol=1e-12)
     np.testing.assert_allclose(
-        scores.curve75, wanted.eval["precision"][5, :, :, 0, -1].mean(axis=1), rtol=1e-12
+        scores.curve75, expected.eval["precision"][5, :, :, 0, -1].mean(axis=1), rtol=1e-12
     )
 
 

@@ -16,7 +16,7 @@ CLASSES = ClassTable(("ground", "box", "bar"), (1, 2), ((0, 0, 0), (255, 0, 0), 
 
 
 class Boxes:
-    """Six pictures of 80x96; the second thing may cover the first."""
+    """Six images of 80x96; the second thing may cover the first."""
 
     name, terms, classes = "boxes", None, CLASSES
 

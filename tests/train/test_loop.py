@@ -1,4 +1,4 @@
-"""The step loop: resumable to the bit, losses that fall, the switches of a recipe."""
+"""The step loop: resumable bit for bit, losses that fall, the switches of a recipe."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_resume_after_a_failure_is_bit_identical(tmp_path, monkeypatch, killed_a
     assert (tmp_path / "cut" / "stage_one.resume.pt").is_file() == (killed_at > 2)
     assert not (tmp_path / "cut" / "stage_one.safetensors").exists()
     resumed = weights_of(trained(tmp_path / "cut", RECIPE))
-    wanted = weights_of(whole)
-    assert all(torch.equal(resumed[name], wanted[name]) for name in wanted)
+    expected = weights_of(whole)
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
     assert not (tmp_path / "cut" / "stage_one.resume.pt").exists()
     logs = [lines_of(tmp_path / n / "stage_one.jsonl") for n in ("whole", "cut")]
     assert [line["step"] for line in logs[0]] == [3, 6]
@@ -197,13 +197,13 @@ def test_lower_precision_trains(tmp_path, precision):
     assert all(not torch.equal(changed[n], start[n]) for n in kernels)
     exact = weights_of(trained(tmp_path / "exact", replace(plan, precision="float32")))
     moved = torch.cat([(changed[n] - start[n]).flatten() for n in kernels])
-    wanted = torch.cat([(exact[n] - start[n]).flatten() for n in kernels])
-    assert torch.nn.functional.cosine_similarity(moved, wanted, dim=0) > 0.8
-    assert not torch.equal(moved, wanted), "autocast is off"
+    expected = torch.cat([(exact[n] - start[n]).flatten() for n in kernels])
+    assert torch.nn.functional.cosine_similarity(moved, expected, dim=0) > 0.8
+    assert not torch.equal(moved, expected), "autocast is off"
 
 
 def test_the_paper_s_optimizer_with_a_frozen_trunk(tmp_path, monkeypatch):
-    """SGD, milestones, biases at twice the rate, whole pictures of several sizes, frozen stages."""
+    """SGD, milestones, biases at twice the rate, whole images of several sizes, frozen stages."""
     from imp_trt.models import initial
 
     monkeypatch.setattr(initial, "initialize", lambda net, kind: None)
@@ -259,9 +259,9 @@ def test_the_recipe_decides_how_small_a_target_may_be():
             return replace(sample, semantic=semantic, instances=instances)
 
     whole = replace(RECIPE, crop=(96, 96), scale=(1.0, 1.0))
-    for least, wanted in ((9, 1), (10, 0)):
+    for least, expected in ((9, 1), (10, 0)):
         batch = draw_batch(Specks(), CLASSES, replace(whole, min_area=least), (0, 1, 0))
-        assert [len(target["labels"]) for target in batch.instances] == [wanted] * whole.batch
+        assert [len(target["labels"]) for target in batch.instances] == [expected] * whole.batch
 
 
 def test_whole_pictures_are_padded_to_the_pyramid():
@@ -320,7 +320,7 @@ def test_the_canvas_has_a_rate_of_its_own(optimizer):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_a_run_on_cuda_continues_within_tolerance(tmp_path, monkeypatch, precision):
-    """RoIAlign's gradient sums in no fixed order there, so two runs agree to rounding, not to the bit."""
+    """RoIAlign's gradient sums in no fixed order there, so two runs agree to rounding, not bit for bit."""
     stage = Stage(4, 0.02, 0.02, warmup=0)
     plan = replace(RECIPE, optimizer="sgd", precision=precision, stage_one=stage)
     still = replace(plan, stage_one=replace(stage, iterations=0))

@@ -139,9 +139,9 @@ def test_a_killed_process_goes_on_from_its_last_save_to_the_same_weights(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("stored", "wanted"), [(True, ["commit old", "commit new"]), (False, ["version unknown", "commit new"])]
+    ("stored", "expected"), [(True, ["commit old", "commit new"]), (False, ["version unknown", "commit new"])]
 )
-def test_a_resumed_stage_names_every_version_that_trained_it(tmp_path, monkeypatch, stored, wanted):
+def test_a_resumed_stage_names_every_version_that_trained_it(tmp_path, monkeypatch, stored, expected):
     monkeypatch.setattr(loop, "source_version", lambda: "commit old")
     after_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(KeyboardInterrupt):
@@ -152,7 +152,7 @@ def test_a_resumed_stage_names_every_version_that_trained_it(tmp_path, monkeypat
         save_state(tmp_path / "stage_one.resume.pt", saved)
     monkeypatch.undo()
     monkeypatch.setattr(loop, "source_version", lambda: "commit new")
-    assert load_model(train_stage_one(run_in(tmp_path), CONFIG))[1]["sources"] == wanted
+    assert load_model(train_stage_one(run_in(tmp_path), CONFIG))[1]["sources"] == expected
 
 
 def test_a_second_signal_does_not_wait_but_its_echo_does(monkeypatch):

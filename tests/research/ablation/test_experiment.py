@@ -137,15 +137,15 @@ def test_a_result_names_the_code_that_trained_it(filled, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("found", "wanted"),
+    ("found", "expected"),
     [
         ([{"sources": ["commit a"]}, {"sources": ["commit a", "commit b"]}], ["commit a", "commit b"]),
         ([{"code": "5088433c8176"}, {"sources": ["commit b"]}], ["digest 5088433c8176", "commit b"]),
         ([{}, {"sources": ["commit b"]}], None),
     ],
 )
-def test_checkpoints_of_all_ages_tell_what_trained_them(found, wanted):
-    assert _trained_by(found).get("trained_by") == wanted
+def test_checkpoints_of_all_ages_tell_what_trained_them(found, expected):
+    assert _trained_by(found).get("trained_by") == expected
 
 
 def test_an_old_checkpoint_is_loaded_and_names_its_code():

@@ -22,7 +22,7 @@ CLASSES = ClassTable(("ground", "car", "sky"), (1,), ((0, 0, 0), (255, 0, 0), (0
 
 
 def _write(root: Path, names: tuple[str, ...] = ("a", "b"), split: str = "train") -> Path:
-    """A folder of small pictures: ground, one 8x10 car, one speck of a car, one void pixel (11)."""
+    """A folder of small images: ground, one 8x10 car, one speck of a car, one void pixel (11)."""
     (root / "images").mkdir(parents=True, exist_ok=True)
     (root / "labels").mkdir(exist_ok=True)
     label = np.zeros((24, 32), np.uint8)
@@ -191,7 +191,7 @@ def test_files_that_do_not_decode_are_named(tmp_path: Path, content: bytes | Non
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 def test_photos_that_are_cut_off_are_refused(tmp_path: Path, share: float, monkeypatch) -> None:
-    # OpenCV 4 makes a picture of what there is; OpenCV 5 does not.
+    # OpenCV 4 makes a image of what there is; OpenCV 5 does not.
     noise = np.random.default_rng(0).integers(0, 255, (64, 80, 3), np.uint8)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: noise)
     for progressive in (0, 1):

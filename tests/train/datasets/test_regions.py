@@ -48,17 +48,17 @@ def test_polygons_are_filled_as_pycocotools_does() -> None:
     rng = np.random.default_rng(1)
     for _ in range(50):
         polygons = [list(rng.uniform(-5, 45, 2 * int(rng.integers(3, 9)))) for _ in range(2)]
-        wanted = codec.decode(codec.merge(codec.frPyObjects(polygons, 30, 40)))
-        assert np.array_equal(parse_region(polygons, (30, 40)).mask(), wanted)
+        expected = codec.decode(codec.merge(codec.frPyObjects(polygons, 30, 40)))
+        assert np.array_equal(parse_region(polygons, (30, 40)).mask(), expected)
 
 
 def test_a_square_covers_its_pixels_and_polygons_unite() -> None:
     _codec()
     square, other = [1.0, 1.0, 5.0, 1.0, 5.0, 4.0, 1.0, 4.0], [6, 0, 8, 0, 8, 2, 6, 2]
     mask = parse_region([square, other, [0, 0, 9, 7], []], (8, 10)).mask()
-    wanted = np.zeros((8, 10), bool)
-    wanted[1:4, 1:5], wanted[0:2, 6:8] = True, True
-    assert np.array_equal(mask, wanted)
+    expected = np.zeros((8, 10), bool)
+    expected[1:4, 1:5], expected[0:2, 6:8] = True, True
+    assert np.array_equal(mask, expected)
 
 
 def test_regions_without_area_are_empty() -> None:

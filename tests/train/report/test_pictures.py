@@ -1,4 +1,4 @@
-"""Which pictures are shown, and what their panels hold."""
+"""Which images are shown, and what their panels hold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.train.report.conftest import ROOMS, half_blind, perfect
 
 
 class Wide:
-    """One picture, wider than a panel."""
+    """One image, wider than a panel."""
 
     name, terms, classes = "wide", None, CLASSES
 
