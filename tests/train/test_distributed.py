@@ -49,11 +49,11 @@ out = Path(sys.argv[1])
 with distributed.joined("cpu") as device:
     rank = distributed.rank()
     trained = {}
-    ready = loop._ready
+    prepare = loop._prepare
     def watched(network, run):
         trained[run.folder.name] = network
-        return ready(network, run)
-    loop._ready = watched
+        return prepare(network, run)
+    loop._prepare = watched
     train_stage_one(Run(Boxes(), PLAIN_STEPS, 0, out / "semantic", device, quiet=True), SEMANTIC)
     recipe = replace(RECIPE, batch=2, stage_one=replace(RECIPE.stage_one, iterations=3))
     run = Run(Boxes(), recipe, 0, out / "whole", device, quiet=True)
