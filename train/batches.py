@@ -1,4 +1,4 @@
-"""The batches of a stage: which crops a step sees depends on (seed, stage, step) alone."""
+"""Batches of a stage: the crops of a step depend only on (seed, stage, step)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable
 from imp_trt.data.dataset import Dataset
-from imp_trt.train.augment import CHANCES, ColorJitter, padded, random_crop
+from imp_trt.train.augment import RANDOM_NUMBERS, ColorJitter, pad_sample, random_crop
+from imp_trt.train.config import Recipe
 from imp_trt.train.distributed import part_of
-from imp_trt.train.recipes import Recipe
 from imp_trt.train.targets import Batch, make_batch
 
 
 def class_weights(dataset: Dataset) -> Tensor:
-    """[K] 1 / log(1.10 + frequency) of each class (ENet, Paszke et al. 2016, with its constant 1.10)."""
+    """Class weights [K] float32: 1 / log(1.10 + frequency) (ENet, Paszke et al. 2016, with constant 1.10)."""
     counts = np.zeros(256, np.int64)
     step = max(1, len(dataset) // 200)
     for index in range(0, len(dataset), step):
@@ -30,47 +30,47 @@ def class_weights(dataset: Dataset) -> Tensor:
 
 
 def draw_batch(dataset: Dataset, classes: ClassTable, recipe: Recipe, seed: tuple[int, int, int]) -> Batch:
-    """This process's part of the crops of one step.
+    """This process's crops of one step.
 
     Args:
-        dataset: labeled pictures.
+        dataset: labeled images.
         classes: class table of the network.
-        recipe: batch, crop, scales, colors.
-        seed: (seed, stage, step); all that chance depends on, so that any number of processes sees
-            the same global batch.
+        recipe: batch, crop, scales, color jitter.
+        seed: (seed, stage, step), the seed of all random numbers, so that the global batch does not depend
+            on the number of processes.
     """
     rng = np.random.default_rng(seed)
     part = part_of(recipe.batch)
     indices = rng.integers(0, len(dataset), recipe.batch)[part]
-    chances = rng.random((recipe.batch, CHANCES))[part]
-    strength = recipe.colour
+    numbers = rng.random((recipe.batch, RANDOM_NUMBERS))[part]
+    strength = recipe.color
     hue = strength / 10 if recipe.hue is None else recipe.hue
     samples = [
         random_crop(
             dataset[int(index)],
-            chance,
+            uniform,
             recipe.crop,
             recipe.scale,
             short_sides=recipe.short_sides,
             max_long=recipe.max_long,
-            colour=ColorJitter(strength, strength, strength, hue),
+            color=ColorJitter(strength, strength, strength, hue),
             min_area=recipe.min_area,
         )
-        for index, chance in zip(indices, chances, strict=True)
+        for index, uniform in zip(indices, numbers, strict=True)
     ]
     if recipe.crop is None:
-        # The coarsest pyramid level halves five times.
+        # The coarsest backbone level has stride 32.
         height, width = (-(-max(s.size[axis] for s in samples) // 32) * 32 for axis in (0, 1))
-        samples = [padded(s, (height, width)) for s in samples]
+        samples = [pad_sample(s, (height, width)) for s in samples]
     return make_batch(samples, classes)
 
 
-def hard_share(recipe: Recipe, seed: tuple[int, int, int]) -> float | None:
-    """Share of the hardest pixels that a step learns from; None for all of them."""
-    if not recipe.bootstrap:
+def draw_ohem_ratio(recipe: Recipe, seed: tuple[int, int, int]) -> float | None:
+    """Fraction of hard pixels of a step (online hard example mining); None for all pixels."""
+    if not recipe.ohem_ratios:
         return None
-    # A fourth number keeps this draw apart from the crops.
-    return float(np.random.default_rng((*seed, 1)).choice(recipe.bootstrap))
+    # The fourth number makes this draw independent of the crops.
+    return float(np.random.default_rng((*seed, 1)).choice(recipe.ohem_ratios))
 
 
 @contextmanager
@@ -82,26 +82,26 @@ def batch_stream(
     steps: range,
     workers: int = 1,
 ) -> Iterator[Iterator[Batch]]:
-    """Batches of the steps in order, the next ones made by threads while the current one trains.
+    """Batches of the steps in order; threads load the next ones during the current step.
 
     Args:
-        dataset, classes, recipe: as of :func:`draw_batch`.
+        dataset, classes, recipe: see :func:`draw_batch`.
         seed: (seed, stage).
-        steps: numbers of the steps.
-        workers: threads, each of which makes a whole batch; the batches do not depend on their number.
+        steps: step numbers.
+        workers: number of threads; each loads whole batches, which do not depend on it.
     """
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="imp-batches")
     depth = workers + 1
 
-    def make(step: int) -> Batch:
+    def load(step: int) -> Batch:
         return draw_batch(dataset, classes, recipe, (*seed, step))
 
     def stream() -> Iterator[Batch]:
-        ahead: list[Future[Batch]] = [pool.submit(make, s) for s in steps[:depth]]
+        ahead: list[Future[Batch]] = [pool.submit(load, s) for s in steps[:depth]]
         for position in range(len(steps)):
             batch = ahead.pop(0).result()
             if position + depth < len(steps):
-                ahead.append(pool.submit(make, steps[position + depth]))
+                ahead.append(pool.submit(load, steps[position + depth]))
             yield batch
 
     try:

@@ -1,6 +1,6 @@
-"""Data parallel training under ``torchrun``: every process takes its part of the same global batch.
+"""Data parallel training under ``torchrun``: each process trains on its part of the same global batch.
 
-Without ``torchrun`` there is one process, of rank 0, and nothing here communicates.
+Without ``torchrun`` there is one process, of rank 0, and no communication.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from imp_trt.errors import UsageError
 
 @contextmanager
 def joined(device: str) -> Iterator[str]:
-    """Join the processes that torchrun started; yields the device of this one.
+    """Initialize the process group under torchrun; yields the device of this process.
 
-    gloo connects processes on CPUs, nccl those on GPUs. Several machines need a common output folder.
+    The backend is gloo on CPUs and NCCL on GPUs. Several machines need a shared output folder.
 
     Args:
-        device: "cpu", "cuda" or "cuda:<index>"; under torchrun each process takes the GPU of its local rank.
+        device: "cpu", "cuda" or "cuda:<index>"; under torchrun each process uses the GPU of its local rank.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         yield device
@@ -39,20 +39,20 @@ def joined(device: str) -> Iterator[str]:
 
 
 def world_size() -> int:
-    """Processes that train together."""
+    """Number of processes."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process; the one of rank 0 writes files."""
+    """Rank of this process; rank 0 writes files."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def part_of(batch: int) -> slice:
-    """Which samples of the global batch this process takes.
+    """Slice of the global batch for this process.
 
     Raises:
-        UsageError: the batch cannot be shared out evenly.
+        UsageError: the batch is not divisible by the number of processes.
     """
     share, rest = divmod(batch, world_size())
     if rest:
@@ -66,9 +66,9 @@ def part_of(batch: int) -> slice:
 
 
 def parallel(module: nn.Module, device: str) -> nn.Module:
-    """The module with gradients averaged over the processes; itself where there is one process.
+    """Wrap a module in DistributedDataParallel; returns the module itself for a single process.
 
-    A head may have no part in a step: a batch without detections leaves the canvas empty.
+    Some heads have no gradient in a step without detections, hence find_unused_parameters.
     """
     if world_size() == 1:
         return module
@@ -78,7 +78,7 @@ def parallel(module: nn.Module, device: str) -> nn.Module:
 
 
 def mean(values: Tensor) -> Tensor:
-    """The mean over the processes; the argument is left alone."""
+    """Mean over the processes; the argument itself is returned for a single process and never modified."""
     if world_size() == 1:
         return values
     total = values.detach().clone()
@@ -87,13 +87,13 @@ def mean(values: Tensor) -> Tensor:
 
 
 def any_process(flag: bool, device: str) -> bool:
-    """Whether the flag is set in any process: all of them must stop at the same step."""
+    """Whether the flag is set in any process; all processes must stop at the same step."""
     if world_size() == 1:
         return flag
     return bool(mean(torch.tensor(float(flag), device=device)) > 0)
 
 
 def wait() -> None:
-    """Until every process is here."""
+    """Block until all processes have reached this call."""
     if world_size() > 1:
         distributed.barrier()

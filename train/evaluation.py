@@ -1,10 +1,10 @@
-"""Scores a predictor on a labeled data set, by as many measures as are asked for."""
+"""Evaluation of a predictor on a labeled data set with selected metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,43 +13,49 @@ from imp_trt.artifacts.manifest import Manifest
 from imp_trt.classes import ClassTable
 from imp_trt.data.dataset import Dataset, Sample
 from imp_trt.errors import InvalidInput
-from imp_trt.metrics.boundary import BoundaryMeasure, BoundaryScores
-from imp_trt.metrics.instances import InstanceMeasure, InstanceScores
-from imp_trt.metrics.panoptic import PanopticMeasure, PanopticScores
-from imp_trt.metrics.semantic import SemanticMeasure, SemanticScores
+from imp_trt.metrics.boundary import BoundaryDict, BoundaryMeasure, BoundaryScores
+from imp_trt.metrics.instances import InstanceDict, InstanceMeasure, InstanceScores
+from imp_trt.metrics.panoptic import PanopticDict, PanopticMeasure, PanopticScores
+from imp_trt.metrics.semantic import SemanticDict, SemanticMeasure, SemanticScores
 from imp_trt.results.result import SegmentationResult
 
 MEASURES = ("semantic", "boundary", "instances", "panoptic")
-"""Names of the measures, in the order of the report."""
+"""Names of the metrics, in the order of the report."""
 
 
 class Measure(Protocol):
-    """Something that looks at pictures one by one and has scores in the end."""
+    """A metric that accumulates over images."""
 
     def add(self, sample: Sample, result: SegmentationResult) -> None: ...
 
-    def scores(self) -> Any: ...
+    def scores(self) -> object: ...
 
 
-_OPTIONAL: dict[str, Callable[[ClassTable], Measure]] = {
-    "boundary": BoundaryMeasure,
-    "instances": InstanceMeasure,
-    "panoptic": PanopticMeasure,
-}
+class EvaluationDict(TypedDict):
+    """JSON form of :class:`Evaluation`."""
+
+    data: str
+    images: int
+    classes: dict[str, object]
+    semantic: SemanticDict
+    boundary: BoundaryDict | None
+    instances: InstanceDict | None
+    panoptic: PanopticDict | None
+    milliseconds: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What was measured on a data set.
+    """Scores on a data set.
 
     Attributes:
         data: name of the data set.
-        classes: what the scores' positions mean.
-        images: number of pictures.
+        classes: class table of the scores.
+        images: number of images.
         semantic: scores of the class maps.
-        boundary, instances, panoptic: scores of these measures; None where they were not asked for.
-        milliseconds: "p50", "p90" and "mean" of the results' times "total" and "infer"; empty where the
-            results carry no times.
+        boundary, instances, panoptic: scores of these metrics; None if not requested.
+        milliseconds: "p50", "p90" and "mean" of the results' times "total" and "infer"; empty if the
+            results have no timing.
     """
 
     data: str
@@ -61,8 +67,8 @@ class Evaluation:
     panoptic: PanopticScores | None = None
     milliseconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: None for what was not measured and for what does not occur."""
+    def to_dict(self) -> EvaluationDict:
+        """Plain data for JSON: None for metrics not requested and for classes that do not occur."""
         return {
             "data": self.data,
             "images": self.images,
@@ -75,15 +81,15 @@ class Evaluation:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
-        """Inverse of :meth:`to_dict`, for reports that are made later.
+    def from_dict(cls, data: EvaluationDict) -> Evaluation:
+        """Inverse of :meth:`to_dict`, for reports from saved scores.
 
         Raises:
             InvalidInput: something is missing or malformed.
         """
         try:
             classes = ClassTable.from_dict(data["classes"])
-            boundary, instances, panoptic = (data[name] for name in MEASURES[1:])
+            boundary, instances, panoptic = data["boundary"], data["instances"], data["panoptic"]
             return cls(
                 str(data["data"]),
                 classes,
@@ -98,7 +104,7 @@ class Evaluation:
                 },
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InvalidInput("evaluation", expected="what to_dict() gave", got=repr(error)) from error
+            raise InvalidInput("evaluation", expected="a result of to_dict()", got=repr(error)) from error
 
 
 def evaluate(
@@ -111,66 +117,75 @@ def evaluate(
     """Score a predictor on a data set.
 
     Args:
-        predict: frame [H, W, 3] uint8 BGR -> result of that frame, as Segmenter.run.
-        dataset: labeled pictures.
-        measures: some of MEASURES; "semantic" is always measured. :func:`measurable` names those that
-            make sense for a network.
-        limit: only the first so many pictures.
-        on_image: called with the number of finished pictures.
+        predict: frame [H, W, 3] uint8 BGR -> result of that frame, such as Segmenter.run.
+        dataset: labeled images.
+        measures: some of MEASURES; "semantic" is always included. :func:`measurable` returns those that
+            a network supports.
+        limit: maximum number of images, from the first.
+        on_image: called with the number of finished images.
 
     Raises:
-        InvalidInput: an unknown measure, or the predictor's classes are not those of the data set.
-        DependencyMissing: the measure "instances" needs a package that is not here.
+        InvalidInput: an unknown metric, or the predictor's classes differ from those of the data set.
+        DependencyMissing: the metric "instances" needs a package that is not installed.
     """
     unknown = sorted(set(measures) - set(MEASURES))
     if unknown:
         raise InvalidInput("measures", expected=f"some of {', '.join(MEASURES)}", got=", ".join(unknown))
     classes = dataset.classes
     semantic = SemanticMeasure(classes)
-    others = {name: make(classes) for name, make in _OPTIONAL.items() if name in measures}
+    boundary = BoundaryMeasure(classes) if "boundary" in measures else None
+    instances = InstanceMeasure(classes) if "instances" in measures else None
+    panoptic = PanopticMeasure(classes) if "panoptic" in measures else None
+    active: list[Measure] = [m for m in (semantic, boundary, instances, panoptic) if m is not None]
     times: list[Mapping[str, float]] = []
     count = len(dataset) if limit is None else min(limit, len(dataset))
     for index in range(count):
         sample = dataset[index]
         result = predict(sample.image)
         require_same_classes("classes of the predictor", result.classes, classes)
-        for measure in (semantic, *others.values()):
+        for measure in active:
             measure.add(sample, result)
         times.append(dict(result.timing))
         if on_image is not None:
             on_image(index + 1)
-    scores = {name: measure.scores() for name, measure in others.items()}
     return Evaluation(
-        dataset.name, classes, count, semantic.scores(), milliseconds=_milliseconds(times), **scores
+        dataset.name,
+        classes,
+        count,
+        semantic.scores(),
+        boundary.scores() if boundary else None,
+        instances.scores() if instances else None,
+        panoptic.scores() if panoptic else None,
+        _milliseconds(times),
     )
 
 
-def require_same_classes(what: str, found: ClassTable, wanted: ClassTable) -> None:
-    """Refuse to score classes of other names or other things than the data set's.
+def require_same_classes(what: str, actual: ClassTable, expected: ClassTable) -> None:
+    """Require that class names and things equal those of the data set.
 
     Raises:
-        InvalidInput: they differ; ``what`` says whose they are.
+        InvalidInput: they differ; ``what`` names the owner of ``actual`` in the message.
     """
-    if (found.names, found.things) != (wanted.names, wanted.things):
+    if (actual.names, actual.things) != (expected.names, expected.things):
         raise InvalidInput(
             what,
-            expected=f"those of the data set: {', '.join(wanted.names)}; things {list(wanted.things)}",
-            got=f"{', '.join(found.names)}; things {list(found.things)}",
-            fix="score the model on the data set it was trained for",
+            expected=f"those of the data set: {', '.join(expected.names)}; things {list(expected.things)}",
+            got=f"{', '.join(actual.names)}; things {list(actual.things)}",
+            fix="evaluate the model on the data set it was trained on",
         )
 
 
 def measurable(manifest: Manifest) -> tuple[str, ...]:
-    """The measures that make sense for a network: one without a detector has no instances."""
+    """Metrics that a network supports: without a detector there are no instances."""
     return MEASURES if manifest.detections else MEASURES[:2]
 
 
 def _milliseconds(times: list[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     # The first calls allocate and warm up.
-    settled = times[min(3, max(0, len(times) - 1)) :]
+    steady = times[min(3, max(0, len(times) - 1)) :]
     figures: dict[str, dict[str, float]] = {}
     for name in ("total", "infer"):
-        values = [t[name] for t in settled if name in t]
+        values = [t[name] for t in steady if name in t]
         if values:
             p50, p90 = (float(v) for v in np.percentile(values, (50, 90)))
             figures[name] = {"p50": p50, "p90": p90, "mean": float(np.mean(values))}

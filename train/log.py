@@ -1,4 +1,4 @@
-"""What a run tells while it trains: mean losses as JSON lines, a progress bar, the time it will take."""
+"""Training log: mean losses as JSON lines, a progress bar, an estimate of the remaining time."""
 
 from __future__ import annotations
 
@@ -8,46 +8,62 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypedDict
 
 from imp_trt.data.files import make_folder, write_atomically
 
 LOG_EVERY = 20
-"""Steps between two lines, and before the first estimate of the time."""
+"""Steps per log line, and before the estimate of the remaining time."""
 
 _LOGGER = logging.getLogger("imp_trt.train")
 
 
+class _ProgressBar(Protocol):
+    """The methods of tqdm that are used."""
+
+    def update(self, n: int) -> object: ...
+
+    def set_postfix(self, *, loss: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class LogState(TypedDict, total=False):
+    """Data to resume a log; empty before the first step."""
+
+    sums: dict[str, float]
+    seen: int
+    seconds: float
+
+
 class TrainingLog:
-    """Mean losses as JSON lines, and a progress bar with the time left on stderr.
+    """Mean losses as JSON lines, and a progress bar on stderr.
 
     Args:
-        path: file of JSON lines; lines of steps past ``first`` are dropped. None writes and shows
-            nothing (the processes of rank above 0).
+        path: file of JSON lines; lines of steps after ``first`` are removed. None disables file and
+            progress bar (for processes of rank above 0).
         total: steps of the stage.
-        first: step that the run starts or continues from.
-        before: :meth:`state` of the run that is continued, so that its lines come out the same.
+        first: step at which the run starts or resumes.
+        previous: :meth:`state` of the run that is resumed, so that its lines are the same as without a stop.
         quiet: no progress bar, no estimate.
     """
 
-    def __init__(
-        self, path: Path | None, total: int, first: int, before: dict[str, Any], quiet: bool
-    ) -> None:
+    def __init__(self, path: Path | None, total: int, first: int, previous: LogState, quiet: bool) -> None:
         self.path, self.total, self.first = path, total, first
         self.quiet = quiet or path is None or bool(os.environ.get("IMP_TRT_NO_PROGRESS"))
-        self._sums: dict[str, float] = dict(before.get("sums", {}))
-        self._seen = int(before.get("seen", 0))
-        self._began = time.monotonic()
-        self._spent = float(before.get("seconds", 0.0))
-        self._bar: Any = None
+        self._sums: dict[str, float] = dict(previous.get("sums", {}))
+        self._seen = int(previous.get("seen", 0))
+        self._start = time.monotonic()
+        self._previous_seconds = float(previous.get("seconds", 0.0))
+        self._bar: _ProgressBar
 
     @property
     def seconds(self) -> float:
-        """Time spent on the stage, that of interrupted runs included."""
-        return self._spent + time.monotonic() - self._began
+        """Duration of the stage so far, including interrupted runs."""
+        return self._previous_seconds + time.monotonic() - self._start
 
-    def state(self) -> dict[str, Any]:
-        """What a later run needs to continue the log, as plain data."""
+    def state(self) -> LogState:
+        """Plain data to resume the log."""
         return {"sums": dict(self._sums), "seen": self._seen, "seconds": self.seconds}
 
     def __enter__(self) -> TrainingLog:
@@ -55,8 +71,8 @@ class TrainingLog:
 
         if self.path is not None:
             make_folder(self.path.parent)
-            self._forget_lost_steps(self.path)
-        # Every 20 s where stderr is a file, so that logs stay short.
+            self._drop_repeated_steps(self.path)
+        # Every 20 s if stderr is a file, to keep it short.
         interval = 0.1 if sys.stderr.isatty() else 20.0
         self._bar = tqdm(
             total=self.total,
@@ -71,16 +87,16 @@ class TrainingLog:
     def __exit__(self, *exc: object) -> None:
         self._bar.close()
 
-    def _forget_lost_steps(self, path: Path) -> None:
+    def _drop_repeated_steps(self, path: Path) -> None:
         if path.is_file():
             lines = path.read_text().splitlines(keepends=True)
-            # A kill may leave half a line at the end.
-            whole = [line for line in lines if line.endswith("\n")]
-            kept = [line for line in whole if json.loads(line)["step"] <= self.first]
+            # A killed process may leave an incomplete last line.
+            complete = [line for line in lines if line.endswith("\n")]
+            kept = [line for line in complete if json.loads(line)["step"] <= self.first]
             write_atomically(path, "".join(kept).encode())
 
-    def add(self, step: int, losses: dict[str, float], rate: float) -> None:
-        """Count a step; every LOG_EVERY steps a line is written."""
+    def add(self, step: int, losses: dict[str, float], lr: float) -> None:
+        """Add a step; every LOG_EVERY steps a line is written."""
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._seen += 1
@@ -90,7 +106,7 @@ class TrainingLog:
         if self._seen < LOG_EVERY and step + 1 < self.total:
             return
         means = {name: round(value / self._seen, 5) for name, value in self._sums.items()}
-        line = {"step": step + 1, "lr": rate, "seconds": round(self.seconds, 2), **means}
+        line = {"step": step + 1, "lr": lr, "seconds": round(self.seconds, 2), **means}
         if self.path is not None:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -100,15 +116,15 @@ class TrainingLog:
     def _estimate(self, done: int) -> None:
         if self.quiet or self.path is None or done >= self.total:
             return
-        each = (time.monotonic() - self._began) / LOG_EVERY
-        left = each * (self.total - done)
+        per_step = (time.monotonic() - self._start) / LOG_EVERY
+        remaining = per_step * (self.total - done)
         units = ((7200, 3600, "hours"), (120, 60, "minutes"), (0, 1, "seconds"))
-        size, unit = next((size, unit) for least, size, unit in units if left >= least)
-        text = f"{left / size:.1f} {unit}" if unit == "hours" else f"{left / size:.0f} {unit}"
+        size, unit = next((size, unit) for minimum, size, unit in units if remaining >= minimum)
+        text = f"{remaining / size:.1f} {unit}" if unit == "hours" else f"{remaining / size:.0f} {unit}"
         _LOGGER.info(
-            "%s: %.2f s a step, about %s for the %d steps left",
+            "%s: %.2f s per step, about %s for the remaining %d steps",
             self.path.stem,
-            each,
+            per_step,
             text,
             self.total - done,
         )

@@ -1,7 +1,7 @@
-"""The step loop of one stage: seeded, interruptible at every step, continued to the bit.
+"""The training loop of one stage: seeded, interruptible at every step, resumed bit for bit.
 
-Everything random in a step is drawn from (seed, stage, step), so a resumed run needs no generator
-state and continues with the very steps that an uninterrupted one would have made.
+All random numbers of a step derive from (seed, stage, step), so a resumed run needs no generator
+state and executes exactly the steps of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import nn
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train import distributed
-from imp_trt.train.batches import batch_stream, class_weights, hard_share
+from imp_trt.train.batches import batch_stream, class_weights, draw_ohem_ratio
 from imp_trt.train.log import TrainingLog
 from imp_trt.train.losses import StageLosses, trains_semantic
 from imp_trt.train.optimizer import Optimizer, TrainingDiverged
@@ -27,6 +27,7 @@ from imp_trt.train.schedule import learning_rate
 from imp_trt.train.state import (
     StopRequest,
     TimeBudgetSpent,
+    TrainingState,
     read_state,
     require_same_run,
     save_state,
@@ -39,19 +40,19 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger("imp_trt.train")
 
 
-def finished(run: Run, name: str, identity: str) -> Path | None:
-    """The stage's checkpoint if this run, perhaps interrupted since, has made it already.
+def find_finished(run: Run, name: str, identity: str) -> Path | None:
+    """The stage's checkpoint if this run has already written it, else None.
 
     Raises:
-        UsageError: a checkpoint of that name is of another run.
+        UsageError: a checkpoint of that name belongs to another run.
     """
-    final = run.folder / f"{name}.safetensors"
+    path = run.folder / f"{name}.safetensors"
     # All processes must agree before the first of them writes.
-    found = distributed.any_process(final.is_file(), run.device)
-    if not found:
+    exists = distributed.any_process(path.is_file(), run.device)
+    if not exists:
         return None
-    require_same_run(final, load_model(final)[1].get("identity"), identity)
-    return final
+    require_same_run(path, load_model(path)[1].get("identity"), identity)
+    return path
 
 
 def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: str, digest: str) -> Path:
@@ -59,64 +60,71 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
 
     Args:
         run: data, recipe, folder, device.
-        network: with the weights that the stage starts from; trained in place.
+        network: network with the initial weights of the stage; trained in place.
         stage: 1 or 2.
-        name: of the files: checkpoint, log, saved state.
-        identity: of the run and stage; a saved state of another is refused.
-        digest: of the stage's whole configuration, for the checkpoint's metadata.
+        name: file name, without suffix, of checkpoint, log and saved state.
+        identity: identity of run and stage; a saved state with another one is rejected.
+        digest: digest of the stage's resolved configuration, for the checkpoint's metadata.
 
     Returns:
         The checkpoint ``<name>.safetensors`` in the run's folder.
 
     Raises:
-        TimeBudgetSpent: the run's deadline has come; its state is saved.
-        KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved, or the checkpoint after the
+        TimeBudgetSpent: the run reached its deadline; its state is saved.
+        KeyboardInterrupt: SIGINT or SIGTERM was received; the state is saved, or the checkpoint after the
             last step.
         TrainingDiverged: a loss or a gradient is not finite.
         CheckpointError: the saved state is damaged.
     """
-    plan = run.recipe.stage_one if stage == 1 else run.recipe.stage_two
+    schedule = run.recipe.stage_one if stage == 1 else run.recipe.stage_two
     network = network.to(run.device).to(memory_format=torch.channels_last)
-    optimizer = _ready(network, run)
+    optimizer = _prepare(network, run)
     path = run.folder / f"{name}.resume.pt"
-    state = read_state(path, identity) or {"step": 0, "log": {}}
-    if state["step"]:
+    state = read_state(path, identity)
+    if state is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimiser"])
+    first = 0 if state is None else state["step"]
     sources = _sources(state)
-    writes = distributed.rank() == 0
-    log_path = run.folder / f"{name}.jsonl" if writes else None
-    log = TrainingLog(log_path, plan.iterations, state["step"], state["log"], run.quiet)
+    is_writer = distributed.rank() == 0
+    log_path = run.folder / f"{name}.jsonl" if is_writer else None
+    log = TrainingLog(log_path, schedule.iterations, first, state["log"] if state else {}, run.quiet)
 
     def save(step: int) -> None:
-        if writes:
-            parts = {"network": network.state_dict(), "optimiser": optimizer.state_dict()}
-            facts = {"identity": identity, "step": step, "sources": sources}
-            save_state(path, {**parts, **facts, "log": log.state()})
+        if is_writer:
+            saved = TrainingState(
+                network=network.state_dict(),
+                optimiser=optimizer.state_dict(),
+                identity=identity,
+                step=step,
+                sources=sources,
+                log=log.state(),
+            )
+            save_state(path, saved)
 
     with log, StopRequest(run.deadline) as stop:
-        _steps(run, network, optimizer, stage, range(state["step"], plan.iterations), log, stop, save)
-    if writes:
-        made = {"identity": identity, "config_digest": digest, "sources": sources}
-        metadata = {**_metadata(run, stage, log.seconds), **made}
+        _steps(run, network, optimizer, stage, range(first, schedule.iterations), log, stop, save)
+    if is_writer:
+        provenance = {"identity": identity, "config_digest": digest, "sources": sources}
+        metadata = {**_metadata(run, stage, log.seconds), **provenance}
         save_checkpoint(run.folder / f"{name}.safetensors", network, metadata, run.half and stage == 2)
         path.unlink(missing_ok=True)
     distributed.wait()
-    if distributed.any_process(stop.signalled, run.device):
-        # It came during the last step: the stage is done, but what follows it must not begin.
+    if distributed.any_process(stop.signaled, run.device):
+        # Received during the last step: the stage is done, but the next one must not start.
         raise KeyboardInterrupt
     return run.folder / f"{name}.safetensors"
 
 
-def _sources(state: dict[str, Any]) -> list[str]:
-    """Versions of the source that took part in a stage: a resumed one may have begun under another."""
+def _sources(state: TrainingState | None) -> list[str]:
+    """Versions of the source code that a stage was trained with: it may change before a run is resumed."""
     # Older states do not record them.
-    before = state.get("sources", ["version unknown"] if state["step"] else [])
-    return list(dict.fromkeys([*before, source_version()]))
+    previous = [] if state is None else state.get("sources", ["version unknown"])
+    return list(dict.fromkeys([*previous, source_version()]))
 
 
-def _ready(network: ImpNetwork, run: Run) -> Optimizer:
-    """Training mode, with the trunk's frozen part in evaluation mode and without gradients."""
+def _prepare(network: ImpNetwork, run: Run) -> Optimizer:
+    """Set training mode, with the backbone's frozen part in evaluation mode and without gradients."""
     network.train()
     body = network.backbone.body
     for part in [body.stem, *body.stages][: run.recipe.freeze_stages]:
@@ -135,7 +143,7 @@ def _steps(
     save: Callable[[int], None],
 ) -> None:
     recipe = run.recipe
-    plan = recipe.stage_one if stage == 1 else recipe.stage_two
+    schedule = recipe.stage_one if stage == 1 else recipe.stage_two
     weights = None
     if recipe.class_weights and trains_semantic(network.config, recipe, stage):
         weights = class_weights(run.dataset).to(run.device)
@@ -144,32 +152,32 @@ def _steps(
     seed, workers = (run.seed, stage), run.batch_workers
     with batch_stream(run.dataset, classes, recipe, seed, steps, workers) as batches:
         for step in steps:
-            _stop_if_wanted(run, stop, step, steps, save)
+            _stop_if_requested(run, stop, step, steps, save)
             if step > steps.start and step % run.save_every == 0:
                 save(step)
             batch = next(batches).to(run.device)
             torch.manual_seed(_step_seed(run.seed, stage, step))
-            rate = learning_rate(plan, step, recipe.rate_factor)
-            share = hard_share(recipe, (run.seed, stage, step))
-            log.add(step, _step(losses, optimizer, batch, share, rate, run), rate)
+            lr = learning_rate(schedule, step, recipe.lr_factor)
+            ohem_ratio = draw_ohem_ratio(recipe, (run.seed, stage, step))
+            log.add(step, _step(losses, optimizer, batch, ohem_ratio, lr, run), lr)
 
 
-def _stop_if_wanted(
+def _stop_if_requested(
     run: Run, stop: StopRequest, step: int, steps: range, save: Callable[[int], None]
 ) -> None:
-    if not distributed.any_process(stop.wanted, run.device):
+    if not distributed.any_process(stop.requested, run.device):
         return
     if step > steps.start:
         save(step)
     distributed.wait()
-    if distributed.any_process(stop.signalled, run.device):
-        _LOGGER.info("stopped before step %d of %d; the same command continues there", step, steps.stop)
+    if distributed.any_process(stop.signaled, run.device):
+        _LOGGER.info("stopped before step %d of %d; the same command resumes there", step, steps.stop)
         raise KeyboardInterrupt
     raise TimeBudgetSpent(
         "training",
         expected=f"{steps.stop} steps",
         got=f"the deadline before step {step}",
-        fix="run the same again with more time; it continues there",
+        fix="run the same command again with more time; it resumes there",
     )
 
 
@@ -177,15 +185,15 @@ def _step(
     losses: nn.Module,
     optimizer: Optimizer,
     batch: Batch,
-    share: float | None,
-    rate: float,
+    ohem_ratio: float | None,
+    lr: float,
     run: Run,
 ) -> dict[str, float]:
-    """One update of the weights; the losses before it, averaged over processes."""
+    """One optimizer step; returns the losses before it, averaged over processes."""
     precision = run.recipe.precision
-    low = torch.float16 if precision == "float16" else torch.bfloat16
-    with torch.autocast(run.device.split(":")[0], dtype=low, enabled=precision != "float32"):
-        parts = losses(batch, share)
+    dtype = torch.float16 if precision == "float16" else torch.bfloat16
+    with torch.autocast(run.device.split(":")[0], dtype=dtype, enabled=precision != "float32"):
+        parts = losses(batch, ohem_ratio)
     stacked = torch.stack(list(parts.values()))
     means = distributed.mean(stacked.detach())
     values = dict(zip(parts, means.tolist(), strict=True))
@@ -193,17 +201,17 @@ def _step(
         raise TrainingDiverged(
             "training", expected="finite losses", got=values, fix="lower the learning rate"
         )
-    optimizer.step(stacked.sum(), rate)
+    optimizer.step(stacked.sum(), lr)
     return values
 
 
 def _step_seed(seed: int, stage: int, step: int) -> int:
-    """Seed of the samplers inside a step; processes sample their own parts of the batch."""
+    """Seed of the RPN and RoI samplers in a step; each process samples its own part of the batch."""
     numbers = (seed, stage, step, distributed.rank()) if distributed.rank() else (seed, stage, step)
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _metadata(run: Run, stage: int, seconds: float) -> dict[str, Any]:
+def _metadata(run: Run, stage: int, seconds: float) -> dict[str, object]:
     return {
         "data": run.dataset.name,
         "terms": run.dataset.terms,

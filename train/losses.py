@@ -12,19 +12,19 @@ from imp_trt.classes import IGNORE_INDEX
 from imp_trt.models.config import ModelConfig
 from imp_trt.models.detector import Detections
 from imp_trt.models.network import ImpNetwork
+from imp_trt.train.config import CanvasSource, Recipe
 from imp_trt.train.distributed import mean as mean_over_processes
-from imp_trt.train.recipes import CanvasSource, Recipe
 from imp_trt.train.targets import Batch
 
 
 class StageLosses(nn.Module):
-    """The losses of a stage as a module, which is what data parallel training wraps.
+    """The losses of a stage as a module, which DistributedDataParallel can wrap.
 
     Args:
         network: in training mode.
-        recipe: weights and canvas source.
-        stage: 1 (detector, and the semantic head without canvas if the recipe says so) or 2.
-        class_weights: [K] weights of the cross-entropy, or None.
+        recipe: loss weights and canvas source.
+        stage: 1 (detector, and the semantic head without canvas if semantic_in_stage_one) or 2.
+        class_weights: [K] float32 weights of the cross-entropy, or None.
     """
 
     def __init__(self, network: ImpNetwork, recipe: Recipe, stage: int, class_weights: Tensor | None) -> None:
@@ -34,12 +34,13 @@ class StageLosses(nn.Module):
         self.stage = stage
         self.class_weights = class_weights
 
-    def forward(self, batch: Batch, hard_share: float | None = None) -> dict[str, Tensor]:
-        """Named losses of one step; their sum is what the optimizer sees.
+    def forward(self, batch: Batch, ohem_ratio: float | None = None) -> dict[str, Tensor]:
+        """Losses of one step by name; the optimizer minimizes their sum.
 
         Args:
             batch: crops and their targets.
-            hard_share: share of the pixels, the hardest, whose cross-entropy counts; None for all.
+            ohem_ratio: fraction of the pixels, those with the highest loss, that the semantic loss averages;
+                None for all.
         """
         network, recipe = self.network, self.recipe
         size = (int(batch.frames.shape[1]), int(batch.frames.shape[2]))
@@ -55,11 +56,11 @@ class StageLosses(nn.Module):
                 pooled = features
                 if recipe.canvas_gradient == "heads":
                     pooled = {name: level.detach() for name, level in features.items()}
-                found, masks = _canvas_inputs(network, pooled, proposals, batch, recipe, size)
-                canvas = network.project(found, masks, size)
+                detections, masks = _canvas_inputs(network, pooled, proposals, batch, recipe, size)
+                canvas = network.project(detections, masks, size)
         if semantic:
             logits = network.segment(features, canvas)
-            loss = semantic_loss(logits, batch.semantic, self.class_weights, hard_share)
+            loss = semantic_loss(logits, batch.semantic, self.class_weights, ohem_ratio)
             losses["semantic"] = recipe.semantic_weight * loss
         return losses
 
@@ -67,7 +68,7 @@ class StageLosses(nn.Module):
 def trains_semantic(config: ModelConfig, recipe: Recipe, stage: int) -> bool:
     """Whether a stage trains the semantic head.
 
-    Read straight from the canvas, semantics has nothing to learn; without a detector it is all there is.
+    With semantic_head "none" there are no weights to train; without a detector it is the only head.
     """
     if config.semantic_head == "none":
         return False
@@ -75,37 +76,37 @@ def trains_semantic(config: ModelConfig, recipe: Recipe, stage: int) -> bool:
 
 
 def semantic_loss(
-    logits: Tensor, target: Tensor, class_weights: Tensor | None, hard_share: float | None
+    logits: Tensor, target: Tensor, class_weights: Tensor | None, ohem_ratio: float | None
 ) -> Tensor:
-    """Cross-entropy over the pixels that are not ignored; 0 where all are.
+    """Cross-entropy over the pixels that are not ignored; 0 if all are.
 
-    Its gradient, averaged over processes, is that of the mean over the global batch. With hard_share
-    every process takes the hardest of its own pixels and the shares are averaged.
+    Its gradient, averaged over processes, equals that of the mean over the global batch. With ohem_ratio
+    each process selects among its own pixels and the means are averaged.
 
     Args:
-        logits: [B, K, H, W].
+        logits: [B, K, H, W] float32.
         target: [B, H, W] int64, 255 = ignore.
-        class_weights: [K], or None. The mean is weighted by them, as PyTorch's is.
-        hard_share: share of the pixels, those with the largest weighted loss, whose mean is taken.
+        class_weights: [K] float32, or None. The mean is weighted by them, as in PyTorch.
+        ohem_ratio: fraction of the pixels, those with the largest weighted loss, to average.
     """
     valid = target != IGNORE_INDEX
-    if hard_share is not None:
-        each = F.cross_entropy(
+    if ohem_ratio is not None:
+        per_pixel = F.cross_entropy(
             logits, target, weight=class_weights, ignore_index=IGNORE_INDEX, reduction="none"
         )
-        labeled = each[valid]
+        labeled = per_pixel[valid]
         if not labeled.numel():
             return 0.0 * logits.sum()
-        return labeled.topk(max(1, int(hard_share * labeled.numel()))).values.mean()
+        return labeled.topk(max(1, int(ohem_ratio * labeled.numel()))).values.mean()
     if class_weights is None:
-        here = valid.sum().float()
+        own_weight = valid.sum().float()
     else:
-        here = class_weights[torch.where(valid, target, 0)][valid].sum()
-    everywhere = mean_over_processes(here)
-    if here == 0:
+        own_weight = class_weights[torch.where(valid, target, 0)][valid].sum()
+    mean_weight = mean_over_processes(own_weight)
+    if own_weight == 0:
         return 0.0 * logits.sum()
     loss = F.cross_entropy(logits, target, weight=class_weights, ignore_index=IGNORE_INDEX)
-    return loss if here is everywhere else loss * (here / everywhere)
+    return loss if own_weight is mean_weight else loss * (own_weight / mean_weight)
 
 
 def _canvas_inputs(
@@ -116,24 +117,27 @@ def _canvas_inputs(
     recipe: Recipe,
     size: tuple[int, int],
 ) -> tuple[Detections, Tensor]:
-    """What is projected: the network's own detections, the ground truth, or both."""
-    assert network.detector is not None  # noqa: S101  # imp needs the detector, the config checks it
+    """Detections to project, with masks [B, N, P, P]: the network's own, the ground truth, or both."""
+    assert network.detector is not None  # noqa: S101  # ModelConfig requires it for imp
     source: CanvasSource = recipe.canvas_source
     parts: list[tuple[Detections, Tensor]] = []
     if source in ("predicted", "both"):
-        found = network.detector.detect(features, proposals, size)
-        n = min(recipe.canvas_detections, found.scores.shape[1])
-        found = Detections(
-            found.boxes[:, :n], found.scores[:, :n], found.labels[:, :n], found.counts.clamp(max=n)
+        detections = network.detector.detect(features, proposals, size)
+        n = min(recipe.canvas_detections, detections.scores.shape[1])
+        detections = Detections(
+            detections.boxes[:, :n],
+            detections.scores[:, :n],
+            detections.labels[:, :n],
+            detections.counts.clamp(max=n),
         )
-        masks = network.detector.masks(features, found)
+        masks = network.detector.masks(features, detections)
         if source == "both":
-            # The truth covers them where they are right. What gradient is left would only lower scores.
-            found, masks = replace(found, scores=found.scores.detach()), masks.detach()
-        parts.append((found, masks))
+            # The ground truth covers correct predictions; the remaining gradient could only lower scores.
+            detections, masks = replace(detections, scores=detections.scores.detach()), masks.detach()
+        parts.append((detections, masks))
     if source in ("ground-truth", "both"):
-        found = _ground_truth(batch, recipe.canvas_detections)
-        parts.append((found, network.detector.masks(features, found)))
+        detections = _ground_truth(batch, recipe.canvas_detections)
+        parts.append((detections, network.detector.masks(features, detections)))
     if len(parts) == 1:
         return parts[0]
     (a, masks_a), (b, masks_b) = parts
@@ -148,7 +152,7 @@ def _canvas_inputs(
 
 
 def _ground_truth(batch: Batch, padded: int) -> Detections:
-    """The labeled instances as detections of score 1, padded."""
+    """Ground-truth instances as detections of score 1, padded."""
     images, device = len(batch.instances), batch.frames.device
     boxes = torch.zeros(images, padded, 4, device=device)
     scores = torch.zeros(images, padded, device=device)

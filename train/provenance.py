@@ -1,4 +1,4 @@
-"""Where a result comes from: the version of the source and a digest of the configuration."""
+"""Provenance of a result: the version of the source code and a digest of the configuration."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import imp_trt
 
 if TYPE_CHECKING:
     from imp_trt.data.dataset import Dataset
 
-# Set inside git hooks; they would make git answer for another repository.
+# Set in git hooks; they would point git to another repository.
 _REPOSITORY_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
-# A result file or a page that changes during an experiment does not change the code.
+# Result files and pages that change during an experiment are not source code.
 _SOURCES = (":(top)*.py", ":(top)*.cu", ":(top)*.h")
 
 
 @functools.cache
 def source_version() -> str:
-    """Version of the source that this process runs.
+    """Version of the source code of this process.
 
-    The first call decides: a process keeps running what it has imported when the files change.
+    The result of the first call is cached: the imported code stays the same when the files change.
 
     Returns:
         ``"commit <hash>"`` in a git checkout, ``"commit <hash>+changes"`` if source files differ from it;
@@ -39,7 +39,7 @@ def source_version() -> str:
 def checkout_version(package: Path) -> str | None:
     """The commit as in :func:`source_version`, or None if git does not track the package or is missing."""
     try:
-        # An environment inside another project's checkout must not be named after that project.
+        # A virtual environment inside another project's checkout must not report that project's commit.
         _git(package, "ls-files", "--error-unmatch", "__init__.py")
         commit = _git(package, "rev-parse", "HEAD")
         changes = _git(package, "status", "--porcelain", "--untracked-files=all", "--", *_SOURCES)
@@ -48,14 +48,23 @@ def checkout_version(package: Path) -> str | None:
     return f"commit {commit}{'+changes' if changes else ''}"
 
 
-def config_digest(settings: Mapping[str, Any]) -> str:
-    """Short SHA-256 of settings as canonical JSON: key order and tuple or list make no difference."""
+def config_digest(settings: Mapping[str, object]) -> str:
+    """Short SHA-256 of settings as canonical JSON; key order, and tuple or list, do not matter."""
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def dataset_facts(dataset: Dataset) -> dict[str, Any]:
-    """What tells a data set from another without reading all of it: name, length and first sample."""
+class DatasetFacts(TypedDict):
+    """Result of :func:`dataset_facts`."""
+
+    name: str
+    images: int
+    size: list[int]
+    first_sample: str
+
+
+def dataset_facts(dataset: Dataset) -> DatasetFacts:
+    """Properties that identify a data set without reading all of it: name, length and first sample."""
     sample = dataset[0]
     pixels = hashlib.sha256()
     for array in (sample.image, sample.semantic, sample.instances):

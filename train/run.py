@@ -1,13 +1,12 @@
-"""One training run: which network each stage trains, and what makes two runs the same."""
+"""One training run: the network that each stage trains, and the identity of a run."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,35 +15,36 @@ from imp_trt.cuda.platform import usable_cpus
 from imp_trt.data.dataset import Dataset
 from imp_trt.errors import CheckpointError, UsageError
 from imp_trt.models.checkpoint import load_model
-from imp_trt.models.config import ModelConfig
-from imp_trt.models.initial import NEW_LAYER_DEVIATION
+from imp_trt.models.config import Initial, ModelConfig
+from imp_trt.models.initial import NEW_LAYER_STD
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
 from imp_trt.models.semantic import SemanticHead
-from imp_trt.train.loop import finished, train_stage
+from imp_trt.train.config import CANVAS_KEYS, Recipe
+from imp_trt.train.loop import find_finished, train_stage
 from imp_trt.train.losses import trains_semantic
 from imp_trt.train.provenance import config_digest, dataset_facts
-from imp_trt.train.recipes import CANVAS_FIELDS, Initial, Recipe
+from imp_trt.train.renamed import json_key, plain_dict
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one training run needs to know.
+    """Settings of one training run.
 
     Attributes:
-        dataset: labeled pictures.
-        recipe: lengths, rates, augmentation.
-        seed: of everything random.
-        folder: where logs, resume state and checkpoints go.
+        dataset: labeled images.
+        recipe: schedules, losses, augmentation.
+        seed: seed of all random numbers.
+        folder: output folder of logs, resume state and checkpoints.
         device: "cpu", "cuda" or "cuda:<index>".
-        half: write the results of stage two with kernels as float16.
-        initial: what stage one starts from: "scratch", or torchvision's "imagenet" trunk or "coco"
+        half: store the convolution kernels of stage two's checkpoint as float16.
+        initial: initial weights of stage one: "scratch", or torchvision's "imagenet" backbone or "coco"
             Mask R-CNN.
         quiet: no progress bar.
-        deadline: a :func:`time.monotonic` time; once it has come, the state is saved at a step
-            boundary and :class:`imp_trt.train.state.TimeBudgetSpent` is raised.
-        save_every: steps between two saved states; a killed run repeats the steps since the last.
-        workers: threads that make batches; None: one where the CPU trains, up to eight where a GPU does.
+        deadline: a :func:`time.monotonic` time; after it the state is saved at the next step
+            and :class:`imp_trt.train.state.TimeBudgetSpent` is raised.
+        save_every: steps between two saved states; a killed run repeats the steps since the last one.
+        workers: threads that load batches; None: one for training on the CPU, up to eight on a GPU.
             The result does not depend on it.
     """
 
@@ -62,7 +62,7 @@ class Run:
 
     @property
     def batch_workers(self) -> int:
-        """Threads that make batches."""
+        """Number of threads that load batches."""
         if self.workers is not None:
             return self.workers
         return 1 if self.device == "cpu" else min(8, usable_cpus())
@@ -80,67 +80,67 @@ def train_pair(run: Run, config: ModelConfig) -> tuple[Path, Path]:
 
 
 def train_stage_one(run: Run, config: ModelConfig) -> Path:
-    """The detector first (paper, section 4); returns the checkpoint, trained or found finished.
+    """Train the detector first (paper, section 4); returns the checkpoint, new or existing.
 
-    The network is :func:`stage_one_config`'s, so that systems which agree in it share the result. Where
-    stage one trains the detector alone, a system without one has nothing to train in it: it gets as many
-    semantic steps as the others.
+    The network is that of :func:`stage_one_config`, so that systems with the same one share the result. If
+    stage one trains the detector alone, a system without a detector skips it: it gets as many semantic steps
+    as the others.
 
     Raises:
-        UsageError: the folder has a stage one of another run; the data has other classes than the
-            network; or frozen stages without pretrained weights.
-        TimeBudgetSpent, KeyboardInterrupt: the state is saved, the same call continues.
+        UsageError: the folder has the stage one of another run; the classes of data and network differ;
+            or frozen stages have no pretrained weights.
+        TimeBudgetSpent, KeyboardInterrupt: the state is saved; the same call resumes.
     """
     _check(run, config)
     run, shared = _stage_one(run, config)
-    same = identity(run, shared, 1)
-    done = finished(run, "stage_one", same)
+    run_id = identity(run, shared, 1)
+    done = find_finished(run, "stage_one", run_id)
     if done is not None:
         return done
     torch.manual_seed(run.seed)
-    return train_stage(run, _initialized(run, shared), 1, "stage_one", same, stage_digest(run, shared, 1))
+    return train_stage(run, _initialized(run, shared), 1, "stage_one", run_id, stage_digest(run, shared, 1))
 
 
 def train_stage_two(run: Run, config: ModelConfig, stage_one: Path, name: str) -> Path:
-    """Everything together, IMP on predicted detections; returns the checkpoint called name.
+    """Train all parts, with IMP on predicted detections; returns the checkpoint ``name``.
 
-    Where stage one had no semantic head, a network with IMP and its control start from the same
-    drawn head, and the weights that read the canvas are drawn from N(0, 0.01). Where it had one, they
-    start at zero: the network computes at first what stage one taught it.
+    If stage one had no semantic head, a network with IMP and its control start from the same randomly
+    initialized head, and the weights that read the canvas are initialized from N(0, 0.01). Otherwise these
+    weights start at zero, so that the network first computes the same as after stage one.
 
     Raises:
-        CheckpointError: stage_one is of another network.
-        UsageError: the folder has a checkpoint of that name of another run; or the data has other
-            classes than the network.
-        TimeBudgetSpent, KeyboardInterrupt: the state is saved, the same call continues.
+        CheckpointError: stage_one is a checkpoint of another network.
+        UsageError: the folder has a checkpoint of that name from another run; or the classes of data and
+            network differ.
+        TimeBudgetSpent, KeyboardInterrupt: the state is saved; the same call resumes.
     """
     _check(run, config)
-    before, metadata = load_model(stage_one)
-    same = identity(run, config, 2, str(metadata.get("identity")))
-    done = finished(run, name, same)
+    first, metadata = load_model(stage_one)
+    run_id = identity(run, config, 2, str(metadata.get("identity")))
+    done = find_finished(run, name, run_id)
     if done is not None:
         return done
     canvas = config.imp and config.semantic_head != "none"
-    drawn = without_imp(config) if canvas else config
+    base = without_imp(config) if canvas else config
     torch.manual_seed(run.seed)
-    known = drawn.semantic_head in ("none", before.config.semantic_head)
-    network = ImpNetwork(drawn) if known else _initialized(run, drawn)
-    take_over(network, before)
+    head_is_trained = base.semantic_head in ("none", first.config.semantic_head)
+    network = ImpNetwork(base) if head_is_trained else _initialized(run, base)
+    transfer_weights(network, first)
     if canvas:
         control, network = network, ImpNetwork(config)
-        take_over(network, control)
-        if not known and isinstance(network.semantic, SemanticHead):
-            # There is no trained head to leave as it is: the canvas is read from the first step on.
-            nn.init.normal_(network.semantic.canvas_kernel.detach(), std=NEW_LAYER_DEVIATION)
+        transfer_weights(network, control)
+        if not head_is_trained and isinstance(network.semantic, SemanticHead):
+            # No trained head to preserve, so the canvas contributes from the first step.
+            nn.init.normal_(network.semantic.canvas_kernel.detach(), std=NEW_LAYER_STD)
     start = metadata.get("config_digest") or metadata.get("identity")
-    return train_stage(run, network, 2, name, same, stage_digest(run, config, 2, start))
+    return train_stage(run, network, 2, name, run_id, stage_digest(run, config, 2, start))
 
 
 def stage_one_config(config: ModelConfig, recipe: Recipe) -> ModelConfig:
-    """The network that stage one trains for a system: the same for all systems that can share it.
+    """Configuration of the network of stage one: the same for all systems that can share it.
 
-    The detector alone (that of mask-rcnn-imp) unless the recipe trains the semantic head too; a
-    network without canvas then. A semantic-only network is its own first stage.
+    The detector alone (that of mask-rcnn-imp), or the network without canvas if the recipe also trains the
+    semantic head in stage one. A semantic-only network is its own first stage.
     """
     if config.detector and not trains_semantic(config, recipe, 1):
         config = replace(config, semantic_head="none", imp=True, semantic_channels=128, head_norm="group")
@@ -150,39 +150,43 @@ def stage_one_config(config: ModelConfig, recipe: Recipe) -> ModelConfig:
 
 
 def stage_one_key(run: Run, config: ModelConfig) -> str:
-    """Short digest of all that decides stage one: runs with the same key can share its folder."""
+    """Short digest of all inputs of stage one: runs with the same key can share its folder."""
     return identity(*_stage_one(run, config), 1)[:12]
 
 
 def _stage_one(run: Run, config: ModelConfig) -> tuple[Run, ModelConfig]:
-    """The run and the network that stage one of a system is."""
+    """Run and network configuration of a system's stage one."""
     recipe = run.recipe
     if not (config.detector or recipe.semantic_in_stage_one):
-        run = replace(run, recipe=replace(recipe, stage_one=recipe.stage_one.lasting(0)))
+        run = replace(run, recipe=replace(recipe, stage_one=recipe.stage_one.with_iterations(0)))
     return run, stage_one_config(config, recipe)
 
 
-def take_over(network: ImpNetwork, before: ImpNetwork) -> None:
-    """Copy the weights of stage one; the canvas channels that it did not have start at zero.
+def transfer_weights(network: ImpNetwork, source: ImpNetwork) -> None:
+    """Copy the weights of stage one; weights of canvas channels that it lacks are set to zero.
 
-    With zero weights the network with IMP computes at first exactly what the one without does. A
-    semantic head that stage one did not have stays as it was drawn.
+    With zero weights the network with IMP first computes exactly the same as the one without. A
+    semantic head that stage one lacks keeps its random initialization.
+
+    Args:
+        network: network of stage two; changed in place.
+        source: network of stage one.
 
     Raises:
         CheckpointError: the two networks differ in more than that.
     """
-    weights = before.state_dict()
-    wanted = network.state_dict()
-    new = {name for name in wanted if name not in weights and not name.startswith("semantic.")}
-    if set(weights) - set(wanted) or new or (_semantic(weights) and _semantic(wanted) - _semantic(weights)):
+    weights = source.state_dict()
+    targets = network.state_dict()
+    new = {name for name in targets if name not in weights and not name.startswith("semantic.")}
+    if set(weights) - set(targets) or new or (_semantic(weights) and _semantic(targets) - _semantic(weights)):
         raise CheckpointError(
             "stage one",
             expected="the same network without IMP, or its detector alone",
-            got=f"tensors that differ: {sorted(set(weights) ^ set(wanted))[:3]}",
+            got=f"tensors that differ: {sorted(set(weights) ^ set(targets))[:3]}",
             fix="train stage one with this configuration",
         )
     for name, value in weights.items():
-        target = wanted[name]
+        target = targets[name]
         if value.shape == target.shape:
             target.copy_(value)
         elif name == "semantic.fuse.0.0.weight" and value.shape[0] == target.shape[0]:
@@ -199,20 +203,19 @@ def take_over(network: ImpNetwork, before: ImpNetwork) -> None:
 
 
 def identity(run: Run, config: ModelConfig, stage: int, start: str | None = None) -> str:
-    """Digest of all that decides a stage's result: what is found in a folder must be of the same run.
+    """Digest of all inputs of a stage: files in a folder are only reused by the same run.
 
-    Fields at their defaults are left out, so that a new field leaves old runs what they were. The
-    device and the numbers of threads and processes are left out too: a run may continue on another
-    machine.
+    Fields at their defaults are left out, so that a new field does not change the identity of old runs. The
+    device and the numbers of threads and processes are left out too: a run may resume on another machine.
 
     Args:
         run: data, recipe, seed.
-        config: of the network that the stage trains.
+        config: configuration of the network that the stage trains.
         stage: 1 or 2.
         start: identity of the stage one that stage two starts from.
     """
     facts = {
-        **_settings(run, config, stage, _changed),
+        **_settings(run, config, stage, _non_default),
         "data": [run.dataset.name, len(run.dataset), run.dataset[0].size],
         "start": start,
     }
@@ -222,36 +225,36 @@ def identity(run: Run, config: ModelConfig, stage: int, start: str | None = None
 def stage_digest(run: Run, config: ModelConfig, stage: int, start: str | None = None) -> str:
     """Short digest of a stage's resolved configuration, for its checkpoint's metadata.
 
-    Unlike :func:`identity` it covers fields at their defaults and the first sample's pixels: it changes
-    with a default and between splits of the same name and length.
+    Unlike :func:`identity` it includes fields at their defaults and the first sample's pixels: it changes
+    with a default, and between splits of the same name and length.
 
     Args:
         run, config, stage: as in :func:`identity`.
         start: digest, or identity, of the stage one that stage two starts from.
     """
-    facts = _settings(run, config, stage, asdict)
+    facts = _settings(run, config, stage, plain_dict)
     return config_digest({**facts, "data": dataset_facts(run.dataset), "start": start})
 
 
 def _settings(
-    run: Run, config: ModelConfig, stage: int, plain: Callable[[Any], dict[str, Any]]
-) -> dict[str, Any]:
-    """Settings that decide a stage's weights, dataclasses as ``plain`` writes them."""
-    settings = plain(run.recipe)
-    settings.pop("initial", None)  # the run's own decides
-    unknown: list[str] = []
+    run: Run, config: ModelConfig, stage: int, to_plain: Callable[[object], dict[str, object]]
+) -> dict[str, object]:
+    """Settings that a stage's weights depend on, with ``to_plain`` applied to dataclasses."""
+    settings = to_plain(run.recipe)
+    settings.pop("initial", None)  # the run's own value applies
+    unused: list[str] = []  # JSON keys
     if stage == 1 or not config.imp or config.semantic_head == "none":
-        unknown += CANVAS_FIELDS
+        unused += CANVAS_KEYS
     if stage == 1:
-        unknown.append("stage_two")
+        unused.append("stage_two")
         if not trains_semantic(config, run.recipe, 1):
-            unknown += ["semantic_weight", "class_weights", "bootstrap"]
+            unused += ["semantic_weight", "class_weights", json_key("ohem_ratios")]
     if not config.detector:
-        unknown.append("semantic_in_stage_one")
-    for name in unknown:
-        settings.pop(name, None)
+        unused.append("semantic_in_stage_one")
+    for key in unused:
+        settings.pop(key, None)
     return {
-        "config": plain(config),
+        "config": to_plain(config),
         "recipe": settings,
         "seed": run.seed,
         "initial": run.initial,
@@ -260,15 +263,17 @@ def _settings(
     }
 
 
-def _changed(settings: Any) -> dict[str, Any]:
-    """The fields of a dataclass that differ from their defaults, as plain data."""
-    found: dict[str, Any] = {}
+def _non_default(settings: object) -> dict[str, object]:
+    """Fields of a dataclass that differ from their defaults, as plain data under their JSON keys."""
+    if not is_dataclass(settings) or isinstance(settings, type):
+        raise TypeError(f"expected a dataclass instance, got {type(settings).__name__}")
+    changed: dict[str, object] = {}
     for item in fields(settings):
         value = getattr(settings, item.name)
         default = item.default_factory() if item.default_factory is not MISSING else item.default
         if value != default:
-            found[item.name] = _changed(value) if is_dataclass(value) else value
-    return found
+            changed[json_key(item.name)] = _non_default(value) if is_dataclass(value) else value
+    return changed
 
 
 def _initialized(run: Run, config: ModelConfig) -> ImpNetwork:
@@ -287,23 +292,23 @@ def _check(run: Run, config: ModelConfig) -> None:
             f"the network's classes and the classes of {run.dataset.name}",
             expected=f"{', '.join(data.names)}, things {data.things}",
             got=f"{', '.join(network.names)}, things {network.things}",
-            fix="make the config with the data set's class table",
+            fix="build the config with the data set's class table",
         )
     if run.recipe.freeze_stages and run.initial == "scratch":
         raise UsageError(
-            "frozen stages of the trunk",
-            expected="pretrained weights to keep",
+            "frozen stages of the backbone",
+            expected="pretrained weights",
             got="initial 'scratch'",
             fix="--init imagenet or coco, or --set freeze_stages=0",
         )
     if config.norm == "frozen_batch" and run.initial == "scratch":
         raise UsageError(
-            "frozen norms",
-            expected="pretrained statistics to keep",
+            "frozen normalization",
+            expected="pretrained statistics",
             got="initial 'scratch'",
             fix="--norm group or batch, or --init imagenet or coco",
         )
 
 
-def _semantic(names: Any) -> set[str]:
+def _semantic(names: Iterable[str]) -> set[str]:
     return {name for name in names if name.startswith("semantic.")}

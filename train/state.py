@@ -1,36 +1,55 @@
-"""Interrupting and continuing a run: the saved state, signals, the time budget."""
+"""Interrupting and resuming a run: the saved state, signals, the time budget."""
 
 from __future__ import annotations
 
 import io
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TypedDict
 
 import torch
+from torch import Tensor
 
 from imp_trt.data.files import write_atomically
 from imp_trt.errors import CheckpointError, ImpTrtError, UsageError
+from imp_trt.train.log import LogState
 
 PARTS = frozenset({"network", "optimiser", "identity", "step", "log"})
-"""What a saved state holds."""
-
+"""Keys of a saved state."""
 
 SECOND_AFTER = 2.0
-"""Signals closer than this (seconds) are one request: torchrun passes on what the terminal has sent too."""
+"""Signals closer than this (seconds) count as one: the terminal and torchrun both send them."""
 
 
 class TimeBudgetSpent(ImpTrtError):
-    """The run's deadline has come; the state is saved: run the same again with more time."""
+    """The run reached its deadline; the state is saved: run the same command again with more time."""
+
+
+_Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
+
+
+class _Sources(TypedDict, total=False):
+    sources: list[str]  # missing in older states
+
+
+class TrainingState(_Sources):
+    """Content of a saved state."""
+
+    network: dict[str, Tensor]
+    optimiser: dict[str, dict[str, object]]  # the stored key predates the American spelling
+    identity: str
+    step: int
+    log: LogState
 
 
 class StopRequest:
     """Whether the run should save its state and stop: after SIGINT, SIGTERM, or at the deadline.
 
-    The first signal lets the step in progress finish; a second one, SECOND_AFTER seconds later or
-    more, interrupts at once. Outside the main thread signals are left alone.
+    After the first signal the current step finishes; a second one, at least SECOND_AFTER seconds later,
+    interrupts immediately. Outside the main thread no signal handlers are installed.
 
     Args:
         deadline: a :func:`time.monotonic` time, or None.
@@ -38,49 +57,49 @@ class StopRequest:
 
     def __init__(self, deadline: float | None = None) -> None:
         self._deadline = deadline
-        self._before: dict[int, Any] = {}
-        self.signalled = False
+        self._previous: dict[int, _Handler] = {}
+        self.signaled = False
         self._first = 0.0
 
     @property
-    def wanted(self) -> bool:
+    def requested(self) -> bool:
         """Whether to stop at this step boundary."""
-        return self.signalled or self.late
+        return self.signaled or self.expired
 
     @property
-    def late(self) -> bool:
-        """Whether the deadline has come."""
+    def expired(self) -> bool:
+        """Whether the deadline has passed."""
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def __enter__(self) -> StopRequest:
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
-                self._before[number] = signal.signal(number, self._note)
+                self._previous[number] = signal.signal(number, self._handle)
             except ValueError:  # not the main thread
                 break
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            # None stands for a handler that was not installed from Python.
+        for number, handler in self._previous.items():
+            # None: the previous handler was not installed from Python.
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self.signalled:
-            self.signalled, self._first = True, time.monotonic()
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self.signaled:
+            self.signaled, self._first = True, time.monotonic()
         elif time.monotonic() - self._first >= SECOND_AFTER:
             raise KeyboardInterrupt
 
 
-def save_state(path: Path, parts: dict[str, Any]) -> None:
-    """Write PARTS, tensors and plain data, to path: the whole of it or nothing."""
+def save_state(path: Path, state: TrainingState) -> None:
+    """Write a state atomically."""
     buffer = io.BytesIO()
-    torch.save(parts, buffer)
+    torch.save(dict(state), buffer)
     write_atomically(path, buffer.getvalue())
 
 
-def read_state(path: Path, identity: str) -> dict[str, Any] | None:
-    """What :func:`save_state` wrote for the same run, on the CPU; None without a file.
+def read_state(path: Path, identity: str) -> TrainingState | None:
+    """Read a state of the same run, with tensors on the CPU; None if there is no file.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -89,25 +108,25 @@ def read_state(path: Path, identity: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state: TrainingState = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many unrelated types for a damaged file
         raise _damaged(path, type(error).__name__) from error
     if not isinstance(state, dict) or not PARTS <= set(state):
-        raise _damaged(path, "parts missing")
+        raise _damaged(path, "missing keys")
     require_same_run(path, state["identity"], identity)
     return state
 
 
 def _damaged(path: Path, got: str) -> CheckpointError:
-    return CheckpointError(f"saved state {path}", expected="a whole file", got=got, fix="delete the file")
+    return CheckpointError(f"saved state {path}", expected="a complete file", got=got, fix="delete the file")
 
 
-def require_same_run(path: Path, found: object, identity: str) -> None:
-    """UsageError unless what was found in a file is the identity of this run."""
-    if found != identity:
+def require_same_run(path: Path, actual: object, identity: str) -> None:
+    """Raise UsageError if a file's identity is not that of this run."""
+    if actual != identity:
         raise UsageError(
             f"{path} belongs to another run",
             expected="the same data, seed, recipe and network",
-            got="a file that was made with others",
+            got="a file made with others",
             fix="choose another folder with -o, or delete the file",
         )

@@ -1,4 +1,4 @@
-"""From samples to the tensors that the losses read."""
+"""Collation of samples to the tensors of a training step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Batch:
         frames: [B, H, W, 3] uint8 BGR.
         semantic: [B, H, W] int64, 255 = ignore.
         instances: per image: boxes [K, 4] float32 xyxy pixels, labels [K] int64 (thing index + 1,
-            as torchvision counts the background as 0), masks [K, H, W] uint8.
+            since torchvision's label 0 is the background), masks [K, H, W] uint8.
     """
 
     frames: Tensor
@@ -30,7 +30,7 @@ class Batch:
     instances: list[dict[str, Tensor]]
 
     def to(self, device: str) -> Batch:
-        """The same batch on a device."""
+        """Copy the batch to a device."""
         return Batch(
             self.frames.to(device),
             self.semantic.to(device),
@@ -39,8 +39,8 @@ class Batch:
 
 
 def make_batch(samples: Sequence[Sample], classes: ClassTable) -> Batch:
-    """Collate samples of one size; every instance that they have is a target of the detector."""
-    frames = torch.from_numpy(np.stack([s.image for s in samples]))
+    """Collate samples of equal size; all their instances are targets of the detector."""
+    frames = torch.from_numpy(np.stack([s.image for s in samples]))  # [B, H, W, 3] uint8
     semantic = torch.from_numpy(np.stack([s.semantic for s in samples]).astype(np.int64))
     return Batch(frames, semantic, [_instances(s, classes) for s in samples])
 

@@ -54,7 +54,7 @@ def lower(
     network: ImpNetwork,
     precision: Precision,
     batch: int = 1,
-    passes: int = NMS_ITERATIONS,
+    nms_iterations: int = NMS_ITERATIONS,
     calibration: CalibrationFrames | None = None,
     progress: Progress | None = None,
 ) -> Lowered:
@@ -69,7 +69,7 @@ def lower(
             and DequantizeLinear (symmetric, weights per output channel, biases not quantized), the rest
             as in fp16.
         batch: frames per call, fixed in the file.
-        passes: passes of each fixed-point NMS.
+        nms_iterations: iterations of each fixed-point NMS.
         calibration: frames from which the ranges of int8 and fp8 are computed.
         progress: called with the progress of the work.
 
@@ -83,12 +83,14 @@ def lower(
     check_calibration(precision, calibration is not None)
     report = progress or silent
     report("export", 0, 1)
-    module = DeployModule(network, passes, LAYER_TYPES[precision])
+    module = DeployModule(network, nms_iterations, LAYER_TYPES[precision])
     model = onnx_from_module(module, batch)
     report("export", 1, 1)
     if calibration is not None and precision in QUANTIZED:
         ranges = collect_ranges(
-            DeployModule(network, passes), calibration, lambda done, total: report("calibrate", done, total)
+            DeployModule(network, nms_iterations),
+            calibration,
+            lambda done, total: report("calibrate", done, total),
         )
         model = quantize(model, precision, ranges)
     return Lowered(model, module, precision)

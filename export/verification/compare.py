@@ -98,7 +98,7 @@ def compare(
             pairs = zip(_run(runner, images), exported.run_batch(images), strict=True)
             for (image, ground_truth), results in zip(chunk, pairs, strict=True):
                 agreement.add((results[0].semantic, results[1].semantic), _detections(results))
-                agreement.unsettled += candidate.module.unsettled(_network_frame(image, manifest))
+                agreement.unconverged += candidate.module.unconverged(_network_frame(image, manifest))
                 for result, milliseconds in zip(results, times, strict=True):
                     milliseconds.append(result.timing["infer"])
                 if ground_truth is not None:

@@ -93,7 +93,7 @@ class Agreement:
         frames: number of frames.
         pixels, equal: all pixels, and those with the same class.
         matched, reference, candidate: pairs of instances, and instances of either network.
-        unsettled: NMS keep flags that one more pass would have changed.
+        unconverged: NMS keep flags that one more iteration would have changed.
     """
 
     frames: int = 0
@@ -102,7 +102,7 @@ class Agreement:
     matched: int = 0
     reference: int = 0
     candidate: int = 0
-    unsettled: int = 0
+    unconverged: int = 0
     miou: dict[str, float] = field(default_factory=dict)
 
     def add(
@@ -143,8 +143,8 @@ class Agreement:
             )
         if gate.instances is not None and self.instance_f1 < gate.instances:
             failures.append(f"instance F1 {self.instance_f1:.4f}, gate {gate.instances}")
-        if self.unsettled:
-            failures.append(f"one more pass of NMS changes {self.unsettled} keep flags, gate 0")
+        if self.unconverged:
+            failures.append(f"one more iteration of NMS changes {self.unconverged} keep flags, gate 0")
         if self.miou:
             drop = 100 * (self.miou["reference"] - self.miou["candidate"])
             if drop > gate.miou_drop:
@@ -162,7 +162,7 @@ class Agreement:
                 "candidate": self.candidate,
                 "matched": self.matched,
             },
-            "nms_unsettled": self.unsettled,
+            "nms_unsettled": self.unconverged,
             "gates": {
                 "label_agreement": gate.labels,
                 "instance_f1": gate.instances,
@@ -183,8 +183,8 @@ def enforce(agreement: Agreement, precision: Precision) -> None:
     failures = agreement.failures(GATES[precision])
     if not failures:
         return
-    if agreement.unsettled:
-        fix = "give NMS more passes (--nms-passes 64)"
+    if agreement.unconverged:
+        fix = "increase --nms-iterations, for example to 64"
     else:
         fix = "report this with the weights"
     raise VerificationError(

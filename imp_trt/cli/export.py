@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,11 +57,18 @@ def parser() -> argparse.ArgumentParser:
         "--batch", type=positive, default=1, metavar="B", help="frames per call, fixed in the file"
     )
     p.add_argument(
-        "--nms-passes",
+        "--nms-iterations",
         type=positive,
         default=32,
         metavar="N",
-        help="applications of each NMS's equation (default 32); more if verification says they are too few",
+        help="iterations of each fixed-point NMS (default 32); more if verification reports too few",
+    )
+    p.add_argument(
+        "--nms-passes",
+        type=positive,
+        action=_DeprecatedNmsPasses,
+        dest="nms_iterations",
+        help=argparse.SUPPRESS,
     )
     p.add_argument("--no-verify", action="store_true", help="write the file unverified; its manifest says so")
     p.add_argument(
@@ -111,6 +119,20 @@ def _engine_options(p: argparse.ArgumentParser) -> None:
     )
 
 
+class _DeprecatedNmsPasses(argparse.Action):
+    """The former name of --nms-iterations."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        print(f"{option_string} is deprecated, use --nms-iterations", file=sys.stderr)
+        setattr(namespace, self.dest, values)
+
+
 def _capabilities(text: str) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(text.split(",")))
     if not all(re.fullmatch(r"[0-9]{1,2}\.[0-9]", item) for item in found):
@@ -146,7 +168,7 @@ def _export(options: argparse.Namespace) -> int:
         precision=options.engine,
         target=options.target,
         batch=options.batch,
-        nms_iterations=options.nms_passes,
+        nms_iterations=options.nms_iterations,
         calibration=options.calib,
         verify=not options.no_verify,
         frames=options.frames,

@@ -13,7 +13,7 @@ from imp_trt.errors import UsageError
 if TYPE_CHECKING:
     from imp_trt.classes import ClassTable
     from imp_trt.models.config import ModelConfig
-    from imp_trt.train.recipes import Recipe
+    from imp_trt.train.config import Recipe
     from imp_trt.train.run import Run
 
 _log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def _training_options(how: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="replace a field of the recipe (again for more), as crop=256,512 or stage_one.peak=0.01",
+        help="replace a field of the recipe (again for more), as crop=256,512 or stage_one.lr=0.01",
     )
     how.add_argument(
         "--pair", action="store_true", help="also train the control without IMP, from one stage one"
@@ -180,7 +180,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     plan = recipe(options.recipe)
     if options.iterations:
         one, two = options.iterations
-        plan = plan.lasting(one, two)
+        plan = plan.with_iterations(one, two)
     if options.batch:
         plan = replace(plan, batch=options.batch)
     return changed(plan, options.settings)

@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees a whole file or none."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from imp_trt.errors import OutputError
 
 @contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
-    """A name in path's folder that does not exist yet; what is written there is gone afterwards.
+    """A new temporary path in the folder of ``path``; removed on exit, including on KeyboardInterrupt.
 
-    Rename it to path to keep it. The suffix is path's own, because some writers choose the format by
-    it. The file is removed on every way out, KeyboardInterrupt included.
+    Rename it to ``path`` to keep the file. It has the suffix of ``path``, since some writers choose the
+    format by it.
     """
     temporary = path.with_name(f".{path.stem[:64]}.{secrets.token_hex(8)}.tmp{path.suffix}")
     try:
@@ -26,7 +26,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
 
 
 def write_and_sync(path: Path, data: bytes) -> None:
-    """Write data to a new file and wait until it is on the disk."""
+    """Write data to a new file and fsync it."""
     with path.open("xb") as file:
         file.write(data)
         file.flush()
@@ -34,13 +34,15 @@ def write_and_sync(path: Path, data: bytes) -> None:
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes, *, sync: bool = True) -> Path:
-    """Write data to path: the whole of it or nothing, whatever happens. Missing folders are made.
+    """Write data to path atomically. Missing folders are created.
 
     Args:
-        sync: wait until the data is on the disk; without, a power cut may undo the write.
+        path: file to write; replaced if it exists.
+        data: content.
+        sync: fsync the file; otherwise a power failure may lose the write.
 
     Raises:
-        OutputError: the folder is not writable or full.
+        OutputError: the file cannot be written.
     """
     path = Path(path)
     try:
@@ -57,7 +59,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, sync: bool = 
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents; OutputError if that cannot be."""
+    """Create a folder and its parents; OutputError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -65,7 +67,9 @@ def make_folder(folder: Path) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:
-    """What to raise when the system refuses to write to path."""
+    """The OutputError for a failed write to path."""
     return OutputError(
-        f"{path} cannot be written", got=error.strerror or error, fix="choose another path, or make room"
+        f"{path} cannot be written",
+        got=error.strerror or error,
+        fix="choose another path, or free disk space",
     )

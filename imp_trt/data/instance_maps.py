@@ -1,6 +1,6 @@
 """Instances: connected components of the thing classes, and the boxes and labels of an instance map.
 
-The IMP paper (Fu, Berg and Berg, ICCV 2019) derives the instances of its clothing set the same way.
+The IMP paper (Fu, Berg and Berg, ICCV 2019) derives the instances of its clothing data set the same way.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def connected_instances(
 
     Args:
         semantic: [H, W] uint8 class indices.
-        things: the classes whose components become instances.
-        min_area: components of fewer pixels get no number.
+        things: classes whose components become instances.
+        min_area: components with fewer pixels are not instances.
         connectivity: 4 or 8.
 
     Returns:
-        [H, W] int32, 0 = no instance; numbers 1, 2, ... go by class (ascending), then by the
-        component's first pixel in reading order.
+        [H, W] int32, 0 = no instance; numbers 1, 2, ... are ordered by class, then by the
+        component's first pixel in row-major order.
 
     Raises:
         InvalidInput: the map is not a uint8 [H, W] array, or the connectivity is not 4 or 8.
@@ -52,7 +52,7 @@ def connected_instances(
         count, components, stats, _ = cv2.connectedComponentsWithStats(
             mask.view(np.uint8), connectivity=connectivity
         )
-        # OpenCV's own numbering may depend on its number of threads; the first pixel does not.
+        # OpenCV's labels may depend on its number of threads; the first pixel does not.
         kept: list[tuple[int, int, int]] = []
         for component in range(1, count):
             left, top, width, _, area = (int(v) for v in stats[component])
@@ -76,7 +76,7 @@ def instance_table(
         boxes: [K, 4] float32 xyxy in continuous pixel coordinates: pixel x covers [x, x + 1), so
             x1 and y1 are one past the last column and row.
         labels: [K] int64 semantic class.
-        ids: [K] int32 numbers in the instance map, ascending.
+        ids: [K] int32 instance numbers, ascending.
     """
     ys, xs = np.nonzero(sample.instances)
     numbers = sample.instances[ys, xs]
@@ -99,11 +99,11 @@ def instance_table(
 
 
 def renumbered(instances: NDArray[np.int32], min_area: int = 1) -> NDArray[np.int32]:
-    """The instance map with numbers 1, 2, ... without gaps, in their old order.
+    """Renumber an instance map to 1, 2, ... without gaps, in the same order.
 
     Args:
         instances: [H, W] int32, 0 = no instance.
-        min_area: instances of fewer pixels are dropped (their pixels become 0).
+        min_area: instances with fewer pixels are removed (set to 0).
     """
     areas = np.bincount(instances.ravel())
     kept = areas >= max(min_area, 1)

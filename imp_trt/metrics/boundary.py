@@ -1,10 +1,10 @@
-"""Scores near the boundaries of the truth: by distance (Figure 5 of the IMP paper), and Boundary IoU."""
+"""Scores near ground-truth boundaries: by distance (Figure 5 of the IMP paper), and Boundary IoU."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,25 +13,42 @@ from imp_trt.classes import IGNORE_INDEX, ClassTable
 from imp_trt.data.dataset import Sample
 from imp_trt.errors import InvalidInput
 from imp_trt.metrics.per_class import ClassIou, finite, named, unnamed
-from imp_trt.metrics.semantic import ConfusionMatrix, SemanticScores, pair_codes
+from imp_trt.metrics.semantic import ConfusionMatrix, SemanticDict, SemanticScores, pair_codes
 from imp_trt.results.result import SegmentationResult
 
 DISTANCES = (10, 25, 50, 100, 200, 400)
 """Pixels, as in Figure 5 of the paper."""
 
 DILATION = 0.02
-"""Width of Boundary IoU's bands, as a share of the picture's diagonal (Cheng et al., CVPR 2021)."""
+"""Width of Boundary IoU's bands, as a fraction of the image diagonal (Cheng et al., CVPR 2021)."""
+
+
+class BoundaryIouDict(TypedDict):
+    """JSON form of the Boundary IoU."""
+
+    mean_iou: float | None
+    thing_iou: float | None
+    stuff_iou: float | None
+    iou: dict[str, float | None]
+
+
+class BoundaryDict(TypedDict):
+    """JSON form of :class:`BoundaryScores`."""
+
+    distances: list[float]
+    bands: list[SemanticDict]
+    boundary_iou: BoundaryIouDict
 
 
 @dataclass(frozen=True, eq=False)
 class BoundaryScores(ClassIou):
-    """Scores of the pixels near a boundary of the truth, in 0-1.
+    """Scores of the pixels near a ground-truth boundary, in 0-1.
 
     Attributes:
-        classes: what the positions mean.
+        classes: class table of the values.
         distances: [D] pixels, ascending.
-        bands: [D] scores of the labeled pixels at most so far from a boundary.
-        iou: [K] float64, Boundary IoU; NaN for a class that has no boundary in truth or prediction.
+        bands: [D] scores of the labeled pixels within each distance of a boundary.
+        iou: [K] float64, Boundary IoU; NaN for a class without boundary in ground truth and prediction.
     """
 
     classes: ClassTable
@@ -39,7 +56,7 @@ class BoundaryScores(ClassIou):
     bands: tuple[SemanticScores, ...]
     iou: NDArray[np.float64]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> BoundaryDict:
         """Plain data for JSON; None where a class does not occur."""
         return {
             "distances": list(self.distances),
@@ -53,8 +70,8 @@ class BoundaryScores(ClassIou):
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], classes: ClassTable) -> BoundaryScores:
-        """Inverse of :meth:`to_dict`; KeyError where something is missing."""
+    def from_dict(cls, data: BoundaryDict, classes: ClassTable) -> BoundaryScores:
+        """Inverse of :meth:`to_dict`; KeyError if a key is missing."""
         return cls(
             classes,
             tuple(data["distances"]),
@@ -64,50 +81,50 @@ class BoundaryScores(ClassIou):
 
 
 class BoundaryMeasure:
-    """Scores of the pixels near the boundaries of the truth.
+    """Scores of the pixels near ground-truth boundaries.
 
-    A boundary pixel is a pixel with a side neighbor of another class, in the truth; the pixel on either side
-    counts. Where a class meets void (255) there is no boundary: nobody knows what lies there. Distances are
-    exact Euclidean distances to the nearest boundary pixel, so boundary pixels themselves lie at 0. The bands
-    nest, and the confusion matrix of each is global: over all pictures.
+    A boundary pixel has a 4-neighbor of another class in the ground truth; the pixels on both sides count.
+    A class next to void (255) forms no boundary, since the class there is unknown. Distances are
+    exact Euclidean distances to the nearest boundary pixel, so boundary pixels are at distance 0. The bands
+    are nested, and each has one confusion matrix over all images.
 
-    Boundary IoU follows Cheng et al. (CVPR 2021) on the mask of each class: only the part of a mask counts
-    that lies within ``DILATION`` of the diagonal (chessboard distance) inside its own outline, in truth and
-    prediction; the edge of the picture counts as outline. Intersections and unions are summed over all
-    pictures, as for the IoU itself. Void belongs to the inside of every mask, so that it makes no outline.
+    Boundary IoU follows Cheng et al. (CVPR 2021) on the mask of each class: it counts only the part of a mask
+    within ``DILATION`` of the diagonal (chessboard distance) inside its own contour, in ground truth and
+    prediction; the image border is part of the contour. Intersections and unions are summed over all
+    images, as for the IoU. Void counts as inside of every mask, so that it creates no contour.
 
     Args:
-        classes: the data set's classes.
-        distances: of the bands, pixels, ascending.
+        classes: class table of the data set.
+        distances: distances of the bands in pixels, ascending.
     """
 
     def __init__(self, classes: ClassTable, distances: Sequence[float] = DISTANCES) -> None:
         if not distances or list(distances) != sorted(set(distances)) or distances[0] < 0:
-            raise InvalidInput("distances", expected="ascending, from 0 on", got=list(distances))
+            raise InvalidInput("distances", expected="ascending and not negative", got=list(distances))
         self._classes = classes
         self._distances = tuple(distances)
         self._bands = [ConfusionMatrix(len(classes)) for _ in distances]
         self._overlap = np.zeros((len(classes), 2), np.int64)  # intersection, union
 
     def add(self, sample: Sample, result: SegmentationResult) -> None:
-        """Count one picture.
+        """Add one image.
 
         Raises:
-            InvalidInput: the class maps do not fit each other or the classes.
+            InvalidInput: the class maps have different sizes, or a value is not a class.
         """
-        truth, found = sample.semantic, result.semantic
-        if truth.shape != found.shape:
-            raise InvalidInput("class map", expected=list(truth.shape), got=list(found.shape))
-        self._add_bands(truth, found)
-        for index in np.intersect1d(np.union1d(truth, found), np.arange(len(self._classes))):
-            self._overlap[index] += _outline_overlap(truth, found, int(index))
+        target, predicted = sample.semantic, result.semantic
+        if target.shape != predicted.shape:
+            raise InvalidInput("class map", expected=list(target.shape), got=list(predicted.shape))
+        self._add_bands(target, predicted)
+        for index in np.intersect1d(np.union1d(target, predicted), np.arange(len(self._classes))):
+            self._overlap[index] += _contour_overlap(target, predicted, int(index))
 
-    def _add_bands(self, truth: NDArray[np.uint8], found: NDArray[np.uint8]) -> None:
-        codes = pair_codes(truth, found, len(self._classes))
-        distance = boundary_distance(truth)
-        near = (truth != IGNORE_INDEX) & (distance <= self._distances[-1] + _ROUNDING)
+    def _add_bands(self, target: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> None:
+        codes = pair_codes(target, predicted, len(self._classes))
+        distance = boundary_distance(target)
+        near = (target != IGNORE_INDEX) & (distance <= self._distances[-1] + _ROUNDING)
         codes, distance = codes[near], distance[near]
-        band = np.zeros(codes.shape, np.intp)  # the first band that holds the pixel
+        band = np.zeros(codes.shape, np.intp)  # first band that contains the pixel
         for limit in self._distances[:-1]:
             band += distance > limit + _ROUNDING
         shape = self._bands[0].counts.shape
@@ -117,7 +134,7 @@ class BoundaryMeasure:
             matrix.counts += counts
 
     def scores(self) -> BoundaryScores:
-        """Scores of the pictures so far."""
+        """Scores of the images so far."""
         intersection, union = self._overlap.T
         with np.errstate(invalid="ignore", divide="ignore"):
             iou = np.where(union > 0, intersection / union, np.nan)
@@ -125,47 +142,48 @@ class BoundaryMeasure:
         return BoundaryScores(self._classes, self._distances, bands, iou)
 
 
-# OpenCV's distances are float32 and may be off in the last digits; the next distance above 400 is 400.001.
+# OpenCV's distances are float32 with rounding errors; the next possible distance above 400 is 400.001.
 _ROUNDING = 5e-4
 
 
-def boundary_distance(truth: NDArray[np.uint8]) -> NDArray[np.float32]:
+def boundary_distance(target: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Euclidean distance in pixels to the nearest boundary pixel, [H, W] float32; inf without a boundary.
 
     Args:
-        truth: [H, W] uint8 class indices, 255 = void.
+        target: [H, W] uint8 class indices, 255 = void.
     """
     import cv2
 
-    edge = np.zeros(truth.shape, np.bool_)
+    edge = np.zeros(target.shape, np.bool_)
     for one, other in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
-        a, b = truth[one], truth[other]
+        a, b = target[one], target[other]
         change = (a != b) & (a != IGNORE_INDEX) & (b != IGNORE_INDEX)
         edge[one] |= change
         edge[other] |= change
     if not edge.any():
-        return np.full(truth.shape, np.inf, np.float32)
+        return np.full(target.shape, np.inf, np.float32)
     inside = (~edge).view(np.uint8)
     return np.asarray(cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
 
 
-def _outline_overlap(truth: NDArray[np.uint8], found: NDArray[np.uint8], index: int) -> tuple[int, int]:
+def _contour_overlap(target: NDArray[np.uint8], predicted: NDArray[np.uint8], index: int) -> tuple[int, int]:
+    """Intersection and union in pixels of the inner contour bands of one class."""
     import cv2
 
-    width = max(1, round(DILATION * float(np.hypot(*truth.shape))))
-    void = truth == IGNORE_INDEX
-    outlines = []
-    for classes in (truth, found):
+    width = max(1, round(DILATION * float(np.hypot(*target.shape))))
+    void = target == IGNORE_INDEX
+    bands = []
+    for classes in (target, predicted):
         mask = ((classes == index) | void).view(np.uint8)
-        core = cv2.erode(
+        eroded = cv2.erode(
             mask,
             np.ones((3, 3), np.uint8),
             iterations=width,
             borderType=cv2.BORDER_CONSTANT,
             borderValue=0,
         )
-        outlines.append((mask > core) & ~void)
+        bands.append((mask > eroded) & ~void)
     return (
-        int(np.count_nonzero(outlines[0] & outlines[1])),
-        int(np.count_nonzero(outlines[0] | outlines[1])),
+        int(np.count_nonzero(bands[0] & bands[1])),
+        int(np.count_nonzero(bands[0] | bands[1])),
     )

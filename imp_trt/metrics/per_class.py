@@ -1,4 +1,4 @@
-"""Numbers of classes: their means, and their form in JSON. NaN stands for a class that does not occur."""
+"""Per-class values: means over classes, and their JSON form. NaN marks a class that does not occur."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imp_trt.classes import ClassTable
 
 
 class ClassIou:
-    """Means of an intersection over union by class; for classes with the two fields."""
+    """Mixin for score classes: means of the per-class intersection over union."""
 
     classes: ClassTable
     iou: NDArray[np.float64]  # [K]
@@ -40,7 +40,7 @@ def known_mean(values: NDArray[np.float64]) -> float:
 
 
 def finite(value: float) -> float | None:
-    """The value for JSON: None for NaN."""
+    """JSON form of a value: None for NaN."""
     return None if math.isnan(value) else float(value)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +16,30 @@ from imp_trt.metrics.per_class import ClassIou, finite, known_mean, named, numbe
 from imp_trt.results.result import SegmentationResult
 
 
+class SemanticDict(TypedDict):
+    """JSON form of :class:`SemanticScores`."""
+
+    mean_iou: float | None
+    thing_iou: float | None
+    stuff_iou: float | None
+    mean_accuracy: float | None
+    pixel_accuracy: float | None
+    iou: dict[str, float | None]
+    accuracy: dict[str, float | None]
+
+
 @dataclass(frozen=True, eq=False)
 class SemanticScores(ClassIou):
-    """Scores of a class map against the truth, in 0-1.
+    """Scores of class maps against the ground truth, in 0-1.
 
-    A network without a semantic head (mask-rcnn-imp) predicts things and one background class only: every
-    other stuff class scores 0 and pulls ``mean_iou`` down. Compare such a network by ``thing_iou``.
+    A network without a semantic head (mask-rcnn-imp) predicts things and one background class only: all
+    other stuff classes score 0, which lowers ``mean_iou``. Compare such a network by ``thing_iou``.
 
     Attributes:
-        classes: what the positions mean.
-        iou: [K] float64, intersection over union; NaN for a class in neither truth nor prediction.
-        accuracy: [K] float64, recall; NaN for a class that does not occur in the truth.
-        pixel_accuracy: share of labeled pixels that are right; NaN without any.
+        classes: class table of the values.
+        iou: [K] float64, intersection over union; NaN for a class in neither ground truth nor prediction.
+        accuracy: [K] float64, recall; NaN for a class that does not occur in the ground truth.
+        pixel_accuracy: fraction of labeled pixels that are correct; NaN without labeled pixels.
     """
 
     classes: ClassTable
@@ -38,10 +49,10 @@ class SemanticScores(ClassIou):
 
     @property
     def mean_accuracy(self) -> float:
-        """Mean over the classes that occur in the truth."""
+        """Mean over the classes that occur in the ground truth."""
         return known_mean(self.accuracy)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> SemanticDict:
         """Plain data for JSON; None where a class does not occur."""
         return {
             "mean_iou": finite(self.mean_iou),
@@ -54,8 +65,8 @@ class SemanticScores(ClassIou):
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], classes: ClassTable) -> SemanticScores:
-        """Inverse of :meth:`to_dict`; the means are computed anew. KeyError where a class is missing."""
+    def from_dict(cls, data: SemanticDict, classes: ClassTable) -> SemanticScores:
+        """Inverse of :meth:`to_dict`; means are recomputed. KeyError if a class is missing."""
         return cls(
             classes,
             unnamed(classes.names, data["iou"]),
@@ -71,63 +82,63 @@ class ConfusionMatrix:
         classes: number of classes K.
 
     Attributes:
-        counts: [K, K + 1] int64, row = truth, column = prediction; the last column counts the labeled
-            pixels that were predicted as 255, that is, as no class.
+        counts: [K, K + 1] int64, row = ground truth, column = prediction; the last column counts the labeled
+            pixels that were predicted as 255 (no class).
     """
 
     def __init__(self, classes: int) -> None:
         self.counts = np.zeros((classes, classes + 1), np.int64)
 
-    def add(self, truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> None:
-        """Count one pair of maps [H, W]; pixels whose truth is 255 are left out.
+    def add(self, target: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> None:
+        """Add one pair of maps [H, W]; pixels whose target is 255 are ignored.
 
         Raises:
             InvalidInput: sizes differ, or a value is neither below K nor 255.
         """
-        if truth.shape != predicted.shape:
-            raise InvalidInput("class map", expected=list(truth.shape), got=list(predicted.shape))
-        codes, size = pair_codes(truth, predicted, len(self.counts)), self.counts.size
-        self.counts += np.bincount(codes[truth != IGNORE_INDEX], minlength=size).reshape(self.counts.shape)
+        if target.shape != predicted.shape:
+            raise InvalidInput("class map", expected=list(target.shape), got=list(predicted.shape))
+        codes, size = pair_codes(target, predicted, len(self.counts)), self.counts.size
+        self.counts += np.bincount(codes[target != IGNORE_INDEX], minlength=size).reshape(self.counts.shape)
 
     def scores(self, classes: ClassTable) -> SemanticScores:
-        """Scores of everything counted so far."""
+        """Scores of all maps so far."""
         hits = np.diag(self.counts).astype(np.float64)
-        true, found = self.counts.sum(axis=1), self.counts.sum(axis=0)[:-1]
+        true, predicted = self.counts.sum(axis=1), self.counts.sum(axis=0)[:-1]
         total = self.counts.sum()
         with np.errstate(invalid="ignore", divide="ignore"):
-            union = true + found - hits
+            union = true + predicted - hits
             iou = np.where(union > 0, hits / union, np.nan)
             accuracy = np.where(true > 0, hits / true, np.nan)
         return SemanticScores(classes, iou, accuracy, float(hits.sum() / total) if total else math.nan)
 
 
 class SemanticMeasure:
-    """Scores of the class maps, over all pictures together."""
+    """Semantic scores from one confusion matrix over all images."""
 
     def __init__(self, classes: ClassTable) -> None:
         self._classes = classes
         self._matrix = ConfusionMatrix(len(classes))
 
     def add(self, sample: Sample, result: SegmentationResult) -> None:
-        """Count one picture."""
+        """Add one image."""
         self._matrix.add(sample.semantic, result.semantic)
 
     def scores(self) -> SemanticScores:
-        """Scores of the pictures so far."""
+        """Scores of the images so far."""
         return self._matrix.scores(self._classes)
 
 
-def pair_codes(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int) -> NDArray[np.int32]:
-    """Position of each pixel [H, W] in a confusion matrix [K, K + 1]; of no meaning where the truth is 255.
+def pair_codes(target: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int) -> NDArray[np.int32]:
+    """Flat index [H, W] of each pixel in a confusion matrix [K, K + 1]; undefined where the target is 255.
 
     Raises:
         InvalidInput: a value is neither below K nor 255.
     """
-    for values in (truth, predicted):
-        seen = np.flatnonzero(np.bincount(values.ravel(), minlength=IGNORE_INDEX))
-        wrong = seen[(seen >= classes) & (seen != IGNORE_INDEX)]
-        if wrong.size:
-            raise InvalidInput("class map", expected=f"values below {classes}, or 255", got=int(wrong[-1]))
-    codes = truth.astype(np.int32) * (classes + 1)
+    for values in (target, predicted):
+        present = np.flatnonzero(np.bincount(values.ravel(), minlength=IGNORE_INDEX))
+        invalid = present[(present >= classes) & (present != IGNORE_INDEX)]
+        if invalid.size:
+            raise InvalidInput("class map", expected=f"values below {classes}, or 255", got=int(invalid[-1]))
+    codes = target.astype(np.int32) * (classes + 1)
     codes += np.minimum(predicted, classes)
     return codes

@@ -1,9 +1,10 @@
-"""Backbones with a feature pyramid: torchvision's ResNets and a compact one for real time."""
+"""Backbones with FPN: torchvision's ResNets and a compact network for real time."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,10 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from imp_trt.models.config import Backbone, Norm
+
 LEVELS = ("p2", "p3", "p4", "p5")
-"""Pyramid levels that RoIAlign and the semantic head read; strides 4, 8, 16, 32. The RPN also reads p6."""
+"""FPN levels that RoIAlign and the semantic head read; strides 4, 8, 16, 32. The RPN also reads p6."""
 
 STRIDES = (4, 8, 16, 32)
 
@@ -21,14 +24,14 @@ COMPACT_WIDTHS = (48, 96, 160, 256)
 
 
 class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision has no types
-    """torchvision's, answering in the type of the input: float32 would undo autocast behind it."""
+    """torchvision's FrozenBatchNorm2d with the input's dtype: a float32 result would undo autocast."""
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W]
         normalized: Tensor = super().forward(x)
         return normalized.to(x.dtype)
 
 
-def norm_layer(kind: str) -> Callable[[int], nn.Module]:
+def norm_layer(kind: Norm | Literal["none"]) -> Callable[[int], nn.Module]:
     """Factory of a normalization layer for a number of channels: batch, frozen_batch, group or none."""
     if kind == "batch":
         return nn.BatchNorm2d
@@ -63,8 +66,8 @@ class Stages(nn.Module):
 class CompactStages(Stages):
     """A narrow residual network for training from scratch and for real time: 3.3 M parameters.
 
-    Two strided 3x3 convolutions replace ResNet's 7x7 stem and max pool, which lose small things;
-    each of the four stages has two of torchvision's basic blocks.
+    Two strided 3x3 convolutions replace ResNet's 7x7 stem and max pooling, which lose small objects;
+    each of the four stages has two of torchvision's BasicBlocks.
     """
 
     out_channels = COMPACT_WIDTHS
@@ -76,10 +79,10 @@ class CompactStages(Stages):
             _conv_norm_relu(32, COMPACT_WIDTHS[0], norm, stride=2),
         )
         stages = []
-        before = COMPACT_WIDTHS[0]
+        in_channels = COMPACT_WIDTHS[0]
         for index, width in enumerate(COMPACT_WIDTHS):
-            stages.append(_basic_stage(before, width, stride=1 if index == 0 else 2, norm=norm))
-            before = width
+            stages.append(_basic_stage(in_channels, width, stride=1 if index == 0 else 2, norm=norm))
+            in_channels = width
         self.stages = nn.ModuleList(stages)
 
 
@@ -95,16 +98,16 @@ class ResNetStages(Stages):
         self.out_channels = tuple(width * expansion for width in (64, 128, 256, 512))
 
 
-class PyramidBackbone(nn.Module):
+class FpnBackbone(nn.Module):
     """Backbone and FPN: images to p2..p5 and p6.
 
     Args:
         name: one of imp_trt.models.config.BACKBONES.
-        channels: channels of every pyramid level.
-        norm: normalization, see :func:`norm_layer`; the FPN of the paper has none unless "batch".
+        channels: channels of each FPN level.
+        norm: normalization, see :func:`norm_layer`; the FPN has none unless "batch", as in the paper.
     """
 
-    def __init__(self, name: str, channels: int, norm: str) -> None:
+    def __init__(self, name: Backbone, channels: int, norm: Norm) -> None:
         super().__init__()
         factory = norm_layer(norm)
         self.body: Stages = CompactStages(factory) if name == "compact" else ResNetStages(name, factory)
@@ -117,31 +120,37 @@ class PyramidBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:  # [B, 3, H, W] float, normalized
         stages = self.body(images)
-        pyramid = self.fpn(OrderedDict(zip(LEVELS, stages, strict=True)))
-        pyramid["p6"] = pyramid.pop("pool")
-        return dict(pyramid)
+        features = self.fpn(OrderedDict(zip(LEVELS, stages, strict=True)))
+        features["p6"] = features.pop("pool")
+        return dict(features)
 
 
 def _conv_norm_relu(
-    before: int, after: int, norm: Callable[[int], nn.Module], stride: int = 1
+    in_channels: int, out_channels: int, norm: Callable[[int], nn.Module], stride: int = 1
 ) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(before, after, 3, stride, padding=1, bias=False), norm(after), nn.ReLU(inplace=True)
+        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+        norm(out_channels),
+        nn.ReLU(inplace=True),
     )
 
 
-def _basic_stage(before: int, after: int, stride: int, norm: Callable[[int], nn.Module]) -> nn.Sequential:
-    shortcut = None
-    if stride != 1 or before != after:
-        shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), norm(after))
+def _basic_stage(
+    in_channels: int, out_channels: int, stride: int, norm: Callable[[int], nn.Module]
+) -> nn.Sequential:
+    downsample = None
+    if stride != 1 or in_channels != out_channels:
+        downsample = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), norm(out_channels)
+        )
     return nn.Sequential(
-        resnet.BasicBlock(before, after, stride, shortcut, norm_layer=norm),
-        resnet.BasicBlock(after, after, norm_layer=norm),
+        resnet.BasicBlock(in_channels, out_channels, stride, downsample, norm_layer=norm),
+        resnet.BasicBlock(out_channels, out_channels, norm_layer=norm),
     )
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of trainable values."""
+    """Number of trainable parameters."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 

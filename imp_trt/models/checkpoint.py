@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors with the whole model description in the header. No code is executed on load."""
+"""Checkpoints: safetensors with the model configuration in the header. Loading executes no code."""
 
 from __future__ import annotations
 
@@ -24,25 +24,28 @@ from imp_trt.models.network import ImpNetwork
 FORMAT = "imp_trt.checkpoint"
 FORMAT_VERSION = "1"
 
-_TRAIN_AGAIN = "fetch the file again, or write a new one with imp-train"
+_Content = tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]
+"""Config, metadata and weights; not checked yet."""
+
+_REPLACE_FILE = "download the file again, or write a new one with imp-train"
 
 
 def save_checkpoint(
     path: str | Path,
     model: ImpNetwork,
-    metadata: Mapping[str, Any],
+    metadata: Mapping[str, object],
     half: bool = False,
 ) -> Path:
-    """Write model and metadata to a safetensors file, atomically.
+    """Write a model and metadata to a safetensors file, atomically.
 
     Args:
         path: file to write; replaced if it exists.
-        model: network whose config and weights are stored.
-        metadata: JSON-able facts on the training (data, terms, seed, figures).
+        model: network to save with its config.
+        metadata: JSON-serializable training information (data, license terms, seed, scores).
         half: store matrices and kernels as float16; vectors and statistics stay float32.
 
     Raises:
-        OutputError: the file cannot be written; nothing is left behind.
+        OutputError: the file cannot be written; no partial file remains.
     """
     tensors = {name: _stored(value, half) for name, value in model.state_dict().items()}
     header = {
@@ -57,12 +60,12 @@ def save_checkpoint(
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A checkpoint file, read once.
+    """Content of a checkpoint file.
 
     Attributes:
         network: in evaluation mode, with float32 weights.
-        metadata: facts on the training.
-        sha256: of the file's bytes, which network and metadata were read from.
+        metadata: training information.
+        sha256: digest of the file that network and metadata were read from.
     """
 
     network: ImpNetwork
@@ -84,20 +87,20 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             ``{"config": ..., "metadata": ..., "weights": ...}``, read with ``weights_only=True``.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of an unknown format or does not fit its config.
+        CheckpointError: the file is missing, damaged, of an unknown format, or does not match its config.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(
-            f"checkpoint {path}", expected="an existing file", got="nothing there", fix="check the path"
+            f"checkpoint {path}", expected="an existing file", got="no file", fix="check the path"
         )
-    read = {".safetensors": _read_safetensors, ".pt": _read_pt, ".pth": _read_pt}.get(path.suffix)
-    if read is None:
+    reader = {".safetensors": _read_safetensors, ".pt": _read_pt, ".pth": _read_pt}.get(path.suffix)
+    if reader is None:
         raise CheckpointError(
             f"checkpoint {path}",
             expected="a .safetensors, .pt or .pth file",
             got=f"suffix {path.suffix!r}",
-            fix="pass the checkpoint that imp-train wrote",
+            fix="pass a checkpoint written by imp-train",
         )
     try:
         data = path.read_bytes()
@@ -108,21 +111,21 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             got=error.strerror or error,
             fix="check its permissions",
         ) from error
-    config_data, metadata, weights = read(path, data)
+    config_data, metadata, weights = reader(path, data)
     if not isinstance(metadata, dict):
         raise CheckpointError(
             f"checkpoint {path}",
             expected="metadata as a dictionary",
             got=type(metadata).__name__,
-            fix=_TRAIN_AGAIN,
+            fix=_REPLACE_FILE,
         )
     try:
         model = ImpNetwork(ModelConfig.from_dict(config_data))
     except (InvalidInput, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"checkpoint {path}", expected="a model config of this version", got=str(error), fix=_TRAIN_AGAIN
+            f"checkpoint {path}", expected="a model config of this version", got=str(error), fix=_REPLACE_FILE
         ) from error
-    _fill(path, model, weights)
+    _load_weights(path, model, weights)
     model.eval()
     return Checkpoint(model, metadata, hashlib.sha256(data).hexdigest())
 
@@ -134,34 +137,34 @@ def _stored(value: Tensor, half: bool) -> Tensor:
     return value.clone()
 
 
-def _read_safetensors(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+def _read_safetensors(path: Path, data: bytes) -> _Content:
     try:
         weights = load(data)
         size = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"checkpoint {path}", expected="a whole safetensors file", got=str(error), fix=_TRAIN_AGAIN
+            f"checkpoint {path}", expected="a complete safetensors file", got=str(error), fix=_REPLACE_FILE
         ) from error
     if header.get("format") != FORMAT or header.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
             f"checkpoint {path}",
             expected=f"format {FORMAT} version {FORMAT_VERSION}",
             got=f"format {header.get('format')} version {header.get('format_version')}",
-            fix=_TRAIN_AGAIN,
+            fix=_REPLACE_FILE,
         )
     try:
         return json.loads(header["config"]), json.loads(header["metadata"]), weights
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(
-            f"checkpoint {path}", expected="JSON config and metadata", got=repr(error), fix=_TRAIN_AGAIN
+            f"checkpoint {path}", expected="JSON config and metadata", got=repr(error), fix=_REPLACE_FILE
         ) from error
 
 
-def _read_pt(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+def _read_pt(path: Path, data: bytes) -> _Content:
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many unrelated types for a damaged or unsafe file
+    except Exception as error:  # torch raises various types for a damaged or unsafe file
         raise CheckpointError(
             f"checkpoint {path}",
             expected="tensors and plain data only",
@@ -173,34 +176,34 @@ def _read_pt(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Any], d
             f"checkpoint {path}",
             expected="a dictionary with config, metadata and weights",
             got=sorted(content) if isinstance(content, dict) else type(content).__name__,
-            fix=_TRAIN_AGAIN,
+            fix=_REPLACE_FILE,
         )
     return content["config"], content["metadata"], content["weights"]
 
 
-def _fill(path: Path, model: ImpNetwork, weights: dict[str, Tensor]) -> None:
-    wanted = model.state_dict()
-    missing, extra = sorted(set(wanted) - set(weights)), sorted(set(weights) - set(wanted))
+def _load_weights(path: Path, model: ImpNetwork, weights: Mapping[str, Tensor]) -> None:
+    expected = model.state_dict()
+    missing, extra = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
     if missing or extra:
         raise CheckpointError(
             f"checkpoint {path}",
-            expected=f"the {len(wanted)} tensors of its config",
+            expected=f"the {len(expected)} tensors of its config",
             got=f"{len(missing)} missing {missing[:3]}, {len(extra)} unknown {extra[:3]}",
-            fix=_TRAIN_AGAIN,
+            fix=_REPLACE_FILE,
         )
     for name, value in weights.items():
-        if not isinstance(value, Tensor) or value.shape != wanted[name].shape:
+        if not isinstance(value, Tensor) or value.shape != expected[name].shape:
             raise CheckpointError(
                 f"checkpoint {path}, tensor {name}",
-                expected=list(wanted[name].shape),
+                expected=list(expected[name].shape),
                 got=list(value.shape) if isinstance(value, Tensor) else type(value).__name__,
-                fix=_TRAIN_AGAIN,
+                fix=_REPLACE_FILE,
             )
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise CheckpointError(
                 f"checkpoint {path}, tensor {name}",
                 expected="finite values",
                 got="NaN or infinity",
-                fix=_TRAIN_AGAIN,
+                fix=_REPLACE_FILE,
             )
-    model.load_state_dict({name: v.to(wanted[name].dtype) for name, v in weights.items()})
+    model.load_state_dict({name: v.to(expected[name].dtype) for name, v in weights.items()})

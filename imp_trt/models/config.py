@@ -1,10 +1,10 @@
-"""What a network is made of, as plain data that travels in every checkpoint."""
+"""Network configuration as plain data, stored in every checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
@@ -13,9 +13,15 @@ from imp_trt.ops.mask_projection.options import SAMPLING_RULES, Sampling
 NMS_ITERATIONS = 32
 """Iterations of each fixed-point NMS in an exported graph; dense anchors with smooth scores needed 18."""
 
-BACKBONES = ("compact", "resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d")
-SEMANTIC_HEADS = ("none", "p2", "fpn")
-NORMS = ("batch", "frozen_batch", "group")
+Backbone = Literal["compact", "resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d"]
+SemanticHeadKind = Literal["none", "p2", "fpn"]
+Norm = Literal["batch", "frozen_batch", "group"]
+Initial = Literal["scratch", "imagenet", "coco"]
+"""Initial weights, see :func:`imp_trt.models.initial.initialize`."""
+
+BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
+SEMANTIC_HEADS: tuple[SemanticHeadKind, ...] = get_args(SemanticHeadKind)
+NORMS: tuple[Norm, ...] = get_args(Norm)
 
 
 @dataclass(frozen=True)
@@ -24,20 +30,20 @@ class DetectorConfig:
 
     Attributes:
         anchor_sizes: anchor side in pixels for p2..p6.
-        aspect_ratios: height / width of the anchors, the same on every level.
-        pre_nms_per_level: RPN candidates kept on each level before NMS.
-        proposals: boxes that reach the box head (N of the exported graph's first stage).
+        aspect_ratios: height / width of the anchors, the same on each level.
+        pre_nms_per_level: RPN candidates per level before NMS.
+        proposals: boxes passed to the box head (N of the exported graph's first stage).
         rpn_nms: IoU above which a proposal is suppressed.
-        candidates: (proposal, class) pairs kept before the final NMS, by score.
-        score_threshold: lowest class score of a detection.
+        candidates: top-scoring (proposal, class) pairs kept before the final NMS.
+        score_threshold: minimum class score of a detection.
         nms: IoU above which a detection of the same class is suppressed.
         detections: detections per image, padded with score 0 in the exported graph.
         mask_size: side of a predicted mask, even (28 in the paper).
-        canonical_level, canonical_size: a box of canonical_size pixels pools from p<canonical_level>
+        canonical_level, canonical_size: a box of canonical_size pixels is pooled from p<canonical_level>
             (FPN paper, eq. 1).
-        head_channels: width of the box head's two fully connected layers.
-        mask_channels: width of the mask head's convolutions.
-        roi_batch: boxes per image that the box head trains on, a quarter of them positive.
+        head_channels: features of the box head's two fully connected layers.
+        mask_channels: channels of the mask head's convolutions.
+        roi_batch: boxes per image to train the box head with, a quarter of them positive.
     """
 
     anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
@@ -72,35 +78,35 @@ class ModelConfig:
     """Architecture of one network; the paper's seven systems are settings of three switches.
 
     Attributes:
-        classes: the semantic classes, and which of them are things.
+        classes: semantic classes, and which of them are things.
         input_size: (height, width) of the frame the exported graph takes; multiples of 32.
         backbone: one of BACKBONES.
-        semantic_head: "none" (semantics straight from the canvas), "p2" or "fpn" (paper 3.2).
-        detector: whether RPN, box and mask heads exist.
-        imp: whether the canvas feeds the semantic head; needs the detector.
-        sampling: IMP sampling rule; one per checkpoint and file.
+        semantic_head: "none" (argmax of the canvas), "p2" or "fpn" (paper 3.2).
+        detector: whether the network has RPN, box and mask heads.
+        imp: whether the semantic head reads the canvas; requires the detector.
+        sampling: IMP sampling rule.
         norm: normalization of backbone and FPN.
         head_norm: normalization of the "fpn" semantic head; the paper has "group".
         fpn_channels: channels of p2..p6.
         semantic_channels: channels of the semantic head.
-        mean, std: per-channel RGB normalization of an image in 0-1.
-        background_score: constant competitor of the canvas when semantic_head is "none" (0.3 in the preset
+        mean, std: per-channel RGB normalization of images in 0-1.
+        background_score: constant logit of the background if semantic_head is "none" (0.3 in the preset
             mask-rcnn-imp).
         detector_config: sizes and thresholds of the detector.
 
     Raises:
-        InvalidInput: a field has an impossible value or two of them contradict each other.
+        InvalidInput: a field has an invalid value, or two fields contradict each other.
     """
 
     classes: ClassTable
     input_size: tuple[int, int]
-    backbone: str = "resnet50"
-    semantic_head: str = "fpn"
+    backbone: Backbone = "resnet50"
+    semantic_head: SemanticHeadKind = "fpn"
     detector: bool = True
     imp: bool = True
     sampling: Sampling = "bilinear"
-    norm: str = "frozen_batch"
-    head_norm: str = "group"
+    norm: Norm = "frozen_batch"
+    head_norm: Norm | Literal["none"] = "group"
     fpn_channels: int = 256
     semantic_channels: int = 128
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -109,11 +115,11 @@ class ModelConfig:
     detector_config: DetectorConfig = field(default_factory=DetectorConfig)
 
     def __post_init__(self) -> None:
-        _one_of("backbone", self.backbone, BACKBONES)
-        _one_of("semantic_head", self.semantic_head, SEMANTIC_HEADS)
-        _one_of("sampling", self.sampling, SAMPLING_RULES)
-        _one_of("norm", self.norm, NORMS)
-        _one_of("head_norm", self.head_norm, (*NORMS, "none"))
+        _check_choice("backbone", self.backbone, BACKBONES)
+        _check_choice("semantic_head", self.semantic_head, SEMANTIC_HEADS)
+        _check_choice("sampling", self.sampling, SAMPLING_RULES)
+        _check_choice("norm", self.norm, NORMS)
+        _check_choice("head_norm", self.head_norm, (*NORMS, "none"))
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise InvalidInput("mean and std", expected="three values, std > 0", got=(self.mean, self.std))
         if self.fpn_channels < 1 or self.semantic_channels < 1:
@@ -135,7 +141,7 @@ class ModelConfig:
         """Channels of the canvas; detector classes without background."""
         return len(self.classes.things)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Nested plain data, for JSON."""
         return asdict(self)
 
@@ -160,10 +166,10 @@ class ModelConfig:
             ) from error
 
 
-def _tuple(value: Any) -> Any:
+def _tuple(value: object) -> Any:  # a value of parsed JSON, with lists as tuples
     return tuple(value) if isinstance(value, list) else value
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise InvalidInput(name, expected=f"one of {', '.join(allowed)}", got=value)

@@ -1,14 +1,15 @@
-"""The static form of the network: uint8 frame in, six fixed-size outputs, nothing data-dependent.
+"""The static form of the network for export: uint8 frames in, six outputs of fixed shapes.
 
-The eager network (imp_trt.models.network) trains and works on lists of real boxes. This module computes
-the same from the same weights with fixed shapes: top-k instead of selection, padding with score 0 (which
-neither suppresses a box nor draws on the canvas) instead of lists, and NMS as a fixed point. It is what
-is exported, and it runs in PyTorch too, where the parity of the two is tested.
+The eager network (imp_trt.models.network) is trained and uses lists of boxes. This module computes
+the same with the same weights and fixed shapes: top-k instead of selection, padding with score 0 (which
+neither suppresses a box nor contributes to the canvas) instead of lists, and NMS as a fixed-point iteration.
+It also runs in PyTorch, where both forms are tested to agree.
 """
 
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import cast
 
 import torch
@@ -25,21 +26,22 @@ from imp_trt.models.nms import watch_convergence
 from imp_trt.ops.mask_projection.torch import instance_mask_projection
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-"""Types the layers may have."""
+"""Supported dtypes of the layers."""
 
 
 class DeployModule(nn.Module):
-    """One network with static shapes.
+    """A network with static shapes.
 
     Args:
         network: trained network; its weights are copied, with batch normalization folded.
-        passes: passes of each fixed-point NMS, see imp_trt.models.nms.
-        dtype: type of the layers (trunk, pyramid, all heads) and of the canvas, one of DTYPES. Pixels are
-            normalized, boxes decoded and suppressed, and scores and masks computed from logits in float32
-            whatever it is, and group normalization takes its statistics there; outputs never change type.
+        nms_iterations: iterations of each fixed-point NMS, see imp_trt.models.nms.
+        dtype: dtype of the layers (backbone, FPN, all heads) and of the canvas, one of DTYPES. Image
+            normalization, box decoding, NMS, scores and mask probabilities, and the statistics of group
+            normalization are always float32; the dtypes of the outputs do not depend on it.
+        passes: deprecated, use nms_iterations.
 
     Raises:
-        ExportError: a size of the config is beyond what every runtime can do, or a weight is beyond the
+        ExportError: a size of the config exceeds a limit of the runtimes, or a weight exceeds the
             range of dtype.
     """
 
@@ -48,12 +50,22 @@ class DeployModule(nn.Module):
     thing_classes: Tensor
 
     def __init__(
-        self, network: ImpNetwork, passes: int = NMS_ITERATIONS, dtype: torch.dtype = torch.float32
+        self,
+        network: ImpNetwork,
+        nms_iterations: int = NMS_ITERATIONS,
+        dtype: torch.dtype = torch.float32,
+        *,
+        passes: int | None = None,
     ) -> None:
         super().__init__()
+        if passes is not None:
+            warnings.warn(
+                "DeployModule(passes=...) is deprecated, use nms_iterations", DeprecationWarning, stacklevel=2
+            )
+            nms_iterations = passes
         if dtype not in DTYPES:
             expected = " or ".join(str(t) for t in DTYPES)
-            raise ExportError("type of the layers", expected=expected, got=dtype)
+            raise ExportError("dtype of the layers", expected=expected, got=dtype)
         self.config = network.config
         self.dtype = dtype
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
@@ -63,7 +75,7 @@ class DeployModule(nn.Module):
         self.register_buffer("shift", shift, persistent=False)
         self.detector: StaticDetector | None = None
         if self.network.detector is not None:
-            self.detector = StaticDetector(self.network.detector, self.config.input_size, passes)
+            self.detector = StaticDetector(self.network.detector, self.config.input_size, nms_iterations)
             self.network.detector = None
             lower_layers(self.detector, dtype)
         lower_layers(self.network, dtype)
@@ -71,7 +83,7 @@ class DeployModule(nn.Module):
         self.register_buffer("thing_classes", things, persistent=False)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Evaluate frames uint8 [B, H, W, 3] BGR of exactly the config's input size.
+        """Evaluate frames uint8 [B, H, W, 3] BGR of the config's input size.
 
         Returns:
             In the order of OUTPUT_NAMES: semantic uint8 [B, H, W]; boxes float32 [B, N, 4] xyxy pixels;
@@ -81,41 +93,46 @@ class DeployModule(nn.Module):
         features = self._features(frames)
         if self.detector is None:
             return self._semantic(features, None), *self._no_instances(frames.shape[0])
-        found, masks = self.detector(features)
-        canvas = self._project(found, masks) if self.config.imp else None
+        detections, masks = self.detector(features)
+        canvas = self._project(detections, masks) if self.config.imp else None
         semantic = self._semantic(features, canvas)
-        classes = take(self.thing_classes, found.labels)
-        labels = torch.where(found.scores > 0, classes, 0)
+        classes = take(self.thing_classes, detections.labels)
+        labels = torch.where(detections.scores > 0, classes, 0)
         return (
             semantic,
-            found.boxes,
-            found.scores,
+            detections.boxes,
+            detections.scores,
             labels.to(torch.int32),
             masks,
-            found.counts.to(torch.int32),
+            detections.counts.to(torch.int32),
         )
 
     @torch.no_grad()
-    def unsettled(self, frames: Tensor) -> int:
-        """How many NMS keep flags one more pass would change on these frames [B, H, W, 3]; 0 is exact."""
+    def unconverged(self, frames: Tensor) -> int:
+        """Number of NMS keep flags that one more iteration changes on frames [B, H, W, 3]; 0 is exact."""
         if self.detector is None:
             return 0
-        with watch_convergence(self.detector) as seen:
+        with watch_convergence(self.detector) as convergence:
             features = self._features(frames)
             self.detector.detect(features, *self.detector.propose(features))
-        return seen.unsettled
+        return convergence.unconverged
+
+    def unsettled(self, frames: Tensor) -> int:
+        """Deprecated: use :meth:`unconverged`."""
+        warnings.warn("unsettled() is deprecated, use unconverged()", DeprecationWarning, stacklevel=2)
+        return self.unconverged(frames)
 
     def _features(self, frames: Tensor) -> dict[str, Tensor]:
-        # Cast first: TensorRT takes uint8 nowhere but at the borders of the graph.
+        # Cast first: TensorRT supports uint8 only at the graph's inputs and outputs.
         images = frames.to(torch.float32).permute(0, 3, 1, 2) * self.scale + self.shift
         return cast(dict[str, Tensor], self.network.backbone(images.to(self.dtype)))
 
-    def _project(self, found: Detections, masks: Tensor) -> Tensor:
+    def _project(self, detections: Detections, masks: Tensor) -> Tensor:
         height, width = self.config.input_size
         return instance_mask_projection(
-            found.boxes,
-            found.scores,
-            found.labels,
+            detections.boxes,
+            detections.scores,
+            detections.labels,
             masks.to(self.dtype),
             self.config.num_things,
             (height // CANVAS_STRIDE, width // CANVAS_STRIDE),
@@ -138,28 +155,28 @@ class DeployModule(nn.Module):
 
 
 def fold_batch_norm(module: nn.Module) -> None:
-    """Folds every batch normalization (frozen or not) into the convolution registered just before it.
+    """Fold each batch normalization (frozen or not) into the convolution registered directly before it.
 
-    That is the order in which torchvision's blocks and this package's layers are applied.
+    In torchvision's blocks and this package's layers, modules are applied in the order of registration.
     """
-    before: nn.Module | None = None
+    previous: nn.Module | None = None
     for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d | FrozenBatchNorm2d) and isinstance(before, nn.Conv2d):
+        if isinstance(child, nn.BatchNorm2d | FrozenBatchNorm2d) and isinstance(previous, nn.Conv2d):
             mean, variance = cast(Tensor, child.running_mean), cast(Tensor, child.running_var)
             scale, shift = cast(Tensor, child.weight), cast(Tensor, child.bias)
             weight, bias = fuse_conv_bn_weights(
-                before.weight, before.bias, mean, variance, child.eps, scale, shift
+                previous.weight, previous.bias, mean, variance, child.eps, scale, shift
             )
-            before.weight = nn.Parameter(weight.detach(), requires_grad=False)
-            before.bias = nn.Parameter(bias.detach(), requires_grad=False)
+            previous.weight = nn.Parameter(weight.detach(), requires_grad=False)
+            previous.bias = nn.Parameter(bias.detach(), requires_grad=False)
             setattr(module, name, nn.Identity())
         else:
             fold_batch_norm(child)
-        before = child
+        previous = child
 
 
 def _fold_channel_order(network: ImpNetwork) -> tuple[Tensor, Tensor]:
-    """Makes the first convolution take BGR; returns scale and shift [3, 1, 1] of 0-255 BGR pixels."""
+    """Make the first convolution accept BGR; returns scale and shift [3, 1, 1] for BGR pixels in 0-255."""
     first = next(m for m in network.backbone.modules() if isinstance(m, nn.Conv2d))
     first.weight = nn.Parameter(first.weight.detach().flip(1), requires_grad=False)
     mean, std = network.mean.flip(0), network.std.flip(0)
@@ -167,21 +184,21 @@ def _fold_channel_order(network: ImpNetwork) -> tuple[Tensor, Tensor]:
 
 
 class Float32GroupNorm(nn.Module):
-    """Group normalization whose sums are float32: a sum of squares leaves float16's range soon."""
+    """Group normalization with float32 statistics: sums of squares overflow in float16."""
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
         self.norm = norm
 
-    def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W], any type, which is also the result's
+    def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W], any dtype, which the result has too
         return cast(Tensor, self.norm(x.float())).to(x.dtype)
 
 
 def lower_layers(module: nn.Module, dtype: torch.dtype) -> None:
-    """Turns the parameters of a module's layers into dtype, those of group normalization excepted.
+    """Convert the parameters of a module's layers to dtype, except those of group normalization.
 
     Raises:
-        ExportError: a weight is beyond the range of dtype.
+        ExportError: a weight exceeds the range of dtype.
     """
     if dtype == torch.float32:
         return

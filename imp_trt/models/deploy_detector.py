@@ -1,7 +1,7 @@
 """The instance detector with static shapes: top-k for selection, padding for lists, fixed-point NMS.
 
-The layers (RPN, box and mask head) may be in a lower type. Everything that is a coordinate, a score or
-a probability is float32, so that the type of the layers never decides where a box lies.
+The layers (RPN, box and mask head) may have a lower precision. Coordinates, scores and probabilities are
+always float32, so that the dtype of the layers does not affect the precision of boxes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ MAX_TOPK = 3840
 
 
 class StaticDetector(nn.Module):
-    """RPN, box head and mask head with a fixed number of boxes at every stage.
+    """RPN, box head and mask head with a fixed number of boxes at each stage.
 
     Args:
-        detector: the eager detector, whose layers are used.
+        detector: the eager detector; its layers are shared.
         image_size: (height, width) of the frames.
-        passes: passes of both NMS stages.
+        nms_iterations: iterations of both NMS stages.
     """
 
     level_rows: Tensor
@@ -36,7 +36,7 @@ class StaticDetector(nn.Module):
     corners: Tensor
     pair_labels: Tensor
 
-    def __init__(self, detector: Detector, image_size: tuple[int, int], passes: int) -> None:
+    def __init__(self, detector: Detector, image_size: tuple[int, int], nms_iterations: int) -> None:
         super().__init__()
         config = detector.config
         _check_sizes(config, detector.num_things)
@@ -51,15 +51,15 @@ class StaticDetector(nn.Module):
         self.mask_head = detector.roi.mask_head
         self.mask_upsample = _deconvolution_as_convolution(detector.roi.mask_predictor.conv5_mask)
         logits = detector.roi.mask_predictor.mask_fcn_logits
-        # Predictor channel 0 is torchvision's background. Parameters, because they are layers' weights.
+        # Predictor channel 0 is torchvision's background. Parameters, so that lower_layers() converts them.
         weight, bias = logits.weight.detach()[1:].flatten(1), cast(Tensor, logits.bias).detach()[1:]
         self.mask_weight = nn.Parameter(weight.clone(), requires_grad=False)  # [C, channels]
         self.mask_bias = nn.Parameter(bias.clone(), requires_grad=False)
-        self.rpn_nms = FixedPointNms(config.rpn_nms, passes)
-        self.box_nms = FixedPointNms(config.nms, passes)
+        self.rpn_nms = FixedPointNms(config.rpn_nms, nms_iterations)
+        self.box_nms = FixedPointNms(config.nms, nms_iterations)
         anchors = _anchors(detector, image_size)
         counts = [len(level) for level in anchors]
-        # Candidates kept on each level; the first has the most anchors, so its count is the padded one.
+        # Candidates kept per level, padded to the count of p2, which has the most anchors.
         self.level_counts = [min(config.pre_nms_per_level, count) for count in counts]
         self.level_begins = [sum(counts[:level]) for level in range(len(counts))]
         rows = torch.arange(self.level_counts[0]) < torch.tensor(self.level_counts).unsqueeze(1)
@@ -69,25 +69,25 @@ class StaticDetector(nn.Module):
         corners = torch.tensor([width, height, width, height], dtype=torch.float32)
         self.register_buffer("corners", corners, persistent=False)
         pairs = torch.arange(self.num_things).repeat(config.proposals)
-        self.register_buffer("pair_labels", pairs, persistent=False)  # label of (proposal, class) pairs
+        self.register_buffer("pair_labels", pairs, persistent=False)  # [P * C] int64
 
     def forward(self, features: dict[str, Tensor]) -> tuple[Detections, Tensor]:
-        """Pyramid -> detections padded to N, and their mask probabilities [B, N, P, P]."""
-        proposals, real = self.propose(features)
-        found = self.detect(features, proposals, real)
-        return found, self.masks(features, found)
+        """FPN features -> detections padded to N, and their mask probabilities [B, N, P, P]."""
+        proposals, valid = self.propose(features)
+        detections = self.detect(features, proposals, valid)
+        return detections, self.masks(features, detections)
 
     def propose(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Proposals [B, P, 4] by falling objectness, and which of them are real [B, P] bool."""
+        """Proposals [B, P, 4] in descending order of objectness, and whether each is valid [B, P] bool."""
         objectness, deltas = self.rpn_head([features[name] for name in RPN_LEVELS])
         tops, indices = [], []
         for level, logits in enumerate(objectness):
-            # [B, A, h, w] -> [B, hwA], the order of the anchors
+            # [B, A, h, w] -> [B, hwA], in the order of the anchors
             top, index = logits.float().permute(0, 2, 3, 1).flatten(1).topk(self.level_counts[level], dim=1)
             missing = self.level_counts[0] - self.level_counts[level]
             tops.append(F.pad(top, (0, missing)))
             indices.append(F.pad(index + self.level_begins[level], (0, missing)))
-        index = torch.stack(indices, 1)  # [B, L, K], rows of the anchors of all levels
+        index = torch.stack(indices, 1)  # [B, L, K] indices into the anchors of all levels
         codes = torch.cat([d.float().permute(0, 2, 3, 1).reshape(len(d), -1, 4) for d in deltas], 1)
         anchors = take(self.anchors, index)
         codes = take_rows(codes, index.flatten(1)).reshape(anchors.shape)
@@ -98,15 +98,15 @@ class StaticDetector(nn.Module):
         top, index = ranked.topk(min(self.config.proposals, ranked.shape[1]), dim=1)
         return take_rows(boxes.flatten(1, 2), index), top >= 0
 
-    def detect(self, features: dict[str, Tensor], proposals: Tensor, real: Tensor) -> Detections:
-        """Classify and refine proposals, suppress duplicates of a class, pad to N."""
-        batch, count = real.shape
+    def detect(self, features: dict[str, Tensor], proposals: Tensor, valid: Tensor) -> Detections:
+        """Classify and refine proposals [B, P, 4], of which ``valid`` [B, P] are real; NMS; pad to N."""
+        batch, count = valid.shape
         logits, codes = self.box_predictor(self.box_head(self._pool(features, proposals, 7)))
         scores = torch.softmax(logits.float(), dim=-1)[:, 1:].reshape(batch, count, self.num_things)
         codes = codes.float().reshape(batch, count, self.num_things + 1, 4)[:, :, 1:]
         boxes = decode_boxes(codes, proposals.unsqueeze(2), self.box_weights, self.box_clip)
         boxes = self._clip(boxes)  # [B, P, C, 4]
-        usable = (scores > self.config.score_threshold) & _large_enough(boxes) & real.unsqueeze(2)
+        usable = (scores > self.config.score_threshold) & _large_enough(boxes) & valid.unsqueeze(2)
         ranked = torch.where(usable, scores, 0.0).flatten(1)
         top, index = ranked.topk(min(self.config.candidates, ranked.shape[1]), dim=1)
         boxes = take_rows(boxes.flatten(1, 2), index)
@@ -114,19 +114,19 @@ class StaticDetector(nn.Module):
         keep = self.box_nms(boxes, labels, top > 0)
         return self._best(boxes, torch.where(keep, top, 0.0), labels)
 
-    def masks(self, features: dict[str, Tensor], found: Detections) -> Tensor:
+    def masks(self, features: dict[str, Tensor], detections: Detections) -> Tensor:
         """Mask probabilities [B, N, P, P] of the detected class; zeros on padding."""
         side = self.config.mask_size
-        batch, count = found.scores.shape
-        x = F.relu(self.mask_upsample(self.mask_head(self._pool(features, found.boxes, side // 2))))
-        x = x.reshape(batch * count, 4, -1, (side // 2) ** 2)  # four output pixels of each input pixel
-        # Only the detected class is computed, before the four pixels go to their places.
-        weight = take(self.mask_weight, found.labels).reshape(batch * count, 1, 1, -1)
-        bias = take(self.mask_bias, found.labels).reshape(batch * count, 1, 1, 1)
+        batch, count = detections.scores.shape
+        x = F.relu(self.mask_upsample(self.mask_head(self._pool(features, detections.boxes, side // 2))))
+        x = x.reshape(batch * count, 4, -1, (side // 2) ** 2)  # four output pixels per input pixel
+        # Compute only the detected class, before the pixel shuffle.
+        weight = take(self.mask_weight, detections.labels).reshape(batch * count, 1, 1, -1)
+        bias = take(self.mask_bias, detections.labels).reshape(batch * count, 1, 1, 1)
         chosen = (weight @ x + bias).reshape(batch * count, 4, side // 2, side // 2)
         chosen = F.pixel_shuffle(chosen, 2)
         masks = torch.sigmoid(chosen.float()).reshape(batch, count, side, side)
-        return torch.where((found.scores > 0)[:, :, None, None], masks, 0.0)
+        return torch.where((detections.scores > 0)[:, :, None, None], masks, 0.0)
 
     def _pool(self, features: dict[str, Tensor], boxes: Tensor, size: int) -> Tensor:
         config = self.config
@@ -143,11 +143,11 @@ class StaticDetector(nn.Module):
             config.canonical_size,
         )
 
-    def _clip(self, boxes: Tensor) -> Tensor:  # [..., 4] xyxy, to the image
+    def _clip(self, boxes: Tensor) -> Tensor:  # [..., 4] xyxy, clipped to the image
         return torch.minimum(boxes.clamp(min=0), self.corners)
 
     def _best(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detections:
-        """The N best of K candidates, suppressed ones having score 0."""
+        """The N highest-scoring of K candidates; suppressed ones have score 0."""
         count = self.config.detections
         top, index = scores.topk(min(count, scores.shape[1]), dim=1)
         real = top > 0
@@ -168,7 +168,7 @@ def take(table: Tensor, index: Tensor) -> Tensor:
 
 
 def take_rows(values: Tensor, index: Tensor) -> Tensor:
-    """values [B, M, ...], index [B, K] -> [B, K, ...], as one gather over the rows of the flat table."""
+    """values [B, M, ...], index [B, K] -> [B, K, ...], as one gather on the flattened rows."""
     batch, rows = values.shape[:2]
     if batch > 1:
         index = index + (torch.arange(batch, device=index.device) * rows).unsqueeze(1)
@@ -176,7 +176,7 @@ def take_rows(values: Tensor, index: Tensor) -> Tensor:
 
 
 def decode_boxes(codes: Tensor, boxes: Tensor, weights: tuple[float, ...], clip: float) -> Tensor:
-    """Boxes moved by regression codes, in the operation order of torchvision's BoxCoder.
+    """Decode box regression codes, in the operation order of torchvision's BoxCoder.
 
     Args:
         codes: [..., 4] float32 (dx, dy, dw, dh).
@@ -193,13 +193,14 @@ def decode_boxes(codes: Tensor, boxes: Tensor, weights: tuple[float, ...], clip:
 
 
 def _deconvolution_as_convolution(deconvolution: nn.ConvTranspose2d) -> nn.Conv2d:
-    """The 1x1 convolution that computes a 2x2 deconvolution of stride 2: [N, I, h, w] -> [N, 4 * O, h, w].
+    """1x1 convolution equivalent to a 2x2 deconvolution with stride 2: [N, I, h, w] -> [N, 4 * O, h, w].
 
-    Channel k * O + o is channel o of output pixel k of each 2x2 block, in row order.
+    Channel k * O + o is channel o of output pixel k of each 2x2 block, in row-major order.
     """
-    before, after = deconvolution.weight.shape[:2]
-    convolution = nn.Conv2d(before, 4 * after, 1)
-    weight = deconvolution.weight.detach().permute(2, 3, 1, 0).reshape(4 * after, before, 1, 1)
+    in_channels, out_channels = deconvolution.weight.shape[:2]
+    convolution = nn.Conv2d(in_channels, 4 * out_channels, 1)
+    weight = deconvolution.weight.detach().permute(2, 3, 1, 0)  # [2, 2, O, I]
+    weight = weight.reshape(4 * out_channels, in_channels, 1, 1)
     convolution.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
     bias = cast(Tensor, deconvolution.bias).detach().repeat(4)
     convolution.bias = nn.Parameter(bias, requires_grad=False)
@@ -207,11 +208,11 @@ def _deconvolution_as_convolution(deconvolution: nn.ConvTranspose2d) -> nn.Conv2
 
 
 def _anchors(detector: Detector, image_size: tuple[int, int]) -> list[Tensor]:
-    """Anchors [hwA, 4] of each RPN level, from the eager detector's own generator."""
+    """Anchors [hwA, 4] xyxy of each RPN level, from the eager detector's anchor generator."""
     generator = detector.rpn.anchor_generator
     sides = [(image_size[0] // stride, image_size[1] // stride) for stride in (4, 8, 16, 32)]
     grids = [list(side) for side in sides] + [[(n - 1) // 2 + 1 for n in sides[-1]]]
-    # torchvision rounds the stride of p6 down where its grid is odd.
+    # torchvision rounds the stride of p6 down if its grid size is odd.
     strides = [[torch.tensor(n // g) for n, g in zip(image_size, grid, strict=True)] for grid in grids]
     generator.set_cell_anchors(torch.float32, next(detector.parameters()).device)
     return cast(list[Tensor], generator.grid_anchors(grids, strides))

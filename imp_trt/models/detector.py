@@ -1,7 +1,7 @@
-"""The instance detector: torchvision's Mask R-CNN parts with a fixed-size result.
+"""The instance detector: torchvision's Mask R-CNN parts with fixed-size results.
 
-torchvision's own post-processing returns lists and gives no detections while training. IMP needs
-both: padded detections that carry gradients, in training as in evaluation.
+torchvision's post-processing returns lists, and no detections in training mode. IMP needs padded
+detections with gradients, in training and evaluation.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MIN_BOX_SIDE = 1e-3
 """Sides below this are dropped (pixels); torchvision's RPN uses the same value."""
 
 MASKS_AT_ONCE = 16
-"""Masks of whole pictures that are float32 at a time while targets are made."""
+"""Maximum number of full-image masks that are float32 at the same time when targets are computed."""
 
 RPN_LEVELS = (*LEVELS, "p6")
 
@@ -53,11 +53,11 @@ class Detections:
 
 
 class Detector(nn.Module):
-    """RPN, box head and mask head over the pyramid.
+    """RPN, box head and mask head on FPN features.
 
     Args:
-        channels: channels of the pyramid.
-        num_things: thing classes, without background.
+        channels: channels of the FPN.
+        num_things: number of thing classes, without background.
         config: sizes and thresholds.
     """
 
@@ -66,11 +66,11 @@ class Detector(nn.Module):
         self.config = config
         self.num_things = num_things
         self.rpn = _region_proposals(channels, config)
-        # Any: torchvision declares the mask parts of RoIHeads as optional, and here they never are.
+        # Any: torchvision declares the mask modules of RoIHeads as optional; here they are always present.
         self.roi: Any = _roi_heads(channels, num_things, config)
 
     def propose(self, features: dict[str, Tensor], image_size: tuple[int, int]) -> list[Tensor]:
-        """Proposals of each image, [P_i, 4] xyxy pixels, by falling objectness; no gradient."""
+        """Proposals of each image, [P_i, 4] xyxy pixels, in descending order of objectness; no gradient."""
         proposals, _ = self.rpn(*_rpn_inputs(features, image_size))
         return list(proposals)
 
@@ -80,7 +80,7 @@ class Detector(nn.Module):
         """Classify and refine proposals, suppress duplicates of a class, pad to N.
 
         Args:
-            features: pyramid.
+            features: FPN features by level, [B, channels, h, w].
             proposals: per image [P_i, 4] xyxy pixels.
             image_size: (height, width) that boxes are clipped to.
         """
@@ -104,7 +104,7 @@ class Detector(nn.Module):
             sides = boxes[:, 2:] - boxes[:, :2]
             usable = (scores > self.config.score_threshold) & (sides >= MIN_BOX_SIDE).all(dim=1)
             ranked = torch.where(usable, scores, scores.new_zeros(()))
-            # Stable, so that ties keep the order of the flattened (proposal, class) pairs in every form.
+            # Stable: ties keep the order of (proposal, class) pairs, as in the static form.
             order = torch.sort(ranked, descending=True, stable=True).indices[: self.config.candidates]
             order = order[: int(usable.sum())]
             labels = order % self.num_things
@@ -112,22 +112,22 @@ class Detector(nn.Module):
             keep = keep[: self.config.detections]
         return boxes[order[keep]], scores[order[keep]], labels[keep]
 
-    def masks(self, features: dict[str, Tensor], found: Detections) -> Tensor:
+    def masks(self, features: dict[str, Tensor], detections: Detections) -> Tensor:
         """Mask probabilities [B, N, P, P] of the detected class; zeros on padding."""
-        batch, padded = found.scores.shape
+        batch, padded = detections.scores.shape
         side = self.config.mask_size
-        boxes = [b[:n] for b, n in zip(found.boxes, found.counts.tolist(), strict=True)]
-        valid = torch.arange(padded, device=found.counts.device) < found.counts[:, None]
+        boxes = [b[:n] for b, n in zip(detections.boxes, detections.counts.tolist(), strict=True)]
+        valid = torch.arange(padded, device=detections.counts.device) < detections.counts[:, None]
         if not valid.any():
-            return found.scores.new_zeros(batch, padded, side, side)
-        # Image size only fixes the strides here; RoIAlign never clips.
+            return detections.scores.new_zeros(batch, padded, side, side)
+        # The image size only determines the strides; RoIAlign does not clip.
         size = (features["p2"].shape[-2] * 4, features["p2"].shape[-1] * 4)
         pooled = self.roi.mask_roi_pool(features, boxes, [size] * batch)
         logits = self.roi.mask_predictor(self.roi.mask_head(pooled))
-        labels = found.labels[valid]
+        labels = detections.labels[valid]
         # Predictor channel 0 is torchvision's background; it is never trained.
         chosen = logits[torch.arange(len(labels), device=labels.device), labels + 1]
-        masks = found.scores.new_zeros(batch, padded, side, side)
+        masks = detections.scores.new_zeros(batch, padded, side, side)
         masks[valid] = torch.sigmoid(chosen.float())
         return masks
 
@@ -137,7 +137,7 @@ class Detector(nn.Module):
         """Losses of RPN, box and mask heads; the module must be in training mode.
 
         Args:
-            features: pyramid.
+            features: FPN features by level, [B, channels, h, w].
             image_size: (height, width).
             targets: per image: boxes [K, 4] xyxy pixels; labels [K] int64, thing index + 1;
                 masks [K, H, W] uint8.
@@ -158,20 +158,20 @@ class Detector(nn.Module):
         )
         pooled = self.roi.mask_roi_pool(features, boxes, sizes)
         masks = self.roi.mask_predictor(self.roi.mask_head(pooled))
-        wanted = [
+        targets_per_image = [
             mask_targets(t["masks"], b, m, self.config.mask_size)
             for t, b, m in zip(targets, boxes, matched, strict=True)
         ]
         roi_losses = {
             "loss_classifier": classifier,
             "loss_box_reg": regression,
-            "loss_mask": _mask_loss(masks, torch.cat(labels), torch.cat(wanted)),
+            "loss_mask": _mask_loss(masks, torch.cat(labels), torch.cat(targets_per_image)),
         }
         return {**losses, **roi_losses}, [p.detach() for p in proposals]
 
 
 class _Float32RPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no types
-    """Scores and deltas in float32 under autocast: torchvision decodes boxes in the type of the deltas."""
+    """Scores and deltas in float32 under autocast: torchvision decodes boxes in the dtype of the deltas."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         objectness, deltas = super().forward(x)
@@ -179,28 +179,28 @@ class _Float32RPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no type
 
 
 def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor, side: int) -> Tensor:
-    """What the mask head should predict in each box.
+    """Training targets of the mask head.
 
-    torchvision's own sample pixel x at the coordinate x, where the projection has it cover [x, x + 1):
-    a network trained on them draws every instance half a pixel too far up and left.
+    torchvision's targets sample pixel x at coordinate x, whereas in the projection it covers [x, x + 1):
+    a network trained with them shifts every instance by half a pixel up and left.
 
     Args:
-        masks: [K, H, W] uint8, the labeled instances.
+        masks: [K, H, W] uint8, ground-truth instances.
         boxes: [P, 4] float32 xyxy pixels.
-        matched: [P] int64 rows of masks.
-        side: cells of a mask along each axis.
+        matched: [P] int64 index of each box's instance in masks.
+        side: height and width of a target.
 
     Returns:
-        [P, side, side] float32, the share of each cell that the instance covers.
+        [P, side, side] float32, fraction of each cell that the instance covers.
     """
-    shares = boxes.new_empty(len(boxes), 1, side, side)
-    # In parts: as float32 the masks of a hundred instances of 1024x2048 pixels take 0.8 GB.
+    coverage = boxes.new_empty(len(boxes), 1, side, side)
+    # In chunks: 100 float32 masks of 1024x2048 pixels take 0.8 GB.
     for first in range(0, len(masks), MASKS_AT_ONCE):
-        here = (matched >= first) & (matched < first + MASKS_AT_ONCE)
-        rois = torch.cat([(matched[here] - first)[:, None].to(boxes), boxes[here]], dim=1)
-        part = masks[first : first + MASKS_AT_ONCE, None].to(boxes)
-        shares[here] = roi_align(part, rois, side, aligned=True)
-    return shares[:, 0]
+        in_chunk = (matched >= first) & (matched < first + MASKS_AT_ONCE)
+        rois = torch.cat([(matched[in_chunk] - first)[:, None].to(boxes), boxes[in_chunk]], dim=1)
+        chunk = masks[first : first + MASKS_AT_ONCE, None].to(boxes)
+        coverage[in_chunk] = roi_align(chunk, rois, side, aligned=True)
+    return coverage[:, 0]
 
 
 def _mask_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
@@ -215,7 +215,7 @@ def _rpn_inputs(
     features: dict[str, Tensor], image_size: tuple[int, int]
 ) -> tuple[ImageList, dict[str, Tensor]]:
     p2 = features["p2"]
-    # The RPN asks the image tensor for its shape only, so no pixels are stored.
+    # The RPN only reads the shape of the image tensor, so an expanded scalar suffices.
     images = p2.new_zeros(()).float().expand(p2.shape[0], 3, *image_size)
     levels = {name: features[name].float() for name in RPN_LEVELS}
     return ImageList(images, [image_size] * p2.shape[0]), levels

@@ -1,4 +1,4 @@
-"""The eager network: backbone, detector, IMP canvas and semantic head, by the switches of its config."""
+"""The eager network: backbone, detector, IMP canvas and semantic head, as configured."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imp_trt.errors import InvalidInput
-from imp_trt.models.backbone import PyramidBackbone, flip_and_normalize
+from imp_trt.models.backbone import FpnBackbone, flip_and_normalize
 from imp_trt.models.config import ModelConfig
 from imp_trt.models.detector import Detections, Detector
 from imp_trt.models.semantic import CanvasArgmax, SemanticHead
 from imp_trt.ops.mask_projection.torch import instance_mask_projection
 
 CANVAS_STRIDE = 4
-"""The canvas has a quarter of the image's size, as the paper's (section 3.1)."""
+"""The canvas has a quarter of the image's height and width, as in the paper (section 3.1)."""
 
 
 class ImpNetwork(nn.Module):
-    """One of the paper's seven systems, as its config says.
+    """One of the paper's seven systems.
 
     Args:
-        config: architecture. Layers are drawn by torch's global generator; for pretrained ones see
-            :func:`imp_trt.models.initial.initialize`.
+        config: architecture. Weights are randomly initialized with torch's global generator; for pretrained
+            ones see :func:`imp_trt.models.initial.initialize`.
     """
 
     mean: Tensor  # [3] RGB
@@ -32,7 +32,7 @@ class ImpNetwork(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = PyramidBackbone(config.backbone, config.fpn_channels, config.norm)
+        self.backbone = FpnBackbone(config.backbone, config.fpn_channels, config.norm)
         self.detector: Detector | None = None
         if config.detector:
             self.detector = Detector(config.fpn_channels, config.num_things, config.detector_config)
@@ -54,20 +54,20 @@ class ImpNetwork(nn.Module):
         self.register_buffer("thing_classes", things, persistent=False)
 
     def preprocess(self, frames: Tensor) -> Tensor:
-        """uint8 [B, H, W, 3] BGR -> float32 [B, 3, H, W], as every form of the network sees it."""
+        """uint8 [B, H, W, 3] BGR -> float32 [B, 3, H, W] normalized, the input of the backbone."""
         if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
             raise InvalidInput(
                 "frames", expected="uint8 [B, H, W, 3]", got=f"{frames.dtype} {list(frames.shape)}"
             )
         return flip_and_normalize(frames, self.mean, self.std)
 
-    def project(self, found: Detections, masks: Tensor, image_size: tuple[int, int]) -> Tensor:
+    def project(self, detections: Detections, masks: Tensor, image_size: tuple[int, int]) -> Tensor:
         """Detections and their masks [B, N, P, P] -> canvas [B, C, H/4, W/4] (paper, section 3.1)."""
         size = (image_size[0] // CANVAS_STRIDE, image_size[1] // CANVAS_STRIDE)
         return instance_mask_projection(
-            found.boxes,
-            found.scores.float(),
-            found.labels,
+            detections.boxes,
+            detections.scores.float(),
+            detections.labels,
             masks.float(),
             self.config.num_things,
             size,
@@ -98,18 +98,18 @@ class ImpNetwork(nn.Module):
         """
         size = (int(frames.shape[1]), int(frames.shape[2]))
         features = self.backbone(self.preprocess(frames))
-        found, masks = self._instances(features, size)
-        canvas = self.project(found, masks, size) if self.config.imp else None
+        detections, masks = self._instances(features, size)
+        canvas = self.project(detections, masks, size) if self.config.imp else None
         semantic = self.segment(features, canvas).argmax(dim=1).to(torch.uint8)
-        valid = torch.arange(found.scores.shape[1], device=frames.device) < found.counts[:, None]
-        classes = self.thing_classes[found.labels] if self.detector is not None else found.labels
+        valid = torch.arange(detections.scores.shape[1], device=frames.device) < detections.counts[:, None]
+        classes = self.thing_classes[detections.labels] if self.detector is not None else detections.labels
         return {
             "semantic": semantic,
-            "boxes": found.boxes.float(),
-            "scores": found.scores.float(),
+            "boxes": detections.boxes.float(),
+            "scores": detections.scores.float(),
             "labels": torch.where(valid, classes, 0).to(torch.int32),
             "masks": masks.float(),
-            "num_detections": found.counts.to(torch.int32),
+            "num_detections": detections.counts.to(torch.int32),
         }
 
     def _instances(self, features: dict[str, Tensor], size: tuple[int, int]) -> tuple[Detections, Tensor]:
@@ -117,12 +117,12 @@ class ImpNetwork(nn.Module):
             batch, device = features["p2"].shape[0], features["p2"].device
             side = self.config.detector_config.mask_size
             nothing = torch.zeros(batch, 0, device=device)
-            found = Detections(
+            detections = Detections(
                 torch.zeros(batch, 0, 4, device=device),
                 nothing,
                 nothing.long(),
                 torch.zeros(batch, dtype=torch.int64, device=device),
             )
-            return found, torch.zeros(batch, 0, side, side, device=device)
-        found = self.detector.detect(features, self.detector.propose(features, size), size)
-        return found, self.detector.masks(features, found)
+            return detections, torch.zeros(batch, 0, side, side, device=device)
+        detections = self.detector.detect(features, self.detector.propose(features, size), size)
+        return detections, self.detector.masks(features, detections)

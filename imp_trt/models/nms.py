@@ -1,10 +1,10 @@
 """Non-maximum suppression with static shapes, as a fixed point over the IoU matrix.
 
-With boxes sorted by falling score, greedy NMS is the only solution of
-``keep[j] = no i < j with keep[i] and IoU(i, j) > threshold``. Iterating that equation from "all
-kept" settles at least one more link of every suppression chain per pass, so it is exact once the
-passes exceed the longest chain: dense anchors with smooth scores needed up to 18. It uses only
-comparisons, matrix products and clamps, hence exports without NonMaxSuppression, NonZero or loops.
+With boxes in descending order of score, greedy NMS is the unique solution of
+``keep[j] = no i < j with keep[i] and IoU(i, j) > threshold``. Iterating this equation from "all
+kept" resolves at least one more link of each suppression chain per iteration, so it is exact once the
+number of iterations exceeds the longest chain: dense anchors with smooth scores needed up to 18. It uses only
+comparisons, matrix products and clamps, so it exports without NonMaxSuppression, NonZero or loops.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from imp_trt.models.config import NMS_ITERATIONS
 def suppression_matrix(
     boxes: Tensor, threshold: float, labels: Tensor | None = None, valid: Tensor | None = None
 ) -> Tensor:
-    """Which box suppresses which, if it is kept itself.
+    """Pairwise suppression: whether box i suppresses box j if i itself is kept.
 
     Args:
-        boxes: [..., K, 4] float32 xyxy, sorted by falling score.
-        threshold: IoU strictly above which the later of two boxes is suppressed.
-        labels: [..., K] integers; only boxes of equal label suppress each other. None: all equal.
-        valid: [..., K] bool; an invalid box (padding, below the score threshold) suppresses nothing.
+        boxes: [..., K, 4] float32 xyxy, in descending order of score.
+        threshold: IoU above which (strictly) the lower-scoring box is suppressed.
+        labels: [..., K] integers; only boxes with equal labels suppress each other. None: all equal.
+        valid: [..., K] bool; an invalid box (padding, below the score threshold) suppresses no other.
 
     Returns:
-        [..., K, K] float32, 1 where box i (row) suppresses box j (column), else 0. The IoU is
-        computed in the operation order of ``torchvision.ops.nms``; a box of no area overlaps nothing.
+        [..., K, K] float32, 1 where box i (row) suppresses box j (column), else 0. The IoU has
+        the operation order of ``torchvision.ops.nms``; a box with zero area overlaps no other.
     """
     x0, y0, x1, y1 = boxes.unbind(-1)  # each [..., K]
     area = (x1 - x0) * (y1 - y0)
@@ -54,21 +54,21 @@ def suppression_matrix(
     return suppresses.to(torch.float32)
 
 
-def settle(suppresses: Tensor, passes: int) -> Tensor:
-    """Iterates the keep equation from "all kept".
+def iterate(suppresses: Tensor, iterations: int) -> Tensor:
+    """Iterate the keep equation from "all kept".
 
     Args:
         suppresses: [..., K, K] float32 from :func:`suppression_matrix`.
-        passes: how often the equation is applied; unrolled in an exported graph.
+        iterations: number of iterations; unrolled in an exported graph.
 
     Returns:
         keep: [..., K] float32, exactly 0 or 1.
     """
     keep = torch.ones_like(suppresses[..., :1, :])  # [..., 1, K]
     negative = -suppresses
-    for _ in range(passes):
-        # keep @ suppresses counts kept suppressors, a small integer and exact in float32 (and TF32,
-        # whose factors are 0 and 1); 1 - count clamped at 0 is the new flag.
+    for _ in range(iterations):
+        # keep @ suppresses counts the kept suppressors: a small integer, exact in float32 (and in TF32,
+        # since the factors are 0 and 1). 1 - count, clamped at 0, is the new flag.
         keep = torch.relu(keep @ negative + 1)
     return keep.squeeze(-2)
 
@@ -78,66 +78,66 @@ def fixed_point_nms(
     threshold: float,
     labels: Tensor | None = None,
     valid: Tensor | None = None,
-    passes: int = NMS_ITERATIONS,
+    iterations: int = NMS_ITERATIONS,
 ) -> Tensor:
-    """Greedy NMS over boxes sorted by falling score.
+    """Greedy NMS of boxes in descending order of score.
 
     Args:
-        boxes, threshold, labels, valid: as for :func:`suppression_matrix`.
-        passes: see the module's docstring; :func:`unsettled` tells whether they were enough.
+        boxes, threshold, labels, valid: see :func:`suppression_matrix`.
+        iterations: see the module's docstring; :func:`unconverged` checks whether they suffice.
 
     Returns:
         keep: [..., K] bool; never set where ``valid`` is not.
     """
-    keep = settle(suppression_matrix(boxes, threshold, labels, valid), passes) > 0.5
+    keep = iterate(suppression_matrix(boxes, threshold, labels, valid), iterations) > 0.5
     return keep if valid is None else keep & valid
 
 
-def unsettled(
+def unconverged(
     boxes: Tensor,
     threshold: float,
     labels: Tensor | None = None,
     valid: Tensor | None = None,
-    passes: int = NMS_ITERATIONS,
+    iterations: int = NMS_ITERATIONS,
 ) -> int:
-    """How many keep flags one more pass would change; 0 means that the result is exact."""
+    """Number of keep flags that one more iteration would change; 0 means that the result is exact."""
     suppresses = suppression_matrix(boxes, threshold, labels, valid)
-    keep = settle(suppresses, passes)
-    once_more = torch.relu(1 - (keep.unsqueeze(-2) @ suppresses)).squeeze(-2)
-    changed = keep != once_more
+    keep = iterate(suppresses, iterations)
+    following = torch.relu(1 - (keep.unsqueeze(-2) @ suppresses)).squeeze(-2)
+    changed = keep != following
     return int((changed if valid is None else changed & valid).sum())
 
 
 class FixedPointNms(nn.Module):
-    """:func:`fixed_point_nms` as a module, so that :func:`watch_convergence` can find it in a network.
+    """:func:`fixed_point_nms` as a module, so that :func:`watch_convergence` can hook it.
 
     Args:
-        threshold: IoU strictly above which a box is suppressed.
-        passes: applications of the keep equation.
+        threshold: IoU above which (strictly) a box is suppressed.
+        iterations: iterations of the keep equation.
     """
 
-    def __init__(self, threshold: float, passes: int = NMS_ITERATIONS) -> None:
+    def __init__(self, threshold: float, iterations: int = NMS_ITERATIONS) -> None:
         super().__init__()
         self.threshold = threshold
-        self.passes = passes
+        self.iterations = iterations
 
     def forward(self, boxes: Tensor, labels: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         """boxes [..., K, 4], labels [..., K], valid [..., K] -> keep [..., K] bool."""
-        return fixed_point_nms(boxes, self.threshold, labels, valid, self.passes)
+        return fixed_point_nms(boxes, self.threshold, labels, valid, self.iterations)
 
 
 @dataclass
 class Convergence:
-    """What :func:`watch_convergence` saw: calls of NMS, and keep flags that one more pass changes."""
+    """Result of :func:`watch_convergence`: NMS calls, and keep flags that one more iteration changes."""
 
     calls: int = 0
-    unsettled: int = 0
+    unconverged: int = 0
 
 
 @contextmanager
 def watch_convergence(network: nn.Module) -> Iterator[Convergence]:
-    """Counts unsettled keep flags in every :class:`FixedPointNms` that runs inside the context."""
-    seen = Convergence()
+    """Count unconverged keep flags of each :class:`FixedPointNms` that runs inside the context."""
+    convergence = Convergence()
 
     def check(module: nn.Module, inputs: tuple[Tensor | None, ...], _output: Tensor) -> None:
         if not isinstance(module, FixedPointNms):
@@ -145,19 +145,19 @@ def watch_convergence(network: nn.Module) -> Iterator[Convergence]:
         boxes, labels, valid = (*inputs, None, None)[:3]
         if boxes is None:
             return
-        seen.calls += 1
-        seen.unsettled += unsettled(boxes, module.threshold, labels, valid, module.passes)
+        convergence.calls += 1
+        convergence.unconverged += unconverged(boxes, module.threshold, labels, valid, module.iterations)
 
     handles = [m.register_forward_hook(check) for m in network.modules() if isinstance(m, FixedPointNms)]
     try:
-        yield seen
+        yield convergence
     finally:
         for handle in handles:
             handle.remove()
 
 
 def _float32_below(threshold: float) -> float:
-    # torchvision compares a float32 IoU with a float64 threshold. For float32 x, x > t is the same as
-    # x > (the largest float32 not above t), which a float32 graph can hold.
+    # torchvision compares a float32 IoU with a float64 threshold. For float32 x, x > t is equivalent to
+    # x > (the largest float32 not above t), which a float32 graph can represent.
     nearest = np.float32(threshold)
     return float(nearest if float(nearest) <= threshold else np.nextafter(nearest, np.float32(-np.inf)))

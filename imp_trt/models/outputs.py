@@ -1,4 +1,4 @@
-"""The outputs of a network, the same for every way to execute it."""
+"""Names of the network outputs, the same for all backends."""
 
 from __future__ import annotations
 

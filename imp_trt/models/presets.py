@@ -1,16 +1,29 @@
-"""The paper's seven systems by name, at the sizes of its backbones or of the compact one."""
+"""The paper's seven systems by name, with the paper's sizes or those of the compact backbone."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
-from imp_trt.models.config import BACKBONES, DetectorConfig, ModelConfig
+from imp_trt.models.config import BACKBONES, Backbone, DetectorConfig, ModelConfig, SemanticHeadKind
 
-SYSTEMS: dict[str, dict[str, Any]] = {
-    # The background score that suits trained detectors on both real sets: tests/bench/RESULTS.md.
+
+class _BackgroundScore(TypedDict, total=False):
+    background_score: float
+
+
+class SystemFields(_BackgroundScore):
+    """Fields of ModelConfig that define a system."""
+
+    semantic_head: SemanticHeadKind
+    detector: bool
+    imp: bool
+
+
+SYSTEMS: dict[str, SystemFields] = {
+    # Best background score of trained detectors on both real data sets: tests/bench/RESULTS.md.
     "mask-rcnn-imp": {"semantic_head": "none", "detector": True, "imp": True, "background_score": 0.3},
     "semantic-p2": {"semantic_head": "p2", "detector": False, "imp": False},
     "semantic-fpn": {"semantic_head": "fpn", "detector": False, "imp": False},
@@ -19,7 +32,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "panoptic-fpn": {"semantic_head": "fpn", "detector": True, "imp": False},
     "panoptic-fpn-imp": {"semantic_head": "fpn", "detector": True, "imp": True},
 }
-"""Fields of ModelConfig that make the systems in Table 1 of the paper."""
+"""Fields of ModelConfig of the systems in Table 1 of the paper."""
 
 COMPACT_DETECTOR = DetectorConfig(
     anchor_sizes=(16, 32, 64, 128, 256),
@@ -33,7 +46,7 @@ COMPACT_DETECTOR = DetectorConfig(
     mask_channels=64,
     roi_batch=32,
 )
-"""Real-time sizes: small frames have small things, and every RoI costs latency."""
+"""Real-time sizes: small frames have small objects, and each RoI adds latency."""
 
 REAL_TIME_DETECTOR = DetectorConfig(
     anchor_sizes=(16, 32, 64, 128, 256),
@@ -47,12 +60,16 @@ REAL_TIME_DETECTOR = DetectorConfig(
     roi_batch=128,
 )
 """Between the compact and the paper's sizes, for frames of about 512x1024: the time of the RoI heads grows
-with the number of proposals and masks, of which this keeps a third and half of the paper's. What that does to
-accuracy is not measured."""
+with the numbers of proposals and masks, which are a third and half of the paper's. The effect on accuracy
+has not been measured."""
 
 
 def system(
-    name: str, classes: ClassTable, input_size: tuple[int, int], backbone: str = "compact", **changes: Any
+    name: str,
+    classes: ClassTable,
+    input_size: tuple[int, int],
+    backbone: Backbone = "compact",
+    **changes: Any,
 ) -> ModelConfig:
     """Configuration of one system.
 
@@ -62,8 +79,8 @@ def system(
         input_size: (height, width), multiples of 32.
         backbone: one of BACKBONES. "compact", "resnet18" and "resnet34" come with real-time heads and batch
             normalization, so that they also train from scratch; the others with the paper's sizes and frozen
-            normalization, for a pretrained trunk.
-        changes: fields of ModelConfig to replace.
+            batch normalization, for pretrained weights.
+        changes: fields of ModelConfig to override.
 
     Raises:
         InvalidInput: unknown name, backbone or field value.
@@ -88,5 +105,5 @@ def system(
 
 
 def without_imp(config: ModelConfig) -> ModelConfig:
-    """The same network with the canvas switched off: the control of every IMP measurement."""
+    """The same network without IMP: the control in comparisons."""
     return replace(config, imp=False)

@@ -1,6 +1,8 @@
-"""Semantic heads of the IMP paper (section 3.2): P2, FPN, and none (straight from the canvas)."""
+"""Semantic heads of the IMP paper (section 3.2): P2, FPN, and none (argmax of the canvas)."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,27 +10,34 @@ from torch.nn import functional as F
 
 from imp_trt.classes import ClassTable
 from imp_trt.models.backbone import LEVELS, norm_layer
+from imp_trt.models.config import Norm
 
 
 class SemanticHead(nn.Module):
-    """Logits at stride 4 from pyramid features and, with IMP, the canvas.
+    """Logits at stride 4 from FPN features and, with IMP, the canvas.
 
-    The feature part is one tensor at stride 4: p2 itself ("p2"), or the sum over levels of
-    conv3x3 + norm + ReLU + 2x upsampling ("fpn", Panoptic FPN). The canvas is concatenated to it,
-    and four 3x3 convolutions and one 1x1 convolution follow. With IMP off the same convolutions
-    run without the canvas, so that a pair with and without IMP differs in nothing else.
+    The features are one tensor at stride 4: p2 itself ("p2"), or the sum over levels of
+    conv3x3 + norm + ReLU + 2x upsampling ("fpn", Panoptic FPN). They are concatenated with the canvas and
+    followed by four 3x3 convolutions and one 1x1 convolution. Without IMP the same convolutions
+    run without the canvas, so that a pair with and without IMP has no other difference.
 
     Args:
         kind: "p2" or "fpn".
-        in_channels: channels of the pyramid.
-        channels: width of the head.
+        in_channels: channels of the FPN.
+        channels: channels of the head's convolutions.
         num_classes: channels of the logits.
-        canvas_channels: thing classes, 0 with IMP off.
-        norm: normalization of the "fpn" variant; the "p2" variant has none.
+        canvas_channels: number of thing classes, 0 without IMP.
+        norm: normalization of the "fpn" head; the "p2" head has none.
     """
 
     def __init__(
-        self, kind: str, in_channels: int, channels: int, num_classes: int, canvas_channels: int, norm: str
+        self,
+        kind: Literal["p2", "fpn"],
+        in_channels: int,
+        channels: int,
+        num_classes: int,
+        canvas_channels: int,
+        norm: Norm | Literal["none"],
     ) -> None:
         super().__init__()
         self.kind = kind
@@ -36,7 +45,7 @@ class SemanticHead(nn.Module):
         self.levels = nn.ModuleList()
         width = in_channels
         if kind == "fpn":
-            # p2 needs one convolution, p3 one and an upsampling, p4 two of each, p5 three of each.
+            # p2: one convolution; p3: one with upsampling; p4: two of each; p5: three of each.
             for steps in (1, 1, 2, 3):
                 convs = [
                     _conv_norm(in_channels if step == 0 else channels, channels, norm)
@@ -54,24 +63,24 @@ class SemanticHead(nn.Module):
         self.classify = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, features: dict[str, Tensor], canvas: Tensor | None) -> Tensor:
-        """Pyramid and canvas [B, C, H/4, W/4] (None with IMP off) -> logits [B, K, H/4, W/4]."""
-        x = self._gather(features)
+        """FPN features and canvas [B, C, H/4, W/4] (None without IMP) -> logits [B, K, H/4, W/4]."""
+        x = self._merge_levels(features)
         if canvas is not None:
-            # Tensors of unlike layouts are joined in the default one, in which what follows is slower.
+            # torch.cat of mixed memory formats returns contiguous_format, which is slower afterwards.
             channels_last = x.is_contiguous(memory_format=torch.channels_last)
-            layout = torch.channels_last if channels_last else torch.contiguous_format
-            x = torch.cat([x, canvas.to(x.dtype, memory_format=layout)], dim=1)
+            memory_format = torch.channels_last if channels_last else torch.contiguous_format
+            x = torch.cat([x, canvas.to(x.dtype, memory_format=memory_format)], dim=1)
         logits: Tensor = self.classify(self.fuse(x))
         return logits
 
     @property
     def canvas_kernel(self) -> Tensor:
-        """The part [channels, C, 3, 3] of the first convolution that reads the canvas; C is 0 without IMP."""
+        """View [channels, C, 3, 3] of the first convolution's canvas weights; C is 0 without IMP."""
         first: nn.Sequential = self.fuse[0]  # type: ignore[assignment]
         weight: Tensor = first[0].weight  # type: ignore[assignment]
         return weight[:, self.feature_channels :]
 
-    def _gather(self, features: dict[str, Tensor]) -> Tensor:
+    def _merge_levels(self, features: dict[str, Tensor]) -> Tensor:  # -> [B, channels, H/4, W/4]
         if self.kind == "p2":
             return features["p2"]
         total = None
@@ -87,10 +96,10 @@ class SemanticHead(nn.Module):
 
 
 class CanvasArgmax(nn.Module):
-    """Semantics straight from the canvas (Mask R-CNN-IMP): thing channels against a constant background.
+    """Semantic logits from the canvas (Mask R-CNN-IMP): thing channels against a constant background score.
 
-    The first stuff class takes the background score, as the paper's clothing sets have one
-    background; other stuff classes are never predicted.
+    The first stuff class has the background score, since the paper's clothing data sets have one
+    background class; other stuff classes are never predicted.
     """
 
     def __init__(self, classes: ClassTable, background_score: float) -> None:
@@ -101,19 +110,19 @@ class CanvasArgmax(nn.Module):
     def forward(self, canvas: Tensor) -> Tensor:  # [B, C, h, w] -> logits [B, K, h, w]
         channel = {c: k for k, c in enumerate(self.classes.things)}
         background = self.classes.stuff[0] if self.classes.stuff else -1
-        empty = torch.zeros_like(canvas[:, :1])
-        planes = []
+        zeros = torch.zeros_like(canvas[:, :1])
+        channels = []
         for index in range(len(self.classes)):
             if index in channel:
-                planes.append(canvas[:, channel[index] : channel[index] + 1])
+                channels.append(canvas[:, channel[index] : channel[index] + 1])
             else:
-                planes.append(empty + (self.background_score if index == background else -1.0))
-        return torch.cat(planes, dim=1)
+                channels.append(zeros + (self.background_score if index == background else -1.0))
+        return torch.cat(channels, dim=1)
 
 
-def _conv_norm(before: int, after: int, norm: str) -> nn.Sequential:
+def _conv_norm(in_channels: int, out_channels: int, norm: Norm | Literal["none"]) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(before, after, 3, padding=1, bias=norm == "none"),
-        norm_layer(norm)(after),
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=norm == "none"),
+        norm_layer(norm)(out_channels),
         nn.ReLU(inplace=True),
     )

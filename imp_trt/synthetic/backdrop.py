@@ -1,4 +1,4 @@
-"""Sky, skyline and ground: what is painted before anything stands on it."""
+"""Sky, skyline and ground, rendered before all objects."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _UP = np.array([[0.0, 1.0, 0.0]])
 
 @lru_cache(maxsize=4)
 def noise_tile(roughness: float) -> NDArray[np.float32]:
-    """[512, 512] noise that repeats without a seam, mean 0 and deviation 1; higher is smoother."""
+    """[512, 512] tileable noise with mean 0 and standard deviation 1; higher roughness is smoother."""
     spectrum = np.fft.rfft2(np.random.default_rng(20191027).normal(size=(_TILE, _TILE)))
     frequency = np.hypot(np.fft.fftfreq(_TILE)[:, None], np.fft.rfftfreq(_TILE)[None, :])
     frequency[0, 0] = 1.0
@@ -54,7 +54,7 @@ def paint_sky(canvas: Canvas, camera: Camera, street: Street, time: float) -> No
     blend = np.clip(up / 0.5, 0, 1) ** 0.65
     sky = light.horizon + (light.zenith - light.horizon) * blend[..., None]
     sky = np.broadcast_to(sky, (rows, camera.width, 3)).astype(np.float32)
-    # Clouds hang in a plane, so they crowd towards the horizon.
+    # Clouds are on a plane, so they get denser towards the horizon.
     depth = 26.0 / (np.maximum(up, 0) + 0.1)
     along = np.cos(camera.yaw) * across + np.sin(camera.yaw)
     shift = street.key[-1] % 911 * 37.0
@@ -88,7 +88,7 @@ def _glow(
 
 
 def paint_skyline(canvas: Canvas, camera: Camera, street: Street) -> None:
-    """Houses and trees at the end of the street, too far away to come nearer."""
+    """Houses and trees at infinity at the end of the street."""
     rng = np.random.default_rng([*street.key, 90])
     light = street.light
     base = camera.horizon + 1.5
@@ -143,7 +143,7 @@ def paint_ground(canvas: Canvas, camera: Camera, street: Street, props: list[Pro
 
 
 def _paint_markings(canvas: Canvas, camera: Camera, street: Street, gain: NDArray[np.float64]) -> None:
-    """Lane lines and zebra crossings; they are road, so the numbers stay as they are."""
+    """Lane lines and zebra crossings; they are part of the road, so the number map is unchanged."""
     found = [r for n in street.segments(camera.position[2]) for r in _markings(street, n)]
     x0, z0, x1, z1 = np.array(found).T
     corners = np.zeros((len(found), 4, 3))
@@ -160,7 +160,7 @@ def _paint_markings(canvas: Canvas, camera: Camera, street: Street, gain: NDArra
 
 
 def _markings(street: Street, number: int) -> list[tuple[float, float, float, float]]:
-    """Rectangles (x0, z0, x1, z1) of paint in a segment."""
+    """Rectangles (x0, z0, x1, z1) of markings in a segment."""
     start, gap = number * SEGMENT, street.junction(number)
     found = [(-1.77, start + 6.0 * k, -1.63, start + 6.0 * k + 3.0) for k in range(6)]
     for side in (-1, 1):
@@ -186,7 +186,7 @@ def _seen_polygon(corners: NDArray[np.float64], camera: Camera) -> NDArray[np.fl
 
 
 def _shade_ground(canvas: Canvas, camera: Camera, street: Street, props: list[Prop]) -> None:
-    """Multiply the ground by its texture, which is fixed to the world, and by shadows."""
+    """Multiply the ground by its texture, in world coordinates, and by shadows."""
     first = min(max(math.ceil(camera.horizon) + 1, 0), camera.height - 1)
     rows = np.arange(first, camera.height, dtype=np.float32)[:, None] + 0.5
     columns = np.arange(camera.width, dtype=np.float32)[None, :] + 0.5
@@ -209,7 +209,7 @@ def _shade_ground(canvas: Canvas, camera: Camera, street: Street, props: list[Pr
 
 
 def _shadows(mask: NDArray[np.uint8], camera: Camera, street: Street, props: list[Prop]) -> None:
-    """Shadows cast away from the sun, then the darker ground right below things."""
+    """Cast shadows, then contact shadows below objects."""
     sun = street.light.sun
     reach = np.array([-sun[0], -sun[2]]) / max(float(sun[1]), 0.2)
     cast, contact = round(255 * street.light.shadow), round(255 * min(0.8, street.light.shadow + 0.35))
@@ -236,7 +236,7 @@ def _fill_hulls(mask: NDArray[np.uint8], flat: NDArray[np.float64], camera: Came
     corners = np.zeros((*flat.shape[:2], 3))
     corners[..., 0], corners[..., 2] = flat[..., 0], flat[..., 1]
     seen = camera.view(corners.reshape(-1, 3))
-    # Points beside or behind the camera are moved to the near plane: the hull stays on its side of them.
+    # Points next to or behind the camera are moved to the near plane, which keeps the hull on their side.
     seen[:, 2] = np.maximum(seen[:, 2], NEAR)
     pixels = camera.pixels(seen).reshape(*flat.shape)
     inside = seen[:, 2].reshape(flat.shape[:2]).max(axis=1) > NEAR

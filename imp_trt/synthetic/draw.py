@@ -1,8 +1,8 @@
-"""A small painter: meshes of faces, limbs and balls, drawn far to near on a double-size canvas.
+"""A small renderer: meshes of faces, limbs and balls in painter's order on a canvas with 2x supersampling.
 
-The world is in metres: x to the right, y up, z forward along the street. The picture is painted at
-twice its size and averaged down, which smooths edges; the map of object numbers is painted by the same
-calls and sampled, so that labels stay hard and fit the picture.
+World coordinates are in meters: x to the right, y up, z forward along the street. The image is rendered at
+twice its size and downsampled for anti-aliasing; the map of object numbers is rendered by the same
+calls and subsampled, so that labels have no mixed pixels and match the image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from imp_trt.synthetic.palette import Color, Light
 
 NEAR = 0.4
-"""Nothing nearer to the camera than this many metres is drawn."""
+"""Near plane: minimum distance of rendered points from the camera in meters."""
 
 SUPERSAMPLE = 2
 _SHIFT = 3  # binary places of OpenCV's fixed-point coordinates
@@ -31,14 +31,14 @@ _NO_NORMAL: Point = (0.0, 0.0, 0.0)
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera that turns about the vertical; pitch moves the horizon, so verticals stay vertical.
+    """A pinhole camera with yaw; pitch only moves the horizon, so vertical lines stay vertical.
 
     Attributes:
-        height, width: size of the picture in pixels.
+        height, width: size of the image in pixels.
         focal: focal length in pixels.
         horizon: row of the horizon.
         position: world coordinates of the pinhole.
-        yaw: turn to the right in radians.
+        yaw: rotation to the right in radians.
     """
 
     height: int
@@ -55,15 +55,15 @@ class Camera:
         return np.asarray((points - np.asarray(self.position)) @ turn, np.float64)
 
     def pixels(self, seen: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[N, 2] continuous picture coordinates of view coordinates in front of the camera."""
+        """[N, 2] continuous image coordinates of view coordinates in front of the camera."""
         scale = self.focal / np.maximum(seen[:, 2:], NEAR)
         return np.asarray(seen[:, :2] * scale * (1.0, -1.0) + (self.width / 2, self.horizon), np.float64)
 
 
 class Primitive(NamedTuple):
-    """One stroke of a mesh: a filled polygon (radius 0), limbs and balls (radius in metres), or quads (-1).
+    """A primitive of a mesh: a filled polygon (radius 0), limbs and balls (radius in meters), or quads (-1).
 
-    ``inside`` strokes lie within what the mesh has painted already: they do not touch the number map.
+    Primitives with ``inside`` are within earlier ones of the mesh: they do not change the number map.
     """
 
     start: int
@@ -75,15 +75,15 @@ class Primitive(NamedTuple):
 
 @dataclass(frozen=True)
 class Mesh:
-    """Strokes in painting order, in world coordinates.
+    """Primitives in rendering order, in world coordinates.
 
     Attributes:
         vertices: [V, 3] float64.
-        primitives: strokes over runs of the vertices.
+        primitives: primitives over ranges of the vertices.
         colors: [P, 3] float64 lit BGR.
-        normals: [P, 3] float64 outward normals; zeros for strokes seen from every side.
-        starts: [P] first vertex of every stroke.
-        sizes: [P] extent in metres of details that may be left out when they are far; else 0.
+        normals: [P, 3] float64 outward normals; zeros for primitives visible from all sides.
+        starts: [P] first vertex of each primitive.
+        sizes: [P] extent in meters of details that are skipped at a distance; else 0.
     """
 
     vertices: NDArray[np.float64]
@@ -94,7 +94,7 @@ class Mesh:
     sizes: NDArray[np.float64]
 
     def placed(self, light: Light, position: Point, heading: float = 0.0) -> Mesh:
-        """This mesh turned to the right by heading (radians), moved, and lit."""
+        """This mesh rotated to the right by heading (radians), translated, and lit."""
         sin, cos = math.sin(heading), math.cos(heading)
         turn = np.array([[cos, 0.0, -sin], [0.0, 1.0, 0.0], [sin, 0.0, cos]])
         normals = self.normals @ turn
@@ -107,7 +107,7 @@ class Mesh:
 
 
 class MeshBuilder:
-    """Collects strokes in an object's own frame: x to its right, y up, z ahead."""
+    """Collects primitives in object coordinates: x to the right, y up, z ahead."""
 
     def __init__(self) -> None:
         self._vertices: list[Point] = []
@@ -125,15 +125,15 @@ class MeshBuilder:
         size: float = 0.0,
         convex: bool = True,
     ) -> None:
-        """A flat polygon, seen only from the side its normal points to (a zero normal: from both)."""
+        """A flat polygon, visible from the side of its normal only (a zero normal: from both)."""
         self._add(points, 0.0, color, normal, inside, size, convex)
 
     def limb(self, start: Point, end: Point, radius: float, color: Color, size: float = 0.0) -> None:
-        """A round stroke from one joint to another."""
+        """A capsule from one joint to another."""
         self._add((start, end), radius, color, _NO_NORMAL, False, size)
 
     def path(self, points: Sequence[Point], radius: float, color: Color, size: float = 0.0) -> None:
-        """A round stroke through several points."""
+        """A polyline with round joints."""
         self._add(points, radius, color, _NO_NORMAL, False, size)
 
     def ball(self, center: Point, radius: float, color: Color, size: float = 0.0) -> None:
@@ -141,7 +141,7 @@ class MeshBuilder:
         self._add((center,), radius, color, _NO_NORMAL, False, size)
 
     def quads(self, points: Sequence[Point], normal: Point, color: Color, size: float) -> None:
-        """Rectangles that do not overlap, four points each, within what is painted already."""
+        """Rectangles without overlap, four points each, within earlier primitives."""
         if points:
             self._add(points, -1.0, color, normal, True, size)
 
@@ -163,12 +163,12 @@ class MeshBuilder:
         self._sizes.append(size)
 
     def build(self, light: Light, position: Point = (0.0, 0.0, 0.0), heading: float = 0.0) -> Mesh:
-        """The strokes placed in the world and lit; heading turns to the right, in radians."""
+        """The mesh placed in the world and lit; heading is a rotation to the right in radians."""
         return self.template.placed(light, position, heading)
 
     @cached_property
     def template(self) -> Mesh:
-        """The strokes as they are: unlit, in the object's own frame. Nothing may be added afterwards."""
+        """The unlit mesh in object coordinates. No primitives may be added afterwards."""
         return Mesh(
             vertices=np.array(self._vertices),
             primitives=tuple(self._primitives),
@@ -180,7 +180,7 @@ class MeshBuilder:
 
 
 class Canvas:
-    """The picture in progress and the number of the object that owns each of its subpixels."""
+    """The image being rendered, and the object number of each of its subpixels."""
 
     def __init__(self, height: int, width: int) -> None:
         size = (height * SUPERSAMPLE, width * SUPERSAMPLE)
@@ -188,19 +188,19 @@ class Canvas:
         self.numbers: NDArray[np.uint16] = np.zeros(size, np.uint16)
 
     def polygon(self, pixels: NDArray[np.float64], color: Sequence[float], number: int) -> None:
-        """Fill a simple polygon given in picture coordinates [N, 2]."""
+        """Fill a simple polygon in image coordinates [N, 2]."""
         points = [fixed_point(pixels)]
         cv2.fillPoly(self.image, points, color, cv2.LINE_8, _SHIFT)
         cv2.fillPoly(self.numbers, points, (number,), cv2.LINE_8, _SHIFT)
 
     def mesh(self, mesh: Mesh, camera: Camera, number: int, haze: tuple[float, NDArray[np.float64]]) -> None:
-        """Paint a mesh.
+        """Render a mesh.
 
         Args:
-            mesh: what to paint.
-            camera: where it is seen from.
-            number: the object's number.
-            haze: share of the haze in its color, and the haze's BGR.
+            mesh: mesh in world coordinates.
+            camera: camera of the image.
+            number: object number.
+            haze: blend factor of the haze, and its BGR color.
         """
         seen = camera.view(mesh.vertices)
         depth = seen[:, 2]
@@ -224,7 +224,7 @@ class Canvas:
             if cut and depth[run].min() < NEAR:
                 self._cut(primitive, seen[run], camera, colors[k], number)
             elif primitive.radius > 0:
-                self._stroke(points[run], primitive.radius * scale_list[k], colors[k], number)
+                self._draw_line(points[run], primitive.radius * scale_list[k], colors[k], number)
             else:
                 self._fill(primitive, points[run], colors[k], number)
 
@@ -251,7 +251,7 @@ class Canvas:
         color: Sequence[float],
         number: int,
     ) -> None:
-        """Paint the part of a polygon before the camera; a limb or ball that reaches behind is left out."""
+        """Render the part of a polygon in front of the near plane; limbs and balls behind it are skipped."""
         if primitive.radius > 0:
             return
         pieces = np.split(seen, len(seen) // 4) if primitive.radius < 0 else [seen]
@@ -261,8 +261,10 @@ class Canvas:
                 whole = primitive._replace(radius=0.0, convex=False)
                 self._fill(whole, fixed_point(camera.pixels(clipped)), color, number)
 
-    def _stroke(self, points: NDArray[np.int32], radius: float, color: Sequence[float], number: int) -> None:
-        """A disc, or a round stroke through points, of a radius in pixels (at least half a pixel)."""
+    def _draw_line(
+        self, points: NDArray[np.int32], radius: float, color: Sequence[float], number: int
+    ) -> None:
+        """A disc, or a polyline through points, with a radius in pixels (at least half a pixel)."""
         if len(points) == 1:
             center = (int(points[0, 0]), int(points[0, 1]))
             size = max(round(radius * SUPERSAMPLE * (1 << _SHIFT)), 1 << _SHIFT)
@@ -275,7 +277,7 @@ class Canvas:
 
 
 def clip_near(seen: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The part of a polygon [N, 3] in view coordinates that is at least NEAR deep (Sutherland-Hodgman)."""
+    """Clip a polygon [N, 3] in view coordinates to depths of at least NEAR (Sutherland-Hodgman)."""
     kept: list[list[float]] = []
     corners = seen.tolist()
     for here, there in zip(corners, corners[1:] + corners[:1], strict=True):
@@ -290,13 +292,13 @@ def clip_near(seen: NDArray[np.float64]) -> NDArray[np.float64]:
 def _outside(pixels: NDArray[np.float64], camera: Camera) -> bool:
     left, top = pixels.min(axis=0)
     right, bottom = pixels.max(axis=0)
-    margin = camera.width / 4  # strokes reach beyond their joints
+    margin = camera.width / 4  # primitives extend beyond their joints
     return bool(
         right < -margin or left > camera.width + margin or bottom < -margin or top > camera.height + margin
     )
 
 
 def fixed_point(pixels: NDArray[np.float64]) -> NDArray[np.int32]:
-    """Picture coordinates as OpenCV's fixed-point ones on the canvas, where centers are whole numbers."""
+    """OpenCV's fixed-point canvas coordinates, where pixel centers are integers, of image coordinates."""
     scaled = (pixels * SUPERSAMPLE - 0.5) * (1 << _SHIFT)
     return np.rint(np.minimum(np.maximum(scaled, -1e6), 1e6)).astype(np.int32)

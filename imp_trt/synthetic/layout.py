@@ -1,8 +1,8 @@
-"""The world of one street: its style, what stands along it, and who moves, for any place and time.
+"""Layout of one street: style, static and moving objects, for any position and time.
 
-Everything follows from a key of integers. Standing things belong to segments of the street, moving
-ones to flows of numbered slots; each draws from a generator keyed by its own number, so a world has no
-end and does not depend on where one looks first.
+The layout is a function of a key of integers. Static objects belong to segments of the street, moving
+ones to flows of numbered slots; each has a random generator keyed by its own number, so the street is
+unbounded and independent of the order of queries.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from imp_trt.synthetic.palette import BUS, CAR, TRUCK, Light, random_light
 from imp_trt.synthetic.props import Prop
 
 SEGMENT = 36.0
-"""Length of a segment of the street in metres."""
+"""Length of a segment of the street in meters."""
 THING_REACH, TREE_REACH, HOUSE_REACH = 75.0, 110.0, 165.0
-"""Distances in metres up to which things, plants and poles, and houses are drawn."""
+"""Distances in meters up to which things, plants and poles, and houses are drawn."""
 _BEHIND = 10.0
 _LANE = 3.4
 _PARKING = 2.2
@@ -30,7 +30,7 @@ _AHEAD, _BACK = 0.0, math.pi
 
 @dataclass
 class _Item:
-    """A standing prop that is built when it first comes into view."""
+    """A static prop that is built when it first becomes visible."""
 
     near: float
     far: float
@@ -48,9 +48,9 @@ class Street:
     """An endless straight street along z; the camera drives in the right-hand lane around x = 0.
 
     Args:
-        key: integers that fix everything.
-        busy: how full it is; 1 is an ordinary day.
-        headway: least distance in metres of the next vehicle in the camera's lane.
+        key: integers that determine the street.
+        busy: density of traffic and people; 1 is normal.
+        headway: minimum distance in meters of the next vehicle in the camera's lane.
     """
 
     def __init__(self, key: Sequence[int], busy: float = 1.0, headway: float = 11.0) -> None:
@@ -114,7 +114,7 @@ class Street:
     def _rng(self, purpose: int, number: int) -> np.random.Generator:
         return np.random.default_rng([*self.key, purpose, number + (1 << 24)])
 
-    # What stands still.
+    # Static objects.
 
     def _standing(self, number: int) -> Iterator[_Item]:
         rng = self._rng(1, number)
@@ -204,7 +204,7 @@ class Street:
             z += room + 0.4 * chance
 
     def _loiterers(self, rng: np.random.Generator, side: int, run: tuple[float, float]) -> Iterator[_Item]:
-        """People who stand and wait or talk."""
+        """Standing people."""
         for z in np.arange(run[0] + 2.0, run[1] - 1.0, 6.0).tolist():
             chance, shift, across, turn = rng.random(4).tolist()
             if chance < 0.2 * self.crowd:
@@ -213,7 +213,7 @@ class Street:
                 yield self._item(rng, (at, at), THING_REACH, props.person, x, at, turn * 2 * math.pi, 0.25)
 
     def _side_street(self, rng: np.random.Generator, gap: tuple[float, float]) -> Iterator[_Item]:
-        """Vehicles that wait to turn in, seen from the side."""
+        """Waiting vehicles in the side street, visible from the side."""
         for side in (-1, 1):
             z = (gap[0] + gap[1]) / 2 + (1.9 if side < 0 else -1.9)
             x = self.edge(side) + side * (1.2 + 1.5 * float(rng.random()))
@@ -225,10 +225,10 @@ class Street:
                     yield self._item(rng, (z - 1, z + 1), THING_REACH, props.vehicle, label, *spot)
                 x += side * (length + 1.5)
 
-    # What moves.
+    # Moving objects.
 
     def _traffic(self, z: float, time: float) -> Iterator[Prop]:
-        for slot in range(4):  # the lane ahead keeps its distance
+        for slot in range(4):  # vehicles in the lane ahead keep their distance
             rng = self._rng(2, slot)
             chance, kind, shift, phase = rng.random(4).tolist()
             at = z + self.headway + 16.0 * slot + 7.0 * shift + 2.0 * math.sin(0.35 * time + 6.3 * phase)
@@ -273,7 +273,7 @@ class Street:
                         yield from props.person(rng, self.light, x, at + 3.5 * shift, heading, step)
 
     def _crossing(self, z: float, time: float) -> Iterator[Prop]:
-        """People on zebra crossings, who are over before the camera is there."""
+        """People on zebra crossings, who have crossed before the camera arrives."""
         for number in self.segments(z):
             gap = self.junction(number)
             if gap is None or not 12.0 < gap[0] - z < 62.0:
@@ -296,7 +296,7 @@ class Street:
 
 
 def _flow(z: float, time: float, speed: float, spacing: float, reach: float) -> Iterator[tuple[int, float]]:
-    """Slots of an endless column that moves along the street: number and z of those in view from z."""
+    """Slots of an unbounded column moving along the street: number and z of those visible from z."""
     moved = speed * time
     first = math.floor((z - _BEHIND - moved) / spacing)
     last = math.floor((z + reach - moved) / spacing)

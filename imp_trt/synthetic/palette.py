@@ -1,7 +1,7 @@
 """Classes, paints and light of the procedural streets.
 
-Paints are shared by every thing: cars, buses, coats and signs take their colors from one list, so
-that a patch of color does not tell the class.
+All things share one list of paints: cars, buses, coats and signs have the same colors, so
+that the color does not reveal the class.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Color = tuple[float, float, float]
 
 
 def rgb(red: float, green: float, blue: float) -> Color:
-    """A color given the usual way round."""
+    """A BGR color from RGB values."""
     return (blue, green, red)
 
 

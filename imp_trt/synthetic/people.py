@@ -11,15 +11,15 @@ from imp_trt.synthetic.palette import HAIR, METAL, PAINTS, RUBBER, SKIN, Color
 
 
 def person(rng: np.random.Generator, phase: float, away: bool) -> tuple[MeshBuilder, float]:
-    """Someone who walks.
+    """A walking person.
 
     Args:
-        rng: draws build and clothes.
-        phase: of the step, in radians; legs stand together at 0.
-        away: whether the back is towards the viewer (a rucksack is painted over it, or under).
+        rng: random generator of build and clothes.
+        phase: phase of the step in radians; the legs are together at 0.
+        away: whether the back faces the viewer (a backpack is rendered over or under it).
 
     Returns:
-        The strokes, and the height in metres.
+        The mesh, and the height in meters.
     """
     height = rng.uniform(1.56, 1.9) if rng.random() < 0.88 else rng.uniform(1.0, 1.35)
     s = height / 1.75
@@ -64,7 +64,7 @@ def person(rng: np.random.Generator, phase: float, away: bool) -> tuple[MeshBuil
 
 
 def cyclist(rng: np.random.Generator, phase: float, away: bool) -> tuple[MeshBuilder, float]:
-    """Someone on a bicycle, who rides ahead; arguments and result as in :func:`person`."""
+    """A person riding a bicycle; arguments and result as in :func:`person`."""
     picks = rng.integers(len(PAINTS), size=4)
     shirt, trousers, frame, helmet = (PAINTS[k] for k in picks)
     skin = SKIN[rng.integers(len(SKIN))]
@@ -110,7 +110,7 @@ def cyclist(rng: np.random.Generator, phase: float, away: bool) -> tuple[MeshBui
 
 
 def _head(b: MeshBuilder, center: Point, radius: float, skin: Color, cover: Color, away: bool) -> None:
-    """A head with hair, a hat or a helmet; from behind the cover hides most of the face."""
+    """A head with hair, a hat or a helmet; from behind it covers most of the face."""
     x, y, z = center
     b.ball(center, radius, skin)
     if away:

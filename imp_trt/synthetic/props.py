@@ -1,4 +1,4 @@
-"""Single props of a street: meshes placed and lit, with what painter's order and shadows need."""
+"""Single props of a street: meshes placed and lit, with footprints for painter's order and shadows."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from imp_trt.synthetic.palette import (
 )
 
 Box = tuple[float, float, float, float]
-"""Footprint (x0, z0, x1, z1) in metres."""
+"""Footprint (x0, z0, x1, z1) in meters."""
 
 
 @dataclass(frozen=True)
 class Prop:
-    """Something to paint as a whole.
+    """An object that is rendered as a whole.
 
     Attributes:
-        label: its class.
-        meshes: its parts, far to near.
-        box: its footprint.
-        height: in metres, for its shadow.
-        crown: radius of a crown for shadows; 0 for anything that is no tree.
+        label: class.
+        meshes: parts, far to near.
+        box: footprint.
+        height: height in meters, for the shadow.
+        crown: radius of a tree's crown, for the shadow; 0 for other objects.
     """
 
     label: int
@@ -100,7 +100,7 @@ def sign(
 def person(
     rng: np.random.Generator, light: Light, x: float, z: float, heading: float, phase: float
 ) -> list[Prop]:
-    """Someone on foot; heading and step in radians."""
+    """A pedestrian; heading and step in radians."""
     builder, height = people.person(rng, phase, math.cos(heading) > 0)
     mesh = builder.build(light, (x, 0.0, z), heading)
     return [Prop(PERSON, (mesh,), _around(x, z, 0.22, 0.22), height)]
@@ -109,7 +109,7 @@ def person(
 def cyclist(
     rng: np.random.Generator, light: Light, x: float, z: float, heading: float, phase: float
 ) -> list[Prop]:
-    """Someone on a bicycle; heading and pedals in radians."""
+    """A cyclist; heading and pedals in radians."""
     builder, height = people.cyclist(rng, phase, math.cos(heading) > 0)
     mesh = builder.build(light, (x, 0.0, z), heading)
     return [Prop(CYCLIST, (mesh,), _around(x, z, 0.28, 0.85), height)]

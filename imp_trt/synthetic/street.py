@@ -1,4 +1,4 @@
-"""Street scenes as a data set, and as a video with a camera that drives along."""
+"""Street scenes as a data set, and as a video of a moving camera."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from imp_trt.synthetic.palette import SCENE_CLASSES
 from imp_trt.synthetic.props import Prop
 
 MIN_AREA = 30
-"""Things with fewer visible pixels keep their class but are no instances."""
+"""Things with fewer visible pixels keep their class but are not instances."""
 
 _SMALLEST = 32
 
 
 class StreetScenes:
-    """Independent street scenes; scene i depends on the seed and i alone.
+    """Independent street scenes; scene i depends only on the seed and i.
 
     Args:
         seed: any non-negative integer.
@@ -83,13 +83,13 @@ class StreetScenes:
 def street_video(
     seed: int, frames: int, size: tuple[int, int] = (256, 512), fps: float = 15.0
 ) -> Iterator[Sample]:
-    """A drive along one street, frame by frame; instance numbers carry no identity between frames.
+    """A drive along one street, frame by frame; instance numbers are not consistent between frames.
 
     Args:
         seed: any non-negative integer; the same seed gives the same video.
         frames: number of frames.
         size: height and width in pixels, at least 32 each.
-        fps: frames per second, which sets how far things move between frames.
+        fps: frames per second, which determines the motion between frames.
 
     Raises:
         InvalidInput: an argument is out of range.
@@ -101,7 +101,7 @@ def street_video(
 
 
 def _drive(seed: int, frames: int, size: tuple[int, int], fps: float) -> Iterator[Sample]:
-    street = Street((seed, 2, 0), headway=20.0)  # a bus right ahead would hide the street
+    street = Street((seed, 2, 0), headway=20.0)  # a bus directly ahead would occlude the street
     height, width = size
     start = float(np.random.default_rng([seed, 2, 1]).uniform(0, 400))
     for frame in range(frames):
@@ -121,14 +121,14 @@ def _drive(seed: int, frames: int, size: tuple[int, int], fps: float) -> Iterato
 def render(
     street: Street, camera: Camera, time: float, rng: np.random.Generator, steady: bool = False
 ) -> Sample:
-    """One picture of a street with its labels.
+    """Render one image of a street with its labels.
 
     Args:
-        street: the world.
-        camera: where it is seen from.
-        time: seconds, for everything that moves.
-        rng: source of the sensor noise and, unless steady, of the picture's tone and sharpness.
-        steady: use one tone for all pictures, as in a video.
+        street: street to render.
+        camera: camera of the image.
+        time: time in seconds of all moving objects.
+        rng: random generator of the sensor noise and, unless steady, of tone and sharpness.
+        steady: same tone for all images, as in a video.
 
     Returns:
         image, semantic and instances of the camera's size; instances are visible parts, numbered
@@ -140,7 +140,9 @@ def render(
     backdrop.paint_ground(canvas, camera, street, props)
     backdrop.paint_skyline(canvas, camera, street)
     count = len(SCENE_CLASSES)
-    labels = np.arange(count + len(props), dtype=np.int64)  # numbers below count are classes without instance
+    labels = np.arange(
+        count + len(props), dtype=np.int64
+    )  # numbers below count are classes without instances
     things = np.zeros(count + len(props), bool)
     tint = street.light.horizon
     for number, prop in enumerate(props, count):
@@ -160,26 +162,26 @@ def render(
 
 
 def _far_to_near(props: list[Prop], camera: Camera) -> list[Prop]:
-    """Painter's order: a prop that a plane along or across the street puts behind another comes first."""
+    """Painter's order: props behind another across a plane along or across the street come first."""
     boxes = np.array([p.box for p in props]).reshape(-1, 4) - np.tile(np.array(camera.position)[[0, 2]], 2)
     x0, z0, x1, z1 = boxes.T
     nearest = np.hypot(np.maximum(np.maximum(x0, -x1), 0), np.maximum(z0, 0))
     order = np.lexsort((np.arange(len(props)), -nearest))
     x0, z0, x1, z1 = boxes[order].T
-    # behind[i, j]: i must be painted before j.
+    # behind[i, j]: i must be rendered before j.
     apart = z0[:, None] >= z1[None, :]
-    beside = ~apart & ~apart.T
+    overlap = ~apart & ~apart.T
     farther = ((x0[:, None] >= x1[None, :]) & (x1[None, :] > 0)) | (
         (x1[:, None] <= x0[None, :]) & (x0[None, :] < 0)
     )
-    behind = apart | (beside & farther)
+    behind = apart | (overlap & farther)
     np.fill_diagonal(behind, False)
     waiting = behind.sum(axis=0)
     left = np.ones(len(props), bool)
     result: list[Prop] = []
     for _ in range(len(props)):
         free = np.flatnonzero(left & (waiting == 0))
-        # A cycle is cut at its farthest member.
+        # A cycle is broken at its farthest member.
         pick = int(free[0]) if free.size else int(np.flatnonzero(left)[0])
         left[pick] = False
         waiting -= behind[pick]
@@ -188,7 +190,7 @@ def _far_to_near(props: list[Prop], camera: Camera) -> list[Prop]:
 
 
 def _developed(canvas: Canvas, rng: np.random.Generator, steady: bool) -> NDArray[np.uint8]:
-    """The canvas averaged down, with tone, vignette and sensor noise."""
+    """Downsample the canvas and add tone, vignette and sensor noise."""
     height, width = canvas.image.shape[0] // SUPERSAMPLE, canvas.image.shape[1] // SUPERSAMPLE
     image = cv2.resize(canvas.image, (width, height), interpolation=cv2.INTER_AREA)
     gamma, gain, sigma, soft = (1.0, 1.0, 1.4, 0.0) if steady else (

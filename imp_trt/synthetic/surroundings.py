@@ -1,4 +1,4 @@
-"""What lines the street: buildings, trees, hedges, lamps, signs and traffic lights."""
+"""Surroundings of the street: buildings, trees, hedges, lamps, signs and traffic lights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from imp_trt.synthetic.palette import (
 )
 
 HOUSE_DEPTH = 11.0
-"""Depth of a building away from the street in metres."""
+"""Depth of a building away from the street in meters."""
 TREES = 64
 """Number of different trees."""
 
@@ -39,15 +39,15 @@ def building(
     """A house along the street.
 
     Args:
-        rng: draws colors and details.
-        light: for windows that are lit.
+        rng: random generator of colors and details.
+        light: determines lit windows.
         side: 1 = on the right of the street, -1 = on the left.
         face: distance x of the facade from the street's axis, signed.
         span: z of its near and far end.
         storeys: number of floors, the ground floor included.
 
     Returns:
-        The strokes in world coordinates, and the height of the eaves in metres.
+        The mesh in world coordinates, and the height of the eaves in meters.
     """
     near, far = span
     floor = rng.uniform(2.9, 3.4)
@@ -105,7 +105,7 @@ def _storeys(
     normal: Point,
     modern: bool,
 ) -> None:
-    """Rows of windows above the ground floor; at dusk some are lit."""
+    """Rows of windows above the ground floor; some are lit at dusk."""
     near, far = span
     ground, floor, storeys = sizes
     columns = max(1, round((far - near) / rng.uniform(2.2, 3.2)))
@@ -196,7 +196,7 @@ def _end_windows(
 
 @lru_cache(maxsize=TREES)
 def tree(variety: int) -> tuple[Mesh, float, float]:
-    """One of the trees 0 to TREES - 1, unlit; also its height and the radius of its crown in metres."""
+    """One of the trees 0 to TREES - 1, unlit; also its height and the radius of its crown in meters."""
     rng = np.random.default_rng([1711, variety])
     leaf = LEAVES[rng.integers(len(LEAVES))]
     slender = rng.random() < 0.25
@@ -215,7 +215,7 @@ def tree(variety: int) -> tuple[Mesh, float, float]:
     jitter = rng.uniform(0.9, 1.1, count)
     for k in np.argsort(spots[:, 1]).tolist():
         x, y, z = spots[k].tolist()
-        # Light falls from above: low clumps are in the shade of the crown.
+        # Light comes from above: lower parts are in the shadow of the crown.
         tone = (0.66 + 0.24 * (y + 1)) * float(jitter[k])
         center = (x * radius * 0.75, middle + y * tall * 0.75, z * radius * 0.75)
         b.ball(center, float(sizes[k]) * radius, _toned(leaf, tone))
@@ -231,7 +231,7 @@ def tree(variety: int) -> tuple[Mesh, float, float]:
 def hedge(
     rng: np.random.Generator, x: float, span: tuple[float, float], side: int
 ) -> tuple[MeshBuilder, float]:
-    """A clipped hedge along the pavement, in world coordinates, and its height in metres."""
+    """A clipped hedge along the pavement, in world coordinates, and its height in meters."""
     leaf = LEAVES[rng.integers(len(LEAVES))]
     near, far = span
     height, depth = rng.uniform(0.8, 1.6), side * 0.7
@@ -254,7 +254,7 @@ def hedge(
 
 
 def bush(rng: np.random.Generator) -> tuple[MeshBuilder, float]:
-    """A low shrub and its height in metres."""
+    """A low shrub and its height in meters."""
     leaf = LEAVES[rng.integers(len(LEAVES))]
     radius = rng.uniform(0.5, 0.9)
     b = MeshBuilder()
@@ -267,7 +267,7 @@ def bush(rng: np.random.Generator) -> tuple[MeshBuilder, float]:
 
 
 def lamp_post(light: Light, side: int) -> tuple[MeshBuilder, float]:
-    """A street lamp with an arm over the road, and its height in metres."""
+    """A street lamp with an arm over the road, and its height in meters."""
     b = MeshBuilder()
     reach = -side * 1.7
     b.limb((0, 0, 0), (0, 1.1, 0), 0.11, _POST)
@@ -336,7 +336,7 @@ def traffic_light(rng: np.random.Generator, height: float) -> MeshBuilder:
 
 
 def verge_color(rng: np.random.Generator) -> Color:
-    """Color of grass beside the pavement."""
+    """Color of the grass next to the pavement."""
     return _toned(GRASS, rng.uniform(0.85, 1.12))
 
 

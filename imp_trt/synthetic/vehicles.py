@@ -1,4 +1,4 @@
-"""Cars, trucks and buses: one paint list, the same glass, tyres and lights; only their build differs."""
+"""Cars, trucks and buses: the same paints, glass, tires and lights; only their shape differs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Profile = Sequence[tuple[float, float]]
 
 
 class _Vehicle:
-    """Strokes shared by all vehicles, around a body of a given half width."""
+    """Primitives shared by all vehicles, around a body of a given half width."""
 
     def __init__(self, half: float, paint: Color, trim: Color, lit: bool) -> None:
         self.builder = MeshBuilder()
@@ -55,7 +55,7 @@ class _Vehicle:
     ) -> None:
         """The outline drawn across the width; ``edges`` gives single strips another color.
 
-        Above the waist the body narrows by ``taper`` metres a side for each metre of height.
+        Above the waist the body narrows by ``taper`` meters a side for each metre of height.
         """
 
         def width(y: float) -> float:
@@ -111,7 +111,7 @@ class _Vehicle:
 
 
 def car(rng: np.random.Generator, light: Light) -> tuple[MeshBuilder, tuple[float, float, float]]:
-    """A saloon, hatchback, estate or off-roader, and its length, width and height in metres."""
+    """A saloon, hatchback, estate or off-roader, and its length, width and height in meters."""
     kind = rng.integers(4)
     length = rng.uniform(3.8, 4.2) if kind == 1 else rng.uniform(4.3, 4.8)
     height = rng.uniform(1.62, 1.78) if kind == 3 else rng.uniform(1.4, 1.5)
@@ -194,7 +194,7 @@ def truck(
 
 
 def bus(rng: np.random.Generator, light: Light) -> tuple[MeshBuilder, tuple[float, float, float]]:
-    """A city bus, now and then with two decks, and its length, width and height in metres."""
+    """A city bus, sometimes with two decks, and its length, width and height in meters."""
     double = rng.random() < 0.25
     length, half = rng.uniform(8.6, 11.5), rng.uniform(1.18, 1.27)
     height = rng.uniform(4.0, 4.3) if double else rng.uniform(2.9, 3.2)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,10 +32,10 @@ class CanvasMeasure:
     def add(self, sample: Sample, result: SegmentationResult) -> None:
         """Add one image."""
         canvas = result.canvas(SCALE)  # [T, h, w] float32
-        truth = _cell_centers(sample.semantic, canvas.shape[1:])
-        labeled = truth != 255
+        target = _cell_centers(sample.semantic, canvas.shape[1:])
+        labeled = target != 255
         for channel, label in enumerate(self._classes.things):
-            true = truth == label
+            true = target == label
             predicted = (canvas[channel] > THRESHOLD) & labeled
             self._counts[:, channel] += (
                 np.count_nonzero(true & predicted),
@@ -45,9 +43,9 @@ class CanvasMeasure:
                 np.count_nonzero(predicted),
             )
 
-    def scores(self) -> dict[str, Any]:
-        """Scores as plain data: "recall", the share of thing cells whose own channel is above THRESHOLD;
-        "precision", the share of cells above THRESHOLD that have the channel's class; both also per class.
+    def scores(self) -> dict[str, object]:
+        """Scores as plain data: "recall", the fraction of thing cells whose own channel is above THRESHOLD;
+        "precision", the fraction of cells above THRESHOLD that have the channel's class; both also per class.
         None for 0 / 0.
         """
         both, true, predicted = self._counts

@@ -62,14 +62,14 @@ class _CanvasOverrideNetwork(ImpNetwork):
         super().__init__(config)
         self._sample = sample
 
-    def project(self, found: Detections, masks: Tensor, image_size: tuple[int, int]) -> Tensor:
+    def project(self, detections: Detections, masks: Tensor, image_size: tuple[int, int]) -> Tensor:
         if self._sample is None:
-            return torch.zeros_like(super().project(found, masks, image_size))
+            return torch.zeros_like(super().project(detections, masks, image_size))
         sample = letterbox_sample(self._sample(), image_size)
-        truth = make_batch([sample], self.config.classes).to(str(masks.device)).instances[0]
-        boxes, labels = truth["boxes"], truth["labels"] - 1
-        own = torch.arange(len(labels), device=masks.device)
-        shapes = mask_targets(truth["masks"], boxes, own, masks.shape[-1])
+        target = make_batch([sample], self.config.classes).to(str(masks.device)).instances[0]
+        boxes, labels = target["boxes"], target["labels"] - 1
+        matched = torch.arange(len(labels), device=masks.device)
+        true_masks = mask_targets(target["masks"], boxes, matched, masks.shape[-1])
         scores = torch.ones(1, len(labels), device=masks.device)
-        everything = Detections(boxes[None], scores, labels[None], scores.sum(dim=1).long())
-        return super().project(everything, shapes[None], image_size)
+        oracle = Detections(boxes[None], scores, labels[None], scores.sum(dim=1).long())
+        return super().project(oracle, true_masks[None], image_size)

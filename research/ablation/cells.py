@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from imp_trt.errors import UsageError
 from imp_trt.models.presets import SYSTEMS
-from imp_trt.train.recipes import CANVAS_FIELDS
+from imp_trt.train.config import CANVAS_KEYS
+from imp_trt.train.renamed import json_key
 
 CONTROL, HEADLINE = "panoptic-fpn", "panoptic-fpn-imp"
 """The pair whose difference is the paper's claim; it is run for every seed."""
@@ -17,13 +18,17 @@ CANVAS_ONLY = "mask-rcnn-imp"
 """System whose class map is the canvas itself, against a constant background score."""
 
 BACKGROUND_SCORES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8)
-"""Values of the sweep besides that of the base cell."""
+"""Values of the sweep in addition to that of the base cell."""
 
 CanvasOverride = Literal["empty", "oracle"]
 """Canvas that replaces the network's own during evaluation; see :mod:`research.ablation.canvas_override`."""
 
 ALIASES: Mapping[str, str] = {"shown-nothing": "empty-canvas", "shown-truth": "oracle-canvas"}
 """Former names of variants, which older result files have."""
+
+
+Overrides = tuple[tuple[str, Any], ...]
+"""Field names and values for dataclasses.replace()."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,9 @@ class Variant:
 
     name: str
     system: str | None = None
-    config: tuple[tuple[str, Any], ...] = ()
-    recipe: tuple[tuple[str, Any], ...] = ()
-    after: tuple[tuple[str, Any], ...] = ()
+    config: Overrides = ()
+    recipe: Overrides = ()
+    after: Overrides = ()
     canvas_override: CanvasOverride | None = None
     measures: tuple[str, ...] | None = None
 
@@ -65,7 +70,7 @@ VARIANTS: dict[str, Variant] = {
         Variant("rect", HEADLINE, config=(("sampling", "rect"),)),
         Variant("canvas-ground-truth", HEADLINE, recipe=(("canvas_source", "ground-truth"),)),
         Variant("canvas-both", HEADLINE, recipe=(("canvas_source", "both"),)),
-        Variant("canvas-rate-1", HEADLINE, recipe=(("canvas_rate", 1.0),)),
+        Variant("canvas-rate-1", HEADLINE, recipe=(("canvas_lr_mult", 1.0),)),
         Variant("empty-canvas", HEADLINE, canvas_override="empty", measures=("semantic", "boundary")),
         Variant("oracle-canvas", HEADLINE, canvas_override="oracle", measures=("semantic", "boundary")),
         *(
@@ -117,12 +122,17 @@ class Cell:
         return dict(VARIANTS[self.variant].recipe)
 
     @property
+    def recipe_settings(self) -> dict[str, object]:
+        """:attr:`recipe` under the JSON keys of result files."""
+        return {json_key(name): value for name, value in self.recipe.items()}
+
+    @property
     def unused(self) -> frozenset[str]:
-        """Fields of Recipe without effect on the system: those of a canvas that it does not learn from."""
+        """JSON keys of Recipe fields without effect on the system: those of a canvas that it lacks."""
         switches = SYSTEMS[self.system]
         if switches["imp"] and switches["semantic_head"] != "none":
             return frozenset()
-        return CANVAS_FIELDS
+        return CANVAS_KEYS
 
 
 def plan(
@@ -148,7 +158,7 @@ def plan(
         if unknown:
             raise UsageError(what, expected=f"some of {', '.join(known)}", got=", ".join(unknown))
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise UsageError("seeds", expected="one or more, each once, from 0 on", got=list(seeds))
+        raise UsageError("seeds", expected="one or more different non-negative integers", got=list(seeds))
     seeds = sorted(seeds)
     pair = [s for s in (CONTROL, HEADLINE) if s in systems]
     cells = [Cell(system, "base", seed) for seed in seeds for system in pair]

@@ -7,7 +7,7 @@ import shlex
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imp_trt.cli.common import command_parser, positive, print_json, run_command, say, seconds
 from imp_trt.errors import UsageError
@@ -89,7 +89,7 @@ def _ablation(options: argparse.Namespace) -> int:
     if options.results is None and options.output is not None:
         options.results = options.output / "results"
     code = 0
-    answer: dict[str, Any] = {}
+    answer: dict[str, object] = {}
     if options.data is not None:
         code = _run(options, answer)
     if options.page is not None and not options.list:
@@ -106,7 +106,7 @@ def _ablation(options: argparse.Namespace) -> int:
     return code
 
 
-def _run(options: argparse.Namespace, answer: dict[str, Any]) -> int:
+def _run(options: argparse.Namespace, answer: dict[str, object]) -> int:
     started = time.monotonic()
     if options.output is None:
         raise UsageError("-o", expected="a folder for checkpoints", got="none")
@@ -151,7 +151,7 @@ def _experiment(options: argparse.Namespace, started: float) -> Experiment:
     plan = changed(recipe(options.recipe), options.set)
     train, val = (open_dataset(options.data, split) for split in options.splits)
     if train.terms and not options.quiet:
-        say(f"terms of the data: {train.terms}")
+        say(f"license terms of the data: {train.terms}")
     return Experiment(
         train,
         CachedDataset(val),  # every cell evaluates the same images
@@ -173,7 +173,7 @@ def _experiment(options: argparse.Namespace, started: float) -> Experiment:
     )
 
 
-def _list(cells: list[Cell], experiment: Experiment, as_json: bool, answer: dict[str, Any]) -> int:
+def _list(cells: list[Cell], experiment: Experiment, as_json: bool, answer: dict[str, object]) -> int:
     state = {cell.name: experiment.done(cell) for cell in cells}
     answer["cells"] = state
     if not as_json:
@@ -182,7 +182,7 @@ def _list(cells: list[Cell], experiment: Experiment, as_json: bool, answer: dict
     return 0
 
 
-def _report(outcome: Outcome, as_json: bool, answer: dict[str, Any]) -> int:
+def _report(outcome: Outcome, as_json: bool, answer: dict[str, object]) -> int:
     answer["finished"] = [cell.name for cell in outcome.finished]
     answer["failed"] = {cell.name: text for cell, text in outcome.failed.items()}
     answer["left"] = [cell.name for cell in outcome.left]

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,18 @@ from typing import Any
 from imp_trt.data.dataset import Dataset
 from imp_trt.errors import UsageError
 from imp_trt.models.checkpoint import load_model, save_checkpoint
-from imp_trt.models.config import ModelConfig
+from imp_trt.models.config import Backbone, Initial, ModelConfig
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system
+from imp_trt.train.config import Recipe
 from imp_trt.train.provenance import config_digest, dataset_facts
-from imp_trt.train.recipes import Initial, Recipe
 from imp_trt.train.run import Run, stage_one_key, train_stage_one, train_stage_two
 from research.ablation.cells import VARIANTS, Cell
 from research.ablation.locks import claim
 from research.ablation.measure import measure
 from research.ablation.results import (
     CellResult,
+    JsonObject,
     machine_facts,
     read_result,
     settings_difference,
@@ -70,7 +71,7 @@ class Experiment:
     results: Path
     splits: tuple[str, str] = ("train", "val")
     option: str = "DIR"
-    backbone: str = "compact"
+    backbone: Backbone = "compact"
     init: Initial = "scratch"
     half: bool = False
     device: str = "cpu"
@@ -98,13 +99,19 @@ class Experiment:
         """Configuration of the network that a cell trains."""
         changes = dict(cell.config)
         if self.backbone != "compact" and self.init == "scratch":
-            # Frozen statistics only make sense with the weights they were frozen with.
+            # Frozen statistics require the weights that they were computed with.
             changes["norm"] = "batch"
         return system(cell.system, self.train.classes, self.input_size, self.backbone, **changes)
 
     def settings(self, cell: Cell) -> dict[str, Any]:
-        """Settings that a cell's scores depend on besides system and seed, as plain data."""
-        facts: dict[str, Any] = {
+        """Settings that a cell's scores depend on in addition to system and seed, as plain data."""
+        validation: dict[str, object] = {
+            "split": self.splits[1],
+            "images": min(len(self.val), self.limit or len(self.val)),
+        }
+        if self.limit is not None:
+            validation["limit"] = self.limit
+        facts: dict[str, object] = {
             "data": self.option,
             "backbone": self.backbone,
             "input_size": list(self.input_size),
@@ -115,15 +122,13 @@ class Experiment:
             "network": {**cell.config, **dict(VARIANTS[cell.variant].after)},
             "shown": VARIANTS[cell.variant].canvas_override,
             "train": {"split": self.splits[0], "images": len(self.train)},
-            "val": {"split": self.splits[1], "images": min(len(self.val), self.limit or len(self.val))},
+            "val": validation,
         }
-        if self.limit is not None:
-            facts["val"]["limit"] = self.limit
         plain: dict[str, Any] = json.loads(json.dumps(facts))
         return plain
 
     def config_digest(self, cell: Cell) -> str:
-        """Digest of all that a cell's scores depend on: settings, network, data, seed.
+        """Digest of all inputs of a cell's scores: settings, network, data, seed.
 
         Names, folders, recipe fields without effect on the system, device and threads are not part of it.
         """
@@ -134,7 +139,7 @@ class Experiment:
             del settings["recipe"][name]
         network = replace(self.config(cell), **dict(VARIANTS[cell.variant].after))
         train, val = (
-            {"split": split, **dataset_facts(data)}
+            dict[str, object](split=split, **dataset_facts(data))
             for split, data in zip(self.splits, (self.train, self.val), strict=True)
         )
         val["scored"] = settings["val"]["images"]
@@ -230,7 +235,7 @@ class Experiment:
         return save_checkpoint(model.with_name(f"{cell.variant}.safetensors"), network, metadata, self.half)
 
 
-def _trained_by(made: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+def _trained_by(made: Sequence[JsonObject]) -> dict[str, list[str]]:
     """Versions of the source recorded in checkpoints: an existing checkpoint may be older than this run."""
     versions = [_versions(metadata) for metadata in made]
     if not all(versions):
@@ -238,14 +243,14 @@ def _trained_by(made: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     return {"trained_by": list(dict.fromkeys(version for found in versions for version in found))}
 
 
-def _versions(metadata: Mapping[str, Any]) -> list[str]:
+def _versions(metadata: JsonObject) -> list[str]:
     """Versions in a checkpoint's metadata; older ones have a digest of the source files, or nothing."""
     if "sources" in metadata:
         return [str(version) for version in metadata["sources"]]
     return [f"digest {metadata['code']}"] if "code" in metadata else []
 
 
-def _curve(checkpoint: Path, stage: int) -> tuple[dict[str, Any], ...]:
+def _curve(checkpoint: Path, stage: int) -> tuple[dict[str, object], ...]:
     """At most CURVE_LINES lines of a stage's log, evenly spaced; empty if there is no log."""
     path = checkpoint.with_suffix(".jsonl")
     if not path.is_file():

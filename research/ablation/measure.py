@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from research.ablation.cells import Variant
 
 def measure(
     model: Path, variant: Variant, dataset: Dataset, limit: int | None, threads: int, device: str
-) -> tuple[Evaluation, dict[str, Any] | None]:
+) -> tuple[Evaluation, dict[str, object] | None]:
     """Evaluate a checkpoint on a data set as its variant prescribes.
 
     Args:
@@ -36,12 +35,12 @@ def measure(
         The evaluation, and :meth:`CanvasMeasure.scores` of the network's own canvas; None if it has
         none or it is overridden.
     """
-    pictures = _LastSample(dataset)
+    samples = _LastSample(dataset)
     runner: Segmenter | HostRunner
     with ExitStack() as stack:
         if variant.canvas_override:
             backend = CanvasOverrideBackend(
-                model, variant.canvas_override, pictures.current, threads=threads, device=device
+                model, variant.canvas_override, samples.current, threads=threads, device=device
             )
             stack.callback(backend.close)
             runner, manifest = HostRunner(backend), backend.manifest
@@ -54,11 +53,11 @@ def measure(
         def predict(frame: NDArray[np.uint8]) -> SegmentationResult:
             result = runner.submit(frame, None).result()
             if canvas is not None:
-                canvas.add(pictures.current(), result)
+                canvas.add(samples.current(), result)
             return result
 
         chosen = [m for m in measurable(manifest) if variant.measures is None or m in variant.measures]
-        evaluation = evaluate(predict, pictures, chosen, limit)
+        evaluation = evaluate(predict, samples, chosen, limit)
     return evaluation, canvas.scores() if canvas is not None else None
 
 
@@ -80,5 +79,5 @@ class _LastSample:
     def current(self) -> Sample:
         """The last sample returned."""
         if self._last is None:
-            raise InvalidInput("sample", expected="one that was read before", got="none")
+            raise InvalidInput("sample", expected="a sample that was read before", got="none")
         return self._last

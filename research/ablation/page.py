@@ -30,23 +30,23 @@ _INTRODUCTION = """\
 Fu, Berg and Berg (ICCV 2019) feed the masks of an instance detector back into semantic segmentation (IMP).
 This page repeats their comparison of seven systems. The numbers in tables and charts come from the result
 files of `research.ablation`; the notes in front of the tables are written by hand, and the paper's own
-numbers stand where they are called so. Systems of one data set share data and schedule; the members of a pair
-also share the weights of their first stage, seed by seed, and differ in IMP alone, unless the page says
+numbers are marked as such. Systems of one data set share data and schedule; the members of a pair
+also share the weights of their first stage, seed by seed, and differ only in IMP, unless stated
 otherwise.
-All scores are in percent, higher is better. Where a system has several seeds, a figure is the mean over them,
-with the lowest and the highest in brackets; differences, and the columns beside them, are over the seeds that
-both members of a pair have, seed by seed, in points.
+All scores are in percent, higher is better. For a system with several seeds, a figure is the mean over them,
+with minimum and maximum in parentheses; differences, and the columns next to them, are over the seeds that
+both members of a pair have, paired by seed, in points.
 """
 
 _PAPER_NOTE = """\
-The paper trained on clothing sets that are not public (VCP) or not complete any more (ModaNet), and on
-Cityscapes, from ImageNet or COCO weights, for 70,000 to 130,000 iterations. What can be compared with the
-runs above is the direction and the size of the gains, not the scores.
+The paper trained on clothing data sets that are not public (VCP) or no longer complete (ModaNet), and on
+Cityscapes, from ImageNet or COCO weights, for 70,000 to 130,000 iterations. Only the direction and
+the size of the gains can be compared with the runs above, not the scores.
 """
 
 
 def write_page(results: Path, page: Path) -> list[Path]:
-    """Write the page, and its charts to a folder of the same name beside it.
+    """Write the page, and its charts to a folder of the same name next to it.
 
     Args:
         results: folder of the result files.
@@ -65,12 +65,10 @@ def write_page(results: Path, page: Path) -> list[Path]:
     parts = [_INTRODUCTION]
     files: list[Path] = []
     for data in read_summaries(results):
-        pictures = _charts(data)
-        for name, (svg, _) in pictures.items():
+        images = _charts(data)
+        for name, (svg, _) in images.items():
             files.append(write_atomically(page.with_suffix("") / f"{data.name}-{name}.svg", svg.encode()))
-        links = {
-            name: f"![{text}]({page.stem}/{data.name}-{name}.svg)" for name, (_, text) in pictures.items()
-        }
+        links = {name: f"![{text}]({page.stem}/{data.name}-{name}.svg)" for name, (_, text) in images.items()}
         notes = _relinked(data.notes, results / data.name, page.parent) if data.notes else None
         parts.append(_data_part(replace(data, notes=notes), links))
     parts += ["## The paper's numbers", _PAPER_NOTE, sections.paper_section()]
@@ -100,11 +98,11 @@ def _data_part(data: DataSummary, links: Mapping[str, str]) -> str:
     return "\n\n".join(parts)
 
 
-def _relinked(text: str, folder: Path, beside: Path) -> str:
+def _relinked(text: str, folder: Path, target: Path) -> str:
     """Rewrite relative Markdown links of a text that moves to another folder."""
 
     def moved(link: re.Match[str]) -> str:
-        return f"]({Path(os.path.relpath(folder / link[1], beside)).as_posix()})"
+        return f"]({Path(os.path.relpath(folder / link[1], target)).as_posix()})"
 
     return re.sub(r"\]\((?![a-z]+:|[/#])([^)\s]+)\)", moved, text)
 
@@ -115,7 +113,7 @@ def _charts(data: DataSummary) -> dict[str, tuple[str, str]]:
     for name, without, with_ in sections.PAIRS:
         gains = _class_gains(data, without, with_)
         if gains:
-            title = f"{data.name}: IoU of {with_} less that of {without}"
+            title = f"{data.name}: IoU of {with_} minus that of {without}"
             made[f"gain-{name.lower()}"] = (_gain_chart(data, gains, title), f"{title}, by class")
     if sections.boundary_distances(data):
         for accuracy, figure in ((False, "mIoU"), (True, "mAcc")):
@@ -162,7 +160,7 @@ def _boundary_chart(data: DataSummary, accuracy: bool, title: str, figure: str) 
     return charts.lines(
         series,
         title=title,
-        x_label="at most so many pixels from a boundary",
+        x_label="pixels within this distance of a boundary",
         y_label=f"{figure}, %",
         ranges={label: values for label, values in ranges.items() if values},
         even=True,

@@ -1,7 +1,7 @@
-"""The paper's own numbers (Fu, Berg and Berg, ICCV 2019), to stand beside the measured ones.
+"""The paper's own numbers (Fu, Berg and Berg, ICCV 2019), for comparison with the measured ones.
 
-Figures in percent; None where the paper has none. They were reached on other data, from pretrained weights
-and with long schedules: what can be compared is the direction and the size of the gains.
+In percent; None if the paper has none. They are from other data, with pretrained weights and long schedules:
+only the direction and the size of the gains can be compared.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ VCP: dict[str, PaperRow] = {
     "panoptic-fpn": PaperRow(29.6, 26.7, 45.01, 57.08),
     "panoptic-fpn-imp": PaperRow(30.4, 26.8, 47.03, 61.52),
 }
-"""Table 1: 25 kinds of clothing, skin, hair and background; 5,493 pictures to train on, 500 to validate."""
+"""Table 1: 25 kinds of clothing, skin, hair and background; 5,493 training and 500 validation images."""
 
 MODANET: dict[str, PaperRow] = {
     "mask-rcnn-imp": PaperRow(57.2, 55.5, 66.23),
@@ -52,7 +52,7 @@ class PaperGain:
         where: data and table.
         pair: "P2" or "FPN".
         miou: gain of the mean over all classes.
-        things, stuff: of the mean over these classes; None where the paper has no such split.
+        things, stuff: of the mean over these classes; None if the paper has no such split.
         macc: gain of the mean accuracy.
     """
 
@@ -71,7 +71,7 @@ GAINS = (
     PaperGain("Cityscapes, Table 4, no augmentation", "FPN", 1.35, things=3.36, stuff=-0.12),
     PaperGain("Cityscapes, Table 4, with augmentation", "FPN", 1.51, things=4.19, stuff=-0.44),
 )
-"""Differences of the paper's rows; Cityscapes' means are computed anew from the classes of its Table 4."""
+"""Differences of the paper's rows; Cityscapes' means are recomputed from the classes in Table 4."""
 
 REMARKS = (
     "Cityscapes: the classes that gain are rider, truck, bus, train and motorcycle; stuff as a whole loses a "

@@ -13,17 +13,21 @@ from imp_trt.cuda.platform import cpu_model, usable_cpus
 from imp_trt.data.files import write_atomically
 from imp_trt.errors import InvalidInput, UsageError
 from imp_trt.models.presets import SYSTEMS
+from imp_trt.train.config import Recipe, Stage
 from imp_trt.train.evaluation import Evaluation
 from imp_trt.train.provenance import source_version
-from imp_trt.train.recipes import Recipe, Stage
+from imp_trt.train.renamed import json_key
 from research.ablation.cells import ALIASES, VARIANTS, Cell
+
+JsonObject = Mapping[str, Any]
+"""JSON object of a result file; nested values are read without further checks."""
 
 FORMAT = "imp_trt.ablation/1"
 TIMING_FORMAT = "imp_trt.timing/1"
 TIMING = "timing.json"
-"""File with the times of the systems, beside those of the cells; see :mod:`research.ablation.timing`."""
+"""File with the times of the systems, next to those of the cells; see :mod:`research.ablation.timing`."""
 
-# Older files name the canvas overrides otherwise.
+# Names of the canvas overrides in older files.
 _OVERRIDE_ALIASES = {"nothing": "empty", "truth": "oracle"}
 
 
@@ -51,12 +55,12 @@ class CellResult:
 
     data: str
     cell: Cell
-    settings: Mapping[str, Any]
-    machine: Mapping[str, Any]
+    settings: JsonObject
+    machine: JsonObject
     seconds: Mapping[str, float]
     parameters: int
-    canvas: Mapping[str, Any] | None
-    curve: tuple[Mapping[str, Any], ...]
+    canvas: JsonObject | None
+    curve: tuple[JsonObject, ...]
     evaluation: Evaluation
     config_digest: str | None = None
 
@@ -67,14 +71,14 @@ class CellResult:
         Kinds are "commit" and "version", as in :func:`imp_trt.train.provenance.source_version`, and "digest"
         (of the source files) in older results.
         """
-        made: list[str] = list(self.machine.get("trained_by", ()))
+        versions: list[str] = list(self.machine.get("trained_by", ()))
         if "source" in self.machine:
-            made.append(self.machine["source"])
+            versions.append(self.machine["source"])
         else:
-            made = [f"digest {digest}" for digest in (*made, self.machine["code"])]
-        return list(dict.fromkeys(made))
+            versions = [f"digest {digest}" for digest in (*versions, self.machine["code"])]
+        return list(dict.fromkeys(versions))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
         return {
             "format": FORMAT,
@@ -91,7 +95,7 @@ class CellResult:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> CellResult:
+    def from_dict(cls, data: JsonObject) -> CellResult:
         """Inverse of :meth:`to_dict`.
 
         Raises:
@@ -124,7 +128,7 @@ class CellResult:
             ) from error
 
 
-def _current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _current_settings(settings: JsonObject) -> dict[str, object]:
     """Settings of a file with former values replaced by the current ones."""
     current = dict(settings)
     if "shown" in current:
@@ -132,7 +136,7 @@ def _current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return current
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> Path:
+def write_json(path: Path, data: Mapping[str, object]) -> Path:
     """Write a JSON file atomically, one value per line to keep diffs readable."""
     text = json.dumps(data, indent=1, allow_nan=False)
     return write_atomically(path, (text + "\n").encode())
@@ -189,7 +193,7 @@ def read_results(folder: Path) -> list[CellResult]:
 
 
 def settings_difference(
-    found: Mapping[str, Any], wanted: Mapping[str, Any], ignore: Collection[str] = frozenset()
+    actual: JsonObject, expected: JsonObject, ignore: Collection[str] = frozenset()
 ) -> str | None:
     """First difference between the settings of two results, such as "half: true, not false", or None.
 
@@ -197,16 +201,16 @@ def settings_difference(
     compared if both sides have them.
 
     Args:
-        found, wanted: settings to compare.
+        actual, expected: settings to compare.
         ignore: recipe fields that may differ.
     """
-    one, other = _completed(found), _completed(wanted)
+    one, other = _completed(actual), _completed(expected)
     for name in ignore:
         one.get("recipe", {}).pop(name, None)
     return _difference(one, other)
 
 
-def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _completed(settings: JsonObject) -> dict[str, Any]:
     if "recipe" not in settings:
         return dict(settings)
     recipe = {**_defaults(Recipe), **settings["recipe"]}
@@ -216,18 +220,18 @@ def _completed(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "recipe": recipe}
 
 
-def _defaults(kind: type[Recipe] | type[Stage]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(
-        json.dumps({f.name: f.default for f in fields(kind) if f.default is not MISSING})
+def _defaults(kind: type[Recipe] | type[Stage]) -> JsonObject:
+    plain: JsonObject = json.loads(
+        json.dumps({json_key(f.name): f.default for f in fields(kind) if f.default is not MISSING})
     )
     return plain
 
 
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    for name in found:
-        if name not in wanted:
+def _difference(actual: JsonObject, expected: JsonObject) -> str | None:
+    for name in actual:
+        if name not in expected:
             continue
-        one, other = found[name], wanted[name]
+        one, other = actual[name], expected[name]
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             inner = _difference(one, other)
             if inner is not None:
@@ -237,13 +241,13 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | No
     return None
 
 
-def machine_facts(threads: int, device: str) -> dict[str, Any]:
+def machine_facts(threads: int, device: str) -> dict[str, object]:
     """Hardware and software that scores and times depend on; nothing that identifies the machine."""
     import torch
 
     import imp_trt
 
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "cpu": cpu_model(),
         "cpus": usable_cpus(),
         "threads": threads,
@@ -262,7 +266,7 @@ def machine_facts(threads: int, device: str) -> dict[str, Any]:
 def _unreadable(path: Path, error: Exception) -> InvalidInput:
     return InvalidInput(
         f"results {path}",
-        expected=f"a whole file of format {FORMAT}",
+        expected=f"a complete file of format {FORMAT}",
         got=error,
         fix="delete the file; the next run fills the cell again",
     )

@@ -1,4 +1,4 @@
-"""Sections of the page about how the results were made."""
+"""Sections of the page on the provenance of the results."""
 
 from __future__ import annotations
 
@@ -18,30 +18,33 @@ def setting_section(data: DataSummary) -> str:
     one, two = recipe["stage_one"], recipe["stage_two"]
     height, width = settings["input_size"]
     hours = _training_seconds(data) / 3600
-    start = "start at zero" if recipe["semantic_in_stage_one"] else "drawn"
+    start = "initialized to zero" if recipe["semantic_in_stage_one"] else "randomly initialized"
     rows = [
-        ("data", f"{settings['train']['images']} training, {settings['val']['images']} validation pictures"),
+        ("data", f"{settings['train']['images']} training, {settings['val']['images']} validation images"),
         ("classes", f"{len(data.classes.things)} things, {len(data.classes.stuff)} stuff"),
-        ("network", f"{settings['backbone']} trunk, scored at {width}x{height}"),
+        ("network", f"{settings['backbone']} backbone, evaluated at {width}x{height}"),
         ("heads", _heads(data)),
-        ("first weights", "drawn, none pretrained" if settings["init"] == "scratch" else settings["init"]),
+        ("initial weights", "random, none pretrained" if settings["init"] == "scratch" else settings["init"]),
         ("recipe", f"`{settings['recipe_name']}`: {recipe['optimizer']}, batch {recipe['batch']}"),
         ("stage one", f"{one['iterations']} iterations, learning rate {one['peak']:g} to {one['end']:g}"),
         ("stage two", f"{two['iterations']} iterations, learning rate {two['peak']:g} to {two['end']:g}"),
-        ("weights on the canvas", f"{start}, {_times(recipe.get('canvas_rate', 1.0))} learning rate"),
+        (
+            "weights of the canvas channels",
+            f"{start}, {_times(recipe.get('canvas_rate', 1.0))} learning rate",
+        ),
         ("seeds of the headline pair", ", ".join(map(str, data.common_seeds(CONTROL, HEADLINE))) or NONE),
         ("machine", "; ".join(sorted(data.machines))),
         (_code_label(data), ", ".join(sorted(data.sources))),
-        ("training time", f"{hours:.1f} hours in all, shared first stages counted once"),
+        ("training time", f"{hours:.1f} hours in total, shared first stages counted once"),
     ]
     text = table(("", "this run"), rows)
-    for what, made in (
-        ("filled on one machine", data.machines),
-        ("made by one version of the code", data.sources),
+    for what, groups in (
+        ("evaluated on one machine", data.machines),
+        ("produced by one version of the code", data.sources),
     ):
-        if len(made) > 1:
+        if len(groups) > 1:
             # Only the exceptions are listed.
-            *few, (rest, _) = sorted(made.items(), key=lambda item: len(item[1]))
+            *few, (rest, _) = sorted(groups.items(), key=lambda item: len(item[1]))
             parts = "; ".join(f"{key}: {_names(cells)}" for key, cells in few)
             text += f"\n\nNot all cells were {what}. {parts}; all others: {rest}."
     text += _code_remarks(data)
@@ -57,12 +60,12 @@ def _code_label(data: DataSummary) -> str:
 
 
 def _code_remarks(data: DataSummary) -> str:
-    """What the names of the source versions leave open."""
+    """Remarks on ambiguous source versions."""
     text = ""
     if "digest" in data.source_kinds and len(data.source_kinds) > 1:
         text += (
-            "\n\nOlder results name the code by a digest of its files, newer ones by commit or version: "
-            "whether a digest and a commit are the same code cannot be told from the results."
+            "\n\nOlder results identify the code by a digest of its files, newer ones by commit or version: "
+            "the results do not show whether a digest and a commit are the same code."
         )
     if any("+changes" in name for name in data.sources):
         text += "\n\n`+changes`: source files differed from that commit."
@@ -78,7 +81,7 @@ def _heads(data: DataSummary) -> str:
     )
     sizes = [
         (
-            f"pyramid of {config.fpn_channels} channels, semantic heads of {config.semantic_channels} with "
+            f"FPN with {config.fpn_channels} channels, semantic heads with {config.semantic_channels} and "
             f"{config.head_norm} normalization, {config.detector_config.proposals} proposals, "
             f"{config.detector_config.detections} detections"
         )
@@ -88,7 +91,7 @@ def _heads(data: DataSummary) -> str:
 
 
 def _times(factor: float) -> str:
-    return "the common" if factor == 1 else f"{factor:g} times the common"
+    return "base" if factor == 1 else f"{factor:g} times the base"
 
 
 def _names(cells: Iterable[str]) -> str:

@@ -41,8 +41,8 @@ def systems_section(data: DataSummary) -> str:
     if len(data.classes.stuff) > 1 and data.of(CANVAS_ONLY):
         text += (
             f"\n\n`{CANVAS_ONLY}` predicts things and one background class. The other "
-            f"{len(data.classes.stuff) - 1} stuff classes count 0 in its mIoU and mAcc: compare its things. "
-            f"Its background score is {PINNED['background_score']} here; Variants has others."
+            f"{len(data.classes.stuff) - 1} stuff classes score 0 in its mIoU and mAcc: compare its things. "
+            f"Its background score is {PINNED['background_score']}; for others see Variants."
         )
     return text
 
@@ -98,13 +98,13 @@ def unlike(data: DataSummary, name: str, without: str, with_: str) -> list[str]:
     stages = [s for s in seeds if before[s].settings.get("stage_one") != after[s].settings.get("stage_one")]
     if stages:
         remarks.append(
-            f"{name} pair: the first stage is not shared at seed {', '.join(map(str, stages))}: what differs "
-            "there is more than IMP."
+            f"{name} pair: the first stage is not shared at seed {', '.join(map(str, stages))}: the members "
+            "differ in more than IMP."
         )
     apart = [s for s in seeds if before[s].machine != after[s].machine]
     if apart:
         remarks.append(
-            f"{name} pair: the two were filled on unlike machines or versions of libraries or code at seed "
+            f"{name} pair: the two were evaluated on different machines or code versions at seed "
             f"{', '.join(map(str, apart))}."
         )
     return remarks
@@ -174,7 +174,7 @@ def time_section(data: DataSummary) -> str:
     head = ("system", "network, ms (p50 / p90)", "whole call, ms", "network, by panoptic-fpn")
     return (
         f"{table(head, rows)}\n\nEager PyTorch {machine['torch']}, float32, on {where}; {t['pictures']} "
-        "pictures, each through all systems in turn; the last column is the median over the pictures."
+        "images, each through all systems in turn; the last column is the median over the images."
     )
 
 
@@ -191,7 +191,7 @@ def variant_section(data: DataSummary) -> str:
             f"{spread.count} seeds: a smaller difference between rows decides nothing."
         )
     else:
-        text.append("One seed: how much the base itself varies between seeds was not measured.")
+        text.append("One seed: the variation of the base between seeds was not measured.")
     scores = sorted((background_score(c), c) for c in _background_cells(data))
     if scores:
         sweep = [
@@ -275,9 +275,9 @@ _VARIANT_LABELS = {
     "rect": "rect sampling",
     "canvas-ground-truth": "canvas from the ground truth in training",
     "canvas-both": "canvas from both in training",
-    "canvas-rate-1": "weights on the canvas at the common learning rate",
-    "empty-canvas": "base, shown an empty canvas",
-    "oracle-canvas": "base, shown the canvas of the ground truth",
+    "canvas-rate-1": "canvas channels at the base learning rate",
+    "empty-canvas": "base, empty canvas",
+    "oracle-canvas": "base, oracle canvas",
 }
 
 

@@ -7,13 +7,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
 from imp_trt.train.evaluation import Evaluation
 from research.ablation.cells import Cell, plan
-from research.ablation.results import TIMING, TIMING_FORMAT, CellResult, read_results, settings_difference
+from research.ablation.results import (
+    TIMING,
+    TIMING_FORMAT,
+    CellResult,
+    JsonObject,
+    read_results,
+    settings_difference,
+)
 
 NOTES = "notes.md"
 """File in a data set's folder whose text is included in the page."""
@@ -67,7 +73,7 @@ class DataSummary:
 
     name: str
     results: Mapping[Cell, CellResult]
-    timing: Mapping[str, Any] | None = None
+    timing: JsonObject | None = None
     notes: str | None = None
 
     @property
@@ -200,24 +206,24 @@ def _require_one_experiment(result: CellResult, others: Mapping[Cell, CellResult
             )
 
 
-def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _shared(settings: JsonObject) -> dict[str, object]:
     """Settings that all cells of an experiment share."""
     return {k: v for k, v in settings.items() if k not in ("network", "shown", "stage_one")}
 
 
 def _set_by_cell(cell: Cell) -> frozenset[str]:
-    """Recipe fields that do not belong to the experiment: the cell overrides them, or they have no effect."""
-    return cell.unused | cell.recipe.keys()
+    """JSON keys of recipe fields that the cell overrides, or that have no effect on it."""
+    return cell.unused | cell.recipe_settings.keys()
 
 
-def _timing(path: Path, results: Mapping[Cell, CellResult]) -> dict[str, Any] | None:
+def _timing(path: Path, results: Mapping[Cell, CellResult]) -> JsonObject | None:
     if not path.is_file():
         return None
     settings = next(iter(results.values())).settings
-    wanted = {"format": TIMING_FORMAT, **{k: settings[k] for k in ("backbone", "input_size")}}
+    expected = {"format": TIMING_FORMAT, **{k: settings[k] for k in ("backbone", "input_size")}}
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
-        found = {k: data[k] for k in wanted}
+        data: JsonObject = json.loads(path.read_text())
+        found = {k: data[k] for k in expected}
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInput(
             f"times {path}",
@@ -225,17 +231,17 @@ def _timing(path: Path, results: Mapping[Cell, CellResult]) -> dict[str, Any] | 
             got=repr(error),
             fix="delete the file",
         ) from error
-    if found != wanted:
+    if found != expected:
         raise InvalidInput(
             f"times {path}",
-            expected=f"those of the networks beside them: {wanted}",
+            expected=f"those of the networks next to them: {expected}",
             got=found,
             fix="run python -m research.ablation --time again, or delete the file",
         )
     return data
 
 
-def _machine(facts: Mapping[str, Any]) -> str:
+def _machine(facts: JsonObject) -> str:
     where = facts.get("gpu") or f"{facts['cpu']}, {facts['threads']} of {facts['cpus']} CPUs"
     return f"{where}, PyTorch {facts['torch']}"
 

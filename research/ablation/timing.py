@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from research.ablation.results import TIMING, TIMING_FORMAT, machine_facts, writ
 # Below "imp_trt", whose handler the command line sets up.
 _log = logging.getLogger("imp_trt.research.ablation")
 
-PICTURES = 30
+IMAGES = 30
 WARM_UP = 3
 """Rounds that are not timed: the first calls allocate."""
 
@@ -56,7 +55,7 @@ def time_systems(experiment: Experiment, cells: Sequence[Cell]) -> Path:
     missing = {cell.system for cell in cells} - set(models)
     if missing:
         _log.warning("not timed, because not trained: %s", ", ".join(sorted(missing)))
-    count = min(PICTURES, len(experiment.val))
+    count = min(IMAGES, len(experiment.val))
     times = _measure(models, experiment, count)
     data = {
         "format": TIMING_FORMAT,
@@ -71,14 +70,14 @@ def time_systems(experiment: Experiment, cells: Sequence[Cell]) -> Path:
     return write_json(experiment.results / experiment.data / TIMING, data)
 
 
-def _same_network(path: Path, found: ModelConfig, wanted: ModelConfig) -> None:
+def _same_network(path: Path, actual: ModelConfig, expected: ModelConfig) -> None:
     """Require that a checkpoint's network is the one that its times are reported for."""
-    differ = [f.name for f in fields(ModelConfig) if getattr(found, f.name) != getattr(wanted, f.name)]
+    differ = [f.name for f in fields(ModelConfig) if getattr(actual, f.name) != getattr(expected, f.name)]
     if differ:
         raise UsageError(
             f"{path}",
-            expected=", ".join(f"{name} {getattr(wanted, name)}" for name in differ),
-            got=", ".join(f"{name} {getattr(found, name)}" for name in differ),
+            expected=", ".join(f"{name} {getattr(expected, name)}" for name in differ),
+            got=", ".join(f"{name} {getattr(actual, name)}" for name in differ),
             fix="give the options that it was trained with, or another -o",
         )
 
@@ -107,8 +106,8 @@ def _measure(
 
 def _figures(
     times: dict[str, NDArray[np.float64]], control: dict[str, NDArray[np.float64]] | None
-) -> dict[str, Any]:
-    figures: dict[str, Any] = {}
+) -> dict[str, object]:
+    figures: dict[str, object] = {}
     for kind, values in times.items():
         p50, p90 = (float(v) for v in np.percentile(values, (50, 90)))
         figures[kind] = {"p50": p50, "p90": p90, "mean": float(values.mean())}

@@ -90,7 +90,7 @@ def test_a_detector_that_nothing_has_trained_is_warned_of(tiny, tmp_path, capsys
 
 
 def test_options_reach_the_recipe_and_the_network(tiny, tmp_path):
-    change = ["--iterations", "1", "0", "--batch", "1", "--set", "crop=32,64", "--set", "stage_one.peak=0.5"]
+    change = ["--iterations", "1", "0", "--batch", "1", "--set", "crop=32,64", "--set", "stage_one.lr=0.5"]
     arguments = [*tiny, *change, "--norm", "group", "--system", "semantic-p2", "--seed", "3", "-q"]
     assert command.main([*arguments, "-o", str(tmp_path)]) == 0
     model, metadata = load_model(tmp_path / "plain.safetensors")
@@ -210,7 +210,7 @@ def test_an_interrupted_command_exits_130_and_leaves_its_state(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command continues there" in said
+    assert "the same command resumes there" in said
     assert sorted(p.name for p in tmp_path.iterdir()) == ["stage_one.jsonl", "stage_one.resume.pt"]
 
 

@@ -123,8 +123,8 @@ def test_many_threads_share_a_cache() -> None:
     cache = SampleCache(limit=10**6)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: cache.get(0, make), range(2)))
-    first = cache._room
+    first = cache._free
     assert made == [0, 0]
     other = SampleCache(limit=10**6)
     other.get(0, lambda _: _sample())
-    assert first == other._room, "one sample takes its room once"
+    assert first == other._free, "one sample takes its room once"

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from imp_trt.cli.export import main
+from imp_trt.cli.export import main, parser
 from imp_trt.errors import CheckpointError
 from imp_trt.export import plan
 from imp_trt.export.quantization import lowering
@@ -92,7 +92,7 @@ def test_mistakes_exit_with_2_and_one_line(arguments, text, weights, tmp_path, c
     [
         ["--engine", "fp12"],
         ["--batch", "0"],
-        ["--nms-passes", "x"],
+        ["--nms-iterations", "x"],
         ["--compute-capability", "sm_86"],
         ["--workspace", "0"],
         ["--optimization-level", "6"],
@@ -136,3 +136,10 @@ def test_a_file_for_parsers_that_prefer_functions(weights, tmp_path, capsys):
     arguments = ["--weights", str(weights), "-o", str(tmp_path), "--no-verify", "--function-free"]
     assert main([*ONNX, *arguments]) == 0
     assert f"also       {tmp_path / 'small.fp32.function-free.onnx'}" in capsys.readouterr().out.splitlines()
+
+
+def test_the_former_flag_of_nms_iterations_is_accepted_with_a_warning(capsys):
+    assert parser().parse_args(["--nms-passes", "8"]).nms_iterations == 8
+    assert "--nms-passes is deprecated, use --nms-iterations" in capsys.readouterr().err
+    assert parser().parse_args([]).nms_iterations == 32
+    assert "--nms-passes" not in parser().format_help()

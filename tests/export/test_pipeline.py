@@ -102,7 +102,9 @@ def test_a_failed_gate_keeps_the_artifact_that_was_there(quick, weights, tmp_pat
 
 
 def test_unsettled_nms_fails_the_export(quick, weights, images, tmp_path):
-    with pytest.raises(VerificationError, match=r"one more pass of NMS changes \d+ keep flags.*--nms-passes"):
+    with pytest.raises(
+        VerificationError, match=r"one more iteration of NMS changes \d+ keep flags.*--nms-iterations"
+    ):
         export_onnx(weights, tmp_path / "out", ExportOptions(frames=images, frame_count=3, nms_iterations=1))
     assert not (tmp_path / "out").exists()
 

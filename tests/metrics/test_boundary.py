@@ -55,9 +55,9 @@ def test_bands_are_those_of_a_search_over_all_pixels(void):
     scores = measure.scores()
     assert matrices[0].counts.sum() < matrices[2].counts.sum() < matrices[-1].counts.sum()
     for band, matrix in zip(scores.bands, matrices, strict=True):
-        wanted = matrix.scores(CLASSES)
-        np.testing.assert_array_equal(band.iou, wanted.iou)
-        np.testing.assert_array_equal(band.accuracy, wanted.accuracy)
+        expected = matrix.scores(CLASSES)
+        np.testing.assert_array_equal(band.iou, expected.iou)
+        np.testing.assert_array_equal(band.accuracy, expected.accuracy)
 
 
 @pytest.mark.parametrize("limit", DISTANCES)
@@ -96,7 +96,7 @@ def test_a_band_that_holds_the_picture_scores_what_the_class_map_scores():
 
 
 def outline(mask: NDArray[np.bool_], void: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
-    """Pixels of a mask with something else, or the end of the picture, in the square around them."""
+    """Pixels of a mask with something else, or the end of the image, in the square around them."""
     solid = np.pad(mask | void, width)
     windows = np.lib.stride_tricks.sliding_window_view(solid, (2 * width + 1, 2 * width + 1))
     return mask & ~void & ~windows.all(axis=(2, 3))

@@ -137,21 +137,21 @@ def measured(pictures: list[Any]) -> InstanceMeasure:
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_equal_to_pycocotools(seed, kind):
     pictures = cases(seed)
-    wanted = reference(pictures, kind)
+    expected = reference(pictures, kind)
     measure = measured(pictures)
-    truth = measure._truth + measure._crowds[kind]
-    precision = coco_precision(measure._images, truth, measure._found, CLASSES.things, kind)
+    truth = measure._annotations + measure._crowds[kind]
+    precision = coco_precision(measure._images, truth, measure._detections, CLASSES.things, kind)
     # pycocotools adds 2**-52 to the number of answers, so that one right answer scores 0.9999999999999998.
-    np.testing.assert_array_max_ulp(precision, wanted.eval["precision"][..., -1], maxulp=2)
+    np.testing.assert_array_max_ulp(precision, expected.eval["precision"][..., -1], maxulp=2)
     scores = measure.scores().mask if kind == "segm" else measure.scores().box
     figures = [scores.ap, scores.ap50, scores.ap75, scores.small, scores.medium, scores.large]
-    np.testing.assert_allclose(np.nan_to_num(figures, nan=-1.0), wanted.stats[:6], rtol=1e-14)
+    np.testing.assert_allclose(np.nan_to_num(figures, nan=-1.0), expected.stats[:6], rtol=1e-14)
     assert 0.02 < scores.ap < 0.95  # neither trivially right nor wrong
     assert not np.isnan(figures).any()  # objects of every size are there
-    per_class = wanted.eval["precision"][:, :, :, 0, -1].mean(axis=(0, 1))
+    per_class = expected.eval["precision"][:, :, :, 0, -1].mean(axis=(0, 1))
     np.testing.assert_allclose(scores.per_class, per_class, rtol=1e-12)
     np.testing.assert_allclose(
-        scores.curve75, wanted.eval["precision"][5, :, :, 0, -1].mean(axis=1), rtol=1e-12
+        scores.curve75, expected.eval["precision"][5, :, :, 0, -1].mean(axis=1), rtol=1e-12
     )
 
 
@@ -169,10 +169,10 @@ def test_run_lengths_are_those_of_the_whole_mask(corners):
     measure = InstanceMeasure(CLASSES)
     measure.add(sample, answer(sample.semantic, [mask], [DOG], [1.0]))
     # The truth is cut out at the object's box, the answer where its mask may lie.
-    for entry in (*measure._truth, *measure._found):
+    for entry in (*measure._annotations, *measure._detections):
         assert entry["segmentation"] == whole
         assert entry["area"] == mask.sum()
-    assert len(measure._truth) == mask.any()
+    assert len(measure._annotations) == mask.any()
 
 
 def test_the_mask_of_an_answer_is_the_one_it_pastes():
@@ -186,8 +186,8 @@ def test_the_mask_of_an_answer_is_the_one_it_pastes():
     measure = InstanceMeasure(CLASSES)
     measure.add(labeled(semantic), SegmentationResult(semantic, found, CLASSES))
     pasted = [rle.encode(np.asfortranarray(m.astype(np.uint8))) for m in found.paste()]
-    assert [entry["segmentation"] for entry in measure._found] == pasted
-    assert all(entry["area"] for entry in measure._found)
+    assert [entry["segmentation"] for entry in measure._detections] == pasted
+    assert all(entry["area"] for entry in measure._detections)
 
 
 SIZE = (80, 100)
@@ -277,10 +277,10 @@ def test_pictures_without_any_detection_score_zero():
 
 def test_scoring_twice_gives_the_same_and_leaves_the_notes_alone():
     measure = measured(cases(4))
-    before = copy.deepcopy((measure._truth, measure._found))
+    before = copy.deepcopy((measure._annotations, measure._detections))
     first, second = measure.scores().to_dict(), measure.scores().to_dict()
     assert first == second
-    assert before == (measure._truth, measure._found)
+    assert before == (measure._annotations, measure._detections)
 
 
 def test_scores_come_back_from_json_as_they_were():

@@ -1,4 +1,4 @@
-"""The layers of the trunks."""
+"""The layers of the backbones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.networks import small_config
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_frozen_norms_answer_in_the_type_they_are_asked_in(dtype):
-    # torchvision's answers float32 under autocast, and all that follows in a trunk would be float32 too.
+    # torchvision's answers float32 under autocast, and all that follows in a backbone would be float32 too.
     torch.manual_seed(0)
     state = {"weight": torch.rand(4), "bias": torch.rand(4)}
     state |= {"running_mean": torch.rand(4), "running_var": torch.rand(4)}

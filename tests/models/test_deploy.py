@@ -60,7 +60,7 @@ def test_trained_weights_equal_their_eager_network_on_street_scenes():
     frames = torch.stack([torch.from_numpy(scenes[i].image) for i in range(3)])
     module = DeployModule(network)
     assert_same(network.forward_frames(frames), run(module, frames), 6)
-    assert module.unsettled(frames) == 0
+    assert module.unconverged(frames) == 0
 
 
 def test_every_sampling_rule_reaches_the_canvas():
@@ -105,10 +105,10 @@ def test_fewer_boxes_than_asked_for_are_padded():
 
 def test_too_few_passes_of_nms_are_noticed():
     network = detecting_network(small_config())
-    assert DeployModule(network).unsettled(smooth_frames()) == 0
-    assert DeployModule(network, passes=1).unsettled(smooth_frames()) > 0
+    assert DeployModule(network).unconverged(smooth_frames()) == 0
+    assert DeployModule(network, nms_iterations=1).unconverged(smooth_frames()) > 0
     plain = ImpNetwork(small_config("semantic-fpn")).eval()
-    assert DeployModule(plain, passes=1).unsettled(smooth_frames()) == 0
+    assert DeployModule(plain, nms_iterations=1).unconverged(smooth_frames()) == 0
 
 
 @pytest.mark.parametrize("field", ["pre_nms_per_level", "proposals", "candidates", "detections"])
@@ -147,3 +147,11 @@ def test_a_deconvolution_of_stride_two_is_a_convolution_with_four_outputs_a_pixe
     )  # N, row, column, O, h, w
     blocks = four.permute(0, 3, 4, 1, 5, 2).reshape(2, 5, 14, 14)
     torch.testing.assert_close(blocks, deconvolution(x), atol=1e-5, rtol=1e-5)
+
+
+def test_former_names_of_nms_iterations_warn():
+    network = detecting_network(small_config())
+    with pytest.warns(DeprecationWarning, match="nms_iterations"):
+        module = DeployModule(network, passes=1)
+    with pytest.warns(DeprecationWarning, match="unconverged"):
+        assert module.unsettled(smooth_frames()) == module.unconverged(smooth_frames()) > 0

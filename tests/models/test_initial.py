@@ -14,7 +14,7 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, maskrcnn
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import CheckpointError, DependencyMissing, InvalidInput
-from imp_trt.models.initial import coco_rows, copy_mask_rcnn, copy_trunk, initialize
+from imp_trt.models.initial import coco_rows, copy_backbone, copy_mask_rcnn, initialize
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system
 from tests.support.networks import CLASSES, small_config
@@ -79,7 +79,7 @@ def test_the_trunk_computes_what_torchvision_computes(norm):
     torch.manual_seed(0)
     net = models.resnet18().eval()
     network = ImpNetwork(small_config(backbone="resnet18", norm=norm)).eval()
-    copy_trunk(network, {k: v for k, v in net.state_dict().items() if not k.startswith("fc.")})
+    copy_backbone(network, {k: v for k, v in net.state_dict().items() if not k.startswith("fc.")})
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         expected = net.maxpool(net.relu(net.bn1(net.conv1(x))))
@@ -177,7 +177,7 @@ def test_what_cannot_be_is_refused(kind, config, text):
 
 def test_other_sizes_than_torchvisions_are_refused(mask_rcnn):
     narrow = resnet50(fpn_channels=64)
-    with pytest.raises(CheckpointError, match=r"pyramid.*\[64, 256, 1, 1\].*\[256, 256, 1, 1\]"):
+    with pytest.raises(CheckpointError, match=r"FPN.*\[64, 256, 1, 1\].*\[256, 256, 1, 1\]"):
         copy_mask_rcnn(narrow, mask_rcnn.state_dict(), CATEGORIES)
     slim = replace(narrow.config.detector_config, mask_channels=64)
     with pytest.raises(CheckpointError, match="box and mask heads"):

@@ -16,15 +16,15 @@ from imp_trt.models.nms import (
     _float32_below,
     fixed_point_nms,
     suppression_matrix,
-    unsettled,
+    unconverged,
     watch_convergence,
 )
 
 
-def kept(boxes, scores, threshold, passes=NMS_ITERATIONS, **more):
+def kept(boxes, scores, threshold, iterations=NMS_ITERATIONS, **more):
     """Indices kept, by falling score, as torchvision returns them."""
     order = scores.argsort(descending=True, stable=True)
-    return order[fixed_point_nms(boxes[order], threshold, passes=passes, **more)]
+    return order[fixed_point_nms(boxes[order], threshold, iterations=iterations, **more)]
 
 
 def random_boxes(seed, count, grid, extent=200.0):
@@ -75,17 +75,17 @@ def test_equals_torchvision_on_dense_anchors_with_smooth_scores(threshold):
     boxes = dense_anchors(hills)
     ranks = -torch.arange(float(len(boxes)))
     assert torch.equal(kept(boxes, ranks, threshold), nms(boxes, ranks, threshold))
-    assert unsettled(boxes, threshold) == 0
-    assert unsettled(boxes, threshold, passes=16) > 0, "the case is to be a hard one"
-    assert not torch.equal(kept(boxes, ranks, threshold, passes=4), nms(boxes, ranks, threshold))
+    assert unconverged(boxes, threshold) == 0
+    assert unconverged(boxes, threshold, iterations=16) > 0, "the case is to be a hard one"
+    assert not torch.equal(kept(boxes, ranks, threshold, iterations=4), nms(boxes, ranks, threshold))
 
 
 def test_scores_on_one_slope_need_more_than_the_default_and_are_noticed():
     boxes = dense_anchors(slope)
     ranks = -torch.arange(float(len(boxes)))
-    assert unsettled(boxes, 0.5) > 0
-    assert unsettled(boxes, 0.5, passes=64) == 0
-    assert torch.equal(kept(boxes, ranks, 0.5, passes=64), nms(boxes, ranks, 0.5))
+    assert unconverged(boxes, 0.5) > 0
+    assert unconverged(boxes, 0.5, iterations=64) == 0
+    assert torch.equal(kept(boxes, ranks, 0.5, iterations=64), nms(boxes, ranks, 0.5))
 
 
 def test_one_more_pass_tells_whether_the_passes_were_enough():
@@ -93,8 +93,8 @@ def test_one_more_pass_tells_whether_the_passes_were_enough():
     left = torch.arange(30.0)
     boxes = torch.stack([left, torch.zeros(30), left + 2.5, torch.ones(30)], 1)
     scores = torch.linspace(1, 0.5, 30)
-    assert unsettled(boxes, 0.4, passes=8) > 0
-    assert unsettled(boxes, 0.4, passes=NMS_ITERATIONS) == 0
+    assert unconverged(boxes, 0.4, iterations=8) > 0
+    assert unconverged(boxes, 0.4, iterations=NMS_ITERATIONS) == 0
     assert kept(boxes, scores, 0.4).tolist() == nms(boxes, scores, 0.4).tolist() == list(range(0, 30, 2))
 
 
@@ -135,7 +135,7 @@ def test_convergence_is_watched_in_every_stage_of_a_network():
     class Two(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.second = FixedPointNms(0.4, passes=2), FixedPointNms(0.4)
+            self.first, self.second = FixedPointNms(0.4, iterations=2), FixedPointNms(0.4)
 
         def forward(self, boxes):
             return self.first(boxes), self.second(boxes, None, boxes[..., 0] >= 0)
@@ -146,7 +146,7 @@ def test_convergence_is_watched_in_every_stage_of_a_network():
     with watch_convergence(network) as seen:
         network(boxes)
     assert seen.calls == 2
-    assert seen.unsettled > 0
+    assert seen.unconverged > 0
     with watch_convergence(network.second) as seen:
         network(boxes)
-    assert (seen.calls, seen.unsettled) == (1, 0)
+    assert (seen.calls, seen.unconverged) == (1, 0)

@@ -17,7 +17,7 @@ from imp_trt.export.quantization.quantize import quantize
 from tests.support.networks import detecting_network, small_config, smooth_frames
 from tests.support.once import once
 
-PASSES = 16
+ITERATIONS = 16
 """Passes of each NMS: as many as the network's own frames need."""
 
 
@@ -41,7 +41,7 @@ def typed(precision: str, system: str = "panoptic-fpn-imp") -> Lowered:
 def made(precision: str, system: str = "panoptic-fpn-imp") -> Lowered:
     """The network in a precision; the quantized forms from one float16 graph, as lower makes them."""
     if precision not in QUANTIZED:
-        return lower(detecting_network(small_config(system)), precision, passes=PASSES)
+        return lower(detecting_network(small_config(system)), precision, nms_iterations=ITERATIONS)
     base = typed("fp16", system)
     return Lowered(quantize(base.model, precision, _ranges(system)), base.module, precision)
 

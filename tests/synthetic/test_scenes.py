@@ -65,7 +65,7 @@ def test_every_class_occurs_and_things_overlap(scenes: list[Sample]) -> None:
 
 
 def test_image_edges_lie_on_label_edges(scenes: list[Sample]) -> None:
-    """Where the class changes the picture changes much more than elsewhere."""
+    """Where the class changes the image changes much more than elsewhere."""
     across, within = [], []
     for sample in scenes[:20]:
         gray = cv2.cvtColor(sample.image, cv2.COLOR_BGR2GRAY).astype(int)

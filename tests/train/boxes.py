@@ -9,13 +9,14 @@ import numpy as np
 from imp_trt.classes import ClassTable
 from imp_trt.data.dataset import Sample
 from imp_trt.models.presets import COMPACT_DETECTOR, system
-from imp_trt.train.recipes import RECIPES, Stage
+from imp_trt.train.config import Stage
+from imp_trt.train.recipes import RECIPES
 
 CLASSES = ClassTable(("ground", "box", "bar"), (1, 2), ((0, 0, 0), (255, 0, 0), (0, 255, 0)))
 
 
 class Boxes:
-    """Six pictures of 80x96; the second thing may cover the first."""
+    """Six images of 80x96; the second thing may cover the first."""
 
     name, terms, classes = "boxes", None, CLASSES
 

@@ -10,17 +10,17 @@ from imp_trt.data.dataset import Sample
 from imp_trt.errors import InvalidInput
 from imp_trt.preprocessing.letterbox import LetterboxTransform
 from imp_trt.train.augment import (
-    CHANCES,
+    RANDOM_NUMBERS,
     ColorJitter,
     letterbox_sample,
-    padded,
+    pad_sample,
     random_crop,
-    resized_sample,
+    resize_sample,
 )
 
 
 def _chance(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).random(CHANCES)
+    return np.random.default_rng(seed).random(RANDOM_NUMBERS)
 
 
 def _sample(height: int = 60, width: int = 80) -> Sample:
@@ -43,35 +43,35 @@ def _sample(height: int = 60, width: int = 80) -> Sample:
 )
 def test_crops_have_the_size_asked_for_and_consistent_labels(seed, size, crop, scale, flip) -> None:
     sample = _sample(*size)
-    got = random_crop(sample, _chance(seed), crop, (scale * 0.7, scale), flip=flip, colour=ColorJitter())
-    assert got.size == crop
-    assert set(np.unique(got.semantic)) <= {0, 1, 2, 255}
-    ids = np.unique(got.instances[got.instances > 0])
+    actual = random_crop(sample, _chance(seed), crop, (scale * 0.7, scale), flip=flip, color=ColorJitter())
+    assert actual.size == crop
+    assert set(np.unique(actual.semantic)) <= {0, 1, 2, 255}
+    ids = np.unique(actual.instances[actual.instances > 0])
     assert ids.tolist() == list(range(1, len(ids) + 1))
     for number in ids.tolist():
-        assert len(np.unique(got.semantic[got.instances == number])) == 1
-    padding = got.semantic == 255
-    assert (got.image[padding] == 114).all()
-    assert (got.instances[padding] == 0).all()
+        assert len(np.unique(actual.semantic[actual.instances == number])) == 1
+    padding = actual.semantic == 255
+    assert (actual.image[padding] == 114).all()
+    assert (actual.instances[padding] == 0).all()
 
 
 def test_labels_stay_on_the_image() -> None:
     rng = np.random.default_rng(3)
     for _ in range(50):
-        got = random_crop(_sample(), rng.random(CHANCES), (40, 48), (0.5, 2.0))
-        wanted = got.semantic.astype(int) * 80 + 40
-        shown = got.semantic != 255
+        actual = random_crop(_sample(), rng.random(RANDOM_NUMBERS), (40, 48), (0.5, 2.0))
+        expected = actual.semantic.astype(int) * 80 + 40
+        shown = actual.semantic != 255
         # At an edge interpolation mixes the two sides, but never more than half of the other one
         # (two edges meet at corners).
-        wrong = np.abs(got.image[..., 0].astype(int) - wanted)[shown] > 81
+        wrong = np.abs(actual.image[..., 0].astype(int) - expected)[shown] > 81
         assert wrong.sum() <= 4
 
 
 def test_the_numbers_decide_everything() -> None:
     sample = _sample()
     before = sample.image.copy()
-    first = random_crop(sample, _chance(5), (32, 32), colour=ColorJitter())
-    again = random_crop(sample, _chance(5), (32, 32), colour=ColorJitter())
+    first = random_crop(sample, _chance(5), (32, 32), color=ColorJitter())
+    again = random_crop(sample, _chance(5), (32, 32), color=ColorJitter())
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.instances, again.instances)
     plain = random_crop(sample, _chance(5), (32, 32))
@@ -84,9 +84,9 @@ def test_flip_mirrors_about_half_of_the_crops() -> None:
     sample = _sample(32, 32)
     flipped = 0
     for seed in range(60):
-        got = random_crop(sample, _chance(seed), (32, 32), (1.0, 1.0))
-        mirrored = np.array_equal(got.semantic, sample.semantic[:, ::-1])
-        assert mirrored or np.array_equal(got.semantic, sample.semantic)
+        actual = random_crop(sample, _chance(seed), (32, 32), (1.0, 1.0))
+        mirrored = np.array_equal(actual.semantic, sample.semantic[:, ::-1])
+        assert mirrored or np.array_equal(actual.semantic, sample.semantic)
         flipped += mirrored
     assert 15 < flipped < 45
 
@@ -99,7 +99,7 @@ def test_crops_reach_every_border() -> None:
     seen: set[int] = set()
     for _ in range(3000):
         seen |= set(
-            np.unique(random_crop(sample, rng.random(CHANCES), (20, 20), (1.0, 1.0)).semantic).tolist()
+            np.unique(random_crop(sample, rng.random(RANDOM_NUMBERS), (20, 20), (1.0, 1.0)).semantic).tolist()
         )
     assert seen == {0, 1, 2, 3, 4}
 
@@ -107,22 +107,22 @@ def test_crops_reach_every_border() -> None:
 def test_color_jitter_keeps_gray_gray_and_is_off_at_zero() -> None:
     sample = _sample()
     none = ColorJitter(0, 0, 0, 0)
-    same = random_crop(sample, _chance(1), (60, 80), (1.0, 1.0), flip=False, colour=none)
+    same = random_crop(sample, _chance(1), (60, 80), (1.0, 1.0), flip=False, color=none)
     assert np.array_equal(same.image, sample.image)
     only_hue = ColorJitter(0, 0, 1.0, 0.5)
-    gray = random_crop(sample, _chance(1), (60, 80), (1.0, 1.0), flip=False, colour=only_hue)
+    gray = random_crop(sample, _chance(1), (60, 80), (1.0, 1.0), flip=False, color=only_hue)
     assert np.abs(gray.image.astype(int) - sample.image).max() <= 1
 
 
 @pytest.mark.parametrize(("hw", "shown"), [((32, 80), (32, 43)), ((120, 80), (60, 80)), ((60, 80), (60, 80))])
 def test_letterbox_lies_at_the_top_left(hw, shown) -> None:
-    got = letterbox_sample(_sample(), hw)
-    assert got.size == hw
-    visible = got.semantic != 255
+    actual = letterbox_sample(_sample(), hw)
+    assert actual.size == hw
+    visible = actual.semantic != 255
     assert visible[: shown[0], : shown[1]].all()
     assert visible.sum() == shown[0] * shown[1]
-    assert (got.image[~visible] == 114).all()
-    assert set(np.unique(got.instances)) == {0, 3, 6}
+    assert (actual.image[~visible] == 114).all()
+    assert set(np.unique(actual.instances)) == {0, 3, 6}
 
 
 @settings(max_examples=40, deadline=None)
@@ -140,15 +140,15 @@ def test_letterbox_is_the_runtime_s(size, hw) -> None:
 
 def test_doubling_repeats_label_pixels() -> None:
     sample = _sample(6, 8)
-    got = resized_sample(sample, (12, 16))
-    assert np.array_equal(got.semantic, np.kron(sample.semantic, np.ones((2, 2), np.uint8)))
+    actual = resize_sample(sample, (12, 16))
+    assert np.array_equal(actual.semantic, np.kron(sample.semantic, np.ones((2, 2), np.uint8)))
 
 
 def test_wrong_arguments_are_refused() -> None:
     for crop, scales in (((0, 5), (1, 1)), ((5, 5), (0, 1)), ((5, 5), (2, 1)), ((5, 5), (1, float("inf")))):
         with pytest.raises(InvalidInput, match="expected"):
             random_crop(_sample(), _chance(0), crop, scales)
-    with pytest.raises(InvalidInput, match="chance"):
+    with pytest.raises(InvalidInput, match="uniform"):
         random_crop(_sample(), np.zeros(3), (5, 5))
     with pytest.raises(InvalidInput, match="hue"):
         ColorJitter(hue=0.7)
@@ -164,9 +164,9 @@ def test_wrong_arguments_are_refused() -> None:
     longest=st.one_of(st.none(), st.integers(20, 90)),
 )
 def test_whole_pictures_have_one_of_the_short_sides(seed, size, sides, longest) -> None:
-    got = random_crop(_sample(*size), _chance(seed), None, short_sides=sides, max_long=longest)
-    assert not (got.semantic == 255).any()
-    short, long = min(got.size), max(got.size)
+    actual = random_crop(_sample(*size), _chance(seed), None, short_sides=sides, max_long=longest)
+    assert not (actual.semantic == 255).any()
+    short, long = min(actual.size), max(actual.size)
     if longest is None or any(s / min(size) * max(size) <= longest for s in sides):
         assert longest is None or long <= longest
     if short not in sides:
@@ -187,11 +187,11 @@ def test_every_short_side_comes_up_equally_often() -> None:
 
 def test_a_larger_picture_is_padded_on_the_right_and_below() -> None:
     sample = _sample(6, 8)
-    got = padded(sample, (32, 32))
-    assert got.size == (32, 32)
-    assert np.array_equal(got.image[:6, :8], sample.image)
-    assert (got.semantic[6:] == 255).all()
-    assert (got.image[:, 8:] == 114).all()
+    actual = pad_sample(sample, (32, 32))
+    assert actual.size == (32, 32)
+    assert np.array_equal(actual.image[:6, :8], sample.image)
+    assert (actual.semantic[6:] == 255).all()
+    assert (actual.image[:, 8:] == 114).all()
 
 
 def test_crowds_are_dropped() -> None:
@@ -203,7 +203,7 @@ def test_crowds_are_dropped() -> None:
         np.where(crowd, 0, sample.instances).astype(np.int32),
         crowd.astype(np.uint16),
     )
-    got = random_crop(lone, _chance(0), (60, 80), (1.0, 1.0), flip=False)
-    assert got.crowd is None
-    assert np.array_equal(got.semantic, sample.semantic)
-    assert np.unique(got.instances).tolist() == [0, 1]
+    actual = random_crop(lone, _chance(0), (60, 80), (1.0, 1.0), flip=False)
+    assert actual.crowd is None
+    assert np.array_equal(actual.semantic, sample.semantic)
+    assert np.unique(actual.instances).tolist() == [0, 1]

@@ -17,7 +17,7 @@ from imp_trt.models.checkpoint import load_model
 from imp_trt.models.presets import system
 from imp_trt.train import distributed
 from imp_trt.train.batches import draw_batch
-from imp_trt.train.recipes import Stage
+from imp_trt.train.config import Stage
 from imp_trt.train.run import Run, train_stage_one
 from tests.train.boxes import CLASSES, RECIPE, Boxes
 
@@ -49,16 +49,16 @@ out = Path(sys.argv[1])
 with distributed.joined("cpu") as device:
     rank = distributed.rank()
     trained = {}
-    ready = loop._ready
+    prepare = loop._prepare
     def watched(network, run):
         trained[run.folder.name] = network
-        return ready(network, run)
-    loop._ready = watched
+        return prepare(network, run)
+    loop._prepare = watched
     train_stage_one(Run(Boxes(), PLAIN_STEPS, 0, out / "semantic", device, quiet=True), SEMANTIC)
     recipe = replace(RECIPE, batch=2, stage_one=replace(RECIPE.stage_one, iterations=3))
     run = Run(Boxes(), recipe, 0, out / "whole", device, quiet=True)
     first = train_stage_one(run, CONFIG)
-    second = replace(run, folder=out / "imp", recipe=replace(recipe, canvas_rate=10.0))
+    second = replace(run, folder=out / "imp", recipe=replace(recipe, canvas_lr_mult=10.0))
     train_stage_two(second, CONFIG, first, "imp")
     real, calls = loop._step, []
     def stepping(*args):

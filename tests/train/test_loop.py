@@ -1,4 +1,4 @@
-"""The step loop: resumable to the bit, losses that fall, the switches of a recipe."""
+"""The step loop: resumable bit for bit, losses that fall, the switches of a recipe."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
 from imp_trt.train import batches, log, loop
 from imp_trt.train.augment import ColorJitter
-from imp_trt.train.batches import batch_stream, class_weights, draw_batch, hard_share
+from imp_trt.train.batches import batch_stream, class_weights, draw_batch, draw_ohem_ratio
+from imp_trt.train.config import Stage
 from imp_trt.train.optimizer import Optimizer, TrainingDiverged, parameter_groups
-from imp_trt.train.recipes import Stage
 from imp_trt.train.run import Run, train_stage_one, train_stage_two
 from tests.train.boxes import CLASSES, CONFIG, RECIPE, Boxes
 
@@ -66,8 +66,8 @@ def test_resume_after_a_failure_is_bit_identical(tmp_path, monkeypatch, killed_a
     assert (tmp_path / "cut" / "stage_one.resume.pt").is_file() == (killed_at > 2)
     assert not (tmp_path / "cut" / "stage_one.safetensors").exists()
     resumed = weights_of(trained(tmp_path / "cut", RECIPE))
-    wanted = weights_of(whole)
-    assert all(torch.equal(resumed[name], wanted[name]) for name in wanted)
+    expected = weights_of(whole)
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
     assert not (tmp_path / "cut" / "stage_one.resume.pt").exists()
     logs = [lines_of(tmp_path / n / "stage_one.jsonl") for n in ("whole", "cut")]
     assert [line["step"] for line in logs[0]] == [3, 6]
@@ -77,7 +77,7 @@ def test_resume_after_a_failure_is_bit_identical(tmp_path, monkeypatch, killed_a
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"canvas_rate": 10.0}, marks=pytest.mark.slow),
+        pytest.param({"canvas_lr_mult": 10.0}, marks=pytest.mark.slow),
         {"canvas_source": "both", "precision": "bfloat16", "optimizer": "sgd"},
     ],
 )
@@ -133,7 +133,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(clip):
 def test_without_clipping_gradients_are_used_as_they_are():
     network = ImpNetwork(CONFIG)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    plan = replace(RECIPE, optimizer="sgd", clip=None, weight_decay=0.0, bias_rate=2.0)
+    plan = replace(RECIPE, optimizer="sgd", clip=None, weight_decay=0.0, bias_lr_mult=2.0)
     Optimizer(network, plan, "cpu").step(sum(1000 * p.sum() for p in network.parameters()), 0.5)
     for name, p in network.named_parameters():
         rate = 1000 if name.endswith("bias") else 500
@@ -154,9 +154,9 @@ def test_rates_and_hard_shares_of_the_recipe_reach_the_steps(tmp_path, monkeypat
     trained(tmp_path / "plain", plan)
     assert shares == [None] * 3
     shares.clear()
-    several = replace(plan, bootstrap=(0.1, 0.25, 0.5), base_batch=2 * plan.batch)
+    several = replace(plan, ohem_ratios=(0.1, 0.25, 0.5), base_batch=2 * plan.batch)
     trained(tmp_path / "shares", several)
-    assert shares == [hard_share(several, (0, 1, step)) for step in range(3)]
+    assert shares == [draw_ohem_ratio(several, (0, 1, step)) for step in range(3)]
     plain, halved = (
         [x["lr"] for x in lines_of(tmp_path / n / "stage_one.jsonl")] for n in ("plain", "shares")
     )
@@ -166,8 +166,8 @@ def test_rates_and_hard_shares_of_the_recipe_reach_the_steps(tmp_path, monkeypat
 def test_colors_of_the_recipe_reach_the_pictures(monkeypatch):
     asked = []
     monkeypatch.setattr(batches, "ColorJitter", lambda *values: asked.append(values) or ColorJitter(*values))
-    draw_batch(Boxes(), CLASSES, replace(RECIPE, colour=0.3, batch=1), (0, 1, 0))
-    draw_batch(Boxes(), CLASSES, replace(RECIPE, colour=0.3, hue=0.4, batch=1), (0, 1, 0))
+    draw_batch(Boxes(), CLASSES, replace(RECIPE, color=0.3, batch=1), (0, 1, 0))
+    draw_batch(Boxes(), CLASSES, replace(RECIPE, color=0.3, hue=0.4, batch=1), (0, 1, 0))
     assert asked == [pytest.approx((0.3, 0.3, 0.3, 0.03)), (0.3, 0.3, 0.3, 0.4)]
 
 
@@ -180,7 +180,7 @@ def test_quiet_runs_draw_no_bar_and_others_estimate_their_time(tmp_path, capsys,
         monkeypatch.delenv("IMP_TRT_NO_PROGRESS", raising=False)
         trained(tmp_path / "loud", short, quiet=False)
     assert "stage_one" in capsys.readouterr().err
-    assert "for the 1 steps left" in caplog.text
+    assert "for the remaining 1 steps" in caplog.text
 
 
 def test_a_log_with_half_a_line_is_continued(tmp_path):
@@ -199,13 +199,13 @@ def test_lower_precision_trains(tmp_path, precision):
     assert all(not torch.equal(changed[n], start[n]) for n in kernels)
     exact = weights_of(trained(tmp_path / "exact", replace(plan, precision="float32")))
     moved = torch.cat([(changed[n] - start[n]).flatten() for n in kernels])
-    wanted = torch.cat([(exact[n] - start[n]).flatten() for n in kernels])
-    assert torch.nn.functional.cosine_similarity(moved, wanted, dim=0) > 0.8
-    assert not torch.equal(moved, wanted), "autocast is off"
+    expected = torch.cat([(exact[n] - start[n]).flatten() for n in kernels])
+    assert torch.nn.functional.cosine_similarity(moved, expected, dim=0) > 0.8
+    assert not torch.equal(moved, expected), "autocast is off"
 
 
 def test_the_paper_s_optimizer_with_a_frozen_trunk(tmp_path, monkeypatch):
-    """SGD, milestones, biases at twice the rate, whole pictures of several sizes, frozen stages."""
+    """SGD, milestones, biases at twice the rate, whole images of several sizes, frozen stages."""
     from imp_trt.models import initial
 
     monkeypatch.setattr(initial, "initialize", lambda net, kind: None)
@@ -214,12 +214,12 @@ def test_the_paper_s_optimizer_with_a_frozen_trunk(tmp_path, monkeypatch):
         stage_one=Stage(2, 0.01, warmup=0, schedule="step", milestones=(1,)),
         optimizer="sgd",
         weight_decay=0.0,
-        bias_rate=2.0,
+        bias_lr_mult=2.0,
         crop=None,
         short_sides=(48, 64),
         max_long=80,
         freeze_stages=2,
-        bootstrap=(0.25, 0.5),
+        ohem_ratios=(0.25, 0.5),
         clip=None,
     )
     after = weights_of(trained(tmp_path / "two", plan, initial="imagenet"))
@@ -261,9 +261,9 @@ def test_the_recipe_decides_how_small_a_target_may_be():
             return replace(sample, semantic=semantic, instances=instances)
 
     whole = replace(RECIPE, crop=(96, 96), scale=(1.0, 1.0))
-    for least, wanted in ((9, 1), (10, 0)):
+    for least, expected in ((9, 1), (10, 0)):
         batch = draw_batch(Specks(), CLASSES, replace(whole, min_area=least), (0, 1, 0))
-        assert [len(target["labels"]) for target in batch.instances] == [wanted] * whole.batch
+        assert [len(target["labels"]) for target in batch.instances] == [expected] * whole.batch
 
 
 def test_whole_pictures_are_padded_to_the_pyramid():
@@ -278,12 +278,12 @@ def test_whole_pictures_are_padded_to_the_pyramid():
 
 
 def test_of_several_hard_shares_each_step_draws_one():
-    assert hard_share(RECIPE, (0, 1, 2)) is None
-    fixed = replace(RECIPE, bootstrap=(0.3,))
-    assert {hard_share(fixed, (0, 1, s)) for s in range(9)} == {0.3}
-    several = replace(RECIPE, bootstrap=(0.1, 0.25, 0.5))
-    drawn = [hard_share(several, (0, 1, s)) for s in range(200)]
-    assert drawn == [hard_share(several, (0, 1, s)) for s in range(200)]
+    assert draw_ohem_ratio(RECIPE, (0, 1, 2)) is None
+    fixed = replace(RECIPE, ohem_ratios=(0.3,))
+    assert {draw_ohem_ratio(fixed, (0, 1, s)) for s in range(9)} == {0.3}
+    several = replace(RECIPE, ohem_ratios=(0.1, 0.25, 0.5))
+    drawn = [draw_ohem_ratio(several, (0, 1, s)) for s in range(200)]
+    assert drawn == [draw_ohem_ratio(several, (0, 1, s)) for s in range(200)]
     assert all(40 < drawn.count(share) < 95 for share in (0.1, 0.25, 0.5))
 
 
@@ -292,7 +292,7 @@ def test_groups_of_the_optimizer():
     total = sum(1 for _ in network.parameters())
     two = parameter_groups(network, RECIPE)
     assert [group["weight_decay"] for group in two] == [1e-4, 0.0]
-    three = parameter_groups(network, replace(RECIPE, bias_rate=2.0))
+    three = parameter_groups(network, replace(RECIPE, bias_lr_mult=2.0))
     assert [group["factor"] for group in three] == [1.0, 1.0, 2.0]
     biases = {id(p) for name, p in network.named_parameters() if name.endswith("bias")}
     assert {id(p) for p in three[2]["params"]} == biases
@@ -306,7 +306,7 @@ def test_the_canvas_has_a_rate_of_its_own(optimizer):
         torch.manual_seed(0)
         network = ImpNetwork(CONFIG)
         before = {name: p.detach().clone() for name, p in network.named_parameters()}
-        update = Optimizer(network, replace(RECIPE, optimizer=optimizer, canvas_rate=rate), "cpu")
+        update = Optimizer(network, replace(RECIPE, optimizer=optimizer, canvas_lr_mult=rate), "cpu")
         update.step(sum((p * p).sum() + p.sum() for p in network.parameters()), 0.01)
         moved[rate] = {name: p.detach() - before[name] for name, p in network.named_parameters()}
     kernel, features = "semantic.fuse.0.0.weight", network.semantic.feature_channels
@@ -322,7 +322,7 @@ def test_the_canvas_has_a_rate_of_its_own(optimizer):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_a_run_on_cuda_continues_within_tolerance(tmp_path, monkeypatch, precision):
-    """RoIAlign's gradient sums in no fixed order there, so two runs agree to rounding, not to the bit."""
+    """RoIAlign's gradient sums in no fixed order there, so two runs agree to rounding, not bit for bit."""
     stage = Stage(4, 0.02, 0.02, warmup=0)
     plan = replace(RECIPE, optimizer="sgd", precision=precision, stage_one=stage)
     still = replace(plan, stage_one=replace(stage, iterations=0))

@@ -28,8 +28,8 @@ def pixels(seed=0):
 @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 3.0, 0.5], dtype=torch.float64)])
 def test_all_pixels_count_as_pytorch_counts_them(weights):
     logits, target = pixels()
-    wanted = F.cross_entropy(logits, target, weight=weights, ignore_index=255)
-    assert torch.equal(semantic_loss(logits, target, weights, None), wanted)
+    expected = F.cross_entropy(logits, target, weight=weights, ignore_index=255)
+    assert torch.equal(semantic_loss(logits, target, weights, None), expected)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])

@@ -86,7 +86,7 @@ def test_the_digest_follows_values_alone():
 
 
 class Reversed(Boxes):
-    """The same pictures in another order, as another split of the same name might have."""
+    """The same images in another order, as another split of the same name might have."""
 
     def __getitem__(self, index):
         return super().__getitem__(len(self) - 1 - index)

@@ -15,18 +15,19 @@ from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import SYSTEMS, system, without_imp
 from imp_trt.train import log
+from imp_trt.train.config import Recipe, Stage
 from imp_trt.train.provenance import source_version
-from imp_trt.train.recipes import RECIPES, Recipe, Stage
+from imp_trt.train.recipes import RECIPES
 from imp_trt.train.run import (
     Run,
     identity,
     stage_digest,
     stage_one_config,
     stage_one_key,
-    take_over,
     train_pair,
     train_stage_one,
     train_stage_two,
+    transfer_weights,
 )
 from tests.train.boxes import CLASSES, CONFIG, RECIPE, SMALL_DETECTOR, Boxes
 
@@ -125,6 +126,22 @@ def test_checkpoints_and_states_from_before_versions_were_recorded_continue(tmp_
     assert second["config_digest"] == stage_digest(run, CONFIG, 2, metadata["identity"])
 
 
+@pytest.mark.parametrize(
+    ("name", "stage", "run_id", "digest"),
+    [
+        ("scenes", 1, "89bba435f8c0365b6f001a7771fdd0ea209e25e66033bd8ed81f7de2d95cd3e4", "7627ba8c0cf6"),
+        ("scenes", 2, "fa386befc00b873b738be8273c2e05a1a62bacd7b260612d23705f9efaa6a592", "66ac092bf6dd"),
+        ("cityscapes", 1, "401f1c157f343a4ad95f0ed10563894d5a2a41f835be59a8cb7c41e6f43dcbb6", "22da06f68ddf"),
+        ("cityscapes", 2, "6000972f3d367818a73727242ebd1972ab29c14133eba2b163bbf6a4491fd1f8", "8db83e2467fe"),
+    ],
+)
+def test_renamed_fields_do_not_change_identities(name, stage, run_id, digest):
+    """Pinned before the fields of recipes were renamed: runs started before must still resume."""
+    run = Run(Boxes(), RECIPES[name], 0, None)
+    assert identity(run, CONFIG, stage) == run_id
+    assert stage_digest(run, CONFIG, stage) == digest
+
+
 class FewerBoxes(Boxes):
     def __len__(self) -> int:
         return 5
@@ -167,7 +184,7 @@ def test_losses_of_the_recipes_are_what_they_were(tmp_path, monkeypatch, name):
 
 def test_what_is_said_about_the_canvas_matters_to_networks_that_learn_from_it():
     run = Run(Boxes(), RECIPE, 0, None)
-    other = replace(run, recipe=replace(RECIPE, canvas_rate=3.0))
+    other = replace(run, recipe=replace(RECIPE, canvas_lr_mult=3.0))
     assert identity(other, CONFIG, 2) != identity(run, CONFIG, 2)
     assert identity(other, CONFIG, 1) == identity(run, CONFIG, 1)
     for config in (without_imp(CONFIG), small("mask-rcnn-imp"), small("semantic-fpn")):
@@ -229,7 +246,7 @@ def test_variants_of_stage_two_share_stage_one(recipe):
         assert stage_one_key(replace(run, recipe=replace(recipe, **change)), CONFIG) == key
     assert stage_one_key(replace(run, half=True, device="cuda", quiet=True, deadline=1.0), CONFIG) == key
     assert stage_one_key(replace(run, seed=1), CONFIG) != key
-    assert stage_one_key(replace(run, recipe=replace(recipe, colour=0.1)), CONFIG) != key
+    assert stage_one_key(replace(run, recipe=replace(recipe, color=0.1)), CONFIG) != key
     assert stage_one_key(run, replace(CONFIG, fpn_channels=32)) != key
     weighted = stage_one_key(replace(run, recipe=replace(recipe, class_weights=False)), CONFIG)
     assert (weighted == key) == (recipe is DETECTOR_FIRST)
@@ -349,7 +366,7 @@ def test_stage_two_knows_the_stage_one_that_it_came_from(pair, tmp_path):
 def test_taking_over_stage_one_changes_nothing_at_first():
     torch.manual_seed(0)
     before, after = ImpNetwork(without_imp(CONFIG)), ImpNetwork(CONFIG)
-    take_over(after, before)
+    transfer_weights(after, before)
     features = {f"p{i}": torch.rand(1, 64, 64 // 2**i, 96 // 2**i) for i in (2, 3, 4, 5)}
     canvas = torch.rand(1, 2, 16, 24)
     with torch.no_grad():
@@ -369,7 +386,7 @@ def test_taking_over_stage_one_changes_nothing_at_first():
 )
 def test_taking_over_another_network_is_refused(other):
     with pytest.raises(CheckpointError, match="stage one"):
-        take_over(ImpNetwork(CONFIG), ImpNetwork(other))
+        transfer_weights(ImpNetwork(CONFIG), ImpNetwork(other))
 
 
 @pytest.mark.parametrize("source", ["ground-truth", "both"])

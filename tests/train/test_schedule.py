@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from imp_trt.train.recipes import RECIPES, Stage
+from imp_trt.train.config import Stage
+from imp_trt.train.recipes import RECIPES
 from imp_trt.train.schedule import learning_rate
 
 
@@ -24,8 +25,8 @@ def test_steps_drop_at_their_milestones():
 
 def test_the_paper_s_cityscapes_rates():
     plan = RECIPES["cityscapes"].stage_two
-    wanted = {0: 0.005 / 3, 500: 0.005, 79_999: 0.005, 80_000: 5e-4, 110_000: 5e-5, 129_999: 5e-5}
-    assert {step: learning_rate(plan, step) for step in wanted} == pytest.approx(wanted)
+    expected = {0: 0.005 / 3, 500: 0.005, 79_999: 0.005, 80_000: 5e-4, 110_000: 5e-5, 129_999: 5e-5}
+    assert {step: learning_rate(plan, step) for step in expected} == pytest.approx(expected)
     # Half way through the warm-up: half way from a third to the whole.
     assert learning_rate(plan, 250) == pytest.approx(0.005 * 2 / 3)
 

@@ -17,7 +17,7 @@ import torch
 from imp_trt.errors import CheckpointError
 from imp_trt.models.checkpoint import load_model
 from imp_trt.train import loop, state
-from imp_trt.train.recipes import Stage
+from imp_trt.train.config import Stage
 from imp_trt.train.run import Run, train_stage_one
 from imp_trt.train.state import StopRequest, TimeBudgetSpent, save_state
 from tests.train.boxes import CONFIG, RECIPE, Boxes
@@ -139,9 +139,9 @@ def test_a_killed_process_goes_on_from_its_last_save_to_the_same_weights(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("stored", "wanted"), [(True, ["commit old", "commit new"]), (False, ["version unknown", "commit new"])]
+    ("stored", "expected"), [(True, ["commit old", "commit new"]), (False, ["version unknown", "commit new"])]
 )
-def test_a_resumed_stage_names_every_version_that_trained_it(tmp_path, monkeypatch, stored, wanted):
+def test_a_resumed_stage_names_every_version_that_trained_it(tmp_path, monkeypatch, stored, expected):
     monkeypatch.setattr(loop, "source_version", lambda: "commit old")
     after_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(KeyboardInterrupt):
@@ -152,14 +152,14 @@ def test_a_resumed_stage_names_every_version_that_trained_it(tmp_path, monkeypat
         save_state(tmp_path / "stage_one.resume.pt", saved)
     monkeypatch.undo()
     monkeypatch.setattr(loop, "source_version", lambda: "commit new")
-    assert load_model(train_stage_one(run_in(tmp_path), CONFIG))[1]["sources"] == wanted
+    assert load_model(train_stage_one(run_in(tmp_path), CONFIG))[1]["sources"] == expected
 
 
 def test_a_second_signal_does_not_wait_but_its_echo_does(monkeypatch):
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.wanted
+        assert stop.requested
         monkeypatch.setattr(state, "SECOND_AFTER", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -170,7 +170,7 @@ def test_outside_the_main_thread_signals_are_left_alone():
 
     def body():
         with StopRequest(deadline=time.monotonic() - 1) as stop:
-            seen.append((stop.wanted, stop.signalled))
+            seen.append((stop.requested, stop.signaled))
 
     before = signal.getsignal(signal.SIGINT)
     thread = threading.Thread(target=body)

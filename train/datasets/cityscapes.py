@@ -6,9 +6,9 @@
     gtFine/<split>/<city>/<city>_<sequence>_<frame>_gtFine_labelIds.png      8 bit
     gtFine/<split>/<city>/<city>_<sequence>_<frame>_gtFine_instanceIds.png   16 bit
 
-The official tools' train ids are a table over the label ids here, so no file has to be made first.
-An instance id of 1000 and more is label id * 1000 + number; below 1000 it is the label id itself, which
-for one of the classes with instances means a group that was not taken apart.
+Label ids are mapped to the official train ids by a table, so no files have to be generated first.
+An instance id of 1000 or more is label id * 1000 + number; below 1000 it is the label id itself, which
+for a class with instances marks a group without individual annotations.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LAYOUT = (
 )
 SOURCE = (
     "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from "
-    "https://www.cityscapes-dataset.com/downloads/ (registration; non-commercial terms)"
+    "https://www.cityscapes-dataset.com/downloads/ (registration; non-commercial license)"
 )
 CITIES = {
     "train": {
@@ -73,8 +73,8 @@ CITIES = {
         "munster": 174,
     },
 }
-"""The cities of each split, and how many pictures each has."""
-# Label id, name and colour of each class, in the order of the official train ids.
+"""Cities of each split, with their numbers of images."""
+# Label id, name and color of each class, in the order of the official train ids.
 _CLASSES = (
     (7, "road", (128, 64, 128)),
     (8, "sidewalk", (244, 35, 232)),
@@ -102,26 +102,25 @@ CITYSCAPES_CLASSES = ClassTable(
     palette=tuple(rgb for _, _, rgb in _CLASSES),
 )
 _IDS = 1 << 16
-# A pair of label files drawn from the same polygons agrees everywhere; a wrong pair hardly anywhere.
+# Maximum fraction of differing pixels: files of the same polygons agree everywhere, others almost nowhere.
 _MISMATCH = 0.01
 
 
 class CityscapesDataset:
     """Cityscapes, 19 classes of which 8 have instances.
 
-    Everything outside the 19 classes is ignored, caravans, trailers and license plates included.
+    All other label ids are ignored, including caravan, trailer and license plate.
 
     Args:
-        root: the folder that holds ``leftImg8bit`` and ``gtFine``.
+        root: folder with ``leftImg8bit`` and ``gtFine``.
         split: train or val; the annotations of test are not public.
-        cities: the cities to read; None reads all of the split, demands that they are there, and warns
-            of those that have fewer pictures than the official set.
-        cache: keep decoded samples in memory from their first use on, as far as they fit. A sample
-            takes 12 MB.
+        cities: cities to load; None loads all of the split, requires that they exist, and warns
+            of those that have fewer images than the official data set.
+        cache: cache decoded samples in memory. A sample takes 12 MB.
 
     Raises:
-        DatasetError: a city or one of a picture's three files is missing; on access, a file cannot be
-            decoded, sizes disagree, or the two label files are not of one picture.
+        DatasetError: a city or one of an image's three files is missing; on access, a file cannot be
+            decoded, sizes differ, or the two label files do not match.
     """
 
     def __init__(
@@ -138,7 +137,7 @@ class CityscapesDataset:
             )
         self.stems = _complete(self.root, split, tuple(CITIES[split]) if cities is None else cities)
         if cities is None:
-            _warn_of_short_cities(split, self.stems)
+            _warn_incomplete_cities(split, self.stems)
         self._cache = SampleCache() if cache else None
 
     @property
@@ -162,8 +161,8 @@ class CityscapesDataset:
 
     def _load(self, index: int) -> Sample:
         photo, labels, numbers = (self.root / name for name in _files(self.split, self.stems[index]))
-        image, label_ids = read_photo(photo), read_label_map(labels)
-        instance_ids = read_label_map(numbers, (np.uint16,))
+        image, label_ids = read_photo(photo), read_label_map(labels, np.uint8)
+        instance_ids = read_label_map(numbers, np.uint16)
         need_same_size(photo, image, label_ids, str(labels))
         need_same_size(photo, image, instance_ids, str(numbers))
         same = _label_of_instance()[instance_ids] == label_ids
@@ -172,7 +171,7 @@ class CityscapesDataset:
                 raise DatasetError(
                     f"{labels} and {numbers}",
                     expected="the same classes",
-                    got=f"others in {100 * (1 - same.mean()):.0f} % of the pixels",
+                    got=f"different ones in {100 * (1 - same.mean()):.0f} % of the pixels",
                     fix=SOURCE,
                 )
             instance_ids = np.where(same, instance_ids, np.uint16(0))
@@ -181,7 +180,7 @@ class CityscapesDataset:
 
 
 def _instances(instance_ids: NDArray[np.uint16]) -> tuple[NDArray[np.int32], NDArray[np.uint16] | None]:
-    """Instance numbers by ascending instance id, [H, W] int32, and groups by their class, [H, W] uint16."""
+    """Instance numbers [H, W] int32, ordered by instance id, and groups [H, W] uint16, by class."""
     things = np.array([_CLASSES[t][0] for t in CITYSCAPES_CLASSES.things])
     ids = np.arange(_IDS)
     present = np.bincount(instance_ids.ravel(), minlength=_IDS) > 0
@@ -200,7 +199,7 @@ def _label_of_instance() -> NDArray[np.int32]:
 
 @lru_cache
 def _class_of_label() -> NDArray[np.uint8]:
-    """[256] uint8: class index of every label id, 255 for all that is no class."""
+    """[256] uint8: class index of every label id, 255 for label ids without class."""
     table = np.full(256, IGNORE_INDEX, np.uint8)
     for index, (label, _, _) in enumerate(_CLASSES):
         table[label] = index
@@ -208,12 +207,12 @@ def _class_of_label() -> NDArray[np.uint8]:
 
 
 def _complete(root: Path, split: str, cities: tuple[str, ...]) -> tuple[str, ...]:
-    """``city/stem`` of every picture, in order; a picture or annotation alone is an incomplete set."""
+    """Sorted ``city/stem`` of all images; each image and its annotations must exist."""
     photos, labels = root / "leftImg8bit" / split, root / "gtFine" / split
     stems: set[str] = set()
-    absent: list[str] = []
+    missing: list[str] = []
     for city in cities:
-        found = {
+        present = {
             f"{city}/{path.name.removesuffix(ending)}"
             for folder, ending in (
                 (photos, "_leftImg8bit.png"),
@@ -222,20 +221,22 @@ def _complete(root: Path, split: str, cities: tuple[str, ...]) -> tuple[str, ...
             )
             for path in (folder / city).glob(f"*{ending}")
         }
-        stems |= found
-        if not found:
-            absent.append(f"leftImg8bit/{split}/{city}/*")
-    wanted = sorted(stems)
-    need_files(root, [*absent, *(name for stem in wanted for name in _files(split, stem))], LAYOUT, SOURCE)
-    return tuple(wanted)
+        stems |= present
+        if not present:
+            missing.append(f"leftImg8bit/{split}/{city}/*")
+    expected = sorted(stems)
+    need_files(root, [*missing, *(name for stem in expected for name in _files(split, stem))], LAYOUT, SOURCE)
+    return tuple(expected)
 
 
-def _warn_of_short_cities(split: str, stems: tuple[str, ...]) -> None:
-    here = Counter(stem.split("/")[0] for stem in stems)
-    short = [f"{city} {here[city]} of {count}" for city, count in CITIES[split].items() if here[city] < count]
+def _warn_incomplete_cities(split: str, stems: tuple[str, ...]) -> None:
+    counts = Counter(stem.split("/")[0] for stem in stems)
+    short = [
+        f"{city} {counts[city]} of {count}" for city, count in CITIES[split].items() if counts[city] < count
+    ]
     if short:
         _log.warning(
-            "cityscapes/%s has %d of %d pictures: %s; if that is not meant, %s",
+            "cityscapes/%s has %d of %d images: %s; if this is not intended, %s",
             split,
             len(stems),
             sum(CITIES[split].values()),

@@ -1,8 +1,8 @@
-"""Sets in COCO's format: one JSON file of images, categories and annotations, and a folder of images.
+"""Data sets in COCO's format: one JSON file of images, categories and annotations, and a folder of images.
 
-Every category is a class with instances; what no annotation covers is ``background``, a class of its
-own, or ignored. A label map holds one instance a pixel, so where annotations overlap the smaller one
-lies on top: boxes and masks are those of the visible parts.
+Every category is a class with instances; pixels without annotation are the class ``background``, or
+ignored. A label map has one instance per pixel, so where annotations overlap the smaller one
+is on top: boxes and masks are those of the visible parts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 
@@ -25,20 +25,55 @@ from imp_trt.train.datasets.regions import Region, need_pycocotools, parse_regio
 BACKGROUND = "background"
 LAYOUT = "annotations/instances_<split>2017.json and <split>2017/*.jpg, or JSON,IMAGES"
 SOURCE = (
-    "COCO itself is at https://cocodataset.org/#download (annotations CC BY 4.0, photos under the "
-    "terms of their owners)"
+    "COCO is available at https://cocodataset.org/#download (annotations CC BY 4.0, photos under the "
+    "licenses of their owners)"
 )
-_HOLDS = "images, annotations and categories in COCO's format"
+_CONTENT = "images, annotations and categories in COCO's format"
+
+
+class CategoryJson(TypedDict):
+    """Category of a COCO file."""
+
+    id: int
+    name: str
+
+
+class ImageJson(TypedDict):
+    """Image of a COCO file."""
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+
+
+class AnnotationJson(TypedDict):
+    """Annotation of a COCO file; files may omit id and iscrowd."""
+
+    id: int
+    image_id: int
+    category_id: int
+    segmentation: object
+    iscrowd: int
+
+
+class CocoJson(TypedDict):
+    """The keys of a COCO file that are used; files may omit licenses."""
+
+    images: list[ImageJson]
+    annotations: list[AnnotationJson]
+    categories: list[CategoryJson]
+    licenses: list[dict[str, object]] | None
 
 
 @dataclass(frozen=True)
 class CocoImage:
-    """An image and what is annotated in it.
+    """An image and its annotations.
 
     Attributes:
-        file_name: path below the folder of images.
+        file_name: path relative to the image folder.
         size: height and width.
-        objects: class index, whether it is a crowd, and region of every annotation, in the file's order.
+        objects: class index, iscrowd, and region of each annotation, in the file's order.
     """
 
     file_name: str
@@ -47,22 +82,22 @@ class CocoImage:
 
 
 class CocoDataset:
-    """A set in COCO's format.
+    """A data set in COCO's format.
 
     Args:
-        annotations: the JSON file.
-        images: the folder of the images.
+        annotations: JSON file.
+        images: folder of the images.
         name: short name for logs and model cards.
-        background: what no annotation covers is the class ``background`` (index 0); False ignores it. A
+        background: pixels without annotation are the class ``background`` (index 0); False ignores them. A
             category of that name is the background too, and has no instances.
-        keep: whether an image belongs to this part of the set; None keeps all.
-        terms: the terms of use; None takes the names of the licenses that the file lists.
-        layout, source: for the message when files are missing.
-        cache: keep decoded samples in memory from their first use on, as far as they fit.
+        keep: predicate that selects images; None keeps all.
+        terms: license terms; None takes the names of the licenses in the file.
+        layout, source: for the error message if files are missing.
+        cache: cache decoded samples in memory.
 
     Raises:
-        DatasetError: the file is missing or malformed, an image is missing, or there is none; on access,
-            an image cannot be decoded or is not as large as the file says.
+        DatasetError: the file is missing or malformed, an image is missing, or there are no images; on
+            access, an image cannot be decoded or its size differs from the annotations.
         DependencyMissing: the annotations are polygons and pycocotools is not installed.
     """
 
@@ -81,14 +116,14 @@ class CocoDataset:
     ) -> None:
         self.name = name
         self.folder = images
-        data = read_json(annotations, _HOLDS, source)
+        data = cast(CocoJson, read_json(annotations, _CONTENT, source))
         try:
             self.classes, class_of = _classes(data["categories"], background)
-            found = _images(data, class_of)
+            images_of_file = _images(data, class_of)
             self.terms = terms or _licenses(data)
         except (KeyError, TypeError, ValueError, InvalidInput) as error:
-            raise DatasetError(str(annotations), expected=_HOLDS, got=repr(error)) from error
-        self.images = tuple(i for i in found if keep is None or keep(i))
+            raise DatasetError(str(annotations), expected=_CONTENT, got=repr(error)) from error
+        self.images = tuple(i for i in images_of_file if keep is None or keep(i))
         if not self.images:
             raise DatasetError(
                 f"data set {name}", expected="at least one image", got=f"none in {annotations}"
@@ -96,7 +131,7 @@ class CocoDataset:
         if any(region.polygons for image in self.images for _, _, region in image.objects):
             need_pycocotools()
         need_files(images, (image.file_name for image in self.images), layout, source)
-        self._rest = 0 if background else IGNORE_INDEX
+        self._unlabeled = 0 if background else IGNORE_INDEX
         self._cache = SampleCache() if cache else None
 
     def __len__(self) -> int:
@@ -109,7 +144,7 @@ class CocoDataset:
     def _load(self, index: int) -> Sample:
         labeled = self.images[index]
         image = read_photo(self.folder / labeled.file_name)
-        semantic = np.full(labeled.size, self._rest, np.uint8)
+        semantic = np.full(labeled.size, self._unlabeled, np.uint8)
         need_same_size(self.folder / labeled.file_name, image, semantic, "the size in the annotations")
         painted = np.zeros(labeled.size, np.int32)
         crowd = np.zeros(labeled.size, np.uint16)
@@ -117,7 +152,7 @@ class CocoDataset:
             (number, label, group, region.mask())
             for number, (label, group, region) in enumerate(labeled.objects, 1)
         ]
-        # Crowds lie below everything, small things above large ones.
+        # Crowds are at the bottom, small instances above large ones.
         layers.sort(key=lambda layer: (not layer[2], -int(layer[3].sum())))
         for number, label, group, mask in layers:
             thing = label in self.classes.things
@@ -127,8 +162,8 @@ class CocoDataset:
         return Sample(image, semantic, renumbered(painted), crowd if crowd.any() else None)
 
 
-def _classes(categories: list[Mapping[str, Any]], background: bool) -> tuple[ClassTable, dict[int, int]]:
-    """The class table in the order of the category numbers, and the class index of each number."""
+def _classes(categories: list[CategoryJson], background: bool) -> tuple[ClassTable, dict[int, int]]:
+    """Class table in the order of the category ids, and the class index of each id."""
     named = sorted((int(c["id"]), str(c["name"])) for c in categories)
     things = [(number, name) for number, name in named if name.lower() != BACKGROUND]
     first = int(background)
@@ -138,24 +173,24 @@ def _classes(categories: list[Mapping[str, Any]], background: bool) -> tuple[Cla
     rest = 0 if background else IGNORE_INDEX
     class_of |= {number: rest for number, name in named if name.lower() == BACKGROUND}
     if len(class_of) != len(named):
-        raise ValueError("each category number once")
+        raise ValueError("category ids must be unique")
     return table, class_of
 
 
-def _images(data: Mapping[str, Any], class_of: Mapping[int, int]) -> list[CocoImage]:
-    """The images in the order of their numbers, each with its annotations."""
+def _images(data: CocoJson, class_of: Mapping[int, int]) -> list[CocoImage]:
+    """Images in the order of their ids, each with its annotations."""
     sizes = {image["id"]: (int(image["height"]), int(image["width"])) for image in data["images"]}
     if len(sizes) != len(data["images"]):
-        raise ValueError("each image number once")
+        raise ValueError("image ids must be unique")
     objects: dict[object, list[tuple[int, bool, Region]]] = defaultdict(list)
     for annotation in data["annotations"]:
         size = sizes.get(annotation["image_id"])
         if size is None:
-            continue  # a part of a set often keeps the annotations of the whole
+            continue  # subsets often keep the annotations of the whole data set
         try:
             number = annotation["category_id"]
             if number not in class_of:
-                raise ValueError(f"category {number} is not among the file's categories")
+                raise ValueError(f"category {number} is not in the file's categories")
             region = parse_region(annotation["segmentation"], size)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"annotation {annotation.get('id')}: {error!r}") from error
@@ -164,22 +199,22 @@ def _images(data: Mapping[str, Any], class_of: Mapping[int, int]) -> list[CocoIm
     return [CocoImage(str(i["file_name"]), sizes[i["id"]], tuple(objects[i["id"]])) for i in listed]
 
 
-def _licenses(data: Mapping[str, Any]) -> str | None:
+def _licenses(data: CocoJson) -> str | None:
     names = dict.fromkeys(
         str(license["name"]) for license in data.get("licenses") or [] if license.get("name")
     )
-    return f"licenses of the images, as the file lists them: {'; '.join(names)}" if names else None
+    return f"licenses of the images, as listed in the file: {'; '.join(names)}" if names else None
 
 
 def open_coco(where: str, split: str) -> CocoDataset:
-    """COCO itself, or any set in its format.
+    """Open COCO, or any data set in its format.
 
     Args:
         where: a folder in COCO's layout (``annotations/instances_<split>2017.json`` and
             ``<split>2017/``, or the same without 2017), or ``JSON,IMAGES``: the annotations and the
             folder of the images, in which ``{split}`` stands for the split.
-        split: name of the part, such as train or val. A JSON file whose name does not hold it is
-            refused, so that nobody scores on what was trained on; ``all`` opens any file.
+        split: name of the split, such as train or val. A JSON file whose name does not contain it is
+            rejected, to prevent evaluation on training data; ``all`` opens any file.
 
     Raises:
         DatasetError: see :class:`CocoDataset`.

@@ -1,19 +1,19 @@
-"""Segmentation sets of index PNGs, with instances as connected components.
+"""Segmentation data sets of index PNGs, with instances as connected components.
 
 A folder holds ``<split>.txt``; each line is ``images/NAME.jpg labels/NAME.png`` (blank lines and lines
-that start with # are skipped). A label map is an 8-bit single-channel PNG of class numbers, as large as
-its image. A folder of your own also holds ``dataset.json``::
+that start with # are skipped). A label map is an 8-bit single-channel PNG of class indices with the size
+of its image. A custom data set also has ``dataset.json``::
 
     {"classes": ["sky", "road", "car"],          names; position = class index
      "things": ["car"],                          the classes with instances (names or indices)
-     "palette": [[70, 130, 180], ...],           optional, one RGB colour per class
+     "palette": [[70, 130, 180], ...],           optional, one RGB color per class
      "ignore_index": 255,                        optional: a label value or a list of them
      "groups": [0, 1, 1, 2],                     optional: class index of label value 0, 1, 2, ...
-     "exclude": ["images/broken.jpg"],           optional: images to leave out
+     "exclude": ["images/broken.jpg"],           optional: images to exclude
      "name": "mine", "terms": "CC BY 4.0"}       optional
 
-Instances are not in such labels: they are the connected components of the thing classes, as in the
-IMP paper's clothing set VCP (Fu, Berg and Berg, ICCV 2019).
+Such labels have no instances: these are the connected components of the thing classes, as in the
+IMP paper's clothing data set VCP (Fu, Berg and Berg, ICCV 2019).
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ _DESCRIPTION = "classes, things and optionally palette, ignore_index, groups, ex
 
 @dataclass(frozen=True)
 class IndexPngSpec:
-    """What the label values of a folder mean.
+    """Meaning of the label values of a data set.
 
     Attributes:
-        name: short name of the set.
-        classes: the class table.
+        name: short name of the data set.
+        classes: class table.
         native: class index of label value 0, 1, 2, ...; 255 = ignore.
-        ignore: further label values that mean ignore.
-        exclude: images of the lists to leave out, as they stand there.
-        terms: terms of use, or None.
-        source: what to do when files are missing.
+        ignore: additional label values to ignore.
+        exclude: images to exclude, as written in the lists.
+        terms: license terms, or None.
+        source: advice if files are missing, for the error message.
 
     Raises:
         DatasetError: a label value is mapped to a class that does not exist.
@@ -67,15 +67,15 @@ class IndexPngSpec:
     ignore: tuple[int, ...] = ()
     exclude: frozenset[str] = frozenset()
     terms: str | None = None
-    source: str = "restore the files or take their lines out of the list"
+    source: str = "restore the files or remove their lines from the list"
 
     def __post_init__(self) -> None:
-        wrong = [v for v in self.native if v != IGNORE_INDEX and not 0 <= v < len(self.classes)]
-        if wrong or len(self.native) > 256 or any(not 0 <= v <= 255 for v in self.ignore):
+        invalid = [v for v in self.native if v != IGNORE_INDEX and not 0 <= v < len(self.classes)]
+        if invalid or len(self.native) > 256 or any(not 0 <= v <= 255 for v in self.ignore):
             raise DatasetError(
                 f"label values of data set {self.name!r}",
                 expected=f"at most 256 values, each a class below {len(self.classes)} or 255 (ignore)",
-                got=f"classes {wrong} for {len(self.native)} values, ignored values {list(self.ignore)}",
+                got=f"classes {invalid} for {len(self.native)} values, ignored values {list(self.ignore)}",
             )
 
     def lookup(self) -> NDArray[np.int16]:
@@ -87,7 +87,7 @@ class IndexPngSpec:
 
 
 def folder_spec(root: str | Path) -> IndexPngSpec:
-    """The spec in a folder's ``dataset.json`` (format: see this module).
+    """Spec from a folder's ``dataset.json`` (see this module for the format).
 
     Raises:
         DatasetError: the file is missing or malformed.
@@ -126,15 +126,15 @@ class IndexPngDataset:
     """A folder of images and index PNGs, with instances as connected components.
 
     Args:
-        root: the folder.
+        root: folder of the data set.
         split: name of the list, without ``.txt``.
-        spec: what the label values mean.
-        min_area: components of fewer pixels are no instances.
-        cache: keep decoded samples in memory from their first use on, as far as they fit.
+        spec: meaning of the label values.
+        min_area: components with fewer pixels are not instances.
+        cache: cache decoded samples in memory.
 
     Raises:
         DatasetError: the folder, the list or a file named in it is missing; on access, a file
-            cannot be decoded, the sizes disagree, or a label value has no meaning.
+            cannot be decoded, sizes differ, or a label value is undefined.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class IndexPngDataset:
 
     def _load(self, index: int) -> Sample:
         image_path, label_path = (self.root / name for name in self.pairs[index])
-        image, label = read_photo(image_path), read_label_map(label_path)
+        image, label = read_photo(image_path), read_label_map(label_path, np.uint8)
         need_same_size(image_path, image, label, str(label_path))
         mapped = self._lookup[label]
         if mapped.min() < 0:
@@ -198,7 +198,9 @@ def _read_list(root: Path, split: str, exclude: frozenset[str], source: str) -> 
             f"list {path}",
             expected="a text file of lines 'images/NAME.jpg labels/NAME.png'",
             got=f"{type(error).__name__}",
-            fix=f"name another split; text files there: {', '.join(present)}" if present else source,
+            fix=f"choose another split; text files in the folder: {', '.join(present)}"
+            if present
+            else source,
         ) from error
     pairs: list[tuple[str, str]] = []
     for number, line in enumerate(lines, 1):
@@ -219,14 +221,14 @@ _T = TypeVar("_T")
 
 
 def _typed(value: object, kind: type[_T]) -> _T:
-    """value, if it is of the kind. JSON's true and "25" are no numbers, and a string is no list."""
+    """The value if it has the given type: true and "25" are not numbers, a string is not a list."""
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"{value!r} is not a {kind.__name__}")
     return value
 
 
-def _rgb(colour: Sequence[int]) -> Rgb:
-    red, green, blue = colour
+def _rgb(color: Sequence[int]) -> Rgb:
+    red, green, blue = color
     return int(red), int(green), int(blue)
 
 

@@ -1,14 +1,14 @@
-"""ModaNet: street fashion with polygons of 13 kinds of clothing; everything else is background.
+"""ModaNet: street fashion with polygons of 13 clothing classes; everything else is background.
 
 ::
 
     annotations/modanet2018_instances_train.json
     images/<file_name of the annotations>
-    exclude.txt            optional: file names to do without, one a line
+    exclude.txt            optional: file names to exclude, one per line
 
-The public file of the validation part has no annotations, so the training part is split here. What the
-set is known for: photos without any annotation though people wear clothes (left out here), photos that
-can no longer be downloaded (exclude.txt), and shoes and boots taken for each other (left as they are).
+The public file of the validation split has no annotations, so the training split is divided. Known issues
+of the data: photos with people but without annotations (excluded), photos that can no longer be
+downloaded (exclude.txt), and confusions of footwear and boots (unchanged).
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ TERMS = (
 )
 LAYOUT = "annotations/modanet2018_instances_train.json, images/*.jpg"
 SOURCE = (
-    "get the annotations from https://github.com/eBay/modanet (Git LFS; CC BY-NC 4.0) and the photos by "
-    "way of https://github.com/kyamagu/paperdoll (data/chictopia); to do without those that are gone, list "
-    "them in exclude.txt (imp_trt.train.datasets.modanet.missing_photos names them)"
+    "download the annotations from https://github.com/eBay/modanet (Git LFS; CC BY-NC 4.0) and the photos "
+    "via https://github.com/kyamagu/paperdoll (data/chictopia); list photos that are not available in "
+    "exclude.txt (imp_trt.train.datasets.modanet.missing_photos returns them)"
 )
 ANNOTATIONS = "annotations/modanet2018_instances_train.json"
 VAL_SHARE = 20
-"""One image in so many belongs to val, close to the share of the paper (2,799 of 55,176)."""
+"""One of this many images belongs to val, close to the fraction of the paper (2,799 of 55,176)."""
 
 _SEED = "imp-trt modanet split 1"
 
 
 def open_modanet(root: str | Path, split: str) -> CocoDataset:
-    """The train or val part of ModaNet, 13 thing classes after ``background``.
+    """Open the train or val split of ModaNet, 13 thing classes after ``background``.
 
-    An image belongs to val by a hash of its file name, so the split does not depend on which of the
-    photos are there.
+    Images are assigned to val by a hash of their file name, so the split does not depend on which
+    photos are available.
 
     Args:
-        root: the folder, see this module.
+        root: folder, see this module.
         split: train or val.
 
     Raises:
-        DatasetError: there is no such split, or a file is missing or malformed.
+        DatasetError: the split does not exist, or a file is missing or malformed.
         DependencyMissing: pycocotools is not installed.
     """
     folder = Path(root)
@@ -77,7 +77,7 @@ def open_modanet(root: str | Path, split: str) -> CocoDataset:
 
 
 def missing_photos(root: str | Path) -> list[str]:
-    """File names of annotated photos that are not in the folder ``images``, for exclude.txt.
+    """File names of annotated photos missing in the folder ``images``, for exclude.txt.
 
     Raises:
         DatasetError: the annotations are missing or malformed.
@@ -89,7 +89,7 @@ def missing_photos(root: str | Path) -> list[str]:
 
 
 def in_validation(file_name: str) -> bool:
-    """Whether a photo belongs to the val part."""
+    """Whether a photo belongs to the val split."""
     digest = hashlib.sha256(f"{_SEED}:{file_name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % VAL_SHARE == 0
 

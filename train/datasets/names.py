@@ -1,4 +1,4 @@
-"""The names of data sets, for the help of commands; nothing else is imported with them."""
+"""Names of data sets, for command line help without further imports."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ NAMES = (
     "scenes, camvid:DIR, ccp:DIR, cityscapes:DIR, modanet:DIR, coco:DIR, coco:JSON,IMAGES, components:DIR "
     "or a folder with dataset.json"
 )
-"""The names that ``open_dataset`` knows, for the help of commands."""
+"""Names accepted by ``open_dataset``."""

@@ -1,9 +1,10 @@
-"""Regions of COCO-format annotations: polygons, and run lengths with and without compression."""
+"""Regions of COCO annotations: polygons, and uncompressed and compressed run-length encodings (RLE)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,20 +12,20 @@ from numpy.typing import NDArray
 
 from imp_trt.errors import DependencyMissing
 
-# What a polygon may stick out of its image, in sides of the image: pycocotools walks along every edge,
-# so a corner at 1e9 would take all memory there is.
+# Maximum coordinate of a polygon, in multiples of the image side: pycocotools allocates memory proportional
+# to the length of the edges, so a vertex at 1e9 would exhaust it.
 _REACH = 4
 
 
 @dataclass(frozen=True)
 class Region:
-    """A region of an image, either as polygons or as run lengths.
+    """A region of an image, as polygons or as RLE.
 
     Attributes:
         size: height and width of the image.
         polygons: arrays of x0, y0, x1, y1, ... in pixels, float64; their union is the region.
-        runs: lengths of alternating runs outside and inside the region, column by column, [R] int64;
-            None for a region of polygons.
+        runs: [R] int64 lengths of alternating runs outside and inside the region, in column-major order;
+            None for polygons.
     """
 
     size: tuple[int, int]
@@ -32,7 +33,7 @@ class Region:
     runs: NDArray[np.int64] | None = None
 
     def mask(self) -> NDArray[np.bool_]:
-        """[H, W] bool. Polygons are filled by pycocotools, whose rule COCO's own figures use.
+        """[H, W] bool. Polygons are rasterized by pycocotools, as in COCO's evaluation.
 
         Raises:
             DependencyMissing: pycocotools is not installed (polygons only).
@@ -49,36 +50,38 @@ class Region:
 
 
 def parse_region(segmentation: object, size: tuple[int, int]) -> Region:
-    """The region that an annotation's ``segmentation`` describes.
+    """Parse an annotation's ``segmentation``.
 
-    Polygons of fewer than three corners have no area and are left out.
+    Polygons with fewer than three vertices have no area and are skipped.
 
     Args:
-        segmentation: a list of polygons [x0, y0, x1, y1, ...], or a mapping with ``counts`` (a list of
-            run lengths, or their compressed text) and ``size`` [height, width].
+        segmentation: a list of polygons [x0, y0, x1, y1, ...], or RLE: a mapping with ``counts`` (a list, or
+            a compressed string) and ``size`` [height, width].
         size: height and width of the image.
 
     Raises:
-        ValueError: it describes no region of an image of this size.
+        ValueError: it is not a valid region of an image of this size.
     """
     if isinstance(segmentation, Mapping):
         return Region(size, runs=_runs(segmentation, size))
     if not isinstance(segmentation, list):
-        raise ValueError(f"a list of polygons or run lengths, not {type(segmentation).__name__}")
+        raise ValueError(f"expected a list of polygons or RLE, not {type(segmentation).__name__}")
     polygons = []
     reach = _REACH * max(size)
-    for corners in segmentation:
-        polygon = np.asarray(corners, np.float64)
+    for vertices in segmentation:
+        polygon = np.asarray(vertices, np.float64)
         if polygon.ndim != 1 or polygon.size % 2:
-            raise ValueError(f"a polygon of x and y in turn, not {str(corners)[:40]}")
+            raise ValueError(f"expected a polygon [x0, y0, x1, y1, ...], not {str(vertices)[:40]}")
         if not (np.isfinite(polygon).all() and np.abs(polygon).max(initial=0) <= reach):
-            raise ValueError(f"corners near the image of {size[1]}x{size[0]}, not {str(corners)[:40]}")
+            raise ValueError(
+                f"expected vertices near the image of {size[1]}x{size[0]}, not {str(vertices)[:40]}"
+            )
         if polygon.size >= 6:
             polygons.append(polygon)
     return Region(size, polygons=tuple(polygons))
 
 
-def need_pycocotools() -> Any:
+def need_pycocotools() -> ModuleType:
     """The module pycocotools.mask.
 
     Raises:
@@ -88,44 +91,45 @@ def need_pycocotools() -> Any:
         from pycocotools import mask
     except ImportError as error:
         raise DependencyMissing(
-            "pycocotools, which fills COCO's polygons",
+            "pycocotools, which rasterizes COCO's polygons",
             got=repr(error),
             fix="pip install 'imp-trt[eval]'",
         ) from error
-    return mask
+    module: ModuleType = mask
+    return module
 
 
 def _runs(segmentation: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.int64]:
     if list(segmentation.get("size", size)) != list(size):
-        raise ValueError(f"run lengths for the size {list(size)}, not {segmentation['size']}")
+        raise ValueError(f"expected RLE of size {list(size)}, not {segmentation['size']}")
     counts = segmentation.get("counts")
     if isinstance(counts, str):
-        runs = _uncompressed(counts.encode("ascii", "replace"))
+        runs = _decompress(counts.encode("ascii", "replace"))
     elif isinstance(counts, list) and all(isinstance(c, int) for c in counts):
         runs = np.asarray(counts, np.int64)
     else:
-        raise ValueError("counts as a list of whole numbers or as text")
+        raise ValueError("counts must be a list of integers or a string")
     if runs.size == 0 or runs.min() < 0 or runs.max() > size[0] * size[1] or runs.sum() != size[0] * size[1]:
-        # pycocotools leaves pixels that no run covers uninitialized.
-        raise ValueError(f"run lengths with a sum of {size[0] * size[1]}, not {int(runs.sum())}")
+        # pycocotools leaves pixels that are not covered by a run uninitialized.
+        raise ValueError(f"expected run lengths with sum {size[0] * size[1]}, not {int(runs.sum())}")
     return runs
 
 
-def _uncompressed(text: bytes) -> NDArray[np.int64]:
-    """The run lengths in COCO's text form.
+def _decompress(text: bytes) -> NDArray[np.int64]:
+    """Decode COCO's compressed RLE.
 
-    A number is written in characters of 5 bits, the lowest first, each 48 + bits, plus 32 if more
-    follow; the highest bit of its last character is the sign. From the fourth number on, what is
-    written is the difference from the number two before.
+    A number is encoded in characters of 5 bits, least significant first, each 48 + bits, plus 32 if more
+    follow; the highest bit of its last character is the sign. From the fourth number on, the
+    difference to the number two before is encoded.
     """
     codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        raise ValueError("counts in COCO's text form")
+        raise ValueError("counts are not valid compressed RLE")
     last = np.flatnonzero(codes & 32 == 0)
     first = np.r_[0, last[:-1] + 1]
     digits = last - first + 1
     if digits.max() > 8:
-        raise ValueError("counts in COCO's text form")
+        raise ValueError("counts are not valid compressed RLE")
     place = np.arange(codes.size) - np.repeat(first, digits)
     values = np.add.reduceat((codes & 31) << (5 * place), first)
     values -= ((codes[last] & 16) != 0) * (np.int64(1) << (5 * digits))

@@ -1,4 +1,4 @@
-"""Data sets by name: what a command's ``--data`` means."""
+"""Data sets by name, for the option ``--data``."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from imp_trt.train.datasets.reading import need_folder
 
 
 def open_dataset(name_or_path: str, split: str) -> Dataset:
-    """The data set a command names.
+    """Open a data set by name.
 
     Args:
         name_or_path: ``scenes`` (procedural, needs no files; ``scenes:HEIGHTxWIDTH`` for another
             size), ``camvid:DIR``, ``ccp:DIR``, ``cityscapes:DIR``, ``modanet:DIR``, ``coco:DIR``,
             ``coco:JSON,IMAGES``, or a folder with a ``dataset.json``, with or without
             ``components:`` before it: semantic label maps whose instances are the connected
-            components of the thing classes, as in the paper's clothing set VCP.
-        split: train, val, or what else the set has.
+            components of the thing classes, as in the paper's clothing data set VCP.
+        split: train, val, or another split of the data set.
 
     Raises:
-        DatasetError: there is no such data set, or it is incomplete.
-        DependencyMissing: the set needs a package that is not installed.
+        DatasetError: the data set does not exist or is incomplete.
+        DependencyMissing: a required package is not installed.
     """
     kind, _, rest = name_or_path.partition(":")
     if kind in _OPENERS and rest:
@@ -41,7 +41,7 @@ def open_dataset(name_or_path: str, split: str) -> Dataset:
 
 
 def without_folder(name_or_path: str) -> str:
-    """What open_dataset takes, with DIR in the place of a folder: how to repeat a run on another machine."""
+    """The name with DIR instead of a folder, to document a run without local paths."""
     kind, _, rest = name_or_path.partition(":")
     if kind == "scenes":
         return name_or_path
@@ -67,7 +67,7 @@ def _scenes(size_text: str, split: str) -> Dataset:
         size = (int(parts[0]), int(parts[1]))
     seed, length = splits[split]
     scenes = StreetScenes(seed=seed, size=size, length=length)
-    # Training sees a scene many times, and drawing one takes longer than training on it.
+    # Training uses each scene many times, and rendering takes longer than a training step.
     return CachedDataset(scenes) if split == "train" else scenes
 
 

@@ -1,7 +1,7 @@
-"""Charts as SVG text: for a page of its own, and for inlining in HTML.
+"""Charts as SVG text, standalone or inlined in HTML.
 
-Every chart carries its colors for dark surroundings with it, needs no script, links to nothing, and comes
-out the same, byte for byte, wherever the same Matplotlib draws the same numbers.
+The SVG has styles for light and dark mode, no scripts and no links, and is reproducible byte for byte with
+the same version of Matplotlib.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from imp_trt.errors import InvalidInput
 from imp_trt.train.report.numbers import signed
 
 Values = Mapping[str, float | None]
-"""Value by class name, in 0-1; None or NaN where there is none."""
+"""Values by class name, in 0-1; None or NaN if missing."""
 
 Ranges = Mapping[str, Mapping[str, tuple[float, float]]]
-"""Lowest and highest value, by series and class name."""
+"""Minimum and maximum, by series and class name."""
 
-# What is drawn in the first colour turns to the second in dark surroundings.
+# (light mode, dark mode) colors.
 _INK = ("#1f2328", "#e6edf3")
 _DIM = ("#59636e", "#9198a1")
 _GRID = ("#d8dee4", "#2f353d")
-# Distinct for colour-blind readers too; lines differ in marker and dash besides.
+# Distinguishable with color vision deficiency; lines also differ in marker and dash pattern.
 _SERIES = (
     ("#8a939d", "#8b949e"),
     ("#0b5fc2", "#58a6ff"),
@@ -52,7 +52,7 @@ _DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("--", "-", "-.", ":", 
 
 _WIDTH = 7.6
 _LEGEND_COLUMNS = 4
-_STYLE: dict[Any, Any] = {  # Matplotlib's own type lists every key there is
+_STYLE: dict[Any, Any] = {  # Any: Matplotlib types the keys as a Literal of all of them
     "svg.fonttype": "none",
     "svg.hashsalt": "imp-trt",
     "font.family": "sans-serif",
@@ -84,22 +84,22 @@ def bars(
     ranges: Ranges | None = None,
     scale: float = 100.0,
 ) -> str:
-    """Rows of horizontal bars from zero: one row per class, one bar per series.
+    """Grouped horizontal bar chart: one row per class, one bar per series.
 
     Args:
-        series: values by name of the series; one to seven of them.
-        title: stands above the chart.
-        label: of the axis.
-        sections: classes under their headings ("things", "stuff"); None: every class, in the order of the
+        series: values by name of the series; one to seven series.
+        title: title of the chart.
+        label: label of the axis.
+        sections: classes by heading ("things", "stuff"); None: all classes, in the order of the
             series.
-        ranges: drawn as whiskers, where they are given.
-        scale: of the values on the axis; 1 for values that are no shares, such as milliseconds.
+        ranges: drawn as error bars.
+        scale: factor of the values on the axis; 1 for values that are not fractions, such as milliseconds.
 
     Returns:
         An SVG element as text.
 
     Raises:
-        InvalidInput: no series, too many, no class, or a class that no series has.
+        InvalidInput: no series, too many series, no class, or a class without value in any series.
     """
     _check_series(series)
     rows = _arrange(series.values(), sections)
@@ -110,7 +110,7 @@ def bars(
         height = 0.8 / len(series)
         ends = [0.0]
         for k, (name, values) in enumerate(series.items()):
-            # An empty bar would have the default colour in the legend.
+            # A proxy artist: an empty bar would have the default color in the legend.
             axes.plot([], [], "s", color=_SERIES[k][0], markersize=7, markeredgewidth=0, label=name)
             for key, row in rows.places.items():
                 value = _known(values.get(key))
@@ -137,18 +137,18 @@ def gains(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     scale: float = 100.0,
 ) -> str:
-    """Horizontal bars to either side of zero: what a change gained or cost in each class.
+    """Horizontal bar chart of differences per class.
 
     Args:
         values: difference by class name.
-        ranges: lowest and highest difference by class name, drawn as whiskers.
-        title, label, sections, scale: as for :func:`bars`.
+        ranges: minimum and maximum difference by class name, drawn as error bars.
+        title, label, sections, scale: see :func:`bars`.
 
     Returns:
         An SVG element as text.
 
     Raises:
-        InvalidInput: no class, or a section names one that has no value.
+        InvalidInput: no class, or a class in a section without value.
     """
     rows = _arrange([values], sections)
     with matplotlib.rc_context(_STYLE):
@@ -179,21 +179,21 @@ def lines(
     even: bool = False,
     scale: float = 100.0,
 ) -> str:
-    """Lines over a common axis; up to twenty points have markers.
+    """Line chart; series of up to twenty points have markers.
 
     Args:
-        series: value by position, by name of the series; one to seven of them. A line has a gap at a None.
-        title: stands above the chart.
-        x_label, y_label: of the axes.
-        ranges: lowest and highest value by series and position, drawn as bands.
-        even: the positions stand at even distances, each with its number; for few that grow by factors.
-        scale: of the values on the axis.
+        series: value by x, by name of the series; one to seven series. None makes a gap in a line.
+        title: title of the chart.
+        x_label, y_label: labels of the axes.
+        ranges: minimum and maximum by series and x, drawn as bands.
+        even: spaces the x values evenly with one tick each; for few values on a geometric scale.
+        scale: factor of the values on the axis.
 
     Returns:
         An SVG element as text.
 
     Raises:
-        InvalidInput: no series, too many, or no point.
+        InvalidInput: no series, too many series, or no point.
     """
     _check_series(series)
     points = sorted(set(chain(*series.values())))
@@ -203,20 +203,23 @@ def lines(
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(title, 3.5, left=0.66, bottom=0.48, entries=len(series))
         for k, (name, values) in enumerate(series.items()):
-            # NaN, so that no line bridges a value that is missing. Where only other series have a position,
-            # none is missing.
+            # NaN makes a gap at missing values; x values of other series only are not missing.
             known = {x: _known(values[x]) for x in points if x in values}
             heights = {x: math.nan if v is None else scale * v for x, v in known.items()}
-            style: dict[str, Any] = {
-                "color": _SERIES[k][0],
-                "linestyle": _DASHES[k],
-                "linewidth": 1.8,
-                "label": name,
-            }
             marker = _MARKERS[k] if len(points) <= 20 else "None"
-            # Markers without an edge: its colour would stay that of light surroundings.
+            # Markers without edge: its color would not change in dark mode.
             at = [place[x] for x in heights]
-            axes.plot(at, list(heights.values()), marker=marker, markersize=6, markeredgewidth=0, **style)
+            axes.plot(
+                at,
+                list(heights.values()),
+                color=_SERIES[k][0],
+                linestyle=_DASHES[k],
+                linewidth=1.8,
+                label=name,
+                marker=marker,
+                markersize=6,
+                markeredgewidth=0,
+            )
             band = (ranges or {}).get(name, {})
             edges = [
                 (place[x], scale * band[x][0], scale * band[x][1])
@@ -238,7 +241,7 @@ def lines(
 
 @dataclass(frozen=True)
 class _Rows:
-    """Heights of the rows, growing downwards, of classes and headings."""
+    """y positions of classes and headings, increasing downward."""
 
     places: dict[str, float]
     headings: dict[str, float]
@@ -268,13 +271,13 @@ def _arrange(series: Iterable[Values], sections: Mapping[str, Sequence[str]] | N
     return _Rows(places, headings)
 
 
-def _check_series(series: Mapping[str, Any]) -> None:
+def _check_series(series: Mapping[str, object]) -> None:
     if not 1 <= len(series) <= len(_SERIES):
         raise InvalidInput("series of a chart", expected=f"1 to {len(_SERIES)} of them", got=len(series))
 
 
 def _row_figure(title: str, rows: _Rows, inches: float, entries: int) -> tuple[Figure, Axes]:
-    # DejaVu's letters are about this wide; other fonts are narrower.
+    # Approximate character width of DejaVu Sans; other fonts are narrower.
     left = 0.25 + 0.082 * max(len(name) for name in (*rows.places, *rows.headings))
     figure, axes = _figure(title, inches * (rows.end + 0.1), left=left, bottom=0.46, entries=entries)
     axes.set_ylim(rows.end - 0.45, -0.55)
@@ -284,7 +287,7 @@ def _row_figure(title: str, rows: _Rows, inches: float, entries: int) -> tuple[F
 
 
 def _figure(title: str, inches: float, *, left: float, bottom: float, entries: int) -> tuple[Figure, Axes]:
-    """A figure whose axes are so many inches high; title and a legend of so many entries stand above."""
+    """A figure with axes of the given height, below the title and a legend of ``entries`` entries."""
     top = 0.42 + 0.2 * -(-entries // _LEGEND_COLUMNS)
     height = bottom + inches + top
     figure = Figure(figsize=(_WIDTH, height))
@@ -298,7 +301,7 @@ def _figure(title: str, inches: float, *, left: float, bottom: float, entries: i
 def _finish_bar(
     axes: Axes, place: float, value: float, span: tuple[float, float] | None, scale: float, text: str
 ) -> float:
-    """Whisker and number at the end of a bar; returns where the number starts."""
+    """Draw the error bar and the number of a bar; returns the position of the number."""
     end = scale * value
     if span is not None and span[0] < span[1]:
         axes.plot([scale * span[0], scale * span[1]], [place, place], color=_INK[0], linewidth=1.1)
@@ -358,7 +361,7 @@ def _svg(figure: Figure, title: str) -> str:
     )
     text = stream.getvalue()
     text = text[text.index("<svg") :]
-    # Several charts on one page must not share names.
+    # Ids must be unique on a page with several charts.
     prefix = "c" + hashlib.sha256(text.encode()).hexdigest()[:8]
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
     opening, rest = text.split(">", 1)
@@ -370,7 +373,7 @@ def _svg(figure: Figure, title: str) -> str:
 
 
 def _dark_style() -> str:
-    # The light colors stay where they are, so that programs that know no media queries show those.
+    # The light colors remain inline, for viewers without media queries.
     rules = "".join(
         f'.chart [style*="{kind}: {light}"]{{{kind}:{dark}!important}}'
         for light, dark in (_INK, _DIM, _GRID, _BETTER, _WORSE, *_SERIES)

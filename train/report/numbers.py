@@ -1,10 +1,10 @@
-"""Numbers as text."""
+"""Number formatting."""
 
 from __future__ import annotations
 
 
 def signed(value: float) -> str:
-    """A difference with its sign and one decimal; the minus sign is a real one."""
+    """A difference with sign and one decimal; the minus sign is U+2212."""
     rounded = f"{abs(value):.1f}"
     if rounded == "0.0":
         return rounded

@@ -1,4 +1,4 @@
-"""The page of imp-eval: one HTML file with everything in it, no script and no link to elsewhere."""
+"""Report of imp-eval: one self-contained HTML file without scripts or external links."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def write_report(
     terms: str | None = None,
     pictures: Sequence[PictureRow] = (),
 ) -> Path:
-    """Write tables, charts and pictures of one model, or of a baseline and a model.
+    """Write a report with tables, charts and images of one model, or of a baseline and a model.
 
     Args:
         path: HTML file to write; replaced if it exists.
-        scored: (model,) or (baseline, model), measured on the same data.
-        machine: where the times were taken.
-        terms: the data's terms of use; with pictures, the page says that they go for the page too.
-        pictures: rows of the picture section.
+        scored: (model,) or (baseline, model), evaluated on the same data.
+        machine: machine of the timings.
+        terms: license terms of the data; with pictures, the page states that they also apply to it.
+        pictures: rows of the image section.
 
     Raises:
-        DependencyMissing: Jinja2 or Matplotlib is not here.
-        InvalidInput: the models were not measured on the same data.
+        DependencyMissing: Jinja2 or Matplotlib is not installed.
+        InvalidInput: the models were not evaluated on the same data.
         OutputError: the file cannot be written.
     """
     require_packages()
@@ -43,13 +43,13 @@ def write_report(
     evaluation = scored[-1].evaluation
     sections = _sections(evaluation.classes)
     ious = {s.name: class_values(s.evaluation)["IoU"] for s in scored}
-    drawn = [charts.bars(ious, title="IoU of each class", sections=sections)]
+    figures = [charts.bars(ious, title="IoU of each class", sections=sections)]
     if len(scored) == 2:
-        before, after = (class_values(s.evaluation)["IoU"] for s in scored)
-        gains = {name: _difference(before[name], after[name]) for name in after}
+        baseline, model = (class_values(s.evaluation)["IoU"] for s in scored)
+        gains = {name: _difference(baseline[name], model[name]) for name in model}
         title = f"IoU of each class: {scored[1].name} against {scored[0].name}"
-        drawn.append(charts.gains(gains, title=title, sections=sections))
-    drawn += _boundary_charts(scored) + _precision_charts(scored)
+        figures.append(charts.gains(gains, title=title, sections=sections))
+    figures += _boundary_charts(scored) + _precision_charts(scored)
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         (files("imp_trt.train.report") / "page.html").read_text(encoding="utf-8")
     )
@@ -58,7 +58,7 @@ def write_report(
         images=evaluation.images,
         scored=scored,
         tables=tables(scored),
-        charts=drawn,
+        charts=figures,
         pictures=[(row.caption, [(name, data_url(p)) for name, p in row.panels]) for row in pictures],
         legend=zip(evaluation.classes.names, evaluation.classes.palette, strict=True),
         terms=terms,
@@ -68,7 +68,7 @@ def write_report(
 
 
 def require_packages() -> None:
-    """DependencyMissing unless Jinja2 and Matplotlib are here: to be asked before hours of scoring."""
+    """Raise DependencyMissing unless Jinja2 and Matplotlib are installed; call before an evaluation."""
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
@@ -83,8 +83,8 @@ def _sections(classes: ClassTable) -> dict[str, list[str]]:
     return {kind: [classes.names[k] for k in indices] for kind, indices in kinds.items() if indices}
 
 
-def _difference(before: float | None, after: float | None) -> float | None:
-    return None if before is None or after is None else after - before
+def _difference(baseline: float | None, model: float | None) -> float | None:
+    return None if baseline is None or model is None else model - baseline
 
 
 def _boundary_charts(scored: Sequence[Scored]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Pictures of a report: which ones tell most, and image, ground truth and answers side by side."""
+"""Images of a report: selection, and image, ground truth and predictions side by side."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from imp_trt.results.result import SegmentationResult
 Predict = Callable[[NDArray[np.uint8]], SegmentationResult]
 
 PANEL_WIDTH = 480
-"""Widest a panel is, in pixels."""
+"""Maximum width of a panel in pixels."""
 
 _QUALITY = 88
 
 
 class PictureScores:
-    """A predictor that also scores each picture by itself.
+    """A predictor that also computes a score per image.
 
     Args:
         predict: frame -> result.
-        dataset: what is predicted, in order; tell each picture's end by :meth:`picture_done`.
+        dataset: data set in the order of the predictions; call :meth:`picture_done` after each image.
 
     Attributes:
-        scores: mean IoU of the things in each finished picture, of all its classes where it has none.
+        scores: mean IoU of the thing classes in each finished image, of all its classes if it has no things.
     """
 
     def __init__(self, predict: Predict, dataset: Dataset) -> None:
@@ -46,12 +46,12 @@ class PictureScores:
         self._last: SegmentationResult | None = None
 
     def predict(self, frame: NDArray[np.uint8]) -> SegmentationResult:
-        """The predictor's own answer."""
+        """Result of the wrapped predictor."""
         self._last = self._predict(frame)
         return self._last
 
     def picture_done(self, finished: int) -> None:
-        """Score the last answer; finished counts from 1."""
+        """Score the last result; ``finished`` is the number of finished images."""
         if self._last is not None:
             sample = self._dataset[finished - 1]
             self.scores.append(_picture_iou(sample, self._last.semantic, self._dataset.classes))
@@ -59,11 +59,11 @@ class PictureScores:
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One picture of the page.
+    """One image of the report.
 
     Attributes:
-        caption: which picture, and its scores.
-        panels: heading and picture [h, w, 3] uint8 BGR, from left to right, all of one size.
+        caption: number and scores of the image.
+        panels: title and image [h, w, 3] uint8 BGR, from left to right, all of the same size.
     """
 
     caption: str
@@ -71,11 +71,11 @@ class PictureRow:
 
 
 def telling(scores: Sequence[Sequence[float]], count: int) -> list[int]:
-    """The pictures to show: half of them where the last model gains most, half where it gains least.
+    """Indices of the images to show: half with the largest gain of the last model, half with the smallest.
 
     Args:
-        scores: per model the score of each picture; with one model its best and worst are taken.
-        count: how many.
+        scores: scores of each image, per model; with one model its best and worst images are selected.
+        count: number of images.
     """
     last = np.asarray(scores[-1], np.float64)
     gains = last - np.asarray(scores[0], np.float64) if len(scores) > 1 else last
@@ -86,38 +86,38 @@ def telling(scores: Sequence[Sequence[float]], count: int) -> list[int]:
 
 
 def write_sheet(path: str | Path, rows: Sequence[PictureRow], classes: ClassTable) -> Path:
-    """Write the panels of all rows as one PNG; an existing file is replaced.
+    """Write the panels of all rows as one PNG.
 
     Args:
-        path: file to write.
-        rows: one or more; each line of the sheet is as high as its picture, all are as wide as the narrowest.
-        classes: names and colors of the legend.
+        path: file to write; replaced if it exists.
+        rows: one or more; panels are resized to the width of the narrowest.
+        classes: class table of the legend.
 
     Raises:
         OutputError: the file cannot be written.
     """
     width = min(panel.shape[1] for row in rows for _, panel in row.panels)
-    lines = [[_narrowed(panel, width) for _, panel in row.panels] for row in rows]
+    lines = [[_shrink(panel, width) for _, panel in row.panels] for row in rows]
     titles = [name for name, _ in rows[0].panels]
     return write_atomically(path, encode_image(make_grid(lines, titles, classes), ".png"))
 
 
-def data_url(picture: NDArray[np.uint8]) -> str:
-    """A picture [h, w, 3] uint8 BGR as a JPEG within a page."""
-    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+def data_url(image: NDArray[np.uint8]) -> str:
+    """An image [h, w, 3] uint8 BGR as a JPEG data URL."""
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 
 def picture_row(
     dataset: Dataset, index: int, models: Sequence[tuple[str, Predict]], scores: Sequence[float]
 ) -> PictureRow:
-    """Image, ground truth and every model's class map over the image.
+    """Panels of one image: the image, and overlays of the ground truth and of each model's class map.
 
     Args:
-        dataset: labeled pictures.
-        index: which of them.
+        dataset: labeled images.
+        index: index of the image.
         models: name and predictor.
-        scores: of this picture, by model.
+        scores: scores of this image, by model.
     """
     sample = dataset[index]
     panels = [("image", sample.image), ("ground truth", _overlay(sample, sample.semantic, dataset.classes))]
@@ -126,15 +126,15 @@ def picture_row(
     parts = [f"{name} {100 * score:.1f}" for (name, _), score in zip(models, scores, strict=True)]
     things = bool(np.isin(sample.semantic, dataset.classes.things).any())
     what = "its things" if things else "its classes"
-    caption = f"picture {index + 1}: mean IoU of {what}, %: {', '.join(parts)}"
-    return PictureRow(caption, tuple((name, _narrowed(picture, PANEL_WIDTH)) for name, picture in panels))
+    caption = f"image {index + 1}: mean IoU of {what}, %: {', '.join(parts)}"
+    return PictureRow(caption, tuple((name, _shrink(image, PANEL_WIDTH)) for name, image in panels))
 
 
 def _picture_iou(sample: Sample, semantic: NDArray[np.uint8], classes: ClassTable) -> float:
     matrix = ConfusionMatrix(len(classes))
     matrix.add(sample.semantic, semantic)
     scores = matrix.scores(classes)
-    # Only what is there: one stray pixel of an absent class must not halve a picture's score.
+    # Only classes in the ground truth: a few pixels of an absent class must not halve an image's score.
     present = ~np.isnan(scores.accuracy)
     things = [t for t in classes.things if present[t]]
     chosen = scores.iou[things] if things else scores.iou[present]
@@ -143,16 +143,16 @@ def _picture_iou(sample: Sample, semantic: NDArray[np.uint8], classes: ClassTabl
 
 def _overlay(sample: Sample, semantic: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.uint8]:
     colors = color_map(semantic, classes)
-    picture = cv2.addWeighted(sample.image, 0.35, colors, 0.65, 0)
-    # What is not labeled shows as the darkened image in every panel.
+    blended = cv2.addWeighted(sample.image, 0.35, colors, 0.65, 0)
+    # Unlabeled pixels show the darkened image in every panel.
     dark = (sample.image * 0.35).astype(np.uint8)
     ignored = (sample.semantic == IGNORE_INDEX)[..., None]
-    return np.where(ignored, dark, picture).astype(np.uint8)
+    return np.where(ignored, dark, blended).astype(np.uint8)
 
 
-def _narrowed(picture: NDArray[np.uint8], limit: int) -> NDArray[np.uint8]:
-    height, width = picture.shape[:2]
-    if width <= limit:
-        return picture
-    size = (limit, max(1, round(height * limit / width)))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+def _shrink(image: NDArray[np.uint8], max_width: int) -> NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    if width <= max_width:
+        return image
+    size = (max_width, max(1, round(height * max_width / width)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)

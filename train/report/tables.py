@@ -1,4 +1,4 @@
-"""The tables of an evaluation, for the terminal and for the page."""
+"""Tables of an evaluation, for the terminal and the HTML report."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from imp_trt.train.report.numbers import signed
 
 @dataclass(frozen=True)
 class Scored:
-    """One model and what was measured of it.
+    """A model and its scores.
 
     Attributes:
-        name: in headings and legends.
-        model: path or description, for the page.
-        evaluation: its scores.
+        name: name in headings and legends.
+        model: path or description, for the report.
+        evaluation: scores.
     """
 
     name: str
@@ -29,13 +29,13 @@ class Scored:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text.
+    """A table of text cells.
 
     Attributes:
-        title: stands above it.
-        head: names of the columns.
-        rows: as many cells as head has.
-        left: columns of words, which align to the left; the others hold numbers.
+        title: title of the table.
+        head: column names.
+        rows: cells by row.
+        left: number of left-aligned text columns; the others have numbers.
     """
 
     title: str
@@ -44,7 +44,7 @@ class Table:
     left: int = 1
 
     def text(self) -> str:
-        """For a terminal."""
+        """The table as aligned text."""
         lines = [self.head, *self.rows]
         widths = [max(len(row[i]) for row in lines) for i in range(len(self.head))]
         aligned = [
@@ -75,17 +75,17 @@ SUMMARY: tuple[tuple[str, Get], ...] = (
     ("panoptic quality of things", lambda e: e.panoptic.things.pq if e.panoptic else None),
     ("panoptic quality of stuff", lambda e: e.panoptic.stuff.pq if e.panoptic else None),
 )
-"""Figures of the first table, in 0-1; None where not measured."""
+"""Metrics of the first table, in 0-1; None if not evaluated."""
 
 
 def tables(scored: Sequence[Scored]) -> list[Table]:
     """All tables of one model, or of a baseline and a model.
 
     Args:
-        scored: (model,) or (baseline, model), measured on the same data.
+        scored: (model,) or (baseline, model), evaluated on the same data.
 
     Raises:
-        InvalidInput: another number of models, or other data or classes.
+        InvalidInput: no or more than two models, or different data or classes.
     """
     first = scored[0].evaluation if scored else None
     if first is None or len(scored) > 2:
@@ -94,14 +94,14 @@ def tables(scored: Sequence[Scored]) -> list[Table]:
     if (first.data, first.images, first.classes) != (last.data, last.images, last.classes):
         raise InvalidInput(
             "report",
-            expected=f"{first.data}, {first.images} pictures",
-            got=f"{last.data}, {last.images} pictures",
+            expected=f"{first.data}, {first.images} images",
+            got=f"{last.data}, {last.images} images",
         )
     return [_summary(scored), *_per_class(scored), *_boundary(scored), *_times(scored)]
 
 
 def class_values(evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
-    """Values by class name, by measure: "IoU", and where measured "boundary IoU", "mask AP", "PQ"."""
+    """Values by class name, by metric: "IoU", and if evaluated "boundary IoU", "mask AP", "PQ"."""
     classes, names = evaluation.classes, evaluation.classes.names
     values: dict[str, dict[str, float | None]] = {
         "IoU": dict(zip(names, (float(v) for v in evaluation.semantic.iou), strict=True))
@@ -129,7 +129,7 @@ def _summary(scored: Sequence[Scored]) -> Table:
 def _per_class(scored: Sequence[Scored]) -> list[Table]:
     classes = scored[0].evaluation.classes
     by_model = [class_values(s.evaluation) for s in scored]
-    found = []
+    result = []
     for measure in dict.fromkeys(name for values in by_model for name in values):
         columns = [values.get(measure, {}) for values in by_model]
         rows = tuple(
@@ -137,8 +137,10 @@ def _per_class(scored: Sequence[Scored]) -> list[Table]:
             for index, name in enumerate(classes.names)
             if any(name in c for c in columns)
         )
-        found.append(Table(f"{measure} of each class, %", ("class", "kind", *_columns(scored)), rows, left=2))
-    return found
+        result.append(
+            Table(f"{measure} of each class, %", ("class", "kind", *_columns(scored)), rows, left=2)
+        )
+    return result
 
 
 def _boundary(scored: Sequence[Scored]) -> list[Table]:
@@ -170,7 +172,7 @@ def _times(scored: Sequence[Scored]) -> list[Table]:
         for figure in ("p50", "p90", "mean"):
             values = [s.evaluation.milliseconds.get(kind, {}).get(figure) for s in scored]
             rows.append((f"{label}, {figure}", *("-" if v is None else f"{v:.1f}" for v in values)))
-    return [Table("Time per picture on this machine, ms", ("", *(s.name for s in scored)), tuple(rows))]
+    return [Table("Time per image on this machine, ms", ("", *(s.name for s in scored)), tuple(rows))]
 
 
 def _columns(scored: Sequence[Scored]) -> list[str]:
@@ -182,8 +184,8 @@ def _cells(values: Sequence[float | None]) -> list[str]:
     known = [None if v is None or math.isnan(v) else 100 * v for v in values]
     cells = ["-" if v is None else f"{v:.2f}" for v in known]
     if len(known) == 2:
-        before, after = known
-        cells.append("-" if before is None or after is None else signed(after - before))
+        baseline, model = known
+        cells.append("-" if baseline is None or model is None else signed(model - baseline))
     return cells
 
 

@@ -19,7 +19,7 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.models.outputs import OUTPUT_NAMES
 from tests.support.networks import detecting_network, small_config, smooth_frames
 from tests.support.parity import assert_same
-from tests.support.typed_models import PASSES
+from tests.support.typed_models import ITERATIONS
 
 
 def session(model):
@@ -47,7 +47,7 @@ def test_onnx_runtime_computes_what_the_eager_network_does(network, model):
 @pytest.mark.slow
 def test_a_file_for_batches():
     network = detecting_network(small_config("panoptic-p2-imp", sampling="nearest"))
-    model = onnx_from_module(DeployModule(network, passes=12), batch=2)
+    model = onnx_from_module(DeployModule(network, nms_iterations=12), batch=2)
     assert_same(network.forward_frames(smooth_frames()), run(session(model), smooth_frames()), 4)
 
 
@@ -86,7 +86,7 @@ def test_custom_operators_are_nodes_with_bodies(model):
 def test_the_mask_head_has_no_deconvolution_and_nms_is_unrolled(model):
     used = Counter(node.op_type for node in model.graph.node)
     assert used["DepthToSpace"] == 1
-    assert used["MatMul"] >= 2 * PASSES
+    assert used["MatMul"] >= 2 * ITERATIONS
     assert not {"ConvTranspose", "BatchNormalization", "Loop", "NonZero", "NonMaxSuppression"} & set(used)
 
 

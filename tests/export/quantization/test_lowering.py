@@ -21,7 +21,7 @@ from imp_trt.export.quantization.quantize import DETECTING, FIRST, LOGITS, layer
 from imp_trt.export.verification.gates import Agreement, Detections
 from imp_trt.models.outputs import OUTPUT_NAMES
 from tests.support.networks import detecting_network, small_config, smooth_frames
-from tests.support.typed_models import PASSES, typed, write_calibration
+from tests.support.typed_models import ITERATIONS, typed, write_calibration
 
 FLOAT, FLOAT16, BFLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
 LOW = {"fp32": FLOAT, "fp16": FLOAT16, "bf16": BFLOAT16, "int8": FLOAT16, "fp8": FLOAT16}
@@ -224,7 +224,9 @@ def test_the_same_frames_give_the_same_bytes(network, lowered, tmp_path, monkeyp
     if precision == "fp8":  # the float16 graph before it is the one of int8
         monkeypatch.setattr(lowering, "onnx_from_module", lambda module, batch: lowered["fp16"].model)
     write_calibration(tmp_path)
-    again = lower(network, precision, passes=PASSES, calibration=CalibrationFrames(tmp_path)).model
+    again = lower(
+        network, precision, nms_iterations=ITERATIONS, calibration=CalibrationFrames(tmp_path)
+    ).model
     shared = lowered[precision].model
     assert again.SerializeToString(deterministic=True) == shared.SerializeToString(deterministic=True)
 

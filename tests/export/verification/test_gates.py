@@ -117,7 +117,7 @@ def test_miou_and_nms_gates():
     assert pooled(10_000, miou={"reference": 0.7, "candidate": 0.6991}).failures(gate) == []
     assert pooled(10_000, miou={"reference": 0.7, "candidate": 0.75}).failures(gate) == []
     assert "0.20 points" in pooled(10_000, miou={"reference": 0.7, "candidate": 0.698}).failures(gate)[0]
-    assert "3 keep flags" in pooled(10_000, unsettled=3).failures(gate)[0]
+    assert "3 keep flags" in pooled(10_000, unconverged=3).failures(gate)[0]
     assert Agreement().failures(gate), "no frames prove nothing"
 
 
@@ -126,8 +126,8 @@ def test_enforce_names_what_failed():
     with pytest.raises(VerificationError, match=r"99\.0000%.*gate 99\.99%.*F1 0\.5000") as caught:
         enforce(pooled(9_900, matched=50), "fp32")
     assert caught.value.exit_code == 3
-    with pytest.raises(VerificationError, match="--nms-passes"):
-        enforce(pooled(10_000, unsettled=1), "fp32")
+    with pytest.raises(VerificationError, match="--nms-iterations"):
+        enforce(pooled(10_000, unconverged=1), "fp32")
 
 
 def test_figures_for_the_manifest():

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from imp_trt.models.presets import SYSTEMS
+from imp_trt.train.config import Recipe, Stage
 from imp_trt.train.evaluation import MEASURES, Evaluation, evaluate
-from imp_trt.train.recipes import Recipe, Stage
 from research.ablation.cells import PINNED, VARIANTS, Cell
 from research.ablation.results import CellResult
 from tests.support.pictures import CAT, DOG, WALL, Pets, answer
@@ -43,7 +43,7 @@ def made(cell: Cell, misses: int, **settings: Any) -> CellResult:
     detector = SYSTEMS[cell.system]["detector"]
     per_class = {"cat": {"recall": 0.6, "precision": None}, "dog": {"recall": 0.9, "precision": None}}
     canvas = {"threshold": 0.5, "recall": 0.75, "precision": None, "per_class": per_class}
-    recipe = Recipe(Stage(30, 1e-3, 1e-4), Stage(20, 1e-3, 1e-5), canvas_rate=10.0)
+    recipe = Recipe(Stage(30, 1e-3, 1e-4), Stage(20, 1e-3, 1e-5), canvas_lr_mult=10.0)
     known = {
         "data": "coco:DIR",
         "backbone": "compact",
@@ -51,7 +51,7 @@ def made(cell: Cell, misses: int, **settings: Any) -> CellResult:
         "init": "scratch",
         "half": True,
         "recipe_name": "pets-short",
-        "recipe": json.loads(json.dumps({**recipe.to_dict(), **cell.recipe})),
+        "recipe": json.loads(json.dumps({**recipe.to_dict(), **cell.recipe_settings})),
         "network": {**PINNED, **dict(VARIANTS[cell.variant].config)},
         "shown": VARIANTS[cell.variant].canvas_override,
         "train": {"split": "train", "images": 3},

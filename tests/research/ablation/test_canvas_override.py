@@ -23,7 +23,7 @@ SIZE = (128, 192)
 
 
 class Photos(Pets):
-    """Two pictures of half and of twice the network's size, so that the truth has to be fitted."""
+    """Two images of half and of twice the network's size, so that the ground truth has to be fitted."""
 
     def __init__(self):
         super().__init__(2)
@@ -52,7 +52,7 @@ def scored(model, variant):
 def test_with_the_oracle_canvas_a_class_map_read_from_it_is_the_ground_truth(tmp_path):
     # The class map of mask-rcnn-imp is its canvas: there are no semantic weights to train.
     evaluation, canvas = scored(network(tmp_path), VARIANTS["oracle-canvas"])
-    # A cell of the canvas is up to 8 pixels of the larger picture, and bilinear.
+    # A cell of the canvas is up to 8 pixels of the larger image, and bilinear.
     assert evaluation.semantic.thing_iou > 0.85
     # The network's own canvas was not used, so it has no scores.
     assert canvas is None

@@ -87,12 +87,12 @@ def test_changes_of_the_recipe_are_part_of_its_name(arguments, monkeypatch):
     assert (seen[0].recipe.batch, seen[0].recipe.stage_one.iterations) == (4, 7)
 
 
-@pytest.mark.parametrize(("more", "wanted"), [([], "imagenet"), (["--init", "scratch"], "scratch")])
-def test_the_first_weights_are_the_recipes_unless_said_otherwise(arguments, monkeypatch, more, wanted):
+@pytest.mark.parametrize(("more", "expected"), [([], "imagenet"), (["--init", "scratch"], "scratch")])
+def test_the_first_weights_are_the_recipes_unless_said_otherwise(arguments, monkeypatch, more, expected):
     seen: list[Experiment] = []
     monkeypatch.setattr(Experiment, "done", lambda self, cell: not seen.append(self))
     assert cli.main([*arguments, "--recipe", "vcp", *more]) == 0
-    assert seen[0].init == wanted
+    assert seen[0].init == expected
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_the_package_runs_as_a_module(monkeypatch, capsys):
 
 
 def test_a_budget_is_a_length_of_time():
-    for text, wanted in {"90m": 5400, "2h": 7200, "600s": 600, "600": 600, "1.5h": 5400}.items():
-        assert cli.parser().parse_args(["--budget", text]).budget == wanted
+    for text, expected in {"90m": 5400, "2h": 7200, "600s": 600, "600": 600, "1.5h": 5400}.items():
+        assert cli.parser().parse_args(["--budget", text]).budget == expected
     for wrong in ("0", "90x", "-5m", ""):
         with pytest.raises(SystemExit):
             cli.parser().parse_args([f"--budget={wrong}"])

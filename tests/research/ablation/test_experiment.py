@@ -137,15 +137,15 @@ def test_a_result_names_the_code_that_trained_it(filled, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("found", "wanted"),
+    ("found", "expected"),
     [
         ([{"sources": ["commit a"]}, {"sources": ["commit a", "commit b"]}], ["commit a", "commit b"]),
         ([{"code": "5088433c8176"}, {"sources": ["commit b"]}], ["digest 5088433c8176", "commit b"]),
         ([{}, {"sources": ["commit b"]}], None),
     ],
 )
-def test_checkpoints_of_all_ages_tell_what_trained_them(found, wanted):
-    assert _trained_by(found).get("trained_by") == wanted
+def test_checkpoints_of_all_ages_tell_what_trained_them(found, expected):
+    assert _trained_by(found).get("trained_by") == expected
 
 
 def test_an_old_checkpoint_is_loaded_and_names_its_code():
@@ -175,7 +175,7 @@ def test_an_old_result_under_a_former_name_counts(tmp_path):
 def test_the_digest_of_a_cell_covers_what_its_scores_depend_on(tmp_path):
     run, cell = experiment(tmp_path), PAIR[1]
     changed = [
-        replace(run, recipe=replace(TINY, canvas_rate=3.0)),
+        replace(run, recipe=replace(TINY, canvas_lr_mult=3.0)),
         replace(run, recipe=replace(TINY, stage_one=Stage(3, 1e-3))),
         replace(run, input_size=(64, 192)),
         replace(run, backbone="resnet18"),
@@ -208,13 +208,13 @@ def test_the_digest_of_a_cell_leaves_out_names_folders_and_the_machine(tmp_path)
     )
     assert same.config_digest(PAIR[1]) == run.config_digest(PAIR[1])
     # The control learns from no canvas.
-    faster = replace(run, recipe=replace(TINY, canvas_rate=3.0))
+    faster = replace(run, recipe=replace(TINY, canvas_lr_mult=3.0))
     assert faster.config_digest(PAIR[0]) == run.config_digest(PAIR[0])
 
 
 @pytest.mark.slow
 def test_a_setting_of_the_canvas_concerns_those_who_learn_from_it(filled):
-    faster = replace(filled, recipe=replace(TINY, canvas_rate=3.0))
+    faster = replace(filled, recipe=replace(TINY, canvas_lr_mult=3.0))
     assert faster.done(PAIR[0])
     assert faster.done(SWEPT)
     with pytest.raises(UsageError, match="another experiment"):

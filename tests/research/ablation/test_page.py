@@ -99,7 +99,7 @@ def test_what_was_not_run_is_listed(written):
 def test_the_page_says_what_was_run(written):
     table = rows(written[1])
     assert "Test CPU, 1 of 2 CPUs" in table["machine"][0]
-    assert table["first weights"] == ["drawn, none pretrained"]
+    assert table["initial weights"] == ["random, none pretrained"]
     assert table["code (commit)"] == ["abcabcabcabc"]
     assert table["panoptic-fpn-imp-rect-s0"][-1] == "0123456789ab"
     # Two shared first stages of an hour; eight trainings less the sweep's, of half an hour each.
@@ -211,12 +211,10 @@ def test_a_pair_that_differs_in_more_than_imp_is_told(tmp_path):
     kept(tmp_path, made(Cell(HEADLINE, "rect", 0), 3))
     text = write_page(tmp_path, tmp_path / "page.md")[0].read_text()
     assert "FPN pair: the first stage is not shared at seed 0" in text
-    assert (
-        "FPN pair: the two were filled on unlike machines or versions of libraries or code at seed 0" in text
-    )
+    assert "FPN pair: the two were evaluated on different machines or code versions at seed 0" in text
     assert "Other CPU, 1 of 2 CPUs, PyTorch 2.15.0: `panoptic-fpn-imp-base-s0`; all others: Test CPU" in text
     exception = "abcabcabcabc + def+changes: `panoptic-fpn-imp-base-s0`; all others: abcabcabcabc."
-    assert f"made by one version of the code. {exception}" in text
+    assert f"produced by one version of the code. {exception}" in text
     assert "`+changes`: source files differed from that commit." in text
 
 
@@ -235,8 +233,8 @@ def test_old_results_name_their_code_by_digest(tmp_path):
     kept(tmp_path, made(Cell(HEADLINE, "base", 0), 4))
     text = write_page(tmp_path, tmp_path / "page.md")[0].read_text()
     assert rows(text)["code"] == ["commit abcabcabcabc, digest 5088433c8176"]
-    assert "Not all cells were made by one version of the code. " in text
-    assert "whether a digest and a commit are the same code cannot be told" in text
+    assert "Not all cells were produced by one version of the code. " in text
+    assert "do not show whether a digest and a commit are the same code" in text
     assert rows(text)["panoptic-fpn-base-s0"][-1] == "\N{EN DASH}"
     assert rows(text)["panoptic-fpn-imp-base-s0"][-1] == "0123456789ab"
 

@@ -93,7 +93,7 @@ def test_label_ids_become_the_official_train_ids(tmp_path: Path) -> None:
 
 def test_cities_with_too_few_pictures_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     CityscapesDataset(_write(tmp_path), "val")
-    assert "3 of 500 pictures: frankfurt 1 of 267, lindau 1 of 59, munster 1 of 174" in caplog.text
+    assert "3 of 500 images: frankfurt 1 of 267, lindau 1 of 59, munster 1 of 174" in caplog.text
     assert "cityscapes-dataset.com/downloads" in caplog.text
     caplog.clear()
     CityscapesDataset(tmp_path, "val", cities=("lindau",))
@@ -167,7 +167,7 @@ def test_labels_of_another_picture_are_refused(tmp_path: Path) -> None:
     labels, ids = _labels()
     stem = tmp_path / "gtFine/val/lindau/lindau_000000_000019_gtFine"
     cv2.imwrite(f"{stem}_labelIds.png", labels[:, ::-1])
-    with pytest.raises(DatasetError, match=r"the same classes, got others in \d+ %"):
+    with pytest.raises(DatasetError, match=r"the same classes, got different ones in \d+ %"):
         data[0]
     cv2.imwrite(f"{stem}_labelIds.png", labels[:, :-1])
     with pytest.raises(DatasetError, match="48x24 and 47x24"):
@@ -177,5 +177,5 @@ def test_labels_of_another_picture_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="48x24 and 48x23"):
         data[0]
     cv2.imwrite(f"{stem}_instanceIds.png", ids.astype(np.uint8))
-    with pytest.raises(DatasetError, match="16-bit single-channel PNG of numbers, got uint8"):
+    with pytest.raises(DatasetError, match="16-bit single-channel PNG, got uint8"):
         data[0]

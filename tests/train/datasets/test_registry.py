@@ -37,7 +37,7 @@ def test_the_package_loads_no_heavy_module() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "wanted"),
+    ("written", "expected"),
     [
         ("scenes", "scenes"),
         ("scenes:64x128", "scenes:64x128"),
@@ -47,5 +47,5 @@ def test_the_package_loads_no_heavy_module() -> None:
         ("C:/data", "DIR"),
     ],
 )
-def test_how_a_set_is_named_without_its_folder(written, wanted):
-    assert without_folder(written) == wanted
+def test_how_a_set_is_named_without_its_folder(written, expected):
+    assert without_folder(written) == expected

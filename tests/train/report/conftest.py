@@ -26,7 +26,7 @@ class Rooms:
         instances = (semantic == CAT).astype(np.int32)
         semantic[:4, :4] = 255
         sample = labeled(semantic, instances)
-        # The frame tells the predictors below which picture it is.
+        # The frame tells the predictors below which image it is.
         sample.image[...] = 40 * index
         return sample
 
@@ -42,7 +42,7 @@ def perfect(frame):
 
 
 def half_blind(frame):
-    """Finds no cat in the last two pictures."""
+    """Finds no cat in the last two images."""
     index = int(frame[0, 0, 0]) // 40
     if index < 2:
         return perfect(frame)

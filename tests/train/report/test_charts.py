@@ -58,7 +58,7 @@ def test_bars_say_the_values_and_leave_out_what_is_missing():
     said = words(svg)
     assert {"50.0", "90.0", "62.5", "things", "stuff", "car", "sky", "plain", "imp"} <= set(said)
     assert sum(word in ("50.0", "62.5", "90.0") for word in said) == 3
-    # Each series has a colour, in its bars and in the legend alike; Matplotlib's own must not show.
+    # Each series has a color, in its bars and in the legend alike; Matplotlib's own must not show.
     assert "#8a939d" in svg
     assert "#0b5fc2" in svg
     assert "#1f77b4" not in svg

@@ -1,4 +1,4 @@
-"""Which pictures are shown, and what their panels hold."""
+"""Which images are shown, and what their panels hold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.train.report.conftest import ROOMS, half_blind, perfect
 
 
 class Wide:
-    """One picture, wider than a panel."""
+    """One image, wider than a panel."""
 
     name, terms, classes = "wide", None, CLASSES
 
@@ -56,7 +56,7 @@ def test_each_picture_is_scored_by_its_things():
 def test_panels_show_image_truth_and_answers():
     row = picture_row(ROOMS, 3, [("plain", half_blind), ("imp", perfect)], [0.0, 1.0])
     assert [name for name, _ in row.panels] == ["image", "ground truth", "plain", "imp"]
-    assert row.caption == "picture 4: mean IoU of its things, %: plain 0.0, imp 100.0"
+    assert row.caption == "image 4: mean IoU of its things, %: plain 0.0, imp 100.0"
     image, truth, plain, imp = (panel.astype(int) for _, panel in row.panels)
     assert (image == 120).all()
     cat = ROOMS[3].semantic == CAT

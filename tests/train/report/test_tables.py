@@ -36,14 +36,14 @@ def test_a_pair_with_the_difference(scored):
     near = found["mIoU near class boundaries, %"]
     assert list(near) == ["10 px", "25 px", "50 px", "100 px", "200 px", "400 px"]
     assert near["10 px"][0] == f"{100 * before.boundary.bands[0].mean_iou:.2f}"
-    times = found["Time per picture on this machine, ms"]
+    times = found["Time per image on this machine, ms"]
     assert times["Segmenter.run, p50"] == ("3.0", "5.0")
     assert times["network alone, mean"] == ("2.0", "4.0")
 
 
 def test_what_was_not_measured_is_left_out():
     found = by_title(tables([Scored("model", "m", evaluate(perfect, ROOMS))]))
-    assert set(found) == {"Summary, %", "IoU of each class, %", "Time per picture on this machine, ms"}
+    assert set(found) == {"Summary, %", "IoU of each class, %", "Time per image on this machine, ms"}
     assert "box AP" not in found["Summary, %"]
     assert all(len(row) == 1 for row in found["Summary, %"].values())
 
@@ -58,7 +58,7 @@ def test_one_with_and_one_without_a_detector(scored):
 
 def test_models_of_different_data_are_not_compared(scored):
     other = Scored("imp", "i", evaluate(perfect, ROOMS, limit=2))
-    with pytest.raises(InvalidInput, match="4 pictures"):
+    with pytest.raises(InvalidInput, match="4 images"):
         tables([scored[0], other])
     with pytest.raises(InvalidInput, match="one or two models"):
         tables([])
