@@ -1,10 +1,10 @@
-"""Segment a picture with Mask R-CNN-IMP and torchvision's COCO weights: 80 classes, no training.
+"""Segment an image with Mask R-CNN-IMP and torchvision's COCO weights: 80 classes, no training.
 
     python samples/mask_rcnn_imp_coco.py photo.jpg -o results
 
 Writes the exported network (checkpoint, ONNX file and manifest) and an overlay to the folder. The weights
-(170 MB) are fetched once into torch.hub's cache. --random-weights is for a machine without network: the
-files have the same form, and the classes mean nothing.
+(170 MB) are downloaded once to the cache of torch.hub. --random-weights works offline: the files have the
+same format, but the results are meaningless.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from imp_trt import Segmenter
 from imp_trt.export import ExportOptions, export_onnx
 from imp_trt.models import ImpNetwork, coco_config, coco_mask_rcnn_imp, save_checkpoint
 
-TERMS = "torchvision's COCO_V1 weights: trained on COCO; the data set may carry terms of its own"
+TERMS = "torchvision's COCO_V1 weights: trained on COCO; the data set may have its own license terms"
 
 
 def main(arguments: list[str] | None = None) -> Path:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("image", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path())
     parser.add_argument("--input-size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"))
-    parser.add_argument("--random-weights", action="store_true", help="do not fetch anything")
+    parser.add_argument("--random-weights", action="store_true", help="do not download anything")
     options = parser.parse_args(arguments)
-    frame = cv2.imread(str(options.picture))  # BGR; None if the file is not an image
+    frame = cv2.imread(str(options.image))  # BGR; None if the file is not an image
     if frame is None:
-        parser.error(f"{options.picture} is not a readable image")
+        parser.error(f"{options.image} is not a readable image")
     size = (options.input_size[0], options.input_size[1])
     network = ImpNetwork(coco_config(size)) if options.random_weights else coco_mask_rcnn_imp(size)
     terms = "random weights" if options.random_weights else TERMS
@@ -41,11 +41,11 @@ def main(arguments: list[str] | None = None) -> Path:
     weights = save_checkpoint(
         options.output / "mask_rcnn_imp_coco.safetensors", network.eval(), {"terms": terms}
     )
-    # Verified against PyTorch; random scores lie too close together for a comparison to mean much.
+    # Verified against PyTorch, except with random weights, whose scores are too close for a comparison.
     report = export_onnx(
         weights, options.output, ExportOptions(frame_count=4, verify=not options.random_weights)
     )
-    overlay = options.output / f"{options.picture.stem}.overlay.png"
+    overlay = options.output / f"{options.image.stem}.overlay.png"
     with Segmenter(report.path) as segmenter:
         result = segmenter.run(frame)
     cv2.imwrite(str(overlay), result.plot(frame, legend=True))

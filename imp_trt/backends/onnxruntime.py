@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,8 +109,8 @@ def _session(payload: bytes, path: str, threads: int | None) -> _Session:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 4  # fatal: failures are raised, and would be logged in addition
     try:
-        session: _Session = ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
-        return session
+        session = ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+        return cast(_Session, session)
     except Exception as error:
         raise ArtifactError(
             f"artifact {path}: ONNX Runtime {ort.__version__} refuses the graph",

@@ -1,4 +1,4 @@
-"""Measuring what a user waits for: every stage of a frame, as percentiles, on the path that apps take."""
+"""Latency and throughput of a model: percentiles of every stage of a frame, measured end to end."""
 
 from imp_trt._lazy import attach_stub
 

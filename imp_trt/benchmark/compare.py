@@ -1,7 +1,7 @@
-"""Side by side: another way to the same answer, on the same frames, taking turns.
+"""Comparison of an artifact with a baseline on the same frames.
 
-The answers are compared first: what is wrong is not timed. Then blocks of calls alternate, so that a machine
-that slows down or is busy for a while hits both.
+The outputs are compared first; wrong outputs are not timed. Then blocks of calls alternate between both, so
+that frequency scaling or other load on the machine affects both equally.
 """
 
 from __future__ import annotations
@@ -11,99 +11,114 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.artifacts.manifest import Manifest
+from imp_trt.benchmark.gates import REPORT_NAMES
 from imp_trt.errors import CheckpointError, UsageError, VerificationError
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video.sources.frame import Frame
 
 BLOCK = 4
-"""Calls in a row that count; one before them does not, because the other side's threads and caches linger."""
+"""Timed calls per block. One untimed call precedes them, because of the other side's threads and caches."""
 
-LEAST_ROUNDS = 5
+MIN_ROUNDS = 5
 CHECKED_FRAMES = 8
 SETTLE_S = 0.05
 
 Image = NDArray[np.uint8]
 
 
-class Rival(Protocol):
-    """What the artifact is compared with.
+Agreement = dict[str, "int | float | str"]
+"""Measures of the agreement of two models, data for JSON."""
+
+
+class Baseline(Protocol):
+    """A model that the artifact is compared with.
 
     Attributes:
-        name: "pytorch" or "peer".
-        title: what it is, for people.
-        notes: what a reader must know about it.
+        name: "pytorch" or "maskrcnn".
+        title: description for the report.
+        notes: remarks for the report.
     """
 
     name: str
     title: str
     notes: list[str]
 
-    def check(self, images: Sequence[Image]) -> dict[str, Any]:
-        """Compare answers; plain data about how well they agree.
+    def check(self, images: Sequence[Image]) -> Agreement:
+        """Verify the outputs on images [h, w, 3] uint8 BGR.
 
         Raises:
-            VerificationError: they do not.
+            VerificationError: the outputs do not agree.
         """
         ...
 
     def run(self, image: Image) -> object:
-        """One frame, what comes before and after the network included."""
+        """Process one frame, including preprocessing and postprocessing."""
         ...
 
     def close(self) -> None:
-        """Release it; idempotent."""
+        """Release the resources; idempotent."""
         ...
 
 
 @dataclass(frozen=True)
 class Round:
-    """Medians of one block each, milliseconds a frame."""
+    """Medians of one block of the artifact and one of the baseline, in milliseconds per frame."""
 
     artifact_ms: float
-    rival_ms: float
+    baseline_ms: float
 
     @property
     def ratio(self) -> float:
-        """The rival's time over the artifact's."""
-        return self.rival_ms / self.artifact_ms if self.artifact_ms > 0 else float("inf")
+        """Time of the baseline divided by that of the artifact."""
+        return self.baseline_ms / self.artifact_ms if self.artifact_ms > 0 else float("inf")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came out.
+    """Result of a comparison.
 
     Attributes:
-        agreement: what Rival.check said before.
+        agreement: result of Baseline.check.
     """
 
     name: str
     title: str
     rounds: list[Round]
-    agreement: dict[str, Any] = field(default_factory=dict)
+    agreement: Agreement = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
     def ratios(self) -> tuple[float, float, float]:
-        """Median, least and greatest over the rounds."""
-        found = [r.ratio for r in self.rounds]
-        return statistics.median(found), min(found), max(found)
+        """Median, minimum and maximum ratio over the rounds."""
+        ratios = [r.ratio for r in self.rounds]
+        return statistics.median(ratios), min(ratios), max(ratios)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+    @property
+    def artifact_ms(self) -> float:
+        """Median over the rounds, milliseconds per frame."""
+        return statistics.median(r.artifact_ms for r in self.rounds)
+
+    @property
+    def baseline_ms(self) -> float:
+        """Median over the rounds, milliseconds per frame."""
+        return statistics.median(r.baseline_ms for r in self.rounds)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the comparison as data for JSON."""
         median, low, high = self.ratios
         return {
-            "name": self.name,
+            "name": REPORT_NAMES.get(self.name, self.name),
             "title": self.title,
             "rounds": len(self.rounds),
             "frames_per_block": BLOCK,
-            "artifact_ms": statistics.median(r.artifact_ms for r in self.rounds),
-            "rival_ms": statistics.median(r.rival_ms for r in self.rounds),
+            "artifact_ms": self.artifact_ms,
+            "rival_ms": self.baseline_ms,
             "ratio": median,
             "ratio_min": low,
             "ratio_max": high,
@@ -114,7 +129,7 @@ class Comparison:
 
 def compare(
     run: Callable[[Image], object],
-    rival: Rival,
+    baseline: Baseline,
     frames: Iterator[Frame],
     clock: Callable[[], float],
     pause: Callable[[float], object],
@@ -122,28 +137,29 @@ def compare(
     seconds: float,
     progress: Callable[[int], None] | None = None,
 ) -> Comparison:
-    """Check the rival's answers, then let both take turns on the same frames.
+    """Verify the baseline's outputs, then time both alternately on the same frames.
 
     Args:
-        run: the artifact's Segmenter, its answer read.
-        frames: without end.
-        clock, pause: seconds; time.perf_counter and time.sleep.
-        seconds: go on so long, and LEAST_ROUNDS at least.
-        progress: called after each round with how many are done.
+        run: runs the artifact on an image and reads the result.
+        baseline: the model to compare with.
+        frames: an infinite iterator.
+        clock, pause: time.perf_counter and time.sleep, or replacements for tests.
+        seconds: minimum duration; at least MIN_ROUNDS rounds are timed.
+        progress: called after each round with the number of rounds done.
 
     Raises:
-        VerificationError: the answers differ; nothing is timed.
+        VerificationError: the outputs differ; nothing is timed.
     """
-    agreement = rival.check([next(frames).image for _ in range(CHECKED_FRAMES)])
+    agreement = baseline.check([next(frames).image for _ in range(CHECKED_FRAMES)])
     rounds: list[Round] = []
     begin = clock()
-    while len(rounds) < LEAST_ROUNDS or clock() - begin < seconds:
+    while len(rounds) < MIN_ROUNDS or clock() - begin < seconds:
         images = [next(frames).image for _ in range(BLOCK)]
         first = _block(run, images, clock, pause)
-        rounds.append(Round(first, _block(rival.run, images, clock, pause)))
+        rounds.append(Round(first, _block(baseline.run, images, clock, pause)))
         if progress is not None:
             progress(len(rounds))
-    return Comparison(rival.name, rival.title, rounds, agreement, list(rival.notes))
+    return Comparison(baseline.name, baseline.title, rounds, agreement, list(baseline.notes))
 
 
 def _block(
@@ -152,8 +168,8 @@ def _block(
     clock: Callable[[], float],
     pause: Callable[[float], object],
 ) -> float:
-    """Median milliseconds a frame."""
-    pause(SETTLE_S)  # the other library's threads spin for a while after their last call
+    """Return the median time of a block, in milliseconds per frame."""
+    pause(SETTLE_S)  # the other library's threads spin for some time after their last call
     run(images[0])
     times = []
     for image in images:
@@ -163,19 +179,19 @@ def _block(
     return statistics.median(times)
 
 
-class PyTorchRival:
-    """The same weights, eager, in PyTorch; resized and brought back by the same code.
+class PyTorchBaseline:
+    """The same weights in eager PyTorch, with the same preprocessing and postprocessing.
 
     Args:
-        weights: the checkpoint that the artifact was made from.
-        manifest: the artifact's.
-        segment: the artifact's Segmenter.run, for the check.
-        threads: of the network, as the artifact's.
-        device: "cpu" or "cuda"; None takes what PyTorch finds.
+        weights: the checkpoint that the artifact was exported from.
+        manifest: manifest of the artifact.
+        segment: Segmenter.run of the artifact, for the check.
+        threads: CPU threads of the network, the same as for the artifact.
+        device: "cpu" or "cuda"; None selects the GPU if PyTorch finds one.
 
     Raises:
-        CheckpointError: these are other weights.
-        DependencyMissing: torch is not installed, or has no such device.
+        CheckpointError: the artifact was exported from other weights.
+        DependencyMissing: torch is not installed, or the device is not available.
     """
 
     name = "pytorch"
@@ -199,19 +215,20 @@ class PyTorchRival:
             raise CheckpointError(
                 f"weights {weights}",
                 expected=f"those of the artifact, sha256 {manifest.weights_sha256[:16]}",
-                got=f"others, sha256 {digest[:16]}",
+                got=f"other weights, sha256 {digest[:16]}",
                 fix="pass the checkpoint that was exported with --weights",
             )
         version = self._eager.manifest.producer.get("torch", "")
-        where = "on the CPU" if device == "cpu" else f"on {device or 'what PyTorch finds'}"
+        where = "on the CPU" if device == "cpu" else f"on {device or 'the default device'}"
         self.title = f"PyTorch {version} eager, float32, {where}, the same weights"
         self.notes: list[str] = []
 
-    def check(self, images: Sequence[Image]) -> dict[str, Any]:
-        """Hold the artifact to the gates of its precision, as its export was."""
-        from imp_trt.export.verification.gates import GATES, Agreement, Detections
+    def check(self, images: Sequence[Image]) -> Agreement:
+        """Check the artifact against the accuracy gates of its precision, as its export did."""
+        from imp_trt.export.verification import gates
+        from imp_trt.export.verification.gates import GATES, Detections
 
-        agreement, gate = Agreement(), GATES[self._manifest.precision]
+        agreement, gate = gates.Agreement(), GATES[self._manifest.precision]
         for image in images:
             both = self._eager.run(image), self._segment(image)
             a, b = (Detections(r.instances.boxes, r.instances.labels, r.instances.scores) for r in both)
@@ -219,7 +236,7 @@ class PyTorchRival:
         failures = agreement.failures(gate)
         if failures:
             raise VerificationError(
-                "artifact and PyTorch answer differently, so no time is counted",
+                "the outputs of artifact and PyTorch differ, so nothing is timed",
                 expected=f"the {self._manifest.precision} gates on {len(images)} frames",
                 got="; ".join(failures),
                 fix="imp-export verifies on more frames; export again",
@@ -233,23 +250,23 @@ class PyTorchRival:
         }
 
     def run(self, image: Image) -> object:
-        """See :class:`Rival`."""
+        """See :class:`Baseline`."""
         return self._eager.run(image)
 
     def close(self) -> None:
-        """See :class:`Rival`."""
+        """See :class:`Baseline`."""
         self._eager.close()
 
 
-def weights_of(manifest: Manifest, given: Path | None) -> Path:
-    """The checkpoint of an artifact: the one given, or the bundled one if it was made from that.
+def baseline_weights(manifest: Manifest, given: Path | None) -> Path:
+    """Return the checkpoint of an artifact: the given one, or the bundled one if it was exported from that.
 
     Raises:
-        UsageError: there is nothing to compare with, or the weights must be named.
+        UsageError: the model is a checkpoint itself, or the weights must be specified.
     """
     if manifest.kind == "checkpoint":
         raise UsageError(
-            "--compare pytorch", expected="an .onnx or .engine artifact", got="weights, which PyTorch runs"
+            "--compare pytorch", expected="an .onnx or .engine artifact", got="a checkpoint, run by PyTorch"
         )
     if given is not None:
         return given
@@ -261,5 +278,5 @@ def weights_of(manifest: Manifest, given: Path | None) -> Path:
     raise UsageError(
         "--compare pytorch",
         expected="--weights FILE, the checkpoint that was exported",
-        got="an artifact of weights that are not the bundled ones",
+        got="an artifact of other weights than the bundled ones",
     )

@@ -1,4 +1,4 @@
-"""Frames to measure with: a file's, decoded anew each time, or drawn streets as JPEG in memory."""
+"""Frames for measurements: from a file, decoded each time, or synthetic streets as JPEG in memory."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ _SEED = 21
 
 
 class Feed(Protocol):
-    """Frames without end; taking one decodes one.
+    """Infinite iterable of frames; each is decoded when it is taken.
 
     Attributes:
-        name: what they are, for reports.
-        decoder: what decoding is here, for reports.
+        name: description of the frames for reports.
+        decoder: description of the decoder for reports.
     """
 
     name: str
     decoder: str
 
     def __iter__(self) -> Iterator[Frame | None]:
-        """Frames, counted from 0. None where a file was opened (again): the time that took is no frame's."""
+        """Iterate over the frames, numbered from 0. None marks that a file was opened, which is not timed."""
         ...
 
 
 class SourceFeed:
-    """An image, a folder or a video from disk, over and over.
+    """An image, a folder or a video from disk, in a loop.
 
-    Opening a video decodes its first frame; that one is left out, because its decoding cannot be told from
-    the opening.
+    Opening a video decodes its first frame. This frame is skipped, because its decoding time cannot be
+    separated from the opening.
 
     Raises:
-        SourceError: nothing is there, or too few frames to go round.
-        UsageError: a camera or stream, which sets the pace itself.
+        SourceError: the source does not exist, or has too few frames.
+        UsageError: a camera or stream, whose frame rate limits the measurement.
     """
 
     def __init__(self, spec: str) -> None:
@@ -55,8 +55,8 @@ class SourceFeed:
             if source.live:
                 raise UsageError(
                     f"--source {self.name}",
-                    expected="a file or folder: a live source sets the pace",
-                    fix="imp-segment SOURCE null: --deadline 50ms tells how old a camera's results are",
+                    expected="a file or folder, because the frame rate of a live source is limited",
+                    fix="imp-segment SOURCE null: --deadline 50ms reports the age of a camera's results",
                 )
             self._video = _is_video(source)
         self.decoder = "OpenCV, the video from disk" if self._video else "OpenCV, image files from disk"
@@ -64,7 +64,7 @@ class SourceFeed:
     def __iter__(self) -> Iterator[Frame | None]:
         index = 0
         while True:
-            taken = index
+            start = index
             with open_source(self._spec) as source:
                 frames = iter(source)
                 if self._video:
@@ -73,14 +73,14 @@ class SourceFeed:
                 for frame in frames:
                     yield _numbered(frame, index)
                     index += 1
-            if index == taken:
+            if index == start:
                 raise SourceError(
-                    f"source {self.name}", expected="a video with at least two frames", got="one"
+                    f"source {self.name}", expected="a video with at least two frames", got="one frame"
                 )
 
 
 class StreetFeed:
-    """Drawn street scenes, kept as JPEG in memory, over and over.
+    """Synthetic street scenes as JPEG in memory, in a loop.
 
     Args:
         size: (h, w) of the frames, at least 32 each.
@@ -89,46 +89,46 @@ class StreetFeed:
     def __init__(self, size: tuple[int, int] = DEFAULT_SIZE) -> None:
         from imp_trt.synthetic import StreetScenes
 
-        self.name = f"{STREETS} drawn street scenes"
+        self.name = f"{STREETS} synthetic street scenes"
         self.decoder = "OpenCV, JPEG from memory"
         scenes = StreetScenes(_SEED, size, STREETS)
-        self._pictures = [
+        self._jpegs = [
             np.frombuffer(encode_image(scenes[i].image, ".jpg"), np.uint8) for i in range(len(scenes))
         ]
 
     def __iter__(self) -> Iterator[Frame | None]:
         index = 0
         while True:
-            data = self._pictures[index % len(self._pictures)]
+            data = self._jpegs[index % len(self._jpegs)]
             image = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
             yield _numbered(Frame(image, index, "", None), index)
             index += 1
 
 
 def open_feed(spec: str | None, size: tuple[int, int] | None) -> Feed:
-    """The frames that the options ask for.
+    """Return the frames for the given options.
 
     Args:
-        spec: image, folder, pattern or video; None for drawn streets.
-        size: (h, w) of drawn frames; None for DEFAULT_SIZE.
+        spec: image, folder, pattern or video; None for synthetic streets.
+        size: (h, w) of synthetic frames; None for DEFAULT_SIZE.
     """
     if spec is None:
         return StreetFeed(size or DEFAULT_SIZE)
     if size is not None:
-        raise UsageError("--frame-size with --source", expected="one of them: a file has its own size")
+        raise UsageError("--frame-size with --source", expected="only one of them")
     return SourceFeed(spec)
 
 
 def only_frames(feed: Feed) -> Iterator[Frame]:
-    """The feed's frames alone, for those who do not count the opening."""
+    """Iterate over the frames of a feed without the None markers."""
     return (frame for frame in iter(feed) if frame is not None)
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """(h, w) from HEIGHTxWIDTH.
+    """Parse HEIGHTxWIDTH to (h, w).
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is invalid.
     """
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdecimal() for part in parts):

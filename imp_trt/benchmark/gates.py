@@ -1,27 +1,35 @@
-"""Latency gates: "p99<30ms" and what it takes to hold them.
+"""Latency gates such as "p99<30ms": parsing and evaluation.
 
 GATE      = METRIC OP NUMBER [UNIT]
-METRIC    = [STAGE "."] STATISTIC | "fps" | "load" | "first" | RIVAL ".ratio"
-STAGE     = decode | pre | upload | infer | download | post | run | draw | end-to-end (without: this one)
+METRIC    = [STAGE "."] STATISTIC | "fps" | "load" | "first" | BASELINE ".ratio"
+STAGE     = decode | pre | upload | infer | download | post | run | draw | end-to-end (default: end-to-end)
 STATISTIC = p50, p99.9 ... | mean | min | max
-RIVAL     = pytorch | peer: its time over the artifact's, so above 1 the artifact is the faster one
+BASELINE  = pytorch | maskrcnn; the ratio is its time divided by that of the artifact
 OP        = < | <= | > | >=
-UNIT      = us | ms | s; ms without one; none after fps and ratios
+UNIT      = us | ms | s; default ms; none for fps and ratios
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
+from imp_trt._deprecated import renamed_fields
 from imp_trt.benchmark.samples import END_TO_END, STAGES, frames_needed, percentile_name
 from imp_trt.errors import LatencyError, UsageError
 
-RIVALS = ("pytorch", "peer")
+_log = logging.getLogger(__name__)
+
+BASELINES = ("pytorch", "maskrcnn")
+DEPRECATED_BASELINES = {"peer": "maskrcnn"}
+REPORT_NAMES = {"maskrcnn": "peer"}
+"""Names of baselines in JSON reports, where they differ: reports keep the name of version 0.1."""
+
 GRAMMAR = (
     "[STAGE.]p99<30ms, [STAGE.]mean<25ms, [STAGE.]max<50ms, first<2s, load<5s, fps>25 or pytorch.ratio>1.3; "
     f"STAGE is one of {', '.join(STAGES)} (default {END_TO_END})"
@@ -38,53 +46,65 @@ _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "": 1.0}
 _SINGLE = ("load", "first")
 
 
+class Verdict(TypedDict):
+    """Result of a gate, data for JSON."""
+
+    gate: str
+    metric: str
+    value: float
+    unit: str
+    held: bool
+
+
+@renamed_fields(share="percentage")
 @dataclass(frozen=True)
 class Gate:
-    """One condition.
+    """A condition on one metric.
 
     Attributes:
-        text: as it was given.
-        metric: what is looked up: "fps", "load", "first", "pytorch.ratio", or stage and statistic:
-            "end-to-end.p99".
+        text: as given by the user.
+        metric: "fps", "load", "first", "pytorch.ratio", or stage and statistic: "end-to-end.p99".
         comparison: "<", "<=", ">" or ">=".
-        limit: milliseconds; of fps and ratios, the number itself.
-        share: of a percentile, in percent; else None.
+        limit: in milliseconds; for fps and ratios, the number itself.
+        percentage: of a percentile, 0 to 100; None for other statistics.
     """
 
     text: str
     metric: str
     comparison: str
     limit: float
-    share: float | None = None
+    percentage: float | None = None
 
     @property
     def unit(self) -> str:
-        """ "ms", or "" for fps and ratios."""
+        """Unit of the metric: "ms", or "" for fps and ratios."""
         return "" if self.metric == "fps" or self.metric.endswith(".ratio") else "ms"
 
     @property
     def stage(self) -> str | None:
-        """Of a stage's statistic; else None."""
+        """Stage of the metric; None for metrics without a stage."""
         stage = self.metric.partition(".")[0]
         return stage if stage in STAGES else None
 
     def holds(self, value: float) -> bool:
-        """Whether value passes."""
+        """Whether value satisfies the condition."""
         return _OPERATORS[self.comparison](value, self.limit)
 
 
 def parse_gate(text: str) -> Gate:
-    """A gate from its text; see the module's grammar.
+    """Parse a gate; see the grammar in the docstring of this module.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is invalid.
     """
-    found = _GATE.fullmatch(text)
-    if found is None:
+    match = _GATE.fullmatch(text)
+    if match is None:
         raise _bad(text)
-    metric, comparison, number, unit = found.groups()
-    limit, share = float(number) * _MILLISECONDS[unit], None
-    if metric == "fps" or metric in [f"{rival}.ratio" for rival in RIVALS]:
+    metric, comparison, number, unit = match.groups()
+    if metric.endswith(".ratio"):
+        metric = f"{baseline_name(metric.removesuffix('.ratio'))}.ratio"
+    limit, percentage = float(number) * _MILLISECONDS[unit], None
+    if metric == "fps" or metric in [f"{baseline}.ratio" for baseline in BASELINES]:
         if unit:
             raise _bad(text, f"a unit after {metric}")
     elif metric not in _SINGLE:
@@ -92,26 +112,33 @@ def parse_gate(text: str) -> Gate:
         if stage not in STAGES:
             raise _bad(text, f"the stage {stage}")
         if re.fullmatch(r"p\d+(\.\d+)?", statistic):
-            share = float(statistic[1:])
-            if not 0 < share < 100:
+            percentage = float(statistic[1:])
+            if not 0 < percentage < 100:
                 raise _bad(text, statistic)
-            statistic = percentile_name(share)
+            statistic = percentile_name(percentage)
         elif statistic not in ("mean", "min", "max"):
             raise _bad(text, f"the statistic {statistic}")
         metric = f"{stage}.{statistic}"
-    return Gate(text.strip(), metric, comparison, limit, share)
+    return Gate(text.strip(), metric, comparison, limit, percentage)
 
 
 def frames_for(gates: Sequence[Gate]) -> int:
-    """Frames that the percentiles of the gates need; 0 without percentiles."""
-    return max((frames_needed(gate.share) for gate in gates if gate.share is not None), default=0)
+    """Minimum number of frames for the percentiles of the gates; 0 without percentiles."""
+    return max((frames_needed(gate.percentage) for gate in gates if gate.percentage is not None), default=0)
 
 
-def judge(gates: Sequence[Gate], values: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Every gate with its value and whether it holds; plain data.
+def baseline_name(name: str) -> str:
+    """Return the current name of a baseline; a deprecated name is accepted with a warning."""
+    if name in DEPRECATED_BASELINES:
+        _log.warning("the baseline name %r is deprecated, use %r", name, DEPRECATED_BASELINES[name])
+    return DEPRECATED_BASELINES.get(name, name)
+
+
+def evaluate(gates: Sequence[Gate], values: Mapping[str, float]) -> list[Verdict]:
+    """Evaluate all gates.
 
     Args:
-        values: metric -> milliseconds, frames a second, or ratio.
+        values: metric -> milliseconds, frames per second, or ratio.
 
     Raises:
         UsageError: a metric was not measured.
@@ -132,15 +159,15 @@ def judge(gates: Sequence[Gate], values: Mapping[str, float]) -> list[dict[str, 
 
 
 def unmeasured(gate: Gate) -> UsageError:
-    """For a gate on what is not measured."""
-    return UsageError(f"--assert {gate.text}", expected="something that is measured here", got=gate.metric)
+    """Return the error for a gate on a metric that is not measured."""
+    return UsageError(f"--assert {gate.text}", expected="a metric that is measured", got=gate.metric)
 
 
-def enforce(verdicts: Sequence[Mapping[str, Any]]) -> None:
+def enforce(verdicts: Sequence[Verdict]) -> None:
     """Raise if a gate is missed.
 
     Raises:
-        LatencyError: names every gate that was missed, and the values.
+        LatencyError: lists all missed gates and the measured values.
     """
     missed = [verdict for verdict in verdicts if not verdict["held"]]
     if missed:
@@ -154,11 +181,11 @@ def enforce(verdicts: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _split(metric: str) -> tuple[str, str]:
-    """Stage and statistic; the percentile's own point is not the one between them."""
-    found = re.fullmatch(r"(?:([a-z-]+)\.)?([a-z]+[0-9.]*)", metric)
-    if found is None:
+    """Split a metric into stage and statistic; a percentile such as p99.9 contains a point itself."""
+    match = re.fullmatch(r"(?:([a-z-]+)\.)?([a-z]+[0-9.]*)", metric)
+    if match is None:
         raise _bad(metric)
-    return found[1] or END_TO_END, found[2]
+    return match[1] or END_TO_END, match[2]
 
 
 def _bad(text: str, got: str | None = None) -> UsageError:

@@ -1,21 +1,21 @@
-"""The machine that a measurement belongs to, and how busy others kept it meanwhile."""
+"""Description of the machine, and its load by other programs during a measurement."""
 
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import subprocess
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from platform import python_version
+from typing import TypedDict
 
 import imp_trt
 from imp_trt.cuda.platform import Gpu, Platform, cpu_model, platform_name, usable_cpus
 
-BUSY_SHARE = 0.1
-"""Share of the CPUs used by others from which a measurement is called disturbed."""
+MAX_OTHER_LOAD = 0.1
+"""Fraction of the CPU time used by other programs above which a warning is reported."""
 
 _PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "onnxruntime", "torch", "torchvision")
 _GPU_FIELDS = (
@@ -30,15 +30,28 @@ _GPU_FIELDS = (
 _STAT = Path("/proc/stat")
 
 
-def describe(backend: str, threads: int | None, gpu: int | None) -> dict[str, Any]:
-    """What a reader must know to repeat a measurement; plain data.
+class MachineInfo(TypedDict):
+    """Hardware and software of a measurement, data for JSON."""
+
+    platform: str
+    cpu: str
+    cpus: int
+    threads: int | None
+    governor: str | None
+    load_average: float | None
+    versions: dict[str, str]
+    gpu: dict[str, str] | None
+
+
+def describe(backend: str, threads: int | None, gpu: int | None) -> MachineInfo:
+    """Describe the machine, for reports.
 
     Args:
         backend: the library that runs the network.
-        threads: of the network; None if the backend chose.
-        gpu: number of the GPU that runs it; None for the CPU.
+        threads: of the network; None if the backend selects their number.
+        gpu: index of the GPU that runs it; None for the CPU.
     """
-    found: dict[str, Any] = {
+    info: MachineInfo = {
         "platform": platform_name(),
         "cpu": cpu_model(),
         "cpus": usable_cpus(),
@@ -49,38 +62,38 @@ def describe(backend: str, threads: int | None, gpu: int | None) -> dict[str, An
         "gpu": None,
     }
     if gpu is not None:
-        here = Platform.detect(gpu)
-        for name, version in (("tensorrt", here.tensorrt), ("tensorrt-rtx", here.tensorrt_rtx)):
+        platform = Platform.detect(gpu)
+        for name, version in (("tensorrt", platform.tensorrt), ("tensorrt-rtx", platform.tensorrt_rtx)):
             if version and name == backend:
-                found["versions"][name] = version
-        if isinstance(here.gpu, Gpu):
-            found["gpu"] = {
-                "name": here.gpu.name,
-                "compute_capability": here.gpu.compute_capability,
-                "cuda_of_driver": "{}.{}".format(*here.gpu.driver),
+                info["versions"][name] = version
+        if isinstance(platform.gpu, Gpu):
+            info["gpu"] = {
+                "name": platform.gpu.name,
+                "compute_capability": platform.gpu.compute_capability,
+                "cuda_of_driver": "{}.{}".format(*platform.gpu.driver),
                 **_gpu_state(gpu),
             }
-    return found
+    return info
 
 
 def versions() -> dict[str, str]:
-    """Name -> version of what takes part, as far as it is installed."""
-    found = {"imp-trt": imp_trt.__version__, "python": platform.python_version()}
+    """Return the versions of the installed packages that affect a measurement."""
+    installed = {"imp-trt": imp_trt.__version__, "python": python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
-class CpuWatch:
-    """Which share of all CPUs other programs use, from its making until it is asked.
+class CpuMonitor:
+    """Measures the fraction of CPU time that other programs use, from construction on.
 
     Args:
-        stat: text of /proc/stat.
-        own: CPU seconds of this process and its children so far.
-        clock_ticks: of the kernel, per second.
+        stat: returns the text of /proc/stat.
+        own: returns the CPU seconds of this process and its children so far.
+        clock_ticks: clock ticks of the kernel per second.
     """
 
     def __init__(
@@ -94,7 +107,7 @@ class CpuWatch:
         self._start = self._read()
 
     def others(self) -> float | None:
-        """0 to 1; None where the system does not tell, or no time has passed."""
+        """Fraction of the CPU time, 0 to 1; None if it is not available, or no time has passed."""
         now = self._read()
         if self._start is None or now is None or now[1] <= self._start[1]:
             return None
@@ -102,7 +115,7 @@ class CpuWatch:
         return min(max((busy - own) / total, 0.0), 1.0)
 
     def _read(self) -> tuple[float, float, float] | None:
-        """Busy and all seconds of the CPUs, and those of this process."""
+        """Busy seconds of all CPUs, total seconds of all CPUs, and CPU seconds of this process."""
         try:
             fields = [int(value) for value in self._stat().splitlines()[0].split()[1:9]]
         except (OSError, ValueError, IndexError):
@@ -112,16 +125,16 @@ class CpuWatch:
 
 
 def busy_warning(load: float | None, cpus: int, others: float | None) -> str | None:
-    """One line if something else ran beside the measurement, else None.
+    """Return a warning if other programs used the CPUs during the measurement, otherwise None.
 
     Args:
-        load: load average of the minute before.
-        others: share of all CPUs that other programs used meanwhile.
+        load: load average of the last minute before the measurement.
+        others: fraction of the CPU time that other programs used during the measurement.
     """
-    if others is not None and others > BUSY_SHARE:
-        return f"busy machine: other programs used {others:.0%} of its CPUs meanwhile; an idle one is faster"
+    if others is not None and others > MAX_OTHER_LOAD:
+        return f"busy machine: other programs used {others:.0%} of the CPU time; results may be too slow"
     if others is None and load is not None and load > 0.5 * cpus:
-        return f"busy machine: load average {load:.1f} on {cpus} CPUs before; an idle one is faster"
+        return f"busy machine: load average {load:.1f} on {cpus} CPUs before; results may be too slow"
     return None
 
 
@@ -140,9 +153,10 @@ def _line(path: Path) -> str | None:
 
 
 def _gpu_state(index: int) -> dict[str, str]:
-    """Driver, clocks and power state as nvidia-smi tells them; nothing where there is none (Jetson)."""
+    """Driver, clocks and power state as reported by nvidia-smi; empty without nvidia-smi (Jetson)."""
     program = shutil.which("nvidia-smi")
-    if program is None or "CUDA_VISIBLE_DEVICES" in os.environ:  # which changes CUDA's numbers alone
+    # CUDA_VISIBLE_DEVICES renumbers the devices for CUDA but not for nvidia-smi.
+    if program is None or "CUDA_VISIBLE_DEVICES" in os.environ:
         return {}
     query = [program, f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader", f"--id={index}"]
     try:

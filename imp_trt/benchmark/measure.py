@@ -1,6 +1,6 @@
-"""The measurement itself: frames one at a time for latency, and through the pipeline for throughput.
+"""Measurement of latency (one frame at a time) and throughput (frames through the pipeline).
 
-Both run Segmenter.run on frames that were just decoded, and draw what it finds. Every clock is an argument.
+Both decode frames, run Segmenter.run and draw the result. All clocks are parameters.
 """
 
 from __future__ import annotations
@@ -9,57 +9,58 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
+from imp_trt._deprecated import renamed_parameters
 from imp_trt.benchmark.frames import Feed, only_frames
 from imp_trt.benchmark.samples import END_TO_END, STAGES, Samples, figures
 from imp_trt.errors import UsageError
 from imp_trt.segmenter import Segmenter
 from imp_trt.video.pipeline import run_pipeline
-from imp_trt.video.sinks import Base, DrawOptions, Segmented
+from imp_trt.video.sinks import BaseSink, DrawOptions, SegmentedFrame
 from imp_trt.video.sources.frame import Frame
+from imp_trt.video.statistics import Snapshot
 
 Clock = Callable[[], float]
 Progress = Callable[[int], None]
 
-LEAST_FRAMES = 10
-"""Measured even if they take longer than was asked for."""
+MIN_FRAMES = 10
+"""Minimum number of measured frames, even if they take longer than requested."""
 
-LEAST_WARM_UP = 3
-"""Frames of a warm-up that is given as a time: memory is still being asked for in the second call."""
+MIN_WARMUP_FRAMES = 3
+"""Minimum number of frames of a warm-up that is given as a time: the second call still allocates memory."""
 
 PIPELINE_FRAMES = 5
-"""What the pipeline holds at once: the frames that fill it do not count."""
+"""Capacity of the pipeline; the frames that fill it are not counted."""
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """How long to run before anything counts: so many frames, or so many seconds and LEAST_WARM_UP frames."""
+    """Length of the warm-up: a number of frames, or a time in seconds with MIN_WARMUP_FRAMES frames."""
 
     frames: int | None = None
     seconds: float | None = None
 
 
 def parse_warmup(text: str) -> WarmUp:
-    """From 200ms, 2s, or a number of frames: 20.
+    """Parse 200ms, 2s, or a number of frames such as 20.
 
     Raises:
-        UsageError: something else.
+        UsageError: it is invalid.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(ms|s)|(\d+)(?: ?frames?)?", text.strip())
-    if found is None:
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(ms|s)|(\d+)(?: ?frames?)?", text.strip())
+    if match is None:
         raise UsageError("--warmup", expected="a time or frames, such as 200ms, 2s or 20frames", got=text)
-    if found[3] is not None:
-        return WarmUp(frames=int(found[3]))
-    return WarmUp(seconds=float(found[1]) * (1.0 if found[2] == "s" else 1e-3))
+    if match[3] is not None:
+        return WarmUp(frames=int(match[3]))
+    return WarmUp(seconds=float(match[1]) * (1.0 if match[2] == "s" else 1e-3))
 
 
 class Stepper:
-    """Takes one frame all the way, again and again.
+    """Processes frames end to end, one per call of step().
 
     Attributes:
         size: (h, w) of the latest frame.
-        sizes: how many different ones there were.
+        sizes: number of different frame sizes.
     """
 
     def __init__(
@@ -74,11 +75,11 @@ class Stepper:
 
     @property
     def sizes(self) -> int:
-        """How many sizes the frames had."""
+        """Number of different frame sizes."""
         return len(self._sizes)
 
     def step(self) -> dict[str, float]:
-        """Milliseconds of each stage of one frame; those of the Segmenter are its own figures."""
+        """Process one frame; returns the milliseconds of each stage."""
         clock = self._clock
         frame: Frame | None = None
         start = decoded = 0.0
@@ -87,32 +88,32 @@ class Stepper:
             frame = next(self._frames)
             decoded = clock()
         result = self._segmenter.run(frame.image)
-        _ = result.semantic, result.instances  # from an engine the answer comes when it is read
-        answered = clock()
-        _ = Segmented(frame, result, self._draw).overlay
+        _ = result.semantic, result.instances  # results of engines are downloaded when they are read
+        received = clock()
+        _ = SegmentedFrame(frame, result, self._draw).overlay
         end = clock()
         self.size = (frame.image.shape[0], frame.image.shape[1])
         self._sizes.add(self.size)
-        # The Segmenter's total ends where the GPU is done; "run" ends where the answer can be used.
+        # The Segmenter's total ends when the GPU has finished; "run" ends when the result is available.
         inside = {name: value for name, value in result.timing.items() if name != "total"}
         return {
             "decode": (decoded - start) * 1e3,
             **inside,
-            "run": (answered - decoded) * 1e3,
-            "draw": (end - answered) * 1e3,
+            "run": (received - decoded) * 1e3,
+            "draw": (end - received) * 1e3,
             END_TO_END: (end - start) * 1e3,
         }
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Frames one after the other, each waited for.
+    """Latency of frames processed one at a time.
 
     Attributes:
-        first_ms: decode to drawn result of the very first frame.
-        warmup_frames, warmup_ms: what came before anything counted, the first frame included.
-        samples: what counted.
-        seconds: how long that took.
+        first_ms: end-to-end time of the first frame.
+        warmup_frames, warmup_ms: length of the warm-up, including the first frame.
+        samples: the measured frames.
+        seconds: duration of the measurement.
     """
 
     first_ms: float
@@ -122,6 +123,7 @@ class Latency:
     seconds: float
 
 
+@renamed_parameters(least="min_frames")
 def measure_latency(
     step: Callable[[], dict[str, float]],
     clock: Clock,
@@ -129,16 +131,19 @@ def measure_latency(
     warmup: WarmUp,
     seconds: float = 3.0,
     frames: int | None = None,
-    least: int = LEAST_FRAMES,
+    min_frames: int = MIN_FRAMES,
     progress: Progress | None = None,
 ) -> Latency:
     """Warm up, then measure.
 
     Args:
-        step: takes one frame and gives the milliseconds of its stages.
-        seconds: measure so long, and least frames at least.
-        frames: measure exactly so many instead.
-        progress: called after each frame with how many count so far.
+        step: processes one frame and returns the milliseconds of its stages.
+        clock: monotonic clock in seconds.
+        warmup: length of the warm-up.
+        seconds: measure so long, and min_frames frames at least.
+        frames: measure exactly this number of frames instead.
+        min_frames: minimum number of measured frames.
+        progress: called after each measured frame with their number so far.
     """
     start = clock()
     first_ms = step()[END_TO_END]
@@ -148,7 +153,7 @@ def measure_latency(
         warmed += 1
     begin = clock()
     samples = Samples()
-    while len(samples) < frames if frames else (len(samples) < least or clock() - begin < seconds):
+    while len(samples) < frames if frames else (len(samples) < min_frames or clock() - begin < seconds):
         samples.add(step())
         if progress is not None:
             progress(len(samples))
@@ -158,19 +163,19 @@ def measure_latency(
 def _warm(warmup: WarmUp, frames: int, seconds: float) -> bool:
     if warmup.frames is not None:
         return frames >= warmup.frames
-    return frames >= LEAST_WARM_UP and seconds >= (warmup.seconds or 0.0)
+    return frames >= MIN_WARMUP_FRAMES and seconds >= (warmup.seconds or 0.0)
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Frames through the pipeline of imp-segment, whose stages overlap.
+    """Throughput of the pipeline of imp-segment, whose stages overlap.
 
     Attributes:
-        frames: how many.
-        per_second: from the first drawn frame to the last.
-        interval_ms: figures of the time between two of them.
-        stages: stage -> {"mean", "p50", "p90", "p99"}, milliseconds, while the others worked, too;
-            percentiles within 0.25 %, and "draw" with the counting of pixels.
+        frames: number of counted frames.
+        per_second: frames per second, from the first drawn frame to the last.
+        interval_ms: statistics of the time between two frames.
+        stages: stage -> {"mean", "p50", "p90", "p99"} in milliseconds while the other stages run.
+            Percentiles are exact within 0.25 %; "draw" includes the counting of pixels.
     """
 
     frames: int
@@ -180,27 +185,28 @@ class Throughput:
 
     @classmethod
     def of(
-        cls, times: Sequence[float], stages: Mapping[str, Mapping[str, float]], shares: Sequence[float]
+        cls, times: Sequence[float], stages: Mapping[str, Mapping[str, float]], percentiles: Sequence[float]
     ) -> Throughput:
-        """From the moments at which frames were drawn, in seconds; those that filled the pipeline come first.
+        """Compute the throughput.
 
         Args:
+            times: completion times of the drawn frames in seconds, first those that filled the pipeline.
             stages: RunSummary.timing_ms.
-            shares: percentiles of the intervals.
+            percentiles: percentiles of the intervals, 0 to 100.
         """
         counted = times[PIPELINE_FRAMES - 1 :]
         intervals = [(b - a) * 1e3 for a, b in pairwise(counted)]
-        # "run" and "end-to-end" are sums of these, and nothing is written.
+        # "run" and "end-to-end" are sums of other stages, and nothing is written.
         names = {"read": "decode"} | {stage: stage for stage in STAGES}
         return cls(
             len(intervals),
             len(intervals) / (counted[-1] - counted[0]),
-            figures(intervals, shares),
+            figures(intervals, percentiles),
             {names[name]: dict(values) for name, values in stages.items() if name in names},
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+    def to_dict(self) -> dict[str, object]:
+        """Return the throughput as data for JSON."""
         return {
             "frames": self.frames,
             "frames_per_second": self.per_second,
@@ -209,8 +215,8 @@ class Throughput:
         }
 
 
-class _Drawn(Base):
-    """Takes drawn frames and keeps when they came."""
+class _TimestampSink(BaseSink):
+    """Records the completion times of drawn frames."""
 
     draws = True
 
@@ -218,31 +224,32 @@ class _Drawn(Base):
         self.times: list[float] = []
         self._clock = clock
 
-    def write(self, item: Segmented) -> bool:
+    def write(self, item: SegmentedFrame) -> bool:
         _ = item.overlay
         self.times.append(self._clock())
         return True
 
 
+@renamed_parameters(shares="percentiles")
 def measure_throughput(
     segmenter: Segmenter,
     feed: Feed,
     clock: Clock,
     *,
     frames: int,
-    shares: Sequence[float],
+    percentiles: Sequence[float],
     progress: Progress | None = None,
 ) -> Throughput:
     """Decode, segment and draw frames with run_pipeline.
 
     Args:
-        frames: how many; what fills the pipeline comes on top and does not count.
-        shares: percentiles of the intervals.
-        progress: called with how many frames are done.
+        frames: number of counted frames, in addition to those that fill the pipeline.
+        percentiles: percentiles of the intervals, 0 to 100.
+        progress: called with the number of frames done.
     """
-    sink = _Drawn(clock)
+    sink = _TimestampSink(clock)
 
-    def show(snapshot: dict[str, Any]) -> None:
+    def show(snapshot: Snapshot) -> None:
         if progress is not None:
             progress(snapshot["delivered"])
 
@@ -254,4 +261,4 @@ def measure_throughput(
         on_progress=show,
         clock=clock,
     )
-    return Throughput.of(sink.times, summary.timing_ms, shares)
+    return Throughput.of(sink.times, summary.timing_ms, percentiles)

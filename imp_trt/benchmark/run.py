@@ -1,4 +1,4 @@
-"""One measurement from beginning to end."""
+"""Runs a complete benchmark: latency, throughput, comparisons and gates."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt._deprecated import renamed_fields
 from imp_trt.artifacts.artifact import manifest_path, read_artifact
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.backends.opening import BackendName
 from imp_trt.benchmark import machine
-from imp_trt.benchmark.compare import Comparison, PyTorchRival, Rival, compare, weights_of
+from imp_trt.benchmark.compare import Baseline, Comparison, PyTorchBaseline, baseline_weights, compare
 from imp_trt.benchmark.frames import Feed, only_frames, open_feed
-from imp_trt.benchmark.gates import Gate, frames_for, judge, unmeasured
+from imp_trt.benchmark.gates import Gate, baseline_name, evaluate, frames_for, unmeasured
 from imp_trt.benchmark.measure import (
-    LEAST_FRAMES,
+    MIN_FRAMES,
     Latency,
     Stepper,
     Throughput,
@@ -33,7 +34,7 @@ from imp_trt.benchmark.measure import (
     measure_latency,
     measure_throughput,
 )
-from imp_trt.benchmark.report import Report
+from imp_trt.benchmark.report import FramesInfo, ModelInfo, Report
 from imp_trt.benchmark.samples import PERCENTILES
 from imp_trt.cuda.platform import usable_cpus
 from imp_trt.data.files import write_atomically
@@ -43,26 +44,29 @@ from imp_trt.segmenter import Segmenter
 
 
 class Progress(Protocol):
-    """Told what is done, how many frames or rounds of it, and of how many if that is known."""
+    """Progress callback: name of the current part, frames or rounds done, and their total if it is known."""
 
     def __call__(self, what: str, done: int, total: int | None) -> None: ...
 
 
+@renamed_fields(shares="percentiles", rivals="baselines", work="work_dir")
 @dataclass(frozen=True)
 class Settings:
-    """What to measure, and how.
+    """Settings of a benchmark.
 
     Attributes:
         path: artifact or checkpoint.
-        backend, threads, device: as for Segmenter.
-        source: image, folder, pattern or video; None for drawn streets.
-        frame_size: (h, w) of drawn streets.
-        seconds: how long to measure, and each comparison.
-        frames: how many frames to measure instead.
-        shares: percentiles to report, in percent.
-        rivals: "pytorch", "peer".
+        backend, threads, device: see Segmenter.
+        source: image, folder, pattern or video; None for synthetic streets.
+        frame_size: (h, w) of synthetic streets.
+        warmup: length of the warm-up.
+        seconds: duration of the measurement, and of each comparison.
+        frames: number of frames to measure instead.
+        percentiles: percentiles to report, 0 to 100.
+        gates: conditions to evaluate.
+        baselines: models to compare with, of "pytorch" and "maskrcnn".
         weights: the artifact's checkpoint, for "pytorch".
-        work: folder for what the peer is exported to; None for one that goes away again.
+        work_dir: folder for the exported Mask R-CNN; None for a temporary folder.
     """
 
     path: Path
@@ -74,11 +78,14 @@ class Settings:
     warmup: WarmUp = field(default_factory=lambda: WarmUp(seconds=0.2))
     seconds: float = 3.0
     frames: int | None = None
-    shares: tuple[float, ...] = PERCENTILES
+    percentiles: tuple[float, ...] = PERCENTILES
     gates: tuple[Gate, ...] = ()
-    rivals: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
     weights: Path | None = None
-    work: Path | None = None
+    work_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "baselines", tuple(baseline_name(name) for name in self.baselines))
 
 
 def run_benchmark(
@@ -87,15 +94,17 @@ def run_benchmark(
     clock: Callable[[], float] = time.perf_counter,
     pause: Callable[[float], object] = time.sleep,
 ) -> Report:
-    """Open, warm up, measure latency, then throughput, then the rivals; judge the gates.
+    """Load the model, measure latency and throughput, compare with the baselines, and evaluate the gates.
+
+    A missed gate does not raise; see :func:`imp_trt.benchmark.gates.enforce`.
 
     Args:
-        clock, pause: seconds.
+        clock, pause: time.perf_counter and time.sleep, or replacements for tests.
 
     Raises:
-        UsageError: the settings contradict one another, or a gate asks for what is not measured.
-        VerificationError: a rival answers differently.
-        Whatever Segmenter and the source raise. A missed gate raises nothing here.
+        UsageError: the settings are inconsistent, or a gate needs a metric that is not measured.
+        VerificationError: the outputs of a baseline differ.
+        ImpTrtError: see Segmenter and open_source.
     """
     _check_gates(settings)
     feed = open_feed(settings.source, settings.frame_size)
@@ -107,26 +116,26 @@ def run_benchmark(
         manifest = segmenter.manifest
         absent = absent_stages(manifest, settings.device)
         _check_model(settings, manifest, absent)
-        facts = machine.describe(backend_of(manifest), threads, gpu_of(manifest, settings.device))
-        watch = machine.CpuWatch()
+        info = machine.describe(backend_of(manifest), threads, gpu_of(manifest, settings.device))
+        monitor = machine.CpuMonitor()
         stepper = Stepper(segmenter, feed, clock)
         latency, throughput = _measure(settings, segmenter, stepper, feed, clock, progress)
         comparisons = _compare(settings, segmenter, feed, clock, pause, progress)
-        warning = machine.busy_warning(facts["load_average"], facts["cpus"], watch.others())
+        warning = machine.busy_warning(info["load_average"], info["cpus"], monitor.others())
     report = Report(
         model=_model(settings.path, manifest),
         frames=_frames(feed, stepper),
-        machine=facts,
+        machine=info,
         load_ms=load_ms,
         latency=latency,
         throughput=throughput,
-        shares=settings.shares,
+        percentiles=settings.percentiles,
         absent=absent,
         comparisons=comparisons,
         warnings=[warning] if warning else [],
         measured=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-    return replace(report, verdicts=judge(settings.gates, report.values(settings.gates)))
+    return replace(report, verdicts=evaluate(settings.gates, report.values(settings.gates)))
 
 
 def _measure(
@@ -137,40 +146,40 @@ def _measure(
     clock: Callable[[], float],
     progress: Progress,
 ) -> tuple[Latency, Throughput]:
-    """The same number of frames one at a time, then through the pipeline."""
+    """Measure latency, then throughput with the same number of frames."""
     latency = measure_latency(
         stepper.step,
         clock,
         warmup=settings.warmup,
         seconds=settings.seconds,
         frames=settings.frames,
-        least=max(LEAST_FRAMES, frames_for(settings.gates)),
+        min_frames=max(MIN_FRAMES, frames_for(settings.gates)),
         progress=partial(progress, "latency", total=settings.frames),
     )
-    count = max(len(latency.samples), LEAST_FRAMES)
+    count = max(len(latency.samples), MIN_FRAMES)
     throughput = measure_throughput(
         segmenter,
         feed,
         clock,
         frames=count,
-        shares=settings.shares,
+        percentiles=settings.percentiles,
         progress=partial(progress, "throughput", total=count),
     )
     return latency, throughput
 
 
 def backend_of(manifest: Manifest) -> str:
-    """The library that runs a file."""
+    """Return the name of the library that runs a model file."""
     if manifest.engine is not None:
         return manifest.engine.backend
     return "pytorch" if manifest.kind == "checkpoint" else "onnxruntime"
 
 
 def gpu_of(manifest: Manifest, device: str | None) -> int | None:
-    """Number of the GPU that runs a file; None for the CPU.
+    """Return the index of the GPU that runs a model file; None for the CPU.
 
     Args:
-        device: as for Segmenter.
+        device: see Segmenter.
     """
     backend = backend_of(manifest)
     if backend == "onnxruntime" or device == "cpu":
@@ -184,26 +193,26 @@ def gpu_of(manifest: Manifest, device: str | None) -> int | None:
 
 
 def absent_stages(manifest: Manifest, device: str | None) -> dict[str, str]:
-    """Stages that a backend does not have or cannot tell apart, and why."""
+    """Return the stages that a backend does not have or does not measure separately, with reasons."""
     if manifest.engine is not None:
         return {}
     if gpu_of(manifest, device) is not None:
-        reason = "PyTorch copies within infer"
+        reason = "included in infer with PyTorch"
     elif backend_of(manifest) == "onnxruntime":
-        reason = "ONNX Runtime works in host memory; nothing is copied"
+        reason = "ONNX Runtime uses host memory; nothing is copied"
     else:
-        reason = "PyTorch works on the CPU here; nothing is copied"
+        reason = "PyTorch runs on the CPU; nothing is copied"
     return dict.fromkeys(("upload", "download"), reason)
 
 
 def record(path: Path, report: Mapping[str, Any]) -> Path:
-    """Put the figures into the artifact's manifest, as benchmark["imp_bench"]; nothing else changes there.
+    """Write the results into the artifact's manifest, as benchmark["imp_bench"].
 
     Args:
-        report: Report.to_dict().
+        report: Report.to_dict(), possibly read back from JSON.
 
     Raises:
-        ArtifactError: file and manifest do not belong together.
+        ArtifactError: the manifest does not belong to the file.
         OutputError: the manifest cannot be written.
     """
     manifest = read_artifact(path).manifest
@@ -211,7 +220,7 @@ def record(path: Path, report: Mapping[str, Any]) -> Path:
     figures = {
         "machine": report["machine"],
         "measured": report["measured"],
-        # A path says more about the measurer's disk than about the frames.
+        # The file name only, because the path depends on the machine.
         "frames": {**frames, "source": os.path.basename(frames["source"].rstrip("/"))},
         "load_ms": report["load_ms"],
         "first_frame_ms": report["first_frame_ms"],
@@ -225,16 +234,16 @@ def record(path: Path, report: Mapping[str, Any]) -> Path:
 
 
 def _check_gates(settings: Settings) -> None:
-    """What cannot be judged is refused before minutes of measuring."""
+    """Reject gates that cannot be evaluated, before anything is measured."""
     for gate in settings.gates:
-        rival = gate.metric.removesuffix(".ratio")
-        if rival != gate.metric and rival not in settings.rivals:
-            raise UsageError(f"--assert {gate.text}", expected=f"--compare {rival} with it")
+        baseline = gate.metric.removesuffix(".ratio")
+        if baseline != gate.metric and baseline not in settings.baselines:
+            raise UsageError(f"--assert {gate.text}", expected=f"--compare {baseline} with it")
     needed = frames_for(settings.gates)
     if settings.frames is not None and settings.frames < needed:
         raise UsageError(
             "--frames with these gates",
-            expected=f"at least {needed:,}: fewer say nothing about so high a percentile",
+            expected=f"at least {needed:,} for these percentiles",
             got=settings.frames,
         )
 
@@ -243,13 +252,13 @@ def _check_model(settings: Settings, manifest: Manifest, absent: Mapping[str, st
     for gate in settings.gates:
         if gate.stage in absent:
             raise unmeasured(gate)
-    if "pytorch" in settings.rivals:
-        weights_of(manifest, settings.weights)
+    if "pytorch" in settings.baselines:
+        baseline_weights(manifest, settings.weights)
 
 
 def _threads(settings: Settings) -> int | None:
-    """Libraries choose different numbers by themselves; where they are compared, they get the same."""
-    if settings.threads is None and settings.rivals and settings.path.suffix.lower() != ".engine":
+    """Number of threads. The defaults of the libraries differ, so comparisons set the number explicitly."""
+    if settings.threads is None and settings.baselines and settings.path.suffix.lower() != ".engine":
         return usable_cpus()
     return settings.threads
 
@@ -262,37 +271,39 @@ def _compare(
     pause: Callable[[float], object],
     progress: Progress,
 ) -> list[Comparison]:
-    """One rival after the other; each is opened when its turn comes, so that it disturbs nothing before."""
+    """Compare with one baseline after the other; each is loaded only when it is needed."""
 
     def run(image: NDArray[np.uint8]) -> SegmentationResult:
         result = segmenter.run(image)
         _ = result.semantic, result.instances
         return result
 
-    threads, found = _threads(settings), []
-    for name in settings.rivals:
+    threads, comparisons = _threads(settings), []
+    for name in settings.baselines:
         with ExitStack() as stack:
             progress(f"opening {name}", 0, None)
-            rival: Rival
+            baseline: Baseline
             if name == "pytorch":
-                weights = weights_of(segmenter.manifest, settings.weights)
+                weights = baseline_weights(segmenter.manifest, settings.weights)
                 device = settings.device if segmenter.manifest.engine else "cpu"
-                rival = PyTorchRival(weights, segmenter.manifest, run, threads, device)
+                baseline = PyTorchBaseline(weights, segmenter.manifest, run, threads, device)
             else:
-                from imp_trt.benchmark.peer import PeerRival
+                from imp_trt.benchmark.maskrcnn import MaskRCNNBaseline
 
-                folder = settings.work or Path(
+                folder = settings.work_dir or Path(
                     stack.enter_context(tempfile.TemporaryDirectory(prefix="imp_trt_bench_"))
                 )
-                rival = PeerRival(segmenter.manifest, threads, folder)
-            stack.callback(rival.close)
+                baseline = MaskRCNNBaseline(segmenter.manifest, threads, folder)
+            stack.callback(baseline.close)
             rounds = partial(progress, f"rounds against {name}", total=None)
             frames = only_frames(feed)
-            found.append(compare(run, rival, frames, clock, pause, seconds=settings.seconds, progress=rounds))
-    return found
+            comparisons.append(
+                compare(run, baseline, frames, clock, pause, seconds=settings.seconds, progress=rounds)
+            )
+    return comparisons
 
 
-def _frames(feed: Feed, stepper: Stepper) -> dict[str, Any]:
+def _frames(feed: Feed, stepper: Stepper) -> FramesInfo:
     return {
         "source": feed.name,
         "decoder": feed.decoder,
@@ -301,7 +312,7 @@ def _frames(feed: Feed, stepper: Stepper) -> dict[str, Any]:
     }
 
 
-def _model(path: Path, manifest: Manifest) -> dict[str, Any]:
+def _model(path: Path, manifest: Manifest) -> ModelInfo:
     engine = manifest.engine
     backend = backend_of(manifest)
     versions = machine.versions()

@@ -1,40 +1,39 @@
-"""Durations of many frames, and the percentiles that so many of them allow."""
+"""Stage durations of frames, and exact percentiles of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
 
 from imp_trt.errors import UsageError
 
 END_TO_END = "end-to-end"
 
 STAGES = {
-    "decode": "file or JPEG to pixels",
-    "pre": "host: to the network's size",
-    "upload": "to the GPU",
-    "infer": "the network, normalization and IMP inside",
-    "download": "class map and objects from the GPU",
-    "post": "host: back to the frame's size",
-    "run": "Segmenter.run, and reading its answer",
-    "draw": "the overlay",
-    END_TO_END: "decode to drawn result",
+    "decode": "decode an image or video frame",
+    "pre": "resize to the input size of the network, on the host",
+    "upload": "copy the input to the GPU",
+    "infer": "network, including normalization and IMP",
+    "download": "copy class map and instances from the GPU",
+    "post": "resize the outputs to the frame size, on the host",
+    "run": "Segmenter.run, including reading the result",
+    "draw": "draw the overlay",
+    END_TO_END: "decode to draw",
 }
-"""The stages of a frame in their order, and what each is. "run" covers pre to post, the last covers all."""
+"""The stages of a frame in order, with descriptions. "run" comprises pre to post, "end-to-end" all stages."""
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 
 
 class Samples:
-    """Milliseconds of each stage of each frame, all kept, so that percentiles are exact."""
+    """Milliseconds of each stage of each frame. All values are kept, so percentiles are exact."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
     def add(self, row: Mapping[str, float]) -> None:
-        """One frame: stage -> milliseconds."""
+        """Add a frame: stage -> milliseconds."""
         self.rows.append(dict(row))
 
     def __len__(self) -> int:
@@ -42,71 +41,71 @@ class Samples:
 
     @property
     def stages(self) -> list[str]:
-        """What was measured, in the order of STAGES."""
+        """Measured stages in the order of STAGES."""
         return [stage for stage in STAGES if any(stage in row for row in self.rows)]
 
     def values(self, stage: str) -> list[float]:
-        """Milliseconds of one stage; frames without it are left out."""
+        """Return the milliseconds of one stage; frames without it are skipped."""
         return [row[stage] for row in self.rows if stage in row]
 
-    def to_dict(self, shares: Sequence[float]) -> dict[str, dict[str, float | None]]:
-        """stage -> :func:`figures`."""
-        return {stage: figures(self.values(stage), shares) for stage in self.stages}
+    def to_dict(self, percentiles: Sequence[float]) -> dict[str, dict[str, float | None]]:
+        """Return stage -> :func:`figures`."""
+        return {stage: figures(self.values(stage), percentiles) for stage in self.stages}
 
 
-def figures(values: Sequence[float], shares: Sequence[float]) -> dict[str, float | None]:
-    """mean, min, each percentile (None where there are too few values for it), and max.
+def figures(values: Sequence[float], percentiles: Sequence[float]) -> dict[str, float | None]:
+    """Return mean, min, each percentile (None if there are too few values for it), and max.
 
     Args:
-        values: at least one, any order.
-        shares: in percent.
+        values: at least one, in any order.
+        percentiles: 0 to 100.
     """
     ordered = sorted(values)
-    found: dict[str, float | None] = {"mean": math.fsum(ordered) / len(ordered), "min": ordered[0]}
-    found |= {percentile_name(share): percentile(ordered, share) for share in shares}
-    return found | {"max": ordered[-1]}
+    result: dict[str, float | None] = {"mean": math.fsum(ordered) / len(ordered), "min": ordered[0]}
+    result |= {percentile_name(percentage): percentile(ordered, percentage) for percentage in percentiles}
+    return result | {"max": ordered[-1]}
 
 
-def percentile(ordered: Sequence[float], share: float) -> float | None:
-    """The least value that share percent of the values do not exceed; None if none lies above it.
+def percentile(ordered: Sequence[float], percentage: float) -> float | None:
+    """Return the smallest value that at least percentage percent of the values do not exceed.
 
-    It is one of the values, never between two. Where no value lies above, it would be the greatest value
-    under another name: a p99.9 of a hundred frames says nothing about one frame in a thousand.
+    No interpolation. None if no value is larger, because the result would be the maximum: the p99.9 of a
+    hundred frames contains no information about one frame in a thousand.
 
     Args:
-        ordered: ascending.
+        ordered: values in ascending order.
     """
-    rank = math.ceil(_exact(share) * len(ordered) / 100)
+    rank = math.ceil(_exact(percentage) * len(ordered) / 100)
     return ordered[rank - 1] if 0 < rank < len(ordered) else None
 
 
-def frames_needed(share: float) -> int:
-    """Least number of frames for which :func:`percentile` has a value."""
-    return math.ceil(100 / (100 - _exact(share)))
+def frames_needed(percentage: float) -> int:
+    """Minimum number of frames for which :func:`percentile` is not None."""
+    return math.ceil(100 / (100 - _exact(percentage)))
 
 
-def percentile_name(share: float) -> str:
-    """p99, p99.9."""
-    return f"p{share:g}"
+def percentile_name(percentage: float) -> str:
+    """Return the name of a percentile: p99, p99.9."""
+    return f"p{percentage:g}"
 
 
-def parse_shares(text: str) -> tuple[float, ...]:
-    """Percentages from "50,90,99.9", ascending, each once.
+def parse_percentiles(text: str) -> tuple[float, ...]:
+    """Parse a list such as "50,90,99.9"; returns unique values in ascending order.
 
     Raises:
-        UsageError: something else, or not above 0 and below 100.
+        UsageError: it is invalid, or a value is not above 0 and below 100.
     """
     try:
-        shares = sorted({float(part) for part in text.split(",")})
+        percentiles = sorted({float(part) for part in text.split(",")})
     except ValueError:
-        shares = []
-    if not shares or not all(0 < share < 100 for share in shares):
+        percentiles = []
+    if not percentiles or not all(0 < percentage < 100 for percentage in percentiles):
         raise UsageError("--percentiles", expected="numbers above 0 and below 100: 50,90,99.9", got=text)
-    return tuple(shares)
+    return tuple(percentiles)
 
 
-def rounded(value: Any) -> Any:
-    """Plain data with its floats rounded to the microsecond, where they are milliseconds."""
+def rounded(value: object) -> object:
+    """Round all floats in nested dicts and lists to three digits: milliseconds to microseconds."""
     if isinstance(value, float):
         return round(value, 3)
     if isinstance(value, dict):
@@ -116,6 +115,6 @@ def rounded(value: Any) -> Any:
     return value
 
 
-def _exact(share: float) -> Fraction:
-    # 99.9 as it is written: the nearest binary number lies beside it, which moves a rank by one.
-    return Fraction(repr(share))
+def _exact(percentage: float) -> Fraction:
+    # The decimal value: that of the binary float 99.9 is not exact, which may shift the rank by one.
+    return Fraction(repr(percentage))

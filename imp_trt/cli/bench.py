@@ -1,4 +1,4 @@
-"""imp-bench: how long a frame takes on this machine, stage by stage, and what the pipeline keeps up with."""
+"""imp-bench: measure latency per stage and throughput of a model on this machine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ import json
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imp_trt.backends import BACKEND_NAMES
-from imp_trt.cli.common import Progress, command_parser, positive, print_json, run_command, say, seconds
+from imp_trt.cli.common import (
+    Progress,
+    add_deprecated,
+    command_parser,
+    positive,
+    print_json,
+    run_command,
+    say,
+    seconds,
+)
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,55 +28,61 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  imp-bench street.fp32.onnx                                    (drawn streets of 1280x720)
+  imp-bench street.fp32.onnx                                    (synthetic streets of 1280x720)
   imp-bench street.fp32.onnx --source drive.mp4 --threads 2 --json
   imp-bench street.fp16.engine --assert 'p99<30ms' --assert 'infer.p50<10ms' --assert 'fps>25'
-  imp-bench street.fp32.onnx --compare pytorch --compare peer   (taking turns, answers checked first)
+  imp-bench street.fp32.onnx --compare pytorch --compare maskrcnn
 
-Times are those of Segmenter.run on frames that are decoded anew, one at a time, first call and warm-up left
-out; throughput is that of imp-segment's pipeline, in which the stages of several frames overlap.
+Latency is measured on frames that are decoded and processed one at a time, without the first call and the
+warm-up. Throughput is that of the pipeline of imp-segment, in which the stages of several frames overlap.
+Comparisons verify the outputs first and then time both models alternately.
 
-stages, "-" where a backend does not have one:"""
+stages ("-" if a backend does not have one):"""
 
-_DEFAULT_SHARES = "50,90,95,99,99.9"
+_DEFAULT_PERCENTILES = "50,90,95,99,99.9"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    from imp_trt.benchmark.gates import GRAMMAR, RIVALS
+    from imp_trt.benchmark.gates import BASELINES, GRAMMAR
     from imp_trt.benchmark.samples import STAGES
 
     stages = "\n".join(f"  {name:<12}{text}" for name, text in STAGES.items())
 
     p = command_parser(
         "imp-bench",
-        "Measure what a frame takes here: every stage, as percentiles, and the throughput.",
+        "Measure latency percentiles per stage and throughput of a model on this machine.",
         f"{EXAMPLES}\n{stages}",
     )
     p.add_argument("artifact", type=Path, metavar="ARTIFACT", help=".onnx, .engine, .safetensors or .pt")
-    p.add_argument("--backend", choices=BACKEND_NAMES, help="default: by the artifact")
+    p.add_argument("--backend", choices=BACKEND_NAMES, help="inference backend (default: by file type)")
     p.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the network")
-    p.add_argument("--device", help="cpu or cuda; default: the best that the backend finds")
-    frames = p.add_argument_group("frames")
-    frames.add_argument("--source", help="image, folder, quoted pattern or video (default: drawn streets)")
-    frames.add_argument("--frame-size", metavar="HxW", help="of drawn streets (default 720x1280)")
+    p.add_argument("--device", help="cpu or cuda (default: cuda if the backend finds a GPU)")
+    frames = p.add_argument_group("input frames")
     frames.add_argument(
-        "--warmup", default="200ms", metavar="TIME|N", help="a time or frames, not counted (default 200ms)"
+        "--source", help="image, folder, quoted pattern or video (default: synthetic streets)"
+    )
+    frames.add_argument("--frame-size", metavar="HxW", help="size of synthetic streets (default: 720x1280)")
+    frames.add_argument(
+        "--warmup",
+        default="200ms",
+        metavar="TIME|N",
+        help="warm-up time or number of frames (default: 200ms)",
     )
     frames.add_argument(
         "--duration",
         type=partial(seconds, unit="s"),
         default=3.0,
         metavar="TIME",
-        help="how long to measure, ten frames at least, and as many as --assert needs (default 3s)",
+        help="duration of the measurement; at least 10 frames, and as many as --assert needs (default: 3s)",
     )
     frames.add_argument("--frames", type=positive, metavar="N", help="measure exactly N frames instead")
-    out = p.add_argument_group("result")
+    out = p.add_argument_group("results")
     out.add_argument(
         "--percentiles",
-        default=_DEFAULT_SHARES,
+        default=_DEFAULT_PERCENTILES,
         metavar="P,P",
-        help=f"default {_DEFAULT_SHARES.replace('%', '%%')}; '-' where there are too few frames for one",
+        help=f"percentiles to report (default: {_DEFAULT_PERCENTILES}); '-' if there are too few frames",
     )
     out.add_argument(
         "--assert",
@@ -75,32 +90,40 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="GATE",
-        help=f"exit 6 if it is missed; again and again. {GRAMMAR}",
+        help=f"exit with code 6 if the condition is not met; can be repeated. {GRAMMAR}",
     )
-    out.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="also write what --json prints")
+    out.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="write the JSON report to a file")
     out.add_argument(
-        "--export-times", type=Path, metavar="FILE.json", help="write every frame's times, stage by stage"
+        "--export-times", type=Path, metavar="FILE.json", help="write the stage times of each frame to a file"
     )
-    out.add_argument("--record", action="store_true", help="write the figures into the artifact's manifest")
-    _add_rivals(p, RIVALS)
+    out.add_argument("--record", action="store_true", help="write the results into the artifact's manifest")
+    _add_baselines(p, BASELINES)
     return p
 
 
-def _add_rivals(p: argparse.ArgumentParser, names: tuple[str, ...]) -> None:
-    rivals = p.add_argument_group("side by side")
-    rivals.add_argument(
+def _add_baselines(p: argparse.ArgumentParser, names: tuple[str, ...]) -> None:
+    from imp_trt.benchmark.gates import baseline_name
+
+    baselines = p.add_argument_group("comparison")
+    baselines.add_argument(
         "--compare",
         action="append",
         default=[],
+        type=baseline_name,
         choices=names,
-        help="pytorch: the same weights, eager; peer: torchvision's Mask R-CNN in ONNX Runtime",
+        help="compare with a baseline; can be repeated. pytorch: the same weights in eager PyTorch; "
+        "maskrcnn: torchvision's Mask R-CNN in ONNX Runtime",
     )
-    rivals.add_argument(
+    baselines.add_argument(
         "--weights", type=Path, metavar="FILE", help="the artifact's checkpoint (default: the bundled one)"
     )
-    rivals.add_argument(
-        "--work", type=Path, metavar="FOLDER", help="keep the exported peer here (default: nowhere)"
+    work_dir = baselines.add_argument(
+        "--work-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder to keep the exported Mask R-CNN in (default: a temporary folder)",
     )
+    add_deprecated(baselines, "--work", work_dir)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,7 +139,7 @@ def _run(options: argparse.Namespace) -> int:
     settings = _settings(options)
     _check_outputs(options)
     with ExitStack() as stack:
-        report = run_benchmark(settings, _Shown(stack, options.quiet))
+        report = run_benchmark(settings, _ProgressBars(stack, options.quiet))
     data = report.to_dict()
     if options.json:
         print_json(data)
@@ -129,7 +152,7 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-class _Shown:
+class _ProgressBars:
     """One progress line per part of the measurement."""
 
     def __init__(self, stack: ExitStack, quiet: bool) -> None:
@@ -155,7 +178,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     from imp_trt.benchmark.gates import parse_gate
     from imp_trt.benchmark.measure import parse_warmup
     from imp_trt.benchmark.run import Settings
-    from imp_trt.benchmark.samples import parse_shares
+    from imp_trt.benchmark.samples import parse_percentiles
 
     return Settings(
         path=options.artifact,
@@ -167,34 +190,34 @@ def _settings(options: argparse.Namespace) -> Settings:
         warmup=parse_warmup(options.warmup),
         seconds=options.duration,
         frames=options.frames,
-        shares=parse_shares(options.percentiles),
+        percentiles=parse_percentiles(options.percentiles),
         gates=tuple(parse_gate(text) for text in options.gates),
-        rivals=tuple(dict.fromkeys(options.compare)),
+        baselines=tuple(dict.fromkeys(options.compare)),
         weights=options.weights,
-        work=options.work,
+        work_dir=options.work_dir,
     )
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
-    """Refuse, before anything is measured, to write over what is read."""
+    """Reject output paths that would overwrite an input, before anything is measured."""
     from imp_trt.artifacts.artifact import manifest_path
 
-    read = [options.artifact, manifest_path(options.artifact), options.weights, options.source]
-    kept = {Path(path).resolve() for path in read if path is not None}
+    paths = [options.artifact, manifest_path(options.artifact), options.weights, options.source]
+    inputs = {Path(path).resolve() for path in paths if path is not None}
     for name, path in (("-o", options.output), ("--export-times", options.export_times)):
         if path is None:
             continue
         if path.suffix.lower() != ".json":
             raise UsageError(name, expected="a file that ends in .json", got=str(path))
-        if path.resolve() in kept:
-            raise UsageError(name, expected="a file of its own", got=f"{path}, which is read")
+        if path.resolve() in inputs:
+            raise UsageError(name, expected="a new file", got=f"{path}, which is an input")
     if options.output is not None and options.output == options.export_times:
-        raise UsageError("-o and --export-times", expected="two files", got=str(options.output))
+        raise UsageError("-o and --export-times", expected="different files", got=str(options.output))
     if options.record and options.artifact.suffix.lower() not in (".onnx", ".engine"):
         raise UsageError("--record", expected="an artifact with a manifest", got=str(options.artifact))
 
 
-def _write(options: argparse.Namespace, report: Report, data: dict[str, Any]) -> None:
+def _write(options: argparse.Namespace, report: Report, data: dict[str, object]) -> None:
     from imp_trt.data.files import write_atomically
 
     if options.output is not None:

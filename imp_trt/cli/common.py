@@ -1,4 +1,4 @@
-"""What the commands share: options, exit codes, logging, progress.
+"""Shared code of the commands: options, exit codes, logging, progress.
 
 Exit codes: 0 ok, 1 internal, 2 usage, 3 accuracy or precision gate, 4 engine incompatible,
 5 dependency or GPU missing, 6 latency gate, 130 interrupted.
@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import imp_trt
 from imp_trt.errors import DependencyMissing, ImpTrtError
@@ -32,13 +32,13 @@ EXIT_INTERRUPTED = 130
 
 EXIT_CODES_HELP = (
     "exit codes: 0 ok, 1 internal error, 2 usage or bad input, 3 accuracy or precision gate failed, "
-    "4 artifact or engine unusable here, 5 dependency or GPU missing, 6 latency gate failed, "
-    "130 interrupted (no partial file is left)"
+    "4 artifact or engine not usable on this machine, 5 dependency or GPU missing, 6 latency gate failed, "
+    "130 interrupted (partial files are removed)"
 )
 
 
 def command_parser(prog: str, description: str, examples: str = "") -> argparse.ArgumentParser:
-    """Parser with the options that every command has: --json, -q, -v, --version."""
+    """Create a parser with the options that all commands have: --json, -q, -v, --version."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
@@ -47,11 +47,45 @@ def command_parser(prog: str, description: str, examples: str = "") -> argparse.
         allow_abbrev=False,
     )
     group = parser.add_argument_group("common options")
-    group.add_argument("--json", action="store_true", help="machine-readable result alone on stdout")
-    group.add_argument("-q", "--quiet", action="store_true", help="no progress, warnings only on stderr")
-    group.add_argument("-v", "--verbose", action="count", default=0, help="more on stderr; -vv: tracebacks")
+    group.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    group.add_argument("-q", "--quiet", action="store_true", help="no progress; only warnings on stderr")
+    group.add_argument(
+        "-v", "--verbose", action="count", default=0, help="more log messages on stderr; -vv: tracebacks"
+    )
     group.add_argument("--version", action="version", version=f"imp-trt {imp_trt.__version__}")
     return parser
+
+
+def add_deprecated(container: argparse._ActionsContainer, flag: str, replacement: argparse.Action) -> None:
+    """Accept an old flag for one more version: it acts as its replacement and warns on stderr.
+
+    Args:
+        container: the parser or group to add the flag to; it is not listed in the help.
+        flag: the old flag.
+        replacement: the action that add_argument returned for the new flag.
+    """
+
+    class Deprecated(argparse.Action):
+        def __call__(
+            self,
+            parser: argparse.ArgumentParser,
+            namespace: argparse.Namespace,
+            values: object,
+            option_string: str | None = None,
+        ) -> None:
+            say(f"warning: {flag} is deprecated, use {replacement.option_strings[-1]}")
+            replacement(parser, namespace, values, option_string)  # type: ignore[arg-type]
+
+    container.add_argument(
+        flag,
+        action=Deprecated,
+        dest=replacement.dest,
+        nargs=replacement.nargs,
+        type=replacement.type or str,
+        choices=replacement.choices,
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )
 
 
 def positive(text: str) -> int:
@@ -70,7 +104,7 @@ def seconds(text: str, *, unit: str) -> float:
     """argparse type: a time such as 50ms, 3s, 90m or 2h, in seconds.
 
     Args:
-        unit: one of UNITS, of a number without one.
+        unit: default unit, one of UNITS.
     """
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|)", text.strip())
     value = float(match[1]) * UNITS[match[2] or unit] if match else 0.0
@@ -80,7 +114,7 @@ def seconds(text: str, *, unit: str) -> float:
 
 
 def run_command(body: Callable[[], int | None], *, verbose: int = 0, quiet: bool = False) -> int:
-    """Run body and turn what it raises into one line on stderr and an exit code.
+    """Run body and convert exceptions to one line on stderr and an exit code.
 
     Args:
         body: the command; returns its exit code, or None for 0.
@@ -97,7 +131,7 @@ def run_command(body: Callable[[], int | None], *, verbose: int = 0, quiet: bool
         say("interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of stdout has gone (`| head`). Python would complain again while closing stdout.
+        # The reader of stdout has exited (`| head`). Without this, Python reports it again on exit.
         sys.stdout = open(os.devnull, "w")
         return EXIT_INTERNAL
     except ImpTrtError as error:
@@ -106,7 +140,7 @@ def run_command(body: Callable[[], int | None], *, verbose: int = 0, quiet: bool
         return _report(_missing(error), DependencyMissing.exit_code, verbose)
     except MemoryError as error:
         return _report(ImpTrtError(f"out of memory {error}".strip()), EXIT_INTERNAL, verbose)
-    except Exception as error:  # the last resort: nobody's mistake but ours
+    except Exception as error:  # a bug in this package
         text = f"internal error: {type(error).__name__}: {error} (-vv shows where; please report it)"
         return _report(ImpTrtError(" ".join(text.split())), EXIT_INTERNAL, verbose)
     finally:
@@ -120,26 +154,26 @@ def say(text: str) -> None:
 
 
 def say_padding(fit: LetterboxTransform) -> None:
-    """One line on stderr if much of the network's frame is padding."""
+    """Print a note on stderr if a large part of the network input is padding."""
     if fit.padding > 0.03:
         sizes = [f"{size[1]}x{size[0]}" for size in (fit.frame, fit.network)]
         say(
-            f"note: {fit.padding:.0%} of the network's frame is padding, with frames of {sizes[0]} and an "
-            f"input of {sizes[1]}: it costs time, and after a short training accuracy too; an input of the "
-            "frames' own shape has none"
+            f"note: {fit.padding:.0%} of the network input is padding (frames {sizes[0]}, input {sizes[1]}), "
+            "which costs time and, after a short training, accuracy; use an input size with the aspect ratio "
+            "of the frames"
         )
 
 
-def print_json(data: Any) -> None:
-    """data as one JSON document on stdout."""
+def print_json(data: object) -> None:
+    """Print data as one JSON document on stdout."""
     print(json.dumps(data, indent=2, allow_nan=False))
 
 
 def set_up_logging(verbose: int = 0, quiet: bool = False) -> None:
-    """Send the package's log records to stderr; silence the libraries underneath.
+    """Send the package's log records to stderr and silence OpenCV and FFmpeg.
 
-    OpenCV and FFmpeg print their own complaints about a bad file straight to stderr, beside the typed
-    error that says the same with a remedy.
+    Both print messages about invalid files to stderr, in addition to this package's error, which also
+    contains a fix.
     """
     level = logging.DEBUG if verbose > 1 else logging.WARNING if quiet else logging.INFO
     logger = logging.getLogger("imp_trt")
@@ -154,7 +188,7 @@ def set_up_logging(verbose: int = 0, quiet: bool = False) -> None:
 
 
 class _AboveProgress(logging.StreamHandler):  # type: ignore[type-arg]  # Python 3.10 takes none
-    """Clears a progress line before a record is printed; the next update draws it again below."""
+    """Clears the progress line before a record is printed; the next update prints it again below."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if Progress.shown is not None:
@@ -163,16 +197,16 @@ class _AboveProgress(logging.StreamHandler):  # type: ignore[type-arg]  # Python
 
 
 class Progress:
-    """Progress on stderr: one line rewritten on a terminal, a line every ten seconds elsewhere.
+    """Progress on stderr: one line that is updated on a terminal, otherwise a line every ten seconds.
 
     Args:
-        label: what is being done.
+        label: name of the task.
         total: number of steps, or None if unknown.
         quiet: print nothing.
     """
 
     shown: ClassVar[Progress | None] = None
-    """The one whose line stands on the terminal."""
+    """The instance whose line is displayed on the terminal."""
 
     def __init__(self, label: str, total: int | None = None, *, quiet: bool = False) -> None:
         self._label = label
@@ -184,7 +218,7 @@ class Progress:
         self._width = 0
 
     def update(self, done: int, note: str = "") -> None:
-        """done steps are finished; note is appended."""
+        """Display the number of finished steps, followed by note."""
         now = time.perf_counter()
         if self._quiet or now - self._last < self._every_s:
             return
@@ -192,7 +226,7 @@ class Progress:
         self._print(self._text(done, now, note))
 
     def close(self) -> None:
-        """Clear the line, if there is one."""
+        """Clear the progress line."""
         if self._terminal and self._width:
             sys.stderr.write("\r" + " " * self._width + "\r")
             sys.stderr.flush()
@@ -211,7 +245,7 @@ class Progress:
 
     def _print(self, text: str) -> None:
         if self._terminal:
-            # Pad with blanks so that a shorter line leaves nothing of a longer one.
+            # Padded with spaces to overwrite a longer previous line.
             sys.stderr.write("\r" + text.ljust(self._width))
             self._width = len(text)
             Progress.shown = self
@@ -221,7 +255,7 @@ class Progress:
 
 
 def stage_progress(command: str, quiet: bool) -> Callable[[str, int, int], None]:
-    """A callback (stage, done, total) that shows one progress line per stage of a command."""
+    """Return a callback (stage, done, total) that shows one progress line per stage of a command."""
     stages: dict[str, Progress] = {}
 
     def show(stage: str, done: int, total: int) -> None:
@@ -258,15 +292,15 @@ def _missing(error: ImportError) -> DependencyMissing:
     elif isinstance(error, ModuleNotFoundError) and name == "cv2":
         fix = "pip install opencv-python"
     elif "libGL" in str(error):
-        # The usual failure on servers and in containers without a desktop.
+        # The usual failure on servers and in containers without graphics libraries.
         fix = "install the system's libGL (Debian: libgl1), or pip install opencv-python-headless"
     else:
         fix = "imp-doctor lists what is installed and what is missing"
     return DependencyMissing(f"cannot import {name or 'a module'}", got=error, fix=fix)
 
 
-def _terminate_like_interrupt() -> Any:
-    """Make SIGTERM unwind the stack like Ctrl-C, so that temporary files are removed."""
+def _terminate_like_interrupt() -> Callable[[int, FrameType | None], object] | int | None:
+    """Make SIGTERM unwind the stack as Ctrl-C does, so that temporary files are removed."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from imp_trt.video.sources import Frame
 
 EXAMPLES = """examples:
-  imp-demo                       a clip of the procedural street
-  imp-demo drive.mp4 -o out      your own video (the demo model was trained on drawn scenes alone)"""
+  imp-demo                       (synthetic street video)
+  imp-demo drive.mp4 -o out      (your own video; the demo model was trained on synthetic scenes only)"""
 
 CLIP_SEED = 7
 CLIP_SECONDS = 8
 CLIP_FPS = 15.0
-SHEET_ROWS = 4
+GRID_ROWS = 4
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,10 +36,22 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = command_parser("imp-demo", __doc__ or "", EXAMPLES)
-    p.add_argument("source", nargs="?", metavar="VIDEO", help="your own video, image folder or pattern")
-    p.add_argument("-o", "--output", type=Path, default=Path("imp-demo"), help="folder (imp-demo)")
+    p.add_argument(
+        "source",
+        nargs="?",
+        metavar="VIDEO",
+        help="video, image folder or pattern (default: synthetic street video)",
+    )
+    p.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("imp-demo"),
+        metavar="DIR",
+        help="output folder (default: imp-demo)",
+    )
     p.add_argument("--max-frames", type=positive, metavar="N", help="stop after N frames")
-    p.add_argument("--threads", type=positive, help="CPU threads of the network")
+    p.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the network")
     return p
 
 
@@ -49,7 +61,7 @@ def _demo(options: argparse.Namespace) -> int:
 
     start = perf_counter()
     with ExitStack() as stack:
-        # The source first: a mistyped name costs no minute of exporting.
+        # Opened before the export, so that an invalid path fails immediately.
         clip = _open(options, stack)
         report = export_onnx(bundled(), options.output, progress=stage_progress("imp-demo", options.quiet))
         outputs = {
@@ -93,9 +105,7 @@ def _open(options: argparse.Namespace, stack: ExitStack) -> _Clip:
     return clip
 
 
-def _segment(
-    options: argparse.Namespace, clip: _Clip, artifact: Path, video: Path, sheet: Path
-) -> RunSummary:
+def _segment(options: argparse.Namespace, clip: _Clip, artifact: Path, video: Path, grid: Path) -> RunSummary:
     from imp_trt.segmenter import Segmenter
     from imp_trt.video.contact_sheet import ContactSheet
     from imp_trt.video.pipeline import run_pipeline
@@ -104,14 +114,14 @@ def _segment(
     progress = Progress("imp-demo: segment", clip.count, quiet=options.quiet)
 
     def show(done: int, result: SegmentationResult) -> None:
-        progress.update(done, f"{result.timing['total']:.0f} ms a frame")
+        progress.update(done, f"{result.timing['total']:.0f} ms/frame")
 
-    moments = [int((clip.count or SHEET_ROWS) * (row + 0.5) / SHEET_ROWS) for row in range(SHEET_ROWS)]
+    indices = [int((clip.count or GRID_ROWS) * (row + 0.5) / GRID_ROWS) for row in range(GRID_ROWS)]
     with Segmenter(artifact, threads=options.threads) as segmenter:
         summary = run_pipeline(
             segmenter,
             clip.frames,
-            [OverlayVideo(video, clip.fps), ContactSheet(sheet, moments)],
+            [OverlayVideo(video, clip.fps), ContactSheet(grid, indices)],
             max_frames=options.max_frames,
             draw=DrawOptions(),
             on_frame=show,
@@ -121,7 +131,7 @@ def _segment(
 
 
 def _street(frames: int) -> Iterator[Frame]:
-    """The demo's own video, drawn while it is segmented."""
+    """Synthetic street video, rendered while it is segmented."""
     from imp_trt.synthetic import street_video
     from imp_trt.video.sources import Frame
 

@@ -1,7 +1,7 @@
-"""imp-doctor: what is installed, what can run here, and what to install for the rest.
+"""imp-doctor: report installed packages, supported features, and how to install missing dependencies.
 
-Starts with the standard library only, guards every probe, and always exits with 0: it has to work exactly
-where other things do not.
+Imports only the standard library at start, catches the errors of all checks, and always exits with 0, so
+that it works on incomplete installations.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PACKAGES = (
     "tqdm",
 )
 
-# What a user wants to do -> modules it imports, whether it needs a GPU, and what brings the modules.
+# Feature, modules that it imports, whether it needs a GPU, and how to install the modules.
 _ABILITIES = (
     ("run ONNX artifacts", ("cv2", "onnxruntime"), False, "pip install 'imp-trt[onnx]'"),
     (
@@ -60,7 +60,7 @@ _ABILITIES = (
         "build and run TensorRT engines",
         ("cv2", "cuda.bindings", "tensorrt"),
         True,
-        "pip install 'imp-trt[tensorrt]'; on Jetson and DRIVE 'imp-trt[cuda]' beside the system's TensorRT",
+        "pip install 'imp-trt[tensorrt]'; on Jetson and DRIVE 'imp-trt[cuda]' with the system's TensorRT",
     ),
     ("build TensorRT-RTX engines", ("tensorrt_rtx",), False, "pip install 'imp-trt[tensorrt-rtx]'"),
     (
@@ -71,7 +71,7 @@ _ABILITIES = (
     ),
 )
 
-_IMPORT_LIMIT_S = 120
+_IMPORT_TIMEOUT_S = 120
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,11 +82,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options: the common ones."""
-    return command_parser("imp-doctor", "Report what is installed and what can run here.")
+    return command_parser(
+        "imp-doctor", "Report installed packages, GPUs, and the features supported on this machine."
+    )
 
 
 def report() -> dict[str, Any]:
-    """The whole report as plain data; a probe that fails leaves its error text in place of its answer."""
+    """Return the report as data for JSON. A check that fails is replaced by its error message."""
     packages, gpu = _guarded(_packages), _guarded(_gpu)
     return {
         "system": _guarded(_system),
@@ -110,7 +112,7 @@ def _run(args: argparse.Namespace) -> int:
 def _guarded(probe: Callable[[], Any]) -> Any:
     try:
         return probe()
-    except Exception as error:  # a report with a gap is worth more than none
+    except Exception as error:  # an incomplete report is better than none
         return {"error": f"{type(error).__name__}: {error}"}
 
 
@@ -139,7 +141,7 @@ def _packages() -> dict[str, str | None]:
 
 
 def _gpu() -> dict[str, Any]:
-    """Asks the CUDA driver itself, which needs no package."""
+    """Query the CUDA driver directly, which needs no package."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -173,7 +175,7 @@ def _device(cuda: ctypes.CDLL, index: int) -> dict[str, Any]:
 
 
 def _engines(gpu: dict[str, Any]) -> list[dict[str, Any]]:
-    """What building and running engines needs: a row each, found or not, with what mends it."""
+    """Check the dependencies for building and running engines; one row each, with a fix if it is missing."""
     driver = gpu.get("driver")
     rows = [
         _row("CUDA driver", lambda: driver, "install the NVIDIA driver"),
@@ -188,7 +190,7 @@ def _engines(gpu: dict[str, Any]) -> list[dict[str, Any]]:
             "torch-tensorrt", lambda: _version_of("torch-tensorrt"), "pip install 'imp-trt[torch-tensorrt]'"
         ),
         _row("plugins", _plugins, "pip install 'imp-trt[cuda]', or build the C++ library"),
-        _row("kernel cache", _kernel_cache, "set IMP_TRT_CACHE to a folder that can be written"),
+        _row("kernel cache", _kernel_cache, "set IMP_TRT_CACHE to a writable folder"),
     ]
     return [row | {"fix": _for_driver(row["fix"], driver)} for row in rows]
 
@@ -203,7 +205,7 @@ def _row(what: str, probe: Callable[[], str | None], fix: str) -> dict[str, Any]
 
 
 def _for_driver(fix: str | None, driver: str | None) -> str | None:
-    """A command with the extras for the driver, "CUDA 12.8"."""
+    """Adapt the extras in an install command to the CUDA version of the driver, such as "CUDA 12.8"."""
     from imp_trt.cuda.platform import extra_for
 
     if fix and driver:
@@ -220,7 +222,7 @@ def _known(driver: str) -> tuple[int, int]:
 def _gpu_names(gpu: dict[str, Any]) -> str:
     devices = gpu.get("devices")
     if not devices:
-        raise OSError(gpu.get("note") or gpu.get("error") or "the driver sees none")
+        raise OSError(gpu.get("note") or gpu.get("error") or "the driver finds no GPU")
     return ", ".join(f"{d['name']} ({d['compute_capability']})" for d in devices)
 
 
@@ -282,21 +284,21 @@ def _abilities(gpu: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _import_failure(module: str) -> str | None:
-    """Why a module cannot be imported; tried in a child, which a broken library may crash."""
+    """Return why a module cannot be imported. Tested in a child process, because a library may crash."""
     try:
         child = subprocess.run(
             [sys.executable, "-c", f"import {module}"],
             capture_output=True,
             text=True,
-            timeout=_IMPORT_LIMIT_S,
+            timeout=_IMPORT_TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"no answer within {_IMPORT_LIMIT_S} s"
+        return f"the import did not finish within {_IMPORT_TIMEOUT_S} s"
     if child.returncode == 0:
         return None
     lines = child.stderr.strip().splitlines()
-    return lines[-1] if lines else f"the import ended with code {child.returncode}"
+    return lines[-1] if lines else f"the import exited with code {child.returncode}"
 
 
 def _advice(packages: dict[str, Any]) -> list[str]:
@@ -304,7 +306,7 @@ def _advice(packages: dict[str, Any]) -> list[str]:
     advice = []
     if len(flavors) > 1:
         advice.append(
-            f"{' and '.join(flavors)} overwrite each other's files: keep one, pip uninstall the rest"
+            f"{' and '.join(flavors)} overwrite each other's files: keep one and uninstall the others"
         )
     return advice
 
@@ -327,7 +329,7 @@ def _print(data: dict[str, Any]) -> None:
         print(f"  {row['what']:<22} {row['found'] or row['note'] or '-'}")
         if row["fix"]:
             print(f"  {'':<22} fix: {row['fix']}")
-    print("\ncan")
+    print("\nfeatures")
     abilities = data["abilities"] if isinstance(data["abilities"], list) else []
     for ability in abilities:
         print(f"  {'yes' if ability['works'] else 'no ':<4} {ability['what']}")

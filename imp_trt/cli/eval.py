@@ -1,4 +1,4 @@
-"""imp-eval: score a checkpoint or an artifact on a labeled data set, alone or against a baseline."""
+"""imp-eval: evaluate a checkpoint or an artifact on a labeled data set, optionally against a baseline."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from imp_trt.cli.common import (
     Progress,
+    add_deprecated,
     command_parser,
     positive,
     print_json,
@@ -29,7 +30,7 @@ EXAMPLES = """examples:
   imp-eval model.fp32.onnx --data camvid:/data/camvid --json
   imp-eval imp.safetensors --baseline plain.safetensors --data camvid:/data/camvid --report camvid.html
 
-The baseline is another model of the same data, such as imp-train --pair's control without IMP."""
+The baseline is another model for the same data, such as the one of imp-train --with-baseline."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,20 +45,43 @@ def parser() -> argparse.ArgumentParser:
 
     p = command_parser("imp-eval", __doc__ or "", EXAMPLES)
     p.add_argument("model", type=Path, help="checkpoint (.safetensors, .pt) or artifact (.onnx, .engine)")
-    p.add_argument("--baseline", type=Path, help="another model of the same data, to compare with")
-    p.add_argument("--data", required=True, help=NAMES)
-    p.add_argument("--split", default="val", help="list of the data set to score (val)")
-    p.add_argument(
-        "--measure",
+    p.add_argument("--baseline", type=Path, metavar="MODEL", help="model to compare with")
+    p.add_argument("--data", required=True, help=f"data set: {NAMES}")
+    p.add_argument("--split", default="val", help="split to evaluate on (default: val)")
+    metrics = p.add_argument(
+        "--metrics",
+        dest="measure",
         nargs="+",
         metavar="NAME",
-        help="semantic, boundary, instances, panoptic (all that the model allows)",
+        help="semantic, boundary, instances, panoptic (default: all that the model supports)",
     )
-    p.add_argument("--report", type=Path, metavar="FILE.html", help="also write a page, in one file")
-    p.add_argument("--sheet", type=Path, metavar="FILE.png", help="also write the page's pictures as one PNG")
-    p.add_argument("--pictures", type=_pictures, default=6, help="pictures on both (6), 0 for none")
-    p.add_argument("--limit", type=positive, help="only the first so many pictures")
-    p.add_argument("--threads", type=positive, help="CPU threads of the backend")
+    p.add_argument("--report", type=Path, metavar="FILE.html", help="write an HTML report, a single file")
+    image_grid = p.add_argument(
+        "--image-grid",
+        dest="sheet",
+        type=Path,
+        metavar="FILE.png",
+        help="write the example images of the report as one PNG",
+    )
+    num_images = p.add_argument(
+        "--num-images",
+        dest="pictures",
+        type=_non_negative,
+        default=6,
+        metavar="N",
+        help="number of example images in report and image grid (default: 6)",
+    )
+    max_images = p.add_argument(
+        "--max-images", dest="limit", type=positive, metavar="N", help="evaluate the first N images only"
+    )
+    p.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the backend")
+    for flag, replacement in (
+        ("--measure", metrics),
+        ("--sheet", image_grid),
+        ("--pictures", num_images),
+        ("--limit", max_images),
+    ):
+        add_deprecated(p, flag, replacement)
     return p
 
 
@@ -73,7 +97,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     _check_outputs(options)
     dataset = open_dataset(options.data, options.split)
     if dataset.terms and not options.quiet:
-        say(f"terms of the data: {dataset.terms}")
+        say(f"license terms of the data: {dataset.terms}")
     paths = [p for p in (options.baseline, options.model) if p is not None]
     with ExitStack() as stack:
         models: list[tuple[str, Segmenter]] = []
@@ -84,13 +108,13 @@ def _evaluate(options: argparse.Namespace) -> int:
             models.append((name, segmenter))
         if not options.quiet:
             say_padding(LetterboxTransform.of(dataset[0].size, models[-1][1].manifest.input))
-        scored, by_picture = [], []
+        scored, image_scores = [], []
         for (name, segmenter), path in zip(models, paths, strict=True):
-            found, scores = _score(name, path, segmenter, dataset, options)
-            scored.append(found)
-            by_picture.append(scores)
+            evaluated, scores = _score(name, path, segmenter, dataset, options)
+            scored.append(evaluated)
+            image_scores.append(scores)
         if options.report or options.sheet:
-            rows = _pictures_of(dataset, models, by_picture, options.pictures)
+            rows = _example_images(dataset, models, image_scores, options.pictures)
             _write(options, scored, dataset, rows)
     if options.json:
         plain = {"model": str(options.model), **scored[-1].evaluation.to_dict()}
@@ -107,9 +131,9 @@ def _check_outputs(options: argparse.Namespace) -> None:
 
     if options.sheet:
         if options.sheet.suffix.lower() != ".png":
-            raise UsageError("--sheet", expected="a file that ends in .png", got=str(options.sheet))
+            raise UsageError("--image-grid", expected="a file that ends in .png", got=str(options.sheet))
         if not options.pictures:
-            raise UsageError("--sheet", expected="one picture or more (--pictures)", got="--pictures 0")
+            raise UsageError("--image-grid", expected="--num-images of at least 1", got="--num-images 0")
     if options.report:
         if options.report.suffix.lower() not in (".html", ".htm"):
             raise UsageError("--report", expected="a file that ends in .html", got=str(options.report))
@@ -119,7 +143,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
 def _score(
     name: str, path: Path, segmenter: Segmenter, dataset: Dataset, options: argparse.Namespace
 ) -> tuple[Scored, list[float]]:
-    """The model's evaluation, and the score of each picture by itself."""
+    """Evaluate a model; returns the evaluation, and a score of each image."""
     from imp_trt.train.evaluation import evaluate, measurable
     from imp_trt.train.report.pictures import PictureScores
     from imp_trt.train.report.tables import Scored
@@ -140,8 +164,8 @@ def _score(
     return Scored(name, str(path), evaluation), each.scores
 
 
-def _pictures_of(
-    dataset: Dataset, models: list[tuple[str, Segmenter]], by_picture: list[list[float]], count: int
+def _example_images(
+    dataset: Dataset, models: list[tuple[str, Segmenter]], image_scores: list[list[float]], count: int
 ) -> list[PictureRow]:
     from imp_trt.train.report.pictures import picture_row, telling
 
@@ -149,8 +173,8 @@ def _pictures_of(
         return []
     predictors = [(name, segmenter.run) for name, segmenter in models]
     return [
-        picture_row(dataset, index, predictors, [scores[index] for scores in by_picture])
-        for index in telling(by_picture, count)
+        picture_row(dataset, index, predictors, [scores[index] for scores in image_scores])
+        for index in telling(image_scores, count)
     ]
 
 
@@ -162,7 +186,7 @@ def _write(
     from imp_trt.train.report.pictures import write_sheet
 
     if options.sheet:
-        say(f"sheet: {write_sheet(options.sheet, rows, dataset.classes)}")
+        say(f"image grid: {write_sheet(options.sheet, rows, dataset.classes)}")
     if not options.report:
         return
     threads = f"{options.threads} of its" if options.threads else "its"
@@ -177,21 +201,21 @@ def _check_measures(path: Path, segmenter: Segmenter, measures: Sequence[str]) -
     possible = measurable(segmenter.manifest)
     if not set(measures) <= set(possible):
         raise UsageError(
-            f"--measure for {path}, which has no detector",
+            f"--metrics for {path}, which has no detector",
             expected=f"some of {', '.join(possible)}",
             got=", ".join(measures),
         )
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """Short names for headings: the files', or their folders' where the files are called the same."""
+    """Return short names for headings: the names of the files, or of their folders if these are equal."""
     for names in ([p.stem for p in paths], [p.resolve().parent.name for p in paths]):
         if len(set(names)) == len(names):
             return names
     return ["baseline", "model"][-len(paths) :]
 
 
-def _pictures(text: str) -> int:
+def _non_negative(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")

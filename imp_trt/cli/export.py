@@ -1,4 +1,4 @@
-"""imp-export: turn trained weights into a verified artifact."""
+"""imp-export: export trained weights to ONNX or a TensorRT engine and verify the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from imp_trt.export.pipeline import ExportReport
 
 EXAMPLES = """examples:
-  imp-export --engine fp16                                 (the bundled demo weights, the best target here)
+  imp-export --engine fp16                                 (bundled demo weights, best available target)
   imp-export --engine fp32 --target onnxruntime --weights model.safetensors -o models/
   imp-export --engine int8 --calib recorded/ --target jetson-orin      (on the Jetson)
   imp-export --engine fp16 --target rtx --compute-capability 8.9,12.0  (needs no GPU)
@@ -32,30 +32,40 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    p = command_parser("imp-export", "Export trained weights, verified against PyTorch.", EXAMPLES)
-    p.add_argument("--engine", choices=ENGINES, default="fp32", help="precision (default fp32)")
+    p = command_parser(
+        "imp-export",
+        "Export trained weights to ONNX or a TensorRT engine, and verify the result against PyTorch.",
+        EXAMPLES,
+    )
+    p.add_argument("--engine", choices=ENGINES, default="fp32", help="precision (default: fp32)")
     p.add_argument(
         "--target",
         metavar="NAME",
-        help="where it shall run (default: tensorrt with a GPU, else tensorrt-rtx, else onnxruntime)",
+        help="target to build for (default: tensorrt if there is a GPU, else tensorrt-rtx, else onnxruntime)",
     )
-    p.add_argument("--list-targets", action="store_true", help="print the targets and end")
+    p.add_argument("--list-targets", action="store_true", help="list the targets and exit")
     p.add_argument(
-        "--weights", type=Path, metavar="FILE", help="checkpoint .safetensors or .pt (default: the demo's)"
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint, .safetensors or .pt (default: the bundled demo weights)",
     )
     p.add_argument(
-        "-o", "--output", type=Path, default=Path(), metavar="DIR", help="folder, or a file (default .)"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path(),
+        metavar="PATH",
+        help="output folder or file (default: current folder)",
     )
     p.add_argument(
         "--frames",
         type=Path,
         metavar="DIR",
-        help="images to verify on; filled up to 50 with procedural scenes",
+        help="images for verification; supplemented with synthetic scenes up to 50",
     )
-    p.add_argument("--calib", type=Path, metavar="DIR", help="images to calibrate int8 and fp8 with")
-    p.add_argument(
-        "--batch", type=positive, default=1, metavar="B", help="frames per call, fixed in the file"
-    )
+    p.add_argument("--calib", type=Path, metavar="DIR", help="images for int8 and fp8 calibration")
+    p.add_argument("--batch", type=positive, default=1, metavar="N", help="static batch size (default: 1)")
     p.add_argument(
         "--nms-iterations",
         type=positive,
@@ -70,53 +80,61 @@ def parser() -> argparse.ArgumentParser:
         dest="nms_iterations",
         help=argparse.SUPPRESS,
     )
-    p.add_argument("--no-verify", action="store_true", help="write the file unverified; its manifest says so")
+    p.add_argument("--no-verify", action="store_true", help="skip verification; recorded in the manifest")
     p.add_argument(
         "--function-free",
         action="store_true",
-        help="also write NAME.function-free.onnx, without the operators' bodies: for trtexec and TensorRT "
-        "below 10.7 with the plugin library; nothing else runs it",
+        help="also write NAME.function-free.onnx, without ONNX local functions, for trtexec and TensorRT "
+        "below 10.7 with the plugin library",
     )
     _engine_options(p)
     return p
 
 
 def _engine_options(p: argparse.ArgumentParser) -> None:
-    group = p.add_argument_group("how to build an engine")
+    group = p.add_argument_group("engine build options")
     group.add_argument(
         "--plugin",
         action=argparse.BooleanOptionalAction,
-        help="custom operators as plugins (default on TensorRT) or as bodies of standard operators "
-        "(default on TensorRT-RTX)",
+        help="implement custom operators as plugins (default for TensorRT), or as functions of standard "
+        "operators (default for TensorRT-RTX)",
     )
-    group.add_argument("--plugin-library", type=Path, metavar="FILE", help="C++ plugin library; else Python")
+    group.add_argument(
+        "--plugin-library",
+        type=Path,
+        metavar="FILE",
+        help="C++ plugin library (default: the Python plugins)",
+    )
     group.add_argument(
         "--compute-capability",
         type=_capabilities,
         default=(),
         metavar="8.6,8.9",
-        help="GPUs to build for; TensorRT-RTX only",
+        help="compute capabilities of the GPUs to build for; TensorRT-RTX only",
     )
-    group.add_argument("--workspace", type=_gibibytes, metavar="GIB", help="most scratch memory")
+    group.add_argument("--workspace", type=_gibibytes, metavar="GIB", help="maximum workspace size")
     group.add_argument(
-        "--timing-cache", type=Path, metavar="FILE", help="measured kernel times, read and rewritten"
+        "--timing-cache", type=Path, metavar="FILE", help="timing cache file, read and updated"
     )
     group.add_argument(
-        "--optimization-level", type=int, choices=range(6), default=3, help="higher builds longer (default 3)"
+        "--optimization-level",
+        type=int,
+        choices=range(6),
+        default=3,
+        help="builder optimization level; higher levels take longer to build (default: 3)",
     )
     group.add_argument(
         "--hardware-compatible",
         choices=("ampere_plus", "same_compute_capability"),
-        help="run on other GPUs too; slower; TensorRT only",
+        help="hardware compatibility level: run on other GPUs, with lower performance; TensorRT only",
     )
     group.add_argument(
         "--version-compatible",
         action="store_true",
-        help="for later versions too, in trtexec, Triton and C++ (imp_trt does not load such engines)",
+        help="build for later TensorRT versions, for trtexec, Triton and C++ (imp_trt does not load such "
+        "engines)",
     )
-    group.add_argument(
-        "--keep-onnx", action="store_true", help="write the ONNX file beside the engine, with its manifest"
-    )
+    group.add_argument("--keep-onnx", action="store_true", help="also write the ONNX file and its manifest")
 
 
 class _DeprecatedNmsPasses(argparse.Action):
@@ -134,16 +152,16 @@ class _DeprecatedNmsPasses(argparse.Action):
 
 
 def _capabilities(text: str) -> tuple[str, ...]:
-    found = tuple(dict.fromkeys(text.split(",")))
-    if not all(re.fullmatch(r"[0-9]{1,2}\.[0-9]", item) for item in found):
-        raise argparse.ArgumentTypeError(f"{text} is not a list like 8.6,8.9")
-    return found
+    capabilities = tuple(dict.fromkeys(text.split(",")))
+    if not all(re.fullmatch(r"[0-9]{1,2}\.[0-9]", item) for item in capabilities):
+        raise argparse.ArgumentTypeError(f"{text} is not a list such as 8.6,8.9")
+    return capabilities
 
 
 def _gibibytes(text: str) -> int:
     value = float(text)
     if not 0 < value < 1 << 20:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of GiB above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of GiB")
     return int(value * GIB)
 
 
@@ -175,7 +193,7 @@ def _export(options: argparse.Namespace) -> int:
         engine=engine,
         function_free=options.function_free,
     )
-    from imp_trt.export.pipeline import export_model  # torch: only once the options are right
+    from imp_trt.export.pipeline import export_model  # imports torch; after the options are checked
 
     progress = stage_progress("imp-export", options.quiet)
     report = export_model(options.weights or bundled(), options.output, chosen, progress=progress)
@@ -229,7 +247,7 @@ def _print_engine(report: ExportReport) -> None:
     print(f"operators  {forms}")
     print(f"layers     {layers} ({source})")
     if report.not_run_reason:
-        print(f"not run    the engine does not run here: {report.not_run_reason}")
+        print(f"not run    the engine cannot run on this machine: {report.not_run_reason}")
 
 
 def _print_figures(figures: Any) -> None:
@@ -237,7 +255,7 @@ def _print_figures(figures: Any) -> None:
     print(f"frames     {figures['source']}")
     print(f"labels     {figures['label_agreement']:.4%} equal to PyTorch float32")
     score = f"F1 {figures['instance_f1']:.4f} ({counts['matched']} of {counts['reference']} matched)"
-    print(f"instances  {score if counts['reference'] else 'none found on these frames, none compared'}")
+    print(f"instances  {score if counts['reference'] else 'no detections on these frames'}")
     if "miou" in figures:
         miou = figures["miou"]
         print(f"mIoU       {100 * miou['candidate']:.2f} (PyTorch {100 * miou['reference']:.2f})")

@@ -1,4 +1,4 @@
-"""imp-inspect: what is in an engine, ONNX artifact or checkpoint, and whether it will load here."""
+"""imp-inspect: show the contents of an engine, ONNX artifact or checkpoint, and whether it can be loaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from imp_trt.artifacts.manifest import EXPORT_AGAIN, Manifest
 from imp_trt.artifacts.plan_header import HEADER_BYTES, PlanHeader, read_plan_header
@@ -17,14 +16,14 @@ from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import ArtifactError, CheckpointError, DependencyMissing, ImpTrtError
 
 EXAMPLES = """examples:
-  imp-inspect street.fp16.drive-orin.engine        (exit code 0 if it will load here)
+  imp-inspect street.fp16.drive-orin.engine        (exit code 0 if it can be loaded on this machine)
   imp-inspect street.fp32.onnx --json
 
-An engine is only read: TensorRT does not see a byte of it."""
+Engines are only parsed; they are not passed to TensorRT."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0 it will load, 4 it will not, 5 something is missing."""
+    """Entry point; returns the exit code: 0 loadable, 4 not loadable, 5 dependency or GPU missing."""
     options = parser().parse_args(argv)
     return run_command(lambda: _run(options), verbose=options.verbose, quiet=options.quiet)
 
@@ -32,23 +31,25 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = command_parser(
-        "imp-inspect", "Show what is in a model file, and whether it will load here.", EXAMPLES
+        "imp-inspect",
+        "Show the contents of a model file, and whether it can be loaded on this machine.",
+        EXAMPLES,
     )
     p.add_argument("file", type=Path, metavar="FILE", help=".engine, .onnx, .safetensors or .pt")
-    p.add_argument("--device", type=int, default=0, metavar="N", help="number of the GPU (default 0)")
+    p.add_argument("--device", type=int, default=0, metavar="N", help="index of the GPU (default: 0)")
     return p
 
 
 @dataclass
 class Inspection:
-    """What was found out about a file.
+    """Result of the inspection of a file.
 
     Attributes:
-        path, size: the file, and its bytes.
-        manifest: what its manifest or its own header says; None if that cannot be read.
-        header: of an engine, None for other files.
+        path, size: the file, and its size in bytes.
+        manifest: its manifest, or that in the file itself; None if it cannot be read.
+        header: header of an engine, None for other files.
         platform: this machine; for engines only.
-        errors: why the file will not load here; empty if it will.
+        errors: reasons why the file cannot be loaded; empty if it can.
     """
 
     path: Path
@@ -60,21 +61,21 @@ class Inspection:
 
     @property
     def exit_code(self) -> int:
-        """0 it will load, 4 it will not, 5 it will once something is installed."""
+        """0 loadable, 4 not loadable, 5 loadable after a dependency is installed."""
         if all(isinstance(error, DependencyMissing) for error in self.errors):
             return DependencyMissing.exit_code if self.errors else 0
         return ArtifactError.exit_code
 
 
 def inspect(path: Path, device: int = 0) -> Inspection:
-    """Find out what a file is and whether it will load here.
+    """Inspect a file and check whether it can be loaded on this machine.
 
     Raises:
-        ArtifactError: there is no such file.
-        InvalidInput: its name is not that of a model.
+        ArtifactError: the file does not exist.
+        InvalidInput: its suffix is not that of a model.
     """
     try:
-        # A FIFO would block for ever.
+        # Opening a FIFO would block.
         if path.exists() and not path.is_file():
             raise IsADirectoryError(0, "a folder" if path.is_dir() else "another kind of file")
         size = path.stat().st_size
@@ -136,13 +137,13 @@ def _run(options: argparse.Namespace) -> int:
         print_json(_to_dict(found))
     else:
         for label, text in _lines(found):
-            # Manifests are untrusted: a terminal obeys some of the characters that do not print.
+            # Manifests are untrusted and may contain terminal control characters.
             shown = "".join(c if c.isprintable() else "?" for c in text)
             print(f"{label:<12}{shown}".rstrip())
     return found.exit_code
 
 
-def _to_dict(found: Inspection) -> dict[str, Any]:
+def _to_dict(found: Inspection) -> dict[str, object]:
     return {
         "file": str(found.path),
         "bytes": found.size,
@@ -164,7 +165,7 @@ def _to_dict(found: Inspection) -> dict[str, Any]:
     }
 
 
-def _platform_dict(platform: Platform) -> dict[str, Any]:
+def _platform_dict(platform: Platform) -> dict[str, object]:
     gpu, plugins = platform.gpu, platform.plugins
     return {
         "name": platform.name,
@@ -182,19 +183,19 @@ def _lines(found: Inspection) -> Iterator[tuple[str, str]]:
     if found.manifest is not None:
         yield from _manifest(found.manifest)
     if found.platform is not None:
-        yield "here", _here(found.platform)
-    yield "loads here", "no" if found.errors else "yes"
+        yield "platform", _platform_text(found.platform)
+    yield "loadable", "no" if found.errors else "yes"
     for error in found.errors:
         reason = ImpTrtError(error.what, expected=error.expected, got=error.got)
-        yield "  because", " ".join(str(reason).split())
+        yield "  reason", " ".join(str(reason).split())
         if error.fix:
             yield "  fix", error.fix
 
 
 def _header(header: PlanHeader) -> str:
     if header.backend is None:
-        return "none: these bytes are no engine"
-    text = f"{TITLES[header.backend]} {header.version or '(version not known)'}"
+        return "none: this is not an engine"
+    text = f"{TITLES[header.backend]} {header.version or '(version unknown)'}"
     if header.compute_capabilities:
         text += f", compute capability {', '.join(header.compute_capabilities)}"
     return text
@@ -207,10 +208,10 @@ def _manifest(manifest: Manifest) -> Iterator[tuple[str, str]]:
         capabilities = ", ".join(engine.compute_capabilities)
         if engine.hardware_compatibility != "none":
             capabilities += f" ({engine.hardware_compatibility})"
-        later = ", for later versions too" if engine.version_compatible else ""
+        later = ", version compatible" if engine.version_compatible else ""
         yield "built by", f"{TITLES[engine.backend]} {engine.version}{later}"
         yield "built for", f"compute capability {capabilities}, {engine.platform}"
-        yield "layers", ", ".join(f"{n} {name}" for name, n in engine.layer_precisions.items()) or "not known"
+        yield "layers", ", ".join(f"{n} {name}" for name, n in engine.layer_precisions.items()) or "unknown"
     padding = f" padded with {contract.pad_value}" if contract.fit == "letterbox" else ""
     yield "input", f"{contract.spec}, {contract.color.upper()}, {contract.fit}{padding}"
     for i, spec in enumerate(manifest.outputs):
@@ -220,13 +221,13 @@ def _manifest(manifest: Manifest) -> Iterator[tuple[str, str]]:
         form = f" ({engine.operators[name]})" if engine and name in engine.operators else ""
         values = ", ".join(f"{key} {value}" for key, value in details.items())
         yield "" if i else "operators", f"{name}{form}: {values}"
-    yield "weights", f"sha256 {manifest.weights_sha256 or 'not known'}"
+    yield "weights", f"sha256 {manifest.weights_sha256 or 'unknown'}"
     yield from _figures(manifest)
     yield from _measured(manifest.benchmark.get("imp_bench"))
     producers = ", ".join(f"{name} {version}" for name, version in manifest.producer.items())
-    yield "made", f"{manifest.created} by {producers or 'unknown'}".strip()
+    yield "created", f"{manifest.created} by {producers or 'unknown'}".strip()
     if manifest.terms:
-        yield "terms", " ".join(manifest.terms.split())
+        yield "license", " ".join(manifest.terms.split())
 
 
 def _figures(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -234,7 +235,7 @@ def _figures(manifest: Manifest) -> Iterator[tuple[str, str]]:
         return
     figures = manifest.verification
     if not figures.get("verified_on"):
-        yield "verified", f"no: {figures.get('skipped', 'nothing is known')}"
+        yield "verified", f"no: {figures.get('skipped', 'not recorded')}"
         return
     parts = [f"on {figures['verified_on']}"]
     if isinstance(figures.get("label_agreement"), float):
@@ -245,7 +246,7 @@ def _figures(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _measured(figures: object) -> Iterator[tuple[str, str]]:
-    """What imp-bench --record wrote: end to end, on which machine."""
+    """Results that imp-bench --record wrote: end-to-end latency, throughput and machine."""
     try:
         latency, machine = figures["latency"]["ms"]["end-to-end"], figures["machine"]  # type: ignore[index]
         where = machine["gpu"]["name"] if machine["gpu"] else machine["cpu"]
@@ -253,10 +254,10 @@ def _measured(figures: object) -> Iterator[tuple[str, str]]:
         fps = figures["frames_per_second"]  # type: ignore[index]
         yield "measured", f"{shares} ms end to end, {fps:.1f} frames/s on {where}"
     except (AttributeError, KeyError, TypeError, ValueError):
-        return  # none, or of another release
+        return  # not recorded, or by another version
 
 
-def _here(platform: Platform) -> str:
+def _platform_text(platform: Platform) -> str:
     parts = [platform.name]
     for backend in TITLES:
         parts.append(f"{TITLES[backend]} {platform.version(backend) or '-'}")

@@ -1,4 +1,4 @@
-"""Where imp-segment writes: which sinks are asked for, and that none of them destroys anything."""
+"""Outputs of imp-segment: selection of the sinks, and protection of existing files."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
     from imp_trt.video.sinks import Sink
+    from imp_trt.video.sinks.overlays import TimeSource
     from imp_trt.video.sources import Source
 
 
 def places(args: argparse.Namespace, sources: Sequence[Source]) -> dict[str, str]:
-    """Output -> where it goes.
+    """Return the path of each output.
 
     Raises:
-        UsageError: nothing is asked for, and there is no good default.
+        UsageError: no output is requested, and there is no default.
     """
-    asked = {
+    requested = {
         "overlay": args.sink,
         "overlay 2": args.save_overlay,
         "classes": args.save_classes,
         "panoptic": args.save_panoptic,
         "json": args.save_json,
     }
-    found = {name: place for name, place in asked.items() if place}
-    if not found and args.serve is None and not shows_window(args):
-        found["overlay"] = _default_place(args.source, sources)
-    return found
+    outputs = {name: path for name, path in requested.items() if path}
+    if not outputs and args.serve is None and not shows_window(args):
+        outputs["overlay"] = _default_place(args.source, sources)
+    return outputs
 
 
 def _default_place(spec: str, sources: Sequence[Source]) -> str:
     if any(source.live for source in sources):
         raise UsageError(
-            "a camera or stream has no end",
+            "no output for a camera or stream",
             expected="a SINK, --serve PORT, or one of --save-...",
-            fix="--serve 8080 shows it in the browser; a video as SINK records it until Ctrl-C",
+            fix="use --serve 8080 to view it in the browser, or a video as SINK to record until Ctrl-C",
         )
     if len(sources) > 1:
         return "segmented.mp4" if all(source.fps is not None for source in sources) else "segmented"
@@ -57,11 +58,11 @@ def _default_place(spec: str, sources: Sequence[Source]) -> str:
 def sink_makers(
     args: argparse.Namespace, sources: Sequence[Source], found: dict[str, str]
 ) -> list[Callable[[], Sink]]:
-    """One maker for each output, the window included."""
+    """Return one factory function per output, including the window."""
     from imp_trt.video import sinks
 
     fps = args.fps or next((source.fps for source in sources if source.fps), None)
-    times = "constant" if args.fps else "container"
+    times: TimeSource = "constant" if args.fps else "container"
     makers: list[Callable[[], Sink]] = []
     for name, place in found.items():
         if name == "classes":
@@ -78,14 +79,14 @@ def sink_makers(
 
 
 def shows_window(args: argparse.Namespace) -> bool:
-    """Whether the overlay is shown in a window."""
-    # Qt ends the process where there is no display, so OpenCV is not even asked.
+    """Whether the overlay is displayed in a window."""
+    # Checked here, because Qt ends the process if there is no display.
     display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     return not args.headless and args.serve is None and bool(display)
 
 
 def is_stdout(place: str) -> bool:
-    """Whether a file is the one that standard output goes to, by whatever name."""
+    """Whether a path refers to the file that standard output is redirected to."""
     try:
         one, other = os.stat(place), os.fstat(1)
     except OSError:
@@ -96,19 +97,19 @@ def is_stdout(place: str) -> bool:
 def refuse_overwriting(
     artifact: str, sources: Sequence[Source], names: Sequence[str], found: dict[str, str]
 ) -> None:
-    """No output may replace a frame, the model, or another output.
+    """Check that no output overwrites an input frame, the model, or another output.
 
     Args:
-        names: short names of the sources, by which their files are told apart.
+        names: short names of the sources, which are part of the file names.
 
     Raises:
-        UsageError: one would.
+        UsageError: an output would overwrite one of them.
     """
     from imp_trt.artifacts.artifact import manifest_path
     from imp_trt.data.images import IMAGE_SUFFIXES
 
     inputs = {path.resolve() for source in sources for path in source.paths}
-    # Pictures in a folder or by a pattern get names that nobody chose: they stay out of the frames' folders.
+    # Names of images in a folder or pattern are generated, so they must not go to a folder of input frames.
     folders = {path.parent for path in inputs if path.suffix.lower() in IMAGE_SUFFIXES}
     model = {Path(artifact).resolve(), manifest_path(artifact).resolve()}
     written = [
@@ -119,22 +120,22 @@ def refuse_overwriting(
     ]
     for _, place in written:
         target = Path(place).resolve()
-        if target in folders or ("%" in place and target.parent in folders) or _spells(target, inputs):
-            raise UsageError("the output would replace the source", got=place, fix="name another place")
-        if _spells(target, model):
-            raise UsageError("the output would replace the model", got=place, fix="name another place")
+        if target in folders or ("%" in place and target.parent in folders) or _matches(target, inputs):
+            raise UsageError("the output would overwrite the source", got=place, fix="choose another path")
+        if _matches(target, model):
+            raise UsageError("the output would overwrite the model", got=place, fix="choose another path")
     for one, other in combinations(written, 2):
         same = Path(one[1]).resolve() == Path(other[1]).resolve()
-        if same or _may_meet(_names(*one), _names(*other)):
+        if same or _may_collide(_names(*one), _names(*other)):
             raise UsageError(
-                "two outputs go to one place",
+                "two outputs have the same path",
                 got=f"{one[1]}, {other[1]}",
-                fix="name two folders, or two files",
+                fix="use different folders or files",
             )
 
 
 def _targets(output: str, place: str, names: Sequence[str]) -> list[str]:
-    """The places that an output becomes: one for each source where there are several."""
+    """Return the paths of an output: with several sources, one per source."""
     from imp_trt.video.encoder import VIDEO_CODECS
 
     lists = [os.path.join(place, "panoptic.json")] if output == "panoptic" else []
@@ -148,14 +149,14 @@ def _targets(output: str, place: str, names: Sequence[str]) -> list[str]:
     return [*(str(path / name) for name in names), *lists]
 
 
-def _spells(target: Path, files: set[Path]) -> bool:
-    """Whether a place is one of the files, or a pattern such as ``out/%06d.png`` that becomes one."""
+def _matches(target: Path, files: set[Path]) -> bool:
+    """Whether a path is one of the files, or a pattern such as ``out/%06d.png`` that matches one."""
     names = re.compile(re.sub(r"%0?\d*d", r"\\d+", re.escape(str(target))))
     return target in files or any(names.fullmatch(str(file)) for file in files)
 
 
 def _names(output: str, place: str) -> tuple[Path, str, str]:
-    """What an output's files have in common: their folder, and how their names begin and end."""
+    """Return folder, common prefix and common suffix of the files of an output."""
     from imp_trt.data.images import IMAGE_SUFFIXES
     from imp_trt.video.encoder import VIDEO_CODECS
 
@@ -168,7 +169,7 @@ def _names(output: str, place: str) -> tuple[Path, str, str]:
     return target, "", ".png"
 
 
-def _may_meet(one: tuple[Path, str, str], other: tuple[Path, str, str]) -> bool:
+def _may_collide(one: tuple[Path, str, str], other: tuple[Path, str, str]) -> bool:
     (folder, begin, end), (folder2, begin2, end2) = one, other
     begins = begin.startswith(begin2) or begin2.startswith(begin)
     return folder == folder2 and begins and (end.endswith(end2) or end2.endswith(end))

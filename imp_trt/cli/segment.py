@@ -1,4 +1,4 @@
-"""imp-segment: segment files, cameras and streams, and show or write what was found."""
+"""imp-segment: segment files, cameras and streams, and display or write the results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imp_trt.backends import BACKEND_NAMES
-from imp_trt.cli.common import Progress, command_parser, positive, print_json, run_command, say, seconds
+from imp_trt.cli.common import (
+    Progress,
+    add_deprecated,
+    command_parser,
+    positive,
+    print_json,
+    run_command,
+    say,
+    seconds,
+)
 from imp_trt.cli.outputs import is_stdout, places, refuse_overwriting, sink_makers
 from imp_trt.errors import UsageError
 
@@ -21,15 +30,16 @@ if TYPE_CHECKING:
     from imp_trt.video.pipeline import RunSummary
     from imp_trt.video.sinks import Sink
     from imp_trt.video.sources import Source
+    from imp_trt.video.statistics import Snapshot
 
 _EXAMPLES = """\
 examples:
   imp-segment street.mp4 overlay.mp4 -a street.fp32.onnx --headless
   imp-segment photo.jpg -a street.fp32.onnx --save-classes classes.png --save-json result.jsonl
   imp-segment 'run/*.png' overlays/ -a street.fp32.onnx
-  imp-segment street.mp4 null: -a street.fp32.onnx --headless --json      (measure only)
-  imp-segment 0 -a street.fp32.onnx --serve 8080 --deadline 50ms          (camera, in the browser)
-  imp-segment rtsp://host/front drive.mp4 -a street.fp32.onnx             (until Ctrl-C)"""
+  imp-segment street.mp4 null: -a street.fp32.onnx --headless --json      (no output, measure only)
+  imp-segment 0 -a street.fp32.onnx --serve 8080 --deadline 50ms          (camera, view in the browser)
+  imp-segment rtsp://host/front drive.mp4 -a street.fp32.onnx             (stream, until Ctrl-C)"""
 
 _COUNTED = {"dropped": "dropped", "deadline_misses": "late", "reconnects": "reconnected"}
 
@@ -43,15 +53,15 @@ def parser() -> argparse.ArgumentParser:
         "source",
         metavar="SOURCE",
         help="image, folder, quoted pattern, video file, camera (0, /dev/video0, csi://0) or stream "
-        "(rtsp://, http://); Ctrl-C ends a camera or stream and keeps what was written, as does a failure, "
-        "such as a camera that stays away (--give-up)",
+        "(rtsp://, http://). Outputs of cameras and streams are kept after Ctrl-C, and after a failure such "
+        "as a disconnected camera (--reconnect-timeout)",
     )
     p.add_argument(
         "sink",
         metavar="SINK",
         nargs="?",
-        help="overlay: video (.mp4 .mov .mkv .avi), image, folder, pattern (out/%%06d.png), or null:; "
-        "default: SOURCE's name with _segmented, in the current folder, if nothing else is asked for",
+        help="overlay output: video (.mp4 .mov .mkv .avi), image, folder, pattern (out/%%06d.png), or null: "
+        "(default without other outputs: SOURCE's name with _segmented, in the current folder)",
     )
     p.add_argument(
         "-a",
@@ -60,85 +70,98 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help=".onnx or .engine artifact, or .safetensors/.pt weights",
     )
-    p.add_argument("--backend", choices=BACKEND_NAMES, help="default: by the artifact")
+    p.add_argument("--backend", choices=BACKEND_NAMES, help="inference backend (default: by file type)")
     p.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the network")
-    p.add_argument("--device", help="cpu or cuda; default: the best that the backend finds")
+    p.add_argument("--device", help="cpu or cuda (default: cuda if the backend finds a GPU)")
     p.add_argument("--max-frames", type=positive, metavar="N", help="stop after N frames")
     p.add_argument(
         "--add-source",
         action="append",
         default=[],
         metavar="SOURCE",
-        help="one more source, again and again; each gets files of its own, named after it",
+        help="additional source, can be repeated; outputs are written per source and named after it",
     )
-    p.add_argument("--headless", action="store_true", help="open no window (implied without a display)")
+    p.add_argument("--headless", action="store_true", help="open no window (default without a display)")
     out = p.add_argument_group("output")
-    out.add_argument("--save-overlay", metavar="PLACE", help="a second overlay; same places as SINK")
+    out.add_argument("--save-overlay", metavar="PATH", help="second overlay output, see SINK")
     out.add_argument(
-        "--save-classes", metavar="PLACE", help="class maps: folder, pattern or .png; 8 bit, pixel = class"
+        "--save-classes",
+        metavar="PATH",
+        help="class maps (8-bit class indices): folder, pattern or .png",
     )
-    out.add_argument("--save-panoptic", metavar="FOLDER", help="panoptic PNGs and panoptic.json, as COCO has")
+    out.add_argument(
+        "--save-panoptic", metavar="DIR", help="panoptic PNGs and panoptic.json in COCO's panoptic format"
+    )
     out.add_argument(
         "--save-json",
         metavar="FILE",
-        help="one line of JSON per frame; on /dev/stdout or a pipe at once, and the report goes to stderr "
-        "where stdout is taken",
+        help="JSON Lines, one line per frame; written immediately to a pipe or /dev/stdout (the report "
+        "is then printed on stderr)",
     )
     out.add_argument(
-        "--fps", type=_rate, help="frame rate of an overlay video (default: the source's, or 25)"
+        "--fps", type=_rate, help="frame rate of overlay videos (default: that of the source, or 25)"
     )
     live = p.add_argument_group("live video")
     live.add_argument(
         "--policy",
         choices=("wait", "drop-oldest", "drop-newest"),
-        help="what becomes of frames that come too fast (default: files wait, cameras drop the oldest)",
+        help="action when the frame queue is full (default: wait for files, drop-oldest for cameras and "
+        "streams)",
     )
     live.add_argument(
-        "--queue-size", type=positive, default=2, metavar="N", help="frames that may wait (default 2)"
+        "--queue-size", type=positive, default=2, metavar="N", help="size of the frame queue (default: 2)"
     )
     live.add_argument(
         "--deadline",
         type=partial(seconds, unit="ms"),
         metavar="TIME",
-        help="count results later than this after their frame's capture, e.g. 50ms",
+        help="maximum age of results, such as 50ms; later results are counted as deadline misses",
     )
-    live.add_argument(
-        "--give-up",
-        type=_patience,
-        default=300.0,  # the sources' GIVE_UP_S, whose import would load OpenCV
+    reconnect_timeout = live.add_argument(
+        "--reconnect-timeout",
+        type=_timeout,
+        default=300.0,  # RECONNECT_TIMEOUT_S of the sources, whose import would load OpenCV
         metavar="TIME",
-        help="fail when a camera or stream gave no picture for so long, e.g. 30s; never: try for ever "
-        "(default 300s)",
+        help="fail if a camera or stream delivers no frame for this time, such as 30s, or never (default: "
+        "300s)",
     )
+    add_deprecated(live, "--give-up", reconnect_timeout)
     live.add_argument(
         "--serve",
         type=_port,
         metavar="PORT",
-        help="live view in the browser at http://127.0.0.1:PORT/ (0: any free port)",
+        help="serve a live view at http://127.0.0.1:PORT/ (0: any free port)",
     )
-    live.add_argument("--serve-host", metavar="HOST", help="let others see it: no password, no encryption")
+    live.add_argument(
+        "--serve-host",
+        metavar="HOST",
+        help="address to serve on (default: 127.0.0.1); others are visible on the network, without password "
+        "and encryption",
+    )
     draw = p.add_argument_group("drawing")
-    draw.add_argument("--alpha", type=_share, default=0.5, help="weight of the class colors (default 0.5)")
+    draw.add_argument(
+        "--alpha", type=_fraction, default=0.5, help="opacity of the class colors (default: 0.5)"
+    )
     draw.add_argument(
         "--min-score",
-        type=_share,
+        type=_fraction,
         default=0.3,
-        help="lowest score of instances listed and drawn (default 0.3)",
+        help="minimum score of reported and drawn instances (default: 0.3)",
     )
-    draw.add_argument("--no-labels", action="store_true", help="do not write names at instances")
-    draw.add_argument("--legend", action="store_true", help="list the classes in the picture")
+    draw.add_argument("--no-labels", action="store_true", help="do not draw the labels of instances")
+    draw.add_argument("--legend", action="store_true", help="draw a legend of the classes")
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    # SINK may follow options.
+    # Allow SINK after options.
     args = parser().parse_intermixed_args(argv)
     return run_command(lambda: _run(args), verbose=args.verbose, quiet=args.quiet)
 
 
 def _run(args: argparse.Namespace) -> int:
-    # After set_up_logging: OpenCV reads its log level while it is imported.
+    # Imported after set_up_logging, because OpenCV reads its log level on import.
     from imp_trt.segmenter import Segmenter
     from imp_trt.video.pipeline import short_names
     from imp_trt.video.sources import open_source, redacted
@@ -147,21 +170,24 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError("--serve-host", expected="--serve PORT with it")
     with ExitStack() as stack:
         specs = [args.source, *args.add_source]
-        sources = [stack.enter_context(open_source(spec, give_up_s=args.give_up)) for spec in specs]
-        found = places(args, sources)
-        stdout_taken = is_stdout(found.get("json", ""))
+        sources = [
+            stack.enter_context(open_source(spec, reconnect_timeout_s=args.reconnect_timeout))
+            for spec in specs
+        ]
+        outputs = places(args, sources)
+        stdout_taken = is_stdout(outputs.get("json", ""))
         if stdout_taken and args.json:
-            raise UsageError("--json and --save-json on stdout", expected="one of them")
-        refuse_overwriting(args.artifact, sources, short_names(sources), found)
+            raise UsageError("--json and --save-json on stdout", expected="only one of them")
+        refuse_overwriting(args.artifact, sources, short_names(sources), outputs)
         segmenter = stack.enter_context(Segmenter(args.artifact, args.backend, args.threads, args.device))
-        summary = _segment(args, sources, segmenter, found)
+        summary = _segment(args, sources, segmenter, outputs)
         report = {
             "source": redacted(args.source),
             "artifact": args.artifact,
             "precision": segmenter.manifest.precision,
             "deadline_ms": args.deadline and round(args.deadline * 1e3, 3),
             **summary.to_dict(),
-            "outputs": {name: place for name, place in found.items() if place != "null:"},
+            "outputs": {name: place for name, place in outputs.items() if place != "null:"},
         }
     if args.json:
         print_json(report)
@@ -172,9 +198,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _segment(
-    args: argparse.Namespace, sources: list[Source], segmenter: Segmenter, found: dict[str, str]
+    args: argparse.Namespace, sources: list[Source], segmenter: Segmenter, outputs: dict[str, str]
 ) -> RunSummary:
-    from imp_trt.video.interrupts import interrupt_ends
+    from imp_trt.video.interrupts import stop_on_interrupt
     from imp_trt.video.pipeline import run_pipeline
     from imp_trt.video.sinks import DrawOptions
 
@@ -184,18 +210,18 @@ def _segment(
     live = any(source.live for source in sources)
     progress = Progress("imp-segment", total, quiet=args.quiet)
 
-    def show(snapshot: dict[str, Any]) -> bool:
+    def show(snapshot: Snapshot) -> bool:
         progress.update(snapshot["delivered"], progress_note(snapshot))
-        return not ended.is_set()
+        return not stopped.is_set()
 
     with ExitStack() as opened:
         sinks: list[Sink] = []
-        for make in (*sink_makers(args, sources, found), *_view_makers(args, sources, segmenter)):
-            # Entered one by one: if the third cannot be opened, the first two leave nothing.
+        for make in (*sink_makers(args, sources, outputs), *_view_makers(args, sources, segmenter)):
+            # Entered one by one: if one cannot be opened, those before it are aborted.
             sinks.append(opened.enter_context(make()))
-        opened.pop_all()  # from here on the run ends them
+        opened.pop_all()  # from here on, run_pipeline closes them
     with ExitStack() as stack:
-        ended = stack.enter_context(interrupt_ends(live))
+        stopped = stack.enter_context(stop_on_interrupt(live))
         stack.callback(progress.close)
         return run_pipeline(
             segmenter,
@@ -219,12 +245,12 @@ def _view_makers(
     def make() -> Sink:
         from imp_trt.video.serve import BrowserView
 
-        watched = ", ".join(Path(source.name).name if source.paths else source.name for source in sources)
+        names = ", ".join(Path(source.name).name if source.paths else source.name for source in sources)
         view = BrowserView(
             args.serve,
             args.serve_host or "127.0.0.1",
             classes=segmenter.classes,
-            title=f"{watched}, {Path(args.artifact).name}",
+            title=f"{names}, {Path(args.artifact).name}",
         )
         if not args.quiet:
             say(f"live view: {view.url}")
@@ -233,16 +259,17 @@ def _view_makers(
     return [make]
 
 
-def progress_note(snapshot: dict[str, Any]) -> str:
-    """What the progress line says about a run, from Statistics.snapshot()."""
+def progress_note(snapshot: Snapshot) -> str:
+    """Return the text of the progress line for a snapshot."""
     parts: list[str] = []
     if "total" in snapshot["timing_ms"]:
-        parts.append(f"{snapshot['timing_ms']['total']['last']:.0f} ms a frame")
+        parts.append(f"{snapshot['timing_ms']['total']['last']:.0f} ms/frame")
     if snapshot["age_ms"] and any(source["live"] for source in snapshot["sources"]):
         parts.append(f"age {snapshot['age_ms']['last']:.0f} ms")
-    for key, text in _COUNTED.items():
-        if snapshot[key]:
-            parts.append(f"{snapshot[key]} {text}")
+    counts = (snapshot["dropped"], snapshot["deadline_misses"], snapshot["reconnects"])
+    for count, text in zip(counts, _COUNTED.values(), strict=True):
+        if count:
+            parts.append(f"{count} {text}")
     return ", ".join(parts)
 
 
@@ -281,7 +308,7 @@ def _age_line(report: dict[str, Any]) -> str:
     return ages + ", ".join(counted)
 
 
-def _share(text: str) -> float:
+def _fraction(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
@@ -291,18 +318,18 @@ def _share(text: str) -> float:
 def _rate(text: str) -> float:
     value = float(text)
     if not (math.isfinite(value) and 0 < value <= 1000):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1000")
+        raise argparse.ArgumentTypeError(f"{text} is not a frame rate above 0 and at most 1000")
     return value
 
 
-def _patience(text: str) -> float:
+def _timeout(text: str) -> float:
     return math.inf if text == "never" else seconds(text, unit="s")
 
 
 def _port(text: str) -> int:
     value = int(text)
     if not 0 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not a port: 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text} is not a port number from 0 to 65535")
     return value
 
 

@@ -1,4 +1,4 @@
-"""imp-train: train one system, or a pair with and without IMP, on a data set."""
+"""imp-train: train a network on a data set, optionally also the baseline without IMP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import command_parser, positive, print_json, run_command, say, say_padding
+from imp_trt.cli.common import (
+    add_deprecated,
+    command_parser,
+    positive,
+    print_json,
+    run_command,
+    say,
+    say_padding,
+)
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,12 +28,12 @@ _log = logging.getLogger(__name__)
 
 EXAMPLES = """examples:
   imp-train --data scenes --recipe smoke -o runs/first
-  imp-train --data camvid:/data/camvid --recipe camvid --input-size 384 512 --pair -o runs/camvid
+  imp-train --data camvid:/data/camvid --recipe camvid --input-size 384 512 --with-baseline -o runs/camvid
   imp-train --data scenes --recipe scenes --iterations 300 200 --set semantic_weight=1 -o runs/tried
   torchrun --nproc-per-node 8 -m imp_trt.cli.train --data cityscapes:/data/cityscapes \\
       --recipe cityscapes --backbone resnet50 --input-size 1024 2048 --device cuda -o runs/cityscapes
 
-An interrupted run (Ctrl-C, SIGTERM, a crash) continues where it was with the same command."""
+Run the same command again to resume an interrupted training (Ctrl-C, SIGTERM, a crash)."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +48,12 @@ def parser() -> argparse.ArgumentParser:
     _network_options(p.add_argument_group("data and network"))
     _training_options(p.add_argument_group("training"))
     p.add_argument(
-        "-o", "--output", type=Path, required=True, help="folder; an interrupted run in it resumes"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="output folder; an interrupted training in it is resumed",
     )
     return p
 
@@ -49,17 +62,23 @@ def _network_options(data: argparse._ArgumentGroup) -> None:
     data.add_argument(
         "--data",
         required=True,
-        help="scenes, NAME:DIR (camvid, ccp, cityscapes, modanet, coco, components) or a folder with "
-        "dataset.json",
+        help="data set: scenes, NAME:DIR (camvid, ccp, cityscapes, modanet, coco, components), or a folder "
+        "with dataset.json",
     )
-    data.add_argument("--split", default="train", help="list of the data set to train on (train)")
-    data.add_argument("--system", default="panoptic-fpn-imp", help="one of the paper's systems, by name")
-    data.add_argument("--backbone", default="compact", help="compact, resnet18 ... resnext101_32x8d")
+    data.add_argument("--split", default="train", help="split to train on (default: train)")
+    data.add_argument(
+        "--system", default="panoptic-fpn-imp", help="system of the paper (default: panoptic-fpn-imp)"
+    )
+    data.add_argument(
+        "--backbone",
+        default="compact",
+        help="compact, or a torchvision backbone: resnet18 ... resnext101_32x8d (default: compact)",
+    )
     data.add_argument(
         "--norm",
         choices=("batch", "frozen_batch", "group"),
-        help="normalization of backbone and pyramid (frozen statistics for a pretrained ResNet-50 or "
-        "larger, else batch)",
+        help="normalization layers of backbone and FPN (default: frozen_batch for a pretrained ResNet-50 or "
+        "larger, otherwise batch)",
     )
     data.add_argument(
         "--input-size",
@@ -67,33 +86,45 @@ def _network_options(data: argparse._ArgumentGroup) -> None:
         nargs=2,
         default=(256, 512),
         metavar=("H", "W"),
-        help="what the network sees at test time, pictures shrunk to fit; the recipe's scale (of the "
-        "pictures' own size) must cover it",
+        help="input size for inference; images are resized to fit. The recipe's range of scales should "
+        "include the resulting scale (default: 256 512)",
     )
-    data.add_argument("--sampling", default="bilinear", choices=("bilinear", "nearest", "rect"))
+    data.add_argument(
+        "--sampling",
+        default="bilinear",
+        choices=("bilinear", "nearest", "rect"),
+        help="sampling mode of Instance Mask Projection (default: bilinear)",
+    )
 
 
 def _training_options(how: argparse._ArgumentGroup) -> None:
     how.add_argument(
         "--recipe",
         default="scenes",
-        help="smoke; scenes, camvid, ccp (from scratch, CPU), each also as NAME-short; the paper's vcp, "
-        "modanet, cityscapes, cityscapes-imagenet, cityscapes-no-aug",
+        help="training recipe: smoke; scenes, camvid, ccp (from scratch, on the CPU), each also as "
+        "NAME-short; those of the paper: vcp, modanet, cityscapes, cityscapes-imagenet, cityscapes-no-aug "
+        "(default: scenes)",
     )
     how.add_argument(
         "--init",
         choices=("scratch", "imagenet", "coco"),
-        help="what stage one starts from; the weights are torchvision's, fetched once (the recipe's choice)",
+        help="initial weights of stage one; pretrained weights are downloaded by torchvision (default: that "
+        "of the recipe)",
     )
-    how.add_argument(
-        "--batch", type=positive, help="crops per step, over all processes; the paper's rates scale with it"
+    batch_size = how.add_argument(
+        "--batch-size",
+        dest="batch",
+        type=positive,
+        metavar="N",
+        help="total batch size over all processes; learning rates of the paper's recipes scale with it",
     )
+    add_deprecated(how, "--batch", batch_size)
     how.add_argument(
         "--iterations",
         type=_count,
         nargs=2,
         metavar=("ONE", "TWO"),
-        help="steps of the two stages; schedules shrink with them; 0 skips a stage",
+        help="iterations of the two stages; schedules are scaled accordingly; 0 skips a stage",
     )
     how.add_argument(
         "--set",
@@ -101,22 +132,36 @@ def _training_options(how: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="replace a field of the recipe (again for more), as crop=256,512 or stage_one.lr=0.01",
+        help="override a field of the recipe, such as crop=256,512 or stage_one.lr=0.01; can be repeated",
     )
-    how.add_argument(
-        "--pair", action="store_true", help="also train the control without IMP, from one stage one"
+    with_baseline = how.add_argument(
+        "--with-baseline",
+        dest="pair",
+        action="store_true",
+        help="also train the baseline without IMP, from the same stage one",
     )
+    add_deprecated(how, "--pair", with_baseline)
     how.add_argument(
         "--stage",
         choices=("one", "imp", "plain", "all"),
         default="all",
-        help="only this part (all); finished parts are not trained again",
+        help="stage to train: one, imp (stage two), plain (stage two of the baseline) or all; finished "
+        "stages are skipped (default: all)",
     )
-    how.add_argument("--half", action="store_true", help="write kernels as float16: half the file")
-    how.add_argument("--seed", type=_count, default=0)
-    how.add_argument("--device", default="cpu", help="cpu, cuda or cuda:INDEX; several GPUs with torchrun")
-    how.add_argument("--threads", type=positive, help="CPU threads of PyTorch")
-    how.add_argument("--workers", type=positive, help="threads that make batches (1; for a GPU up to 8)")
+    how.add_argument("--half", action="store_true", help="save weights as float16, which halves the file")
+    how.add_argument("--seed", type=_count, default=0, metavar="N", help="random seed (default: 0)")
+    how.add_argument(
+        "--device",
+        default="cpu",
+        help="cpu, cuda or cuda:INDEX; torchrun for several GPUs (default: cpu)",
+    )
+    how.add_argument("--threads", type=positive, metavar="N", help="CPU threads of PyTorch")
+    how.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="threads of the data loader (default: 1; with a GPU up to 8)",
+    )
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -135,15 +180,18 @@ def _train(options: argparse.Namespace) -> int:
         quiet = options.quiet or distributed.rank() > 0
         dataset = open_dataset(options.data, options.split)
         if dataset.terms and not quiet:
-            say(f"terms of the data: {dataset.terms}")
+            say(f"license terms of the data: {dataset.terms}")
         plan = _recipe(options)
         initial = options.init or plan.initial
         config = _config(options, dataset.classes, initial)
         if options.pair and not config.imp:
             raise UsageError(
-                "--pair", expected="a system with IMP", got=options.system, fix="leave --pair out"
+                "--with-baseline",
+                expected="a system with IMP",
+                got=options.system,
+                fix="omit --with-baseline",
             )
-        # The control is described before hours of training, not after.
+        # Configured now, so that an error is reported before hours of training.
         control = without_imp(config) if options.pair or options.stage == "plain" else config
         make_folder(options.output)
         run = Run(
@@ -193,13 +241,13 @@ def _config(options: argparse.Namespace, classes: ClassTable, initial: str) -> M
     if options.norm:
         changes["norm"] = options.norm
     elif options.backbone != "compact" and initial == "scratch":
-        # Frozen statistics only make sense with the weights they were frozen with.
+        # Frozen statistics are only valid for the weights that they were computed with.
         changes["norm"] = "batch"
     return system(options.system, classes, tuple(options.input_size), options.backbone, **changes)
 
 
 def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> None:
-    """What is going to happen, before hours of it."""
+    """Print a summary of the training before it starts."""
     import torch
 
     from imp_trt.artifacts.manifest import InputContract
@@ -212,24 +260,26 @@ def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> Non
         parameters = count_parameters(ImpNetwork(config))
     plan, start = run.recipe, "scratch" if run.initial == "scratch" else f"{run.initial} weights"
     if options.stage == "one":
-        parts = f"stage one {plan.stage_one.iterations} steps"
+        parts = f"stage one {plan.stage_one.iterations} iterations"
     else:
-        twice = "twice " if options.pair and options.stage == "all" else ""
-        parts = f"stage one {plan.stage_one.iterations} steps, stage two {twice}{plan.stage_two.iterations}"
+        twice = "2 x " if options.pair and options.stage == "all" else ""
+        parts = (
+            f"stage one {plan.stage_one.iterations} iterations, stage two {twice}{plan.stage_two.iterations}"
+        )
     processes = f", {world_size()} processes" if world_size() > 1 else ""
     say(
         f"{options.system} on {config.backbone}, {parameters / 1e6:.1f} M parameters, from {start}; "
-        f"{len(run.dataset)} pictures of {run.dataset.name}"
+        f"{len(run.dataset)} images of {run.dataset.name}"
     )
     say(
-        f"recipe {options.recipe}: {parts}, batches of {plan.batch}, {plan.precision}, on {run.device}"
+        f"recipe {options.recipe}: {parts}, batch size {plan.batch}, {plan.precision}, on {run.device}"
         f"{processes}, seed {run.seed}; results in {run.folder}"
     )
     say_padding(LetterboxTransform.of(run.dataset[0].size, InputContract(*config.input_size)))
 
 
 def _warn(run: Run, config: ModelConfig) -> None:
-    """What costs accuracy: a detector that nothing trained, things at sizes that the network will not see."""
+    """Warn about settings that reduce accuracy: an untrained detector, or scales not used at inference."""
     from imp_trt.artifacts.manifest import InputContract
     from imp_trt.preprocessing.letterbox import LetterboxTransform
 
@@ -237,26 +287,26 @@ def _warn(run: Run, config: ModelConfig) -> None:
     untrained = not plan.stage_one.iterations and run.initial != "coco"
     if config.detector and plan.stage_two.iterations and untrained:
         _log.warning(
-            "stage one has no steps and no COCO weights stand for it: stage two begins with a detector that "
-            "finds nothing; choose --iterations ONE TWO, --recipe cityscapes-imagenet, or --init coco"
+            "stage one has no iterations and the weights are not COCO's: stage two starts with an untrained "
+            "detector; use --iterations ONE TWO, --recipe cityscapes-imagenet, or --init coco"
         )
     fit = LetterboxTransform.of(run.dataset[0].size, InputContract(*config.input_size))
     shown = fit.resized[0] / fit.frame[0]
     low, high = plan.scales(fit.frame)
     if low / 1.1 <= shown <= high * 1.1:
         return
-    remedy = f"scale={shown * 0.75:.2g},{shown * 1.5:.2g}"
+    fix = f"scale={shown * 0.75:.2g},{shown * 1.5:.2g}"
     if plan.short_sides:
-        remedy = f"short_sides={min(fit.resized)},"
+        fix = f"short_sides={min(fit.resized)},"
     _log.warning(
-        "the network will see pictures of %dx%d at %.2f of their size, but the recipe trains at %.2f to %.2f "
-        "of it, which costs accuracy; choose --set %s or another --input-size",
+        "at inference, images of %dx%d are scaled by %.2f, but the recipe trains with scales %.2f to %.2f, "
+        "which reduces accuracy; use --set %s or another --input-size",
         fit.frame[1],
         fit.frame[0],
         shown,
         low,
         high,
-        remedy,
+        fix,
     )
 
 

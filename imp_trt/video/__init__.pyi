@@ -1,11 +1,16 @@
-from .interrupts import interrupt_ends as interrupt_ends
+from .interrupts import stop_on_interrupt as stop_on_interrupt
 from .pipeline import run_pipeline as run_pipeline
 from .serve import BrowserView as BrowserView
 from .sinks import DrawOptions as DrawOptions
-from .sinks import Segmented as Segmented
+from .sinks import SegmentedFrame as SegmentedFrame
 from .sinks import overlay_sink as overlay_sink
 from .sources import Frame as Frame
 from .sources import open_source as open_source
 from .statistics import RunSummary as RunSummary
+from .statistics import Snapshot as Snapshot
+from .statistics import SourceSnapshot as SourceSnapshot
 from .statistics import Statistics as Statistics
 from .writer import VideoWriter as VideoWriter
+
+Segmented = SegmentedFrame
+interrupt_ends = stop_on_interrupt

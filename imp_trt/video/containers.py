@@ -1,6 +1,6 @@
-"""Looks into the outermost structure of video files, to see whether they are whole.
+"""Checks the top-level structure of video files for truncation.
 
-A decoder plays what is there of a file that was cut short and then stops as at its end.
+A decoder plays a truncated file up to the cut and then stops as if it had reached the end.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ _MP4_FIRST = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
 
 def lists_frames(path: Path) -> bool:
-    """Whether a file says how many frames it holds: MP4, MOV, AVI; of others a decoder can only guess."""
+    """Whether the container stores its number of frames: MP4, MOV, AVI. For others OpenCV estimates it."""
     with path.open("rb") as file:
         head = file.read(8)
     return head[4:8] in _MP4_FIRST or head[:4] == b"RIFF"
 
 
 def missing_bytes(path: Path) -> int:
-    """How many bytes an MP4, MOV, AVI, MKV or WebM file lacks by its own account; 0 for other files."""
+    """Number of bytes missing from an MP4, MOV, AVI, MKV or WebM file; 0 for other files."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(12)
@@ -36,13 +36,13 @@ def missing_bytes(path: Path) -> int:
             else:
                 return 0
             if length < 8:
-                return 0  # no length that leads on: damaged, which the decoder will say better
+                return 0  # invalid length: the file is damaged, which the decoder reports in more detail
             position += length
     return max(position - size, 0)
 
 
 def _box_length(header: bytes, rest: int) -> int:
-    """Bytes of an ISO 14496-12 box: 32-bit length; 1 means 64-bit after the type, 0 to the end."""
+    """Bytes of an ISO 14496-12 box: a 32-bit length; 1: 64 bits after the type; 0: to the end of file."""
     length = int.from_bytes(header[:4], "big")
     if length == 1:
         return int.from_bytes(header[8:16], "big")
@@ -50,14 +50,14 @@ def _box_length(header: bytes, rest: int) -> int:
 
 
 def _riff_length(header: bytes, rest: int) -> int:
-    """Bytes of a RIFF chunk, padded to even; recorders that were switched off leave the length 0."""
+    """Bytes of a RIFF chunk, padded to even. Recorders that lose power leave the length 0."""
     length = int.from_bytes(header[4:8], "little")
-    # The last pad byte is often left out.
+    # The last padding byte is often missing.
     return rest if length == 0 or length + 8 >= rest > length + 6 else 8 + length + length % 2
 
 
 def _ebml_length(header: bytes, rest: int) -> int:
-    """Bytes of a Matroska element with a 4-byte id; live recordings leave the length open (all ones)."""
+    """Bytes of a Matroska element with a 4-byte id. Live recordings have an unknown length (all ones)."""
     first = header[4] if len(header) > 4 else 0
     if not first:
         return 0

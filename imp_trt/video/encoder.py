@@ -1,4 +1,4 @@
-"""What the encoders of videos have in common."""
+"""Interface of the video encoders."""
 
 from __future__ import annotations
 
@@ -7,33 +7,38 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-# What OpenCV's wheels can encode by themselves; their FFmpeg has no H.264 encoder.
+# Codecs that OpenCV's wheels can encode; their FFmpeg has no H.264 encoder.
 VIDEO_CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 
 TICKS = 720_000
-"""Ticks of a second, in which all usual rates, 30000/1001 among them, and 90 kHz have whole periods."""
+"""Time base: ticks per second. The periods of all usual frame rates, 30000/1001 included, and of 90 kHz are
+whole numbers of ticks."""
 
 
 class Encoder(Protocol):
-    """Pictures into one open file."""
+    """Encodes images into one open file."""
 
-    def write(self, picture: NDArray[np.uint8], ticks: int) -> None:
-        """Append a picture [h, w, 3] uint8 BGR of even sides, shown from ticks on.
+    def write(self, image: NDArray[np.uint8], ticks: int) -> None:
+        """Append an image.
+
+        Args:
+            image: [h, w, 3] uint8 BGR; h and w are even.
+            ticks: presentation time in units of 1 / TICKS seconds.
 
         Raises:
-            OSError: the file cannot take it.
-            OutputError: there is no encoder for it.
+            OSError: the file cannot be written.
+            OutputError: no encoder supports the image.
         """
         ...
 
     def finish(self) -> None:
-        """Write what is held back and the file's index; raises OSError."""
+        """Flush delayed frames and write the index; raises OSError."""
         ...
 
     def release(self) -> None:
-        """Let the file go without raising; idempotent."""
+        """Close the file without raising; idempotent."""
         ...
 
     def count(self) -> int:
-        """How many frames the finished file holds by its own account, -1 if it cannot be opened."""
+        """Return the number of frames that the finished file reports, -1 if it cannot be opened."""
         ...

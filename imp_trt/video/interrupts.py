@@ -1,4 +1,4 @@
-"""Ctrl-C as the ordinary end of a run that has no other."""
+"""Ctrl-C as the regular end of a run on a camera or stream."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from types import FrameType
 
 
 @contextmanager
-def interrupt_ends(active: bool = True) -> Iterator[Event]:
-    """The first Ctrl-C or SIGTERM sets an event, the second interrupts as usual.
+def stop_on_interrupt(active: bool = True) -> Iterator[Event]:
+    """Context manager: the first Ctrl-C or SIGTERM sets an event, the second interrupts as usual.
 
-    A camera has no end of its own, and a run that KeyboardInterrupt ends leaves no files:
+    A camera never ends by itself, and a run that ends with KeyboardInterrupt leaves no files:
 
-    >>> with interrupt_ends() as ended:
-    ...     run_pipeline(segmenter, camera, sinks, on_progress=lambda state: not ended.is_set())
+    >>> with stop_on_interrupt() as stopped:
+    ...     run_pipeline(segmenter, camera, sinks, on_progress=lambda state: not stopped.is_set())
 
-    Outside the main thread, which gets the signals, it does nothing; nor with a signal that is ignored, as
-    Ctrl-C is by a shell's background jobs, or handled by other than Python code.
+    Has no effect outside the main thread, which receives the signals, and on signals that are ignored (as
+    Ctrl-C is by background jobs of a shell) or handled by code other than Python's.
 
     Args:
-        active: False does nothing, for runs that may turn out to read files only.
+        active: False has no effect; for runs that turn out to read files only.
     """
-    ended = Event()
+    stopped = Event()
     numbers = [signal.SIGINT, signal.SIGTERM] if active and current_thread() is main_thread() else []
     before = {
         number: handler
@@ -37,12 +37,12 @@ def interrupt_ends(active: bool = True) -> Iterator[Event]:
             signal.signal(number, handler)
 
     def end(number: int, frame: FrameType | None) -> None:
-        ended.set()
+        stopped.set()
         restore()
 
     for number in before:
         signal.signal(number, end)
     try:
-        yield ended
+        yield stopped
     finally:
         restore()

@@ -1,4 +1,4 @@
-"""From sources through a segmenter into sinks: capture, inference, drawing and writing overlap."""
+"""Sources through a segmenter into sinks; capture, inference, drawing and writing overlap."""
 
 from __future__ import annotations
 
@@ -11,33 +11,50 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
 from threading import Thread
-from typing import Any
+from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 
 from imp_trt.errors import InvalidInput, OutputError
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
-from imp_trt.video.queues import Intake, Policy
-from imp_trt.video.sinks import DrawOptions, Segmented, Sink
+from imp_trt.video.queues import FrameQueue, Policy
+from imp_trt.video.sinks import DrawOptions, SegmentedFrame, Sink
 from imp_trt.video.sources import Source
 from imp_trt.video.sources.frame import Frame
-from imp_trt.video.stages import Captured, Job, Shared, Writing, abort_sink, capture, draw_all
-from imp_trt.video.statistics import RunSummary, SourceState, Statistics
+from imp_trt.video.stages import CapturedFrame, Job, RunState, SinkWriter, abort_sink, capture, draw_all
+from imp_trt.video.statistics import RunSummary, Snapshot, SourceState, Statistics
 
 __all__ = ["RunSummary", "run_pipeline", "short_names"]
 
 _log = logging.getLogger(__name__)
 
-JOIN_S = 2.0
-"""How long a failed run waits for its threads."""
+JOIN_TIMEOUT_S = 2.0
+"""How long a run waits for its threads to end."""
 
-STALL_S = 60.0
-"""How long a sink or callback may keep one frame before the run fails."""
+STALL_TIMEOUT_S = 60.0
+"""How long a sink or callback may take for one frame before the run fails."""
 
-_PROGRESS_S = 0.25
-_NOTHING = np.zeros(0, np.int64)
-_CLOSE_AFTER_S = 0.5  # a camera's next frame ends its thread; one that gives none is closed under it
+_PROGRESS_INTERVAL_S = 0.25
+_NO_PIXELS = np.zeros(0, np.int64)
+_CLOSE_AFTER_S = 0.5  # a capture thread ends with its next frame; a camera that delivers none is closed
+
+_Frames: TypeAlias = Iterable[Frame]
+_ProgressCallback: TypeAlias = Callable[[Snapshot], "bool | None"]
+
+
+@runtime_checkable
+class _LatestFrameSource(Protocol):
+    """A source that can replace frames that were not taken, such as LiveSource."""
+
+    latest: bool
+
+
+@runtime_checkable
+class _StatisticsSink(Protocol):
+    """A sink that shows the statistics of the run, such as BrowserView."""
+
+    statistics: Callable[[], Snapshot] | None
 
 
 def run_pipeline(
@@ -52,53 +69,53 @@ def run_pipeline(
     queue_size: int = 2,
     deadline_s: float | None = None,
     clock: Callable[[], float] = time.monotonic,
-    on_progress: Callable[[dict[str, Any]], bool | None] | None = None,
-    stall_s: float = STALL_S,
+    on_progress: _ProgressCallback | None = None,
+    stall_s: float = STALL_TIMEOUT_S,
 ) -> RunSummary:
-    """Segment the frames of one or several sources and hand each to every sink.
+    """Segment the frames of one or several sources and pass each result to every sink.
 
-    Each source is read in a thread of its own; results are drawn in another, and written in a third, in
-    which every sink is entered, written, closed and aborted. The network runs in the caller's thread, to
-    which an engine may already belong. Frames of files are never dropped and come in an order that does
-    not depend on the threads, several files in turn; order within a source is always kept.
+    Each source is read in a thread of its own. Results are drawn in a second thread and written in a third,
+    which enters, writes, closes and aborts every sink. The network runs in the caller's thread, because an
+    engine may already belong to it. Frames of files are never dropped, and their order does not depend on
+    the threads: several files are read round-robin. The order within a source is always kept.
 
     Sinks are closed at the end. If anything fails, KeyboardInterrupt included, they are aborted, every
-    thread is joined within two seconds, and the exception goes on to the caller. A thread that a native
-    call holds for longer is left behind with a warning; a camera or stream is closed to free it.
+    thread is joined within two seconds, and the exception propagates to the caller. A thread that is still
+    inside a native call is left running, with a warning; a camera or stream is closed to release it.
 
-    Frames of a camera or stream cannot be had again. Where one is among the sources, a failure ends the run
-    as well, also that of one source of several, but then sinks are closed and their files kept: all but
-    the sink that failed itself (see Sink.recovers), and nothing after KeyboardInterrupt. That they finish
-    their files may take longer than two seconds. :func:`imp_trt.video.interrupt_ends` makes Ctrl-C an
-    ordinary end.
+    Frames of a camera or stream cannot be read again. If one is among the sources, a failure also ends the
+    run, but the sinks are closed and their files kept. Exceptions are the sink that failed itself (see
+    Sink.recovers), and KeyboardInterrupt, after which nothing is kept. Finishing the files may take longer
+    than two seconds. :func:`imp_trt.video.stop_on_interrupt` makes Ctrl-C a regular end of the run.
 
     Args:
-        source: what open_source gives, any iterable of frames, or a list of sources, whose frames get a short
-            name of their source.
-        max_frames: stop after this many frames, of all sources together.
-        draw: how overlays look.
-        on_frame: called in the writing thread after each frame, with the number done and its result.
-        policy: what happens to a frame that finds the queue full: "wait" (the source is held up),
-            "drop-oldest" or "drop-newest". None: cameras and streams drop the oldest, others wait.
-        queue_size: frames of each source that may wait for the network.
-        deadline_s: a result that is older than this, counted from its frame's capture, is a deadline
-            miss. Where frames may be dropped, those that are too old already are not segmented.
-        clock: seconds, monotonic; what Frame.captured_s was taken from.
-        on_progress: called in the caller's thread with Statistics.snapshot(), four times a second at most
-            and at the end; False ends the run: what the network has begun is still written.
-        stall_s: fail if a sink, or on_frame, keeps one frame for longer, or closing a sink takes longer.
+        source: the result of open_source, any iterable of frames, or a list of sources. With a list, frames
+            carry the short name of their source.
+        max_frames: stop after this many frames, over all sources.
+        draw: options for overlays.
+        on_frame: called in the writing thread after each frame, with the number of frames done and the
+            result.
+        policy: what happens to a frame when the queue is full: "wait" (the source blocks), "drop-oldest" or
+            "drop-newest". None: cameras and streams drop the oldest frame, files wait.
+        queue_size: maximum number of queued frames per source.
+        deadline_s: a result older than this, measured from the capture of its frame, is a deadline miss.
+            Where frames may be dropped, frames that have already expired are not segmented.
+        clock: monotonic clock in seconds, the same that Frame.captured_s is measured with.
+        on_progress: called in the caller's thread with Statistics.snapshot(), at most four times a second
+            and at the end. False ends the run; frames that the network has started are still written.
+        stall_s: fail if a sink or on_frame takes longer than this for one frame, or a sink to close.
 
     Returns:
-        The summary; frames of files are never dropped, except what was read ahead when the run was ended
-        by a sink, by on_progress, or by max_frames with several sources.
+        The summary. Frames of files are never dropped, except those read ahead when the run was ended by a
+        sink, by on_progress, or by max_frames with several sources.
 
     Raises:
-        InvalidInput: an argument makes no sense.
+        InvalidInput: an argument is invalid.
         OutputError: a sink stalls.
-        Exception: whatever a source, the segmenter, a sink or a callback raised first.
+        Exception: the first exception raised by a source, the segmenter, a sink or a callback.
     """
     several = isinstance(source, list | tuple) and bool(source) and not isinstance(source[0], Frame)
-    sources: Sequence[Any] = source if several else [source]  # type: ignore[assignment]
+    sources = cast("Sequence[_Frames]", source if several else [source])
     options = _Options(max_frames, draw or DrawOptions(), on_frame, deadline_s, clock, on_progress, stall_s)
     try:
         for name in ("max_frames", "deadline_s"):
@@ -120,17 +137,17 @@ class _Options:
     on_frame: Callable[[int, SegmentationResult], None] | None
     deadline_s: float | None
     clock: Callable[[], float]
-    on_progress: Callable[[dict[str, Any]], bool | None] | None
+    on_progress: _ProgressCallback | None
     stall_s: float
 
 
 class _Run:
-    """One run, in the caller's thread."""
+    """One run, controlled from the caller's thread."""
 
     def __init__(
         self,
         segmenter: Segmenter,
-        sources: Sequence[Any],
+        sources: Sequence[_Frames],
         sinks: Sequence[Sink],
         policy: Policy | None,
         queue_size: int,
@@ -139,121 +156,120 @@ class _Run:
         self._segmenter = segmenter
         self._sources = sources
         self._sinks = sinks
-        self._o = options
+        self._options = options
         self._names = short_names(sources)
         for live_source in sources if policy == "wait" else ():
-            if hasattr(live_source, "latest"):
-                live_source.latest = False  # it too waits
+            if isinstance(live_source, _LatestFrameSource):
+                live_source.latest = False  # otherwise the source itself would drop frames
         self._live = [bool(getattr(source, "live", False)) for source in sources]
         policies: list[Policy] = [policy or ("drop-oldest" if live else "wait") for live in self._live]
-        # A file's frames wait until they are asked for: how old they are says nothing to a reader.
-        self._ageing = [live or kind != "wait" for live, kind in zip(self._live, policies, strict=True)]
-        # One frame in each of inference, drawing and writing; files add some slack for uneven steps.
-        limit = 3 if any(self._ageing) else 3 + queue_size
-        in_turn = not any(self._ageing)
-        intake = Intake(policies, queue_size, limit, in_turn, self._too_old)
-        self._shared = Shared(intake, options.clock, recording=any(self._live))
-        # Where nothing is dropped, nothing is read that will not be needed.
-        self._read_limit = options.max_frames if len(sources) == 1 and in_turn else None
+        # Frames of files wait until they are needed, so their age means nothing and is not reported.
+        self._has_age = [live or kind != "wait" for live, kind in zip(self._live, policies, strict=True)]
+        # One frame each in inference, drawing and writing. For files, more frames even out the stages.
+        max_outstanding = 3 if any(self._has_age) else 3 + queue_size
+        round_robin = not any(self._has_age)
+        queue = FrameQueue(policies, queue_size, max_outstanding, round_robin, self._is_expired)
+        self._state = RunState(queue, options.clock, has_live_source=any(self._live))
+        # Without dropping, exactly max_frames are read.
+        self._read_limit = options.max_frames if len(sources) == 1 and round_robin else None
         self._statistics = self._new_statistics()
-        watching: Any
-        for watching in sinks:
-            if hasattr(watching, "statistics") and watching.statistics is None:
-                watching.statistics = self._statistics.snapshot
+        for sink in sinks:
+            if isinstance(sink, _StatisticsSink) and sink.statistics is None:
+                sink.statistics = self._statistics.snapshot
         self._reported = -math.inf
 
     def run(self) -> RunSummary:
         """See :func:`run_pipeline`."""
-        shared, several = self._shared, len(self._sources) > 1
-        writing = Writing(shared, self._sinks, self._statistics, self._o.on_frame)
+        state, several = self._state, len(self._sources) > 1
+        writer = SinkWriter(state, self._sinks, self._statistics, self._options.on_frame)
         limit = self._read_limit
-        ahead = any(getattr(sink, "draws", False) for sink in self._sinks)
+        draw_overlays = any(getattr(sink, "draws", False) for sink in self._sinks)
         workers = [
-            _thread("writing", writing.run),
-            _thread("drawing", draw_all, shared, ahead),
+            _thread("writing", writer.run),
+            _thread("drawing", draw_all, state, draw_overlays),
         ]
         captures = [
-            _thread(f"capture {name}", capture, shared, lane, source, name if several else "", limit)
-            for lane, (name, source) in enumerate(zip(self._names, self._sources, strict=True))
+            _thread(f"capture {name}", capture, state, channel, source, name if several else "", limit)
+            for channel, (name, source) in enumerate(zip(self._names, self._sources, strict=True))
         ]
         try:
             for thread in (*workers, *captures):
                 thread.start()
             self._segment_all()
-            shared.intake.stop()
-            shared.to_draw.put(None)
-            while shared.error is None and not shared.written.wait(_PROGRESS_S):
-                self._watch()
+            state.queue.stop()
+            state.to_draw.put(None)
+            while state.error is None and not state.written.wait(_PROGRESS_INTERVAL_S):
+                self._check_progress()
         except BaseException as error:
-            shared.fail(error)
+            state.fail(error)
         try:
-            self._end(captures, workers)
-        except BaseException as error:  # the caller wants to wait no longer
-            shared.fail(error)
-            self._end(captures, workers)
-        if shared.error is not None:
-            raise shared.error
+            self._join_all(captures, workers)
+        except BaseException as error:  # a second interrupt while joining
+            state.fail(error)
+            self._join_all(captures, workers)
+        if state.error is not None:
+            raise state.error
         self._report(last=True)
         return self._statistics.summary()
 
     def _segment_all(self) -> None:
-        intake, taken = self._shared.intake, 0
-        while not intake.over() and taken != self._o.max_frames:
-            self._watch()
+        queue, count = self._state.queue, 0
+        while not queue.exhausted() and count != self._options.max_frames:
+            self._check_progress()
             try:
-                got = intake.take(_PROGRESS_S)
-            except Exception as error:  # of a source
-                self._shared.fail(error, finish=self._shared.recording)
+                queued = queue.get(_PROGRESS_INTERVAL_S)
+            except Exception as error:  # raised by a source
+                self._state.fail(error, finish=self._state.has_live_source)
                 return
-            if got is None:
+            if queued is None:
                 continue
-            taken += 1
-            lane, captured = got
+            count += 1
+            channel, captured = queued
             try:
                 result = self._segmenter.run(captured.frame.image)
-                age_s = max(self._o.clock() - captured.captured_s, 0.0)
-                shown = age_s if self._ageing[lane] else None
-                item = Segmented(captured.frame, result, self._o.draw, age_s=shown)
+                age_s = max(self._options.clock() - captured.captured_s, 0.0)
+                reported_age_s = age_s if self._has_age[channel] else None
+                item = SegmentedFrame(captured.frame, result, self._options.draw, age_s=reported_age_s)
             except BaseException:
-                intake.drop(lane)
+                queue.drop(channel)
                 raise
-            self._shared.to_draw.put(Job(lane, captured, item, age_s, _NOTHING))
+            self._state.to_draw.put(Job(channel, captured, item, age_s, _NO_PIXELS))
 
-    def _watch(self) -> None:
-        """Report progress; see that the sinks go on."""
-        if self._shared.error is None:
+    def _check_progress(self) -> None:
+        """Report progress; raise if a sink or callback stalls."""
+        if self._state.error is None:
             self._report()
-        if self._stalls():
+        if self._is_stalled():
             raise OutputError(
                 "a sink or callback stalls",
-                expected=f"it to take a frame, or to close, within {self._o.stall_s:g} s",
-                fix="find out what it waits for; a larger stall_s gives it more time",
+                expected=f"it to take a frame, or to close, within {self._options.stall_s:g} s",
+                fix="check what it waits for, or increase stall_s",
             )
 
-    def _stalls(self) -> bool:
-        busy = self._shared.busy_since
-        return busy is not None and self._o.clock() - busy > self._o.stall_s
+    def _is_stalled(self) -> bool:
+        busy_since = self._state.busy_since
+        return busy_since is not None and self._options.clock() - busy_since > self._options.stall_s
 
     def _report(self, last: bool = False) -> None:
-        now = self._o.clock()
-        if self._o.on_progress is None or (now - self._reported < _PROGRESS_S and not last):
+        now = self._options.clock()
+        if self._options.on_progress is None or (now - self._reported < _PROGRESS_INTERVAL_S and not last):
             return
         self._reported = now
-        if self._o.on_progress(self._statistics.snapshot()) is False:
-            self._shared.intake.stop()
+        if self._options.on_progress(self._statistics.snapshot()) is False:
+            self._state.queue.stop()
 
-    def _end(self, captures: Sequence[Thread], workers: Sequence[Thread]) -> None:
-        """Join every thread, as far as it ends."""
-        shared, start = self._shared, time.monotonic()
-        shared.intake.stop()
-        shared.to_draw.put(None)
+    def _join_all(self, captures: Sequence[Thread], workers: Sequence[Thread]) -> None:
+        """Join every thread; those that do not end in time are left running."""
+        state, start = self._state, time.monotonic()
+        state.queue.stop()
+        state.to_draw.put(None)
         writing, drawing = workers
         if drawing.ident is None:
-            shared.to_write.put(None)  # nobody else will
+            state.to_write.put(None)  # the drawing thread would have done it
         for thread in captures:
-            _wait_for(thread, start + _CLOSE_AFTER_S)
+            _join_until(thread, start + _CLOSE_AFTER_S)
         closers = [
-            _thread(f"closing {name}", _close, self._shared, source)
+            _thread(f"closing {name}", _close, state, source)
             for name, source, live, thread in zip(
                 self._names, self._sources, self._live, captures, strict=True
             )
@@ -261,25 +277,26 @@ class _Run:
         ]
         for thread in closers:
             thread.start()
-        _wait_for(writing, start + JOIN_S / 2)
-        shared.give_up()  # if it has not written by now what was under way
+        _join_until(writing, start + JOIN_TIMEOUT_S / 2)
+        state.cancel()  # discard what the writing thread has not written by now
         for thread in (*closers, *captures, drawing, writing):
-            _wait_for(thread, start + JOIN_S)
-            while thread is writing and self._finishes_files():
-                _wait_for(thread, time.monotonic() + _PROGRESS_S)
+            _join_until(thread, start + JOIN_TIMEOUT_S)
+            while thread is writing and self._is_finalizing():
+                _join_until(thread, time.monotonic() + _PROGRESS_INTERVAL_S)
             if thread.is_alive():
-                _log.warning("the thread %s does not end; it is left behind", thread.name)
+                _log.warning("the thread %s did not end and is left running", thread.name)
         if writing.ident is None:
             for sink in self._sinks:
                 abort_sink(sink)
 
-    def _finishes_files(self) -> bool:
-        shared = self._shared
-        return shared.closing and shared.keeps and not shared.written.is_set() and not self._stalls()
+    def _is_finalizing(self) -> bool:
+        """Whether a sink is finishing files that are to be kept."""
+        state = self._state
+        return state.closing and state.keep_outputs and not state.written.is_set() and not self._is_stalled()
 
-    def _too_old(self, captured: Captured) -> bool:
-        deadline = self._o.deadline_s
-        return deadline is not None and self._o.clock() - captured.captured_s > deadline
+    def _is_expired(self, captured: CapturedFrame) -> bool:
+        deadline = self._options.deadline_s
+        return deadline is not None and self._options.clock() - captured.captured_s > deadline
 
     def _new_statistics(self) -> Statistics:
         contract = self._segmenter.manifest.input
@@ -296,32 +313,32 @@ class _Run:
             self._segmenter.classes,
             (contract.height, contract.width),
             states,
-            self._shared.intake.counts,
-            self._o.draw.min_score,
-            self._o.deadline_s,
-            self._o.clock,
+            self._state.queue.counts,
+            self._options.draw.min_score,
+            self._options.deadline_s,
+            self._options.clock,
         )
 
 
 def _thread(name: str, work: Callable[..., None], *args: object) -> Thread:
-    """A daemon, because it may sit in a native call that nothing interrupts: a read, a fetch, a write."""
+    """A daemon thread, because a native call (read, download, write) cannot be interrupted."""
     return Thread(target=work, args=args, name=f"imp-trt {name}", daemon=True)
 
 
-def _close(shared: Shared, source: Source) -> None:
+def _close(state: RunState, source: _Frames) -> None:
     try:
-        source.close()
+        cast("Source", source).close()  # only sources that are live are closed here
     except Exception as error:
-        shared.fail(error)
+        state.fail(error)
 
 
-def _wait_for(thread: Thread, until: float) -> None:
-    if thread.ident is not None:  # one that never started cannot be joined
+def _join_until(thread: Thread, until: float) -> None:
+    if thread.ident is not None:  # a thread that was never started cannot be joined
         thread.join(max(until - time.monotonic(), 0.0))
 
 
-def short_names(sources: Sequence[Any]) -> list[str]:
-    """A name per source that may stand in a path: the file's stem, or what is left of an address."""
+def short_names(sources: Sequence[_Frames]) -> list[str]:
+    """Unique names of the sources that are safe in file names: the stem of the path or address."""
     names: list[str] = []
     for index, source in enumerate(sources):
         text = PurePath(str(getattr(source, "name", ""))).stem

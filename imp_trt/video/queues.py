@@ -1,4 +1,4 @@
-"""Frames that wait for the network: bounded, by policy, and an account of what became of each."""
+"""Bounded queues of captured frames with a drop policy, and counts of what happened to each frame."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ POLICIES: tuple[Policy, ...] = ("wait", "drop-oldest", "drop-newest")
 
 _T = TypeVar("_T")
 
-# Every wait ends by an event; this is how often it looks again in case an event was lost.
-_LOOK_AGAIN_S = 1.0
+# Every wait ends with a notification. The condition is also polled, in case a notification was lost.
+_POLL_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the frames of one source: captured = delivered + dropped + in_flight.
+    """Frame counts of one source: captured = delivered + dropped + in_flight.
 
     Attributes:
-        captured: frames that the source gave.
+        captured: frames that the source produced.
         delivered: frames that every sink has taken.
-        dropped: frames that made room for others, came too late, or were left when the run ended.
-        in_flight: frames that wait or are worked on.
+        dropped: frames that were replaced by others, expired, or were left when the run ended.
+        in_flight: frames that are queued or being processed.
     """
 
     captured: int
@@ -37,10 +37,10 @@ class Counts:
 
 
 @dataclass
-class _Lane(Generic[_T]):
+class _Channel(Generic[_T]):
     policy: Policy
-    waiting: deque[_T] = field(default_factory=deque)
-    ended: bool = False
+    queued: deque[_T] = field(default_factory=deque)
+    closed: bool = False
     error: BaseException | None = None
     captured: int = 0
     delivered: int = 0
@@ -52,162 +52,164 @@ class _Lane(Generic[_T]):
         self.in_flight -= count
 
 
-class Intake(Generic[_T]):
-    """Where capture threads leave frames and one consumer takes them.
+class FrameQueue(Generic[_T]):
+    """Queue between capture threads (producers) and the thread that runs the network (consumer).
 
-    Each source has a lane of its own, in which order is kept. One lock guards frames and counts, so that
-    a snapshot is never torn. A frame that was taken stays in flight until deliver() or drop() says what
-    became of it; at most ``limit`` are out at a time, and the next is chosen when one of them is done, so
-    that the freshest goes to the network instead of ageing behind it.
+    Each source has a channel of its own, which keeps the order of its frames. One lock guards frames and
+    counts, so that a snapshot is consistent. A frame returned by get() stays in flight until complete() or
+    drop() is called for it. At most ``max_outstanding`` frames are in that state. The next frame is chosen
+    when one of them is finished, so that the network gets the newest frame rather than one that was chosen
+    early and has aged since.
 
     Args:
-        policies: one per lane. "wait": a full lane holds up its source. "drop-oldest" and "drop-newest":
-            a full lane drops the frame that waits longest, or the one that comes.
-        size: frames that may wait in a lane.
-        limit: frames that may be out.
-        in_turn: take from the lanes strictly in turn, waiting for each: the order of the frames then does
-            not depend on which source is faster.
-        expired: a frame for which this is true is dropped when its turn comes; not in lanes that wait.
+        policies: one per channel. "wait": put() blocks while the channel is full. "drop-oldest" and
+            "drop-newest": a full channel drops its oldest frame, or the new one.
+        size: maximum number of queued frames per channel.
+        max_outstanding: maximum number of frames between get() and complete() or drop().
+        round_robin: get() visits the channels strictly in turn and waits for each, so that the order of
+            the frames does not depend on which source is faster.
+        expired: predicate; a queued frame for which it is true is dropped instead of being returned. Not
+            applied to channels with the policy "wait".
 
     Raises:
-        InvalidInput: an unknown policy, no lane, or a size or limit below 1.
+        InvalidInput: an unknown policy, no channel, or a size or max_outstanding below 1.
     """
 
     def __init__(
         self,
         policies: Sequence[Policy],
         size: int,
-        limit: int,
-        in_turn: bool = False,
+        max_outstanding: int,
+        round_robin: bool = False,
         expired: Callable[[_T], bool] | None = None,
     ) -> None:
         for policy in policies:
             if policy not in POLICIES:
                 raise InvalidInput("policy", expected=" or ".join(POLICIES), got=policy)
-        if not policies or size < 1 or limit < 1:
+        if not policies or size < 1 or max_outstanding < 1:
             raise InvalidInput(
-                "pipeline", expected="a source, and room for a frame", got=(len(policies), size, limit)
+                "pipeline",
+                expected="at least one source and a queue size of at least 1",
+                got=(len(policies), size, max_outstanding),
             )
-        self._lanes: list[_Lane[_T]] = [_Lane(policy) for policy in policies]
+        self._channels: list[_Channel[_T]] = [_Channel(policy) for policy in policies]
         self._size = size
-        self._limit = limit
-        self._in_turn = in_turn
+        self._max_outstanding = max_outstanding
+        self._round_robin = round_robin
         self._expired = expired
-        self._out = 0
+        self._outstanding = 0
         self._next = 0
         self._stopped = False
         self._changed = Condition()
 
-    def offer(self, lane: int, item: _T) -> bool:
-        """Leave a captured frame; returns when there is room for it, or it or another was dropped.
+    def put(self, channel: int, item: _T) -> bool:
+        """Add a captured frame. Blocks only under the policy "wait".
 
         Returns:
-            False if no more frames are wanted.
+            False if the queue was stopped and takes no more frames.
         """
         with self._changed:
             if self._stopped:
                 return False
-            to = self._lanes[lane]
-            to.captured += 1
-            to.in_flight += 1
-            while to.policy == "wait" and len(to.waiting) >= self._size and not self._stopped:
-                self._changed.wait(_LOOK_AGAIN_S)
+            target = self._channels[channel]
+            target.captured += 1
+            target.in_flight += 1
+            while target.policy == "wait" and len(target.queued) >= self._size and not self._stopped:
+                self._changed.wait(_POLL_INTERVAL_S)
             if self._stopped:
-                to.drop()
+                target.drop()
                 return False
-            if len(to.waiting) >= self._size:
-                to.drop()
-                if to.policy == "drop-newest":
+            if len(target.queued) >= self._size:
+                target.drop()
+                if target.policy == "drop-newest":
                     return True
-                to.waiting.popleft()
-            to.waiting.append(item)
+                target.queued.popleft()
+            target.queued.append(item)
             self._changed.notify_all()
             return True
 
-    def end(self, lane: int, error: BaseException | None = None) -> None:
-        """No more frames come from this source; take() raises error after the last of them.
+    def close(self, channel: int, error: BaseException | None = None) -> None:
+        """Mark the end of a source. get() raises error after the last queued frame of the channel.
 
-        Not after stop(): a read that fails then only says that its camera was closed.
+        After stop(), error is ignored: a read that fails then is the result of closing the camera.
         """
         with self._changed:
-            self._lanes[lane].ended = True
-            self._lanes[lane].error = None if self._stopped else error
+            self._channels[channel].closed = True
+            self._channels[channel].error = None if self._stopped else error
             self._changed.notify_all()
 
-    def take(self, timeout_s: float) -> tuple[int, _T] | None:
-        """The next frame and its lane; None if there is none within timeout_s or ever again.
+    def get(self, timeout_s: float) -> tuple[int, _T] | None:
+        """Return the next frame and its channel; None after timeout_s, or if the queue is exhausted.
 
         Raises:
-            BaseException: the error that ended a lane, when it is that lane's turn.
+            BaseException: the error that a channel was closed with, when it is that channel's turn.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._ready() is not None or self._over(), timeout_s)
-            lane = self._ready()
-            if lane is None:
+            self._changed.wait_for(lambda: self._ready() is not None or self._exhausted(), timeout_s)
+            index = self._ready()
+            if index is None:
                 return None
-            taken = self._lanes[lane]
-            if not taken.waiting and taken.error is not None:
-                error, taken.error = taken.error, None
+            channel = self._channels[index]
+            if not channel.queued and channel.error is not None:
+                error, channel.error = channel.error, None
                 raise error
-            self._next = (lane + 1) % len(self._lanes)
-            self._out += 1
-            item = taken.waiting.popleft()
+            self._next = (index + 1) % len(self._channels)
+            self._outstanding += 1
+            item = channel.queued.popleft()
             self._changed.notify_all()
-            return lane, item
+            return index, item
 
-    def deliver(self, lane: int) -> None:
-        """A frame that was taken has reached every sink."""
+    def complete(self, channel: int) -> None:
+        """Report that every sink has taken a frame that get() returned."""
         with self._changed:
-            self._lanes[lane].delivered += 1
-            self._lanes[lane].in_flight -= 1
-            self._out -= 1
+            self._channels[channel].delivered += 1
+            self._channels[channel].in_flight -= 1
+            self._outstanding -= 1
             self._changed.notify_all()
 
-    def drop(self, lane: int) -> None:
-        """A frame that was taken is given up."""
+    def drop(self, channel: int) -> None:
+        """Report that a frame that get() returned was discarded."""
         with self._changed:
-            self._lanes[lane].drop()
-            self._out -= 1
+            self._channels[channel].drop()
+            self._outstanding -= 1
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Take no more frames and drop those that wait; idempotent."""
+        """Drop all queued frames and accept no more; idempotent."""
         with self._changed:
             self._stopped = True
-            for lane in self._lanes:
-                lane.drop(len(lane.waiting))
-                lane.waiting.clear()
-                lane.error = None
+            for channel in self._channels:
+                channel.drop(len(channel.queued))
+                channel.queued.clear()
+                channel.error = None
             self._changed.notify_all()
 
-    def over(self) -> bool:
-        """Whether no frame will ever be taken again."""
+    def exhausted(self) -> bool:
+        """Whether get() can never return a frame again."""
         with self._changed:
-            return self._over()
+            return self._exhausted()
 
     def counts(self) -> list[Counts]:
-        """One account per lane, all of the same moment."""
+        """Counts per channel, all taken at the same moment."""
         with self._changed:
-            return [Counts(x.captured, x.delivered, x.dropped, x.in_flight) for x in self._lanes]
+            return [Counts(c.captured, c.delivered, c.dropped, c.in_flight) for c in self._channels]
 
-    def _over(self) -> bool:
-        return self._stopped or all(
-            lane.ended and not lane.waiting and lane.error is None for lane in self._lanes
-        )
+    def _exhausted(self) -> bool:
+        return self._stopped or all(c.closed and not c.queued and c.error is None for c in self._channels)
 
     def _ready(self) -> int | None:
-        """The lane whose frame, or error, is next; None if nobody may take one now."""
-        if self._out >= self._limit:
+        """Index of the channel whose frame or error is next; None if there is none at the moment."""
+        if self._outstanding >= self._max_outstanding:
             return None
-        for step in range(len(self._lanes)):
-            index = (self._next + step) % len(self._lanes)
-            lane = self._lanes[index]
-            while lane.policy != "wait" and lane.waiting and self._is_expired(lane.waiting[0]):
-                lane.waiting.popleft()
-                lane.drop()
-            if lane.waiting or lane.error is not None:
+        for step in range(len(self._channels)):
+            index = (self._next + step) % len(self._channels)
+            channel = self._channels[index]
+            while channel.policy != "wait" and channel.queued and self._is_expired(channel.queued[0]):
+                channel.queued.popleft()
+                channel.drop()
+            if channel.queued or channel.error is not None:
                 return index
-            if self._in_turn and not lane.ended:
+            if self._round_robin and not channel.closed:
                 return None
         return None
 

@@ -1,4 +1,4 @@
-"""The threads of a run beside the caller's: capture, drawing, writing, and what they share."""
+"""Worker threads of a run (capture, drawing, writing) and the state that they share."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.results.result import SegmentationResult
-from imp_trt.video.queues import Intake
-from imp_trt.video.sinks import Segmented, Sink
+from imp_trt.video.queues import FrameQueue
+from imp_trt.video.sinks import SegmentedFrame, Sink
 from imp_trt.video.sources.frame import Frame
 from imp_trt.video.statistics import Statistics
 
 _log = logging.getLogger(__name__)
 
-_LOOK_AGAIN_S = 1.0
+_POLL_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True)
-class Captured:
-    """A frame that waits for the network.
+class CapturedFrame:
+    """A frame in the queue before the network.
 
     Attributes:
-        read_ms: what its source took to give it.
+        read_ms: time its source took to read it.
     """
 
     frame: Frame
@@ -37,45 +37,49 @@ class Captured:
 
 @dataclass(frozen=True)
 class Job:
-    """A segmented frame on its way to the sinks.
+    """A segmented frame between the network and the sinks.
 
     Attributes:
-        lane: of its source.
+        channel: of its source.
         age_s: from capture to result.
-        pixels: [K] int64, pixels of each class; empty before drawing.
+        pixels: [K] int64, pixel count of each class; empty before drawing.
     """
 
-    lane: int
-    captured: Captured
-    item: Segmented
+    channel: int
+    captured: CapturedFrame
+    item: SegmentedFrame
     age_s: float
     pixels: NDArray[np.int64]
     draw_ms: float = 0.0
 
 
-class Shared:
-    """What the threads of a run share: its frames, its clock, and how it ends.
+class RunState:
+    """State that the threads of a run share: its frames, its clock, and how it ends.
 
     Args:
-        recording: a source is live. Its frames cannot be had again, so that what sinks have of them outlives
-            a failure; of files, an output that only looks complete is worse than none.
+        has_live_source: one of the sources is a camera or stream. Its frames cannot be read again, so
+            outputs are kept after a failure. With files only they are discarded, because an output that
+            merely looks complete is worse than none.
 
     Attributes:
-        to_draw, to_write: jobs in order, None as the last. Unbounded, because the intake bounds the jobs.
-        given_up: results are no longer wanted: the run failed, or a sink asked to stop.
+        to_draw, to_write: jobs in order, None as the last. Unbounded, because the frame queue bounds the
+            number of jobs.
+        cancelled: remaining results are discarded: the run failed, or a sink asked to stop.
         written: the sinks are closed or aborted.
-        closing: a sink finishes its files, which may take longer than a thread has to end.
-        error: the first failure, or the interrupt that came after it.
-        busy_since: when a sink or callback was given what it still works on.
+        closing: a sink is finishing its files, which may take longer than a thread has to end.
+        error: the first failure, or the interrupt that followed it.
+        busy_since: when the call of a sink or callback began that is still running.
     """
 
-    def __init__(self, intake: Intake[Captured], clock: Callable[[], float], recording: bool) -> None:
-        self.intake = intake
+    def __init__(
+        self, queue: FrameQueue[CapturedFrame], clock: Callable[[], float], has_live_source: bool
+    ) -> None:
+        self.queue = queue
         self.clock = clock
-        self.recording = recording
+        self.has_live_source = has_live_source
         self.to_draw: SimpleQueue[Job | None] = SimpleQueue()
         self.to_write: SimpleQueue[Job | None] = SimpleQueue()
-        self.given_up = Event()
+        self.cancelled = Event()
         self.written = Event()
         self.closing = False
         self.error: BaseException | None = None
@@ -83,99 +87,103 @@ class Shared:
         self._lock = Lock()
 
     @property
-    def keeps(self) -> bool:
-        """Whether sinks are closed at the end, and not aborted."""
-        return self.error is None or (self.recording and isinstance(self.error, Exception))
+    def keep_outputs(self) -> bool:
+        """Whether sinks are closed at the end rather than aborted."""
+        return self.error is None or (self.has_live_source and isinstance(self.error, Exception))
 
     def fail(self, error: BaseException, *, finish: bool = False) -> None:
-        """Note an error and give up what is under way; finish: leave it to be written."""
+        """Record an error and cancel the run.
+
+        Args:
+            finish: write the frames that are already being processed.
+        """
         with self._lock:
             interrupts = isinstance(self.error, Exception) and not isinstance(error, Exception)
             if self.error is None or interrupts:
                 self.error = error
         if not finish:
-            self.give_up()
+            self.cancel()
 
-    def give_up(self) -> None:
-        """Want no more frames, and drop those under way."""
-        self.given_up.set()
-        self.intake.stop()
+    def cancel(self) -> None:
+        """Accept no more frames and drop those being processed."""
+        self.cancelled.set()
+        self.queue.stop()
 
 
-def capture(shared: Shared, lane: int, source: Iterable[Frame], name: str, limit: int | None) -> None:
-    """Read a source to its end, to limit frames, or until no more are wanted.
+def capture(state: RunState, channel: int, source: Iterable[Frame], name: str, limit: int | None) -> None:
+    """Read a source to its end, up to limit frames, or until the queue is stopped.
 
     Args:
-        name: put into the frames as their source; "" leaves them as they are.
+        name: set as the source of the frames; "" leaves theirs unchanged.
     """
     failure: BaseException | None = None
     try:
         frames = iter(source)
         try:
-            _read(shared, lane, frames, name, limit)
+            _read(state, channel, frames, name, limit)
         finally:
-            # A generator ends in the thread that ran it.
+            # A generator must be closed in the thread that ran it.
             if isinstance(frames, Generator):
                 frames.close()
     except BaseException as error:
         failure = error
-    # Raised in the caller's thread when the turn comes to it.
-    shared.intake.end(lane, failure)
+    # Raised in the caller's thread, after the frames that were read before.
+    state.queue.close(channel, failure)
 
 
-def _read(shared: Shared, lane: int, frames: Iterator[Frame], name: str, limit: int | None) -> None:
+def _read(state: RunState, channel: int, frames: Iterator[Frame], name: str, limit: int | None) -> None:
     read = 0
     while read != limit:
-        before = shared.clock()
+        before = state.clock()
         frame = next(frames, None)
         if frame is None:
             return
         read += 1
-        now = shared.clock()
-        at = now if frame.captured_s is None else frame.captured_s
-        frame = replace(frame, captured_s=at, source=name or frame.source)
-        if not shared.intake.offer(lane, Captured(frame, at, (now - before) * 1e3)):
+        now = state.clock()
+        captured_s = now if frame.captured_s is None else frame.captured_s
+        frame = replace(frame, captured_s=captured_s, source=name or frame.source)
+        if not state.queue.put(channel, CapturedFrame(frame, captured_s, (now - before) * 1e3)):
             return
 
 
-def draw_all(shared: Shared, ahead: bool) -> None:
-    """Fetch each result and, if a sink draws, its overlay.
+def draw_all(state: RunState, draw_overlays: bool) -> None:
+    """Download each result and, if requested, draw its overlay.
 
     Args:
-        ahead: draw; else a sink that asks for an overlay draws it itself.
+        draw_overlays: False leaves drawing to the sink that asks for an overlay.
     """
-    for job in _until_none(shared.to_draw):
-        if shared.given_up.is_set():
-            shared.intake.drop(job.lane)
+    for job in _until_none(state.to_draw):
+        if state.cancelled.is_set():
+            state.queue.drop(job.channel)
             continue
         try:
-            before = shared.clock()
-            # An engine's answer is fetched from the GPU here, beside the network's next frame.
+            before = state.clock()
+            # The result of an engine is downloaded here, while the network runs on the next frame.
             pixels = job.item.result.pixel_counts()
-            _ = job.item.overlay if ahead else job.item.result.instances
-            draw_ms = (shared.clock() - before) * 1e3
-            shared.to_write.put(replace(job, pixels=pixels, draw_ms=draw_ms))
+            _ = job.item.overlay if draw_overlays else job.item.result.instances
+            draw_ms = (state.clock() - before) * 1e3
+            state.to_write.put(replace(job, pixels=pixels, draw_ms=draw_ms))
         except BaseException as error:
-            shared.intake.drop(job.lane)
-            shared.fail(error)
-    shared.to_write.put(None)
+            state.queue.drop(job.channel)
+            state.fail(error)
+    state.to_write.put(None)
 
 
-class Writing:
-    """Hands jobs to the sinks and ends them: closed where Shared.keeps says so, else aborted.
+class SinkWriter:
+    """Passes jobs to the sinks and ends them: closed if RunState.keep_outputs, otherwise aborted.
 
     Args:
-        on_frame: called after each frame with the number done and its result.
+        on_frame: called after each frame with the number of frames done and its result.
     """
 
     def __init__(
         self,
-        shared: Shared,
+        state: RunState,
         sinks: Sequence[Sink],
         statistics: Statistics,
         on_frame: Callable[[int, SegmentationResult], None] | None,
     ) -> None:
-        self._shared = shared
+        self._state = state
         self._sinks = sinks
         self._statistics = statistics
         self._on_frame = on_frame
@@ -183,87 +191,87 @@ class Writing:
         self._failed: Sink | None = None
 
     def run(self) -> None:
-        """The thread."""
-        shared = self._shared
+        """Body of the writing thread."""
+        state = self._state
         entered: list[Sink] = []
         try:
             for sink in self._sinks:
                 sink.__enter__()
                 entered.append(sink)
         except BaseException as error:
-            shared.fail(error)
+            state.fail(error)
             for sink in self._sinks[len(entered) :]:
                 abort_sink(sink)
-        for job in _until_none(shared.to_write):
+        for job in _until_none(state.to_write):
             self._write(job)
-        shared.closing = True
+        state.closing = True
         for sink in reversed(entered):
             self._end(sink)
-        if shared.error is not None and shared.keeps and self._done:
-            _log.warning("the run failed after %d frames; what was written of them is kept", self._done)
-        shared.written.set()
+        if state.error is not None and state.keep_outputs and self._done:
+            _log.warning("the run failed after %d frames; the outputs written so far are kept", self._done)
+        state.written.set()
 
     def _end(self, sink: Sink) -> None:
-        shared = self._shared
-        # Of a sink whose write() failed, it alone can tell whether what it has is whole.
-        sound = sink is not self._failed or getattr(sink, "recovers", False)
-        kept = shared.keeps and getattr(sink, "keeps", True)
-        whole = shared.error is None or (kept and sound and self._done)
-        error = None if whole else shared.error
+        state = self._state
+        # After a failed write(), only the sink itself knows whether its earlier output is complete.
+        intact = sink is not self._failed or getattr(sink, "recovers", False)
+        kept = state.keep_outputs and getattr(sink, "keeps", True)
+        close = state.error is None or (kept and intact and self._done)
+        error = None if close else state.error
         try:
-            shared.busy_since = shared.clock()
+            state.busy_since = state.clock()
             sink.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
         except BaseException as failure:
-            if shared.error is not None:
+            if state.error is not None:
                 _log.warning("%s", failure)
-            shared.fail(failure)
+            state.fail(failure)
             abort_sink(sink)
         finally:
-            shared.busy_since = None
+            state.busy_since = None
 
     def _write(self, job: Job) -> None:
-        shared = self._shared
-        if shared.given_up.is_set():
-            shared.intake.drop(job.lane)
+        state = self._state
+        if state.cancelled.is_set():
+            state.queue.drop(job.channel)
             return
         try:
-            shared.busy_since = before = shared.clock()
-            going = True
-            for sink in self._sinks:  # every one gets the frame, even if one of them asks to stop
+            state.busy_since = before = state.clock()
+            proceed = True
+            for sink in self._sinks:  # all of them get the frame, even if one asks to stop
                 self._failed = sink
-                going = sink.write(job.item) is not False and going
+                proceed = sink.write(job.item) is not False and proceed
             self._failed = None
-            write_ms = (shared.clock() - before) * 1e3
+            write_ms = (state.clock() - before) * 1e3
             result = job.item.result
-            # Last, because an engine's result takes the time of its download when it is read.
+            # Last, because an engine's result measures its download when it is read.
             steps = {"read": job.captured.read_ms, **result.timing, "draw": job.draw_ms, "write": write_ms}
             self._statistics.add(result, job.pixels, job.age_s, steps)
         except BaseException as error:
-            shared.intake.drop(job.lane)
-            shared.fail(error)
+            state.queue.drop(job.channel)
+            state.fail(error)
             return
         finally:
-            shared.busy_since = None
-        shared.intake.deliver(job.lane)
+            state.busy_since = None
+        state.queue.complete(job.channel)
         self._done += 1
-        self._tell(result)
-        if not going:
-            shared.give_up()
+        self._notify(result)
+        if not proceed:
+            state.cancel()
 
-    def _tell(self, result: SegmentationResult) -> None:
+    def _notify(self, result: SegmentationResult) -> None:
         if self._on_frame is None:
             return
         try:
-            self._shared.busy_since = self._shared.clock()
+            self._state.busy_since = self._state.clock()
             self._on_frame(self._done, result)
         except BaseException as error:
-            self._shared.fail(error)
+            self._state.fail(error)
         finally:
-            self._shared.busy_since = None
+            self._state.busy_since = None
 
 
 def abort_sink(sink: Sink) -> None:
-    """Abort a sink; that it cannot even do that changes nothing for the others."""
+    """Abort a sink. A failure is logged, so that the other sinks are still ended."""
     try:
         sink.abort()
     except BaseException as error:
@@ -273,7 +281,7 @@ def abort_sink(sink: Sink) -> None:
 def _until_none(queue: SimpleQueue[Job | None]) -> Iterator[Job]:
     while True:
         try:
-            job = queue.get(timeout=_LOOK_AGAIN_S)
+            job = queue.get(timeout=_POLL_INTERVAL_S)
         except Empty:
             continue
         if job is None:

@@ -1,4 +1,4 @@
-"""What a run did and does: counts, times and frame ages, in memory that does not grow with its length."""
+"""Statistics of a run: counts, durations and frame ages, in memory that does not grow with its length."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,31 +21,60 @@ AGE_PERCENTILES = (50, 99, 99.9)
 
 _LOWEST_MS, _HIGHEST_MS, _GROWTH = 1e-3, 1e7, 1.005
 _BUCKETS = math.ceil(math.log(_HIGHEST_MS / _LOWEST_MS, _GROWTH)) + 1
-_RATE_OVER_S = 5.0
+_RATE_WINDOW_S = 5.0
+
+
+class SourceSnapshot(TypedDict):
+    """Counts of one source; see :class:`imp_trt.video.queues.Counts`."""
+
+    name: str
+    live: bool
+    captured: int
+    delivered: int
+    dropped: int
+    in_flight: int
+    reconnects: int
+
+
+class Snapshot(TypedDict):
+    """State of a run at one moment, as data for JSON; see :meth:`Statistics.snapshot`."""
+
+    seconds: float
+    captured: int
+    delivered: int
+    dropped: int
+    in_flight: int
+    reconnects: int
+    frames_per_second: float
+    deadline_ms: float | None
+    deadline_misses: int
+    age_ms: dict[str, float]
+    timing_ms: dict[str, dict[str, float]]
+    sources: list[SourceSnapshot]
 
 
 class Durations:
-    """Milliseconds in buckets of a constant ratio: percentiles within 0.25 % whatever the number of values.
+    """Histogram of milliseconds with logarithmic buckets: percentiles are exact within 0.25 %.
 
-    From a microsecond to three hours; mean, last and greatest are exact.
+    The range is one microsecond to three hours. Mean, last and maximum are exact.
     """
 
     def __init__(self) -> None:
         self._buckets = np.zeros(_BUCKETS, np.int64)
         self._sum = 0.0
-        self._least = math.inf
-        self.greatest = 0.0
+        self._minimum = math.inf
+        self.maximum = 0.0
         self.last = 0.0
         self.count = 0
 
     def add(self, milliseconds: float) -> None:
-        """Count one duration; one below zero counts as zero."""
+        """Add one duration; negative values count as zero."""
         value = max(milliseconds, 0.0)
-        place = math.log(max(value, _LOWEST_MS) / _LOWEST_MS, _GROWTH)
-        self._buckets[min(int(place), _BUCKETS - 1)] += 1
+        bucket = math.log(max(value, _LOWEST_MS) / _LOWEST_MS, _GROWTH)
+        self._buckets[min(int(bucket), _BUCKETS - 1)] += 1
         self._sum += value
-        self._least = min(self._least, value)
-        self.greatest = max(self.greatest, value)
+        self._minimum = min(self._minimum, value)
+        self.maximum = max(self.maximum, value)
         self.last = value
         self.count += 1
 
@@ -54,44 +83,44 @@ class Durations:
         """NaN without values."""
         return self._sum / self.count if self.count else math.nan
 
-    def percentiles(self, shares: Sequence[float]) -> list[float]:
-        """For each share in percent, the duration that this share of the values does not exceed."""
+    def percentiles(self, percentages: Sequence[float]) -> list[float]:
+        """Return the requested percentiles (0 to 100); NaN without values."""
         if not self.count:
-            return [math.nan for _ in shares]
-        # Rounded, because 99.9 / 100 * 1000 is more than 999.
-        ranks = [max(math.ceil(round(share / 100 * self.count, 6)), 1) for share in shares]
-        places = np.searchsorted(np.cumsum(self._buckets), ranks)
-        middles = _LOWEST_MS * _GROWTH ** (places + 0.5)
-        return [float(np.clip(middle, self._least, self.greatest)) for middle in middles]
+            return [math.nan for _ in percentages]
+        # Rounded, because 99.9 / 100 * 1000 is more than 999 in binary floating point.
+        ranks = [max(math.ceil(round(p / 100 * self.count, 6)), 1) for p in percentages]
+        buckets = np.searchsorted(np.cumsum(self._buckets), ranks)
+        centers = _LOWEST_MS * _GROWTH ** (buckets + 0.5)
+        return [float(np.clip(center, self._minimum, self.maximum)) for center in centers]
 
-    def to_dict(self, shares: Sequence[float] = PERCENTILES) -> dict[str, float]:
-        """mean and percentiles, rounded to microseconds."""
+    def to_dict(self, percentages: Sequence[float] = PERCENTILES) -> dict[str, float]:
+        """Return mean and percentiles, rounded to microseconds."""
         values = {"mean": self.mean} | {
-            f"p{share}": value for share, value in zip(shares, self.percentiles(shares), strict=True)
+            f"p{p}": value for p, value in zip(percentages, self.percentiles(percentages), strict=True)
         }
         return {name: round(value, 3) for name, value in values.items()}
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run did.
+    """Summary of a finished run.
 
     Attributes:
-        frames: frames segmented and taken by every sink.
-        seconds: wall time from the first read to the last sink's closing.
-        network_size: (H, W) the network ran at.
-        timing_ms: step -> {"mean", "p50", "p90", "p99"}; read, draw and write are the shares of source,
-            drawing and sinks, the others those of SegmentationResult.timing. Steps of different frames
-            overlap: their sum is more than the time a frame takes from the others.
-        pixels: class name -> share of all pixels.
-        instances: class name -> how many were found, over all frames, at the drawn score.
-        captured: frames that the sources gave; frames + dropped.
-        dropped: frames that made room for newer ones, came too late, or were left when the run ended.
+        frames: frames that were segmented and taken by every sink.
+        seconds: wall time from the first read until the last sink was closed.
+        network_size: input size (H, W) of the network.
+        timing_ms: step -> {"mean", "p50", "p90", "p99"}. The steps "read", "draw" and "write" belong to
+            source, drawing and sinks, the others to SegmentationResult.timing. Steps of different frames
+            overlap, so their sum exceeds the time per frame.
+        pixels: class name -> fraction of all pixels.
+        instances: class name -> number of detections with at least the drawn score, over all frames.
+        captured: frames that the sources produced; frames + dropped.
+        dropped: frames that were replaced by newer ones, expired, or were left when the run ended.
         age_ms: {"mean", "p50", "p99", "p99.9", "max"} of the time from capture to result; empty without
             frames.
-        deadline_misses: frames whose result came later than the deadline.
-        reconnects: how often cameras and streams were opened again.
-        sources: per source its name and its own counts.
+        deadline_misses: frames whose result was later than the deadline.
+        reconnects: number of times that cameras and streams were reopened.
+        sources: counts of each source.
     """
 
     frames: int
@@ -105,10 +134,10 @@ class RunSummary:
     age_ms: dict[str, float] = field(default_factory=dict)
     deadline_misses: int = 0
     reconnects: int = 0
-    sources: tuple[dict[str, Any], ...] = ()
+    sources: tuple[SourceSnapshot, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+    def to_dict(self) -> dict[str, object]:
+        """Return the summary as data for JSON."""
         return {
             "frames": self.frames,
             "seconds": round(self.seconds, 3),
@@ -128,13 +157,13 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class SourceState:
-    """What statistics ask of a source; called while the run goes on.
+    """Description of a source for the statistics; the callables are called during the run.
 
     Attributes:
         name: short and unique among the sources of the run.
-        live: a camera or stream.
-        reconnects: how often it was opened again so far.
-        lost: frames that it dropped by itself so far, before anyone could take them.
+        live: whether it is a camera or stream.
+        reconnects: returns the number of reconnections so far.
+        lost: returns the number of frames that the source itself has dropped so far.
     """
 
     name: str
@@ -144,16 +173,16 @@ class SourceState:
 
 
 class Statistics:
-    """The numbers of one run; every method may be called from any thread.
+    """Statistics of one run. Thread-safe.
 
     Args:
         classes: of the network.
-        network_size: (H, W).
-        sources: one per lane of counts.
-        counts: the account of the frames, as :meth:`imp_trt.video.queues.Intake.counts`.
-        min_score: lowest score of an instance that is counted.
-        deadline_s: a frame that is older when its result is there has missed it.
-        clock: seconds, monotonic.
+        network_size: input size (H, W) of the network.
+        sources: one per channel of counts.
+        counts: returns the frame counts, as :meth:`imp_trt.video.queues.FrameQueue.counts`.
+        min_score: minimum score of an instance that is counted.
+        deadline_s: a frame that is older than this when its result is available is a deadline miss.
+        clock: monotonic clock in seconds.
     """
 
     def __init__(
@@ -178,7 +207,7 @@ class Statistics:
         self._ages = Durations()
         self._misses = 0
         self._pixels = np.zeros(len(classes), np.int64)
-        self._found = np.zeros(len(classes), np.int64)
+        self._instance_counts = np.zeros(len(classes), np.int64)
         self._delivered_at: deque[float] = deque()
         self._lock = Lock()
 
@@ -189,47 +218,51 @@ class Statistics:
         age_s: float,
         steps_ms: Mapping[str, float],
     ) -> None:
-        """Count a delivered frame.
+        """Add a delivered frame.
 
         Args:
             pixels: [K] int64, the result's pixel_counts().
             age_s: from capture to result.
-            steps_ms: duration of each step, in the order in which they are listed.
+            steps_ms: duration of each step, in the order in which they are reported.
         """
-        labels = result.instances.labels[result.instances.scores >= self._min_score]
-        found = np.bincount(labels, minlength=len(self._classes))
+        labels = result.instances.labels[result.instances.scores >= self._min_score]  # [N] int32
+        instances = np.bincount(labels, minlength=len(self._classes))  # [K]
         with self._lock:
             self._pixels += pixels
-            self._found += found
+            self._instance_counts += instances
             self._ages.add(age_s * 1e3)
             self._misses += self._deadline_s is not None and age_s > self._deadline_s
             self._delivered_at.append(self._clock())
-            self._forget()
+            self._discard_old()
             for name, value in steps_ms.items():
                 self._times.setdefault(name, Durations()).add(value)
 
-    def snapshot(self) -> dict[str, Any]:
-        """The run so far as plain data.
+    def snapshot(self) -> Snapshot:
+        """Return the state of the run so far.
 
         Returns:
-            "seconds" since the start; "captured", "delivered", "dropped" and "in_flight" of all sources,
-            of one moment; "frames_per_second" over the last five seconds; "reconnects"; "deadline_ms" and
-            "deadline_misses"; "age_ms" {"last", "mean", "p50", "p99", "p99.9", "max"}, empty before the
-            first result; "timing_ms" step -> {"last", "mean", "p50", "p90", "p99"}; "sources", one account
-            each with its "name", "live" and "reconnects".
+            "seconds" since the start; "captured", "delivered", "dropped" and "in_flight" over all sources,
+            taken at the same moment; "frames_per_second" over the last five seconds; "reconnects";
+            "deadline_ms" and "deadline_misses"; "age_ms" {"last", "mean", "p50", "p99", "p99.9", "max"},
+            empty before the first result; "timing_ms" step -> {"last", "mean", "p50", "p90", "p99"};
+            "sources", the counts of each with its "name", "live" and "reconnects".
         """
-        sources, total = self._accounts()
+        sources, total = self._source_counts()
         with self._lock:
             seconds = self._clock() - self._start
-            self._forget()
-            rate = len(self._delivered_at) / max(min(seconds, _RATE_OVER_S), 1e-3)
+            self._discard_old()
+            rate = len(self._delivered_at) / max(min(seconds, _RATE_WINDOW_S), 1e-3)
             times = {name: {"last": round(d.last, 3)} | d.to_dict() for name, d in self._times.items()}
             ages, misses = self._age_dict(), self._misses
             if ages:
                 ages = {"last": round(self._ages.last, 3)} | ages
         return {
             "seconds": round(seconds, 3),
-            **total,
+            "captured": total["captured"],
+            "delivered": total["delivered"],
+            "dropped": total["dropped"],
+            "in_flight": total["in_flight"],
+            "reconnects": total["reconnects"],
             "frames_per_second": round(rate, 3),
             "deadline_ms": None if self._deadline_s is None else round(self._deadline_s * 1e3, 3),
             "deadline_misses": misses,
@@ -239,19 +272,21 @@ class Statistics:
         }
 
     def summary(self) -> RunSummary:
-        """The whole run, once it is over."""
-        sources, total = self._accounts()
+        """Return the summary of the finished run."""
+        sources, total = self._source_counts()
         names = self._classes.names
         with self._lock:
             all_pixels = max(int(self._pixels.sum()), 1)
-            shares = {n: round(int(c) / all_pixels, 6) for n, c in zip(names, self._pixels, strict=True) if c}
+            fractions = {
+                n: round(int(c) / all_pixels, 6) for n, c in zip(names, self._pixels, strict=True) if c
+            }
             return RunSummary(
                 frames=self._ages.count,
                 seconds=self._clock() - self._start,
                 network_size=self._network_size,
                 timing_ms={name: durations.to_dict() for name, durations in self._times.items()},
-                pixels=shares,
-                instances={n: int(c) for n, c in zip(names, self._found, strict=True) if c},
+                pixels=fractions,
+                instances={n: int(c) for n, c in zip(names, self._instance_counts, strict=True) if c},
                 captured=total["captured"],
                 dropped=total["dropped"],
                 age_ms=self._age_dict(),
@@ -260,24 +295,37 @@ class Statistics:
                 sources=tuple(sources),
             )
 
-    def _accounts(self) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        """Per source, and over all of them."""
-        sources: list[dict[str, Any]] = []
+    def _source_counts(self) -> tuple[list[SourceSnapshot], dict[str, int]]:
+        """Counts per source, and their sums."""
+        sources: list[SourceSnapshot] = []
         for source, counts in zip(self._sources, self._counts(), strict=True):
-            account = {"name": source.name, "live": source.live, **vars(counts)}
-            lost = source.lost()
-            account["captured"] += lost
-            account["dropped"] += lost
-            sources.append(account | {"reconnects": source.reconnects()})
-        keys = ("captured", "delivered", "dropped", "in_flight", "reconnects")
-        return sources, {key: sum(source[key] for source in sources) for key in keys}
+            lost = source.lost()  # dropped by the source itself, before the queue
+            sources.append(
+                {
+                    "name": source.name,
+                    "live": source.live,
+                    "captured": counts.captured + lost,
+                    "delivered": counts.delivered,
+                    "dropped": counts.dropped + lost,
+                    "in_flight": counts.in_flight,
+                    "reconnects": source.reconnects(),
+                }
+            )
+        totals = {
+            "captured": sum(source["captured"] for source in sources),
+            "delivered": sum(source["delivered"] for source in sources),
+            "dropped": sum(source["dropped"] for source in sources),
+            "in_flight": sum(source["in_flight"] for source in sources),
+            "reconnects": sum(source["reconnects"] for source in sources),
+        }
+        return sources, totals
 
     def _age_dict(self) -> dict[str, float]:
         if not self._ages.count:
             return {}
-        return self._ages.to_dict(AGE_PERCENTILES) | {"max": round(self._ages.greatest, 3)}
+        return self._ages.to_dict(AGE_PERCENTILES) | {"max": round(self._ages.maximum, 3)}
 
-    def _forget(self) -> None:
-        oldest = self._clock() - _RATE_OVER_S
+    def _discard_old(self) -> None:
+        oldest = self._clock() - _RATE_WINDOW_S
         while self._delivered_at and self._delivered_at[0] < oldest:
             self._delivered_at.popleft()

@@ -1,4 +1,4 @@
-"""A video file that holds every frame at its time, in place only when it is whole."""
+"""Video writer that keeps frame times and moves the file into place only when it is complete."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import math
 import os
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt._deprecated import renamed_parameters
 from imp_trt.data.files import temporary_beside
 from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
 from imp_trt.video import writer_pyav
@@ -19,38 +21,43 @@ from imp_trt.video.containers import missing_bytes
 from imp_trt.video.encoder import TICKS, VIDEO_CODECS, Encoder
 from imp_trt.video.writer_opencv import OpenCvEncoder
 
-ENCODERS = ("pyav", "opencv")
-"""What can write a video: H.264 with every frame's own time, or OpenCV's codecs at a constant rate."""
+EncoderName = Literal["pyav", "opencv"]
 
-_SHORTEST = TICKS // 1000  # Matroska counts milliseconds
-_LONGEST = 600 * TICKS
-_BEYOND_ANY_CLOCK_S = 1e12
-_ROOM_CHECK_FRAMES = 32
-# For what comes until the next check, and for the index, without which nothing can be kept.
-_ROOM_BYTES = 8 << 20
-_INDEX_BYTES_A_FRAME = 32
+ENCODERS: tuple[EncoderName, ...] = ("pyav", "opencv")
+"""Video encoders: H.264 with a time per frame, or OpenCV's codecs at a constant frame rate."""
+
+_MIN_STEP = TICKS // 1000  # Matroska counts milliseconds
+_MAX_GAP = 600 * TICKS
+_MAX_TIME_S = 1e12
+_DISK_CHECK_INTERVAL = 32  # frames
+# For the frames until the next check, and for the index, without which the file cannot be read.
+_RESERVED_BYTES = 8 << 20
+_INDEX_BYTES_PER_FRAME = 32
 
 _log = logging.getLogger(__name__)
 
 
 class VideoWriter:
-    """Frames into one video file, in place only when it is whole and reads back.
+    """Writes frames to a video file, which appears under its name when it is complete and reads back.
 
-    MP4 and MOV collect their index in memory, 8 MB in an hour at 30 frames/s; Matroska does not.
+    MP4 and MOV keep their index in memory, 8 MB for an hour at 30 frames/s; Matroska does not.
 
     Args:
-        path: ends with one of VIDEO_CODECS. Missing folders are made.
-        fps: frames per second, fractions kept (30000/1001 stays 29.97).
-        encoder: one of ENCODERS. None: "pyav" where the package av is here with an H.264 encoder; else, and
-            for .avi, which knows no times, "opencv", which shows every frame equally long.
+        path: ends with one of VIDEO_CODECS. Missing folders are created.
+        fps: frames per second; fractional rates are kept (29.97 is stored as 30000/1001).
+        encoder: one of ENCODERS. None: "pyav" if the package av is installed with an H.264 encoder,
+            otherwise "opencv", which gives all frames the same duration. Always "opencv" for .avi, which
+            does not store frame times.
 
     Raises:
-        OutputError: unknown suffix, or the place is not writable.
-        InvalidInput: fps is not a positive number, or the encoder is unknown or not for this suffix.
-        DependencyMissing: encoder "pyav" without the package or without H.264 in it.
+        OutputError: unknown suffix, or the path is not writable.
+        InvalidInput: fps is not a positive number, or the encoder is unknown or does not support the suffix.
+        DependencyMissing: encoder "pyav" without the package, or without H.264 in it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], fps: float, *, encoder: str | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], fps: float, *, encoder: EncoderName | None = None
+    ) -> None:
         self._path = Path(path)
         if self._path.suffix.lower() not in VIDEO_CODECS:
             raise OutputError(
@@ -58,14 +65,14 @@ class VideoWriter:
             )
         if not (math.isfinite(fps) and 0 < fps <= 1000):
             raise InvalidInput("fps", expected="a number above 0, at most 1000", got=fps)
-        self._kind = _choose(encoder, self._path.suffix.lower())
+        self._kind = _select_encoder(encoder, self._path.suffix.lower())
         if self._path.is_dir():
-            raise self._error("a folder has this name")
+            raise self._error("the path is a folder")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary = temporary_beside(self._path)
             self._file = self._temporary.__enter__()
-            self._file.touch(exist_ok=False)  # an unwritable place shows before the work is done
+            self._file.touch(exist_ok=False)  # fail now if the path is not writable
         except OSError as error:
             raise self._error(error.strerror or str(error)) from error
         self._rate = frame_rate(fps)
@@ -75,37 +82,40 @@ class VideoWriter:
         self._written = 0
         self._done = False
 
-    def write(self, picture: NDArray[np.uint8], time_s: float | None = None) -> None:
-        """Append a picture [h, w, 3] uint8 BGR; all have the size of the first.
+    @renamed_parameters(picture="image")
+    def write(self, image: NDArray[np.uint8], time_s: float | None = None) -> None:
+        """Append an image.
 
-        Odd sides gain a copy of their last row or column: H.264 in 4:2:0 has even sides only.
+        Images with an odd height or width are padded by one row or column, because H.264 in 4:2:0 requires
+        even sizes.
 
         Args:
-            time_s: when it is shown, seconds on any clock that goes forward; see :class:`Timeline`.
+            image: [h, w, 3] uint8 BGR; all images have the size of the first.
+            time_s: presentation time in seconds on any monotonic clock; see :class:`Timeline`.
 
         Raises:
             InvalidInput: another size or dtype (OpenCV would drop the frame silently).
-            OutputError: there is no encoder for it, the disk is full, or the writer is closed.
+            OutputError: no encoder supports it, the disk is full, or the writer is closed.
         """
         if self._done:
             raise self._error("the writer is closed")
-        self._check_picture(picture)
-        rows, columns = picture.shape[0] % 2, picture.shape[1] % 2
+        self._check_image(image)
+        rows, columns = image.shape[0] % 2, image.shape[1] % 2
         if rows or columns:
             border = cv2.BORDER_REPLICATE
-            picture = np.asarray(cv2.copyMakeBorder(picture, 0, rows, 0, columns, border), np.uint8)
+            image = np.asarray(cv2.copyMakeBorder(image, 0, rows, 0, columns, border), np.uint8)
         try:
             if self._encoder is None:
-                self._encoder = self._open((picture.shape[0], picture.shape[1]))
-            self._encoder.write(picture, self._timeline.ticks(time_s))
-            if self._written % _ROOM_CHECK_FRAMES == 0:
-                self._check_room()
+                self._encoder = self._open((image.shape[0], image.shape[1]))
+            self._encoder.write(image, self._timeline.ticks(time_s))
+            if self._written % _DISK_CHECK_INTERVAL == 0:
+                self._check_free_space()
         except OSError as error:
             raise self._error(error.strerror or str(error)) from error
         self._written += 1
 
     def close(self) -> None:
-        """Finish the file, read it back, and put it in place. Idempotent.
+        """Finish the file, verify it, and move it into place. Idempotent.
 
         Raises:
             OutputError: nothing was written, or the file does not hold every frame (a full disk).
@@ -129,7 +139,7 @@ class VideoWriter:
             self.abort()
 
     def abort(self) -> None:
-        """Give up; the unfinished file is removed. Idempotent."""
+        """Discard the unfinished file. Idempotent."""
         if not self._done:
             self._done = True
             if self._encoder is not None:
@@ -141,27 +151,25 @@ class VideoWriter:
             return writer_pyav.PyAvEncoder(self._file, self._rate, size, name=self._path.name)
         return OpenCvEncoder(self._file, self._rate, size, name=self._path.name)
 
-    def _check_picture(self, picture: NDArray[np.uint8]) -> None:
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-            raise InvalidInput(
-                "video frame", expected="uint8 [h, w, 3]", got=f"{picture.dtype} {picture.shape}"
-            )
-        size = (picture.shape[0], picture.shape[1])
+    def _check_image(self, image: NDArray[np.uint8]) -> None:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise InvalidInput("video frame", expected="uint8 [h, w, 3]", got=f"{image.dtype} {image.shape}")
+        size = (image.shape[0], image.shape[1])
         if self._size not in (None, size):
             raise InvalidInput(
                 f"frame {self._written} of {self._path}",
-                expected=f"size {self._size}, as the first",
+                expected=f"size {self._size}, as the first frame",
                 got=f"size {size}",
-                fix="write pictures of different sizes to a folder instead of a video",
+                fix="write images of different sizes to a folder instead of a video",
             )
         self._size = size
 
-    def _check_room(self) -> None:
-        """Notice a full disk within a second or two: OpenCV would go on for hours without a word."""
-        found = os.statvfs(self._file)
-        free = found.f_bavail * found.f_frsize
-        needed = _ROOM_BYTES + _INDEX_BYTES_A_FRAME * self._written
-        if found.f_blocks and free < needed:  # some network disks say 0 of 0
+    def _check_free_space(self) -> None:
+        """Detect a full disk within a second or two. OpenCV does not report it."""
+        disk = os.statvfs(self._file)
+        free = disk.f_bavail * disk.f_frsize
+        needed = _RESERVED_BYTES + _INDEX_BYTES_PER_FRAME * self._written
+        if disk.f_blocks and free < needed:  # some network file systems report 0 of 0 blocks
             raise self._error(f"only {free} bytes are left on the disk")
 
     def _check_file(self, encoder: Encoder) -> None:
@@ -173,16 +181,16 @@ class VideoWriter:
 
     def _error(self, got: str) -> OutputError:
         return OutputError(
-            f"video {self._path} cannot be written", got=got, fix="choose another path, or make room"
+            f"video {self._path} cannot be written", got=got, fix="choose another path, or free disk space"
         )
 
 
 class Timeline:
-    """Times of frames on a file's own clock, which starts at 0 and only goes forward.
+    """Maps frame times to presentation times in a file, which start at 0 and increase strictly.
 
-    Distances between frames are kept to the tick. A frame without a time comes one period after the last;
-    so does one whose clock went back or jumped ahead by more than ten minutes (a camera that started anew,
-    a file that is played again), and the clock counts on from there. Frames closer than a millisecond are
+    Intervals between frames are kept to the tick. A frame without a time follows one frame period after its
+    predecessor. So does a frame whose clock went back or jumped ahead by more than ten minutes (a restarted
+    camera, a file played again); later frames are relative to it. Frames less than a millisecond apart are
     moved apart.
 
     Args:
@@ -192,36 +200,36 @@ class Timeline:
     def __init__(self, rate: Fraction) -> None:
         self._period = TICKS / rate
         self._last: Fraction | None = None
-        self._time_s = math.nan  # of the last frame that had one
-        self._start_s = 0.0  # where the file's zero lies on the frames' clock
+        self._time_s = math.nan  # of the last frame that had a time
+        self._start_s = 0.0  # time of the file's zero on the frames' clock
 
     def ticks(self, time_s: float | None) -> int:
-        """Where the next frame goes, in TICKS of a second."""
-        follows = Fraction(0) if self._last is None else self._last + self._period
-        at = follows
-        if time_s is not None and abs(time_s) < _BEYOND_ANY_CLOCK_S:  # NaN is not
-            at = Fraction(round((time_s - self._start_s) * TICKS))
+        """Return the presentation time of the next frame, in units of 1 / TICKS seconds."""
+        successor = Fraction(0) if self._last is None else self._last + self._period
+        pts = successor
+        if time_s is not None and abs(time_s) < _MAX_TIME_S:  # false for NaN
+            pts = Fraction(round((time_s - self._start_s) * TICKS))
             last = self._last or Fraction(0)
-            # Also the first time of all: comparisons with NaN are false.
-            if not (time_s > self._time_s and at - last <= _LONGEST):
-                at = follows
-                self._start_s = time_s - float(follows / TICKS)
+            # Also taken for the very first time, because comparisons with NaN are false.
+            if not (time_s > self._time_s and pts - last <= _MAX_GAP):
+                pts = successor
+                self._start_s = time_s - float(successor / TICKS)
             elif self._last is not None:
-                at = max(at, last + _SHORTEST)
+                pts = max(pts, last + _MIN_STEP)
             self._time_s = time_s
-        self._last = at
-        return round(at)
+        self._last = pts
+        return round(pts)
 
 
 def frame_rate(fps: float) -> Fraction:
-    """The rate that a rounded number means: 29.97 is 30000/1001."""
+    """Return the exact rate of a rounded number: 29.97 is 30000/1001."""
     thousandths = fps * 1.001
     if abs(thousandths - round(thousandths)) < 1e-3 and abs(fps - round(fps)) > 1e-3:
         return Fraction(round(thousandths) * 1000, 1001)
     return Fraction(fps).limit_denominator(1001)
 
 
-def _choose(encoder: str | None, suffix: str) -> str:
+def _select_encoder(encoder: EncoderName | None, suffix: str) -> EncoderName:
     if encoder not in (None, *ENCODERS):
         raise InvalidInput("encoder", expected=f"one of {', '.join(ENCODERS)}, or None", got=encoder)
     if encoder == "pyav" and suffix == ".avi":

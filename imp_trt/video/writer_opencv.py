@@ -1,11 +1,10 @@
-"""Video through OpenCV, which by itself reports neither dropped frames nor a full disk."""
+"""Video encoder based on OpenCV, which reports neither dropped frames nor a full disk."""
 
 from __future__ import annotations
 
 import logging
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,40 +17,40 @@ _log = logging.getLogger(__name__)
 
 
 class OpenCvEncoder:
-    """See :class:`imp_trt.video.encoder.Encoder`; every frame is shown for one period.
+    """See :class:`imp_trt.video.encoder.Encoder`. All frames have the same duration.
 
     Args:
-        file: to write; its suffix chooses the codec.
+        file: path to write; its suffix selects the codec.
         rate: frames per second.
-        size: (h, w), even.
-        name: of the video, for messages.
+        size: (h, w), even numbers.
+        name: name of the video for messages.
     """
 
     def __init__(self, file: Path, rate: Fraction, size: tuple[int, int], name: str) -> None:
         self._file, self._name = file, name
         self._period = TICKS / rate
         fourcc = cv2.VideoWriter.fourcc(*VIDEO_CODECS[file.suffix.lower()])
-        self._writer: Any = cv2.VideoWriter(str(file), fourcc, float(rate), (size[1], size[0]))
+        self._writer = cv2.VideoWriter(str(file), fourcc, float(rate), (size[1], size[0]))
         if not self._writer.isOpened():
             raise OutputError(f"video {name} cannot be written", got="OpenCV has no encoder for it")
         self._written = 0
-        self._off = Fraction(0)
+        self._max_error = Fraction(0)  # largest difference between requested and written time, in ticks
 
-    def write(self, picture: NDArray[np.uint8], ticks: int) -> None:
+    def write(self, image: NDArray[np.uint8], ticks: int) -> None:
         """See :meth:`imp_trt.video.encoder.Encoder.write`."""
-        self._writer.write(picture)
-        self._off = max(self._off, abs(ticks - self._written * self._period))
+        self._writer.write(image)
+        self._max_error = max(self._max_error, abs(ticks - self._written * self._period))
         self._written += 1
 
     def finish(self) -> None:
         """See :meth:`imp_trt.video.encoder.Encoder.finish`."""
         self._writer.release()
-        if self._off > self._period:
+        if self._max_error > self._period:
             _log.warning(
-                "%s shows every frame equally long: its frames are up to %.2f s from their times; "
-                "pip install 'imp-trt[video]' keeps them",
+                "%s has a constant frame rate: frames are up to %.2f s off their times; "
+                "pip install 'imp-trt[video]' to keep frame times",
                 self._name,
-                self._off / TICKS,
+                self._max_error / TICKS,
             )
 
     def release(self) -> None:

@@ -1,4 +1,4 @@
-"""H.264 through PyAV: FFmpeg's own errors, and every frame at its own time."""
+"""H.264 encoder based on PyAV: reports FFmpeg's errors and keeps the time of each frame."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
@@ -17,9 +17,15 @@ from numpy.typing import NDArray
 from imp_trt.errors import DependencyMissing, OutputError
 from imp_trt.video.encoder import TICKS
 
+if TYPE_CHECKING:
+    import av
+    import av.error
+    from av.container import OutputContainer
+    from av.video.stream import VideoStream
+
 _INSTALL = "pip install 'imp-trt[video]'"
 # 11 ms of one core for a 1920x1080 frame; "veryfast" takes 34 ms for a file of 60 % of the size.
-# No B-frames: nothing is held back, and the file needs no edit list, which not every reader heeds.
+# No B-frames: no frame is delayed, and the file needs no edit list, which some readers ignore.
 _X264 = {"preset": "ultrafast", "crf": "20", "bf": "0"}
 _OPENH264_BITS_PER_PIXEL = 0.2
 _BT601, _BT709, _LIMITED_RANGE = 6, 1, 1
@@ -29,17 +35,17 @@ _MATROSKA_TICK = Fraction(1, 1000)
 
 @cache
 def h264_encoder() -> str:
-    """The name of FFmpeg's H.264 encoder that the installed PyAV brings.
+    """Return the name of the H.264 encoder in the installed PyAV.
 
     Raises:
-        DependencyMissing: no PyAV, or none with such an encoder.
+        DependencyMissing: PyAV is not installed, or has no such encoder.
     """
     try:
         import av
     except ImportError as error:
         raise DependencyMissing("H.264 video needs PyAV", got=error, fix=_INSTALL) from error
     for name in ("libx264", "libopenh264"):
-        with suppress(ValueError):  # what PyAV raises for an unknown codec
+        with suppress(ValueError):  # PyAV raises it for an unknown codec
             av.Codec(name, "w")
             return name
     raise DependencyMissing(
@@ -51,10 +57,10 @@ class PyAvEncoder:
     """See :class:`imp_trt.video.encoder.Encoder`; H.264 in yuv420p, crf 20.
 
     Args:
-        file: to write; its suffix chooses the container.
+        file: path to write; its suffix selects the container.
         rate: nominal frames per second.
-        size: (h, w), even.
-        name: of the video, for messages.
+        size: (h, w), even numbers.
+        name: name of the video for messages.
     """
 
     def __init__(self, file: Path, rate: Fraction, size: tuple[int, int], name: str) -> None:
@@ -63,18 +69,18 @@ class PyAvEncoder:
         self._file, self._name = file, name
         self._period = round(TICKS / rate)
         self._written, self._last = 0, 0
-        self._container: Any = None
+        self._container: OutputContainer | None = None
         try:
             self._container = av.open(str(file), "w")
-            self._stream = self._add_stream(rate, size)
+            self._stream = self._add_stream(self._container, rate, size)
         except (av.error.FFmpegError, ValueError) as error:
             self.release()
-            raise self._refused(error) from error
+            raise self._unsupported(error) from error
 
-    def _add_stream(self, rate: Fraction, size: tuple[int, int]) -> Any:
+    def _add_stream(self, container: OutputContainer, rate: Fraction, size: tuple[int, int]) -> VideoStream:
         encoder = h264_encoder()
         options = dict(_X264) if encoder == "libx264" else {}
-        stream = self._container.add_stream(encoder, rate=rate, options=options)
+        stream = cast("VideoStream", container.add_stream(encoder, rate=rate, options=options))
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
         stream.time_base = Fraction(1, TICKS)
@@ -83,19 +89,20 @@ class PyAvEncoder:
         context.gop_size = max(1, round(_KEY_FRAME_SECONDS * rate))
         if encoder != "libx264":
             context.bit_rate = int(_OPENH264_BITS_PER_PIXEL * size[0] * size[1] * rate)
-        context.thread_count = min(2, os.cpu_count() or 1)  # the others belong to the network
-        # What write() converts to, and what readers that ignore the mark take it for.
+        context.thread_count = min(2, os.cpu_count() or 1)  # leave the other cores to the network
+        # The conversion of write(), which is also what readers assume that ignore these fields.
         context.colorspace, context.color_range = _BT601, _LIMITED_RANGE
         context.color_primaries = context.color_trc = _BT709
-        context.open()  # else by the first frame, where a size that H.264 cannot have looks like a full disk
+        # Opened now rather than by the first frame, where an unsupported size looks like a full disk.
+        context.open()
         return stream
 
-    def write(self, picture: NDArray[np.uint8], ticks: int) -> None:
+    def write(self, image: NDArray[np.uint8], ticks: int) -> None:
         """See :meth:`imp_trt.video.encoder.Encoder.write`."""
         import av
 
-        # FFmpeg's own conversion darkens by up to 4 levels.
-        planes = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420), np.uint8)
+        # OpenCV converts, because FFmpeg's conversion darkens by up to 4 levels.
+        planes = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), np.uint8)
         frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
         frame.pts, frame.time_base = ticks, Fraction(1, TICKS)
         self._mux(frame)
@@ -107,6 +114,8 @@ class PyAvEncoder:
 
         self._mux(None)
         container, self._container = self._container, None
+        if container is None:
+            return
         try:
             container.close()
         except av.error.FFmpegError as error:
@@ -131,32 +140,34 @@ class PyAvEncoder:
                 next(container.decode(stream))
                 if stream.frames:
                     return int(stream.frames)
-                # Matroska does not say, and to read hours of it takes minutes. If the last frame is there, so
-                # are the others: what FFmpeg cannot write it reports.
+                # Matroska does not store the number, and reading hours of video takes minutes. If the last
+                # frame is present, so are the others, because FFmpeg reports failed writes.
                 container.seek(self._last * 10**6 // TICKS)
-                ends = max(packet.pts or 0 for packet in container.demux(stream) if packet.size)
-                missing = Fraction(self._last, TICKS) - ends * stream.time_base > _MATROSKA_TICK
+                last = max(packet.pts or 0 for packet in container.demux(stream) if packet.size)
+                missing = Fraction(self._last, TICKS) - last * stream.time_base > _MATROSKA_TICK
                 return 0 if missing else self._written
         except (av.error.FFmpegError, StopIteration, IndexError, ValueError):
             return -1
 
-    def _mux(self, frame: Any) -> None:
+    def _mux(self, frame: av.VideoFrame | None) -> None:
+        """Encode a frame, or flush the encoder, and write the packets."""
         import av.error
 
+        assert self._container is not None  # noqa: S101  # open until finish() or release()
         try:
             for packet in self._stream.encode(frame):
-                packet.duration = self._period  # counts for the last; the others last until the next
+                packet.duration = self._period  # only used for the last frame
                 self._container.mux(packet)
         except av.error.FFmpegError as error:
             raise _as_os_error(error) from error
 
-    def _refused(self, error: Exception) -> OutputError:
+    def _unsupported(self, error: Exception) -> OutputError:
         return OutputError(
             f"video {self._name} cannot be written",
             got=error,
-            fix="write pictures to a folder, or a smaller video",
+            fix="write images to a folder, or a smaller video",
         )
 
 
-def _as_os_error(error: Any) -> OSError:
+def _as_os_error(error: av.error.FFmpegError) -> OSError:
     return OSError(error.errno or errno.EIO, error.strerror or str(error))

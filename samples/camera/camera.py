@@ -1,4 +1,4 @@
-"""A camera with a deadline: the newest frame counts, an alarm for what comes close, and a page to watch it.
+"""Segment a camera with a deadline, print an alarm for near objects, and show a live view.
 
 python samples/camera/camera.py street.fp16.tensorrt.engine 0 --serve 8080 --deadline 50
 """
@@ -13,22 +13,29 @@ import numpy as np
 
 from imp_trt import ClassTable, ImpTrtError, Segmenter
 from imp_trt.errors import InvalidInput
-from imp_trt.video import BrowserView, RunSummary, Segmented, interrupt_ends, open_source, run_pipeline
-from imp_trt.video.sinks import Base, OverlayVideo, Window
+from imp_trt.video import (
+    BrowserView,
+    RunSummary,
+    SegmentedFrame,
+    open_source,
+    run_pipeline,
+    stop_on_interrupt,
+)
+from imp_trt.video.sinks import BaseSink, OverlayVideo, Window
 
-CLOSE = 0.75  # a box that reaches below this share of the picture's height is close
-SURE = 0.5  # lowest score that counts
+NEAR = 0.75  # an object is near if its box extends below this fraction of the image height
+MIN_SCORE = 0.5
 
 
-class Alarm(Base):
-    """A sink of your own: says when something of a class comes close, and when it is gone.
+class Alarm(BaseSink):
+    """Example of a custom sink: prints when an object of given classes is near, and when it is gone.
 
     Args:
-        names: of the classes; none means all things that the network knows.
-        classes: the network's.
+        names: names of the classes; empty for all thing classes of the network.
+        classes: classes of the network.
 
     Raises:
-        InvalidInput: the network does not know a class.
+        InvalidInput: the network does not have such a class.
     """
 
     def __init__(self, names: list[str], classes: ClassTable) -> None:
@@ -40,53 +47,53 @@ class Alarm(Base):
         self._what = " or ".join(names)
         self._raised = False
 
-    def write(self, item: Segmented) -> bool:
-        """Called for every frame, in one thread, in order. False would end the run."""
-        found = item.result.instances.above(SURE)
-        low = found.boxes[:, 3] > CLOSE * item.result.size[0]
-        close = bool(np.any(low & np.isin(found.labels, self._labels)))
-        if close != self._raised:
-            age = f", {item.age_s * 1e3:.0f} ms after the camera saw it" if item.age_s is not None else ""
-            print(f"frame {item.frame.index}: {self._what} {'close' if close else 'gone'}{age}", flush=True)
-            self._raised = close
+    def write(self, item: SegmentedFrame) -> bool:
+        """Called for each frame, in order, from one thread. Returning False would end the run."""
+        instances = item.result.instances.above(MIN_SCORE)
+        below = instances.boxes[:, 3] > NEAR * item.result.size[0]
+        near = bool(np.any(below & np.isin(instances.labels, self._labels)))
+        if near != self._raised:
+            age = f", {item.age_s * 1e3:.0f} ms after capture" if item.age_s is not None else ""
+            print(f"frame {item.frame.index}: {self._what} {'near' if near else 'gone'}{age}", flush=True)
+            self._raised = near
         return True
 
 
 def watch(options: argparse.Namespace) -> RunSummary:
-    """Run until the window is closed, Ctrl-C, --frames, or a camera that stays away for five minutes.
+    """Run until the window is closed, Ctrl-C, --frames, or until reconnecting the camera times out.
 
     Raises:
-        ImpTrtError: no such network or camera, or nothing can be shown or written.
+        ImpTrtError: the network, the camera or an output cannot be opened.
     """
 
     def event(kind: str, text: str) -> None:
         print(f"camera {kind}: {text}", file=sys.stderr, flush=True)
 
     with ExitStack() as stack:
-        # The first Ctrl-C ends the run as a closed window does, and keeps the recording; a second interrupts.
-        ended = stack.enter_context(interrupt_ends())
+        # The first Ctrl-C ends the run and keeps the recording; a second one interrupts.
+        stopped = stack.enter_context(stop_on_interrupt())
         segmenter = stack.enter_context(Segmenter(options.artifact))
-        segmenter.warmup()  # before the camera: the first frame is to be as fast as the others
+        segmenter.warmup()  # before opening the camera, so that the first frame is not delayed
         camera = stack.enter_context(open_source(options.camera, on_event=event))
-        # Each is entered when it is there: if a later one cannot be opened, it leaves nothing.
+        # Each sink is entered immediately, so that it is aborted if a later one cannot be opened.
         sinks = [stack.enter_context(Alarm(options.alarm, segmenter.classes))]
         if options.record:
-            # Timed by the capture: what was dropped does not make the recording run faster.
+            # Capture times: dropped frames do not make the recording run faster.
             sinks.append(stack.enter_context(OverlayVideo(options.record, camera.fps, times="capture")))
         if options.serve is None:
             sinks.append(stack.enter_context(Window("camera (q quits)")))
         else:
             view = BrowserView(options.serve, classes=segmenter.classes, title=camera.name)
-            print(f"watch at {view.url}", file=sys.stderr, flush=True)
+            print(f"live view: {view.url}", file=sys.stderr, flush=True)
             sinks.append(stack.enter_context(view))
-        # A camera that is faster than the network: the oldest waiting frame makes room for the newest.
+        # If the camera is faster than the network, the newest frame replaces the oldest queued one.
         return run_pipeline(
             segmenter,
             camera,
             sinks,
             max_frames=options.frames,
             deadline_s=options.deadline / 1e3 if options.deadline else None,
-            on_progress=lambda state: not ended.is_set(),
+            on_progress=lambda state: not stopped.is_set(),
         )
 
 
@@ -96,10 +103,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "camera", help="0, /dev/video0, v4l2:///dev/video0?width=1280&height=720, csi://0, rtsp://"
     )
-    parser.add_argument("--serve", type=int, metavar="PORT", help="show it in a browser, not in a window")
-    parser.add_argument("--record", metavar="FILE", help="also write the overlay, e.g. to out.mp4")
-    parser.add_argument("--alarm", nargs="+", default=[], metavar="CLASS", help="default: all things")
-    parser.add_argument("--deadline", type=float, metavar="MS", help="count results that are older than this")
+    parser.add_argument(
+        "--serve", type=int, metavar="PORT", help="live view in the browser instead of a window"
+    )
+    parser.add_argument("--record", metavar="FILE", help="write the overlay to a video, such as out.mp4")
+    parser.add_argument(
+        "--alarm", nargs="+", default=[], metavar="CLASS", help="classes (default: all thing classes)"
+    )
+    parser.add_argument(
+        "--deadline", type=float, metavar="MS", help="count results older than this as deadline misses"
+    )
     parser.add_argument("--frames", type=int, help="stop after so many")
     options = parser.parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""Segment one picture and write three files beside it: overlay, class map, JSON.
+"""Segment an image and write overlay, class map and JSON next to it.
 
 python samples/image/segment_image.py street.fp32.onnx photo.jpg
 """
@@ -12,27 +12,27 @@ import cv2
 
 import imp_trt
 
-SURE = 0.3  # lowest score of an instance that is listed; the overlay has the same
+MIN_SCORE = 0.3  # minimum score of listed instances, the same as in the overlay
 
 
-def segment(artifact: str, picture: str) -> None:
-    """Write <picture>.overlay.png, .classes.png and .json, and list the instances.
+def segment(artifact: str, image: str) -> None:
+    """Write <image>.overlay.png, .classes.png and .json, and list the instances.
 
     Raises:
-        imp_trt.ImpTrtError: no such network, or a file cannot be written.
+        imp_trt.ImpTrtError: the network cannot be opened, or a file cannot be written.
     """
-    frame = cv2.imread(picture)  # BGR; None if the file is not an image
+    frame = cv2.imread(image)  # BGR; None if the file is not an image
     if frame is None:
-        sys.exit(f"{picture} is not a readable image")
-    stem = Path(picture).with_suffix("")
+        sys.exit(f"{image} is not a readable image")
+    stem = Path(image).with_suffix("")
     with imp_trt.Segmenter(artifact) as segmenter:
         result = segmenter.run(frame)
     if not cv2.imwrite(f"{stem}.overlay.png", result.plot(frame, legend=True)):
         sys.exit(f"{stem}.overlay.png cannot be written")
     result.save(f"{stem}.classes.png")  # 8 bits, one channel, pixel = class index
     result.save(f"{stem}.json")
-    found = result.instances.above(SURE)
-    for box, label, score in zip(found.boxes, found.labels, found.scores, strict=True):
+    instances = result.instances.above(MIN_SCORE)
+    for box, label, score in zip(instances.boxes, instances.labels, instances.scores, strict=True):
         print(f"{result.classes.names[label]:<12} {score:.2f}  {[round(float(side), 1) for side in box]}")
 
 
@@ -42,4 +42,4 @@ if __name__ == "__main__":
     try:
         segment(*sys.argv[1:])
     except imp_trt.ImpTrtError as error:
-        sys.exit(str(error))  # it says what was expected, what was there, and how to mend it
+        sys.exit(str(error))  # the message contains expected and actual values, and a fix

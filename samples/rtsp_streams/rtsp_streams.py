@@ -1,4 +1,4 @@
-"""Several cameras, one engine: frames of all streams go through one network, the newest of each.
+"""Segment several camera streams with one engine; the newest frame of each stream is used.
 
 python samples/rtsp_streams/rtsp_streams.py street.fp16.tensorrt.engine \\
     rtsp://viewer:secret@front/stream rtsp://viewer:secret@rear/stream -o results --serve 8080
@@ -12,30 +12,37 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from imp_trt import ImpTrtError, Segmenter
-from imp_trt.video import BrowserView, RunSummary, interrupt_ends, open_source, run_pipeline
+from imp_trt.video import (
+    BrowserView,
+    RunSummary,
+    Snapshot,
+    SourceSnapshot,
+    open_source,
+    run_pipeline,
+    stop_on_interrupt,
+)
 from imp_trt.video.sinks import JsonLines, OverlayVideo, Sink
 from imp_trt.video.sources import Source
 
-FPS = 15.0  # of the overlays, where the streams do not say
+FPS = 15.0  # of the overlays, if the streams do not report their frame rate
 REPORT_S = 5.0
 
 
 def open_all(addresses: list[str], stack: ExitStack) -> list[Source]:
-    """Open the streams side by side: each waits seconds for its first picture.
+    """Open the streams in parallel, because each waits seconds for its first frame.
 
     Raises:
         SourceError: one of them cannot be opened; the others are closed.
     """
 
     def event(kind: str, text: str) -> None:
-        print(f"{kind}: {text}", file=sys.stderr, flush=True)  # addresses come without their passwords
+        print(f"{kind}: {text}", file=sys.stderr, flush=True)  # credentials are removed from addresses
 
     with ThreadPoolExecutor(len(addresses)) as pool:
         opening = [pool.submit(open_source, address, on_event=event) for address in addresses]
-        # All that opened are closed at the end, whichever of them failed.
+        # Streams that were opened are closed at the end, even if others failed.
         failures = [one.exception() for one in opening]
     for one, failure in zip(opening, failures, strict=True):
         if failure is None:
@@ -46,43 +53,43 @@ def open_all(addresses: list[str], stack: ExitStack) -> list[Source]:
     return [one.result() for one in opening]
 
 
-def counted(stream: dict[str, Any]) -> str:
-    """A line about one stream, from the run's statistics."""
-    numbers = ", ".join(f"{stream[key]} {key}" for key in ("captured", "delivered", "dropped"))
-    return f"{stream['name']:<16} {numbers}, {stream['reconnects']} reconnections"
+def counted(stream: SourceSnapshot) -> str:
+    """Format the counts of one stream."""
+    counts = f"{stream['captured']} captured, {stream['delivered']} delivered, {stream['dropped']} dropped"
+    return f"{stream['name']:<16} {counts}, {stream['reconnects']} reconnections"
 
 
 def watch(options: argparse.Namespace) -> RunSummary:
-    """Run until Ctrl-C, --frames, or a stream that stays away for five minutes. Results are kept each time.
+    """Run until Ctrl-C, --frames, or until reconnecting a stream times out. Results are kept in all cases.
 
     Raises:
-        ImpTrtError: the network, a stream or an output cannot be opened, or a stream stayed away.
+        ImpTrtError: the network, a stream or an output cannot be opened, or a stream was lost.
     """
     reported = time.monotonic()
 
-    def report(state: dict[str, Any]) -> bool:
+    def report(state: Snapshot) -> bool:
         nonlocal reported
         if time.monotonic() - reported >= REPORT_S:
             reported = time.monotonic()
             print(*map(counted, state["sources"]), sep="\n", file=sys.stderr, flush=True)
-        return not ended.is_set()  # False ends the run: the files are finished
+        return not stopped.is_set()  # False ends the run; the files are completed
 
     with ExitStack() as stack:
-        ended = stack.enter_context(interrupt_ends())  # set by the first Ctrl-C
+        stopped = stack.enter_context(stop_on_interrupt())  # set by the first Ctrl-C
         segmenter = stack.enter_context(Segmenter(options.artifact))
         segmenter.warmup()
         streams = open_all(options.streams, stack)
         sinks: list[Sink] = []
         if options.output:
-            # One file of lines, each with its "source"; one overlay per stream, overlay_front.mp4 and so on.
+            # One JSON Lines file for all streams, and one overlay per stream: overlay_front.mp4, ...
             sinks.append(stack.enter_context(JsonLines(options.output / "frames.jsonl")))
             overlays = OverlayVideo(options.output / "overlay.mp4", FPS, times="capture")
             sinks.append(stack.enter_context(overlays))
         if options.serve is not None:
             view = BrowserView(options.serve, classes=segmenter.classes)
-            print(f"watch at {view.url}", file=sys.stderr, flush=True)
+            print(f"live view: {view.url}", file=sys.stderr, flush=True)
             sinks.append(stack.enter_context(view))
-        # One queue per stream, so that a fast one takes nothing from a slow one; one network for all.
+        # Each stream has its own queue, so that a fast stream does not displace a slow one.
         return run_pipeline(
             segmenter, streams, sinks, queue_size=1, max_frames=options.frames, on_progress=report
         )
@@ -95,8 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("artifact", help="an engine for this GPU, or an .onnx file")
     parser.add_argument("streams", nargs="+", help="rtsp:// addresses; cameras and files work too")
     parser.add_argument("-o", "--output", type=Path, help="folder for overlays and frames.jsonl")
-    parser.add_argument("--serve", type=int, metavar="PORT", help="show them in a browser")
-    parser.add_argument("--frames", type=int, help="stop after so many, of all streams together")
+    parser.add_argument("--serve", type=int, metavar="PORT", help="serve a live view in the browser")
+    parser.add_argument("--frames", type=int, help="stop after this number of frames, over all streams")
     options = parser.parse_args(arguments)
     try:
         summary = watch(options)
@@ -104,8 +111,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     print(*map(counted, summary.sources), sep="\n")
-    print(f"{summary.frames / summary.seconds:.1f} frames/s together")
-    if summary.age_ms and all(stream["live"] for stream in summary.sources):  # frames of files wait
+    print(f"{summary.frames / summary.seconds:.1f} frames/s in total")
+    if summary.age_ms and all(stream["live"] for stream in summary.sources):  # files have no age
         print(f"age of the results: p50 {summary.age_ms['p50']:.0f}, p99 {summary.age_ms['p99']:.0f} ms")
     return 0
 

@@ -25,7 +25,7 @@ from imp_trt.artifacts import parse_manifest
 from imp_trt.backends import decode_instances
 from imp_trt.preprocessing import LetterboxTransform
 from imp_trt.results import SegmentationResult
-from imp_trt.video import DrawOptions, Frame, Segmented, open_source, overlay_sink
+from imp_trt.video import DrawOptions, Frame, SegmentedFrame, open_source, overlay_sink
 
 TIMEOUT_S = 10.0  # of one request: a server that hangs must not hang its clients
 
@@ -76,10 +76,10 @@ class TritonSegmenter:
         self._client.close()
 
 
-def segment(segmenter: TritonSegmenter, frames: Iterable[Frame]) -> Iterator[Segmented]:
+def segment(segmenter: TritonSegmenter, frames: Iterable[Frame]) -> Iterator[SegmentedFrame]:
     """Each frame with its result."""
     for frame in frames:
-        yield Segmented(frame, segmenter.run(frame.image), DrawOptions(legend=True))
+        yield SegmentedFrame(frame, segmenter.run(frame.image), DrawOptions(legend=True))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -26,7 +26,7 @@ from imp_trt.cuda.platform import cpu_model
 from imp_trt.segmenter import Segmenter
 from imp_trt.synthetic import StreetScenes
 from imp_trt.video import open_source, run_pipeline
-from imp_trt.video.sinks import ClassMaps, JsonLines, NullSink, OverlayVideo, Segmented, Sink
+from imp_trt.video.sinks import ClassMaps, JsonLines, NullSink, OverlayVideo, SegmentedFrame, Sink
 from imp_trt.video.writer import VideoWriter
 from tests.support import tiny
 
@@ -56,7 +56,7 @@ def one_by_one(segmenter: Segmenter, clip: Path, sinks: list[Sink], frames: int)
         for frame in source:
             if frame.index == frames:
                 break
-            item = Segmented(frame, segmenter.run(frame.image))
+            item = SegmentedFrame(frame, segmenter.run(frame.image))
             _ = item.result.pixel_counts(), item.result.instances
             for sink in sinks:
                 sink.write(item)

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from imp_trt.errors import SourceError
 from imp_trt.segmenter import Segmenter
 from imp_trt.video import open_source, run_pipeline
-from imp_trt.video.sinks import Base, JsonLines, Segmented, Sink
+from imp_trt.video.sinks import BaseSink, JsonLines, SegmentedFrame, Sink
 from imp_trt.video.sources.live import LiveSource
 from tests.support import tiny
 
@@ -80,7 +80,7 @@ class LoopedCamera:
         return passed > self._every and passed % self._every < self._away
 
 
-class Encoded(Base):
+class Encoded(BaseSink):
     """Overlays as JPEG, thrown away; stalls at the given moments; optionally a planted leak."""
 
     draws = True
@@ -90,7 +90,7 @@ class Encoded(Base):
         self._leaked: list[bytes] = []
         self._stalls = [time.monotonic() + moment for moment in stalls_s]
 
-    def write(self, item: Segmented) -> bool:
+    def write(self, item: SegmentedFrame) -> bool:
         if self._stalls and time.monotonic() >= self._stalls[0]:
             self._stalls.pop(0)
             time.sleep(_STALL_S)

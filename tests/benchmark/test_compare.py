@@ -13,12 +13,12 @@ import pytest
 from imp_trt.benchmark.compare import (
     BLOCK,
     CHECKED_FRAMES,
-    LEAST_ROUNDS,
+    MIN_ROUNDS,
     Comparison,
-    PyTorchRival,
+    PyTorchBaseline,
     Round,
+    baseline_weights,
     compare,
-    weights_of,
 )
 from imp_trt.benchmark.frames import only_frames
 from imp_trt.errors import CheckpointError, UsageError, VerificationError
@@ -32,7 +32,7 @@ from tests.support.networks import detecting_network, small_config, smooth_frame
 
 
 class Scripted:
-    """A rival that takes twice as long, and writes down who was asked when."""
+    """A baseline that takes twice as long, and writes down who was asked when."""
 
     name, title, notes = "pytorch", "scripted", ("a note",)
 
@@ -47,7 +47,7 @@ class Scripted:
         return {"frames": len(images)}
 
     def run(self, image: Any) -> None:
-        self.asked.append(("rival", int(image[0, 0, 0])))
+        self.asked.append(("baseline", int(image[0, 0, 0])))
         self.clock.spend(self.milliseconds)
 
     def artifact(self, image: Any) -> None:
@@ -58,25 +58,27 @@ class Scripted:
         pass
 
 
-def side_by_side(rival: Scripted, seconds: float = 0.0) -> Comparison:
-    clock = rival.clock
+def side_by_side(baseline: Scripted, seconds: float = 0.0) -> Comparison:
+    clock = baseline.clock
     frames = only_frames(Feed(clock))
-    return compare(rival.artifact, rival, frames, clock, lambda s: clock.spend(s * 1e3), seconds=seconds)
+    return compare(
+        baseline.artifact, baseline, frames, clock, lambda s: clock.spend(s * 1e3), seconds=seconds
+    )
 
 
 def test_blocks_alternate_on_the_same_frames_after_the_check() -> None:
-    rival = Scripted(Clock(), 20.0)
-    found = side_by_side(rival)
-    checked, rest = rival.asked[:CHECKED_FRAMES], rival.asked[CHECKED_FRAMES:]
+    baseline = Scripted(Clock(), 20.0)
+    found = side_by_side(baseline)
+    checked, rest = baseline.asked[:CHECKED_FRAMES], baseline.asked[CHECKED_FRAMES:]
     assert checked == [("check", i) for i in range(CHECKED_FRAMES)]
     wanted = []
-    for round_ in range(LEAST_ROUNDS):
+    for round_ in range(MIN_ROUNDS):
         first = CHECKED_FRAMES + round_ * BLOCK
         numbers = [first, *range(first, first + BLOCK)]  # the first call of a block does not count
-        wanted += [("artifact", i) for i in numbers] + [("rival", i) for i in numbers]
+        wanted += [("artifact", i) for i in numbers] + [("baseline", i) for i in numbers]
     assert rest == wanted
-    assert len(found.rounds) == LEAST_ROUNDS
-    assert all((r.artifact_ms, r.rival_ms) == pytest.approx((10.0, 20.0)) for r in found.rounds)
+    assert len(found.rounds) == MIN_ROUNDS
+    assert all((r.artifact_ms, r.baseline_ms) == pytest.approx((10.0, 20.0)) for r in found.rounds)
     assert found.ratios == pytest.approx((2.0, 2.0, 2.0))
     assert found.agreement == {"frames": CHECKED_FRAMES}
     assert found.notes == ["a note"]
@@ -88,10 +90,10 @@ def test_it_goes_on_as_long_as_asked() -> None:
 
 
 def test_what_answers_differently_is_not_timed() -> None:
-    rival = Scripted(Clock(), 20.0, VerificationError("they differ"))
+    baseline = Scripted(Clock(), 20.0, VerificationError("they differ"))
     with pytest.raises(VerificationError):
-        side_by_side(rival)
-    assert {who for who, _ in rival.asked} == {"check"}
+        side_by_side(baseline)
+    assert {who for who, _ in baseline.asked} == {"check"}
 
 
 def test_the_ratio_has_a_spread() -> None:
@@ -104,7 +106,7 @@ def test_the_ratio_has_a_spread() -> None:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint(
-        tmp_path_factory.mktemp("rival") / "a.safetensors", detecting_network(small_config()), {}
+        tmp_path_factory.mktemp("baseline") / "a.safetensors", detecting_network(small_config()), {}
     )
 
 
@@ -119,7 +121,7 @@ IMAGES = [image.numpy() for image in smooth_frames(2)]
 
 
 def test_pytorch_is_held_to_the_gates_and_run(a: Segmenter, weights: Path) -> None:
-    made = PyTorchRival(weights, a.manifest, a.run, 1, "cpu")
+    made = PyTorchBaseline(weights, a.manifest, a.run, 1, "cpu")
     found = made.check(IMAGES)
     made.run(IMAGES[0])
     made.close()
@@ -133,8 +135,8 @@ def test_wrong_labels_are_refused(a: Segmenter, weights: Path) -> None:
         found = a.run(image)
         return replace(found, semantic=(found.semantic + 1) % len(found.classes))
 
-    with pytest.raises(VerificationError, match="no time is counted") as caught:
-        PyTorchRival(weights, a.manifest, wrong, 1, "cpu").check(IMAGES)
+    with pytest.raises(VerificationError, match="nothing is timed") as caught:
+        PyTorchBaseline(weights, a.manifest, wrong, 1, "cpu").check(IMAGES)
     assert caught.value.exit_code == 3
     assert "labels" in str(caught.value.got)
 
@@ -145,20 +147,20 @@ def test_missing_objects_are_refused(a: Segmenter, weights: Path) -> None:
         return replace(found, instances=found.instances.filter(min_score=1.0))
 
     with pytest.raises(VerificationError, match="instance F1 0"):
-        PyTorchRival(weights, a.manifest, blind, 1, "cpu").check(IMAGES)
+        PyTorchBaseline(weights, a.manifest, blind, 1, "cpu").check(IMAGES)
 
 
 def test_other_weights_are_refused_by_their_hash(a: Segmenter, tmp_path: Path) -> None:
     other = save_checkpoint(tmp_path / "b.safetensors", detecting_network(small_config(), 4), {})
     with pytest.raises(CheckpointError, match="sha256"):
-        PyTorchRival(other, a.manifest, a.run, 1, "cpu")
+        PyTorchBaseline(other, a.manifest, a.run, 1, "cpu")
 
 
 def test_which_weights() -> None:
     ours = tiny.manifest(weights_sha256=hashlib.sha256(bundled().read_bytes()).hexdigest())
-    assert weights_of(ours, None) == bundled()
-    assert weights_of(ours, Path("mine.pt")) == Path("mine.pt")
+    assert baseline_weights(ours, None) == bundled()
+    assert baseline_weights(ours, Path("mine.pt")) == Path("mine.pt")
     with pytest.raises(UsageError, match="--weights FILE"):
-        weights_of(tiny.manifest(), None)
-    with pytest.raises(UsageError, match="which PyTorch runs"):
-        weights_of(replace(tiny.manifest(), kind="checkpoint"), None)
+        baseline_weights(tiny.manifest(), None)
+    with pytest.raises(UsageError, match="run by PyTorch"):
+        baseline_weights(replace(tiny.manifest(), kind="checkpoint"), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imp_trt.benchmark.gates import enforce, frames_for, judge, parse_gate
+from imp_trt.benchmark.gates import enforce, evaluate, frames_for, parse_gate
 from imp_trt.errors import LatencyError, UsageError
 
 
@@ -61,7 +61,7 @@ def test_what_is_no_gate(text: str) -> None:
 
 
 def test_stages_and_frames_that_gates_need() -> None:
-    gates = [parse_gate(text) for text in ("infer.p90<1s", "p99.9<1s", "max<1s", "fps>1", "peer.ratio>1")]
+    gates = [parse_gate(text) for text in ("infer.p90<1s", "p99.9<1s", "max<1s", "fps>1", "maskrcnn.ratio>1")]
     assert [gate.stage for gate in gates] == ["infer", "end-to-end", "end-to-end", None, None]
     assert frames_for(gates[:1]) == 10
     assert frames_for(gates) == 1000
@@ -71,7 +71,7 @@ def test_stages_and_frames_that_gates_need() -> None:
 def test_judging() -> None:
     gates = [parse_gate(text) for text in ("p50<30ms", "fps>25", "max<=40ms", "mean<40ms")]
     values = {"end-to-end.p50": 31.0, "fps": 26.0, "end-to-end.max": 40.0, "end-to-end.mean": 40.0}
-    verdicts = judge(gates, values)
+    verdicts = evaluate(gates, values)
     assert [verdict["held"] for verdict in verdicts] == [False, True, True, False]
     with pytest.raises(LatencyError) as caught:
         enforce(verdicts)
@@ -86,4 +86,4 @@ def test_judging() -> None:
 def test_what_was_not_measured_is_not_passed() -> None:
     for values in ({}, {"upload.p50": float("nan")}):
         with pytest.raises(UsageError, match=r"upload\.p50"):
-            judge([parse_gate("upload.p50<1ms")], values)
+            evaluate([parse_gate("upload.p50<1ms")], values)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 import imp_trt
-from imp_trt.benchmark.machine import CpuWatch, busy_warning, describe, versions
+from imp_trt.benchmark.machine import CpuMonitor, busy_warning, describe, versions
 
 
-def watch(stats: list[str], own: list[float]) -> CpuWatch:
-    return CpuWatch(lambda: stats.pop(0), lambda: own.pop(0), clock_ticks=100)
+def watch(stats: list[str], own: list[float]) -> CpuMonitor:
+    return CpuMonitor(lambda: stats.pop(0), lambda: own.pop(0), clock_ticks=100)
 
 
 def test_the_share_of_others_is_what_is_busy_without_us() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from imp_trt.benchmark.frames import StreetFeed
 from imp_trt.benchmark.measure import (
-    LEAST_FRAMES,
-    LEAST_WARM_UP,
+    MIN_FRAMES,
+    MIN_WARMUP_FRAMES,
     PIPELINE_FRAMES,
     Stepper,
     Throughput,
@@ -69,21 +69,21 @@ def test_a_warm_up_by_time_ends_with_the_frame_that_reaches_it() -> None:
     stepper = Stepper(Segmenter(slow, [5000.0]), Feed(slow), slow)  # type: ignore[arg-type]
     assert (
         measure_latency(stepper.step, slow, warmup=WarmUp(seconds=0.2), frames=1).warmup_frames
-        == LEAST_WARM_UP
+        == MIN_WARMUP_FRAMES
     )
 
 
 @pytest.mark.parametrize(
-    ("infer_ms", "seconds", "least", "frames", "wanted"),
+    ("infer_ms", "seconds", "min_frames", "frames", "wanted"),
     [
-        (93.0, 3.0, LEAST_FRAMES, None, 30),  # 100 ms a frame
-        (2993.0, 3.0, LEAST_FRAMES, None, LEAST_FRAMES),  # slow: ten frames nevertheless
+        (93.0, 3.0, MIN_FRAMES, None, 30),  # 100 ms a frame
+        (2993.0, 3.0, MIN_FRAMES, None, MIN_FRAMES),  # slow: ten frames nevertheless
         (93.0, 3.0, 100, None, 100),  # a gate on p99
         (93.0, 3.0, 100, 7, 7),  # exactly
     ],
 )
 def test_how_long_is_measured(
-    infer_ms: float, seconds: float, least: int, frames: int | None, wanted: int
+    infer_ms: float, seconds: float, min_frames: int, frames: int | None, wanted: int
 ) -> None:
     clock, told = Clock(), []
     stepper = Stepper(Segmenter(clock, [infer_ms]), Feed(clock), clock)  # type: ignore[arg-type]
@@ -93,7 +93,7 @@ def test_how_long_is_measured(
         warmup=WarmUp(frames=1),
         seconds=seconds - 1e-6,
         frames=frames,
-        least=least,
+        min_frames=min_frames,
         progress=told.append,
     )
     assert len(found.samples) == wanted
@@ -117,7 +117,7 @@ def test_throughput_leaves_out_what_fills_the_pipeline() -> None:
 def test_the_real_pipeline_with_a_real_network(tmp_path: Path) -> None:
     with RealSegmenter(tiny.artifact(tmp_path), threads=1) as segmenter:
         found = measure_throughput(
-            segmenter, StreetFeed((48, 64)), time.perf_counter, frames=12, shares=(50.0,)
+            segmenter, StreetFeed((48, 64)), time.perf_counter, frames=12, percentiles=(50.0,)
         )
     assert found.frames == 12
     assert found.per_second > 0
@@ -130,7 +130,7 @@ def test_an_engine_tells_uploads_and_downloads(tmp_path: Path) -> None:
         stepper = Stepper(segmenter, StreetFeed((48, 64)), time.perf_counter)
         row = stepper.step()
         found = measure_throughput(
-            segmenter, StreetFeed((48, 64)), time.perf_counter, frames=6, shares=(50.0,)
+            segmenter, StreetFeed((48, 64)), time.perf_counter, frames=6, percentiles=(50.0,)
         )
     samples = Samples()
     samples.add(row)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imp_trt.benchmark.compare import Comparison, Round
-from imp_trt.benchmark.gates import judge, parse_gate
+from imp_trt.benchmark.gates import evaluate, parse_gate
 from imp_trt.benchmark.measure import Latency, Throughput
 from imp_trt.benchmark.report import WIDTH, Report, labeled
 from imp_trt.benchmark.samples import END_TO_END, PERCENTILES, Samples
@@ -45,7 +45,7 @@ def report(frames: int = 40, **changes: Any) -> Report:
         "load_ms": 200.0,
         "latency": Latency(300.0, 5, 800.0, samples, 2.5),
         "throughput": Throughput(frames, 25.5, {"mean": 39.2, "max": 60.0}, stages),
-        "shares": PERCENTILES,
+        "percentiles": PERCENTILES,
         "absent": {"upload": "no GPU", "download": "no GPU"},
     }
     return Report(**(values | changes))
@@ -122,14 +122,14 @@ def test_comparisons_verdicts_and_warnings_are_told() -> None:
     close = Comparison("pytorch", "PyTorch", [Round(10.0, 9.0), Round(10.0, 15.0)], agreement, ["a note"])
     found = report(comparisons=[close], warnings=["busy machine: 40%"])
     gates = [parse_gate("p50<30ms"), parse_gate("fps>25")]
-    text = replace(found, verdicts=judge(gates, found.values(gates))).text()
+    text = replace(found, verdicts=evaluate(gates, found.values(gates))).text()
     flat = " ".join(text.split())
-    assert "ratio 1.20 (0.90 to 1.50 over 2 rounds, taking turns), which shows no difference" in flat
+    assert "ratio 1.20 (0.90 to 1.50 over 2 alternating rounds), no significant difference" in flat
     assert "99.9991% of labels equal, 7 of 8 instances matched" in flat
     assert "a note" in text
     assert "busy machine: 40%" in text
     assert "p50<30ms: MISSED, end-to-end.p50 is 34.00 ms" in text
-    assert "fps>25: held, fps is 25.50" in text
+    assert "fps>25: passed, fps is 25.50" in text
     assert found.to_dict()["comparisons"][0]["agreement"]["label_agreement"] == 0.9999912
 
 
@@ -138,7 +138,7 @@ def test_batches_and_mixed_sizes_are_noted() -> None:
     model = plain.model | {"batch": 4}
     found = replace(plain, model=model, frames=plain.frames | {"sizes": 3})
     notes = " ".join(found.notes())
-    assert "4 frames a call" in notes
+    assert "batch size of the network is 4" in notes
     assert "3 different sizes" in notes
 
 

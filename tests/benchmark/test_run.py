@@ -34,7 +34,7 @@ def silent(what: str, done: int, total: int | None) -> None:
         (("p99<1s",), {}, "at least 100"),
         (("pytorch.ratio>1",), {}, "--compare pytorch"),
         (("upload.mean<1s",), {}, "upload.mean"),
-        ((), {"rivals": ("pytorch",)}, "--weights FILE"),
+        ((), {"baselines": ("pytorch",)}, "--weights FILE"),
         ((), {"source": "x.mp4"}, "--frame-size"),
     ],
 )

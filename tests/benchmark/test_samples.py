@@ -12,7 +12,7 @@ from imp_trt.benchmark.samples import (
     Samples,
     figures,
     frames_needed,
-    parse_shares,
+    parse_percentiles,
     percentile,
     percentile_name,
     rounded,
@@ -22,12 +22,12 @@ from imp_trt.errors import UsageError
 times = st.lists(st.floats(1e-3, 1e4, allow_nan=False), min_size=1, max_size=400)
 
 
-@given(values=times, share=st.sampled_from([10.0, 25.0, 50.0, 75.0, 90.0]))
-def test_percentiles_are_those_of_numpy(values: list[float], share: float) -> None:
-    found = percentile(sorted(values), share)
-    if len(values) >= frames_needed(share):
-        # The last bit of numpy's own rank can be off by one value where share * n / 100 is whole.
-        beside = [np.percentile(values, share + d, method="inverted_cdf") for d in (-1e-9, 1e-9)]
+@given(values=times, percentage=st.sampled_from([10.0, 25.0, 50.0, 75.0, 90.0]))
+def test_percentiles_are_those_of_numpy(values: list[float], percentage: float) -> None:
+    found = percentile(sorted(values), percentage)
+    if len(values) >= frames_needed(percentage):
+        # The last bit of numpy's own rank can be off by one value where percentage * n / 100 is whole.
+        beside = [np.percentile(values, percentage + d, method="inverted_cdf") for d in (-1e-9, 1e-9)]
         assert found in values
         assert min(beside) <= found <= max(beside)
     else:
@@ -35,13 +35,13 @@ def test_percentiles_are_those_of_numpy(values: list[float], share: float) -> No
 
 
 @pytest.mark.parametrize(
-    ("share", "frames"), [(50, 2), (90, 10), (95, 20), (99, 100), (99.9, 1000), (99.99, 10000)]
+    ("percentage", "frames"), [(50, 2), (90, 10), (95, 20), (99, 100), (99.9, 1000), (99.99, 10000)]
 )
-def test_a_percentile_needs_a_value_above_it(share: float, frames: int) -> None:
-    assert frames_needed(share) == frames
+def test_a_percentile_needs_a_value_above_it(percentage: float, frames: int) -> None:
+    assert frames_needed(percentage) == frames
     ordered = [float(i) for i in range(frames)]
-    assert percentile(ordered, share) == frames - 2
-    assert percentile(ordered[:-1], share) is None
+    assert percentile(ordered, percentage) == frames - 2
+    assert percentile(ordered[:-1], percentage) is None
 
 
 def test_ranks_are_exact_where_binary_numbers_are_not() -> None:
@@ -70,10 +70,10 @@ def test_samples_keep_the_order_of_stages_and_leave_out_what_was_not_measured() 
 
 def test_names_and_parsing() -> None:
     assert [percentile_name(s) for s in (50.0, 99.9)] == ["p50", "p99.9"]
-    assert parse_shares("99, 50,50,99.9") == (50.0, 99.0, 99.9)
+    assert parse_percentiles("99, 50,50,99.9") == (50.0, 99.0, 99.9)
     for wrong in ("", "100", "0", "p99", "50;90", "nan", "-5"):
         with pytest.raises(UsageError, match="--percentiles"):
-            parse_shares(wrong)
+            parse_percentiles(wrong)
 
 
 def test_rounding_reaches_inside() -> None:

@@ -69,8 +69,8 @@ def test_imports_are_tried_in_a_child(tmp_path: Path, monkeypatch: pytest.Monkey
     assert doctor._import_failure("json") is None
     assert "No module named" in str(doctor._import_failure("no_such_module_here"))
     assert "code -11" in str(doctor._import_failure("crashing_module"))
-    monkeypatch.setattr(doctor, "_IMPORT_LIMIT_S", 0.3)
-    assert "no answer" in str(doctor._import_failure("sleeping_module"))
+    monkeypatch.setattr(doctor, "_IMPORT_TIMEOUT_S", 0.3)
+    assert "did not finish" in str(doctor._import_failure("sleeping_module"))
 
 
 class FakeDriver:

@@ -15,7 +15,7 @@ from imp_trt.models.presets import system, without_imp
 from imp_trt.results.image_grid import GAP
 from imp_trt.synthetic import StreetScenes
 
-DATA = ["--data", "scenes:64x128", "--limit", "2", "--threads", "1"]
+DATA = ["--data", "scenes:64x128", "--max-images", "2", "--threads", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_pair_as_text_and_as_a_page(models, capsys, tmp_path):
         *DATA,
         "--report",
         str(page),
-        "--pictures",
+        "--num-images",
         "2",
     ]
     assert command.main(arguments) == 0
@@ -83,7 +83,16 @@ def test_a_pair_as_text_and_as_a_page(models, capsys, tmp_path):
 
 def test_pictures_alone_as_one_sheet(models, capsys, tmp_path):
     path = tmp_path / "sheet.png"
-    arguments = [models["imp"], "--baseline", models["plain"], *DATA, "--sheet", str(path), "--pictures", "2"]
+    arguments = [
+        models["imp"],
+        "--baseline",
+        models["plain"],
+        *DATA,
+        "--image-grid",
+        str(path),
+        "--num-images",
+        "2",
+    ]
     assert command.main(arguments) == 0
     assert str(path) in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
@@ -96,11 +105,11 @@ def test_chosen_measures_and_no_pictures(models, capsys, tmp_path):
     arguments = [
         models["imp"],
         *DATA,
-        "--measure",
+        "--metrics",
         "semantic",
         "--report",
         str(page),
-        "--pictures",
+        "--num-images",
         "0",
         "-q",
     ]
@@ -114,12 +123,12 @@ def test_chosen_measures_and_no_pictures(models, capsys, tmp_path):
     [
         (["none.safetensors", "--data", "scenes"], "existing file"),
         (["imp", "--data", "camvid:/nowhere"], "/nowhere"),
-        (["imp", *DATA, "--measure", "beauty"], "semantic, boundary, instances, panoptic"),
-        (["semantic", *DATA, "--measure", "semantic", "panoptic"], "some of semantic, boundary"),
+        (["imp", *DATA, "--metrics", "beauty"], "semantic, boundary, instances, panoptic"),
+        (["semantic", *DATA, "--metrics", "semantic", "panoptic"], "some of semantic, boundary"),
         (["imp", *DATA, "--baseline", "other"], "those of the data set"),
         (["imp", *DATA, "--report", "page.pdf"], "ends in .html"),
-        (["imp", *DATA, "--sheet", "sheet.jpg"], "ends in .png"),
-        (["imp", *DATA, "--sheet", "sheet.png", "--pictures", "0"], "one picture or more"),
+        (["imp", *DATA, "--image-grid", "sheet.jpg"], "ends in .png"),
+        (["imp", *DATA, "--image-grid", "sheet.png", "--num-images", "0"], "--num-images of at least 1"),
     ],
 )
 def test_mistakes_exit_2_with_one_line(models, capsys, arguments, words):

@@ -47,8 +47,8 @@ def test_an_engine_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert lines["layers"] == "41 Half, 7 Float"
     assert lines["input"] == "frame: uint8[1, 64, 96, 3], BGR, letterbox padded with 114"
     assert lines["operators"] == "InstanceMaskProjection (plugin): version 1, sampling bilinear"
-    assert lines["here"] == "linux-aarch64, TensorRT 10.3.0, TensorRT-RTX -, Orin (8.7)"
-    assert lines["loads here"] == "yes"
+    assert lines["platform"] == "linux-aarch64, TensorRT 10.3.0, TensorRT-RTX -, Orin (8.7)"
+    assert lines["loadable"] == "yes"
     assert "num_detections: int32[1]" in text
 
 
@@ -57,9 +57,9 @@ def test_an_engine_that_does_not_load(tmp_path: Path, capsys: pytest.CaptureFixt
     here(gpu=Gpu("H200", "9.0", (13, 0)), tensorrt="10.4.0")
     code, text = run(capsys, path)
     assert code == 4
-    assert "loads here  no" in text
-    assert "because   TensorRT version of the engine: expected 10.3.0.26, got 10.4.0 installed" in text
-    assert "because   compute capability of the engine: expected 8.7, got 9.0 (H200)" in text
+    assert "loadable    no" in text
+    assert "reason    TensorRT version of the engine: expected 10.3.0.26, got 10.4.0 installed" in text
+    assert "reason    compute capability of the engine: expected 8.7, got 9.0 (H200)" in text
     assert text.count("  fix") == 2
     assert "imp-export --engine fp16 --target tensorrt" in text
 

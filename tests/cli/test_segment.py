@@ -15,7 +15,7 @@ import pytest
 from imp_trt.artifacts.artifact import manifest_path
 from imp_trt.cli.segment import main
 from imp_trt.data.images import encode_image
-from imp_trt.video.sinks import NullSink, Segmented
+from imp_trt.video.sinks import NullSink, SegmentedFrame
 from imp_trt.video.sources import open_source
 from tests.support import tiny
 
@@ -113,13 +113,13 @@ def _mixed_sizes() -> None:
 MISTAKES = {
     "no such source": (["absent.mp4", "o.mp4"], None, 2, "nothing at this path"),
     "unknown suffix": (["model/tiny.fp32.onnx", "o.mp4"], None, 2, "ends with"),
-    "video cut short": (["in/clip.mp4", "o.mp4"], _break_video, 2, "cut short"),
+    "video truncated": (["in/clip.mp4", "o.mp4"], _break_video, 2, "cut short"),
     "unknown sink": (["in/clip.mp4", "o.gif"], None, 2, "sink o.gif"),
     "unwritable sink": (["in/clip.mp4", "in/f0.png/o.mp4"], None, 2, "cannot be written"),
-    "sink is the source": (["in/clip.mp4", "in/../in/clip.mp4"], None, 2, "replace the source"),
-    "sink is the source's folder": (["in/*.png", "in"], None, 2, "replace the source"),
-    "one image for many frames": (["in/clip.mp4", "o.png", "--save-json", "r"], None, 2, "one picture"),
-    "one place twice": (["in/clip.mp4", "o.mp4", "--save-overlay", "./o.mp4"], None, 2, "one place"),
+    "sink is the source": (["in/clip.mp4", "in/../in/clip.mp4"], None, 2, "overwrite the source"),
+    "sink is the source's folder": (["in/*.png", "in"], None, 2, "overwrite the source"),
+    "one image for many frames": (["in/clip.mp4", "o.png", "--save-json", "r"], None, 2, "one image"),
+    "same path twice": (["in/clip.mp4", "o.mp4", "--save-overlay", "./o.mp4"], None, 2, "one place"),
     "sizes differ in a video": (["in/*.png", "o.mp4"], _mixed_sizes, 2, "size"),
     "no such artifact": (["in/clip.mp4", "o.mp4", "-a", "absent.onnx"], None, 4, "nothing at this path"),
     "not a model": (["in/clip.mp4", "o.mp4", "-a", "in/f0.png"], None, 2, "ends with"),
@@ -191,7 +191,7 @@ def test_a_window_only_with_a_display_and_not_headless(monkeypatch: pytest.Monke
     shown: list[int] = []
 
     class Window(NullSink):
-        def write(self, item: Segmented) -> bool:
+        def write(self, item: SegmentedFrame) -> bool:
             shown.append(item.frame.index)
             return True
 

@@ -22,7 +22,7 @@ import pytest
 from imp_trt.cli.segment import main, parser, progress_note
 from imp_trt.video.sources import Frame, LiveSource
 from imp_trt.video.sources import VideoSource as open_file
-from imp_trt.video.sources.live import GIVE_UP_S
+from imp_trt.video.sources.live import RECONNECT_TIMEOUT_S
 from tests.support import clips, tiny
 from tests.support.rtsp_server import RtspServer
 from tests.support.scripted_camera import ScriptedCamera, SimulatedClock
@@ -124,7 +124,7 @@ def test_a_camera_that_stays_away_costs_no_recording(
     argv = [address, "o.mp4", "--save-json", "r.jsonl", "--save-panoptic", "p", "--policy", "wait"]
     assert main([*argv, *MODEL]) == 2
     err = capsys.readouterr().err
-    assert "no picture for 300 s" in err
+    assert "no frame for 300 s" in err
     assert "8 frames" in err
     assert "kept" in err
     assert "secret" not in err
@@ -189,8 +189,8 @@ def test_deadlines_that_are_none(text: str) -> None:
     ("text", "wanted"), [("30s", 30.0), ("45", 45.0), ("10m", 600.0), ("never", math.inf)]
 )
 def test_how_long_a_camera_may_stay_away(text: str, wanted: float) -> None:
-    assert parser().parse_args(["x", *MODEL, "--give-up", text]).give_up == wanted
-    assert parser().parse_args(["x", *MODEL]).give_up == GIVE_UP_S
+    assert parser().parse_args(["x", *MODEL, "--give-up", text]).reconnect_timeout == wanted
+    assert parser().parse_args(["x", *MODEL]).reconnect_timeout == RECONNECT_TIMEOUT_S
 
 
 def test_what_the_progress_line_says() -> None:
@@ -203,9 +203,9 @@ def test_what_the_progress_line_says() -> None:
         "deadline_misses": 0,
         "reconnects": 1,
     }
-    assert progress_note(state) == "12 ms a frame, age 31 ms, 3 dropped, 1 reconnected"
+    assert progress_note(state) == "12 ms/frame, age 31 ms, 3 dropped, 1 reconnected"
     source["live"] = False
-    assert progress_note(state | {"dropped": 0, "reconnects": 0}) == "12 ms a frame"
+    assert progress_note(state | {"dropped": 0, "reconnects": 0}) == "12 ms/frame"
     assert progress_note(state | {"timing_ms": {}, "age_ms": {}, "dropped": 0, "reconnects": 0}) == ""
 
 

@@ -37,18 +37,25 @@ def tiny(monkeypatch):
 
 @pytest.mark.slow
 def test_a_pair_is_written_and_announced(tiny, tmp_path, capsys):
-    assert command.main([*tiny, "--pair", "--half", "-o", str(tmp_path / "run")]) == 0
+    assert command.main([*tiny, "--with-baseline", "--half", "-o", str(tmp_path / "run")]) == 0
     # Kernels as float16: the results are half of the float32 file that stage two starts from.
     sizes = {p.stem: p.stat().st_size for p in (tmp_path / "run").glob("*.safetensors")}
     assert set(sizes) == {"stage_one", "imp", "plain"}
     assert sizes["imp"] < 0.6 * sizes["stage_one"]
     said = capsys.readouterr()
     assert said.out.splitlines()[1] == f"imp: {tmp_path / 'run' / 'imp.safetensors'}"
-    for words in ("5.1 M parameters", "from scratch", "stage one 2 steps, stage two twice 2", "batches of 2"):
+    for words in (
+        "5.1 M parameters",
+        "from scratch",
+        "stage one 2 iterations, stage two 2 x 2",
+        "batch size 2",
+    ):
         assert words in said.err
     assert "padding" not in said.err
     # The same command finds everything done.
-    assert command.main([*tiny, "--pair", "--half", "-q", "--json", "-o", str(tmp_path / "run")]) == 0
+    assert (
+        command.main([*tiny, "--with-baseline", "--half", "-q", "--json", "-o", str(tmp_path / "run")]) == 0
+    )
     said = capsys.readouterr()
     assert set(json.loads(said.out)) == {"stage_one", "imp", "plain"}
     assert said.err == ""
@@ -57,18 +64,16 @@ def test_a_pair_is_written_and_announced(tiny, tmp_path, capsys):
 def test_padding_is_said_before_the_training(tiny, tmp_path, capsys):
     arguments = [*tiny, "--stage", "one", "--iterations", "0", "0", "--input-size", "64", "160"]
     assert command.main([*arguments, "-o", str(tmp_path)]) == 0
-    assert "20% of the network's frame is padding, with frames of 128x64 and an input of 160x64" in (
-        capsys.readouterr().err
-    )
+    assert "20% of the network input is padding (frames 128x64, input 160x64)" in (capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
     ("more", "words"),
     [
         ([], None),
-        (["--input-size", "128", "256"], "2.00 of their size, but the recipe trains at 0.75 to 1.50"),
+        (["--input-size", "128", "256"], "scaled by 2.00, but the recipe trains with scales 0.75 to 1.50"),
         (["--input-size", "128", "256"], "--set scale=1.5,3 "),
-        (["--set", "short_sides=128,160"], "1.00 of their size, but the recipe trains at 2.00 to 2.50"),
+        (["--set", "short_sides=128,160"], "scaled by 1.00, but the recipe trains with scales 2.00 to 2.50"),
         (["--set", "short_sides=128,160"], "--set short_sides=64, or"),
         (["--set", "short_sides=128,160", "--set", "max_long=128"], None),
     ],
@@ -84,7 +89,7 @@ def test_an_input_size_that_training_never_shows_is_warned_of(tiny, tmp_path, ca
 def test_a_detector_that_nothing_has_trained_is_warned_of(tiny, tmp_path, capsys):
     arguments = [*tiny, "--stage", "one", "--iterations", "0", "1"]
     assert command.main([*arguments, "-o", str(tmp_path / "detector")]) == 0
-    assert "WARNING: stage one has no steps" in capsys.readouterr().err
+    assert "WARNING: stage one has no iterations" in capsys.readouterr().err
     assert command.main([*arguments, "--system", "semantic-p2", "-o", str(tmp_path / "none")]) == 0
     assert "WARNING" not in capsys.readouterr().err
 
@@ -149,8 +154,8 @@ def test_the_gpu_that_is_named_is_the_one_that_trains(tiny, tmp_path, monkeypatc
         ["--backbone", "nope"],
         ["--input-size", "65", "64"],
         ["--device", "abacus"],
-        ["--system", "panoptic-fpn", "--pair"],
-        ["--system", "mask-rcnn-imp", "--pair"],
+        ["--system", "panoptic-fpn", "--with-baseline"],
+        ["--system", "mask-rcnn-imp", "--with-baseline"],
         ["--set", "nothing=3"],
         ["--set", "batch=none"],
     ],

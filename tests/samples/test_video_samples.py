@@ -17,7 +17,7 @@ import pytest
 from imp_trt import Segmenter
 from imp_trt.errors import InvalidInput
 from imp_trt.video import BrowserView
-from imp_trt.video.sinks import Segmented
+from imp_trt.video.sinks import SegmentedFrame
 from imp_trt.video.sources import Frame, open_source
 from imp_trt.video.sources.reader import Reader
 from tests.samples.conftest import CLIP_FPS, CLIP_FRAMES, CLIP_SIZE
@@ -95,13 +95,13 @@ def test_the_alarm_is_raised_once_and_ends(sample, artifact, capsys):
     nothing = result.instances.above(1.0)
     empty = type(result)(result.semantic, nothing, result.classes)
     for frame, answer in zip(frames, (result, result, empty, empty), strict=True):
-        assert far.write(Segmented(frame, answer))
-        assert near.write(Segmented(frame, answer, age_s=0.0123))
+        assert far.write(SegmentedFrame(frame, answer))
+        assert near.write(SegmentedFrame(frame, answer, age_s=0.0123))
     assert capsys.readouterr().out.splitlines() == [
         "frame 0: person or car close, 12 ms after the camera saw it",
         "frame 2: person or car gone, 12 ms after the camera saw it",
     ]
-    assert program.Alarm([], tiny.CLASSES).write(Segmented(frames[3], result))
+    assert program.Alarm([], tiny.CLASSES).write(SegmentedFrame(frames[3], result))
     assert capsys.readouterr().out == "frame 3: car or person close\n"
     with pytest.raises(InvalidInput, match="dragon"):
         program.Alarm(["dragon"], tiny.CLASSES)

@@ -1,4 +1,4 @@
-"""The contact sheet shows the moments asked for, and nothing half-made."""
+"""The contact sheet shows the requested frames, and nothing half-made."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import cv2
 import pytest
 
 from imp_trt.segmenter import Segmenter
-from imp_trt.video.contact_sheet import COLUMNS, ContactSheet, canvas_picture
+from imp_trt.video.contact_sheet import COLUMNS, ContactSheet, canvas_image
 from imp_trt.video.pipeline import run_pipeline
 from imp_trt.video.sources import Frame
 from tests.support import tiny
@@ -51,7 +51,7 @@ def test_a_run_that_fails_leaves_no_sheet(segmenter, tmp_path):
 
 def test_the_canvas_shines_where_instances_are(segmenter):
     result = segmenter.run(tiny.frame(60, 100))
-    picture = canvas_picture(result)
+    picture = canvas_image(result)
     assert picture.shape == (30, 50, 3)
     lit = picture.max(axis=2) > 40
     assert lit.any()

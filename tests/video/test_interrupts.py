@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from imp_trt.video import interrupt_ends
+from imp_trt.video import stop_on_interrupt
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -18,7 +18,7 @@ def test_the_first_ends_and_the_second_interrupts(number: signal.Signals) -> Non
     seen: list[bool] = []
 
     def run() -> None:
-        with interrupt_ends() as ended:
+        with stop_on_interrupt() as ended:
             seen.append(ended.is_set())
             os.kill(os.getpid(), number)
             seen.append(ended.wait(1))
@@ -38,13 +38,13 @@ def test_the_first_ends_and_the_second_interrupts(number: signal.Signals) -> Non
 
 def test_inactive_and_in_other_threads_nothing_changes() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with interrupt_ends(False) as ended:
+    with stop_on_interrupt(False) as ended:
         assert signal.getsignal(signal.SIGINT) is before
     assert not ended.is_set()
     seen: list[object] = []
 
     def elsewhere() -> None:
-        with interrupt_ends():
+        with stop_on_interrupt():
             seen.append(signal.getsignal(signal.SIGINT))
 
     thread = Thread(target=elsewhere)
@@ -55,7 +55,7 @@ def test_inactive_and_in_other_threads_nothing_changes() -> None:
 
 def test_the_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with suppress(ValueError), interrupt_ends():
+    with suppress(ValueError), stop_on_interrupt():
         assert signal.getsignal(signal.SIGINT) is not before
         raise ValueError
     assert signal.getsignal(signal.SIGINT) is before
@@ -69,7 +69,7 @@ def test_a_signal_that_is_ignored_or_not_pythons_stays_so(
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with monkeypatch.context() as patched:
         patched.setattr(signal, "getsignal", lambda number: handler)
-        with interrupt_ends() as ended:
+        with stop_on_interrupt() as ended:
             pass
     assert not ended.is_set()
     assert {number: signal.getsignal(number) for number in before} == before

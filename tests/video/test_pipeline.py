@@ -23,9 +23,9 @@ from imp_trt.video.sinks import (
     DrawOptions,
     JsonLines,
     NullSink,
-    OverlayPictures,
+    OverlayImages,
     OverlayVideo,
-    Segmented,
+    SegmentedFrame,
 )
 from imp_trt.video.sources import Frame
 from tests.support import clips, tiny
@@ -44,11 +44,11 @@ def frames(count: int) -> Iterator[Frame]:
 
 class Recorder(NullSink):
     def __init__(self, stop_after: int = 100) -> None:
-        self.items: list[Segmented] = []
+        self.items: list[SegmentedFrame] = []
         self.ended: list[str] = []
         self._stop_after = stop_after
 
-    def write(self, item: Segmented) -> bool:
+    def write(self, item: SegmentedFrame) -> bool:
         self.items.append(item)
         return len(self.items) < self._stop_after
 
@@ -95,7 +95,7 @@ def test_a_sink_can_stop_the_run_and_the_others_are_closed(segmenter: Segmenter)
 
 def test_a_sink_that_says_nothing_does_not_stop_the_run(segmenter: Segmenter) -> None:
     class Forgetful(Recorder):
-        def write(self, item: Segmented) -> bool:
+        def write(self, item: SegmentedFrame) -> bool:
             super().write(item)
             return None  # type: ignore[return-value]
 
@@ -159,12 +159,12 @@ def test_results_do_not_depend_on_the_threads(segmenter: Segmenter, tmp_path: Pa
     clip = clips.write_clip(tmp_path / "in.mp4", frames=20)
 
     def sinks(folder: Path) -> list[Any]:
-        return [OverlayPictures(folder / "o"), ClassMaps(folder / "c"), JsonLines(folder / "r.jsonl")]
+        return [OverlayImages(folder / "o"), ClassMaps(folder / "c"), JsonLines(folder / "r.jsonl")]
 
     for sink in sinks(tmp_path / "one by one"):
         with open_source(clip) as source, sink:
             for frame in source:
-                sink.write(Segmented(frame, segmenter.run(frame.image)))
+                sink.write(SegmentedFrame(frame, segmenter.run(frame.image)))
     with open_source(clip) as source:
         run_pipeline(segmenter, source, sinks(tmp_path / "threads"), queue_size=3)
 
@@ -194,7 +194,7 @@ def test_capture_inference_drawing_and_writing_overlap(
             meet("capture", frame.index, 5)
             yield frame
 
-    class Slow(Segmented):
+    class Slow(SegmentedFrame):
         @property
         def overlay(self) -> Any:  # type: ignore[override]
             meet("drawing", self.frame.index, 3)
@@ -203,7 +203,7 @@ def test_capture_inference_drawing_and_writing_overlap(
     class Sink(NullSink):
         draws = True
 
-        def write(self, item: Segmented) -> bool:
+        def write(self, item: SegmentedFrame) -> bool:
             meet("writing", item.frame.index, 2)
             return True
 
@@ -215,7 +215,7 @@ def test_capture_inference_drawing_and_writing_overlap(
         return run(image)
 
     monkeypatch.setattr(segmenter, "run", slow_run)
-    monkeypatch.setattr("imp_trt.video.pipeline.Segmented", Slow)
+    monkeypatch.setattr("imp_trt.video.pipeline.SegmentedFrame", Slow)
     assert run_pipeline(segmenter, source(), [Sink()], queue_size=1).frames == 6
     assert sorted(met) == ["capture", "drawing", "inference", "writing"]
 
@@ -229,7 +229,7 @@ def test_the_network_runs_in_the_callers_thread_and_a_sink_in_one_other(
         threads.setdefault(where, set()).add(threading.get_ident())
 
     class Sink(Recorder):
-        def write(self, item: Segmented) -> bool:
+        def write(self, item: SegmentedFrame) -> bool:
             note("sink")
             return super().write(item)
 

@@ -16,9 +16,9 @@ from imp_trt.errors import InvalidInput, OutputError, SourceError
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from imp_trt.video import run_pipeline
-from imp_trt.video.sinks import JsonLines, NullSink, OverlayVideo, Segmented
+from imp_trt.video.sinks import JsonLines, NullSink, OverlayVideo, SegmentedFrame
 from imp_trt.video.sources import Frame
-from imp_trt.video.stages import Shared
+from imp_trt.video.stages import RunState
 from tests.support import tiny
 
 
@@ -39,7 +39,7 @@ def _no_thread_is_left_and_nothing_takes_long() -> Iterator[None]:
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that will not end are left behind sooner than after two seconds."""
-    monkeypatch.setattr("imp_trt.video.pipeline.JOIN_S", 0.6)
+    monkeypatch.setattr("imp_trt.video.pipeline.JOIN_TIMEOUT_S", 0.6)
 
 
 def frames(count: int) -> Iterator[Frame]:
@@ -59,7 +59,7 @@ class Recorder(NullSink):
         self.written: list[int] = []
         self.ended: list[str] = []
 
-    def write(self, item: Segmented) -> bool:
+    def write(self, item: SegmentedFrame) -> bool:
         self.written.append(item.frame.index)
         return True
 
@@ -85,7 +85,7 @@ class Failing(Recorder):
         self._at("enter")
         return self
 
-    def write(self, item: Segmented) -> bool:
+    def write(self, item: SegmentedFrame) -> bool:
         self._at("write" if item.frame.index == 2 else "")
         return super().write(item)
 
@@ -173,7 +173,7 @@ def test_a_generator_is_closed_in_the_thread_that_ran_it(segmenter: Segmenter) -
             seen.append(threading.current_thread().name)
 
     class Enough(Recorder):
-        def write(self, item: Segmented) -> bool:
+        def write(self, item: SegmentedFrame) -> bool:
             return item.frame.index < 1
 
     assert run_pipeline(segmenter, source(), [Enough()]).frames == 2
@@ -182,7 +182,7 @@ def test_a_generator_is_closed_in_the_thread_that_ran_it(segmenter: Segmenter) -
 
 def test_every_frame_is_accounted_for_when_a_sink_stops_an_endless_source(segmenter: Segmenter) -> None:
     class Enough(Recorder):
-        def write(self, item: Segmented) -> bool:
+        def write(self, item: SegmentedFrame) -> bool:
             super().write(item)
             return item.frame.index < 4
 
@@ -211,7 +211,7 @@ def test_a_consumer_that_stops_taking_frames_is_an_error(
             freed.wait(10)
 
     class Stuck(Recorder):
-        def write(self, item: Segmented) -> bool:
+        def write(self, item: SegmentedFrame) -> bool:
             block("write")
             return super().write(item)
 
@@ -221,7 +221,7 @@ def test_a_consumer_that_stops_taking_frames_is_an_error(
             segmenter, endless(), [sink], on_frame=lambda n, r: block("on_frame"), clock=lambda: now[0]
         )
     assert stuck.is_set()
-    assert "writing does not end" in caplog.text
+    assert "writing did not end" in caplog.text
     assert sink.ended == []  # it is still in use there
     freed.set()
     _joined("imp-trt writing")
@@ -233,7 +233,7 @@ def test_a_failure_does_not_wait_for_a_sink_that_is_stuck(segmenter: Segmenter) 
     stuck, freed = threading.Event(), threading.Event()
 
     class Stuck(Recorder):
-        def write(self, item: Segmented) -> bool:
+        def write(self, item: SegmentedFrame) -> bool:
             stuck.set()
             freed.wait(10)
             return True
@@ -259,7 +259,7 @@ def test_a_late_failure_does_not_wait_for_a_sink_that_is_stuck(
     class Stuck(Recorder):
         draws = True
 
-        def write(self, item: Segmented) -> bool:
+        def write(self, item: SegmentedFrame) -> bool:
             stuck.set()
             freed.wait(10)
             return True
@@ -287,7 +287,7 @@ def test_the_first_of_two_errors_is_the_one(segmenter: Segmenter, monkeypatch: p
     running = threading.Event()
 
     class Full(Recorder):
-        def write(self, item: Segmented) -> bool:
+        def write(self, item: SegmentedFrame) -> bool:
             assert running.wait(5)
             raise OutputError("disk full")
 
@@ -303,8 +303,8 @@ def test_the_first_of_two_errors_is_the_one(segmenter: Segmenter, monkeypatch: p
         raise RuntimeError("because of that")
 
     given: list[BaseException] = []
-    fail = Shared.fail
-    monkeypatch.setattr(Shared, "fail", lambda self, error: (fail(self, error), given.append(error))[0])
+    fail = RunState.fail
+    monkeypatch.setattr(RunState, "fail", lambda self, error: (fail(self, error), given.append(error))[0])
     monkeypatch.setattr(segmenter, "run", second)
     with pytest.raises(OutputError, match="disk full"):
         run_pipeline(segmenter, frames(9), [Full()])
@@ -319,7 +319,7 @@ def test_a_source_that_is_stuck_does_not_hold_up_the_end(segmenter: Segmenter) -
         freed.wait(10)
 
     class Full(Recorder):
-        def write(self, item: Segmented) -> bool:
+        def write(self, item: SegmentedFrame) -> bool:
             raise OutputError("disk full")
 
     begin = time.monotonic()

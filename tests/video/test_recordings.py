@@ -17,11 +17,11 @@ from imp_trt.errors import InvalidInput, OutputError, SourceError
 from imp_trt.segmenter import Segmenter
 from imp_trt.video import open_source, run_pipeline
 from imp_trt.video.serve import BrowserView
-from imp_trt.video.sinks import JsonLines, NullSink, OverlayVideo, Segmented, Sink
+from imp_trt.video.sinks import JsonLines, NullSink, OverlayVideo, SegmentedFrame, Sink
 from imp_trt.video.sources import Frame
 from tests.support import clips, tiny
 
-GONE = SourceError("source front", expected="a camera that comes back", got="no picture for 300 s")
+GONE = SourceError("source front", expected="a camera that comes back", got="no frame for 300 s")
 FRAMES = 6
 
 
@@ -71,7 +71,7 @@ class Failing(NullSink):
         if where == self._where and self._error is not None:
             raise self._error
 
-    def write(self, item: Segmented) -> bool:
+    def write(self, item: SegmentedFrame) -> bool:
         self._at("write" if item.frame.index == 2 else "")
         return True
 
@@ -146,7 +146,7 @@ def test_whatever_else_fails_a_recording_is_kept(
         if here == where:
             raise error
 
-    class Draw(Segmented):
+    class Draw(SegmentedFrame):
         @property
         def overlay(self) -> Any:  # type: ignore[override]
             at("drawing" if self.frame.index == 3 else "")
@@ -160,7 +160,7 @@ def test_whatever_else_fails_a_recording_is_kept(
         return run(image)
 
     monkeypatch.setattr(segmenter, "run", counted)
-    monkeypatch.setattr("imp_trt.video.pipeline.Segmented", Draw)
+    monkeypatch.setattr("imp_trt.video.pipeline.SegmentedFrame", Draw)
     failing = Failing(where, error)
     with pytest.raises(type(error)) as caught:
         run_pipeline(
@@ -220,10 +220,11 @@ def test_a_disk_that_fills_up_keeps_what_was_recorded(
         raise OSError(28, "No space left on device")
 
     sinks = recording(tmp_path)
-    monkeypatch.setattr("imp_trt.video.writer._ROOM_CHECK_FRAMES", 3)
+    monkeypatch.setattr("imp_trt.video.writer._DISK_CHECK_INTERVAL", 3)
     checks = iter([None, no_room])
     monkeypatch.setattr(
-        "imp_trt.video.writer.VideoWriter._check_room", lambda self: (next(checks) or (lambda s: None))(self)
+        "imp_trt.video.writer.VideoWriter._check_free_space",
+        lambda self: (next(checks) or (lambda s: None))(self),
     )
     with pytest.raises(OutputError, match="No space"):
         run_pipeline(segmenter, Camera(), sinks, policy="wait")
@@ -254,11 +255,11 @@ def test_one_video_that_fails_to_close_does_not_take_the_others_along(
 def test_a_sink_that_is_stuck_does_not_hold_up_the_end_of_a_recording(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imp_trt.video.pipeline.JOIN_S", 0.4)
+    monkeypatch.setattr("imp_trt.video.pipeline.JOIN_TIMEOUT_S", 0.4)
     stuck, freed = threading.Event(), threading.Event()
 
     class Stuck(Failing):
-        def write(self, item: Segmented) -> bool:
+        def write(self, item: SegmentedFrame) -> bool:
             stuck.set()
             freed.wait(10)
             return True
@@ -281,7 +282,7 @@ def test_a_long_close_is_waited_for(
     segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hours of video are not finished within the two seconds that a thread has to end."""
-    monkeypatch.setattr("imp_trt.video.pipeline.JOIN_S", 0.1)
+    monkeypatch.setattr("imp_trt.video.pipeline.JOIN_TIMEOUT_S", 0.1)
 
     class Long(Failing):
         def close(self) -> None:
@@ -295,7 +296,7 @@ def test_a_long_close_is_waited_for(
 
 
 def test_a_close_that_hangs_is_left_behind(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imp_trt.video.pipeline.JOIN_S", 0.1)
+    monkeypatch.setattr("imp_trt.video.pipeline.JOIN_TIMEOUT_S", 0.1)
     freed = threading.Event()
     now = [0.0]
 
@@ -329,7 +330,7 @@ def test_ctrl_c_while_a_failed_recording_is_finished_ends_it(
             super().close()
 
     first, last = Failing(), Hanging()  # closed from the last to the first
-    wait = "imp_trt.video.pipeline._wait_for"
+    wait = "imp_trt.video.pipeline._join_until"
 
     def interrupted(thread: threading.Thread, until: float) -> None:
         thread.join(0.2)

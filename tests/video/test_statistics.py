@@ -65,7 +65,7 @@ def test_percentiles_are_within_a_quarter_of_a_percent(shape: str) -> None:
     exact = np.sort(values)[[199, 9999, 17_999, 19_799, 19_979, 19_999]]
     assert durations.percentiles(shares) == pytest.approx(exact, rel=0.0026)
     assert durations.mean == pytest.approx(values.mean())
-    assert (durations.greatest, durations.last) == (values.max(), values[-1])
+    assert (durations.maximum, durations.last) == (values.max(), values[-1])
 
 
 def test_odd_durations() -> None:

@@ -259,7 +259,7 @@ def test_without_pyav_opencv_writes(
         for i, time_s in enumerate([0.0, 0.04, 2.0]):
             writer.write(clips.picture(i), time_s)
         writer.close()
-    assert "1.92 s from their times" in caplog.text
+    assert "1.92 s off their times" in caplog.text
     capture = cv2.VideoCapture(str(tmp_path / "x.mp4"))
     assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == 3
     with pytest.raises(DependencyMissing, match=r"imp-trt\[video\]"):

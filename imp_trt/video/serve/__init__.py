@@ -1,13 +1,13 @@
-"""The browser view: a page with the live overlay, its classes and its timing.
+"""Browser view: a web page with the live overlay, the classes and the timing of a run.
 
-What the page asks for is there for other programs too, all of it GET and read only:
+The page uses this HTTP interface, which is open to other programs. All requests are GET and read-only:
 
-- ``/frame?after=N&layers=classes,instances&alpha=50&source=NAME``: a JPEG as soon as there is one with a
-  higher number than N (204 if none comes within 5 s), with Frame-Sequence, -Index, -Name and -Age (ms) as
-  headers. The layers are classes, instances, canvas and disagreement; none is the camera's picture.
-  ``hold=1`` keeps the picture for ``/frame?held=N``.
-- ``/stream?layers=...``: the same as motion JPEG, for VLC, OpenCV and the like.
-- ``/state?after=N``: counters, share of each class, and the times of the pictures after number N, as JSON.
+- ``/frame?after=N&layers=classes,instances&alpha=50&source=NAME``: the next frame with a sequence number
+  above N as JPEG (204 if there is none within 5 s), with the headers Frame-Sequence, -Index, -Name and -Age
+  (ms). Layers are classes, instances, canvas and disagreement; without layers, the plain frame.
+  ``hold=1`` keeps the frame for ``/frame?held=N``.
+- ``/stream?layers=...``: the same as Motion JPEG, for VLC, OpenCV and other programs.
+- ``/state?after=N``: statistics, fraction of each class, and timing of the frames after number N, as JSON.
 - ``/about``: title and classes, as JSON.
 """
 

@@ -1,8 +1,9 @@
-"""Whom the browser view answers: its own page, under a name that cannot be turned against it.
+"""Access control of the browser view: only its own page gets responses.
 
-A browser lets any page on the web send requests to this machine. Three things keep those from the video:
-the Host header (a name that an attacker points at 127.0.0.1 is not one of ours: DNS rebinding), the
-Sec-Fetch-Site and Origin headers (another page asks), and response headers that forbid framing and embedding.
+Any web page can send requests to this machine through the user's browser. Three checks protect the video:
+the Host header (against DNS rebinding, where an attacker's host name resolves to 127.0.0.1), the
+Sec-Fetch-Site and Origin headers (against requests from other sites), and response headers that forbid
+framing and embedding.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ _HOST = re.compile(r"(?:\[(?P<ip6>[0-9A-Fa-f:.]+)\]|(?P<name>[\w.-]+))(?::\d*)?"
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """Why a request is not answered: the status, and a text for whoever sent it."""
+class Rejection:
+    """Reason for rejecting a request: status and message of the response."""
 
     status: HTTPStatus
     text: str
 
 
-def known_names(host: str, address: str) -> frozenset[str]:
-    """Lower-case names, beside IP addresses, under which a server may be asked for.
+def allowed_hosts(host: str, address: str) -> frozenset[str]:
+    """Return the accepted host names in lower case. IP addresses are accepted in addition.
 
     Args:
-        host: what it was told to listen on.
-        address: the IP address that this became.
+        host: host that the server was configured to listen on.
+        address: the IP address that it resolved to.
     """
     names = {"localhost", host}
     if not ip_address(address).is_loopback:
@@ -50,30 +51,30 @@ def known_names(host: str, address: str) -> frozenset[str]:
     return frozenset(name.lower() for name in names if name)
 
 
-def refusal(headers: Message, names: Iterable[str], loopback: bool, page: bool) -> Refusal | None:
-    """Why a request with these headers is refused; None if it is not.
+def rejection(headers: Message, names: Iterable[str], loopback: bool, page: bool) -> Rejection | None:
+    """Check the headers of a request; None if it is allowed.
 
     Args:
-        names: see :func:`known_names`.
-        loopback: the server listens on this machine alone.
-        page: the request is for the page itself, which a link elsewhere may open.
+        names: see :func:`allowed_hosts`.
+        loopback: the server listens on the loopback interface only.
+        page: the request is for the page itself, which links on other sites may open.
     """
     hosts = headers.get_all("Host") or []
     if len(hosts) != 1:
-        return Refusal(HTTPStatus.BAD_REQUEST, "one Host header is needed")
-    if not _answers_to(hosts[0], names, loopback):
-        return Refusal(
+        return Rejection(HTTPStatus.BAD_REQUEST, "exactly one Host header is required")
+    if not _is_allowed_host(hosts[0], names, loopback):
+        return Rejection(
             HTTPStatus.MISDIRECTED_REQUEST,
-            "This view does not answer to that name: open it by IP address or as localhost, or name it with "
+            "This host name is not allowed. Use the IP address or localhost, or set the name with "
             "--serve-host.",
         )
-    if _from_another_site(headers, hosts[0], page):
-        return Refusal(HTTPStatus.FORBIDDEN, "Another site asks for this view.")
+    if _is_cross_site(headers, hosts[0], page):
+        return Rejection(HTTPStatus.FORBIDDEN, "Cross-site requests are not allowed.")
     return None
 
 
-def _answers_to(host: str, names: Iterable[str], loopback: bool) -> bool:
-    # Ports differ behind a tunnel (ssh -L 9000:localhost:8080), so the name alone decides.
+def _is_allowed_host(host: str, names: Iterable[str], loopback: bool) -> bool:
+    # The port is not checked, because it differs behind a tunnel (ssh -L 9000:localhost:8080).
     match = _HOST.fullmatch(host)
     if match is None:
         return False
@@ -85,8 +86,8 @@ def _answers_to(host: str, names: Iterable[str], loopback: bool) -> bool:
     return address.is_loopback or not loopback
 
 
-def _from_another_site(headers: Message, host: str, page: bool) -> bool:
-    # same-site is refused too: another port of localhost is another program.
+def _is_cross_site(headers: Message, host: str, page: bool) -> bool:
+    # same-site is rejected too: another port of localhost is another program.
     if headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         opened = (headers.get("Sec-Fetch-Mode"), headers.get("Sec-Fetch-Dest")) == ("navigate", "document")
         return not (page and opened)

@@ -1,17 +1,17 @@
-// The legend, the figures and the graphs: from what the server tells to what the page shows.
+// The legend, the statistics and the graphs: displays the responses of the server.
 
 import { Graph, percentile } from "./graph.js";
 
-// Tables with more classes than this list only those that have been seen.
-const LONG = 30;
+// With more classes than this, only those that have occurred are listed.
+const MAX_LISTED = 30;
 
-export const at = (id) => document.getElementById(id);
+export const byId = (id) => document.getElementById(id);
 
-const latency = new Graph(at("latency"), [
+const latency = new Graph(byId("latency"), [
   ["total", "total", "--total"],
   ["infer", "network", "--network"],
 ]);
-const age = new Graph(at("age"), [["age", "age", "--age"]]);
+const age = new Graph(byId("age"), [["age", "age", "--age"]]);
 
 export function redraw() {
   latency.draw();
@@ -19,7 +19,7 @@ export function redraw() {
 }
 
 export function legend(classes) {
-  at("classes").replaceChildren(
+  byId("classes").replaceChildren(
     ...classes.map((row) => {
       const item = document.createElement("li"),
         chip = document.createElement("i");
@@ -38,14 +38,14 @@ export function legend(classes) {
 
 export function content(frame) {
   if (!frame) return;
-  [...at("classes").children].forEach((item, i) => {
+  [...byId("classes").children].forEach((item, i) => {
     const share = frame.shares?.[i] ?? 0,
       count = frame.counts?.[i] ?? 0;
     item.style.setProperty("--share", share);
     item.classList.toggle("absent", share === 0 && !count);
-    // Of a long table only what has been seen is listed.
+    // Long tables list only the classes that have occurred.
     item.classList.toggle("known", item.classList.contains("known") || share > 0 || count > 0);
-    item.hidden = frame.shares?.length > LONG && !item.classList.contains("known");
+    item.hidden = frame.shares?.length > MAX_LISTED && !item.classList.contains("known");
     item.children[2].textContent = count ? `\u00d7${count}` : "";
     item.children[3].textContent = share ? percent(share) : "";
   });
@@ -60,11 +60,11 @@ const short = (ms) =>
 function figure(id, value, unit) {
   const small = document.createElement("small");
   small.textContent = value === "\u2013" ? "" : unit;
-  at(id).replaceChildren(value, small);
+  byId(id).replaceChildren(value, small);
 }
 
 function keys(id, entries) {
-  at(id).replaceChildren(
+  byId(id).replaceChildren(
     ...entries.map(([text, color]) => {
       const span = document.createElement("span");
       span.textContent = text;
@@ -78,48 +78,48 @@ function keys(id, entries) {
 }
 
 export function timing(state, samples) {
-  const { statistics: told } = state,
+  const { statistics } = state,
     now = state.now,
-    deadline = told.deadline_ms ?? null;
+    deadline = statistics.deadline_ms ?? null;
   latency.show(samples, now, null);
   age.show(samples, now, deadline);
   const total = latency.values("total"),
     network = latency.values("infer"),
-    old = age.values("age");
+    ages = age.values("age");
   const recent = samples.filter((sample) => now - sample.seconds <= 5);
-  // The run's figures are those of all sources together, the others those of the one that is shown.
-  const run = state.sources.length > 1 ? {} : told;
+  // The statistics of the run cover all sources; with several, the samples of the selected one are used.
+  const run = state.sources.length > 1 ? {} : statistics;
   const rate =
     run.frames_per_second ??
     (recent.length > 1 ? recent.length / Math.min(5, now - recent[0].seconds) : null);
   figure("rate", rate === null ? "\u2013" : rate.toFixed(1), "/s");
   figure("latency50", short(percentile(total, 50)), "ms");
-  figure("age99", short(run.age_ms?.p99 ?? percentile(old, 99)), "ms");
+  figure("age99", short(run.age_ms?.p99 ?? percentile(ages, 99)), "ms");
   keys("latency-now", [
     [`total ${short(percentile(total, 50))}, p99 ${short(percentile(total, 99))}`, "--total"],
     [`network ${short(percentile(network, 50))}`, "--network"],
   ]);
-  const tail = told.age_ms?.["p99.9"];
+  const tail = statistics.age_ms?.["p99.9"];
   keys("age-now", [
-    [`p50 ${short(percentile(old, 50))}`],
-    [`p99 ${short(percentile(old, 99))}`],
+    [`p50 ${short(percentile(ages, 50))}`],
+    [`p99 ${short(percentile(ages, 99))}`],
     ...(tail === undefined ? [] : [[`run p99.9 ${short(tail)}`]]),
   ]);
-  at("missed").hidden = deadline === null;
+  byId("missed").hidden = deadline === null;
   if (deadline !== null) {
-    const dd = at("missed").lastElementChild;
-    dd.textContent = String(told.deadline_misses ?? 0);
-    dd.classList.toggle("bad", Boolean(told.deadline_misses));
-    at("missed").firstElementChild.textContent = `Over ${deadline} ms`;
+    const dd = byId("missed").lastElementChild;
+    dd.textContent = String(statistics.deadline_misses ?? 0);
+    dd.classList.toggle("bad", Boolean(statistics.deadline_misses));
+    byId("missed").firstElementChild.textContent = `Over ${deadline} ms`;
   }
-  counted(told);
+  showCounters(statistics);
 }
 
-function counted(told) {
-  at("counters").hidden = told.captured === undefined;
-  if (told.captured === undefined) return;
-  const parts = [told.delivered, told.dropped, told.in_flight];
-  [...at("flow").children].forEach((bar, i) => bar.style.setProperty("--part", parts[i]));
+function showCounters(statistics) {
+  byId("counters").hidden = statistics.captured === undefined;
+  if (statistics.captured === undefined) return;
+  const parts = [statistics.delivered, statistics.dropped, statistics.in_flight];
+  [...byId("flow").children].forEach((bar, i) => bar.style.setProperty("--part", parts[i]));
   const bold = (value) => {
     const b = document.createElement("b");
     b.textContent = value;
@@ -127,7 +127,7 @@ function counted(told) {
   };
   const text = [
     "captured ",
-    bold(told.captured),
+    bold(statistics.captured),
     " = delivered ",
     bold(parts[0]),
     " + dropped ",
@@ -135,12 +135,12 @@ function counted(told) {
     " + in flight ",
     bold(parts[2]),
   ];
-  if (told.reconnects)
+  if (statistics.reconnects)
     text.push(
       document.createElement("br"),
       "reconnected ",
-      bold(told.reconnects),
-      told.reconnects === 1 ? " time" : " times",
+      bold(statistics.reconnects),
+      statistics.reconnects === 1 ? " time" : " times",
     );
-  at("counted").replaceChildren(...text);
+  byId("counted").replaceChildren(...text);
 }

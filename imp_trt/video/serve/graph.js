@@ -1,4 +1,4 @@
-// A graph of milliseconds over the last seconds: lines, a deadline, and the value under the pointer.
+// A graph of milliseconds over the last 30 seconds, with a deadline and the values under the pointer.
 
 const WINDOW_S = 30;
 const LEFT = 34,
@@ -23,7 +23,7 @@ export function percentile(values, percent) {
 }
 
 export class Graph {
-  // series: [[name of the sample's value, what it is called, name of the CSS color], ...]
+  // series: [[key of the sample's value, label, name of the CSS color], ...]
   constructor(canvas, series) {
     this.canvas = canvas;
     this.series = series;
@@ -65,7 +65,7 @@ export class Graph {
     this.color = (name) => style.getPropertyValue(name);
     pen.font = `11px ${style.fontFamily}`;
     const all = this.series.flatMap(([name]) => this.values(name));
-    // One outlier in a hundred may leave the top: the rest would be a flat line.
+    // Scaled to the 99th percentile, because outliers would flatten the rest.
     const highest =
       Math.max(percentile(all, 99) ?? 0, this.deadline && all.length ? this.deadline : 0, 1) * 1.08;
     const tick = step(highest),
@@ -74,7 +74,7 @@ export class Graph {
     const y = (value) => height - BOTTOM - Math.min(value / top, 1.03) * (height - TOP - BOTTOM);
     if (!all.length) return this.empty(pen, width, height);
     this.grid(pen, width, height, tick, top, y);
-    // The first one is broad and filled, so that it shows beneath another that is as high.
+    // The first series is wide and filled, so that it stays visible below an equal one.
     this.series.forEach(([name, , color], i) => {
       this.line(pen, name, this.color(color), x, y, i ? null : height - BOTTOM);
     });
@@ -146,7 +146,7 @@ export class Graph {
     pen.restore();
   }
 
-  // The sample nearest to the pointer, with its values.
+  // Labels of the sample nearest to the pointer.
   read(pen, width, height, x, y) {
     const near = (a, b) =>
       Math.abs(x(a.seconds) - this.pointer) < Math.abs(x(b.seconds) - this.pointer) ? a : b;
@@ -154,7 +154,7 @@ export class Graph {
       at = x(sample.seconds);
     const texts = this.series
       .filter(([name]) => sample[name] !== null)
-      .map(([name, called, color]) => [`${called} ${sample[name].toFixed(1)} ms`, color, y(sample[name])]);
+      .map(([name, label, color]) => [`${label} ${sample[name].toFixed(1)} ms`, color, y(sample[name])]);
     if (!texts.length) return;
     pen.strokeStyle = this.color("--dim");
     pen.beginPath();

@@ -1,15 +1,15 @@
-// The browser view: pictures as fast as this page can take them, and the run's figures beside them.
+// The browser view: displays frames as fast as the page can, and the statistics of the run.
 
-import { at, content, legend, redraw, timing } from "./figures.js";
+import { byId, content, legend, redraw, timing } from "./figures.js";
 
-const STATE_EVERY_MS = 250;
+const STATE_INTERVAL_MS = 250;
 const RETRY_MS = 1000;
 const STALE_MS = 3000;
 const SAMPLE = ["sequence", "seconds", "source", "infer", "total", "age"];
 const RUNS = {
   connecting: "Connecting",
   live: "Live",
-  waiting: "No new pictures",
+  waiting: "No new frames",
   paused: "Paused",
   ended: "Ended",
   failed: "Stopped",
@@ -18,19 +18,19 @@ const RUNS = {
 
 const PAGE = Math.random().toString(36).slice(2);
 
-const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-const remembered = (name) => {
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const loadSetting = (name) => {
   try {
     return localStorage.getItem(name);
   } catch {
     return null;
   }
 };
-const remember = (name, value) => {
+const saveSetting = (name, value) => {
   try {
     localStorage.setItem(name, value);
   } catch {
-    /* private window */
+    /* not available in private windows */
   }
 };
 
@@ -47,29 +47,29 @@ const seen = {
   alpha: null,
 };
 const layers = { overlay: true, classes: true, instances: true, canvas: false, disagreement: false };
-let asking = new AbortController();
+let abortController = new AbortController();
 let wake = () => {};
 
-// ---- pictures
+// ---- frames
 
 function query() {
   const { overlay, ...others } = layers;
   const shown = overlay ? Object.keys(others).filter((name) => others[name]) : [];
-  const asked = { layers: shown.join(","), source: at("source").value };
-  if (seen.alpha !== null) asked.alpha = seen.alpha;
-  if (seen.held) asked.held = seen.held;
-  else asked.after = seen.sequence;
-  if (paused() && !seen.held) Object.assign(asked, { after: 0, hold: 1 });
-  return new URLSearchParams(asked);
+  const request = { layers: shown.join(","), source: byId("source").value };
+  if (seen.alpha !== null) request.alpha = seen.alpha;
+  if (seen.held) request.held = seen.held;
+  else request.after = seen.sequence;
+  if (paused() && !seen.held) Object.assign(request, { after: 0, hold: 1 });
+  return new URLSearchParams(request);
 }
 
-const paused = () => at("pause").getAttribute("aria-pressed") === "true";
+const paused = () => byId("pause").getAttribute("aria-pressed") === "true";
 
-// Something else is to be seen: whatever is on its way is given up, and the newest picture asked for again.
-function again() {
+// The display settings have changed: cancel the pending request and fetch the newest frame again.
+function refresh() {
   seen.sequence = 0;
-  asking.abort();
-  asking = new AbortController();
+  abortController.abort();
+  abortController = new AbortController();
   wake();
 }
 
@@ -78,30 +78,30 @@ const sleepUntilWoken = () =>
     wake = resolve;
   });
 
-async function pictures() {
+async function frameLoop() {
   for (;;) {
     if (document.hidden || !seen.about || ["ended", "failed"].includes(seen.run)) {
       await sleepUntilWoken();
       continue;
     }
-    const { signal } = asking;
+    const { signal } = abortController;
     try {
-      const asked = query();
-      const response = await fetch(`frame?${asked}`, { signal });
+      const request = query();
+      const response = await fetch(`frame?${request}`, { signal });
       if (response.status === 200) {
         await show(response, signal);
         if (signal.aborted) continue;
-        at("picture").dataset.layers = asked.get("layers");
-        // A picture that is held does not change: nothing to do until a switch is thrown.
+        byId("picture").dataset.layers = request.get("layers");
+        // A held frame does not change; wait until a setting changes.
         if (paused()) await sleepUntilWoken();
       } else if (response.status === 410) {
         seen.held = null;
       } else if (response.status !== 204) {
-        say(await response.text());
-        await pause(RETRY_MS);
+        showMessage(await response.text());
+        await sleep(RETRY_MS);
       }
     } catch (error) {
-      if (error.name !== "AbortError") await pause(RETRY_MS);
+      if (error.name !== "AbortError") await sleep(RETRY_MS);
     }
   }
 }
@@ -110,7 +110,7 @@ async function show(response, signal) {
   const jpeg = await response.blob();
   const bitmap = await createImageBitmap(jpeg);
   if (signal.aborted) return bitmap.close();
-  const canvas = at("picture"),
+  const canvas = byId("picture"),
     head = response.headers;
   if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) {
     canvas.width = bitmap.width;
@@ -126,32 +126,32 @@ async function show(response, signal) {
   seen.index = head.get("Frame-Index");
   caption(paused() ? "" : head.get("Frame-Age"));
   canvas.dataset.sequence = seen.sequence;
-  at("figure").classList.add("shown");
-  say("");
+  byId("figure").classList.add("shown");
+  showMessage("");
 }
 
-// age: milliseconds, "" where it says nothing: of a picture that stays.
+// age: milliseconds, "" for a paused frame, whose age is not displayed.
 function caption(age) {
-  const old = Number(age);
+  const ms = Number(age);
   const parts = [`frame ${seen.index}`];
-  if (age) parts.push(`${old < 10000 ? `${Math.round(old)} ms` : `${Math.round(old / 1000)} s`} old`);
-  at("caption").textContent = parts.join("  \u00b7  ");
+  if (age) parts.push(`${ms < 10000 ? `${Math.round(ms)} ms` : `${Math.round(ms / 1000)} s`} old`);
+  byId("caption").textContent = parts.join("  \u00b7  ");
 }
 
-const say = (text) => {
-  at("message").textContent = text.trim();
+const showMessage = (text) => {
+  byId("message").textContent = text.trim();
 };
 
-// ---- figures
+// ---- statistics
 
-async function figures() {
+async function stateLoop() {
   for (;;) {
     if (!document.hidden) {
       try {
-        if (!seen.about) await learn();
+        if (!seen.about) await fetchAbout();
         const after = seen.samples.length ? seen.samples[seen.samples.length - 1].sequence : 0;
         const response = await fetch(
-          `state?${new URLSearchParams({ after, source: at("source").value, page: PAGE })}`,
+          `state?${new URLSearchParams({ after, source: byId("source").value, page: PAGE })}`,
         );
         if (!response.ok) throw new Error(await response.text());
         const state = await response.json();
@@ -159,100 +159,100 @@ async function figures() {
           seen.about = null;
           continue;
         }
-        tell(state);
+        update(state);
       } catch {
-        if (!["ended", "failed"].includes(seen.run)) mark("lost");
+        if (!["ended", "failed"].includes(seen.run)) setRun("lost");
         seen.about = null;
-        await pause(RETRY_MS);
+        await sleep(RETRY_MS);
       }
     }
-    await pause(STATE_EVERY_MS);
+    await sleep(STATE_INTERVAL_MS);
   }
 }
 
-async function learn() {
+async function fetchAbout() {
   const about = await (await fetch("about")).json();
   if (about.run_id !== seen.id)
     Object.assign(seen, { id: about.run_id, held: null, samples: [], run: "connecting" });
   seen.about = about;
-  at("title").textContent = at("title").title = about.title;
+  byId("title").textContent = byId("title").title = about.title;
   document.title = about.title ? `${about.title} \u2013 imp-trt` : "imp-trt";
   legend(about.classes);
-  // A network without things has no instances.
+  // A network without thing classes has no instances.
   for (const name of ["instances", "canvas", "disagreement"])
     document.querySelector(`[data-layer=${name}]`).hidden = !about.classes.some((row) => row.thing);
-  again();
+  refresh();
 }
 
-function tell(state) {
+function update(state) {
   const fresh = state.samples.map((values) => Object.fromEntries(SAMPLE.map((name, i) => [name, values[i]])));
   seen.samples = [...seen.samples, ...fresh].filter((sample) => state.now - sample.seconds < 60);
   const newest = seen.samples.length ? seen.samples[seen.samples.length - 1].seconds : -Infinity;
   const stale = (state.now - newest) * 1000 > STALE_MS;
-  mark(state.run !== "live" ? state.run : paused() ? "paused" : stale ? "waiting" : "live");
-  choices(state.sources);
+  setRun(state.run !== "live" ? state.run : paused() ? "paused" : stale ? "waiting" : "live");
+  updateSources(state.sources);
   content(state.frame);
-  if (state.frame && seen.alpha === null) at("alpha").value = Math.round(state.frame.alpha * 100);
+  if (state.frame && seen.alpha === null) byId("alpha").value = Math.round(state.frame.alpha * 100);
   timing(
     state,
-    seen.samples.filter((sample) => sample.source === (at("source").value || state.sources[0])),
+    seen.samples.filter((sample) => sample.source === (byId("source").value || state.sources[0])),
   );
 }
 
-function mark(run) {
+function setRun(run) {
   if (["ended", "failed"].includes(run))
-    say(run === "ended" ? "The run has ended." : "The run was stopped before its end: its terminal says why.");
-  if (seen.run === "lost" && run !== "lost" && seen.jpeg) say("");
-  if (run === "lost" && seen.run !== "lost") say("No answer from imp-segment. Trying again.");
+    showMessage(run === "ended" ? "The run has ended." : "The run has failed. See the output of imp-segment.");
+  if (seen.run === "lost" && run !== "lost" && seen.jpeg) showMessage("");
+  if (run === "lost" && seen.run !== "lost") showMessage("No response from imp-segment. Retrying.");
   if (["ended", "failed", "lost"].includes(run) && seen.jpeg) caption("");
   seen.run = run;
-  at("run").dataset.run = run;
-  at("run").textContent = RUNS[run];
+  byId("run").dataset.run = run;
+  byId("run").textContent = RUNS[run];
 }
 
-function choices(sources) {
-  const select = at("source"),
+function updateSources(sources) {
+  const select = byId("source"),
     known = [...select.options].map((option) => option.value);
-  at("sources").hidden = sources.length < 2;
+  byId("sources").hidden = sources.length < 2;
   for (const name of sources) if (!known.includes(name)) select.add(new Option(name || "source", name));
   for (const option of [...select.options]) if (!sources.includes(option.value)) option.remove();
 }
 
-// ---- switches
+// ---- controls
 
-function flip(name) {
+function toggleLayer(name) {
   layers[name] = !layers[name];
   if (name !== "overlay") layers.overlay = true;
   for (const button of document.querySelectorAll(".switch")) {
     button.setAttribute("aria-pressed", layers[button.dataset.layer]);
   }
-  at("tools").classList.toggle("idle", !layers.overlay);
-  at("opacity").toggleAttribute("data-idle", !layers.classes);
-  at("scale").hidden = !(layers.overlay && layers.disagreement);
-  again();
+  byId("tools").classList.toggle("idle", !layers.overlay);
+  byId("opacity").toggleAttribute("data-idle", !layers.classes);
+  byId("scale").hidden = !(layers.overlay && layers.disagreement);
+  refresh();
 }
 
-function hold() {
-  at("pause").setAttribute("aria-pressed", !paused());
-  at("pause").lastElementChild.textContent = paused() ? "Resume" : "Pause";
-  at("pause").setAttribute("aria-label", paused() ? "Resume" : "Pause");
+function togglePause() {
+  byId("pause").setAttribute("aria-pressed", !paused());
+  byId("pause").lastElementChild.textContent = paused() ? "Resume" : "Pause";
+  byId("pause").setAttribute("aria-label", paused() ? "Resume" : "Pause");
   seen.held = null;
-  if (seen.run === "live" || seen.run === "paused") mark(paused() ? "paused" : "live");
-  again();
+  if (seen.run === "live" || seen.run === "paused") setRun(paused() ? "paused" : "live");
+  refresh();
 }
 
 function save() {
   if (!seen.jpeg) return;
   const link = document.createElement("a");
   link.href = URL.createObjectURL(seen.jpeg);
-  link.download = `${at("source").value || "frame"}_${seen.name}.jpg`.replace(/[^\w.-]+/g, "_");
+  link.download = `${byId("source").value || "frame"}_${seen.name}.jpg`.replace(/[^\w.-]+/g, "_");
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-function full() {
+function toggleFullscreen() {
   if (document.fullscreenElement) document.exitFullscreen();
-  else at("figure").requestFullscreen?.();
+  else byId("figure").requestFullscreen?.();
 }
 
 function theme(name) {
@@ -261,43 +261,43 @@ function theme(name) {
 }
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const flipTheme = () => {
+const toggleTheme = () => {
   const name = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-  remember("imp-trt theme", name);
+  saveSetting("imp-trt theme", name);
   theme(name);
 };
-theme(remembered("imp-trt theme") ?? (dark.matches ? "dark" : "light"));
+theme(loadSetting("imp-trt theme") ?? (dark.matches ? "dark" : "light"));
 dark.addEventListener("change", () =>
-  theme(remembered("imp-trt theme") ?? (dark.matches ? "dark" : "light")),
+  theme(loadSetting("imp-trt theme") ?? (dark.matches ? "dark" : "light")),
 );
 
 for (const button of document.querySelectorAll(".switch"))
-  button.addEventListener("click", () => flip(button.dataset.layer));
-at("pause").addEventListener("click", hold);
-at("save").addEventListener("click", save);
-at("full").addEventListener("click", full);
-at("theme").addEventListener("click", flipTheme);
-at("alpha").addEventListener("input", () => {
-  seen.alpha = at("alpha").value;
-  again();
+  button.addEventListener("click", () => toggleLayer(button.dataset.layer));
+byId("pause").addEventListener("click", togglePause);
+byId("save").addEventListener("click", save);
+byId("full").addEventListener("click", toggleFullscreen);
+byId("theme").addEventListener("click", toggleTheme);
+byId("alpha").addEventListener("input", () => {
+  seen.alpha = byId("alpha").value;
+  refresh();
 });
-at("source").addEventListener("change", () => {
+byId("source").addEventListener("change", () => {
   seen.held = null;
-  again();
+  refresh();
 });
 document.addEventListener("visibilitychange", () => wake());
 const shortcuts = {
-  o: () => flip("overlay"),
-  c: () => flip("classes"),
-  i: () => flip("instances"),
-  v: () => flip("canvas"),
-  d: () => flip("disagreement"),
-  " ": hold,
+  o: () => toggleLayer("overlay"),
+  c: () => toggleLayer("classes"),
+  i: () => toggleLayer("instances"),
+  v: () => toggleLayer("canvas"),
+  d: () => toggleLayer("disagreement"),
+  " ": togglePause,
   s: save,
-  f: full,
-  t: flipTheme,
+  f: toggleFullscreen,
+  t: toggleTheme,
 };
-// After a click the keys mean the page again; who came to a button by keyboard keeps it.
+// Remove the focus after a mouse click, so that keys act as shortcuts again; keyboard users keep it.
 document.addEventListener("click", (event) => {
   if (event.detail) event.target.closest("button")?.blur();
 });
@@ -310,5 +310,5 @@ document.addEventListener("keydown", (event) => {
   shortcuts[key]();
 });
 
-pictures();
-figures();
+frameLoop();
+stateLoop();

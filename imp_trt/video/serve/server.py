@@ -1,4 +1,4 @@
-"""The HTTP server of the browser view: a thread for each viewer, none of which can hold up the run."""
+"""HTTP server of the browser view: one thread per connection, none of which can block the run."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from threading import Lock, Thread
-from typing import Any
+from typing import TypeAlias, cast
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from imp_trt.errors import OutputError
-from imp_trt.video.serve.access import RESPONSE_HEADERS, refusal
-from imp_trt.video.serve.painting import View
-from imp_trt.video.serve.site import Site
+from imp_trt.video.serve.access import RESPONSE_HEADERS, rejection
+from imp_trt.video.serve.render import View
+from imp_trt.video.serve.state import ViewState
 
 MAX_CONNECTIONS = 64
-"""Connections at a time; a page has two."""
+"""Maximum number of concurrent connections; a page uses two."""
 
-PATIENCE_S = 10.0
-"""How long a viewer may take to send a request or to receive an answer."""
+TIMEOUT_S = 10.0
+"""Timeout for receiving a request and for sending a response."""
 
-_WAIT_S = 5.0
+_FRAME_TIMEOUT_S = 5.0
 _BOUNDARY = "imp-trt-picture"
 _FULL = b"HTTP/1.1 503 Too many viewers\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
 _ASSETS = {
@@ -40,45 +40,51 @@ _ASSETS = {
 _log = logging.getLogger(__name__)
 
 
+SocketAddress: TypeAlias = "tuple[str, int] | tuple[str, int, int, int]"
+Connection: TypeAlias = "socket.socket | tuple[bytes, socket.socket]"
+ClientAddress: TypeAlias = object
+
+
 class ViewServer(ThreadingHTTPServer):
-    """Listens once it is made; answers once it is started.
+    """HTTP server of the browser view. Listens when constructed; responds when started.
 
     Args:
-        family, address: where to listen, as socket.getaddrinfo gives them.
-        site: what there is to see.
+        family, address: where to listen, as returned by socket.getaddrinfo.
+        state: shared state of the view.
 
     Raises:
-        OSError: the address is taken, forbidden, or not this machine's.
+        OSError: the address is in use, not permitted, or not local.
     """
 
-    # A viewer's thread may sit in a copy from the GPU, which nothing interrupts.
+    # A connection's thread may be in a copy from the GPU, which cannot be interrupted.
     daemon_threads = True
     block_on_close = False
     request_queue_size = 32
 
-    def __init__(self, family: socket.AddressFamily, address: tuple[Any, ...], site: Site) -> None:
+    def __init__(self, family: socket.AddressFamily, address: SocketAddress, state: ViewState) -> None:
         self.address_family = family
-        self.site = site
+        self.state = state
         self._lock = Lock()
-        self._viewers: dict[socket.socket, Thread] = {}
+        self._connections: dict[socket.socket, Thread] = {}
         super().__init__(address, Handler)
         self._accepting = Thread(target=self.serve_forever, args=(0.1,), name="imp-serve", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start to respond."""
         self._accepting.start()
 
     def server_bind(self) -> None:
-        """Bind without looking up this machine's name, which takes seconds where there is no DNS."""
+        """Bind without a reverse lookup of the host name, which takes seconds without DNS."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """A thread for a new viewer, unless there are too many."""
+    def process_request(self, request: Connection, client_address: ClientAddress) -> None:
+        """Start a thread for a new connection, unless there are too many."""
+        connection = cast(socket.socket, request)  # the other type is that of datagrams
         with self._lock:
-            full = len(self._viewers) >= MAX_CONNECTIONS
+            full = len(self._connections) >= MAX_CONNECTIONS
             if not full:
                 thread = Thread(
                     target=self.process_request_thread,
@@ -86,57 +92,57 @@ class ViewServer(ThreadingHTTPServer):
                     name="imp-serve viewer",
                     daemon=True,
                 )
-                thread.start()  # it may fail, and takes itself off the list only when this is done
-                self._viewers[request] = thread
+                thread.start()  # may fail; the thread removes itself only after the lock is released
+                self._connections[connection] = thread
         if full:
-            request.setblocking(False)
+            connection.setblocking(False)
             with suppress(OSError):
-                request.sendall(_FULL)
+                connection.sendall(_FULL)
             self.shutdown_request(request)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """All requests of one connection."""
+    def process_request_thread(self, request: Connection, client_address: ClientAddress) -> None:
+        """Handle all requests of one connection."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             with self._lock:
-                self._viewers.pop(request, None)
+                self._connections.pop(cast(socket.socket, request), None)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Viewers come and go: no reason to print a trace."""
+    def handle_error(self, request: Connection, client_address: ClientAddress) -> None:
+        """Log a closed connection; it is normal that viewers disconnect."""
         _log.debug("a viewer's connection ended", exc_info=True)
 
     def close(self, within_s: float) -> None:
-        """Stop listening and end every viewer's thread."""
+        """Stop listening and end the threads of all connections."""
         deadline = time.monotonic() + within_s
         self.shutdown()
         self.server_close()
         self._accepting.join(within_s)
-        # First the way in alone: an idle connection ends at once, and no answer is cut off.
-        self._hang_up(socket.SHUT_RD, time.monotonic() + within_s / 2)
-        self._hang_up(socket.SHUT_RDWR, deadline)
+        # First the receiving side only: idle connections end, and responses are not cut off.
+        self._shut_down_connections(socket.SHUT_RD, time.monotonic() + within_s / 2)
+        self._shut_down_connections(socket.SHUT_RDWR, deadline)
 
-    def _hang_up(self, how: int, deadline: float) -> None:
+    def _shut_down_connections(self, how: int, deadline: float) -> None:
         with self._lock:
-            viewers = dict(self._viewers)
-        for request in viewers:
+            connections = dict(self._connections)
+        for connection in connections:
             with suppress(OSError):
-                request.shutdown(how)
-        for thread in viewers.values():
+                connection.shutdown(how)
+        for thread in connections.values():
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the query of a request says; every part may be left out.
+class FrameRequest:
+    """Parameters in the query of a request; all are optional.
 
     Attributes:
-        view: what is to be drawn.
-        source: name of a source; the first one if there is none of that name.
-        after: pictures with a higher number.
-        held: number of a picture that is kept; None to wait for a new one.
-        hold: keep the picture that is sent.
-        page: what the asking page calls itself.
+        view: display settings.
+        source: name of a source; the first source if the name is unknown.
+        after: return frames with a sequence number above this.
+        held: sequence number of a kept frame; None to wait for a new one.
+        hold: keep the returned frame.
+        page: identifier of the requesting page.
     """
 
     view: View
@@ -147,9 +153,9 @@ class Asked:
     page: str
 
     @classmethod
-    def from_query(cls, text: str) -> Asked:
-        """From what stands behind the question mark; ValueError if it makes no sense."""
-        # Blank values count: no layers is a wish too.
+    def from_query(cls, text: str) -> FrameRequest:
+        """Parse a query string; ValueError if it is invalid."""
+        # Blank values are kept: an empty list of layers is valid.
         query = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=16))
         return cls(
             view=View.from_query(query),
@@ -162,136 +168,137 @@ class Asked:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection of a viewer. Everything is read only, and chosen by the address alone."""
+    """Handles one connection of a viewer. All resources are read-only."""
 
     server: ViewServer  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
-    timeout = PATIENCE_S
-    # Headers and body leave in two pieces: the second must not wait until the first is acknowledged.
+    timeout = TIMEOUT_S
+    # Headers and body are sent separately; without this, the body waits for the acknowledgement.
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        """Answer, or say why not."""
+        """Respond to a request."""
         server = self.server
         if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
-            self.close_connection = True  # a body that nobody reads would be taken for the next request
+            self.close_connection = True  # the unread body would be parsed as the next request
         try:
             url = urlsplit(self.path)
-            asked = Asked.from_query(url.query)
+            request = FrameRequest.from_query(url.query)
         except ValueError as error:
-            self._say(HTTPStatus.BAD_REQUEST, str(error))
+            self._send_text(HTTPStatus.BAD_REQUEST, str(error))
             return
-        refused = refusal(self.headers, server.site.names, server.site.loopback, url.path == "/")
-        if refused is not None:
-            self._say(refused.status, refused.text)
+        rejected = rejection(self.headers, server.state.names, server.state.loopback, url.path == "/")
+        if rejected is not None:
+            self._send_text(rejected.status, rejected.text)
             return
-        self._answer(url.path, asked)
+        self._respond(url.path, request)
 
     do_HEAD = do_GET
 
-    def _answer(self, path: str, asked: Asked) -> None:
-        site = self.server.site
+    def _respond(self, path: str, request: FrameRequest) -> None:
+        state = self.server.state
         if path in _ASSETS:
             name, kind = _ASSETS[path]
             self._send(HTTPStatus.OK, kind, files("imp_trt.video.serve").joinpath(name).read_bytes())
         elif path == "/about":
-            self._send(HTTPStatus.OK, "application/json", site.about())
+            self._send(HTTPStatus.OK, "application/json", state.about())
         elif path == "/state":
-            state = site.state(asked.after, asked.source, asked.page)
-            self._send(HTTPStatus.OK, "application/json", state)
+            data = state.snapshot(request.after, request.source, request.page)
+            self._send(HTTPStatus.OK, "application/json", data)
         elif path == "/frame":
-            self._frame(asked)
+            self._send_frame(request)
         elif path == "/stream":
-            self._stream(asked)
+            self._send_stream(request)
         else:
-            self._say(HTTPStatus.NOT_FOUND, "There is /, /about, /state, /frame and /stream.")
+            self._send_text(HTTPStatus.NOT_FOUND, "Resources: /, /about, /state, /frame, /stream.")
 
-    def _frame(self, asked: Asked) -> None:
-        """One JPEG: a picture newer than ``after`` as soon as there is one, or the one that was ``held``."""
-        site = self.server.site
-        if asked.held is not None:
-            shown = site.latest.held(asked.held)
+    def _send_frame(self, request: FrameRequest) -> None:
+        """Send one JPEG: the next frame with a number above ``after``, or the frame that is ``held``."""
+        state = self.server.state
+        if request.held is not None:
+            shown = state.frames.held(request.held)
             if shown is None:
-                self._say(HTTPStatus.GONE, "That picture is no longer kept.")
+                self._send_text(HTTPStatus.GONE, "This frame is no longer available.")
                 return
         else:
-            shown = site.latest.newer(asked.after, asked.source, _WAIT_S)
+            shown = state.frames.newer(request.after, request.source, _FRAME_TIMEOUT_S)
             if shown is None:
                 self._send(HTTPStatus.NO_CONTENT, None, b"")
                 return
-            if asked.hold:
-                site.latest.hold(shown)
+            if request.hold:
+                state.frames.hold(shown)
         try:
-            jpeg = site.jpeg(shown, asked.view)
+            jpeg = state.jpeg(shown, request.view)
         except OutputError as error:
-            self._say(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+            self._send_text(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
             return
         frame = shown.item.frame
-        age = "" if frame.captured_s is None else f"{(site.clock() - frame.captured_s) * 1e3:.1f}"
+        age = "" if frame.captured_s is None else f"{(state.clock() - frame.captured_s) * 1e3:.1f}"
         about = {"Sequence": shown.sequence, "Index": frame.index, "Name": quote(frame.name), "Age": age}
         headers = {f"Frame-{name}": str(value) for name, value in about.items()}
         self._send(HTTPStatus.OK, "image/jpeg", jpeg, headers)
 
-    def _stream(self, asked: Asked) -> None:
-        """Motion JPEG for other programs, until either side ends it or a picture cannot be drawn."""
-        latest, source = self.server.site.latest, asked.source
+    def _send_stream(self, request: FrameRequest) -> None:
+        """Send Motion JPEG until either side ends it or a frame cannot be rendered."""
+        frames, source = self.server.state.frames, request.source
         self.close_connection = True
-        # What a slow viewer has not received yet is old: little of it is kept.
+        # A small send buffer, because buffered frames are outdated for a slow viewer.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
-        shown = latest.newer(0, source, _WAIT_S)
+        shown = frames.newer(0, source, _FRAME_TIMEOUT_S)
         if shown is None:
-            self._say(HTTPStatus.SERVICE_UNAVAILABLE, "There is no picture yet.")
+            self._send_text(HTTPStatus.SERVICE_UNAVAILABLE, "No frame is available yet.")
             return
-        self._head(HTTPStatus.OK, f"multipart/x-mixed-replace; boundary={_BOUNDARY}", {"Connection": "close"})
+        content_type = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
+        self._send_headers(HTTPStatus.OK, content_type, {"Connection": "close"})
         sequence = 0
         while self.command != "HEAD":
             if shown is not None:
                 try:
-                    jpeg = self.server.site.jpeg(shown, asked.view)
+                    jpeg = self.server.state.jpeg(shown, request.view)
                 except OutputError:
                     return
                 head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                 self.wfile.write(head.encode() + jpeg + b"\r\n")
                 sequence = shown.sequence
-            shown = latest.newer(sequence, source, _WAIT_S)
-            if shown is None and (latest.run != "live" or self._gone()):
+            shown = frames.newer(sequence, source, _FRAME_TIMEOUT_S)
+            if shown is None and (frames.run != "live" or self._disconnected()):
                 return
 
-    def _gone(self) -> bool:
-        """Whether the viewer has hung up."""
-        with selectors.DefaultSelector() as selector:  # select() itself fails from descriptor 1024 on
+    def _disconnected(self) -> bool:
+        """Whether the viewer has closed the connection."""
+        with selectors.DefaultSelector() as selector:  # select() does not support descriptors above 1023
             selector.register(self.connection, selectors.EVENT_READ)
             return bool(selector.select(0)) and not self.connection.recv(1, socket.MSG_PEEK)
 
-    def _say(self, status: HTTPStatus, text: str) -> None:
+    def _send_text(self, status: HTTPStatus, text: str) -> None:
         self._send(status, "text/plain; charset=utf-8", f"{text}\n".encode())
 
     def _send(
-        self, status: HTTPStatus, kind: str | None, body: bytes, headers: dict[str, str] | None = None
+        self, status: HTTPStatus, content_type: str | None, body: bytes, headers: dict[str, str] | None = None
     ) -> None:
         length = {} if status == HTTPStatus.NO_CONTENT else {"Content-Length": str(len(body))}
-        self._head(status, kind, {**length, **(headers or {})})
+        self._send_headers(status, content_type, {**length, **(headers or {})})
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _head(self, status: HTTPStatus, kind: str | None, headers: dict[str, str]) -> None:
-        site = self.server.site
-        if site.latest.run != "live":
+    def _send_headers(self, status: HTTPStatus, content_type: str | None, headers: dict[str, str]) -> None:
+        state = self.server.state
+        if state.frames.run != "live":
             self.close_connection = True
         self.send_response(status)
         for name, value in RESPONSE_HEADERS.items():
             self.send_header(name, value)
-        if kind is not None:
-            self.send_header("Content-Type", kind)
-        self.send_header("Run", site.latest.run)
+        if content_type is not None:
+            self.send_header("Content-Type", content_type)
+        self.send_header("Run", state.frames.run)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
 
     def version_string(self) -> str:
-        """Nothing about this machine's software."""
+        """Return the Server header, without software versions."""
         return "imp-trt"
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Requests are worth a line only to those who look for one."""
+    def log_message(self, format: str, *args: object) -> None:
+        """Log requests at debug level only."""
         _log.debug(format, *args)

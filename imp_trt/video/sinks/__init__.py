@@ -1,5 +1,10 @@
-"""Where results go. A sink's files appear whole when it is closed, or not at all when it is aborted."""
+"""Sinks for results. Files appear under their names when a sink is closed, and are removed when it is
+aborted."""
 
 from imp_trt._lazy import attach_stub
 
-__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(
+    __name__,
+    __file__,
+    deprecated={"Base": "BaseSink", "OverlayPictures": "OverlayImages", "Segmented": "SegmentedFrame"},
+)

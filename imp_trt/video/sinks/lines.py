@@ -1,4 +1,4 @@
-"""One line of JSON per frame, into a file or to whoever reads a pipe."""
+"""JSON Lines sink: one line of JSON per frame, to a file, a pipe or a device."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from typing import Protocol
 from imp_trt.data.files import unwritable
 from imp_trt.errors import OutputError
 from imp_trt.results.result import DEFAULT_SCORE_THRESHOLD
-from imp_trt.video.sinks.sink import Base, Segmented
+from imp_trt.video.sinks.sink import BaseSink, SegmentedFrame
 from imp_trt.video.sinks.text_file import TextFile
 
 READER_TIMEOUT_S = 1.5
-"""How long a reader of a pipe may leave it full."""
+"""How long a pipe may stay full before its reader counts as stalled."""
 
 _OWN_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)|/dev/std(out|err)")
 
 
-class JsonLines(Base):
-    """One line of JSON per frame: index, name, time_s, and the result's to_dict.
+class JsonLines(BaseSink):
+    """Writes one line of JSON per frame: index, name, time_s, and the result's to_dict.
 
-    Lines of several sources have "source"; where the age of the frame is known, "age_ms".
+    With several sources, lines have "source"; if the age of the frame is known, "age_ms".
 
     Args:
         path: a file, which appears when the sink is closed; or a named pipe or device such as
-            ``/dev/stdout``, which gets every line at once.
-        min_score: instances below are left out.
+            ``/dev/stdout``, to which lines are written immediately.
+        min_score: instances with lower scores are left out.
 
     Raises:
-        OutputError: the place cannot be written, nobody reads the pipe, or its reader went away or took
+        OutputError: the path cannot be written, the pipe has no reader, or its reader closed it or read
             nothing for READER_TIMEOUT_S.
     """
 
-    recovers = True  # a file holds whole lines only
+    recovers = True  # a file contains complete lines only
 
     def __init__(self, path: str | os.PathLike[str], min_score: float = DEFAULT_SCORE_THRESHOLD) -> None:
         self._min_score = min_score
-        self._file: _Lines = _Pipe(Path(path)) if _streams(Path(path)) else TextFile(Path(path))
+        self._file: _TextOutput = _Pipe(Path(path)) if _is_stream(Path(path)) else TextFile(Path(path))
 
-    def write(self, item: Segmented) -> bool:
+    def write(self, item: SegmentedFrame) -> bool:
         """See :meth:`Sink.write`."""
         frame = item.frame
         line: dict[str, object] = {"index": frame.index, "name": frame.name, "time_s": frame.time_s}
@@ -64,14 +64,14 @@ class JsonLines(Base):
         self._file.discard()
 
 
-class _Lines(Protocol):
+class _TextOutput(Protocol):
     def write(self, text: str) -> None: ...
     def commit(self) -> None: ...
     def discard(self) -> None: ...
 
 
 class _Pipe:
-    """Text to a pipe or device, at once; a reader that hangs does not hang the writer."""
+    """Unbuffered text to a pipe or device. A stalled reader raises an error instead of blocking the run."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -79,10 +79,10 @@ class _Pipe:
         own = _OWN_DESCRIPTOR.fullmatch(str(path))
         try:
             if own:
-                # Opened anew, a file that the shell redirects to would be written from its start again.
+                # Duplicated, because opening a redirected file again would write from its start.
                 self._descriptor = os.dup(int(own[1] or {"out": 1, "err": 2}[own[2]]))
             else:
-                # Without O_NONBLOCK, opening a pipe waits for ever for a reader.
+                # Without O_NONBLOCK, opening a pipe blocks until it has a reader.
                 self._descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError as error:
             raise unwritable(path, error) from error
@@ -91,17 +91,17 @@ class _Pipe:
         if self._descriptor is None:
             raise OutputError(f"{self._path} cannot be written", got="a closed sink")
         data = memoryview(text.encode())
-        room = select.poll()
-        room.register(self._descriptor, select.POLLOUT)
+        writable = select.poll()
+        writable.register(self._descriptor, select.POLLOUT)
         try:
             while data:
-                if not room.poll(READER_TIMEOUT_S * 1e3):
+                if not writable.poll(READER_TIMEOUT_S * 1e3):
                     raise OutputError(
                         f"{self._path} cannot be written",
-                        got=f"a reader that took nothing for {READER_TIMEOUT_S:g} s",
+                        got=f"a reader that read nothing for {READER_TIMEOUT_S:g} s",
                         fix="read faster, or write to a file",
                     )
-                # A pipe that is ready takes this much without waiting, whatever mode it was opened in.
+                # POSIX: a pipe that polls as writable takes PIPE_BUF bytes without blocking.
                 data = data[os.write(self._descriptor, data[: select.PIPE_BUF]) :]
         except OSError as error:
             raise unwritable(self._path, error) from error
@@ -115,8 +115,8 @@ class _Pipe:
             os.close(descriptor)
 
 
-def _streams(path: Path) -> bool:
-    """Whether a place takes text at once: a pipe, a terminal, a device."""
+def _is_stream(path: Path) -> bool:
+    """Whether the path is a pipe, a terminal or another character device."""
     if _OWN_DESCRIPTOR.fullmatch(str(path)):
         return True
     try:

@@ -1,34 +1,38 @@
-"""Overlays to the place that a name asks for: a video file, pictures, or nowhere."""
+"""Overlay sinks, selected by output path: a video file, images, or ``null:``."""
 
 from __future__ import annotations
 
 import os
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
+from imp_trt._deprecated import renamed_parameters
 from imp_trt.data.images import IMAGE_SUFFIXES
 from imp_trt.errors import InvalidInput, OutputError
 from imp_trt.video.encoder import VIDEO_CODECS
-from imp_trt.video.sinks.pictures import OverlayPictures, safe_name
-from imp_trt.video.sinks.sink import Base, NullSink, Segmented, Sink
-from imp_trt.video.writer import VideoWriter
+from imp_trt.video.sinks.images import OverlayImages, safe_name
+from imp_trt.video.sinks.sink import BaseSink, NullSink, SegmentedFrame, Sink
+from imp_trt.video.writer import EncoderName, VideoWriter
 
 DEFAULT_FPS = 25.0
-"""Frame rate of a video made from images, or from a container that does not say."""
+"""Frame rate of a video made from images, or from a container without a frame rate."""
 
-TIMES = ("container", "capture", "constant")
-"""What a video's frames are timed by: Frame.time_s, Frame.captured_s, or the frame rate alone."""
+TimeSource = Literal["container", "capture", "constant"]
+
+TIMES: tuple[TimeSource, ...] = ("container", "capture", "constant")
+"""Source of the frame times of a video: Frame.time_s, Frame.captured_s, or the frame rate."""
 
 
-class OverlayVideo(Base):
-    """Overlays as one video file, or one for each source: ``out.mp4``, or ``out_front.mp4`` of "front".
+class OverlayVideo(BaseSink):
+    """Writes overlays to a video file, with several sources to one file each: ``out_front.mp4`` for "front".
 
     Args:
         path: see :class:`imp_trt.video.writer.VideoWriter`.
         fps: frame rate, None for DEFAULT_FPS; frames that have a time keep it.
-        times: one of TIMES. "container" keeps what a file's own frames are timed by, variable rates too.
-            "capture" is for live sources whose frames have no times: what was dropped does not make the
-            recording run faster.
+        times: one of TIMES. "container" keeps the frame times of the source file, including variable frame
+            rates. "capture" is for live sources whose frames have no times, so that dropped frames do not
+            make the recording run faster.
         encoder: see :class:`imp_trt.video.writer.VideoWriter`.
 
     Raises:
@@ -37,28 +41,28 @@ class OverlayVideo(Base):
     """
 
     draws = True
-    recovers = True  # every video is read back before it is put in place
+    recovers = True  # every video is verified before it is moved into place
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         fps: float | None,
         *,
-        times: str = "container",
-        encoder: str | None = None,
+        times: TimeSource = "container",
+        encoder: EncoderName | None = None,
     ) -> None:
         if times not in TIMES:
             raise InvalidInput("times", expected=f"one of {', '.join(TIMES)}", got=times)
         self._path = Path(path)
         self._fps = fps or DEFAULT_FPS
         self._times = times
-        self._encoder = encoder
-        # The one without a source is opened now, so that an unwritable place shows before the work.
+        self._encoder: EncoderName | None = encoder
+        # The file for a single source is opened now, so that an unwritable path fails early.
         self._writers = {"": VideoWriter(self._path, self._fps, encoder=encoder)}
         self._used: set[str] = set()
         self._done = False
 
-    def write(self, item: Segmented) -> bool:
+    def write(self, item: SegmentedFrame) -> bool:
         """See :meth:`Sink.write`."""
         if self._done:
             raise OutputError(f"video {self._path} cannot be written", got="a closed sink")
@@ -73,7 +77,7 @@ class OverlayVideo(Base):
 
     def close(self) -> None:
         """See :meth:`Sink.close`."""
-        with ExitStack() as closing:  # one that cannot be finished does not take the others along
+        with ExitStack() as closing:  # a writer that fails to close does not affect the others
             closing.callback(self.abort)
             for source, writer in self._writers.items():
                 if source in self._used or not self._used:
@@ -90,25 +94,26 @@ class OverlayVideo(Base):
         return VideoWriter(path, self._fps, encoder=self._encoder)
 
 
-def overlay_sink(place: str | os.PathLike[str], fps: float | None, *, times: str = "container") -> Sink:
-    """The sink for overlays that a place asks for: a video file, pictures, or ``null:``.
+@renamed_parameters(place="path")
+def overlay_sink(path: str | os.PathLike[str], fps: float | None, *, times: TimeSource = "container") -> Sink:
+    """Create the overlay sink for a path: a video file, images, or ``null:``.
 
     Args:
-        place: ``*.mp4`` and other video files, ``null:``, an image file, a pattern, or a folder.
+        path: ``*.mp4`` or another video file, ``null:``, an image file, a pattern, or a folder.
         fps: frame rate of a video; None for DEFAULT_FPS.
-        times: what the frames of a video are timed by, see :class:`OverlayVideo`.
+        times: source of the frame times of a video, see :class:`OverlayVideo`.
 
     Raises:
-        OutputError: the place cannot be written or has an unknown suffix.
+        OutputError: the path cannot be written or has an unknown suffix.
     """
-    text = os.fspath(place)
+    text = os.fspath(path)
     if text == "null:":
         return NullSink()
     suffix = Path(text).suffix.lower()
     if suffix in VIDEO_CODECS:
-        return OverlayVideo(place, fps, times=times)
+        return OverlayVideo(path, fps, times=times)
     if suffix in IMAGE_SUFFIXES or not suffix or Path(text).is_dir() or text.endswith(os.sep):
-        return OverlayPictures(place)
+        return OverlayImages(path)
     raise OutputError(
         f"sink {text}",
         expected=f"a folder, or a file that ends with {', '.join((*VIDEO_CODECS, *IMAGE_SUFFIXES))}",

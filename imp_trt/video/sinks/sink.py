@@ -1,4 +1,4 @@
-"""What every sink is, and what it is given."""
+"""Interface of the sinks, and the items that are passed to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imp_trt.video.sources.frame import Frame
 
 @dataclass(frozen=True)
 class DrawOptions:
-    """How overlays look; see :meth:`imp_trt.SegmentationResult.plot`."""
+    """Drawing options for overlays; see :meth:`imp_trt.SegmentationResult.plot`."""
 
     alpha: float = 0.5
     min_score: float = DEFAULT_SCORE_THRESHOLD
@@ -25,12 +25,12 @@ class DrawOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class Segmented:
-    """A frame with its result; the overlay is drawn once, when the first sink asks for it.
+class SegmentedFrame:
+    """A frame with its result. The overlay is drawn once, when it is first read.
 
     Attributes:
-        age_s: seconds from the capture of the frame to its result; None if nobody measured.
-        source: short name of the source where several are read at once, else ""; the frame's if not given.
+        age_s: seconds from the capture of the frame to its result; None if not measured.
+        source: short name of the source if there are several, otherwise ""; default: that of the frame.
     """
 
     frame: Frame
@@ -44,7 +44,7 @@ class Segmented:
 
     @cached_property
     def overlay(self) -> NDArray[np.uint8]:
-        """[h, w, 3] uint8 BGR; not to be changed, sinks share it."""
+        """[h, w, 3] uint8 BGR. Shared by all sinks; do not modify it."""
         d = self.draw
         return self.result.plot(
             self.frame.image, alpha=d.alpha, min_score=d.min_score, labels=d.labels, legend=d.legend
@@ -52,24 +52,27 @@ class Segmented:
 
 
 class Sink(Protocol):
-    """A context manager: closes after a clean end, aborts after an exception.
+    """Interface of a sink. As a context manager it is closed, or aborted after an exception.
 
-    One thread at a time calls it. A window belongs to the thread that first writes to it. Of a sink that has
-    an attribute ``statistics`` which is None, run_pipeline sets it to the run's Statistics.snapshot.
+    Calls come from one thread at a time. A window belongs to the thread that first writes to it. If a sink
+    has an attribute ``statistics`` that is None, run_pipeline sets it to the run's Statistics.snapshot.
 
     Attributes:
-        draws: asks for the overlay of every frame, which is therefore best drawn ahead.
-        keeps: closed, not aborted, when the run of a camera fails, because what it took is worth keeping.
-            False for what only shows the run: abort() tells the viewer of the failure.
-        recovers: after a write() that failed, close() keeps what came before if it is whole, or raises.
+        draws: reads the overlay of every frame, so that it is drawn in the drawing thread.
+        keeps: closed rather than aborted when a run on a camera fails, because its output so far is useful.
+            False for sinks that only display the run; their abort() reports the failure to the viewer.
+        recovers: after a failed write(), close() keeps the previous output if it is complete, or raises.
     """
 
     draws: bool
     keeps: bool
     recovers: bool
 
-    def write(self, item: Segmented) -> bool:
-        """Take one result; False asks the caller to stop (someone closed the window).
+    def write(self, item: SegmentedFrame) -> bool:
+        """Write one result.
+
+        Returns:
+            False to stop the run (the user closed the window).
 
         Raises:
             OutputError: it cannot be written.
@@ -77,11 +80,11 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None:
-        """Finish; the files are whole and in place afterwards. Idempotent."""
+        """Complete the files and move them into place. Idempotent."""
         ...
 
     def abort(self) -> None:
-        """Give up; nothing half-written stays. Idempotent."""
+        """Discard incomplete files. Idempotent."""
         ...
 
     def __enter__(self) -> Sink: ...
@@ -90,8 +93,8 @@ class Sink(Protocol):
     ) -> None: ...
 
 
-class Base:
-    """A sink that keeps nothing; the others override what they need."""
+class BaseSink:
+    """Base class of sinks, with default implementations that do nothing."""
 
     draws = False
     keeps = True
@@ -108,7 +111,7 @@ class Base:
         else:
             self.abort()
 
-    def write(self, item: Segmented) -> bool:
+    def write(self, item: SegmentedFrame) -> bool:
         """See :meth:`Sink.write`."""
         return True
 
@@ -119,5 +122,5 @@ class Base:
         """See :meth:`Sink.abort`."""
 
 
-class NullSink(Base):
-    """Takes everything, keeps nothing: for measuring."""
+class NullSink(BaseSink):
+    """Discards all results; for measurements."""

@@ -1,4 +1,4 @@
-"""A text file that grows line by line and appears when it is whole."""
+"""Text file that is written incrementally and moved into place when it is complete."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _BUFFER = 1 << 16
 
 
 class TextFile:
-    """UTF-8 text written under another name and put in place by commit().
+    """UTF-8 text file, written under a temporary name until commit().
 
-    It holds what whole calls of write() gave, also after one that failed.
+    Calls of write() are atomic: after a failed one, the file holds the text of those before it.
 
     Args:
-        path: where it goes. Missing folders are made, and an unwritable place is reported now.
+        path: final path. Missing folders are created. An unwritable path raises immediately.
 
     Attributes:
-        done: in place, or given up.
+        done: committed or discarded.
 
     Raises:
-        OutputError: the place cannot be written; so do the methods, e.g. when the disk is full.
+        OutputError: the path cannot be written. The methods raise it too, for example on a full disk.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,23 +36,23 @@ class TextFile:
         make_folder(path.parent)
         self._temporary = temporary_beside(path)
         try:
-            # Unbuffered: a buffer of Python's keeps what a full disk refuses, and then cannot be closed.
+            # Unbuffered: on a full disk, Python's buffer keeps its data and then fails again on close().
             self._file = self._temporary.__enter__().open("xb+", buffering=0)
         except OSError as error:
             raise unwritable(path, error) from error
-        self._waiting = bytearray()
+        self._pending = bytearray()
         self.done = False
 
     def write(self, text: str) -> None:
         """Append text."""
         if self.done:
             raise OutputError(f"{self._path} cannot be written", got="a closed sink")
-        self._waiting += text.encode()
-        if len(self._waiting) >= _BUFFER:
+        self._pending += text.encode()
+        if len(self._pending) >= _BUFFER:
             self._flush()
 
     def parts(self) -> Iterator[str]:
-        """What was written so far, in parts."""
+        """Iterate over the text written so far, in parts."""
         self._flush()
         decoder = codecs.getincrementaldecoder("utf-8")()
         at = 0
@@ -64,7 +64,7 @@ class TextFile:
             raise unwritable(self._path, error) from error
 
     def commit(self) -> None:
-        """Wait until the text is on the disk, and put the file in place. Idempotent."""
+        """Sync the text to disk and move the file into place. Idempotent."""
         if self.done:
             return
         try:
@@ -77,17 +77,17 @@ class TextFile:
             self.discard()
 
     def discard(self) -> None:
-        """Remove the file that is not in place yet. Idempotent, never raises."""
+        """Remove the file if it was not committed. Idempotent, never raises."""
         if not self.done:
             self.done = True
             self._file.close()
             self._temporary.__exit__(None, None, None)
 
     def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, bytearray()
+        pending, self._pending = self._pending, bytearray()
         before = self._file.tell()
         try:
-            rest = memoryview(waiting)
+            rest = memoryview(pending)
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:

@@ -1,4 +1,4 @@
-"""A window on the desk, which never holds up the run."""
+"""Sink that shows overlays in a window without blocking the run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.errors import OutputError
-from imp_trt.video.sinks.sink import Base, Segmented
+from imp_trt.video.sinks.sink import BaseSink, SegmentedFrame
 
 VIEWER = (sys.executable, "-m", "imp_trt.video.sinks.viewer")
 
@@ -22,14 +22,15 @@ _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
 _TIMEOUT_S = 1.0
 
 
-class Window(Base):
-    """Overlays in a window, one for each source; q or Escape, or closing one, asks to stop.
+class Window(BaseSink):
+    """Shows overlays in one window per source. Pressing q or Escape, or closing a window, stops the run.
 
-    A process of its own shows them. It gets a new overlay when it has shown the last one; those that come
-    meanwhile are left out.
+    A separate process shows the windows. It gets the next overlay after it has shown the last one; overlays
+    in between are skipped.
 
     Args:
-        viewer: command of that process, see :mod:`imp_trt.video.sinks.viewer`.
+        title: of the windows.
+        viewer: command of the viewer process, see :mod:`imp_trt.video.sinks.viewer`.
 
     Raises:
         OutputError: there is no display, or OpenCV was built without windows.
@@ -43,7 +44,7 @@ class Window(Base):
         self._viewer: _Viewer | None = None
         self._done = False
 
-    def write(self, item: Segmented) -> bool:
+    def write(self, item: SegmentedFrame) -> bool:
         """See :meth:`Sink.write`."""
         if self._done:
             raise OutputError("the window is closed")
@@ -55,7 +56,7 @@ class Window(Base):
                     fix="pass --headless",
                 )
             self._viewer = _Viewer(self._command)
-        ready = self._viewer.listen()
+        ready = self._viewer.poll()
         if ready:
             self._viewer.send(f"{item.source} - {self._title}" if item.source else self._title, item.overlay)
         return ready is not None
@@ -73,20 +74,20 @@ class Window(Base):
 
 
 class _Viewer:
-    """The process, and the two pipes that lead to it and back."""
+    """The viewer process and the pipes to its standard input and output."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        its_input, self._input = os.pipe()
-        self._output, its_output = os.pipe()
-        self._complaints = tempfile.TemporaryFile()
-        self._said = b""
+        child_stdin, self._input = os.pipe()
+        self._output, child_stdout = os.pipe()
+        self._stderr = tempfile.TemporaryFile()
+        self._received = b""
         try:
-            # A session of its own: Ctrl-C is for the run, which then closes the window.
+            # In a new session, so that Ctrl-C reaches only the run, which then closes the window.
             self.process = subprocess.Popen(
                 command,
-                stdin=its_input,
-                stdout=its_output,
-                stderr=self._complaints,
+                stdin=child_stdin,
+                stdout=child_stdout,
+                stderr=self._stderr,
                 env=os.environ | {"QT_LOGGING_RULES": "*=false"},
                 start_new_session=True,
             )
@@ -95,55 +96,55 @@ class _Viewer:
             os.close(self._output)
             raise
         finally:
-            os.close(its_input)
-            os.close(its_output)
+            os.close(child_stdin)
+            os.close(child_stdout)
         os.set_blocking(self._input, False)
         os.set_blocking(self._output, False)
 
-    def listen(self) -> bool | None:
-        """Whether it waits for a picture; None when the user has had enough.
+    def poll(self) -> bool | None:
+        """Whether the viewer is ready for an image; None if the user closed a window.
 
         Raises:
-            OutputError: it has ended by itself.
+            OutputError: the viewer has exited.
         """
         ended = False
-        with suppress(BlockingIOError):  # nothing more to hear yet
+        with suppress(BlockingIOError):  # no more data at the moment
             while part := os.read(self._output, 4096):
-                self._said += part
+                self._received += part
             ended = True
-        words = self._said.split()
+        words = self._received.split()
         if b"quit" in words:
             return None
         if ended:
-            raise OutputError("no window can be opened", got=self._last_words(), fix="pass --headless")
+            raise OutputError("no window can be opened", got=self._exit_reason(), fix="pass --headless")
         if b"ready" not in words:
             return False
-        self._said = b""
+        self._received = b""
         return True
 
-    def send(self, title: str, picture: NDArray[np.uint8]) -> None:
-        """Give it a picture [h, w, 3] uint8 BGR; it must be waiting for one.
+    def send(self, title: str, image: NDArray[np.uint8]) -> None:
+        """Send an image [h, w, 3] uint8 BGR; the viewer must be ready.
 
         Raises:
-            OutputError: it stopped reading.
+            OutputError: the viewer does not read.
         """
         from imp_trt.video.sinks.viewer import HEADER
 
         name = title.encode()
-        header = HEADER.pack(len(name), picture.shape[0], picture.shape[1])
-        room = select.poll()
-        room.register(self._input, select.POLLOUT)
-        for data in (memoryview(header + name), np.ascontiguousarray(picture).data.cast("B")):
+        header = HEADER.pack(len(name), image.shape[0], image.shape[1])
+        writable = select.poll()
+        writable.register(self._input, select.POLLOUT)
+        for data in (memoryview(header + name), np.ascontiguousarray(image).data.cast("B")):
             while data:
-                if not room.poll(_TIMEOUT_S * 1e3):
-                    raise OutputError("the window hangs", got=f"no answer for {_TIMEOUT_S:g} s")
+                if not writable.poll(_TIMEOUT_S * 1e3):
+                    raise OutputError("the window does not respond", got=f"no response for {_TIMEOUT_S:g} s")
                 try:
                     data = data[os.write(self._input, data) :]
-                except BrokenPipeError:  # why it ended shows when it is listened to next
+                except BrokenPipeError:  # the next poll() reports why the viewer exited
                     return
 
     def end(self) -> None:
-        """End the process: its input ends, which it should heed."""
+        """End the process by closing its input; kill it if it does not exit."""
         os.close(self._input)
         os.close(self._output)
         try:
@@ -151,11 +152,11 @@ class _Viewer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self._complaints.close()
+        self._stderr.close()
 
-    def _last_words(self) -> str:
+    def _exit_reason(self) -> str:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(_TIMEOUT_S)
-        self._complaints.seek(0)
-        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"a viewer that ended with code {self.process.poll()}"
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"a viewer that exited with code {self.process.poll()}"

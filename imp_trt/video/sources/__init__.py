@@ -1,4 +1,4 @@
-"""Where frames come from: files, cameras, streams."""
+"""Sources of frames: files, cameras and streams."""
 
 from imp_trt._lazy import attach_stub
 

@@ -1,4 +1,4 @@
-"""Cameras and streams by OpenCV: opened with time-outs, and with the reason where they do not open."""
+"""Opens cameras and streams with OpenCV, with timeouts and specific error messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import platform
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypedDict, cast
 from urllib.parse import urlsplit
 
 import cv2
@@ -23,8 +23,8 @@ READ_TIMEOUT_MS = 5000
 
 _log = logging.getLogger(__name__)
 
-_ESCAPES = "in a password, / @ : # are written %2F %40 %3A %23"
-_WISHES = {
+_ESCAPES = "escape / @ : # in a password as %2F %40 %3A %23"
+_CAMERA_PROPERTIES = {
     "codec": cv2.CAP_PROP_FOURCC,
     "width": cv2.CAP_PROP_FRAME_WIDTH,
     "height": cv2.CAP_PROP_FRAME_HEIGHT,
@@ -33,43 +33,54 @@ _WISHES = {
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 
 
+class _Reason(TypedDict):
+    """Keyword arguments of SourceError."""
+
+    got: str
+    fix: str
+
+
 class Capture(Protocol):
-    """The part of cv2.VideoCapture that sources use; tests put a script in its place."""
+    """The part of the interface of cv2.VideoCapture that sources use; tests replace it."""
 
     def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
-        """Wait for the next picture, [h, w, 3] uint8 BGR; (False, None) when there is none."""
+        """Wait for the next image, [h, w, 3] uint8 BGR; (False, None) if there is none."""
         ...
 
     def get(self, prop: int, /) -> float:
-        """A property by its cv2.CAP_PROP number; 0 or less when it is unknown."""
+        """Return a property by its cv2.CAP_PROP number; 0 or negative if it is unknown."""
         ...
 
     def release(self) -> None: ...
 
 
-def open_stream(url: str) -> Capture:
-    """Open an rtsp, rtsps, http or https address; RTSP goes over TCP.
+class _Device(Capture, Protocol):
+    def set(self, prop: int, value: float, /) -> bool: ...
 
-    ``OPENCV_FFMPEG_CAPTURE_OPTIONS`` of the environment, as OpenCV reads it, chooses otherwise
+
+def open_stream(url: str) -> Capture:
+    """Open an rtsp, rtsps, http or https address; RTSP uses TCP.
+
+    OpenCV's environment variable ``OPENCV_FFMPEG_CAPTURE_OPTIONS`` overrides the transport
     (``rtsp_transport;udp``).
 
     Raises:
-        SourceError: nothing answers within OPEN_TIMEOUT_MS, or no video comes from there.
+        SourceError: no response within OPEN_TIMEOUT_MS, or the server does not send video.
     """
     backend = cv2.CAP_FFMPEG if _has(cv2.CAP_FFMPEG) else cv2.CAP_ANY
     capture = _open(url, backend, _timeouts())
     if capture is not None:
         return capture
-    raise SourceError(f"stream {redacted(url)}", expected="a video stream", **_why_no_stream(url))
+    raise SourceError(f"stream {redacted(url)}", expected="a video stream", **_diagnose_stream(url))
 
 
-def open_camera(device: Path, wishes: Mapping[str, int | str] | None = None) -> Capture:
+def open_camera(device: Path, properties: Mapping[str, int | str] | None = None) -> Capture:
     """Open a V4L2 camera.
 
     Args:
         device: such as /dev/video0.
-        wishes: width and height in pixels, fps, codec (four letters, such as MJPG). The driver takes the
-            nearest size and rate that it has; what it refuses is logged.
+        properties: width and height in pixels, fps, codec (four letters, such as MJPG). The driver uses the
+            nearest size and rate that it supports; properties that it rejects are logged.
 
     Raises:
         SourceError: no such device, no permission, in use, or not a camera.
@@ -77,54 +88,54 @@ def open_camera(device: Path, wishes: Mapping[str, int | str] | None = None) -> 
     if device.exists() and os.access(device, os.R_OK | os.W_OK):
         capture = _open(str(device), cv2.CAP_V4L2 if _has(cv2.CAP_V4L2) else cv2.CAP_ANY, [])
         if capture is not None:
-            _set(capture, device, wishes or {})
+            _set(capture, device, properties or {})
             return capture
-    raise SourceError(f"camera {device}", expected="a camera that opens", **_why_no_camera(device))
+    raise SourceError(f"camera {device}", expected="a camera that opens", **_diagnose_camera(device))
 
 
 def open_gstreamer(pipeline: str) -> Capture:
-    """Open a GStreamer pipeline that ends in an appsink of BGR pictures.
+    """Open a GStreamer pipeline that ends in an appsink with BGR images.
 
     Raises:
-        DependencyMissing: this OpenCV was built without GStreamer, as those of PyPI are.
+        DependencyMissing: OpenCV was built without GStreamer, as the wheels on PyPI are.
         SourceError: the pipeline does not start.
     """
     if not _has(cv2.CAP_GSTREAMER):
         raise DependencyMissing(
             f"OpenCV {cv2.__version__} has no GStreamer, which this source needs: {redacted(pipeline)}",
-            fix="remove opencv-python and use the system's (apt install python3-opencv; JetPack brings one), "
-            "or build OpenCV with -D WITH_GSTREAMER=ON",
+            fix="uninstall opencv-python and use the system's OpenCV (apt install python3-opencv; part of "
+            "JetPack), or build OpenCV with -D WITH_GSTREAMER=ON",
         )
-    # Before OpenCV 4.7 its GStreamer reader knew no time-outs, and refused to open with them.
+    # Before version 4.7, OpenCV's GStreamer backend did not support timeouts and failed to open with them.
     capture = _open(pipeline, cv2.CAP_GSTREAMER, _timeouts()) or _open(pipeline, cv2.CAP_GSTREAMER, [])
     if capture is not None:
         return capture
     raise SourceError(
         f"GStreamer pipeline {redacted(pipeline)}",
-        expected="one that starts and ends in an appsink",
-        got="one that does not start",
-        fix="try it with gst-launch-1.0, with fakesink in the place of appsink",
+        expected="a pipeline that starts and ends in an appsink",
+        got="a pipeline that does not start",
+        fix="test it with gst-launch-1.0, with fakesink instead of appsink",
     )
 
 
-def open_csi(sensor: int, wishes: Mapping[str, int | str] | None = None) -> Capture:
-    """Open a CSI camera of NVIDIA Jetson, through its image signal processor.
+def open_csi(sensor: int, properties: Mapping[str, int | str] | None = None) -> Capture:
+    """Open a CSI camera on NVIDIA Jetson, through its image signal processor.
 
     Args:
-        wishes: width and height (default 1280 x 720), fps (default 30); one of the sensor's own modes.
+        properties: width and height (default 1280 x 720), fps (default 30); one of the sensor's own modes.
 
     Raises:
         DependencyMissing: not on Jetson, or OpenCV was built without GStreamer.
         SourceError: the camera does not start.
     """
-    # Elsewhere the elements are unknown, which OpenCV's reader does not take for an error: it waits for them.
+    # On other platforms the GStreamer elements do not exist, and OpenCV blocks instead of failing.
     if platform.machine() != "aarch64":
         raise DependencyMissing(
-            f"camera csi://{sensor} is read through GStreamer elements that only NVIDIA Jetson has",
+            f"camera csi://{sensor} needs GStreamer elements that only NVIDIA Jetson has",
             got=f"{platform.machine()}",
             fix="name a camera of this machine by its device, such as /dev/video0",
         )
-    mode = {"width": 1280, "height": 720, "fps": 30, **(wishes or {})}
+    mode = {"width": 1280, "height": 720, "fps": 30, **(properties or {})}
     return open_gstreamer(
         f"nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM),"
         f"width={mode['width']},height={mode['height']},framerate={mode['fps']}/1 ! "
@@ -133,20 +144,22 @@ def open_csi(sensor: int, wishes: Mapping[str, int | str] | None = None) -> Capt
     )
 
 
-def _set(capture: Any, device: Path, wishes: Mapping[str, int | str]) -> None:
-    # The codec first, because sizes and rates depend on it. Given on opening, one refusal would be the end.
-    for name, prop in _WISHES.items():
-        if name in wishes:
-            wish = wishes[name]
-            value = cv2.VideoWriter.fourcc(*wish.upper()) if isinstance(wish, str) else wish
+def _set(capture: _Device, device: Path, properties: Mapping[str, int | str]) -> None:
+    # The codec first, because sizes and rates depend on it. Set after opening, because opening with a
+    # property that the driver rejects fails.
+    for name, prop in _CAMERA_PROPERTIES.items():
+        if name in properties:
+            requested = properties[name]
+            value = cv2.VideoWriter.fourcc(*requested.upper()) if isinstance(requested, str) else requested
             if not capture.set(prop, value):
-                _log.warning("camera %s refuses %s %s", device, name, wish)
+                _log.warning("camera %s rejects %s %s", device, name, requested)
 
 
-def _open(name: str, backend: int, settings: list[int]) -> Capture | None:
-    capture: Any = cv2.VideoCapture(name, backend, settings)
+def _open(name: str, backend: int, settings: list[int]) -> _Device | None:
+    capture = cv2.VideoCapture(name, backend, settings)
     if capture.isOpened():
-        return capture  # type: ignore[no-any-return]
+        # OpenCV's stubs say that read() always returns an image; without one it returns None.
+        return cast(_Device, capture)
     capture.release()
     return None
 
@@ -164,40 +177,43 @@ def _timeouts() -> list[int]:
     ]
 
 
-def _why_no_stream(url: str) -> dict[str, Any]:
-    """OpenCV only says no; whether anything listens there tells a wrong host from a wrong path or login."""
+def _diagnose_stream(url: str) -> _Reason:
+    """OpenCV reports no reason. A TCP connection distinguishes a wrong host from a wrong path or login."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme.lower(), 0)
     except ValueError:
-        return {"got": "a port that is no number", "fix": f"check the port; {_ESCAPES}"}
+        return {"got": "a port that is not a number", "fix": f"check the port; {_ESCAPES}"}
     if not host:
-        return {"got": "an address without a host", "fix": "write it as rtsp://host:port/path"}
+        return {"got": "an address without a host", "fix": "use the form rtsp://host:port/path"}
     try:
         socket.create_connection((host, port), timeout=2).close()
     except socket.gaierror:
-        return {"got": f"no host of the name {host}", "fix": "check the name"}
+        return {"got": f"unknown host {host}", "fix": "check the host name"}
     except ConnectionRefusedError:
-        return {"got": f"a refusal of port {port}", "fix": "check the port, and that the server runs"}
+        return {
+            "got": f"connection refused on port {port}",
+            "fix": "check the port, and that the server is running",
+        }
     except OSError as error:
-        got = "no answer within 2 s" if isinstance(error, TimeoutError) else error.strerror or str(error)
+        got = "no response within 2 s" if isinstance(error, TimeoutError) else error.strerror or str(error)
         return {"got": got, "fix": "check the address and the network"}
     return {
-        "got": "a server that gives no video",
+        "got": "a server that sends no video",
         "fix": f"check the path, user and password; {_ESCAPES}",
     }
 
 
-def _why_no_camera(device: Path) -> dict[str, Any]:
+def _diagnose_camera(device: Path) -> _Reason:
     if not device.exists():
         others = sorted(str(path) for path in Path("/dev").glob("video*"))
         return {
             "got": "no such device",
-            "fix": f"plug it in, or name one of: {', '.join(others) or '(none)'}",
+            "fix": f"connect it, or use one of: {', '.join(others) or '(none)'}",
         }
     if not os.access(device, os.R_OK | os.W_OK):
         return {"got": "no permission", "fix": "add the user to the group video, and log in again"}
     return {
-        "got": "one in use, or no camera",
-        "fix": "close what uses it (fuser -v names it); of a camera's devices the first gives pictures",
+        "got": "a device that is in use or not a camera",
+        "fix": "close the program that uses it (see fuser -v), or use the first of the camera's devices",
     }

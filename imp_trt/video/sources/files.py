@@ -1,4 +1,4 @@
-"""Frames from files: images, and videos decoded by OpenCV."""
+"""Sources that read files: images, and videos decoded by OpenCV."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import cast
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class ImageSource(ClosingSource):
-    """Image files, each read when its turn comes. See :class:`Source`."""
+    """Image files, read one at a time. See :class:`Source`."""
 
     fps: float | None = None
     live = False
@@ -39,7 +39,7 @@ class ImageSource(ClosingSource):
         self.frames: int | None = len(paths)
         self.paths = tuple(paths)
         stems = [path.stem for path in paths]
-        # Outputs are named after frames: a.png and a.jpg, or one name in two folders, must stay apart.
+        # Outputs are named after frames, so a.png and a.jpg, or equal names in two folders, need an index.
         unique = len(set(stems)) == len(stems)
         self._names = stems if unique else [f"{i:06d}_{stem}" for i, stem in enumerate(stems)]
 
@@ -54,16 +54,16 @@ class ImageSource(ClosingSource):
 class VideoSource(ClosingSource):
     """A recorded video, decoded by OpenCV. See :class:`Source`.
 
-    The first frame is decoded on opening, so that a file without pictures is refused there.
+    The first frame is decoded when the file is opened, so that a file without a video stream fails early.
 
     Args:
-        path: the file; or, without credentials, the address that capture reads.
-        capture: what is open already at an address; closed with the source.
+        path: the file; or the address that capture reads, without credentials.
+        capture: an open capture of an address; closed with the source.
 
     Raises:
-        SourceError: missing, empty, cut short, damaged, or without a video stream; while iterating, if
-            less than half of the frames that the container lists can be decoded, or of the time that it
-            says it lasts (below 98 %, a warning is logged).
+        SourceError: missing, empty, truncated, damaged, or without a video stream; during iteration, if
+            less than half of the frames, or of the duration, that the container lists can be decoded
+            (below 98 %, a warning is logged).
     """
 
     live = False
@@ -71,20 +71,20 @@ class VideoSource(ClosingSource):
     def __init__(self, path: str | os.PathLike[str], capture: Capture | None = None) -> None:
         self.name = os.fspath(path)
         self.paths: tuple[Path, ...] = () if capture else (Path(path),)
-        self._capture: Any = capture or _opened(Path(path))
+        self._capture: Capture | None = capture or _open(Path(path))
         self._in_use = Lock()
         self._closed = False
         self._decoded = 0
-        self._lasts_s = 0.0
+        self._last_time_s = 0.0
         self._listed = capture is None and lists_frames(Path(path))
         self._first = self._read()
-        if self._first is None:
+        if self._first is None or self._capture is None:
             self.close()
             raise SourceError(
                 f"video {path}",
                 expected="a video stream that OpenCV can decode",
                 got="none: audio only, damaged, or an unknown codec",
-                fix="play it with another program; if it plays, convert it to H.264 in MP4",
+                fix="if it plays in another program, convert it to H.264 in MP4",
             )
         count, fps = (self._capture.get(p) for p in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
         self.frames: int | None = int(count) if 0 < count < 1e9 else None
@@ -95,17 +95,17 @@ class VideoSource(ClosingSource):
 
     def __iter__(self) -> Iterator[Frame]:
         while self._capture is not None:
-            picture, self._first = self._first or self._read(), None
-            if picture is None:
+            decoded, self._first = self._first or self._read(), None
+            if decoded is None:
                 if not self._closed:
                     self._check_count()
                 return
-            image, time_s = picture
+            image, time_s = decoded
             index, self._decoded = self._decoded, self._decoded + 1
             yield Frame(image, index, f"{index:06d}", time_s)
 
     def close(self) -> None:
-        """Release the file, after the read under way in another thread if there is one; idempotent."""
+        """Release the file, after any read in progress in another thread; idempotent."""
         self._closed = True
         self._release()
 
@@ -117,20 +117,20 @@ class VideoSource(ClosingSource):
                 capture.release()
 
     def _check_count(self) -> None:
-        # Counts include what an edit list hides (trimmed videos).
+        # The listed number includes frames that an edit list hides (trimmed videos).
         listed, decoded = self.frames or 0, self._decoded
         if self.fps and not self._listed:
-            # OpenCV's number is the length times the nominal rate, which a recording need not have kept.
-            decoded = max(decoded, round(self._lasts_s * self.fps) + 1)
+            # OpenCV estimates the number as duration times nominal rate. The actual rate may be lower.
+            decoded = max(decoded, round(self._last_time_s * self.fps) + 1)
         if decoded < 0.5 * listed:
             raise SourceError(
                 f"video {self.name}",
                 expected=f"about {listed} frames, as the file lists",
                 got=f"only {decoded} that can be decoded",
-                fix=f"copy or record it again, or ask for its first {self._decoded} frames only",
+                fix=f"copy or record it again, or read its first {self._decoded} frames only",
             )
         if decoded < 0.98 * listed:
-            _log.warning("%s lists %d frames; %d were there to decode", self.name, listed, decoded)
+            _log.warning("%s lists %d frames; %d could be decoded", self.name, listed, decoded)
 
     def _read(self) -> tuple[NDArray[np.uint8], float | None] | None:
         with self._in_use:
@@ -145,11 +145,11 @@ class VideoSource(ClosingSource):
             return None
         if not (math.isfinite(milliseconds) and milliseconds >= 0):
             return image, None
-        self._lasts_s = max(self._lasts_s, milliseconds / 1e3)
+        self._last_time_s = max(self._last_time_s, milliseconds / 1e3)
         return image, milliseconds / 1e3
 
 
-def _opened(path: Path) -> Any:
+def _open(path: Path) -> Capture:
     try:
         size = path.stat().st_size
         missing = missing_bytes(path)
@@ -158,50 +158,53 @@ def _opened(path: Path) -> Any:
     if not size or missing:
         raise SourceError(
             f"video {path}",
-            expected="a whole file",
-            got=f"one that is cut short by {missing} bytes" if size else "an empty file",
+            expected="a complete file",
+            got=f"a file truncated by {missing} bytes" if size else "an empty file",
             fix="copy or record it again",
         )
-    return cv2.VideoCapture(str(path.resolve()), _file_backend())
+    # OpenCV's stubs say that read() always returns an image; at the end of the file it returns None.
+    return cast(Capture, cv2.VideoCapture(str(path.resolve()), _file_backend()))
 
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key by which frame2 comes before frame10."""
+    """Sort key for natural order: frame2 before frame10."""
     parts = re.split(r"(\d+)", str(path))
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
 def images_in(folder: Path) -> list[Path]:
+    """Return the image files in a folder in natural order; SourceError if there are none."""
     try:
         names = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     except OSError as error:
         raise SourceError(f"folder {folder}", expected="a readable folder", got=error.strerror) from error
-    found = sorted((p for p in names if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_key)
-    if not found:
+    images = sorted((p for p in names if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_key)
+    if not images:
         raise SourceError(
             f"folder {folder}", expected="images in it", got=f"{len(names)} files, none of them an image"
         )
-    return found
+    return images
 
 
 def images_matching(pattern: str) -> list[Path]:
+    """Return the image files that match a pattern in natural order; SourceError if there are none."""
     folder, name = os.path.split(pattern)
-    # A folder may be called run[1], which is not meant as a choice.
+    # The brackets of a folder named run[1] are not part of the pattern.
     names = glob.glob(pattern, recursive=True) or glob.glob(os.path.join(glob.escape(folder), name))
-    found = sorted((Path(p) for p in names), key=natural_key)
-    if not found:
+    images = sorted((Path(p) for p in names), key=natural_key)
+    if not images:
         raise SourceError(
             f"pattern {pattern}", expected="at least one file", got="none", fix="check the path"
         )
-    other = next((p for p in found if p.suffix.lower() not in IMAGE_SUFFIXES or not p.is_file()), None)
+    other = next((p for p in images if p.suffix.lower() not in IMAGE_SUFFIXES or not p.is_file()), None)
     if other is not None:
         raise SourceError(
             f"pattern {pattern}", expected="images only", got=other, fix="narrow it, e.g. 'folder/*.png'"
         )
-    return found
+    return images
 
 
 def _file_backend() -> int:
-    """FFmpeg where OpenCV has it: the other readers guess by name, e.g. at numbered images."""
+    """FFmpeg if OpenCV has it. Other backends guess from the name, for example with numbered images."""
     available = cv2.videoio_registry.getBackends()
     return int(cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in available else cv2.CAP_ANY)

@@ -1,4 +1,4 @@
-"""One picture of a source, with when and where it came from."""
+"""A frame of a source: the image, its index, name and times."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a source.
+    """One frame of a source.
 
     Attributes:
         image: [h, w, 3] uint8 BGR.
         index: position in the source, from 0.
         name: unique within the source; the stem of an image file, the number of a video frame.
-        time_s: presentation time in seconds as the container says; of a camera or stream, seconds since its
-            first picture; None for images.
-        captured_s: monotonic clock, in seconds, when the picture was handed over by the decoder or camera;
-            None for files, which wait until they are asked.
-        source: short name of the source, where there are several.
+        time_s: presentation time in seconds as stored in the container; for a camera or stream, seconds
+            since its first frame; None for images.
+        captured_s: time on the monotonic clock in seconds at which the decoder or camera returned the
+            image; None for files, which are read on demand.
+        source: short name of the source if there are several.
     """
 
     image: NDArray[np.uint8]

@@ -1,11 +1,11 @@
-"""The thread that reads a live source, and the slot it hands pictures over in."""
+"""Reader thread of a live source, and the single-frame slot between reader and consumer."""
 
 from __future__ import annotations
 
 import math
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -15,69 +15,71 @@ from imp_trt.errors import SourceError
 from imp_trt.video.sources.captures import Capture
 from imp_trt.video.sources.frame import Frame
 
-FIRST_DELAY_S = 0.5
-LONGEST_DELAY_S = 10.0
+INITIAL_DELAY_S = 0.5
+MAX_DELAY_S = 10.0
+
+Event = Literal["connected", "lost", "retry", "reconnected", "stalled", "gone"]
 
 T = TypeVar("T")
 
 
-class BackOff:
-    """How long to wait before the next attempt: 0.5 s, 1 s, 2 s, ... 10 s.
+class Backoff:
+    """Exponential backoff between connection attempts: 0.5 s, 1 s, 2 s, ... 10 s.
 
     Args:
-        give_up_s: seconds without a picture after which there is no further attempt.
-        clock: monotonic seconds.
+        timeout_s: seconds without a frame after which there is no further attempt.
+        clock: monotonic clock in seconds.
     """
 
-    def __init__(self, give_up_s: float, clock: Callable[[], float]) -> None:
-        self.give_up_s = give_up_s
+    def __init__(self, timeout_s: float, clock: Callable[[], float]) -> None:
+        self.timeout_s = timeout_s
         self._clock = clock
         self._lost_s: float | None = None
-        self._delay_s = FIRST_DELAY_S
+        self._delay_s = INITIAL_DELAY_S
 
     @property
     def lost(self) -> bool:
-        """Whether there was a loss since the last picture."""
+        """Whether the connection was lost since the last frame."""
         return self._lost_s is not None
 
-    def lose(self) -> None:
-        """No picture from now on; further failures until the next picture change nothing."""
+    def start(self) -> None:
+        """Record the loss of the connection; no effect if it is already lost."""
         if self._lost_s is None:
             self._lost_s = self._clock()
 
-    def found(self) -> None:
-        """A picture came. Opening alone does not count: a dying camera may open again and again."""
-        self._lost_s, self._delay_s = None, FIRST_DELAY_S
+    def reset(self) -> None:
+        """Record a frame. Opening alone does not count, because a failing camera may open repeatedly."""
+        self._lost_s, self._delay_s = None, INITIAL_DELAY_S
 
     def next_delay(self) -> float | None:
-        """Seconds to wait before the next attempt; None to give up. The last attempt is at the limit."""
-        left = math.inf if self._lost_s is None else self._lost_s + self.give_up_s - self._clock()
+        """Seconds to wait before the next attempt; None after the timeout. The last attempt is at it."""
+        left = math.inf if self._lost_s is None else self._lost_s + self.timeout_s - self._clock()
         if left <= 0:
             return None
         delay = min(self._delay_s, left)
-        self._delay_s = min(2 * self._delay_s, LONGEST_DELAY_S)
+        self._delay_s = min(2 * self._delay_s, MAX_DELAY_S)
         return delay
 
 
-class Slot:
-    """Room for one frame between the reader and whoever takes frames.
+class FrameSlot:
+    """Single-frame buffer between the reader thread and the consumer.
 
-    Only the owner, the reader in charge, may fill it: one that was left behind in a native call and comes
-    back later finds that it no longer counts.
+    Only the owner, the current reader, may put frames. A reader that was abandoned in a native call and
+    returns later is no longer the owner and ends.
 
     Args:
         latest: a newer frame replaces one that was not taken; False: the reader waits.
 
     Attributes:
-        dropped: frames that were replaced. Counting, of these and of indices and seconds, begins with the
-            first frame that is taken: a model may be loaded after its camera is opened.
-        filled: frames put in so far.
+        dropped: number of frames that were replaced. This number, frame indices and frame times start with
+            the first frame that is taken, because a model may be loaded after its camera is opened.
+        count: number of frames put so far.
     """
 
     def __init__(self, latest: bool) -> None:
         self.latest = latest
         self.dropped = 0
-        self.filled = 0
+        self.count = 0
         self.owner: Reader | None = None
         self.closed = threading.Event()
         self._changed = threading.Condition()
@@ -86,41 +88,41 @@ class Slot:
         self._first_s = 0.0
         self._taken = False
 
-    def belongs_to(self, reader: Reader) -> bool:
-        """Whether reader shall go on."""
+    def is_owned_by(self, reader: Reader) -> bool:
+        """Whether reader is the owner and the slot is open."""
         return self.owner is reader and not self.closed.is_set()
 
     def put(self, reader: Reader, image: NDArray[np.uint8], captured_s: float) -> bool:
-        """Hand image [h, w, 3] over; False when the reader shall end."""
+        """Store an image [h, w, 3] uint8 BGR; False if the reader must end."""
         with self._changed:
-            while not self.latest and self._frame is not None and self.belongs_to(reader):
+            while not self.latest and self._frame is not None and self.is_owned_by(reader):
                 self._changed.wait(1.0)
-            if not self.belongs_to(reader):
+            if not self.is_owned_by(reader):
                 return False
             if self._frame is not None and self._taken:
                 self.dropped += 1
             elif self._frame is not None:
-                self.filled = 0
-            if not self.filled:
+                self.count = 0
+            if not self.count:
                 self._first_s = captured_s
-            index, self.filled = self.filled, self.filled + 1
+            index, self.count = self.count, self.count + 1
             time_s = captured_s - self._first_s
             self._frame = Frame(image, index, f"{index:06d}", time_s, captured_s)
             self._changed.notify_all()
             return True
 
     def fail(self, reader: Reader, error: BaseException) -> None:
-        """Have error raised where frames are taken, after the frame that lies here."""
+        """Raise error in the consumer's wait(), after the stored frame."""
         with self._changed:
-            if self.belongs_to(reader):
+            if self.is_owned_by(reader):
                 self._error = error
                 self._changed.notify_all()
 
     def wait(self, seconds: float) -> bool:
-        """Until there is a frame to take, at most so long; also True when the slot is closed.
+        """Wait until there is a frame or the slot is closed; False on timeout.
 
         Raises:
-            What the reader failed with.
+            BaseException: the error that the reader failed with.
         """
         with self._changed:
             if self._frame is None and self._error is None and not self.closed.is_set():
@@ -132,8 +134,8 @@ class Slot:
                 raise error
             return False
 
-    def take(self) -> Frame | None:
-        """The frame, which leaves the slot."""
+    def get(self) -> Frame | None:
+        """Remove and return the frame; None if there is none."""
         with self._changed:
             frame, self._frame = self._frame, None
             self._taken = self._taken or frame is not None
@@ -141,7 +143,7 @@ class Slot:
             return frame
 
     def close(self) -> None:
-        """Nothing goes in or out any more; whoever waits is woken."""
+        """Discard the frame, accept no more, and wake all waiting threads."""
         with self._changed:
             self.closed.set()
             self._frame = None
@@ -149,117 +151,117 @@ class Slot:
 
 
 class Reader(threading.Thread):
-    """Opens, reads, and opens again, as long as the slot belongs to it.
+    """Opens, reads and reopens a device as long as it owns the slot.
 
-    A daemon: OpenCV's calls cannot be interrupted, and one may last longer than the program.
+    A daemon thread, because OpenCV's calls cannot be interrupted and may outlast the program.
 
     Args:
-        tell: called with what happens, see LiveSource.
-        stalled: what to tell first, if this reader comes in the place of one whose call hangs.
+        notify: called with events, see LiveSource.
+        stalled: message of the first event, if this reader replaces one whose call stalled.
 
     Attributes:
-        fps: frames per second as the device or stream says, None if it does not.
+        fps: frames per second as reported by the device or stream, None if unknown.
     """
 
     def __init__(
         self,
         name: str,
-        slot: Slot,
+        slot: FrameSlot,
         connect: Callable[[], Capture],
-        back_off: BackOff,
+        backoff: Backoff,
         *,
-        tell: Callable[[str, str], None],
+        notify: Callable[[Event, str], None],
         clock: Callable[[], float],
         sleep: Callable[[float], object],
         stalled: str | None = None,
     ) -> None:
         super().__init__(name=f"read {name}", daemon=True)
-        self._source, self._slot, self._connect, self._back_off = name, slot, connect, back_off
-        self._tell, self._clock, self._sleep = tell, clock, sleep
+        self._source, self._slot, self._connect, self._backoff = name, slot, connect, backoff
+        self._notify, self._clock, self._sleep = notify, clock, sleep
         self._stalled = stalled
         self._since: float | None = None
         self.fps: float | None = None
 
     def time_left(self, limit_s: float) -> float:
-        """Seconds until the native call under way, if any, has lasted limit_s."""
+        """Seconds until the native call in progress, if any, has taken limit_s."""
         since = self._since
         return limit_s if since is None else since + limit_s - self._clock()
 
     def run(self) -> None:
-        """The thread."""
+        """Body of the thread."""
         try:
             if self._stalled is not None:
-                self._lose("stalled", self._stalled)
-            while (capture := self._opened()) is not None:
+                self._mark_lost("stalled", self._stalled)
+            while (capture := self._open()) is not None:
                 try:
-                    self._pump(capture)
+                    self._read_frames(capture)
                 finally:
                     capture.release()
         except BaseException as error:
             self._slot.fail(self, error)
 
-    def _opened(self) -> Capture | None:
-        """The next connection; None when the reader shall end."""
-        while self._slot.belongs_to(self):
-            if self._back_off.lost and not self._waited():
+    def _open(self) -> Capture | None:
+        """Connect, with backoff after failures; None if the reader must end."""
+        while self._slot.is_owned_by(self):
+            if self._backoff.lost and not self._wait_for_retry():
                 break
             try:
                 return self._call(self._connect)
             except SourceError as error:
-                if not self._slot.filled:
+                if not self._slot.count:
                     raise
-                self._lose("lost", str(error))
+                self._mark_lost("lost", str(error))
         return None
 
-    def _waited(self) -> bool:
-        delay = self._back_off.next_delay()
+    def _wait_for_retry(self) -> bool:
+        delay = self._backoff.next_delay()
         if delay is None:
-            text = f"no picture for {self._back_off.give_up_s:g} s"
-            self._tell("gone", text)
+            text = f"no frame for {self._backoff.timeout_s:g} s"
+            self._notify("gone", text)
             raise SourceError(
-                f"source {self._source}", expected="a camera or stream that comes back", got=text
+                f"source {self._source}", expected="a camera or stream that can be reconnected", got=text
             )
-        self._tell("retry", f"next attempt in {delay:g} s")
+        self._notify("retry", f"next attempt in {delay:g} s")
         self._sleep(delay)
-        return self._slot.belongs_to(self)
+        return self._slot.is_owned_by(self)
 
-    def _pump(self, capture: Capture) -> None:
+    def _read_frames(self, capture: Capture) -> None:
         fps = capture.get(cv2.CAP_PROP_FPS)
         self.fps = float(fps) if math.isfinite(fps) and 0 < fps <= 1000 else None
-        while self._slot.belongs_to(self):
+        while self._slot.is_owned_by(self):
             done, image = self._call(capture.read)
             now = self._clock()
             if not done or image is None:
-                self._end_of_pictures()
+                self._handle_read_failure()
                 return
-            if self._back_off.lost or not self._slot.filled:
-                self._welcome(image)
+            if self._backoff.lost or not self._slot.count:
+                self._mark_connected(image)
             if not self._slot.put(self, image, now):
                 return
 
-    def _end_of_pictures(self) -> None:
-        if not self._slot.filled:
+    def _handle_read_failure(self) -> None:
+        if not self._slot.count:
             raise SourceError(
                 f"source {self._source}",
-                expected="a picture",
-                got="none, though it opens",
-                fix="see if another program shows it; a camera may give none while it is in use",
+                expected="a frame",
+                got="none, although it opens",
+                fix="test it with another program; a camera that is in use may deliver none",
             )
-        self._lose("lost", "no picture any more")
+        self._mark_lost("lost", "no more frames")
 
-    def _welcome(self, image: NDArray[np.uint8]) -> None:
-        if not self._slot.belongs_to(self):
+    def _mark_connected(self, image: NDArray[np.uint8]) -> None:
+        if not self._slot.is_owned_by(self):
             return
-        kind = "reconnected" if self._back_off.lost else "connected"
-        self._back_off.found()
+        event: Event = "reconnected" if self._backoff.lost else "connected"
+        self._backoff.reset()
         height, width = image.shape[:2]
-        self._tell(kind, f"{width}x{height}" + (f" at {self.fps:g} frames/s" if self.fps else ""))
+        self._notify(event, f"{width}x{height}" + (f" at {self.fps:g} frames/s" if self.fps else ""))
 
-    def _lose(self, kind: str, text: str) -> None:
-        if self._slot.belongs_to(self):
-            again = self._back_off.lost
-            self._back_off.lose()
-            self._tell("retry" if again else kind, text)
+    def _mark_lost(self, event: Event, text: str) -> None:
+        if self._slot.is_owned_by(self):
+            already_lost = self._backoff.lost
+            self._backoff.start()
+            self._notify("retry" if already_lost else event, text)
 
     def _call(self, native: Callable[[], T]) -> T:
         self._since = self._clock()

@@ -1,4 +1,4 @@
-"""What every source of frames has in common."""
+"""Interface of the sources of frames."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from imp_trt.video.sources.frame import Frame
 
 
 class Source(Protocol):
-    """Frames in order, once.
+    """Interface of a source: an iterable of frames in order, which can be iterated once.
 
     Attributes:
-        name: what was opened, without credentials.
+        name: path or address, without credentials.
         paths: the files that are read.
-        frames: how many frames there are, None if unknown.
-        fps: frames per second as the container says, None for images or if it does not say.
-        live: a camera or stream: its frames are lost when nobody takes them in time.
+        frames: number of frames, None if unknown.
+        fps: frames per second as stored in the container, None for images or if unknown.
+        live: whether it is a camera or stream, whose frames are lost if they are not read in time.
     """
 
     name: str
@@ -36,13 +36,13 @@ class Source(Protocol):
     def close(self) -> None:
         """Release the file or device; idempotent.
 
-        Of live sources also while another thread iterates: its iteration ends at once.
+        A live source may be closed while another thread iterates; the iteration then ends immediately.
         """
         ...
 
 
 class ClosingSource:
-    """Leaving the ``with`` block closes the source."""
+    """Mixin: leaving the ``with`` block closes the source."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

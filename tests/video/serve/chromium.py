@@ -28,7 +28,7 @@ FLAGS = (
     "--disable-sync",
     "--remote-debugging-pipe",
 )
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 
 
 def find_chromium() -> str | None:
@@ -75,7 +75,7 @@ class Chromium:
         if session is not None:
             message["sessionId"] = session
         os.write(self._out, json.dumps(message).encode() + b"\0")
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while True:
             answer = self._next(deadline)
             if answer.get("id") == self._sent:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from imp_trt.classes import ClassTable
 from imp_trt.results.result import Instances, SegmentationResult
 from imp_trt.video.serve import BrowserView
-from imp_trt.video.sinks import DrawOptions, Segmented
+from imp_trt.video.sinks import DrawOptions, SegmentedFrame
 from imp_trt.video.sources.frame import Frame
 
 CLASSES = ClassTable(("road", "sky", "car"), (2,), ((128, 64, 128), (70, 130, 180), (0, 0, 142)))
@@ -38,12 +38,12 @@ def result(timing: dict[str, float] | None = None) -> SegmentationResult:
     return SegmentationResult(semantic, found, CLASSES, timing or {"infer": 30.0, "total": 40.0})
 
 
-def segmented(index: int = 0, source: str = "", **changes: Any) -> Segmented:
+def segmented(index: int = 0, source: str = "", **changes: Any) -> SegmentedFrame:
     """A frame with its result, 50 ms old."""
     captured_s = changes.pop("captured_s", 100.0)
     frame = Frame(picture(index), index, f"{index:06d}", index / 10, captured_s, source)
     parts: dict[str, Any] = {"result": result(), "draw": DrawOptions(), "age_s": 0.05, "source": source}
-    return Segmented(frame, **(parts | changes))
+    return SegmentedFrame(frame, **(parts | changes))
 
 
 def view(**options: Any) -> BrowserView:
@@ -95,7 +95,7 @@ def ended(condition: Callable[[], bool], within_s: float = 3.0) -> None:
         time.sleep(0.05)
 
 
-def large(index: int) -> Segmented:
+def large(index: int) -> SegmentedFrame:
     """A picture of noise: some hundred kilobytes of JPEG, more than a stalled connection takes."""
     item = segmented(index)
     noise = np.random.default_rng(index).integers(0, 255, (600, 800, 3), np.uint8)

@@ -76,7 +76,7 @@ def test_a_viewer_waits_for_the_next_picture(shown: BrowserView) -> None:
 
 
 def test_nothing_new_is_no_error(shown: BrowserView, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_WAIT_S", 0.05)
+    monkeypatch.setattr(server, "_FRAME_TIMEOUT_S", 0.05)
     answer, body = get(shown.port, "/frame?after=1")
     assert (answer.status, body) == (204, b"")
 
@@ -220,7 +220,7 @@ def test_motion_jpeg_for_other_programs(shown: BrowserView) -> None:
 
 
 def test_motion_jpeg_needs_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_WAIT_S", 0.05)
+    monkeypatch.setattr(server, "_FRAME_TIMEOUT_S", 0.05)
     with view() as opened:
         assert get(opened.port, "/stream")[0].status == 503
 
@@ -248,7 +248,7 @@ def test_ports_and_hosts_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(view_module, "ViewServer", forbidden)
-    with pytest.raises(OutputError, match=r"1024.*--serve 8080"):
+    with pytest.raises(OutputError, match=r"1023.*--serve 8080"):
         BrowserView(80, classes=CLASSES)
 
 
@@ -257,7 +257,7 @@ def test_loopback_by_default_and_a_warning_otherwise(caplog: pytest.LogCaptureFi
         assert opened.url == f"http://127.0.0.1:{opened.port}/"
         assert not caplog.records
     with view(host="0.0.0.0") as opened:  # noqa: S104
-        assert "no password" in caplog.text
+        assert "without password" in caplog.text
         assert caplog.records[0].levelno == logging.WARNING
         assert opened.url == f"http://{socket.gethostname()}:{opened.port}/"
         for name, status in ((socket.gethostname(), 200), ("10.1.2.3:80", 200), ("evil.example", 421)):

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from imp_trt.video.serve import BrowserView, painting, server
-from imp_trt.video.serve.painting import View
-from imp_trt.video.sinks import Segmented
+from imp_trt.video.serve import BrowserView, server
+from imp_trt.video.serve import render as render_module
+from imp_trt.video.serve.render import View
+from imp_trt.video.sinks import SegmentedFrame
 from tests.video.serve.made import ask, ended, get, get_json, large, segmented, threads, view
 
 
@@ -29,7 +30,7 @@ def shown() -> Iterator[BrowserView]:
 def test_a_stream_viewer_that_vanished_is_noticed_without_new_pictures(
     shown: BrowserView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "_WAIT_S", 0.05)
+    monkeypatch.setattr(server, "_FRAME_TIMEOUT_S", 0.05)
     peer = ask(shown.port, "/stream")
     received = b""
     while not received.endswith(b"\xff\xd9\r\n"):  # the end of the picture: nothing more will be sent
@@ -109,14 +110,14 @@ def test_a_thread_that_cannot_be_had_takes_nobodys_place(
 def test_a_stream_ends_at_a_picture_that_cannot_be_drawn(
     shown: BrowserView, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fails(item: Segmented, view: View) -> NDArray[np.uint8]:
+    def fails(item: SegmentedFrame, view: View) -> NDArray[np.uint8]:
         raise ValueError("no such layer")
 
     with ask(shown.port, "/stream") as peer:
         received = b""
         while not received.endswith(b"\xff\xd9\r\n"):
             received += peer.recv(1 << 16)
-        monkeypatch.setattr(painting, "paint", fails)
+        monkeypatch.setattr(render_module, "render", fails)
         shown.write(segmented(1))
         assert peer.recv(1 << 16) == b""
     assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["no such layer"]
@@ -166,12 +167,12 @@ def test_the_end(end: str) -> None:
 def test_an_answer_on_its_way_is_not_cut_off(shown: BrowserView, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, done = Event(), Event()
 
-    def slow(item: Segmented, view: View) -> NDArray[np.uint8]:
+    def slow(item: SegmentedFrame, view: View) -> NDArray[np.uint8]:
         begun.set()
         assert done.wait(5)
         return item.frame.image
 
-    monkeypatch.setattr(painting, "paint", slow)
+    monkeypatch.setattr(render_module, "render", slow)
     with ThreadPoolExecutor() as pool:
         asking = pool.submit(get, shown.port, "/frame")
         assert begun.wait(5)
@@ -190,12 +191,12 @@ def test_a_drawing_that_hangs_does_not_hold_up_the_end(
 ) -> None:
     begun, done = Event(), Event()
 
-    def hangs(item: Segmented, view: View) -> NDArray[np.uint8]:
+    def hangs(item: SegmentedFrame, view: View) -> NDArray[np.uint8]:
         begun.set()
         done.wait(10)
         return item.frame.image
 
-    monkeypatch.setattr(painting, "paint", hangs)
+    monkeypatch.setattr(render_module, "render", hangs)
     peer = ask(shown.port, "/frame")
     assert begun.wait(5)
     start = time.perf_counter()
@@ -221,4 +222,4 @@ def test_an_exception_in_the_run_is_failed() -> None:
     with pytest.raises(KeyboardInterrupt), view() as opened:
         raise KeyboardInterrupt
     assert threads() == []
-    assert opened._site.latest.run == "failed"
+    assert opened._state.frames.run == "failed"

@@ -8,11 +8,11 @@ import pytest
 
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
-from imp_trt.video.sinks import DrawOptions, Segmented
+from imp_trt.video.sinks import DrawOptions, SegmentedFrame
 from imp_trt.video.sources.frame import Frame
 from tests.support import tiny
 
-MakeItem = Callable[..., Segmented]
+MakeItem = Callable[..., SegmentedFrame]
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +31,8 @@ def item(results: list[SegmentationResult]) -> MakeItem:
         source: str = "",
         captured_s: float | None = None,
         age_s: float | None = None,
-    ) -> Segmented:
+    ) -> SegmentedFrame:
         frame = Frame(tiny.frame(seed=i % 3), i, f"name{i}", i / 10, captured_s)
-        return Segmented(frame, results[i % 3], draw or DrawOptions(), age_s, source)
+        return SegmentedFrame(frame, results[i % 3], draw or DrawOptions(), age_s, source)
 
     return make

@@ -99,7 +99,7 @@ def test_a_reader_that_hangs_is_an_error_and_does_not_hang_the_run(
 ) -> None:
     monkeypatch.setattr(lines, "READER_TIMEOUT_S", 0.05)
     with pipe(tmp_path) as (path, _), JsonLines(path) as sink:
-        with pytest.raises(OutputError, match="took nothing"):
+        with pytest.raises(OutputError, match="read nothing"):
             all(sink.write(item(i)) for i in range(1000))
 
 
@@ -125,11 +125,11 @@ def test_a_full_device_is_an_error(item: MakeItem) -> None:
 def test_standard_output_goes_on_where_it_was(tmp_path: Path) -> None:
     """Redirected to a file, /dev/stdout must be neither replaced nor written over."""
     code = (
-        "from imp_trt.video.sinks.lines import _Pipe, _streams\n"
+        "from imp_trt.video.sinks.lines import _Pipe, _is_stream\n"
         "from pathlib import Path\n"
         "print('before', flush=True)\n"
         "path = Path('/dev/stdout')\n"
-        "assert _streams(path)\n"
+        "assert _is_stream(path)\n"
         "pipe = _Pipe(path); pipe.write('line\\n'); pipe.commit()\n"
         "print('after')\n"
     )

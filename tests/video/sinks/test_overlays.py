@@ -12,9 +12,9 @@ from imp_trt.results.result import SegmentationResult
 from imp_trt.video.sinks import (
     JsonLines,
     NullSink,
-    OverlayPictures,
+    OverlayImages,
     OverlayVideo,
-    Segmented,
+    SegmentedFrame,
     overlay_sink,
 )
 from imp_trt.video.sources import open_source
@@ -89,7 +89,7 @@ def test_a_clip_keeps_rate_and_times_on_its_way_through(
     clip = clips.write_clip(tmp_path / "clip.mp4", 12, fps, results[0].size)
     with open_source(clip) as source, OverlayVideo(tmp_path / "out.mp4", source.fps) as sink:
         for frame in source:
-            sink.write(Segmented(frame, results[0]))
+            sink.write(SegmentedFrame(frame, results[0]))
     with open_source(tmp_path / "out.mp4") as source:
         assert source.fps == pytest.approx(fps, rel=1e-4)
         assert source.frames == 12
@@ -113,11 +113,11 @@ def test_overlay_sink_chooses_by_the_place(tmp_path: Path) -> None:
         ("null:", NullSink),
         (tmp_path / "a.mp4", OverlayVideo),
         (tmp_path / "a.avi", OverlayVideo),
-        (tmp_path / "a.png", OverlayPictures),
-        (tmp_path / "%05d.jpg", OverlayPictures),
-        (tmp_path / "folder", OverlayPictures),
-        (tmp_path, OverlayPictures),
-        (f"{tmp_path}/v1.2/", OverlayPictures),
+        (tmp_path / "a.png", OverlayImages),
+        (tmp_path / "%05d.jpg", OverlayImages),
+        (tmp_path / "folder", OverlayImages),
+        (tmp_path, OverlayImages),
+        (f"{tmp_path}/v1.2/", OverlayImages),
     ):
         sink = overlay_sink(place, None)
         assert isinstance(sink, kind)

@@ -16,7 +16,7 @@ from imp_trt.errors import OutputError
 from imp_trt.results.panoptic import Panoptic, Segment
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video.sinks import PanopticMaps
-from imp_trt.video.sinks.panoptic import _painted, segment_colors
+from imp_trt.video.sinks.panoptic import _colorize, segment_colors
 from tests.support import tiny
 from tests.video.sinks.conftest import MakeItem
 
@@ -77,7 +77,7 @@ def test_ids_are_shades_of_the_class_colors() -> None:
 def test_many_segments_are_painted_as_few_are(count: int) -> None:
     ids = np.arange(count + 1, dtype=np.int64) * 65_793 // 3
     numbers = np.arange(count + 1).reshape(1, -1)
-    picture = _painted(numbers.astype(np.uint8 if count < 256 else np.int32), ids)
+    picture = _colorize(numbers.astype(np.uint8 if count < 256 else np.int32), ids)
     blue, green, red = (picture[0, :, channel].astype(np.int64) for channel in range(3))
     assert np.array_equal(red + 256 * green + 65536 * blue, ids)
 

@@ -17,10 +17,10 @@ from imp_trt.video.sinks import (
     DrawOptions,
     JsonLines,
     NullSink,
-    OverlayPictures,
+    OverlayImages,
     OverlayVideo,
     PanopticMaps,
-    Segmented,
+    SegmentedFrame,
     Sink,
 )
 from tests.support import tiny
@@ -58,13 +58,13 @@ def test_the_source_is_the_frames_own(item: MakeItem) -> None:
     one = item()
     assert one.source == ""
     frame = replace(one.frame, source="front")
-    assert Segmented(frame, one.result).source == "front"
-    assert Segmented(frame, one.result, source="rear").source == "rear"
+    assert SegmentedFrame(frame, one.result).source == "front"
+    assert SegmentedFrame(frame, one.result, source="rear").source == "rear"
 
 
 def test_who_wants_overlays() -> None:
     drawing = {name for name in sinks.__all__ if getattr(getattr(sinks, name), "draws", False)}
-    assert drawing == {"OverlayPictures", "OverlayVideo", "Window"}
+    assert drawing == {"OverlayImages", "OverlayVideo", "Window"}
 
 
 def test_null_takes_everything(item: MakeItem) -> None:
@@ -128,7 +128,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, item: MakeIt
 
 
 def test_a_picture_on_a_full_disk_leaves_the_ones_before(tmp_path: Path, item: MakeItem) -> None:
-    with OverlayPictures(tmp_path) as sink:
+    with OverlayImages(tmp_path) as sink:
         sink.write(item(0))
         with full_disk(1000), pytest.raises(OutputError, match="File too large"):
             sink.write(item(1))

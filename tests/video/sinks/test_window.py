@@ -51,7 +51,7 @@ def write_until(sink: Window, item: MakeItem, stop: Callable[[bool], bool], sour
 
 
 def test_the_viewer_gets_pictures_when_it_is_ready(tmp_path: Path, item: MakeItem) -> None:
-    """Two are asked for; the others must not hold up the writer."""
+    """Two are request for; the others must not hold up the writer."""
     got = tmp_path / "got"
     script = f"""
 say("ready"); first = read(); say("ready"); second = read()
@@ -82,7 +82,7 @@ def test_a_viewer_that_hangs_while_it_reads_is_an_error(
     big = item()
     big.__dict__["overlay"] = np.zeros((1080, 1920, 3), np.uint8)
     with window("say('ready'); import time; time.sleep(60)") as sink:
-        with pytest.raises(OutputError, match="hangs"):
+        with pytest.raises(OutputError, match="does not respond"):
             write_until(sink, lambda i, source: big, lambda going: False)
 
 
@@ -143,7 +143,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, list[str]]]:
     reader, writer = os.pipe()
     keep = os.dup(0)
     os.dup2(reader, 0)
-    monkeypatch.setattr(viewer, "_say", words.append)
+    monkeypatch.setattr(viewer, "_send", words.append)
     yield writer, words
     os.dup2(keep, 0)
     for descriptor in (reader, keep, writer):
@@ -191,8 +191,8 @@ def test_keys_are_asked_for_while_no_picture_comes(desk: Desk, said: tuple[int, 
 def test_a_large_picture_starts_in_a_window_that_fits(desk: Desk) -> None:
     viewer._open("wide", 2160, 3840)
     viewer._open("tall", 4000, 100)
-    rows = viewer.LARGEST[0]
-    assert desk.sizes == {"wide": viewer.LARGEST, "tall": (rows, round(100 * rows / 4000))}
+    rows = viewer.MAX_WINDOW_SIZE[0]
+    assert desk.sizes == {"wide": viewer.MAX_WINDOW_SIZE, "tall": (rows, round(100 * rows / 4000))}
 
 
 @pytest.mark.skipif(shutil.which("Xvfb") is None, reason="needs Xvfb, a virtual display")

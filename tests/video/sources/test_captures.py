@@ -1,4 +1,4 @@
-"""What OpenCV is asked for when a camera or stream is opened."""
+"""What OpenCV is request for when a camera or stream is opened."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ def test_what_a_camera_refuses_is_logged(
     fake.refused = cv2.CAP_PROP_FPS
     captures.open_camera(tmp_path / "video0", {"fps": 240, "width": 640, "height": 480})
     (record,) = caplog.records
-    assert record.getMessage().endswith("video0 refuses fps 240")
+    assert record.getMessage().endswith("video0 rejects fps 240")
 
 
 def test_a_camera_in_use(fake: type[FakeCapture], tmp_path: Path) -> None:
     fake.opens = False
     (tmp_path / "video0").touch()
-    with pytest.raises(SourceError, match="in use, or no camera"):
+    with pytest.raises(SourceError, match="in use or not a camera"):
         captures.open_camera(tmp_path / "video0")
     assert fake.made[0].released
 
@@ -114,22 +114,22 @@ def test_a_pipeline_that_does_not_start(fake: type[FakeCapture]) -> None:
 
 @pytest.mark.parametrize(
     ("error", "named"),
-    [(TimeoutError(), "no answer within 2 s"), (OSError(113, "No route to host"), "No route to host")],
+    [(TimeoutError(), "no response within 2 s"), (OSError(113, "No route to host"), "No route to host")],
 )
 def test_a_host_that_does_not_answer(
     fake: type[FakeCapture], monkeypatch: pytest.MonkeyPatch, error: OSError, named: str
 ) -> None:
     fake.opens = False
-    asked: list[Any] = []
+    request: list[Any] = []
 
     def connect(address: Any, timeout: float) -> None:
-        asked.append((address, timeout))
+        request.append((address, timeout))
         raise error
 
     monkeypatch.setattr(socket, "create_connection", connect)
     with pytest.raises(SourceError, match=named):
         captures.open_stream("rtsp://u:p@10.0.0.9/1")
-    assert asked == [(("10.0.0.9", 554), 2)]
+    assert request == [(("10.0.0.9", 554), 2)]
 
 
 def test_a_csi_camera(fake: type[FakeCapture], monkeypatch: pytest.MonkeyPatch) -> None:

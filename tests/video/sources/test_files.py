@@ -92,7 +92,7 @@ def test_a_video_cut_short_is_refused(tmp_path: Path, suffix: str, share: float)
     path = clips.write_clip(tmp_path / f"clip{suffix}", frames=30)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(SourceError, match=r"empty file|cut short|none: audio only"):
+    with pytest.raises(SourceError, match=r"empty file|truncated|none: audio only"):
         list(open_source(path))
 
 
@@ -106,7 +106,7 @@ def test_an_mp4_cut_short_behind_its_index_is_refused_on_opening(tmp_path: Path)
     capture = cv2.VideoCapture(str(path))
     assert capture.isOpened()  # OpenCV has no objection
     capture.release()
-    with pytest.raises(SourceError, match="cut short by 50 bytes"):
+    with pytest.raises(SourceError, match="truncated by 50 bytes"):
         open_source(path)
 
 
@@ -193,7 +193,7 @@ def test_a_matroska_file_that_ends_long_before_its_length_is_refused(tmp_path: P
 )
 def test_files_without_pictures(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(SourceError, match=r"none: audio only|cut short"):
+    with pytest.raises(SourceError, match=r"none: audio only|truncated"):
         open_source(tmp_path / name)
 
 
@@ -254,7 +254,7 @@ def test_a_photo_with_a_thumbnail_and_a_video_appended(tmp_path: Path) -> None:
     path.write_bytes(photo + b"\x00" * 100_000)
     assert read_image(path).shape == tiny.frame().shape
     path.write_bytes(photo[: len(block) + len(data) // 2])  # the thumbnail's end mark is still there
-    with pytest.raises(SourceError, match="cut short"):
+    with pytest.raises(SourceError, match="truncated"):
         read_image(path)
 
 

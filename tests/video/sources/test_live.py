@@ -82,10 +82,10 @@ def test_delays_start_anew_after_a_picture_only() -> None:
 def test_giving_up() -> None:
     clock, kinds = SimulatedClock(), []
     camera = ScriptedCamera([1, 2])
-    source = opened(camera, clock, give_up_s=20.0, on_event=lambda kind, _: kinds.append(kind))
+    source = opened(camera, clock, reconnect_timeout_s=20.0, on_event=lambda kind, _: kinds.append(kind))
     frames = iter(source)
     assert [next(frames).index, next(frames).index] == [0, 1]
-    with pytest.raises(SourceError, match="no picture for 20 s"):
+    with pytest.raises(SourceError, match="no frame for 20 s"):
         next(frames)
     assert clock.slept == [0.5, 1, 2, 4, 8, 4.5]  # the last attempt is at the limit
     assert camera.attempts == 7
@@ -95,7 +95,7 @@ def test_giving_up() -> None:
 
 @pytest.mark.parametrize(
     ("connection", "message"),
-    [(absent(), "no such device"), ([], "none, though it opens"), ([None], "none, though it opens")],
+    [(absent(), "no such device"), ([], "none, although it opens"), ([None], "none, although it opens")],
 )
 def test_what_never_gives_a_picture_is_refused_on_opening(connection: Any, message: str) -> None:
     camera = ScriptedCamera(connection, [1, 2, 3])
@@ -245,7 +245,7 @@ def test_a_read_that_hangs_is_left_behind() -> None:
     )
     frames = iter(source)
     assert [int(next(frames).image[0, 0, 0]) for _ in range(2)] == [1, 2]
-    assert ("stalled", "no answer for 0.1 s") in events
+    assert ("stalled", "no response for 0.1 s") in events
     hang.set()
     assert camera.opened[0].released.wait(1.0)
     assert int(next(frames).image[0, 0, 0]) == 3  # 66 came too late
@@ -263,7 +263,7 @@ def test_hanging_from_the_start_is_refused(where: str) -> None:
             hang.wait(5)
         return camera()
 
-    with pytest.raises(SourceError, match=r"no answer for 0\.05 s"):
+    with pytest.raises(SourceError, match=r"no response for 0\.05 s"):
         LiveSource("cam", connect, stall_s=0.05)
     hang.set()
 
@@ -273,7 +273,7 @@ def test_credentials_are_nowhere(caplog: pytest.LogCaptureFixture) -> None:
     clock = SimulatedClock()
     camera = ScriptedCamera([1], SourceError(f"stream {url}"), [2])
     with caplog.at_level(logging.DEBUG, "imp_trt"):
-        source = LiveSource(url, camera, latest=False, clock=clock, sleep=clock.sleep, give_up_s=5,
+        source = LiveSource(url, camera, latest=False, clock=clock, sleep=clock.sleep, reconnect_timeout_s=5,
                             on_event=lambda *event: events.append(event))  # fmt: skip
         with pytest.raises(SourceError) as caught:
             levels(source)

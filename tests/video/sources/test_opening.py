@@ -17,7 +17,7 @@ from tests.support.scripted_camera import ScriptedCapture
 
 
 @pytest.mark.parametrize(
-    ("spec", "device", "wishes"),
+    ("spec", "device", "properties"),
     [
         ("0", "/dev/video0", {}),
         ("12", "/dev/video12", {}),
@@ -31,12 +31,12 @@ from tests.support.scripted_camera import ScriptedCapture
         ),
     ],
 )
-def test_cameras(monkeypatch: pytest.MonkeyPatch, spec: str, device: str, wishes: dict[str, Any]) -> None:
+def test_cameras(monkeypatch: pytest.MonkeyPatch, spec: str, device: str, properties: dict[str, Any]) -> None:
     calls = _record(monkeypatch, "open_camera")
     with open_source(spec) as source:
         assert (source.name, source.live) == (spec, True)
         assert next(iter(source)).index == 0
-    assert calls[0] == (Path(device), wishes)
+    assert calls[0] == (Path(device), properties)
 
 
 @pytest.mark.parametrize(
@@ -57,12 +57,12 @@ def test_streams(monkeypatch: pytest.MonkeyPatch, spec: str, function: str, argu
     assert calls[0] == (argument,)
 
 
-@pytest.mark.parametrize(("spec", "wishes"), [("csi://1", {}), ("csi://1?fps=60", {"fps": 60})])
-def test_csi(monkeypatch: pytest.MonkeyPatch, spec: str, wishes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("spec", "properties"), [("csi://1", {}), ("csi://1?fps=60", {"fps": 60})])
+def test_csi(monkeypatch: pytest.MonkeyPatch, spec: str, properties: dict[str, Any]) -> None:
     calls = _record(monkeypatch, "open_csi")
     with open_source(spec) as source:
         assert (source.name, source.live) == (spec, True)
-    assert calls[0] == (1, wishes)
+    assert calls[0] == (1, properties)
 
 
 def test_the_connection_that_tells_a_camera_from_a_recording_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,8 +92,8 @@ def test_how_long_a_source_may_stay_away(monkeypatch: pytest.MonkeyPatch, spec: 
 
     monkeypatch.setattr(opening, function, opens)
     with (
-        open_source(spec, give_up_s=0.05) as source,
-        pytest.raises(SourceError, match=r"no picture for 0\.05 s"),
+        open_source(spec, reconnect_timeout_s=0.05) as source,
+        pytest.raises(SourceError, match=r"no frame for 0\.05 s"),
     ):
         list(source)
 
@@ -140,11 +140,11 @@ def test_folders_with_brackets_in_a_pattern(tmp_path: Path, monkeypatch: pytest.
         ("v4l2://video0", "an address with v4l2:"),
         ("ftp://u:secret@host/clip.mp4", "an address with ftp:"),
         ("rtsp:/u:secret@host/1", "nothing at this path"),
-        ("99", r"/dev/video99.*no such device.*plug it in"),
+        ("99", r"/dev/video99.*no such device.*connect it"),
         ("/dev/video99", r"no such device"),
-        ("rtsp://u:secret@127.0.0.1:9/1", "a refusal of port 9"),
-        ("rtsp://u:secret@no-such-host.invalid/1", "no host of the name no-such-host.invalid"),
-        ("rtsp://u:secret@host:port/1", "a port that is no number"),
+        ("rtsp://u:secret@127.0.0.1:9/1", "connection refused on port 9"),
+        ("rtsp://u:secret@no-such-host.invalid/1", "unknown host no-such-host.invalid"),
+        ("rtsp://u:secret@host:port/1", "a port that is not a number"),
         ("rtsp:///1", "an address without a host"),
     ],
 )

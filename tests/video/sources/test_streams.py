@@ -134,7 +134,7 @@ def test_a_recording_at_an_http_address_ends(tmp_path: Path) -> None:
 def test_a_page_without_video(tmp_path: Path) -> None:
     with _served(partial(_Files, directory=str(tmp_path))) as url:
         for name in ("", "absent.mp4"):
-            with pytest.raises(SourceError, match="a server that gives no video"):
+            with pytest.raises(SourceError, match="a server that sends no video"):
                 open_source(f"{url}/{name}")
 
 

@@ -11,15 +11,15 @@ import pytest
 
 from imp_trt.errors import OutputError
 from imp_trt.results.result import SegmentationResult
-from imp_trt.video.sinks import ClassMaps, OverlayPictures
-from imp_trt.video.sinks.pictures import safe_name
+from imp_trt.video.sinks import ClassMaps, OverlayImages
+from imp_trt.video.sinks.images import safe_name
 from tests.video.sinks.conftest import MakeItem
 
 
 def test_pictures_in_a_folder_a_pattern_and_a_file(tmp_path: Path, item: MakeItem) -> None:
     with (
-        OverlayPictures(tmp_path / "folder") as folder,
-        OverlayPictures(tmp_path / "p" / "%03d.jpg") as pattern,
+        OverlayImages(tmp_path / "folder") as folder,
+        OverlayImages(tmp_path / "p" / "%03d.jpg") as pattern,
     ):
         for i in range(3):
             assert folder.write(item(i))
@@ -28,14 +28,14 @@ def test_pictures_in_a_folder_a_pattern_and_a_file(tmp_path: Path, item: MakeIte
     assert sorted(os.listdir(tmp_path / "p")) == ["000.jpg", "001.jpg", "002.jpg"]
     picture = cv2.imread(str(tmp_path / "folder" / "name1.png"))
     assert np.array_equal(picture, item(1).overlay)
-    single = OverlayPictures(tmp_path / "one.png")
+    single = OverlayImages(tmp_path / "one.png")
     single.write(item(0))
-    with pytest.raises(OutputError, match="one picture"):
+    with pytest.raises(OutputError, match="one image"):
         single.write(item(1))
 
 
 def test_a_folder_for_each_source(tmp_path: Path, item: MakeItem) -> None:
-    with OverlayPictures(tmp_path / "a") as folder, OverlayPictures(tmp_path / "b" / "x%02d.png") as pattern:
+    with OverlayImages(tmp_path / "a") as folder, OverlayImages(tmp_path / "b" / "x%02d.png") as pattern:
         for source in ("front", "rear"):
             folder.write(item(4, source=source))
             pattern.write(item(4, source=source))

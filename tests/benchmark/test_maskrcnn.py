@@ -10,47 +10,47 @@ import pytest
 import torch
 
 from imp_trt.artifacts.manifest import InputContract
-from imp_trt.benchmark import peer
-from imp_trt.benchmark.peer import PeerRival, export_peer
+from imp_trt.benchmark import maskrcnn
+from imp_trt.benchmark.maskrcnn import MaskRCNNBaseline, export_maskrcnn
 from imp_trt.errors import DependencyMissing, ImpTrtError, VerificationError
 from tests.support import tiny
 
 
 @pytest.fixture(scope="module")
-def rival(tmp_path_factory: pytest.TempPathFactory) -> PeerRival:
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> MaskRCNNBaseline:
     folder = tmp_path_factory.mktemp("peer")
     manifest = tiny.manifest(input=InputContract(height=64, width=96), detections=5)
     with pytest.MonkeyPatch.context() as patch:
         # Without COCO's weights, whatever this machine has.
         patch.setattr(torch.hub, "get_dir", lambda: str(folder / "hub"))
-        made = PeerRival(manifest, 1, folder)
+        made = MaskRCNNBaseline(manifest, 1, folder)
     assert len(list(folder.glob("*64x96_5_random*.onnx"))) == 1
     return made
 
 
 @pytest.mark.slow
-def test_the_exported_peer_answers_as_torchvision_does(rival: PeerRival) -> None:
+def test_the_exported_peer_answers_as_torchvision_does(baseline: MaskRCNNBaseline) -> None:
     images = [tiny.frame(90, 120, seed=i) for i in range(3)]
-    found = rival.check(images)
+    found = baseline.check(images)
     assert found["frames"] == 2
     assert found["instances_matched"] == found["instances_torchvision"] > 0
-    boxes, masks = rival.run(images[0])  # type: ignore[misc]
+    boxes, masks = baseline.run(images[0])  # type: ignore[misc]
     assert len(boxes) == len(masks)
     assert all(mask.shape == (90, 120) for mask in masks)
-    assert any("random" in note for note in rival.notes)
-    assert "CPU" in rival.title
+    assert any("random" in note for note in baseline.notes)
+    assert "CPU" in baseline.title
 
 
 @pytest.mark.slow
-def test_another_answer_is_refused(rival: PeerRival, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_answer_is_refused(baseline: MaskRCNNBaseline, monkeypatch: pytest.MonkeyPatch) -> None:
     def moved(tensor: np.ndarray) -> dict[str, np.ndarray]:
         found = infer(tensor)
         return found | {"boxes": found["boxes"] + 40}
 
-    infer = rival._infer
-    monkeypatch.setattr(rival, "_infer", moved)
-    with pytest.raises(VerificationError, match="no time is counted"):
-        rival.check([tiny.frame()])
+    infer = baseline._infer
+    monkeypatch.setattr(baseline, "_infer", moved)
+    with pytest.raises(VerificationError, match="nothing is timed"):
+        baseline.check([tiny.frame()])
 
 
 def test_what_the_exporter_says_is_told(tmp_path: Path) -> None:
@@ -59,21 +59,21 @@ def test_what_the_exporter_says_is_told(tmp_path: Path) -> None:
             raise RuntimeError("not\nthis one")
 
     with pytest.raises(ImpTrtError, match="RuntimeError: not this one"):
-        export_peer(Refused(), (64, 96), tmp_path / "work" / "peer.onnx")
+        export_maskrcnn(Refused(), (64, 96), tmp_path / "work" / "peer.onnx")
     assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_without_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(DependencyMissing, match=r"imp-trt\[export\]"):
-        PeerRival(tiny.manifest(), 1, tmp_path)
+        MaskRCNNBaseline(tiny.manifest(), 1, tmp_path)
 
 
 def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone() -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    first, trained = peer.peer_model((64, 96), 5)
-    second, _ = peer.peer_model((64, 96), 5)
+    first, trained = maskrcnn.maskrcnn_model((64, 96), 5)
+    second, _ = maskrcnn.maskrcnn_model((64, 96), 5)
     if trained:
         pytest.skip("COCO's weights are in torch.hub's folder")
     assert torch.equal(torch.get_rng_state(), before)

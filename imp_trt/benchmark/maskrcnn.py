@@ -1,7 +1,7 @@
-"""The peer: torchvision's Mask R-CNN with a ResNet-50 and FPN, exported to ONNX and run in ONNX Runtime.
+"""Baseline: torchvision's Mask R-CNN (ResNet-50-FPN), exported to ONNX and run in ONNX Runtime.
 
-It answers another question (COCO's objects, no class map), so only its time is compared. Frames come to it at
-the size that the artifact's network has, letterboxed the same way, and its own resizing then does nothing.
+It solves another task (COCO's objects, no class map), so only its time is compared. It gets frames at the
+input size of the artifact's network, with the same letterbox, so that its own resizing has no effect.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, cast
 
 import cv2
 import numpy as np
@@ -27,38 +27,45 @@ from imp_trt.results.result import DEFAULT_SCORE_THRESHOLD
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import onnxruntime
+    from torch import nn
+    from torchvision.models.detection import MaskRCNN
+
+    from imp_trt.benchmark.compare import Agreement
+
 OUTPUTS = ("boxes", "labels", "scores", "masks")
-LEAST_F1 = 0.98
+MIN_F1 = 0.98
 
 _SEED = 0
 _OPSET = 17
-_MASK_LEVEL = 0.5
+_MASK_THRESHOLD = 0.5
 
 
-class PeerRival:
-    """See the module.
+class MaskRCNNBaseline:
+    """See the docstring of the module.
 
     Args:
-        manifest: of the artifact that is measured: network size, letterbox, number of detections.
-        threads: of ONNX Runtime; None takes one per physical core.
-        folder: where the exported file is kept, and found again.
+        manifest: of the measured artifact: input size, letterbox, number of detections.
+        threads: CPU threads of ONNX Runtime; None uses one per physical core.
+        folder: folder of the exported file, which is reused if it exists.
 
     Raises:
         DependencyMissing: torch, torchvision, onnx or onnxruntime is not installed.
-        ImpTrtError: torchvision's network cannot be exported; says what the exporter said.
+        ImpTrtError: torchvision's network cannot be exported; contains the exporter's message.
     """
 
-    name = "peer"
+    name = "maskrcnn"
 
     def __init__(self, manifest: Manifest, threads: int | None, folder: Path) -> None:
         try:
-            import onnx  # noqa: F401  the exporter asks for it late
+            import onnx  # noqa: F401  imported by the exporter, but only at the end
             import onnxruntime
             import torch
             import torchvision
+            from torchvision.models.detection.rpn import RegionProposalNetwork
         except ImportError as error:
             raise DependencyMissing(
-                "--compare peer",
+                "--compare maskrcnn",
                 expected="torchvision, ONNX and ONNX Runtime",
                 got=error,
                 fix="pip install 'imp-trt[export]'",
@@ -66,59 +73,61 @@ class PeerRival:
         self._contract = manifest.input
         size = (manifest.input.height, manifest.input.width)
         detections = manifest.detections or 100
-        self._model, trained = peer_model(size, detections)
+        self._model, trained = maskrcnn_model(size, detections)
         weights = "coco" if trained else f"random{_SEED}"
         name = (
             f"maskrcnn_resnet50_fpn_{size[0]}x{size[1]}_{detections}_{weights}_torch{torch.__version__}.onnx"
         )
         path = folder / name.replace("+", "_")
         if not path.is_file():
-            export_peer(self._model, size, path)
-        self._session: Any
-        self._session, where = _session(path, threads, manifest.engine is not None)
+            export_maskrcnn(self._model, size, path)
+        self._session: onnxruntime.InferenceSession | None
+        self._session, where = _create_session(path, threads, manifest.engine is not None)
         self.title = (
             f"torchvision {torchvision.__version__} maskrcnn_resnet50_fpn in ONNX Runtime "
             f"{onnxruntime.__version__}, float32, {size[1]}x{size[0]}, on the {where}"
         )
+        rpn = cast(RegionProposalNetwork, self._model.rpn)
         self.notes = [
-            "the peer finds COCO's objects and gives no class map: times compare, answers do not",
-            f"the peer has {sum(p.numel() for p in self._model.parameters()) / 1e6:.0f} million parameters "
-            f"and {self._model.rpn.post_nms_top_n():,} proposals, as torchvision has them",
+            "Mask R-CNN detects COCO's objects and has no class map: only times are comparable",
+            f"Mask R-CNN has {sum(p.numel() for p in self._model.parameters()) / 1e6:.0f} million parameters "
+            f"and {rpn.post_nms_top_n():,} proposals, torchvision's default",
         ]
         if not trained:
             self.notes.append(
-                f"the peer's weights are random (COCO's are not in torch.hub's folder): it finds up to "
-                f"{detections} objects in every frame, and its mask head works on them all"
+                f"Mask R-CNN has random weights (COCO's are not in the cache of torch.hub): it detects up to "
+                f"{detections} objects in every frame, and its mask head processes all of them"
             )
 
-    def check(self, images: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:
-        """The exported peer against torchvision's own, on the first two frames."""
+    def check(self, images: Sequence[NDArray[np.uint8]]) -> Agreement:
+        """Compare the exported network with the same network in torchvision, on the first two frames."""
         import torch
 
-        from imp_trt.export.verification.gates import Agreement, Detections
+        from imp_trt.export.verification import gates
+        from imp_trt.export.verification.gates import Detections
 
-        agreement, checked = Agreement(), images[:2]
+        agreement, checked = gates.Agreement(), images[:2]
         for image in checked:
             tensor = self._tensor(image, self._fit(image))
             with torch.inference_mode():
                 eager = self._model([torch.from_numpy(tensor)])[0]
             exported = self._infer(tensor)
-            found = [
+            detections = [
                 Detections(
-                    np.asarray(answer["boxes"], np.float32),
-                    np.asarray(answer["labels"], np.int32),
-                    np.asarray(answer["scores"], np.float32),
+                    np.asarray(outputs["boxes"], np.float32),
+                    np.asarray(outputs["labels"], np.int32),
+                    np.asarray(outputs["scores"], np.float32),
                 )
-                for answer in (eager, exported)
+                for outputs in (eager, exported)
             ]
-            nothing = np.zeros((1, 1), np.uint8)
-            agreement.add((nothing, nothing), (found[0], found[1]))
-        if agreement.instance_f1 < LEAST_F1:
+            no_class_map = np.zeros((1, 1), np.uint8)
+            agreement.add((no_class_map, no_class_map), (detections[0], detections[1]))
+        if agreement.instance_f1 < MIN_F1:
             raise VerificationError(
-                "the exported peer does not answer as torchvision does, so no time is counted",
-                expected=f"instance F1 of at least {LEAST_F1}",
+                "the outputs of the exported Mask R-CNN differ from torchvision's, so nothing is timed",
+                expected=f"instance F1 of at least {MIN_F1}",
                 got=f"{agreement.instance_f1:.4f}",
-                fix="another version of torch or torchvision may export it rightly",
+                fix="use another version of torch or torchvision",
             )
         return {
             "frames": len(checked),
@@ -129,12 +138,12 @@ class PeerRival:
         }
 
     def run(self, image: NDArray[np.uint8]) -> object:
-        """Boxes [N, 4] and masks [h, w] in the frame's pixels, of what is sure enough to be drawn."""
+        """Return boxes [N, 4] xyxy and masks [h, w] in frame pixels, of detections that would be drawn."""
         fit = self._fit(image)
-        answer = self._infer(self._tensor(image, fit))
-        keep = answer["scores"] >= DEFAULT_SCORE_THRESHOLD
-        masks = [fit.invert_mask((m[0] > _MASK_LEVEL).view(np.uint8)) for m in answer["masks"][keep]]
-        return fit.invert_boxes(answer["boxes"][keep]), masks
+        outputs = self._infer(self._tensor(image, fit))
+        keep = outputs["scores"] >= DEFAULT_SCORE_THRESHOLD
+        masks = [fit.invert_mask((m[0] > _MASK_THRESHOLD).view(np.uint8)) for m in outputs["masks"][keep]]
+        return fit.invert_boxes(outputs["boxes"][keep]), masks
 
     def close(self) -> None:
         """Release the session; idempotent."""
@@ -148,33 +157,38 @@ class PeerRival:
         blob = cv2.dnn.blobFromImage(fit.apply(np.ascontiguousarray(image)), 1 / 255, swapRB=True)
         return np.asarray(blob[0], np.float32)
 
-    def _infer(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        return dict(zip(OUTPUTS, self._session.run(OUTPUTS, {"image": tensor}), strict=True))
+    def _infer(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Run the exported network; labels [N] are int64, the other outputs float32."""
+        assert self._session is not None  # noqa: S101  # open until close()
+        outputs = self._session.run(OUTPUTS, {"image": tensor})
+        return dict(zip(OUTPUTS, cast("list[NDArray[np.float32]]", outputs), strict=True))
 
 
-def _session(path: Path, threads: int | None, engine: bool) -> tuple[Any, str]:
-    """The exported network, and where it runs: on the GPU beside an engine, if it can, else on the CPU."""
+def _create_session(
+    path: Path, threads: int | None, engine: bool
+) -> tuple[onnxruntime.InferenceSession, Literal["CPU", "GPU"]]:
+    """Load the exported network: on the GPU for a comparison with an engine, if possible, else on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 4
-    # As for the artifact: the pool's threads shall not spin into the other side's turn.
+    # As for the artifact, so that idle threads do not spin while the other side is timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     cuda = "CUDAExecutionProvider"
-    wanted = [cuda] if engine and cuda in onnxruntime.get_available_providers() else []
-    session = onnxruntime.InferenceSession(str(path), options, providers=[*wanted, "CPUExecutionProvider"])
+    gpu = [cuda] if engine and cuda in onnxruntime.get_available_providers() else []
+    session = onnxruntime.InferenceSession(str(path), options, providers=[*gpu, "CPUExecutionProvider"])
     return session, "GPU" if cuda in session.get_providers() else "CPU"
 
 
-def peer_model(size: tuple[int, int], detections: int) -> tuple[Any, bool]:
-    """Torchvision's network in evaluation mode, and whether its weights are COCO's.
+def maskrcnn_model(size: tuple[int, int], detections: int) -> tuple[MaskRCNN, bool]:
+    """Return torchvision's network in evaluation mode, and whether it has COCO's weights.
 
-    Nothing is downloaded: the weights are COCO's if torch.hub has fetched them before, else random.
+    Nothing is downloaded: the weights are COCO's if they are in the cache of torch.hub, otherwise random.
 
     Args:
-        size: (H, W) at which it shall run without resizing anything.
-        detections: objects it gives at most.
+        size: input size (H, W), at which the network does not resize.
+        detections: maximum number of detections.
     """
     import torch
     from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, maskrcnn_resnet50_fpn
@@ -184,7 +198,7 @@ def peer_model(size: tuple[int, int], detections: int) -> tuple[Any, bool]:
     trained = cached.is_file()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        model = maskrcnn_resnet50_fpn(
+        model: MaskRCNN = maskrcnn_resnet50_fpn(
             weights=weights if trained else None,
             progress=False,
             weights_backbone=None,
@@ -195,25 +209,25 @@ def peer_model(size: tuple[int, int], detections: int) -> tuple[Any, bool]:
     return model.eval(), trained
 
 
-def export_peer(model: Any, size: tuple[int, int], path: Path) -> Path:
-    """Write the peer's ONNX file, whole or not at all.
+def export_maskrcnn(model: nn.Module, size: tuple[int, int], path: Path) -> Path:
+    """Export the network to ONNX; the file is written atomically.
 
-    By torch's older exporter, which records one run: torch.export refuses torchvision's non-maximum
-    suppression, whose number of boxes depends on the picture.
+    Uses the TorchScript-based exporter, because torch.export does not support torchvision's NMS, whose
+    number of boxes depends on the image.
 
     Raises:
-        ImpTrtError: the exporter refuses; says what it said.
+        ImpTrtError: the export fails; contains the exporter's message.
     """
     import torch
 
     make_folder(path.parent)
     with temporary_beside(path) as temporary:
         try:
-            picture = torch.rand(3, *size, generator=torch.Generator().manual_seed(_SEED))
+            image = torch.rand(3, *size, generator=torch.Generator().manual_seed(_SEED))
             with _silent(), torch.inference_mode():
                 torch.onnx.export(
                     model,
-                    ([picture],),
+                    ([image],),
                     str(temporary),
                     dynamo=False,
                     opset_version=_OPSET,
@@ -225,7 +239,7 @@ def export_peer(model: Any, size: tuple[int, int], path: Path) -> Path:
             raise ImpTrtError(
                 f"torchvision's Mask R-CNN cannot be exported by torch {torch.__version__}",
                 got=" ".join(f"{type(error).__name__}: {error}".split())[:300],
-                fix="compare without --compare peer, or with another version of torch",
+                fix="omit --compare maskrcnn, or use another version of torch",
             ) from error
         os.replace(temporary, path)
     return path
@@ -233,7 +247,7 @@ def export_peer(model: Any, size: tuple[int, int], path: Path) -> Path:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """The exporter warns hundreds of times about torchvision's code, which is not ours to change."""
+    """Suppress the hundreds of warnings of the exporter about torchvision's code."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:

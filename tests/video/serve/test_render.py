@@ -11,15 +11,15 @@ import pytest
 
 from imp_trt.classes import ClassTable
 from imp_trt.results.result import Instances, SegmentationResult
-from imp_trt.video.serve import painting
-from imp_trt.video.serve.latest import Shown
-from imp_trt.video.serve.painting import Painter, View, encoded, enlarged, fitted, paint
+from imp_trt.video.serve import render as render_module
+from imp_trt.video.serve.frame_store import StoredFrame
+from imp_trt.video.serve.render import Renderer, View, encode_jpeg, limit_size, render, upscale
 from imp_trt.video.sinks import DrawOptions
 from tests.video.serve.made import SIZE, picture, segmented
 
 
 def seen(layers: str, alpha: float | None = None, **changes: Any) -> np.ndarray[Any, Any]:
-    return paint(segmented(**changes), View(frozenset(filter(None, layers.split(","))), alpha))
+    return render(segmented(**changes), View(frozenset(filter(None, layers.split(","))), alpha))
 
 
 def test_layers() -> None:
@@ -44,9 +44,9 @@ def test_layers() -> None:
 def test_the_run_overlay_is_shared_with_other_sinks() -> None:
     item = segmented()
     both = frozenset(("classes", "instances"))
-    assert paint(item, View(both)) is item.overlay
-    assert paint(item, View(both, 0.5)) is item.overlay
-    assert paint(item, View(both, 0.8)) is not item.overlay
+    assert render(item, View(both)) is item.overlay
+    assert render(item, View(both, 0.5)) is item.overlay
+    assert render(item, View(both, 0.8)) is not item.overlay
 
 
 def test_canvas_is_bright_where_instances_are_and_dim_elsewhere() -> None:
@@ -85,9 +85,9 @@ def test_disagreement_glows_where_class_map_and_instances_contradict_each_other(
 def test_disagreement_is_computed_only_for_those_who_watch_it() -> None:
     item = segmented()
     for layers in ("", "classes,instances", "canvas", "classes,instances,canvas"):
-        paint(item, View(frozenset(filter(None, layers.split(",")))))
+        render(item, View(frozenset(filter(None, layers.split(",")))))
     assert "disagreement" not in item.result.__dict__
-    paint(item, View(frozenset(["disagreement"])))
+    render(item, View(frozenset(["disagreement"])))
     assert "disagreement" in item.result.__dict__
 
 
@@ -113,21 +113,21 @@ def test_one_drawing_for_all_who_watch_the_same(monkeypatch: pytest.MonkeyPatch)
 
     def count(item: Any, view: View) -> Any:
         drawn.append(view)
-        return paint(item, view)
+        return render(item, view)
 
-    monkeypatch.setattr(painting, "paint", count)
-    painter, shown = Painter(), Shown(1, segmented())
+    monkeypatch.setattr(render_module, "render", count)
+    renderer, shown = Renderer(), StoredFrame(1, segmented())
     with ThreadPoolExecutor(8) as pool:
-        jpegs = set(pool.map(lambda _: painter.jpeg(shown, View(frozenset())), range(8)))
+        jpegs = set(pool.map(lambda _: renderer.jpeg(shown, View(frozenset())), range(8)))
     assert len(drawn) == len(jpegs) == 1
-    painter.jpeg(shown, View(frozenset(["canvas"])))
-    painter.jpeg(Shown(2, segmented(1)), View(frozenset()))
+    renderer.jpeg(shown, View(frozenset(["canvas"])))
+    renderer.jpeg(StoredFrame(2, segmented(1)), View(frozenset()))
     assert len(drawn) == 3
 
 
 def test_small_pictures_are_drawn_larger_where_there_are_names_and_outlines() -> None:
     item = segmented()
-    large = enlarged(item)
+    large = upscale(item)
     assert large.frame.image.shape == (4 * SIZE[0], 4 * SIZE[1], 3)
     assert np.array_equal(large.result.semantic[::4, ::4], item.result.semantic)
     assert np.array_equal(large.result.instances.boxes, 4 * item.result.instances.boxes)
@@ -138,7 +138,7 @@ def test_small_pictures_are_drawn_larger_where_there_are_names_and_outlines() ->
     sizes = {}
     for layers in ("", "classes", "canvas,disagreement", "instances", "classes,instances"):
         view = View(frozenset(filter(None, layers.split(","))))
-        data = np.frombuffer(Painter().jpeg(Shown(1, item), view), np.uint8)
+        data = np.frombuffer(Renderer().jpeg(StoredFrame(1, item), view), np.uint8)
         sizes[layers] = cv2.imdecode(data, cv2.IMREAD_COLOR).shape[0] // SIZE[0]
     assert sizes == {"": 1, "classes": 1, "canvas,disagreement": 1, "instances": 4, "classes,instances": 4}
 
@@ -153,14 +153,14 @@ def test_only_small_pictures_are_drawn_larger(width: int, factor: int) -> None:
     wide = SegmentationResult(np.zeros(size, np.uint8), none, segmented().result.classes)
     item = segmented(result=wide)
     object.__setattr__(item.frame, "image", np.zeros((*size, 3), np.uint8))
-    assert enlarged(item).result.size == (5 * factor, width * factor)
-    assert (enlarged(item) is item) == (factor == 1)
+    assert upscale(item).result.size == (5 * factor, width * factor)
+    assert (upscale(item) is item) == (factor == 1)
 
 
 def test_large_pictures_are_made_smaller_and_small_ones_kept() -> None:
-    assert fitted(np.zeros((2160, 3840, 3), np.uint8)).shape == (1080, 1920, 3)
-    assert fitted(np.zeros((1, 9000, 3), np.uint8)).shape == (1, 1920, 3)
+    assert limit_size(np.zeros((2160, 3840, 3), np.uint8)).shape == (1080, 1920, 3)
+    assert limit_size(np.zeros((1, 9000, 3), np.uint8)).shape == (1, 1920, 3)
     small = picture(0)
-    assert fitted(small) is small
-    read = cv2.imdecode(np.frombuffer(encoded(small), np.uint8), cv2.IMREAD_COLOR)
+    assert limit_size(small) is small
+    read = cv2.imdecode(np.frombuffer(encode_jpeg(small), np.uint8), cv2.IMREAD_COLOR)
     assert abs(read.astype(int) - small).max() <= 2

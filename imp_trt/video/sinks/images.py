@@ -1,0 +1,102 @@
+"""Sinks that write one image per frame: overlays and class maps."""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imp_trt._deprecated import renamed_parameters
+from imp_trt.data.files import make_folder, write_atomically
+from imp_trt.data.images import IMAGE_SUFFIXES, encode_image
+from imp_trt.errors import OutputError
+from imp_trt.video.sinks.sink import BaseSink, SegmentedFrame
+
+
+class ImageSink(BaseSink, ABC):
+    """Writes one image per frame, each atomically. Images already written stay when the run is aborted.
+
+    With several sources, the images of each go to a subfolder named after it.
+
+    Args:
+        path: a folder (files are named after the frames), a pattern with one number such as
+            ``out/%06d.png``, or a single image file for a source of one frame.
+        suffix: format of the files in a folder.
+
+    Raises:
+        OutputError: the path is not writable.
+    """
+
+    @renamed_parameters(place="path")
+    def __init__(self, path: str | os.PathLike[str], suffix: str = ".png") -> None:
+        text = os.fspath(path)
+        self._suffix = suffix
+        self._pattern = Path(text).name if re.fullmatch(r"[^%]*%0?\d*d[^%/]*", text) else None
+        self._file = Path(text)
+        if self._pattern is None and self._file.suffix.lower() not in IMAGE_SUFFIXES:
+            self._folder, self._single = self._file, False
+        else:
+            self._folder, self._single = self._file.parent, self._pattern is None
+        if self._file.suffix.lower() in IMAGE_SUFFIXES:
+            self._suffix = self._file.suffix.lower()
+        make_folder(self._folder)
+        self._written = 0
+
+    def write(self, item: SegmentedFrame) -> bool:
+        """See :meth:`Sink.write`."""
+        if self._single and self._written:
+            raise OutputError(
+                f"{self._file} holds one image",
+                expected="one frame",
+                got="a second frame",
+                fix="pass a folder, a pattern such as out/%06d.png, or a video file",
+            )
+        path = self._file if self._single else self._folder / self._name(item)
+        write_atomically(path, encode_image(self._image(item), self._suffix), sync=False)
+        self._written += 1
+        return True
+
+    def _name(self, item: SegmentedFrame) -> str:
+        """File name of a frame, relative to the folder."""
+        name = self._pattern % item.frame.index if self._pattern else f"{item.frame.name}{self._suffix}"
+        return f"{safe_name(item.source)}/{name}" if item.source else name
+
+    @abstractmethod
+    def _image(self, item: SegmentedFrame) -> NDArray[np.uint8]:
+        """Return the image to write for a frame: [h, w, 3] BGR or [h, w] uint8."""
+
+
+class OverlayImages(ImageSink):
+    """Writes overlays as image files."""
+
+    draws = True
+
+    def _image(self, item: SegmentedFrame) -> NDArray[np.uint8]:
+        return item.overlay
+
+
+class ClassMaps(ImageSink):
+    """Writes class maps as 8-bit single-channel PNGs; pixel = class index.
+
+    Raises:
+        OutputError: a file name that does not end with .png. Lossy formats would change class indices.
+    """
+
+    @renamed_parameters(place="path")
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        suffix = Path(path).suffix.lower()
+        if suffix in IMAGE_SUFFIXES and suffix != ".png":
+            raise OutputError(f"class maps in {path}", expected="a folder or .png files", got=suffix)
+        super().__init__(path)
+
+    def _image(self, item: SegmentedFrame) -> NDArray[np.uint8]:
+        return item.result.semantic
+
+
+def safe_name(source: str) -> str:
+    """Return a source's name for use in a file name: letters, digits, ``-``, ``_`` and inner dots only."""
+    return re.sub(r"[^\w.-]+", "_", source).strip("._") or "source"
