@@ -1,4 +1,4 @@
-"""The kernels of imp_trt.plugins: compiled for the GPU at hand, kept on disk, loaded once per device."""
+"""The kernels of imp_trt.plugins: compiled for the GPU, cached on disk, loaded once per device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from types import ModuleType
 
 from imp_trt.cuda import cache, driver, nvrtc
 from imp_trt.cuda.driver import Device, Module
@@ -31,21 +31,21 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     "multilevel_roi_align": tuple(f"imp_multilevel_roi_align_{dtype}" for dtype in _DTYPES),
     "frame_fit": ("imp_frame_fit", "imp_semantic_back"),
 }
-"""The entry points of every operator's kernels."""
+"""Operator -> entry points of its kernels."""
 
 _lock = threading.RLock()
-_shared: dict[tuple[Any, int], Device] = {}  # (bindings, index of the GPU) -> its primary context
-_current: dict[tuple[Any, int], Device] = {}  # (bindings, id of a context) -> it
+_shared: dict[tuple[ModuleType, int], Device] = {}  # (bindings, index of the GPU) -> its primary context
+_current: dict[tuple[ModuleType, int], Device] = {}  # (bindings, id of a context) -> that context
 
 
 class Kernel:
     """An entry point loaded on a device."""
 
-    def __init__(self, entry: str, function: Any) -> None:
+    def __init__(self, entry: str, function: object) -> None:
         self.entry = entry
         self._function = function
 
-    def launch(self, grid: Dim3, block: Dim3, stream: int, args: Sequence[tuple[Any, Any]]) -> None:
+    def launch(self, grid: Dim3, block: Dim3, stream: int, args: Sequence[tuple[object, object]]) -> None:
         """Enqueues the kernel.
 
         Args:
@@ -55,38 +55,38 @@ class Kernel:
             args: (value, ctypes type) of each parameter, in order; a pointer is an int of type c_void_p.
 
         Raises:
-            DeviceError: CUDA refuses the launch.
+            DeviceError: CUDA rejects the launch.
         """
         parameters = (tuple(value for value, _ in args), tuple(kind for _, kind in args))
         driver.call("cuLaunchKernel", self._function, *grid, *block, 0, stream, parameters, 0)
 
 
 def prepare(op: str, device: Device, stream: int | None = None) -> Module:
-    """Compiles, or takes from the cache, and loads an operator's kernels. The second call is free.
+    """Compiles an operator's kernels, or reads them from the cache, and loads them; idempotent.
 
     Args:
         op: folder in plugins/.
         device: made current in this thread.
-        stream: one that is about to be used; loading while it records a graph is refused.
+        stream: the stream that will be used; an error if it is being captured and the kernels are not loaded.
 
     Raises:
-        DependencyMissing: no NVRTC, one newer than the driver, or one that does not know the GPU.
+        DependencyMissing: no NVRTC, one newer than the driver, or one that does not support the GPU.
         BuildError: the sources do not compile.
-        UsageError: the stream is recording.
+        UsageError: the stream is being captured.
     """
     device.activate()
     module = device.modules.get(op)
     if module is None:
         if stream is not None and driver.is_capturing(stream):
             raise UsageError(
-                f"the kernels of {op} are not loaded, and the stream is recording a CUDA graph",
-                fix="run the operator once before the recording, or call prepare(device) of its launcher",
+                f"the kernels of {op} are not loaded, and the stream is being captured into a CUDA graph",
+                fix="run the operator once before the capture, or call prepare(device) of its launcher",
             )
         with _lock:
             module = device.modules.get(op)
             if module is None:
-                # All entry points at once: the driver loads each when it is asked for, and must not be
-                # asked while a graph is recorded.
+                # All entry points at once: the driver loads each on first use, which must not happen
+                # during a capture.
                 module = device.modules[op] = Module(_image(op, device), ENTRIES[op])
     return module
 
@@ -100,14 +100,14 @@ def _image(op: str, device: Device) -> bytes:
     target = nvrtc.target(device.compute_capability, device.driver_version)
 
     def make() -> bytes:
-        _log.info("compiling %s for %s by %s, once", op, target.arch, target.library.path)
+        _log.info("compiling %s for %s with %s, once", op, target.arch, target.library.path)
         return nvrtc.compile_kernels(op, target)
 
     return cache.fetch(cache_key(nvrtc.program(op), target), make)
 
 
 def cache_key(program: nvrtc.Program, target: nvrtc.Target) -> str:
-    """Name in the cache of a compiled program."""
+    """Name of a compiled program in the cache."""
     files = [program.name, program.source]
     for name, text in program.headers.items():
         files += [name, text]
@@ -124,7 +124,7 @@ def geometry(op: str) -> dict[str, int]:
 
 
 def shared_device(index: int) -> Device:
-    """GPU number index, opened once per process and never closed: PyTorch and plugins have no better owner.
+    """GPU number index for PyTorch and plugins, opened once per process and never closed.
 
     Raises:
         DependencyMissing: no driver or no such GPU.
@@ -140,16 +140,16 @@ def shared_device(index: int) -> Device:
 
 
 def current_device() -> Device:
-    """The context that is current in this thread, with the kernels that are loaded into it.
+    """The current context of this thread, with the kernels that are loaded into it.
 
-    For plugins, which run in the context of the program that calls TensorRT: a kernel of another context
+    For plugins, which run in the context of the program that calls TensorRT: kernels of another context
     cannot be launched on its streams.
 
     Raises:
         DependencyMissing: no driver.
         DeviceError: no context is current.
     """
-    # An id is never used again; a context made later may have the handle of one that was destroyed.
+    # Ids are never reused, unlike handles: a new context may have the handle of a destroyed one.
     owner = (driver.bindings(), int(driver.call("cuCtxGetId", driver.call("cuCtxGetCurrent"))))
     device = _current.get(owner)
     if device is None:
