@@ -1,9 +1,8 @@
-"""Whether an engine will load here, told before TensorRT sees a byte of it, and how to mend it if not.
+"""Checks whether an engine loads on a platform, before TensorRT reads it, and how to fix it if not.
 
-The checks are pure Python over the manifest, the first bytes of the engine and what is installed. TensorRT
-loads an engine of exactly its own version, or, if it was built version compatible, of an earlier one;
-TensorRT-RTX of exactly its own version only. Compute capabilities have to be equal, unless the engine was
-built for Ampere and later.
+The checks need the manifest, the first bytes of the engine and the installed packages only. TensorRT loads
+engines of its own version, or version-compatible ones of earlier versions; TensorRT-RTX only those of its own
+version. Compute capabilities must be equal, unless the engine was built for Ampere and later.
 """
 
 from __future__ import annotations
@@ -15,27 +14,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from imp_trt.artifacts.artifact import Artifact
-from imp_trt.artifacts.engine_info import EngineInfo
+from imp_trt.artifacts.engine_info import EngineBackendName, EngineInfo
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.artifacts.plan_header import HEADER_BYTES, RTX_CAPABILITIES, PlanHeader, read_plan_header
 from imp_trt.cuda.platform import LIBRARY_VARIABLE, Gpu, Platform
 from imp_trt.errors import DependencyMissing, EngineIncompatible, ImpTrtError, InvalidInput
 
 _FOUR_NUMBERS_FROM = (10, 8)
-"""TensorRT release from which its Python package has the build number in its version; before: 10.3.0."""
+"""TensorRT version from which the version of its Python package has the build number; before: 10.3.0."""
 
-TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+TITLES: dict[EngineBackendName, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One reason why an engine does not load here.
+    """A reason why an engine does not load on a platform.
 
     Attributes:
-        what: the thing that does not fit.
-        expected, got: what the engine needs, and what is there.
-        fix: what mends it, as a command where one does.
-        missing: something is to be installed; otherwise the engine is the wrong one.
+        what: what does not match.
+        expected, got: required and actual value.
+        fix: how to fix it, as a command if possible.
+        missing: True if something must be installed; False if another engine is needed.
     """
 
     what: str
@@ -45,22 +44,22 @@ class Problem:
     missing: bool = False
 
     def error(self) -> ImpTrtError:
-        """The error to raise for it."""
+        """The exception for the problem."""
         kind = DependencyMissing if self.missing else EngineIncompatible
         return kind(self.what, expected=self.expected, got=self.got, fix=self.fix)
 
 
 def check(artifact: Artifact, platform: Platform | None = None, backend: str | None = None) -> None:
-    """Make sure that an engine will load.
+    """Check that an engine loads.
 
     Args:
         artifact: the engine and its manifest.
-        platform: what is here; None looks.
-        backend: "tensorrt" or "tensorrt-rtx", the one that is to run it; None for the engine's own.
+        platform: None detects that of this machine.
+        backend: name of the backend that will run it; None for the engine's own.
 
     Raises:
-        InvalidInput: the artifact is no engine.
-        ArtifactError: its file is cut off.
+        InvalidInput: the artifact is not an engine.
+        ArtifactError: its file is truncated.
         EngineIncompatible: it was built for another library, version, GPU or platform.
         DependencyMissing: a library, the GPU or the plugins are missing.
     """
@@ -72,7 +71,7 @@ def check(artifact: Artifact, platform: Platform | None = None, backend: str | N
 def problems(
     manifest: Manifest, header: PlanHeader, platform: Platform, backend: str | None = None
 ) -> list[Problem]:
-    """Everything that keeps an engine from loading; what no installation would mend comes first.
+    """All reasons why an engine does not load; those that an installation cannot fix come first.
 
     Raises:
         InvalidInput: the manifest is not that of an engine.
@@ -92,13 +91,13 @@ def problems(
 
 
 def check_plugins(platform: Platform) -> None:
-    """Make sure that the plugins run on this machine's GPU: compile and load their kernels there.
+    """Check that the plugins run on this machine's GPU: compile and load their kernels.
 
-    Compiled kernels are kept (:mod:`imp_trt.cuda.cache`). Does nothing where there is no GPU or where the C++
-    library is used.
+    Compiled kernels are cached (:mod:`imp_trt.cuda.cache`). Does nothing without a GPU or with the C++
+    library.
 
     Raises:
-        DependencyMissing: no NVRTC, none that fits driver and GPU, or no C++ library where one is named.
+        DependencyMissing: no NVRTC, none for driver and GPU, or the C++ library does not exist.
         BuildError, DeviceError: the kernels do not compile, or the driver does not load them.
     """
     if not isinstance(platform.gpu, Gpu):
@@ -109,7 +108,7 @@ def check_plugins(platform: Platform) -> None:
         if not os.environ.get(LIBRARY_VARIABLE):
             _load_kernels()
     except ImpTrtError as error:
-        fix = error.fix or "imp-doctor tells more"
+        fix = error.fix or "imp-doctor shows details"
         raise type(error)(
             f"plugins on this GPU: {error.what}",
             expected=error.expected,
@@ -136,14 +135,14 @@ def _load_kernels() -> None:
 
 
 def export_command(manifest: Manifest, target: str, *more: str) -> str:
-    """The command that builds an artifact's network again for a target, the same way as far as that has it.
+    """The command that exports an artifact's network for a target, with the same options if it has them.
 
     Args:
         manifest: of the artifact.
-        target: what imp-export's option --target takes.
-        more: further arguments.
+        target: value of imp-export's option --target.
+        more: additional arguments.
     """
-    # What makes a GPU faster makes a CPU slower.
+    # Low precision makes a GPU faster and a CPU slower.
     precision = "fp32" if target == "onnxruntime" else manifest.precision
     parts = ["imp-export", "--engine", precision, "--target", target]
     if not _is_bundled(manifest.weights_sha256):
@@ -193,7 +192,7 @@ def _header_problems(manifest: Manifest, engine: EngineInfo, header: PlanHeader)
         yield Problem(
             "engine's header and manifest",
             expected=f"an engine of {TITLES[engine.backend]}, as the manifest says",
-            got=f"one of {TITLES[header.backend]}" if header.backend else "bytes that are no engine",
+            got=f"one of {TITLES[header.backend]}" if header.backend else "a file that is not an engine",
             fix=fix,
         )
         return
@@ -204,12 +203,12 @@ def _header_problems(manifest: Manifest, engine: EngineInfo, header: PlanHeader)
             got=header.version,
             fix=fix,
         )
-    named = header.compute_capabilities
-    if named and not set(engine.compute_capabilities) <= set(named):
+    capabilities = header.compute_capabilities
+    if capabilities and not set(engine.compute_capabilities) <= set(capabilities):
         yield Problem(
             "engine's header and manifest",
             expected=f"compute capabilities {_listed(engine.compute_capabilities)}, as the manifest says",
-            got=_listed(named),
+            got=_listed(capabilities),
             fix=fix,
         )
 
@@ -227,12 +226,12 @@ def _platform_problems(manifest: Manifest, engine: EngineInfo, platform: Platfor
 def _library_problems(manifest: Manifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:
     title, installed = TITLES[engine.backend], platform.version(engine.backend)
     if engine.version_compatible:
-        # TensorRT would have to be told to run the library inside: engine_host_code_allowed.
+        # TensorRT runs the library inside only with engine_host_code_allowed, which imp_trt does not set.
         yield Problem(
             "engine for later TensorRT versions",
-            expected="an engine without host code; imp_trt runs no program that comes inside an engine",
-            got="one built with --version-compatible, which carries a TensorRT runtime",
-            fix=f"run it in trtexec, Triton or C++; for imp_trt: {export_command(manifest, engine.backend)}",
+            expected="an engine without host code; imp_trt does not run code from an engine",
+            got="one built with --version-compatible, which contains a TensorRT runtime",
+            fix=f"use trtexec, Triton or C++; for imp_trt: {export_command(manifest, engine.backend)}",
         )
     if installed is None:
         yield _missing_library(manifest, engine, platform)
@@ -247,15 +246,15 @@ def _library_problems(manifest: Manifest, engine: EngineInfo, platform: Platform
 
 
 def _missing_library(manifest: Manifest, engine: EngineInfo, platform: Platform) -> Problem:
-    other = "tensorrt" if engine.backend == "tensorrt-rtx" else "tensorrt-rtx"
-    found = platform.version(other)
+    other: EngineBackendName = "tensorrt" if engine.backend == "tensorrt-rtx" else "tensorrt-rtx"
+    version = platform.version(other)
     fix = _install(engine, platform)
-    if found:
+    if version:
         fix += f"; or build for what is installed: {export_command(manifest, other)}"
     return Problem(
         TITLES[engine.backend],
         expected=f"{TITLES[engine.backend]} {engine.version}",
-        got=f"only {TITLES[other]} {found}" if found else "nothing installed",
+        got=f"only {TITLES[other]} {version}" if version else "nothing installed",
         fix=fix,
         missing=True,
     )
@@ -263,49 +262,49 @@ def _missing_library(manifest: Manifest, engine: EngineInfo, platform: Platform)
 
 def _install(engine: EngineInfo, platform: Platform) -> str:
     if engine.backend == "tensorrt" and platform.name == "linux-aarch64":
-        # On Jetson and DRIVE the libraries belong to the system's release; pip's are for servers.
+        # On Jetson and DRIVE the libraries are part of the system; the packages from PyPI are for servers.
         return f"TensorRT {engine.version} as the system's package (JetPack, DriveOS)"
     version = engine.version
     if engine.backend == "tensorrt" and _numbers(version) < _FOUR_NUMBERS_FROM:
         version = ".".join(version.split(".")[:3])
-    # The plain name stands for the newest CUDA that a release supports.
+    # The name without a suffix is the package for the newest CUDA that a release supports.
     suffix = "-cu12" if isinstance(platform.gpu, Gpu) and platform.gpu.driver[0] == 12 else ""
     return f"pip install {engine.backend}{suffix}=={version}"
 
 
 def _gpu_problems(manifest: Manifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:
-    wanted, gpu = _wanted_gpu(engine), platform.gpu
+    required, gpu = _required_gpu(engine), platform.gpu
     if not isinstance(gpu, Gpu):
         yield Problem(
             gpu.what,
-            expected=f"a GPU of compute capability {wanted}",
+            expected=f"a GPU of compute capability {required}",
             got=str(gpu.got or "none"),
             fix=f"{gpu.fix or 'run on a machine with an NVIDIA GPU'}; "
             f"or export for the CPU: {export_command(manifest, 'onnxruntime')}",
             missing=True,
         )
-    elif not _suits(engine, gpu.compute_capability):
+    elif not _runs_on(engine, gpu.compute_capability):
         if engine.backend == "tensorrt-rtx" and gpu.compute_capability in RTX_CAPABILITIES:
             more = ("--compute-capability", gpu.compute_capability)
             command = export_command(manifest, "tensorrt-rtx", *more)
-        else:  # TensorRT-RTX does not know every GPU
+        else:  # TensorRT-RTX does not support every GPU
             command = export_command(manifest, "tensorrt")
         yield Problem(
             "compute capability of the engine",
-            expected=wanted,
+            expected=required,
             got=f"{gpu.compute_capability} ({gpu.name})",
             fix=f"build it for this GPU: {command}",
         )
 
 
-def _wanted_gpu(engine: EngineInfo) -> str:
+def _required_gpu(engine: EngineInfo) -> str:
     if engine.hardware_compatibility == "ampere_plus":
         return "8.0 or later"
     *others, last = engine.compute_capabilities
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def _suits(engine: EngineInfo, capability: str) -> bool:
+def _runs_on(engine: EngineInfo, capability: str) -> bool:
     if engine.hardware_compatibility == "ampere_plus":
         return int(capability.split(".")[0]) >= 8
     return capability in engine.compute_capabilities
@@ -315,30 +314,30 @@ def _plugin_problems(manifest: Manifest, engine: EngineInfo, platform: Platform)
     if not engine.plugins or isinstance(platform.plugins, str):
         return
     reason = platform.plugins
-    # Without the plugins the engine is built from the operators' function bodies.
+    # Without plugins the engine is built from the function bodies of the operators.
     functions = replace(engine, operators=dict.fromkeys(engine.operators, "function"))
     without = export_command(replace(manifest, engine=functions), engine.backend)
     yield Problem(
         f"plugins of the engine: {reason.what}",
         expected=f"plugins for {', '.join(engine.plugins)}",
         got=str(reason.got or "none"),
-        fix=f"{reason.fix or 'imp-doctor tells more'}; or build the C++ library and set {LIBRARY_VARIABLE}; "
-        f"or build without plugins: {without}",
+        fix=f"{reason.fix or 'imp-doctor shows details'}; "
+        f"or build the C++ library and set {LIBRARY_VARIABLE}; or build without plugins: {without}",
         missing=True,
     )
 
 
 def _equal(one: str, other: str) -> bool:
-    """Whether two versions are the same as far as both go: packages say 10.3.0, plans 10.3.0.26."""
+    """Whether two versions have the same common prefix: packages have 10.3.0, plans 10.3.0.26."""
     a, b = _numbers(one), _numbers(other)
     shared = min(len(a), len(b))
     return shared > 0 and a[:shared] == b[:shared]
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    # Debian writes 10.3.0.26-1+cuda12.5.
-    found = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in found.group().split(".")) if found else ()
+    # Debian has 10.3.0.26-1+cuda12.5.
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()
 
 
 def _listed(capabilities: tuple[str, ...]) -> str:

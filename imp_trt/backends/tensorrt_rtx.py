@@ -63,7 +63,7 @@ class TensorRtRtxBackend(EngineBackend):
         try:
             write_atomically(path, data, sync=False)
         except OutputError as error:
-            _log.warning("compiled kernels are not kept, each start compiles them again: %s", error)
+            _log.warning("compiled kernels are not cached, each start compiles them again: %s", error)
 
     def _cache_file(self) -> Path | None:
         folder = cache.folder()

@@ -1,5 +1,5 @@
 """CUDA from Python: the driver API, NVRTC, and the launchers of the kernels in imp_trt.plugins.
 
-Nothing is imported here. `calls` calls the driver, `driver` holds memory, streams, events and graphs, `nvrtc`
-compiles, `kernels` caches and launches.
+This package imports nothing itself. `calls` calls the driver, `driver` has memory, streams, events and
+graphs, `nvrtc` compiles, `kernels` caches and launches.
 """

@@ -1,4 +1,4 @@
-"""Compiled kernels on disk, so that a GPU's kernels are compiled once and not at every start.
+"""Cache of compiled kernels on disk, so that they are compiled once and not at every start.
 
 A file is named after a hash of all that decides its content and holds a hash of that content, so an entry
 is never stale and a damaged one is noticed. Any number of processes may use the folder at once. No path is
@@ -19,13 +19,13 @@ from imp_trt.errors import OutputError
 
 _log = logging.getLogger(__name__)
 _MAGIC = b"imp_trt kernels 1\n"
-_told: set[Path] = set()
+_warned: set[Path] = set()
 
 
 def folder() -> Path | None:
-    """Where entries are kept: below $IMP_TRT_CACHE, else $XDG_CACHE_HOME/imp_trt, else ~/.cache/imp_trt.
+    """The folder of the entries: below $IMP_TRT_CACHE, else $XDG_CACHE_HOME/imp_trt, else ~/.cache/imp_trt.
 
-    None where the user has no home.
+    None if the user has no home directory.
     """
     own = os.environ.get("IMP_TRT_CACHE")
     if own:
@@ -38,7 +38,7 @@ def folder() -> Path | None:
 
 
 def key(parts: Iterable[str]) -> str:
-    """A name for what the parts decide, 64 hexadecimal digits; their borders count too."""
+    """Hash of the parts, including their lengths, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode()
@@ -48,11 +48,11 @@ def key(parts: Iterable[str]) -> str:
 
 
 def fetch(name: str, make: Callable[[], bytes]) -> bytes:
-    """The entry, made and kept if it is not there or damaged. A folder that cannot be used is no error."""
-    where = folder()
-    if where is None:
+    """The entry; made and stored if it is missing or damaged. An unusable folder is not an error."""
+    root = folder()
+    if root is None:
         return make()
-    path = where / f"{name}.bin"
+    path = root / f"{name}.bin"
     data = _read(path)
     if data is None:
         data = make()
@@ -67,7 +67,7 @@ def _read(path: Path) -> bytes | None:
         return None
     head, digest, data = entry[: len(_MAGIC)], entry[len(_MAGIC) :][:32], entry[len(_MAGIC) + 32 :]
     if head != _MAGIC or digest != hashlib.sha256(data).digest():
-        _log.info("%s is damaged and will be made again", path)
+        _log.info("%s is damaged and will be replaced", path)
         return None
     return data
 
@@ -76,6 +76,6 @@ def _write(path: Path, data: bytes) -> None:
     try:
         write_atomically(path, _MAGIC + hashlib.sha256(data).digest() + data, sync=False)
     except OutputError as error:
-        if path.parent not in _told:
-            _told.add(path.parent)
-            _log.warning("compiled kernels are not kept, each start compiles them again: %s", error)
+        if path.parent not in _warned:
+            _warned.add(path.parent)
+            _log.warning("compiled kernels are not cached, each start compiles them again: %s", error)

@@ -1,25 +1,26 @@
-"""Calls of the CUDA driver's functions through cuda-bindings, and the errors that they end in.
+"""Calls of the CUDA driver API through cuda-bindings, and their errors.
 
-Every call looks the bindings up again, so that a test can put a fake in their place. Whatever the bindings
-themselves raise becomes an error of imp_trt: the bindings may be newer than the driver, and then lack some of
-its functions, or older, and then not know a status that it returns.
+Every call looks the bindings up again, so that a test can replace them. Exceptions of the bindings become
+errors of imp_trt: bindings newer than the driver may call functions that it lacks, and older ones may not
+know a status that it returns.
 """
 
 from __future__ import annotations
 
 import logging
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from imp_trt.errors import DependencyMissing, DeviceError, ImpTrtError
 
 _log = logging.getLogger(__name__)
 
-_bindings: Any = None
+_bindings: ModuleType | None = None
 
 
-def bindings() -> Any:
-    """The module cuda.bindings.driver, with a driver library behind it.
+def bindings() -> ModuleType:
+    """The module cuda.bindings.driver, with a loaded driver library.
 
     Raises:
         DependencyMissing: the package cuda-bindings or the driver's library is missing.
@@ -33,9 +34,9 @@ def bindings() -> Any:
                 "the Python package cuda-bindings", got=str(error), fix="pip install 'imp-trt[cuda]'"
             ) from error
         try:
-            module.cuDriverGetVersion()  # the library is looked for on the first call
+            module.cuDriverGetVersion()  # loads the library
         except (RuntimeError, OSError) as error:
-            absent = type(error).__name__ == "DynamicLibNotFoundError"  # of cuda.pathfinder, no public name
+            absent = type(error).__name__ == "DynamicLibNotFoundError"  # of cuda.pathfinder, not public
             raise DependencyMissing(
                 "the NVIDIA driver",
                 got="no libcuda.so.1" if absent else str(error).rstrip("."),
@@ -45,29 +46,32 @@ def bindings() -> Any:
     return _bindings
 
 
-def set_bindings(module: Any) -> None:
-    """Puts another module in the place of cuda.bindings.driver; None brings the real one back. For tests."""
+def set_bindings(module: ModuleType | None) -> None:
+    """Replaces cuda.bindings.driver; None restores the real module. For tests."""
     global _bindings
     _bindings = module
 
 
-def invoke(name: str, *args: Any) -> tuple[str, Any]:
-    """The status' name, and the rest of the results: None, a value or a tuple.
+# The results of driver functions have no common type: handles, ints, bytes, enumerations.
+
+
+def invoke(name: str, *args: object) -> tuple[str, Any]:
+    """Calls a driver function; its status by name, and its other results: None, a value or a tuple.
 
     Raises:
         DependencyMissing: there is no driver, or it or cuda-bindings lacks the function.
-        DeviceError: the bindings refused the arguments or did not understand the answer.
+        DeviceError: the bindings rejected the arguments or cannot represent the result.
     """
     module = bindings()
     try:
         status, *rest = getattr(module, name)(*args)
         return str(status.name), None if not rest else rest[0] if len(rest) == 1 else tuple(rest)
     except Exception as error:
-        raise _refused(module, name, error) from error
+        raise _bindings_error(module, name, error) from error
 
 
-def call(name: str, *args: Any) -> Any:
-    """Calls a driver function; None, its one result, or the tuple of them.
+def call(name: str, *args: object) -> Any:
+    """Calls a driver function; None, its result, or the tuple of its results.
 
     Raises:
         DeviceError: the function returned an error.
@@ -79,8 +83,8 @@ def call(name: str, *args: Any) -> Any:
     return result
 
 
-def release(name: str, *args: Any) -> None:
-    """Gives something back. A failure is logged: at this point nobody could do anything about it."""
+def release(name: str, *args: object) -> None:
+    """Releases a resource. A failure is only logged: a caller could not handle it."""
     try:
         status, _ = invoke(name, *args)
     except ImpTrtError as error:
@@ -90,7 +94,7 @@ def release(name: str, *args: Any) -> None:
 
 
 def failure(function: str, status: str) -> DeviceError:
-    """The error for a status that a function returned."""
+    """The error for a status of a function."""
     fix = None
     if status == "CUDA_ERROR_OUT_OF_MEMORY":
         fix = "free GPU memory: close other programs, or use a smaller frame or batch"
@@ -107,7 +111,7 @@ def explain(status: str) -> str:
     return text.decode() if text else "no description"
 
 
-def _refused(module: Any, name: str, error: Exception) -> ImpTrtError:
+def _bindings_error(module: ModuleType, name: str, error: Exception) -> ImpTrtError:
     """The error for an exception that the bindings raised."""
     version = _package_version()
     if isinstance(error, AttributeError) and not hasattr(module, name):
@@ -124,19 +128,19 @@ def _refused(module: Any, name: str, error: Exception) -> ImpTrtError:
     return DeviceError(f"{name} failed in cuda-bindings {version}", got=got)
 
 
-def _too_old(module: Any, name: str, version: str) -> DependencyMissing:
+def _too_old(module: ModuleType, name: str, version: str) -> DependencyMissing:
     try:
-        known = int(module.cuDriverGetVersion()[1])
+        supported = int(module.cuDriverGetVersion()[1])
     except Exception:
-        known = 0
-    major = known // 1000
+        supported = 0
+    major = supported // 1000
     fix = "update the NVIDIA driver"
-    if known and major < _number(version):
+    if supported and major < _number(version):
         fix += f", or pip install 'cuda-bindings=={major}.*'"
     return DependencyMissing(
         f"{name} in the NVIDIA driver",
         expected=f"a driver as new as cuda-bindings {version}",
-        got=f"one that knows CUDA {major}.{known % 1000 // 10}" if known else "an older one",
+        got=f"one that supports CUDA {major}.{supported % 1000 // 10}" if supported else "an older one",
         fix=fix,
     )
 

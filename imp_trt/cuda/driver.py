@@ -1,8 +1,8 @@
-"""The CUDA driver API as small Python objects: device, stream, event, memory, graph.
+"""Wrappers of the CUDA driver API: device, stream, event, memory, graph.
 
 Every call goes through imp_trt.cuda.calls, which turns a status into an error. Pointers and stream handles
-are plain ints. Objects are used in a thread whose current context is their device's (`Device.activate`);
-`close` may be called any number of times.
+are ints. Objects must be used in a thread whose current context is their device's (`Device.activate`);
+`close` is idempotent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,31 +24,39 @@ from imp_trt.cuda.calls import set_bindings as set_bindings
 from imp_trt.errors import DependencyMissing, DeviceError, InvalidInput
 
 _PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every context
-_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no implicit wait for the default stream
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no implicit synchronization with the default stream
 _DISABLE_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 _NOT_READY = "CUDA_ERROR_NOT_READY"
 _NO_FLAGS = 0
-_CUDA_12_0 = 12000  # the version of CUDA whose cuEventElapsedTime every driver for CUDA 12 has
+_CUDA_12_0 = 12000  # version of cuEventElapsedTime that every driver for CUDA 12 has
 _NO_DEVICE = ("CUDA_ERROR_NO_DEVICE", "CUDA_ERROR_INVALID_DEVICE")
 
-_own_elapsed: dict[Any, Any] = {}  # bindings that lack cuEventElapsedTime on this driver -> the driver's own
+_ElapsedTime = Callable[[int, int, int], int]
+_driver_elapsed: dict[ModuleType, _ElapsedTime] = {}  # bindings that cannot call cuEventElapsedTime -> it
 
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """What is known of a GPU without making a context on it."""
+    """Properties of a GPU that need no context.
+
+    Attributes:
+        index: number of the GPU.
+        name: of the product.
+        compute_capability: (8, 9).
+        driver_version: newest CUDA version that the driver supports, (13, 0).
+    """
 
     index: int
     name: str
     compute_capability: tuple[int, int]
-    driver_version: tuple[int, int]  # the newest CUDA the driver knows, (13, 0)
+    driver_version: tuple[int, int]
 
 
 def device_info(index: int = 0) -> DeviceInfo:
-    """Asks the driver about GPU number index.
+    """Properties of GPU number index.
 
     Raises:
-        DependencyMissing: no driver, a driver that does not start, or no such GPU.
+        DependencyMissing: no driver, a driver that cannot be initialized, or no such GPU.
     """
     status, _ = invoke("cuInit", 0)
     if status != "CUDA_SUCCESS":
@@ -70,19 +78,24 @@ def device_info(index: int = 0) -> DeviceInfo:
 
 
 def driver_version() -> tuple[int, int]:
-    """The newest CUDA version the driver knows, (major, minor)."""
+    """The newest CUDA version that the driver supports, (major, minor)."""
     version = int(call("cuDriverGetVersion"))
     return version // 1000, version % 1000 // 10
 
 
 class Device:
-    """A GPU and one of its contexts: the primary one (PyTorch's, TensorRT's), or one that a program made."""
+    """A GPU and one of its contexts: the primary one (PyTorch's, TensorRT's), or another.
 
-    def __init__(self, info: DeviceInfo, context: Any, retained: Any = None) -> None:
+    Attributes:
+        info: properties of the GPU.
+        modules: loaded kernels; filled by imp_trt.cuda.kernels.
+    """
+
+    def __init__(self, info: DeviceInfo, context: object, retained: object = None) -> None:
         self.info = info
         self._context = context
-        self._retained = retained  # the GPU whose primary context this object holds on to
-        self.modules: dict[str, Module] = {}  # filled by imp_trt.cuda.kernels
+        self._retained = retained  # the GPU whose primary context close() releases
+        self.modules: dict[str, Module] = {}
 
     @classmethod
     def open(cls, index: int = 0) -> Device:
@@ -99,7 +112,7 @@ class Device:
 
     @classmethod
     def current(cls) -> Device:
-        """The context that is current in this thread, which this object does not keep alive.
+        """The current context of this thread, which this object does not keep alive.
 
         Raises:
             DependencyMissing: no driver.
@@ -131,7 +144,7 @@ class Device:
 
     @contextmanager
     def activated(self) -> Iterator[None]:
-        """Makes the context current in the calling thread, and afterwards the one that was current before.
+        """Makes the context current in the calling thread, and then restores the previous one.
 
         Raises:
             InvalidInput: the device is closed.
@@ -144,7 +157,7 @@ class Device:
             call("cuCtxSetCurrent", before)
 
     def close(self) -> None:
-        """Unloads its kernels and gives the context back, which lives on while anybody else holds it."""
+        """Unloads its kernels and releases the context, which exists until its last user releases it."""
         if self._context is not None:
             if self.modules:
                 self.activate()
@@ -168,8 +181,8 @@ class Module:
 
     def __init__(self, image: bytes, entries: Sequence[str]) -> None:
         self._handle = call("cuModuleLoadData", image)
-        self.functions: dict[str, Any] = {}
-        # Of the attributes, one that only a loaded function has: asked now, so that no launch has to load.
+        self.functions: dict[str, object] = {}
+        # Reading this attribute loads the function now, so that no launch has to.
         threads = bindings().CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK
         try:
             for entry in entries:
@@ -187,14 +200,14 @@ class Module:
 
 
 class Stream:
-    """A stream that does not wait for the default stream. Makes its device current in this thread."""
+    """A non-blocking stream. Makes its device current in this thread."""
 
     def __init__(self, device: Device) -> None:
         device.activate()
         self.handle = int(call("cuStreamCreate", _NON_BLOCKING))
 
     def synchronize(self) -> None:
-        """Waits until everything enqueued so far is done."""
+        """Waits until all work enqueued so far is done."""
         call("cuStreamSynchronize", self.handle)
 
     def close(self) -> None:
@@ -204,7 +217,7 @@ class Stream:
 
 
 class Event:
-    """A mark in a stream; with timing, marks can be subtracted."""
+    """An event; elapsed_ms needs timing=True."""
 
     def __init__(self, timing: bool = False) -> None:
         self.handle = int(call("cuEventCreate", 0 if timing else _DISABLE_TIMING))
@@ -213,30 +226,30 @@ class Event:
         call("cuEventRecord", self.handle, stream_handle)
 
     def synchronize(self) -> None:
-        """Waits until the stream has reached the mark."""
+        """Waits until the work before the event is done."""
         call("cuEventSynchronize", self.handle)
 
     def query(self) -> bool:
-        """Whether the stream has reached the mark."""
+        """Whether the work before the event is done."""
         status, _ = invoke("cuEventQuery", self.handle)
         if status not in ("CUDA_SUCCESS", _NOT_READY):
             raise failure("cuEventQuery", status)
         return status != _NOT_READY
 
     def elapsed_ms(self, earlier: Event) -> float:
-        """Milliseconds from an earlier mark to this one; both made with timing=True and reached.
+        """Milliseconds from an earlier event to this one; both with timing=True and done.
 
         Raises:
-            DeviceError: a mark has not been reached or has no timing.
+            DeviceError: an event is not done or has no timing.
         """
-        own = _own_elapsed.get(bindings())
-        if own is None:
+        function = _driver_elapsed.get(bindings())
+        if function is None:
             try:
                 return float(call("cuEventElapsedTime", earlier.handle, self.handle))
             except DependencyMissing:
-                own = _own_elapsed[bindings()] = _elapsed_of_cuda_12()
+                function = _driver_elapsed[bindings()] = _elapsed_of_cuda_12()
         milliseconds = ctypes.c_float()
-        code = own(ctypes.addressof(milliseconds), earlier.handle, self.handle)
+        code = function(ctypes.addressof(milliseconds), earlier.handle, self.handle)
         if code:
             raise failure("cuEventElapsedTime", bindings().CUresult(code).name)
         return milliseconds.value
@@ -247,14 +260,14 @@ class Event:
             release("cuEventDestroy", handle)
 
 
-def _elapsed_of_cuda_12() -> Any:
-    """cuEventElapsedTime as drivers before CUDA 12.8 have it; cuda-bindings 13 call its successor only."""
+def _elapsed_of_cuda_12() -> _ElapsedTime:
+    """cuEventElapsedTime of drivers before CUDA 12.8; cuda-bindings 13 call only its successor."""
     address, _ = call("cuGetProcAddress", b"cuEventElapsedTime", _CUDA_12_0, _NO_FLAGS)
     return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(address)
 
 
 class DeviceBuffer:
-    """nbytes of uninitialized GPU memory; no bytes still give a valid pointer."""
+    """nbytes of uninitialized GPU memory; the pointer is valid for 0 bytes too."""
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
@@ -267,9 +280,9 @@ class DeviceBuffer:
 
 
 class PinnedBuffer:
-    """nbytes of page-locked host memory, as a pointer and as array uint8 [nbytes] of the same memory.
+    """nbytes of page-locked host memory, as a pointer and as an array uint8 [nbytes] of the same memory.
 
-    After close the memory is gone: views of array must not be used any more.
+    close() frees the memory: views of array must not be used after it.
     """
 
     def __init__(self, nbytes: int) -> None:
@@ -286,12 +299,12 @@ class PinnedBuffer:
 
 
 def copy_in(dst: int, src_host_pointer: int, n: int, stream: int) -> None:
-    """Enqueues a copy of n bytes from the host; the host memory must be pinned to make it asynchronous."""
+    """Enqueues a copy of n bytes from the host; asynchronous if the host memory is pinned."""
     call("cuMemcpyHtoDAsync", dst, src_host_pointer, n, stream)
 
 
 def copy_out(dst_host_pointer: int, src: int, n: int, stream: int) -> None:
-    """Enqueues a copy of n bytes to the host; the host memory must be pinned to make it asynchronous."""
+    """Enqueues a copy of n bytes to the host; asynchronous if the host memory is pinned."""
     call("cuMemcpyDtoHAsync", dst_host_pointer, src, n, stream)
 
 
@@ -301,29 +314,29 @@ def copy_on_device(dst: int, src: int, n: int, stream: int) -> None:
 
 
 def is_capturing(stream_handle: int) -> bool:
-    """Whether work enqueued on the stream is recorded in a graph instead of run."""
+    """Whether the stream is being captured into a graph."""
     status = call("cuStreamIsCapturing", stream_handle)
     return bool(status.name != "CU_STREAM_CAPTURE_STATUS_NONE")
 
 
 class Graph:
-    """Work recorded once on a stream, and launched as often as wanted with one call."""
+    """A CUDA graph: work captured from a stream, which one call launches."""
 
-    def __init__(self, executable: Any) -> None:
-        self._executable = executable
+    def __init__(self, executable: object) -> None:
+        self._executable: object | None = executable
 
     @classmethod
     def capture(cls, stream_handle: int, body: Callable[[], None]) -> Graph:
-        """Records what body enqueues on the stream, which must not be the default stream.
+        """Captures the work that body enqueues on the stream, which must not be the default stream.
 
-        Only this thread is restricted while it records; the rest of the program may go on calling CUDA.
+        The capture restricts this thread only; other threads may call CUDA.
 
         Raises:
-            DeviceError: body did something that cannot be recorded.
-            Exception: whatever body raised. The recording is ended in both cases.
+            DeviceError: body did something that cannot be captured.
+            Exception: what body raised. The capture is ended in both cases.
         """
         mode = bindings().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        # A finalizer that frees GPU memory in the middle of it would spoil the recording.
+        # A finalizer that frees GPU memory during the capture would invalidate it.
         collecting = gc.isenabled()
         gc.disable()
         try:
@@ -345,7 +358,7 @@ class Graph:
             release("cuGraphDestroy", graph)
 
     def launch(self, stream_handle: int) -> None:
-        """Enqueues the recorded work."""
+        """Enqueues the captured work."""
         call("cuGraphLaunch", self._executable, stream_handle)
 
     def close(self) -> None:

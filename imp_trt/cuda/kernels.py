@@ -1,4 +1,4 @@
-"""The kernels of imp_trt.plugins: compiled for the GPU at hand, kept on disk, loaded once per device."""
+"""The kernels of imp_trt.plugins: compiled for the GPU, cached on disk, loaded once per device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Collection, Sequence
 from functools import lru_cache
-from typing import Any
+from types import ModuleType
 
 from imp_trt.cuda import cache, driver, nvrtc
 from imp_trt.cuda.driver import Device, Module
@@ -33,25 +33,25 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     ),
     "frame_fit": ("imp_frame_fit", "imp_semantic_back"),
 }
-"""The entry points of every operator's kernels."""
+"""Operator -> entry points of its kernels."""
 
 _SPLIT = (
     "instance_mask_projection"  # its kernels take long to compile: each rule and type is a program of its own
 )
 
 _lock = threading.RLock()
-_shared: dict[tuple[Any, int], Device] = {}  # (bindings, index of the GPU) -> its primary context
-_current: dict[tuple[Any, int], Device] = {}  # (bindings, id of a context) -> it
+_shared: dict[tuple[ModuleType, int], Device] = {}  # (bindings, index of the GPU) -> its primary context
+_current: dict[tuple[ModuleType, int], Device] = {}  # (bindings, id of a context) -> that context
 
 
 class Kernel:
     """An entry point loaded on a device."""
 
-    def __init__(self, entry: str, function: Any) -> None:
+    def __init__(self, entry: str, function: object) -> None:
         self.entry = entry
         self._function = function
 
-    def launch(self, grid: Dim3, block: Dim3, stream: int, args: Sequence[tuple[Any, Any]]) -> None:
+    def launch(self, grid: Dim3, block: Dim3, stream: int, args: Sequence[tuple[object, object]]) -> None:
         """Enqueues the kernel.
 
         Args:
@@ -61,7 +61,7 @@ class Kernel:
             args: (value, ctypes type) of each parameter, in order; a pointer is an int of type c_void_p.
 
         Raises:
-            DeviceError: CUDA refuses the launch.
+            DeviceError: CUDA rejects the launch.
         """
         parameters = (tuple(value for value, _ in args), tuple(kind for _, kind in args))
         driver.call("cuLaunchKernel", self._function, *grid, *block, 0, stream, parameters, 0)
@@ -76,7 +76,7 @@ def prepare(op: str, device: Device, variants: Collection[str] | None = None) ->
         variants: see `variant_of`; None for all.
 
     Raises:
-        DependencyMissing: no NVRTC, one newer than the driver, or one that does not know the GPU.
+        DependencyMissing: no NVRTC, one newer than the driver, or one that does not support the GPU.
         BuildError: the sources do not compile.
     """
     for variant in {variant_of(op, entry): None for entry in ENTRIES[op]} if variants is None else variants:
@@ -110,8 +110,8 @@ def _module(op: str, variant: str, device: Device, stream: int | None) -> Module
     if module is None:
         if stream is not None and driver.is_capturing(stream):
             raise UsageError(
-                f"the kernels of {op} are not loaded, and the stream is recording a CUDA graph",
-                fix="run the operator once before the recording, or call prepare(device) of its launcher",
+                f"the kernels of {op} are not loaded, and the stream is being captured into a CUDA graph",
+                fix="run the operator once before the capture, or call prepare(device) of its launcher",
             )
         with _lock:
             module = device.modules.get(unit)
@@ -146,7 +146,7 @@ def _image(unit: str, device: Device) -> bytes:
 
 
 def cache_key(program: nvrtc.Program, target: nvrtc.Target) -> str:
-    """Name in the cache of a compiled program."""
+    """Name of a compiled program in the cache."""
     files = [program.name, program.source]
     for name, text in program.headers.items():
         files += [name, text]
@@ -163,7 +163,7 @@ def geometry(op: str) -> dict[str, int]:
 
 
 def shared_device(index: int) -> Device:
-    """GPU number index, opened once per process and never closed: PyTorch and plugins have no better owner.
+    """GPU number index for PyTorch and plugins, opened once per process and never closed.
 
     Raises:
         DependencyMissing: no driver or no such GPU.
@@ -179,16 +179,16 @@ def shared_device(index: int) -> Device:
 
 
 def current_device() -> Device:
-    """The context that is current in this thread, with the kernels that are loaded into it.
+    """The current context of this thread, with the kernels that are loaded into it.
 
-    For plugins, which run in the context of the program that calls TensorRT: a kernel of another context
+    For plugins, which run in the context of the program that calls TensorRT: kernels of another context
     cannot be launched on its streams.
 
     Raises:
         DependencyMissing: no driver.
         DeviceError: no context is current.
     """
-    # An id is never used again; a context made later may have the handle of one that was destroyed.
+    # Ids are never reused, unlike handles: a new context may have the handle of a destroyed one.
     owner = (driver.bindings(), int(driver.call("cuCtxGetId", driver.call("cuCtxGetCurrent"))))
     device = _current.get(owner)
     if device is None:

@@ -1,8 +1,8 @@
 """Compiles the CUDA sources in imp_trt.plugins with NVRTC: no nvcc, no CUDA header and no GPU needed.
 
-Where a machine has several NVRTCs, driver and GPU decide which one compiles (`target`): its CUDA major must
-not be above the driver's, and it must know the GPU. Machine code runs on every driver of the compiler's CUDA
-major; PTX only on a driver that is at least as new as the compiler.
+On a machine with several NVRTCs, driver and GPU determine which one is used (`target`): its CUDA major must
+not be newer than the driver's, and it must support the GPU. Machine code runs on every driver of the
+compiler's CUDA major; PTX only on a driver that is at least as new as the compiler.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from imp_trt.cuda import nvrtc_library
 from imp_trt.cuda.nvrtc_library import Library
@@ -19,16 +19,18 @@ from imp_trt.cuda.platform import extra_for
 from imp_trt.errors import BuildError, DependencyMissing
 
 FLAGS = ("-std=c++17", "--fmad=false")
-"""Part of what the kernels promise: a fused multiply-add would move a sample to another pixel."""
+"""Required by the kernels' contract: a fused multiply-add could move a sample to another pixel."""
 
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.MULTILINE)
 _LAST_CUDA_12 = (12, 9)
 
 
 class Folder(Protocol):
-    """A folder of sources: a Path, or a folder of package resources."""
+    """A folder or file of sources: a Path or a package resource."""
 
-    def joinpath(self, child: str, /) -> Any: ...
+    def joinpath(self, child: str, /) -> Folder: ...
+    def is_file(self) -> bool: ...
+    def read_text(self, encoding: str) -> str: ...
 
 
 class Program(NamedTuple):
@@ -52,23 +54,23 @@ def program(op: str) -> Program:
 
 
 def read_program(root: Folder, name: str) -> Program:
-    """Reads a source and the headers it includes, which are looked for in root, then beside the includer.
+    """Reads a source and the headers it includes, searched for in root, then next to the including file.
 
     Raises:
-        BuildError: a file is missing, or one include name means two files.
+        BuildError: a file is missing, or an include name matches two different files.
     """
     headers: dict[str, tuple[str, str]] = {}  # name as written -> (path below root, text)
     source = _text(root, name, name)
-    waiting = [(name, source)]
-    while waiting:
-        includer, text = waiting.pop()
+    pending = [(name, source)]
+    while pending:
+        includer, text = pending.pop()
         for written in _INCLUDE.findall(text):
             path = written
             if not _below(root, written).is_file():
                 path = str(PurePosixPath(includer).parent / written)
             if written not in headers:
                 headers[written] = (path, _text(root, path, includer))
-                waiting.append((path, headers[written][1]))
+                pending.append((path, headers[written][1]))
             elif headers[written][0] != path:
                 raise BuildError(
                     f'#include "{written}" in {name}', expected="one file", got=[headers[written][0], path]
@@ -76,7 +78,7 @@ def read_program(root: Folder, name: str) -> Program:
     return Program(name, source, {written: text for written, (_, text) in sorted(headers.items())})
 
 
-def _below(root: Folder, path: str) -> Any:
+def _below(root: Folder, path: str) -> Folder:
     for part in PurePosixPath(path).parts:
         root = root.joinpath(part)
     return root
@@ -94,10 +96,10 @@ def _text(root: Folder, path: str, includer: str) -> str:
 
 
 class Target(NamedTuple):
-    """What to compile with, and for.
+    """Compiler and architecture.
 
     Attributes:
-        arch: "sm_90" for machine code, "compute_90" for PTX, which the driver compiles on.
+        arch: "sm_90" for machine code, "compute_90" for PTX, which the driver compiles.
         library: the NVRTC.
     """
 
@@ -106,7 +108,7 @@ class Target(NamedTuple):
 
 
 def version() -> tuple[int, int]:
-    """Version of the newest NVRTC of this machine, (major, minor).
+    """Version of the newest NVRTC on this machine, (major, minor).
 
     Raises:
         DependencyMissing: there is none.
@@ -124,18 +126,19 @@ def architectures() -> tuple[tuple[int, int], ...]:
 
 
 def usable(driver: tuple[int, int] | None = None) -> tuple[Library, ...]:
-    """The NVRTCs whose machine code the driver runs, best first.
+    """The NVRTCs whose machine code the driver can run, best first.
 
-    Best is the driver's own CUDA major; of that, the version closest to the driver's that is not newer.
+    Best is the driver's own CUDA major, and of these the newest version that is not newer than the driver.
 
     Args:
-        driver: the newest CUDA the driver knows, (major, minor); None where there is none: the newest first.
+        driver: newest CUDA version that the driver supports, (major, minor); None without a driver: newest
+            first.
 
     Raises:
         DependencyMissing: there is no NVRTC, or only newer ones.
     """
-    found = nvrtc_library.installed()
-    if not found:
+    libraries = nvrtc_library.installed()
+    if not libraries:
         broken = nvrtc_library.unusable()
         raise DependencyMissing(
             "NVRTC, the CUDA run-time compiler",
@@ -146,19 +149,19 @@ def usable(driver: tuple[int, int] | None = None) -> tuple[Library, ...]:
             fix=install_command(driver),
         )
     if driver is None:
-        return tuple(sorted(found, key=lambda library: library.version, reverse=True))
-    fitting = [library for library in found if library.version[0] <= driver[0]]
-    if not fitting:
-        oldest = min(library.version for library in found)
+        return tuple(sorted(libraries, key=lambda library: library.version, reverse=True))
+    compatible = [library for library in libraries if library.version[0] <= driver[0]]
+    if not compatible:
+        oldest = min(library.version for library in libraries)
         raise DependencyMissing(
-            f"NVRTC {_dotted(oldest)} is newer than the NVIDIA driver, which knows CUDA {_dotted(driver)}",
+            f"NVRTC {_dotted(oldest)} is newer than the NVIDIA driver, which supports CUDA {_dotted(driver)}",
             expected=f"NVRTC of CUDA {driver[0]} or older",
             got=_dotted(oldest),
-            fix=f"{install_command(driver)} (the newer one may stay), or update the driver"
+            fix=f"{install_command(driver)} (no need to remove the newer one), or update the driver"
             if driver[0] >= 12
             else "update the driver",
         )
-    return tuple(sorted(fitting, key=lambda library: _distance(library.version, driver)))
+    return tuple(sorted(compatible, key=lambda library: _distance(library.version, driver)))
 
 
 def _distance(version: tuple[int, int], driver: tuple[int, int]) -> tuple[int, bool, int]:
@@ -167,21 +170,21 @@ def _distance(version: tuple[int, int], driver: tuple[int, int]) -> tuple[int, b
 
 
 def install_command(driver: tuple[int, int] | None) -> str:
-    """The command that installs an NVRTC for a driver; None stands for no driver."""
+    """The command that installs an NVRTC for a driver; None means no driver."""
     if driver is not None and driver[0] < 12:
         return "update the NVIDIA driver to one for CUDA 12 or later"
     return f"pip install 'imp-trt[{extra_for('cuda', driver)}]'"
 
 
 def target(capability: tuple[int, int], driver: tuple[int, int] | None = None) -> Target:
-    """What to compile with and for on a GPU.
+    """Compiler and architecture for a GPU.
 
     Args:
         capability: compute capability of the GPU.
-        driver: the newest CUDA the driver knows, if there is one: it has to accept what is compiled.
+        driver: newest CUDA version that the driver supports; None without a driver.
 
     Raises:
-        DependencyMissing: no NVRTC, none that the driver accepts, or none that serves that GPU.
+        DependencyMissing: no NVRTC, none for the driver, or none for that GPU.
     """
     libraries = usable(driver)
     for library in libraries:
@@ -198,8 +201,8 @@ def _unknown_gpu(
     capability: tuple[int, int], libraries: tuple[Library, ...], driver: tuple[int, int] | None
 ) -> DependencyMissing:
     newest = max(libraries, key=lambda library: library.version)
-    known = newest.architectures
-    if capability > known[0]:
+    supported = newest.architectures
+    if capability > supported[0]:
         kind = "newer"
         if newest.version >= _LAST_CUDA_12 and driver is not None and driver[0] == 12:
             fix = "update the NVIDIA driver to one for CUDA 13, and pip install 'imp-trt[cuda13]'"
@@ -210,12 +213,12 @@ def _unknown_gpu(
             fix = f"a newer NVRTC: pip install -U {package}"
     else:
         kind = "older"
-        fix = "an older NVRTC beside it: pip install nvidia-cuda-nvrtc-cu12"
+        fix = "also install an older NVRTC: pip install nvidia-cuda-nvrtc-cu12"
         if any(library.version[0] <= 12 for library in libraries):
             fix = "run on a newer GPU"
     return DependencyMissing(
         f"NVRTC {_dotted(newest.version)} does not compile for compute capability {_dotted(capability)}",
-        expected=f"{_dotted(known[0])} to {_dotted(known[-1])}",
+        expected=f"{_dotted(supported[0])} to {_dotted(supported[-1])}",
         got=f"a GPU that is {kind}",
         fix=fix,
     )
@@ -233,8 +236,8 @@ def compile_kernels(op: str, goal: str | tuple[int, int] | Target) -> bytes:
         The cubin, or for "compute_*" the PTX.
 
     Raises:
-        DependencyMissing: no NVRTC, or not for this architecture.
-        BuildError: the source does not compile; carries the compiler's messages.
+        DependencyMissing: no NVRTC, or none for this architecture.
+        BuildError: the source does not compile; has the compiler's messages.
     """
     return compile_program(program(op), goal)
 

@@ -1,8 +1,8 @@
-"""libnvrtc: the copies on this machine, and their functions by ctypes.
+"""libnvrtc: the installed libraries, called with ctypes.
 
-Which NVRTC fits depends on the driver. cuda.bindings.nvrtc loads the first one that it finds, whatever its
-CUDA major, and keeps it for the process. Here every copy is opened by its path; several majors can be loaded
-at the same time.
+The driver determines which NVRTC can be used. cuda.bindings.nvrtc loads the first one that it finds, of any
+CUDA major, and keeps it for the process. This module opens every library by its path; several majors can be
+loaded at the same time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FILE = re.compile(r"libnvrtc\.so\.\d+")
 _WHEELS = ("nvidia/cuda_nvrtc/lib", "nvidia/cu[0-9]*/lib")  # of CUDA 12; from 13
 _SYSTEM = Path("/usr/local")
 _TOOLKIT = ("lib64", "lib", "targets/*/lib")
-_NAMES = ("libnvrtc.so.13", "libnvrtc.so.12")  # for the loader, which has its own search path
+_NAMES = ("libnvrtc.so.13", "libnvrtc.so.12")  # for the search path of the loader
 _BUILTINS = "libnvrtc-builtins.so.*"
 _LOG_LINES = 40
 
@@ -30,7 +30,7 @@ class Library:
     """A loaded libnvrtc.
 
     Args:
-        path: of the file, or its name for the loader to look up.
+        path: of the file, or a name that the loader searches for.
 
     Attributes:
         version: of its CUDA, (12, 9).
@@ -38,24 +38,25 @@ class Library:
 
     Raises:
         OSError: it cannot be loaded.
-        AttributeError: it lacks a function; CUDA 11.2 and later have them all.
-        BuildError: it does not answer.
+        AttributeError: it lacks a function; CUDA 11.2 and later have all of them.
+        BuildError: a call failed.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        # NVRTC opens its builtins by name. Those of some wheels (13.0) do not say that they are beside it.
-        beside = Path(path).parent.glob(_BUILTINS) if os.path.isabs(path) else ()
-        self._builtins = [ctypes.CDLL(str(file)) for file in beside]
+        # NVRTC opens its builtins by name. In some wheels (13.0) it has no run path to its own folder, where
+        # they are.
+        builtins = Path(path).parent.glob(_BUILTINS) if os.path.isabs(path) else ()
+        self._builtins = [ctypes.CDLL(str(file)) for file in builtins]
         self._library = ctypes.CDLL(path)
         self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
         major, minor, count = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
         self._call("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor))
         self.version = (major.value, minor.value)
         self._call("nvrtcGetNumSupportedArchs", ctypes.byref(count))
-        known = (ctypes.c_int * count.value)()
-        self._call("nvrtcGetSupportedArchs", known)
-        self.architectures = tuple(divmod(number, 10) for number in sorted(known))
+        supported = (ctypes.c_int * count.value)()
+        self._call("nvrtcGetSupportedArchs", supported)
+        self.architectures = tuple(divmod(number, 10) for number in sorted(supported))
 
     def compile(
         self, name: str, source: str, headers: Mapping[str, str], options: Sequence[str], kind: str
@@ -69,7 +70,7 @@ class Library:
             kind: "CUBIN" or "PTX".
 
         Raises:
-            BuildError: it does not compile; carries the compiler's messages.
+            BuildError: it does not compile; has the compiler's messages.
         """
         program = ctypes.c_void_p()
         self._call(
@@ -114,12 +115,12 @@ def _strings(texts: Iterable[str]) -> ctypes.Array[ctypes.c_char_p]:
 
 
 def installed() -> tuple[Library, ...]:
-    """Every NVRTC of this machine, one of each version; those in Python's packages first."""
+    """The NVRTCs on this machine, one of each version; those in Python packages first."""
     return _open_all()[0]
 
 
 def unusable() -> tuple[str, ...]:
-    """Files that look like NVRTC and cannot be loaded: "path: reason"."""
+    """NVRTC libraries that cannot be loaded: "path: reason"."""
     return _open_all()[1]
 
 
@@ -139,13 +140,13 @@ def _open_all() -> tuple[tuple[Library, ...], tuple[str, ...]]:
 
 
 def _files() -> list[str]:
-    """Paths of the libraries in Python's packages and in CUDA toolkits, each file once."""
-    found: dict[Path, str] = {}
+    """Paths of the libraries in Python packages and in CUDA toolkits, each file once."""
+    paths: dict[Path, str] = {}
     for folder in _folders():
         for path in sorted(folder.glob("libnvrtc.so.*")):
             if _FILE.fullmatch(path.name):
-                found.setdefault(path.resolve(), str(path.absolute()))
-    return list(found.values())
+                paths.setdefault(path.resolve(), str(path.absolute()))
+    return list(paths.values())
 
 
 def _folders() -> Iterator[Path]:

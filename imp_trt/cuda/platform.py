@@ -1,4 +1,4 @@
-"""What this machine offers an engine: libraries, GPU, plugins; found without importing TensorRT."""
+"""Libraries, GPU and plugins of this machine, detected without importing TensorRT."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from imp_trt.errors import DependencyMissing, ImpTrtError
 LIBRARY_VARIABLE = "IMP_TRT_PLUGIN_LIBRARY"
 """Environment variable with the path of the C++ plugin library."""
 
-# Module -> distributions that bring it, newest naming first. JetPack and Debian's python3-libnvinfer register
-# `tensorrt`; a container may hold the bindings alone.
+# Module -> distributions that contain it, newest naming first. JetPack and Debian's python3-libnvinfer
+# register `tensorrt`; a container may have only the bindings.
 _DISTRIBUTIONS = {
     "tensorrt": (
         "tensorrt",
@@ -44,18 +44,18 @@ _EXTRAS = {
 
 
 def extra_for(name: str, driver: tuple[int, int] | None) -> str:
-    """The extra of imp-trt that has what is in `name` for a driver; without a driver, or for others, `name`.
+    """The extra of imp-trt that is the variant of `name` for a driver; `name` if there is none.
 
     Args:
         name: "cuda", "tensorrt" or "tensorrt-rtx".
-        driver: the newest CUDA the driver knows, (12, 8).
+        driver: newest CUDA version that the driver supports, (12, 8).
     """
     return name if driver is None else _EXTRAS.get(min(driver[0], 13), {}).get(name, name)
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU: its name, its compute capability ("8.9"), and the newest CUDA its driver knows, (13, 0)."""
+    """A GPU: name, compute capability ("8.9"), and newest CUDA version that its driver supports, (13, 0)."""
 
     name: str
     compute_capability: str
@@ -64,13 +64,13 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Platform:
-    """What an engine finds here. Where something is missing, the error that says so and how to mend it.
+    """What is installed for engines; an error with its fix in place of what is missing.
 
     Attributes:
-        name: operating system and machine, e.g. "linux-x86_64".
+        name: operating system and architecture, e.g. "linux-x86_64".
         tensorrt, tensorrt_rtx: installed version, or None.
         gpu: the GPU that would be used.
-        plugins: where the custom operators would come from, in words.
+        plugins: description of the plugins that would be used.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Platform:
 
     @classmethod
     def detect(cls, device: int = 0) -> Platform:
-        """This machine, with GPU number device. Never raises for what is missing."""
+        """The platform of this machine, with GPU number device. Does not raise if something is missing."""
         gpu = _gpu(device)
         return cls(
             name=platform_name(),
@@ -92,18 +92,18 @@ class Platform:
         )
 
     def version(self, backend: str) -> str | None:
-        """Installed version of the library of an engine's backend, or None."""
+        """Installed version of a backend's library, or None."""
         return self.tensorrt_rtx if backend == "tensorrt-rtx" else self.tensorrt
 
 
 def platform_name() -> str:
-    """Operating system and machine as a manifest names them, e.g. "linux-x86_64"."""
+    """Operating system and architecture as in manifests, e.g. "linux-x86_64"."""
     machine = platform.machine().lower()
     return f"{platform.system().lower()}-{_MACHINES.get(machine, machine)}"
 
 
 def cpu_model() -> str:
-    """The processor by its maker's name, as measurements state it."""
+    """Product name of the processor, for reports of measurements."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -127,7 +127,7 @@ def installed_version(module: str) -> str | None:
         spec = find_spec(module)
     except (ImportError, ValueError):
         return None
-    # A distribution can be half uninstalled, or be for another Python: the module decides.
+    # The metadata may be left over, or belong to another Python: the module must exist.
     if spec is None or not spec.origin:
         return None
     for name in _DISTRIBUTIONS[module]:
@@ -135,16 +135,16 @@ def installed_version(module: str) -> str | None:
             return metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return _stated_version(Path(spec.origin))
+    return _version_in_source(Path(spec.origin))
 
 
-def _stated_version(source: Path) -> str | None:
-    """The version a module's source states, for installations without a distribution's metadata."""
+def _version_in_source(source: Path) -> str | None:
+    """``__version__`` in a module's source, for installations without metadata."""
     try:
-        found = re.search(r"""^__version__ *= *["']([^"']+)["']""", source.read_text(), re.MULTILINE)
+        match = re.search(r"""^__version__ *= *["']([^"']+)["']""", source.read_text(), re.MULTILINE)
     except (OSError, UnicodeDecodeError):
         return None
-    return found.group(1) if found else None
+    return match.group(1) if match else None
 
 
 def _gpu(device: int) -> Gpu | ImpTrtError:

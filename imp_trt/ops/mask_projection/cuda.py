@@ -71,7 +71,7 @@ def launch_mask_projection(
         label_bytes: 4 or 8, the size of a label.
         spatial_scale: canvas pixels per image pixel.
         sampling: "bilinear", "nearest" or "rect".
-        dtype: "f32", "f16" or "bf16".
+        dtype: "f32", "f16" or "bf16", of masks and canvas.
         stream: handle of a stream of device.
         device: made current in this thread.
     """
@@ -135,14 +135,14 @@ def forward(
 ) -> Tensor | None:
     """`instance_mask_projection` of CUDA tensors, enqueued on PyTorch's current stream.
 
-    None where the kernels cannot be had, and for element types they do not have.
+    None if the kernels are not available, or not for this element type.
     """
     from imp_trt.cuda import tensors
 
     with tensors.launching(masks, partial(prepare, sampling=sampling, dtype=_dtype(masks))) as device:
         if device is None:
             return None
-        inputs = _ready(boxes, scores, labels, masks)
+        inputs = _prepare_inputs(boxes, scores, labels, masks)
         shape = (masks.shape[0], num_classes, canvas_h, canvas_w)
         canvas = masks.new_empty(shape)
         call = _call(inputs, shape, spatial_scale, sampling)
@@ -160,7 +160,10 @@ def backward(
     spatial_scale: float,
     sampling: str,
 ) -> tuple[Tensor, Tensor] | None:
-    """Gradients of scores and masks for a gradient [B, C, H, W] of the canvas; None as for `forward`."""
+    """Gradients of scores [B, N] and masks [B, N, P, P] for a gradient [B, C, H, W] of the canvas.
+
+    None as for `forward`.
+    """
     import torch
 
     from imp_trt.cuda import tensors
@@ -168,10 +171,10 @@ def backward(
     with tensors.launching(masks, partial(prepare, sampling=sampling, dtype=_dtype(masks))) as device:
         if device is None:
             return None
-        inputs = _ready(boxes, scores, labels, masks)
+        inputs = _prepare_inputs(boxes, scores, labels, masks)
         grad = tensors.ready(grad, masks.dtype)
         call = _call(inputs, tuple(grad.shape), spatial_scale, sampling)
-        winner = grad.new_empty(grad.shape, dtype=torch.int32)  # n, or -1 where no instance shows
+        winner = grad.new_empty(grad.shape, dtype=torch.int32)  # index of the visible instance, or -1
         grad_scores = masks.new_empty(scores.shape, dtype=torch.float32)
         grad_masks = masks.new_empty(masks.shape)
         stream = tensors.stream_of(masks)
@@ -204,7 +207,7 @@ def _ready(boxes: Tensor, scores: Tensor, labels: Tensor, masks: Tensor) -> list
 
 
 def _call(inputs: list[Tensor], shape: tuple[int, ...], spatial_scale: float, sampling: str) -> Call:
-    """What describes ready inputs and a canvas of a shape [B, C, H, W]."""
+    """The Call for prepared inputs and a canvas of shape [B, C, H, W]."""
     from imp_trt.cuda import tensors
 
     _, _, labels, masks = inputs

@@ -1,7 +1,7 @@
 """Instance mask projection and mask pasting in NumPy, for machines without PyTorch.
 
-Works on the crop of the canvas that each instance reaches, with the arithmetic and the order of operations
-of the PyTorch form: the two agree bit for bit.
+Computes the crop of the canvas that each instance covers, with the arithmetic and the order of operations of
+the PyTorch implementation: the two are bit-identical.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from imp_trt.errors import InvalidInput
-from imp_trt.ops.mask_projection.options import check_options
+from imp_trt.ops.mask_projection.options import Sampling, check_options
 
 __all__ = ["MaskCrop", "instance_mask_projection_numpy", "mask_crops", "paste_masks"]
 
-_Float = NDArray[np.floating[Any]]
+_Float = NDArray[np.floating]
 _Index = NDArray[np.intp]
 
 
+_Dtype = np.dtype[np.floating]
+
+
 class MaskCrop(NamedTuple):
-    """The part of a canvas that one instance reaches.
+    """The part of a canvas that one instance covers.
 
     `canvas[crop.rows, crop.columns]` is the region of `values` [h, w]; `instance` counts from 0.
     """
@@ -34,7 +37,7 @@ class MaskCrop(NamedTuple):
 
 
 class _Taps(NamedTuple):
-    """What one instance reads along one axis at the pixels [start, stop)."""
+    """The mask cells that one instance reads along one axis, for the pixels [start, stop)."""
 
     start: int
     stop: int
@@ -52,9 +55,9 @@ def instance_mask_projection_numpy(
     num_classes: int,
     canvas_size: tuple[int, int],
     spatial_scale: float = 1.0,
-    sampling: str = "bilinear",
+    sampling: Sampling = "bilinear",
 ) -> _Float:
-    """Projects instance masks on one plane per class, where the maximum of score * mask wins.
+    """Projects instance masks onto one plane per class: the maximum of score * mask at each pixel.
 
     Args:
         boxes: [B, N, 4] floating point, used as float32; xyxy in image pixels, pixel x covers [x, x + 1).
@@ -64,13 +67,13 @@ def instance_mask_projection_numpy(
         num_classes: C, the planes of the canvas, >= 1.
         canvas_size: (H, W), each 1 to 65536.
         spatial_scale: canvas pixels per image pixel.
-        sampling: "bilinear", "nearest" or "rect".
+        sampling: how masks are sampled.
 
     Returns:
         canvas [B, C, H, W], dtype of masks, finite and >= 0.
 
     Raises:
-        InvalidInput: a shape, dtype or option is none of the above.
+        InvalidInput: a shape, dtype or option is invalid.
     """
     size = check_options(num_classes, canvas_size, spatial_scale, sampling)
     masks, boxes, scores, labels = _check_arrays(masks, boxes=boxes, scores=scores, labels=labels)
@@ -95,23 +98,23 @@ def mask_crops(
     masks: ArrayLike,
     boxes: ArrayLike,
     size: tuple[int, int],
-    sampling: str = "bilinear",
+    sampling: Sampling = "bilinear",
     spatial_scale: float = 1.0,
 ) -> Iterator[MaskCrop]:
-    """Samples every mask on the part of an image that it reaches, one after the other.
+    """Samples every mask on the part of an image that it covers, one after the other.
 
     Args:
         masks: [N, P, P] floating point.
         boxes: [N, 4] floating point xyxy in image pixels.
         size: (H, W) of the image.
-        sampling: "bilinear", "nearest" or "rect".
+        sampling: how masks are sampled.
         spatial_scale: canvas pixels per image pixel.
 
     Yields:
-        a crop for each instance that reaches a pixel, in order; float32 values (float64 for float64 masks).
+        a crop for each instance that covers a pixel, in order; float32 values (float64 for float64 masks).
 
     Raises:
-        InvalidInput: a shape, dtype or option is none of the above.
+        InvalidInput: a shape, dtype or option is invalid.
     """
     size = check_options(1, size, spatial_scale, sampling)
     masks, boxes = _check_arrays(masks, batched=False, boxes=boxes)
@@ -119,21 +122,21 @@ def mask_crops(
 
 
 def paste_masks(
-    masks: ArrayLike, boxes: ArrayLike, size: tuple[int, int], sampling: str = "bilinear"
+    masks: ArrayLike, boxes: ArrayLike, size: tuple[int, int], sampling: Sampling = "bilinear"
 ) -> NDArray[np.float32]:
-    """Pastes every mask into an image of its own.
+    """Pastes every mask into its own image.
 
     Args:
         masks: [N, P, P] floating point probabilities.
         boxes: [N, 4] floating point xyxy in image pixels.
         size: (H, W) of the image.
-        sampling: "bilinear", "nearest" or "rect".
+        sampling: how masks are sampled.
 
     Returns:
         [N, H, W] float32, 0 outside the boxes and for boxes that are empty or not finite.
 
     Raises:
-        InvalidInput: a shape, dtype or option is none of the above.
+        InvalidInput: a shape, dtype or option is invalid.
     """
     crops = mask_crops(masks, boxes, size, sampling)
     pasted = np.zeros((len(np.asarray(masks)), *size), np.float32)
@@ -144,10 +147,10 @@ def paste_masks(
 
 
 def _crops(
-    masks: _Float, boxes: _Float, size: tuple[int, int], spatial_scale: float, sampling: str
+    masks: _Float, boxes: _Float, size: tuple[int, int], spatial_scale: float, sampling: Sampling
 ) -> Iterator[MaskCrop]:
     dtype, cells = _compute_dtype(masks), masks.shape[-1]
-    # Keeps a blend of the largest finite cells finite whatever its rounding: inf * 0 would be NaN.
+    # Keeps a blend of the largest finite cells finite for any rounding: inf * 0 would be NaN.
     bound = np.finfo(dtype).max * dtype.type(1 - 2.0**-20)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         corners = boxes.astype(np.float32) * np.float32(spatial_scale)
@@ -165,16 +168,16 @@ def _crops(
             yield MaskCrop(n, slice(row.start, row.stop), slice(column.start, column.stop), values)
 
 
-def _sample(lines: _Float, taps: _Taps, sampling: str) -> _Float:
-    """Reads lines [P, anything] at the taps: [pixels, anything]."""
+def _sample(lines: _Float, taps: _Taps, sampling: Sampling) -> _Float:
+    """Samples lines [P, M] at the taps: [pixels, M]."""
     if sampling == "rect":
         # reduceat takes the maximum from each index up to the next; every other result is the gap between
-        # two ranges. The line past the end is never part of a range.
+        # two ranges. The line after the end is never part of a range.
         padded = np.concatenate([lines, lines[-1:]])
         ranges = np.stack([taps.first, taps.second], 1).ravel()
         maxima: _Float = np.maximum.reduceat(padded, ranges, axis=0)[::2]
         return maxima
-    # In place: a fresh array per operation costs more than the arithmetic.
+    # In place: a new array per operation costs more than the arithmetic.
     blend: _Float = lines.take(taps.first, axis=0)
     blend *= taps.weight0[:, None]
     other = lines.take(taps.second, axis=0)
@@ -184,7 +187,7 @@ def _sample(lines: _Float, taps: _Taps, sampling: str) -> _Float:
 
 
 def _axis(
-    low: _Float, size: _Float, extent: int, cells: int, sampling: str, dtype: np.dtype[Any]
+    low: _Float, size: _Float, extent: int, cells: int, sampling: Sampling, dtype: _Dtype
 ) -> Iterator[_Taps]:
     """The taps of every box [low, low + size), float32 [K], along an axis of `extent` pixels."""
     pixels = np.arange(extent, dtype=np.float32)
@@ -222,7 +225,7 @@ def _range_taps(pixels: _Float, edges: _Float) -> _Taps:
     return _Taps(start, stop, first[start:stop], past[start:stop], none, none)
 
 
-def _compute_dtype(masks: _Float) -> np.dtype[Any]:
+def _compute_dtype(masks: _Float) -> _Dtype:
     return np.dtype(np.float64 if masks.dtype == np.float64 else np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The options of instance mask projection that every form checks alike."""
+"""The options of instance mask projection and their validation, common to all implementations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_options(
     """The canvas size as two ints.
 
     Raises:
-        InvalidInput: an option is outside what the operator's contract allows.
+        InvalidInput: an option is out of the range of the operator's contract.
     """
     if not _is_int(num_classes) or num_classes < 1:
         raise InvalidInput("num_classes", expected="an integer >= 1", got=repr(num_classes))

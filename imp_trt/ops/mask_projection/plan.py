@@ -1,6 +1,6 @@
-"""What instance mask projection reads and writes, worked out before any mask is sampled (PyTorch).
+"""Cells that are read and pixels that are written, computed before any mask is sampled (PyTorch).
 
-The coordinate arithmetic of the contract is here, in float32 and in the order that every form shares.
+This is the coordinate arithmetic of the contract, in float32 and in the order of all implementations.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from imp_trt.ops.mask_projection.options import SAMPLING_RULES
 
 
 class Axis(NamedTuple):
-    """Which mask cells the kept instances read along one axis of the canvas.
+    """The mask cells that the kept instances read along one axis of the canvas.
 
-    R counts the pairs (instance, reached pixel), instance after instance. Every pair reads two taps: the
-    two cells round the pixel center with their weights (bilinear), one cell with weight 1 (nearest), or two
+    R is the number of pairs (instance, covered pixel), ordered by instance. Every pair reads two taps: the
+    two cells around the pixel center with their weights (bilinear), one cell with weight 1 (nearest), or two
     entries of the table of range maxima (rect, whose weights are empty).
     """
 
-    first: Tensor  # [K] int64, first canvas pixel reached
-    pixels: Tensor  # [K] int64, how many it reaches
+    first: Tensor  # [K] int64, first covered pixel of the canvas
+    pixels: Tensor  # [K] int64, number of covered pixels
     offset: Tensor  # [K] int64, first pair of the instance
     instance: Tensor  # [R] int64
     tap0: Tensor  # [R] int64
@@ -33,7 +33,7 @@ class Axis(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The K instances that can reach the canvas, in the order (batch, n)."""
+    """The K instances that can cover pixels of the canvas, in the order (batch, n)."""
 
     instance: Tensor  # [K] int64 into the flattened [B * N]
     scores: Tensor  # [K] compute dtype, finite
@@ -54,7 +54,7 @@ def make_plan(
     spatial_scale: float,
     sampling: str,
 ) -> Plan:
-    """Drops the instances that contribute nothing and finds what the others read; arguments as the op's."""
+    """Drops instances that contribute nothing and plans the others; arguments as the operator's."""
     if sampling not in SAMPLING_RULES:
         raise InvalidInput("sampling", expected=" or ".join(SAMPLING_RULES), got=repr(sampling))
     count, cells = boxes.shape[1], masks.shape[-1]
@@ -81,7 +81,7 @@ def make_plan(
 def _finite_cells(masks: Tensor, dtype: torch.dtype) -> Tensor:
     """Masks in the dtype of the computation, non-finite cells as 0."""
     cells = torch.where(masks.isfinite(), masks, 0).to(dtype)
-    # Keeps a blend of the largest finite cells finite whatever its rounding: inf * 0 would be NaN.
+    # Keeps a blend of the largest finite cells finite for any rounding: inf * 0 would be NaN.
     bound = torch.finfo(dtype).max * (1 - 2.0**-20)
     return cells.clamp(-bound, bound)
 
@@ -98,9 +98,9 @@ def _edges(low: Tensor, size: Tensor, cells: int) -> Tensor:
 
 
 def _reach(low: Tensor, size: Tensor, extent: int, cells: int, sampling: str) -> tuple[Tensor, Tensor]:
-    """First pixel and number of pixels [K] that each box reaches along an axis of `extent` pixels.
+    """First pixel and number of pixels [K] that each box covers along an axis of `extent` pixels.
 
-    The membership test itself is evaluated at every pixel, so no culling arithmetic can disagree with it.
+    The membership test itself is evaluated at every pixel: separate culling arithmetic could differ from it.
     """
     pixels = torch.arange(extent, device=low.device, dtype=torch.float32)
     if sampling == "rect":
@@ -113,7 +113,13 @@ def _reach(low: Tensor, size: Tensor, extent: int, cells: int, sampling: str) ->
 
 
 def _axis(
-    low: Tensor, size: Tensor, first: Tensor, count: Tensor, cells: int, sampling: str, dtype: torch.dtype
+    low: Tensor,
+    size: Tensor,
+    first: Tensor,
+    count: Tensor,
+    cells: int,
+    sampling: str,
+    dtype: torch.dtype,
 ) -> Axis:
     instance, pixel = expand_ranges(first, count)
     pixels, low, size = pixel.to(torch.float32), low[instance], size[instance]
@@ -153,7 +159,7 @@ def _range_taps(pixels: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def range_table(values: Tensor) -> Tensor:
-    """Maxima over 1, 2, 4, ... neighbors along the last axis, one level after the other: [..., L * P]."""
+    """Maxima over 1, 2, 4, ... neighbors along the last axis, level by level: [..., L * P]."""
     cells = values.shape[-1]
     levels, step = [values], 1
     while 2 * step <= cells:

@@ -1,41 +1,42 @@
-"""Instance mask projection in plain loops and float64: the definition of truth for every other form.
+"""Reference implementation of instance mask projection, in loops and float64.
 
-Float32 decides where an instance lies, because every form decides it in float32, in the order written
-here; float64 decides what is read there.
+Coordinates are computed in float32, in the same order of operations as in all implementations; sampled values
+in float64.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from imp_trt.ops.mask_projection.options import Sampling
 
 _F = np.float32
 
 
 def instance_mask_projection_reference(
-    boxes: NDArray[Any],
-    scores: NDArray[Any],
-    labels: NDArray[Any],
-    masks: NDArray[Any],
+    boxes: NDArray[np.floating],
+    scores: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    masks: NDArray[np.floating],
     num_classes: int,
     canvas_size: tuple[int, int],
     spatial_scale: float = 1.0,
-    sampling: str = "bilinear",
+    sampling: Sampling = "bilinear",
 ) -> NDArray[np.float64]:
-    """Projects instance masks on one plane per class, the maximum of score * mask wins.
+    """Projects instance masks onto one plane per class: the maximum of score * mask at each pixel.
 
     Args:
         boxes: [B, N, 4] float32 xyxy in image pixels, pixel x covers [x, x + 1).
         scores: [B, N] floating point.
         labels: [B, N] integer.
-        masks: [B, N, P, P] floating point probabilities; their dtype sets the saturation.
+        masks: [B, N, P, P] floating point probabilities; their dtype determines the saturation.
         num_classes: C, the planes of the canvas.
         canvas_size: (H, W).
         spatial_scale: canvas pixels per image pixel, used as float32.
-        sampling: "bilinear", "nearest" or "rect".
+        sampling: how masks are sampled.
 
     Returns:
         canvas [B, C, H, W] float64, at most the largest finite value of the dtype of masks.
@@ -59,7 +60,7 @@ def instance_mask_projection_reference(
     return np.minimum(canvas, limit)
 
 
-def _canvas_box(corners: NDArray[Any], scale: float) -> tuple[np.float32, ...] | None:
+def _canvas_box(corners: NDArray[np.floating], scale: float) -> tuple[np.float32, ...] | None:
     """(x0, y0, w, h) in float32 canvas pixels, None if the instance contributes nothing."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         x0, y0, x1, y1 = (_F(_F(corner) * _F(scale)) for corner in corners)
@@ -77,7 +78,7 @@ def _coordinate(pixel: int, low: np.float32, size: np.float32, cells: int) -> fl
 
 
 def _bilinear(mask: NDArray[np.float64], box: tuple[np.float32, ...], x: int, y: int) -> float:
-    """The blend of the four cells round the pixel center, zeros outside the mask."""
+    """The blend of the four cells around the pixel center, zeros outside the mask."""
     x0, y0, w, h = box
     cells = mask.shape[0]
     u, v = _coordinate(x, x0, w, cells) - 0.5, _coordinate(y, y0, h, cells) - 0.5
@@ -92,7 +93,7 @@ def _bilinear(mask: NDArray[np.float64], box: tuple[np.float32, ...], x: int, y:
 
 
 def _nearest(mask: NDArray[np.float64], box: tuple[np.float32, ...], x: int, y: int) -> float:
-    """The cell that holds the pixel center, the box half open."""
+    """The cell that contains the pixel center; the box is half-open."""
     x0, y0, w, h = box
     cells = mask.shape[0]
     u, v = _coordinate(x, x0, w, cells), _coordinate(y, y0, h, cells)
@@ -102,7 +103,7 @@ def _nearest(mask: NDArray[np.float64], box: tuple[np.float32, ...], x: int, y: 
 
 
 def _rect(mask: NDArray[np.float64], box: tuple[np.float32, ...], x: int, y: int) -> float:
-    """The largest of the cells whose pixel rectangle holds the pixel."""
+    """The maximum of the cells whose pixel rectangle contains the pixel."""
     x0, y0, w, h = box
     cells = mask.shape[0]
     values = [

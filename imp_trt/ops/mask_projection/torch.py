@@ -3,36 +3,36 @@
 The operator draws every instance's small mask into the plane of its class and keeps the maximum of
 score * mask at each pixel (Fu, Berg and Berg, "IMP: Instance Mask Projection for High Accuracy Semantic
 Segmentation of Things", ICCV 2019). `plugins/instance_mask_projection/README.md` is the contract,
-`mask_projection_reference.py` its definition in plain loops.
+`reference.py` the reference implementation.
 
-On a GPU the kernels of imp_trt.plugins do the work (`mask_projection_cuda.py`). What follows is the form
-for every other device, for float64, and for a GPU without NVRTC. Only the crop of the canvas that an
-instance reaches is worked on. Large crops on the CPU are drawn one after the other; small ones, and all on a
-GPU, in one list of pixels. Both read the same taps with the same arithmetic, so that they agree bit for bit.
-Sums and maxima have a fixed order: no float atomics.
+On a GPU the operator runs the kernels of imp_trt.plugins (`cuda.py`). This file has the implementation for
+other devices, for float64, and for a GPU without NVRTC. It computes only the crop of the canvas that an
+instance covers. Large crops on the CPU are drawn one after the other; small ones, and all on a GPU, in one
+list of pixels. Both read the same taps with the same arithmetic, so that they are bit-identical. Sums and
+maxima have a fixed order, without floating-point atomics.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, library
 
 from imp_trt.errors import InvalidInput
 from imp_trt.ops.mask_projection import cuda as mask_projection_cuda
-from imp_trt.ops.mask_projection.options import check_options
+from imp_trt.ops.mask_projection.options import Sampling, check_options
 from imp_trt.ops.mask_projection.plan import Plan, expand_ranges, make_plan, range_table
 
-_CHUNK_PIXELS = 1 << 22  # of the pixel list, 100 bytes each
-_LOOP_PIXELS = 800  # per instance, from which a loop over crops beats the list (measured on x86)
+_CHUNK_PIXELS = 1 << 22  # of the pixel list, 100 bytes per pixel
+_LOOP_PIXELS = 800  # per instance; above, a loop over crops is faster than the list (measured on x86)
 
 __all__ = ["instance_mask_projection"]
 
 
 def _sample_columns(plan: Plan) -> Tensor:
-    """Masks sampled along x at every reached column: [R, P], for rect [R, L * P] range maxima along y."""
+    """Masks sampled along x at every covered column: [R, P], for rect [R, L * P] range maxima along y."""
     axis, rect = plan.columns, plan.sampling == "rect"
     table = (range_table(plan.cells) if rect else plan.cells).transpose(1, 2)
     lines, base = table.reshape(-1, table.shape[2]), axis.instance * table.shape[1]
@@ -57,7 +57,7 @@ def _chunks(plan: Plan) -> Iterator[tuple[int, int]]:
 def _sample_list(
     plan: Plan, columns: Tensor, chunk: tuple[int, int], extent: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Every crop pixel of the instances of a chunk: (instance, place in the flat canvas, value), each [T]."""
+    """Every crop pixel of the instances of a chunk: (instance, index in the flat canvas, value), each [T]."""
     rows, cols = plan.rows, plan.columns
     owner, line = expand_ranges(rows.offset[slice(*chunk)], rows.pixels[slice(*chunk)])
     owner = owner + chunk[0]
@@ -87,7 +87,7 @@ def _reduce(values: Tensor, index: Tensor, size: int, how: str, initial: float) 
 
 
 def _sorted_reduce(values: Tensor, index: Tensor, size: int, how: str, initial: float) -> Tensor:
-    """The same without atomics, for devices whose scatter_reduce has no fixed order."""
+    """_reduce without atomics, for devices whose scatter_reduce has no fixed order."""
     if not len(values):
         return values.new_full((size,), initial)
     order = index.argsort(stable=True)
@@ -125,7 +125,7 @@ def _project_loop(plan: Plan, planes: int, extent: tuple[int, int]) -> Tensor:
 
 
 def _project(plan: Plan, planes: int, extent: tuple[int, int]) -> Tensor:
-    """Canvas before saturation, flat [planes * H * W] or [planes, H, W], in the dtype of the computation."""
+    """Canvas before saturation, flat [planes * H * W] or [planes, H, W], in the compute dtype."""
     if plan.cells.device.type == "cpu":
         pixels = int((plan.rows.pixels * plan.columns.pixels).sum())
         if pixels > _LOOP_PIXELS * len(plan.scores):
@@ -134,7 +134,7 @@ def _project(plan: Plan, planes: int, extent: tuple[int, int]) -> Tensor:
 
 
 def _winners(plan: Plan, planes: int, extent: tuple[int, int], limit: float) -> Tensor:
-    """The instance that each canvas pixel shows, flat [planes * H * W] int64; -1: none, or saturated."""
+    """The visible instance of each canvas pixel, flat [planes * H * W] int64; -1: none, or saturated."""
     size = planes * extent[0] * extent[1]
     best, columns = plan.cells.new_zeros(size), _sample_columns(plan)
     winner = torch.full_like(best, -1, dtype=torch.int64)
@@ -149,7 +149,7 @@ def _winners(plan: Plan, planes: int, extent: tuple[int, int], limit: float) -> 
 
 
 def _cell_gradients(plan: Plan, winner: Tensor, grad: Tensor, extent: tuple[int, int]) -> Tensor:
-    """Sum over the pixels an instance shows of grad * d sample / d cell: [K, P, P]; winner, grad flat."""
+    """Sum of grad * d sample / d cell over the pixels where an instance is visible: [K, P, P]."""
     rows, cols = plan.rows, plan.columns
     pixel = (winner >= 0).nonzero()[:, 0]
     owner, grad = winner[pixel], grad[pixel]
@@ -157,7 +157,7 @@ def _cell_gradients(plan: Plan, winner: Tensor, grad: Tensor, extent: tuple[int,
     pair = cols.offset[owner] - cols.first[owner] + pixel % extent[1]
     side = plan.cells.shape[1]
     if plan.sampling == "rect":
-        cell, value = owner * side**2 + _shown_cells(plan, owner, line, pair), grad
+        cell, value = owner * side**2 + _visible_cells(plan, owner, line, pair), grad
     else:
         base = owner * side
         taps = [(rows.tap0[line], rows.weight0[line]), (rows.tap1[line], rows.weight1[line])]
@@ -167,14 +167,14 @@ def _cell_gradients(plan: Plan, winner: Tensor, grad: Tensor, extent: tuple[int,
     return _reduce(value, cell, plan.cells.numel(), "sum", 0.0).view(plan.cells.shape)
 
 
-def _shown_cells(plan: Plan, owner: Tensor, line: Tensor, pair: Tensor) -> Tensor:
-    """The cell [T] in [0, P * P) that rule rect shows, the lowest of equal ones.
+def _visible_cells(plan: Plan, owner: Tensor, line: Tensor, pair: Tensor) -> Tensor:
+    """The cell [T] in [0, P * P) whose value rule rect reads, the lowest of equal ones.
 
-    Ranks are sampled instead of values: they have no ties and are exact in float64.
+    Ranks are sampled instead of values: they are unique and exact in float64.
     """
     cells = plan.cells.flatten(1)
     last = cells.shape[1] - 1
-    ascending = last - cells.flip(1).argsort(dim=1, stable=True)  # among equals the lowest cell comes last
+    ascending = last - cells.flip(1).argsort(dim=1, stable=True)  # of equal cells the lowest comes last
     ranks = ascending.argsort(dim=1).to(torch.float64).view(plan.cells.shape)
     ranked = plan._replace(cells=ranks)
     rank = _sample_pairs(ranked, _sample_columns(ranked), line, pair)
@@ -198,12 +198,13 @@ def _composed(
     return out.to(masks.dtype).view(batch, num_classes, canvas_h, canvas_w)
 
 
+# The types of these functions are the schema of the operators: sampling is str, torch has no Literal.
 _forward = library.custom_op("imp_trt::instance_mask_projection", _composed, mutates_args=())
 
 
 @_forward.register_kernel("cuda")
 def _forward_cuda(*arguments: Any) -> Tensor:
-    _check_tensors(*arguments[:4])  # a kernel would read beyond their ends
+    _check_tensors(*arguments[:4])  # with other shapes the kernel would read out of bounds
     canvas = mask_projection_cuda.forward(*arguments)
     return _composed(*arguments) if canvas is None else canvas
 
@@ -273,12 +274,23 @@ def _backward_fake(
     return scores.new_empty(scores.shape), masks.new_empty(masks.shape)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+class _Context(Protocol):
+    """The context of an autograd function, with what _setup_context adds."""
+
+    spatial_scale: float
+    sampling: str
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor, ...]: ...
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
+def _setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, _num_classes, _height, _width, ctx.spatial_scale, ctx.sampling = inputs
     ctx.save_for_backward(*tensors)
 
 
-def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _autograd(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
     grad_scores, grad_masks = _backward(grad, *ctx.saved_tensors, ctx.spatial_scale, ctx.sampling)
     return None, grad_scores, None, grad_masks, None, None, None, None, None
 
@@ -294,9 +306,9 @@ def instance_mask_projection(
     num_classes: int,
     canvas_size: tuple[int, int],
     spatial_scale: float = 1.0,
-    sampling: str = "bilinear",
+    sampling: Sampling = "bilinear",
 ) -> Tensor:
-    """Projects instance masks on one plane per class, where the maximum of score * mask wins.
+    """Projects instance masks onto one plane per class: the maximum of score * mask at each pixel.
 
     Args:
         boxes: [B, N, 4] floating point, used as float32; xyxy in image pixels, pixel x covers [x, x + 1).
@@ -306,13 +318,13 @@ def instance_mask_projection(
         num_classes: C, the planes of the canvas, >= 1.
         canvas_size: (H, W), each 1 to 65536.
         spatial_scale: canvas pixels per image pixel.
-        sampling: "bilinear", "nearest" or "rect".
+        sampling: how masks are sampled.
 
     Returns:
         canvas [B, C, H, W], dtype of masks, finite and >= 0. Differentiable in scores and masks.
 
     Raises:
-        InvalidInput: a shape, dtype, device or option is none of the above.
+        InvalidInput: a shape, dtype, device or option is invalid.
     """
     _check_tensors(boxes, scores, labels, masks)
     height, width = check_options(num_classes, canvas_size, spatial_scale, sampling)

@@ -1,4 +1,4 @@
-"""Multilevel RoIAlign with the kernel of imp_trt.plugins: on device pointers, and on PyTorch tensors."""
+"""Multilevel RoIAlign with the kernel of imp_trt.plugins, on device pointers and on PyTorch tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DTYPES = {"linear": ("f32", "f16", "bf16"), "hwc8": ("f16", "bf16")}
 
 
 def prepare(device: Device) -> None:
-    """Compiles and loads the kernels; errors as `imp_trt.cuda.kernels.prepare`."""
+    """Compiles and loads the kernels; raises what `imp_trt.cuda.kernels.prepare` raises."""
     kernels.prepare(_OP, device)
 
 
@@ -51,7 +51,7 @@ def launch_multilevel_roi_align(
         out: [batch * boxes_per_image, channels, output_size, output_size] of dtype; every element is written.
         sizes: (h, w) of p2..p5.
         output_size, sampling_ratio, canonical_level, canonical_size: as for `pyramid_roi_align`.
-        dtype: "f32", "f16" or "bf16".
+        dtype: element type of features and output.
         stream: handle of a stream of device.
         device: made current in this thread.
         layout: of p2..p5, "linear" as above or "hwc8": [batch, h, w, channels rounded up to 8], TensorRT's
@@ -90,7 +90,7 @@ def forward(
 ) -> Tensor | None:
     """`pyramid_roi_align` of CUDA tensors, enqueued on PyTorch's current stream.
 
-    None where the kernel cannot be had, and for element types it does not have.
+    None if the kernel is not available, or not for this element type.
     """
     import torch
 
@@ -125,7 +125,7 @@ def forward(
 
 
 def _check(levels: Sequence[Tensor], boxes: Tensor) -> None:
-    """Refuses shapes and places that would make the kernel read what is not there."""
+    """InvalidInput for shapes and devices with which the kernel would read out of bounds."""
     p2 = levels[0]
     for name, tensor, shape, rank in (
         *((f"p{k}", level, p2.shape[:2], 4) for k, level in enumerate(levels, 2)),

@@ -1,13 +1,13 @@
 """RoIAlign over four pyramid levels as one operator, equal to torchvision's MultiScaleRoIAlign.
 
-The operator exists so that the exported graph holds one node that pools each box from the level it
-belongs to, instead of four RoIAligns over all boxes and a selection with data-dependent shapes. On a GPU its
-forward pass is the kernel of imp_trt.plugins (`multilevel_roi_align_cuda.py`).
+With it the exported graph has one node that pools each box from its level, instead of four RoIAligns over
+all boxes and a selection with data-dependent shapes. On a GPU its forward pass is the kernel of
+imp_trt.plugins (`cuda.py`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, library
@@ -23,11 +23,11 @@ LEVEL_EPS = 1e-6
 
 
 def assign_levels(boxes: Tensor, canonical_level: int = 4, canonical_size: int = 224) -> Tensor:
-    """Position in STRIDES of the level each box pools from (FPN paper, eq. 1; torchvision's rounding).
+    """Index in STRIDES of the level of each box (FPN paper, eq. 1; torchvision's rounding).
 
     Args:
         boxes: [..., 4] float32 xyxy in input pixels.
-        canonical_level: level of a box of ``canonical_size``, counted so that p2 is 2.
+        canonical_level: level of a box of ``canonical_size``; p2 is 2.
         canonical_size: side of that box in input pixels.
 
     Returns:
@@ -57,7 +57,7 @@ def _composed(
     for index, (features, stride) in enumerate(zip(levels, STRIDES, strict=True)):
         rows = torch.nonzero(which == index).squeeze(1)
         if len(rows):
-            # Coordinates stay float32 at least: float16 misplaces x > 2048 by a pixel.
+            # Coordinates are at least float32: float16 is off by a pixel for x > 2048.
             work = _work_type(features)
             pooled = roi_align(
                 features.to(work),
@@ -139,15 +139,25 @@ def _(
     canonical_level: int,
     canonical_size: int,
 ) -> list[Tensor]:
-    return [p.new_empty(p.shape) for p in (p2, p3, p4, p5)]  # contiguous, whatever the features are
+    return [p.new_empty(p.shape) for p in (p2, p3, p4, p5)]  # contiguous for any strides of the features
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+class _Context(Protocol):
+    """The context of an autograd function, with what _save adds."""
+
+    attributes: tuple[int, ...]  # sampling_ratio, canonical_level, canonical_size
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor, ...]: ...
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
+def _save(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:5])
     ctx.attributes = inputs[6:9]
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
     # Boxes get no gradient, as in torchvision.
     levels = torch.ops.imp_trt.multilevel_roi_align_backward(grad, *ctx.saved_tensors, *ctx.attributes)
     return (*levels, *[None] * 5)
@@ -183,7 +193,7 @@ def pyramid_roi_align(
     canonical_level: int = 4,
     canonical_size: int = 224,
 ) -> Tensor:
-    """Pools every box from the one pyramid level that fits its size.
+    """Pools every box from the pyramid level for its size.
 
     Differentiable in the features, not in the boxes. A box with a non-finite corner, width or height
     pools zeros.

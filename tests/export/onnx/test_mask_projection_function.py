@@ -168,7 +168,7 @@ def test_one_body_serves_two_calls() -> None:
 def test_two_rules_in_one_file_are_refused() -> None:
     case = ordinary(6)
     nodes = [call("masks", rule, 3, (5, 5), 1.0, rule) for rule in ("nearest", "rect")]
-    with pytest.raises(ExportError, match="one sampling rule, type and mask size a file"):
+    with pytest.raises(ExportError, match="one sampling rule, type and mask size per file"):
         function_for_model(graph_model(case, nodes))
 
 

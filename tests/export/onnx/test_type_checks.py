@@ -135,7 +135,7 @@ def test_boxes_in_a_low_type():
     node = helper.make_node("InstanceMaskProjection", [i[0] for i in inputs], ["y"], domain="imp_trt")
     model = graph([node], inputs, [("y", FLOAT16, [1, 2, 8, 8])])
     problems = [p for p in graph_problems(model) if "instead of FLOAT" in p]
-    assert problems == ["InstanceMaskProjection works on FLOAT16 tensor boxes instead of FLOAT"]
+    assert problems == ["InstanceMaskProjection uses FLOAT16 tensor boxes instead of FLOAT"]
 
 
 def test_bfloat16_is_checked_as_if_it_were_float16():

@@ -43,12 +43,12 @@ def test_a_damaged_image_is_named(calibration_folder, tmp_path):
 
 def test_histograms_count_magnitudes():
     histogram = Histogram()
-    assert histogram.largest == histogram.clipping_threshold(127) == 0
+    assert histogram.max == histogram.clipping_threshold(127) == 0
     histogram.add(torch.zeros(4))
-    assert histogram.largest == 0
+    assert histogram.max == 0
     histogram.add(torch.tensor([[-3.0, 1.0], [0.5, 2.0]]))
     assert histogram.counts.sum() == 8
-    assert 3 <= histogram.largest <= 3 * (1 + 2**-6)
+    assert 3 <= histogram.max <= 3 * (1 + 2**-6)
     assert histogram.finite
     histogram.add(torch.tensor([float("nan")]))
     assert not histogram.finite
