@@ -141,7 +141,7 @@ def test_mistakes_cost_one_line_and_leave_nothing(name: str, capsys: pytest.Capt
     assert text in err
     assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
     assert "Traceback" not in err
-    assert made() <= {"o.png"}  # the first picture of several is whole
+    assert made() <= {"o.png"}  # the first image of several is complete
     assert not any(file.startswith(".") for file in os.listdir())
 
 
@@ -225,7 +225,7 @@ def test_as_a_process_libraries_stay_silent() -> None:
 
 @pytest.mark.parametrize("place", ["/dev/stdout", "/dev/fd/1", "pipe", "both.txt"])
 def test_the_report_gives_way_to_json_lines_on_stdout(place: str) -> None:
-    """Whatever name stdout is written to by: whoever reads the lines gets nothing else."""
+    """Whatever the name of stdout, it contains nothing but the lines."""
     command = [sys.executable, "-m", "imp_trt.cli.segment", "in/clip.mp4", "--save-json", place, *MODEL]
     if place == "pipe":
         os.mkfifo(place)
