@@ -60,7 +60,7 @@ def part_of(batch: int) -> slice:
             "batch",
             expected=f"a multiple of the {world_size()} processes",
             got=batch,
-            fix="choose another --batch, or another number of processes",
+            fix="choose another --batch-size, or another number of processes",
         )
     return slice(rank() * share, (rank() + 1) * share)
 

@@ -1,4 +1,4 @@
-"""Weights that travel in the wheel; each has a model card beside it."""
+"""Weights that are part of the wheel, each with a model card."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ DEMO = "scenes"
 
 
 def bundled(name: str = DEMO) -> Path:
-    """Path of the bundled checkpoint called name.
+    """Return the path of a bundled checkpoint.
 
     Raises:
-        CheckpointError: the package carries no checkpoint of that name.
+        CheckpointError: the package has no checkpoint of this name.
     """
     resource = files(__name__) / f"{name}.safetensors"
     with as_file(resource) as path:
@@ -24,5 +24,5 @@ def bundled(name: str = DEMO) -> Path:
         "bundled weights",
         expected="'scenes'",
         got=repr(name),
-        fix="pass --weights FILE.safetensors for weights of your own",
+        fix="pass --weights FILE.safetensors for your own weights",
     )

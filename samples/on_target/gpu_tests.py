@@ -1,4 +1,4 @@
-"""Run tests/gpu; exit code 5 if the machine let none of them run."""
+"""Run tests/gpu; exit code 5 if all of them were skipped."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Everything that needs a real GPU, in one command and one report file.
+"""Run all checks that need a GPU and write one report file.
 
 python samples/on_target/on_target.py -o report.json
 
-Each step is a command of its own in a child process: a crash ends that step, not the report, which is
-written anew after every step. Exit code: 0 no step failed and an engine ran on the GPU, 1 a step failed,
+Each step runs in a child process, so that a crash ends only that step. The report is rewritten after each
+step. Exit code: 0 no step failed and an engine ran on the GPU, 1 a step failed,
 5 no engine ran.
 """
 
@@ -26,8 +26,8 @@ from steps import ROOT, SKIPPED_EXIT, Step, plan
 import imp_trt
 from imp_trt.data import write_atomically
 
-KEPT_CHARACTERS = 4000  # of each stream of each step; errors stand at the end
-GRACE_S = 20  # for a step that is told to end
+KEPT_CHARACTERS = 4000  # of each stream of each step; errors are at the end
+GRACE_S = 20  # for a step to end after SIGTERM
 
 
 def run(step: Step) -> dict[str, Any]:
@@ -51,14 +51,14 @@ def run(step: Step) -> dict[str, Any]:
         "stderr": err[-KEPT_CHARACTERS:],
     }
     where = result.get("verification", {}).get("verified_on") if isinstance(result, dict) else None
-    if where not in (None, "engine"):  # built, but what ran is its graph, and that elsewhere
+    if where not in (None, "engine"):  # the engine was built but its graph was verified on another backend
         entry |= {"ran_on_gpu": "", "note": f"the engine was not run; its graph was, in {where}"}
     return entry
 
 
 def _finish(step: Step) -> tuple[int, str, str]:
-    """Exit code and output of a step, which has ended on every way out."""
-    # A group of its own, so that a compiler below a step that takes too long ends too.
+    """Return exit code and output of a step; its processes have always ended."""
+    # A new process group, so that child processes such as compilers end on a timeout too.
     child = subprocess.Popen(
         step.command,
         stdin=subprocess.DEVNULL,
@@ -73,9 +73,9 @@ def _finish(step: Step) -> tuple[int, str, str]:
         out, err = child.communicate(timeout=step.timeout_s)
         return child.returncode, out, err
     except subprocess.TimeoutExpired:
-        return 124, "", f"no end after {step.timeout_s} s"
+        return 124, "", f"timeout after {step.timeout_s} s"
     finally:
-        for sign in (signal.SIGTERM, signal.SIGKILL):  # first so that it can remove its files
+        for sign in (signal.SIGTERM, signal.SIGKILL):  # SIGTERM first, so that it can remove its files
             if child.poll() is None:
                 os.killpg(child.pid, sign)
                 with suppress(subprocess.TimeoutExpired):
@@ -90,17 +90,17 @@ def _json(text: str) -> Any:
 
 
 def _reason(entry: dict[str, Any]) -> str:
-    """What a step that did not pass said last, or what has to be known of one that did."""
+    """Return the last output line of a step that did not pass, or the note of one that did."""
     lines = f"{entry['stdout']}\n{entry['stderr']}".strip().splitlines()
     return lines[-1] if lines and entry["state"] != "passed" else str(entry.get("note", ""))
 
 
 def verdict(entries: list[dict[str, Any]], steps: list[Step]) -> int:
-    """Exit code of the whole: what the steps are there to run must have run at least once."""
+    """Return the exit code: at least one step must have run an engine (or a kernel) on the GPU."""
     if any(entry["state"] == "failed" for entry in entries):
         return 1
-    wanted = "engine" if any(step.runs == "engine" for step in steps) else "kernels"
-    return 0 if any(entry["ran_on_gpu"] == wanted for entry in entries) else SKIPPED_EXIT
+    required = "engine" if any(step.runs == "engine" for step in steps) else "kernels"
+    return 0 if any(entry["ran_on_gpu"] == required for entry in entries) else SKIPPED_EXIT
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -109,13 +109,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("-o", "--output", type=Path, default=Path("on_target.json"), metavar="FILE")
-    add("--work", type=_path, default=_path("on_target"), help="folder for engines and the library")
+    add("--work", type=_path, default=_path("on_target"), help="folder for engines and the plugin library")
     add("--target", default="tensorrt", help="tensorrt (default), tensorrt-rtx or a device of --list-targets")
     add("--weights", type=_path, help="checkpoint (default: the bundled one)")
-    add("--frames", type=_path, metavar="DIR", help="images to verify on, besides drawn scenes")
+    add("--frames", type=_path, metavar="DIR", help="images to verify on, in addition to synthetic scenes")
     add("--precisions", nargs="+", default=["fp32", "fp16"], help="of fp32 fp16 bf16 int8 fp8")
     add("--calib", type=_path, metavar="DIR", help="calibration frames, for int8 and fp8")
-    add("--only", metavar="TEXT", help="run the steps whose name contains it")
+    add("--only", metavar="TEXT", help="run only the steps whose name contains TEXT")
     options = parser.parse_args(argv)
     options.work.mkdir(parents=True, exist_ok=True)
     steps = [step for step in plan(options) if not options.only or options.only in step.name]

@@ -1,9 +1,9 @@
-"""Run the engine of a folder and say what it does: run_engine.py FOLDER [--plugin-library FILE]
+"""Run an engine and report its results: run_engine.py FOLDER [--plugin-library FILE]
 
 The folder holds one engine, and the ONNX file it was built from (imp-export --keep-onnx). Prints, as JSON,
-whether the CUDA graph gives the bits of plain enqueueing, agreement with ONNX Runtime, and latency
-percentiles; leaves the answers in FOLDER/answers.npz. With --plugin-library the same engine runs with the
-C++ plugin instead of the Python one, and its answers must be those, bit for bit.
+whether the outputs with and without CUDA graph are bitwise equal, agreement with ONNX Runtime, and latency
+percentiles; writes the outputs to FOLDER/answers.npz. With --plugin-library the same engine runs with the C++
+plugin instead of the Python plugin, and its outputs must be bitwise equal.
 """
 
 from __future__ import annotations
@@ -28,47 +28,47 @@ from imp_trt.errors import DependencyMissing
 from imp_trt.synthetic import StreetScenes
 
 FRAMES, WARM_UP, TIMED = 20, 50, 500
-# Of labels with ONNX Runtime on the same graph. Its CPU has no bfloat16 convolutions.
-LEAST_AGREEMENT = {"fp32": 0.998, "fp16": 0.998, "int8": 0.98, "fp8": 0.98}
+# Label agreement with ONNX Runtime on the same graph. Its CPU backend has no bfloat16 convolutions.
+MIN_AGREEMENT = {"fp32": 0.998, "fp16": 0.998, "int8": 0.98, "fp8": 0.98}
 
-Answers = dict[str, NDArray[Any]]
+Outputs = dict[str, NDArray[Any]]
 
 
-def answers(path: Path, frames: list[NDArray[np.uint8]], **options: Any) -> Answers:
-    """Class map, boxes and scores of every frame."""
-    found: Answers = {}
+def answers(path: Path, frames: list[NDArray[np.uint8]], **options: Any) -> Outputs:
+    """Return class map, boxes and scores of all frames."""
+    outputs: Outputs = {}
     with imp_trt.Segmenter(path, **options) as segmenter:
         for i, frame in enumerate(frames):
             result = segmenter.run(frame)
-            found[f"semantic{i}"] = result.semantic
-            found[f"boxes{i}"], found[f"scores{i}"] = result.instances.boxes, result.instances.scores
-    return found
+            outputs[f"semantic{i}"] = result.semantic
+            outputs[f"boxes{i}"], outputs[f"scores{i}"] = result.instances.boxes, result.instances.scores
+    return outputs
 
 
-def answers_and_warnings(path: Path, frames: list[NDArray[np.uint8]]) -> tuple[Answers, list[str]]:
-    """Answers, and why the engine runs without a CUDA graph of its own, if it does."""
-    said: list[str] = []
+def answers_and_warnings(path: Path, frames: list[NDArray[np.uint8]]) -> tuple[Outputs, list[str]]:
+    """Return outputs, and warnings if the engine runs without a CUDA graph."""
+    messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("imp_trt.backends")
     logger.addHandler(handler)
     try:
-        return answers(path, frames), [text for text in said if "CUDA graph" in text]
+        return answers(path, frames), [text for text in messages if "CUDA graph" in text]
     finally:
         logger.removeHandler(handler)
 
 
-def same_bits(first: Answers, second: Answers) -> bool:
+def same_bits(first: Outputs, second: Outputs) -> bool:
     return set(first) == set(second) and all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def label_agreement(first: Answers, second: Answers) -> float:
+def label_agreement(first: Outputs, second: Outputs) -> float:
     names = [name for name in first if name.startswith("semantic")]
     return float(np.mean([np.mean(first[name] == second[name]) for name in names]))
 
 
 def latency(path: Path, frames: list[NDArray[np.uint8]], **options: Any) -> dict[str, Any]:
-    """Host wall time of Segmenter.run until the class map is in host memory, in ms."""
+    """Measure Segmenter.run until the class map is in host memory, in ms."""
     times = []
     with imp_trt.Segmenter(path, **options) as segmenter:
         for frame in itertools.islice(itertools.cycle(frames), WARM_UP + TIMED):
@@ -91,12 +91,12 @@ def check(path: Path, folder: Path, frames: list[NDArray[np.uint8]]) -> dict[str
         "latency_enqueue": latency(path, frames, graph=False),
     }
     passed = [report["graph_equals_enqueue"], report["twice_the_same_bits"]]
-    # TensorRT-RTX has graphs of its own where it cannot be captured from outside.
+    # TensorRT-RTX uses internal graphs if it cannot be captured.
     passed.append(not uncaptured or manifest.target == "tensorrt-rtx")
-    if manifest.precision in LEAST_AGREEMENT:
+    if manifest.precision in MIN_AGREEMENT:
         agreement = label_agreement(with_graph, answers(path.with_suffix(".onnx"), frames))
         report["labels_equal_to_onnxruntime"] = agreement
-        passed.append(agreement >= LEAST_AGREEMENT[manifest.precision])
+        passed.append(agreement >= MIN_AGREEMENT[manifest.precision])
     np.savez(folder / "answers.npz", **with_graph)  # type: ignore[arg-type]
     return {**report, "passed": all(passed)}
 
@@ -115,20 +115,20 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--plugin-library", type=Path)
     options = parser.parse_args()
-    found = sorted(options.folder.glob("*.engine"))
+    engines = sorted(options.folder.glob("*.engine"))
     try:
-        if not found:
+        if not engines:
             raise DependencyMissing(f"no engine in {options.folder}", fix="see the step that builds it")
         if options.plugin_library and not options.plugin_library.exists():
             raise DependencyMissing(f"no library {options.plugin_library}", fix="see the step that builds it")
         if options.plugin_library:
             os.environ["IMP_TRT_PLUGIN_LIBRARY"] = str(options.plugin_library.absolute())
         frames = [sample.image for sample in StreetScenes(seed=99, length=FRAMES)]
-        figures = (compare if options.plugin_library else check)(found[0], options.folder, frames)
+        figures = (compare if options.plugin_library else check)(engines[0], options.folder, frames)
     except ImpTrtError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    print(json.dumps({"engine": str(found[0]), **figures}, indent=1))
+    print(json.dumps({"engine": str(engines[0]), **figures}, indent=1))
     return 0 if figures["passed"] else 1
 
 

@@ -65,8 +65,8 @@ def main() -> int:
         expected = model(*arguments)
         options = {"min_block_size": 1, "require_full_compilation": True, "disable_tf32": True}
         compiled = torch_tensorrt.compile(model, ir="dynamo", inputs=arguments, **options)
-        found = compiled(*arguments)
-    worst = float((found - expected).abs().max() / expected.abs().max())
+        actual = compiled(*arguments)
+    worst = float((actual - expected).abs().max() / expected.abs().max())
     print(json.dumps({"torch_tensorrt": torch_tensorrt.__version__, "largest_relative_difference": worst}))
     return 0 if worst < 1e-4 else 1
 

@@ -1,4 +1,4 @@
-"""A PyCUDA kernel before the network: frames go up once and stay on the GPU.
+"""Apply a PyCUDA kernel before the network; frames are uploaded once and stay in GPU memory.
 
 python samples/pycuda_interop/pycuda_interop.py street.fp16.tensorrt.engine night.mp4 --gamma 0.6
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-# Not pycuda.autoinit: that makes a context of its own, whose memory the engine cannot read.
+# Not pycuda.autoinit, which creates a new context, whose memory the engine cannot access.
 import pycuda.autoprimaryctx  # noqa: F401  # pyright: ignore[reportMissingImports]
 import pycuda.driver as cuda  # pyright: ignore[reportMissingImports]
 from numpy.typing import NDArray
@@ -31,14 +31,14 @@ __global__ void tone(unsigned char* pixels, int count, const unsigned char* curv
     }
 }
 """
-THREADS, MOST_BLOCKS = 256, 1024
+THREADS, MAX_BLOCKS = 256, 1024
 
 
 class OnStream:
-    """A GPUArray with the stream that fills it.
+    """A GPUArray with the stream that writes it.
 
-    PyCUDA says of every array that it is ready. With the stream's handle the engine waits on the GPU for
-    what was enqueued there before run(), and this thread does not wait at all.
+    PyCUDA declares all arrays as ready. With the handle of the stream, the engine waits on the GPU for the
+    operations enqueued before run(), and the host does not wait.
     """
 
     def __init__(self, array: Any, stream: Any) -> None:
@@ -48,7 +48,7 @@ class OnStream:
 
 
 class ToneCurve:
-    """Frames on the GPU, brightened (gamma < 1) or darkened there.
+    """Applies a tone curve to frames on the GPU: brightens for gamma < 1, darkens for gamma > 1.
 
     Args:
         gamma: exponent of the tone curve on levels 0-1.
@@ -63,19 +63,19 @@ class ToneCurve:
         self._pixels: Any = None
 
     def upload(self, image: NDArray[np.uint8]) -> OnStream:
-        """The frame on the GPU, good until the next call.
+        """Upload a frame and apply the curve; the result is valid until the next call.
 
-        Call it again only when the network is done with the last one, as it is when Segmenter.run returns.
+        Call it again only after the network has processed the last frame, as after Segmenter.run.
 
         Args:
-            image: [h, w, 3] uint8 BGR; it may be changed afterwards.
+            image: [h, w, 3] uint8 BGR; it may be modified afterwards.
         """
         if self._pinned is None or self._pinned.shape != image.shape:
             self._pinned = cuda.pagelocked_empty(image.shape, np.uint8)
             self._pixels = gpuarray.empty(image.shape, np.uint8)
-        self._pinned[...] = image  # from pinned memory the copy runs while this thread goes on
+        self._pinned[...] = image  # copies from pinned memory are asynchronous
         self._pixels.set_async(self._pinned, stream=self.stream)
-        blocks = min(-(-image.size // THREADS), MOST_BLOCKS)
+        blocks = min(-(-image.size // THREADS), MAX_BLOCKS)
         self._kernel(
             self._pixels.gpudata,
             np.int32(image.size),
@@ -88,7 +88,7 @@ class ToneCurve:
 
 
 def segment(segmenter: Segmenter, source: str, gamma: float) -> Iterator[SegmentationResult]:
-    """One result per frame; each is in the frame's own pixels."""
+    """Yield one result per frame, in pixels of the frame."""
     tone = ToneCurve(gamma)
     with open_source(source) as frames:
         for frame in frames:
@@ -97,19 +97,19 @@ def segment(segmenter: Segmenter, source: str, gamma: float) -> Iterator[Segment
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("engine", help="made by imp-export for TensorRT on this GPU")
-    parser.add_argument("source", help="video, picture or folder of pictures")
+    parser.add_argument("engine", help="built by imp-export for TensorRT on this GPU")
+    parser.add_argument("source", help="video, image or folder of images")
     parser.add_argument("--gamma", type=float, default=0.7, help="below 1 brightens; default 0.7")
     options = parser.parse_args(arguments)
     times = []
     with Segmenter(options.engine) as segmenter:
         for result in segment(segmenter, options.source, options.gamma):
             times.append(result.timing["total"])
-            shares = result.pixel_counts() / result.semantic.size
+            fractions = result.pixel_counts() / result.semantic.size
             seen = [
-                f"{name} {share:.0%}"
-                for name, share in zip(result.classes.names, shares, strict=True)
-                if share
+                f"{name} {fraction:.0%}"
+                for name, fraction in zip(result.classes.names, fractions, strict=True)
+                if fraction
             ]
             print(f"{len(times):5d}: {', '.join(seen)}; {len(result.instances)} instances")
     if times:

@@ -1,10 +1,10 @@
-"""Segment a folder of videos on all workers of a Ray cluster, or of this machine.
+"""Segment a folder of videos on a Ray cluster or on this machine.
 
 python samples/ray_bulk/ray_bulk.py street.fp32.onnx recordings/ -o results/ --workers 4 --cpus 2
 
-Every video becomes results/<its path>.jsonl, one line per frame. A second run does what the first did not
-finish: a file appears when it is whole. A video that cannot be read, or that takes its worker with it, does
-not end the run.
+Every video becomes results/<its path>.jsonl, one line per frame. A second run processes the
+remaining videos, because files appear only when they are complete. A video that cannot be read, or that
+crashes its worker, does not end the run.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from imp_trt.video import open_source, run_pipeline
 from imp_trt.video.sinks import JsonLines
 from imp_trt.video.sources import VIDEO_SUFFIXES
 
-Task = tuple[Path, Path]  # a video, and the file that its results go to
+Task = tuple[Path, Path]  # a video and its output file
 
 
 def unfinished(folder: Path, output: Path) -> list[Task]:
-    """The videos below a folder whose results are not there yet; the largest first, to end together.
+    """Return the videos without results, the largest first for load balancing.
 
     Raises:
         SourceError: there are no videos.
@@ -44,7 +44,7 @@ def unfinished(folder: Path, output: Path) -> list[Task]:
 
 
 class Worker:
-    """One process with one network, which stays loaded from video to video.
+    """Ray actor with one network, which stays loaded between videos.
 
     Args:
         artifact: an .onnx file, or an engine for the GPUs of the cluster.
@@ -55,18 +55,18 @@ class Worker:
         self._segmenter = Segmenter(artifact, threads=threads)
 
     def segment(self, video: str, results: str) -> dict[str, Any]:
-        """Segments one video; figures of the run, or {"error": why not}."""
+        """Segment one video; returns statistics, or {"error": message}."""
         try:
             with open_source(video) as source:
                 summary = run_pipeline(self._segmenter, source, [JsonLines(results)])
-        except ImpTrtError as error:  # a damaged video: the next one is served by this worker, too
+        except ImpTrtError as error:  # such as a damaged video; the worker continues with the next one
             return {"error": str(error)}
         return {"frames": summary.frames, "seconds": summary.seconds}
 
 
 def start_workers(options: argparse.Namespace) -> list[Any]:
-    """Ray starts them where CPUs and GPUs are free, and anew when their process ends."""
-    # max_task_retries: a video whose worker ended, by a lost machine for instance, is tried once more.
+    """Start the actors; Ray places them on free CPUs and GPUs and restarts them after a crash."""
+    # max_task_retries: a video whose worker crashed is retried once.
     actor = ray.remote(max_restarts=-1, max_task_retries=1)(Worker)
     threads = None if options.artifact.suffix == ".engine" else options.cpus
     placed = actor.options(num_cpus=options.cpus, num_gpus=options.gpus)
@@ -74,7 +74,7 @@ def start_workers(options: argparse.Namespace) -> list[Any]:
 
 
 def run(workers: list[Any], tasks: list[Task]) -> dict[str, str]:
-    """Keep every worker busy until all is done; what failed: video -> why."""
+    """Process all tasks; returns failed video -> reason."""
     waiting, idle, busy = list(tasks), list(workers), {}
     failed: dict[str, str] = {}
     for done in range(1, len(tasks) + 1):
@@ -87,7 +87,7 @@ def run(workers: list[Any], tasks: list[Task]) -> dict[str, str]:
         idle.append(worker)
         try:
             figures: dict[str, Any] = ray.get(ready)
-        except RayError as error:  # the worker died twice, or has a fault of its own
+        except RayError as error:  # the worker crashed twice
             figures = {"error": f"{type(error).__name__}: {error}"}
         if "error" in figures:
             failed[video] = figures["error"]
@@ -103,15 +103,15 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("artifact", type=Path)
-    parser.add_argument("videos", type=Path, help="folder; those below it are found, too")
+    parser.add_argument("videos", type=Path, help="folder, searched recursively")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--workers", type=int, default=1, help="networks that run at a time; default 1")
-    parser.add_argument("--cpus", type=int, default=1, help="CPUs of each; default 1")
-    parser.add_argument("--gpus", type=float, default=0, help="GPUs of each, 1 for an engine; default 0")
-    parser.add_argument("--address", help="of a Ray cluster, or 'auto'; default: Ray on this machine alone")
+    parser.add_argument("--workers", type=int, default=1, help="number of workers (default: 1)")
+    parser.add_argument("--cpus", type=int, default=1, help="CPUs per worker (default: 1)")
+    parser.add_argument("--gpus", type=float, default=0, help="GPUs per worker, 1 for an engine (default: 0)")
+    parser.add_argument("--address", help="address of a Ray cluster, or 'auto' (default: this machine)")
     options = parser.parse_args(arguments)
     try:
-        read_manifest(options.artifact)  # here, not in every worker
+        read_manifest(options.artifact)  # fail early, before the workers start
         tasks = unfinished(options.videos, options.output)
     except ImpTrtError as error:
         print(error, file=sys.stderr)

@@ -2,8 +2,8 @@
 
 python samples/triton/client.py localhost:8001 street drive.mp4 -o out.mp4
 
-The server's own configuration says how frames must look and what the classes are (make_repository.py puts the
-manifest there), so that this program needs neither the artifact nor a GPU: pip install 'tritonclient[grpc]'.
+The server's configuration contains the manifest (see make_repository.py), so that this program needs neither
+the artifact nor a GPU: pip install 'tritonclient[grpc]'.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from imp_trt.preprocessing import LetterboxTransform
 from imp_trt.results import SegmentationResult
 from imp_trt.video import DrawOptions, Frame, SegmentedFrame, open_source, overlay_sink
 
-TIMEOUT_S = 10.0  # of one request: a server that hangs must not hang its clients
+TIMEOUT_S = 10.0  # per request
 
 
 class TritonSegmenter:
-    """Segmenter.run over the network.
+    """Runs Segmenter.run on a Triton server.
 
     Args:
         server: host and port of the gRPC service.
@@ -53,13 +53,13 @@ class TritonSegmenter:
         """The result for one [h, w, 3] uint8 BGR frame, in that frame's pixels."""
         contract = self.manifest.input
         fit = LetterboxTransform.of((image.shape[0], image.shape[1]), contract)
-        batch = np.zeros(contract.spec.shape, np.uint8)  # its other places, if any, stay blank
+        batch = np.zeros(contract.spec.shape, np.uint8)  # the other images of the batch, if any, stay blank
         fit.apply(np.ascontiguousarray(image), out=batch[0])
         tensor = triton.InferInput(contract.spec.name, list(batch.shape), "UINT8")
         tensor.set_data_from_numpy(batch)
-        answer = self._client.infer(self._model, [tensor], client_timeout=TIMEOUT_S)
+        response = self._client.infer(self._model, [tensor], client_timeout=TIMEOUT_S)
         outputs: dict[str, NDArray[Any]] = {
-            spec.name: answer.as_numpy(spec.name)
+            spec.name: response.as_numpy(spec.name)
             if spec.name in self._served
             else np.zeros(spec.shape, spec.dtype)
             for spec in self.manifest.outputs
@@ -77,7 +77,7 @@ class TritonSegmenter:
 
 
 def segment(segmenter: TritonSegmenter, frames: Iterable[Frame]) -> Iterator[SegmentedFrame]:
-    """Each frame with its result."""
+    """Yield each frame with its result."""
     for frame in frames:
         yield SegmentedFrame(frame, segmenter.run(frame.image), DrawOptions(legend=True))
 
@@ -88,8 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("server", help="host:port of the gRPC service, usually port 8001")
     parser.add_argument("model")
-    parser.add_argument("source", help="video, picture or folder of pictures")
-    parser.add_argument("-o", "--output", default="segmented.mp4", help="where the overlays go")
+    parser.add_argument("source", help="video, image or folder of images")
+    parser.add_argument("-o", "--output", default="segmented.mp4", help="overlay (default: segmented.mp4)")
     options = parser.parse_args(arguments)
     count = 0
     with TritonSegmenter(options.server, options.model) as segmenter, open_source(options.source) as source:

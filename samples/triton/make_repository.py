@@ -64,12 +64,12 @@ def _dims(spec: TensorSpec) -> str:
 
 
 def _text(value: str) -> str:
-    """A string of protobuf's text format; JSON's escapes of ASCII text are a part of its own."""
+    """Quote a string for protobuf's text format, which accepts JSON's escapes."""
     return json.dumps(value)
 
 
 def check(artifact: Artifact) -> None:
-    """Refuse what Triton cannot serve.
+    """Check that Triton can serve the artifact.
 
     Raises:
         EngineIncompatible: the file is for a runtime that Triton has no backend for.
@@ -92,25 +92,25 @@ def check(artifact: Artifact) -> None:
 
 
 def write_repository(artifact: Artifact, folder: Path, name: str) -> Path:
-    """The model's folder; files of an earlier version are replaced.
+    """Write the folder of the model; existing files are replaced.
 
     Raises:
         EngineIncompatible: Triton cannot serve the file.
-        InvalidInput: the name is no plain folder name.
+        InvalidInput: the name is not a valid folder name.
     """
     check(artifact)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise InvalidInput("model name", expected="letters, digits, '_', '-' and '.'", got=repr(name))
     home = folder / name
     model = "model.plan" if artifact.manifest.kind == "engine" else "model.onnx"
-    # A plan is the raw engine: Triton reads the same bytes as trtexec. A polling server sees whole files.
+    # A plan is the serialized engine, as for trtexec. Written atomically for servers in polling mode.
     write_atomically(home / "1" / model, artifact.payload)
     write_atomically(home / "config.pbtxt", config(name, artifact.manifest).encode())
     return home
 
 
 def command(artifact: Artifact, folder: Path) -> str:
-    """The command that starts the server."""
+    """Return the command that starts the server."""
     start = f"tritonserver --model-repository={folder.absolute()}"
     engine = artifact.manifest.engine
     if engine is not None and "plugin" in engine.operators.values():
@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("artifact", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path("models"))
-    parser.add_argument("--name", help="of the model; default: the file's, up to the first dot")
+    parser.add_argument("--name", help="name of the model (default: file name up to the first dot)")
     options = parser.parse_args(arguments)
     try:
         artifact = read_artifact(options.artifact)

@@ -1,4 +1,4 @@
-"""Drawing one result: first the picture against a plain drawing of the same, then the time.
+"""Drawing one result: first the image against a plain drawing of the same, then the time.
 
     python -m tests.bench.bench_draw [--json] [--threads 1] [--repeats 30] [--size 1080 1920] [--instances 30]
 
@@ -71,7 +71,7 @@ def plain_drawing(frame: NDArray[np.uint8], result: SegmentationResult) -> NDArr
 
 
 def check_picture(picture: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> None:
-    """SystemExit unless two pictures are equal."""
+    """SystemExit unless two images are equal."""
     wrong = int((picture != wanted).any(axis=2).sum())
     if wrong:
         raise SystemExit(f"the picture differs in {wrong} pixels: no time is worth taking")

@@ -3,7 +3,7 @@
     python -m tests.bench.bench_mask_projection [--json] [--threads 1] [--repeats 10]
 
 Every form draws the same instances. torchvision pastes every mask into a frame of its own, after which the
-maximum of each class is taken; it rounds boxes to whole pixels, so its canvas only resembles the others.
+maximum of each class is taken; it rounds boxes to integer pixels, so its canvas only resembles the others.
 The ratio counts.
 """
 
@@ -103,7 +103,7 @@ def measure(height: int, width: int, classes: int, count: int, threads: int, rep
         difference = float(np.abs(answers[name] - answers["pytorch"]).max())
         if difference > 1e-5:
             raise SystemExit(f"{name} differs from pytorch by {difference:g}: no time is worth taking")
-    # Same picture up to a pixel's rounding: torchvision must not win by drawing less.
+    # Same image up to a pixel's rounding: torchvision must not win by drawing less.
     resemblance = float(np.corrcoef(answers["torchvision"].ravel(), answers["pytorch"].ravel())[0, 1])
     if resemblance < 0.8:
         raise SystemExit(f"torchvision's canvas correlates with ours by {resemblance:.2f} only")

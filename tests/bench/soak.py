@@ -3,7 +3,7 @@
     python -m tests.bench.soak [--minutes 30] [--unplug-every 30] [--fps 25] [--artifact FILE] [--clip FILE]
                                [--json] [--max-growth 5]
 
-The camera plays a clip (or drawn pictures) in a loop at its own pace through imp_trt's LiveSource; every
+The camera plays a clip (or drawn images) in a loop at its own pace through imp_trt's LiveSource; every
 30 s it is unplugged: reads fail, and it cannot be opened for two seconds. Overlays are drawn and encoded as
 JPEG, JSON lines go to /dev/null. Memory is the resident set of the process once a second; growth is the
 median of the last sixth of the run less the median of the first sixth after the warm-up. ``--leak BYTES``
@@ -43,7 +43,7 @@ _STALL_S = 1.0
 
 
 class LoopedCamera:
-    """What LiveSource opens: pictures in a loop at a steady pace, away for a while every so often."""
+    """What LiveSource opens: images in a loop at a steady pace, away for a while every so often."""
 
     def __init__(
         self, pictures: Sequence[NDArray[np.uint8]], fps: float, unplug_every_s: float, away_s: float

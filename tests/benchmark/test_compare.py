@@ -130,7 +130,7 @@ def test_pytorch_is_held_to_the_gates_and_run(a: Segmenter, weights: Path) -> No
     assert "the same weights" in made.title
 
 
-def test_wrong_labels_are_refused(a: Segmenter, weights: Path) -> None:
+def test_wrong_labels_are_rejected(a: Segmenter, weights: Path) -> None:
     def wrong(image: Any) -> SegmentationResult:
         found = a.run(image)
         return replace(found, semantic=(found.semantic + 1) % len(found.classes))
@@ -141,7 +141,7 @@ def test_wrong_labels_are_refused(a: Segmenter, weights: Path) -> None:
     assert "labels" in str(caught.value.got)
 
 
-def test_missing_objects_are_refused(a: Segmenter, weights: Path) -> None:
+def test_missing_objects_are_rejected(a: Segmenter, weights: Path) -> None:
     def blind(image: Any) -> SegmentationResult:
         found = a.run(image)
         return replace(found, instances=found.instances.filter(min_score=1.0))
@@ -150,7 +150,7 @@ def test_missing_objects_are_refused(a: Segmenter, weights: Path) -> None:
         PyTorchBaseline(weights, a.manifest, blind, 1, "cpu").check(IMAGES)
 
 
-def test_other_weights_are_refused_by_their_hash(a: Segmenter, tmp_path: Path) -> None:
+def test_other_weights_are_rejected_by_their_hash(a: Segmenter, tmp_path: Path) -> None:
     other = save_checkpoint(tmp_path / "b.safetensors", detecting_network(small_config(), 4), {})
     with pytest.raises(CheckpointError, match="sha256"):
         PyTorchBaseline(other, a.manifest, a.run, 1, "cpu")

@@ -53,7 +53,7 @@ def test_drawn_streets_are_decoded_each_time() -> None:
     assert "JPEG" in feed.decoder
 
 
-def test_a_live_source_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_live_source_is_rejected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Camera:
         live = True
 

@@ -29,7 +29,7 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> MaskRCNNBaseline:
 
 
 @pytest.mark.slow
-def test_the_exported_peer_answers_as_torchvision_does(baseline: MaskRCNNBaseline) -> None:
+def test_the_exported_maskrcnn_answers_as_torchvision_does(baseline: MaskRCNNBaseline) -> None:
     images = [tiny.frame(90, 120, seed=i) for i in range(3)]
     found = baseline.check(images)
     assert found["frames"] == 2
@@ -42,7 +42,7 @@ def test_the_exported_peer_answers_as_torchvision_does(baseline: MaskRCNNBaselin
 
 
 @pytest.mark.slow
-def test_another_answer_is_refused(baseline: MaskRCNNBaseline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_answer_is_rejected(baseline: MaskRCNNBaseline, monkeypatch: pytest.MonkeyPatch) -> None:
     def moved(tensor: np.ndarray) -> dict[str, np.ndarray]:
         found = infer(tensor)
         return found | {"boxes": found["boxes"] + 40}
@@ -53,7 +53,7 @@ def test_another_answer_is_refused(baseline: MaskRCNNBaseline, monkeypatch: pyte
         baseline.check([tiny.frame()])
 
 
-def test_what_the_exporter_says_is_told(tmp_path: Path) -> None:
+def test_what_the_exporter_says_is_reported(tmp_path: Path) -> None:
     class Refused(torch.nn.Module):
         def forward(self, images: list[torch.Tensor]) -> torch.Tensor:
             raise RuntimeError("not\nthis one")

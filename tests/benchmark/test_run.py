@@ -38,7 +38,7 @@ def silent(what: str, done: int, total: int | None) -> None:
         ((), {"source": "x.mp4"}, "--frame-size"),
     ],
 )
-def test_what_cannot_be_judged_is_refused_at_once(
+def test_what_cannot_be_judged_is_rejected_at_once(
     tmp_path: Path, gates: tuple[str, ...], changes: dict[str, Any], said: str
 ) -> None:
     told: list[str] = []

@@ -12,7 +12,7 @@ from tests.support import clips, tiny
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder to work in, with a model, three pictures and a clip; no display."""
+    """A folder to work in, with a model, three images and a clip; no display."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)

@@ -1,4 +1,4 @@
-"""imp-demo, whole but for the length of its clip."""
+"""imp-demo as a whole, with a shorter clip."""
 
 from __future__ import annotations
 

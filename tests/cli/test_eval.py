@@ -81,7 +81,7 @@ def test_a_pair_as_text_and_as_a_page(models, capsys, tmp_path):
     assert models["plain"] in text
 
 
-def test_pictures_alone_as_one_sheet(models, capsys, tmp_path):
+def test_frames_alone_as_one_sheet(models, capsys, tmp_path):
     path = tmp_path / "sheet.png"
     arguments = [
         models["imp"],
@@ -100,7 +100,7 @@ def test_pictures_alone_as_one_sheet(models, capsys, tmp_path):
     assert cv2.imread(str(path)).shape[1] == panels * 128 + (panels - 1) * GAP
 
 
-def test_chosen_measures_and_no_pictures(models, capsys, tmp_path):
+def test_chosen_measures_and_no_frames(models, capsys, tmp_path):
     page = tmp_path / "report.html"
     arguments = [
         models["imp"],

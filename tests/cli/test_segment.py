@@ -113,13 +113,13 @@ def _mixed_sizes() -> None:
 MISTAKES = {
     "no such source": (["absent.mp4", "o.mp4"], None, 2, "nothing at this path"),
     "unknown suffix": (["model/tiny.fp32.onnx", "o.mp4"], None, 2, "ends with"),
-    "video truncated": (["in/clip.mp4", "o.mp4"], _break_video, 2, "cut short"),
+    "video truncated": (["in/clip.mp4", "o.mp4"], _break_video, 2, "truncated"),
     "unknown sink": (["in/clip.mp4", "o.gif"], None, 2, "sink o.gif"),
     "unwritable sink": (["in/clip.mp4", "in/f0.png/o.mp4"], None, 2, "cannot be written"),
     "sink is the source": (["in/clip.mp4", "in/../in/clip.mp4"], None, 2, "overwrite the source"),
     "sink is the source's folder": (["in/*.png", "in"], None, 2, "overwrite the source"),
     "one image for many frames": (["in/clip.mp4", "o.png", "--save-json", "r"], None, 2, "one image"),
-    "same path twice": (["in/clip.mp4", "o.mp4", "--save-overlay", "./o.mp4"], None, 2, "one place"),
+    "same path twice": (["in/clip.mp4", "o.mp4", "--save-overlay", "./o.mp4"], None, 2, "same path"),
     "sizes differ in a video": (["in/*.png", "o.mp4"], _mixed_sizes, 2, "size"),
     "no such artifact": (["in/clip.mp4", "o.mp4", "-a", "absent.onnx"], None, 4, "nothing at this path"),
     "not a model": (["in/clip.mp4", "o.mp4", "-a", "in/f0.png"], None, 2, "ends with"),
@@ -141,7 +141,7 @@ def test_mistakes_cost_one_line_and_leave_nothing(name: str, capsys: pytest.Capt
     assert text in err
     assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
     assert "Traceback" not in err
-    assert made() <= {"o.png"}  # the first picture of several is whole
+    assert made() <= {"o.png"}  # the first image of several is complete
     assert not any(file.startswith(".") for file in os.listdir())
 
 
@@ -225,7 +225,7 @@ def test_as_a_process_libraries_stay_silent() -> None:
 
 @pytest.mark.parametrize("place", ["/dev/stdout", "/dev/fd/1", "pipe", "both.txt"])
 def test_the_report_gives_way_to_json_lines_on_stdout(place: str) -> None:
-    """Whatever name stdout is written to by: whoever reads the lines gets nothing else."""
+    """Whatever the name of stdout, it contains nothing but the lines."""
     command = [sys.executable, "-m", "imp_trt.cli.segment", "in/clip.mp4", "--save-json", place, *MODEL]
     if place == "pipe":
         os.mkfifo(place)

@@ -37,7 +37,7 @@ def made() -> set[str]:
 
 
 class Camera:
-    """A scripted live source: gray pictures every few milliseconds, until it is closed."""
+    """A scripted live source: gray images every few milliseconds, until it is closed."""
 
     live = True
     paths: tuple[Path, ...] = ()
@@ -226,13 +226,13 @@ def test_the_browser_view_shows_the_run(
     said: list[str] = []
     monkeypatch.setattr("imp_trt.cli.segment.say", said.append)
     monkeypatch.setattr(Segmenter, "run", watched)
-    monkeypatch.setenv("DISPLAY", ":0")  # no window beside the browser
+    monkeypatch.setenv("DISPLAY", ":0")  # no window next to the browser
     assert main(["in/clip.mp4", *MODEL, "--serve", "0", "--max-frames", "1"]) == 0
     assert b"<html" in pages[0]
     assert made() == set()
 
 
-def test_the_browser_view_is_told_the_last_numbers_and_the_names_of_files(
+def test_the_browser_view_is_reported_the_last_numbers_and_the_names_of_files(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from imp_trt.video.serve import BrowserView

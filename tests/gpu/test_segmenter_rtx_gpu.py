@@ -1,4 +1,4 @@
-"""The whole Segmenter on a real GPU: an engine of the bundled weights, built here by TensorRT-RTX."""
+"""The complete Segmenter on a real GPU: an engine of the bundled weights, built here by TensorRT-RTX."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_a_step_without_end_ends_with_what_it_started(on_target, tmp_path):
     pid = tmp_path / "pid"
     step = on_target.steps.Step("hangs", (sys.executable, "-c", source, str(pid)), timeout_s=2)
     entry = on_target.on_target.run(step)
-    assert (entry["state"], entry["exit_code"], entry["stderr"]) == ("failed", 124, "no end after 2 s")
+    assert (entry["state"], entry["exit_code"], entry["stderr"]) == ("failed", 124, "timeout after 2 s")
     assert entry["seconds"] < 15
     for _ in range(50):
         if not alive(int(pid.read_text())):

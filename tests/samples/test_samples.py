@@ -61,7 +61,7 @@ def test_segment_image_lists_what_is_sure_enough(tmp_path, sample, artifact, cap
         program.segment(str(artifact), str(picture))
 
 
-def test_segment_image_says_what_is_no_picture(tmp_path, sample, artifact):
+def test_segment_image_says_what_is_no_frame(tmp_path, sample, artifact):
     with pytest.raises(SystemExit, match="not a readable image"):
         sample("image/segment_image.py").segment(str(artifact), str(artifact))
 

@@ -75,7 +75,7 @@ def test_an_engine_is_served_byte_for_byte_with_its_plugins(repository, tmp_path
     ],
     ids=["TensorRT-RTX", "no detector"],
 )
-def test_engines_that_triton_cannot_load_are_refused(repository, tmp_path, capsys, payload, changes):
+def test_engines_that_triton_cannot_load_are_rejected(repository, tmp_path, capsys, payload, changes):
     path = tmp_path / "tiny.fp16.x.engine"
     repository_files = tmp_path / "models"
     write_artifact(path, payload, engines.manifest(**changes))
@@ -90,7 +90,7 @@ def test_outputs_without_values_are_left_out_of_an_onnx_model(repository, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["../up", "", ".hidden", "a b"])
-def test_a_name_that_is_no_folder_is_refused(repository, tmp_path, name):
+def test_a_name_that_is_no_folder_is_rejected(repository, tmp_path, name):
     with pytest.raises(imp_trt.ImpTrtError, match="model name"):
         repository.write_repository(read_artifact(tiny.artifact(tmp_path)), tmp_path / "models", name)
     assert not (tmp_path / "models").exists()

@@ -98,11 +98,11 @@ def test_the_alarm_is_raised_once_and_ends(sample, artifact, capsys):
         assert far.write(SegmentedFrame(frame, answer))
         assert near.write(SegmentedFrame(frame, answer, age_s=0.0123))
     assert capsys.readouterr().out.splitlines() == [
-        "frame 0: person or car close, 12 ms after the camera saw it",
-        "frame 2: person or car gone, 12 ms after the camera saw it",
+        "frame 0: person or car near, 12 ms after capture",
+        "frame 2: person or car gone, 12 ms after capture",
     ]
     assert program.Alarm([], tiny.CLASSES).write(SegmentedFrame(frames[3], result))
-    assert capsys.readouterr().out == "frame 3: car or person close\n"
+    assert capsys.readouterr().out == "frame 3: car or person near\n"
     with pytest.raises(InvalidInput, match="dragon"):
         program.Alarm(["dragon"], tiny.CLASSES)
 
@@ -169,7 +169,7 @@ def test_several_streams_share_one_network(sample, artifact, pictures, tmp_path,
     assert len(list(tmp_path.glob("overlay_*.mp4"))) == 2
     assert watched[0]["statistics"]["captured"] > 0
     said = capsys.readouterr()
-    assert re.search(r"[0-9.]+ frames/s together\nage of the results: p50 [0-9]+", said.out)
+    assert re.search(r"[0-9.]+ frames/s in total\nage of the results: p50 [0-9]+", said.out)
     assert "s3cret" not in said.out + said.err
 
 

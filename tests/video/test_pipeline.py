@@ -428,7 +428,7 @@ def test_progress_can_end_the_run_and_what_is_begun_is_written(segmenter: Segmen
         {"max_frames": 0},
     ],
 )
-def test_nonsense_is_refused(segmenter: Segmenter, options: dict[str, Any]) -> None:
+def test_invalid_arguments_are_rejected(segmenter: Segmenter, options: dict[str, Any]) -> None:
     sink = Recorder()
     with pytest.raises(InvalidInput):
         run_pipeline(segmenter, frames(1), [sink], **options)

@@ -71,7 +71,7 @@ class Recorder(NullSink):
 
 
 class Failing(Recorder):
-    """A sink that fails where it is told to."""
+    """A sink that fails at a given call."""
 
     def __init__(self, where: str, error: BaseException) -> None:
         super().__init__()

@@ -61,7 +61,7 @@ class Camera:
 
 
 class Failing(NullSink):
-    """Fails where it is told to, at its third frame."""
+    """Fails at a given call, at its third frame."""
 
     def __init__(self, where: str = "", error: BaseException | None = None) -> None:
         self._where, self._error = where, error
@@ -199,7 +199,7 @@ def test_of_a_file_nothing_is_kept(segmenter: Segmenter, tmp_path: Path) -> None
 
 
 def test_a_camera_that_comes_back_larger_keeps_its_video(segmenter: Segmenter, tmp_path: Path) -> None:
-    """The video cannot take the frame, but what it has is whole."""
+    """The video cannot take the frame, but what it has is complete."""
 
     class Larger(Camera):
         def __iter__(self) -> Iterator[Frame]:
@@ -295,7 +295,7 @@ def test_a_long_close_is_waited_for(
     assert [sink.ended for sink in sinks] == [["close"], ["close"]]
 
 
-def test_a_close_that_hangs_is_left_behind(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_close_that_stalls_is_abandoned(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imp_trt.video.pipeline.JOIN_TIMEOUT_S", 0.1)
     freed = threading.Event()
     now = [0.0]

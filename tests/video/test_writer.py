@@ -1,4 +1,4 @@
-"""Video files: every frame at its time, whole files or none, and no frame lost without a word."""
+"""Video files: frame times, atomic files, and an error for every lost frame."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_frame_of_another_size_raises(tmp_path: Path, encoder: str) -> None:
 
 
 @each_encoder
-def test_a_picture_that_is_a_view_is_written_as_it_looks(tmp_path: Path, encoder: str) -> None:
+def test_a_frame_that_is_a_view_is_written_as_it_looks(tmp_path: Path, encoder: str) -> None:
     picture = np.zeros((48, 64, 3), np.uint8)
     picture[:24] = 200
     writer = VideoWriter(tmp_path / "out.mp4", 10, encoder=encoder)
@@ -168,7 +168,7 @@ def test_lost_frames_are_noticed(tmp_path: Path, encoder: str, suffix: str) -> N
 
 @needs_pyav
 def test_a_matroska_file_without_its_last_frame_is_noticed(tmp_path: Path) -> None:
-    """It does not say how many frames it has, and is too long to be read whole."""
+    """The container has no frame count, and reading the whole file would take too long."""
     encoder = writer_pyav.PyAvEncoder(tmp_path / "x.mkv", Fraction(30000, 1001), (48, 64), "x.mkv")
     for i in range(200):
         encoder.write(clips.picture(i % 20), round(i * TICKS * 1001 / 30000))

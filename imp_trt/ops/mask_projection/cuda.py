@@ -191,7 +191,7 @@ def _dtype(masks: Tensor) -> str | None:
     return tensors.DTYPES.get(masks.dtype)
 
 
-def _ready(boxes: Tensor, scores: Tensor, labels: Tensor, masks: Tensor) -> list[Tensor]:
+def _prepare_inputs(boxes: Tensor, scores: Tensor, labels: Tensor, masks: Tensor) -> list[Tensor]:
     """The inputs as the kernels read them."""
     import torch
 

@@ -175,7 +175,7 @@ class Page:
             self.ask("Input.dispatchKeyEvent", type=kind, key=key, text=key if kind == "keyDown" else "")
 
     def screenshot(self, path: Path, whole: bool = False) -> Path:
-        """What the tab shows, as PNG; whole includes what is scrolled away."""
+        """Screenshot of the tab as PNG; whole: of the entire page."""
         data = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
         path.write_bytes(base64.b64decode(data))
         return path

@@ -96,7 +96,7 @@ def ended(condition: Callable[[], bool], within_s: float = 3.0) -> None:
 
 
 def large(index: int) -> SegmentedFrame:
-    """A picture of noise: some hundred kilobytes of JPEG, more than a stalled connection takes."""
+    """An image of noise: some hundred kilobytes of JPEG, more than a stalled connection takes."""
     item = segmented(index)
     noise = np.random.default_rng(index).integers(0, 255, (600, 800, 3), np.uint8)
     object.__setattr__(item.frame, "image", noise)

@@ -70,7 +70,7 @@ WANTED = """((pressed) => pressed.includes("overlay") ? pressed.slice(1).join() 
 
 
 def switch(page: Page, layer: str, on: bool) -> None:
-    """Throw a switch and wait until a picture of what is now wanted has come."""
+    """Click a switch and wait for an image with the new settings."""
     page.click(f"[data-layer={layer}]")
     page.until(
         f"document.querySelector('[data-layer={layer}]').getAttribute('aria-pressed') == '{str(on).lower()}'"
@@ -78,9 +78,9 @@ def switch(page: Page, layer: str, on: bool) -> None:
     page.until(f"document.getElementById('picture').dataset.layers === {WANTED}")
 
 
-def test_picture_legend_and_figures(browser: Chromium, shown: BrowserView) -> None:
+def test_frame_legend_and_figures(browser: Chromium, shown: BrowserView) -> None:
     page = opened(browser, shown)
-    assert drawn(page).shape == (4 * 48, 4 * 64, 3)  # drawn larger, as it is a small picture
+    assert drawn(page).shape == (4 * 48, 4 * 64, 3)  # drawn larger, as it is a small image
     assert not gray(page, 0)
     page.until("document.getElementById('rate').textContent == '8.3/s'")
     legend = page.run(
@@ -105,7 +105,7 @@ def test_picture_legend_and_figures(browser: Chromium, shown: BrowserView) -> No
     page.close()
 
 
-def test_new_pictures_replace_old_ones(browser: Chromium, shown: BrowserView) -> None:
+def test_new_frames_replace_old_ones(browser: Chromium, shown: BrowserView) -> None:
     page = opened(browser, shown)
     switch(page, "overlay", False)
     for i in (3, 9):
@@ -160,7 +160,7 @@ def test_a_network_without_things_has_no_switches_for_them(browser: Chromium) ->
         page.close()
 
 
-def test_pause_holds_the_picture_and_its_switches_still_work(browser: Chromium, shown: BrowserView) -> None:
+def test_pause_holds_the_frame_and_its_switches_still_work(browser: Chromium, shown: BrowserView) -> None:
     page = opened(browser, shown)
     switch(page, "overlay", False)
     page.press(" ")
@@ -202,14 +202,14 @@ def test_sources_to_choose_from(browser: Chromium) -> None:
         page.close()
 
 
-def test_the_end_is_told_and_the_last_picture_stays(browser: Chromium, shown: BrowserView) -> None:
+def test_the_end_is_reported_and_the_last_frame_stays(browser: Chromium, shown: BrowserView) -> None:
     page = opened(browser, shown)
     shown.close()
     page.until(f"{RUN} == 'ended'")
     page.until("document.getElementById('message').textContent == 'The run has ended.'")
     assert text(page, "caption") == "frame 0", "its age says nothing any more"
     assert drawn(page).any()
-    # A new run on the same port takes the page over, though its pictures count from 1 again.
+    # A new run on the same port takes the page over, though its images count from 1 again.
     with BrowserView(shown.port, classes=CLASSES) as again:
         again.write(segmented(7))
         page.until(f"{RUN} == 'live'")
@@ -295,7 +295,7 @@ class Elsewhere(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("site", ["localhost", "evil.example"])
-def test_another_site_gets_neither_pictures_nor_figures(
+def test_another_site_gets_neither_frames_nor_figures(
     browser: Chromium, shown: BrowserView, site: str
 ) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as other:

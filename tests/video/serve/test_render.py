@@ -125,7 +125,7 @@ def test_one_drawing_for_all_who_watch_the_same(monkeypatch: pytest.MonkeyPatch)
     assert len(drawn) == 3
 
 
-def test_small_pictures_are_drawn_larger_where_there_are_names_and_outlines() -> None:
+def test_small_frames_are_drawn_larger_where_there_are_names_and_outlines() -> None:
     item = segmented()
     large = upscale(item)
     assert large.frame.image.shape == (4 * SIZE[0], 4 * SIZE[1], 3)
@@ -144,7 +144,7 @@ def test_small_pictures_are_drawn_larger_where_there_are_names_and_outlines() ->
 
 
 @pytest.mark.parametrize(("width", "factor"), [(320, 4), (480, 2), (640, 2), (641, 1), (1280, 1), (3840, 1)])
-def test_only_small_pictures_are_drawn_larger(width: int, factor: int) -> None:
+def test_only_small_frames_are_drawn_larger(width: int, factor: int) -> None:
     size = (5, width)
     none = Instances(
         np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, np.float32),
@@ -157,7 +157,7 @@ def test_only_small_pictures_are_drawn_larger(width: int, factor: int) -> None:
     assert (upscale(item) is item) == (factor == 1)
 
 
-def test_large_pictures_are_made_smaller_and_small_ones_kept() -> None:
+def test_large_frames_are_made_smaller_and_small_ones_kept() -> None:
     assert limit_size(np.zeros((2160, 3840, 3), np.uint8)).shape == (1080, 1920, 3)
     assert limit_size(np.zeros((1, 9000, 3), np.uint8)).shape == (1, 1920, 3)
     small = picture(0)

@@ -53,7 +53,7 @@ def test_page_and_what_it_loads(shown: BrowserView, path: str) -> None:
     assert head.headers["Content-Length"] == str(len(body))
 
 
-def test_a_picture_with_its_number_and_age(shown: BrowserView) -> None:
+def test_a_frame_with_its_number_and_age(shown: BrowserView) -> None:
     answer, body = get(shown.port, "/frame?layers=&after=0")
     assert answer.headers["Content-Type"] == "image/jpeg"
     assert abs(pixels(body).astype(int) - picture(0)).max() <= 2
@@ -64,7 +64,7 @@ def test_a_picture_with_its_number_and_age(shown: BrowserView) -> None:
     assert abs(colored.astype(int) - picture(0)).max() > 20
 
 
-def test_a_viewer_waits_for_the_next_picture(shown: BrowserView) -> None:
+def test_a_viewer_waits_for_the_next_frame(shown: BrowserView) -> None:
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(get, shown.port, "/frame?layers=&after=1")
         time.sleep(0.1)
@@ -81,7 +81,7 @@ def test_nothing_new_is_no_error(shown: BrowserView, monkeypatch: pytest.MonkeyP
     assert (answer.status, body) == (204, b"")
 
 
-def test_a_paused_viewer_keeps_its_picture(shown: BrowserView) -> None:
+def test_a_paused_viewer_keeps_its_frame(shown: BrowserView) -> None:
     held = get(shown.port, "/frame?layers=&after=0&hold=1")[0].headers["Frame-Sequence"]
     shown.write(segmented(9))
     body = get(shown.port, f"/frame?layers=&held={held}")[1]
@@ -116,7 +116,7 @@ def test_about_and_state(shown: BrowserView) -> None:
     assert [sample[0] for sample in get_json(shown.port, "/state")["samples"]] == [1, 2]
 
 
-def test_before_the_first_picture() -> None:
+def test_before_the_first_frame() -> None:
     with view() as opened:
         state = get_json(opened.port, "/state")
         assert (state["frame"], state["sources"], state["samples"]) == (None, [], [])
@@ -132,7 +132,7 @@ def test_faulty_statistics_are_logged_once(
     assert len(caplog.records) == 1
 
 
-def test_a_picture_that_cannot_be_drawn_is_told_and_the_others_go_on(
+def test_a_frame_that_cannot_be_drawn_is_reported_and_the_others_go_on(
     shown: BrowserView, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken:
@@ -150,7 +150,7 @@ def test_a_picture_that_cannot_be_drawn_is_told_and_the_others_go_on(
         assert b"the GPU fell off" in body
     assert "shares" not in get_json(shown.port, "/state")["frame"]
     assert len(caplog.records) == 1
-    assert get(shown.port, "/frame?layers=")[0].status == 200  # the camera's picture needs no result
+    assert get(shown.port, "/frame?layers=")[0].status == 200  # the camera's image needs no result
     shown.write(segmented(2))
     assert get(shown.port, "/frame?after=2")[0].status == 200
 
@@ -173,7 +173,7 @@ def test_requests_that_make_no_sense(shown: BrowserView) -> None:
         assert get(shown.port, "/", method=method)[0].status == 501
 
 
-def test_other_sites_and_other_names_are_refused_everywhere(shown: BrowserView) -> None:
+def test_other_sites_and_other_names_are_rejected_everywhere(shown: BrowserView) -> None:
     for path in ("/", "/frame", "/stream", "/state", "/about", "/page.js"):
         assert get(shown.port, path, {"Host": f"evil.example:{shown.port}"})[0].status == 421
         assert get(shown.port, path, {"Sec-Fetch-Site": "cross-site"})[0].status == 403
@@ -219,7 +219,7 @@ def test_motion_jpeg_for_other_programs(shown: BrowserView) -> None:
     connection.close()
 
 
-def test_motion_jpeg_needs_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_motion_jpeg_needs_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_FRAME_TIMEOUT_S", 0.05)
     with view() as opened:
         assert get(opened.port, "/stream")[0].status == 503
@@ -278,7 +278,7 @@ def test_ipv6() -> None:
         connection.close()
 
 
-def test_nothing_is_drawn_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_drawn_for_no_viewer(monkeypatch: pytest.MonkeyPatch) -> None:
     with view() as opened:
         item = segmented()
         opened.write(item)

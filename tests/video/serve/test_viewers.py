@@ -1,4 +1,4 @@
-"""Viewers that stall, vanish or come in crowds, and the end of the view: nobody holds anything up."""
+"""Viewers that stall, vanish or come in crowds, and the end of the view: none of them blocks the run."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def shown() -> Iterator[BrowserView]:
         yield opened
 
 
-def test_a_stream_viewer_that_vanished_is_noticed_without_new_pictures(
+def test_a_stream_viewer_that_vanished_is_noticed_without_new_frames(
     shown: BrowserView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "_FRAME_TIMEOUT_S", 0.05)
     peer = ask(shown.port, "/stream")
     received = b""
-    while not received.endswith(b"\xff\xd9\r\n"):  # the end of the picture: nothing more will be sent
+    while not received.endswith(b"\xff\xd9\r\n"):  # the end of the image: nothing more will be sent
         received += peer.recv(1 << 16)
     assert len(threads()) == 2
     peer.close()
@@ -90,7 +90,7 @@ def test_viewers_that_vanish_leave_nothing(shown: BrowserView, caplog: pytest.Lo
     assert threads() == []
 
 
-def test_a_thread_that_cannot_be_had_takes_nobodys_place(
+def test_a_thread_that_cannot_be_had_takes_no_viewers_place(
     shown: BrowserView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class NoThread(server.Thread):
@@ -107,7 +107,7 @@ def test_a_thread_that_cannot_be_had_takes_nobodys_place(
     assert threads() == []
 
 
-def test_a_stream_ends_at_a_picture_that_cannot_be_drawn(
+def test_a_stream_ends_at_a_frame_that_cannot_be_drawn(
     shown: BrowserView, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(item: SegmentedFrame, view: View) -> NDArray[np.uint8]:
@@ -186,7 +186,7 @@ def test_an_answer_on_its_way_is_not_cut_off(shown: BrowserView, monkeypatch: py
     assert body.endswith(b"\xff\xd9")
 
 
-def test_a_drawing_that_hangs_does_not_hold_up_the_end(
+def test_a_drawing_that_stalls_does_not_hold_up_the_end(
     shown: BrowserView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, done = Event(), Event()

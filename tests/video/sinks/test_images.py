@@ -16,7 +16,7 @@ from imp_trt.video.sinks.images import safe_name
 from tests.video.sinks.conftest import MakeItem
 
 
-def test_pictures_in_a_folder_a_pattern_and_a_file(tmp_path: Path, item: MakeItem) -> None:
+def test_frames_in_a_folder_a_pattern_and_a_file(tmp_path: Path, item: MakeItem) -> None:
     with (
         OverlayImages(tmp_path / "folder") as folder,
         OverlayImages(tmp_path / "p" / "%03d.jpg") as pattern,

@@ -94,7 +94,7 @@ def test_a_slow_reader_gets_every_line(tmp_path: Path, item: MakeItem) -> None:
     assert [json.loads(line)["index"] for line in text.splitlines()] == list(range(count))
 
 
-def test_a_reader_that_hangs_is_an_error_and_does_not_hang_the_run(
+def test_a_reader_that_stalls_is_an_error_and_does_not_hang_the_run(
     tmp_path: Path, item: MakeItem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lines, "READER_TIMEOUT_S", 0.05)
@@ -110,7 +110,7 @@ def test_a_reader_that_went_is_an_error(tmp_path: Path, item: MakeItem) -> None:
             sink.write(item())
 
 
-def test_a_pipe_that_nobody_reads_is_an_error_at_once(tmp_path: Path) -> None:
+def test_a_pipe_that_no_viewer_reads_is_an_error_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OutputError, match="pipe"):
         JsonLines(tmp_path / "pipe")

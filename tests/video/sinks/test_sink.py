@@ -1,4 +1,4 @@
-"""What all sinks have in common: whole files or none."""
+"""What all sinks have in common: complete files or none."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ every_sink = pytest.mark.parametrize("name", MAKERS)
 
 
 def files(folder: Path) -> list[str]:
-    """Names in a folder without the pictures, which stay."""
+    """Names in a folder without the images, which stay."""
     return [name for name in os.listdir(folder) if not name.endswith(".png")]
 
 
@@ -127,7 +127,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, item: MakeIt
     assert files(tmp_path) == []
 
 
-def test_a_picture_on_a_full_disk_leaves_the_ones_before(tmp_path: Path, item: MakeItem) -> None:
+def test_a_frame_on_a_full_disk_leaves_the_ones_before(tmp_path: Path, item: MakeItem) -> None:
     with OverlayImages(tmp_path) as sink:
         sink.write(item(0))
         with full_disk(1000), pytest.raises(OutputError, match="File too large"):

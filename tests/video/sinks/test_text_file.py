@@ -1,4 +1,4 @@
-"""Text that grows: whole pieces only, whatever the disk does."""
+"""Text that grows: complete pieces only, whatever the disk does."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def write_until(sink: Window, item: MakeItem, stop: Callable[[bool], bool], sour
     raise AssertionError("nothing happened")
 
 
-def test_the_viewer_gets_pictures_when_it_is_ready(tmp_path: Path, item: MakeItem) -> None:
+def test_the_viewer_gets_frames_when_it_is_ready(tmp_path: Path, item: MakeItem) -> None:
     """Two are request for; the others must not hold up the writer."""
     got = tmp_path / "got"
     script = f"""
@@ -75,7 +75,7 @@ def test_a_viewer_that_is_not_ready_is_not_waited_for(item: MakeItem) -> None:
     assert time.monotonic() - start < 2
 
 
-def test_a_viewer_that_hangs_while_it_reads_is_an_error(
+def test_a_viewer_that_stalls_while_it_reads_is_an_error(
     item: MakeItem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imp_trt.video.sinks.window._TIMEOUT_S", 0.2)
@@ -180,7 +180,7 @@ def test_the_viewer_says_when_the_user_quits(
     assert words == ["ready", "quit"]
 
 
-def test_keys_are_asked_for_while_no_picture_comes(desk: Desk, said: tuple[int, list[str]]) -> None:
+def test_keys_are_asked_for_while_no_frame_comes(desk: Desk, said: tuple[int, list[str]]) -> None:
     pipe, words = said
     send(pipe, "street", (20, 30))
     desk.keys = [-1, -1, -1, ord("q")]
@@ -188,7 +188,7 @@ def test_keys_are_asked_for_while_no_picture_comes(desk: Desk, said: tuple[int, 
     assert words == ["ready", "ready", "quit"]
 
 
-def test_a_large_picture_starts_in_a_window_that_fits(desk: Desk) -> None:
+def test_a_large_frame_starts_in_a_window_that_fits(desk: Desk) -> None:
     viewer._open("wide", 2160, 3840)
     viewer._open("tall", 4000, 100)
     rows = viewer.MAX_WINDOW_SIZE[0]

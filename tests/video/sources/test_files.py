@@ -88,7 +88,7 @@ def test_another_container_than_the_name_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", clips.CODECS)
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.9, 0.99])
-def test_a_video_cut_short_is_refused(tmp_path: Path, suffix: str, share: float) -> None:
+def test_a_video_truncated_is_rejected(tmp_path: Path, suffix: str, share: float) -> None:
     path = clips.write_clip(tmp_path / f"clip{suffix}", frames=30)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
@@ -96,7 +96,7 @@ def test_a_video_cut_short_is_refused(tmp_path: Path, suffix: str, share: float)
         list(open_source(path))
 
 
-def test_an_mp4_cut_short_behind_its_index_is_refused_on_opening(tmp_path: Path) -> None:
+def test_an_mp4_truncated_behind_its_index_is_rejected_on_opening(tmp_path: Path) -> None:
     path = clips.write_clip(tmp_path / "clip.mp4", frames=30)
     data = clips.moved_to_front(path.read_bytes())
     path.write_bytes(data)
@@ -140,7 +140,7 @@ def test_a_recording_that_gave_fewer_frames_than_its_rate(
     assert not caplog.records
 
 
-def test_closing_while_a_read_hangs_releases_when_it_returns() -> None:
+def test_closing_while_a_read_stalls_releases_when_it_returns() -> None:
     """A recording behind a dead network: what is being read must not be freed."""
     reading, go_on, released = threading.Event(), threading.Event(), threading.Event()
 
@@ -173,7 +173,7 @@ def test_closing_while_a_read_hangs_releases_when_it_returns() -> None:
     source.close()
 
 
-def test_a_matroska_file_that_ends_long_before_its_length_is_refused(tmp_path: Path) -> None:
+def test_a_matroska_file_that_ends_long_before_its_length_is_rejected(tmp_path: Path) -> None:
     source = VideoSource(clips.write_clip(tmp_path / "clip.mkv", frames=10))
     source.frames = 30
     with pytest.raises(SourceError, match="only 10"):
@@ -191,7 +191,7 @@ def test_a_matroska_file_that_ends_long_before_its_length_is_refused(tmp_path: P
         ("box.mp4", b"\x00\x00\x00\x04ftyp" + bytes(50)),
     ],
 )
-def test_files_without_pictures(tmp_path: Path, name: str, data: bytes) -> None:
+def test_files_without_frames(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(SourceError, match=r"none: audio only|truncated"):
         open_source(tmp_path / name)
@@ -210,7 +210,7 @@ def test_files_without_pictures(tmp_path: Path, name: str, data: bytes) -> None:
         ("noend", "no suffix"),
     ],
 )
-def test_refused_specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, named: str) -> None:
+def test_rejected_specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, named: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
@@ -223,7 +223,7 @@ def test_refused_specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: st
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tiff", ".webp"])
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.95])
-def test_an_image_cut_short_is_refused(tmp_path: Path, suffix: str, share: float) -> None:
+def test_an_image_truncated_is_rejected(tmp_path: Path, suffix: str, share: float) -> None:
     data = encode_image(tiny.frame(200, 200), suffix)
     path = tmp_path / f"image{suffix}"
     path.write_bytes(data[: int(share * len(data))])
@@ -254,7 +254,7 @@ def test_a_photo_with_a_thumbnail_and_a_video_appended(tmp_path: Path) -> None:
     path.write_bytes(photo + b"\x00" * 100_000)
     assert read_image(path).shape == tiny.frame().shape
     path.write_bytes(photo[: len(block) + len(data) // 2])  # the thumbnail's end mark is still there
-    with pytest.raises(SourceError, match="truncated"):
+    with pytest.raises(SourceError, match="cut short"):
         read_image(path)
 
 

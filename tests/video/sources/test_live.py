@@ -27,7 +27,7 @@ def _no_thread_stays() -> Iterator[None]:
 
 
 def opened(camera: Callable[[], Any], clock: SimulatedClock, **options: Any) -> LiveSource:
-    """Every picture is delivered, and back-off takes simulated time."""
+    """Every image is delivered, and back-off takes simulated time."""
     return LiveSource("cam", camera, latest=False, clock=clock, sleep=clock.sleep, **options)
 
 
@@ -71,7 +71,7 @@ def test_unplugged_and_plugged_in_again() -> None:
     assert all(capture.released.is_set() for capture in camera.opened)
 
 
-def test_delays_start_anew_after_a_picture_only() -> None:
+def test_delays_start_anew_after_a_frame_only() -> None:
     clock = SimulatedClock()
     with opened(ScriptedCamera([1, None], [], [], [2, None], [3]), clock) as source:
         assert levels(source, 3) == [1, 2, 3]
@@ -79,7 +79,7 @@ def test_delays_start_anew_after_a_picture_only() -> None:
     assert clock.slept[:4] == [0.5, 1, 2, 0.5]  # two connections in between opened but gave nothing
 
 
-def test_giving_up() -> None:
+def test_reconnect_timeout() -> None:
     clock, kinds = SimulatedClock(), []
     camera = ScriptedCamera([1, 2])
     source = opened(camera, clock, reconnect_timeout_s=20.0, on_event=lambda kind, _: kinds.append(kind))
@@ -97,7 +97,7 @@ def test_giving_up() -> None:
     ("connection", "message"),
     [(absent(), "no such device"), ([], "none, although it opens"), ([None], "none, although it opens")],
 )
-def test_what_never_gives_a_picture_is_refused_on_opening(connection: Any, message: str) -> None:
+def test_what_never_gives_a_frame_is_rejected_on_opening(connection: Any, message: str) -> None:
     camera = ScriptedCamera(connection, [1, 2, 3])
     with pytest.raises(SourceError, match=message):
         opened(camera, SimulatedClock())
@@ -138,7 +138,7 @@ def test_what_on_event_raises_reaches_the_caller(kind: str) -> None:
         levels(opened(ScriptedCamera([1], [2, 3]), SimulatedClock(), on_event=on_event), 3)
 
 
-def test_a_slow_taker_gets_the_newest_picture() -> None:
+def test_a_slow_consumer_gets_the_newest_frame() -> None:
     turn = threading.Semaphore(1)
     camera = ScriptedCamera([0, 1, 2, 3, 4, 5, 6], before_read=turn.acquire)
     with LiveSource("cam", camera) as source:
@@ -187,7 +187,7 @@ def test_nothing_is_replaced_when_the_reading_waits() -> None:
     assert source.dropped == 0
 
 
-def test_closing_while_a_read_hangs() -> None:
+def test_closing_while_a_read_stalls() -> None:
     hang = threading.Event()
     camera = ScriptedCamera([1, lambda: hang.wait(5), 2])
     source = LiveSource("cam", camera)
@@ -232,7 +232,7 @@ def test_leaving_the_loop_and_the_block_releases_the_camera() -> None:
     assert camera.opened[0].released.is_set()
 
 
-def test_a_read_that_hangs_is_left_behind() -> None:
+def test_a_read_that_stalls_is_abandoned() -> None:
     hang, events = threading.Event(), []
     camera = ScriptedCamera([1, lambda: hang.wait(5), 66], [2, 3])
     source = LiveSource(
@@ -254,7 +254,7 @@ def test_a_read_that_hangs_is_left_behind() -> None:
 
 
 @pytest.mark.parametrize("where", ["opening", "reading"])
-def test_hanging_from_the_start_is_refused(where: str) -> None:
+def test_hanging_from_the_start_is_rejected(where: str) -> None:
     hang = threading.Event()
     camera = ScriptedCamera([lambda: hang.wait(5), 1])
 

@@ -148,7 +148,7 @@ def test_folders_with_brackets_in_a_pattern(tmp_path: Path, monkeypatch: pytest.
         ("rtsp:///1", "an address without a host"),
     ],
 )
-def test_refused(spec: str, named: str) -> None:
+def test_rejected(spec: str, named: str) -> None:
     with pytest.raises(SourceError, match=named) as caught:
         open_source(spec)
     assert "secret" not in str(caught.value)

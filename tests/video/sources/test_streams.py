@@ -42,7 +42,7 @@ def test_rtsp(capfd: pytest.CaptureFixture[str]) -> None:
         frames = list(islice(source, 12))
     assert {frame.image.shape for frame in frames} == {(64, 96, 3)}
     first = frames[0].index
-    # On a busy machine the server is some pictures on before the first is read.
+    # On a busy machine the server is some images on before the first is read.
     shift = int(np.argmin([abs(frames[0].image.mean() - level) for level in LEVELS])) - first
     for frame in frames:
         assert abs(int(frame.image.mean()) - LEVELS[(frame.index + shift) % 4]) <= 2
