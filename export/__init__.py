@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyTorch -> ONNX or TensorRT -> verified artifact."""
 
 from imp_trt._lazy import attach_stub

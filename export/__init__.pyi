@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .onnx.from_model import onnx_from_module as onnx_from_module
 from .onnx.from_model import onnx_with_operators as onnx_with_operators
 from .options import EngineOptions as EngineOptions

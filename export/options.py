@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options of an export, validated as far as possible without a file, a GPU or a large package."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a checkpoint to a verified artifact: load, lower, build, verify, and then write."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is decided and validated before the long work of an export starts."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Progress callbacks of long operations."""
 
 from __future__ import annotations

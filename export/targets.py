@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Export targets: dated profiles, and the combinations that each does not support, with the reason."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Instance Mask Projection: train, export, and run segmentation models with low latency.
 
 Importing this package loads neither torch, tensorrt, onnxruntime nor cv2; each name is imported on first use.

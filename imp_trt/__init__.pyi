@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .artifacts import Manifest as Manifest
 from .backends import ResultFuture as ResultFuture
 from .classes import ClassTable as ClassTable

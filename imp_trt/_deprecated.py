@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Old names of parameters and fields: accepted for one more version, with a DeprecationWarning."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Public names of a package, listed in its stub and imported on first use (SPEC 1 of Scientific Python).
 
 The stubs are those of the library lazy-loader, which is not used because a checkout must import on a machine

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The class table of training, checkpoints, artifacts and results."""
 
 from __future__ import annotations

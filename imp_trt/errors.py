@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exceptions: one class for each kind of fix, with the exit code of the commands.
 
 A message has up to three parts: the expected value, the actual value, and how to fix it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The main class: opens a network, runs it on frames, and returns results in the frames' pixels."""
 
 from __future__ import annotations

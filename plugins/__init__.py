@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The custom operators as TensorRT plugins."""
 
 from imp_trt._lazy import attach_stub

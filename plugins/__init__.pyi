@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .python_plugin import PluginOperator as PluginOperator
 from .python_plugin import make_creator as make_creator
 from .registration import plugin_names as plugin_names

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TensorRT's IPluginV3 in Python: the part that is common to all operators.
 
 An operator derives from `PluginOperator`; `make_creator` makes a plugin creator of it for `tensorrt` or

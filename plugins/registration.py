@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Registration of the plugins in TensorRT: those of the C++ library if one is set, else the Python classes.
 
 Registration is global and lasts as long as the process; engines and parsers find a plugin by name, version

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The part of TensorRT's Python bindings that imp_trt uses, as protocols.
 
 Classes, methods and members have the names of NVIDIA's documentation (TensorRT Python API). `tensorrt` and

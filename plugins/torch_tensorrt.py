@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Converters for Torch-TensorRT: `torch_tensorrt.compile` uses the plugins for the operators of imp_trt.
 
     import torch_tensorrt

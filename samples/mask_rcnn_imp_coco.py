@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Segment an image with Mask R-CNN-IMP and torchvision's COCO weights: 80 classes, no training.
 
     python samples/mask_rcnn_imp_coco.py photo.jpg -o results

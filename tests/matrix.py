@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tests in fresh virtual environments: lowest and newest dependencies, on each Python.
 
     python -m tests.matrix [--python 3.10 ...] [--deps lowest newest] [--extra dev] [--folder DIR] [--plan]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the documents tell a reader to type works."""
 
 from __future__ import annotations

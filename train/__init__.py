@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training by the recipes of the paper and from scratch, and evaluation."""
 
 from imp_trt._lazy import attach_stub

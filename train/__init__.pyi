@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .config import Recipe as Recipe
 from .config import Stage as Stage
 from .datasets import open_dataset as open_dataset

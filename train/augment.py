@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random crops with color jitter, and letterboxing; the random numbers are arguments."""
 
 from __future__ import annotations

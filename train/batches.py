@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Batches of a stage: the crops of a step depend only on (seed, stage, step)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training configuration as plain data: the stages and fields of a recipe."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data parallel training under ``torchrun``: each process trains on its part of the same global batch.
 
 Without ``torchrun`` there is one process, of rank 0, and no communication.

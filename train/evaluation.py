@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation of a predictor on a labeled data set with selected metrics."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training log: mean losses as JSON lines, a progress bar, an estimate of the remaining time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training loop of one stage: seeded, interruptible at every step, resumed bit for bit.
 
 All random numbers of a step derive from (seed, stage, step), so a resumed run needs no generator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The optimizer step: parameter groups, gradient scaling, gradient clipping."""
 
 from __future__ import annotations

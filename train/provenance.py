@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Provenance of a result: the version of the source code and a digest of the configuration."""
 
 from __future__ import annotations

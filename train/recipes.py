@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training recipes by name, and changes to them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Renamed recipe fields: their former names, which remain the JSON keys and are accepted for one version."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One training run: the network that each stage trains, and the identity of a run."""
 
 from __future__ import annotations

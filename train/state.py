@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Interrupting and resuming a run: the saved state, signals, the time budget."""
 
 from __future__ import annotations

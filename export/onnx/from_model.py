@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Export of a network to ONNX: a static graph with custom operators as nodes, their bodies as functions."""
 
 from __future__ import annotations

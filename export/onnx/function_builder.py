@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ONNX functions written as Python functions on onnxscript's tape, with unique tensor names."""
 
 from __future__ import annotations

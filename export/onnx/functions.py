@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Local functions of an ONNX model: without them it needs the plugins."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Graph checks: operators that every target supports, static shapes, unique names."""
 
 from __future__ import annotations

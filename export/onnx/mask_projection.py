@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ONNX form of ``imp_trt::instance_mask_projection``: a node and a function of standard operators.
 
 Instances are first sorted by class into slots; each class starts at a multiple of the block size, so that a

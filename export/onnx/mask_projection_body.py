@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Body of the ONNX function ``InstanceMaskProjection``, in sections; see mask_projection.py for the plan.
 
 Letters: B batch, N instances, P cells a side, C classes, H x W canvas, S slots = K blocks of D, w columns of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ONNX form of ``imp_trt::multilevel_roi_align``: a node and a function of standard operators.
 
 The body reads only the level that each box belongs to. All levels form one table with a row of C channels

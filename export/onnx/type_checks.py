@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Type checks of a graph: where float32 is required, and the quantization that all targets support."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calibration for int8 and fp8: ranges of a network's activations on real frames.
 
 The inputs of convolutions and fully connected layers are counted in histograms during the forward pass, so

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a trained network to an ONNX graph of one precision.
 
 The types are in the graph, not in options of a builder: TensorRT 11 takes strongly typed graphs only, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Explicit quantization: QuantizeLinear and DequantizeLinear around the layers that benefit from it.
 
 Symmetric, one scale per tensor for activations and one per output channel for weights; biases stay in

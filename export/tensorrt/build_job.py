@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The description of a build, sent as JSON from the exporting process to the building one."""
 
 from __future__ import annotations

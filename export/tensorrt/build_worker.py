@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parses an ONNX file and builds an engine; runs in its own process.
 
 ``python -m imp_trt.export.tensorrt.build_worker JOB.json`` prints one JSON object per line:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds an engine from ONNX in a child process, which isolates crashes and the builder's memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a typed graph to an engine and its entry in the manifest."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Types of the layers of a network and of an engine, counted and compared with the requested precision.
 
 In a strongly typed network every type is known before the build; the layers of the engine are checked too if

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparison of a trained network and its export on the same frames."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames for verification: images of the user, complemented by procedural scenes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gates: the minimum agreement of an exported network with the trained one, pooled over frames."""
 
 from __future__ import annotations

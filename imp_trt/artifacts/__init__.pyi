@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .artifact import Artifact as Artifact
 from .artifact import manifest_path as manifest_path
 from .artifact import read_artifact as read_artifact

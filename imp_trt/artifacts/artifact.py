@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An artifact: a file with a network and the manifest next to it, read and written as a pair."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The part of a manifest that only an engine has: what built it and where it runs."""
 
 from __future__ import annotations

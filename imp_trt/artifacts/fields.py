@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of a manifest's fields; every error names the field."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The manifest next to every artifact: what the file contains and which input it takes.
 
 The text is untrusted input. Parsing is strict: every field has a type and a range, unknown and

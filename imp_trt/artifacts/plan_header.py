@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The header of a serialized engine, read without TensorRT and without trusting it.
 
 TensorRT: a tag at byte 0, the serialization version at byte 4 and, for serialization version 0, the

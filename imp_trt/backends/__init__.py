@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backends: each module runs networks with one library, behind one protocol."""
 
 from imp_trt._lazy import attach_stub

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .base import Backend as Backend
 from .base import DeviceBackend as DeviceBackend
 from .decoding import decode_instances as decode_instances

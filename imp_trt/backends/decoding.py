@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the network's detections to Instances."""
 
 from __future__ import annotations

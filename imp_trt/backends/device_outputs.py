@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The outputs of one call of an engine: on the GPU until they are read."""
 
 from __future__ import annotations

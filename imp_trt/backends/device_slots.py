@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """GPU memory in which the outputs of an engine stay until they are read.
 
 The outputs of each call are copied into their own slot, so that a later call changes no earlier result. A

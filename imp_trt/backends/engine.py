@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The common base of TensorRT and TensorRT-RTX: one engine, one execution context, one stream.
 
 Everything is allocated once, when the engine is opened. A call fills pinned memory (or resizes a frame that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deserialization of an engine, TensorRT's log messages, and the check of the engine's tensors."""
 
 from __future__ import annotations

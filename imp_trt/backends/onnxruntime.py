@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ONNX Runtime on the CPU: the backend without hardware requirements."""
 
 from __future__ import annotations

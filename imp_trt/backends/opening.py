@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Choice of the backend that runs a file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks whether an engine loads on a platform, before TensorRT reads it, and how to fix it if not.
 
 The checks need the manifest, the first bytes of the engine and the installed packages only. TensorRT loads

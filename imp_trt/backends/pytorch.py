@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyTorch: runs a checkpoint without conversion; exports are verified against it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From frames to results, for backends with outputs in host memory and for those with outputs on a GPU."""
 
 from __future__ import annotations

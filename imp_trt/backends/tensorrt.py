@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TensorRT 10.3 to 11.x: uses only what all of these versions have."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TensorRT-RTX: like TensorRT, but it compiles kernels on the target and has built-in CUDA graphs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Upload of frames to an engine's input: through pinned memory, or resized on the GPU."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .gates import Gate as Gate
 from .gates import parse_gate as parse_gate
 from .measure import Latency as Latency

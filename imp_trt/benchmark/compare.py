@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparison of an artifact with a baseline on the same frames.
 
 The outputs are compared first; wrong outputs are not timed. Then blocks of calls alternate between both, so

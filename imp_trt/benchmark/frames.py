@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames for measurements: from a file, decoded each time, or synthetic streets as JPEG in memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Latency gates such as "p99<30ms": parsing and evaluation.
 
 GATE      = METRIC OP NUMBER [UNIT]

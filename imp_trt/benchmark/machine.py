@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Description of the machine, and its load by other programs during a measurement."""
 
 from __future__ import annotations

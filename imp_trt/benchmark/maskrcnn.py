@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Baseline: torchvision's Mask R-CNN (ResNet-50-FPN), exported to ONNX and run in ONNX Runtime.
 
 It solves another task (COCO's objects, no class map), so only its time is compared. It gets frames at the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measurement of latency (one frame at a time) and throughput (frames through the pipeline).
 
 Both decode frames, run Segmenter.run and draw the result. All clocks are parameters.

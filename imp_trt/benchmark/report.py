@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Report of a measurement, as data for JSON and as a table."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a complete benchmark: latency, throughput, comparisons and gates."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage durations of frames, and exact percentiles of them."""
 
 from __future__ import annotations

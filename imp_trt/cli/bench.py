@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp-bench: measure latency per stage and throughput of a model on this machine."""
 
 from __future__ import annotations

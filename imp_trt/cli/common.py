@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared code of the commands: options, exit codes, logging, progress.
 
 Exit codes: 0 ok, 1 internal, 2 usage, 3 accuracy or precision gate, 4 engine incompatible,

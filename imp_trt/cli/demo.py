@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp-demo: export the bundled weights, verify the artifact, and segment a street video with it."""
 
 from __future__ import annotations

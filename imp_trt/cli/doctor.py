@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp-doctor: report installed packages, supported features, and how to install missing dependencies.
 
 Imports only the standard library at start, catches the errors of all checks, and always exits with 0, so

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp-eval: evaluate a checkpoint or an artifact on a labeled data set, optionally against a baseline."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp-export: export trained weights to ONNX or a TensorRT engine and verify the result."""
 
 from __future__ import annotations

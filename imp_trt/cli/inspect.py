@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp-inspect: show the contents of an engine, ONNX artifact or checkpoint, and whether it can be loaded."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Outputs of imp-segment: selection of the sinks, and protection of existing files."""
 
 from __future__ import annotations

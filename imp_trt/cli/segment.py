@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp-segment: segment files, cameras and streams, and display or write the results."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp-train: train a network on a data set, optionally also the baseline without IMP."""
 
 from __future__ import annotations

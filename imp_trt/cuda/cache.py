@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cache of compiled kernels on disk, so that they are compiled once and not at every start.
 
 A file is named after a hash of all that decides its content and holds a hash of that content, so an entry

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls of the CUDA driver API through cuda-bindings, and their errors.
 
 Every call looks the bindings up again, so that a test can replace them. Exceptions of the bindings become

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Wrappers of the CUDA driver API: device, stream, event, memory, graph.
 
 Every call goes through imp_trt.cuda.calls, which turns a status into an error. Pointers and stream handles

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernels of imp_trt.plugins: compiled for the GPU, cached on disk, loaded once per device."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiles the CUDA sources in imp_trt.plugins with NVRTC: no nvcc, no CUDA header and no GPU needed.
 
 On a machine with several NVRTCs, driver and GPU determine which one is used (`target`): its CUDA major must

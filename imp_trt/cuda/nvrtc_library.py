@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """libnvrtc: the installed libraries, called with ctypes.
 
 The driver determines which NVRTC can be used. cuda.bindings.nvrtc loads the first one that it finds, of any

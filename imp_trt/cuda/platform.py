@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Libraries, GPU and plugins of this machine, detected without importing TensorRT."""
 
 from __future__ import annotations

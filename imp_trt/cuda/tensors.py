@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Helpers of the operators to launch their kernels on PyTorch tensors."""
 
 from __future__ import annotations

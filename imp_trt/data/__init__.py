@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labeled samples, and files that are read and written whole."""
 
 from imp_trt._lazy import attach_stub

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .dataset import CachedDataset as CachedDataset
 from .dataset import Dataset as Dataset
 from .dataset import Sample as Sample

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data sets: samples of image, class map and instance map, and their in-memory cache."""
 
 from __future__ import annotations

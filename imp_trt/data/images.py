@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Still images: decoding and encoding; truncated files are rejected."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What imp-eval measures: class maps, boundaries, instances and panoptic quality, one module each."""
 
 from imp_trt._lazy import attach_stub

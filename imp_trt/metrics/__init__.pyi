@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .boundary import BoundaryMeasure as BoundaryMeasure
 from .boundary import BoundaryScores as BoundaryScores
 from .instances import InstanceMeasure as InstanceMeasure

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores near ground-truth boundaries: by distance (Figure 5 of the IMP paper), and Boundary IoU."""
 
 from __future__ import annotations

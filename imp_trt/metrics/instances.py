@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Average precision of boxes and masks by COCO's rules."""
 
 from __future__ import annotations

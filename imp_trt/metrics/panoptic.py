@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Panoptic quality (Kirillov et al., CVPR 2019)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Per-class values: means over classes, and their JSON form. NaN marks a class that does not occur."""
 
 from __future__ import annotations

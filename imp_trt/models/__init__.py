@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The networks in PyTorch, their configurations and checkpoints."""
 
 from imp_trt._lazy import attach_stub

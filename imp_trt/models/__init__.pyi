@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import load_model as load_model
 from .checkpoint import read_checkpoint as read_checkpoint

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backbones with FPN: torchvision's ResNets and a compact network for real time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints: safetensors with the model configuration in the header. Loading executes no code."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The paper's Mask R-CNN-IMP with torchvision's COCO weights: semantic segmentation without training."""
 
 from __future__ import annotations

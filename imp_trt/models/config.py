@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Network configuration as plain data, stored in every checkpoint."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The static form of the network for export: uint8 frames in, six outputs of fixed shapes.
 
 The eager network (imp_trt.models.network) is trained and uses lists of boxes. This module computes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The instance detector with static shapes: top-k for selection, padding for lists, fixed-point NMS.
 
 The layers (RPN, box and mask head) may have a lower precision. Coordinates, scores and probabilities are

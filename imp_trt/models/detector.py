@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The instance detector: torchvision's Mask R-CNN parts with fixed-size results.
 
 torchvision's post-processing returns lists, and no detections in training mode. IMP needs padded

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Initial weights: random, a backbone pretrained on ImageNet, or a Mask R-CNN pretrained on COCO.
 
 The pretrained weights are torchvision's. They are downloaded on first use to the cache of ``torch.hub``,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The eager network: backbone, detector, IMP canvas and semantic head, as configured."""
 
 from __future__ import annotations

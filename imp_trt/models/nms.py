@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Non-maximum suppression with static shapes, as a fixed point over the IoU matrix.
 
 With boxes in descending order of score, greedy NMS is the unique solution of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of the network outputs, the same for all backends."""
 
 from __future__ import annotations

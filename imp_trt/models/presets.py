@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The paper's seven systems by name, with the paper's sizes or those of the compact backbone."""
 
 from __future__ import annotations

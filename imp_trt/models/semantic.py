@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Semantic heads of the IMP paper (section 3.2): P2, FPN, and none (argmax of the canvas)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The custom operators: instance mask projection and multilevel RoIAlign."""
 
 from imp_trt._lazy import attach_stub

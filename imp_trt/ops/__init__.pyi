@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .mask_projection.numpy import instance_mask_projection_numpy as instance_mask_projection_numpy
 from .mask_projection.numpy import paste_masks as paste_masks
 from .mask_projection.reference import (

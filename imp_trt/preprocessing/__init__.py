@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a frame of any size to the input of a network, on the host and on the GPU."""
 
 from imp_trt._lazy import attach_stub

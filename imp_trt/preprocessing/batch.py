@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames of any size in one input batch of the network."""
 
 from __future__ import annotations

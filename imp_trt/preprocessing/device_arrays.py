@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Validation of frames in GPU memory, through DLPack or __cuda_array_interface__.
 
 Nothing is copied. Both protocols also define how to wait for the work that fills the array: with DLPack the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Validation of frames in host memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one geometry rule between a caller's frame and the network's.
 
 Letterbox keeps the aspect ratio and puts the image at the top left, so that coordinates only scale;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`LetterboxTransform` as CUDA kernels, for frames that are on the GPU."""
 
 from __future__ import annotations

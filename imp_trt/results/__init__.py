@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The result of a network for one frame: class map and instances, drawn, fused and in other formats."""
 
 from imp_trt._lazy import attach_stub

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .coco import coco_results as coco_results
 from .disagreement import disagreement_map as disagreement_map
 from .drawing import class_colors as class_colors

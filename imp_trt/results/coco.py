@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Instances in COCO's results format, which its evaluation, annotation tools and viewers read."""
 
 from __future__ import annotations

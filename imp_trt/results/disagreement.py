@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Per-pixel disagreement of the class map and the instances."""
 
 from __future__ import annotations

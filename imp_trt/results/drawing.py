@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Drawing of results: class colors over the frame, instances outlined and labeled."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A grid of images with column titles above and the classes' colors below."""
 
 from __future__ import annotations

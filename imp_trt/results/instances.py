@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detected objects: boxes, classes, scores and masks, in the caller's frame."""
 
 from __future__ import annotations

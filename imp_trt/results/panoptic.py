@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Panoptic segmentation from a class map and instances: each pixel has one class and at most one object."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The result of a Segmenter: one class map and the instances in it, in the caller's frame."""
 
 from __future__ import annotations

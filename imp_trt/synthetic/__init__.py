@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Procedural street scenes with exact semantic and instance labels, from NumPy and OpenCV alone."""
 
 from imp_trt._lazy import attach_stub

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sky, skyline and ground, rendered before all objects."""
 
 from __future__ import annotations

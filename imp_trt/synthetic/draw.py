@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small renderer: meshes of faces, limbs and balls in painter's order on a canvas with 2x supersampling.
 
 World coordinates are in meters: x to the right, y up, z forward along the street. The image is rendered at

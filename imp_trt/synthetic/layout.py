@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layout of one street: style, static and moving objects, for any position and time.
 
 The layout is a function of a key of integers. Static objects belong to segments of the street, moving

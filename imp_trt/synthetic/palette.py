@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Classes, paints and light of the procedural streets.
 
 All things share one list of paints: cars, buses, coats and signs have the same colors, so

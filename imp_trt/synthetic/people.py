@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """People on foot and on bicycles, drawn as limbs between joints; clothes share the vehicles' paints."""
 
 from __future__ import annotations

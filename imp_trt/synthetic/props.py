@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Single props of a street: meshes placed and lit, with footprints for painter's order and shadows."""
 
 from __future__ import annotations

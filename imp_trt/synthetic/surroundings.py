@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Surroundings of the street: buildings, trees, hedges, lamps, signs and traffic lights."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cars, trucks and buses: the same paints, glass, tires and lights; only their shape differs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sources of frames, sinks for results, and the pipeline between them."""
 
 from imp_trt._lazy import attach_stub

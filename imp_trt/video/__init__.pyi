@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .interrupts import stop_on_interrupt as stop_on_interrupt
 from .pipeline import run_pipeline as run_pipeline
 from .serve import BrowserView as BrowserView

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sink that writes some frames of a run, with their results, as one image grid."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks the top-level structure of video files for truncation.
 
 A decoder plays a truncated file up to the cut and then stops as if it had reached the end.

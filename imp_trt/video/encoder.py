@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Interface of the video encoders."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ctrl-C as the regular end of a run on a camera or stream."""
 
 from __future__ import annotations

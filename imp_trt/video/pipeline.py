@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sources through a segmenter into sinks; capture, inference, drawing and writing overlap."""
 
 from __future__ import annotations

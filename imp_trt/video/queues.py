@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bounded queues of captured frames with a drop policy, and counts of what happened to each frame."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Worker threads of a run (capture, drawing, writing) and the state that they share."""
 
 from __future__ import annotations

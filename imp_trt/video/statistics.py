@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Statistics of a run: counts, durations and frame ages, in memory that does not grow with its length."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Video writer that keeps frame times and moves the file into place only when it is complete."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Video encoder based on OpenCV, which reports neither dropped frames nor a full disk."""
 
 from __future__ import annotations

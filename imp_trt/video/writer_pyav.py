@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """H.264 encoder based on PyAV: reports FFmpeg's errors and keeps the time of each frame."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights that are part of the wheel, each with a model card."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What lets one header compile for the device (NVRTC, nvcc) and for the host (g++).
 #ifndef IMP_COMMON_HOST_DEVICE_H
 #define IMP_COMMON_HOST_DEVICE_H

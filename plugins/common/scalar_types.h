@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // float16 and bfloat16 as storage types, so that no CUDA header is needed. Arithmetic is float32.
 #ifndef IMP_COMMON_SCALAR_TYPES_H
 #define IMP_COMMON_SCALAR_TYPES_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Resize or letterbox of a frame that is already on the device, and the class map's way back.
 #include "frame_fit/frame_fit.h"
 

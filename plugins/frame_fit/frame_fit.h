@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Between a caller's frame and the network's: the geometry of imp_trt/preprocessing/letterbox.py in integers.
 // A side has at most 65536 pixels, so that areas times gray levels fit in 64 bits.
 #ifndef IMP_FRAME_FIT_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kernels of instance mask projection: gather, no atomics, no workspace. README.md says how they work.
 #include "instance_mask_projection/project_backward.h"
 #include "instance_mask_projection/project_tile.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Instance mask projection, version 1: where a box lies on the canvas and which mask cells a pixel reads.
 // README.md is the contract. Every operation is float32, rounded, in the order written here.
 #ifndef IMP_INSTANCE_MASK_PROJECTION_H

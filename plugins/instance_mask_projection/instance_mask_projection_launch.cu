@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "instance_mask_projection/instance_mask_projection_launch.h"
 
 #include "instance_mask_projection/instance_mask_projection.cu"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which instances reach a tile. Device only.
 #ifndef IMP_LIST_INSTANCES_H
 #define IMP_LIST_INSTANCES_H

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``InstanceMaskProjection`` as a TensorRT plugin in Python; README.md is the contract."""
 
 from __future__ import annotations

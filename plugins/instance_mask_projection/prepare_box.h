@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a warp works out of a box before all threads draw it: which columns and rows of the tile lie inside,
 // and the lines of the mask, blended along x at every column (bilinear, nearest). Device only.
 #ifndef IMP_PREPARE_BOX_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The arguments that all kernels of instance mask projection share. Device only.
 #ifndef IMP_MASK_PROJECTION_PROBLEM_H
 #define IMP_MASK_PROJECTION_PROBLEM_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The backward kernel: one instance, a warp for each row of its mask cells. Device only.
 #ifndef IMP_PROJECT_BACKWARD_H
 #define IMP_PROJECT_BACKWARD_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The forward kernel: one tile of one plane of the canvas. README.md says how it works. Device only.
 #ifndef IMP_PROJECT_TILE_H
 #define IMP_PROJECT_TILE_H

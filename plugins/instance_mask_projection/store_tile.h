@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Writes the pixels that a block's threads hold. Device only.
 #ifndef IMP_STORE_TILE_H
 #define IMP_STORE_TILE_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a block of the forward kernel keeps in shared memory. README.md says how it is used. Device only.
 #ifndef IMP_TILE_MEMORY_H
 #define IMP_TILE_MEMORY_H

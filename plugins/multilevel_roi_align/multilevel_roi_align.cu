@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // RoIAlign over four pyramid levels in one launch: a block pools some channels of one box from its level.
 #include "multilevel_roi_align/pool_channels_last.h"
 

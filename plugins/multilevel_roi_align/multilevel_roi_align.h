@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Multilevel RoIAlign: the pyramid level of a box and where its samples lie. README.md is the contract.
 // Every operation is float32, rounded, in the order of torchvision's roi_align with aligned=False.
 #ifndef IMP_MULTILEVEL_ROI_ALIGN_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include "multilevel_roi_align/multilevel_roi_align_launch.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // RoIAlign of contiguous features, and what it shares with that of other layouts. Device only.
 #ifndef IMP_POOL_BINS_H
 #define IMP_POOL_BINS_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // RoIAlign of features whose channels lie together by eights: TensorRT's kHWC8. Device only.
 #ifndef IMP_POOL_CHANNELS_LAST_H
 #define IMP_POOL_CHANNELS_LAST_H

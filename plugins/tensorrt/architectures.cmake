@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Which GPUs to compile for: Turing to Blackwell, in cars, on desks and in data centers, as far as nvcc knows them.
 # 87 is Orin; Thor is 101 for CUDA 12 and 110 from CUDA 13 on.
 

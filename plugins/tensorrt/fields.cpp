@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tensorrt/fields.h"
 
 #include "tensorrt/log.h"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # TensorRT's headers: those of an installation, or the official ones of a version, from NVIDIA's repository.
 # The library needs no TensorRT library to link with, only headers.
 

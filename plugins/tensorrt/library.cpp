@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The two symbols by which TensorRT's plugin registry loads the library.
 
 #include "instance_mask_projection/instance_mask_projection_plugin.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 // IPluginV3 and its creator for an operator of one output and no workspace.

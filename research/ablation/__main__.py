@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs :mod:`research.ablation.cli`."""
 
 from research.ablation.cli import main

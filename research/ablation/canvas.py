@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recall and precision of the canvas: the detector's quality as seen by the semantic head."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation of an IMP network with its canvas replaced, to separate semantic head and detector.
 
 If the oracle canvas improves much on the network's own, the detector is the bottleneck; if an empty canvas

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cells of the ablation: one system, one variant of it, one seed."""
 
 from __future__ import annotations

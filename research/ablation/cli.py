@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The paper's ablation on a data set, cell by cell, and the page generated from its results."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training and evaluation of the cells of one data set."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """File locks that give each piece of work to one of the processes on a machine."""
 
 from __future__ import annotations

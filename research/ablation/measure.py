@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation of a cell's network and of its canvas."""
 
 from __future__ import annotations

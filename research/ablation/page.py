@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Markdown page of the ablation and its charts, generated from the result files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The paper's own numbers (Fu, Berg and Berg, ICCV 2019), for comparison with the measured ones.
 
 In percent; None if the paper has none. They are from other data, with pretrained weights and long schedules:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Result files: one JSON file per cell, with the settings and the provenance of its scores."""
 
 from __future__ import annotations

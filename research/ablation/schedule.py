@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fills cells in order until all are done or the time budget is spent."""
 
 from __future__ import annotations

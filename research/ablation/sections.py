@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sections of the page with the scores, computed from the results."""
 
 from __future__ import annotations

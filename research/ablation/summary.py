@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results of one data set and their means and ranges over seeds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Markdown tables and how figures are written in them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inference time of the trained systems (the paper's Table 6), interleaved in one process."""
 
 from __future__ import annotations

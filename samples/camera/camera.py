@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Segment a camera with a deadline, print an alarm for near objects, and show a live view.
 
 python samples/camera/camera.py street.fp16.tensorrt.engine 0 --serve 8080 --deadline 50

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Segments raw video with an engine of imp-export: BGR frames of the engine's size on stdin, class maps (one byte a
 // pixel) on stdout, what was found and how long it took on stderr.
 //

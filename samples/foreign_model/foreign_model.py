@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Instance Mask Projection in networks from other libraries.
 
     python samples/foreign_model/foreign_model.py --steps 20 -o deeplab_imp.onnx

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Segment an image and write overlay, class map and JSON next to it.
 
 python samples/image/segment_image.py street.fp32.onnx photo.jpg

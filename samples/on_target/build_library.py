@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Build the C++ plugin library with CMake: build_library.py WORK/plugins/libimp_trt_plugins.so
 
 The build log goes to stderr. Exit code 5 if cmake, nvcc or TensorRT's headers are missing.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run tests/gpu; exit code 5 if all of them were skipped."""
 
 from __future__ import annotations

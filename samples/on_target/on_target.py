@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run all checks that need a GPU and write one report file.
 
 python samples/on_target/on_target.py -o report.json

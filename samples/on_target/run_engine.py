@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run an engine and report its results: run_engine.py FOLDER [--plugin-library FILE]
 
 The folder holds one engine, and the ONNX file it was built from (imp-export --keep-onnx). Prints, as JSON,

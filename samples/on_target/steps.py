@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The steps of the on-target check: a name, a command, and what it shows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compile a network that uses the IMP operator with Torch-TensorRT, and compare it with PyTorch.
 
 Exit code 5 where torch-tensorrt, TensorRT or a GPU is missing.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Apply a PyCUDA kernel before the network; frames are uploaded once and stay in GPU memory.
 
 python samples/pycuda_interop/pycuda_interop.py street.fp16.tensorrt.engine night.mp4 --gamma 0.6

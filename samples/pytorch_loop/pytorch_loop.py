@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyTorch operations before and after the network, without copies in between.
 
 python samples/pytorch_loop/pytorch_loop.py street.fp16.tensorrt.engine drive.mp4

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Segment a folder of videos on a Ray cluster or on this machine.
 
 python samples/ray_bulk/ray_bulk.py street.fp32.onnx recordings/ -o results/ --workers 4 --cpus 2

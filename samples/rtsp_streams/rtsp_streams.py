@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Segment several camera streams with one engine; the newest frame of each stream is used.
 
 python samples/rtsp_streams/rtsp_streams.py street.fp16.tensorrt.engine \\

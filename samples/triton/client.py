@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Segment a video on a Triton server.
 
 python samples/triton/client.py localhost:8001 street drive.mp4 -o out.mp4

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write a model repository for Triton Inference Server from an artifact.
 
 python samples/triton/make_repository.py street.fp16.drive-orin.engine -o models --name street

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Segment a video and write an overlay video and one line of JSON per frame.
 
 python samples/video_file/segment_video.py street.fp32.onnx drive.mp4 -o results

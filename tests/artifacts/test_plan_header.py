@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The header of an engine, read from bytes that may be anything."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An engine on a fake GPU, of TensorRT and of TensorRT-RTX; nothing here writes to the user's cache."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Choosing and opening backends; the ONNX Runtime one against graphs that lie."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every way in which an engine may not fit: both values and a command are in the message."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints through the facade, with a network of random weights."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The facade over a network whose answer is known."""
 
 from __future__ import annotations

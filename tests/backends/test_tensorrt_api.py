@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stand-ins have nothing that the real bindings lack: TensorRT's names and arities, and the driver's."""
 
 from __future__ import annotations

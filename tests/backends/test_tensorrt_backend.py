@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Engines through the facade, on a fake GPU: opening, running, graphs."""
 
 from __future__ import annotations

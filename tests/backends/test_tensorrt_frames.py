@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames that lie on the GPU: read where they are, after what fills them, or refused with the remedy."""
 
 from __future__ import annotations

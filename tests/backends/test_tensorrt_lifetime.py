@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Engines on a fake GPU: failures, threads, processes, closing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results of an engine: on the GPU until they are read, never changed or lost; submit and ResultFuture."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An engine of a network without a detector: five of its six outputs have no values."""
 
 from __future__ import annotations

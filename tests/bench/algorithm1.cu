@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Algorithm 1 of the IMP paper as a baseline: scatter with atomicMax on a canvas that was set to zero before.
 //
 // The canvas is float32 whatever the type of the masks: atomicMax works on the bits of non-negative floats,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which background score suits semantics straight from the canvas, with the detector of a trained checkpoint.
 
 python -m tests.bench.bench_background_score MODEL.safetensors --data camvid:DIR [--split val] [--limit N]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How often the class map is wrong, by what SegmentationResult.disagreement says of the pixel.
 
 python -m tests.bench.bench_disagreement MODEL.onnx --data camvid:DIR [--split val] [--every 1]

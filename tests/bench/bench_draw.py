@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Drawing one result: first the image against a plain drawing of the same, then the time.
 
     python -m tests.bench.bench_draw [--json] [--threads 1] [--repeats 30] [--size 1080 1920] [--instances 30]

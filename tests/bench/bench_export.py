@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exported network in ONNX Runtime against the eager one in PyTorch, and what Segmenter.run adds to it.
 
     python -m tests.bench.bench_export [--weights FILE] [--frame 720x960] [--threads 2] [--json]

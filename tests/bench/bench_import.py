@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `import imp_trt` costs beyond `import numpy`, in paired fresh processes.
 
 python -m tests.bench.bench_import [--json]

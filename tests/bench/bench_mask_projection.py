@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Instance mask projection against torchvision's pasting, on the CPU: first the answer, then the time.
 
     python -m tests.bench.bench_mask_projection [--json] [--threads 1] [--repeats 10]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Instance mask projection on a GPU against Algorithm 1 and PyTorch: first the answer, then the time.
 
     python -m tests.bench.bench_mask_projection_cuda [--json FILE] [--dtype f16]

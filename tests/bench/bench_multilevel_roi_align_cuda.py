@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Multilevel RoIAlign on a GPU against torchvision's: first the answer, then the time.
 
     python -m tests.bench.bench_multilevel_roi_align_cuda [--json FILE] [--dtype f16]

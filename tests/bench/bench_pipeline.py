@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """run_pipeline against one frame after the other: first that both give the same, then the time of each.
 
     python -m tests.bench.bench_pipeline [--artifact FILE] [--clip FILE | --size 540 960] [--frames 60]

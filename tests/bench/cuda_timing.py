@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """GPU time by replaying CUDA graphs, and what a figure must name: GPU, driver, versions."""
 
 from __future__ import annotations

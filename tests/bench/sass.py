@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the compiler makes of the kernels: registers, spills, shared memory and instructions, without a GPU.
 
     python -m tests.bench.sass [--arch sm_87 sm_90 sm_120] [--op instance_mask_projection] [--json FILE]

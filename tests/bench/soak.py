@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Soak: a camera that is unplugged again and again, and how much memory, threads and files the run gathers.
 
     python -m tests.bench.soak [--minutes 30] [--unplug-every 30] [--fps 25] [--artifact FILE] [--clip FILE]

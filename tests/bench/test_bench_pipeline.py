@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The comparison of run_pipeline with a plain loop: runs, and refuses to time ways that differ."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reader of machine code, on a listing made by hand and on the kernels where the tools are at hand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The soak in a few seconds: it counts what it should, and notices a planted leak."""
 
 from __future__ import annotations

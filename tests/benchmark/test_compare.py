@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Side by side: answers first, then turns."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames to measure with: decoded anew, without end, openings told apart."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The grammar of --assert, and what a missed gate says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Torchvision's Mask R-CNN as the peer: exported, checked, run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The measurement on a simulated clock, and through the real pipeline for its counts."""
 
 from __future__ import annotations

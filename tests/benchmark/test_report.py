@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report: what it says, what it leaves out, and how wide it is."""
 
 from __future__ import annotations

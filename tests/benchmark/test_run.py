@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is refused before anything is measured, and what goes into a manifest."""
 
 from __future__ import annotations

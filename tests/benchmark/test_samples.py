@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Percentiles: exact, and not claimed where there are too few frames."""
 
 from __future__ import annotations

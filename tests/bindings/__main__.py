@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every step on every version of NVIDIA's bindings with both NumPys: ``make bindings``.
 
 ``python -m tests.bindings [--version V ...] [--numpy N ...]`` prints a table for each NumPy and what failed;

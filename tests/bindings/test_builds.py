@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Engines built through NVIDIA's bindings of TensorRT 11; `make bindings` builds more of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stand-in's own declarations of TensorRT's interfaces, held against the real headers where they are."""
 
 from __future__ import annotations

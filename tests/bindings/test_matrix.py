@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `make bindings` prints and returns, and what becomes of cells that cannot be run."""
 
 from __future__ import annotations

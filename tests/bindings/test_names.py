@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The names that tests.support.tensorrt_names reads, and what it finds wrong."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Python plugins on NVIDIA's own bindings: oldest, one in between, newest. `make bindings` runs all."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where imp-segment is tried."""
 
 from __future__ import annotations

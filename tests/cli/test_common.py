@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exit codes, one line on stderr, and nothing but results on stdout."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp-demo as a whole, with a shorter clip."""
 
 from __future__ import annotations

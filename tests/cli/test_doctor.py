@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp-doctor answers whatever is broken."""
 
 from __future__ import annotations

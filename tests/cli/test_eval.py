@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp-eval from end to end, at the smallest size."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp-inspect shows what is in a file, and its exit code says whether it will load."""
 
 from __future__ import annotations

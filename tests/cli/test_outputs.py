@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp-segment writes over nothing that it reads, and no output over another."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp-segment on every kind of source and sink, and on every mistake."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp-segment on cameras, streams and several sources: Ctrl-C, deadlines, the browser view."""
 
 from __future__ import annotations

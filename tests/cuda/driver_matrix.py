@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which drivers, cuda-bindings and NVRTCs work together: `python -m tests.cuda.driver_matrix`.
 
 Needs no GPU. The driver is tests/support/stub_libcuda.c, which refuses what is newer than the CUDA it is set

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What becomes of the exceptions that cuda-bindings raise."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Driver objects against the fake driver: order, errors, capture, clean-up."""
 
 from __future__ import annotations

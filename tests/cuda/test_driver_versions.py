@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The installed cuda-bindings on drivers of several ages; `python -m tests.cuda.driver_matrix` takes more."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stand-in for the driver has the real one's functions, parameters and numbers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loading and launching: once per device, never while a graph is recorded, arguments exactly as given."""
 
 from __future__ import annotations

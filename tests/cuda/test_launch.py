@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The launchers against the signatures of the kernels and against kernels that run on the host."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which NVRTC libraries are found, and what a compiled one answers."""
 
 from __future__ import annotations

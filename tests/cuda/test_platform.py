@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is installed is found without importing it; what is missing is no exception."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp_trt's driver code through the compiled cuda.bindings: what arrives in a driver library written in C."""
 
 from __future__ import annotations

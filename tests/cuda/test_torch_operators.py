@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CUDA registrations of the PyTorch operators, on CPU tensors and kernels that run on the host."""
 
 from __future__ import annotations

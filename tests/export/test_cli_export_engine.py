@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp-export to an engine: from the command line to the artifact, and interrupted in between."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The options of an export: checked once, and in the form of version 0.1 still taken."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Export from weights to artifact: verified, or not written."""
 
 from __future__ import annotations

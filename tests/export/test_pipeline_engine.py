@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Export to an engine: built, its graph verified where it cannot run, and only then written."""
 
 from __future__ import annotations

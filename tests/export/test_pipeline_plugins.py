@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Python plugins that would not run on the GPU of an engine: said before the long work begins."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each of the paper's seven systems from a training step to an artifact that does what PyTorch does."""
 
 from __future__ import annotations

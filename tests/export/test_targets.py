@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Target profiles: complete, dated, and strict about what cannot be."""
 
 from __future__ import annotations

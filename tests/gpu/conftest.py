@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What tests marked `gpu` need, and the reason why they are skipped where it is missing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What plugin_harness needs besides the plugin: a case read from a folder, and stand-ins for TensorRT's side.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the plugin interface must answer, apart from running kernels; for plugins in C++ and in Python.
 #pragma once
 

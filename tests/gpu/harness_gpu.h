@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The part of plugin_harness that runs kernels.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Faults that compute-sanitizer must find, so that its silence about the plugins means something.
 #include <cstdio>
 #include <cstring>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Drives the plugin library through TensorRT's plugin interface, without TensorRT.
 //
 //   plugin_harness LIBRARY CASE_FOLDER... [--no-gpu] [--short-output]

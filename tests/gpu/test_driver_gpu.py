@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The driver objects on the stand-in and, where there is one, on a real GPU: the same answers."""
 
 from __future__ import annotations

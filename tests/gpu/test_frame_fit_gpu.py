@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames and class maps resized on the GPU against `LetterboxTransform` on the host."""
 
 from __future__ import annotations

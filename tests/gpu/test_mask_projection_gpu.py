@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The PyTorch operator on each device against the reference, and on the GPU against the CPU."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The C++ plugins on a GPU through their own interface, without TensorRT: in a graph, on two streams."""
 
 from __future__ import annotations

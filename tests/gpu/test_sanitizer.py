@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The plugin kernels under compute-sanitizer, after a planted fault has shown that it watches."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The complete Segmenter on a real GPU: an engine of the bundled weights, built here by TensorRT-RTX."""
 
 from __future__ import annotations

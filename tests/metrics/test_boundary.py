@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores near the boundaries, against a search over all pairs of pixels."""
 
 from __future__ import annotations

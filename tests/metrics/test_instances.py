@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Average precision: equal to pycocotools but for its last bit, and the project's rules about crowds."""
 
 from __future__ import annotations

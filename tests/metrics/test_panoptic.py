@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Panoptic quality, against cases by hand and a search over all pairs of segments."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores from the global confusion matrix, against counts by hand."""
 
 from __future__ import annotations

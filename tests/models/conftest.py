@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small networks whose random weights find things."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints round-trip, refuse damage, and never execute what they carry."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mask R-CNN-IMP from torchvision's weights against torchvision's own model."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The static deploy module against the eager network it was made from."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The deploy module with its layers in float16 and bfloat16."""
 
 from __future__ import annotations

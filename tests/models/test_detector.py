@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The detector in training: boxes keep their precision whatever the layers compute in."""
 
 from __future__ import annotations

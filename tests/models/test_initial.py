@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starting from torchvision's weights: what is copied, what stays new, what is said without them."""
 
 from __future__ import annotations

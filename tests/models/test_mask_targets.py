@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Targets of the mask head lie where the projection draws them, and cost what torchvision's loss costs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The eager network: shapes, padding, switches, and gradients through the canvas."""
 
 from __future__ import annotations

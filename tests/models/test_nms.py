@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixed-point NMS against torchvision's greedy one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The presets: heads as in section 3.2 of the paper, sizes by backbone, names that checkpoints rely on."""
 
 from __future__ import annotations

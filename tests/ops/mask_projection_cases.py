@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inputs for the tests of instance mask projection, ordinary and degenerate."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Instance mask projection: NumPy and PyTorch against the loops that define it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What instance mask projection refuses, and the words it uses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The PyTorch operator: registration, gradients, determinism, and the ways it draws."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The operator against torchvision's MultiScaleRoIAlign and a float64 reference."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Old public names, parameters, fields and flags work for one more version and warn."""
 
 from __future__ import annotations

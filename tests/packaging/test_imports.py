@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Imports flow one way: a package imports from layers below its own, and no circle joins two packages.
 
 Imports within functions and for type checkers count too.

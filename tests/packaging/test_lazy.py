@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """imp_trt._lazy: public names from a stub, and old names that warn."""
 
 import subprocess

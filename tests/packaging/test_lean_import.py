@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Importing a package must not import what only some of its functions need."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `make matrix` would install, and what it says of a Python that is missing."""
 
 from __future__ import annotations

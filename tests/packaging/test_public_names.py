@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packages collect their public names; samples and documents use no others."""
 
 from __future__ import annotations

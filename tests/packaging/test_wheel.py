@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The wheel: what is in it, that it works outside the checkout, and that its types hold."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The baseline of the benchmark draws what the operator draws: its text run on the host under sanitizers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can be checked of the GPU benchmarks without a GPU."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The division that the forward kernel writes out for the GPU rounds as IEEE 754 does."""
 
 from __future__ import annotations

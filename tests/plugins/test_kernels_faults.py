@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Faults planted into the kernels must be found: without this, a clean run under sanitizers proves little."""
 
 from __future__ import annotations

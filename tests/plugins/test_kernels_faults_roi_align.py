@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Faults planted into the kernel of multilevel RoIAlign must be found."""
 
 from __future__ import annotations

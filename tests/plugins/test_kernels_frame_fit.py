@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CUDA kernels between a caller's frame and the network's, run on the host under sanitizers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CUDA kernel of instance mask projection, its text run on the host under ASan and UBSan."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The winner and backward kernels of instance mask projection, run on the host under sanitizers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CUDA kernel of multilevel RoIAlign, its text run on the host under sanitizers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """float16 and bfloat16 on the host: every number one way, and what rounds to each the other way."""
 
 from __future__ import annotations

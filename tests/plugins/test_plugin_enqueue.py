@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The runtime interface of the Python plugins on a stand-in for the CUDA driver."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The C++ plugin library: built by CMake, driven without TensorRT, loaded by TensorRT-RTX's registry."""
 
 from __future__ import annotations

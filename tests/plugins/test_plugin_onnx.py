@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ONNX nodes of the custom operators, parsed and built by TensorRT-RTX without a GPU."""
 
 from __future__ import annotations

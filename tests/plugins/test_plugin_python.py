@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Python plugins in the real registry of TensorRT-RTX."""
 
 from __future__ import annotations

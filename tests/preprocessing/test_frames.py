@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is a frame and what is not: every refusal names the conversion."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The geometry rule against float64 NumPy, written from the rule and not from the code."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Instances in COCO's results format, against pycocotools."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where class map and instances contradict each other."""
 
 from __future__ import annotations

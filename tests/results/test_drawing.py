@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of results, against a plain drawing of the same."""
 
 from __future__ import annotations

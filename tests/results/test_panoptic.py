@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fusing a class map and instances to segments that do not overlap."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results: validated, pasted, drawn and saved."""
 
 from __future__ import annotations

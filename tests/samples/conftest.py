@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The 2 s clip and the small network that the samples run on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The C++ program: compiled against TensorRT's headers, and run on a stand-in for TensorRT's library."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IMP in a network that was written elsewhere."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command that verifies engines, plugins and kernels on a machine that has the GPU."""
 
 from __future__ import annotations

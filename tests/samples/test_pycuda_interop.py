@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyCUDA's frames, on a stand-in for PyCUDA, CUDA and TensorRT; for real where there is a GPU with PyCUDA."""
 
 from __future__ import annotations

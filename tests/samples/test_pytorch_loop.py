@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyTorch before and after the network: on the CPU for real, with frames on a GPU on a stand-in."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many videos on Ray, on this machine alone."""
 
 from __future__ import annotations

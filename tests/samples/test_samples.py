@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What holds for every sample, and the ones that are a single file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model repository, against Triton's own schema; the client, against Triton's own protocol."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Video file, camera and several streams, on the drawn clip and on an RTSP server of the tests' own."""
 
 from __future__ import annotations

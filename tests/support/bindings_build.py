@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Engines built by the export over NVIDIA's bindings of TensorRT 11: the process of one cell of the matrix.
 
 ``python -m tests.support.bindings_build VERSION RESULTS MODEL_FOLDER...`` writes lines as bindings_cell does,

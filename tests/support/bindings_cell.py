@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Python plugins on one version of NVIDIA's bindings: the process of one cell of the matrix.
 
 ``python -m tests.support.bindings_cell VERSION NUMPY RESULTS LIBRARY CASE_FOLDER...`` writes a line

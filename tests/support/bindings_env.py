@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """NVIDIA's Python bindings and NumPy in folders of their own, and the environment of a process with them.
 
 Wheels are installed once, without what they depend on, below $IMP_TRT_TEST_CACHE or ~/.cache/imp_trt/tests.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cells of the matrix: a version of the bindings with a NumPy, run in processes of their own."""
 
 from __future__ import annotations

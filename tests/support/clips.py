@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small videos and damaged ones, made with OpenCV alone."""
 
 from __future__ import annotations

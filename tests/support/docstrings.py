@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What pybind11 writes into the docstrings of TensorRT's bindings: parameters and types."""
 
 from __future__ import annotations

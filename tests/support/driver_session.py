@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A session on tests/support/stub_libcuda.c through the compiled cuda.bindings, in a process of its own.
 
 The loader looks for the driver's library where LD_LIBRARY_PATH pointed when the process started: hence a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Engines as the preflight sees them: bytes with a header, and a manifest; none can be run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A stand-in for cuda.bindings.driver on machines without a GPU, strict where programs go wrong.
 
 Device memory is host memory filled with junk. Work on a stream waits in a queue until somebody waits for it

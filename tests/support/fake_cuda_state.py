@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What fake_cuda.py keeps behind the driver's functions: memory, queues, events, and failures to come."""
 
 from __future__ import annotations

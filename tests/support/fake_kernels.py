@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernels for FakeCuda: the same parameters as those in plugins/, the work done by NumPy and PyTorch."""
 
 from __future__ import annotations

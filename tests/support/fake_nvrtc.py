@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stand-ins for the NVRTC libraries of a machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A stand-in for PyCUDA on FakeCuda's memory and streams; kernels are compiled for the host with g++."""
 
 from __future__ import annotations

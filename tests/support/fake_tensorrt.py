@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A stand-in for `tensorrt` and `tensorrt_rtx` whose engines hold an ONNX model and run it in ONNX Runtime.
 
 It works on the memory and the streams of FakeCuda: a network runs when its stream gets there, on what lies

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A disk that is full: no file of this process can grow beyond a size."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks with random weights that find things, and frames that look like something."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What takes seconds to make is made once for all processes of a test run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparing the outputs of two forms of one network."""
 
 from __future__ import annotations

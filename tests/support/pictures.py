@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labeled pictures and answers made of whole masks, for what compares the two."""
 
 from __future__ import annotations

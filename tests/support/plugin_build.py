@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds the C++ plugin library for the tests; a skip names what is missing.
 
 TENSORRT_ROOT names TensorRT's headers (plugins/tensorrt/README.md); nvcc is needed for the library itself,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls of the two plugin operators with their float64 results, as folders that plugin_harness reads."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The smallest ONNX models that call one custom operator."""
 
 from __future__ import annotations

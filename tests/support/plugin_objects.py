@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Python plugins made and read in Python, for any module with TensorRT's interfaces."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """RoIAlign over pyramid levels in plain float64 loops, and inputs to try it on."""
 
 from __future__ import annotations

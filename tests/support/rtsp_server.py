@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small RTSP server for tests: RFC 2326 over TCP, pictures as JPEG in RTP (RFC 2435), digest logins.
 
 It needs nothing but the standard library and OpenCV, and does on demand what real cameras do: vanish, freeze,

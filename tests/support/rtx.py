@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a test's function in a process of its own in which TensorRT-RTX's parser works.
 
 The parser needs a library path that must be set before the process starts, registration lasts as long as

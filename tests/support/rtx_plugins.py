@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What tests/plugins/test_plugin_*.py do with TensorRT-RTX, in the child process of tests.support.rtx."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A camera that follows a script, and a clock that only moves when told."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Segmenters on the fake GPU and their twins on the CPU, compared bit by bit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A driver library without a GPU behind it. The compiled cuda.bindings load it as libcuda.so.1, so that a
 // test sees what arrives in C (tests/cuda/test_real_bindings.py): lines in the file $STUB_LIBCUDA_LOG, "+"
 // for what is opened, "-" for what is released. Copies are done at once, in host memory. A module's image is

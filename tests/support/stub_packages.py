@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packages that stand in for TensorRT in the building process, found before the installed ones."""
 
 from __future__ import annotations

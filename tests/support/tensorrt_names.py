@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The names of TensorRT that imp_trt's sources use, read from the sources and compared with a real module.
 
 Types are followed through assignments, loops and calls by the return types in the bindings' docstrings,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Source of a package ``tensorrt`` whose objects are those of TensorRT-RTX, as far as these can be had.
 
 It stands in for a TensorRT on a GPU in the building process: parsing and building are real; the timing cache,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network small enough to know its answer: built with onnx.helper, wrapped as an artifact."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A gRPC service with Triton's own protocol, and ONNX Runtime behind it.
 
 It serves a model repository as tritonserver would: config.pbtxt is read with Triton's schema, and what a

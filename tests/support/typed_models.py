@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The small network of the tests, really exported in each precision, once per process."""
 
 from __future__ import annotations

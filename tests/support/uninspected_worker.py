@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """build_worker without its last step: the engine inspector needs a GPU."""
 
 from __future__ import annotations

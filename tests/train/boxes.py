@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A data set that trains in seconds: bright squares and dim bars on a gray ground."""
 
 from __future__ import annotations

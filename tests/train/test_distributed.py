@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two processes under torchrun train what one would have trained."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The step loop: resumable bit for bit, losses that fall, the switches of a recipe."""
 
 from __future__ import annotations

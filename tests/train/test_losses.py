@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The semantic loss, and where its gradient goes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The version of the source and the digest of a configuration."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two stages: one shared first stage, results that a folder cannot mix up, every system trains."""
 
 from __future__ import annotations

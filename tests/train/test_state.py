@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs that are stopped: by a deadline, by signals, by a kill; what they leave, and how they go on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The contact sheet shows the requested frames, and nothing half-made."""
 
 from __future__ import annotations

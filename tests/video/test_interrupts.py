@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The first Ctrl-C ends, the second interrupts."""
 
 from __future__ import annotations

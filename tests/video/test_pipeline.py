@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sources to sinks: order, overlap, policies, summary, and clean ends."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A fault at every stage: the caller gets the error, every thread ends within two seconds, nothing stays."""
 
 from __future__ import annotations

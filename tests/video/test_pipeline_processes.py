@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run in a process of its own: Ctrl-C and a full disk."""
 
 from __future__ import annotations

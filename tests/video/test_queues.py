@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The frame queue: blocking, drop policies, and consistent counts at every moment."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a failure leaves of a recording: frames of a camera cannot be had again, those of a file can."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Video files: frame times, atomic files, and an error for every lost frame."""
 
 from __future__ import annotations

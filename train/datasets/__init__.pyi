@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .cityscapes import CityscapesDataset as CityscapesDataset
 from .coco import CocoDataset as CocoDataset
 from .index_png import IndexPngDataset as IndexPngDataset

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CamVid with the 11 classes of the SegNet split: index PNGs without instance annotations."""
 
 from __future__ import annotations

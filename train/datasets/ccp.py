@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clothing Co-Parsing: index PNGs with 59 labels, which are merged to groups on loading.
 
 ``groups.json`` in the folder defines the groups::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cityscapes in its official folder layout, fine annotations.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data sets in COCO's format: one JSON file of images, categories and annotations, and a folder of images.
 
 Every category is a class with instances; pixels without annotation are the class ``background``, or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ModaNet: street fashion with polygons of 13 clothing classes; everything else is background.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of data sets, for command line help without further imports."""
 
 from __future__ import annotations

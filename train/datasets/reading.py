@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading of images and JSON files of data sets, and checks for missing files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Regions of COCO annotations: polygons, and uncompressed and compressed run-length encodings (RLE)."""
 
 from __future__ import annotations

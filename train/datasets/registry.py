@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data sets by name, for the option ``--data``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Charts as SVG text, standalone or inlined in HTML.
 
 The SVG has styles for light and dark mode, no scripts and no links, and is reproducible byte for byte with

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Number formatting."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Report of imp-eval: one self-contained HTML file without scripts or external links."""
 
 from __future__ import annotations

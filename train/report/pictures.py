@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images of a report: selection, and image, ground truth and predictions side by side."""
 
 from __future__ import annotations

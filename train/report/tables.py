@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of an evaluation, for the terminal and the HTML report."""
 
 from __future__ import annotations

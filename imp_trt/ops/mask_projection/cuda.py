@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Instance mask projection with the kernels of imp_trt.plugins, on device pointers and on PyTorch tensors."""
 
 from __future__ import annotations

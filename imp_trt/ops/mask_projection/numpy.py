@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Instance mask projection and mask pasting in NumPy, for machines without PyTorch.
 
 Computes the crop of the canvas that each instance covers, with the arithmetic and the order of operations of

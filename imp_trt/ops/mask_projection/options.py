@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The options of instance mask projection and their validation, common to all implementations."""
 
 from __future__ import annotations

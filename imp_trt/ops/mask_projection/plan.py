@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cells that are read and pixels that are written, computed before any mask is sampled (PyTorch).
 
 This is the coordinate arithmetic of the contract, in float32 and in the order of all implementations.

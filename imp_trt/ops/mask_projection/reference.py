@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reference implementation of instance mask projection, in loops and float64.
 
 Coordinates are computed in float32, in the same order of operations as in all implementations; sampled values

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Instance mask projection in PyTorch: `torch.ops.imp_trt.instance_mask_projection` and its wrapper.
 
 The operator draws every instance's small mask into the plane of its class and keeps the maximum of

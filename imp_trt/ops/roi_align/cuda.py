@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Multilevel RoIAlign with the kernel of imp_trt.plugins, on device pointers and on PyTorch tensors."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """RoIAlign over four pyramid levels as one operator, equal to torchvision's MultiScaleRoIAlign.
 
 With it the exported graph has one node that pools each box from its level, instead of four RoIAligns over

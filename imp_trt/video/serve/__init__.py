@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Browser view: a web page with the live overlay, the classes and the timing of a run.
 
 The page uses this HTTP interface, which is open to other programs. All requests are GET and read-only:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Access control of the browser view: only its own page gets responses.
 
 Any web page can send requests to this machine through the user's browser. Three checks protect the video:

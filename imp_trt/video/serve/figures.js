@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The legend, the statistics and the graphs: displays the responses of the server.
 
 import { Graph, percentile } from "./graph.js";

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Store of the newest frame of each source, and of the timing of recent frames, for the viewers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A graph of milliseconds over the last 30 seconds, with a deadline and the values under the pointer.
 
 const WINDOW_S = 30;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The browser view: displays frames as fast as the page can, and the statistics of the run.
 
 import { byId, content, legend, redraw, timing } from "./figures.js";

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rendering of frames for viewers: on request, and once for all viewers with the same settings."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HTTP server of the browser view: one thread per connection, none of which can block the run."""
 
 from __future__ import annotations

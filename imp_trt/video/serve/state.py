@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """State that the connections of the browser view share, and its JSON responses."""
 
 from __future__ import annotations

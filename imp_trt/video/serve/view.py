@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sink that shows a run in the browser: ``imp-segment SOURCE --serve PORT``."""
 
 from __future__ import annotations

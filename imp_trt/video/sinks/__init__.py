@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sinks for results. Files appear under their names when a sink is closed, and are removed when it is
 aborted."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .images import ClassMaps as ClassMaps
 from .images import OverlayImages as OverlayImages
 from .lines import JsonLines as JsonLines

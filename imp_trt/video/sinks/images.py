@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sinks that write one image per frame: overlays and class maps."""
 
 from __future__ import annotations

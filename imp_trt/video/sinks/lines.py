@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """JSON Lines sink: one line of JSON per frame, to a file, a pipe or a device."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Overlay sinks, selected by output path: a video file, images, or ``null:``."""
 
 from __future__ import annotations

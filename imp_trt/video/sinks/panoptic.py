@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Panoptic maps in COCO's format: one PNG per frame and one JSON file with the segments."""
 
 from __future__ import annotations

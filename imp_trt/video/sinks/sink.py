@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Interface of the sinks, and the items that are passed to them."""
 
 from __future__ import annotations

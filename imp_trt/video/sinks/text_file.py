@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text file that is written incrementally and moved into place when it is complete."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Viewer process that displays windows: ``python -m imp_trt.video.sinks.viewer``, started by Window.
 
 OpenCV's windows use Qt, which belongs to the first thread that opens one and ends the process if there is

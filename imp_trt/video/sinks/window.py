@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sink that shows overlays in a window without blocking the run."""
 
 from __future__ import annotations

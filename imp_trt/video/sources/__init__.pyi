@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .addresses import redacted as redacted
 from .files import VIDEO_SUFFIXES as VIDEO_SUFFIXES
 from .files import ImageSource as ImageSource

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Redaction of credentials in addresses and GStreamer pipelines."""
 
 from __future__ import annotations

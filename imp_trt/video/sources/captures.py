@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Opens cameras and streams with OpenCV, with timeouts and specific error messages."""
 
 from __future__ import annotations

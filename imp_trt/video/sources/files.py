@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sources that read files: images, and videos decoded by OpenCV."""
 
 from __future__ import annotations

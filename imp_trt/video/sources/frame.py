@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A frame of a source: the image, its index, name and times."""
 
 from __future__ import annotations

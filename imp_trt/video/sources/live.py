@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cameras and streams, read in a background thread and reconnected after failures."""
 
 from __future__ import annotations

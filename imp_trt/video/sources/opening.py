@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Opens a source by its path, address or device name."""
 
 from __future__ import annotations

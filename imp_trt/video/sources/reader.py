@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reader thread of a live source, and the single-frame slot between reader and consumer."""
 
 from __future__ import annotations

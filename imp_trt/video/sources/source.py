@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Interface of the sources of frames."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exported file: what is in it, and that ONNX Runtime computes what the network does."""
 
 from __future__ import annotations

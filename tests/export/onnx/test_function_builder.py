@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How function bodies are written: names, order and the mistakes that are caught."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The functions in exported files, to the byte: the same weights give the same file in every version.
 
 A change of a hash changes every file exported from then on: it has to be meant.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each thing that some target could not run or could misread is refused."""
 
 from __future__ import annotations

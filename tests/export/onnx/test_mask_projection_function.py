@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ONNX function InstanceMaskProjection in ONNX Runtime against the definition, and its node."""
 
 from __future__ import annotations

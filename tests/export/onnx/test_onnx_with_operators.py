@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network of somebody else that calls the operator, as one ONNX file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ONNX body of ImpMultilevelRoiAlign against the torch operator."""
 
 from __future__ import annotations

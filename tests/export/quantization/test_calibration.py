@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calibration frames, histograms, and the ranges of a network's layers."""
 
 from __future__ import annotations

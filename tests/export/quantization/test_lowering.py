@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One network in every precision: types at the borders and inside, Q/DQ, and results in ONNX Runtime."""
 
 from __future__ import annotations

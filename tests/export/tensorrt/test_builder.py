@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Engines really built by TensorRT-RTX, which needs no GPU, in the child process."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The building process may crash, hang, be killed or find nothing: typed errors, nothing left behind."""
 
 from __future__ import annotations

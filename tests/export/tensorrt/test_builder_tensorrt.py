@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The part of the builder that is for TensorRT alone, which cannot be installed everywhere.
 
 TensorRT-RTX has the same object model: here it stands in for TensorRT in the building process. The names that

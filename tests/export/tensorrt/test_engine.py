@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is handed to the builder, and what the manifest says of the engine that comes back."""
 
 from __future__ import annotations

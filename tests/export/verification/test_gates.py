@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gates, as arithmetic on arrays."""
 
 from __future__ import annotations

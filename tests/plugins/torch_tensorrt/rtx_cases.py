@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What test_converters.py runs in a process of its own: the real plugin registry, of TensorRT-RTX."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stand-ins for torch_tensorrt and tensorrt, as far as register_converters touches them.
 
 The parameters of the functions are those of torch-tensorrt 2.13.0 and 2.14.0, read in the wheels'

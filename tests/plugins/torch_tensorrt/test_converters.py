@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The operators as Torch-TensorRT converters, against stubs and the real plugin registry."""
 
 from __future__ import annotations

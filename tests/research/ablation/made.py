@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results as the ablation writes them, of a data set of two pets, without any training."""
 
 from __future__ import annotations

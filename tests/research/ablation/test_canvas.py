@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recall and precision of the canvas."""
 
 from __future__ import annotations

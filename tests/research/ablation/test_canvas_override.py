@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation with an empty canvas, or with that of the ground truth."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command: options, listing, budget and page, without training."""
 
 from __future__ import annotations

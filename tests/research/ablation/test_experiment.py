@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real cells at the smallest size: training, sharing, resuming, scoring, timing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One worker for each piece of work, whatever happens to it."""
 
 from __future__ import annotations

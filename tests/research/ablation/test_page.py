@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page: every number comes from the files, and what was not run is said."""
 
 from __future__ import annotations

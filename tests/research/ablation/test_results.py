@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Result files: what is written is read again, and what does not belong is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Filling cells: order, budget, other processes, failures. Nothing is trained here."""
 
 from __future__ import annotations

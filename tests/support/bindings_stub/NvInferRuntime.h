@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The part of TensorRT's binary interface that plugins and NVIDIA's Python bindings share, declared anew.
 //
 // No text of NVIDIA's headers is here. What counts is the order of virtual functions and of members, taken

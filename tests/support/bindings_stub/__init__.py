@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Libraries below NVIDIA's Python bindings on machines without TensorRT.
 
 NVIDIA's wheels with the bindings alone link nine C functions of libnvinfer, libnvonnxparser and

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Drives the plugins in the stand-in's registry, as TensorRT would; called from Python through ctypes.
 //
 // The checks are those of tests/gpu/plugin_harness; Python plugins are reached through the classes that

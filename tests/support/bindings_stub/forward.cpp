@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // TensorRT 11's entry points over TensorRT-RTX 1.x, whose interfaces are those of TensorRT 11.
 //
 // The bindings pass objects through as they are. What is checked is the version number that a caller was

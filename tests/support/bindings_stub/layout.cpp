@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Prints where members and virtual functions are, to compare NvInferRuntime.h beside this file with the real one.
 
 #include <NvInferRuntime.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The nine functions that NVIDIA's Python bindings link: a plugin registry, and no builder, runtime or parser.
 
 #include "NvInferRuntime.h"

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """The project's CUDA kernels run on the host under sanitizers."""

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Runs the text of a CUDA kernel on the host, so that sanitizers can watch it.
 //
 // A CUDA thread is a fiber. Fibers run one at a time until they meet a barrier, and the barrier opens when

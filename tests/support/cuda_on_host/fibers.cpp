@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The fibers of one block and the barriers between them. See cuda_on_host.h.
 #include <stdio.h>
 #include <stdlib.h>

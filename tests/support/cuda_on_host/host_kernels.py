@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiles the real text of a CUDA kernel with g++ and runs it in a child process under sanitizers.
 
 The child reads launches and writes what the kernels wrote; a finding of a sanitizer ends it, and the next

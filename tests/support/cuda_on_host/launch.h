@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Runs all blocks of a grid, one after the other.
 #ifndef CUDA_ON_HOST_LAUNCH_H
 #define CUDA_ON_HOST_LAUNCH_H

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The project's operators through their real kernels on the host: each built once per test run."""
 
 from __future__ import annotations

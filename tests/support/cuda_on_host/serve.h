@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Reads launches from stdin, runs them, writes the buffers they changed to stdout. All little-endian:
 //   u32 length, name; u32 grid[3], block[3]; u32 count of arguments, each u8 kind and
 //     0 buffer: u8 returned, u32 offset from a multiple of 16 bytes, u64 size, bytes

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The part of the CUDA runtime that the plugins and their harness use, over tests/support/cuda_on_host: memory
 // is host memory, a stream runs its work at once, a capture keeps it for the graph.
 #pragma once

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A libnvinfer for C++ programs on machines without TensorRT and CUDA: one engine whose answer is known.
 
 Programs call TensorRT through classes of virtual functions (apiv::V... in NvInferImpl.h), which differ from

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The part of CUDA's runtime that a program with an engine uses, on the host. Work on a stream waits until somebody
 // waits for the stream, so that a missing synchronization shows. STAND_IN_GPUS says how many GPUs there are.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The engine of the stand-in, see __init__.py.
 
 #include "silent.h"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two models' scores on a small drawn set, and the set itself."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The charts: well-formed, self-contained, the same every time, and with what they were given."""
 
 from __future__ import annotations

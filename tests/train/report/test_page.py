@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page: one file, every table and chart, the terms, and text that cannot become markup."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which images are shown, and what their panels hold."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tables: what stands in them comes from the evaluation, in percent, with the difference."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A headless Chromium driven through its DevTools pipe: nothing but the standard library and the browser."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results without a network, and requests to a view."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page in a real browser: what it shows, how it obeys its switches, and who is kept out."""
 
 from __future__ import annotations

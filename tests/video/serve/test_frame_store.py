@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The store of the newest frames: waiting, samples and bounded memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The view over HTTP: what it shows, whom it refuses, and how it ends."""
 
 from __future__ import annotations

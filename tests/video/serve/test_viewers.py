@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Viewers that stall, vanish or come in crowds, and the end of the view: none of them blocks the run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Three results of a tiny network, and sink items made of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Picture sequences: names, formats, exact class maps."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Overlay videos: their times, one for each source, and which sink a place asks for."""
 
 from __future__ import annotations

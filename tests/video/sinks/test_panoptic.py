@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Panoptic PNGs and their JSON, read back by COCO's rules."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What all sinks have in common: complete files or none."""
 
 from __future__ import annotations

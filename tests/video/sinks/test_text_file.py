@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text that grows: complete pieces only, whatever the disk does."""
 
 from __future__ import annotations

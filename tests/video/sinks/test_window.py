@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The window: its process played by scripts, and the real one where a virtual display can be had."""
 
 from __future__ import annotations

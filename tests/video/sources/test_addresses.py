@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Credentials are hidden whatever form they have."""
 
 from __future__ import annotations

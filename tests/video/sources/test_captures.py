@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What OpenCV is request for when a camera or stream is opened."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sources: what opens, what is refused, and that no damaged file passes for a short one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Live sources: reconnection, time-outs, closing, by scripted cameras and a simulated clock."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which spec opens what, and what refusals say. No camera is needed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real streams, over real sockets: RTSP, HTTP cameras, HTTP recordings."""
 
 from __future__ import annotations
