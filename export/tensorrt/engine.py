@@ -61,7 +61,7 @@ def make_engine(
         precision: of the graph.
         target, options: what to build, and how.
         platform: of this machine.
-        progress: called as the work goes on.
+        progress: called with the progress of the work.
 
     Raises:
         BuildError: TensorRT cannot build the graph.

@@ -239,7 +239,7 @@ class EngineBackend(ABC):
         addresses[self.manifest.input.spec.name] = self._uploader.input.pointer
         for name, address in addresses.items():
             if not context.set_tensor_address(name, address):
-                raise self._failed(f"TensorRT refuses the address of tensor {name!r}")
+                raise self._failed(f"TensorRT rejects the address of tensor {name!r}")
 
     def _prepare(self, engine: ICudaEngine, graph: bool, stack: ExitStack) -> None:
         """Warm up and capture, so that the first frame takes no longer than later ones."""

@@ -75,7 +75,7 @@ def deserialize(trt: TensorRT, log: MessageLog, artifact: Artifact, kept: list[o
 
     Raises:
         DeviceError: TensorRT does not start.
-        EngineIncompatible: TensorRT refuses the engine.
+        EngineIncompatible: TensorRT rejects the engine.
     """
     try:
         runtime = trt.Runtime(log.logger)
@@ -91,7 +91,7 @@ def deserialize(trt: TensorRT, log: MessageLog, artifact: Artifact, kept: list[o
     engine = runtime.deserialize_cuda_engine(artifact.payload)
     if engine is None:
         raise EngineIncompatible(
-            f"{trt.__name__} {trt.__version__} refuses the engine {artifact.path}",
+            f"{trt.__name__} {trt.__version__} rejects the engine {artifact.path}",
             got=log.pop_errors(),
             fix=f"{EXPORT_AGAIN} on this machine; imp-inspect shows what it was built for",
         )

@@ -46,7 +46,7 @@ class OnnxRuntimeBackend:
         device: None or "cpu".
 
     Raises:
-        ArtifactError: the file is missing or damaged, does not match its manifest, or holds a graph
+        ArtifactError: the file is missing or damaged, does not match its manifest, or has a graph
             whose inputs or outputs differ from the manifest's.
         DependencyMissing: onnxruntime is not installed.
         InvalidInput: another device.
@@ -116,7 +116,7 @@ def _session(payload: bytes, path: str, threads: int | None) -> _Session:
         return session
     except Exception as error:
         raise ArtifactError(
-            f"artifact {path}: ONNX Runtime {ort.__version__} refuses the graph",
+            f"artifact {path}: ONNX Runtime {ort.__version__} rejects the graph",
             got=_line(error),
             fix=f"{EXPORT_AGAIN}, or pip install --upgrade onnxruntime",
         ) from error

@@ -60,7 +60,7 @@ def draw_result(
         raise InvalidInput("alpha", expected="0 to 1", got=alpha)
     image = color_map(semantic, classes)
     cv2.addWeighted(frame, 1 - alpha, image, alpha, 0, dst=image)
-    # Best last, so that it lies on top.
+    # Best last, so that it is on top.
     for i in reversed(range(len(instances))):
         _draw_instance(image, instances, i, _bgr(classes, int(instances.labels[i])))
     taken = [] if legend is None else _draw_legend(image, legend, classes)

@@ -10,7 +10,7 @@
 
 namespace imp_trt {
 
-// What plugins/tensorrt/plugin.h asks of an operator. README.md has the contract.
+// The operator, with the members that plugins/tensorrt/plugin.h requires. README.md has the contract.
 class InstanceMaskProjection {
 public:
     static constexpr const char* kName = "InstanceMaskProjection";

@@ -89,7 +89,7 @@ void FieldReader::field(const char* name, float& value)
 void FieldReader::field(const char* name, std::string& value)
 {
     if (const PluginField* const found = find(name, PluginFieldType::kCHAR)) {
-        // Parsers differ in whether the length counts a terminating zero.
+        // In some parsers the length includes a terminating zero.
         const char* const data = static_cast<const char*>(found->data);
         value.assign(data, strnlen(data, static_cast<size_t>(found->length)));
     }
@@ -112,7 +112,7 @@ void FieldWriter::field(const char* name, float& value)
 
 void FieldWriter::field(const char* name, std::string& value)
 {
-    // A declaration cannot know the length of a text.
+    // In a declaration the length of a text is unknown.
     add(name, value.data(), PluginFieldType::kCHAR, values_ ? value.size() : 0);
 }
 

@@ -9,7 +9,7 @@
 
 namespace imp_trt {
 
-// An operator states its fields once, in fields(FieldVisitor&). Reading, declaring and writing them are visits.
+// An operator lists its fields once, in fields(FieldVisitor&); visitors read, declare and write them.
 class FieldVisitor {
 public:
     virtual void field(const char* name, int32_t& value) = 0;
@@ -20,7 +20,7 @@ protected:
     ~FieldVisitor() = default;
 };
 
-// Takes the values from a collection; logs each field that is missing, repeated, or of another type or length.
+// Reads the values from a collection; logs each field that is missing, repeated, or of another type or length.
 class FieldReader final : public FieldVisitor {
 public:
     FieldReader(const char* op, const nvinfer1::PluginFieldCollection* collection);
@@ -63,7 +63,7 @@ private:
     nvinfer1::PluginFieldCollection collection_{};
 };
 
-// "name=value name=value": the creation state, for the timing cache and the engine inspector.
+// "name=value name=value": the attributes, for the timing cache and the engine inspector.
 class FieldText final : public FieldVisitor {
 public:
     void field(const char* name, int32_t& value) override;

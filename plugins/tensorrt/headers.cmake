@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # TensorRT's headers: those of an installation, or the official ones of a version, from NVIDIA's repository.
-# The library needs no TensorRT library to link with, only headers.
+# The library does not link with TensorRT, it needs the headers only.
 
-# The environment is read once: a build that configures itself again later may not have it.
+# The environment is read once: a later reconfiguration may not have it.
 if(NOT TENSORRT_ROOT AND TensorRT_ROOT)
     set(TENSORRT_ROOT "${TensorRT_ROOT}")
 elseif(NOT TENSORRT_ROOT AND DEFINED ENV{TENSORRT_ROOT})
@@ -15,7 +15,7 @@ set(IMP_TRT_TENSORRT_VERSION "" CACHE STRING "Version whose headers to download 
 set(IMP_TRT_HEADERS_URL "https://raw.githubusercontent.com/NVIDIA/TensorRT" CACHE STRING
     "Where the headers are: URL/COMMIT/include/NvInfer.h")
 
-# A version is pinned to the commit of its tag, which can be moved; other versions are taken from the tag.
+# A version is pinned to the commit of its tag, which can be moved; other versions use the tag.
 set(IMP_TRT_COMMIT_10.3.0 c5b9de37f7ef9034e2efc621c664145c7c12436e)
 set(IMP_TRT_COMMIT_10.16 52399f555c2f80cb690a4a558b604e1a5f227e7c)
 set(IMP_TRT_COMMIT_11.1 82d1dca801c8318a5605399d5240780d0679e4e1)

@@ -5,33 +5,33 @@
 
 namespace imp_trt {
 
-// Element type of the tensors an operator is generic in; the launchers know nothing of TensorRT.
+// Element type of an operator's generic tensors; the launchers do not depend on TensorRT.
 enum class Element {
     f32,
     f16,
     bf16,
 };
 
-// Loads a kernel's code, which a launch inside a stream capture must not have to do.
+// Loads a kernel's code, which is not possible during a stream capture.
 inline cudaError_t load_kernel(const void* kernel) noexcept
 {
     cudaFuncAttributes attributes{};
     const cudaError_t status = cudaFuncGetAttributes(&attributes, kernel);
     if (status != cudaSuccess) {
-        cudaGetLastError(); // the caller reports it; nobody else should find it
+        cudaGetLastError(); // the caller reports it: clear it for later calls
     }
     return status;
 }
 
-// Newest CUDA that the driver knows, 12020 for 12.2; 0 where no driver is installed.
+// Newest CUDA version that the driver supports, 12020 for 12.2; 0 without a driver.
 inline int driver_version() noexcept
 {
     int version = 0;
     return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
 }
 
-// Whether a kernel could not be loaded because there is no GPU or no driver, as where engines are built for other
-// machines. The runtime has one status for no driver and for a driver that is too old for it.
+// Whether a kernel could not be loaded because there is no GPU or no driver, as on machines that build engines for
+// others. The runtime has the same status for no driver and for a driver that is too old.
 inline bool gpu_is_absent(cudaError_t status) noexcept
 {
     return status == cudaErrorNoDevice ||

@@ -8,7 +8,7 @@
 #define IMP_TRT_TEXT_OF(value) #value
 #define IMP_TRT_TEXT(value) IMP_TRT_TEXT_OF(value)
 
-// Read from the file by imp_trt.plugins.registration, which refuses a library of another major before loading it.
+// Read from the file by imp_trt.plugins.registration, which rejects a library of another major before loading it.
 extern "C" __attribute__((used)) const char imp_trt_built_for[] =
     "imp_trt_plugins built for TensorRT " IMP_TRT_TEXT(NV_TENSORRT_MAJOR) "." IMP_TRT_TEXT(
         NV_TENSORRT_MINOR) "." IMP_TRT_TEXT(NV_TENSORRT_PATCH) ";";

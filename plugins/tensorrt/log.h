@@ -7,10 +7,10 @@ namespace imp_trt {
 
 using Severity = nvinfer1::ILogger::Severity;
 
-// TensorRT hands its logger finder to the library through setLoggerFinder(); without one messages go to stderr.
+// TensorRT passes its logger finder in setLoggerFinder(); without one messages go to stderr.
 void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept;
 
-// printf-like; a message longer than 1023 characters is cut.
+// printf-like; messages are truncated to 1023 characters.
 void log(Severity severity, const char* op, const char* format, ...) noexcept
     __attribute__((format(printf, 3, 4)));
 

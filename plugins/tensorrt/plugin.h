@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// IPluginV3 and its creator for an operator of one output and no workspace.
+// IPluginV3 and its creator for an operator with one output and no workspace.
 //
 // The operator is a copyable class Op with
 //   static constexpr const char* kName;                  // of plugin and creator
 //   static constexpr int32_t kInputs;
 //   static constexpr int32_t kRanks[kInputs];
-//   static constexpr int32_t kOutputLike;                // the input that gives the output its type
+//   static constexpr int32_t kOutputLike;                // the input whose type the output has
 //   void fields(FieldVisitor&);                          // visits every field, in the order of the contract
-//   const char* field_problem() const;                   // what is wrong with the values, nullptr if nothing
+//   const char* field_problem() const;                   // error in the values, nullptr if none
 //   static bool accepts(int32_t input, const DataType* types);  // types[0..input] are known
 //   void output_shape(const DimsExprs* in, DimsExprs& out, IExprBuilder&) const;
-//   const char* shape_problem(const PluginTensorDesc* in) const;  // nullptr if nothing
+//   const char* shape_problem(const PluginTensorDesc* in) const;  // nullptr if none
 //   cudaError_t prepare(const PluginTensorDesc* in) const;  // loads the kernel that launch() needs
 //   cudaError_t launch(const PluginTensorDesc* in, const void* const* inputs, void* out, cudaStream_t) const;
 
@@ -44,7 +44,7 @@ inline Element element_of(nvinfer1::DataType type)
                                                : Element::f32;
 }
 
-// Runs body; an exception becomes a log message and the result on_error, for TensorRT calls through noexcept.
+// Runs body; an exception becomes a log message and the result on_error, because TensorRT's functions are noexcept.
 template <class Result, class Body>
 Result guarded(const char* op, const char* method, Result on_error, Body&& body) noexcept
 {
@@ -76,7 +76,7 @@ public:
         state_ = text.text();
     }
 
-    // Core, and the capabilities: this object has them all.
+    // Core, and the capabilities: this object implements all of them.
 
     nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override
     {
@@ -203,7 +203,7 @@ public:
             return -1;
         }
         const cudaError_t status = op_.prepare(in);
-        // Engines are also built where there is no GPU.
+        // Engines are also built without a GPU.
         return gpu_is_absent(status) ? 0 : report("onShapeChange", status);
     }
 

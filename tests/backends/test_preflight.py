@@ -190,7 +190,7 @@ def test_what_does_not_fit_rtx(machine: dict[str, object], expected: str, got: s
 HEADERS = [
     ("another engine's version", PlanHeader("tensorrt", "10.7.0.23"), "10.3.0.26", "10.7.0.23"),
     ("RTX", PlanHeader("tensorrt-rtx", "10.3.0.26"), "an engine of TensorRT,", "one of TensorRT-RTX"),
-    ("no engine", PlanHeader(), "an engine of TensorRT,", "bytes that are no engine"),
+    ("no engine", PlanHeader(), "an engine of TensorRT,", "a file that is not an engine"),
 ]
 
 

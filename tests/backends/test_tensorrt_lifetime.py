@@ -36,10 +36,10 @@ from tests.support.segmenters import Machine, cpu_twin, nothing_left, same
     ("what", "error", "words"),
     [
         ("runtime", DeviceError, "does not start.*factory function"),
-        ("deserialize", EngineIncompatible, "refuses the engine.*plan was damaged on the way"),
+        ("deserialize", EngineIncompatible, "rejects the engine.*plan was damaged on the way"),
         ("location", ArtifactError, "differ from the manifest.*HOST"),
         ("context", DeviceError, "execution context.*out of memory"),
-        ("address", DeviceError, "refuses the address"),
+        ("address", DeviceError, "rejects the address"),
         ("execute", DeviceError, "cannot run the network.*an address is missing"),
     ],
 )

@@ -56,7 +56,7 @@ def test_what_cannot_be_built_is_refused(tmp_path: Path) -> None:
         write(tmp_path / "lean", convolution("fp16"), "fp16", version_compatible=True),
     )
     operator, precision, lean = (str(one.error) for one in outcomes[::2])
-    assert operator.startswith("BuildError: TensorRT's parser refuses the graph")
+    assert operator.startswith("BuildError: TensorRT's parser rejects the graph")
     assert "(Unknown)" in operator
     assert precision.startswith("PrecisionError")
     assert lean.startswith("BuildError")

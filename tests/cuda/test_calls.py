@@ -69,7 +69,7 @@ def test_a_function_that_the_driver_lacks(raising, error, package, fix):
         calls.call("cuMemFree", 8)
     assert str(caught.value) == (
         f"cuMemFree in the NVIDIA driver: expected a driver as new as cuda-bindings {package}, "
-        f"got one that knows CUDA 12.6. Fix: {fix}"
+        f"got one that supports CUDA 12.6. Fix: {fix}"
     )
     assert caught.value.__cause__ is error
 

@@ -163,7 +163,7 @@ def test_the_gpu_decides_which_nvrtc_compiles(monkeypatch):
         ((13, 2), (12, 0), (13, 0), "pip install -U nvidia-cuda-nvrtc$"),
         ((12, 6), (12, 0), (12, 4), "pip install -U nvidia-cuda-nvrtc-cu12$"),
         ((12, 9), (12, 0), (12, 8), "update the NVIDIA driver to one for CUDA 13, and"),  # 12.9 is the last
-        ((13, 2), (7, 0), (13, 0), "an older NVRTC beside it: pip install nvidia-cuda-nvrtc-cu12$"),
+        ((13, 2), (7, 0), (13, 0), "also install an older NVRTC: pip install nvidia-cuda-nvrtc-cu12$"),
         ((12, 9), (3, 5), (13, 0), "run on a newer GPU$"),
     ],
 )
@@ -179,8 +179,9 @@ def test_only_nvrtcs_that_are_newer_than_the_driver(monkeypatch):
     with pytest.raises(DependencyMissing) as caught:
         nvrtc.target((9, 0), (12, 4))
     assert str(caught.value) == (
-        "NVRTC 13.2 is newer than the NVIDIA driver, which knows CUDA 12.4: expected NVRTC of CUDA 12 or "
-        "older, got 13.2. Fix: pip install 'imp-trt[cuda12]' (the newer one may stay), or update the driver"
+        "NVRTC 13.2 is newer than the NVIDIA driver, which supports CUDA 12.4: expected NVRTC of CUDA 12 or "
+        "older, got 13.2. Fix: pip install 'imp-trt[cuda12]' (no need to remove the newer one), or update "
+        "the driver"
     )
     with pytest.raises(DependencyMissing, match=r"Fix: update the driver$"):
         nvrtc.target((9, 0), (11, 8))

@@ -30,7 +30,7 @@ def fake(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch.Tensor, "get_device", lambda self: 0)
     monkeypatch.setattr(tensors, "stream_of", lambda tensor: 2)
-    monkeypatch.setattr(tensors, "_missing", set())
+    monkeypatch.setattr(tensors, "_unavailable", set())
     with FakeCuda(kernels=fake_kernels(), eager=True).installed() as installed:
         yield installed
 

@@ -56,7 +56,7 @@ def test_a_failed_gate_exits_with_3(weights, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(verify.GATES, "fp32", verify.Gate(1.5, 0.99, 0.1))
     assert main([*ONNX, "--weights", str(weights), "-o", str(tmp_path)]) == 3
     captured = capsys.readouterr()
-    assert captured.err.splitlines()[-1].startswith("error: the exported network does not do")
+    assert captured.err.splitlines()[-1].startswith("error: the exported network's results differ")
     assert captured.out == ""
     assert not list(tmp_path.iterdir())
 
@@ -70,7 +70,7 @@ def test_a_failed_gate_exits_with_3(weights, tmp_path, capsys, monkeypatch):
         (["--engine", "fp16", "--target", "drive-orin-6"], "no IPluginV3"),
         (["--engine", "fp16", "--workspace", "2"], "no engine is built"),
         (["--engine", "fp16", "--calib", "."], "takes no calibration frames"),
-        (["--target", "rtx", "--compute-capability", "8.7"], "does not serve compute capability 8.7"),
+        (["--target", "rtx", "--compute-capability", "8.7"], "does not support compute capability 8.7"),
         (["--target", "rtx", "--timing-cache", "x"], "its timing cache is empty"),
         (["--weights", "absent.safetensors"], "absent.safetensors"),
         (["--frames", "absent"], "absent"),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +67,12 @@ def test_the_form_of_version_0_1_warns(given, keywords, expected):
 def test_other_arguments_are_refused(given, keywords):
     with pytest.raises(TypeError, match="ExportOptions"):
         options_of(given, keywords)
+
+
+def test_the_former_name_of_the_reason_works_and_warns() -> None:
+    from imp_trt.export.pipeline import ExportReport
+
+    report = ExportReport(Path("a.engine"), manifest=None, seconds=1.0, not_run_reason="no GPU")
+    with pytest.warns(DeprecationWarning, match="use ExportReport.not_run_reason") as record:
+        assert report.not_here == "no GPU"
+    assert record[0].filename == __file__

@@ -238,7 +238,7 @@ def test_a_network_that_finds_nothing_is_no_proof(quick, weights, tmp_path, monk
     caplog.set_level("WARNING", logger="imp_trt")
     report = export_onnx(weights, tmp_path, ExportOptions(frame_count=1))
     assert report.manifest.verification["instances"]["reference"] == 0
-    assert "finds no instance on the verification frames" in caplog.text
+    assert "detects no instance on the verification frames" in caplog.text
     assert "--frames" in caplog.text
 
 

@@ -117,7 +117,7 @@ def test_where_the_engine_runs_the_engine_is_verified(lowered, weights, images, 
         opened.append(read_artifact(path))
         return Segmenter(weights, "pytorch", device="cpu")
 
-    real = verification._opened
+    real = verification._open
     here = replace(plan.Platform.detect(), gpu=Gpu("RTX 4090", "8.9", (13, 0)))
     monkeypatch.setattr(plan.Platform, "detect", lambda: here)
 
@@ -125,7 +125,7 @@ def test_where_the_engine_runs_the_engine_is_verified(lowered, weights, images, 
         monkeypatch.setattr(verification, "Segmenter", segmenter)
         return real(candidate)
 
-    monkeypatch.setattr(verification, "_opened", watched)
+    monkeypatch.setattr(verification, "_open", watched)
     report = export_model(
         weights, tmp_path / "out", ExportOptions(precision="fp16", target="rtx", frames=images, frame_count=2)
     )

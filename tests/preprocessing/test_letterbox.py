@@ -154,3 +154,23 @@ def test_wrong_sizes_are_refused() -> None:
         transform.invert_mask(np.zeros((50, 40), np.uint8))
     with pytest.raises(InvalidInput, match="at least 1"):
         LetterboxTransform.of((0, 5), InputContract(height=64, width=96))
+
+
+def test_the_former_names_work_and_warn() -> None:
+    import imp_trt.preprocessing
+
+    with pytest.warns(DeprecationWarning, match=r"Fit is deprecated, use .*LetterboxTransform"):
+        former = imp_trt.preprocessing.Fit
+    assert former is LetterboxTransform
+    transform = LetterboxTransform.of((50, 40), InputContract(height=64, width=96))
+    frame, semantic = tiny.frame(50, 40), np.zeros((64, 96), np.uint8)
+    boxes = np.float32([[1, 2, 3, 4]])
+    for name, new, argument in (
+        ("forward", "apply", frame),
+        ("semantic_back", "invert_mask", semantic),
+        ("boxes_back", "invert_boxes", boxes),
+    ):
+        with pytest.warns(DeprecationWarning, match=f"{name} is deprecated, use .*{new}") as record:
+            result = getattr(transform, name)(argument)
+        assert record[0].filename == __file__
+        np.testing.assert_array_equal(result, getattr(transform, new)(argument))

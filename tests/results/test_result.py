@@ -156,6 +156,9 @@ def test_nothing_found() -> None:
 def test_selection() -> None:
     found = instances()
     assert found.filter(min_score=0.7).labels.tolist() == [2]
+    with pytest.warns(DeprecationWarning, match="use Instances.filter") as record:
+        assert found.above(0.7).labels.tolist() == [2]
+    assert record[0].filename == __file__
     assert found.select(np.array([1, 0])).labels.tolist() == [3, 2]
     assert len(found) == 2
 

@@ -93,7 +93,7 @@ def test_the_alarm_is_raised_once_and_ends(sample, artifact, capsys):
     frames = [Frame(tiny.frame(), index, "", None) for index in range(4)]
     far = program.Alarm(["person"], tiny.CLASSES)
     near = program.Alarm(["person", "car"], tiny.CLASSES)
-    nothing = result.instances.above(1.0)
+    nothing = result.instances.filter(min_score=1.0)
     empty = type(result)(result.semantic, nothing, result.classes)
     for frame, answer in zip(frames, (result, result, empty, empty), strict=True):
         assert far.write(SegmentedFrame(frame, answer))

@@ -80,7 +80,7 @@ def test_a_job_survives_the_journey(tmp_path):
 
 def test_a_crash_is_reported_with_the_last_words(stub):
     stub("import os, sys; print('last words', file=sys.stderr, flush=True); os.abort()")
-    with pytest.raises(BuildError, match=r"builder crashed: got SIGABRT; last: .*last words"):
+    with pytest.raises(BuildError, match=r"builder crashed: got SIGABRT; last output: .*last words"):
         build_engine(b"", JOB)
 
 
@@ -92,7 +92,7 @@ def test_a_kill_by_the_system_is_about_memory(stub):
 
 def test_an_unforeseen_exception_is_a_build_error(stub):
     stub("raise RuntimeError('surprise')")
-    with pytest.raises(BuildError, match=r"exit code 1; last: .*surprise"):
+    with pytest.raises(BuildError, match=r"exit code 1; last output: .*surprise"):
         build_engine(b"", JOB)
 
 
@@ -111,7 +111,7 @@ def test_a_builder_without_its_gpu(stub):
         def Builder(logger):
             raise TypeError("pybind11::init(): factory function returned nullptr")
     """)
-    with pytest.raises(DependencyMissing, match=r"10\.3\.0 cannot start a builder.*nullptr"):
+    with pytest.raises(DependencyMissing, match=r"10\.3\.0 cannot create a builder.*nullptr"):
         build_engine(b"", JOB)
 
 

@@ -140,7 +140,7 @@ def test_an_engine_without_a_half_layer_is_not_float16(tensorrt, monkeypatch):
 @needs_rtx
 def test_an_engine_that_cannot_be_loaded_at_once(tensorrt, monkeypatch):
     monkeypatch.setenv("INSPECTED", "unloadable")
-    with pytest.raises(BuildError, match="just built cannot be loaded"):
+    with pytest.raises(BuildError, match="built engine cannot be loaded"):
         build()
 
 
