@@ -11,7 +11,8 @@ from typing import Literal
 
 from imp_trt.artifacts.engine_info import HARDWARE_COMPATIBILITY
 from imp_trt.artifacts.manifest import Precision
-from imp_trt.cuda.platform import Gpu, Platform, extra_for
+from imp_trt.cuda.extras import extra_for
+from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import DependencyMissing, UsageError
 from imp_trt.export.options import EngineOptions
 

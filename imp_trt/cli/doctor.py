@@ -207,7 +207,7 @@ def _row(what: str, probe: Callable[[], str | None], fix: str) -> dict[str, Any]
 
 def _for_driver(fix: str | None, driver: str | None) -> str | None:
     """Adapt the extras in an install command to the CUDA version of the driver, such as "CUDA 12.8"."""
-    from imp_trt.cuda.platform import extra_for
+    from imp_trt.cuda.extras import extra_for
 
     if fix and driver:
         for extra in ("cuda", "tensorrt", "tensorrt-rtx"):

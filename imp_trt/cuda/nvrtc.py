@@ -15,8 +15,8 @@ from pathlib import PurePosixPath
 from typing import NamedTuple, Protocol
 
 from imp_trt.cuda import nvrtc_library
+from imp_trt.cuda.extras import extra_for
 from imp_trt.cuda.nvrtc_library import Library
-from imp_trt.cuda.platform import extra_for
 from imp_trt.errors import BuildError, DependencyMissing
 
 FLAGS = ("-std=c++17", "--fmad=false")

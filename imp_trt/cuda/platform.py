@@ -38,22 +38,6 @@ _DISTRIBUTIONS = {
 _MACHINES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
 
 
-_EXTRAS = {
-    12: {"cuda": "cuda12", "tensorrt": "tensorrt-cu12", "tensorrt-rtx": "tensorrt-rtx-cu12"},
-    13: {"cuda": "cuda13", "tensorrt": "tensorrt-cu13"},
-}
-
-
-def extra_for(name: str, driver: tuple[int, int] | None) -> str:
-    """The extra of imp-trt that is the variant of `name` for a driver; `name` if there is none.
-
-    Args:
-        name: "cuda", "tensorrt" or "tensorrt-rtx".
-        driver: newest CUDA version that the driver supports, (12, 8).
-    """
-    return name if driver is None else _EXTRAS.get(min(driver[0], 13), {}).get(name, name)
-
-
 @dataclass(frozen=True)
 class Gpu:
     """A GPU: name, compute capability ("8.9"), and newest CUDA version that its driver supports, (13, 0)."""

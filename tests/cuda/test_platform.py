@@ -13,7 +13,8 @@ import pytest
 
 from imp_trt.cuda import calls
 from imp_trt.cuda import platform as platform_info
-from imp_trt.cuda.platform import Gpu, Platform, extra_for, installed_version, platform_name
+from imp_trt.cuda.extras import extra_for
+from imp_trt.cuda.platform import Gpu, Platform, installed_version, platform_name
 from imp_trt.errors import DependencyMissing
 from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_nvrtc import FakeLibrary, have_nvrtc
