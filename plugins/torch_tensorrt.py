@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from imp_trt.errors import BuildError, DependencyMissing
-from imp_trt.plugins.tensorrt_types import INetworkDefinition, IPluginV3, ITensor, TensorRT
 
 if TYPE_CHECKING:
     from torch._ops import OpOverload
     from torch.fx import Node
 
     from imp_trt.plugins.python_plugin import PluginOperator
+    from imp_trt.plugins.tensorrt_types import INetworkDefinition, IPluginV3, ITensor, TensorRT
 
 INSTALL = "pip install 'imp-trt[torch-tensorrt]'"
 READ_VERSIONS = ("2.13.0", "2.14.0")
@@ -50,8 +50,8 @@ class _ConversionContext(Protocol):
     net: INetworkDefinition
 
 
-_Decorator = Callable[..., Callable[[Callable[..., ITensor]], object]]
-_ToTensor = Callable[[_ConversionContext, object, str], ITensor]
+_Decorator = Callable[..., Callable[[Callable[..., "ITensor"]], object]]
+_ToTensor = Callable[[_ConversionContext, object, str], "ITensor"]
 
 
 def register_converters(library: Path | None = None) -> None:

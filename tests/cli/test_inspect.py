@@ -115,7 +115,7 @@ def test_a_bare_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     [
         (b"", "at least 28 bytes"),
         (b"ftrt\0\0", "got 6 bytes"),
-        (b"\x7fELF" + bytes(100), "no engine"),
+        (b"\x7fELF" + bytes(100), "not an engine"),
         (engines.rtx_plan()[:-1], "164 bytes, as its header says"),
     ],
 )
@@ -194,7 +194,7 @@ def test_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, "checkpoint, fp32, for pytorch" in text) == (0, True)
     path.write_bytes(b"damaged")
     code, text = run(capsys, path)
-    assert (code, "whole safetensors file" in text) == (4, True)
+    assert (code, "complete safetensors file" in text) == (4, True)
 
 
 def test_no_such_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,7 +129,7 @@ def test_instances_that_were_not_compared_are_not_called_equal(weights, tmp_path
     monkeypatch.setattr(verify, "MIN_SCORE", 2.0)
     assert main([*ONNX, "--weights", str(weights), "-o", str(tmp_path)]) == 0
     captured = capsys.readouterr()
-    assert "instances  none found on these frames, none compared" in captured.out.splitlines()
+    assert "instances  no detections on these frames" in captured.out.splitlines()
     assert "--frames" in captured.err
 
 

@@ -168,7 +168,7 @@ def test_what_is_impossible_is_said_before_any_work(precision, target, text):
 
 
 def test_missing_inputs_and_places_that_cannot_be_written(weights, tmp_path):
-    with pytest.raises(CheckpointError, match="nothing there"):
+    with pytest.raises(CheckpointError, match="got no file"):
         export_onnx(tmp_path / "absent.safetensors", tmp_path)
     with pytest.raises(SourceError, match="nothing at this path"):
         export_onnx(weights, tmp_path, ExportOptions(frames=tmp_path / "absent"))

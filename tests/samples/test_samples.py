@@ -19,7 +19,8 @@ PROGRAMS = sorted(path for path in SAMPLES.rglob("*") if path.suffix in (".py", 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
 def test_samples_stay_short_enough_to_copy(path):
-    assert len(path.read_text().splitlines()) < 150
+    lines = [line for line in path.read_text().splitlines() if "SPDX-License-Identifier" not in line]
+    assert len(lines) < 150
 
 
 @pytest.mark.parametrize("name", sorted({path.relative_to(SAMPLES).parts[0] for path in PROGRAMS}))

@@ -138,7 +138,7 @@ def test_relative_folders_of_modules_are_found(stub, tmp_path, monkeypatch):
 
 
 def test_no_room_for_the_engine_is_said_so():
-    with pytest.raises(OutputError, match=r"No space left.*make room"):
+    with pytest.raises(OutputError, match=r"No space left.*free disk space"):
         raise_in_worker(OSError(28, "No space left on device"))
 
 

@@ -255,7 +255,7 @@ def test_a_photo_with_a_thumbnail_and_a_video_appended(tmp_path: Path) -> None:
     path.write_bytes(photo + b"\x00" * 100_000)
     assert read_image(path).shape == tiny.frame().shape
     path.write_bytes(photo[: len(block) + len(data) // 2])  # the thumbnail's end mark is still there
-    with pytest.raises(SourceError, match="cut short"):
+    with pytest.raises(SourceError, match="truncated file"):
         read_image(path)
 
 
