@@ -24,7 +24,7 @@ def share() -> None:
 def once(name: str, make: Callable[[Path], object]) -> Path:
     """A folder that ``make`` filled, in this process or in another one of the run.
 
-    Whoever comes second waits. If make raises, the next one tries again, in an empty folder.
+    A second caller waits. If make raises, the next caller tries again, in an empty folder.
     """
     home = os.environ.get(VARIABLE)
     if home is None:
