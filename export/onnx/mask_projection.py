@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
-from onnxscript import ir
 
 import imp_trt.ops.mask_projection.torch  # noqa: F401  # registers the torch operator
 from imp_trt.errors import ExportError
@@ -148,17 +148,18 @@ def translation_table() -> TranslationTable:
     """Entry for ``torch.onnx.export(custom_translation_table=...)``: the operator becomes one node."""
     node = custom_op(NAME, INPUTS, {**ATTRIBUTES, "sampling": "STRING"}, "canvas", like="masks")
 
+    # torch.onnx.export reads these annotations, and warns of types that are not its own.
     def translate(
-        boxes: ir.Value,
-        scores: ir.Value,
-        labels: ir.Value,
-        masks: ir.Value,
+        boxes: Any,
+        scores: Any,
+        labels: Any,
+        masks: Any,
         num_classes: int,
         canvas_h: int,
         canvas_w: int,
         spatial_scale: float,
         sampling: str,
-    ) -> object:
+    ) -> Any:
         return node(
             boxes,
             scores,

@@ -9,6 +9,8 @@ double the largest temporary and is not faster).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from onnx import FunctionProto, ModelProto, TensorProto
 from onnxscript import ir
@@ -234,17 +236,18 @@ def translation_table() -> TranslationTable:
     """Entry for ``torch.onnx.export(custom_translation_table=...)``: the operator becomes one node."""
     node = custom_op(NAME, INPUTS, dict.fromkeys(ATTRIBUTES, "INT"), "pooled", like="p2")
 
+    # torch.onnx.export reads these annotations, and warns of types that are not its own.
     def translate(
-        p2: ir.Value,
-        p3: ir.Value,
-        p4: ir.Value,
-        p5: ir.Value,
-        boxes: ir.Value,
+        p2: Any,
+        p3: Any,
+        p4: Any,
+        p5: Any,
+        boxes: Any,
         output_size: int,
         sampling_ratio: int,
         canonical_level: int,
         canonical_size: int,
-    ) -> object:
+    ) -> Any:
         sizes = (output_size, sampling_ratio, canonical_level, canonical_size)
         attributes = dict(zip(ATTRIBUTES, sizes, strict=True))
         return node(p2, p3, p4, p5, boxes, **attributes, **PLUGIN_ATTRIBUTES)
