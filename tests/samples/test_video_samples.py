@@ -144,7 +144,7 @@ def test_camera_that_goes_away_and_comes_back(sample, artifact, pictures, tmp_pa
     assert "1 reconnections" in said.out
     assert "0 older than 10000 ms" in said.out
     assert "camera reconnected" in said.err
-    assert re.search(r"watch at http://127\.0\.0\.1:\d+/", said.err)
+    assert re.search(r"live view: http://127\.0\.0\.1:\d+/", said.err)
     assert "s3cret" not in said.out + said.err
     assert seen == sorted(seen)
     assert _frames_in(tmp_path / "out.mp4") == 15
