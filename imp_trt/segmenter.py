@@ -43,6 +43,9 @@ class Segmenter:
         threads: CPU threads of the network; None leaves the choice to the backend. Not supported for engines.
         device: "cpu", "cuda" or "cuda:<index>"; None takes the best available one.
         graph: replay an engine as one CUDA graph if it can be captured; ignored for other files.
+        score_threshold: instances with a lower score are left out of the results, 0-1. The default keeps
+            all that the network returns: at most 50 to 100 a frame, with scores from 0.05 up, as average
+            precision needs them. plot() and to_dict() show those from 0.3 up.
 
     Raises:
         ArtifactError, CheckpointError: the file is missing or damaged.
@@ -59,10 +62,15 @@ class Segmenter:
         threads: int | None = None,
         device: str | None = None,
         graph: bool = True,
+        score_threshold: float = 0.0,
     ) -> None:
+        if not 0 <= score_threshold <= 1:
+            raise InvalidInput("score_threshold", expected="0 to 1", got=score_threshold)
         opened = open_backend(path, backend, threads=threads, device=device, graph=graph)
         self._runner: HostRunner | DeviceRunner | None = (
-            DeviceRunner(opened) if isinstance(opened, DeviceBackend) else HostRunner(opened)
+            DeviceRunner(opened, score_threshold)
+            if isinstance(opened, DeviceBackend)
+            else HostRunner(opened, score_threshold)
         )
         self._manifest = opened.manifest
         if self._manifest.terms:
@@ -84,7 +92,8 @@ class Segmenter:
         """Segment one frame.
 
         Args:
-            frame: [h, w, 3] uint8 BGR array of any size and strides, or a PIL image; not changed. For an
+            frame: [h, w, 3] uint8 BGR array of any size and strides, a PyTorch tensor of that form on the
+                CPU, or a PIL image; not changed. For an
                 engine also an array on its GPU with packed pixels (PyTorch, CuPy, PyCUDA, anything with
                 DLPack or __cuda_array_interface__), which is read in place.
             color: order of the channels; None means BGR for arrays and RGB for PIL images.

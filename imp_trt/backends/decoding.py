@@ -21,7 +21,11 @@ DETECTION_NAMES = ("num_detections", "scores", "labels", "boxes", "masks")
 
 
 def decode_instances(
-    outputs: Mapping[str, NDArray[Any]], i: int, transform: LetterboxTransform, manifest: Manifest
+    outputs: Mapping[str, NDArray[Any]],
+    i: int,
+    transform: LetterboxTransform,
+    manifest: Manifest,
+    min_score: float = 0.0,
 ) -> Instances:
     """The objects of frame i of a batch, in that frame's pixels.
 
@@ -30,6 +34,7 @@ def decode_instances(
         i: index in the batch.
         transform: of frame i.
         manifest: of the network.
+        min_score: instances with a lower score are left out.
     """
     h, w = transform.frame
     count = min(max(int(outputs["num_detections"][i]), 0), outputs["scores"].shape[1])
@@ -40,6 +45,7 @@ def decode_instances(
     boxes = np.clip(mask_boxes, 0, np.array([w, h, w, h], np.float32))
     # As in the IMP operator: an instance without a finite box or a positive score contributes nothing.
     keep = np.isfinite(mask_boxes).all(axis=1) & np.isfinite(scores) & (scores > 0)
+    keep &= scores >= min_score
     keep &= (labels >= 0) & (labels < len(manifest.classes))
     keep &= (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     return Instances(

@@ -229,6 +229,7 @@ class DeviceLazyOutputs:
         timing: the result's; grows as parts are read.
         on_gpu: the frame was on the GPU, so its class map is resized there.
         keep_open: kept alive until everything has been read.
+        min_score: instances with a lower score are left out.
     """
 
     def __init__(
@@ -240,6 +241,7 @@ class DeviceLazyOutputs:
         timing: dict[str, float],
         on_gpu: bool,
         keep_open: object,
+        min_score: float = 0.0,
     ) -> None:
         self.size = transform.frame
         self._source: tuple[DeviceOutputs, object] | None = (outputs, keep_open)
@@ -248,6 +250,7 @@ class DeviceLazyOutputs:
         self._manifest = manifest
         self._timing = timing
         self._on_gpu = on_gpu
+        self._min_score = min_score
         self._lock = Lock()
         self._semantic: NDArray[np.uint8] | None = None
         self._instances: Instances | None = None
@@ -269,7 +272,9 @@ class DeviceLazyOutputs:
             if instances is None:
                 arrays = self._outputs().detections(self._timing)
                 start = perf_counter()
-                instances = decode_instances(arrays, self._i, self._transform, self._manifest)
+                instances = decode_instances(
+                    arrays, self._i, self._transform, self._manifest, self._min_score
+                )
                 _add(self._timing, 0.0, perf_counter() - start)
                 self._instances = instances
                 self._release()

@@ -24,10 +24,16 @@ from imp_trt.results.result import SegmentationResult
 
 
 class HostRunner:
-    """For backends that return arrays in host memory."""
+    """For backends that return arrays in host memory.
 
-    def __init__(self, backend: Backend) -> None:
+    Args:
+        backend: the network.
+        min_score: instances with a lower score are left out of the results.
+    """
+
+    def __init__(self, backend: Backend, min_score: float = 0.0) -> None:
         self.backend = backend
+        self._min_score = min_score
         self._manifest = backend.manifest
         contract = self._manifest.input
         self._staging = np.empty((contract.batch, contract.height, contract.width, 3), np.uint8)
@@ -49,7 +55,7 @@ class HostRunner:
         decoded = [
             (
                 transform.invert_mask(outputs["semantic"][i]),
-                decode_instances(outputs, i, transform, self._manifest),
+                decode_instances(outputs, i, transform, self._manifest, self._min_score),
             )
             for i, transform in enumerate(transforms)
         ]
@@ -61,8 +67,17 @@ class HostRunner:
             "total": (end - start) * 1e3,
         }
         return [
-            SegmentationResult(class_map, instances, self._manifest.classes, timing, pixels if keep else None)
-            for (class_map, instances), (pixels, _) in zip(decoded, checked, strict=True)
+            SegmentationResult(
+                class_map,
+                instances,
+                self._manifest.classes,
+                timing,
+                pixels if keep else None,
+                transform.resized,
+            )
+            for (class_map, instances), (pixels, _), transform in zip(
+                decoded, checked, transforms, strict=True
+            )
         ]
 
     def submit(self, frame: object, color: ColorOrder | None) -> ResultFuture:
@@ -87,10 +102,16 @@ class HostRunner:
 
 
 class DeviceRunner:
-    """For backends whose outputs stay on a GPU."""
+    """For backends whose outputs stay on a GPU.
 
-    def __init__(self, backend: DeviceBackend) -> None:
+    Args:
+        backend: the network.
+        min_score: instances with a lower score are left out of the results.
+    """
+
+    def __init__(self, backend: DeviceBackend, min_score: float = 0.0) -> None:
         self.backend = backend
+        self._min_score = min_score
         self._manifest = backend.manifest
 
     def check_caller(self) -> None:
@@ -133,9 +154,13 @@ class DeviceRunner:
         for i, ((pixels, _), transform) in enumerate(zip(checked, transforms, strict=True)):
             timing = {"pre": pre}
             on_gpu = isinstance(pixels, DeviceFrame)
-            lazy = DeviceLazyOutputs(outputs, i, transform, self._manifest, timing, on_gpu, self.backend)
+            lazy = DeviceLazyOutputs(
+                outputs, i, transform, self._manifest, timing, on_gpu, self.backend, self._min_score
+            )
             kept = pixels if keep and not isinstance(pixels, DeviceFrame) else None
-            results.append(SegmentationResult.lazy(lazy, self._manifest.classes, timing, kept))
+            results.append(
+                SegmentationResult.lazy(lazy, self._manifest.classes, timing, kept, transform.resized)
+            )
             timings.append(timing)
         return outputs, results, timings
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Literal, Protocol, cast
 
 import cv2
 import numpy as np
@@ -17,6 +17,15 @@ ColorOrder = Literal["bgr", "rgb"]
 """Order of the channels of an image."""
 
 COLORS: tuple[ColorOrder, ...] = ("bgr", "rgb")
+
+
+class _Tensor(Protocol):
+    """The part of torch.Tensor that is used here."""
+
+    def detach(self) -> _Tensor: ...
+    def numpy(self) -> NDArray[np.generic]: ...
+
+
 _EXPECTED = "a NumPy array [H, W, 3] of uint8 (BGR, as OpenCV reads it) or a PIL image in mode RGB"
 
 
@@ -26,7 +35,8 @@ def check_frame(frame: object, color: ColorOrder | None = None) -> tuple[NDArray
     OpenCV would accept most of what is rejected here, and the result would be that of another image.
 
     Args:
-        frame: [H, W, 3] uint8 array of any strides, or a PIL image; not changed.
+        frame: [H, W, 3] uint8 array of any strides, a PyTorch tensor of that form on the CPU, or a PIL image;
+            not changed.
         color: order of the channels; None means BGR for arrays and RGB for PIL images.
 
     Returns:
@@ -46,6 +56,8 @@ def check_frame(frame: object, color: ColorOrder | None = None) -> tuple[NDArray
         default: ColorOrder = "rgb"
     elif isinstance(frame, np.ndarray):
         pixels, default = frame, "bgr"
+    elif _is_cpu_tensor(frame):
+        pixels, default = _tensor_pixels(frame), "bgr"
     else:
         raise InvalidInput("frame", expected=_EXPECTED, got=_kind(frame), fix=_fix_type(frame))
     _check_array(pixels)
@@ -70,6 +82,25 @@ def to_bgr(frame: object, color: ColorOrder | None = None) -> NDArray[np.uint8]:
 def _is_pil(frame: object) -> bool:
     # By name: Pillow is not a dependency.
     return any(c.__module__ == "PIL.Image" and c.__name__ == "Image" for c in type(frame).__mro__)
+
+
+def _is_cpu_tensor(frame: object) -> bool:
+    # By name: PyTorch is not a dependency.
+    if not any(c.__module__ == "torch" and c.__name__ == "Tensor" for c in type(frame).__mro__):
+        return False
+    return bool(getattr(getattr(frame, "device", None), "type", None) == "cpu")
+
+
+def _tensor_pixels(frame: object) -> NDArray[np.generic]:
+    """The memory of a PyTorch tensor on the CPU as an array; nothing is copied."""
+    tensor = cast("_Tensor", frame)
+    try:
+        return np.asarray(tensor.detach().numpy())
+    except (TypeError, RuntimeError) as error:  # bfloat16, sparse, quantized
+        dtype = str(getattr(frame, "dtype", "?")).removeprefix("torch.")
+        raise InvalidInput(
+            "frame", expected="a tensor [H, W, 3] of torch.uint8", got=dtype, fix="tensor.to(torch.uint8)"
+        ) from error
 
 
 def _decode(image: object) -> NDArray[np.generic]:
@@ -103,7 +134,9 @@ def _fix_type(frame: object) -> str:
     if frame is None:
         return "cv2.imread returns None for a file that it cannot read; check the path"
     if isinstance(frame, str | os.PathLike):
-        return "read it with cv2.imread(path), or call stream(path)"
+        return "run(cv2.imread(path)); for a video, stream(imp_trt.video.open_source(path))"
+    if isinstance(frame, list | tuple):
+        return "run_batch(frames) for several frames; numpy.asarray(frame) for one"
     if on_device(frame):
         return (
             "tensor.cpu().numpy() or array.get(); only a TensorRT engine takes frames on the GPU "

@@ -3,6 +3,7 @@ from .coco import coco_results as coco_results
 from .disagreement import disagreement_map as disagreement_map
 from .drawing import class_colors as class_colors
 from .drawing import color_map as color_map
+from .drawing import draw_panoptic as draw_panoptic
 from .drawing import draw_result as draw_result
 from .image_grid import make_grid as make_grid
 from .instances import Instances as Instances

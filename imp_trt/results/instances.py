@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +15,9 @@ from imp_trt.errors import InvalidInput
 from imp_trt.ops.mask_projection.numpy import mask_crops
 from imp_trt.ops.mask_projection.options import SAMPLING_RULES, Sampling
 
+Index = int | slice | Sequence[int] | Sequence[bool] | NDArray[np.bool_] | NDArray[np.integer]
+"""What selects instances."""
+
 MASK_THRESHOLD = 0.5
 """Probability above which a pixel belongs to an instance."""
 
@@ -20,6 +25,13 @@ MASK_THRESHOLD = 0.5
 @dataclass(frozen=True, eq=False)
 class Instances:
     """Detected objects, in descending order of score.
+
+    They have a length, are iterable, and take an index, a slice, a boolean mask or a list of indices:
+
+    >>> cars = instances[instances.labels == classes.names.index("car")]
+    >>> best = instances[0]  # Instances of length one
+    >>> for instance in instances[:3]:
+    ...     print(instance.scores[0], instance.boxes[0])
 
     Attributes:
         boxes: [N, 4] float32, xyxy in pixels of the frame, inside the frame; finite.
@@ -61,6 +73,28 @@ class Instances:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __getitem__(self, key: Index) -> Instances:
+        """The instances at an index, a slice, a boolean mask [N] or indices [M], in that order.
+
+        A single index gives Instances of length one, as does iteration.
+
+        Raises:
+            IndexError: out of range, or a mask of another length.
+        """
+        if isinstance(key, int | np.integer) and not isinstance(key, bool | np.bool_):
+            index = operator.index(key)
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"index {index} is out of range for {len(self)} instances")
+            index %= len(self)
+            key = slice(index, index + 1)
+        elif not isinstance(key, slice):
+            key = _checked_indices(key, len(self))
+        return self.select(key)
+
+    def __iter__(self) -> Iterator[Instances]:
+        """Each instance as Instances of length one, in descending order of score."""
+        return (self[i] for i in range(len(self)))
+
     def __repr__(self) -> str:
         return f"Instances({len(self)} in {self.size[1]}x{self.size[0]})"
 
@@ -68,8 +102,8 @@ class Instances:
     def _span(self) -> NDArray[np.float32]:
         return self.boxes if self.mask_boxes is None else self.mask_boxes
 
-    def select(self, keep: NDArray[np.bool_] | NDArray[np.integer]) -> Instances:
-        """The instances at a boolean mask [N] or at indices [M], in that order."""
+    def select(self, keep: NDArray[np.bool_] | NDArray[np.integer] | slice) -> Instances:
+        """The instances at a boolean mask [N], at indices [M] or in a slice, in that order."""
         return Instances(
             self.boxes[keep],
             self.labels[keep],
@@ -111,6 +145,22 @@ class Instances:
             index, rows, columns, values = crop
             full[index, rows, columns] = values > threshold
         return full
+
+
+def _checked_indices(key: object, count: int) -> NDArray[np.bool_] | NDArray[np.intp]:
+    """A boolean mask [N] or indices [M] as an array; an empty list selects nothing."""
+    array = np.asarray(key)
+    if array.ndim == 1 and not array.size:
+        return array.astype(np.intp)
+    if array.ndim != 1 or array.dtype.kind not in "biu":
+        raise IndexError(
+            f"expected an index, a slice, a boolean mask [{count}] or indices, got {describe(array)}"
+        )
+    if array.dtype == np.bool_:
+        if len(array) != count:
+            raise IndexError(f"expected a boolean mask [{count}], got [{len(array)}]")
+        return array
+    return array.astype(np.intp)
 
 
 def describe(value: object) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import supervision
 
     from imp_trt.preprocessing.frames import ColorOrder
+    from imp_trt.results.drawing import Style
 
 __all__ = ["DEFAULT_SCORE_THRESHOLD", "MASK_THRESHOLD", "Instances", "LazyOutputs", "SegmentationResult"]
 
@@ -83,6 +84,8 @@ class SegmentationResult:
             GPU or the resize on it, "upload" and "infer" are measured by the GPU, "total" ends when the GPU
             is done, and "download" and "post" appear and grow as the result is read.
         frame: [h, w, 3] uint8 BGR, the frame itself where Segmenter.stream kept it; else None.
+        network_size: (h, w) of the class map in pixels of the network, before it was resized to the frame;
+            None if unknown. plot() uses it to draw smooth edges.
 
     Raises:
         InvalidInput: a shape, dtype or class index is wrong.
@@ -93,6 +96,7 @@ class SegmentationResult:
     classes: ClassTable
     timing: Mapping[str, float] = field(default_factory=dict)
     frame: NDArray[np.uint8] | None = None
+    network_size: tuple[int, int] | None = None
 
     # Set in the __dict__ of a lazy result. Not a field, so that fields() and replace() see public data only.
     _outputs: ClassVar[LazyOutputs | None] = None
@@ -110,11 +114,14 @@ class SegmentationResult:
         classes: ClassTable,
         timing: Mapping[str, float],
         frame: NDArray[np.uint8] | None = None,
+        network_size: tuple[int, int] | None = None,
     ) -> SegmentationResult:
         """A result that fetches, checks and caches each part of the outputs when it is first read."""
         result = object.__new__(cls)
         # The two missing fields are read through __getattr__.
-        result.__dict__.update(classes=classes, timing=timing, frame=frame, _outputs=outputs)
+        result.__dict__.update(
+            classes=classes, timing=timing, frame=frame, network_size=network_size, _outputs=outputs
+        )
         return result
 
     if not TYPE_CHECKING:  # else a type checker would accept every attribute name
@@ -133,7 +140,7 @@ class SegmentationResult:
 
     def __getstate__(self) -> dict[str, object]:
         # Copies and pickles hold the arrays, and no reference to the GPU.
-        names = ("semantic", "instances", "classes", "frame")
+        names = ("semantic", "instances", "classes", "frame", "network_size")
         return {**{name: getattr(self, name) for name in names}, "timing": dict(self.timing)}
 
     def _check_semantic(self, semantic: NDArray[np.uint8]) -> None:
@@ -223,21 +230,26 @@ class SegmentationResult:
         frame: object | None = None,
         *,
         color: ColorOrder | None = None,
-        alpha: float = 0.5,
+        style: Style = "instances",
+        alpha: float | None = None,
         min_score: float = DEFAULT_SCORE_THRESHOLD,
         labels: bool = True,
-        legend: bool = False,
+        legend: bool | Collection[int] = False,
     ) -> NDArray[np.uint8]:
-        """The frame with the result drawn over it: class colors, instance outlines and labels.
+        """The frame with the result drawn over it.
 
         Args:
             frame: the frame that was segmented, same size; None takes the one that stream() kept.
             color: order of the frame's channels, the same as was passed to run(); None means BGR for
                 arrays and RGB for PIL images. Ignored for a kept frame, which is BGR.
-            alpha: weight of the class colors, 0-1.
+            style: "instances" fills each instance with its own shade of the class's color, over a faint
+                class map; "classes" is the class map alone; "panoptic" draws the segments of
+                :meth:`panoptic`.
+            alpha: weight of the class colors, 0-1; None means 0.25 for "instances", else 0.5.
             min_score: instances with a lower score are left out.
             labels: draw class and score at each instance.
-            legend: list the classes in the frame, at the lower left.
+            legend: list classes at the lower left, in the order of the table: True for those of
+                :meth:`legend_classes`, or their indices.
 
         Returns:
             [h, w, 3] uint8, a new array; always BGR, for cv2.imwrite. ``[..., ::-1]`` is RGB.
@@ -246,16 +258,74 @@ class SegmentationResult:
             InvalidInput: no frame, one of another size, or an argument is out of its range.
         """
         from imp_trt.preprocessing.frames import to_bgr
-        from imp_trt.results.drawing import draw_result
+        from imp_trt.results.drawing import STYLES, draw_panoptic, draw_result
+        from imp_trt.results.shading import smooth_map
 
         if frame is None and self.frame is None:
             raise InvalidInput("plot", expected="the frame that was segmented", got="none", fix="plot(frame)")
+        if style not in STYLES:
+            raise InvalidInput("style", expected=f"one of {', '.join(STYLES)}", got=style)
         image = to_bgr(self.frame) if frame is None else to_bgr(frame, color)
-        counts = self.pixel_counts() if legend else None
-        instances = self.instances.filter(min_score=min_score)
+        listed: Collection[int] | None = None
+        if legend is not False:
+            listed = self.legend_classes(min_score) if legend is True else self._checked_classes(legend)
+        if style == "panoptic":
+            semantic = smooth_map(self.semantic, self.network_size)
+            segments = fuse_panoptic(semantic, self.instances, self.classes, min_score=min_score)
+            return draw_panoptic(image, segments, self.classes, alpha=alpha, labels=labels, legend=listed)
         return draw_result(
-            image, self.semantic, instances, self.classes, alpha=alpha, labels=labels, legend=counts
+            image,
+            self.semantic,
+            self.instances.filter(min_score=min_score),
+            self.classes,
+            style=style,
+            alpha=alpha,
+            labels=labels,
+            legend=listed,
+            network_size=self.network_size,
         )
+
+    def legend_classes(self, min_score: float = DEFAULT_SCORE_THRESHOLD) -> tuple[int, ...]:
+        """The classes to list in a legend, most important first: those of the instances that are drawn,
+        then those with at least 0.5 % of the pixels, by area."""
+        counts = self.pixel_counts()
+        instances = self.instances.filter(min_score=min_score)
+        drawn = dict.fromkeys(instances.labels.tolist())  # in descending order of score, each once
+        large = [
+            k for k in np.argsort(-counts, kind="stable").tolist() if counts[k] >= 0.005 * self.semantic.size
+        ]
+        return tuple(dict.fromkeys([*drawn, *large]))
+
+    def _checked_classes(self, listed: Collection[int]) -> Collection[int]:
+        if any(not 0 <= k < len(self.classes) for k in listed):
+            raise InvalidInput(
+                "legend", expected=f"class indices below {len(self.classes)}", got=list(listed)
+            )
+        return listed
+
+    def show(
+        self, frame: object | None = None, *, color: ColorOrder | None = None, title: str = "imp-trt"
+    ) -> None:
+        """Show the overlay in a window until a key is pressed or the window is closed.
+
+        Args:
+            frame, color: as for :meth:`plot`.
+            title: of the window.
+
+        Raises:
+            InvalidInput: see :meth:`plot`.
+            DependencyMissing: OpenCV cannot open windows here (no display, or opencv-python-headless).
+        """
+        from imp_trt.results.window import show_image
+
+        show_image(self.plot(frame, color=color, legend=True), title)
+
+    def _repr_png_(self) -> bytes:
+        """The overlay for notebooks; the drawing on a gray image where the result holds no frame."""
+        from imp_trt.data.images import encode_image
+
+        frame = np.full((*self.size, 3), 128, np.uint8) if self.frame is None else self.frame
+        return encode_image(self.plot(frame, legend=True), ".png")
 
     def to_dict(self, min_score: float = DEFAULT_SCORE_THRESHOLD) -> ResultDict:
         """Data for JSON: size, fraction of each class in the frame, instances without masks, timing."""

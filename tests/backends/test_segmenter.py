@@ -294,3 +294,36 @@ def test_a_negative_count_means_none(path: Path, monkeypatch: pytest.MonkeyPatch
     }
     monkeypatch.setattr("imp_trt.segmenter.open_backend", lambda *a, **k: WildBackend(outputs))
     assert len(Segmenter(path).run(tiny.frame()).instances) == 0
+
+
+def test_score_threshold_leaves_instances_out(path: Path) -> None:
+    frame = tiny.frame()
+    for threshold, scores in ((0.0, [0.9, 0.6]), (0.6, [0.9, 0.6]), (0.61, [0.9]), (1.0, [])):
+        with Segmenter(path, threads=1, score_threshold=float(np.float32(threshold))) as segmenter:
+            result = segmenter.run(frame)
+            assert result.instances.scores.tolist() == pytest.approx(scores)
+            assert np.array_equal(result.semantic, tiny.truth(frame))
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
+def test_an_impossible_score_threshold_is_refused(path: Path, threshold: float) -> None:
+    with pytest.raises(InvalidInput, match="score_threshold"):
+        Segmenter(path, score_threshold=threshold)
+
+
+def test_a_result_knows_the_size_of_the_networks_class_map(segmenter: Segmenter) -> None:
+    assert segmenter.run(tiny.frame(640, 960)).network_size == (64, 96)
+    assert segmenter.run(tiny.frame(100, 300)).network_size == (32, 96)
+
+
+def test_a_tensor_on_the_cpu_is_a_frame(segmenter: Segmenter) -> None:
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    frame = tiny.frame(128, 192)
+    assert np.array_equal(segmenter.run(torch.from_numpy(frame)).semantic, segmenter.run(frame).semantic)
+
+
+def test_a_path_is_refused_with_the_call_that_reads_it(segmenter: Segmenter) -> None:
+    with pytest.raises(InvalidInput, match=r"run\(cv2\.imread\(path\)\)"):
+        segmenter.run("photo.jpg")
+    with pytest.raises(InvalidInput, match="run_batch"):
+        segmenter.run([tiny.frame(), tiny.frame()])

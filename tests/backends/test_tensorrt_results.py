@@ -159,7 +159,7 @@ def test_copies_and_pickles_hold_the_answer(segmenter: Segmenter, wanted: list[S
 
 
 def test_a_result_is_the_dataclass_it_says(segmenter: Segmenter, wanted: list[SegmentationResult]) -> None:
-    names = ["semantic", "instances", "classes", "timing", "frame"]
+    names = ["semantic", "instances", "classes", "timing", "frame", "network_size"]
     result = segmenter.run(frame(0))
     assert [item.name for item in dataclasses.fields(result)] == names
     plain = dataclasses.asdict(result)
@@ -399,3 +399,16 @@ def test_bad_frames_leave_the_segmenter_usable(
     with pytest.raises(InvalidInput, match="color"):
         segmenter.run(tiny.frame(), color="hsv")
     assert same(segmenter.run(frame(1)), wanted[1])
+
+
+def test_score_threshold_leaves_instances_out(path: Path, wanted: list[SegmentationResult]) -> None:
+    scores = wanted[0].instances.scores
+    with Segmenter(path, score_threshold=float(scores.mean())) as segmenter:
+        result = segmenter.run(frame(0))
+        assert result.instances.scores.tolist() == [scores[0]]
+        assert result.network_size == wanted[0].network_size
+
+
+def test_a_tensor_on_the_cpu_is_a_frame_in_host_memory(segmenter: Segmenter) -> None:
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    assert same(segmenter.run(torch.from_numpy(frame(1))), segmenter.run(frame(1)))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from imp_trt.cuda.platform import cpu_model
 from imp_trt.results.disagreement import disagreement_map
 from imp_trt.results.result import Instances, SegmentationResult
+from imp_trt.results.shading import shaded
 from imp_trt.synthetic import StreetScenes
 
 CELLS = 28
@@ -56,16 +57,17 @@ def street(size: tuple[int, int], count: int) -> tuple[NDArray[np.uint8], Segmen
 def plain_drawing(frame: NDArray[np.uint8], result: SegmentationResult) -> NDArray[np.uint8]:
     """What plot(frame, labels=False) shows, without a thought for time."""
     palette = np.array(result.classes.palette, np.float64)[:, ::-1]
-    picture = np.rint(0.5 * frame + 0.5 * palette[result.semantic]).astype(np.uint8)
+    picture = np.rint(0.75 * frame + 0.25 * palette[result.semantic]).astype(np.uint8)
     line = max(1, round(min(result.size) / 540))
     found = result.instances
-    for mask, label in zip(found.paste()[::-1], found.labels[::-1], strict=True):
-        light = np.rint(palette[label] + (255 - palette[label]) * 0.55)
-        tinted = np.rint(0.75 * picture + 0.25 * light).astype(np.uint8)
-        picture[mask] = tinted[mask]
+    shades = shaded(found.boxes, found.labels.tolist(), result.classes)
+    for mask, shade in zip(found.paste()[::-1], shades[::-1], strict=True):
+        color = np.array(shade, np.float64)
+        filled = np.rint(0.5 * frame + 0.5 * color).astype(np.uint8)
+        picture[mask] = filled[mask]
         outlines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         outlines = [cv2.approxPolyDP(outline, 1.0, True) for outline in outlines]
-        dark = np.rint(palette[label] * 0.35)
+        light, dark = np.rint(color + (255 - color) * 0.55), np.rint(color * 0.35)
         cv2.drawContours(picture, outlines, -1, dark.tolist(), line + 2, cv2.LINE_AA)
         cv2.drawContours(picture, outlines, -1, light.tolist(), line, cv2.LINE_AA)
     return picture

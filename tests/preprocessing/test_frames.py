@@ -118,3 +118,34 @@ def test_pil_is_rgb_and_arrays_are_bgr_unless_told() -> None:
     assert np.array_equal(to_bgr(image, "bgr"), FRAME)
     with pytest.raises(InvalidInput, match="color"):
         check_frame(FRAME, "hsv")
+
+
+def test_a_list_of_frames_names_run_batch() -> None:
+    with pytest.raises(InvalidInput, match=r"run_batch\(frames\)"):
+        check_frame([FRAME, FRAME])
+
+
+def test_tensors_on_the_cpu_are_read_in_place() -> None:
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    tensor = torch.from_numpy(FRAME.copy()).requires_grad_(False)
+    pixels, order = check_frame(tensor)
+    assert order == "bgr"
+    assert np.array_equal(pixels, FRAME)
+    assert np.shares_memory(pixels, tensor.numpy())
+    assert np.array_equal(to_bgr(tensor, "rgb"), FRAME[..., ::-1])
+    planar = tensor.permute(2, 0, 1).contiguous()
+    with pytest.raises(InvalidInput, match=r"transpose\(1, 2, 0\)"):
+        check_frame(planar)
+    assert np.array_equal(check_frame(planar.permute(1, 2, 0))[0], FRAME), "any strides"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fix"),
+    [("float32", r"\* 255"), ("bfloat16", "torch.uint8"), ("int64", "clip"), ("bool", "255")],
+)
+def test_tensors_of_other_types_are_refused(dtype: str, fix: str) -> None:
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    with pytest.raises(InvalidInput, match=fix):
+        check_frame(torch.zeros((4, 4, 3), dtype=getattr(torch, dtype)))
+    with pytest.raises(InvalidInput, match=r"tensor\.to\(torch\.uint8\)"):
+        check_frame(torch.zeros((4, 4, 3)).to_sparse())

@@ -9,8 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
+from imp_trt.errors import InvalidInput
 from imp_trt.results.drawing import color_map
 from imp_trt.results.result import Instances, SegmentationResult
+from imp_trt.results.shading import smooth_map
 from tests.bench import bench_draw
 from tests.support import tiny
 
@@ -40,7 +42,7 @@ def test_labels_and_legend_hide_little() -> None:
 GROUND = np.full((200, 300, 3), 90, np.uint8)
 
 
-def named(*boxes: tuple[float, float, float, float], **options: bool) -> NDArray[np.uint8]:
+def named(*boxes: tuple[float, float, float, float], **options: bool | tuple[int, ...]) -> NDArray[np.uint8]:
     """A gray picture with the names of cars with these boxes, best first, and nothing else of them."""
     found = Instances(
         np.array(boxes, np.float32).reshape(-1, 4),
@@ -92,11 +94,128 @@ def test_a_name_wider_than_the_picture_is_left_out() -> None:
 
 
 def test_names_and_legend_do_not_cover_each_other() -> None:
-    listed = named(legend=True)
+    listed = named(legend=(0, 2))
     rows, columns = (slice(at.min(), at.max() + 1) for at in np.nonzero((listed != GROUND).any(axis=2)))
     straddling = (columns.start + 5, rows.start + 8, columns.start + 30, rows.start + 30)
     assert (named(straddling) != GROUND)[rows, columns].any()
     assert np.array_equal(named(straddling, legend=True)[rows, columns], listed[rows, columns])
+
+
+def test_the_legend_has_the_order_of_the_table_and_every_labeled_class() -> None:
+    """A car of a few pixels is listed, and rows do not change places when areas do."""
+    car = instances_at((100, 80, 110, 86))
+    mostly_sky = np.zeros((200, 300), np.uint8)
+    mostly_sky[60:] = 1
+    mostly_road = 1 - mostly_sky
+    for semantic in (mostly_sky, mostly_road):
+        result = SegmentationResult(semantic, car, tiny.CLASSES)
+        assert set(result.legend_classes()) == {0, 1, 2}
+        assert result.legend_classes()[0] == 2, "a labeled class comes first if there is little room"
+        assert set(result.legend_classes(min_score=0.95)) == {0, 1}
+        shown = result.plot(GROUND, alpha=0.0, min_score=0.95, legend=(2, 1, 0))
+        chips = [
+            np.nonzero((shown == tiny.CLASSES.palette[k][::-1]).all(axis=2))[0].mean() for k in (0, 1, 2)
+        ]
+        assert chips == sorted(chips), "road, sky, car from top to bottom"
+
+
+def test_a_legend_of_unknown_classes_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="legend"):
+        named(legend=(0, 4))
+
+
+def instances_at(*boxes: tuple[float, float, float, float]) -> Instances:
+    """Cars that fill these boxes, best first."""
+    return Instances(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.full(len(boxes), 2, np.int32),
+        np.linspace(0.9, 0.5, len(boxes), dtype=np.float32),
+        np.ones((len(boxes), 2, 2), np.float32),
+        (200, 300),
+    )
+
+
+def test_instances_of_one_class_have_different_shades() -> None:
+    cars = instances_at((10, 50, 60, 150), (70, 50, 120, 150), (130, 50, 180, 150), (190, 50, 240, 150))
+    result = SegmentationResult(np.zeros((200, 300), np.uint8), cars, tiny.CLASSES)
+    shown = result.plot(GROUND, labels=False)
+    fills = [shown[100, x].astype(int) for x in (35, 95, 155, 215)]
+    for i, one in enumerate(fills):
+        assert all(np.abs(one - other).sum() > 25 for other in fills[:i])
+    # Half of the class's own color over the frame, for the leftmost.
+    assert fills[0].tolist() == [116, 45, 45]
+    # By position: the order of the scores does not matter.
+    swapped = SegmentationResult(result.semantic, cars.select(np.array([2, 0, 3, 1])), tiny.CLASSES)
+    again = swapped.plot(GROUND, labels=False)
+    assert [again[100, x].tolist() for x in (35, 95, 155, 215)] == [fill.tolist() for fill in fills]
+
+
+def test_styles() -> None:
+    semantic = np.zeros((200, 300), np.uint8)
+    semantic[:, 150:] = 1
+    result = SegmentationResult(semantic, instances_at((100, 50, 200, 150)), tiny.CLASSES)
+    road, sky = (0.5 * 90 + 0.5 * np.array(tiny.CLASSES.palette[k][::-1]) for k in (0, 1))
+    classes = result.plot(GROUND, style="classes")
+    assert np.allclose(classes[100, 140], road, atol=1)  # no instances, no labels
+    assert np.allclose(classes[100, 160], sky, atol=1)
+    panoptic = result.plot(GROUND, style="panoptic", labels=False)
+    assert np.allclose(panoptic[10, 10], road, atol=1)
+    assert np.array_equal(panoptic[100, 140], panoptic[100, 160]), "one segment"
+    assert not np.allclose(panoptic[100, 140], road, atol=20)
+    assert (panoptic[100, 199] > panoptic[100, 195]).all(), "a light border"
+    faint = result.plot(GROUND, labels=False)
+    assert np.abs(faint[10, 10].astype(int) - 90).sum() < np.abs(classes[10, 10].astype(int) - 90).sum()
+    with pytest.raises(InvalidInput, match="style"):
+        result.plot(GROUND, style="fancy")  # type: ignore[arg-type]
+
+
+def test_void_pixels_keep_the_frame_in_the_panoptic_style() -> None:
+    semantic = np.full((200, 300), 2, np.uint8)  # cars, no instance of which is known
+    result = SegmentationResult(semantic, instances_at(), tiny.CLASSES)
+    assert np.array_equal(result.plot(GROUND, style="panoptic"), GROUND)
+
+
+def test_edges_of_an_enlarged_class_map_are_smooth() -> None:
+    """A diagonal, enlarged eightfold: drawn with the edge where it belongs, not as stairs."""
+    small = np.tri(25, 38, dtype=np.uint8)
+    enlarged = small.repeat(8, axis=0).repeat(8, axis=1)[:200, :300]
+    none = instances_at()
+    stairs = SegmentationResult(enlarged, none, tiny.CLASSES)
+    smooth = SegmentationResult(enlarged, none, tiny.CLASSES, network_size=(25, 38))
+
+    def deviation(result: SegmentationResult) -> float:
+        """Standard deviation of the edge from a straight line, pixels."""
+        shown = result.plot(GROUND, style="classes")
+        edge = (shown == shown[0, -1]).all(axis=2).argmax(axis=1)[20:180]
+        return float(np.std(edge - np.arange(20, 180)))
+
+    assert deviation(stairs) == pytest.approx(np.std(np.arange(8)), abs=0.1)
+    assert deviation(smooth) < 0.3 * deviation(stairs)
+    moved = (smooth.plot(GROUND, style="classes") != stairs.plot(GROUND, style="classes")).any(axis=2)
+    assert 0 < moved.mean() < 0.05, "only at the edge"
+    assert np.array_equal(smooth.semantic, enlarged), "the class map itself is not changed"
+
+
+def test_thin_classes_stay_in_a_smoothed_map() -> None:
+    small = np.zeros((25, 38), np.uint8)
+    small[:, 20] = 3
+    enlarged = small.repeat(8, axis=0).repeat(8, axis=1)
+    assert 0.6 < (smooth_map(enlarged, small.shape) == 3).sum() / (enlarged == 3).sum() < 1.4
+    assert smooth_map(enlarged, None) is enlarged
+    assert smooth_map(enlarged, enlarged.shape) is enlarged
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_smoothed_map_has_no_class_that_was_not_there(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    small = cv2.resize(random.integers(0, 9, (5, 7), np.uint8), (64, 48), interpolation=cv2.INTER_NEAREST)
+    h, w = random.integers(49, 300, 2).tolist()
+    enlarged = np.asarray(cv2.resize(small, (w, h), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+    kept = enlarged.copy()
+    smooth = smooth_map(enlarged, small.shape)
+    assert set(np.unique(smooth)) == set(np.unique(small))
+    assert (smooth != enlarged).mean() < 0.2
+    assert np.array_equal(enlarged, kept)
 
 
 @pytest.mark.parametrize("height", [12, 30, 60, 100])

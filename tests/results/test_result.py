@@ -311,3 +311,45 @@ def test_supervision_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(DependencyMissing, match=r"imp-trt\[supervision\]"):
         result().to_supervision()
+
+
+def test_notebooks_show_the_overlay() -> None:
+    frame = tiny.frame()
+    with_frame = cv2.imdecode(np.frombuffer(result(frame=frame)._repr_png_(), np.uint8), cv2.IMREAD_COLOR)
+    assert np.array_equal(with_frame, result().plot(frame, legend=True))
+    alone = cv2.imdecode(np.frombuffer(result()._repr_png_(), np.uint8), cv2.IMREAD_COLOR)
+    assert np.array_equal(alone, result().plot(np.full_like(frame, 128), legend=True))
+
+
+def test_show_needs_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(DependencyMissing, match="no display"):
+        result().show(tiny.frame())
+
+
+def test_show_until_a_key_or_the_end_of_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISPLAY", ":0")
+    calls: list[tuple[Any, ...]] = []
+    keys = iter([-1, -1, 27])
+    visible = 1.0
+    for name in ("namedWindow", "imshow", "destroyWindow"):
+        monkeypatch.setattr(cv2, name, lambda *args, name=name: calls.append((name, *args)))
+    monkeypatch.setattr(cv2, "waitKey", lambda delay: next(keys))
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda title, which: visible)
+    result().show(tiny.frame(), title="street")
+    assert [call[:2] for call in calls] == [(n, "street") for n in ("namedWindow", "imshow", "destroyWindow")]
+    assert np.array_equal(calls[1][2], result().plot(tiny.frame(), legend=True))
+    assert next(keys, None) is None
+    visible, keys = 0.0, iter([-1])
+    result().show(tiny.frame(), title="street")
+
+
+def test_show_without_windows_in_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unimplemented(*args: object) -> None:
+        raise cv2.error("The function is not implemented")
+
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(cv2, "namedWindow", unimplemented)
+    with pytest.raises(DependencyMissing, match="opencv-python"):
+        result().show(tiny.frame())

@@ -90,8 +90,8 @@ class Renderer:
 def render(item: SegmentedFrame, view: View) -> NDArray[np.uint8]:
     """Return [h, w, 3] uint8 BGR. It may be the frame itself or a shared overlay; do not modify it."""
     frame, result, draw = item.frame.image, item.result, item.draw
-    alpha = draw.alpha if view.alpha is None else view.alpha
-    if view.layers == {"classes", "instances"} and alpha == draw.alpha:
+    alpha = draw.opacity if view.alpha is None else view.alpha
+    if view.layers == {"classes", "instances"} and alpha == draw.opacity:
         return item.overlay  # a video sink may have drawn it already
     image = frame
     if "classes" in view.layers:

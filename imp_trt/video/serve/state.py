@@ -138,7 +138,7 @@ class ViewState:
             "sequence": shown.sequence,
             "width": w,
             "height": h,
-            "alpha": item.draw.alpha,
+            "alpha": item.draw.opacity,
             "min_score": item.draw.min_score,
         }
         try:

@@ -8,6 +8,7 @@ from .overlays import overlay_sink as overlay_sink
 from .panoptic import PanopticMaps as PanopticMaps
 from .sink import BaseSink as BaseSink
 from .sink import DrawOptions as DrawOptions
+from .sink import LegendHistory as LegendHistory
 from .sink import NullSink as NullSink
 from .sink import SegmentedFrame as SegmentedFrame
 from .sink import Sink as Sink

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock
 from types import TracebackType
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.results.drawing import DEFAULT_ALPHA, Style
 from imp_trt.results.result import DEFAULT_SCORE_THRESHOLD, SegmentationResult
 from imp_trt.video.sources.frame import Frame
 
@@ -19,10 +22,33 @@ from imp_trt.video.sources.frame import Frame
 class DrawOptions:
     """Drawing options for overlays; see :meth:`imp_trt.SegmentationResult.plot`."""
 
-    alpha: float = 0.5
+    alpha: float | None = None
     min_score: float = DEFAULT_SCORE_THRESHOLD
     labels: bool = True
     legend: bool = False
+    style: Style = "instances"
+
+    @property
+    def opacity(self) -> float:
+        """Weight of the class colors, 0-1: alpha, or the default of the style."""
+        return DEFAULT_ALPHA[self.style] if self.alpha is None else self.alpha
+
+
+class LegendHistory:
+    """The classes that the legend of a video has listed so far, so that rows stay once they appear.
+
+    Thread-safe. One per source.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._listed: dict[int, None] = {}  # in the order of their appearance
+
+    def update(self, classes: Iterable[int]) -> tuple[int, ...]:
+        """Add the classes of a frame; returns all classes so far."""
+        with self._lock:
+            self._listed.update(dict.fromkeys(classes))
+            return tuple(self._listed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +58,7 @@ class SegmentedFrame:
     Attributes:
         age_s: seconds from the capture of the frame to its result; None if not measured.
         source: short name of the source if there are several, otherwise ""; default: that of the frame.
+        legends: the classes listed in the frames of this source before it; None for a single frame.
     """
 
     frame: Frame
@@ -39,6 +66,7 @@ class SegmentedFrame:
     draw: DrawOptions = field(default_factory=DrawOptions)
     age_s: float | None = None
     source: str = ""
+    legends: LegendHistory | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", self.source or self.frame.source)
@@ -46,9 +74,17 @@ class SegmentedFrame:
     @cached_property
     def overlay(self) -> NDArray[np.uint8]:
         """[h, w, 3] uint8 BGR. Shared by all sinks; do not modify it."""
-        d = self.draw
+        draw = self.draw
+        legend: bool | tuple[int, ...] = draw.legend
+        if draw.legend and self.legends is not None:
+            legend = self.legends.update(self.result.legend_classes(draw.min_score))
         return self.result.plot(
-            self.frame.image, alpha=d.alpha, min_score=d.min_score, labels=d.labels, legend=d.legend
+            self.frame.image,
+            style=draw.style,
+            alpha=draw.alpha,
+            min_score=draw.min_score,
+            labels=draw.labels,
+            legend=legend,
         )
 
 

@@ -46,7 +46,7 @@ def test_the_run_overlay_is_shared_with_other_sinks() -> None:
     item = segmented()
     both = frozenset(("classes", "instances"))
     assert render(item, View(both)) is item.overlay
-    assert render(item, View(both, 0.5)) is item.overlay
+    assert render(item, View(both, 0.25)) is item.overlay
     assert render(item, View(both, 0.8)) is not item.overlay
 
 

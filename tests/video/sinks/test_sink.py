@@ -17,6 +17,7 @@ from imp_trt.video import sinks
 from imp_trt.video.sinks import (
     DrawOptions,
     JsonLines,
+    LegendHistory,
     NullSink,
     OverlayImages,
     OverlayVideo,
@@ -134,3 +135,19 @@ def test_a_frame_on_a_full_disk_leaves_the_ones_before(tmp_path: Path, item: Mak
         with full_disk(1000), pytest.raises(OutputError, match="File too large"):
             sink.write(item(1))
     assert os.listdir(tmp_path) == ["name0.png"]
+
+
+def test_the_legend_of_a_video_keeps_its_rows(results: list[SegmentationResult], item: MakeItem) -> None:
+    """A class that leaves the frame stays listed; a frame of its own lists what is in it."""
+    legends = LegendHistory()
+    assert legends.update((2, 0)) == (2, 0)
+    assert legends.update((0, 1)) == (2, 0, 1)
+    shown = replace(item(draw=DrawOptions(legend=True)), legends=legends)
+    wanted = results[0].plot(shown.frame.image, legend=legends.update(results[0].legend_classes()))
+    assert np.array_equal(shown.overlay, wanted)
+
+
+def test_opacity_is_that_of_the_style() -> None:
+    assert DrawOptions().opacity == 0.25
+    assert DrawOptions(style="classes").opacity == DrawOptions(style="panoptic").opacity == 0.5
+    assert DrawOptions(alpha=0.0).opacity == 0.0
