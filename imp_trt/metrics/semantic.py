@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
@@ -17,8 +17,8 @@ from imp_trt.metrics.per_class import ClassIou, finite, known_mean, named, numbe
 from imp_trt.results.result import SegmentationResult
 
 
-class SemanticDict(TypedDict):
-    """JSON form of :class:`SemanticScores`."""
+class _ScoresDict(TypedDict):
+    """What is always there."""
 
     mean_iou: float | None
     thing_iou: float | None
@@ -27,6 +27,12 @@ class SemanticDict(TypedDict):
     pixel_accuracy: float | None
     iou: dict[str, float | None]
     accuracy: dict[str, float | None]
+
+
+class SemanticDict(_ScoresDict, total=False):
+    """JSON form of :class:`SemanticScores`; confusion only where it was kept."""
+
+    confusion: list[list[int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +47,14 @@ class SemanticScores(ClassIou):
         iou: [K] float64, intersection over union; NaN for a class in neither ground truth nor prediction.
         accuracy: [K] float64, recall; NaN for a class that does not occur in the ground truth.
         pixel_accuracy: fraction of labeled pixels that are correct; NaN without labeled pixels.
+        confusion: [K, K + 1] int64 pixels, as :attr:`ConfusionMatrix.counts`; None if not kept.
     """
 
     classes: ClassTable
     iou: NDArray[np.float64]
     accuracy: NDArray[np.float64]
     pixel_accuracy: float
+    confusion: NDArray[np.int64] | None = None
 
     @property
     def mean_accuracy(self) -> float:
@@ -55,7 +63,7 @@ class SemanticScores(ClassIou):
 
     def to_dict(self) -> SemanticDict:
         """Plain data for JSON; None where a class does not occur."""
-        return {
+        data: SemanticDict = {
             "mean_iou": finite(self.mean_iou),
             "thing_iou": finite(self.thing_iou),
             "stuff_iou": finite(self.stuff_iou),
@@ -64,15 +72,27 @@ class SemanticScores(ClassIou):
             "iou": named(self.classes.names, self.iou),
             "accuracy": named(self.classes.names, self.accuracy),
         }
+        if self.confusion is not None:
+            data["confusion"] = self.confusion.tolist()
+        return data
 
     @classmethod
     def from_dict(cls, data: SemanticDict, classes: ClassTable) -> SemanticScores:
-        """Inverse of :meth:`to_dict`; means are recomputed. KeyError if a class is missing."""
+        """Inverse of :meth:`to_dict`; means are recomputed.
+
+        KeyError if a class is missing, ValueError if the confusion matrix has another shape.
+        """
+        confusion = None
+        if "confusion" in data:
+            confusion = np.array(data["confusion"], np.int64)
+            if confusion.shape != (len(classes), len(classes) + 1):
+                raise ValueError(f"confusion matrix of shape {list(confusion.shape)}")
         return cls(
             classes,
             unnamed(classes.names, data["iou"]),
             unnamed(classes.names, data["accuracy"]),
             number(data["pixel_accuracy"]),
+            confusion,
         )
 
 
@@ -125,8 +145,8 @@ class SemanticMeasure:
         self._matrix.add(sample.semantic, result.semantic)
 
     def scores(self) -> SemanticScores:
-        """Scores of the images so far."""
-        return self._matrix.scores(self._classes)
+        """Scores of the images so far, with their confusion matrix."""
+        return replace(self._matrix.scores(self._classes), confusion=self._matrix.counts.copy())
 
 
 def pair_codes(target: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int) -> NDArray[np.int32]:

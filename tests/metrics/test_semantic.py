@@ -106,3 +106,23 @@ def test_with_all_255_classes_every_cell_is_its_own():
     scores = matrix.scores(ClassTable(names, (), ((0, 0, 0),) * 255))
     assert (scores.iou == 1).all()
     assert matrix.counts.sum() == 255
+
+
+def test_the_confusion_matrix_goes_through_json():
+    measure = SemanticMeasure(PETS)
+    measure.add(
+        labeled(np.array([[WALL, WALL, FLOOR, 255]], np.uint8)),
+        answer(np.array([[WALL, 255, DOG, DOG]], np.uint8)),
+    )
+    scores = measure.scores()
+    assert scores.confusion is not None
+    assert scores.confusion.sum() == 3
+    assert scores.confusion[WALL, WALL] == scores.confusion[WALL, -1] == scores.confusion[FLOOR, DOG] == 1
+    data = json.loads(json.dumps(scores.to_dict()))
+    again = SemanticScores.from_dict(data, PETS)
+    assert np.array_equal(again.confusion, scores.confusion)
+    del data["confusion"]  # as written by version 0.1
+    assert SemanticScores.from_dict(data, PETS).confusion is None
+    data["confusion"] = [[1, 2], [3, 4]]
+    with pytest.raises(ValueError, match="confusion"):
+        SemanticScores.from_dict(data, PETS)

@@ -10,6 +10,7 @@ from pathlib import Path
 from imp_trt.classes import ClassTable
 from imp_trt.data.files import write_atomically
 from imp_trt.errors import DependencyMissing
+from imp_trt.train.report.confusion import confusion_table
 from imp_trt.train.report.pictures import PictureRow, data_url
 from imp_trt.train.report.tables import Scored, class_values, tables
 
@@ -59,6 +60,9 @@ def write_report(
         images=evaluation.images,
         scored=scored,
         tables=tables(scored),
+        confusion=[
+            (s.name, table) for s in scored if (table := confusion_table(s.evaluation.semantic)) is not None
+        ],
         charts=figures,
         pictures=[(row.caption, [(name, data_url(p)) for name, p in row.panels]) for row in pictures],
         legend=zip(evaluation.classes.names, evaluation.classes.palette, strict=True),

@@ -49,6 +49,7 @@ def test_everything_is_on_the_page(page, scored):
     for table in tables(scored):
         assert f"<h2>{table.title}</h2>" in page
         assert all(cell in page for row in table.rows for cell in row)
+    assert page.count("<h2>Confusion matrix") == 2, "of both models"
     # Classes, gains, two about boundaries, precision.
     assert page.count("<svg") == 5
     assert page.count("<img") == 4
