@@ -78,17 +78,14 @@ def draw_result(
         cv2.addWeighted(frame, 1 - alpha, image, alpha, 0, dst=image)
     else:
         image = frame.copy()
-    colors = shaded(instances.boxes, instances.labels.tolist(), classes)
+    colors = shaded(instances.boxes, instances.labels.tolist(), classes, instances.track_ids)
     if style == "instances":
         # Best last, so that it is on top.
         for i in reversed(range(len(instances))):
             _draw_instance(image, frame, instances, i, colors[i])
     taken = [] if legend is None else _draw_legend(image, legend, classes)
     if labels and style == "instances":
-        names = [
-            f"{classes.names[label]} {score:.2f}"
-            for label, score in zip(instances.labels, instances.scores, strict=True)
-        ]
+        names = [_label(instances, i, classes) for i in range(len(instances))]
         _draw_labels(image, instances.boxes, names, colors, taken)
     return image
 
@@ -178,6 +175,13 @@ def _draw_instance(
     width = _line_width(image)
     for rim, line in ((_dark(color), width + 2), (_light(color), width)):
         cv2.drawContours(image, outlines, -1, rim, line, cv2.LINE_AA, offset=(x, y))
+
+
+def _label(instances: Instances, i: int, classes: ClassTable) -> str:
+    """Class, number of the track if there is one, and score."""
+    track = -1 if instances.track_ids is None else int(instances.track_ids[i])
+    number = f" #{track}" if track >= 0 else ""
+    return f"{classes.names[int(instances.labels[i])]}{number} {instances.scores[i]:.2f}"
 
 
 def _draw_labels(

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypedDict
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from imp_trt.ops.mask_projection.numpy import instance_mask_projection_numpy
 from imp_trt.results.coco import CocoResult, coco_results
 from imp_trt.results.instances import MASK_THRESHOLD, Instances, check_array, describe
 from imp_trt.results.panoptic import Panoptic, class_areas, fuse_panoptic
+from imp_trt.results.serialization import ResultDict, instance_dict, npz_bytes
 
 if TYPE_CHECKING:
     import supervision
@@ -33,21 +33,6 @@ __all__ = ["DEFAULT_SCORE_THRESHOLD", "MASK_THRESHOLD", "Instances", "LazyOutput
 
 DEFAULT_SCORE_THRESHOLD = 0.3
 """Default minimum score of an instance that is drawn or listed."""
-
-InstanceDict = TypedDict(
-    "InstanceDict", {"class": str, "label": int, "score": float, "box": list[float]}, total=True
-)
-"""One instance of :meth:`SegmentationResult.to_dict`; box is xyxy in pixels of the frame."""
-
-
-class ResultDict(TypedDict):
-    """What :meth:`SegmentationResult.to_dict` returns; classes maps names to fractions of the frame."""
-
-    height: int
-    width: int
-    classes: dict[str, float]
-    instances: list[InstanceDict]
-    timing_ms: dict[str, float]
 
 
 class LazyOutputs(Protocol):
@@ -339,15 +324,7 @@ class SegmentationResult:
                 for name, count in zip(self.classes.names, counts, strict=True)
                 if count
             },
-            "instances": [
-                {
-                    "class": self.classes.names[label],
-                    "label": int(label),
-                    "score": round(float(score), 4),
-                    "box": [round(float(v), 2) for v in box],
-                }
-                for box, label, score in zip(instances.boxes, instances.labels, instances.scores, strict=True)
-            ],
+            "instances": [instance_dict(instances, i, self.classes) for i in range(len(instances))],
             "timing_ms": {name: round(value, 3) for name, value in self.timing.items()},
         }
 
@@ -381,8 +358,8 @@ class SegmentationResult:
             min_score: instances with a lower score are left out. Each mask takes h * w bytes.
 
         Returns:
-            Detections: xyxy, mask ([N, h, w] bool), confidence, class_id (class index), and the class names
-            in ``data["class_name"]``.
+            Detections: xyxy, mask ([N, h, w] bool), confidence, class_id (class index), tracker_id if the
+            result was tracked, and the class names in ``data["class_name"]``.
 
         Raises:
             DependencyMissing: supervision is not installed.
@@ -402,6 +379,7 @@ class SegmentationResult:
             mask=instances.paste(),
             confidence=instances.scores,
             class_id=instances.labels.astype(np.int64),
+            tracker_id=None if instances.track_ids is None else instances.track_ids.astype(np.int64),
             data={"class_name": np.array(self.classes.names)[instances.labels]},
         )
 
@@ -431,24 +409,9 @@ class SegmentationResult:
         if suffix == ".json":
             return write_atomically(path, (self.to_json(0.0) + "\n").encode())
         if suffix == ".npz":
-            return write_atomically(path, self._npz())
+            return write_atomically(path, npz_bytes(self.semantic, self.instances, self.classes))
         raise OutputError(
             f"result file {path}",
             expected=".png, .json or .npz (or a frame as second argument, for an overlay)",
             got=suffix or "no suffix",
         )
-
-    def _npz(self) -> bytes:
-        buffer = io.BytesIO()
-        instances = self.instances
-        np.savez_compressed(
-            buffer,
-            semantic=self.semantic,
-            boxes=instances.boxes,
-            labels=instances.labels,
-            scores=instances.scores,
-            masks=instances.masks,
-            mask_boxes=instances._span,
-            names=np.array(self.classes.names),
-        )
-        return buffer.getvalue()

@@ -20,22 +20,30 @@ _SHADES = ((0, 1.0, 1.0), (14, 0.75, 1.35), (-14, 1.0, 0.72), (8, 0.55, 1.15), (
 _MIN_VALUE = 0.5  # darker colors cannot be told apart
 
 
-def shaded(boxes: NDArray[np.float32], labels: Sequence[int], classes: ClassTable) -> list[Bgr]:
+def shaded(
+    boxes: NDArray[np.float32],
+    labels: Sequence[int],
+    classes: ClassTable,
+    track_ids: NDArray[np.int32] | None = None,
+) -> list[Bgr]:
     """A BGR color for each instance: shades of its class's color that differ between neighbors.
 
-    The shades follow the order of the boxes from left to right within a class, which changes less from
-    frame to frame than the order of the scores.
+    A tracked instance keeps its shade. The others' follow the order of the boxes from left to right within
+    a class, which changes less from frame to frame than the order of the scores.
 
     Args:
         boxes: [N, 4] float32, xyxy.
         labels: N class indices.
         classes: their colors.
+        track_ids: [N] int32, -1 for an instance that is not tracked; None without tracking.
     """
     ranks: dict[int, int] = {}
     colors: list[Bgr] = [(0, 0, 0)] * len(labels)
     for i in np.argsort(boxes[:, 0] + boxes[:, 2], kind="stable").tolist():
         label = labels[i]
         rank = ranks[label] = ranks.get(label, -1) + 1
+        if track_ids is not None and track_ids[i] >= 0:
+            rank = int(track_ids[i])
         colors[i] = shade(classes.palette[label], rank)
     return colors
 

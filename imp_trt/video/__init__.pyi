@@ -11,6 +11,7 @@ from .statistics import RunSummary as RunSummary
 from .statistics import Snapshot as Snapshot
 from .statistics import SourceSnapshot as SourceSnapshot
 from .statistics import Statistics as Statistics
+from .tracking import Tracker as Tracker
 from .writer import VideoWriter as VideoWriter
 
 Segmented = SegmentedFrame
