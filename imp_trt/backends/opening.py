@@ -11,11 +11,12 @@ from typing import Literal
 from imp_trt.backends.base import Backend
 from imp_trt.errors import InvalidInput
 
-BackendName = Literal["onnxruntime", "pytorch", "tensorrt", "tensorrt-rtx"]
+BackendName = Literal["onnxruntime", "openvino", "pytorch", "tensorrt", "tensorrt-rtx"]
 
 # Name -> module, class, and the suffixes it runs; the first that supports a file is its default.
 _BACKENDS: dict[BackendName, tuple[str, str, tuple[str, ...]]] = {
     "onnxruntime": ("imp_trt.backends.onnxruntime", "OnnxRuntimeBackend", (".onnx",)),
+    "openvino": ("imp_trt.backends.openvino", "OpenVinoBackend", (".onnx",)),
     "pytorch": ("imp_trt.backends.pytorch", "PyTorchBackend", (".safetensors", ".pt", ".pth")),
     "tensorrt": ("imp_trt.backends.tensorrt", "TensorRtBackend", (".engine",)),
     "tensorrt-rtx": ("imp_trt.backends.tensorrt_rtx", "TensorRtRtxBackend", (".engine",)),

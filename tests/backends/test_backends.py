@@ -45,7 +45,7 @@ def test_closing_twice_and_use_after_close(tmp_path: Path) -> None:
     [
         ("model.txt", {}, "ends with"),
         ("model", {}, "no suffix"),
-        ("model.onnx", {"backend": "tensorflow"}, "one of onnxruntime, pytorch"),
+        ("model.onnx", {"backend": "tensorflow"}, "one of onnxruntime, openvino, pytorch"),
         ("model.onnx", {"backend": "pytorch"}, "'onnxruntime'"),
         ("model.pt", {"backend": "onnxruntime"}, "'pytorch'"),
         ("model.onnx", {"threads": 0}, "threads"),

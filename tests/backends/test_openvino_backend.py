@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenVINO backend: the answers of ONNX Runtime, from the same file."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imp_trt.artifacts.artifact import write_artifact
+from imp_trt.backends import open_backend
+from imp_trt.backends.openvino import OpenVinoBackend, has_bfloat16
+from imp_trt.errors import ArtifactError, DependencyMissing, InvalidInput
+from imp_trt.models.outputs import OUTPUT_NAMES
+from imp_trt.segmenter import Segmenter
+from tests.support import tiny
+
+needs_openvino = pytest.mark.skipif(
+    find_spec("openvino") is None,
+    reason="needs the package openvino: pip install 'imp-trt[openvino]'",
+)
+
+
+@needs_openvino
+def test_outputs_and_their_types(tmp_path: Path) -> None:
+    backend = open_backend(tiny.artifact(tmp_path, batch=2), "openvino", threads=1)
+    frames = np.stack([tiny.frame(seed=0), tiny.frame(seed=1)])
+    before = frames.copy()
+    outputs = backend.infer(frames)
+    assert tuple(outputs) == OUTPUT_NAMES
+    for spec in backend.manifest.outputs:
+        assert (outputs[spec.name].dtype.name, outputs[spec.name].shape) == (spec.dtype, spec.shape)
+    assert np.array_equal(outputs["semantic"], tiny.truth(frames))
+    assert np.array_equal(frames, before)
+    kept = {name: array.copy() for name, array in outputs.items()}
+    backend.infer(frames[::-1].copy())
+    assert all(np.array_equal(outputs[name], kept[name]) for name in kept), "arrays of their own"
+
+
+@needs_openvino
+def test_a_segmenter_on_it(tmp_path: Path) -> None:
+    path = tiny.artifact(tmp_path)
+    frame = tiny.frame(100, 170)
+    with Segmenter(path, backend="openvino") as ours, Segmenter(path) as reference:
+        mine, wanted = ours.run(frame), reference.run(frame)
+    assert np.array_equal(mine.semantic, wanted.semantic)
+    for name in ("boxes", "labels", "scores", "masks"):
+        assert np.array_equal(getattr(mine.instances, name), getattr(wanted.instances, name))
+
+
+@needs_openvino
+def test_closed(tmp_path: Path) -> None:
+    backend = open_backend(tiny.artifact(tmp_path), "openvino")
+    backend.close()
+    backend.close()
+    with pytest.raises(InvalidInput, match="closed"):
+        backend.infer(tiny.frame()[None])
+
+
+@needs_openvino
+def test_wrong_arguments(tmp_path: Path) -> None:
+    path = tiny.artifact(tmp_path)
+    with pytest.raises(InvalidInput, match="device"):
+        OpenVinoBackend(path, device="cuda")
+    with pytest.raises(InvalidInput, match="precision"):
+        OpenVinoBackend(path, precision="float16")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="ends with"):
+        open_backend(tmp_path / "model.pt", "openvino")
+
+
+@needs_openvino
+def test_graphs_that_are_not_those_of_the_manifest(tmp_path: Path) -> None:
+    for payload in (b"", b"nothing", tiny.graph(batch=2).SerializeToString()):
+        path = write_artifact(tmp_path / "bad.onnx", payload, tiny.manifest())
+        with pytest.raises(ArtifactError, match=r"rejects the graph|differ from the manifest"):
+            OpenVinoBackend(path)
+
+
+def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(DependencyMissing, match=r"imp-trt\[openvino\]"):
+        OpenVinoBackend(tiny.artifact(tmp_path))
+    with pytest.raises(ArtifactError):
+        OpenVinoBackend(tmp_path / "missing.onnx")
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        ("fpu avx512f amx_bf16 amx_tile", True),
+        ("avx512_bf16", True),
+        ("fpu avx512f avx2", False),
+        ("", False),
+    ],
+)
+def test_who_has_bfloat16(tmp_path: Path, flags: str, wanted: bool) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"processor\t: 0\nmodel name\t: amx_bf16 in name only\nflags\t\t: {flags}\n")
+    assert has_bfloat16(path) is wanted
+    assert has_bfloat16(tmp_path / "none") is False
+
+
+@needs_openvino
+@pytest.mark.slow
+def test_functions_of_an_exported_network_are_inlined() -> None:
+    """The whole network with its two operators, against ONNX Runtime."""
+    import onnxruntime as ort
+
+    from imp_trt.backends.openvino import _compile
+    from tests.support.networks import smooth_frames
+    from tests.support.typed_models import typed
+
+    payload = typed("fp32").model.SerializeToString()
+    assert b"InstanceMaskProjection" in payload
+    compiled = _compile(payload, "network", 1, "float32")
+    session = ort.InferenceSession(payload, providers=["CPUExecutionProvider"])
+    request = compiled.create_infer_request()
+    for frame in smooth_frames(3).numpy():
+        wanted = dict(zip(OUTPUT_NAMES, session.run(OUTPUT_NAMES, {"frame": frame[None]}), strict=True))
+        request.infer({"frame": frame[None]}, share_inputs=True)
+        for port in compiled.outputs:
+            (name,) = port.get_names() & set(OUTPUT_NAMES)
+            found = request.get_tensor(port).data
+            if name in ("semantic", "labels", "num_detections"):
+                assert (found == wanted[name]).mean() > 0.999, name
+            else:
+                assert np.allclose(found, wanted[name], atol=1e-3), name
