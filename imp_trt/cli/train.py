@@ -45,7 +45,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    p = command_parser("imp-train", __doc__ or "", EXAMPLES)
+    p = command_parser(
+        "imp-train", "Train a network on a data set, optionally also the baseline without IMP.", EXAMPLES
+    )
     _network_options(p.add_argument_group("data and network"))
     training = p.add_argument_group("training")
     _recipe_options(training)

@@ -152,7 +152,7 @@ def test_the_gpu_decides_which_nvrtc_compiles(monkeypatch):
     )
     assert chosen((7, 0), (13, 0)) == ("sm_70", (12, 9))
     assert chosen((10, 0), (12, 8)) == ("sm_100", (12, 9))
-    # Nobody knows it: PTX, which must not be newer than the driver.
+    # Unknown to all: PTX, which must not be newer than the driver.
     assert chosen((12, 0), (12, 8)) == ("compute_90", (12, 6))
     assert chosen((12, 0), (13, 0)) == ("compute_90", (13, 0))
 

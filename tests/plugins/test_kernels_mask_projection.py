@@ -204,7 +204,7 @@ def test_crowds_whose_lines_do_not_fit_at_a_time(cells: int, sides: tuple[float,
         assert_same_bits(case, 1, (40, 150), 1.0, rule, dtype)
 
 
-def test_cells_that_are_not_finite_beside_the_columns_that_read_them() -> None:
+def test_cells_that_are_not_finite_next_to_the_columns_that_read_them() -> None:
     """One neighbor has weight 0 at a border, and one at every column where the mask fits the pixels."""
     rng = np.random.default_rng(3)
     for dtype in DTYPES:

@@ -120,7 +120,7 @@ def test_an_unknown_operator_is_named_with_its_node():
         built(model)
 
 
-def test_what_the_builder_refuses_has_its_own_words():
+def test_what_the_builder_rejects_has_its_message():
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], name="conv"),
         helper.make_node("NonMaxSuppression", ["b", "s"], ["n"], name="nms"),
