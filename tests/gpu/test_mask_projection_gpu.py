@@ -124,7 +124,7 @@ def test_the_composed_form_is_that_of_the_cpu(device, rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("dtype", [pytest.param(np.float16, marks=pytest.mark.slow), np.float32])
 def test_degenerate_numbers(device, rule, dtype):
     @QUICK
     @given(case=degenerate(2, 3, 2, dtype), scale=st.sampled_from((1.0, 0.25, 1e-3, 3.7)))
