@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from imp_trt.ops import instance_mask_projection, instance_mask_projection_reference
 from tests.ops.mask_projection_cases import (
+    DEGENERATE_DTYPES,
     INVALID,
     QUICK,
     RULES,
@@ -73,7 +74,7 @@ def test_is_within_rounding_of_the_definition(rule: str, dtype: type) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("dtype", DEGENERATE_DTYPES)
 def test_degenerate_numbers(rule: str, dtype: type) -> None:
     @QUICK
     @given(case=degenerate(2, 3, 2, dtype), scale=st.sampled_from((1.0, 0.25, 1e-3, 3.7)))
