@@ -163,7 +163,7 @@ def gains(
             axes.barh(row, scale * value, 0.7, color=(_BETTER if value >= 0 else _WORSE)[0])
             span = (ranges or {}).get(key)
             ends.append(_finish_bar(axes, row, value, span, scale, signed(scale * value)))
-        reach = 1.18 * max(abs(end) for end in ends) or 1.0
+        reach = 1.18 * max(abs(end) for end in ends) or 1.1  # no tick at the edge
         axes.set_xlim(-reach, reach)
         axes.axvline(0, color=_DIM[0], linewidth=1.0)
         _label_rows(axes, rows, label)
