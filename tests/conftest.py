@@ -17,7 +17,7 @@ WORKERS = 2
 """As many as the fewest cores on which the suite is expected to run."""
 
 # A shell starts its background jobs with Ctrl-C ignored. Tests that interrupt themselves or a program that
-# they start would then wait for ever.
+# they start would then wait forever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the documents tell a reader to type works."""
+"""The commands in the documents work."""
 
 from __future__ import annotations
 

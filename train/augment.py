@@ -93,14 +93,11 @@ def random_crop(
         raise InvalidInput("uniform", expected=[RANDOM_NUMBERS], got=list(uniform.shape))
     full_h, full_w = sample.size
     scale = _random_scale(float(uniform[0]), sample.size, scale_range, short_sides, max_long)
-    if crop_hw is None:
-        height, width = max(1, round(full_h * scale)), max(1, round(full_w * scale))
-        source_h, source_w = full_h, full_w
-    else:
-        height, width = _checked_size(crop_hw)
-        # The window of the source that the crop covers, in whole source pixels.
-        source_h = min(full_h, max(1, round(height / scale)))
-        source_w = min(full_w, max(1, round(width / scale)))
+    scaled = max(1, round(full_h * scale)), max(1, round(full_w * scale))
+    height, width = scaled if crop_hw is None else _checked_size(crop_hw)
+    # The window of the source that the crop covers, in whole source pixels.
+    source_h = full_h if crop_hw is None else min(full_h, max(1, round(height / scale)))
+    source_w = full_w if crop_hw is None else min(full_w, max(1, round(width / scale)))
     top = int(uniform[1] * (full_h - source_h + 1))
     left = int(uniform[2] * (full_w - source_w + 1))
     window = np.s_[top : top + source_h, left : left + source_w]

@@ -20,7 +20,7 @@ from imp_trt.export.options import EngineOptions
 from imp_trt.export.progress import Progress
 from imp_trt.export.targets import Target, capabilities_for, version_pair
 from imp_trt.export.tensorrt.build_job import BuildJob
-from imp_trt.export.tensorrt.builder import build_engine
+from imp_trt.export.tensorrt.builder import BuildResult, build_engine
 
 _PLUGIN_TAKES_PRECEDENCE = (10, 7)
 """TensorRT version from which a registered plugin takes precedence over a function of the same name."""
@@ -91,19 +91,25 @@ def make_engine(
     )
     built = build_engine(graph, job, progress)
     header = read_plan_header(built.plan)
-    info = EngineInfo(
-        backend=target.backend,
+    info = _engine_info(graph, job, built, header, target, platform)
+    types_from = "convolutions of the typed network" if built.engine_types is None else "engine inspector"
+    return Engine(built.plan, header, info, types_from)
+
+
+def _engine_info(
+    graph: bytes, job: BuildJob, built: BuildResult, header: PlanHeader, target: Target, platform: Platform
+) -> EngineInfo:
+    return EngineInfo(
+        backend=job.backend,
         version=header.version or built.version,
         compute_capabilities=_capabilities(job, header, target, platform),
         platform=platform.name,
         onnx_sha256=hashlib.sha256(graph).hexdigest(),
-        operators=dict.fromkeys(nodes, form),
-        hardware_compatibility=options.hardware_compatibility,
-        version_compatible=options.version_compatible,
+        operators=dict.fromkeys(job.operators, job.plugins),
+        hardware_compatibility=job.hardware_compatibility,
+        version_compatible=job.version_compatible,
         layer_precisions=built.network_types if built.engine_types is None else built.engine_types,
     )
-    types_from = "convolutions of the typed network" if built.engine_types is None else "engine inspector"
-    return Engine(built.plan, header, info, types_from)
 
 
 def custom_nodes(model: ModelProto) -> dict[str, tuple[str, ...]]:

@@ -36,7 +36,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    p = command_parser("imp-demo", __doc__ or "", EXAMPLES)
+    p = command_parser(
+        "imp-demo",
+        "Export the bundled weights, verify the artifact, and segment a street video with it.",
+        EXAMPLES,
+    )
     p.add_argument(
         "source",
         nargs="?",

@@ -44,7 +44,11 @@ def parser() -> argparse.ArgumentParser:
     """The command's options."""
     from imp_trt.train.datasets import NAMES
 
-    p = command_parser("imp-eval", __doc__ or "", EXAMPLES)
+    p = command_parser(
+        "imp-eval",
+        "Evaluate a checkpoint or an artifact on a labeled data set, optionally against a baseline.",
+        EXAMPLES,
+    )
     p.add_argument("model", type=Path, help="checkpoint (.safetensors, .pt) or artifact (.onnx, .engine)")
     p.add_argument("--baseline", type=Path, metavar="MODEL", help="model to compare with")
     p.add_argument("--data", required=True, help=f"data set: {NAMES}")

@@ -45,9 +45,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    p = command_parser("imp-train", __doc__ or "", EXAMPLES)
+    p = command_parser(
+        "imp-train", "Train a network on a data set, optionally also the baseline without IMP.", EXAMPLES
+    )
     _network_options(p.add_argument_group("data and network"))
-    _training_options(p.add_argument_group("training"))
+    training = p.add_argument_group("training")
+    _recipe_options(training)
+    _run_options(training)
     p.add_argument(
         "-o",
         "--output",
@@ -98,7 +102,7 @@ def _network_options(data: argparse._ArgumentGroup) -> None:
     )
 
 
-def _training_options(how: argparse._ArgumentGroup) -> None:
+def _recipe_options(how: argparse._ArgumentGroup) -> None:
     how.add_argument(
         "--recipe",
         default="scenes",
@@ -135,6 +139,9 @@ def _training_options(how: argparse._ArgumentGroup) -> None:
         metavar="FIELD=VALUE",
         help="override a field of the recipe, such as crop=256,512 or stage_one.lr=0.01; can be repeated",
     )
+
+
+def _run_options(how: argparse._ArgumentGroup) -> None:
     with_baseline = how.add_argument(
         "--with-baseline",
         dest="pair",

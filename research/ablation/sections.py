@@ -49,7 +49,7 @@ def systems_section(data: DataSummary) -> str:
 
 
 def gain_section(data: DataSummary) -> str:
-    """Gain of IMP for each pair, beside that of the paper."""
+    """Gain of IMP for each pair, next to that of the paper."""
     parts = [
         verdict(data, name, without, with_)
         for name, without, with_ in PAIRS
@@ -200,7 +200,7 @@ def variant_section(data: DataSummary) -> str:
             for score, c in scores
         ]
         text.append(table((f"background score of `{CANVAS_ONLY}`", *_SWEPT), sweep))
-        text.append("Scored on the validation pictures: a score that is chosen here is chosen on them.")
+        text.append("Scored on the validation images: a score chosen from this table is chosen on them.")
     return "\n\n".join(text)
 
 

@@ -193,14 +193,14 @@ def test_missing_field_is_named(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "mend"),
+    ("version", "fix"),
     [(2, "pip install --upgrade"), (99, "pip install --upgrade"), (0, "imp-export"), (-1, "imp-export")],
 )
-def test_other_schema_versions_say_how_to_mend(version: int, mend: str) -> None:
+def test_other_schema_versions_name_the_fix(version: int, fix: str) -> None:
     data = {"schema_version": version, "unknown_to_us": True}
     with pytest.raises(ArtifactError, match="schema_version") as caught:
         parse(data)
-    assert mend in str(caught.value)
+    assert fix in str(caught.value)
 
 
 @pytest.mark.parametrize("version", ["1", 1.0, True, None, [1]])

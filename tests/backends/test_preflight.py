@@ -217,7 +217,7 @@ def test_header_of_rtx_against_the_listed_capabilities() -> None:
     assert problems(manifest, wide, engines.orin(**DESKTOP)) == []
 
 
-def test_a_header_that_tells_no_version_is_no_objection() -> None:
+def test_a_header_without_a_version_is_accepted() -> None:
     assert problems(engines.manifest(), PlanHeader("tensorrt"), engines.orin()) == []
 
 
@@ -228,7 +228,7 @@ def test_another_backend_than_the_engine_s() -> None:
     assert problems(engines.manifest(), ORIN, engines.orin(), backend="tensorrt") == []
 
 
-def test_what_no_installation_mends_comes_first() -> None:
+def test_what_no_installation_fixes_comes_first() -> None:
     nothing = engines.orin(name="linux-x86_64", tensorrt=None, gpu=NO_DRIVER, plugins=NO_NVRTC)
     found = problems(engines.manifest(), ORIN, nothing)
     assert [p.missing for p in found] == [False, True, True, True]

@@ -114,7 +114,7 @@ def test_where_capture_fails_the_network_is_enqueued_and_the_log_says_so_once(
             for i in range(3):
                 assert same(segmenter.run(tiny.frame(seed=i)), cpu.run(tiny.frame(seed=i)))
     assert caplog.text.count("without a CUDA graph") == 1
-    if trt.__name__ == "tensorrt_rtx":  # its own graphs take over
+    if trt.__name__ == "tensorrt_rtx":  # it uses its own graphs
         assert [s.name for s in trt.strategies] == ["DISABLED", "WHOLE_GRAPH_CAPTURE"]
         assert trt.found == 1, "the second context must not compile again what the first one did"
     assert trt.contexts == 1, "two contexts need twice the scratch memory"
@@ -157,9 +157,7 @@ def test_rtx_runs_without_a_cache_folder(
         ({"backend": "onnxruntime"}, "ends with .onnx"),
     ],
 )
-def test_options_that_make_no_sense(
-    machine: Machine, path: Path, options: dict[str, Any], words: str
-) -> None:
+def test_invalid_options(machine: Machine, path: Path, options: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         Segmenter(path, **options)
     assert machine[1].alive == NOTHING

@@ -259,7 +259,7 @@ def test_layouts_that_are_not_packed(cuda: FakeGpu, segmenter: Segmenter, kind: 
         {"strides": (27, 3)},
     ],
 )
-def test_interfaces_that_make_no_sense(cuda: FakeGpu, segmenter: Segmenter, changes: dict[str, Any]) -> None:
+def test_invalid_interfaces(cuda: FakeGpu, segmenter: Segmenter, changes: dict[str, Any]) -> None:
     array = Interface(on_gpu(cuda, np.zeros((8, 9, 3), np.uint8)), **changes)
     with pytest.raises(InvalidInput, match="frame"):
         segmenter.run(array)

@@ -312,7 +312,7 @@ def test_closing(machine: Machine, path: Path) -> None:
     assert gone == ["IExecutionContext", "ICudaEngine", "Runtime"]
 
 
-def test_a_segmenter_that_nobody_closes_is_released_when_it_is_dropped(machine: Machine, path: Path) -> None:
+def test_an_unclosed_segmenter_is_released_when_it_is_collected(machine: Machine, path: Path) -> None:
     result = Segmenter(path).run(tiny.frame())
     gc.collect()
     assert machine[0].alive  # its result has not been read

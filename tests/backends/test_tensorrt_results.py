@@ -203,7 +203,7 @@ def test_results_of_a_batch_share_one_slot(cuda: FakeGpu, tmp_path: Path) -> Non
             assert same(two, pair[1])
 
 
-def test_an_answer_that_cannot_be_shows_when_it_is_read(tmp_path: Path, cuda: FakeGpu) -> None:
+def test_an_invalid_output_is_an_error_when_it_is_read(tmp_path: Path, cuda: FakeGpu) -> None:
     manifest = tiny.manifest(classes=type(tiny.CLASSES)(("road", "sky"), (), tiny.CLASSES.palette[:2]))
     with Segmenter(engine_file(tmp_path, manifest=manifest)) as segmenter:
         result = segmenter.run(tiny.frame())
@@ -384,7 +384,7 @@ def test_stream_keeps_frames_and_goes_through_the_pipeline(
     frames: Any = [Frame(frame(i), i, str(i), None) for i in range(3)]
     summary = run_pipeline(segmenter, frames, [])
     assert summary.frames == 3
-    # Without sinks nobody but the statistics reads the results: that too is counted.
+    # Without sinks only the statistics read the results: that is counted too.
     assert {"pre", "upload", "infer", "total", "download", "post"} <= set(summary.timing_ms)
 
 

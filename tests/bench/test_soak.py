@@ -11,6 +11,7 @@ from tests.bench.soak import soak
 from tests.support import tiny
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leak_bytes", [0, 2_000_000])
 def test_a_short_soak(tmp_path: Path, leak_bytes: int) -> None:
     report = soak(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A clock that only moves when told, and a segmenter and frames whose times are scripted on it."""
+"""A clock that is advanced by hand, and a segmenter and frames whose times are scripted on it."""
 
 from __future__ import annotations
 

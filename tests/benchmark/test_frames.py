@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames to measure with: decoded anew, without end, openings told apart."""
+"""Frames to measure with: decoded again each time, endless, opening times counted separately."""
 
 from __future__ import annotations
 

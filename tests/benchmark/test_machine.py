@@ -23,7 +23,7 @@ def test_the_share_of_others_is_what_is_busy_without_us() -> None:
     assert watch(["", after], [0.0, 0.0]).others() is None
 
 
-def test_a_busy_machine_is_said_in_one_line() -> None:
+def test_a_busy_machine_is_reported_in_one_line() -> None:
     assert busy_warning(0.1, 8, 0.05) is None
     assert busy_warning(7.0, 8, 0.05) is None, "the load of before may be our own"
     assert "31%" in str(busy_warning(0.1, 8, 0.31))

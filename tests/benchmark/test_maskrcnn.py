@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Torchvision's Mask R-CNN as the peer: exported, checked, run."""
+"""Torchvision's Mask R-CNN as a baseline: exported, checked, run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support import tiny
 
 @pytest.fixture(scope="module")
 def baseline(tmp_path_factory: pytest.TempPathFactory) -> MaskRCNNBaseline:
-    folder = tmp_path_factory.mktemp("peer")
+    folder = tmp_path_factory.mktemp("baseline")
     manifest = tiny.manifest(input=InputContract(height=64, width=96), detections=5)
     with pytest.MonkeyPatch.context() as patch:
         # Without COCO's weights, whatever this machine has.
@@ -60,7 +60,7 @@ def test_what_the_exporter_says_is_reported(tmp_path: Path) -> None:
             raise RuntimeError("not\nthis one")
 
     with pytest.raises(ImpTrtError, match="RuntimeError: not this one"):
-        export_maskrcnn(Refused(), (64, 96), tmp_path / "work" / "peer.onnx")
+        export_maskrcnn(Refused(), (64, 96), tmp_path / "work" / "baseline.onnx")
     assert list((tmp_path / "work").iterdir()) == []
 
 

@@ -86,7 +86,7 @@ def test_a_warm_up_by_time_ends_with_the_frame_that_reaches_it() -> None:
 def test_how_long_is_measured(
     infer_ms: float, seconds: float, min_frames: int, frames: int | None, wanted: int
 ) -> None:
-    clock, told = Clock(), []
+    clock, reported = Clock(), []
     stepper = Stepper(Segmenter(clock, [infer_ms]), Feed(clock), clock)  # type: ignore[arg-type]
     found = measure_latency(
         stepper.step,
@@ -95,10 +95,10 @@ def test_how_long_is_measured(
         seconds=seconds - 1e-6,
         frames=frames,
         min_frames=min_frames,
-        progress=told.append,
+        progress=reported.append,
     )
     assert len(found.samples) == wanted
-    assert told == list(range(1, wanted + 1))
+    assert reported == list(range(1, wanted + 1))
 
 
 def test_throughput_leaves_out_what_fills_the_pipeline() -> None:
@@ -126,7 +126,7 @@ def test_the_real_pipeline_with_a_real_network(tmp_path: Path) -> None:
     assert found.interval_ms["min"] <= found.interval_ms["p50"] <= found.interval_ms["max"]  # type: ignore[operator]
 
 
-def test_an_engine_tells_uploads_and_downloads(tmp_path: Path) -> None:
+def test_an_engine_measures_uploads_and_downloads(tmp_path: Path) -> None:
     with fake_gpu(), RealSegmenter(engine_file(tmp_path)) as segmenter:
         stepper = Stepper(segmenter, StreetFeed((48, 64)), time.perf_counter)
         row = stepper.step()

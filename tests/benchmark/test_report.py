@@ -118,7 +118,7 @@ def test_what_gates_are_judged_by(text: str, value: float) -> None:
     assert found.values([gate])[gate.metric] == value
 
 
-def test_comparisons_verdicts_and_warnings_are_told() -> None:
+def test_comparisons_verdicts_and_warnings_are_reported() -> None:
     agreement = {"frames": 8, "label_agreement": 0.9999912, "instances_matched": 7, "instances_pytorch": 8}
     close = Comparison("pytorch", "PyTorch", [Round(10.0, 9.0), Round(10.0, 15.0)], agreement, ["a note"])
     found = report(comparisons=[close], warnings=["busy machine: 40%"])
@@ -143,7 +143,7 @@ def test_batches_and_mixed_sizes_are_noted() -> None:
     assert "3 different sizes" in notes
 
 
-def test_long_texts_are_wrapped_beside_their_name() -> None:
+def test_long_texts_are_wrapped_next_to_their_name() -> None:
     lines = labeled("note", "word " * 40)
     assert lines[0].startswith("note        word")
     assert all(line.startswith(" " * 12 + "word") for line in lines[1:])

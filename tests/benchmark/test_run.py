@@ -42,25 +42,25 @@ def silent(what: str, done: int, total: int | None) -> None:
 def test_what_cannot_be_judged_is_rejected_at_once(
     tmp_path: Path, gates: tuple[str, ...], changes: dict[str, Any], said: str
 ) -> None:
-    told: list[str] = []
+    reported: list[str] = []
 
     def progress(what: str, done: int, total: int | None) -> None:
-        told.append(what)
+        reported.append(what)
 
     with pytest.raises(UsageError, match=said):
         run_benchmark(settings(tiny.artifact(tmp_path), gates, **changes), progress)
-    assert told == []
+    assert reported == []
 
 
 def test_a_whole_measurement(tmp_path: Path) -> None:
-    told: list[tuple[str, int, int | None]] = []
+    reported: list[tuple[str, int, int | None]] = []
 
     def progress(what: str, done: int, total: int | None) -> None:
-        told.append((what, done, total))
+        reported.append((what, done, total))
 
     found = run_benchmark(settings(tiny.artifact(tmp_path), ("mean<1000s", "fps<0.001")), progress)
     assert [verdict["held"] for verdict in found.verdicts] == [True, False]
-    assert told[:3] == [("latency", i, 3) for i in (1, 2, 3)]
+    assert reported[:3] == [("latency", i, 3) for i in (1, 2, 3)]
     data = found.to_dict()
     assert data["latency"]["frames"] == 3
     assert data["warm_up"]["frames"] == 1

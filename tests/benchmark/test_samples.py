@@ -28,9 +28,9 @@ def test_percentiles_are_those_of_numpy(values: list[float], percentage: float) 
     found = percentile(sorted(values), percentage)
     if len(values) >= frames_needed(percentage):
         # The last bit of numpy's own rank can be off by one value where percentage * n / 100 is an integer.
-        beside = [np.percentile(values, percentage + d, method="inverted_cdf") for d in (-1e-9, 1e-9)]
+        neighbors = [np.percentile(values, percentage + d, method="inverted_cdf") for d in (-1e-9, 1e-9)]
         assert found in values
-        assert min(beside) <= found <= max(beside)
+        assert min(neighbors) <= found <= max(neighbors)
     else:
         assert found is None
 

@@ -52,7 +52,7 @@ def test_all_is_well(printed) -> None:
     assert "not in 10.3.0, and asked for before it is used: Some.NAME" in text
 
 
-def test_a_failed_cell_fails_the_run_and_is_told_once(printed) -> None:
+def test_a_failed_cell_fails_the_run_and_is_reported_once(printed) -> None:
     code, text = printed(v10_3_0=BAD, v10_7_0=BAD, v10_9_0=Unavailable("no wheel", excusable=True))
     assert code == 1
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()}
@@ -71,7 +71,7 @@ def test_nothing_to_run_is_a_failure(printed) -> None:
     assert "failed: no index" in text
 
 
-def test_a_missing_wheel_and_a_missing_index_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_wheel_and_a_missing_index_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bindings_env, "_unreachable", [])
     wheel = bindings_env._unavailable("numpy", "1.26.4", NO_WHEEL)
     assert wheel.excusable

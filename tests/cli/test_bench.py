@@ -117,7 +117,9 @@ def test_a_missing_artifact() -> None:
 
 
 @pytest.mark.slow
-def test_beside_pytorch_with_an_exported_network(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_an_exported_network_is_compared_with_pytorch(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     weights = save_checkpoint(tmp_path / "net.safetensors", detecting_network(small_config()), {})
     artifact = export_onnx(weights, tmp_path / "net", ExportOptions(verify=False)).path
     argv = [str(artifact), "--weights", str(weights), "--compare", "pytorch", "--threads", "1"]

@@ -66,7 +66,7 @@ def test_bodies_return_their_code(value: int | None, code: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "mend"),
+    ("error", "fix"),
     [
         (ModuleNotFoundError("No module named 'torch'", name="torch"), "imp-trt[torch]"),
         (ModuleNotFoundError("No module named 'onnx.helper'", name="onnx.helper"), "imp-trt[export]"),
@@ -76,10 +76,10 @@ def test_bodies_return_their_code(value: int | None, code: int) -> None:
     ],
 )
 def test_missing_packages_say_what_to_install(
-    error: ImportError, mend: str, capsys: pytest.CaptureFixture[str]
+    error: ImportError, fix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_command(_raising(error))
-    assert mend in capsys.readouterr().err
+    assert fix in capsys.readouterr().err
 
 
 def test_tracebacks_only_on_request(capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,7 +139,7 @@ def test_mistakes_exit_2_with_one_line(models, capsys, arguments, words):
     assert "Traceback" not in error
 
 
-def test_a_missing_package_is_said_before_the_scoring(models, capsys, monkeypatch, tmp_path):
+def test_a_missing_package_is_reported_before_the_scoring(models, capsys, monkeypatch, tmp_path):
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -77,7 +77,7 @@ def test_outputs_that_cannot_meet_may_share_a_folder(argv: list[str], wanted: li
     assert sorted(os.listdir("v")) == wanted
 
 
-def test_an_overlay_may_lie_beside_its_source() -> None:
+def test_an_overlay_may_be_next_to_its_source() -> None:
     assert main(["in/f0.png", "in/f0_overlay.png", *MODEL]) == 0
     assert main(["in/clip.mp4", "in/%06d.jpg", "--max-frames", "1", *MODEL]) == 0
     assert {"f0.png", "f0_overlay.png", "clip.mp4", "000000.jpg"} < set(os.listdir("in"))

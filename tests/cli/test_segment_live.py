@@ -163,7 +163,7 @@ def test_several_files_go_to_files_of_their_own(capsys: pytest.CaptureFixture[st
     assert {"segmented_clip.mp4", "segmented_other.mp4"} < made()
 
 
-def test_a_file_beside_a_camera_keeps_its_rate(camera: Camera, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_along_with_a_camera_keeps_its_rate(camera: Camera, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "imp_trt.video.sources.open_source",
         lambda spec, **_: camera if spec == "0" else open_file(Path(spec)),

@@ -61,7 +61,7 @@ def test_a_damaged_entry_is_made_again(store, damage):
     assert path.read_bytes() == whole
 
 
-def test_a_folder_that_cannot_be_used_is_told_once(tmp_path, monkeypatch, caplog):
+def test_a_folder_that_cannot_be_used_is_reported_once(tmp_path, monkeypatch, caplog):
     blocker = tmp_path / "file"
     blocker.write_text("")
     monkeypatch.setenv("IMP_TRT_CACHE", str(blocker))

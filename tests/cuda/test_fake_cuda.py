@@ -54,7 +54,7 @@ def test_it_finds_what_programs_forget():
     (_, pointer), (_, stream) = fake.cuMemAlloc(16), fake.cuStreamCreate(1)
     assert fake.cuMemcpyDtoDAsync(pointer, pointer + 1, 16, stream) == (CUresult.CUDA_ERROR_INVALID_VALUE,)
     fake.cuMemsetD8Async(pointer, 7, 16, stream)
-    assert not (fake.array(pointer, (16,), np.uint8) == 7).any()  # nobody has waited yet
+    assert not (fake.array(pointer, (16,), np.uint8) == 7).any()  # not synchronized yet
     fake.cuStreamSynchronize(stream)
     assert (fake.array(pointer, (4, 4), np.uint8) == 7).all()
     fake.cuMemFree(pointer)
@@ -62,10 +62,10 @@ def test_it_finds_what_programs_forget():
         fake.array(pointer, (16,), np.uint8)
 
 
-def test_contexts_are_told_apart():
+def test_contexts_are_distinguished():
     fake = FakeCuda(devices=2)
     other = fake.create_context(device=1)
-    assert fake.cuCtxSetCurrent(1) == (CUresult.CUDA_ERROR_INVALID_CONTEXT,)  # nobody has retained it
+    assert fake.cuCtxSetCurrent(1) == (CUresult.CUDA_ERROR_INVALID_CONTEXT,)  # not retained yet
     primary = fake.cuDevicePrimaryCtxRetain(1)[1]
     assert other != primary
     fake.cuCtxSetCurrent(other)

@@ -178,7 +178,14 @@ def parameters(op):
     return {name: re.findall(r"\.param \.(\w+)", text) for name, text in entries}
 
 
-@pytest.mark.parametrize("op", ["multilevel_roi_align", "frame_fit", "instance_mask_projection"])
+@pytest.mark.parametrize(
+    "op",
+    [
+        "multilevel_roi_align",
+        "frame_fit",
+        pytest.param("instance_mask_projection", marks=pytest.mark.slow),
+    ],
+)
 def test_arguments_have_the_types_of_the_parameters(fake, op):
     device = Device.open()
     if op == "multilevel_roi_align":

@@ -54,7 +54,7 @@ def test_tensorrt_without_a_distribution(site: Path) -> None:
     assert installed_version("tensorrt") == "10.7.0.23"
 
 
-def test_a_module_that_tells_no_version(site: Path) -> None:
+def test_a_module_without_a_version(site: Path) -> None:
     install(site, "tensorrt", "from tensorrt_bindings import *", None)
     assert installed_version("tensorrt") is None
 
@@ -66,7 +66,7 @@ def test_a_distribution_without_its_module(site: Path, monkeypatch: pytest.Monke
     assert installed_version("tensorrt") is None
 
 
-def test_a_loaded_module_tells_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loaded_module_gives_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.0.0"))
     assert installed_version("tensorrt") == "11.0.0"
     # find_spec raises ValueError for a module without a spec.

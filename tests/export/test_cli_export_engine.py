@@ -78,7 +78,7 @@ def test_the_last_line_says_that_only_the_graph_was_verified(cpu_only, planted, 
 
 @pytest.mark.slow
 @needs_rtx
-def test_json_tells_of_the_engine(cpu_only, planted, weights, tmp_path, capsys):
+def test_json_describes_the_engine(cpu_only, planted, weights, tmp_path, capsys):
     planted("fp16")
     arguments = [
         "--engine",

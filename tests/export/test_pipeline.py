@@ -102,7 +102,7 @@ def test_a_failed_gate_keeps_the_artifact_that_was_there(quick, weights, tmp_pat
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_unsettled_nms_fails_the_export(quick, weights, images, tmp_path):
+def test_unconverged_nms_fails_the_export(quick, weights, images, tmp_path):
     with pytest.raises(
         VerificationError, match=r"one more iteration of NMS changes \d+ keep flags.*--nms-iterations"
     ):
@@ -162,7 +162,7 @@ def test_scenes_of_the_same_classes_give_miou(quick, weights, tmp_path, monkeypa
         ("fp16", "drive-orin-6", "no IPluginV3"),
     ],
 )
-def test_what_is_impossible_is_said_before_any_work(precision, target, text):
+def test_what_is_impossible_is_reported_before_any_work(precision, target, text):
     with pytest.raises(UsageError, match=text):
         export_model("no/such/weights.safetensors", ".", ExportOptions(precision=precision, target=target))
 
@@ -242,7 +242,7 @@ def test_a_network_that_finds_nothing_is_no_proof(quick, weights, tmp_path, monk
     assert "--frames" in caplog.text
 
 
-def test_a_timing_cache_that_cannot_be_written_is_said_before_any_work(weights, tmp_path, monkeypatch):
+def test_a_timing_cache_that_cannot_be_written_is_reported_before_any_work(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "check_target", lambda *arguments: None)
     options = EngineOptions(timing_cache=tmp_path)
     with pytest.raises(OutputError, match=r"timing cache .*got a folder"):

@@ -188,7 +188,7 @@ def test_the_file_name_may_choose_the_target(lowered, weights, tmp_path):
         export_model(weights, tmp_path / "raw.engine", ExportOptions(precision="fp16", target="onnxruntime"))
 
 
-def test_what_cannot_be_is_said_before_any_work(lowered, images):
+def test_what_is_impossible_is_reported_before_any_work(lowered, images):
     with pytest.raises(UsageError, match="takes no calibration frames"):
         export_model(
             "no/such.safetensors", ".", ExportOptions(precision="fp16", target="rtx", calibration=images)
@@ -203,9 +203,9 @@ def test_a_builder_that_is_not_installed(weights, tmp_path, monkeypatch):
         export_model(weights, tmp_path, ExportOptions(precision="fp16", target="rtx"))
 
 
-@pytest.mark.parametrize(("precision", "told"), [("int8", True), ("fp16", False)])
-def test_what_quantization_gives_on_rtx_is_told_before_the_work(
-    lowered, images, tmp_path, caplog, precision, told
+@pytest.mark.parametrize(("precision", "warns"), [("int8", True), ("fp16", False)])
+def test_limits_of_quantization_on_rtx_are_reported_before_the_work(
+    lowered, images, tmp_path, caplog, precision, warns
 ):
     caplog.set_level("WARNING", logger="imp_trt")
     calibration = images if precision == "int8" else None
@@ -215,4 +215,4 @@ def test_what_quantization_gives_on_rtx_is_told_before_the_work(
             tmp_path,
             ExportOptions(precision=precision, target="rtx", calibration=calibration),
         )
-    assert ("for weights only" in caplog.text) == told
+    assert ("for weights only" in caplog.text) == warns

@@ -113,7 +113,7 @@ def test_engines_for_other_machines_are_still_built(
     assert ("the engine will not run on this machine" in caplog.text) == warned
 
 
-def test_without_a_gpu_nothing_is_said(export, monkeypatch, caplog):
+def test_without_a_gpu_nothing_is_reported(export, monkeypatch, caplog):
     here = replace(
         Platform.detect(),
         tensorrt_rtx="1.7.1",

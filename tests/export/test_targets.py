@@ -163,7 +163,7 @@ def test_nothing_is_to_be_installed_where_the_engine_cannot_be_built():
     assert "pip install" not in str(raised.value), "pip's TensorRT is for servers"
 
 
-def test_a_missing_plugin_library_is_said_before_the_export():
+def test_a_missing_plugin_library_is_reported_before_the_export():
     options = EngineOptions(plugin_library=Path("nowhere.so"))
     with pytest.raises(DependencyMissing, match=r"nowhere\.so.*no such file.*README"):
         check_target(TARGETS["rtx"], "fp16", options, LAPTOP)

@@ -16,6 +16,7 @@ from imp_trt.ops import instance_mask_projection, instance_mask_projection_refer
 from imp_trt.ops.mask_projection import torch as mask_projection
 from tests.gpu.conftest import need_torch_cuda
 from tests.ops.mask_projection_cases import (
+    DEGENERATE_DTYPES,
     QUICK,
     RULES,
     Case,
@@ -124,7 +125,7 @@ def test_the_composed_form_is_that_of_the_cpu(device, rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("dtype", DEGENERATE_DTYPES)
 def test_degenerate_numbers(device, rule, dtype):
     @QUICK
     @given(case=degenerate(2, 3, 2, dtype), scale=st.sampled_from((1.0, 0.25, 1e-3, 3.7)))

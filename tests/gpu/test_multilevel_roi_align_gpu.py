@@ -128,7 +128,7 @@ def test_in_a_cuda_graph():
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("channels", [3, 72])
-def test_channels_last_by_eights_give_the_same_bits(channels, dtype):
+def test_channels_last_khwc8_gives_the_same_bits(channels, dtype):
     """TensorRT's HWC8, which no PyTorch operator hands over."""
     need_torch_cuda()
     levels, boxes = [p.to("cuda", dtype) for p in pyramid(channels=channels)], boxes_of_every_level().cuda()

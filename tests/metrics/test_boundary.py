@@ -79,7 +79,7 @@ def test_distances_are_exact_up_to_the_largest_band(limit):
     assert measure.scores().bands[0].pixel_accuracy == 0
 
 
-def test_a_picture_without_a_boundary_adds_nothing_to_the_bands():
+def test_an_image_without_a_boundary_adds_nothing_to_the_bands():
     truth = np.full((20, 30), WALL, np.uint8)
     truth[5:9, 5:9] = 255  # void makes no boundary
     measure = BoundaryMeasure(CLASSES)
@@ -87,7 +87,7 @@ def test_a_picture_without_a_boundary_adds_nothing_to_the_bands():
     assert all(np.isnan(band.pixel_accuracy) for band in measure.scores().bands)
 
 
-def test_a_band_that_holds_the_picture_scores_what_the_class_map_scores():
+def test_a_band_that_holds_the_image_scores_what_the_class_map_scores():
     rng = np.random.default_rng(1)
     bands, whole = BoundaryMeasure(CLASSES), SemanticMeasure(CLASSES)
     for _ in range(3):
@@ -154,7 +154,7 @@ def test_distances_that_do_not_ascend_are_refused(distances):
         BoundaryMeasure(CLASSES, distances)
 
 
-def test_a_picture_that_does_not_fit_is_refused():
+def test_an_image_that_does_not_fit_is_refused():
     measure = BoundaryMeasure(CLASSES)
     with pytest.raises(InvalidInput, match="class map"):
         measure.add(labeled(np.zeros((4, 4), np.uint8)), answer(np.zeros((4, 5), np.uint8)))

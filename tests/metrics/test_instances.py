@@ -262,7 +262,7 @@ def test_an_answer_of_a_stuff_class_is_left_out():
 
 
 @pytest.mark.parametrize("things", [CLASSES.things, ()])
-def test_without_pictures_or_things_there_is_no_figure(things):
+def test_without_images_or_things_there_is_no_figure(things):
     classes = ClassTable(CLASSES.names, things, CLASSES.palette)
     measure = InstanceMeasure(classes)
     if not things:
@@ -272,7 +272,7 @@ def test_without_pictures_or_things_there_is_no_figure(things):
     assert data["mask"]["per_class"] == {CLASSES.names[t]: None for t in things}
 
 
-def test_pictures_without_any_detection_score_zero():
+def test_images_without_any_detection_score_zero():
     assert measured([(scene(), answer(scene().semantic))]).scores().mask.ap == 0
 
 

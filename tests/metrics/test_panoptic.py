@@ -100,7 +100,7 @@ def test_a_crowd_is_neither_missed_nor_matched_and_excuses_its_class_alone():
     assert counts(cats, CAT) == (0, 1, 0)
 
 
-def test_counts_add_up_over_pictures():
+def test_counts_add_up_over_images():
     sample = truth()
     measure = PanopticMeasure(CLASSES)
     measure.add(sample, answer(sample.semantic, [LEFT, RIGHT], [DOG, DOG], [0.9, 0.8]))

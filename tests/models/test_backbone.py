@@ -26,7 +26,7 @@ def test_frozen_norms_answer_in_the_type_they_are_asked_in(dtype):
     assert torch.equal(norm(x), wanted(x).to(dtype))
 
 
-def test_a_trunk_with_frozen_norms_stays_in_the_type_of_autocast():
+def test_a_backbone_with_frozen_norms_stays_in_the_type_of_autocast():
     network = ImpNetwork(small_config(backbone="resnet18", norm="frozen_batch"))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert {x.dtype for x in network.backbone(torch.rand(1, 3, 64, 96)).values()} == {torch.bfloat16}

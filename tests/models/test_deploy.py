@@ -104,7 +104,7 @@ def test_fewer_boxes_than_asked_for_are_padded():
     assert_same(network.forward_frames(smooth_frames()), outputs, 0)
 
 
-def test_too_few_passes_of_nms_are_noticed():
+def test_too_few_nms_iterations_are_noticed():
     network = detecting_network(small_config())
     assert DeployModule(network).unconverged(smooth_frames()) == 0
     assert DeployModule(network, nms_iterations=1).unconverged(smooth_frames()) > 0

@@ -76,7 +76,7 @@ def test_scratch_changes_nothing():
 
 
 @pytest.mark.parametrize("norm", ["batch", "frozen_batch"])
-def test_the_trunk_computes_what_torchvision_computes(norm):
+def test_the_backbone_equals_torchvisions(norm):
     torch.manual_seed(0)
     net = models.resnet18().eval()
     network = ImpNetwork(small_config(backbone="resnet18", norm=norm)).eval()
@@ -171,7 +171,7 @@ def test_a_damaged_file_in_the_cache_is_reported_as_weights_that_are_missing(cac
         ("imagenet", small_config(backbone="resnet18", norm="group"), "frozen_batch"),
     ],
 )
-def test_what_cannot_be_is_refused(kind, config, text):
+def test_impossible_combinations_are_rejected(kind, config, text):
     with pytest.raises(InvalidInput, match=text):
         initialize(ImpNetwork(config), kind)
 
@@ -185,7 +185,7 @@ def test_other_sizes_than_torchvisions_are_refused(mask_rcnn):
         copy_mask_rcnn(resnet50(detector_config=slim), mask_rcnn.state_dict(), CATEGORIES)
 
 
-def test_a_semantic_system_takes_trunk_and_pyramid(mask_rcnn):
+def test_a_semantic_system_takes_backbone_and_fpn(mask_rcnn):
     network = resnet50("semantic-fpn", norm="batch").eval()
     copy_mask_rcnn(network, mask_rcnn.state_dict(), CATEGORIES)
     x = torch.randn(1, 3, 64, 96)

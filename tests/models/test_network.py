@@ -73,7 +73,7 @@ def test_each_system_runs(name, classes, frames):
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "resnet101", "resnext101_32x8d"])
-def test_pyramid_strides_of_torchvision_backbones(backbone, classes):
+def test_fpn_strides_of_torchvision_backbones(backbone, classes):
     network = ImpNetwork(system("semantic-fpn", classes, (64, 96), backbone, norm="group"))
     width = 128 if backbone == "resnet18" else 256
     with torch.no_grad():

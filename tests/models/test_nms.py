@@ -23,7 +23,7 @@ from imp_trt.models.nms import (
 
 
 def kept(boxes, scores, threshold, iterations=NMS_ITERATIONS, **more):
-    """Indices kept, by falling score, as torchvision returns them."""
+    """Indices kept, in descending order of score, as torchvision returns them."""
     order = scores.argsort(descending=True, stable=True)
     return order[fixed_point_nms(boxes[order], threshold, iterations=iterations, **more)]
 
@@ -50,7 +50,7 @@ def slope(center, width):
 def dense_anchors(surface, best=1000):
     """The best anchors of one pyramid level whose scores vary smoothly: long chains of suppression.
 
-    Returns boxes [best, 4] sorted by falling score.
+    Returns boxes [best, 4] in descending order of score.
     """
     generator = AnchorGenerator(((32,),), ((0.5, 1.0, 2.0),))
     generator.set_cell_anchors(torch.float32, torch.device("cpu"))
@@ -89,8 +89,8 @@ def test_scores_on_one_slope_need_more_than_the_default_and_are_noticed():
     assert torch.equal(kept(boxes, ranks, 0.5, iterations=64), nms(boxes, ranks, 0.5))
 
 
-def test_one_more_pass_tells_whether_the_passes_were_enough():
-    # A chain: box i suppresses box i + 1 alone, so each pass settles one more link.
+def test_one_more_iteration_shows_whether_nms_converged():
+    # A chain: box i suppresses box i + 1 alone, so each iteration decides one more link.
     left = torch.arange(30.0)
     boxes = torch.stack([left, torch.zeros(30), left + 2.5, torch.ones(30)], 1)
     scores = torch.linspace(1, 0.5, 30)

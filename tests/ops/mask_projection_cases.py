@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ BIG = 3e38
 CORNERS = (0.0, -0.0, 0.5, 1.0, 3.0, 7.25, 12.0, -4.0, 1e-30, -1e-30, 1e-45, 40.0, 2049.0, 1e9, -1e9)
 BAD = (float("nan"), float("inf"), float("-inf"), BIG, -BIG)
 LABELS = (0, 1, 2, 3, -1, 7, 2**31, -(2**31), 2**63 - 1, -(2**63))
+
+# Of arbitrary cases; what float16 adds is rounding, which ordinary cases show too.
+DEGENERATE_DTYPES = (np.float32, pytest.param(np.float16, marks=pytest.mark.slow))
 
 QUICK = settings(
     max_examples=60,

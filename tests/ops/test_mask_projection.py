@@ -18,6 +18,7 @@ from imp_trt.ops import (
 )
 from imp_trt.ops.mask_projection.numpy import mask_crops
 from tests.ops.mask_projection_cases import (
+    DEGENERATE_DTYPES,
     INVALID,
     QUICK,
     RULES,
@@ -67,7 +68,7 @@ def test_forms_agree_on_small_and_odd_canvases(rule: str, canvas: tuple[int, int
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("dtype", DEGENERATE_DTYPES)
 def test_forms_agree_on_degenerate_numbers(rule: str, dtype: type) -> None:
     @QUICK
     @given(case=degenerate(2, 3, 2, dtype), scale=st.sampled_from((1.0, 0.25, 1e-3, 3.7)))

@@ -18,7 +18,7 @@ STEPS = (
     "return (fabsf(a) <= 0x1p60F) & (b >= 0x1p-40F) & (b <= 0x1p40F);",
 )
 
-# The GPU's reciprocal is within one unit in the last place; all three that may come are tried.
+# The GPU's reciprocal is within one unit in the last place; all three possible values are tested.
 PROGRAM = """
 #include <cmath>
 #include <random>

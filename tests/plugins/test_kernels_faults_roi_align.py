@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from imp_trt.cuda.kernels import geometry
+from tests.support.cuda_on_host import operators
 from tests.support.cuda_on_host.host_kernels import PLUGINS, HostKernelFault, HostKernels, Out
 from tests.support.cuda_on_host.operators import NUMPY_DTYPES, garbage, stored
 from tests.support.roi_align import awkward_boxes, boxes_of_every_level, pyramid
@@ -70,21 +71,28 @@ FAULTS = {
 }
 
 
-def run(
-    folder: Path, sanitizer: str, layout: str = "linear", file: str = "", text: str = "", fault: str = ""
-) -> None:
-    """One kernel, in whose sources `text` of a file becomes `fault`, on boxes of all kinds."""
-    copies = folder / "plugins" / OP
-    copies.mkdir(parents=True)
+def planted(folder: Path, file: str, text: str, fault: str) -> Path:
+    """The .cu file of a copy of the sources in which `text` of a file becomes `fault`."""
+    (folder / OP).mkdir(parents=True)
     for path in (*(PLUGINS / OP).glob("*.h"), PLUGINS / OP / f"{OP}.cu"):
         source = path.read_text()
         if path.name == file:
             assert source.count(text) == 1, f"{file} has changed: plant the fault where it belongs now"
             source = source.replace(text, fault)
-        (copies / path.name).write_text(source)
+        (folder / OP / path.name).write_text(source)
+    return folder / OP / f"{OP}.cu"
+
+
+def run(
+    folder: Path, sanitizer: str, layout: str = "linear", file: str = "", text: str = "", fault: str = ""
+) -> None:
+    """One kernel, in whose sources `text` of a file becomes `fault`, on boxes of all kinds."""
     dtype = "f32" if layout == "linear" else "f16"
     entry = f"imp_multilevel_roi_align_{dtype if layout == 'linear' else f'{layout}_{dtype}'}"
-    kernels = HostKernels(copies / f"{OP}.cu", [entry], folder, sanitizer, [folder / "plugins"])
+    kernels = operators.kernels(OP, sanitizer)
+    if file:
+        source = planted(folder / "plugins", file, text, fault)
+        kernels = HostKernels(source, [entry], folder, sanitizer, [folder / "plugins"])
     boxes = torch.cat([awkward_boxes(), boxes_of_every_level(batch=1, count=20)], 1)
     levels, count, channels = pyramid(batch=1, channels=7), boxes.shape[1], 7
     constants = geometry(OP)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from imp_trt.ops import instance_mask_projection, instance_mask_projection_reference
 from tests.ops.mask_projection_cases import (
+    DEGENERATE_DTYPES,
     INVALID,
     QUICK,
     RULES,
@@ -73,7 +74,7 @@ def test_is_within_rounding_of_the_definition(rule: str, dtype: type) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("dtype", DEGENERATE_DTYPES)
 def test_degenerate_numbers(rule: str, dtype: type) -> None:
     @QUICK
     @given(case=degenerate(2, 3, 2, dtype), scale=st.sampled_from((1.0, 0.25, 1e-3, 3.7)))
@@ -204,7 +205,7 @@ def test_crowds_whose_lines_do_not_fit_at_a_time(cells: int, sides: tuple[float,
         assert_same_bits(case, 1, (40, 150), 1.0, rule, dtype)
 
 
-def test_cells_that_are_not_finite_beside_the_columns_that_read_them() -> None:
+def test_cells_that_are_not_finite_next_to_the_columns_that_read_them() -> None:
     """One neighbor has weight 0 at a border, and one at every column where the mask fits the pixels."""
     rng = np.random.default_rng(3)
     for dtype in DTYPES:

@@ -65,7 +65,7 @@ def channels_last(level: NDArray[Any]) -> NDArray[Any]:
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
 @pytest.mark.parametrize("channels", [1, 8, 15, 65, 72])
 @pytest.mark.parametrize(("size", "ratio"), [(1, 1), (7, 2), (12, 2), (3, 3), (33, 2), (40, 1)])
-def test_channels_last_by_eights(size: int, ratio: int, channels: int, dtype: str) -> None:
+def test_channels_last_khwc8(size: int, ratio: int, channels: int, dtype: str) -> None:
     levels = pyramid(channels=channels, height=64, width=64)
     boxes = boxes_of_every_level(count=4, height=64, width=64)
     rounded = [level.to(TORCH_DTYPES[dtype]) for level in levels]

@@ -58,13 +58,13 @@ def bits(tensor: torch.Tensor) -> NDArray[np.uint16]:
 def test_conversions_are_those_of_pytorch(probe: HostKernels, dtype: str) -> None:
     numbers = np.arange(65536, dtype=np.uint16)
     exact = torch.from_numpy(numbers.view(np.int16)).view(TORCH_DTYPES[dtype]).float()
-    # Each number, the halfway points between neighbors, and the float32 numbers beside both.
+    # Each number, the halfway points between neighbors, and the float32 neighbors of both.
     finite = exact[exact.isfinite()].sort().values.numpy()
     middle = ((finite[1:].astype(np.float64) + finite[:-1]) / 2).astype(np.float32)
     points = np.concatenate([finite, middle])
     infinity = np.float32(np.inf)
-    beside = [np.nextafter(points, infinity), np.nextafter(points, -infinity)]
-    values = np.concatenate([points, *beside, [np.inf, -np.inf, 0.0, -0.0, 1e-45]]).astype(np.float32)
+    neighbors = [np.nextafter(points, infinity), np.nextafter(points, -infinity)]
+    values = np.concatenate([points, *neighbors, [np.inf, -np.inf, 0.0, -0.0, 1e-45]]).astype(np.float32)
     widened, narrowed = probe.run(
         f"convert_{dtype}",
         (1, 1, 1),

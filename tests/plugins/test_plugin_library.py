@@ -205,7 +205,7 @@ def test_a_driver_that_is_older_than_the_library_is_reported(
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def test_no_gpu_and_no_driver_are_told_from_one_that_is_too_old(tmp_path: Path) -> None:
+def test_no_gpu_and_no_driver_differ_from_a_driver_that_is_too_old(tmp_path: Path) -> None:
     require_tools("g++")
     source = tmp_path / "main.cpp"
     source.write_text(

@@ -24,7 +24,7 @@ def test_registration_is_idempotent() -> None:
     assert "[E]" not in log
 
 
-def test_a_name_that_somebody_else_took_is_reported() -> None:
+def test_a_name_that_is_already_registered_is_reported() -> None:
     answer, _ = run_rtx(rtx_plugins.load_another, ROI)
     assert answer.startswith("UsageError")
     assert ROI in answer
@@ -174,7 +174,7 @@ def test_formats_of_multilevel_roi_align() -> None:
         assert result.index(False) == position
 
 
-def test_roi_align_takes_features_whose_channels_lie_together() -> None:
+def test_roi_align_takes_channels_last_features() -> None:
     cases = [[t, t, t, t, "f32", t] for t in ("f16", "bf16", "f32")]
     layouts = ["HWC8"] * 4 + ["LINEAR"] * 2
     results, _ = run_rtx(rtx_plugins.formats, ROI, cases, layouts)

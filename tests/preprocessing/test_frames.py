@@ -54,7 +54,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("frame", "fix"), REFUSED)
-def test_refused_with_a_way_to_mend(frame: object, fix: str | None) -> None:
+def test_other_objects_are_rejected_with_a_fix(frame: object, fix: str | None) -> None:
     with pytest.raises(InvalidInput, match=fix) as caught:
         check_frame(frame)
     assert "expected" in str(caught.value)
@@ -110,7 +110,7 @@ def test_contiguous_frames_are_not_copied() -> None:
     assert check_frame(FRAME)[0] is FRAME
 
 
-def test_pil_is_rgb_and_arrays_are_bgr_unless_told() -> None:
+def test_pil_is_rgb_and_arrays_are_bgr_by_default() -> None:
     image = Image.fromarray(FRAME)
     assert check_frame(image)[1] == "rgb"
     assert np.array_equal(to_bgr(image), FRAME[..., ::-1])

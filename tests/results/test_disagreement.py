@@ -81,7 +81,7 @@ def test_silence_on_what_has_no_class_and_from_what_is_no_thing() -> None:
     assert (result(halves(CAR, ROAD), [[9, 9, 9, 9]], [CAR], [0.9]).disagreement[:, :4] == 1).all()
 
 
-def test_the_smallest_pictures_and_networks_without_things() -> None:
+def test_the_smallest_images_and_networks_without_things() -> None:
     one = np.array([[CAR]], np.uint8)
     assert result(one).disagreement.tolist() == [[1]]
     assert result(one, [[0, 0, 1, 1]], [CAR], [0.75]).disagreement.tolist() == [[0.25]]

@@ -18,7 +18,7 @@ from tests.support import tiny
 
 
 @pytest.mark.parametrize("size", [(180, 320), (540, 960)])
-def test_the_picture_is_what_a_plain_drawing_shows(size: tuple[int, int]) -> None:
+def test_the_image_is_what_a_plain_drawing_shows(size: tuple[int, int]) -> None:
     frame, result = bench_draw.street(size, 30)
     assert len(result.instances) >= 15
     picture = result.plot(frame, labels=False)
@@ -71,7 +71,7 @@ def test_a_name_goes_where_it_hides_no_other_object() -> None:
     assert beside[40:80, 50:140].any()
 
 
-def test_names_of_objects_at_the_edge_stay_in_the_picture() -> None:
+def test_names_of_objects_at_the_edge_stay_in_the_image() -> None:
     for box in (
         (280, 80, 300, 120),
         (0, 0, 20, 200),
@@ -83,7 +83,7 @@ def test_names_of_objects_at_the_edge_stay_in_the_picture() -> None:
     assert not labeled((500, 500, 600, 600)).any()
 
 
-def test_a_name_wider_than_the_picture_is_left_out() -> None:
+def test_a_name_wider_than_the_image_is_left_out() -> None:
     found = Instances(
         np.array([[0, 20, 20, 40]], np.float32), np.full(1, 2, np.int32), np.ones(1, np.float32),
         np.zeros((1, 2, 2), np.float32), (60, 20),

@@ -74,7 +74,7 @@ def test_the_plugin_library_is_loaded_before_the_engine(program, tmp_path):
     ("engine", "gpus", "said"),
     [(b"garbage", "1", "TensorRT refuses the engine"), (tensorrt_on_host.engine(8, 8), "0", "no CUDA GPU: ")],
 )
-def test_what_went_wrong_is_said(program, tmp_path, engine, gpus, said):
+def test_failures_are_reported(program, tmp_path, engine, gpus, said):
     done = _run(program, tmp_path, engine, b"", gpus=gpus)
     assert done.returncode == 1
     assert said in done.stderr.decode()

@@ -79,7 +79,7 @@ def test_the_callers_own_gradients_go_on_between_the_steps(program, artifact, cl
             assert step.free.is_inference()
 
 
-def test_a_network_that_calls_the_road_otherwise(program, artifact, clip, capsys):
+def test_a_network_with_another_name_of_the_road(program, artifact, clip, capsys):
     with pytest.raises(InvalidInput, match=r"road.*person.*--road CLASS"):
         program.main([str(artifact), str(clip), "--road", "motorway"])
     assert program.main([str(artifact), str(clip), "--road", "car"]) == CLIP_FRAMES
@@ -118,7 +118,7 @@ def test_a_tensor_on_the_gpu_is_read_where_it_lies(program, tmp_path, monkeypatc
             assert same(result, reference.run(exposed.numpy()))
 
 
-def test_an_engine_without_cuda_in_pytorch_is_said(program, tmp_path, monkeypatch):
+def test_an_engine_without_cuda_in_pytorch_is_reported(program, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with fake_gpu(), Segmenter(engine_file(tmp_path)) as segmenter:
         with pytest.raises(SystemExit, match="cannot use the GPU"):

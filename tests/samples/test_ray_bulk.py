@@ -62,7 +62,7 @@ def test_a_folder_without_videos_is_no_success(sample, artifact, tmp_path, capsy
         assert f"videos below {folder}" in capsys.readouterr().err
 
 
-def test_a_missing_network_is_said_before_ray_starts(sample, recordings, tmp_path, capsys):
+def test_a_missing_network_is_reported_before_ray_starts(sample, recordings, tmp_path, capsys):
     main = sample("ray_bulk/ray_bulk.py").main
     assert main([str(tmp_path / "no.onnx"), str(recordings), "-o", str(tmp_path / "results")]) == 4
     assert "no.onnx" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def test_the_configuration_is_the_graph_that_it_describes(repository, tmp_path, 
     assert list(config.model_warmup[0].inputs["frame"].dims) == list(config.input[0].dims)
 
 
-def test_the_manifest_travels_whole(repository, tmp_path):
+def test_the_manifest_is_complete(repository, tmp_path):
     odd = ClassTable(
         ('a "quoted" one', "back\\slash", "größe", "line\nbreak"),
         (2, 3),

@@ -238,7 +238,7 @@ def test_ctrl_c_keeps_what_the_streams_gave(sample, artifact, pictures, tmp_path
 
 
 @pytest.mark.parametrize("name", ["camera/camera.py", "rtsp_streams/rtsp_streams.py"])
-def test_a_port_that_is_taken_leaves_no_files(sample, artifact, pictures, tmp_path, capsys, name):
+def test_a_port_in_use_leaves_no_files(sample, artifact, pictures, tmp_path, capsys, name):
     with RtspServer(pictures, fps=CLIP_FPS) as server, BrowserView(0, classes=tiny.CLASSES) as other:
         output = ["--record", str(tmp_path / "out.mp4")] if "camera" in name else ["-o", str(tmp_path)]
         assert sample(name).main([str(artifact), server.url, "--serve", str(other.port), *output]) == 2

@@ -14,7 +14,7 @@ CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 
 
 def picture(index: int, size: tuple[int, int] = (48, 64)) -> NDArray[np.uint8]:
-    """A flat gray whose level tells the frame's number, also after lossy coding."""
+    """A flat gray whose level encodes the frame's number, also after lossy coding."""
     return np.full((*size, 3), 20 + 8 * index, np.uint8)
 
 

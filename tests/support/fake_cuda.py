@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stand-in for cuda.bindings.driver on machines without a GPU, strict where programs go wrong.
 
-Device memory is host memory filled with junk. Work on a stream waits in a queue until somebody waits for it
+Device memory is host memory filled with junk. Work on a stream stays in a queue until it is synchronized
 (cuStreamSynchronize, cuEventSynchronize) or looks (cuEventQuery does one piece at a time), so that a missing
 synchronization shows. A capturing stream records instead, and refuses what CUDA refuses there. Every
 function has the parameters of the real one (tests/cuda/test_fake_cuda.py); `fail` makes one return an error.

@@ -150,7 +150,7 @@ class FakeState:
         self._objects: dict[int, Any] = {}  # modules, functions, graphs, executable graphs
         self._loaded: set[int] = set()  # functions whose code is on the GPU; the others are loaded on launch
         self._retained = [0] * devices
-        self._others: dict[int, int] = {}  # contexts beside the primary ones -> their devices
+        self._others: dict[int, int] = {}  # contexts other than the primary ones -> their devices
         self._next = 1000
         self._failures: dict[str, CUresult] = {}
         self._thread = threading.local()

@@ -230,7 +230,7 @@ class IExecutionContext(_Counted):
         self._engine = engine
         self._addresses: dict[str, int] = {}
         self._first = True
-        self._stale = False  # CUDA's runtime has an error that nobody has asked for yet
+        self._stale = False  # CUDA's runtime has an error that has not been queried yet
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self._addresses[name] = int(memory)

@@ -26,7 +26,7 @@ def labeled(
 
 
 class Pets:
-    """A few pictures of a cat and a dog, told apart by their first pixel."""
+    """A few pictures of a cat and a dog, identified by their first pixel."""
 
     name, classes, terms, size = "pets", CLASSES, None, (48, 64)
 

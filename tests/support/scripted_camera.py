@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A camera that follows a script, and a clock that only moves when told."""
+"""A camera that follows a script, and a clock that is advanced by hand."""
 
 from __future__ import annotations
 

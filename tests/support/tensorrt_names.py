@@ -179,7 +179,7 @@ def _has(trt: Any, use: Use) -> bool:
 
 
 class _Reader(ast.NodeVisitor):
-    """Reads one source; `kind` tells what an expression is and notes the names in it."""
+    """Reads one source; `kind` determines what an expression is and notes the names in it."""
 
     def __init__(self, trt: Any, source: str, found: Found) -> None:
         self._trt, self._source, self._found = trt, source, found

@@ -164,7 +164,7 @@ def test_wrong_arguments_are_refused() -> None:
     sides=st.lists(st.integers(8, 80), min_size=1, max_size=3),
     longest=st.one_of(st.none(), st.integers(20, 90)),
 )
-def test_whole_pictures_have_one_of_the_short_sides(seed, size, sides, longest) -> None:
+def test_whole_images_have_one_of_the_short_sides(seed, size, sides, longest) -> None:
     actual = random_crop(_sample(*size), _chance(seed), None, short_sides=sides, max_long=longest)
     assert not (actual.semantic == 255).any()
     short, long = min(actual.size), max(actual.size)
@@ -186,7 +186,7 @@ def test_every_short_side_comes_up_equally_often() -> None:
     assert all(crop.size == (32, 32) and (crop.semantic[16:] == 255).all() for crop in cropped)
 
 
-def test_a_larger_picture_is_padded_on_the_right_and_below() -> None:
+def test_a_larger_image_is_padded_on_the_right_and_below() -> None:
     sample = _sample(6, 8)
     actual = pad_sample(sample, (32, 32))
     assert actual.size == (32, 32)

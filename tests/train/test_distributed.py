@@ -33,7 +33,7 @@ PLAIN_STEPS = replace(
     weight_decay=0.0,
     clip=None,
 )
-"""SGD without clipping or decay: after a step, the weights tell the gradient."""
+"""SGD without clipping or decay: after a step, the weights give the gradient."""
 
 CHILD = """
 import os, signal, sys
@@ -154,7 +154,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(monkeypatch):
         distributed.part_of(4)
 
 
-def test_one_process_joins_nobody(monkeypatch):
+def test_one_process_joins_no_group(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with distributed.joined("cpu") as device:
         assert (device, distributed.world_size(), distributed.rank()) == ("cpu", 1, 0)

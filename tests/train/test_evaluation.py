@@ -75,7 +75,7 @@ def test_times_of_the_first_calls_are_left_out():
     assert times["total"] == {"p50": -50, "p90": pytest.approx(70), "mean": -50}
 
 
-def test_one_picture_has_a_time():
+def test_one_image_has_a_time():
     times = evaluate(lambda frame: perfect(frame, total=3), PETS, limit=1).milliseconds
     assert times == {"total": {"p50": 3, "p90": 3, "mean": 3}}
 
@@ -124,7 +124,7 @@ def test_a_predictor_of_other_classes_is_refused():
         evaluate(lambda frame: replace(answer(np.full(PETS.size, FLOOR, np.uint8)), classes=other), PETS)
 
 
-def test_without_pictures_nothing_is_known():
+def test_without_images_there_are_no_scores():
     done = evaluate(perfect, PETS, ("boundary", "panoptic"), limit=0)
     assert done.images == 0
     assert done.to_dict()["semantic"]["mean_iou"] is None

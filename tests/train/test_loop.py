@@ -141,7 +141,7 @@ def test_without_clipping_gradients_are_used_as_they_are():
         assert torch.equal(p, before[name] - rate), name
 
 
-def test_rates_and_hard_shares_of_the_recipe_reach_the_steps(tmp_path, monkeypatch):
+def test_learning_rates_and_ohem_ratios_of_the_recipe_reach_the_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(log, "LOG_EVERY", 1)
     shares = []
     forward = loop.StageLosses.forward
@@ -164,7 +164,7 @@ def test_rates_and_hard_shares_of_the_recipe_reach_the_steps(tmp_path, monkeypat
     assert halved == pytest.approx([rate / 2 for rate in plain])
 
 
-def test_colors_of_the_recipe_reach_the_pictures(monkeypatch):
+def test_colors_of_the_recipe_reach_the_images(monkeypatch):
     asked = []
     monkeypatch.setattr(batches, "ColorJitter", lambda *values: asked.append(values) or ColorJitter(*values))
     draw_batch(Boxes(), CLASSES, replace(RECIPE, color=0.3, batch=1), (0, 1, 0))
@@ -205,7 +205,7 @@ def test_lower_precision_trains(tmp_path, precision):
     assert not torch.equal(moved, expected), "autocast is off"
 
 
-def test_the_paper_s_optimizer_with_a_frozen_trunk(tmp_path, monkeypatch):
+def test_the_papers_optimizer_with_a_frozen_backbone(tmp_path, monkeypatch):
     """SGD, milestones, biases at twice the rate, whole images of several sizes, frozen stages."""
     from imp_trt.models import initial
 
@@ -267,7 +267,7 @@ def test_the_recipe_decides_how_small_a_target_may_be():
         assert [len(target["labels"]) for target in batch.instances] == [expected] * whole.batch
 
 
-def test_whole_pictures_are_padded_to_the_pyramid():
+def test_whole_images_are_padded_to_the_stride_of_the_fpn():
     plan = replace(RECIPE, crop=None, short_sides=(40, 70), batch=6)
     batch = draw_batch(Boxes(), CLASSES, plan, (0, 1, 0))
     # 80x96 at a short side of 70 is 70x84; both sides go up to multiples of 32.
@@ -278,7 +278,7 @@ def test_whole_pictures_are_padded_to_the_pyramid():
     assert limited.frames.shape == (6, 64, 64, 3)
 
 
-def test_of_several_hard_shares_each_step_draws_one():
+def test_each_step_draws_one_of_several_ohem_ratios():
     assert draw_ohem_ratio(RECIPE, (0, 1, 2)) is None
     fixed = replace(RECIPE, ohem_ratios=(0.3,))
     assert {draw_ohem_ratio(fixed, (0, 1, s)) for s in range(9)} == {0.3}
@@ -301,7 +301,7 @@ def test_groups_of_the_optimizer():
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_the_canvas_has_a_rate_of_its_own(optimizer):
+def test_the_canvas_has_its_own_learning_rate(optimizer):
     moved = {}
     for rate in (1.0, 8.0):
         torch.manual_seed(0)

@@ -47,7 +47,7 @@ def test_hard_pixels_are_the_worst_of_those_that_are_labeled(share):
     assert not touched[target == 255].any()
 
 
-def test_the_least_share_is_one_pixel():
+def test_the_smallest_ohem_ratio_keeps_one_pixel():
     logits, target = pixels()
     each = F.cross_entropy(logits, target, reduction="none", ignore_index=255)
     torch.testing.assert_close(semantic_loss(logits, target, None, 1e-9), each.max())
@@ -55,7 +55,7 @@ def test_the_least_share_is_one_pixel():
 
 @pytest.mark.parametrize("share", [None, 0.25])
 @pytest.mark.parametrize("weights", [None, torch.ones(3, dtype=torch.float64)])
-def test_a_picture_without_labels_gives_zero_not_nan(weights, share):
+def test_an_image_without_labels_gives_zero_not_nan(weights, share):
     logits, target = pixels()
     loss = semantic_loss(logits, torch.full_like(target, 255), weights, share)
     assert loss.item() == 0
@@ -157,8 +157,8 @@ REACHED = {
     "mask predictor": "detector.roi.mask_predictor.mask_fcn_logits.weight",
     "box scores": "detector.roi.box_predictor.cls_score.weight",
     "box head": "detector.roi.box_head.fc6.weight",
-    "pyramid": "backbone.fpn.layer_blocks.0.0.weight",
-    "trunk": "backbone.body.stages.1.0.conv1.weight",
+    "fpn": "backbone.fpn.layer_blocks.0.0.weight",
+    "body": "backbone.body.stages.1.0.conv1.weight",
 }
 
 
@@ -168,11 +168,11 @@ def test_the_semantic_loss_reaches_everything_through_the_canvas(monkeypatch):
         assert gradients.agrees(name), part
 
 
-def test_with_heads_the_canvas_does_not_reach_the_pyramid(monkeypatch):
+def test_with_heads_the_canvas_does_not_reach_the_fpn(monkeypatch):
     gradients = Gradients(monkeypatch, "heads")
     for part, name in REACHED.items():
-        # The pyramid still feeds the semantic head; what would pass the canvas is missing.
-        assert gradients.agrees(name) == (part not in ("pyramid", "trunk")), part
+        # The FPN still feeds the semantic head; only the gradient through the canvas is missing.
+        assert gradients.agrees(name) == (part not in ("fpn", "body")), part
 
 
 def projected(monkeypatch, source, detections):

@@ -21,7 +21,7 @@ def git(folder, *arguments):
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A repository with a package, a module beside it, and a page."""
+    """A repository with a package, a module next to it, and a page."""
     root = tmp_path / "checkout"
     (root / "package").mkdir(parents=True)
     for name in ("package/__init__.py", "train.py", "page.md"):
@@ -93,7 +93,7 @@ class Reversed(Boxes):
         return super().__getitem__(len(self) - 1 - index)
 
 
-def test_splits_of_the_same_name_and_length_are_told_apart():
+def test_splits_of_the_same_name_and_length_are_distinguished():
     one, other = dataset_facts(Boxes()), dataset_facts(Reversed())
     assert one == dataset_facts(Boxes())
     same = ("name", "images", "size")

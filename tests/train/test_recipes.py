@@ -135,7 +135,7 @@ def test_settings_as_a_command_line_has_them():
         "hue=0.7",
     ],
 )
-def test_settings_that_make_no_sense_are_usage_errors(setting):
+def test_invalid_settings_are_usage_errors(setting):
     with pytest.raises(UsageError, match="expected"):
         changed(recipe("smoke"), [setting])
 

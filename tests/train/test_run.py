@@ -302,7 +302,7 @@ def test_without_a_detector_there_are_as_many_semantic_steps_as_in_the_other_sys
     assert "semantic" in json.loads((tmp_path / "result.jsonl").read_text())
 
 
-def test_a_pair_starts_from_the_same_drawn_head(tmp_path):
+def test_a_pair_starts_from_the_same_initial_head(tmp_path):
     still = Stage(0, 0.0)
     run = Run(Boxes(), replace(DETECTOR_FIRST, stage_one=still, stage_two=still), 0, tmp_path, quiet=True)
     with_imp, plain = (weights_of(path) for path in train_pair(run, CONFIG))
@@ -364,7 +364,7 @@ def test_stage_two_knows_the_stage_one_that_it_came_from(pair, tmp_path):
         )
 
 
-def test_taking_over_stage_one_changes_nothing_at_first():
+def test_weights_transferred_from_stage_one_change_nothing_at_first():
     torch.manual_seed(0)
     before, after = ImpNetwork(without_imp(CONFIG)), ImpNetwork(CONFIG)
     transfer_weights(after, before)
@@ -385,7 +385,7 @@ def test_taking_over_stage_one_changes_nothing_at_first():
     ],
     ids=["width", "head", "no detector", "pyramid"],
 )
-def test_taking_over_another_network_is_refused(other):
+def test_weights_of_another_network_are_not_transferred(other):
     with pytest.raises(CheckpointError, match="stage one"):
         transfer_weights(ImpNetwork(CONFIG), ImpNetwork(other))
 

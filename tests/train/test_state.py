@@ -31,7 +31,7 @@ PLAN = replace(RECIPE, stage_one=Stage(4, 1e-3, 5e-4, warmup=2))
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Weights of a run that nobody stopped."""
+    """Weights of a run that was not stopped."""
     torch.set_num_threads(1)
     return weights_of(train_stage_one(run_in(tmp_path_factory.mktemp("whole")), CONFIG))
 

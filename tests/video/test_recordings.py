@@ -101,15 +101,15 @@ def recorded(folder: Path, suffix: str = "") -> int:
     return len(lines)
 
 
-def test_who_watches_a_recording_hears_that_it_failed(segmenter: Segmenter, tmp_path: Path) -> None:
+def test_sinks_are_notified_when_a_recording_fails(segmenter: Segmenter, tmp_path: Path) -> None:
     view = BrowserView(0, classes=segmenter.classes)
-    told = threading.Event()
+    notified = threading.Event()
     end = view.abort
-    view.abort = lambda: (told.set(), end())  # type: ignore[method-assign]
+    view.abort = lambda: (notified.set(), end())  # type: ignore[method-assign]
     with pytest.raises(SourceError):
         run_pipeline(segmenter, Camera(gone), [*recording(tmp_path), view], policy="wait")
     assert recorded(tmp_path) == FRAMES
-    assert told.is_set()
+    assert notified.is_set()
 
 
 def test_a_camera_that_stays_away_ends_its_recording(

@@ -163,7 +163,7 @@ def gains(
             axes.barh(row, scale * value, 0.7, color=(_BETTER if value >= 0 else _WORSE)[0])
             span = (ranges or {}).get(key)
             ends.append(_finish_bar(axes, row, value, span, scale, signed(scale * value)))
-        reach = 1.18 * max(abs(end) for end in ends) or 1.0
+        reach = 1.18 * max(abs(end) for end in ends) or 1.1  # no tick at the edge
         axes.set_xlim(-reach, reach)
         axes.axvline(0, color=_DIM[0], linewidth=1.0)
         _label_rows(axes, rows, label)
@@ -209,9 +209,8 @@ def lines(
             heights = {x: math.nan if v is None else scale * v for x, v in known.items()}
             marker = _MARKERS[k] if len(points) <= 20 else "None"
             # Markers without edge: its color would not change in dark mode.
-            at = [place[x] for x in heights]
             axes.plot(
-                at,
+                [place[x] for x in heights],
                 list(heights.values()),
                 color=_SERIES[k][0],
                 linestyle=_DASHES[k],
@@ -222,14 +221,8 @@ def lines(
                 markeredgewidth=0,
             )
             band = (ranges or {}).get(name, {})
-            edges = [
-                (place[x], scale * band[x][0], scale * band[x][1])
-                for x, height in heights.items()
-                if x in band and not math.isnan(height)
-            ]
-            if edges:
-                at, low, high = (list(column) for column in zip(*edges, strict=True))
-                axes.fill_between(at, low, high, color=_SERIES[k][0], alpha=0.18, linewidth=0)
+            spans = {place[x]: band[x] for x, y in heights.items() if x in band and not math.isnan(y)}
+            _draw_band(axes, spans, scale, _SERIES[k][0])
         if even:
             axes.set_xticks(list(place.values()), [f"{x:g}" for x in points])
         axes.set_xlabel(x_label)
@@ -238,6 +231,13 @@ def lines(
         axes.margins(y=0.1)
         _legend(axes, len(series))
         return _svg(figure, title)
+
+
+def _draw_band(axes: Axes, spans: Mapping[float, tuple[float, float]], scale: float, color: str) -> None:
+    if not spans:
+        return
+    low, high = ([scale * span[k] for span in spans.values()] for k in (0, 1))
+    axes.fill_between(list(spans), low, high, color=color, alpha=0.18, linewidth=0)
 
 
 @dataclass(frozen=True)

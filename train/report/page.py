@@ -102,7 +102,7 @@ def _boundary_charts(scored: Sequence[Scored]) -> list[str]:
         "mIoU": {
             n: {d: x.mean_iou for d, x in zip(b.distances, b.bands, strict=True)} for n, b in known.items()
         },
-        "mean accuracy": {
+        "Mean accuracy": {
             n: {d: x.mean_accuracy for d, x in zip(b.distances, b.bands, strict=True)}
             for n, b in known.items()
         },
@@ -129,5 +129,5 @@ def _precision_charts(scored: Sequence[Scored]) -> list[str]:
     }
     if not series:
         return []
-    title = "precision of instance masks against recall (IoU 0.5, mean over classes)"
+    title = "Precision of instance masks against recall (IoU 0.5, mean over classes)"
     return [charts.lines(series, title=title, x_label="recall, %", y_label="precision, %")]

@@ -139,7 +139,12 @@ def _per_class(scored: Sequence[Scored]) -> list[Table]:
             if any(name in c for c in columns)
         )
         result.append(
-            Table(f"{measure} of each class, %", ("class", "kind", *_columns(scored)), rows, left=2)
+            Table(
+                f"{measure[0].upper()}{measure[1:]} of each class, %",
+                ("class", "kind", *_columns(scored)),
+                rows,
+                left=2,
+            )
         )
     return result
 
@@ -152,7 +157,7 @@ def _boundary(scored: Sequence[Scored]) -> list[Table]:
     measures: tuple[tuple[str, Callable[[SemanticScores], float]], ...] = (
         ("mIoU", lambda scores: scores.mean_iou),
         ("mIoU of things", lambda scores: scores.thing_iou),
-        ("mean accuracy", lambda scores: scores.mean_accuracy),
+        ("Mean accuracy", lambda scores: scores.mean_accuracy),
     )
     found = []
     for name, get in measures:

@@ -2,7 +2,7 @@
 // A graph of milliseconds over the last 30 seconds, with a deadline and the values under the pointer.
 
 const WINDOW_S = 30;
-const LEFT = 34,
+const MIN_LEFT = 34, // grows with the labels of the y axis
   RIGHT = 6,
   TOP = 8,
   BOTTOM = 18;
@@ -32,6 +32,7 @@ export class Graph {
     this.now = 0;
     this.deadline = null;
     this.pointer = null;
+    this.left = MIN_LEFT;
     canvas.addEventListener("pointermove", (event) => {
       this.pointer = event.offsetX;
       this.draw();
@@ -70,11 +71,14 @@ export class Graph {
     const highest =
       Math.max(percentile(all, 99) ?? 0, this.deadline && all.length ? this.deadline : 0, 1) * 1.08;
     const tick = step(highest),
-      top = Math.ceil(highest / tick) * tick;
-    const x = (seconds) => width - RIGHT - ((this.now - seconds) / WINDOW_S) * (width - LEFT - RIGHT);
+      steps = Math.ceil(highest / tick),
+      top = steps * tick;
+    const labels = Array.from({ length: steps + 1 }, (_, i) => String(+(i * tick).toPrecision(3)));
+    this.left = Math.max(MIN_LEFT, ...labels.map((label) => Math.ceil(pen.measureText(label).width) + 8));
+    const x = (seconds) => width - RIGHT - ((this.now - seconds) / WINDOW_S) * (width - this.left - RIGHT);
     const y = (value) => height - BOTTOM - Math.min(value / top, 1.03) * (height - TOP - BOTTOM);
     if (!all.length) return this.empty(pen, width, height);
-    this.grid(pen, width, height, tick, top, y);
+    this.grid(pen, width, height, labels, (i) => y(i * tick));
     // The first series is wide and filled, so that it stays visible below an equal one.
     this.series.forEach(([name, , color], i) => {
       this.line(pen, name, this.color(color), x, y, i ? null : height - BOTTOM);
@@ -83,24 +87,24 @@ export class Graph {
     if (this.pointer !== null) this.read(pen, width, height, x, y);
   }
 
-  grid(pen, width, height, tick, top, y) {
+  grid(pen, width, height, labels, y) {
     pen.strokeStyle = this.color("--line");
     pen.fillStyle = this.color("--dim");
     pen.lineWidth = 1;
     pen.textAlign = "right";
     pen.textBaseline = "middle";
-    for (let value = 0; value <= top + tick / 2; value += tick) {
-      const level = Math.round(y(value)) + 0.5;
+    labels.forEach((label, i) => {
+      const level = Math.round(y(i)) + 0.5;
       pen.beginPath();
-      pen.moveTo(LEFT, level);
+      pen.moveTo(this.left, level);
       pen.lineTo(width - RIGHT, level);
       pen.stroke();
-      pen.fillText(String(+value.toPrecision(3)), LEFT - 6, level);
-    }
+      pen.fillText(label, this.left - 6, level);
+    });
     pen.textBaseline = "alphabetic";
     pen.fillText("now", width - RIGHT, height - 4);
     pen.textAlign = "left";
-    pen.fillText(`\u2212${WINDOW_S} s`, LEFT, height - 4);
+    pen.fillText(`\u2212${WINDOW_S} s`, this.left, height - 4);
   }
 
   empty(pen, width, height) {
@@ -116,7 +120,7 @@ export class Graph {
     points.forEach(([px, py], i) => (i ? path.lineTo(px, py) : path.moveTo(px, py)));
     pen.save();
     pen.beginPath();
-    pen.rect(LEFT, 0, this.canvas.clientWidth, this.canvas.clientHeight);
+    pen.rect(this.left, 0, this.canvas.clientWidth, this.canvas.clientHeight);
     pen.clip();
     if (ground !== null) {
       const area = new Path2D(path);
@@ -139,11 +143,11 @@ export class Graph {
     pen.strokeStyle = pen.fillStyle = this.color("--bad");
     pen.setLineDash([5, 4]);
     pen.beginPath();
-    pen.moveTo(LEFT, level);
+    pen.moveTo(this.left, level);
     pen.lineTo(width - RIGHT, level);
     pen.stroke();
     pen.textAlign = "left";
-    pen.fillText("deadline", LEFT + 4, level - 4);
+    pen.fillText("deadline", this.left + 4, level - 4);
     pen.restore();
   }
 

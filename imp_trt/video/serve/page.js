@@ -202,7 +202,7 @@ function update(state) {
 
 function setRun(run) {
   if (["ended", "failed"].includes(run))
-    showMessage(run === "ended" ? "The run has ended." : "The run has failed. See the output of imp-segment.");
+    showMessage(run === "ended" ? "The run has ended." : "The run stopped before its end. See the output of imp-segment.");
   if (seen.run === "lost" && run !== "lost" && seen.jpeg) showMessage("");
   if (run === "lost" && seen.run !== "lost") showMessage("No response from imp-segment. Retrying.");
   if (["ended", "failed", "lost"].includes(run) && seen.jpeg) caption("");

@@ -27,6 +27,7 @@ from imp_trt.export.onnx.mask_projection import (
 )
 from imp_trt.ops import instance_mask_projection, instance_mask_projection_reference
 from tests.ops.mask_projection_cases import (
+    DEGENERATE_DTYPES,
     QUICK,
     RULES,
     Case,
@@ -110,7 +111,7 @@ def test_function_equals_the_reference(
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("dtype", DEGENERATE_DTYPES)
 def test_function_agrees_on_degenerate_numbers(rule: str, dtype: type) -> None:
     nodes = [call("masks", "canvas", 3, (6, 7), 0.5, rule)]
     running = session(graph_model(ordinary(0, 2, 3, 2, dtype=dtype), nodes))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network of somebody else that calls the operator, as one ONNX file."""
+"""A third-party network that calls the operator, as one ONNX file."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_two_sampling_rules_do_not_fit_in_one_file():
         onnx_with_operators(Foreign("bilinear", "rect"), inputs, NAMES, ["out"])
 
 
-def test_what_pytorch_cannot_export_is_said_in_a_line():
+def test_what_pytorch_cannot_export_is_reported_in_a_line():
     class Branches(nn.Module):
         def forward(self, x):
             return x if x.sum() > 0 else -x

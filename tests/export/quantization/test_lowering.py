@@ -232,7 +232,7 @@ def test_the_same_frames_give_the_same_bytes(network, lowered, tmp_path, monkeyp
     assert again.SerializeToString(deterministic=True) == shared.SerializeToString(deterministic=True)
 
 
-def test_calibration_is_asked_for_and_progress_told(network):
+def test_calibration_is_required_and_progress_is_reported(network):
     steps = []
     with pytest.raises(UsageError, match=r"precision int8.*calibration frames.*--calib"):
         lower(network, "int8", progress=lambda *step: steps.append(step))

@@ -72,13 +72,13 @@ def gone(pids: list[int]) -> bool:
     return False
 
 
-def test_a_job_survives_the_journey(tmp_path):
+def test_a_job_survives_serialization(tmp_path):
     path = tmp_path / "job.json"
     path.write_text(JOB.to_json())
     assert BuildJob.read(path) == JOB
 
 
-def test_a_crash_is_reported_with_the_last_words(stub):
+def test_a_crash_is_reported_with_the_end_of_stderr(stub):
     stub("import os, sys; print('last words', file=sys.stderr, flush=True); os.abort()")
     with pytest.raises(BuildError, match=r"builder crashed: got SIGABRT; last output: .*last words"):
         build_engine(b"", JOB)
@@ -115,13 +115,13 @@ def test_a_builder_without_its_gpu(stub):
         build_engine(b"", JOB)
 
 
-def test_words_printed_on_stdout_disturb_nothing(stub):
+def test_text_printed_on_stdout_is_ignored(stub):
     stub("import os; os.write(1, b'noise\\n'); print('more noise'); raise ImportError('gone')")
     with pytest.raises(DependencyMissing, match="gone"):
         build_engine(b"", JOB)
 
 
-def test_words_printed_while_python_starts_disturb_nothing(stub, tmp_path):
+def test_text_printed_while_python_starts_is_ignored(stub, tmp_path):
     folder = tmp_path / "stubs"
     stub("raise ImportError('gone')")
     (folder / "sitecustomize.py").write_text("print('welcome to this machine')")
@@ -137,7 +137,7 @@ def test_relative_folders_of_modules_are_found(stub, tmp_path, monkeypatch):
         build_engine(b"", JOB)
 
 
-def test_no_room_for_the_engine_is_said_so():
+def test_no_room_for_the_engine_is_reported():
     with pytest.raises(OutputError, match=r"No space left.*free disk space"):
         raise_in_worker(OSError(28, "No space left on device"))
 
@@ -231,7 +231,7 @@ def test_the_child_does_not_outlive_a_killed_parent(stub, monkeypatch, tmp_path,
     finally:
         parent.kill()
         parent.communicate()
-    # Nobody is left to remove the folder; that is what a kill means.
+    # After a kill no process is left to remove the folder.
     for path in sorted(scratch.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
@@ -245,7 +245,7 @@ def test_no_room_for_the_files_in_between(monkeypatch):
         build_engine(b"", JOB)
 
 
-def test_a_missing_package_is_said_before_any_process_is_started(monkeypatch):
+def test_a_missing_package_is_reported_before_any_process_is_started(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(DependencyMissing, match=r"tensorrt is not installed.*--target onnxruntime"):

@@ -31,7 +31,7 @@ def inspected(*types: str) -> str:
 
 @pytest.fixture
 def tensorrt(monkeypatch, tmp_path):
-    """A TensorRT 10.3 in the building process; returns what it was told."""
+    """A TensorRT 10.3 in the building process; returns the settings that it received."""
     stub_package(monkeypatch, tmp_path, "tensorrt", SOURCE)
     monkeypatch.setenv("RECORD", str(tmp_path / "record"))
     monkeypatch.setenv("INSPECTED", inspected("Half", "Float"))
@@ -63,16 +63,16 @@ def test_a_build_with_every_option(tensorrt, tmp_path):
     assert engine.version == "10.3.0"
     assert engine.plugins == "python"
     assert engine.engine_types == {"Half": 1, "Float": 1}
-    told = tensorrt()
-    assert told["deserialized"] == len(engine.plan)
-    assert told["format"] == "JSON"
-    assert told["tf32"] is False
-    assert told["pool"] == ["WORKSPACE", 3 << 30]
-    assert told["flag"] == "VERSION_COMPATIBLE"
-    assert told["hardware_compatibility_level"] == "ampere plus"
-    assert told["builder_optimization_level"] == "1"
-    assert told["profiling_verbosity"].endswith("DETAILED")
-    assert told["network_flags"] != 0, "strongly typed"
+    settings = tensorrt()
+    assert settings["deserialized"] == len(engine.plan)
+    assert settings["format"] == "JSON"
+    assert settings["tf32"] is False
+    assert settings["pool"] == ["WORKSPACE", 3 << 30]
+    assert settings["flag"] == "VERSION_COMPATIBLE"
+    assert settings["hardware_compatibility_level"] == "ampere plus"
+    assert settings["builder_optimization_level"] == "1"
+    assert settings["profiling_verbosity"].endswith("DETAILED")
+    assert settings["network_flags"] != 0, "strongly typed"
     assert cache.read_bytes() == b"+measured"
 
 
@@ -99,7 +99,7 @@ def test_a_timing_cache_that_cannot_be_written_costs_no_engine(tensorrt, tmp_pat
 
 @needs_rtx
 def test_the_child_never_writes_the_users_timing_cache(tensorrt, tmp_path):
-    """It may be killed at any moment, and would leave half a file beside it."""
+    """It may be killed at any moment, and would leave half a file next to it."""
     seen = []
 
     def look(stage, done, total):
@@ -152,7 +152,7 @@ def test_an_inspector_that_names_no_types(tensorrt, monkeypatch):
     assert engine.network_types == {"Half": 1}
 
 
-def test_types_of_an_engine_in_the_inspectors_words():
+def test_types_of_an_engine_as_the_inspector_names_them():
     def tensor(text):
         return {"Name": "t", "Dimensions": [1], "Format/Datatype": text}
 

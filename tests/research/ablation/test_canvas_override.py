@@ -70,7 +70,7 @@ def test_the_canvas_of_the_base_is_scored(tmp_path):
     assert set(canvas["per_class"]) == {"cat", "dog"}
 
 
-def test_a_picture_without_things_has_an_empty_canvas(tmp_path):
+def test_an_image_without_things_has_an_empty_canvas(tmp_path):
     class Empty(Photos):
         def __getitem__(self, index):
             return labeled(np.full((64, 96), FLOOR, np.uint8))

@@ -60,7 +60,7 @@ def test_former_names_of_variants_are_accepted():
         {"seeds": (-1,)},
     ],
 )
-def test_a_plan_that_makes_no_sense_is_refused(wrong):
+def test_an_invalid_plan_is_rejected(wrong):
     with pytest.raises(UsageError):
         plan(**wrong)
 

@@ -122,7 +122,7 @@ def test_a_page_needs_no_data(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("package", "more"), [("faster_coco_eval", []), ("matplotlib", ["--page", "p.md"])])
-def test_missing_packages_are_told_before_any_training(tmp_path, monkeypatch, capsys, package, more):
+def test_missing_packages_are_reported_before_any_training(tmp_path, monkeypatch, capsys, package, more):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(Experiment, "fill", lambda *_: pytest.fail("trained"))
     argv = ["--data", "scenes:64x128", "--recipe", "smoke", "-o", str(tmp_path), "--results", str(tmp_path)]

@@ -105,7 +105,7 @@ def test_the_sweep_uses_the_base_cells_weights_and_scores_class_maps_alone(fille
     result = read_result(filled.path(SWEPT))
     assert result.evaluation.instances is result.evaluation.panoptic is None
     assert result.settings["network"]["background_score"] == 0.1
-    # The base cell was trained for it, but nobody asked for its scores yet.
+    # The base cell was trained for it, but it has not been scored yet.
     assert not filled.done(SWEPT.trained)
 
 
@@ -145,7 +145,7 @@ def test_a_result_names_the_code_that_trained_it(filled, monkeypatch):
         ([{}, {"sources": ["commit b"]}], None),
     ],
 )
-def test_checkpoints_of_all_ages_tell_what_trained_them(found, expected):
+def test_checkpoints_of_all_versions_name_what_trained_them(found, expected):
     assert _trained_by(found).get("trained_by") == expected
 
 

@@ -202,7 +202,7 @@ def test_a_pair_is_compared_at_the_seeds_that_both_have(tmp_path):
     assert "One seed:" in text
 
 
-def test_a_pair_that_differs_in_more_than_imp_is_told(tmp_path):
+def test_a_pair_that_differs_in_more_than_imp_is_reported(tmp_path):
     from research.ablation.page import write_page
 
     kept(tmp_path, made(Cell(CONTROL, "base", 0), 4))
@@ -230,7 +230,7 @@ def test_old_results_name_their_code_by_digest(tmp_path):
     assert rows(text)["code (digest)"] == ["5088433c8176"]
     assert "configuration" not in text
     assert "cannot be told" not in text
-    # Beside a new one, whose version has another kind of name.
+    # Together with a new one, whose version has another kind of name.
     kept(tmp_path, made(Cell(HEADLINE, "base", 0), 4))
     text = write_page(tmp_path, tmp_path / "page.md")[0].read_text()
     assert rows(text)["code"] == ["commit abcabcabcabc, digest 5088433c8176"]

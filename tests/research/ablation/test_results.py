@@ -95,7 +95,7 @@ def test_a_file_that_is_cut_short_is_refused(result, tmp_path):
         read_result(path)
 
 
-def test_no_results_is_said(tmp_path):
+def test_no_results_are_reported(tmp_path):
     with pytest.raises(UsageError, match=r"research\.ablation"):
         read_results(tmp_path)
 

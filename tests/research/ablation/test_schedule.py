@@ -16,7 +16,7 @@ A, B, C = Cell(CONTROL, "base", 0), Cell(HEADLINE, "base", 0), Cell(CONTROL, "ba
 
 
 class Workshop:
-    """Fills cells at once, except for those told otherwise; a call lasts ten seconds of its clock."""
+    """Fills cells at once, except for the given ones; a call takes ten seconds of its clock."""
 
     def __init__(self, **errors: Exception) -> None:
         self.errors = errors

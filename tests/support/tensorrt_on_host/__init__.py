@@ -3,7 +3,7 @@
 
 Programs call TensorRT through classes of virtual functions (apiv::V... in NvInferImpl.h), which differ from
 version to version. All of them are generated from the headers, ending the process; stand_in.cpp answers those
-that a program needs. CUDA's runtime is cuda_runtime_api.h beside it.
+that a program needs. CUDA's runtime is cuda_runtime_api.h next to it.
 """
 
 from __future__ import annotations

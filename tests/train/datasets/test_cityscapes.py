@@ -92,7 +92,7 @@ def test_label_ids_become_the_official_train_ids(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_cities_with_too_few_pictures_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cities_with_too_few_images_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     CityscapesDataset(_write(tmp_path), "val")
     assert "3 of 500 images: frankfurt 1 of 267, lindau 1 of 59, munster 1 of 174" in caplog.text
     assert "cityscapes-dataset.com/downloads" in caplog.text
@@ -125,7 +125,7 @@ def test_labels_become_classes_instances_and_crowds(tmp_path: Path, cache: bool)
         assert (sample.instances[sample.crowd > 0] == 0).all()
 
 
-def test_a_picture_without_groups_has_no_crowd(tmp_path: Path) -> None:
+def test_an_image_without_groups_has_no_crowd(tmp_path: Path) -> None:
     root = _write(tmp_path)
     path = root / "gtFine/val/lindau/lindau_000000_000019_gtFine_{}Ids.png"
     for kind, dtype in (("label", np.uint8), ("instance", np.uint16)):
@@ -136,7 +136,7 @@ def test_a_picture_without_groups_has_no_crowd(tmp_path: Path) -> None:
     assert not sample.instances.any()
 
 
-def test_pictures_come_in_order_and_open_by_name(tmp_path: Path) -> None:
+def test_images_come_in_order_and_open_by_name(tmp_path: Path) -> None:
     data = open_dataset(f"cityscapes:{_write(tmp_path, 'train')}", "train")
     assert len(data) == 18
     assert list(data.stems) == sorted(f"{c}/{c}_000000_000019" for c in CITIES["train"])
@@ -163,7 +163,7 @@ def test_half_a_set_is_refused_with_what_is_missing(tmp_path: Path) -> None:
         assert name in str(caught.value)
 
 
-def test_labels_of_another_picture_are_refused(tmp_path: Path) -> None:
+def test_labels_of_another_image_are_refused(tmp_path: Path) -> None:
     data = CityscapesDataset(_write(tmp_path), "val", cities=("lindau",))
     labels, ids = _labels()
     stem = tmp_path / "gtFine/val/lindau/lindau_000000_000019_gtFine"

@@ -27,7 +27,7 @@ class Rooms:
         instances = (semantic == CAT).astype(np.int32)
         semantic[:4, :4] = 255
         sample = labeled(semantic, instances)
-        # The frame tells the predictors below which image it is.
+        # The predictors below recognize the image by its frame.
         sample.image[...] = 40 * index
         return sample
 

@@ -33,7 +33,7 @@ class Wide:
         return labeled(np.full((100, 1000), 1, np.uint8))
 
 
-def test_greatest_gain_first_then_greatest_loss():
+def test_largest_gain_first_then_largest_loss():
     before, after = [0.5, 0.5, 0.5, 0.5, 0.5], [0.5, 0.9, 0.1, 0.7, 0.4]
     assert telling([before, after], 3) == [1, 3, 2]
     assert telling([before, after], 5) == [1, 3, 0, 2, 4]
@@ -42,11 +42,11 @@ def test_greatest_gain_first_then_greatest_loss():
     assert telling([before, after], 0) == []
 
 
-def test_a_picture_without_a_score_is_no_gain():
+def test_an_image_without_a_score_is_no_gain():
     assert telling([[float("nan"), 0.1], [0.5, 0.2]], 1) == [1]
 
 
-def test_each_picture_is_scored_by_its_things():
+def test_each_image_is_scored_by_its_things():
     each = PictureScores(half_blind, ROOMS)
     for index in range(len(ROOMS)):
         each.predict(ROOMS[index].image)
@@ -68,12 +68,12 @@ def test_panels_show_image_truth_and_answers():
     assert all(abs(panel[1, 1] - 0.35 * 120).max() <= 1 for panel in (truth, plain, imp))
 
 
-def test_large_pictures_are_made_smaller():
+def test_large_images_are_made_smaller():
     panel = picture_row(Wide(), 0, [], []).panels[0][1]
     assert panel.shape == (round(100 * PANEL_WIDTH / 1000), PANEL_WIDTH, 3)
 
 
-def test_a_panel_in_a_page_is_the_picture():
+def test_a_panel_in_a_page_is_the_image():
     panel = picture_row(ROOMS, 3, [], []).panels[0][1]
     head, data = data_url(panel).split(",", 1)
     assert head == "data:image/jpeg;base64"

@@ -27,7 +27,7 @@ def test_a_pair_with_the_difference(scored):
         f"+{100 - 100 * before.semantic.iou[0]:.1f}",
     )
     assert found["IoU of each class, %"]["dog"] == ("thing", "-", "-", "-")  # never there
-    assert found["mask AP of each class, %"].keys() == {"cat", "dog"}  # stuff has none
+    assert found["Mask AP of each class, %"].keys() == {"cat", "dog"}  # stuff has none
     assert found["Summary, %"]["mIoU"][1] == "100.00"
     assert found["Summary, %"]["box AP"] == (
         f"{100 * before.instances.box.ap:.2f}",

@@ -25,7 +25,7 @@ SIZE = (48, 64)
 
 
 def picture(index: int) -> NDArray[np.uint8]:
-    """Gray whose level tells the frame's number."""
+    """Gray whose level encodes the frame's number."""
     return np.full((*SIZE, 3), (20 + 8 * index) % 256, np.uint8)
 
 

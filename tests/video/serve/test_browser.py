@@ -245,6 +245,45 @@ def test_every_width_and_theme(
     page.close()
 
 
+LEFTMOST_LABEL = """(() => {
+    const pen = CanvasRenderingContext2D.prototype, fill = pen.fillText;
+    window.leftmost = Infinity;
+    pen.fillText = function (text, x, ...others) {
+        const share = { right: 1, center: 0.5 }[this.textAlign] ?? 0;
+        window.leftmost = Math.min(window.leftmost, x - share * this.measureText(text).width);
+        return fill.call(this, text, x, ...others);
+    };
+})()"""
+
+
+@pytest.mark.parametrize("age_s", [0.05, 25.0, 4000.0])
+def test_axis_labels_of_any_length_are_inside_the_graph(browser: Chromium, age_s: float) -> None:
+    with view() as slow:
+        slow.write(segmented(age_s=age_s))
+        page = opened(browser, slow)
+        page.run(LEFTMOST_LABEL)
+        leftmost = page.until("window.leftmost < Infinity && window.leftmost")
+        assert leftmost >= 0
+        page.close()
+
+
+@pytest.mark.parametrize("width", [400, 1280, 1440, 1561])
+def test_the_toolbar_is_one_row_that_pause_does_not_move(
+    browser: Chromium, shown: BrowserView, width: int
+) -> None:
+    page = browser.page(shown.url, width, 900)
+    page.until(f"{SEQUENCE} > 0 && {RUN} == 'live'")
+    places = """JSON.stringify([...document.querySelectorAll('#tools button, #tools input')].map((item) => {
+        const box = item.getBoundingClientRect(); return [box.x, box.y, box.width] }))"""
+    before = page.run(places)
+    middles = "[...document.querySelectorAll('#tools button')].map((b) => b.offsetTop + b.offsetHeight / 2)"
+    assert width < 500 or len(set(page.run(middles))) == 1
+    page.press(" ")
+    page.until(f"{RUN} == 'paused'")
+    assert page.run(places) == before
+    page.close()
+
+
 def test_a_hidden_page_asks_for_nothing(browser: Chromium, shown: BrowserView) -> None:
     page = opened(browser, shown)
     page.run(
@@ -276,7 +315,7 @@ def test_two_pages_at_once(browser: Chromium, shown: BrowserView) -> None:
 def test_a_name_pointed_at_this_machine_shows_nothing(browser: Chromium, shown: BrowserView) -> None:
     page = browser.page(f"http://evil.example:{shown.port}/")
     page.until(
-        "location.host.startsWith('evil') && document.body.innerText.includes('does not answer to that name')"
+        "location.host.startsWith('evil') && document.body.innerText.includes('host name is not allowed')"
     )
     assert page.run("fetch('/state').then((answer) => answer.status)") == 421
     page.close()

@@ -58,8 +58,8 @@ def test_a_frame_with_its_number_and_age(shown: BrowserView) -> None:
     answer, body = get(shown.port, "/frame?layers=&after=0")
     assert answer.headers["Content-Type"] == "image/jpeg"
     assert abs(pixels(body).astype(int) - picture(0)).max() <= 2
-    told = {name: answer.headers[f"Frame-{name}"] for name in ("Sequence", "Index", "Name", "Age")}
-    assert told == {"Sequence": "1", "Index": "0", "Name": "000000", "Age": "250.0"}
+    headers = {name: answer.headers[f"Frame-{name}"] for name in ("Sequence", "Index", "Name", "Age")}
+    assert headers == {"Sequence": "1", "Index": "0", "Name": "000000", "Age": "250.0"}
     assert answer.headers["Run"] == "live"
     colored = pixels(get(shown.port, "/frame?layers=classes")[1])
     assert abs(colored.astype(int) - picture(0)).max() > 20
@@ -156,7 +156,7 @@ def test_a_frame_that_cannot_be_drawn_is_reported_and_the_others_go_on(
     assert get(shown.port, "/frame?after=2")[0].status == 200
 
 
-def test_requests_that_make_no_sense(shown: BrowserView) -> None:
+def test_invalid_requests(shown: BrowserView) -> None:
     for path in (
         "/frame?after=x",
         "/frame?layers=nonsense",

@@ -208,7 +208,7 @@ def test_a_drawing_that_stalls_does_not_hold_up_the_end(
     peer.close()
 
 
-def test_a_page_hears_of_the_end_before_it_comes() -> None:
+def test_a_page_is_notified_before_the_end() -> None:
     opened = view()
     assert get_json(opened.port, "/state?page=a")["run"] == "live"
     with ThreadPoolExecutor() as pool:

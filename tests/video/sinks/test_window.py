@@ -87,7 +87,7 @@ def test_a_viewer_that_stalls_while_it_reads_is_an_error(
             write_until(sink, lambda i, source: big, lambda going: False)
 
 
-def test_a_viewer_that_dies_is_an_error_with_its_last_words(item: MakeItem) -> None:
+def test_a_viewer_that_dies_is_an_error_with_its_stderr(item: MakeItem) -> None:
     with window("say('ready'); read(); raise SystemExit('no plugin xcb')") as sink:
         with pytest.raises(OutputError, match=r"no plugin xcb.*--headless"):
             write_until(sink, item, lambda going: False)

@@ -66,7 +66,9 @@ def test_csi(monkeypatch: pytest.MonkeyPatch, spec: str, properties: dict[str, A
     assert calls[0] == (1, properties)
 
 
-def test_the_connection_that_tells_a_camera_from_a_recording_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_connection_that_distinguishes_a_camera_from_a_recording_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     calls = _record(monkeypatch, "open_stream", steps=[1, 2, None])
     with open_source("http://cam/1") as source:
         next(iter(source))
