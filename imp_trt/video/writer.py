@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -148,7 +149,7 @@ class VideoWriter:
         if self._done:
             return
         if not self._written or self._encoder is None:
-            self.abort()
+            self._end()
             raise self._error("no frame was written to it")
         failure: OSError | None = None
         try:
@@ -160,9 +161,9 @@ class VideoWriter:
         count = max(self._encoder.count(), 0)
         lost = failure is not None or missing_bytes(self._file) or count < self._written
         try:
-            if not count:
-                self.abort()
-            elif not self._named:
+            if not count and self._named:
+                self._path.unlink(missing_ok=True)
+            elif count and not self._named:
                 self._take_name()
         except OSError as error:
             raise self._error(error.strerror or str(error)) from error
@@ -176,11 +177,16 @@ class VideoWriter:
             ) from failure
 
     def abort(self) -> None:
-        """Discard the file with all its frames. No effect after close(). Idempotent."""
-        if not self._done:
-            self._end()
-            if self._named:
+        """End the file without raising: if it has its name, its frames are kept. Idempotent."""
+        if self._done:
+            return
+        if self._named and self._encoder is not None:
+            with suppress(OSError):
+                self._encoder.finish()
+            self._encoder.release()
+            if self._encoder.count() < 1:
                 self._path.unlink(missing_ok=True)
+        self._end()
 
     def _end(self) -> None:
         if not self._done:

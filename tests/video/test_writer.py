@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import signal
-from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -110,7 +109,7 @@ def test_a_frame_of_another_size_raises(tmp_path: Path, encoder: str) -> None:
         with pytest.raises(InvalidInput):
             writer.write(bad)  # type: ignore[arg-type]
     writer.abort()
-    assert os.listdir(tmp_path) == []
+    assert played(tmp_path / "out.mp4") == 1
 
 
 @each_encoder
@@ -197,8 +196,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, encoder: str, suffix: str) -> None
             for i in range(80):
                 writer.write(np.roll(noise, i, axis=0))
             writer.close()
-        with suppress(OutputError):
-            writer.close()
+        writer.abort()
     # PyAV says so while the frames come; OpenCV goes on, so that only the end shows it.
     assert (writer._written < 80) == (encoder == "pyav")
     if (encoder, suffix) == ("opencv", ".mp4"):
@@ -330,7 +328,8 @@ def test_a_disk_without_room_is_noticed_while_frames_come(
     with pytest.raises(OutputError, match="1000 bytes are left"):
         all(writer.write(clips.picture(0)) is None for _ in range(64))
     writer.abort()
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["x.mp4"]
+    assert played(tmp_path / "x.mp4") > 30
 
 
 @needs_pyav
