@@ -232,7 +232,10 @@ def write_manifest(artifact: Artifact, changed: Manifest) -> Path:
             _finish_replacement(path)
             if read_artifact(path).manifest.sha256 != changed.sha256:
                 raise ArtifactError(
-                    f"artifact {path}", expected="the one that was measured", got="another one", fix="repeat it"
+                    f"artifact {path}",
+                    expected="the one that was measured",
+                    got="another one",
+                    fix="repeat it",
                 )
             write_and_sync(new, changed.to_json().encode())
             os.replace(new, target)

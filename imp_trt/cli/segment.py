@@ -154,7 +154,7 @@ def _add_live(live: argparse._ArgumentGroup) -> None:
     live.add_argument(
         "--paced",
         action=argparse.BooleanOptionalAction,
-        help="read a stream at its own pace and keep its own times, for streams whose frames arrive in bursts "
+        help="read a stream at its own pace and keep its own times, as needed where frames arrive in bursts "
         "(default: for HLS and DASH, .m3u8 and .mpd)",
     )
     live.add_argument(

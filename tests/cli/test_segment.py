@@ -135,7 +135,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_cost_one_line_and_leave_finished_frames_only(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_cost_one_line_and_leave_finished_frames_only(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv, damage, code, text = MISTAKES[name]
     if damage is not None:
         damage()

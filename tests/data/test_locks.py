@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from imp_trt.errors import OutputError
 from imp_trt.data.locks import Busy, LocksUnsupported, claim
+from imp_trt.errors import OutputError
 
 HOLDER = """
 import sys, time

@@ -64,7 +64,11 @@ def test_pair_shares_stage_one_and_its_crops(pair):
     folder, with_imp, plain = pair
     assert sorted(p.name for p in folder.iterdir()) == [
         LOCK_NAME,
-        *(f"{name}.{suffix}" for name in ("imp", "plain", "stage_one") for suffix in ("jsonl", "safetensors")),
+        *(
+            f"{name}.{suffix}"
+            for name in ("imp", "plain", "stage_one")
+            for suffix in ("jsonl", "safetensors")
+        ),
     ]
     assert load_model(with_imp)[0].config == CONFIG
     assert load_model(plain)[0].config == without_imp(CONFIG)

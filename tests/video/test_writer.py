@@ -191,11 +191,15 @@ def test_a_matroska_file_without_its_last_frame_is_noticed(tmp_path: Path) -> No
 def test_a_disk_that_fills_up(tmp_path: Path, encoder: str, suffix: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     writer = VideoWriter(tmp_path / f"x{suffix}", 25, encoder=encoder)
+
+    def work() -> None:
+        for i in range(80):
+            writer.write(np.roll(noise, i, axis=0))
+        writer.close()
+
     with full_disk(300_000):
         with pytest.raises(OutputError, match=r"File too large|disk full") as caught:
-            for i in range(80):
-                writer.write(np.roll(noise, i, axis=0))
-            writer.close()
+            work()
         writer.abort()
     # PyAV says so while the frames come; OpenCV goes on, so that only the end shows it.
     assert (writer._written < 80) == (encoder == "pyav")
@@ -292,7 +296,16 @@ def test_an_earlier_recording_is_kept_until_the_new_one_is_worth_it(tmp_path: Pa
 @each_encoder
 @pytest.mark.parametrize(
     "name",
-    ["2024-11-29T12:30:00.mp4", "50%d.mp4", "50%.mkv", "-y.mp4", "a b.mp4", "http:x.mp4", "file:y.mov", "#?.avi"],
+    [
+        "2024-11-29T12:30:00.mp4",
+        "50%d.mp4",
+        "50%.mkv",
+        "-y.mp4",
+        "a b.mp4",
+        "http:x.mp4",
+        "file:y.mov",
+        "#?.avi",
+    ],
 )
 def test_every_name_is_a_file(
     tmp_path: Path, name: str, encoder: str, monkeypatch: pytest.MonkeyPatch

@@ -42,7 +42,9 @@ class JsonLines(BaseSink):
 
     def __init__(self, path: str | os.PathLike[str], min_score: float = DEFAULT_SCORE_THRESHOLD) -> None:
         self._min_score = min_score
-        self._file: _TextOutput = _Pipe(Path(path)) if _is_stream(Path(path)) else TextFile(Path(path), named=True)
+        self._file: _TextOutput = (
+            _Pipe(Path(path)) if _is_stream(Path(path)) else TextFile(Path(path), named=True)
+        )
 
     def write(self, item: SegmentedFrame) -> bool:
         """See :meth:`Sink.write`."""

@@ -32,8 +32,8 @@ TIMES: tuple[TimeSource, ...] = ("container", "capture", "constant")
 class OverlayVideo(BaseSink):
     """Writes overlays to a video file, with several sources to one file each: ``out_front.mp4`` for "front".
 
-    If frames of a video or camera change their size, the next file is ``out-2.mp4``, or the first free number;
-    a warning names it. Still images of different sizes are an error.
+    If frames of a video or camera change their size, the next file is ``out-2.mp4``, or has the first free
+    number; a warning names it. Still images of different sizes are an error.
 
     Args:
         path: see :class:`imp_trt.video.writer.VideoWriter`.

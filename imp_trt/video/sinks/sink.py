@@ -60,7 +60,8 @@ class Sink(Protocol):
 
     Attributes:
         draws: reads the overlay of every frame, so that it is drawn in the drawing thread.
-        keeps: closed rather than aborted when a run fails, because its output so far is useful. False for sinks that only display the run; their abort() reports the failure to the viewer.
+        keeps: closed rather than aborted when a run fails, because its output so far is useful. False for
+            sinks that only display the run; their abort() reports the failure to the viewer.
         recovers: after a failed write(), close() keeps the previous output if it is complete, or raises.
     """
 

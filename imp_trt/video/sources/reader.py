@@ -302,8 +302,8 @@ class Reader(threading.Thread):
                 f"source {self._source}",
                 expected="a frame",
                 got="none, although it opens",
-                fix="test it with another program; a camera that is in use may deliver none, and a stream with "
-                "a frame every few seconds needs a longer read timeout (--read-timeout)",
+                fix="test it with another program; a camera that is in use may deliver none, and a stream "
+                "with a frame every few seconds needs a longer read timeout (--read-timeout)",
             )
         self._mark_lost("lost", "no more frames")
 

@@ -55,7 +55,9 @@ def test_a_video_without_frames_is_an_error(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_one_of_two_videos_that_cannot_be_opened_does_not_cost_the_other(tmp_path: Path, item: MakeItem) -> None:
+def test_one_of_two_videos_that_cannot_be_opened_does_not_cost_the_other(
+    tmp_path: Path, item: MakeItem
+) -> None:
     (tmp_path / "out_rear.mp4").mkdir()
     with OverlayVideo(tmp_path / "out.mp4", 10) as sink:
         sink.write(item(source="front"))
