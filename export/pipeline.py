@@ -286,14 +286,12 @@ def _write(plan: ExportPlan, exported: Exported) -> ExportReport:
 
 def _write_all(writes: Mapping[Path, Callable[[], object]]) -> None:
     """Write files in order; if one fails, delete those that did not exist before."""
-    new = []
+    new: list[Path] = []
     try:
         for path, write in writes.items():
-            if not path.exists():
-                new.append(path)
+            new += [file for file in (path, manifest_path(path)) if not file.exists()]
             write()
     except BaseException:
-        for path in new:
-            path.unlink(missing_ok=True)
-            manifest_path(path).unlink(missing_ok=True)
+        for file in new:
+            file.unlink(missing_ok=True)
         raise

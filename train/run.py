@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from torch import nn
 
 from imp_trt.cuda.platform import usable_cpus
 from imp_trt.data.dataset import Dataset
+from imp_trt.data.locks import Busy, LocksUnsupported, claim
 from imp_trt.errors import CheckpointError, UsageError
 from imp_trt.models.checkpoint import load_model
 from imp_trt.models.config import Initial, ModelConfig
@@ -21,11 +25,18 @@ from imp_trt.models.initial import NEW_LAYER_STD
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
 from imp_trt.models.semantic import SemanticHead
+from imp_trt.train import distributed
 from imp_trt.train.config import CANVAS_KEYS, Recipe
 from imp_trt.train.loop import find_finished, train_stage
 from imp_trt.train.losses import trains_semantic
 from imp_trt.train.provenance import config_digest, dataset_facts
 from imp_trt.train.renamed import json_key, plain_dict
+
+LOCK_NAME = ".lock"
+"""Lock file in the folder of a run. It stays there; the lock ends with the process."""
+
+_log = logging.getLogger("imp_trt.train")
+_held: ContextVar[frozenset[Path]] = ContextVar("folders that this thread has locked", default=frozenset())
 
 
 @dataclass(frozen=True)
@@ -69,15 +80,53 @@ class Run:
         return 1 if self.device == "cpu" else min(8, usable_cpus())
 
 
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Lock the folder of a run while the block runs; nested blocks of one thread share the lock.
+
+    Of the processes of a distributed run, the first holds it. Without locks in the file system a warning is
+    logged instead.
+
+    Raises:
+        UsageError: another run uses the folder.
+        OutputError: the folder is not writable.
+    """
+    folder = folder.resolve()
+    if folder in _held.get() or distributed.rank() > 0:
+        yield
+        return
+    lock = claim(folder / LOCK_NAME)
+    try:
+        lock.__enter__()
+    except Busy as error:
+        raise UsageError(
+            f"training in {folder}",
+            expected="a folder that no other run uses",
+            got=f"one that is in use{f' by process {error.holder}' if error.holder else ''}",
+            fix="choose another folder with -o, or wait for the other run",
+        ) from error
+    except LocksUnsupported as error:
+        _log.warning("a second run in the same folder would not be noticed: %s", error)
+        yield
+        return
+    token = _held.set(_held.get() | {folder})
+    try:
+        yield
+    finally:
+        _held.reset(token)
+        lock.__exit__(None, None, None)
+
+
 def train_pair(run: Run, config: ModelConfig) -> tuple[Path, Path]:
     """Train a network with IMP and its control without, from one shared stage one.
 
     Returns:
         Checkpoints (with IMP, without).
     """
-    stage_one = train_stage_one(run, config)
-    with_imp = train_stage_two(run, config, stage_one, "imp")
-    return with_imp, train_stage_two(run, without_imp(config), stage_one, "plain")
+    with exclusive(run.folder):
+        stage_one = train_stage_one(run, config)
+        with_imp = train_stage_two(run, config, stage_one, "imp")
+        return with_imp, train_stage_two(run, without_imp(config), stage_one, "plain")
 
 
 def train_stage_one(run: Run, config: ModelConfig) -> Path:
@@ -88,18 +137,20 @@ def train_stage_one(run: Run, config: ModelConfig) -> Path:
     as the others.
 
     Raises:
-        UsageError: the folder has the stage one of another run; the classes of data and network differ;
-            or frozen stages have no pretrained weights.
+        UsageError: the folder has the stage one of another run, or another run uses it; the classes of data
+            and network differ; or frozen stages have no pretrained weights.
         TimeBudgetSpent, KeyboardInterrupt: the state is saved; the same call resumes.
     """
     _check(run, config)
     run, shared = _stage_one(run, config)
     run_id = identity(run, shared, 1)
-    done = find_finished(run, "stage_one", run_id)
-    if done is not None:
-        return done
-    torch.manual_seed(run.seed)
-    return train_stage(run, _initialized(run, shared), 1, "stage_one", run_id, stage_digest(run, shared, 1))
+    with exclusive(run.folder):
+        done = find_finished(run, "stage_one", run_id)
+        if done is not None:
+            return done
+        torch.manual_seed(run.seed)
+        network = _initialized(run, shared)
+        return train_stage(run, network, 1, "stage_one", run_id, stage_digest(run, shared, 1))
 
 
 def train_stage_two(run: Run, config: ModelConfig, stage_one: Path, name: str) -> Path:
@@ -111,16 +162,24 @@ def train_stage_two(run: Run, config: ModelConfig, stage_one: Path, name: str) -
 
     Raises:
         CheckpointError: stage_one is a checkpoint of another network.
-        UsageError: the folder has a checkpoint of that name from another run; or the classes of data and
-            network differ.
+        UsageError: the folder has a checkpoint of that name from another run, or another run uses it; or the
+            classes of data and network differ.
         TimeBudgetSpent, KeyboardInterrupt: the state is saved; the same call resumes.
     """
     _check(run, config)
     first, metadata = load_model(stage_one)
     run_id = identity(run, config, 2, str(metadata.get("identity")))
-    done = find_finished(run, name, run_id)
-    if done is not None:
-        return done
+    with exclusive(run.folder):
+        done = find_finished(run, name, run_id)
+        if done is not None:
+            return done
+        network = _second_network(run, config, first)
+        start = metadata.get("config_digest") or metadata.get("identity")
+        return train_stage(run, network, 2, name, run_id, stage_digest(run, config, 2, start))
+
+
+def _second_network(run: Run, config: ModelConfig, first: ImpNetwork) -> ImpNetwork:
+    """The network that stage two trains, with the weights of stage one."""
     canvas = config.imp and config.semantic_head != "none"
     base = without_imp(config) if canvas else config
     torch.manual_seed(run.seed)
@@ -133,8 +192,7 @@ def train_stage_two(run: Run, config: ModelConfig, stage_one: Path, name: str) -
         if not head_is_trained and isinstance(network.semantic, SemanticHead):
             # No trained head to preserve, so the canvas contributes from the first step.
             nn.init.normal_(network.semantic.canvas_kernel.detach(), std=NEW_LAYER_STD)
-    start = metadata.get("config_digest") or metadata.get("identity")
-    return train_stage(run, network, 2, name, run_id, stage_digest(run, config, 2, start))
+    return network
 
 
 def stage_one_config(config: ModelConfig, recipe: Recipe) -> ModelConfig:

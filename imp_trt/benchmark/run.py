@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt._deprecated import renamed_fields
-from imp_trt.artifacts.artifact import manifest_path, read_artifact
+from imp_trt.artifacts.artifact import read_artifact, write_manifest
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.backends.opening import BackendName
 from imp_trt.benchmark import machine
@@ -38,7 +38,6 @@ from imp_trt.benchmark.measure import (
 from imp_trt.benchmark.report import FramesInfo, ModelInfo, Report
 from imp_trt.benchmark.samples import PERCENTILES
 from imp_trt.cuda.platform import usable_cpus
-from imp_trt.data.files import write_atomically
 from imp_trt.errors import UsageError
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
@@ -216,7 +215,7 @@ def record(path: Path, report: Mapping[str, Any]) -> Path:
         ArtifactError: the manifest does not belong to the file.
         OutputError: the manifest cannot be written.
     """
-    manifest = read_artifact(path).manifest
+    artifact = read_artifact(path)
     frames = report["frames"]
     figures = {
         "machine": report["machine"],
@@ -230,8 +229,8 @@ def record(path: Path, report: Mapping[str, Any]) -> Path:
         "frames_per_second": report["throughput"]["frames_per_second"],
         "warnings": report["warnings"],
     }
-    changed = replace(manifest, benchmark={**manifest.benchmark, "imp_bench": figures})
-    return write_atomically(manifest_path(path), changed.to_json().encode())
+    benchmark = {**artifact.manifest.benchmark, "imp_bench": figures}
+    return write_manifest(artifact, replace(artifact.manifest, benchmark=benchmark))
 
 
 def _check_gates(settings: Settings) -> None:

@@ -34,7 +34,7 @@ EXIT_INTERRUPTED = 130
 EXIT_CODES_HELP = (
     "exit codes: 0 ok, 1 internal error, 2 usage or bad input, 3 accuracy or precision gate failed, "
     "4 artifact or engine not usable on this machine, 5 dependency or GPU missing, 6 latency gate failed, "
-    "130 interrupted (partial files are removed)"
+    "130 interrupted (finished frames and training states are kept, partial files removed)"
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from imp_trt.backends import BACKEND_NAMES
 from imp_trt.cli.common import (
+    EXIT_INTERRUPTED,
     Progress,
     add_deprecated,
     command_parser,
@@ -54,15 +56,16 @@ def parser() -> argparse.ArgumentParser:
         "source",
         metavar="SOURCE",
         help="image, folder, quoted pattern, video file, camera (0, /dev/video0, csi://0) or stream "
-        "(rtsp://, http://). Outputs of cameras and streams are kept after Ctrl-C, and after a failure such "
-        "as a disconnected camera (--reconnect-timeout)",
+        "(rtsp://, http://). Outputs are kept after Ctrl-C, and after a failure such as a disconnected "
+        "camera (--reconnect-timeout)",
     )
     p.add_argument(
         "sink",
         metavar="SINK",
         nargs="?",
         help="overlay output: video (.mp4 .mov .mkv .avi), image, folder, pattern (out/%%06d.png), or null: "
-        "(default without other outputs: SOURCE's name with _segmented, in the current folder)",
+        "(default without other outputs: SOURCE's name with _segmented, in the current folder). Existing "
+        "files are replaced",
     )
     p.add_argument(
         "-a",
@@ -82,8 +85,19 @@ def parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="additional source, can be repeated; outputs are written per source and named after it",
     )
+    p.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at an image of a folder or pattern that cannot be read (default: skip and list it)",
+    )
     p.add_argument("--headless", action="store_true", help="open no window (default without a display)")
-    out = p.add_argument_group("output")
+    _add_outputs(p.add_argument_group("output"))
+    _add_live(p.add_argument_group("live video"))
+    _add_drawing(p.add_argument_group("drawing"))
+    return p
+
+
+def _add_outputs(out: argparse._ArgumentGroup) -> None:
     out.add_argument("--save-overlay", metavar="PATH", help="second overlay output, see SINK")
     out.add_argument(
         "--save-classes",
@@ -96,18 +110,20 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--save-json",
         metavar="FILE",
-        help="JSON Lines, one line per frame; written immediately to a pipe or /dev/stdout (the report "
+        help="JSON Lines, one line per frame, written immediately; to a pipe or /dev/stdout too (the report "
         "is then printed on stderr)",
     )
     out.add_argument(
         "--fps", type=_rate, help="frame rate of overlay videos (default: that of the source, or 25)"
     )
-    live = p.add_argument_group("live video")
+
+
+def _add_live(live: argparse._ArgumentGroup) -> None:
     live.add_argument(
         "--policy",
         choices=("wait", "drop-oldest", "drop-newest"),
-        help="action when the frame queue is full (default: wait for files, drop-oldest for cameras and "
-        "streams)",
+        help="action when the frame queue is full (default: wait for files and paced streams, drop-oldest "
+        "for cameras and other streams)",
     )
     live.add_argument(
         "--queue-size", type=positive, default=2, metavar="N", help="size of the frame queue (default: 2)"
@@ -128,6 +144,20 @@ def parser() -> argparse.ArgumentParser:
     )
     add_deprecated(live, "--give-up", reconnect_timeout)
     live.add_argument(
+        "--read-timeout",
+        type=partial(seconds, unit="s"),
+        default=5.0,  # READ_TIMEOUT_S of the sources
+        metavar="TIME",
+        help="reconnect a stream that sends no frame for this time; more for streams with a frame every few "
+        "seconds (default: 5s)",
+    )
+    live.add_argument(
+        "--paced",
+        action=argparse.BooleanOptionalAction,
+        help="read a stream at its own pace and keep its own times, as needed where frames arrive in bursts "
+        "(default: for HLS and DASH, .m3u8 and .mpd)",
+    )
+    live.add_argument(
         "--serve",
         type=_port,
         metavar="PORT",
@@ -139,7 +169,9 @@ def parser() -> argparse.ArgumentParser:
         help="address to serve on (default: 127.0.0.1); others are visible on the network, without password "
         "and encryption",
     )
-    draw = p.add_argument_group("drawing")
+
+
+def _add_drawing(draw: argparse._ArgumentGroup) -> None:
     draw.add_argument(
         "--alpha", type=_fraction, default=0.5, help="opacity of the class colors (default: 0.5)"
     )
@@ -151,7 +183,6 @@ def parser() -> argparse.ArgumentParser:
     )
     draw.add_argument("--no-labels", action="store_true", help="do not draw the labels of instances")
     draw.add_argument("--legend", action="store_true", help="draw a legend of the classes")
-    return p
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -171,17 +202,20 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError("--serve-host", expected="--serve PORT with it")
     with ExitStack() as stack:
         specs = [args.source, *args.add_source]
-        sources = [
-            stack.enter_context(open_source(spec, reconnect_timeout_s=args.reconnect_timeout))
-            for spec in specs
-        ]
+        options: dict[str, Any] = {
+            "reconnect_timeout_s": args.reconnect_timeout,
+            "read_timeout_s": args.read_timeout,
+            "paced": args.paced,
+            "strict": args.strict,
+        }
+        sources = [stack.enter_context(open_source(spec, **options)) for spec in specs]
         outputs = places(args, sources)
         stdout_taken = is_stdout(outputs.get("json", ""))
         if stdout_taken and args.json:
             raise UsageError("--json and --save-json on stdout", expected="only one of them")
         refuse_overwriting(args.artifact, sources, short_names(sources), outputs)
         segmenter = stack.enter_context(Segmenter(args.artifact, args.backend, args.threads, args.device))
-        summary = _segment(args, sources, segmenter, outputs)
+        summary, interrupted = _segment(args, sources, segmenter, outputs)
         report = {
             "source": redacted(args.source),
             "artifact": args.artifact,
@@ -195,12 +229,16 @@ def _run(args: argparse.Namespace) -> int:
     elif not (stdout_taken and args.quiet):
         with redirect_stdout(sys.stderr if stdout_taken else sys.stdout):
             _print_report(report)
-    return 0
+    if not interrupted or (summary.frames and any(source.live for source in sources)):
+        return 0  # Ctrl-C is the regular end of a recording from a camera
+    say(f"interrupted after {summary.frames} frames" + (", which are kept" if summary.frames else ""))
+    return EXIT_INTERRUPTED
 
 
 def _segment(
     args: argparse.Namespace, sources: list[Source], segmenter: Segmenter, outputs: dict[str, str]
-) -> RunSummary:
+) -> tuple[RunSummary, bool]:
+    """Run the pipeline; returns its summary and whether Ctrl-C or SIGTERM ended it."""
     from imp_trt.video.interrupts import stop_on_interrupt
     from imp_trt.video.pipeline import run_pipeline
     from imp_trt.video.sinks import DrawOptions
@@ -208,7 +246,6 @@ def _segment(
     frames = [source.frames for source in sources]
     known = None if None in frames else sum(n or 0 for n in frames)
     total = min(known or args.max_frames or 0, args.max_frames or known or 0) or None
-    live = any(source.live for source in sources)
     progress = Progress("imp-segment", total, quiet=args.quiet)
 
     def show(snapshot: Snapshot) -> bool:
@@ -222,9 +259,9 @@ def _segment(
             sinks.append(opened.enter_context(make()))
         opened.pop_all()  # from here on, run_pipeline closes them
     with ExitStack() as stack:
-        stopped = stack.enter_context(stop_on_interrupt(live))
+        stopped = stack.enter_context(stop_on_interrupt())
         stack.callback(progress.close)
-        return run_pipeline(
+        summary = run_pipeline(
             segmenter,
             sources if len(sources) > 1 else sources[0],
             sinks,
@@ -235,6 +272,7 @@ def _segment(
             deadline_s=args.deadline,
             on_progress=show,
         )
+    return summary, stopped.is_set()
 
 
 def _view_makers(
@@ -295,6 +333,8 @@ def _print_report(report: dict[str, Any]) -> None:
         print("pixels     " + ", ".join(f"{name} {share:.1%}" for name, share in shares))
     if report["instances"]:
         print("instances  " + ", ".join(f"{name} {n}" for name, n in report["instances"].items()))
+    if report["skipped"]:
+        print(_skipped_line(report))
     for name, place in report["outputs"].items():
         print(f"{name:<10} {place}")
 
@@ -307,6 +347,13 @@ def _age_line(report: dict[str, Any]) -> str:
     if report["deadline_ms"] and not report["deadline_misses"]:
         counted.append("none late")
     return ages + ", ".join(counted)
+
+
+def _skipped_line(report: dict[str, Any]) -> str:
+    names = [os.path.basename(image["path"]) for image in report["skipped"]]
+    total = report["frames"] + len(names)
+    more = ", ..." if len(names) > 5 else ""
+    return f"skipped    {len(names)} of {total} images: {', '.join(names[:5])}{more}"
 
 
 def _fraction(text: str) -> float:

@@ -180,7 +180,7 @@ def _train(options: argparse.Namespace) -> int:
     from imp_trt.models.presets import without_imp
     from imp_trt.train import distributed
     from imp_trt.train.datasets import open_dataset
-    from imp_trt.train.run import Run, train_stage_one, train_stage_two
+    from imp_trt.train.run import Run, exclusive, train_stage_one, train_stage_two
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -217,12 +217,13 @@ def _train(options: argparse.Namespace) -> int:
             _say_plan(options, run, config)
         if distributed.rank() == 0:
             _warn(run, config)
-        written = {"stage_one": train_stage_one(run, config)}
-        if options.stage in ("all", "imp"):
-            name = "imp" if config.imp else "plain"
-            written[name] = train_stage_two(run, config, written["stage_one"], name)
-        if options.stage == "plain" or (options.pair and options.stage == "all"):
-            written["plain"] = train_stage_two(run, control, written["stage_one"], "plain")
+        with exclusive(run.folder):
+            written = {"stage_one": train_stage_one(run, config)}
+            if options.stage in ("all", "imp"):
+                name = "imp" if config.imp else "plain"
+                written[name] = train_stage_two(run, config, written["stage_one"], name)
+            if options.stage == "plain" or (options.pair and options.stage == "all"):
+                written["plain"] = train_stage_two(run, control, written["stage_one"], "plain")
         if distributed.rank() == 0:
             _print_result(written, options.json)
     return 0

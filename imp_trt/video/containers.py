@@ -6,10 +6,13 @@ A decoder plays a truncated file up to the cut and then stops as if it had reach
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 _EBML = b"\x1a\x45\xdf\xa3"
 _MP4_FIRST = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
+
+_log = logging.getLogger(__name__)
 
 
 def lists_frames(path: Path) -> bool:
@@ -20,8 +23,12 @@ def lists_frames(path: Path) -> bool:
 
 
 def missing_bytes(path: Path) -> int:
-    """Number of bytes missing from an MP4, MOV, AVI, MKV or WebM file; 0 for other files."""
+    """Number of bytes missing from an MP4, MOV, AVI, MKV or WebM file; 0 for other files.
+
+    MP4 files in fragments can be played up to a cut: 0, with a warning.
+    """
     size = path.stat().st_size
+    fragmented = False
     with path.open("rb") as file:
         head = file.read(12)
         position = 0
@@ -30,6 +37,7 @@ def missing_bytes(path: Path) -> int:
             header = file.read(16)
             if head[4:8] in _MP4_FIRST:
                 length = _box_length(header, size - position)
+                fragmented = fragmented or header[4:8] == b"moof"
             elif head[:4] == b"RIFF":
                 length = _riff_length(header, size - position)
             elif head[:4] == _EBML:
@@ -39,6 +47,9 @@ def missing_bytes(path: Path) -> int:
             if length < 8:
                 return 0  # invalid length: the file is damaged, which the decoder reports in more detail
             position += length
+    if fragmented and position > size:
+        _log.warning("%s ends within a fragment: its recording was interrupted", path)
+        return 0
     return max(position - size, 0)
 
 

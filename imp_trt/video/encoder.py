@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,13 @@ whole numbers of ticks."""
 
 
 class Encoder(Protocol):
-    """Encodes images into one open file."""
+    """Encodes images into one open file.
+
+    Attributes:
+        file: its absolute path, changed if the file is renamed while it is written.
+    """
+
+    file: Path
 
     def write(self, image: NDArray[np.uint8], ticks: int) -> None:
         """Append an image.
@@ -41,5 +48,5 @@ class Encoder(Protocol):
         ...
 
     def count(self) -> int:
-        """Return the number of frames that the finished file reports, -1 if it cannot be opened."""
+        """Return the number of frames that the released file reports, -1 if it cannot be opened."""
         ...

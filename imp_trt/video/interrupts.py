@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C as the regular end of a run on a camera or stream."""
+"""Ctrl-C as the regular end of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from types import FrameType
 def stop_on_interrupt(active: bool = True) -> Iterator[Event]:
     """Context manager: the first Ctrl-C or SIGTERM sets an event, the second interrupts as usual.
 
-    A camera never ends by itself, and a run that ends with KeyboardInterrupt leaves no files:
+    A camera never ends by itself, and the frames of a long video that are done are worth keeping:
 
     >>> with stop_on_interrupt() as stopped:
     ...     run_pipeline(segmenter, camera, sinks, on_progress=lambda state: not stopped.is_set())
@@ -23,7 +23,7 @@ def stop_on_interrupt(active: bool = True) -> Iterator[Event]:
     Ctrl-C is by background jobs of a shell) or handled by code other than Python's.
 
     Args:
-        active: False has no effect; for runs that turn out to read files only.
+        active: False has no effect.
     """
     stopped = Event()
     numbers = [signal.SIGINT, signal.SIGTERM] if active and current_thread() is main_thread() else []

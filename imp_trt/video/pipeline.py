@@ -75,29 +75,26 @@ def run_pipeline(
 ) -> RunSummary:
     """Segment the frames of one or several sources and pass each result to every sink.
 
-    Each source is read in a thread of its own. Results are drawn in a second thread and written in a third,
-    which enters, writes, closes and aborts every sink. The network runs in the caller's thread, because an
-    engine may already belong to it. Frames of files are never dropped, and their order does not depend on
-    the threads: several files are read round-robin. The order within a source is always kept.
+    Each source is read in a thread of its own; results are drawn in a second thread and written in a third,
+    which enters, writes and ends every sink. The network runs in the caller's thread, because an engine may
+    already belong to it. Frames of files are never dropped, and their order does not depend on the threads:
+    several files are read round-robin. The order within a source is always kept.
 
-    Sinks are closed at the end. If anything fails, KeyboardInterrupt included, they are aborted, every
-    thread is joined within two seconds, and the exception propagates to the caller. A thread that is still
-    inside a native call is left running, with a warning; a camera or stream is closed to release it.
-
-    Frames of a camera or stream cannot be read again. If one is among the sources, a failure also ends the
-    run, but the sinks are closed and their files kept. Exceptions are the sink that failed itself (see
-    Sink.recovers), and KeyboardInterrupt, after which nothing is kept. Finishing the files may take longer
-    than two seconds. :func:`imp_trt.video.stop_on_interrupt` makes Ctrl-C a regular end of the run.
+    If anything fails, KeyboardInterrupt included, every thread is joined within two seconds, and the
+    exception propagates to the caller. Finished work is kept: the sinks are closed, which may take longer,
+    unless no frame was done or the sink failed itself (see Sink.recovers). A thread that is still inside a
+    native call is left running, with a warning; a camera or stream is closed to release it.
+    :func:`imp_trt.video.stop_on_interrupt` makes Ctrl-C a regular end of the run.
 
     Args:
         source: the result of open_source, any iterable of frames, or a list of sources. With a list, frames
             carry the short name of their source.
         max_frames: stop after this many frames, over all sources.
         draw: options for overlays.
-        on_frame: called in the writing thread after each frame, with the number of frames done and the
-            result.
+        on_frame: called in the writing thread with the number of frames done and the result.
         policy: what happens to a frame when the queue is full: "wait" (the source blocks), "drop-oldest" or
-            "drop-newest". None: cameras and streams drop the oldest frame, files wait.
+            "drop-newest". None: cameras and streams drop the oldest frame; files, and streams that are
+            paced (see LiveSource), wait.
         queue_size: maximum number of queued frames per source.
         deadline_s: a result older than this, measured from the capture of its frame, is a deadline miss.
             Where frames may be dropped, frames that have already expired are not segmented.
@@ -115,20 +112,20 @@ def run_pipeline(
         OutputError: a sink stalls.
         Exception: the first exception raised by a source, the segmenter, a sink or a callback.
     """
-    several = isinstance(source, list | tuple) and bool(source) and not isinstance(source[0], Frame)
-    sources = cast("Sequence[_Frames]", source if several else [source])
     options = _Options(max_frames, draw or DrawOptions(), on_frame, deadline_s, clock, on_progress, stall_s)
     try:
-        for name in ("max_frames", "deadline_s"):
-            value = getattr(options, name)
-            if value is not None and not value > 0:
-                raise InvalidInput(name, expected="above 0", got=value)
-        run = _Run(segmenter, sources, sinks, policy, queue_size, options)
+        options.check()
+        run = _Run(segmenter, _as_list(source), sinks, policy, queue_size, options)
     except BaseException:
         for sink in sinks:
             abort_sink(sink)
         raise
     return run.run()
+
+
+def _as_list(source: Iterable[Frame] | Sequence[Source]) -> Sequence[_Frames]:
+    several = isinstance(source, list | tuple) and bool(source) and not isinstance(source[0], Frame)
+    return cast("Sequence[_Frames]", source if several else [source])
 
 
 @dataclass(frozen=True)
@@ -140,6 +137,13 @@ class _Options:
     clock: Callable[[], float]
     on_progress: _ProgressCallback | None
     stall_s: float
+
+    def check(self) -> None:
+        """Raise InvalidInput for a limit that is not positive."""
+        for name in ("max_frames", "deadline_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidInput(name, expected="above 0", got=value)
 
 
 class _Run:
@@ -163,14 +167,14 @@ class _Run:
             if isinstance(live_source, _LatestFrameSource):
                 live_source.latest = False  # otherwise the source itself would drop frames
         self._live = [bool(getattr(source, "live", False)) for source in sources]
-        policies: list[Policy] = [policy or ("drop-oldest" if live else "wait") for live in self._live]
+        policies: list[Policy] = [policy or _default_policy(source) for source in sources]
         # Frames of files wait until they are needed, so their age means nothing and is not reported.
         self._has_age = [live or kind != "wait" for live, kind in zip(self._live, policies, strict=True)]
         # One frame each in inference, drawing and writing. For files, more frames even out the stages.
         max_outstanding = 3 if any(self._has_age) else 3 + queue_size
         round_robin = not any(self._has_age)
         queue = FrameQueue(policies, queue_size, max_outstanding, round_robin, self._is_expired)
-        self._state = RunState(queue, options.clock, has_live_source=any(self._live))
+        self._state = RunState(queue, options.clock)
         # Without dropping, exactly max_frames are read.
         self._read_limit = options.max_frames if len(sources) == 1 and round_robin else None
         self._statistics = self._new_statistics()
@@ -207,7 +211,7 @@ class _Run:
             self._join_all(captures, workers)
         except BaseException as error:  # a second interrupt while joining
             state.fail(error)
-            self._join_all(captures, workers)
+            self._join_all(captures, workers, finalize=False)
         if state.error is not None:
             raise state.error
         self._report(last=True)
@@ -220,7 +224,7 @@ class _Run:
             try:
                 queued = queue.get(_PROGRESS_INTERVAL_S)
             except Exception as error:  # raised by a source
-                self._state.fail(error, finish=self._state.has_live_source)
+                self._state.fail(error, finish=True)
                 return
             if queued is None:
                 continue
@@ -257,10 +261,17 @@ class _Run:
             return
         self._reported = now
         if self._options.on_progress(self._statistics.snapshot()) is False:
+            self._state.stopped = True
             self._state.queue.stop()
 
-    def _join_all(self, captures: Sequence[Thread], workers: Sequence[Thread]) -> None:
-        """Join every thread; those that do not end in time are left running."""
+    def _join_all(
+        self, captures: Sequence[Thread], workers: Sequence[Thread], *, finalize: bool = True
+    ) -> None:
+        """Join every thread; those that do not end in time are left running.
+
+        Args:
+            finalize: give sinks the time that they need to finish their files.
+        """
         state, start = self._state, time.monotonic()
         state.queue.stop()
         state.to_draw.put(None)
@@ -282,7 +293,7 @@ class _Run:
         state.cancel()  # discard what the writing thread has not written by now
         for thread in (*closers, *captures, drawing, writing):
             _join_until(thread, start + JOIN_TIMEOUT_S)
-            while thread is writing and self._is_finalizing():
+            while thread is writing and finalize and self._is_finalizing():
                 _join_until(thread, time.monotonic() + _PROGRESS_INTERVAL_S)
             if thread.is_alive():
                 _log.warning("the thread %s did not end and is left running", thread.name)
@@ -291,9 +302,9 @@ class _Run:
                 abort_sink(sink)
 
     def _is_finalizing(self) -> bool:
-        """Whether a sink is finishing files that are to be kept."""
+        """Whether a sink is finishing its files."""
         state = self._state
-        return state.closing and state.keep_outputs and not state.written.is_set() and not self._is_stalled()
+        return state.closing and not state.written.is_set() and not self._is_stalled()
 
     def _is_expired(self, captured: CapturedFrame) -> bool:
         deadline = self._options.deadline_s
@@ -307,6 +318,7 @@ class _Run:
                 live,
                 reconnects=partial(getattr, source, "reconnects", 0),
                 lost=partial(getattr, source, "dropped", 0),
+                skipped=partial(getattr, source, "skipped", ()),
             )
             for name, live, source in zip(self._names, self._live, self._sources, strict=True)
         ]
@@ -319,6 +331,11 @@ class _Run:
             self._options.deadline_s,
             self._options.clock,
         )
+
+
+def _default_policy(source: _Frames) -> Policy:
+    waits = not getattr(source, "live", False) or getattr(source, "paced", False)
+    return "wait" if waits else "drop-oldest"
 
 
 def _thread(name: str, work: Callable[..., None], *args: object) -> Thread:

@@ -57,40 +57,29 @@ class Job:
 class RunState:
     """State that the threads of a run share: its frames, its clock, and how it ends.
 
-    Args:
-        has_live_source: one of the sources is a camera or stream. Its frames cannot be read again, so
-            outputs are kept after a failure. With files only they are discarded, because an output that
-            merely looks complete is worse than none.
-
     Attributes:
         to_draw, to_write: jobs in order, None as the last. Unbounded, because the frame queue bounds the
             number of jobs.
         cancelled: remaining results are discarded: the run failed, or a sink asked to stop.
         written: the sinks are closed or aborted.
         closing: a sink is finishing its files, which may take longer than a thread has to end.
+        stopped: the run was ended by on_progress, possibly before its first frame.
         error: the first failure, or the interrupt that followed it.
         busy_since: when the call of a sink or callback began that is still running.
     """
 
-    def __init__(
-        self, queue: FrameQueue[CapturedFrame], clock: Callable[[], float], has_live_source: bool
-    ) -> None:
+    def __init__(self, queue: FrameQueue[CapturedFrame], clock: Callable[[], float]) -> None:
         self.queue = queue
         self.clock = clock
-        self.has_live_source = has_live_source
         self.to_draw: SimpleQueue[Job | None] = SimpleQueue()
         self.to_write: SimpleQueue[Job | None] = SimpleQueue()
         self.cancelled = Event()
         self.written = Event()
         self.closing = False
+        self.stopped = False
         self.error: BaseException | None = None
         self.busy_since: float | None = None
         self._lock = Lock()
-
-    @property
-    def keep_outputs(self) -> bool:
-        """Whether sinks are closed at the end rather than aborted."""
-        return self.error is None or (self.has_live_source and isinstance(self.error, Exception))
 
     def fail(self, error: BaseException, *, finish: bool = False) -> None:
         """Record an error and cancel the run.
@@ -171,7 +160,10 @@ def draw_all(state: RunState, draw_overlays: bool) -> None:
 
 
 class SinkWriter:
-    """Passes jobs to the sinks and ends them: closed if RunState.keep_outputs, otherwise aborted.
+    """Passes jobs to the sinks and ends them.
+
+    Finished work is kept however the run ends: sinks are closed. They are aborted if the run failed, or was
+    stopped, before its first frame; and if they failed themselves and do not recover.
 
     Args:
         on_frame: called after each frame with the number of frames done and its result.
@@ -208,20 +200,28 @@ class SinkWriter:
         state.closing = True
         for sink in reversed(entered):
             self._end(sink)
-        if state.error is not None and state.keep_outputs and self._done:
-            _log.warning("the run failed after %d frames; the outputs written so far are kept", self._done)
+        if state.error is not None and self._done:
+            how = "failed" if isinstance(state.error, Exception) else "was interrupted"
+            _log.warning("the run %s after %d frames; the outputs written so far are kept", how, self._done)
         state.written.set()
 
     def _end(self, sink: Sink) -> None:
         state = self._state
+        error = state.error
         # After a failed write(), only the sink itself knows whether its earlier output is complete.
         intact = sink is not self._failed or getattr(sink, "recovers", False)
-        kept = state.keep_outputs and getattr(sink, "keeps", True)
-        close = state.error is None or (kept and intact and self._done)
-        error = None if close else state.error
+        if self._done:
+            close = error is None or (intact and getattr(sink, "keeps", True))
+        else:
+            close = error is None and not state.stopped
         try:
             state.busy_since = state.clock()
-            sink.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+            if close:
+                sink.__exit__(None, None, None)
+            elif error is None:
+                sink.abort()
+            else:
+                sink.__exit__(type(error), error, error.__traceback__)
         except BaseException as failure:
             if state.error is not None:
                 _log.warning("%s", failure)

@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
 from typing import TypedDict
 
@@ -35,6 +36,13 @@ class SourceSnapshot(TypedDict):
     dropped: int
     in_flight: int
     reconnects: int
+
+
+class SkippedImage(TypedDict):
+    """An image that could not be read."""
+
+    path: str
+    reason: str
 
 
 class Snapshot(TypedDict):
@@ -122,6 +130,7 @@ class RunSummary:
         deadline_misses: frames whose result was later than the deadline.
         reconnects: number of times that cameras and streams were reopened.
         sources: counts of each source.
+        skipped: images of folders and patterns that could not be read.
     """
 
     frames: int
@@ -136,6 +145,7 @@ class RunSummary:
     deadline_misses: int = 0
     reconnects: int = 0
     sources: tuple[SourceSnapshot, ...] = ()
+    skipped: tuple[SkippedImage, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """Return the summary as data for JSON."""
@@ -153,6 +163,7 @@ class RunSummary:
             "pixels": self.pixels,
             "instances": self.instances,
             "sources": list(self.sources),
+            "skipped": list(self.skipped),
         }
 
 
@@ -165,12 +176,14 @@ class SourceState:
         live: whether it is a camera or stream.
         reconnects: returns the number of reconnections so far.
         lost: returns the number of frames that the source itself has dropped so far.
+        skipped: returns the images that the source could not read so far, with the reason.
     """
 
     name: str
     live: bool = False
     reconnects: Callable[[], int] = lambda: 0
     lost: Callable[[], int] = lambda: 0
+    skipped: Callable[[], Sequence[tuple[Path, str]]] = lambda: ()
 
 
 class Statistics:
@@ -294,6 +307,11 @@ class Statistics:
                 deadline_misses=self._misses,
                 reconnects=total["reconnects"],
                 sources=tuple(sources),
+                skipped=tuple(
+                    SkippedImage(path=str(path), reason=reason)
+                    for source in self._sources
+                    for path, reason in source.skipped()
+                ),
             )
 
     def _source_counts(self) -> tuple[list[SourceSnapshot], dict[str, int]]:

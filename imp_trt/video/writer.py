@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Video writer that keeps frame times and moves the file into place only when it is complete."""
+"""Video writer that keeps frame times; its file can be played however the process ends."""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -29,17 +30,30 @@ ENCODERS: tuple[EncoderName, ...] = ("pyav", "opencv")
 
 _MIN_STEP = TICKS // 1000  # Matroska counts milliseconds
 _MAX_GAP = 600 * TICKS
+_REPLACES_AFTER = 2 * TICKS  # by then the first fragment is written
 _MAX_TIME_S = 1e12
 _DISK_CHECK_INTERVAL = 32  # frames
 # For the frames until the next check, and for the index, without which the file cannot be read.
 _RESERVED_BYTES = 8 << 20
 _INDEX_BYTES_PER_FRAME = 32
 
+_NEED_THEIR_END = (".mp4", ".m4v", ".mov")  # if OpenCV writes them
+_NEEDS_END = (
+    "a %s file written by OpenCV cannot be played if this process is killed; to be safe, use .mkv or "
+    "pip install 'imp-trt[video]'"
+)
+
 _log = logging.getLogger(__name__)
 
 
 class VideoWriter:
-    """Writes frames to a video file, which appears under its name when it is complete and reads back.
+    """Writes frames to a video file, which has its name from the first frame on.
+
+    An existing file is replaced when two seconds of the new one are written, or it is complete: a run that
+    fails at once does not cost an earlier recording. What was written can be read if the process is killed,
+    or the disk fills up, except for the last second: MP4 and MOV files consist of fragments until they are
+    complete. OpenCV's MP4 and MOV files cannot be read without their end; use .mkv or .avi there. After a
+    power failure, what the operating system had not yet written is missing.
 
     MP4 and MOV keep their index in memory, 8 MB for an hour at 30 frames/s; Matroska does not.
 
@@ -60,20 +74,21 @@ class VideoWriter:
         self, path: str | os.PathLike[str], fps: float, *, encoder: EncoderName | None = None
     ) -> None:
         self._path = Path(path)
-        if self._path.suffix.lower() not in VIDEO_CODECS:
+        suffix = self._path.suffix.lower()
+        if suffix not in VIDEO_CODECS:
             raise OutputError(
                 f"video {path}", expected=f"a suffix of {', '.join(VIDEO_CODECS)}", got=self._path.suffix
             )
         if not (math.isfinite(fps) and 0 < fps <= 1000):
             raise InvalidInput("fps", expected="a number above 0, at most 1000", got=fps)
-        self._kind = _select_encoder(encoder, self._path.suffix.lower())
+        self._kind = _select_encoder(encoder, suffix)
         if self._path.is_dir():
             raise self._error("the path is a folder")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary = temporary_beside(self._path)
-            self._file = self._temporary.__enter__()
-            self._file.touch(exist_ok=False)  # fail now if the path is not writable
+            # Absolute, because FFmpeg takes the part of a relative path before a colon for a protocol.
+            self._file = self._temporary.__enter__().absolute()
         except OSError as error:
             raise self._error(error.strerror or str(error)) from error
         self._rate = frame_rate(fps)
@@ -81,7 +96,13 @@ class VideoWriter:
         self._encoder: Encoder | None = None
         self._size: tuple[int, int] | None = None
         self._written = 0
+        self._named = False  # whether the file has its final name
         self._done = False
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(h, w) of the images; None before the first."""
+        return self._size
 
     @renamed_parameters(picture="image")
     def write(self, image: NDArray[np.uint8], time_s: float | None = None) -> None:
@@ -108,44 +129,78 @@ class VideoWriter:
         try:
             if self._encoder is None:
                 self._encoder = self._open((image.shape[0], image.shape[1]))
-            self._encoder.write(image, self._timeline.ticks(time_s))
+            ticks = self._timeline.ticks(time_s)
+            self._encoder.write(image, ticks)
             if self._written % _DISK_CHECK_INTERVAL == 0:
                 self._check_free_space()
+            if not self._named and (ticks >= _REPLACES_AFTER or not self._path.exists()):
+                self._take_name()
         except OSError as error:
             raise self._error(error.strerror or str(error)) from error
         self._written += 1
 
     def close(self) -> None:
-        """Finish the file, verify it, and move it into place. Idempotent.
+        """Finish the file and verify it. Idempotent.
 
         Raises:
-            OutputError: nothing was written, or the file does not hold every frame (a full disk).
+            OutputError: nothing was written, or the file does not hold every frame (a full disk); the frames
+                that it holds are kept.
         """
         if self._done:
             return
+        if not self._written or self._encoder is None:
+            self._end()
+            raise self._error("no frame was written to it")
+        failure: OSError | None = None
         try:
-            if self._encoder is None:
-                raise self._error("no frame was written to it")
             self._encoder.finish()
-            self._check_file(self._encoder)
-            descriptor = os.open(self._file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.replace(self._file, self._path)
+            _sync(self._file)
+        except OSError as error:
+            failure = error
+            self._encoder.release()
+        count = max(self._encoder.count(), 0)
+        lost = failure is not None or missing_bytes(self._file) or count < self._written
+        try:
+            if not count and self._named:
+                self._path.unlink(missing_ok=True)
+            elif count and not self._named:
+                self._take_name()
         except OSError as error:
             raise self._error(error.strerror or str(error)) from error
         finally:
-            self.abort()
+            self._end()
+        if lost:
+            reason = (failure.strerror or str(failure)) if failure else "is the disk full?"
+            kept = "; they are kept" if count else ""
+            raise self._error(
+                f"only {count} of {self._written} frames could be read back{kept}; {reason}"
+            ) from failure
 
     def abort(self) -> None:
-        """Discard the unfinished file. Idempotent."""
+        """End the file without raising: if it has its name, its frames are kept. Idempotent."""
+        if self._done:
+            return
+        if self._named and self._encoder is not None:
+            with suppress(OSError):
+                self._encoder.finish()
+            self._encoder.release()
+            if self._encoder.count() < 1:
+                self._path.unlink(missing_ok=True)
+        self._end()
+
+    def _end(self) -> None:
         if not self._done:
             self._done = True
             if self._encoder is not None:
                 self._encoder.release()
             self._temporary.__exit__(None, None, None)
+
+    def _take_name(self) -> None:
+        """Give the file its name, replacing an earlier one; the encoder goes on writing to it."""
+        os.replace(self._file, self._path)
+        self._named, self._file = True, self._path.absolute()
+        if self._encoder is not None:
+            self._encoder.file = self._file
 
     def _open(self, size: tuple[int, int]) -> Encoder:
         if self._kind == "pyav":
@@ -173,17 +228,18 @@ class VideoWriter:
         if disk.f_blocks and free < needed:  # some network file systems report 0 of 0 blocks
             raise self._error(f"only {free} bytes are left on the disk")
 
-    def _check_file(self, encoder: Encoder) -> None:
-        count = encoder.count()
-        if missing_bytes(self._file) or count < self._written:
-            raise self._error(
-                f"only {max(count, 0)} of {self._written} frames could be read back; is the disk full?"
-            )
-
     def _error(self, got: str) -> OutputError:
         return OutputError(
             f"video {self._path} cannot be written", got=got, fix="choose another path, or free disk space"
         )
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Timeline:
@@ -236,6 +292,8 @@ def _select_encoder(encoder: EncoderName | None, suffix: str) -> EncoderName:
     if encoder == "pyav" and suffix == ".avi":
         raise InvalidInput("encoder of an .avi", expected="opencv", got=encoder, fix="write .mp4 or .mkv")
     if encoder == "opencv" or suffix == ".avi":
+        if suffix in _NEED_THEIR_END:
+            _log.info(_NEEDS_END, suffix)
         return "opencv"
     try:
         writer_pyav.h264_encoder()
@@ -243,5 +301,7 @@ def _select_encoder(encoder: EncoderName | None, suffix: str) -> EncoderName:
         if encoder == "pyav":
             raise
         _log.debug("videos are written by OpenCV: %s", error)
+        if suffix in _NEED_THEIR_END:
+            _log.info(_NEEDS_END, suffix)
         return "opencv"
     return "pyav"

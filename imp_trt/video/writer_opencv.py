@@ -21,14 +21,14 @@ class OpenCvEncoder:
     """See :class:`imp_trt.video.encoder.Encoder`. All frames have the same duration.
 
     Args:
-        file: path to write; its suffix selects the codec.
+        file: absolute path to write; its suffix selects the codec.
         rate: frames per second.
         size: (h, w), even numbers.
         name: name of the video for messages.
     """
 
     def __init__(self, file: Path, rate: Fraction, size: tuple[int, int], name: str) -> None:
-        self._file, self._name = file, name
+        self.file, self._name = file, name
         self._period = TICKS / rate
         fourcc = cv2.VideoWriter.fourcc(*VIDEO_CODECS[file.suffix.lower()])
         self._writer = cv2.VideoWriter(str(file), fourcc, float(rate), (size[1], size[0]))
@@ -60,10 +60,16 @@ class OpenCvEncoder:
 
     def count(self) -> int:
         """See :meth:`imp_trt.video.encoder.Encoder.count`."""
-        capture = cv2.VideoCapture(str(self._file))
+        capture = cv2.VideoCapture(str(self.file))
         try:
             if not capture.isOpened() or not capture.read()[0]:
                 return -1
-            return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+            count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+            if count >= self._written:
+                return count
+            count = 1  # without its end, a file lists none; decode to its last frame
+            while capture.grab():
+                count += 1
+            return count
         finally:
             capture.release()

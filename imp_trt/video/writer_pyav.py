@@ -32,6 +32,8 @@ _OPENH264_BITS_PER_PIXEL = 0.2
 _BT601, _BT709, _LIMITED_RANGE = 6, 1, 1
 _KEY_FRAME_SECONDS = 2
 _MATROSKA_TICK = Fraction(1, 1000)
+_FRAGMENT_SECONDS = 1
+_HYBRID_SINCE = (61, 7)  # FFmpeg 7.1
 
 
 @cache
@@ -54,29 +56,52 @@ def h264_encoder() -> str:
     )
 
 
+def _container_options(file: Path) -> dict[str, str]:
+    """FFmpeg's options with which a file that has no end can be read up to its last second."""
+    import av
+
+    microseconds = str(_FRAGMENT_SECONDS * 10**6)
+    options = {"flush_packets": "1"}
+    if file.suffix.lower() == ".mkv":
+        return {**options, "cluster_time_limit": str(_FRAGMENT_SECONDS * 1000)}
+    flags = "frag_keyframe+empty_moov+default_base_moof"
+    if av.library_versions["libavformat"] >= _HYBRID_SINCE:
+        flags = f"hybrid_fragmented+{flags}"  # becomes a file with one index when it is complete
+    return {**options, "movflags": flags, "frag_duration": microseconds}
+
+
 class PyAvEncoder:
     """See :class:`imp_trt.video.encoder.Encoder`; H.264 in yuv420p, crf 20.
 
     Args:
-        file: path to write; its suffix selects the container.
+        file: absolute path to write; its suffix selects the container.
         rate: nominal frames per second.
         size: (h, w), even numbers.
         name: name of the video for messages.
+
+    Raises:
+        OutputError: no encoder supports the size.
+        OSError: the file cannot be written.
     """
 
     def __init__(self, file: Path, rate: Fraction, size: tuple[int, int], name: str) -> None:
         import av.error
 
-        self._file, self._name = file, name
+        self.file, self._name = file, name
         self._period = round(TICKS / rate)
         self._written, self._last = 0, 0
         self._container: OutputContainer | None = None
         try:
-            self._container = av.open(str(file), "w")
+            self._container = av.open(str(file), "w", options=_container_options(file))
             self._stream = self._add_stream(self._container, rate, size)
         except (av.error.FFmpegError, ValueError) as error:
             self.release()
             raise self._unsupported(error) from error
+        try:
+            self._container.start_encoding()  # opens the file, which may be renamed afterwards
+        except av.error.FFmpegError as error:
+            self.release()
+            raise _as_os_error(error) from error
 
     def _add_stream(self, container: OutputContainer, rate: Fraction, size: tuple[int, int]) -> VideoStream:
         encoder = h264_encoder()
@@ -136,7 +161,7 @@ class PyAvEncoder:
         import av.error
 
         try:
-            with av.open(str(self._file)) as container:
+            with av.open(str(self.file)) as container:
                 stream = container.streams.video[0]
                 next(container.decode(stream))
                 if stream.frames:
@@ -145,10 +170,22 @@ class PyAvEncoder:
                 # frame is present, so are the others, because FFmpeg reports failed writes.
                 container.seek(self._last * 10**6 // TICKS)
                 last = max(packet.pts or 0 for packet in container.demux(stream) if packet.size)
-                missing = Fraction(self._last, TICKS) - last * stream.time_base > _MATROSKA_TICK
-                return 0 if missing else self._written
+                if Fraction(self._last, TICKS) - last * stream.time_base <= _MATROSKA_TICK:
+                    return self._written
         except (av.error.FFmpegError, StopIteration, IndexError, ValueError):
-            return -1
+            pass
+        return self._count_packets()
+
+    def _count_packets(self) -> int:
+        """Number of frames up to the first damage; -1 if the file cannot be opened."""
+        import av.error
+
+        count = -1
+        with suppress(av.error.FFmpegError, IndexError), av.open(str(self.file)) as container:
+            count = 0
+            for packet in container.demux(container.streams.video[0]):
+                count += bool(packet.size)
+        return count
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         """Encode a frame, or flush the encoder, and write the packets."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imp_trt.data.dataset import Dataset
+from imp_trt.data.locks import claim
 from imp_trt.errors import UsageError
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.config import Backbone, Initial, ModelConfig
@@ -22,7 +23,6 @@ from imp_trt.train.config import Recipe
 from imp_trt.train.provenance import config_digest, dataset_facts
 from imp_trt.train.run import Run, stage_one_key, train_stage_one, train_stage_two
 from research.ablation.cells import VARIANTS, Cell
-from research.ablation.locks import claim
 from research.ablation.measure import measure
 from research.ablation.results import (
     CellResult,

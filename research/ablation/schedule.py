@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from imp_trt.data.locks import Busy
 from imp_trt.errors import ImpTrtError
 from imp_trt.train.optimizer import TrainingDiverged
 from imp_trt.train.state import TimeBudgetSpent
 from research.ablation.cells import Cell
-from research.ablation.locks import Busy
 
 POLL_SECONDS = 20.0
 

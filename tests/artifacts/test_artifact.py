@@ -6,15 +6,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from imp_trt.artifacts import artifact as artifact_module
-from imp_trt.artifacts.artifact import manifest_path, read_artifact, read_manifest, write_artifact
+from imp_trt.artifacts.artifact import (
+    manifest_path,
+    read_artifact,
+    read_manifest,
+    write_artifact,
+    write_manifest,
+)
 from imp_trt.errors import ArtifactError, InvalidInput, OutputError
 from tests.support import tiny
 
@@ -163,8 +172,8 @@ STAGES = {
     "payload synced": _fail_on(os, "fsync", 1),
     "manifest written": _fail_on(artifact_module, "write_and_sync", 2),
     "manifest synced": _fail_on(os, "fsync", 2),
-    "payload in place": _fail_on(os, "replace", 1),
-    "between payload and manifest": _fail_on(os, "replace", 2),
+    "manifest ready": _fail_on(os, "replace", 1),
+    "payload in place": _fail_on(os, "replace", 2),
 }
 
 
@@ -193,37 +202,131 @@ def test_interrupted_writes_leave_the_earlier_state(
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
 @pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize(("call", "late"), [(2, True), (3, False), (3, True)])
 def test_an_interrupt_after_the_exchange_leaves_the_new_pair(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, earlier: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: int,
+    late: bool,
+    earlier: bool,
+    error: BaseException,
 ) -> None:
+    """Late: the signal arrives when the rename is done."""
     if earlier:
         write(tmp_path, b"earlier")
     replace, calls = os.replace, iter(range(1, 100))
 
-    def late(*args: str) -> None:
-        replace(*args)
-        if next(calls) == 2:  # the signal arrives when the rename is done
+    def interrupted(*args: str) -> None:
+        here = next(calls) == call
+        if late or not here:
+            replace(*args)
+        if here:
             raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", late)
+        patch.setattr(os, "replace", interrupted)
         with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt):
             write(tmp_path)
     assert read_artifact(tmp_path / "a.fp32.onnx").payload == PAYLOAD
+    assert read_manifest(tmp_path / "a.fp32.onnx").sha256 == hashlib.sha256(PAYLOAD).hexdigest()
+    write(tmp_path, b"latest")
+    assert read_artifact(tmp_path / "a.fp32.onnx").payload == b"latest"
     assert len(os.listdir(tmp_path)) == 2
 
 
-def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> None:
-        raise OSError(1, "Operation not permitted")
+def killed_at(call: str, path: Path) -> None:
+    """Write the artifact in a process that is killed before the given call of a function."""
+    module_name, name, number = call.split()
+    module = {"os": os, "artifact": artifact_module}[module_name]
+    process = os.fork()
+    if process:
+        assert os.waitpid(process, 0)[1] == signal.SIGKILL
+        return
+    try:
+        original, calls = getattr(module, name), iter(range(1, 100))
 
-    monkeypatch.setattr(os, "link", refuse)
-    write(tmp_path, b"earlier")
-    with monkeypatch.context() as patch:
-        STAGES["between payload and manifest"](patch, KeyboardInterrupt())
-        with pytest.raises(KeyboardInterrupt):
-            write(tmp_path)
-    assert read_artifact(tmp_path / "a.fp32.onnx").payload == b"earlier"
+        def killed(*args: Any, **options: Any) -> object:
+            if next(calls) == int(number):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **options)
+
+        setattr(module, name, killed)
+        write(path.parent, b"new" * 400_000)
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.parametrize(
+    ("call", "kept"),
+    [
+        ("artifact write_and_sync 1", b"old"),
+        ("os fsync 1", b"old"),
+        ("artifact write_and_sync 2", b"old"),
+        ("os replace 1", b"old"),
+        ("os replace 2", b"old"),
+        ("os replace 3", b"new" * 400_000),
+        ("os fsync 3", b"new" * 400_000),
+    ],
+)
+@pytest.mark.parametrize("again", [b"again", b"old"])
+def test_a_killed_writer_loses_neither_pair_and_leaves_no_litter(
+    tmp_path: Path, call: str, kept: bytes, again: bytes
+) -> None:
+    path = write(tmp_path, b"old")
+    for _ in range(2):
+        killed_at(call, path)
+        found = read_artifact(path)
+        assert found.payload == kept
+        assert found.manifest == read_manifest(path)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 4_000_000
+    write(tmp_path, again)
+    assert read_artifact(path).payload == again
+    assert sorted(os.listdir(tmp_path)) == ["a.fp32.onnx", "a.fp32.onnx.json"]
+
+
+def test_the_first_export_that_is_killed_between_the_renames_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.fp32.onnx"
+    killed_at("os replace 3", path)
+    assert not manifest_path(path).exists()
+    assert read_artifact(path).payload == b"new" * 400_000
+    assert read_manifest(path).sha256 == hashlib.sha256(b"new" * 400_000).hexdigest()
+
+
+def test_readers_never_see_a_mixed_pair(tmp_path: Path) -> None:
+    path = write(tmp_path, b"0" * 200_000)
+    done = threading.Event()
+    failures: list[Exception] = []
+    reads: list[bytes] = []
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                reads.append(read_artifact(path).payload[:1])
+            except ArtifactError as error:
+                failures.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for i in range(40):
+        write(tmp_path, bytes([i]) * 200_000)
+    done.set()
+    for reader in readers:
+        reader.join(30)
+    assert len(reads) > 20
+    assert failures == []
+
+
+def test_measurements_are_not_recorded_in_the_manifest_of_another_artifact(tmp_path: Path) -> None:
+    measured = read_artifact(write(tmp_path, b"measured"))
+    changed = replace(measured.manifest, benchmark={"imp_bench": {"x": 1}})
+    write_manifest(measured, changed)
+    assert read_artifact(measured.path).manifest.benchmark == {"imp_bench": {"x": 1}}
+    write(tmp_path, b"replaced meanwhile")
+    with pytest.raises(ArtifactError, match="another one"):
+        write_manifest(measured, changed)
+    assert read_artifact(measured.path).payload == b"replaced meanwhile"
+    assert len(os.listdir(tmp_path)) == 2
 
 
 def test_two_writers_of_one_path_leave_one_whole_winner(tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from threading import Thread
 
 import cv2
 import numpy as np
@@ -18,7 +21,7 @@ from imp_trt.cli.segment import main
 from imp_trt.data.images import encode_image
 from imp_trt.video.sinks import NullSink, SegmentedFrame
 from imp_trt.video.sources import open_source
-from tests.support import tiny
+from tests.support import clips, tiny
 
 pytestmark = pytest.mark.usefixtures("workplace")
 MODEL = ["-a", "model/tiny.fp32.onnx"]
@@ -132,7 +135,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_cost_one_line_and_leave_nothing(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_cost_one_line_and_leave_finished_frames_only(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv, damage, code, text = MISTAKES[name]
     if damage is not None:
         damage()
@@ -142,7 +147,8 @@ def test_mistakes_cost_one_line_and_leave_nothing(name: str, capsys: pytest.Capt
     assert text in err
     assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
     assert "Traceback" not in err
-    assert made() <= {"o.png"}  # the first image of several is complete
+    finished = {"one image for many frames": {"o.png", "r"}, "sizes differ in a video": {"o.mp4"}}
+    assert made() == finished.get(name, set())  # the frames before the mistake
     assert not any(file.startswith(".") for file in os.listdir())
 
 
@@ -169,23 +175,112 @@ def test_usage_errors(argv: list[str]) -> None:
     assert caught.value.code == 2
 
 
-def test_an_interrupt_leaves_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def slow_network(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The third frame and those after it take a tenth of a second; returns the calls."""
     from imp_trt.segmenter import Segmenter
 
     run, calls = Segmenter.run, []
 
-    def interrupted(self: Segmenter, frame: object, color: str | None = None) -> object:
+    def slow(self: Segmenter, frame: object, color: str | None = None) -> object:
         calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
+        if len(calls) >= 3:
+            time.sleep(0.1)
         return run(self, frame, color)
+
+    monkeypatch.setattr(Segmenter, "run", slow)
+    return calls
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_what_is_done(
+    number: signal.Signals, slow_network: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips.write_clip(Path("in/long.mp4"), frames=28)
+
+    def interrupt() -> None:
+        while len(slow_network) < 5:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread = Thread(target=interrupt)
+    thread.start()
+    try:
+        code = main(["in/long.mp4", "o.mp4", "--save-json", "r.jsonl", "--save-panoptic", "p", *MODEL])
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
+    assert code == 130
+    out, err = capsys.readouterr()
+    lines = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
+    assert 3 <= len(lines) < 28
+    assert out.startswith(f"frames     {len(lines)} in ")
+    assert err == f"interrupted after {len(lines)} frames, which are kept\n"
+    with open_source("o.mp4") as source:
+        assert len(list(source)) == len(lines)
+    assert len(json.loads(Path("p/panoptic.json").read_text())["annotations"]) == len(lines)
+    assert made() == {"o.mp4", "r.jsonl", "p"}
+
+
+def test_an_interrupt_before_the_first_frame_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from imp_trt.segmenter import Segmenter
+
+    def interrupted(self: object, *args: object, **options: object) -> None:
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(Segmenter, "run", interrupted)
     assert main(["in/clip.mp4", "o.mp4", "--save-json", "r.jsonl", *MODEL]) == 130
     assert capsys.readouterr().err == "interrupted\n"
     assert made() == set()
+
+
+def test_images_that_cannot_be_read_are_skipped_listed_and_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    os.remove("in/clip.mp4")
+    Path("in/f1.png").write_bytes(b"")
+    Path("in/f9.jpg").write_bytes(b"\xff\xd8\xff half")
+    argv = ["in", "all", "--save-json", "r.jsonl", *MODEL]
+    assert main(argv) == 0
+    out, err = capsys.readouterr()
+    assert "skipped    2 of 4 images: f1.png, f9.jpg" in out
+    assert "in/f1.png" in err
+    assert sorted(os.listdir("all")) == ["f0.png", "f2.png"]
+    assert main([*argv, "--json", "-q"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [image["path"] for image in report["skipped"]] == ["in/f1.png", "in/f9.jpg"]
+    assert "empty" in report["skipped"][0]["reason"]
+    assert report["frames"] == len(Path("r.jsonl").read_text().splitlines()) == 2
+
+
+def test_strict_stops_at_an_image_that_cannot_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    os.remove("in/clip.mp4")
+    Path("in/f2.png").write_bytes(b"")
+    argv = ["in", "o.mp4", "--save-json", "r.jsonl", "--strict", *MODEL]
+    assert main(argv) == 2
+    assert "in/f2.png" in capsys.readouterr().err
+    assert len(Path("r.jsonl").read_text().splitlines()) == 2
+    with open_source("o.mp4") as source:
+        assert len(list(source)) == 2
+
+
+def test_images_none_of_which_can_be_read_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    os.remove("in/clip.mp4")
+    for name in os.listdir("in"):
+        Path("in", name).write_bytes(b"no image")
+    assert main(["in", "o.mp4", "--save-json", "r.jsonl", *MODEL]) == 2
+    assert "3 that cannot" in capsys.readouterr().err
+    assert made() == set()
+
+
+def test_names_with_a_time_in_them() -> None:
+    os.rename("in/clip.mp4", "2024-11-29T12:30:00.mp4")
+    assert main(["2024-11-29T12:30:00.mp4", *MODEL]) == 0
+    assert main(["2024-11-29T12:30:00.mp4", "-50%d 12:00.mp4".replace("-", "./-"), *MODEL]) == 0
+    assert {"2024-11-29T12:30:00_segmented.mp4", "-50%d 12:00.mp4"} < made()
 
 
 def test_a_window_only_with_a_display_and_not_headless(monkeypatch: pytest.MonkeyPatch) -> None:

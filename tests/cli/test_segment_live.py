@@ -110,8 +110,8 @@ def test_the_second_ctrl_c_interrupts_a_camera_too(
 
     monkeypatch.setattr(Segmenter, "run", interrupted)
     assert main(["0", "o.mp4", *MODEL]) == 130
-    assert capsys.readouterr().err == "interrupted\n"
-    assert made() == set()
+    assert capsys.readouterr().err.endswith("interrupted\n")
+    assert made() <= {"o.mp4"}  # what was done by then
 
 
 def test_a_camera_that_stays_away_costs_no_recording(
@@ -267,7 +267,7 @@ def test_a_stream_in_a_process_of_its_own_is_recorded_until_ctrl_c() -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        while not any(name.startswith(".r") and os.path.getsize(name) for name in os.listdir()):
+        while not (os.path.exists("r.jsonl") and os.path.getsize("r.jsonl")):
             assert child.poll() is None, child.communicate()
             time.sleep(0.05)
         child.send_signal(signal.SIGINT)

@@ -217,7 +217,11 @@ def test_an_interrupted_command_exits_130_and_leaves_its_state(tmp_path):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command resumes there" in said
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["stage_one.jsonl", "stage_one.resume.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".lock",
+        "stage_one.jsonl",
+        "stage_one.resume.pt",
+    ]
 
 
 def test_settings_come_after_the_other_options():

@@ -233,6 +233,20 @@ def test_what_was_written_before_a_failure_goes_again(quick, weights, tmp_path, 
     assert list(tmp_path.iterdir()) == ([path] if there_before else [])
 
 
+def test_a_manifest_that_lay_there_alone_survives_a_failed_export(quick, weights, tmp_path, monkeypatch):
+    manifest = tmp_path / "small.fp32.onnx.json"
+    manifest.write_text("of an artifact that was moved")
+
+    def full(path, payload, manifest):
+        raise OutputError("disk", got="full")
+
+    monkeypatch.setattr(pipeline, "write_artifact", full)
+    with pytest.raises(OutputError, match="full"):
+        export_onnx(weights, tmp_path, ExportOptions(verify=False))
+    assert list(tmp_path.iterdir()) == [manifest]
+    assert manifest.read_text() == "of an artifact that was moved"
+
+
 def test_a_network_that_finds_nothing_is_no_proof(quick, weights, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(verify, "MIN_SCORE", 2.0)
     caplog.set_level("WARNING", logger="imp_trt")

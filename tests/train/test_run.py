@@ -3,7 +3,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import logging
+import os
+import signal
+import threading
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -11,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from imp_trt.errors import CheckpointError, UsageError
+from imp_trt.errors import CheckpointError, OutputError, UsageError
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import SYSTEMS, system, without_imp
@@ -20,7 +26,9 @@ from imp_trt.train.config import Recipe, Stage
 from imp_trt.train.provenance import source_version
 from imp_trt.train.recipes import RECIPES
 from imp_trt.train.run import (
+    LOCK_NAME,
     Run,
+    exclusive,
     identity,
     stage_digest,
     stage_one_config,
@@ -55,7 +63,12 @@ def small(name, **changes):
 def test_pair_shares_stage_one_and_its_crops(pair):
     folder, with_imp, plain = pair
     assert sorted(p.name for p in folder.iterdir()) == [
-        f"{name}.{suffix}" for name in ("imp", "plain", "stage_one") for suffix in ("jsonl", "safetensors")
+        LOCK_NAME,
+        *(
+            f"{name}.{suffix}"
+            for name in ("imp", "plain", "stage_one")
+            for suffix in ("jsonl", "safetensors")
+        ),
     ]
     assert load_model(with_imp)[0].config == CONFIG
     assert load_model(plain)[0].config == without_imp(CONFIG)
@@ -399,3 +412,57 @@ def test_other_canvas_sources_train(tmp_path, source):
     train_stage_two(run, CONFIG, tmp_path / "one.safetensors", "imp")
     line = json.loads((tmp_path / "imp.jsonl").read_text().splitlines()[-1])
     assert np.isfinite(list(line.values())).all()
+
+
+def test_two_runs_in_one_folder_exclude_each_other(tmp_path):
+    run = Run(Boxes(), RECIPE, 0, tmp_path, quiet=True)
+    refused = []
+
+    def second():
+        try:
+            train_stage_one(replace(run, seed=1), CONFIG)
+        except UsageError as error:
+            refused.append(str(error))
+
+    with exclusive(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(60)
+        with exclusive(tmp_path / "." / ""):  # nested: the same run
+            pass
+        with exclusive(tmp_path / "other"):
+            pass
+    assert len(refused) == 1
+    assert f"in use by process {os.getpid()}" in refused[0]
+    assert "choose another folder" in refused[0]
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == [LOCK_NAME]
+    with exclusive(tmp_path):  # the lock is released with the block
+        pass
+
+
+def test_a_lock_of_a_dead_process_is_no_obstacle(tmp_path):
+    process = os.fork()
+    if not process:
+        with exclusive(tmp_path):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(process, 0)
+    assert (tmp_path / LOCK_NAME).read_text().strip() == str(process)
+    with exclusive(tmp_path):
+        pass
+
+
+def test_without_locks_a_run_goes_on_with_a_warning(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    with exclusive(tmp_path):
+        pass
+    assert "No locks available" in caplog.text
+
+
+def test_an_unwritable_folder_is_an_output_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"), exclusive(tmp_path / "file"):
+        pytest.fail("locked")

@@ -69,7 +69,7 @@ def test_a_deadline_saves_the_state_and_the_same_run_continues(tmp_path, monkeyp
     with pytest.raises(TimeBudgetSpent, match="more time"):
         train_stage_one(run_in(tmp_path, deadline=deadline), CONFIG)
     assert len(calls) == 2
-    assert [p.name for p in tmp_path.iterdir()] == ["stage_one.resume.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "stage_one.resume.pt"]
     monkeypatch.undo()
     assert same(weights_of(train_stage_one(run_in(tmp_path), CONFIG)), whole)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import textwrap
 import time
 from pathlib import Path
 
+from imp_trt.video import open_source
 from tests.support import tiny
 
 CHILD = """
@@ -61,7 +63,10 @@ def test_ctrl_c_in_a_child_process(tmp_path: Path) -> None:
     assert out == "KeyboardInterrupt  []\n"
     assert child.returncode == 0
     assert time.monotonic() - begin < 4
-    assert os.listdir(tmp_path / "out") == []
+    assert sorted(os.listdir(tmp_path / "out")) == ["o.mp4", "r.jsonl"]
+    with open_source(tmp_path / "out" / "o.mp4") as source:
+        frames = len(list(source))
+    assert frames == len((tmp_path / "out" / "r.jsonl").read_text().splitlines()) >= 3
 
 
 def test_a_full_disk_in_a_child_process(tmp_path: Path) -> None:
@@ -69,4 +74,6 @@ def test_a_full_disk_in_a_child_process(tmp_path: Path) -> None:
         out, _ = child.communicate(timeout=20)
     assert out.splitlines()[-1].startswith("OutputError")
     assert out.endswith(" []\n")
-    assert os.listdir(tmp_path / "out") == []
+    lines = (tmp_path / "out" / "r.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in lines] == list(range(len(lines)))
+    assert len(lines) > 3

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a failure leaves of a recording: frames of a camera cannot be had again, those of a file can."""
+"""What a failure or an interrupt leaves of a recording: all that was done."""
 
 from __future__ import annotations
 
@@ -179,10 +179,16 @@ def test_whatever_else_fails_a_recording_is_kept(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
-def test_an_interrupt_keeps_nothing(error: BaseException, segmenter: Segmenter, tmp_path: Path) -> None:
+@pytest.mark.parametrize("live", [True, False])
+def test_an_interrupt_keeps_what_is_done(
+    error: BaseException, live: bool, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    camera, failing = Camera(), Failing("write", error)
+    camera.live = live
     with pytest.raises(type(error)):
-        run_pipeline(segmenter, Camera(), [*recording(tmp_path), Failing("write", error)], policy="wait")
-    assert os.listdir(tmp_path) == []
+        run_pipeline(segmenter, camera, [*recording(tmp_path), failing], policy="wait")
+    assert recorded(tmp_path) == 3
+    assert failing.ended == ["abort"]
 
 
 def test_a_failure_before_the_first_frame_keeps_nothing(segmenter: Segmenter, tmp_path: Path) -> None:
@@ -191,27 +197,61 @@ def test_a_failure_before_the_first_frame_keeps_nothing(segmenter: Segmenter, tm
     assert os.listdir(tmp_path) == []
 
 
-def test_of_a_file_nothing_is_kept(segmenter: Segmenter, tmp_path: Path) -> None:
+def test_a_file_that_fails_keeps_every_frame_before(segmenter: Segmenter, tmp_path: Path) -> None:
     source = Camera(gone)
     source.live = False
     with pytest.raises(SourceError):
         run_pipeline(segmenter, source, recording(tmp_path))
+    assert recorded(tmp_path) == FRAMES
+
+
+def test_a_run_that_is_stopped_before_its_first_frame_leaves_nothing(
+    segmenter: Segmenter, tmp_path: Path
+) -> None:
+    sink = Failing()
+    summary = run_pipeline(
+        segmenter, Camera(), [*recording(tmp_path), sink], on_progress=lambda state: False, policy="wait"
+    )
+    assert summary.frames == 0
+    assert sink.ended == ["abort"]
     assert os.listdir(tmp_path) == []
 
 
-def test_a_camera_that_comes_back_larger_keeps_its_video(segmenter: Segmenter, tmp_path: Path) -> None:
-    """The video cannot take the frame, but what it has is complete."""
+def test_a_camera_that_comes_back_with_another_size_goes_on_in_the_next_file(
+    segmenter: Segmenter,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    (tmp_path / "o-2.mp4").write_text("not ours")
 
-    class Larger(Camera):
+    class Changing(Camera):
         def __iter__(self) -> Iterator[Frame]:
             yield from super().__iter__()
-            yield Frame(tiny.frame(128, 192), FRAMES, "large", 2.0)
+            for i in range(3):
+                yield Frame(tiny.frame(128, 192), FRAMES + i, f"large {i}", 2.0 + i / 10)
+            yield Frame(tiny.frame(), FRAMES + 3, "small", 3.0)
 
-    with pytest.raises(InvalidInput, match="size"):
-        run_pipeline(segmenter, Larger(), recording(tmp_path), policy="wait")
-    assert sorted(os.listdir(tmp_path)) == ["o.mp4", "r.jsonl"]
+    summary = run_pipeline(segmenter, Changing(), recording(tmp_path), policy="wait")
+    assert summary.frames == FRAMES + 4
+    counts = []
+    for name in ("o.mp4", "o-3.mp4", "o-4.mp4"):
+        with open_source(tmp_path / name) as source:
+            counts.append(len(list(source)))
+    assert counts == [FRAMES, 3, 1]
+    assert sorted(os.listdir(tmp_path)) == ["o-2.mp4", "o-3.mp4", "o-4.mp4", "o.mp4", "r.jsonl"]
+    assert (tmp_path / "o-2.mp4").read_text() == "not ours"
+    assert "192x128" in caplog.text
+    assert "o-3.mp4" in caplog.text
+
+
+def test_images_of_different_sizes_do_not_become_many_videos(segmenter: Segmenter, tmp_path: Path) -> None:
+    images = [Frame(tiny.frame(64 + 64 * i, 96), i, str(i), None) for i in range(2)]
+    with pytest.raises(InvalidInput, match="to a folder"):
+        run_pipeline(segmenter, images, recording(tmp_path))
     with open_source(tmp_path / "o.mp4") as source:
-        assert len(list(source)) == FRAMES
+        assert len(list(source)) == 1
 
 
 def test_a_disk_that_fills_up_keeps_what_was_recorded(
@@ -250,7 +290,9 @@ def test_one_video_that_fails_to_close_does_not_take_the_others_along(
         run_pipeline(
             segmenter, [Camera(name="front"), Camera(name="rear")], [OverlayVideo(tmp_path / "o.mp4", 25)]
         )
-    assert os.listdir(tmp_path) == ["o_rear.mp4"]
+    for name in ("front", "rear"):
+        with open_source(tmp_path / f"o_{name}.mp4") as source:
+            assert len(list(source)) > 0
 
 
 def test_a_sink_that_is_stuck_does_not_hold_up_the_end_of_a_recording(
@@ -322,7 +364,7 @@ def test_a_close_that_stalls_is_abandoned(segmenter: Segmenter, monkeypatch: pyt
 def test_ctrl_c_while_a_failed_recording_is_finished_ends_it(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sink that is being closed ends as it will; those after it are aborted."""
+    """The caller gets the interrupt; the sinks are still closed, in a thread that is left running."""
     freed, ends = threading.Event(), []
 
     class Hanging(Failing):
@@ -346,7 +388,7 @@ def test_ctrl_c_while_a_failed_recording_is_finished_ends_it(
     for thread in threading.enumerate():
         if thread is not threading.main_thread():
             thread.join(2)
-    assert (first.ended, last.ended) == (["abort"], ["close"])
+    assert (first.ended, last.ended) == (["close"], ["close"])
 
 
 def test_sinks_behind_one_that_cannot_be_entered_leave_nothing(segmenter: Segmenter, tmp_path: Path) -> None:

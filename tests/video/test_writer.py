@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 from fractions import Fraction
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def test_video_reads_back(tmp_path: Path, suffix: str, fps: float, encoder: str)
     writer = VideoWriter(path, fps, encoder=None if suffix == ".avi" else encoder)
     for i in range(5):
         writer.write(clips.picture(i))
-        assert not path.exists()
+        assert os.listdir(path.parent) == [path.name]
     writer.close()
     writer.close()
     with open_source(path) as source:
@@ -108,7 +109,7 @@ def test_a_frame_of_another_size_raises(tmp_path: Path, encoder: str) -> None:
         with pytest.raises(InvalidInput):
             writer.write(bad)  # type: ignore[arg-type]
     writer.abort()
-    assert os.listdir(tmp_path) == []
+    assert played(tmp_path / "out.mp4") == 1
 
 
 @each_encoder
@@ -162,9 +163,14 @@ def test_lost_frames_are_noticed(tmp_path: Path, encoder: str, suffix: str) -> N
     for i in range(3):
         writer.write(clips.picture(i))
     writer._written += 1
-    with pytest.raises(OutputError, match="3 of 4 frames"):
+    encoded = writer._encoder
+    assert encoded is not None
+    with pytest.raises(OutputError, match="of 4 frames") as caught:
         writer.close()
-    assert os.listdir(tmp_path) == []
+    # What can be read is kept. A Matroska file has no count of frames.
+    kept = max(encoded.count(), 0)
+    assert f"only {kept} of 4" in str(caught.value)
+    assert os.listdir(tmp_path) == ([f"x{suffix}"] if kept else [])
 
 
 @needs_pyav
@@ -176,28 +182,142 @@ def test_a_matroska_file_without_its_last_frame_is_noticed(tmp_path: Path) -> No
     encoder.finish()
     assert encoder.count() == 200
     encoder._last += TICKS // 30
-    assert encoder.count() == 0
+    encoder._written += 1
+    assert encoder.count() == 200
 
 
 @each_encoder
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_a_disk_that_fills_up(tmp_path: Path, encoder: str, suffix: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    writer = VideoWriter(tmp_path / f"x{suffix}", 25, encoder=encoder)
 
     def work() -> None:
-        with full_disk(50_000):
-            for i in range(40):
-                writer.write(np.roll(noise, i, axis=0))
-            writer.close()
+        for i in range(80):
+            writer.write(np.roll(noise, i, axis=0))
+        writer.close()
 
-    writer = VideoWriter(tmp_path / f"x{suffix}", 25, encoder=encoder)
-    with pytest.raises(OutputError, match=r"File too large|disk full"):
-        work()
-    # PyAV says so while the frames come (Matroska every 5 s); OpenCV goes on, so that only the end shows it.
-    if (encoder, suffix) != ("pyav", ".mkv"):
-        assert (writer._written < 40) == (encoder == "pyav")
-    writer.abort()
-    assert os.listdir(tmp_path) == []
+    with full_disk(300_000):
+        with pytest.raises(OutputError, match=r"File too large|disk full") as caught:
+            work()
+        writer.abort()
+    # PyAV says so while the frames come; OpenCV goes on, so that only the end shows it.
+    assert (writer._written < 80) == (encoder == "pyav")
+    if (encoder, suffix) == ("opencv", ".mp4"):
+        assert os.listdir(tmp_path) == []  # it has no index
+        return
+    # What was written before is kept.
+    assert os.listdir(tmp_path) == [f"x{suffix}"]
+    assert played(tmp_path / f"x{suffix}") > 5
+    if encoder == "opencv":
+        assert "they are kept" in str(caught.value)
+
+
+def played(path: Path) -> int:
+    """How many frames a player shows of a file."""
+    capture = cv2.VideoCapture(str(path))
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    return count
+
+
+@needs_pyav
+@pytest.mark.parametrize("hybrid", [True, False])
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_a_recording_whose_process_is_killed_can_be_played(
+    tmp_path: Path, suffix: str, hybrid: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import av
+
+    if not hybrid:  # as FFmpeg before 7.1
+        monkeypatch.setitem(av.library_versions, "libavformat", (61, 1, 100))
+    path = tmp_path / f"drive{suffix}"
+    process = os.fork()
+    if not process:
+        try:
+            writer = VideoWriter(path, 30)
+            for i in range(150):
+                writer.write(clips.picture(i % 20))
+            os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+    assert os.listdir(tmp_path) == [path.name]
+    assert played(path) >= 110
+    with open_source(path) as source:
+        times = [frame.time_s for frame in source]
+    assert len(times) >= 110
+    assert times == pytest.approx([i / 30 for i in range(len(times))], abs=2e-3)
+
+
+@needs_pyav
+def test_complete_files_have_one_index_and_their_length_without_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import av
+
+    for hybrid in (True, False):
+        if not hybrid:
+            monkeypatch.setitem(av.library_versions, "libavformat", (61, 1, 100))
+        writer = VideoWriter(tmp_path / f"{hybrid}.mp4", 30)
+        for i in range(100):
+            writer.write(clips.picture(i % 20))
+        writer.close()
+        assert played(tmp_path / f"{hybrid}.mp4") == 100
+        with av.open(str(tmp_path / f"{hybrid}.mp4")) as container:
+            assert container.duration == pytest.approx(100 / 30 * 1e6, rel=1e-3)
+            assert bool(container.streams.video[0].frames) == hybrid
+
+
+@each_encoder
+def test_an_earlier_recording_is_kept_until_the_new_one_is_worth_it(tmp_path: Path, encoder: str) -> None:
+    path = tmp_path / "x.mkv"
+    path.write_bytes(b"earlier")
+    for frames in (0, 1, 20):
+        writer = VideoWriter(path, 10, encoder=encoder)
+        for i in range(frames):
+            writer.write(clips.picture(i))
+        writer.abort()
+        assert path.read_bytes() == b"earlier"
+    writer = VideoWriter(path, 10, encoder=encoder)
+    for i in range(21):
+        writer.write(clips.picture(i))
+    assert path.read_bytes() != b"earlier"
+    writer.close()
+    assert played(path) == 21
+    writer = VideoWriter(path, 10, encoder=encoder)
+    writer.write(clips.picture(0))
+    writer.close()
+    assert played(path) == 1
+    assert os.listdir(tmp_path) == ["x.mkv"]
+
+
+@each_encoder
+@pytest.mark.parametrize(
+    "name",
+    [
+        "2024-11-29T12:30:00.mp4",
+        "50%d.mp4",
+        "50%.mkv",
+        "-y.mp4",
+        "a b.mp4",
+        "http:x.mp4",
+        "file:y.mov",
+        "#?.avi",
+    ],
+)
+def test_every_name_is_a_file(
+    tmp_path: Path, name: str, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    writer = VideoWriter(name, 10, encoder=None if name.endswith("avi") else encoder)
+    for i in range(3):
+        writer.write(clips.picture(i))
+    writer.close()
+    assert os.listdir(tmp_path) == [name]
+    with open_source(name) as source:
+        assert len(list(source)) == 3
 
 
 @each_encoder
@@ -221,7 +341,8 @@ def test_a_disk_without_room_is_noticed_while_frames_come(
     with pytest.raises(OutputError, match="1000 bytes are left"):
         all(writer.write(clips.picture(0)) is None for _ in range(64))
     writer.abort()
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["x.mp4"]
+    assert played(tmp_path / "x.mp4") > 30
 
 
 @needs_pyav

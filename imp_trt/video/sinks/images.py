@@ -24,20 +24,28 @@ class ImageSink(BaseSink, ABC):
     With several sources, the images of each go to a subfolder named after it.
 
     Args:
-        path: a folder (files are named after the frames), a pattern with one number such as
-            ``out/%06d.png``, or a single image file for a source of one frame.
+        path: a folder (files are named after the frames), a pattern with one number and the suffix of an
+            image such as ``out/%06d.png``, or a single image file for a source of one frame.
         suffix: format of the files in a folder.
 
     Raises:
-        OutputError: the path is not writable.
+        OutputError: the path is not writable, or a pattern without the suffix of an image.
     """
 
     @renamed_parameters(place="path")
     def __init__(self, path: str | os.PathLike[str], suffix: str = ".png") -> None:
         text = os.fspath(path)
         self._suffix = suffix
-        self._pattern = Path(text).name if re.fullmatch(r"[^%]*%0?\d*d[^%/]*", text) else None
         self._file = Path(text)
+        is_pattern = re.fullmatch(r"[^%]*%0?\d*d[^%/]*", text) and not self._file.is_dir()
+        self._pattern = self._file.name if is_pattern else None
+        if is_pattern and self._file.suffix.lower() not in IMAGE_SUFFIXES:
+            raise OutputError(
+                f"pattern {text}",
+                expected=f"the suffix of an image: {', '.join(IMAGE_SUFFIXES)}",
+                got=self._file.suffix or "none",
+                fix=f"for a folder of that name, write {text}/",
+            )
         if self._pattern is None and self._file.suffix.lower() not in IMAGE_SUFFIXES:
             self._folder, self._single = self._file, False
         else:

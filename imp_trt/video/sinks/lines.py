@@ -29,8 +29,8 @@ class JsonLines(BaseSink):
     With several sources, lines have "source"; if the age of the frame is known, "age_ms".
 
     Args:
-        path: a file, which appears when the sink is closed; or a named pipe or device such as
-            ``/dev/stdout``, to which lines are written immediately.
+        path: a file, a named pipe, or a device such as ``/dev/stdout``. Lines are written immediately. An
+            existing file is replaced after two seconds of lines, or when the sink is closed.
         min_score: instances with lower scores are left out.
 
     Raises:
@@ -42,7 +42,9 @@ class JsonLines(BaseSink):
 
     def __init__(self, path: str | os.PathLike[str], min_score: float = DEFAULT_SCORE_THRESHOLD) -> None:
         self._min_score = min_score
-        self._file: _TextOutput = _Pipe(Path(path)) if _is_stream(Path(path)) else TextFile(Path(path))
+        self._file: _TextOutput = (
+            _Pipe(Path(path)) if _is_stream(Path(path)) else TextFile(Path(path), named=True)
+        )
 
     def write(self, item: SegmentedFrame) -> bool:
         """See :meth:`Sink.write`."""

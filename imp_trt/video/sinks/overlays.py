@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +17,8 @@ from imp_trt.video.encoder import VIDEO_CODECS
 from imp_trt.video.sinks.images import OverlayImages, safe_name
 from imp_trt.video.sinks.sink import BaseSink, NullSink, SegmentedFrame, Sink
 from imp_trt.video.writer import EncoderName, VideoWriter
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_FPS = 25.0
 """Frame rate of a video made from images, or from a container without a frame rate."""
@@ -27,6 +31,9 @@ TIMES: tuple[TimeSource, ...] = ("container", "capture", "constant")
 
 class OverlayVideo(BaseSink):
     """Writes overlays to a video file, with several sources to one file each: ``out_front.mp4`` for "front".
+
+    If frames of a video or camera change their size, the next file is ``out-2.mp4``, or has the first free
+    number; a warning names it. Still images of different sizes are an error.
 
     Args:
         path: see :class:`imp_trt.video.writer.VideoWriter`.
@@ -42,7 +49,7 @@ class OverlayVideo(BaseSink):
     """
 
     draws = True
-    recovers = True  # every video is verified before it is moved into place
+    recovers = True  # every video is verified when it is closed
 
     def __init__(
         self,
@@ -69,9 +76,14 @@ class OverlayVideo(BaseSink):
             raise OutputError(f"video {self._path} cannot be written", got="a closed sink")
         writer = self._writers.get(item.source)
         if writer is None:
-            writer = self._writers[item.source] = self._open(item.source)
-        self._used.add(item.source)
+            writer = self._writers[item.source] = VideoWriter(
+                self._path_of(item.source), self._fps, encoder=self._encoder
+            )
         frame = item.frame
+        size = (item.overlay.shape[0], item.overlay.shape[1])
+        if writer.size not in (None, size) and frame.time_s is not None:
+            writer = self._next_file(item.source, size)
+        self._used.add(item.source)
         time_s = {"container": frame.time_s, "capture": frame.captured_s}.get(self._times)
         writer.write(item.overlay, time_s)
         return True
@@ -90,9 +102,26 @@ class OverlayVideo(BaseSink):
         for writer in self._writers.values():
             writer.abort()
 
-    def _open(self, source: str) -> VideoWriter:
-        path = self._path.with_name(f"{self._path.stem}_{safe_name(source)}{self._path.suffix}")
-        return VideoWriter(path, self._fps, encoder=self._encoder)
+    def _next_file(self, source: str, size: tuple[int, int]) -> VideoWriter:
+        """Complete the file of a source and start another one for frames of another size."""
+        self._writers[source].close()
+        path = self._path_of(source)
+        numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
+        free = next(other for other in numbered if not os.path.lexists(other))
+        _log.warning(
+            "%s frames are %dx%d from now on; the recording continues in %s",
+            f"{source}:" if source else "the",
+            size[1],
+            size[0],
+            free,
+        )
+        writer = self._writers[source] = VideoWriter(free, self._fps, encoder=self._encoder)
+        return writer
+
+    def _path_of(self, source: str) -> Path:
+        if not source:
+            return self._path
+        return self._path.with_name(f"{self._path.stem}_{safe_name(source)}{self._path.suffix}")
 
 
 @renamed_parameters(place="path")

@@ -96,8 +96,8 @@ class Sink(Protocol):
 
     Attributes:
         draws: reads the overlay of every frame, so that it is drawn in the drawing thread.
-        keeps: closed rather than aborted when a run on a camera fails, because its output so far is useful.
-            False for sinks that only display the run; their abort() reports the failure to the viewer.
+        keeps: closed rather than aborted when a run fails, because its output so far is useful. False for
+            sinks that only display the run; their abort() reports the failure to the viewer.
         recovers: after a failed write(), close() keeps the previous output if it is complete, or raises.
     """
 
@@ -117,11 +117,11 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None:
-        """Complete the files and move them into place. Idempotent."""
+        """Complete the files. Idempotent."""
         ...
 
     def abort(self) -> None:
-        """Discard incomplete files. Idempotent."""
+        """End after a failure: what can be used without its end is kept, the rest removed. Idempotent."""
         ...
 
     def __enter__(self) -> Sink: ...

@@ -1,27 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text file that is written incrementally and moved into place when it is complete."""
+"""Text file that is written piece by piece and never holds half of one."""
 
 from __future__ import annotations
 
 import codecs
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from imp_trt.data.files import make_folder, temporary_beside, unwritable
 from imp_trt.errors import OutputError
 
+REPLACES_AFTER_S = 2.0
+"""How long a new file is written before it replaces an earlier one: a run may fail at once."""
+
 _PART = 1 << 20
-_BUFFER = 1 << 16
 
 
 class TextFile:
-    """UTF-8 text file, written under a temporary name until commit().
+    """UTF-8 text file whose pieces are given to the operating system at once.
 
-    Calls of write() are atomic: after a failed one, the file holds the text of those before it.
+    Calls of write() are atomic: after a failed one, or if the process is killed, the file holds the text of
+    those before it.
 
     Args:
         path: final path. Missing folders are created. An unwritable path raises immediately.
+        named: the file gets its name with the first piece, or REPLACES_AFTER_S later if an earlier file has
+            it; False: with commit().
 
     Attributes:
         done: committed or discarded.
@@ -30,31 +36,44 @@ class TextFile:
         OutputError: the path cannot be written. The methods raise it too, for example on a full disk.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, named: bool = False) -> None:
         self._path = path
         if path.is_dir():
             raise OutputError(f"{path} cannot be written", expected="a file", got="a folder")
         make_folder(path.parent)
         self._temporary = temporary_beside(path)
+        self._named = False
+        self._name_early = named
+        self._first_s: float | None = None
         try:
+            self._at = self._temporary.__enter__()
             # Unbuffered: on a full disk, Python's buffer keeps its data and then fails again on close().
-            self._file = self._temporary.__enter__().open("xb+", buffering=0)
+            self._file = self._at.open("rb+", buffering=0)
         except OSError as error:
             raise unwritable(path, error) from error
-        self._pending = bytearray()
         self.done = False
 
     def write(self, text: str) -> None:
         """Append text."""
         if self.done:
             raise OutputError(f"{self._path} cannot be written", got="a closed sink")
-        self._pending += text.encode()
-        if len(self._pending) >= _BUFFER:
-            self._flush()
+        before = self._file.tell()
+        try:
+            try:
+                rest = memoryview(text.encode())
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except OSError:
+                self._file.truncate(before)
+                self._file.seek(before)
+                raise
+            if self._name_early and not self._named and self._may_replace():
+                self._take_name()
+        except OSError as error:
+            raise unwritable(self._path, error) from error
 
     def parts(self) -> Iterator[str]:
         """Iterate over the text written so far, in parts."""
-        self._flush()
         decoder = codecs.getincrementaldecoder("utf-8")()
         at = 0
         try:
@@ -65,33 +84,34 @@ class TextFile:
             raise unwritable(self._path, error) from error
 
     def commit(self) -> None:
-        """Sync the text to disk and move the file into place. Idempotent."""
+        """Sync the text to disk and give the file its name. Idempotent."""
         if self.done:
             return
         try:
-            self._flush()
             os.fsync(self._file.fileno())
-            os.replace(self._file.name, self._path)
+            self._take_name()
         except OSError as error:
             raise unwritable(self._path, error) from error
         finally:
-            self.discard()
+            self._end()
 
     def discard(self) -> None:
-        """Remove the file if it was not committed. Idempotent, never raises."""
+        """Remove the file unless it has its name. Idempotent, never raises OSError."""
         if not self.done:
-            self.done = True
-            self._file.close()
-            self._temporary.__exit__(None, None, None)
+            self._end()
 
-    def _flush(self) -> None:
-        pending, self._pending = self._pending, bytearray()
-        before = self._file.tell()
-        try:
-            rest = memoryview(pending)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            self._file.truncate(before)
-            self._file.seek(before)
-            raise unwritable(self._path, error) from error
+    def _may_replace(self) -> bool:
+        now = time.monotonic()
+        if self._first_s is None:
+            self._first_s = now
+        return now - self._first_s >= REPLACES_AFTER_S or not self._path.exists()
+
+    def _take_name(self) -> None:
+        if not self._named:
+            os.replace(self._at, self._path)
+            self._named = True
+
+    def _end(self) -> None:
+        self.done = True
+        self._file.close()
+        self._temporary.__exit__(None, None, None)

@@ -20,7 +20,7 @@ from imp_trt.errors import DependencyMissing, SourceError
 from imp_trt.video.sources.addresses import redacted
 
 OPEN_TIMEOUT_MS = 5000
-READ_TIMEOUT_MS = 5000
+READ_TIMEOUT_S = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -59,8 +59,10 @@ class _Device(Capture, Protocol):
     def set(self, prop: int, value: float, /) -> bool: ...
 
 
-def open_stream(url: str) -> Capture:
+def open_stream(url: str, read_timeout_s: float = READ_TIMEOUT_S) -> Capture:
     """Open an rtsp, rtsps, http or https address; RTSP uses TCP.
+
+    A read fails after read_timeout_s without a frame.
 
     OpenCV's environment variable ``OPENCV_FFMPEG_CAPTURE_OPTIONS`` overrides the transport
     (``rtsp_transport;udp``).
@@ -69,7 +71,7 @@ def open_stream(url: str) -> Capture:
         SourceError: no response within OPEN_TIMEOUT_MS, or the server does not send video.
     """
     backend = cv2.CAP_FFMPEG if _has(cv2.CAP_FFMPEG) else cv2.CAP_ANY
-    capture = _open(url, backend, _timeouts())
+    capture = _open(url, backend, _timeouts(read_timeout_s))
     if capture is not None:
         return capture
     raise SourceError(f"stream {redacted(url)}", expected="a video stream", **_diagnose_stream(url))
@@ -94,7 +96,7 @@ def open_camera(device: Path, properties: Mapping[str, int | str] | None = None)
     raise SourceError(f"camera {device}", expected="a camera that opens", **_diagnose_camera(device))
 
 
-def open_gstreamer(pipeline: str) -> Capture:
+def open_gstreamer(pipeline: str, read_timeout_s: float = READ_TIMEOUT_S) -> Capture:
     """Open a GStreamer pipeline that ends in an appsink with BGR images.
 
     Raises:
@@ -108,7 +110,8 @@ def open_gstreamer(pipeline: str) -> Capture:
             "JetPack), or build OpenCV with -D WITH_GSTREAMER=ON",
         )
     # Before version 4.7, OpenCV's GStreamer backend did not support timeouts and failed to open with them.
-    capture = _open(pipeline, cv2.CAP_GSTREAMER, _timeouts()) or _open(pipeline, cv2.CAP_GSTREAMER, [])
+    timeouts = _timeouts(read_timeout_s)
+    capture = _open(pipeline, cv2.CAP_GSTREAMER, timeouts) or _open(pipeline, cv2.CAP_GSTREAMER, [])
     if capture is not None:
         return capture
     raise SourceError(
@@ -169,12 +172,12 @@ def _has(backend: int) -> bool:
     return bool(cv2.videoio_registry.hasBackend(backend))
 
 
-def _timeouts() -> list[int]:
+def _timeouts(read_timeout_s: float) -> list[int]:
     return [
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
         OPEN_TIMEOUT_MS,
         cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-        READ_TIMEOUT_MS,
+        max(1, min(round(read_timeout_s * 1e3), 2**31 - 1)),
     ]
 
 

@@ -30,15 +30,30 @@ _log = logging.getLogger(__name__)
 
 
 class ImageSource(ClosingSource):
-    """Image files, read one at a time. See :class:`Source`."""
+    """Image files, read one at a time. See :class:`Source`.
+
+    Of several images, those that cannot be read are skipped with a warning. Frame indices count them.
+
+    Args:
+        strict: raise instead of skipping an image.
+
+    Attributes:
+        skipped: the images that were skipped so far, with the reason.
+
+    Raises:
+        SourceError: during iteration: an image cannot be read, and strict is set or it is the only one; or
+            at the end, if none could be read.
+    """
 
     fps: float | None = None
     live = False
 
-    def __init__(self, name: str, paths: Sequence[Path]) -> None:
+    def __init__(self, name: str, paths: Sequence[Path], *, strict: bool = False) -> None:
         self.name = name
         self.frames: int | None = len(paths)
         self.paths = tuple(paths)
+        self.skipped: list[tuple[Path, str]] = []
+        self._strict = strict or len(paths) == 1
         stems = [path.stem for path in paths]
         # Outputs are named after frames, so a.png and a.jpg, or equal names in two folders, need an index.
         unique = len(set(stems)) == len(stems)
@@ -49,22 +64,37 @@ class ImageSource(ClosingSource):
 
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self.paths):
-            yield Frame(read_image(path), index, self._names[index], None)
+            try:
+                image = read_image(path)
+            except SourceError as error:
+                if self._strict:
+                    raise
+                self.skipped.append((path, str(error)))
+                _log.warning("skipped: %s", error)
+                continue
+            yield Frame(image, index, self._names[index], None)
+        if len(self.skipped) == len(self.paths):
+            raise SourceError(
+                f"source {self.name}",
+                expected="images that can be read",
+                got=f"{len(self.paths)} that cannot",
+                fix="copy them again",
+            )
 
 
 class VideoSource(ClosingSource):
     """A recorded video, decoded by OpenCV. See :class:`Source`.
 
     The first frame is decoded when the file is opened, so that a file without a video stream fails early.
+    A warning is logged at the end if fewer than 98 % of the frames, or of the duration, that the container
+    lists could be decoded.
 
     Args:
         path: the file; or the address that capture reads, without credentials.
         capture: an open capture of an address; closed with the source.
 
     Raises:
-        SourceError: missing, empty, truncated, damaged, or without a video stream; during iteration, if
-            less than half of the frames, or of the duration, that the container lists can be decoded
-            (below 98 %, a warning is logged).
+        SourceError: missing, empty, truncated, damaged, or without a video stream.
     """
 
     live = False
@@ -118,20 +148,18 @@ class VideoSource(ClosingSource):
                 capture.release()
 
     def _check_count(self) -> None:
-        # The listed number includes frames that an edit list hides (trimmed videos).
+        # What was decoded is kept: a list of frames may be wrong, and decoding again gives no more.
         listed, decoded = self.frames or 0, self._decoded
         if self.fps and not self._listed:
-            # OpenCV estimates the number as duration times nominal rate. The actual rate may be lower.
+            # The number is estimated as duration times nominal rate. The actual rate may be lower.
             decoded = max(decoded, round(self._last_time_s * self.fps) + 1)
-        if decoded < 0.5 * listed:
-            raise SourceError(
-                f"video {self.name}",
-                expected=f"about {listed} frames, as the file lists",
-                got=f"only {decoded} that can be decoded",
-                fix=f"copy or record it again, or read its first {self._decoded} frames only",
-            )
         if decoded < 0.98 * listed:
-            _log.warning("%s lists %d frames; %d could be decoded", self.name, listed, decoded)
+            _log.warning(
+                "%s lists %d frames; %d could be decoded. It is trimmed, damaged or incomplete",
+                self.name,
+                listed,
+                self._decoded,
+            )
 
     def _read(self) -> tuple[NDArray[np.uint8], float | None] | None:
         with self._in_use:

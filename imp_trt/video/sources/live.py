@@ -14,6 +14,7 @@ from imp_trt.errors import SourceError
 from imp_trt.video.sources.addresses import redacted
 from imp_trt.video.sources.captures import Capture
 from imp_trt.video.sources.frame import Frame
+from imp_trt.video.sources.pacing import StreamClock
 from imp_trt.video.sources.reader import Backoff, Event, FrameSlot, Reader
 from imp_trt.video.sources.source import ClosingSource, Source
 
@@ -36,6 +37,11 @@ class LiveSource(ClosingSource):
     frame. ``captured_s`` is the time at which the read returned; the latency of camera, network and decoder
     before that is unknown.
 
+    Streams such as HLS hand over seconds of video at once. Paced, their frames keep the times of the stream,
+    and each is handed over when it is due: reading waits in between, and for the consumer, so that the rest
+    stays compressed in the stream's own buffer and memory does not grow. A consumer that is fast enough on
+    average loses no frame. Behind one that is not, frames are dropped once it is MAX_LAG_S late.
+
     Native reads cannot be interrupted, so they run in a daemon thread. Closing, from any thread, ends the
     iteration immediately. A read that takes longer than stall_s counts as a failure and is abandoned.
 
@@ -47,6 +53,7 @@ class LiveSource(ClosingSource):
         reconnect_timeout_s: raise SourceError after this time without a frame; math.inf retries
             indefinitely.
         stall_s: maximum duration of one native call.
+        paced: see above.
         on_event: called in the reading thread with an event ("connected", "lost", "retry", "reconnected",
             "stalled", "gone") and a message. An exception that it raises propagates to the iteration.
         clock: monotonic clock in seconds.
@@ -54,6 +61,7 @@ class LiveSource(ClosingSource):
 
     Attributes:
         reconnects: number of reconnections.
+        paced: whether the frames are handed over at the stream's own pace.
 
     Raises:
         SourceError: it cannot be opened, or delivers no frame; during iteration: reconnecting timed out.
@@ -75,7 +83,10 @@ class LiveSource(ClosingSource):
         on_event: OnEvent | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] | None = None,
+        paced: bool = False,
     ) -> None:
+        self.paced = paced
+        self._pace = StreamClock() if paced else None
         self.name = redacted(name)
         self.reconnects = 0
         self._connect, self._on_event, self._clock, self._stall_s = connect, on_event, clock, stall_s
@@ -112,7 +123,7 @@ class LiveSource(ClosingSource):
         return self
 
     def __iter__(self) -> Iterator[Frame]:
-        while not self._slot.closed.is_set():
+        while not self._slot.ended:
             try:
                 self._wait()
             except BaseException:
@@ -141,6 +152,7 @@ class LiveSource(ClosingSource):
             clock=self._clock,
             sleep=self._sleep,
             stalled=stalled,
+            pace=self._pace,
         )
         self._slot.owner = reader
         reader.start()

@@ -7,29 +7,53 @@ import glob
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from urllib.parse import parse_qsl
+from typing import Protocol
+from urllib.parse import parse_qsl, urlsplit
 
 import cv2
 
 from imp_trt._deprecated import renamed_parameters
 from imp_trt.data.images import IMAGE_SUFFIXES
-from imp_trt.errors import SourceError
+from imp_trt.errors import InvalidInput, SourceError
 from imp_trt.video.sources.addresses import redacted
-from imp_trt.video.sources.captures import Capture, open_camera, open_csi, open_gstreamer, open_stream
+from imp_trt.video.sources.captures import (
+    READ_TIMEOUT_S,
+    Capture,
+    open_camera,
+    open_csi,
+    open_gstreamer,
+    open_stream,
+)
 from imp_trt.video.sources.files import VIDEO_SUFFIXES, ImageSource, VideoSource, images_in, images_matching
-from imp_trt.video.sources.live import RECONNECT_TIMEOUT_S, LiveSource, OnEvent
+from imp_trt.video.sources.live import RECONNECT_TIMEOUT_S, STALL_TIMEOUT_S, LiveSource, OnEvent
+from imp_trt.video.sources.reader import StreamEnded
 from imp_trt.video.sources.source import Source
 
 _KINDS = (
     "an image, a folder or pattern of images, a video file, a camera (0, /dev/video0, v4l2:///dev/video0, "
     "csi://0), a stream (rtsp://, rtsps://, http://, https://), or gstreamer:PIPELINE"
 )
+_STALL_MARGIN_S = 10.0  # between the time-out of OpenCV and that for a call that does not return
 _CAMERA_PROPERTIES = ("width", "height", "fps", "codec")
 
-_Live = Callable[[str, Callable[[], Capture]], Source]
-"""Creates a live source from its name and the function that connects to it."""
+_SEGMENTED = (".m3u8", ".m3u", ".mpd")  # HLS and DASH
+
+
+class _Live(Protocol):
+    """Creates a live source from its name and the function that connects to it."""
+
+    def __call__(self, name: str, connect: Callable[[], Capture], *, paced: bool = False) -> Source: ...
+
+
+@dataclass(frozen=True)
+class _Streams:
+    """Options of open_source for streams."""
+
+    read_timeout_s: float
+    paced: bool | None
 
 
 @renamed_parameters(give_up_s="reconnect_timeout_s")
@@ -38,6 +62,9 @@ def open_source(
     *,
     on_event: OnEvent | None = None,
     reconnect_timeout_s: float = RECONNECT_TIMEOUT_S,
+    read_timeout_s: float = READ_TIMEOUT_S,
+    paced: bool | None = None,
+    strict: bool = False,
 ) -> Source:
     """Open a source of frames.
 
@@ -49,18 +76,28 @@ def open_source(
             ``rtsp://``, ``rtsps://``, ``http://``, ``https://``; or ``gstreamer:`` and a pipeline that ends
             in an appsink. Existing files take precedence; ``~`` is the home folder.
         on_event, reconnect_timeout_s: for cameras and streams, see LiveSource.
+        read_timeout_s: a stream is reconnected after this time without a frame; increase it for streams with
+            a frame every few seconds.
+        paced: whether a stream is read at its own pace, see LiveSource. None: HLS and DASH, whose addresses
+            end with .m3u8 and .mpd.
+        strict: an image of a folder or pattern that cannot be read is an error rather than skipped.
 
     Raises:
         SourceError: the source does not exist, or is not of a supported kind.
         DependencyMissing: OpenCV has no GStreamer, which the source needs; or a CSI camera on a platform
             other than Jetson.
+        InvalidInput: a time-out that is not above 0.
     """
+    if not read_timeout_s > 0:
+        raise InvalidInput("read_timeout_s", expected="above 0", got=read_timeout_s)
     text = os.path.expanduser(os.fspath(spec))
     path = Path(text)
-    live = partial(LiveSource, on_event=on_event, reconnect_timeout_s=reconnect_timeout_s)
+    stall_s = max(STALL_TIMEOUT_S, read_timeout_s + _STALL_MARGIN_S)
+    streams = _Streams(read_timeout_s, paced)
+    live = partial(LiveSource, on_event=on_event, reconnect_timeout_s=reconnect_timeout_s, stall_s=stall_s)
     # Unlike the methods of Path, these return False for names that are too long, such as pipelines.
     if os.path.isdir(text):
-        return ImageSource(text, images_in(path))
+        return ImageSource(text, images_in(path), strict=strict)
     if re.fullmatch(r"/dev/(video\d+|v4l/.+)", text):
         return _camera(text, path, {}, live)
     if not os.path.exists(text):
@@ -68,9 +105,9 @@ def open_source(
             return _camera(text, Path(f"/dev/video{int(text)}"), {}, live)
         scheme = re.match(r"([a-z][a-z0-9+.-]*):(?=//)|gstreamer:", text, re.IGNORECASE)
         if scheme:
-            return _by_scheme(scheme.group().rstrip(":").lower(), text, live)
+            return _by_scheme(scheme.group().rstrip(":").lower(), text, live, streams)
         if glob.has_magic(text):
-            return ImageSource(text, images_matching(text))
+            return ImageSource(text, images_matching(text), strict=strict)
         what = f"source {redacted(text)}"  # it may be an address with a missing slash
         raise SourceError(what, expected=_KINDS, got="nothing at this path", fix="check the path")
     if path.is_char_device():
@@ -88,13 +125,15 @@ def open_source(
     )
 
 
-def _by_scheme(scheme: str, text: str, live: _Live) -> Source:
+def _by_scheme(scheme: str, text: str, live: _Live, streams: _Streams) -> Source:
+    timeout_s = streams.read_timeout_s
     if scheme in ("http", "https"):
-        return _web(text, live)
+        return _web(text, live, streams)
     if scheme in ("rtsp", "rtsps"):
-        return live(text, partial(open_stream, text))
+        return live(text, partial(open_stream, text, timeout_s), paced=bool(streams.paced))
     if scheme == "gstreamer":
-        return live(text, partial(open_gstreamer, text.partition(":")[2].strip()))
+        pipeline = text.partition(":")[2].strip()
+        return live(text, partial(open_gstreamer, pipeline, timeout_s), paced=bool(streams.paced))
     place, _, query = text.partition("://")[2].partition("?")
     if scheme == "v4l2" and place.startswith("/dev/"):
         return _camera(text, Path(place), _parse_properties(text, query), live)
@@ -107,13 +146,28 @@ def _camera(text: str, device: Path, properties: dict[str, int | str], live: _Li
     return live(text, partial(open_camera, device, properties))
 
 
-def _web(url: str, live: _Live) -> Source:
+def _web(url: str, live: _Live, streams: _Streams) -> Source:
     """Open a web address. A recording reports its number of frames; a camera does not."""
-    opened = [open_stream(url)]
-    if 0 < opened[0].get(cv2.CAP_PROP_FRAME_COUNT) < 1e9:
+    opened = [open_stream(url, streams.read_timeout_s)]
+    if _is_recording(opened[0]):
         return VideoSource(redacted(url), opened[0])
-    # Some cameras serve one client at a time, so the open capture is used as the first connection.
-    return live(url, lambda: opened.pop() if opened else open_stream(url))
+
+    def connect() -> Capture:
+        # Some cameras serve one client at a time, so the open capture is used as the first connection.
+        if opened:
+            return opened.pop()
+        capture = open_stream(url, streams.read_timeout_s)
+        if _is_recording(capture):
+            capture.release()
+            raise StreamEnded
+        return capture
+
+    segmented = urlsplit(url).path.lower().endswith(_SEGMENTED)
+    return live(url, connect, paced=segmented if streams.paced is None else streams.paced)
+
+
+def _is_recording(capture: Capture) -> bool:
+    return 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 1e9
 
 
 def _parse_properties(text: str, query: str) -> dict[str, int | str]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from imp_trt.errors import SourceError
 from imp_trt.video.sources.captures import Capture
 from imp_trt.video.sources.frame import Frame
+from imp_trt.video.sources.pacing import MAX_LAG_S, StreamClock
 
 INITIAL_DELAY_S = 0.5
 MAX_DELAY_S = 10.0
@@ -22,6 +23,10 @@ MAX_DELAY_S = 10.0
 Event = Literal["connected", "lost", "retry", "reconnected", "stalled", "gone"]
 
 T = TypeVar("T")
+
+
+class StreamEnded(Exception):
+    """A live stream has ended, and opening it again would play it from its start."""
 
 
 class Backoff:
@@ -86,6 +91,7 @@ class FrameSlot:
         self._changed = threading.Condition()
         self._frame: Frame | None = None
         self._error: BaseException | None = None
+        self._ended = False
         self._first_s = 0.0
         self._taken = False
 
@@ -93,11 +99,24 @@ class FrameSlot:
         """Whether reader is the owner and the slot is open."""
         return self.owner is reader and not self.closed.is_set()
 
-    def put(self, reader: Reader, image: NDArray[np.uint8], captured_s: float) -> bool:
-        """Store an image [h, w, 3] uint8 BGR; False if the reader must end."""
+    def put(
+        self,
+        reader: Reader,
+        image: NDArray[np.uint8],
+        captured_s: float,
+        stream_s: float | None = None,
+        until: Callable[[], bool] = lambda: True,
+    ) -> bool:
+        """Store an image [h, w, 3] uint8 BGR; False if the reader must end.
+
+        Args:
+            stream_s: time of the frame in the stream; default: captured_s.
+            until: whether the image may replace one that was not taken; polled while waiting.
+        """
+        stamp_s = captured_s if stream_s is None else stream_s
         with self._changed:
-            while not self.latest and self._frame is not None and self.is_owned_by(reader):
-                self._changed.wait(1.0)
+            while self._frame is not None and self.is_owned_by(reader) and self._must_wait(until):
+                self._changed.wait(0.1)
             if not self.is_owned_by(reader):
                 return False
             if self._frame is not None and self._taken:
@@ -105,12 +124,28 @@ class FrameSlot:
             elif self._frame is not None:
                 self.count = 0
             if not self.count:
-                self._first_s = captured_s
+                self._first_s = stamp_s
             index, self.count = self.count, self.count + 1
-            time_s = captured_s - self._first_s
+            time_s = stamp_s - self._first_s
             self._frame = Frame(image, index, f"{index:06d}", time_s, captured_s)
             self._changed.notify_all()
             return True
+
+    def _must_wait(self, until: Callable[[], bool]) -> bool:
+        return not self.latest or (self._taken and not until())
+
+    def end(self, reader: Reader) -> None:
+        """End the iteration after the stored frame."""
+        with self._changed:
+            if self.is_owned_by(reader):
+                self._ended = True
+                self._changed.notify_all()
+
+    @property
+    def ended(self) -> bool:
+        """Whether there are no more frames."""
+        with self._changed:
+            return self.closed.is_set() or (self._ended and self._frame is None)
 
     def fail(self, reader: Reader, error: BaseException) -> None:
         """Raise error in the consumer's wait(), after the stored frame."""
@@ -120,20 +155,23 @@ class FrameSlot:
                 self._changed.notify_all()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until there is a frame or the slot is closed; False on timeout.
+        """Wait until there is a frame or the slot has ended; False on timeout.
 
         Raises:
             BaseException: the error that the reader failed with.
         """
         with self._changed:
-            if self._frame is None and self._error is None and not self.closed.is_set():
+            if not (self._frame is not None or self._error is not None or self._is_over()):
                 self._changed.wait(seconds)
-            if self._frame is not None or self.closed.is_set():
+            if self._frame is not None or self._is_over():
                 return True
             if self._error is not None:
                 error, self._error = self._error, None
                 raise error
             return False
+
+    def _is_over(self) -> bool:
+        return self._ended or self.closed.is_set()
 
     def get(self) -> Frame | None:
         """Remove and return the frame; None if there is none."""
@@ -159,6 +197,7 @@ class Reader(threading.Thread):
     Args:
         notify: called with events, see LiveSource.
         stalled: message of the first event, if this reader replaces one whose call stalled.
+        pace: clock of a stream whose frames are handed over when they are due; None: as they arrive.
 
     Attributes:
         fps: frames per second as reported by the device or stream, None if unknown.
@@ -175,11 +214,13 @@ class Reader(threading.Thread):
         clock: Callable[[], float],
         sleep: Callable[[float], object],
         stalled: str | None = None,
+        pace: StreamClock | None = None,
     ) -> None:
         super().__init__(name=f"read {name}", daemon=True)
         self._source, self._slot, self._connect, self._backoff = name, slot, connect, backoff
         self._notify, self._clock, self._sleep = notify, clock, sleep
         self._stalled = stalled
+        self._pace = pace
         self._since: float | None = None
         self.fps: float | None = None
 
@@ -198,6 +239,8 @@ class Reader(threading.Thread):
                     self._read_frames(capture)
                 finally:
                     capture.release()
+        except StreamEnded:
+            self._slot.end(self)
         except BaseException as error:
             self._slot.fail(self, error)
 
@@ -229,16 +272,29 @@ class Reader(threading.Thread):
     def _read_frames(self, capture: Capture) -> None:
         fps = capture.get(cv2.CAP_PROP_FPS)
         self.fps = float(fps) if math.isfinite(fps) and 0 < fps <= 1000 else None
+        if self._pace is not None:
+            self._pace.restart()
         while self._slot.is_owned_by(self):
+            ready_s = self._clock()
             done, image = self._call(capture.read)
-            now = self._clock()
+            read_s = self._clock()
             if not done or image is None:
                 self._handle_read_failure()
                 return
             if self._backoff.lost or not self._slot.count:
                 self._mark_connected(image)
-            if not self._slot.put(self, image, now):
+            if not self._put(image, capture, ready_s, read_s):
                 return
+
+    def _put(self, image: NDArray[np.uint8], capture: Capture, ready_s: float, read_s: float) -> bool:
+        if self._pace is None:
+            return self._slot.put(self, image, read_s)
+        milliseconds = capture.get(cv2.CAP_PROP_POS_MSEC)
+        stream_s, due_s = self._pace.place(milliseconds / 1e3, ready_s, read_s)
+        if due_s > read_s:
+            self._sleep(due_s - read_s)
+        latest_s = due_s + MAX_LAG_S
+        return self._slot.put(self, image, max(due_s, read_s), stream_s, lambda: self._clock() > latest_s)
 
     def _handle_read_failure(self) -> None:
         if not self._slot.count:
@@ -246,7 +302,8 @@ class Reader(threading.Thread):
                 f"source {self._source}",
                 expected="a frame",
                 got="none, although it opens",
-                fix="test it with another program; a camera that is in use may deliver none",
+                fix="test it with another program; a camera that is in use may deliver none, and a stream "
+                "with a frame every few seconds needs a longer read timeout (--read-timeout)",
             )
         self._mark_lost("lost", "no more frames")
 

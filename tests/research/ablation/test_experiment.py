@@ -13,6 +13,8 @@ import pytest
 pytest.importorskip("torch", reason="needs PyTorch")
 pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
 
+from research.ablation.locks import Busy, claim
+
 from imp_trt.data.dataset import CachedDataset
 from imp_trt.errors import UsageError
 from imp_trt.train.datasets import open_dataset
@@ -22,7 +24,6 @@ from imp_trt.train.run import Run, stage_one_key
 from imp_trt.train.state import TimeBudgetSpent
 from research.ablation.cells import CONTROL, HEADLINE, Cell
 from research.ablation.experiment import Experiment, _trained_by
-from research.ablation.locks import Busy, claim
 from research.ablation.results import read_result, read_results
 from research.ablation.timing import time_systems
 from tests.research.ablation.test_results import OLD

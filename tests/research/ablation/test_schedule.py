@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import pytest
+from research.ablation.locks import Busy
 
 from imp_trt.errors import CheckpointError, ImpTrtError
 from imp_trt.train.optimizer import TrainingDiverged
 from imp_trt.train.state import TimeBudgetSpent
 from research.ablation.cells import CONTROL, HEADLINE, Cell
-from research.ablation.locks import Busy
 from research.ablation.schedule import POLL_SECONDS, fill
 
 A, B, C = Cell(CONTROL, "base", 0), Cell(HEADLINE, "base", 0), Cell(CONTROL, "base", 1)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -59,3 +60,18 @@ def test_class_maps_are_exact(tmp_path: Path, results: list[SegmentationResult],
     assert np.array_equal(found, results[2].semantic)
     with pytest.raises(OutputError, match=r"\.png"):
         ClassMaps(tmp_path / "lossy.jpg")
+
+
+@pytest.mark.parametrize("make", [OverlayImages, ClassMaps])
+def test_a_pattern_needs_the_suffix_of_an_image(
+    tmp_path: Path, item: MakeItem, make: Callable[[str], OverlayImages | ClassMaps]
+) -> None:
+    for name in ("out 50%d", "x%06d.txt", "%d"):
+        with pytest.raises(OutputError, match="suffix of an image"):
+            make(str(tmp_path / name))
+    assert os.listdir(tmp_path) == []
+    with make(f"{tmp_path}/out 50%d/") as sink:  # a folder
+        sink.write(item(0))
+    with make(f"{tmp_path}/out 50%d") as sink:  # it exists now
+        sink.write(item(1))
+    assert sorted(os.listdir(tmp_path / "out 50%d")) == ["name0.png", "name1.png"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from imp_trt.errors import OutputError
-from imp_trt.video.sinks import JsonLines, lines
+from imp_trt.video.sinks import JsonLines, lines, text_file
 from tests.video.sinks.conftest import MakeItem
 
 
@@ -24,7 +24,7 @@ def test_json_lines(tmp_path: Path, item: MakeItem) -> None:
     with JsonLines(path, min_score=0.7) as sink:
         for i in range(3):
             sink.write(item(i))
-        assert not path.exists()
+            assert len(path.read_text().splitlines()) == i + 1
     found = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["index"], line["name"], line["time_s"]) for line in found] == [
         (0, "name0", 0.0),
@@ -33,6 +33,27 @@ def test_json_lines(tmp_path: Path, item: MakeItem) -> None:
     ]
     assert all(len(line["instances"]) == 1 for line in found)
     assert not {"source", "age_ms"} & set(found[0])
+    assert os.listdir(tmp_path) == ["out.jsonl"]
+
+
+def test_an_earlier_file_is_replaced_after_two_seconds_or_by_the_end(
+    tmp_path: Path, item: MakeItem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(text_file.time, "monotonic", lambda: now[0])
+    path = tmp_path / "out.jsonl"
+    path.write_text("earlier")
+    with JsonLines(path) as sink:
+        for i, moment in enumerate([100.0, 101.9, 102.0]):
+            assert path.read_text() == "earlier"
+            now[0] = moment
+            sink.write(item(i))
+        assert len(path.read_text().splitlines()) == 3
+    path.write_text("earlier")
+    with JsonLines(path) as sink:
+        sink.write(item(0))
+        assert path.read_text() == "earlier"
+    assert json.loads(path.read_text())["index"] == 0
     assert os.listdir(tmp_path) == ["out.jsonl"]
 
 

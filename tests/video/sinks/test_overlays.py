@@ -33,7 +33,6 @@ def test_each_source_has_its_own_video(tmp_path: Path, item: MakeItem) -> None:
         for i in range(3):
             sink.write(item(i, source="front"))
             sink.write(item(i, source="cam/../1"))
-        assert not list(tmp_path.glob("out*"))
     assert sorted(os.listdir(tmp_path)) == ["out_cam_.._1.mp4", "out_front.mp4"]
     assert len(times(tmp_path / "out_front.mp4")) == 3
     for source in ("", "front", "new"):
@@ -56,14 +55,16 @@ def test_a_video_without_frames_is_an_error(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_one_of_two_videos_that_cannot_be_opened_leaves_none(tmp_path: Path, item: MakeItem) -> None:
+def test_one_of_two_videos_that_cannot_be_opened_does_not_cost_the_other(
+    tmp_path: Path, item: MakeItem
+) -> None:
     (tmp_path / "out_rear.mp4").mkdir()
     with OverlayVideo(tmp_path / "out.mp4", 10) as sink:
         sink.write(item(source="front"))
         with pytest.raises(OutputError, match=r"out_rear\.mp4"):
             sink.write(item(source="rear"))
         sink.abort()
-    assert os.listdir(tmp_path) == ["out_rear.mp4"]
+    assert sorted(os.listdir(tmp_path)) == ["out_front.mp4", "out_rear.mp4"]
 
 
 def test_times_of_the_container_of_the_capture_and_constant(tmp_path: Path, item: MakeItem) -> None:

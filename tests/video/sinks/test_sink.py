@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all sinks have in common: complete files or none."""
+"""What all sinks have in common: what was written is kept, and files are whole."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +26,7 @@ from imp_trt.video.sinks import (
     SegmentedFrame,
     Sink,
 )
+from imp_trt.video.sources import open_source
 from tests.support import tiny
 from tests.support.full_disk import full_disk
 from tests.video.sinks.conftest import MakeItem
@@ -76,11 +78,13 @@ def test_null_takes_everything(item: MakeItem) -> None:
 
 @every_sink
 @pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])
-def test_after_an_exception_nothing_is_left(
-    tmp_path: Path, item: MakeItem, name: str, error: BaseException
+@pytest.mark.parametrize("earlier", [True, False])
+def test_after_an_exception_the_earlier_file_is_there_or_what_was_written(
+    tmp_path: Path, item: MakeItem, name: str, error: BaseException, earlier: bool
 ) -> None:
     file, make = MAKERS[name]
-    (tmp_path / file).write_text("earlier")
+    if earlier:
+        (tmp_path / file).write_text("earlier")
     sink = make(tmp_path)
 
     def work() -> None:
@@ -90,20 +94,26 @@ def test_after_an_exception_nothing_is_left(
 
     with pytest.raises(type(error)):
         work()
-    assert files(tmp_path) == [file]
-    assert (tmp_path / file).read_text() == "earlier"
+    left = {path: (tmp_path / path).read_bytes() for path in files(tmp_path)}
+    if earlier:
+        assert left == {file: b"earlier"}
+    else:
+        # COCO's panoptic format cannot be read without its end.
+        assert list(left) == ([] if name == "panoptic" else [file])
     sink.abort()
     sink.close()
     with pytest.raises(OutputError, match="closed"):
         sink.write(item())
-    assert (tmp_path / file).read_text() == "earlier"
+    assert left == {path: (tmp_path / path).read_bytes() for path in files(tmp_path)}
 
 
 @every_sink
-def test_a_failing_replacement_leaves_nothing(
+def test_a_failing_replacement_keeps_the_earlier_file(
     tmp_path: Path, item: MakeItem, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sink = MAKERS[name][1](tmp_path)
+    file, make = MAKERS[name]
+    (tmp_path / file).write_text("earlier")
+    sink = make(tmp_path)
     sink.write(item())
 
     def fail(*args: object) -> None:
@@ -112,21 +122,32 @@ def test_a_failing_replacement_leaves_nothing(
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OutputError, match="No space left"):
         sink.close()
-    assert files(tmp_path) == []
+    assert files(tmp_path) == [file]
+    assert (tmp_path / file).read_text() == "earlier"
 
 
 @every_sink
-def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, item: MakeItem, name: str) -> None:
-    sink = MAKERS[name][1](tmp_path)
+def test_a_full_disk_is_an_error_and_leaves_what_can_be_read(
+    tmp_path: Path, item: MakeItem, name: str
+) -> None:
+    file, make = MAKERS[name]
+    sink = make(tmp_path)
 
     def work() -> None:
-        with full_disk(10_000), sink:
-            for i in range(200):
+        with full_disk(60_000), sink:
+            for i in range(400):
                 sink.write(item(i))
 
     with pytest.raises(OutputError, match=r"File too large|disk full"):
         work()
-    assert files(tmp_path) == []
+    assert files(tmp_path) == ([file] if name in ("video", "json") else [])
+    if name == "video":
+        with open_source(tmp_path / file) as source:
+            assert len(list(source)) > 5
+    if name == "json":
+        lines = (tmp_path / file).read_text().splitlines()
+        assert [json.loads(line)["index"] for line in lines] == list(range(len(lines)))
+        assert len(lines) > 5
 
 
 def test_a_frame_on_a_full_disk_leaves_the_ones_before(tmp_path: Path, item: MakeItem) -> None:

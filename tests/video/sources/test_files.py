@@ -111,19 +111,19 @@ def test_an_mp4_truncated_behind_its_index_is_rejected_on_opening(tmp_path: Path
         open_source(path)
 
 
-def test_frames_that_are_listed_but_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = clips.write_clip(tmp_path / "clip.mp4", frames=10)
-    for listed, refused in ((10, False), (15, False), (30, True)):
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_frames_that_are_listed_but_not_there(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the end of hours of work it is a warning."""
+    path = clips.write_clip(tmp_path / f"clip{suffix}", frames=10)
+    for listed in (10, 15, 30):
         caplog.clear()
         source = VideoSource(path)
         source.frames = listed
         with caplog.at_level(logging.WARNING, "imp_trt"):
-            if refused:
-                with pytest.raises(SourceError, match="only 10 that can be decoded"):
-                    list(source)
-            else:
-                assert len(list(source)) == 10
-        assert bool(caplog.records) == (listed == 15)
+            assert len(list(source)) == 10
+        assert bool(caplog.records) == (listed > 10)
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".mov"])
@@ -172,13 +172,6 @@ def test_closing_while_a_read_stalls_releases_when_it_returns() -> None:
     assert not thread.is_alive()
     assert released.is_set()
     source.close()
-
-
-def test_a_matroska_file_that_ends_long_before_its_length_is_rejected(tmp_path: Path) -> None:
-    source = VideoSource(clips.write_clip(tmp_path / "clip.mkv", frames=10))
-    source.frames = 30
-    with pytest.raises(SourceError, match="only 10"):
-        list(source)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from imp_trt.data.images import encode_image
-from imp_trt.errors import DependencyMissing, SourceError
+from imp_trt.errors import DependencyMissing, InvalidInput, SourceError
 from imp_trt.video.sources import open_source, opening
 from tests.support.scripted_camera import ScriptedCapture
 
@@ -55,7 +55,35 @@ def test_streams(monkeypatch: pytest.MonkeyPatch, spec: str, function: str, argu
     with open_source(spec) as source:
         assert source.live
         next(iter(source))
-    assert calls[0] == (argument,)
+    assert calls[0] == (argument, 5.0)
+    assert not source.paced
+
+
+def test_streams_with_a_frame_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = _record(monkeypatch, "open_stream")
+    with open_source("rtsp://cam/1", read_timeout_s=20) as source:
+        assert source._stall_s > 20
+    assert calls[0] == ("rtsp://cam/1", 20)
+    for bad in (0, -1, float("nan")):
+        with pytest.raises(InvalidInput, match="read_timeout_s"):
+            open_source("rtsp://cam/1", read_timeout_s=bad)
+
+
+@pytest.mark.parametrize(
+    ("url", "paced"),
+    [
+        ("http://host/live/l.m3u8", True),
+        ("https://host/L.M3U8?token=a.b", True),
+        ("https://host/manifest.mpd", True),
+        ("http://host/m3u8", False),
+        ("http://host/video?x=l.m3u8", False),
+    ],
+)
+def test_streams_in_segments_are_paced(monkeypatch: pytest.MonkeyPatch, url: str, paced: bool) -> None:
+    for choice, expected in ((None, paced), (True, True), (False, False)):
+        _record(monkeypatch, "open_stream")
+        with open_source(url, paced=choice) as source:
+            assert source.paced == expected
 
 
 @pytest.mark.parametrize(("spec", "properties"), [("csi://1", {}), ("csi://1?fps=60", {"fps": 60})])

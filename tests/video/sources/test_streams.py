@@ -33,7 +33,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _one_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captures, "READ_TIMEOUT_MS", 1000)
+    timeouts = captures._timeouts
+    monkeypatch.setattr(captures, "_timeouts", lambda read_timeout_s: timeouts(1.0))
 
 
 def test_rtsp(capfd: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +75,7 @@ def test_rtsp_servers_that_freeze() -> None:
         with source:
             next(iter(source))
             server.frozen.set()
-            assert lost.wait(3.0)  # after READ_TIMEOUT_MS
+            assert lost.wait(3.0)  # after the read timeout
             server.frozen.clear()
             assert next(frame for frame in source if source.reconnects).image.shape == (64, 96, 3)
 
