@@ -113,17 +113,13 @@ def test_an_mp4_truncated_behind_its_index_is_rejected_on_opening(tmp_path: Path
 
 def test_frames_that_are_listed_but_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = clips.write_clip(tmp_path / "clip.mp4", frames=10)
-    for listed, refused in ((10, False), (15, False), (30, True)):
+    for listed in (10, 15, 30):
         caplog.clear()
         source = VideoSource(path)
         source.frames = listed
         with caplog.at_level(logging.WARNING, "imp_trt"):
-            if refused:
-                with pytest.raises(SourceError, match="only 10 that can be decoded"):
-                    list(source)
-            else:
-                assert len(list(source)) == 10
-        assert bool(caplog.records) == (listed == 15)
+            assert len(list(source)) == 10  # nothing that was decoded is lost
+        assert bool(caplog.records) == (listed > 10)
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".mov"])
@@ -174,11 +170,14 @@ def test_closing_while_a_read_stalls_releases_when_it_returns() -> None:
     source.close()
 
 
-def test_a_matroska_file_that_ends_long_before_its_length_is_rejected(tmp_path: Path) -> None:
+def test_a_matroska_file_that_ends_long_before_its_length(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     source = VideoSource(clips.write_clip(tmp_path / "clip.mkv", frames=10))
     source.frames = 30
-    with pytest.raises(SourceError, match="only 10"):
-        list(source)
+    with caplog.at_level(logging.WARNING, "imp_trt"):
+        assert len(list(source)) == 10
+    assert "lists 30 frames; 10 could be decoded" in caplog.text
 
 
 @pytest.mark.parametrize(
