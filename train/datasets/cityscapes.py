@@ -162,7 +162,8 @@ class CityscapesDataset:
 
     def _load(self, index: int) -> Sample:
         photo, labels, numbers = (self.root / name for name in _files(self.split, self.stems[index]))
-        image, label_ids = read_photo(photo), read_label_map(labels, np.uint8)
+        label_ids = read_label_map(labels, np.uint8)
+        image = read_photo(photo, label_ids.shape[:2])
         instance_ids = read_label_map(numbers, np.uint16)
         need_same_size(photo, image, label_ids, str(labels))
         need_same_size(photo, image, instance_ids, str(numbers))

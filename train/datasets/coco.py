@@ -144,7 +144,7 @@ class CocoDataset:
 
     def _load(self, index: int) -> Sample:
         labeled = self.images[index]
-        image = read_photo(self.folder / labeled.file_name)
+        image = read_photo(self.folder / labeled.file_name, labeled.size)
         semantic = np.full(labeled.size, self._unlabeled, np.uint8)
         need_same_size(self.folder / labeled.file_name, image, semantic, "the size in the annotations")
         painted = np.zeros(labeled.size, np.int32)

@@ -170,7 +170,8 @@ class IndexPngDataset:
 
     def _load(self, index: int) -> Sample:
         image_path, label_path = (self.root / name for name in self.pairs[index])
-        image, label = read_photo(image_path), read_label_map(label_path, np.uint8)
+        label = read_label_map(label_path, np.uint8)
+        image = read_photo(image_path, label.shape[:2])
         need_same_size(image_path, image, label, str(label_path))
         mapped = self._lookup[label]
         if mapped.min() < 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -30,7 +30,9 @@ _MIN_PYAV = 17  # older versions convert full-range video and other matrices tha
 _HDR_TO_SDR_PYAV = 18
 _PQ, _HLG = 16, 18  # transfer characteristics of ITU-T H.273; 1 is BT.709
 _BT709, _BT2020_PRIMARIES = 1, 9
-_NOT_SQUARE = "its pixels are not square ({}:{}); frames are processed as stored, in which shapes are stretched"
+_NOT_SQUARE = (
+    "its pixels are not square ({}:{}); frames are processed as stored, in which shapes are stretched"
+)
 _MAX_BAD_PACKETS = 1000  # in a row; a file of noise must not be searched for ever
 
 
@@ -81,7 +83,7 @@ class PyAvCapture:
             raise
         self._frames = self._decode()
         self._time_s: float | None = None
-        self._size: dict[str, int] = {}
+        self._size: tuple[int, int] | None = None
         self._warned: set[str] = set()
 
     def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
@@ -153,29 +155,29 @@ class PyAvCapture:
                 level = logging.DEBUG if self._time_s is None else logging.WARNING
                 _log.log(level, "%s: reading stops early: %s", self._name, error)
                 return
-            yield from frames  # type: ignore[misc]
+            yield from frames
 
     def _converted(self, frame: VideoFrame) -> NDArray[np.uint8]:
         import av
 
-        size = {"width": frame.width, "height": frame.height}
+        size = frame.width, frame.height
         self._size = self._size or size
         if size != self._size:
             self._warn("its size changes; frames are resized to the first one's")
-        size = self._size
+        width, height = self._size
+        convert = partial(frame.to_ndarray, format="bgr24", width=width, height=height)
         is_hdr = frame.color_trc in (_PQ, _HLG)
         if not is_hdr and frame.color_primaries != _BT2020_PRIMARIES:
-            return np.asarray(frame.to_ndarray(format="bgr24", **size), np.uint8)
+            return np.asarray(convert(), np.uint8)
         if is_hdr and int(av.__version__.split(".")[0]) < _HDR_TO_SDR_PYAV:
             self._warn("HDR colors are not mapped to SDR, which needs PyAV 18")
-        sdr = {"dst_color_trc": _BT709, "dst_color_primaries": _BT709}
-        return np.asarray(frame.to_ndarray(format="bgr24", **size, **sdr), np.uint8)
+        return np.asarray(convert(dst_color_trc=_BT709, dst_color_primaries=_BT709), np.uint8)
 
     def _oriented(self, frame: VideoFrame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image as its display matrix shows it: (x, y) is displayed at (a x + c y, b x + d y)."""
         from av.sidedata.sidedata import Type
 
-        matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+        matrix = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]
         if matrix is None:
             return image
         a, b, _, c, d = (int(v) for v in np.frombuffer(bytes(matrix), np.int32)[:5])
