@@ -111,15 +111,18 @@ def read_image_bytes(path: Path) -> bytes:
     """
     try:
         # Not blocking: opening a pipe would wait for its writer.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            status = os.fstat(file.fileno())
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise SourceError(f"image {path}", expected="a regular file", got="a folder, device or pipe")
             if status.st_size > MAX_BYTES:
-                raise SourceError(
-                    f"image {path}", expected=f"at most {MAX_BYTES} bytes", got=f"{status.st_size} bytes"
-                )
-            data = file.read(MAX_BYTES)
+                size = f"{status.st_size} bytes"
+                raise SourceError(f"image {path}", expected=f"at most {MAX_BYTES} bytes", got=size)
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(MAX_BYTES)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError as error:
         raise SourceError(f"image {path}", expected="a file", got="no file") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path

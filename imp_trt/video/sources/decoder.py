@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoding of video files: with PyAV, which honors properties of a stream that OpenCV does not, or with OpenCV.
+"""Decoding of video files with PyAV, which honors properties of a stream that OpenCV does not, or OpenCV.
 
 Of these, OpenCV 4 ignores the color matrix and range, OpenCV 5 cannot convert interlaced frames (it returns
 uninitialized memory), both take a mirrored video for a rotated one, and the wheels on PyPI do not decode AV1.
@@ -8,7 +8,7 @@ uninitialized memory), both take a mirrored video for a rotated one, and the whe
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -177,7 +177,8 @@ class PyAvCapture:
         """The image as its display matrix shows it: (x, y) is displayed at (a x + c y, b x + d y)."""
         from av.sidedata.sidedata import Type
 
-        matrix = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]
+        side_data = cast("Mapping[object, memoryview]", frame.side_data)  # its stubs expect other keys
+        matrix = side_data.get(Type.DISPLAYMATRIX)
         if matrix is None:
             return image
         a, b, _, c, d = (int(v) for v in np.frombuffer(bytes(matrix), np.int32)[:5])
