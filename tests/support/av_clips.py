@@ -73,14 +73,12 @@ def write(
             if not hasattr(stream, "set_display_rotation"):
                 pytest.skip("this PyAV does not write display matrices")
             stream.set_display_rotation(**turned)
-        colors = {
-            f"dst_{theirs}": attributes[ours]
-            for ours, theirs in (("colorspace", "colorspace"), ("color_range", "color_range"))
-            if ours in attributes
-        }
         for index in range(frames if times is None else len(times)):
-            frame = av.VideoFrame.from_ndarray(picture(index, size), format="bgr24")
-            frame = frame.reformat(format=pixels, **colors)
+            image = picture(index, size)
+            if "colorspace" in attributes:
+                frame = _yuv_frame(image, pixels, attributes["colorspace"], attributes["color_range"])
+            else:
+                frame = av.VideoFrame.from_ndarray(image, format="bgr24").reformat(format=pixels)
             frame.pts = index if times is None else times[index]
             frame.time_base = tick
             for packet in stream.encode(frame):
@@ -88,6 +86,33 @@ def write(
         for packet in stream.encode(None):
             file.mux(packet)
     return path
+
+
+def _yuv_frame(image: NDArray[np.uint8], pixels: str, matrix: int, color_range: int) -> Any:
+    """A frame in yuv444p or yuv444p10le, converted by the formulas of ITU-T H.273: no library's conversion.
+
+    Args:
+        matrix: 1 BT.709, 5 and 6 BT.601, 9 BT.2020.
+        color_range: 1 limited (16 to 235 of 255), 2 full.
+    """
+    import av
+
+    red, blue = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}[matrix]
+    b, g, r = np.moveaxis(image.astype(np.float64) / 255, 2, 0)
+    luma = red * r + (1 - red - blue) * g + blue * b
+    chroma = (b - luma) / (2 - 2 * blue), (r - luma) / (2 - 2 * red)
+    bits = 10 if pixels.endswith("10le") else 8
+    unit, full = 1 << (bits - 8), color_range == 2
+    y = luma * ((1 << bits) - 1) if full else unit * (16 + 219 * luma)
+    u, v = (unit * 128 + c * (((1 << bits) - 1) if full else unit * 224) for c in chroma)
+    frame = av.VideoFrame(image.shape[1], image.shape[0], pixels)
+    for plane, values in zip(frame.planes, (y, u, v), strict=True):
+        rounded = np.clip(np.round(values), 0, (1 << bits) - 1).astype("<u2" if bits > 8 else np.uint8)
+        padded = np.zeros((rounded.shape[0], plane.line_size // rounded.itemsize), rounded.dtype)
+        padded[:, : rounded.shape[1]] = rounded
+        plane.update(padded.tobytes())
+    frame.colorspace, frame.color_range = matrix, color_range
+    return frame
 
 
 def trimmed(source: Path, target: Path, seconds: float) -> Path:

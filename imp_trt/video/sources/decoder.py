@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_MIN_PYAV = 17  # older versions convert full-range video and other matrices than BT.601 to wrong colors
-_HDR_TO_SDR_PYAV = 18
+# Older versions convert full range and other matrices than BT.601 to wrong colors, and 17.0 crashes on FLV.
+_MIN_PYAV = (17, 1)
+_HDR_TO_SDR_PYAV = (18, 0)
 _PQ, _HLG = 16, 18  # transfer characteristics of ITU-T H.273; 1 is BT.709
 _BT709, _BT2020_PRIMARIES = 1, 9
 _NOT_SQUARE = (
@@ -43,7 +44,7 @@ def pyav_decodes() -> bool:
         import av
     except ImportError:
         return False
-    return int(av.__version__.split(".")[0]) >= _MIN_PYAV
+    return _version(av.__version__) >= _MIN_PYAV
 
 
 class PyAvCapture:
@@ -169,7 +170,7 @@ class PyAvCapture:
         is_hdr = frame.color_trc in (_PQ, _HLG)
         if not is_hdr and frame.color_primaries != _BT2020_PRIMARIES:
             return np.asarray(convert(), np.uint8)
-        if is_hdr and int(av.__version__.split(".")[0]) < _HDR_TO_SDR_PYAV:
+        if is_hdr and _version(av.__version__) < _HDR_TO_SDR_PYAV:
             self._warn("HDR colors are not mapped to SDR, which needs PyAV 18")
         return np.asarray(convert(dst_color_trc=_BT709, dst_color_primaries=_BT709), np.uint8)
 
@@ -217,6 +218,11 @@ def opencv_capture(path: Path) -> Capture:
         _warn_of_opencv()
     # OpenCV's stubs say that read() always returns an image; at the end of the file it returns None.
     return cast(Capture, capture)
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, minor = (int(part) for part in text.split(".")[:2])
+    return major, minor
 
 
 @cache
