@@ -82,6 +82,7 @@ class PyAvCapture:
         except BaseException:
             self._container.close()
             raise
+        self._start = self._stream.start_time or 0  # kept, because FFmpeg changes an unknown one later
         self._frames = self._decode()
         self._time_s: float | None = None
         self._size: tuple[int, int] | None = None
@@ -92,10 +93,9 @@ class PyAvCapture:
         frame = next(self._frames, None)
         if frame is None:
             return False, None
-        start = self._stream.start_time or 0
         pts = frame.pts if frame.pts is not None else frame.dts
         base = self._stream.time_base
-        self._time_s = None if pts is None or base is None else float((pts - start) * base)
+        self._time_s = None if pts is None or base is None else float((pts - self._start) * base)
         image = self._oriented(frame, self._converted(frame))
         self._check(frame)
         return True, image
@@ -131,8 +131,8 @@ class PyAvCapture:
             seconds = float(stream.duration * stream.time_base)
         elif self._container.duration is not None:
             seconds = self._container.duration / 1e6
-            if self._container.format.name.startswith(("matroska", "flv")) and stream.start_time:
-                seconds -= float(stream.start_time * (stream.time_base or 0))  # it counts from 0
+            if self._container.format.name.startswith(("matroska", "flv")):
+                seconds -= float(self._start * (stream.time_base or 0))  # it counts from 0
         rate = float(stream.average_rate or 0)
         return round(seconds * rate) if seconds * rate > 0 else -1
 
