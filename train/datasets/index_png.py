@@ -2,7 +2,7 @@
 """Segmentation data sets of index PNGs, with instances as connected components.
 
 A folder holds ``<split>.txt``; each line is ``images/NAME.jpg labels/NAME.png`` (blank lines and lines
-that start with # are skipped). A label map is an 8-bit single-channel PNG of class indices with the size
+that start with # are skipped). Paths with spaces are separated by a tab, or each is in double quotes. A label map is an 8-bit single-channel PNG of class indices with the size
 of its image. A custom data set also has ``dataset.json``::
 
     {"classes": ["sky", "road", "car"],          names; position = class index
@@ -19,6 +19,7 @@ IMP paper's clothing data set VCP (Fu, Berg and Berg, ICCV 2019).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,7 +194,7 @@ def _read_list(root: Path, split: str, exclude: frozenset[str], source: str) -> 
     need_folder(root, LAYOUT, source)
     path = root / f"{split}.txt"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         present = sorted(p.stem for p in root.glob("*.txt"))
         raise DatasetError(
@@ -206,17 +207,29 @@ def _read_list(root: Path, split: str, exclude: frozenset[str], source: str) -> 
         ) from error
     pairs: list[tuple[str, str]] = []
     for number, line in enumerate(lines, 1):
-        fields = line.split()
+        fields = _fields(line)
         if not fields or fields[0].startswith("#"):
             continue
         if len(fields) != 2:
-            raise DatasetError(f"{path} line {number}", expected="two paths, image and label map", got=line)
+            raise DatasetError(
+                f"{path} line {number}",
+                expected="two paths, image and label map",
+                got=line,
+                fix="if the paths contain spaces, put a tab between them, or double quotes around each",
+            )
         if fields[0] not in exclude:
             pairs.append((fields[0], fields[1]))
     if not pairs:
         raise DatasetError(f"list {path}", expected="at least one pair of files", got="an empty list")
     need_files(root, (name for pair in pairs for name in pair), LAYOUT, source)
     return pairs
+
+
+def _fields(line: str) -> list[str]:
+    """Paths of a line: separated by tabs, or by spaces outside of double quotes."""
+    if "\t" in line.strip():
+        return [field.strip().strip('"') for field in line.strip().split("\t") if field.strip()]
+    return [quoted or plain for quoted, plain in re.findall(r'"([^"]+)"(?!\S)|(\S+)', line)]
 
 
 _T = TypeVar("_T")
