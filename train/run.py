@@ -22,6 +22,7 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
 from imp_trt.models.semantic import SemanticHead
 from imp_trt.train.config import CANVAS_KEYS, Recipe
+from imp_trt.train.datasets.survey import require_objects
 from imp_trt.train.loop import find_finished, train_stage
 from imp_trt.train.losses import trains_semantic
 from imp_trt.train.provenance import config_digest, dataset_facts
@@ -295,6 +296,8 @@ def _check(run: Run, config: ModelConfig) -> None:
             got=f"{', '.join(network.names)}, things {network.things}",
             fix="build the config with the data set's class table",
         )
+    if config.detector:
+        require_objects(run.dataset)
     if run.recipe.freeze_stages and run.initial == "scratch":
         raise UsageError(
             "frozen stages of the backbone",

@@ -139,6 +139,7 @@ class CityscapesDataset:
         self.stems = _complete(self.root, split, tuple(CITIES[split]) if cities is None else cities)
         if cities is None:
             _warn_incomplete_cities(split, self.stems)
+        self.min_area = 1
         self._cache = SampleCache() if cache else None
 
     @property
@@ -159,6 +160,14 @@ class CityscapesDataset:
     def __getitem__(self, index: int) -> Sample:
         position = checked_index(index, len(self))
         return self._load(position) if self._cache is None else self._cache.get(position, self._load)
+
+    def label_name(self, index: int) -> str:
+        """Path of a label map, relative to the root."""
+        return _files(self.split, self.stems[index])[1]
+
+    def label_map(self, index: int) -> NDArray[np.uint8]:
+        """Class map [H, W], 255 = ignore, without reading the image and the instances."""
+        return _class_of_label()[read_label_map(self.root / self.label_name(index), np.uint8)]
 
     def _load(self, index: int) -> Sample:
         photo, labels, numbers = (self.root / name for name in _files(self.split, self.stems[index]))

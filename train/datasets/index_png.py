@@ -169,11 +169,18 @@ class IndexPngDataset:
         position = checked_index(index, len(self))
         return self._load(position) if self._cache is None else self._cache.get(position, self._load)
 
-    def _load(self, index: int) -> Sample:
-        image_path, label_path = (self.root / name for name in self.pairs[index])
+    def label_name(self, index: int) -> str:
+        """Path of a label map, as written in the list."""
+        return self.pairs[index][1]
+
+    def label_map(self, index: int) -> NDArray[np.uint8]:
+        """Class map [H, W], 255 = ignore, without reading the image.
+
+        Raises:
+            DatasetError: the file cannot be decoded, or a label value is undefined.
+        """
+        label_path = self.root / self.pairs[index][1]
         label = read_label_map(label_path, np.uint8)
-        image = read_photo(image_path, label.shape[:2])
-        need_same_size(image_path, image, label, str(label_path))
         mapped = self._lookup[label]
         if mapped.min() < 0:
             raise DatasetError(
@@ -182,7 +189,13 @@ class IndexPngDataset:
                 got=f"also {sorted(int(v) for v in np.unique(label[mapped < 0]))}",
                 fix="add the values to ignore_index or groups, or correct the label map",
             )
-        semantic = mapped.astype(np.uint8)
+        return mapped.astype(np.uint8)
+
+    def _load(self, index: int) -> Sample:
+        image_path, label_path = (self.root / name for name in self.pairs[index])
+        semantic = self.label_map(index)
+        image = read_photo(image_path, semantic.shape[:2])
+        need_same_size(image_path, image, semantic, str(label_path))
         return Sample(
             image=image,
             semantic=semantic,
