@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from imp_trt.train.config import CANVAS_KEYS, Recipe
 from imp_trt.train.datasets.survey import require_objects
 from imp_trt.train.loop import find_finished, train_stage
 from imp_trt.train.losses import trains_semantic
-from imp_trt.train.provenance import config_digest, dataset_facts
+from imp_trt.train.provenance import config_digest, dataset_digest, dataset_facts
 from imp_trt.train.renamed import json_key, plain_dict
 
 
@@ -61,6 +62,11 @@ class Run:
     deadline: float | None = None
     save_every: int = 500
     workers: int | None = None
+
+    @cached_property
+    def data_digest(self) -> str:
+        """Digest of the data set's content: a file of a run with other labels is not reused."""
+        return dataset_digest(self.dataset)
 
     @property
     def batch_workers(self) -> int:

@@ -26,6 +26,7 @@ from imp_trt.classes import IGNORE_INDEX, ClassTable
 from imp_trt.data.dataset import Sample, SampleCache, checked_index
 from imp_trt.errors import DatasetError
 from imp_trt.train.datasets.reading import (
+    content_digest,
     need_files,
     need_folder,
     need_same_size,
@@ -160,6 +161,12 @@ class CityscapesDataset:
     def __getitem__(self, index: int) -> Sample:
         position = checked_index(index, len(self))
         return self._load(position) if self._cache is None else self._cache.get(position, self._load)
+
+    def content_digest(self) -> str:
+        """Short digest of the names, the label files and the photos."""
+        files = [[self.root / name for name in _files(self.split, stem)] for stem in self.stems]
+        labels = (path for _, *both in files for path in both)
+        return content_digest(self.stems, labels, (photo for photo, *_ in files))
 
     def label_name(self, index: int) -> str:
         """Path of a label map, relative to the root."""

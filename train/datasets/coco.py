@@ -22,7 +22,7 @@ from imp_trt.classes import IGNORE_INDEX, ClassTable, default_palette
 from imp_trt.data.dataset import Sample, SampleCache, checked_index
 from imp_trt.data.instance_maps import renumbered
 from imp_trt.errors import DatasetError, InvalidInput
-from imp_trt.train.datasets.reading import need_files, need_folder, need_same_size, read_json, read_photo
+from imp_trt.train.datasets.reading import content_digest, need_files, need_folder, need_same_size, read_json, read_photo
 from imp_trt.train.datasets.regions import Region, need_pycocotools, parse_region
 from imp_trt.train.datasets.unused import UnusedObjects, report_objects
 
@@ -124,6 +124,7 @@ class CocoDataset:
     ) -> None:
         self.name = name
         self.folder = images
+        self._annotations = annotations
         data = cast(CocoJson, read_json(annotations, _CONTENT, source))
         try:
             categories = _without_root(data, str(annotations))
@@ -150,6 +151,12 @@ class CocoDataset:
         need_files(images, (image.file_name for image in self.images), layout, source)
         self._unlabeled = 0 if background else IGNORE_INDEX
         self._cache = SampleCache() if cache else None
+
+    def content_digest(self) -> str:
+        """Short digest of the annotations, the selected images and the photos."""
+        names = [image.file_name for image in self.images]
+        photos = (self.folder / name for name in names)
+        return content_digest([names, self._unlabeled], [self._annotations], photos)
 
     def _report(self, where: str, unused: UnusedObjects) -> None:
         things = {label: self.classes.names[label] for label in self.classes.things}

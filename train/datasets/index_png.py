@@ -33,6 +33,7 @@ from imp_trt.data.dataset import Sample, SampleCache, checked_index
 from imp_trt.data.instance_maps import connected_instances
 from imp_trt.errors import DatasetError, InvalidInput
 from imp_trt.train.datasets.reading import (
+    content_digest,
     need_files,
     need_folder,
     need_same_size,
@@ -168,6 +169,13 @@ class IndexPngDataset:
     def __getitem__(self, index: int) -> Sample:
         position = checked_index(index, len(self))
         return self._load(position) if self._cache is None else self._cache.get(position, self._load)
+
+    def content_digest(self) -> str:
+        """Short digest of the lists, the meaning of label values, the label maps and the photos."""
+        spec = self.spec
+        settings = [self.pairs, spec.native, spec.ignore, self.min_area]
+        photos, labels = zip(*self.pairs, strict=True)
+        return content_digest(settings, (self.root / n for n in labels), (self.root / n for n in photos))
 
     def label_name(self, index: int) -> str:
         """Path of a label map, as written in the list."""

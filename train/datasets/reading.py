@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from imp_trt.data.images import checked_header, decode_pixels, load_image, read_
 from imp_trt.errors import DatasetError, SourceError
 
 _MAX_NAMED = 3
+_PIECE = 4096
 _Label = TypeVar("_Label", np.uint8, np.uint16)
 _REPLACE = "copy the file again or remove it from the list"
 _LFS = "version https://git-lfs.github.com/spec/"
@@ -144,6 +147,35 @@ def read_json(path: Path, content: str, source: str = "copy the file again") -> 
     if not isinstance(data, dict):
         raise DatasetError(str(path), expected=f"a JSON object with {content}", got=type(data).__name__)
     return data
+
+
+def content_digest(settings: object, labels: Iterable[Path], photos: Iterable[Path]) -> str:
+    """Short digest of what a data set contains: settings, label files, and the photos' sizes, heads and tails.
+
+    Photos are not read as a whole, because that may take minutes.
+
+    Args:
+        settings: plain data, such as the meaning of label values.
+        labels, photos: files in the order of the samples.
+
+    Raises:
+        DatasetError: a file cannot be read.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    path = Path()
+    try:
+        for path in labels:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        for path in photos:
+            with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _PIECE))
+                tail = file.read(_PIECE)
+                file.seek(0)
+                digest.update(f"{size} ".encode() + file.read(_PIECE) + tail)
+    except OSError as error:
+        raise DatasetError(str(path), expected="a readable file", got=error.strerror) from error
+    return digest.hexdigest()[:16]
 
 
 def need_folder(folder: Path, layout: str, source: str) -> None:
