@@ -170,8 +170,10 @@ def collect_ranges(
 
 def _warn_few(distinct: int, total: int, frames: CalibrationFrames) -> None:
     if distinct < ENOUGH_FRAMES:
-        same = f"{distinct} different ones among {total} calibration frames" if distinct < total else (
-            f"{total} calibration frames"
+        same = (
+            f"{distinct} different ones among {total} calibration frames"
+            if distinct < total
+            else (f"{total} calibration frames")
         )
         _log.warning(
             "only %s in %s: the ranges may not hold for others. Use %d or more different images of the "

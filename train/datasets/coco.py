@@ -3,8 +3,8 @@
 
 Every category is a class with instances; pixels without annotation are the class ``background``, or
 ignored. Categories that only group others, as Roboflow exports them, are left out. Annotations without a
-usable region are counted and logged, and refused if none is left. A label map has one instance per pixel, so where annotations overlap the smaller one
-is on top: boxes and masks are those of the visible parts.
+usable region are counted and logged, and refused if none is left. A label map has one instance per pixel,
+so where annotations overlap the smaller one is on top: boxes and masks are those of the visible parts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from imp_trt.classes import IGNORE_INDEX, ClassTable, default_palette
 from imp_trt.data.dataset import Sample, SampleCache, checked_index
 from imp_trt.data.instance_maps import renumbered
 from imp_trt.errors import DatasetError, InvalidInput
-from imp_trt.train.datasets.reading import content_digest, need_files, need_folder, need_same_size, read_json, read_photo
+from imp_trt.train.datasets.reading import (
+    content_digest,
+    need_files,
+    need_folder,
+    need_same_size,
+    read_json,
+    read_photo,
+)
 from imp_trt.train.datasets.regions import Region, need_pycocotools, parse_region
 from imp_trt.train.datasets.unused import UnusedObjects, report_objects
 

@@ -2,8 +2,9 @@
 """Segmentation data sets of index PNGs, with instances as connected components.
 
 A folder holds ``<split>.txt``; each line is ``images/NAME.jpg labels/NAME.png`` (blank lines and lines
-that start with # are skipped). Paths with spaces are separated by a tab, or each is in double quotes. A label map is an 8-bit single-channel PNG of class indices with the size
-of its image. A custom data set also has ``dataset.json``::
+that start with # are skipped). Paths with spaces are separated by a tab, or each is in double quotes. A
+label map is an 8-bit single-channel PNG of class indices with the size of its image. A custom data set
+also has ``dataset.json``::
 
     {"classes": ["sky", "road", "car"],          names; position = class index
      "things": ["car"],                          the classes with instances (names or indices)

@@ -150,9 +150,9 @@ def read_json(path: Path, content: str, source: str = "copy the file again") -> 
 
 
 def content_digest(settings: object, labels: Iterable[Path], photos: Iterable[Path]) -> str:
-    """Short digest of what a data set contains: settings, label files, and the photos' sizes, heads and tails.
+    """Short digest of what a data set contains: settings, label files and photos.
 
-    Photos are not read as a whole, because that may take minutes.
+    Of the photos only sizes, heads and tails are read, because all of them may take minutes.
 
     Args:
         settings: plain data, such as the meaning of label values.

@@ -49,7 +49,6 @@ class Region:
         filled = codec.decode(codec.merge(codec.frPyObjects(list(self.polygons), height, width)))
         return np.asarray(filled, np.bool_)
 
-
     def problem(self) -> str | None:
         """Why the region cannot contain a pixel of the image, or None."""
         if self.runs is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks at label maps before they are used: maps that are ignored as a whole, without things, absent classes."""
+"""Looks at label maps before they are used: maps without labels, maps without things, absent classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imp_trt.errors import DatasetError
 from imp_trt.train.datasets.unused import named, report_absent, report_empty
 
 LIMIT = 200
-"""Maximum number of label maps that are looked at, evenly spaced; more only while none has labels or things."""
+"""Number of evenly spaced label maps that are looked at; more only while none has labels or things."""
 
 _log = logging.getLogger(__name__)
 

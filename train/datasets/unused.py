@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Account of what a data set contains and training cannot use: counted, named, refused if it is everything."""
+"""Account of what a data set contains but cannot be used: counted, named, refused if it is everything."""
 
 from __future__ import annotations
 

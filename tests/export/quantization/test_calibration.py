@@ -101,7 +101,9 @@ def test_an_input_that_is_not_finite_is_named(module, calibration_folder):
             layer.bias[0] = kept
 
 
-@pytest.mark.parametrize(("copies", "different", "text"), [(3, 1, "1 different ones among 3"), (3, 3, "3 cal")])
+@pytest.mark.parametrize(
+    ("copies", "different", "text"), [(3, 1, "1 different ones among 3"), (3, 3, "3 cal")]
+)
 def test_few_or_duplicate_frames_are_told(module, tmp_path, caplog, copies, different, text):
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (64, 96, 3), dtype=np.uint8) for _ in range(different)]

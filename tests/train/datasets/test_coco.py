@@ -300,7 +300,11 @@ def test_a_group_with_objects_or_another_id_is_a_class(tmp_path: Path) -> None:
 
 def test_the_background_of_labelme(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     categories = [{"id": 0, "name": "_background_"}, {"id": 1, "name": "person"}, {"id": 7, "name": "dog"}]
-    assert _dataset(tmp_path, _content(categories=categories)).classes.names == ("background", "person", "dog")
+    assert _dataset(tmp_path, _content(categories=categories)).classes.names == (
+        "background",
+        "person",
+        "dog",
+    )
     assert "_background_ is taken as the background" in caplog.text
 
 
