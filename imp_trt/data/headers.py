@@ -22,7 +22,8 @@ _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # TIFF: field types, and tags.
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _CHANNELS, _EXTRA, _FORMAT = 256, 257, 258, 262, 277, 338, 339
-_LAB, _UNASSOCIATED_ALPHA = (8, 9, 10), 2
+_LAB = (8, 9, 10)
+_ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 1, 2
 _FORMATS = {2: "signed integers", 3: "floating point", 5: "complex integers", 6: "complex numbers"}
 
 
@@ -37,7 +38,7 @@ class ImageHeader:
         orientation: EXIF orientation, 1 to 8; 1 is as stored.
         several: whether there are more pages or frames than the first.
         max_value: value of white of PNM; None for other formats.
-        straight_alpha: whether colors of a TIFF are not multiplied by their alpha.
+        premultiplied: whether colors are multiplied by their alpha, in the file or by the decoder.
         unsupported: a property that decoders convert to other colors, or None.
     """
 
@@ -47,7 +48,7 @@ class ImageHeader:
     orientation: int = 1
     several: bool = False
     max_value: int | None = None
-    straight_alpha: bool = False
+    premultiplied: bool = False
     unsupported: str | None = None
 
 
@@ -158,14 +159,17 @@ def _tiff(data: bytes) -> ImageHeader:
         return tags.get(tag, default)
 
     sample_format, photometric = value(_FORMAT, 1), value(_PHOTOMETRIC, 2)
+    bits, extra = value(_BITS, 1), value(_EXTRA, 0)
     unsupported = _FORMATS.get(sample_format) or ("CIE L*a*b* colors" if photometric in _LAB else None)
     return ImageHeader(
         "TIFF",
         (value(_HEIGHT, 0), value(_WIDTH, 0)),
-        value(_BITS, 1),
+        bits,
         _valid_orientation(value(_EXIF_ORIENTATION, 1)),
         several=more,
-        straight_alpha=value(_EXTRA, 0) == _UNASSOCIATED_ALPHA and value(_CHANNELS, 1) == 4,
+        # OpenCV multiplies colors of 8 bits that are not multiplied yet.
+        premultiplied=value(_CHANNELS, 1) == 4
+        and (extra == _ASSOCIATED_ALPHA or (extra == _UNASSOCIATED_ALPHA and bits == 8)),
         unsupported=unsupported,
     )
 

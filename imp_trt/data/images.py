@@ -79,17 +79,16 @@ def load_image(path: Path) -> DecodedImage:
         )
     if header.several:
         warn_once(path, "has several pages or frames; only the first is read")
-    pixels: NDArray[np.generic]
-    if header.bits > 8 or header.max_value not in (None, 255):
-        pixels = decode_pixels(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, what)
+    is_deep = header.bits > 8 or header.max_value not in (None, 255)
+    if header.premultiplied:
+        pixels = _without_alpha(decode_pixels(data, cv2.IMREAD_UNCHANGED, what), what)
+    else:
+        pixels = decode_pixels(data, cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if is_deep else 0), what)
+    if is_deep:
         unused = _unused_bits(pixels, header)
         if unused:
             warn_once(path, f"leaves the upper {unused} bits of its values unused and becomes dark")
         pixels = _to_8_bits(pixels, header, what)
-    elif header.straight_alpha:
-        pixels = _without_alpha(decode_pixels(data, cv2.IMREAD_UNCHANGED, what), what)
-    else:
-        pixels = decode_pixels(data, cv2.IMREAD_COLOR, what)
     image = np.asarray(pixels, np.uint8)
     if header.format != "TIFF":  # OpenCV applies the orientation of TIFF even where it is told not to
         image = _oriented(image, header.orientation)
@@ -204,7 +203,7 @@ def _unused_bits(image: NDArray[np.generic], header: ImageHeader) -> int:
 
 
 def _without_alpha(image: NDArray[np.generic], what: str) -> NDArray[np.generic]:
-    """Colors of a TIFF, which OpenCV multiplies by their alpha."""
+    """Colors that are multiplied by their alpha, which must be opaque."""
     if image.ndim == 3 and image.shape[2] == 4:
         if int(np.min(image[..., 3])) < (255 if image.dtype == np.uint8 else 65535):
             raise SourceError(

@@ -235,10 +235,9 @@ def test_labels_of_the_stored_pixels_are_known_by_their_size(
         ("signed integers", lambda path: image_files.tiff(path, gray().astype(np.int32))),
         ("L.a.b", lambda path: image_files.tiff(path, rgb(), photometric=8)),
         ("8 or 16 bits|invalid data", lambda path: image_files.tiff(path, gray().astype(np.uint32) << 24)),
-        (
-            "transparent pixels",
-            lambda path: image_files.tiff(path, np.dstack([rgb(), gray()]), extra=2),
-        ),
+        ("transparent pixels", lambda path: image_files.tiff(path, np.dstack([rgb(), gray()]), extra=2)),
+        ("transparent pixels", lambda path: image_files.tiff(path, np.dstack([rgb(), gray()]), extra=1)),
+        ("transparent pixels", lambda path: image_files.tiff(path, _deep(4), extra=1)),
     ],
 )  # fmt: skip
 def test_colors_that_cannot_be_converted_are_refused(
@@ -252,9 +251,28 @@ def test_colors_that_cannot_be_converted_are_refused(
 @pytest.mark.parametrize("reader", READERS)
 def test_an_opaque_tiff_with_alpha(tmp_path: Path, reader: _Reader) -> None:
     opaque = np.dstack([rgb(), np.full((*image_files.SIZE, 1), 255, np.uint8)])
-    for extra in (1, 2):
-        path = image_files.tiff(tmp_path / "a.tif", opaque, extra=extra)
-        assert np.array_equal(reader(path), rgb()[..., ::-1])
+    for pixels in (opaque, opaque.astype(np.uint16) * 257):
+        for extra in (0, 1, 2):
+            path = image_files.tiff(tmp_path / "a.tif", pixels, extra=extra)
+            assert np.array_equal(reader(path), rgb()[..., ::-1])
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_transparency_that_is_not_in_the_colors_is_dropped(
+    tmp_path: Path, reader: _Reader, dtype: type[np.generic]
+) -> None:
+    """Straight alpha, which PNG always has: the colors are those of an opaque image."""
+    scale = 257 if dtype == np.uint16 else 1
+    pixels = np.dstack([rgb(), np.zeros((*image_files.SIZE, 1), np.uint8)]).astype(dtype) * dtype(scale)
+    assert np.array_equal(
+        reader(image_files.png(tmp_path / "a.png", pixels, 8 * pixels.itemsize)), rgb()[..., ::-1]
+    )
+    two = np.dstack([gray(), np.zeros_like(gray())]).astype(dtype) * dtype(scale)
+    found = reader(image_files.png(tmp_path / "b.png", two, 8 * two.itemsize))
+    assert np.array_equal(found, np.dstack([gray()] * 3))
+    if dtype == np.uint16:  # 8 bits are refused: OpenCV multiplies them
+        assert np.array_equal(reader(image_files.tiff(tmp_path / "c.tif", pixels, extra=2)), rgb()[..., ::-1])
 
 
 _LABELS: list[_Reader] = [lambda path: read_label_map(path, np.uint8)]

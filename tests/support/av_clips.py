@@ -41,6 +41,7 @@ def write(
     options: Mapping[str, str] | None = None,
     container: Mapping[str, str] | None = None,
     turned: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """A video of pictures.
 
@@ -53,6 +54,7 @@ def write(
         options: of the encoder.
         container: options of the muxer.
         turned: arguments of set_display_rotation.
+        metadata: of the stream.
     """
     av = pytest.importorskip("av", reason="PyAV is not installed")
     try:
@@ -63,6 +65,7 @@ def write(
         stream = file.add_stream(codec, rate=rate, options=dict(options or {}))
         stream.height, stream.width = size
         stream.pix_fmt = pixels
+        stream.metadata.update(metadata or {})
         tick = Fraction(1, rate) if times is None else Fraction(1, 1000)
         if times is not None:
             stream.codec_context.time_base = tick

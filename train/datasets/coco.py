@@ -148,6 +148,8 @@ class CocoDataset:
         ) as error:
             raise DatasetError(str(annotations), expected=_CONTENT, got=repr(error)) from error
         self.images = tuple(i for i in images_of_file if keep is None or keep(i))
+        if keep is not None:
+            _log.info("%s: %d of %d images are selected", name, len(self.images), len(images_of_file))
         if not self.images:
             raise DatasetError(
                 f"data set {name}", expected="at least one image", got=f"none in {annotations}"

@@ -20,7 +20,9 @@ IMP paper's clothing data set VCP (Fu, Berg and Berg, ICCV 2019).
 
 from __future__ import annotations
 
+import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,9 @@ from imp_trt.train.datasets.reading import (
     read_label_map,
     read_photo,
 )
+from imp_trt.train.datasets.unused import named
+
+_log = logging.getLogger(__name__)
 
 LAYOUT = "<split>.txt with lines 'images/NAME.jpg labels/NAME.png', images/, labels/"
 
@@ -241,6 +246,9 @@ def _read_list(root: Path, split: str, exclude: frozenset[str], source: str) -> 
             )
         if fields[0] not in exclude:
             pairs.append((fields[0], fields[1]))
+    twice = [name for name, count in Counter(image for image, _ in pairs).items() if count > 1]
+    if twice:
+        _log.warning("list %s: %d images are listed more than once: %s", path, len(twice), named(twice))
     if not pairs:
         raise DatasetError(f"list {path}", expected="at least one pair of files", got="an empty list")
     need_files(root, (name for pair in pairs for name in pair), LAYOUT, source)

@@ -53,7 +53,7 @@ class PyAvCapture:
     Frames are turned and mirrored as the display matrix says, converted with the stream's color matrix and
     range, HDR is mapped to SDR, and frames of another size are resized to that of the first, as FFmpeg does.
     What cannot be honored is logged as a warning: pixels that are not square, other rotations than by quarter
-    turns, interlacing, and HDR with PyAV 17.
+    turns, interlacing, stereoscopic views, and HDR with PyAV 17.
 
     Args:
         path: a regular file.
@@ -179,6 +179,8 @@ class PyAvCapture:
         from av.sidedata.sidedata import Type
 
         side_data = cast("Mapping[object, memoryview]", frame.side_data)  # its stubs expect other keys
+        if Type.STEREO3D in side_data:
+            self._warn("it is stereoscopic; the views of a frame are processed as one image")
         matrix = side_data.get(Type.DISPLAYMATRIX)
         if matrix is None:
             return image

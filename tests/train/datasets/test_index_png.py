@@ -295,3 +295,9 @@ def test_names_with_spaces_but_nothing_around_them(tmp_path: Path) -> None:
     _describe(_write(tmp_path, ("my photo",)))
     with pytest.raises(DatasetError, match=r"line 3.*double quotes around each"):
         open_dataset(str(tmp_path), "train")
+
+
+def test_images_that_are_listed_twice_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _describe(_write(tmp_path, ("a", "b", "a")))
+    assert len(open_dataset(str(tmp_path), "train")) == 3
+    assert "1 images are listed more than once: images/a.png" in caplog.text

@@ -144,6 +144,9 @@ CASES = {
         settings={"options": {"flags": "+ildct+ilme"}, "rate": 25},
         opencv=False,
     ),
+    "stereoscopic": Case(
+        ".mkv", warning="stereoscopic", settings={"metadata": {"stereo_mode": "left_right"}}, opencv=False
+    ),
     "b-frames": Case(".mp4", settings={"options": {"bf": "3"}, "frames": 20}),
     "b-frames ts": Case(".ts", settings={"options": {"bf": "3"}, "frames": 20}),
     "variable rate mp4": Case(".mp4", settings={"times": [0, 40, 300, 310, 2000, 2033]}),
