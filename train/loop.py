@@ -30,6 +30,7 @@ from imp_trt.train.state import (
     TimeBudgetSpent,
     TrainingState,
     read_state,
+    require_same_data,
     require_same_run,
     save_state,
 )
@@ -45,15 +46,24 @@ def find_finished(run: Run, name: str, identity: str) -> Path | None:
     """The stage's checkpoint if this run has already written it, else None.
 
     Raises:
-        UsageError: a checkpoint of that name belongs to another run.
+        UsageError: a checkpoint of that name belongs to another run, or was trained with other labels.
     """
     path = run.folder / f"{name}.safetensors"
     # All processes must agree before the first of them writes.
     exists = distributed.any_process(path.is_file(), run.device)
     if not exists:
         return None
-    require_same_run(path, load_model(path)[1].get("identity"), identity)
+    metadata = load_model(path)[1]
+    require_same_run(path, metadata.get("identity"), identity)
+    require_same_data(path, metadata.get("data_digest"), run.data_digest)
+    _LOGGER.info("%s is reused: it was trained with %s", path, _inputs(run, identity))
     return path
+
+
+def _inputs(run: Run, identity: str) -> str:
+    """What identifies a run, in words."""
+    data = f"{len(run.dataset)} images of {run.dataset.name} (content {run.data_digest})"
+    return f"{data}, seed {run.seed}, initial weights {run.initial}; run {identity[:12]}"
 
 
 def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: str, digest: str) -> Path:
@@ -81,8 +91,10 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
     network = network.to(run.device).to(memory_format=torch.channels_last)
     optimizer = _prepare(network, run)
     path = run.folder / f"{name}.resume.pt"
-    state = read_state(path, identity)
+    state = read_state(path, identity, run.data_digest)
     if state is not None:
+        step, steps = state["step"], schedule.iterations
+        _LOGGER.info("%s resumes at step %d of %d: %s", path, step, steps, _inputs(run, identity))
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimiser"])
     first = 0 if state is None else state["step"]
@@ -99,6 +111,7 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
                 identity=identity,
                 step=step,
                 sources=sources,
+                data_digest=run.data_digest,
                 log=log.state(),
             )
             save_state(path, saved)
@@ -106,7 +119,12 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
     with log, StopRequest(run.deadline) as stop:
         _steps(run, network, optimizer, stage, range(first, schedule.iterations), log, stop, save)
     if is_writer:
-        provenance = {"identity": identity, "config_digest": digest, "sources": sources}
+        provenance = {
+            "identity": identity,
+            "config_digest": digest,
+            "data_digest": run.data_digest,
+            "sources": sources,
+        }
         metadata = {**_metadata(run, stage, log.seconds), **provenance}
         save_checkpoint(run.folder / f"{name}.safetensors", network, metadata, run.half and stage == 2)
         path.unlink(missing_ok=True)

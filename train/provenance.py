@@ -10,7 +10,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Protocol, TypedDict, runtime_checkable
 
 import imp_trt
 
@@ -76,6 +76,24 @@ def dataset_facts(dataset: Dataset) -> DatasetFacts:
         "size": list(sample.size),
         "first_sample": pixels.hexdigest()[:12],
     }
+
+
+@runtime_checkable
+class _DigestedDataset(Protocol):
+    """A data set that can describe its content without decoding it."""
+
+    def content_digest(self) -> str: ...
+
+
+def dataset_digest(dataset: Dataset) -> str:
+    """Short digest of a data set's content, labels included; of data sets without files, of the first sample.
+
+    Raises:
+        DatasetError: a file cannot be read.
+    """
+    if isinstance(dataset, _DigestedDataset):
+        return dataset.content_digest()
+    return dataset_facts(dataset)["first_sample"]
 
 
 def _git(folder: Path, *arguments: str) -> str:

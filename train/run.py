@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -27,9 +28,10 @@ from imp_trt.models.presets import without_imp
 from imp_trt.models.semantic import SemanticHead
 from imp_trt.train import distributed
 from imp_trt.train.config import CANVAS_KEYS, Recipe
+from imp_trt.train.datasets.survey import require_objects
 from imp_trt.train.loop import find_finished, train_stage
 from imp_trt.train.losses import trains_semantic
-from imp_trt.train.provenance import config_digest, dataset_facts
+from imp_trt.train.provenance import config_digest, dataset_digest, dataset_facts
 from imp_trt.train.renamed import json_key, plain_dict
 
 LOCK_NAME = ".lock"
@@ -71,6 +73,11 @@ class Run:
     deadline: float | None = None
     save_every: int = 500
     workers: int | None = None
+
+    @cached_property
+    def data_digest(self) -> str:
+        """Digest of the data set's content: a file of a run with other labels is not reused."""
+        return dataset_digest(self.dataset)
 
     @property
     def batch_workers(self) -> int:
@@ -353,6 +360,8 @@ def _check(run: Run, config: ModelConfig) -> None:
             got=f"{', '.join(network.names)}, things {network.things}",
             fix="build the config with the data set's class table",
         )
+    if config.detector:
+        require_objects(run.dataset)
     if run.recipe.freeze_stages and run.initial == "scratch":
         raise UsageError(
             "frozen stages of the backbone",

@@ -32,11 +32,14 @@ class TimeBudgetSpent(ImpTrtError):
 _Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 
-class _Sources(TypedDict, total=False):
-    sources: list[str]  # missing in older states
+class _Later(TypedDict, total=False):
+    """Keys that are missing in older states."""
+
+    sources: list[str]
+    data_digest: str
 
 
-class TrainingState(_Sources):
+class TrainingState(_Later):
     """Content of a saved state."""
 
     network: dict[str, Tensor]
@@ -99,8 +102,13 @@ def save_state(path: Path, state: TrainingState) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def read_state(path: Path, identity: str) -> TrainingState | None:
+def read_state(path: Path, identity: str, data_digest: str | None = None) -> TrainingState | None:
     """Read a state of the same run, with tensors on the CPU; None if there is no file.
+
+    Args:
+        path: the saved state.
+        identity: identity of the run.
+        data_digest: digest of its data set's content, if that is to be compared too.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -115,6 +123,7 @@ def read_state(path: Path, identity: str) -> TrainingState | None:
     if not isinstance(state, dict) or not PARTS <= set(state):
         raise _damaged(path, "missing keys")
     require_same_run(path, state["identity"], identity)
+    require_same_data(path, state.get("data_digest"), data_digest)
     return state
 
 
@@ -130,4 +139,15 @@ def require_same_run(path: Path, actual: object, identity: str) -> None:
             expected="the same data, seed, recipe and network",
             got="a file made with others",
             fix="choose another folder with -o, or delete the file",
+        )
+
+
+def require_same_data(path: Path, actual: object, data_digest: str | None) -> None:
+    """Raise UsageError if a file was made with other images or labels; older files do not record them."""
+    if None not in (actual, data_digest) and actual != data_digest:
+        raise UsageError(
+            f"{path} was made with other images or labels of the same data set",
+            expected=f"data {data_digest}",
+            got=f"data {actual}",
+            fix="choose another folder with -o, restore the data, or delete the file",
         )

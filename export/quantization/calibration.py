@@ -7,6 +7,8 @@ that memory does not grow with the number of frames.
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,8 +28,13 @@ from imp_trt.preprocessing.letterbox import LetterboxTransform
 DEFAULT_LIMIT = 128
 """Default maximum number of calibration frames."""
 
+ENOUGH_FRAMES = 32
+"""Number of different calibration frames below which a warning is logged."""
+
 MIN_UNCLIPPED = 0.99
 """Minimum fraction of the values below a clipping threshold."""
+
+_log = logging.getLogger(__name__)
 
 _SHIFT = 17  # of a float32's bits, which leaves 64 bins for every power of two
 _BINS = 1 << (31 - _SHIFT)
@@ -132,6 +139,8 @@ def collect_ranges(
 ) -> dict[Key, Histogram]:
     """Histograms of the inputs of all convolutions and fully connected layers.
 
+    A warning is logged if fewer than ENOUGH_FRAMES frames differ from each other.
+
     Args:
         module: float32 module.
         frames: calibration frames.
@@ -144,16 +153,35 @@ def collect_ranges(
     height, width = module.config.input_size
     histograms: dict[Key, Histogram] = {}
     total = len(frames.paths())
+    distinct: set[bytes] = set()
     for done, frame in enumerate(frames.load(InputContract(height=height, width=width))):
         if progress is not None:
             progress(done, total)
+        distinct.add(hashlib.sha256(frame.tobytes()).digest())
         _count(module, torch.from_numpy(frame.copy()).unsqueeze(0), histograms)
     if progress is not None:
         progress(total, total)
+    _warn_few(len(distinct), total, frames)
     for (layer, _), histogram in histograms.items():
         if not histogram.finite:
             raise ExportError(f"input of layer {layer} on the calibration frames", got="infinity or NaN")
     return histograms
+
+
+def _warn_few(distinct: int, total: int, frames: CalibrationFrames) -> None:
+    if distinct < ENOUGH_FRAMES:
+        same = (
+            f"{distinct} different ones among {total} calibration frames"
+            if distinct < total
+            else (f"{total} calibration frames")
+        )
+        _log.warning(
+            "only %s in %s: the ranges may not hold for others. Use %d or more different images of the "
+            "application (--calib), check the result on more frames (--frames), or export fp16",
+            same,
+            frames.folder,
+            ENOUGH_FRAMES,
+        )
 
 
 def _count(module: DeployModule, frames: Tensor, histograms: dict[Key, Histogram]) -> None:

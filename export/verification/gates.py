@@ -186,6 +186,10 @@ def enforce(agreement: Agreement, precision: Precision) -> None:
         return
     if agreement.unconverged:
         fix = "increase --nms-iterations, for example to 64"
+    elif precision in ("int8", "fp8"):
+        fix = (
+            "calibrate with more and other images (--calib), verify on more frames (--frames), or export fp16"
+        )
     else:
         fix = "report this with the weights"
     raise VerificationError(

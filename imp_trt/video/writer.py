@@ -32,6 +32,8 @@ _MIN_STEP = TICKS // 1000  # Matroska counts milliseconds
 _MAX_GAP = 600 * TICKS
 _REPLACES_AFTER = 2 * TICKS  # by then the first fragment is written
 _MAX_TIME_S = 1e12
+_MP4_MAX_PERIOD = (1 << 31) - 1  # ticks, in 32 bits
+_MAX_PERIOD = 1 << 40
 _DISK_CHECK_INTERVAL = 32  # frames
 # For the frames until the next check, and for the index, without which the file cannot be read.
 _RESERVED_BYTES = 8 << 20
@@ -82,6 +84,15 @@ class VideoWriter:
         if not (math.isfinite(fps) and 0 < fps <= 1000):
             raise InvalidInput("fps", expected="a number above 0, at most 1000", got=fps)
         self._kind = _select_encoder(encoder, suffix)
+        self._rate = frame_rate(fps)
+        longest = _MP4_MAX_PERIOD if suffix in (".mp4", ".m4v", ".mov") else _MAX_PERIOD
+        if TICKS / self._rate > longest:
+            raise InvalidInput(
+                f"fps of {self._path.name}",
+                expected=f"a frame every {longest // TICKS} s or more often",
+                got=f"{fps:g} frames per second",
+                fix="write .mkv" if longest == _MP4_MAX_PERIOD else "write images to a folder",
+            )
         if self._path.is_dir():
             raise self._error("the path is a folder")
         try:
@@ -91,7 +102,6 @@ class VideoWriter:
             self._file = self._temporary.__enter__().absolute()
         except OSError as error:
             raise self._error(error.strerror or str(error)) from error
-        self._rate = frame_rate(fps)
         self._timeline = Timeline(self._rate)
         self._encoder: Encoder | None = None
         self._size: tuple[int, int] | None = None
@@ -283,6 +293,8 @@ def frame_rate(fps: float) -> Fraction:
     thousandths = fps * 1.001
     if abs(thousandths - round(thousandths)) < 1e-3 and abs(fps - round(fps)) > 1e-3:
         return Fraction(round(thousandths) * 1000, 1001)
+    if fps < 1:  # time-lapse: a period of a whole number of seconds is more likely than a rate
+        return 1 / (1 / Fraction(fps)).limit_denominator(1001)
     return Fraction(fps).limit_denominator(1001)
 
 

@@ -434,12 +434,33 @@ def test_a_missing_encoder_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
         (25.0, Fraction(25)),
         (12.5, Fraction(25, 2)),
         (0.5, Fraction(1, 2)),
+        (0.0003, Fraction(3, 10000)),
+        (1 / 1800, Fraction(1, 1800)),
+        (1 / 3600, Fraction(1, 3600)),
         (999.0, Fraction(999)),
         (1000.0, Fraction(1000)),
     ],
 )
 def test_rounded_rates_mean_exact_ones(fps: float, rate: Fraction) -> None:
     assert frame_rate(fps) == rate
+
+
+@needs_pyav
+def test_a_frame_an_hour(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "x.mkv", 1 / 3600)
+    for index in range(4):
+        writer.write(clips.picture(index), 3600.0 * index)
+    writer.close()
+    with open_source(tmp_path / "x.mkv") as source:
+        assert source.fps == pytest.approx(1 / 3600)
+        assert [frame.time_s for frame in source] == [0, 3600, 7200, 10800]
+
+
+@pytest.mark.parametrize(("name", "fps"), [("x.mp4", 1 / 3600), ("x.mov", 1e-9), ("x.mkv", 5e-324)])
+def test_rates_that_a_container_cannot_hold_are_refused(tmp_path: Path, name: str, fps: float) -> None:
+    with pytest.raises(InvalidInput, match="or more often"):
+        VideoWriter(tmp_path / name, fps)
+    assert os.listdir(tmp_path) == []
 
 
 def seconds(times: list[float | None], fps: int = 10) -> list[float]:

@@ -26,6 +26,7 @@ from imp_trt.classes import IGNORE_INDEX, ClassTable
 from imp_trt.data.dataset import Sample, SampleCache, checked_index
 from imp_trt.errors import DatasetError
 from imp_trt.train.datasets.reading import (
+    content_digest,
     need_files,
     need_folder,
     need_same_size,
@@ -139,6 +140,7 @@ class CityscapesDataset:
         self.stems = _complete(self.root, split, tuple(CITIES[split]) if cities is None else cities)
         if cities is None:
             _warn_incomplete_cities(split, self.stems)
+        self.min_area = 1
         self._cache = SampleCache() if cache else None
 
     @property
@@ -160,9 +162,24 @@ class CityscapesDataset:
         position = checked_index(index, len(self))
         return self._load(position) if self._cache is None else self._cache.get(position, self._load)
 
+    def content_digest(self) -> str:
+        """Short digest of the names, the label files and the photos."""
+        files = [[self.root / name for name in _files(self.split, stem)] for stem in self.stems]
+        labels = (path for _, *both in files for path in both)
+        return content_digest(self.stems, labels, (photo for photo, *_ in files))
+
+    def label_name(self, index: int) -> str:
+        """Path of a label map, relative to the root."""
+        return _files(self.split, self.stems[index])[1]
+
+    def label_map(self, index: int) -> NDArray[np.uint8]:
+        """Class map [H, W], 255 = ignore, without reading the image and the instances."""
+        return _class_of_label()[read_label_map(self.root / self.label_name(index), np.uint8)]
+
     def _load(self, index: int) -> Sample:
         photo, labels, numbers = (self.root / name for name in _files(self.split, self.stems[index]))
-        image, label_ids = read_photo(photo), read_label_map(labels, np.uint8)
+        label_ids = read_label_map(labels, np.uint8)
+        image = read_photo(photo, label_ids.shape[:2])
         instance_ids = read_label_map(numbers, np.uint16)
         need_same_size(photo, image, label_ids, str(labels))
         need_same_size(photo, image, instance_ids, str(numbers))

@@ -2,12 +2,14 @@
 """Data sets in COCO's format: one JSON file of images, categories and annotations, and a folder of images.
 
 Every category is a class with instances; pixels without annotation are the class ``background``, or
-ignored. A label map has one instance per pixel, so where annotations overlap the smaller one
-is on top: boxes and masks are those of the visible parts.
+ignored. Categories that only group others, as Roboflow exports them, are left out. Annotations without a
+usable region are counted and logged, and refused if none is left. A label map has one instance per pixel,
+so where annotations overlap the smaller one is on top: boxes and masks are those of the visible parts.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,10 +22,21 @@ from imp_trt.classes import IGNORE_INDEX, ClassTable, default_palette
 from imp_trt.data.dataset import Sample, SampleCache, checked_index
 from imp_trt.data.instance_maps import renumbered
 from imp_trt.errors import DatasetError, InvalidInput
-from imp_trt.train.datasets.reading import need_files, need_folder, need_same_size, read_json, read_photo
+from imp_trt.train.datasets.reading import (
+    content_digest,
+    need_files,
+    need_folder,
+    need_same_size,
+    read_json,
+    read_photo,
+)
 from imp_trt.train.datasets.regions import Region, need_pycocotools, parse_region
+from imp_trt.train.datasets.unused import UnusedObjects, report_objects
+
+_log = logging.getLogger(__name__)
 
 BACKGROUND = "background"
+_BACKGROUNDS = (BACKGROUND, "_background_", "__background__")
 LAYOUT = "annotations/instances_<split>2017.json and <split>2017/*.jpg, or JSON,IMAGES"
 SOURCE = (
     "COCO is available at https://cocodataset.org/#download (annotations CC BY 4.0, photos under the "
@@ -33,10 +46,11 @@ _CONTENT = "images, annotations and categories in COCO's format"
 
 
 class CategoryJson(TypedDict):
-    """Category of a COCO file."""
+    """Category of a COCO file; files may omit supercategory."""
 
     id: int
     name: str
+    supercategory: str | None
 
 
 class ImageJson(TypedDict):
@@ -117,23 +131,51 @@ class CocoDataset:
     ) -> None:
         self.name = name
         self.folder = images
+        self._annotations = annotations
         data = cast(CocoJson, read_json(annotations, _CONTENT, source))
         try:
-            self.classes, class_of = _classes(data["categories"], background)
-            images_of_file = _images(data, class_of)
+            categories = _without_root(data, str(annotations))
+            self.classes, class_of = _classes(categories, background)
+            images_of_file, unused = _images(data, class_of)
             self.terms = terms or _licenses(data)
-        except (KeyError, TypeError, ValueError, InvalidInput) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+            InvalidInput,
+        ) as error:
             raise DatasetError(str(annotations), expected=_CONTENT, got=repr(error)) from error
         self.images = tuple(i for i in images_of_file if keep is None or keep(i))
+        if keep is not None:
+            _log.info("%s: %d of %d images are selected", name, len(self.images), len(images_of_file))
         if not self.images:
             raise DatasetError(
                 f"data set {name}", expected="at least one image", got=f"none in {annotations}"
             )
         if any(region.polygons for image in self.images for _, _, region in image.objects):
             need_pycocotools()
+        self._report(str(annotations), unused)
         need_files(images, (image.file_name for image in self.images), layout, source)
         self._unlabeled = 0 if background else IGNORE_INDEX
         self._cache = SampleCache() if cache else None
+
+    def content_digest(self) -> str:
+        """Short digest of the annotations, the selected images and the photos."""
+        names = [image.file_name for image in self.images]
+        photos = (self.folder / name for name in names)
+        return content_digest([names, self._unlabeled], [self._annotations], photos)
+
+    def _report(self, where: str, unused: UnusedObjects) -> None:
+        things = {label: self.classes.names[label] for label in self.classes.things}
+        images = [
+            (image.file_name, [things[label] for label, _, _ in image.objects if label in things])
+            for image in self.images
+        ]
+        report_objects(where, images, unused, list(things.values()))
+        if all(crowd for image in self.images for _, crowd, _ in image.objects):
+            _log.warning("%s: all objects are crowds (iscrowd 1), which are not detected one by one", where)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -144,7 +186,7 @@ class CocoDataset:
 
     def _load(self, index: int) -> Sample:
         labeled = self.images[index]
-        image = read_photo(self.folder / labeled.file_name)
+        image = read_photo(self.folder / labeled.file_name, labeled.size)
         semantic = np.full(labeled.size, self._unlabeled, np.uint8)
         need_same_size(self.folder / labeled.file_name, image, semantic, "the size in the annotations")
         painted = np.zeros(labeled.size, np.int32)
@@ -166,38 +208,64 @@ class CocoDataset:
 def _classes(categories: list[CategoryJson], background: bool) -> tuple[ClassTable, dict[int, int]]:
     """Class table in the order of the category ids, and the class index of each id."""
     named = sorted((int(c["id"]), str(c["name"])) for c in categories)
-    things = [(number, name) for number, name in named if name.lower() != BACKGROUND]
+    things = [(number, name) for number, name in named if name.lower() not in _BACKGROUNDS]
     first = int(background)
     names = (BACKGROUND,) * first + tuple(name for _, name in things)
     table = ClassTable(names, tuple(range(first, len(names))), default_palette(len(names)))
     class_of = {number: index for index, (number, _) in enumerate(things, first)}
     rest = 0 if background else IGNORE_INDEX
-    class_of |= {number: rest for number, name in named if name.lower() == BACKGROUND}
+    class_of |= {number: rest for number, name in named if name.lower() in _BACKGROUNDS}
     if len(class_of) != len(named):
         raise ValueError("category ids must be unique")
     return table, class_of
 
 
-def _images(data: CocoJson, class_of: Mapping[int, int]) -> list[CocoImage]:
-    """Images in the order of their ids, each with its annotations."""
+def _without_root(data: CocoJson, where: str) -> list[CategoryJson]:
+    """The categories without Roboflow's root: id 0, without objects, the supercategory of others."""
+    used = {annotation["category_id"] for annotation in data["annotations"]}
+    groups = {c.get("supercategory") for c in data["categories"] if c["id"] != 0}
+    kept = []
+    for category in data["categories"]:
+        name, parent = category["name"], category.get("supercategory")
+        if category["id"] == 0 not in used and name in groups and parent in (None, "", "none", name):
+            _log.warning("%s: category 0 (%s) only groups others and has no objects; left out", where, name)
+        else:
+            if name != BACKGROUND and str(name).lower() in _BACKGROUNDS:
+                _log.warning("%s: category %s is taken as the background", where, name)
+            kept.append(category)
+    return kept
+
+
+def _images(data: CocoJson, class_of: Mapping[int, int]) -> tuple[list[CocoImage], UnusedObjects]:
+    """Images in the order of their ids, each with its annotations, and the annotations that are not used."""
     sizes = {image["id"]: (int(image["height"]), int(image["width"])) for image in data["images"]}
     if len(sizes) != len(data["images"]):
         raise ValueError("image ids must be unique")
     objects: dict[object, list[tuple[int, bool, Region]]] = defaultdict(list)
+    unused = UnusedObjects()
     for annotation in data["annotations"]:
         size = sizes.get(annotation["image_id"])
-        if size is None:
-            continue  # subsets often keep the annotations of the whole data set
+        if size is None:  # subsets often keep the annotations of the whole data set
+            unused.add("of images that the file does not list", annotation)
+            continue
         try:
             number = annotation["category_id"]
             if number not in class_of:
                 raise ValueError(f"category {number} is not in the file's categories")
             region = parse_region(annotation["segmentation"], size)
-        except (KeyError, TypeError, ValueError) as error:
+            crowd = annotation.get("iscrowd")
+            if crowd not in (None, 0, 1):
+                raise ValueError(f"iscrowd must be 0 or 1, not {crowd!r}")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"annotation {annotation.get('id')}: {error!r}") from error
-        objects[annotation["image_id"]].append((class_of[number], bool(annotation.get("iscrowd", 0)), region))
+        problem = region.problem()
+        if problem is not None:
+            unused.add(problem, annotation)
+        else:
+            objects[annotation["image_id"]].append((class_of[number], bool(crowd), region))
     listed = sorted(data["images"], key=lambda image: image["id"])
-    return [CocoImage(str(i["file_name"]), sizes[i["id"]], tuple(objects[i["id"]])) for i in listed]
+    images = [CocoImage(str(i["file_name"]), sizes[i["id"]], tuple(objects[i["id"]])) for i in listed]
+    return images, unused
 
 
 def _licenses(data: CocoJson) -> str | None:

@@ -2,8 +2,9 @@
 """Segmentation data sets of index PNGs, with instances as connected components.
 
 A folder holds ``<split>.txt``; each line is ``images/NAME.jpg labels/NAME.png`` (blank lines and lines
-that start with # are skipped). A label map is an 8-bit single-channel PNG of class indices with the size
-of its image. A custom data set also has ``dataset.json``::
+that start with # are skipped). Paths with spaces are separated by a tab, or each is in double quotes. A
+label map is an 8-bit single-channel PNG of class indices with the size of its image. A custom data set
+also has ``dataset.json``::
 
     {"classes": ["sky", "road", "car"],          names; position = class index
      "things": ["car"],                          the classes with instances (names or indices)
@@ -19,6 +20,9 @@ IMP paper's clothing data set VCP (Fu, Berg and Berg, ICCV 2019).
 
 from __future__ import annotations
 
+import logging
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +36,7 @@ from imp_trt.data.dataset import Sample, SampleCache, checked_index
 from imp_trt.data.instance_maps import connected_instances
 from imp_trt.errors import DatasetError, InvalidInput
 from imp_trt.train.datasets.reading import (
+    content_digest,
     need_files,
     need_folder,
     need_same_size,
@@ -39,6 +44,9 @@ from imp_trt.train.datasets.reading import (
     read_label_map,
     read_photo,
 )
+from imp_trt.train.datasets.unused import named
+
+_log = logging.getLogger(__name__)
 
 LAYOUT = "<split>.txt with lines 'images/NAME.jpg labels/NAME.png', images/, labels/"
 
@@ -168,10 +176,25 @@ class IndexPngDataset:
         position = checked_index(index, len(self))
         return self._load(position) if self._cache is None else self._cache.get(position, self._load)
 
-    def _load(self, index: int) -> Sample:
-        image_path, label_path = (self.root / name for name in self.pairs[index])
-        image, label = read_photo(image_path), read_label_map(label_path, np.uint8)
-        need_same_size(image_path, image, label, str(label_path))
+    def content_digest(self) -> str:
+        """Short digest of the lists, the meaning of label values, the label maps and the photos."""
+        spec = self.spec
+        settings = [self.pairs, spec.native, spec.ignore, self.min_area]
+        photos, labels = zip(*self.pairs, strict=True)
+        return content_digest(settings, (self.root / n for n in labels), (self.root / n for n in photos))
+
+    def label_name(self, index: int) -> str:
+        """Path of a label map, as written in the list."""
+        return self.pairs[index][1]
+
+    def label_map(self, index: int) -> NDArray[np.uint8]:
+        """Class map [H, W], 255 = ignore, without reading the image.
+
+        Raises:
+            DatasetError: the file cannot be decoded, or a label value is undefined.
+        """
+        label_path = self.root / self.pairs[index][1]
+        label = read_label_map(label_path, np.uint8)
         mapped = self._lookup[label]
         if mapped.min() < 0:
             raise DatasetError(
@@ -180,7 +203,13 @@ class IndexPngDataset:
                 got=f"also {sorted(int(v) for v in np.unique(label[mapped < 0]))}",
                 fix="add the values to ignore_index or groups, or correct the label map",
             )
-        semantic = mapped.astype(np.uint8)
+        return mapped.astype(np.uint8)
+
+    def _load(self, index: int) -> Sample:
+        image_path, label_path = (self.root / name for name in self.pairs[index])
+        semantic = self.label_map(index)
+        image = read_photo(image_path, semantic.shape[:2])
+        need_same_size(image_path, image, semantic, str(label_path))
         return Sample(
             image=image,
             semantic=semantic,
@@ -192,7 +221,7 @@ def _read_list(root: Path, split: str, exclude: frozenset[str], source: str) -> 
     need_folder(root, LAYOUT, source)
     path = root / f"{split}.txt"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         present = sorted(p.stem for p in root.glob("*.txt"))
         raise DatasetError(
@@ -205,17 +234,32 @@ def _read_list(root: Path, split: str, exclude: frozenset[str], source: str) -> 
         ) from error
     pairs: list[tuple[str, str]] = []
     for number, line in enumerate(lines, 1):
-        fields = line.split()
+        fields = _fields(line)
         if not fields or fields[0].startswith("#"):
             continue
         if len(fields) != 2:
-            raise DatasetError(f"{path} line {number}", expected="two paths, image and label map", got=line)
+            raise DatasetError(
+                f"{path} line {number}",
+                expected="two paths, image and label map",
+                got=line,
+                fix="if the paths contain spaces, put a tab between them, or double quotes around each",
+            )
         if fields[0] not in exclude:
             pairs.append((fields[0], fields[1]))
+    twice = [name for name, count in Counter(image for image, _ in pairs).items() if count > 1]
+    if twice:
+        _log.warning("list %s: %d images are listed more than once: %s", path, len(twice), named(twice))
     if not pairs:
         raise DatasetError(f"list {path}", expected="at least one pair of files", got="an empty list")
     need_files(root, (name for pair in pairs for name in pair), LAYOUT, source)
     return pairs
+
+
+def _fields(line: str) -> list[str]:
+    """Paths of a line: separated by tabs, or by spaces outside of double quotes."""
+    if "\t" in line.strip():
+        return [field.strip().strip('"') for field in line.strip().split("\t") if field.strip()]
+    return [quoted or plain for quoted, plain in re.findall(r'"([^"]+)"(?!\S)|(\S+)', line)]
 
 
 _T = TypeVar("_T")

@@ -97,7 +97,7 @@ def in_validation(file_name: str) -> bool:
 
 def _excluded(path: Path) -> frozenset[str]:
     try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(str(path), expected="a text file of file names", got=repr(error)) from error
     return frozenset(line.strip() for line in text.splitlines())

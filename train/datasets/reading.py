@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,46 +15,84 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.errors import DatasetError
+from imp_trt.data.images import checked_header, decode_pixels, load_image, read_image_bytes, warn_once
+from imp_trt.errors import DatasetError, SourceError
 
 _MAX_NAMED = 3
+_PIECE = 4096
 _Label = TypeVar("_Label", np.uint8, np.uint16)
+_REPLACE = "copy the file again or remove it from the list"
 _LFS = "version https://git-lfs.github.com/spec/"
 
 
-def read_photo(path: Path) -> NDArray[np.uint8]:
-    """Read a photo as [H, W, 3] uint8 BGR, as stored.
+def read_photo(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Read a photo as [H, W, 3] uint8 BGR, turned by its EXIF orientation as in inference.
 
-    Labels refer to the stored pixels, so the EXIF orientation is ignored.
+    Labels that were drawn on the stored pixels are recognized by their size: then the photo is returned as
+    stored. Both are logged once for each folder.
+
+    Args:
+        path: image file.
+        size: height and width of its labels.
 
     Raises:
         DatasetError: the file cannot be read or decoded.
     """
-    return np.asarray(_decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), np.uint8)
+    with _as_dataset_error(path):
+        image = load_image(path)
+    if image.orientation == 1:
+        return image.pixels
+    stored = image.as_stored()
+    if size == stored.shape[:2] != image.pixels.shape[:2]:
+        warn_once(path, "is rotated by EXIF metadata, its labels are not; it is used as stored")
+        return stored
+    warn_once(path, "is rotated by EXIF metadata; its labels are assumed to belong to the rotated image")
+    return image.pixels
 
 
 def read_label_map(path: Path, dtype: type[_Label]) -> NDArray[_Label]:
     """Read a label map from a single-channel PNG: [H, W] of the given dtype.
 
     Raises:
-        DatasetError: the file cannot be read or decoded, is not a PNG (lossy formats change values), or has
-            several channels, another dtype, or a lower bit depth, which OpenCV scales to 0-255.
+        DatasetError: the file cannot be read or decoded, is not a PNG (lossy formats change values), has
+            several channels, another dtype, or a lower bit depth, which OpenCV scales to 0-255; or it is
+            rotated by EXIF metadata.
     """
-    label = _decode(path, cv2.IMREAD_UNCHANGED)
-    with path.open("rb") as file:
-        head = file.read(25)
-    depth = head[24] if head.startswith(b"\x89PNG") else None
-    if label.ndim != 2 or label.dtype != dtype or depth != 8 * label.dtype.itemsize:
-        bits = 8 * np.dtype(dtype).itemsize
+    bits = 8 * np.dtype(dtype).itemsize
+    with _as_dataset_error(path):
+        data = read_image_bytes(path)
+        header = checked_header(data, str(path))
+        label = decode_pixels(data, cv2.IMREAD_UNCHANGED, str(path))
+    if label.ndim != 2 or label.dtype != dtype or header.format != "PNG" or header.bits != bits:
         channels = 1 if label.ndim == 2 else label.shape[2]
-        kind = "not a PNG" if depth is None else f"a PNG of {depth} bits"
+        kind = f"a PNG of {header.bits} bits" if header.format == "PNG" else "not a PNG"
         raise DatasetError(
             f"label map {path}",
             expected=f"{bits}-bit single-channel PNG",
             got=f"{label.dtype.name} with {channels} channels, {kind}",
             fix="write the label values as grayscale, without palette",
         )
+    if header.orientation != 1:
+        raise DatasetError(
+            f"label map {path}",
+            expected="no EXIF orientation, which viewers apply and label tools ignore",
+            got=f"orientation {header.orientation}",
+            fix="write the label values without metadata",
+        )
     return label.astype(dtype, copy=False)
+
+
+@contextmanager
+def _as_dataset_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except SourceError as error:
+        raise DatasetError(
+            str(path),
+            expected=error.expected,
+            got=error.got,
+            fix=_REPLACE if error.fix in (None, "copy it again") else error.fix,
+        ) from error
 
 
 def need_same_size(photo: Path, image: NDArray[np.generic], label: NDArray[np.generic], where: str) -> None:
@@ -87,7 +128,7 @@ def read_json(path: Path, content: str, source: str = "copy the file again") -> 
         DatasetError: the file is missing, not JSON, or not a JSON object.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if text.startswith(_LFS):
             raise DatasetError(
                 str(path),
@@ -106,6 +147,35 @@ def read_json(path: Path, content: str, source: str = "copy the file again") -> 
     if not isinstance(data, dict):
         raise DatasetError(str(path), expected=f"a JSON object with {content}", got=type(data).__name__)
     return data
+
+
+def content_digest(settings: object, labels: Iterable[Path], photos: Iterable[Path]) -> str:
+    """Short digest of what a data set contains: settings, label files and photos.
+
+    Of the photos only sizes, heads and tails are read, because all of them may take minutes.
+
+    Args:
+        settings: plain data, such as the meaning of label values.
+        labels, photos: files in the order of the samples.
+
+    Raises:
+        DatasetError: a file cannot be read.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    path = Path()
+    try:
+        for path in labels:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        for path in photos:
+            with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _PIECE))
+                tail = file.read(_PIECE)
+                file.seek(0)
+                digest.update(f"{size} ".encode() + file.read(_PIECE) + tail)
+    except OSError as error:
+        raise DatasetError(str(path), expected="a readable file", got=error.strerror) from error
+    return digest.hexdigest()[:16]
 
 
 def need_folder(folder: Path, layout: str, source: str) -> None:
@@ -152,28 +222,6 @@ def _has_content(path: Path) -> bool:
         return path.is_file() and path.stat().st_size > 0
     except OSError:
         return False
-
-
-def _decode(path: Path, flags: int) -> NDArray[np.generic]:
-    try:
-        data = path.read_bytes()
-        content = np.frombuffer(data, np.uint8)
-        image = cv2.imdecode(content, flags) if data and not _jpeg_truncated(data) else None
-    except (OSError, cv2.error) as error:
-        raise DatasetError(str(path), expected="a readable image", got=repr(error)) from error
-    if image is None:
-        raise DatasetError(
-            str(path),
-            expected="a JPEG or PNG that OpenCV can decode",
-            got=f"{content.size} bytes that it cannot decode",
-            fix="copy the file again or remove it from the list",
-        )
-    return image
-
-
-def _jpeg_truncated(data: bytes) -> bool:
-    """Whether a JPEG is truncated; OpenCV 4 would fill the rest with gray or arbitrary values."""
-    return data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
 
 
 def _size(image: NDArray[np.generic]) -> str:

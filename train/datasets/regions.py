@@ -49,6 +49,30 @@ class Region:
         filled = codec.decode(codec.merge(codec.frPyObjects(list(self.polygons), height, width)))
         return np.asarray(filled, np.bool_)
 
+    def problem(self) -> str | None:
+        """Why the region cannot contain a pixel of the image, or None."""
+        if self.runs is not None:
+            return None if self.runs[1::2].any() else "with an empty mask"
+        if not self.polygons:
+            return "without a polygon of three points [x0, y0, x1, y1, x2, y2]"
+        height, width = self.size
+        points = np.concatenate([polygon.reshape(-1, 2) for polygon in self.polygons])
+        if 0 <= points.min() and points.max() <= 1 < max(height, width) / 2:
+            return "with coordinates of 0 to 1 instead of pixels"
+        inside = False
+        for polygon in self.polygons:
+            (left, top), (right, bottom) = (f(polygon.reshape(-1, 2), axis=0) for f in (np.min, np.max))
+            inside |= left < width and top < height and right > 0 and bottom > 0
+        if not inside:
+            return "outside of its image"
+        return None if any(_area(polygon) > 0 for polygon in self.polygons) else "without area"
+
+
+def _area(polygon: NDArray[np.float64]) -> float:
+    """Area of a polygon, of which parts may cancel where it crosses itself, by the shoelace formula."""
+    x, y = polygon[0::2], polygon[1::2]
+    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+
 
 def parse_region(segmentation: object, size: tuple[int, int]) -> Region:
     """Parse an annotation's ``segmentation``.

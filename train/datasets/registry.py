@@ -16,6 +16,7 @@ from imp_trt.train.datasets.index_png import IndexPngDataset, folder_spec
 from imp_trt.train.datasets.modanet import open_modanet
 from imp_trt.train.datasets.names import NAMES
 from imp_trt.train.datasets.reading import need_folder
+from imp_trt.train.datasets.survey import survey
 
 
 def open_dataset(name_or_path: str, split: str) -> Dataset:
@@ -29,10 +30,18 @@ def open_dataset(name_or_path: str, split: str) -> Dataset:
             components of the thing classes, as in the paper's clothing data set VCP.
         split: train, val, or another split of the data set.
 
+    Label maps without labels or things and classes without pixels are logged as warnings.
+
     Raises:
-        DatasetError: the data set does not exist or is incomplete.
+        DatasetError: the data set does not exist, is incomplete, or has no labels.
         DependencyMissing: a required package is not installed.
     """
+    dataset = _open(name_or_path, split)
+    survey(dataset)
+    return dataset
+
+
+def _open(name_or_path: str, split: str) -> Dataset:
     kind, _, rest = name_or_path.partition(":")
     if kind in _OPENERS and rest:
         return _OPENERS[kind](rest, split)

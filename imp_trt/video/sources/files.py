@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sources that read files: images, and videos decoded by OpenCV."""
+"""Sources that read files: images and videos."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import logging
 import math
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import cast
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from imp_trt.data.images import IMAGE_SUFFIXES, read_image
 from imp_trt.errors import SourceError
 from imp_trt.video.containers import lists_frames, missing_bytes
 from imp_trt.video.sources.captures import Capture
+from imp_trt.video.sources.decoder import PyAvCapture, opencv_capture, pyav_decodes
 from imp_trt.video.sources.frame import Frame
 from imp_trt.video.sources.source import ClosingSource, Source
 
@@ -83,18 +84,18 @@ class ImageSource(ClosingSource):
 
 
 class VideoSource(ClosingSource):
-    """A recorded video, decoded by OpenCV. See :class:`Source`.
+    """A recorded video, decoded by PyAV if it is installed, otherwise by OpenCV. See :class:`Source`.
 
     The first frame is decoded when the file is opened, so that a file without a video stream fails early.
-    A warning is logged at the end if fewer than 98 % of the frames, or of the duration, that the container
-    lists could be decoded.
+    A warning is logged for properties of the stream that are not honored, and at the end if fewer than 98 %
+    of the frames, or of the duration, that the container lists could be decoded.
 
     Args:
         path: the file; or the address that capture reads, without credentials.
         capture: an open capture of an address; closed with the source.
 
     Raises:
-        SourceError: missing, empty, truncated, damaged, or without a video stream.
+        SourceError: missing, not a regular file, empty, truncated, damaged, or without a video stream.
     """
 
     live = False
@@ -102,20 +103,27 @@ class VideoSource(ClosingSource):
     def __init__(self, path: str | os.PathLike[str], capture: Capture | None = None) -> None:
         self.name = os.fspath(path)
         self.paths: tuple[Path, ...] = () if capture else (Path(path),)
-        self._capture: Capture | None = capture or _open(Path(path))
+        self._capture: Capture | None = None
         self._in_use = Lock()
         self._closed = False
         self._decoded = 0
         self._last_time_s = 0.0
-        self._listed = capture is None and lists_frames(Path(path))
-        self._first = self._read()
+        self._listed = capture is None and _lists_frames(Path(path))
+        self._first = None
+        for candidate in [capture] if capture else _captures(Path(path)):
+            self._capture = candidate
+            self._first = self._read()
+            if self._first is not None:
+                break
+            candidate.release()
         if self._first is None or self._capture is None:
             self.close()
             raise SourceError(
                 f"video {path}",
-                expected="a video stream that OpenCV can decode",
+                expected="a video stream that can be decoded",
                 got="none: audio only, damaged, or an unknown codec",
-                fix="if it plays in another program, convert it to H.264 in MP4",
+                fix="if it plays in another program, convert it to H.264 in MP4"
+                + ("" if pyav_decodes() else ", or pip install 'imp-trt[video]', which decodes more codecs"),
             )
         count, fps = (self._capture.get(p) for p in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
         self.frames: int | None = int(count) if 0 < count < 1e9 else None
@@ -178,21 +186,40 @@ class VideoSource(ClosingSource):
         return image, milliseconds / 1e3
 
 
-def _open(path: Path) -> Capture:
+def _lists_frames(path: Path) -> bool:
     try:
-        size = path.stat().st_size
-        missing = missing_bytes(path)
+        return path.is_file() and lists_frames(path)
+    except OSError:
+        return False  # reported in more detail when it is opened
+
+
+def _captures(path: Path) -> Iterator[Capture]:
+    """Open captures of a file, the preferred decoder first.
+
+    Raises:
+        SourceError: it is missing, not a regular file, empty or truncated.
+    """
+    try:
+        status = path.stat()
+        regular = stat.S_ISREG(status.st_mode)
+        missing = missing_bytes(path) if regular else 0
     except OSError as error:
         raise SourceError(f"video {path}", expected="a readable file", got=error.strerror) from error
-    if not size or missing:
+    if not regular:
+        raise SourceError(f"video {path}", expected="a regular file", got="a folder, device or pipe")
+    if not status.st_size or missing:
         raise SourceError(
             f"video {path}",
             expected="a complete file",
-            got=f"a file truncated by {missing} bytes" if size else "an empty file",
+            got=f"a file truncated by {missing} bytes" if status.st_size else "an empty file",
             fix="copy or record it again",
         )
-    # OpenCV's stubs say that read() always returns an image; at the end of the file it returns None.
-    return cast(Capture, cv2.VideoCapture(str(path.resolve()), _file_backend()))
+    if pyav_decodes():
+        try:
+            yield PyAvCapture(path.resolve())
+        except OSError as error:
+            _log.debug("PyAV does not open %s: %s", path, error)
+    yield opencv_capture(path.resolve())
 
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
@@ -231,9 +258,3 @@ def images_matching(pattern: str) -> list[Path]:
             f"pattern {pattern}", expected="images only", got=other, fix="narrow it, e.g. 'folder/*.png'"
         )
     return images
-
-
-def _file_backend() -> int:
-    """FFmpeg if OpenCV has it. Other backends guess from the name, for example with numbered images."""
-    available = cv2.videoio_registry.getBackends()
-    return int(cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in available else cv2.CAP_ANY)

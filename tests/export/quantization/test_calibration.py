@@ -10,6 +10,7 @@ import torch
 
 from imp_trt.artifacts.manifest import InputContract
 from imp_trt.errors import ExportError, InvalidInput, SourceError
+from imp_trt.export.quantization import calibration
 from imp_trt.export.quantization.calibration import CalibrationFrames, Histogram, collect_ranges
 from imp_trt.preprocessing.letterbox import LetterboxTransform
 
@@ -98,3 +99,25 @@ def test_an_input_that_is_not_finite_is_named(module, calibration_folder):
     finally:
         with torch.no_grad():
             layer.bias[0] = kept
+
+
+@pytest.mark.parametrize(
+    ("copies", "different", "text"), [(3, 1, "1 different ones among 3"), (3, 3, "3 cal")]
+)
+def test_few_or_duplicate_frames_are_told(module, tmp_path, caplog, copies, different, text):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (64, 96, 3), dtype=np.uint8) for _ in range(different)]
+    for index in range(copies):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), images[index % different])
+    collect_ranges(module, CalibrationFrames(tmp_path))
+    (record,) = caplog.records
+    assert f"only {text}" in record.getMessage()
+    assert "32 or more different images" in record.getMessage()
+
+
+def test_enough_different_frames_are_not_commented(module, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(calibration, "ENOUGH_FRAMES", 2)
+    for index in range(2):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((64, 96, 3), 90 + index, np.uint8))
+    collect_ranges(module, CalibrationFrames(tmp_path))
+    assert not caplog.records

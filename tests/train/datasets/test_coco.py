@@ -215,3 +215,100 @@ def test_a_pointer_in_place_of_the_file_is_recognized(tmp_path: Path) -> None:
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:09a5\nsize 215182\n")
     with pytest.raises(DatasetError, match="git lfs pull"):
         open_coco(str(tmp_path), "val")
+
+
+_RING = [5, 5, 15, 5, 15, 12, 5, 12]
+_UNUSABLE: dict[str, dict[str, Any]] = {
+    "polygon of three points": {"segmentation": []},
+    "polygon of three points ": {"segmentation": [_RING[i : i + 2] for i in range(0, 8, 2)]},
+    "polygon of three points  ": {"segmentation": [_RING[:4]]},
+    "coordinates of 0 to 1": {"segmentation": [[v / (H if i % 2 else W) for i, v in enumerate(_RING)]]},
+    "file does not list": {"image_id": "1"},
+    "outside of its image": {"segmentation": [[v + 40 for v in _RING]]},
+    "without area": {"segmentation": [[5, 5, 10, 10, 5, 5]]},
+    "empty mask": {"segmentation": {"size": [H, W], "counts": [H * W]}},
+}
+
+
+def _object(number: int, **changes: Any) -> dict[str, Any]:
+    plain = {"id": number, "image_id": 1, "category_id": 7, "iscrowd": 0, "segmentation": [_RING]}
+    return plain | changes
+
+
+@pytest.mark.parametrize(("reason", "changes"), _UNUSABLE.items())
+def test_objects_without_a_usable_region_are_told_and_refused_if_all_are(
+    tmp_path: Path, reason: str, changes: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("pycocotools.mask", reason="needs pycocotools")
+    bad = [_object(20 + k, **changes) for k in range(4)]
+    with pytest.raises(DatasetError, match=f"(?s)none: 4 .*{reason.strip()}.*20, 21, 22, ... .4."):
+        _dataset(tmp_path, _content(annotations=bad))
+    data = _dataset(tmp_path, _content(annotations=[*bad, _object(1)]))
+    assert data[0].instances.max() == 1
+    assert "4 of 5 objects are not used: 4" in caplog.text
+    assert reason.strip() in caplog.text
+    assert sum("not used" in record.getMessage() for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("crowd", ["0", "1", 2, []])
+def test_iscrowd_is_0_or_1(tmp_path: Path, crowd: object) -> None:
+    with pytest.raises(DatasetError, match="iscrowd must be 0 or 1"):
+        _dataset(tmp_path, _content(annotations=[_object(1, iscrowd=crowd)]))
+
+
+def test_images_without_objects_and_classes_that_none_shows_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _dataset(tmp_path, _content(annotations=[_object(1, segmentation=_runs(5, 10, 5, 10))]))
+    assert "1 of 2 images have no objects: b.png" in caplog.text
+    assert "no image shows the classes person" in caplog.text
+    with pytest.raises(DatasetError, match="no annotations"):
+        _dataset(tmp_path, _content(annotations=[]))
+
+
+def test_crowds_alone_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _dataset(tmp_path, _content(annotations=[_object(1, iscrowd=1, segmentation=_runs(5, 10, 5, 10))]))
+    assert "all objects are crowds" in caplog.text
+
+
+@pytest.mark.parametrize("root", ["pets", "dog"])
+def test_a_category_that_only_groups_others_is_left_out(
+    tmp_path: Path, root: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Roboflow's export: the project's name as category 0."""
+    categories = [
+        {"id": 0, "name": root, "supercategory": "none"},
+        {"id": 1, "name": "person", "supercategory": root},
+        {"id": 7, "name": "dog", "supercategory": root},
+    ]
+    data = _dataset(tmp_path, _content(categories=categories))
+    assert data.classes.names == ("background", "person", "dog")
+    assert f"category 0 ({root}) only groups others" in caplog.text
+
+
+def test_a_group_with_objects_or_another_id_is_a_class(tmp_path: Path) -> None:
+    categories = [
+        {"id": 1, "name": "person", "supercategory": "none"},
+        {"id": 7, "name": "dog", "supercategory": "person"},
+    ]
+    assert _dataset(tmp_path, _content(categories=categories)).classes.names[1:] == ("person", "dog")
+    categories[0]["id"] = 0
+    annotations = [_object(1, category_id=number, segmentation=_runs(5, 10, 5, 10)) for number in (0, 7)]
+    data = _dataset(tmp_path, _content(categories=categories, annotations=annotations))
+    assert data.classes.names[1:] == ("person", "dog")
+
+
+def test_the_background_of_labelme(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    categories = [{"id": 0, "name": "_background_"}, {"id": 1, "name": "person"}, {"id": 7, "name": "dog"}]
+    assert _dataset(tmp_path, _content(categories=categories)).classes.names == (
+        "background",
+        "person",
+        "dog",
+    )
+    assert "_background_ is taken as the background" in caplog.text
+
+
+def test_a_byte_order_mark(tmp_path: Path) -> None:
+    path = _write(tmp_path) / "annotations/instances_val2017.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert len(open_coco(str(tmp_path), "val")) == 2

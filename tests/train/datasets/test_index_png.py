@@ -13,11 +13,12 @@ import pytest
 from imp_trt.classes import ClassTable, default_palette
 from imp_trt.data.dataset import Dataset
 from imp_trt.errors import DatasetError
-from imp_trt.train.datasets import open_dataset
+from imp_trt.train.datasets import open_dataset, survey
 from imp_trt.train.datasets.camvid import camvid_spec
 from imp_trt.train.datasets.ccp import ccp_spec
 from imp_trt.train.datasets.index_png import IndexPngDataset, IndexPngSpec, folder_spec
 from imp_trt.train.datasets.reading import read_photo
+from imp_trt.train.datasets.survey import require_objects
 
 CLASSES = ClassTable(("ground", "car", "sky"), (1,), ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
 
@@ -221,3 +222,82 @@ def test_label_maps_whose_numbers_opencv_would_change_are_refused(tmp_path: Path
     (root / "labels/a.png").write_bytes(jpeg)
     with pytest.raises(DatasetError, match="not a PNG"):
         open_dataset(str(root), "train")[0]
+
+
+def _with_labels(root: Path, *labels: np.ndarray) -> Path:
+    names = tuple(f"p{k}" for k in range(len(labels)))
+    _describe(_write(root, names))
+    for name, label in zip(names, labels, strict=True):
+        assert cv2.imwrite(str(root / f"labels/{name}.png"), label.astype(np.uint8))
+    return root
+
+
+def _car(height: int = 8) -> np.ndarray:
+    label = np.zeros((24, 32))
+    label[4 : 4 + height, 5:15] = 1
+    label[20] = 2
+    return label
+
+
+def test_label_maps_that_are_ignored_as_a_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    void = np.full((24, 32), 11)
+    data = open_dataset(str(_with_labels(tmp_path / "some", _car(), void, void)), "train")
+    assert len(data) == 3
+    assert "2 of 3 images have no labels: every pixel is ignored: labels/p1.png, labels/p2.png" in caplog.text
+    with pytest.raises(DatasetError, match="2 label maps of which every pixel is ignored"):
+        open_dataset(str(_with_labels(tmp_path / "all", void, void)), "train")
+
+
+def test_label_maps_without_things(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_dataset(str(_with_labels(tmp_path / "some", _car(), _car(0), _car(4))), "train")
+    assert "2 of 3 images have no objects: labels/p1.png, labels/p2.png" in caplog.text
+    caplog.clear()
+    data = open_dataset(str(_with_labels(tmp_path / "all", _car(0), _car(4))), "train")
+    assert "none of 2 label maps shows an object of 50 pixels or more of a thing class (car)" in caplog.text
+    with pytest.raises(DatasetError, match="expected objects of car, got none in 2 samples"):
+        require_objects(data)
+
+
+def test_classes_without_pixels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    label = _car()
+    label[20] = 0
+    open_dataset(str(_with_labels(tmp_path / "a", label)), "train")
+    assert "no image shows the classes sky" in caplog.text
+    caplog.clear()
+    open_dataset(str(_with_labels(tmp_path / "b", _car())), "train")
+    assert not caplog.records
+
+
+def test_rare_things_are_found_behind_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey, "LIMIT", 2)
+    void = np.full((24, 32), 11)
+    data = open_dataset(str(_with_labels(tmp_path, void, void, void, _car())), "train")
+    assert len(data) == 4
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "images/my photo.png\tlabels/my photo.png",
+        '"images/my photo.png" "labels/my photo.png"',
+        ' "images/my photo.png"\t"labels/my photo.png" ',
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_names_with_spaces(tmp_path: Path, line: str, encoding: str) -> None:
+    _describe(_write(tmp_path, ("my photo",)))
+    (tmp_path / "train.txt").write_text(f"{line}\n", encoding=encoding)
+    (tmp_path / "dataset.json").write_text((tmp_path / "dataset.json").read_text(), encoding=encoding)
+    assert len(open_dataset(str(tmp_path), "train")) == 1
+
+
+def test_names_with_spaces_but_nothing_around_them(tmp_path: Path) -> None:
+    _describe(_write(tmp_path, ("my photo",)))
+    with pytest.raises(DatasetError, match=r"line 3.*double quotes around each"):
+        open_dataset(str(tmp_path), "train")
+
+
+def test_images_that_are_listed_twice_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _describe(_write(tmp_path, ("a", "b", "a")))
+    assert len(open_dataset(str(tmp_path), "train")) == 3
+    assert "1 images are listed more than once: images/a.png" in caplog.text

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Headers of image files: what has to be known before, and about, their decoding.
+
+Decoders allocate memory for the size in the header, differ in the metadata that they honor, and return the
+first page of several.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+_EXIF_ORIENTATION = 0x112
+_MAX_TAGS = 4096
+
+# JPEG: markers without a length, and those of a frame header (not DHT, JPG and DAC).
+_STANDALONE = {0x01, *range(0xD0, 0xD9)}
+_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+# TIFF: field types, and tags.
+_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _CHANNELS, _EXTRA, _FORMAT = 256, 257, 258, 262, 277, 338, 339
+_LAB = (8, 9, 10)
+_ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 1, 2
+_FORMATS = {2: "signed integers", 3: "floating point", 5: "complex integers", 6: "complex numbers"}
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """Properties of an image file.
+
+    Attributes:
+        format: PNG, JPEG, BMP, TIFF, WebP or PNM.
+        size: height and width in pixels, as stored.
+        bits: bits of a sample.
+        orientation: EXIF orientation, 1 to 8; 1 is as stored.
+        several: whether there are more pages or frames than the first.
+        max_value: value of white of PNM; None for other formats.
+        premultiplied: whether colors are multiplied by their alpha, in the file or by the decoder.
+        unsupported: a property that decoders convert to other colors, or None.
+    """
+
+    format: str
+    size: tuple[int, int]
+    bits: int = 8
+    orientation: int = 1
+    several: bool = False
+    max_value: int | None = None
+    premultiplied: bool = False
+    unsupported: str | None = None
+
+
+def parse_header(data: bytes) -> ImageHeader | None:
+    """Header of an image file; None if it is not of one of the supported formats.
+
+    Raises:
+        ValueError: the header is damaged or incomplete.
+    """
+    try:
+        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+            return _png(data)
+        if data.startswith(b"\xff\xd8\xff"):
+            return _jpeg(data)
+        if data.startswith(b"BM"):
+            return _bmp(data)
+        if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return _tiff(data)
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            return _webp(data)
+        if re.match(rb"P[1-6]\s", data):
+            return _pnm(data)
+    except (struct.error, IndexError, OverflowError) as error:
+        raise ValueError(f"an incomplete header ({error})") from error
+    return None
+
+
+def _png(data: bytes) -> ImageHeader:
+    width, height, bits = struct.unpack_from(">IIB", data, 16)
+    header = ImageHeader("PNG", (height, width), bits)
+    position = 8
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"eXIf":
+            header = replace(header, orientation=_orientation(data[position + 8 : position + 8 + length]))
+        elif kind == b"acTL":
+            header = replace(header, several=struct.unpack_from(">I", data, position + 8)[0] > 1)
+        position += 12 + length
+    return header
+
+
+def _jpeg(data: bytes) -> ImageHeader:
+    orientation, position = 1, 2
+    while True:
+        position = data.find(b"\xff", position)
+        if position < 0:
+            raise ValueError("a JPEG without a frame header")
+        marker = data[position + 1]
+        if marker == 0xFF or marker in _STANDALONE:  # 0xFF bytes are padding between segments
+            position += 1 if marker == 0xFF else 2
+            continue
+        length = struct.unpack_from(">H", data, position + 2)[0]
+        if marker in _FRAMES:
+            bits, height, width = struct.unpack_from(">BHH", data, position + 4)
+            return ImageHeader("JPEG", (height, width), bits, orientation)
+        if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
+            orientation = _orientation(data[position + 10 : position + 2 + length])
+        if marker in (0xD9, 0xDA):
+            raise ValueError("a JPEG without a frame header")
+        position += 2 + length
+
+
+def _bmp(data: bytes) -> ImageHeader:
+    if struct.unpack_from("<I", data, 14)[0] == 12:  # OS/2
+        width, height = struct.unpack_from("<HH", data, 18)
+    else:
+        width, height = struct.unpack_from("<ii", data, 18)
+    return ImageHeader("BMP", (abs(height), abs(width)))
+
+
+def _webp(data: bytes) -> ImageHeader:
+    kind = data[12:16]
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return ImageHeader("WebP", (height & 0x3FFF, width & 0x3FFF))
+    if kind == b"VP8L":
+        packed = struct.unpack_from("<I", data, 21)[0]
+        return ImageHeader("WebP", ((packed >> 14 & 0x3FFF) + 1, (packed & 0x3FFF) + 1))
+    width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+    header = ImageHeader("WebP", (height, width), several=bool(data[20] & 2))
+    position = 12
+    while position + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, position)
+        if kind == b"EXIF":
+            exif = data[position + 8 : position + 8 + length].removeprefix(b"Exif\0\0")
+            header = replace(header, orientation=_orientation(exif))
+        position += 8 + length + length % 2
+    return header
+
+
+def _pnm(data: bytes) -> ImageHeader:
+    tokens = re.match(
+        rb"P([1-6])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:(?:\s|#[^\n]*\n)+(\d+))?", data
+    )
+    if tokens is None:
+        raise ValueError("an incomplete PNM header")
+    kind, width, height, value = tokens.groups()
+    max_value = 255 if kind in b"14" else int(value or 0)  # bitmaps have none
+    if not 0 < max_value < 65536:
+        raise ValueError(f"a PNM whose white is {max_value}")
+    return ImageHeader("PNM", (int(height), int(width)), 8 if max_value < 256 else 16, max_value=max_value)
+
+
+def _tiff(data: bytes) -> ImageHeader:
+    tags, more = _first_directory(data)
+
+    def value(tag: int, default: int) -> int:
+        return tags.get(tag, default)
+
+    sample_format, photometric = value(_FORMAT, 1), value(_PHOTOMETRIC, 2)
+    bits, extra = value(_BITS, 1), value(_EXTRA, 0)
+    unsupported = _FORMATS.get(sample_format) or ("CIE L*a*b* colors" if photometric in _LAB else None)
+    return ImageHeader(
+        "TIFF",
+        (value(_HEIGHT, 0), value(_WIDTH, 0)),
+        bits,
+        _valid_orientation(value(_EXIF_ORIENTATION, 1)),
+        several=more,
+        # OpenCV multiplies colors of 8 bits that are not multiplied yet.
+        premultiplied=value(_CHANNELS, 1) == 4
+        and (extra == _ASSOCIATED_ALPHA or (extra == _UNASSOCIATED_ALPHA and bits == 8)),
+        unsupported=unsupported,
+    )
+
+
+def _orientation(exif: bytes) -> int:
+    """Orientation of an EXIF block, which is a TIFF without pixels; 1 if it has none or is damaged."""
+    try:
+        tags, _ = _first_directory(exif)
+    except (struct.error, IndexError, ValueError):
+        return 1
+    return _valid_orientation(tags.get(_EXIF_ORIENTATION, 1))
+
+
+def _valid_orientation(value: int) -> int:
+    return value if 1 <= value <= 8 else 1
+
+
+def _first_directory(data: bytes) -> tuple[dict[int, int], bool]:
+    """First integers of the tags of a TIFF's first directory, and whether another directory follows."""
+    if data[:2] not in (b"II", b"MM"):
+        raise ValueError("not a TIFF")
+    order = "<" if data.startswith(b"II") else ">"
+    big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
+    offset = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, 8 if big else 4)[0]
+    count = struct.unpack_from(f"{order}{'Q' if big else 'H'}", data, offset)[0]
+    if count > _MAX_TAGS:
+        raise ValueError(f"a TIFF directory of {count} tags")
+    start, size = offset + (8 if big else 2), 20 if big else 12
+    entries = (start + size * index for index in range(count))
+    tags = dict(_integer_tags(data, order, big, entries))
+    following = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, start + size * count)[0]
+    return tags, following != 0
+
+
+def _integer_tags(data: bytes, order: str, big: bool, entries: Iterator[int]) -> Iterator[tuple[int, int]]:
+    for entry in entries:
+        tag, kind, number = struct.unpack_from(f"{order}HH{'Q' if big else 'I'}", data, entry)
+        if kind not in _INTEGERS or not number:
+            continue
+        at = entry + (12 if big else 8)
+        if number * struct.calcsize(f"={_INTEGERS[kind]}") > (8 if big else 4):  # elsewhere
+            at = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, at)[0]
+        yield tag, struct.unpack_from(f"{order}{_INTEGERS[kind]}", data, at)[0]

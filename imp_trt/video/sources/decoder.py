@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decoding of video files with PyAV, which honors properties of a stream that OpenCV does not, or OpenCV.
+
+Of these, OpenCV 4 ignores the color matrix and range, OpenCV 5 cannot convert interlaced frames (it returns
+uninitialized memory), both take a mirrored video for a rotated one, and the wheels on PyPI do not decode AV1.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imp_trt.cuda.platform import usable_cpus
+from imp_trt.video.sources.captures import Capture
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+_log = logging.getLogger(__name__)
+
+# Older versions convert full range and other matrices than BT.601 to wrong colors, and 17.0 crashes on FLV.
+_MIN_PYAV = (17, 1)
+_HDR_TO_SDR_PYAV = (18, 0)
+_PQ, _HLG = 16, 18  # transfer characteristics of ITU-T H.273; 1 is BT.709
+_BT709, _BT2020_PRIMARIES = 1, 9
+_NOT_SQUARE = (
+    "its pixels are not square ({}:{}); frames are processed as stored, in which shapes are stretched"
+)
+_MAX_BAD_PACKETS = 1000  # in a row; a file of noise must not be searched for ever
+
+
+@cache
+def pyav_decodes() -> bool:
+    """Whether PyAV is installed in a version that converts colors as the stream says."""
+    try:
+        import av
+    except ImportError:
+        return False
+    return _version(av.__version__) >= _MIN_PYAV
+
+
+class PyAvCapture:
+    """A video file decoded with PyAV; the interface of :class:`Capture`.
+
+    Frames are turned and mirrored as the display matrix says, converted with the stream's color matrix and
+    range, HDR is mapped to SDR, and frames of another size are resized to that of the first, as FFmpeg does.
+    What cannot be honored is logged as a warning: pixels that are not square, other rotations than by quarter
+    turns, interlacing, stereoscopic views, and HDR with PyAV 17.
+
+    Args:
+        path: a regular file.
+
+    Raises:
+        OSError: FFmpeg does not read it, or it has no video stream.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import av
+        import av.error
+
+        self._name = str(path)
+        try:
+            # A file may be a playlist: nothing but files is opened for it.
+            self._container = av.open(str(path), options={"protocol_whitelist": "file"})
+        except av.error.FFmpegError as error:
+            raise OSError(str(error)) from error
+        try:
+            stream = self._container.streams.best("video")
+            if stream is None:
+                raise OSError("no video stream")
+            self._stream: VideoStream = stream  # type: ignore[assignment]
+            self._stream.thread_type = "AUTO"
+            self._stream.codec_context.thread_count = min(usable_cpus(), 16)
+        except BaseException:
+            self._container.close()
+            raise
+        self._start = self._stream.start_time or 0  # kept, because FFmpeg changes an unknown one later
+        self._frames = self._decode()
+        self._time_s: float | None = None
+        self._size: tuple[int, int] | None = None
+        self._warned: set[str] = set()
+
+    def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
+        """The next frame, [h, w, 3] uint8 BGR; (False, None) at the end."""
+        frame = next(self._frames, None)
+        if frame is None:
+            return False, None
+        pts = frame.pts if frame.pts is not None else frame.dts
+        base = self._stream.time_base
+        self._time_s = None if pts is None or base is None else float((pts - self._start) * base)
+        image = self._oriented(frame, self._converted(frame))
+        self._check(frame)
+        return True, image
+
+    def get(self, prop: int, /) -> float:
+        """The properties of cv2.VideoCapture that sources use; -1 for others, and if unknown."""
+        if prop == cv2.CAP_PROP_POS_MSEC:
+            return -1.0 if self._time_s is None else self._time_s * 1e3
+        if prop == cv2.CAP_PROP_FPS:
+            return float(self._stream.average_rate or self._stream.guessed_rate or -1)
+        if prop == cv2.CAP_PROP_FRAME_COUNT:
+            return float(self._shown_frames())
+        return -1.0
+
+    def release(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def _shown_frames(self) -> int:
+        """Frames that are shown: without those before an edit list's start, and the empty chunks of AVI.
+
+        Without a list of frames in the container, an estimate from duration and rate; -1 if unknown.
+        """
+        stream = self._stream
+        if stream.frames:
+            entries = list(stream.index_entries)
+            # Fragments are indexed while they are read; empty chunks of AVI have no entry.
+            if len(entries) == stream.frames or self._container.format.name == "avi":
+                return sum(not entry.is_discard and entry.size > 0 for entry in entries) or -1
+            return stream.frames
+        seconds = 0.0
+        if stream.duration is not None and stream.time_base is not None:
+            seconds = float(stream.duration * stream.time_base)
+        elif self._container.duration is not None:
+            seconds = self._container.duration / 1e6
+            if self._container.format.name.startswith(("matroska", "flv")):
+                seconds -= float(self._start * (stream.time_base or 0))  # it counts from 0
+        rate = float(stream.average_rate or 0)
+        return round(seconds * rate) if seconds * rate > 0 else -1
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        import av.error
+
+        bad = 0
+        packets = self._container.demux(self._stream)
+        while bad < _MAX_BAD_PACKETS:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    return
+                frames = packet.decode()
+                bad = 0
+            except av.error.InvalidDataError:
+                bad += 1
+                continue
+            except av.error.FFmpegError as error:
+                # Without a first frame, the caller tries another decoder.
+                level = logging.DEBUG if self._time_s is None else logging.WARNING
+                _log.log(level, "%s: reading stops early: %s", self._name, error)
+                return
+            yield from frames
+
+    def _converted(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        import av
+
+        size = frame.width, frame.height
+        self._size = self._size or size
+        if size != self._size:
+            self._warn("its size changes; frames are resized to the first one's")
+        width, height = self._size
+        convert = partial(frame.to_ndarray, format="bgr24", width=width, height=height)
+        is_hdr = frame.color_trc in (_PQ, _HLG)
+        if not is_hdr and frame.color_primaries != _BT2020_PRIMARIES:
+            return np.asarray(convert(), np.uint8)
+        if is_hdr and _version(av.__version__) < _HDR_TO_SDR_PYAV:
+            self._warn("HDR colors are not mapped to SDR, which needs PyAV 18")
+        return np.asarray(convert(dst_color_trc=_BT709, dst_color_primaries=_BT709), np.uint8)
+
+    def _oriented(self, frame: VideoFrame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The image as its display matrix shows it: (x, y) is displayed at (a x + c y, b x + d y)."""
+        from av.sidedata.sidedata import Type
+
+        side_data = cast("Mapping[object, memoryview]", frame.side_data)  # its stubs expect other keys
+        if Type.STEREO3D in side_data:
+            self._warn("it is stereoscopic; the views of a frame are processed as one image")
+        matrix = side_data.get(Type.DISPLAYMATRIX)
+        if matrix is None:
+            return image
+        a, b, _, c, d = (int(v) for v in np.frombuffer(bytes(matrix), np.int32)[:5])
+        if a and d and not b and not c:
+            across, down = a, d
+        elif b and c and not a and not d:
+            image, across, down = image.transpose(1, 0, 2), c, b
+        else:
+            self._warn("its rotation is not by quarter turns; frames are processed as stored")
+            return image
+        return np.ascontiguousarray(image[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1])
+
+    def _check(self, frame: VideoFrame) -> None:
+        ratio = self._stream.sample_aspect_ratio or self._stream.codec_context.sample_aspect_ratio
+        if ratio and ratio != 1:
+            self._warn(_NOT_SQUARE.format(ratio.numerator, ratio.denominator))
+        if frame.interlaced_frame:
+            self._warn("it is interlaced; both fields of a frame are processed as one image")
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            _log.warning("%s: %s", self._name, text)
+
+
+def opencv_capture(path: Path) -> Capture:
+    """Open a file with OpenCV; warns of what OpenCV does not honor."""
+    available = cv2.videoio_registry.getBackends()
+    # Other backends than FFmpeg guess from the name, for example with numbered images.
+    backend = cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in available else cv2.CAP_ANY
+    capture = cv2.VideoCapture(str(path), backend)
+    ratio = capture.get(cv2.CAP_PROP_SAR_NUM), capture.get(cv2.CAP_PROP_SAR_DEN)
+    if capture.isOpened():
+        if min(ratio) > 0 and ratio[0] != ratio[1]:
+            _log.warning("%s: %s", path, _NOT_SQUARE.format(*map(int, ratio)))
+        _warn_of_opencv()
+    # OpenCV's stubs say that read() always returns an image; at the end of the file it returns None.
+    return cast(Capture, capture)
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, minor = (int(part) for part in text.split(".")[:2])
+    return major, minor
+
+
+@cache
+def _warn_of_opencv() -> None:
+    """Warn once per process; OpenCV reports none of these properties."""
+    old = int(cv2.__version__.split(".")[0]) < 5
+    limits = "the color matrix and range of a video" if old else "interlacing, which turns to noise,"
+    _log.warning(
+        "videos are decoded by OpenCV %s, which ignores %s and mirroring; pip install 'imp-trt[video]'",
+        cv2.__version__,
+        limits,
+    )

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Account of what a data set contains but cannot be used: counted, named, refused if it is everything."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from imp_trt.errors import DatasetError
+
+_log = logging.getLogger(__name__)
+
+_MAX_NAMED = 3
+
+
+class UnusedObjects:
+    """Annotations that are left out, by reason."""
+
+    def __init__(self) -> None:
+        self._by_reason: dict[str, list[object]] = {}
+
+    def add(self, reason: str, annotation: Mapping[str, object]) -> None:
+        """Count an annotation as unused."""
+        self._by_reason.setdefault(reason, []).append(annotation.get("id", "without id"))
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_reason.values()))
+
+    def __str__(self) -> str:
+        return "; ".join(
+            f"{len(ids)} {reason} (annotation {named(ids)})" for reason, ids in self._by_reason.items()
+        )
+
+
+def report_objects(
+    where: str, images: Sequence[tuple[str, Sequence[str]]], unused: UnusedObjects, classes: Sequence[str]
+) -> None:
+    """Log what cannot be used of a data set with annotated objects.
+
+    Args:
+        where: name of the file, for messages.
+        images: file name and class names of the objects of each image.
+        unused: annotations that are left out.
+        classes: names of the classes with objects.
+
+    Raises:
+        DatasetError: no image has an object.
+    """
+    used = sum(len(objects) for _, objects in images)
+    if not used:
+        raise DatasetError(
+            where,
+            expected="objects with regions inside their images",
+            got=f"none: {unused}" if len(unused) else "no annotations of these images",
+            fix="export polygons in pixels, or run-length encodings, with the images' own ids",
+        )
+    if len(unused):
+        _log.warning("%s: %d of %d objects are not used: %s", where, len(unused), used + len(unused), unused)
+    report_empty(where, [name for name, objects in images if not objects], len(images), "objects")
+    present = {name for _, objects in images for name in objects}
+    report_absent(where, [name for name in classes if name not in present])
+
+
+def report_empty(where: str, images: Sequence[str], total: int, what: str) -> None:
+    """Warn of images without something."""
+    if images:
+        _log.warning("%s: %d of %d images have no %s: %s", where, len(images), total, what, named(images))
+
+
+def report_absent(where: str, classes: Sequence[str]) -> None:
+    """Warn of classes that no image shows."""
+    if classes:
+        _log.warning("%s: no image shows the classes %s", where, named(classes))
+
+
+def named(items: Iterable[object]) -> str:
+    """The first few items, and how many there are in all."""
+    listed = list(items)
+    more = f", ... ({len(listed)})" if len(listed) > _MAX_NAMED else ""
+    return ", ".join(str(item) for item in listed[:_MAX_NAMED]) + more
