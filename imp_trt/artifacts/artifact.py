@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from imp_trt.artifacts.manifest import (
     output_specs,
     parse_manifest,
 )
-from imp_trt.data.files import temporary_beside, write_and_sync
+from imp_trt.data.files import open_regular, read_regular, room_for, temporary_beside, write_and_sync
 from imp_trt.errors import ArtifactError, InvalidInput, OutputError
 
 __all__ = [
@@ -42,6 +42,10 @@ __all__ = [
 ]
 
 SUFFIXES: dict[Kind, str] = {"onnx": ".onnx", "engine": ".engine"}
+
+# 2 GiB is the limit of protobuf, thus of an ONNX file in one piece. An engine is about as large as its ONNX
+# file; it also contains kernels.
+MAX_PAYLOAD_BYTES: dict[Kind, int] = {"onnx": 1 << 31, "engine": 1 << 32}
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,9 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         ArtifactError: the manifest is missing, unreadable, malformed or has another schema.
     """
     source = manifest_path(path)
-    manifest = parse_manifest(_read(source, "manifest", MAX_MANIFEST_BYTES + 1), source)
+    manifest = parse_manifest(_read(source, "manifest", MAX_MANIFEST_BYTES), source)
     suffix = SUFFIXES.get(manifest.kind)
-    if suffix != Path(path).suffix:
+    if suffix != Path(path).suffix.lower():
         raise ArtifactError(
             f"manifest {source}: field 'kind'",
             expected=f"the kind of a {Path(path).suffix or 'suffixless'} file",
@@ -98,9 +102,10 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
         ArtifactError: either file is missing or unreadable, or they do not belong together.
     """
     path = Path(path)
-    _check_regular(path, "artifact")
+    with _typed(path, "artifact"):
+        open_regular(path, max(MAX_PAYLOAD_BYTES.values())).close()  # named before its manifest
     manifest = read_manifest(path)
-    payload = _read(path, "artifact")
+    payload = _read(path, "artifact", MAX_PAYLOAD_BYTES[manifest.kind])
     digest = hashlib.sha256(payload).hexdigest()
     if digest != manifest.sha256:
         raise ArtifactError(
@@ -128,7 +133,7 @@ def write_artifact(path: str | os.PathLike[str], payload: bytes, manifest: Manif
     """
     path = Path(path)
     suffix = SUFFIXES.get(manifest.kind)
-    if suffix is None or path.suffix != suffix:
+    if suffix is None or path.suffix.lower() != suffix:
         raise InvalidInput(
             f"artifact {path}", expected=f"a file name that ends with {suffix}", got=path.suffix or "none"
         )
@@ -152,7 +157,7 @@ def write_artifact(path: str | os.PathLike[str], payload: bytes, manifest: Manif
         raise OutputError(
             f"artifact {path} cannot be written",
             got=error.strerror or error,
-            fix="choose another path with -o, or free disk space",
+            fix=room_for(path),
         ) from error
     return path
 
@@ -201,32 +206,28 @@ def _locked(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _check_regular(path: Path, what: str) -> None:
+def _read(path: Path, what: str, limit: int) -> bytes:
+    with _typed(path, what):
+        return read_regular(path, limit)
+
+
+@contextmanager
+def _typed(path: Path, what: str) -> Iterator[None]:
+    """OSError of a file that is opened or read -> ArtifactError."""
     try:
-        mode = path.stat().st_mode
+        yield
     except FileNotFoundError as error:
         raise ArtifactError(
             f"{what} {path}", expected="a file", got="nothing at this path", fix=_fix(what)
         ) from error
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{what} {path}", expected="a readable file", got=error, fix=_fix(what)
-        ) from error
-    # Reading a FIFO could block forever, and a folder has no content.
-    if not stat.S_ISREG(mode):
-        raise ArtifactError(
-            f"{what} {path}", expected="a regular file", got="another type of file", fix=_fix(what)
-        )
-
-
-def _read(path: Path, what: str, limit: int = -1) -> bytes:
-    _check_regular(path, what)
-    try:
-        with path.open("rb") as file:
-            return file.read(limit)
-    except OSError as error:
+    except PermissionError as error:
         raise ArtifactError(
             f"{what} {path}", expected="a readable file", got=error.strerror, fix="check its permissions"
+        ) from error
+    except OSError as error:
+        kind = "a file of the usual size" if error.errno == errno.EFBIG else "a regular file"
+        raise ArtifactError(
+            f"{what} {path}", expected=kind, got=error.strerror or error, fix=_fix(what)
         ) from error
 
 

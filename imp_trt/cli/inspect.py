@@ -12,9 +12,9 @@ from pathlib import Path
 from imp_trt.artifacts.manifest import EXPORT_AGAIN, Manifest
 from imp_trt.artifacts.plan_header import HEADER_BYTES, PlanHeader, read_plan_header
 from imp_trt.backends.preflight import TITLES, problems
-from imp_trt.cli.common import command_parser, print_json, run_command
+from imp_trt.cli.common import command_parser, print_json, print_lines, run_command
 from imp_trt.cuda.platform import Gpu, Platform
-from imp_trt.errors import ArtifactError, CheckpointError, DependencyMissing, ImpTrtError
+from imp_trt.errors import ArtifactError, CheckpointError, DependencyMissing, ImpTrtError, printable
 
 EXAMPLES = """examples:
   imp-inspect street.fp16.drive-orin.engine        (exit code 0 if it can be loaded on this machine)
@@ -138,9 +138,7 @@ def _run(options: argparse.Namespace) -> int:
         print_json(_to_dict(found))
     else:
         for label, text in _lines(found):
-            # Manifests are untrusted and may contain terminal control characters.
-            shown = "".join(c if c.isprintable() else "?" for c in text)
-            print(f"{label:<12}{shown}".rstrip())
+            print_lines(f"{label:<12}{printable(text)}".rstrip())
     return found.exit_code
 
 

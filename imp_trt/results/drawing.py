@@ -8,12 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
-from imp_trt.errors import InvalidInput
+from imp_trt.errors import InvalidInput, printable
 from imp_trt.results.instances import Instances
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+_MAX_NAME = 60
 _Bgr = tuple[int, int, int]
 _Rect = tuple[int, int, int, int]
+
+
+def drawable(name: str) -> str:
+    """A class name as one short line; OpenCV would measure and draw one of any length."""
+    return printable(name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 3] + "...")
 
 
 def class_colors(classes: ClassTable) -> NDArray[np.uint8]:
@@ -96,7 +102,7 @@ def _draw_labels(
     taken = list(taken)
     for i in range(len(instances)):
         color = _bgr(classes, int(instances.labels[i]))
-        text = f"{classes.names[int(instances.labels[i])]} {instances.scores[i]:.2f}"
+        text = f"{drawable(classes.names[int(instances.labels[i])])} {instances.scores[i]:.2f}"
         (tw, th), base = cv2.getTextSize(text, _FONT, scale, thickness)
         pad = max(4, th // 2)
         w, h = tw + 2 * pad, th + base + max(2, th // 3)
@@ -148,7 +154,7 @@ def _draw_legend(image: NDArray[np.uint8], counts: NDArray[np.int64], classes: C
     fraction = counts / (height * width)
     shown = [int(k) for k in np.argsort(-fraction, kind="stable") if fraction[k] >= 0.005]
     scale, thickness = _text_style(image)
-    sizes = [cv2.getTextSize(classes.names[k], _FONT, scale, thickness)[0] for k in shown]
+    sizes = [cv2.getTextSize(drawable(classes.names[k]), _FONT, scale, thickness)[0] for k in shown]
     th = max((size[1] for size in sizes), default=1)
     row = round(th * 1.9)
     rows = min(len(shown), (height - 3 * th) // row)  # only the largest, if the image is too low for all
@@ -162,7 +168,8 @@ def _draw_legend(image: NDArray[np.uint8], counts: NDArray[np.int64], classes: C
         corner, other = (2 * th - th // 2, y - th // 2), (2 * th + th // 2, y + th // 2)
         cv2.rectangle(image, corner, other, _bgr(classes, k), cv2.FILLED)
         origin = (3 * th, y + th // 2)
-        cv2.putText(image, classes.names[k], origin, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+        name = drawable(classes.names[k])
+        cv2.putText(image, name, origin, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
     return [(th, height - h - th, th + w, height - th)]
 
 

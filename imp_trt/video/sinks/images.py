@@ -38,6 +38,13 @@ class ImageSink(BaseSink, ABC):
         self._suffix = suffix
         self._pattern = Path(text).name if re.fullmatch(r"[^%]*%0?\d*d[^%/]*", text) else None
         self._file = Path(text)
+        if self._pattern is not None and self._file.suffix.lower() not in IMAGE_SUFFIXES:
+            raise OutputError(
+                f"images {text}",
+                expected=f"a pattern that ends with {', '.join(IMAGE_SUFFIXES)}",
+                got=self._file.suffix or "no suffix",
+                fix=f"write {text}.png",
+            )
         if self._pattern is None and self._file.suffix.lower() not in IMAGE_SUFFIXES:
             self._folder, self._single = self._file, False
         else:
@@ -63,7 +70,11 @@ class ImageSink(BaseSink, ABC):
 
     def _name(self, item: SegmentedFrame) -> str:
         """File name of a frame, relative to the folder."""
-        name = self._pattern % item.frame.index if self._pattern else f"{item.frame.name}{self._suffix}"
+        name = (
+            self._pattern % item.frame.index
+            if self._pattern
+            else f"{file_name(item.frame.name)}{self._suffix}"
+        )
         return f"{safe_name(item.source)}/{name}" if item.source else name
 
     @abstractmethod
@@ -96,6 +107,11 @@ class ClassMaps(ImageSink):
 
     def _image(self, item: SegmentedFrame) -> NDArray[np.uint8]:
         return item.result.semantic
+
+
+def file_name(name: str) -> str:
+    """Return a frame's name, which may come from any source, as one component of a path."""
+    return re.sub(r"[/\x00]", "_", name)
 
 
 def safe_name(source: str) -> str:
