@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import re
+import resource
 import sys
 import time
 import traceback
@@ -25,6 +26,9 @@ from imp_trt.errors import DependencyMissing, ImpTrtError, printable
 
 if TYPE_CHECKING:
     from imp_trt.preprocessing.letterbox import LetterboxTransform
+
+# PyTorch with OpenCV and ONNX Runtime needs about 3 GB, most of it never touched.
+_ADDRESS_SPACE = 4 << 30
 
 EXIT_INTERNAL = 1
 EXIT_USAGE = 2
@@ -288,8 +292,27 @@ def _report(error: ImpTrtError, code: int, verbose: int) -> int:
     return code
 
 
+_NO_MEMORY = (
+    "cannot allocate memory",
+    "failed to map segment",
+    "cannot enable executable stack",
+    "out of memory",
+)
+
+
 def _missing(error: ImportError) -> DependencyMissing:
     name = (error.name or "").split(".")[0]
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    # With too little address space PyTorch fails in its own ways: a library that cannot be mapped, or
+    # one that is half loaded.
+    small = limit != resource.RLIM_INFINITY and limit < _ADDRESS_SPACE
+    if small or any(text in str(error).lower() for text in _NO_MEMORY):
+        return DependencyMissing(
+            f"cannot load {name or 'a library'}",
+            expected=f"at least {_ADDRESS_SPACE >> 30} GB of address space" if small else "enough memory",
+            got=f"a limit of {limit >> 20:,} MB" if small else error,
+            fix="raise the limit (ulimit -v unlimited), or free memory",
+        )
     extras = {
         "torch": "torch",
         "torchvision": "torch",

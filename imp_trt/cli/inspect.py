@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from imp_trt.artifacts.plan_header import HEADER_BYTES, PlanHeader, read_plan_he
 from imp_trt.backends.preflight import TITLES, problems
 from imp_trt.cli.common import command_parser, print_json, print_lines, run_command
 from imp_trt.cuda.platform import Gpu, Platform
+from imp_trt.data.files import open_regular
 from imp_trt.errors import ArtifactError, CheckpointError, DependencyMissing, ImpTrtError, printable
 
 EXAMPLES = """examples:
@@ -76,18 +78,15 @@ def inspect(path: Path, device: int = 0) -> Inspection:
         InvalidInput: its suffix is not that of a model.
     """
     try:
-        # Opening a FIFO would block.
-        if path.exists() and not path.is_file():
-            raise IsADirectoryError(0, "a folder" if path.is_dir() else "another kind of file")
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             head = file.read(HEADER_BYTES)
     except OSError as error:
         raise ArtifactError(
             f"file {path}", expected="a readable file", got=error.strerror, fix="check the path"
         ) from error
     found = Inspection(path, size)
-    if path.suffix == ".engine" or head[:4] in (b"ftrt", b"vtrt"):
+    if path.suffix.lower() == ".engine" or head[:4] in (b"ftrt", b"vtrt"):
         _inspect_engine(found, head, device)
     else:
         _inspect_other(found)
@@ -123,7 +122,7 @@ def _inspect_other(found: Inspection) -> None:
     from imp_trt.backends import open_backend
 
     try:
-        if found.path.suffix == ".onnx":
+        if found.path.suffix.lower() == ".onnx":
             found.manifest = read_manifest(found.path)
         backend = open_backend(found.path)
         found.manifest = backend.manifest

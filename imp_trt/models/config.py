@@ -228,10 +228,19 @@ def _check_numbers(name: str, values: object, count: tuple[int, int], *, positiv
         expected = f"{count[0]} to {count[1]} values" if count[0] < count[1] else f"{count[0]} values"
         raise InvalidInput(name, expected=expected, got=type(values).__name__)
     for value in values:
-        number = math.nan
-        if isinstance(value, Real) and not isinstance(value, bool):
-            number = float(value) if abs(value) <= _LARGEST else math.inf
+        number = _number(value)
         if not math.isfinite(number) or (positive and number <= 0):
             kinds = "positive values" if positive else "values"
             got = type(value).__name__ if math.isnan(number) else value
             raise InvalidInput(name, expected=f"{kinds} up to {_LARGEST:g}", got=got)
+
+
+def _number(value: object) -> float:
+    """A real number as float: NaN for another type, infinity beyond _LARGEST."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        number = float(value)
+    except OverflowError:
+        return math.inf
+    return number if abs(number) <= _LARGEST else math.inf

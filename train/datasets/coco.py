@@ -29,6 +29,9 @@ SOURCE = (
     "COCO is available at https://cocodataset.org/#download (annotations CC BY 4.0, photos under the "
     "licenses of their owners)"
 )
+MAX_IMAGE_PIXELS = 1 << 28
+"""Limit of height x width of an image: 16384 x 16384."""
+
 _CONTENT = "images, annotations and categories in COCO's format"
 
 
@@ -122,8 +125,8 @@ class CocoDataset:
             self.classes, class_of = _classes(data["categories"], background)
             images_of_file = _images(data, class_of)
             self.terms = terms or _licenses(data)
-        except (KeyError, TypeError, ValueError, InvalidInput) as error:
-            raise DatasetError(str(annotations), expected=_CONTENT, got=repr(error)) from error
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, InvalidInput) as error:
+            raise DatasetError(str(annotations), expected=_CONTENT, got=repr(error)[:300]) from error
         self.images = tuple(i for i in images_of_file if keep is None or keep(i))
         if not self.images:
             raise DatasetError(
@@ -180,7 +183,7 @@ def _classes(categories: list[CategoryJson], background: bool) -> tuple[ClassTab
 
 def _images(data: CocoJson, class_of: Mapping[int, int]) -> list[CocoImage]:
     """Images in the order of their ids, each with its annotations."""
-    sizes = {image["id"]: (int(image["height"]), int(image["width"])) for image in data["images"]}
+    sizes = {image["id"]: _size(image) for image in data["images"]}
     if len(sizes) != len(data["images"]):
         raise ValueError("image ids must be unique")
     objects: dict[object, list[tuple[int, bool, Region]]] = defaultdict(list)
@@ -193,16 +196,28 @@ def _images(data: CocoJson, class_of: Mapping[int, int]) -> list[CocoImage]:
             if number not in class_of:
                 raise ValueError(f"category {number} is not in the file's categories")
             region = parse_region(annotation["segmentation"], size)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"annotation {annotation.get('id')}: {error!r}") from error
         objects[annotation["image_id"]].append((class_of[number], bool(annotation.get("iscrowd", 0)), region))
     listed = sorted(data["images"], key=lambda image: image["id"])
     return [CocoImage(str(i["file_name"]), sizes[i["id"]], tuple(objects[i["id"]])) for i in listed]
 
 
+def _size(image: ImageJson) -> tuple[int, int]:
+    """Height and width; a label map of that size is made before the image is read."""
+    height, width = int(image["height"]), int(image["width"])
+    if not (0 < height and 0 < width and height * width <= MAX_IMAGE_PIXELS):
+        raise ValueError(
+            f"image {image['id']!r:.80}: expected 1 to {MAX_IMAGE_PIXELS:,} pixels, not {width} x {height}"
+        )
+    return height, width
+
+
 def _licenses(data: CocoJson) -> str | None:
     names = dict.fromkeys(
-        str(license["name"]) for license in data.get("licenses") or [] if license.get("name")
+        str(license["name"])[:200]
+        for license in data.get("licenses") or []
+        if isinstance(license, dict) and license.get("name")
     )
     return f"licenses of the images, as listed in the file: {'; '.join(names)}" if names else None
 
