@@ -26,7 +26,7 @@ PARTS = frozenset({"network", "optimiser", "identity", "step", "log"})
 MAX_STATE_BYTES = 16 << 30
 
 _CHECKSUM = b"imp_trt.sha256:"
-"""Between the state and the 32 bytes of its SHA-256."""
+"""Start of a saved state; the 32 bytes of its SHA-256 follow, then the state as torch.save writes it."""
 
 _log = logging.getLogger(__name__)
 
@@ -102,11 +102,11 @@ class StopRequest:
 
 
 def save_state(path: Path, state: TrainingState) -> None:
-    """Write a state atomically, followed by its checksum: torch.load does not notice a changed tensor."""
+    """Write a state atomically, after its checksum: torch.load does not notice a changed tensor."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     data = buffer.getvalue()
-    write_atomically(path, data + _CHECKSUM + hashlib.sha256(data).digest())
+    write_atomically(path, _CHECKSUM + hashlib.sha256(data).digest() + data)
 
 
 def read_state(path: Path, identity: str) -> TrainingState | None:
@@ -132,15 +132,14 @@ def read_state(path: Path, identity: str) -> TrainingState | None:
 
 
 def _checked(path: Path, data: bytes) -> bytes:
-    """The state in a file without the checksum behind it; CheckpointError if they do not match."""
-    end = len(data) - hashlib.sha256().digest_size
-    start = end - len(_CHECKSUM)
-    if start < 0 or data[start:end] != _CHECKSUM:
+    """The state in a file without the checksum before it; CheckpointError if they do not match."""
+    if not data.startswith(_CHECKSUM):
         _log.warning("%s was saved by an earlier version, without a checksum: damage is not noticed", path)
         return data
-    if hashlib.sha256(data[:start]).digest() != data[end:]:
+    start = len(_CHECKSUM) + hashlib.sha256().digest_size
+    if hashlib.sha256(data[start:]).digest() != data[len(_CHECKSUM) : start]:
         raise _damaged(path, "another checksum than when it was saved")
-    return data[:start]
+    return data[start:]
 
 
 def _damaged(path: Path, got: str) -> CheckpointError:

@@ -195,3 +195,38 @@ def test_a_state_without_its_parts_is_damaged(tmp_path):
     save_state(tmp_path / "stage_one.resume.pt", {"identity": mine, "step": 1})
     with pytest.raises(CheckpointError, match="delete the file"):
         train_stage_one(run_in(tmp_path), CONFIG)
+
+
+def small_state():
+    weights = torch.arange(10_000, dtype=torch.float32)
+    return {"network": {"w": weights}, "optimiser": {}, "identity": "i", "step": 5, "log": {}}
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "state.pt"
+    save_state(path, small_state())
+    data = path.read_bytes()
+    for position in range(0, len(data), len(data) // 50):
+        damaged = bytearray(data)
+        damaged[position] ^= 0x40
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="saved state"):
+            state.read_state(path, "i")
+    path.write_bytes(data)
+    assert torch.equal(state.read_state(path, "i")["network"]["w"], small_state()["network"]["w"])
+
+
+@pytest.mark.parametrize("rest", [1, 20, 40, 0.5])
+def test_a_cut_state_is_noticed(tmp_path, rest):
+    path = tmp_path / "state.pt"
+    save_state(path, small_state())
+    data = path.read_bytes()
+    path.write_bytes(data[: -rest if rest >= 1 else int(rest * len(data))])
+    with pytest.raises(CheckpointError, match="saved state"):
+        state.read_state(path, "i")
+
+
+def test_a_state_without_a_checksum_is_read_with_a_word(tmp_path, caplog):
+    torch.save(small_state(), tmp_path / "old.pt")
+    assert state.read_state(tmp_path / "old.pt", "i")["step"] == 5
+    assert "without a checksum" in caplog.text
