@@ -26,7 +26,7 @@ PARTS = frozenset({"network", "optimiser", "identity", "step", "log"})
 MAX_STATE_BYTES = 16 << 30
 
 _CHECKSUM = b"imp_trt.sha256:"
-"""Start of a saved state; the 32 bytes of its SHA-256 follow, then the state as torch.save writes it."""
+"""Between the state and the 32 bytes of its SHA-256; torch.load reads a file that has more at its end."""
 
 _log = logging.getLogger(__name__)
 
@@ -102,11 +102,11 @@ class StopRequest:
 
 
 def save_state(path: Path, state: TrainingState) -> None:
-    """Write a state atomically, after its checksum: torch.load does not notice a changed tensor."""
+    """Write a state atomically, followed by its checksum: torch.load does not notice a changed tensor."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     data = buffer.getvalue()
-    write_atomically(path, _CHECKSUM + hashlib.sha256(data).digest() + data)
+    write_atomically(path, data + _CHECKSUM + hashlib.sha256(data).digest())
 
 
 def read_state(path: Path, identity: str) -> TrainingState | None:
@@ -132,14 +132,15 @@ def read_state(path: Path, identity: str) -> TrainingState | None:
 
 
 def _checked(path: Path, data: bytes) -> bytes:
-    """The state in a file without the checksum before it; CheckpointError if they do not match."""
-    if not data.startswith(_CHECKSUM):
-        _log.warning("%s was saved by an earlier version, without a checksum: damage is not noticed", path)
+    """The state in a file without the checksum behind it; CheckpointError if they do not match."""
+    end = len(data) - hashlib.sha256().digest_size
+    start = max(0, end - len(_CHECKSUM))
+    if data[start:end] != _CHECKSUM:
+        _log.warning("%s has no checksum, as those of earlier versions: damage is not noticed", path)
         return data
-    start = len(_CHECKSUM) + hashlib.sha256().digest_size
-    if hashlib.sha256(data[start:]).digest() != data[len(_CHECKSUM) : start]:
+    if hashlib.sha256(data[:start]).digest() != data[end:]:
         raise _damaged(path, "another checksum than when it was saved")
-    return data[start:]
+    return data[:start]
 
 
 def _damaged(path: Path, got: str) -> CheckpointError:
