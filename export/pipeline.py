@@ -19,6 +19,7 @@ from imp_trt.artifacts.manifest import Manifest
 from imp_trt.backends.preflight import problems
 from imp_trt.backends.pytorch import PyTorchBackend
 from imp_trt.data.files import write_atomically
+from imp_trt.errors import printable
 from imp_trt.export.manifests import (
     benchmark_entry,
     engine_manifest,
@@ -183,7 +184,7 @@ def export_model(
     lowered = _lower(plan, checkpoint.network)
     exported = _build(plan, lowered, reference.manifest)
     if reference.manifest.terms:
-        _log.warning("%s: %s", plan.weights, reference.manifest.terms)
+        _log.warning("%s: %s", plan.weights, printable(reference.manifest.terms))
     if plan.options.verify:
         exported = _verify(plan, lowered, exported, reference)
     return replace(_write(plan, exported), seconds=time.perf_counter() - start)

@@ -65,12 +65,18 @@ class ClassTable:
         raw: Mapping[str, Any] = data  # of any types: what does not convert raises
         try:
             return cls(
-                names=tuple(str(n) for n in raw["names"]),
+                names=tuple(_name(n) for n in raw["names"]),
                 things=tuple(int(t) for t in raw["things"]),
                 palette=tuple((int(r), int(g), int(b)) for r, g, b in raw["palette"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidInput("class table", expected="names, things, palette", got=repr(error)) from error
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str | int | float):
+        raise TypeError(f"a class name is {type(value).__name__}")
+    return str(value)
 
 
 def default_palette(count: int) -> tuple[Rgb, ...]:

@@ -6,6 +6,26 @@ A message has up to three parts: the expected value, the actual value, and how t
 
 from __future__ import annotations
 
+_MAX_PART = 1000
+
+
+def printable(text: object) -> str:
+    """Text from outside (names, addresses, messages of libraries) as one line for a terminal, log or drawing.
+
+    White space becomes a space, and every other character that is not printable a question mark: escape
+    sequences move the cursor or rename the window, marks of direction reverse what is displayed, and a line
+    break starts a line that looks like another message. Data files keep the exact text; HTML escapes it.
+    """
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in str(text))
+
+
+def _short(part: object) -> str:
+    try:
+        text = str(part)
+    except Exception as error:  # an object from outside, or an integer of more than 4,300 digits
+        text = f"{type(part).__name__} ({type(error).__name__})"
+    return text if len(text) <= _MAX_PART else f"{text[: _MAX_PART - 3]}..."
+
 
 class ImpTrtError(Exception):
     """Base class of the errors that imp_trt raises.
@@ -36,11 +56,12 @@ class ImpTrtError(Exception):
     def _message(self) -> str:
         parts = [self.what]
         if self.expected is not None:
-            parts.append(f"expected {self.expected}")
+            parts.append(f"expected {_short(self.expected)}")
         if self.got is not None:
-            parts.append(f"got {self.got}")
+            parts.append(f"got {_short(self.got)}")
         text = ": ".join([parts[0], ", ".join(parts[1:])]) if len(parts) > 1 else parts[0]
-        return f"{text}. Fix: {self.fix}" if self.fix else text
+        # The attributes keep what came from outside as it is; the message is printed and logged.
+        return printable(f"{text}. Fix: {self.fix}" if self.fix else text)
 
     def __reduce__(self) -> tuple[object, ...]:
         # By default, exceptions lose keyword-only arguments when they are pickled. Errors are sent between

@@ -17,7 +17,7 @@ from imp_trt.backends.futures import ResultFuture
 from imp_trt.backends.opening import BackendName
 from imp_trt.backends.runners import DeviceRunner, HostRunner
 from imp_trt.classes import ClassTable
-from imp_trt.errors import InvalidInput
+from imp_trt.errors import InvalidInput, printable
 from imp_trt.preprocessing.frames import ColorOrder
 from imp_trt.results.result import SegmentationResult
 
@@ -74,7 +74,7 @@ class Segmenter:
         )
         self._manifest = opened.manifest
         if self._manifest.terms:
-            _log.warning("%s: %s", os.fspath(path), self._manifest.terms)
+            _log.warning("%s: %s", os.fspath(path), printable(self._manifest.terms))
         self._lock = Lock()
         self._pid = os.getpid()
 

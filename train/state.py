@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import logging
 import signal
 import time
 from collections.abc import Callable
@@ -14,12 +16,19 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from imp_trt.data.files import write_atomically
+from imp_trt.data.files import read_regular, write_atomically
 from imp_trt.errors import CheckpointError, ImpTrtError, UsageError
 from imp_trt.train.log import LogState
 
 PARTS = frozenset({"network", "optimiser", "identity", "step", "log"})
 """Keys of a saved state."""
+
+MAX_STATE_BYTES = 16 << 30
+
+_CHECKSUM = b"imp_trt.sha256:"
+"""Between the state and the 32 bytes of its SHA-256; torch.load reads a file that has more at its end."""
+
+_log = logging.getLogger(__name__)
 
 SECOND_AFTER = 2.0
 """Signals closer than this (seconds) count as one: the terminal and torchrun both send them."""
@@ -96,10 +105,11 @@ class StopRequest:
 
 
 def save_state(path: Path, state: TrainingState) -> None:
-    """Write a state atomically."""
+    """Write a state atomically, followed by its checksum: torch.load does not notice a changed tensor."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
-    write_atomically(path, buffer.getvalue())
+    data = buffer.getvalue()
+    write_atomically(path, data + _CHECKSUM + hashlib.sha256(data).digest())
 
 
 def read_state(path: Path, identity: str, data_digest: str | None = None) -> TrainingState | None:
@@ -114,10 +124,13 @@ def read_state(path: Path, identity: str, data_digest: str | None = None) -> Tra
         CheckpointError: the file is damaged.
         UsageError: it belongs to another run.
     """
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        state: TrainingState = torch.load(path, map_location="cpu", weights_only=True)
+        data = _checked(path, read_regular(path, MAX_STATE_BYTES))
+        state: TrainingState = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # torch raises many unrelated types for a damaged file
         raise _damaged(path, type(error).__name__) from error
     if not isinstance(state, dict) or not PARTS <= set(state):
@@ -125,6 +138,18 @@ def read_state(path: Path, identity: str, data_digest: str | None = None) -> Tra
     require_same_run(path, state["identity"], identity)
     require_same_data(path, state.get("data_digest"), data_digest)
     return state
+
+
+def _checked(path: Path, data: bytes) -> bytes:
+    """The state in a file without the checksum behind it; CheckpointError if they do not match."""
+    end = len(data) - hashlib.sha256().digest_size
+    start = max(0, end - len(_CHECKSUM))
+    if data[start:end] != _CHECKSUM:
+        _log.warning("%s has no checksum, as those of earlier versions: damage is not noticed", path)
+        return data
+    if hashlib.sha256(data[:start]).digest() != data[end:]:
+        raise _damaged(path, "another checksum than when it was saved")
+    return data[:start]
 
 
 def _damaged(path: Path, got: str) -> CheckpointError:

@@ -11,10 +11,8 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
@@ -22,7 +20,7 @@ from typing import IO, Any, cast
 from imp_trt import errors
 from imp_trt.artifacts.engine_info import EngineBackendName
 from imp_trt.cuda.platform import LIBRARY_VARIABLE, installed_version
-from imp_trt.data.files import unwritable, write_atomically
+from imp_trt.data.files import temporary_folder, unwritable, write_atomically
 from imp_trt.errors import BuildError, DependencyMissing, ImpTrtError, OutputError
 from imp_trt.export.progress import Progress, silent
 from imp_trt.export.tensorrt.build_job import MODULES, BuildJob
@@ -75,7 +73,7 @@ def build_engine(model: bytes, job: BuildJob, progress: Progress | None = None) 
         OutputError: temporary files cannot be written.
     """
     require_builder(job.backend)
-    with _scratch() as folder:
+    with temporary_folder("imp_trt_build_") as folder:
         job, cache = _prepare(model, job, folder)
         info = _run(job, folder, progress or silent)
         plan = (folder / "model.engine").read_bytes()
@@ -116,17 +114,6 @@ def rtx_environment(folder: Path) -> dict[str, str]:
         paths = [str(folder.absolute()), environment.get("LD_LIBRARY_PATH", "")]
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(path for path in paths if path)
     return environment
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    try:
-        # Files that cannot be deleted after the child was killed are not an error.
-        scratch = tempfile.TemporaryDirectory(prefix="imp_trt_build_", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise unwritable(Path(tempfile.gettempdir()), error) from error
-    with scratch as name:
-        yield Path(name)
 
 
 def _prepare(model: bytes, job: BuildJob, folder: Path) -> tuple[BuildJob, Path | None]:

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -24,7 +24,14 @@ from imp_trt.artifacts.manifest import (
     output_specs,
     parse_manifest,
 )
-from imp_trt.data.files import temporary_beside, unwritable, write_and_sync
+from imp_trt.data.files import (
+    open_regular,
+    read_regular,
+    room_for,
+    temporary_beside,
+    unwritable,
+    write_and_sync,
+)
 from imp_trt.errors import ArtifactError, InvalidInput, OutputError
 
 __all__ = [
@@ -41,6 +48,10 @@ __all__ = [
 ]
 
 SUFFIXES: dict[Kind, str] = {"onnx": ".onnx", "engine": ".engine"}
+
+# 2 GiB is the limit of protobuf, thus of an ONNX file in one piece. An engine is about as large as its ONNX
+# file; it also contains kernels.
+MAX_PAYLOAD_BYTES: dict[Kind, int] = {"onnx": 1 << 31, "engine": 1 << 32}
 
 _READ_ATTEMPTS = 50
 """How often a reader starts again because a file was replaced meanwhile."""
@@ -90,7 +101,8 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
         ArtifactError: either file is missing or unreadable, or they do not belong together.
     """
     path = Path(path)
-    _check_regular(path, "artifact")
+    with _typed(path, "artifact"):
+        open_regular(path, max(MAX_PAYLOAD_BYTES.values())).close()  # named before its manifest
     for _ in range(_READ_ATTEMPTS):
         before = _state(path)
         try:
@@ -109,7 +121,8 @@ def _read_pair(path: Path) -> Artifact:
         manifest = _parse_manifest(path, manifest_path(path))
     except ArtifactError as error:
         missing = error
-    payload = _read(path, "artifact")
+    kinds = MAX_PAYLOAD_BYTES if manifest is None else (manifest.kind,)
+    payload = _read(path, "artifact", max(MAX_PAYLOAD_BYTES[kind] for kind in kinds))
     digest = hashlib.sha256(payload).hexdigest()
     if manifest is None or digest != manifest.sha256:
         # A writer, possibly one that was killed, may have replaced the file and not yet its manifest.
@@ -133,9 +146,9 @@ def _read_pair(path: Path) -> Artifact:
 
 def _parse_manifest(path: Path, source: Path) -> Manifest:
     """Read the manifest of the artifact ``path`` from the file ``source``."""
-    manifest = parse_manifest(_read(source, "manifest", MAX_MANIFEST_BYTES + 1), source)
+    manifest = parse_manifest(_read(source, "manifest", MAX_MANIFEST_BYTES), source)
     suffix = SUFFIXES.get(manifest.kind)
-    if suffix != path.suffix:
+    if suffix != path.suffix.lower():
         raise ArtifactError(
             f"manifest {source}: field 'kind'",
             expected=f"the kind of a {path.suffix or 'suffixless'} file",
@@ -186,7 +199,7 @@ def write_artifact(path: str | os.PathLike[str], payload: bytes, manifest: Manif
     """
     path = Path(path)
     suffix = SUFFIXES.get(manifest.kind)
-    if suffix is None or path.suffix != suffix:
+    if suffix is None or path.suffix.lower() != suffix:
         raise InvalidInput(
             f"artifact {path}", expected=f"a file name that ends with {suffix}", got=path.suffix or "none"
         )
@@ -210,7 +223,7 @@ def write_artifact(path: str | os.PathLike[str], payload: bytes, manifest: Manif
         raise OutputError(
             f"artifact {path} cannot be written",
             got=error.strerror or error,
-            fix="choose another path with -o, or free disk space",
+            fix=room_for(path),
         ) from error
     return path
 
@@ -270,8 +283,9 @@ def _finish_replacement(path: Path) -> None:
     if not os.path.exists(following):
         return
     try:
-        complete = _parse_manifest(path, following).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    except (ArtifactError, FileNotFoundError):
+        payload = _read(path, "artifact", max(MAX_PAYLOAD_BYTES.values()))
+        complete = _parse_manifest(path, following).sha256 == hashlib.sha256(payload).hexdigest()
+    except ArtifactError:
         complete = False
     if complete:
         os.replace(following, manifest_path(path))
@@ -293,32 +307,28 @@ def _locked(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _check_regular(path: Path, what: str) -> None:
+def _read(path: Path, what: str, limit: int) -> bytes:
+    with _typed(path, what):
+        return read_regular(path, limit)
+
+
+@contextmanager
+def _typed(path: Path, what: str) -> Iterator[None]:
+    """OSError of a file that is opened or read -> ArtifactError."""
     try:
-        mode = path.stat().st_mode
+        yield
     except FileNotFoundError as error:
         raise ArtifactError(
             f"{what} {path}", expected="a file", got="nothing at this path", fix=_fix(what)
         ) from error
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{what} {path}", expected="a readable file", got=error, fix=_fix(what)
-        ) from error
-    # Reading a FIFO could block forever, and a folder has no content.
-    if not stat.S_ISREG(mode):
-        raise ArtifactError(
-            f"{what} {path}", expected="a regular file", got="another type of file", fix=_fix(what)
-        )
-
-
-def _read(path: Path, what: str, limit: int = -1) -> bytes:
-    _check_regular(path, what)
-    try:
-        with path.open("rb") as file:
-            return file.read(limit)
-    except OSError as error:
+    except PermissionError as error:
         raise ArtifactError(
             f"{what} {path}", expected="a readable file", got=error.strerror, fix="check its permissions"
+        ) from error
+    except OSError as error:
+        kind = "a file of the usual size" if error.errno == errno.EFBIG else "a regular file"
+        raise ArtifactError(
+            f"{what} {path}", expected=kind, got=error.strerror or error, fix=_fix(what)
         ) from error
 
 

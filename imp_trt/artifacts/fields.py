@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -38,7 +39,7 @@ def is_list(value: object, item: type) -> bool:
 
 def short(value: object) -> str:
     """The value as text of at most 120 characters, for a message."""
-    text = repr(value) if not isinstance(value, Exception) else f"{type(value).__name__}: {value}"
+    text = reprlib.repr(value) if not isinstance(value, Exception) else f"{type(value).__name__}: {value}"
     return text if len(text) <= 120 else text[:117] + "..."
 
 

@@ -41,6 +41,7 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 1 << 20
+_MAX_DEPTH = 32
 
 Kind = Literal["onnx", "engine", "checkpoint"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
@@ -52,8 +53,14 @@ QUANTIZED: tuple[Precision, ...] = ("int8", "fp8")
 """Precisions that need calibration frames."""
 FITS: tuple[FitRule, ...] = ("letterbox", "resize")
 IMP_OP = "InstanceMaskProjection"
+ROI_ALIGN_OP = "ImpMultilevelRoiAlign"
 
 _MAX_SIDE = 1 << 16
+# Bytes of memory that a call needs at least: a manifest of 1 KB must not ask for terabytes.
+MAX_PIXELS = 1 << 28
+"""Limit of batch x height x width, and of the values in the instance masks of a batch."""
+_OP_FIELDS = {IMP_OP: frozenset(("version", "sampling")), ROI_ALIGN_OP: frozenset(("version",))}
+_OP_VERSION = re.compile(r"[0-9]{1,6}")
 # It becomes part of commands in error messages.
 _TARGET = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -104,6 +111,7 @@ class InputContract:
         check.choice("input.layout", self.layout, ("BHWC",))
         check.choice("input.fit", self.fit, FITS)
         check.integer("input.pad_value", self.pad_value, 0, 255)
+        _check_size("input", self.batch * self.height * self.width)
 
     @property
     def spec(self) -> TensorSpec:
@@ -181,6 +189,7 @@ class Manifest:
         check.matches("target", self.target, _TARGET, 'a name such as "jetson-orin"')
         check.integer("detections", self.detections, 0, 1 << 16)
         check.integer("mask_size", self.mask_size, 1, 1 << 10)
+        _check_size("detections", self.input.batch * self.detections * self.mask_size**2)
         if self.opset is not None:
             check.integer("opset", self.opset, 1, 1000)
         for name in ("sha256", "weights_sha256"):
@@ -188,7 +197,7 @@ class Manifest:
         for name in ("ops", "producer", "verification", "benchmark"):
             check.mapping(name, getattr(self, name))
         for name, details in self.ops.items():
-            check.mapping(f"ops.{name}", details)
+            _check_operator(name, details)
         for name, version in self.producer.items():
             check.text(f"producer.{name}", version)
         if self.terms is not None:
@@ -196,8 +205,6 @@ class Manifest:
         if not isinstance(self.created, str):
             raise InvalidInput("manifest field 'created'", expected="a string", got=repr(self.created))
         self._check_engine()
-        rule = self.ops.get(IMP_OP, {}).get("sampling", "bilinear")
-        check.choice(f"ops.{IMP_OP}.sampling", rule, SAMPLING_RULES)
         self._check_outputs()
 
     def _check_outputs(self) -> None:
@@ -242,6 +249,35 @@ class Manifest:
             ) from error
 
 
+def _check_size(name: str, count: int) -> None:
+    if count > MAX_PIXELS:
+        raise InvalidInput(
+            f"manifest field '{name}'", expected=f"at most {MAX_PIXELS:,} values", got=f"{count:,}"
+        )
+
+
+def _check_operator(name: str, details: object) -> None:
+    """InvalidInput unless these are a known operator and its fields: one that is misspelled has no effect."""
+    known = _OP_FIELDS.get(name)
+    if known is None:
+        raise InvalidInput(
+            f"manifest field 'ops.{name[:80]}'",
+            expected=f"one of {', '.join(_OP_FIELDS)}",
+            got="another name",
+        )
+    values = check.mapping(f"ops.{name}", details)
+    for key in values:
+        if key not in known:
+            raise InvalidInput(
+                f"manifest field 'ops.{name}.{key[:80]}'", expected="no such field", got="an unknown field"
+            )
+    if "version" not in values:
+        raise InvalidInput(f"manifest field 'ops.{name}.version'", expected="a value", got="nothing")
+    check.matches(f"ops.{name}.version", values["version"], _OP_VERSION, "a number as text")
+    if "sampling" in values:
+        check.choice(f"ops.{name}.sampling", values["sampling"], SAMPLING_RULES)
+
+
 def parse_manifest(data: bytes, path: Path) -> Manifest:
     """Manifest from the bytes of its file; path is used in errors only.
 
@@ -264,6 +300,8 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
         raise _bad(path, "text", "a JSON object in UTF-8", check.short(error)) from error
     if not isinstance(raw, dict):
         raise _bad(path, "text", "a JSON object", type(raw).__name__)
+    if not _is_shallow(raw, _MAX_DEPTH):
+        raise _bad(path, "text", f"at most {_MAX_DEPTH} levels of nesting", "more")
     _check_schema(raw, path)
     try:
         return _build(raw)
@@ -340,6 +378,21 @@ def _spec(name: str, raw: object) -> TensorSpec:
     if not isinstance(shape, list) or not check.is_list(shape, int):
         raise check.FieldError(f"{name}.shape", "a list of integers", check.short(shape))
     return TensorSpec(str(data["name"]), str(data["dtype"]), tuple(shape))
+
+
+def _is_shallow(value: object, depth: int) -> bool:
+    """Whether lists and objects are nested in at most this many levels; what writes them again recurses."""
+    level: list[object] = [value]
+    for _ in range(depth):
+        level = [
+            item
+            for parent in level
+            if isinstance(parent, dict | list)
+            for item in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+        if not level:
+            return True
+    return not any(isinstance(item, dict | list) for item in level)
 
 
 def _unique_keys(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:

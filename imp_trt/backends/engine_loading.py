@@ -9,7 +9,7 @@ from functools import cache
 
 from imp_trt.artifacts.artifact import Artifact
 from imp_trt.artifacts.manifest import EXPORT_AGAIN, TensorSpec
-from imp_trt.errors import ArtifactError, DeviceError, EngineIncompatible
+from imp_trt.errors import ArtifactError, DeviceError, EngineIncompatible, printable
 from imp_trt.plugins.tensorrt_types import ICudaEngine, Member, TensorRT
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def _logger(trt: TensorRT, errors: deque[str]) -> object:
 
         def log(self, severity: Member, msg: str) -> None:
             level = _LEVELS.get(severity.name, logging.DEBUG)
-            text = " ".join(msg.split())[:500]
+            text = printable(" ".join(msg.split())[:500])
             if level >= logging.ERROR:
                 errors.append(text)
             _log.log(level, "%s: %s", trt.__name__, text)

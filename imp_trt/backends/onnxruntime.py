@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from imp_trt.artifacts.artifact import read_artifact
 from imp_trt.artifacts.manifest import EXPORT_AGAIN, Manifest, TensorSpec
 from imp_trt.backends.decoding import HostOutputs
+from imp_trt.backends.onnx_bounds import check_bounds
 from imp_trt.errors import ArtifactError, DependencyMissing, ImpTrtError, InvalidInput
 
 
@@ -69,6 +70,7 @@ class OnnxRuntimeBackend:
                 got="bf16, a file for TensorRT's parser",
                 fix="pass it to trtexec, or imp-export --engine fp32 --target onnxruntime",
             )
+        check_bounds(artifact.payload, str(artifact.path))
         session = _session(artifact.payload, str(artifact.path), threads)
         _check("inputs", session.get_inputs(), (self.manifest.input.spec,), path)
         _check("outputs", session.get_outputs(), self.manifest.outputs, path)

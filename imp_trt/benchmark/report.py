@@ -14,6 +14,7 @@ from imp_trt.benchmark.gates import Gate, Verdict
 from imp_trt.benchmark.machine import MachineInfo
 from imp_trt.benchmark.measure import Latency, Throughput
 from imp_trt.benchmark.samples import STAGES, figures, frames_needed, percentile_name, rounded
+from imp_trt.errors import printable
 
 WIDTH = 100
 
@@ -139,7 +140,7 @@ class Report:
         lines = [line for name, text in self._head() for line in labeled(name, text)]
         lines += ["", *self._table(), ""]
         lines += [line for name, text in self._foot() for line in labeled(name, text)]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def _head(self) -> Iterator[tuple[str, str]]:
         m, f, machine = self.model, self.frames, self.machine

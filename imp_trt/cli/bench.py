@@ -17,6 +17,7 @@ from imp_trt.cli.common import (
     command_parser,
     positive,
     print_json,
+    print_lines,
     run_command,
     say,
     seconds,
@@ -145,7 +146,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(data)
     else:
-        print(report.text())
+        print_lines(report.text())
     _write(options, report, data)
     if options.record:
         say(f"recorded in {record(options.artifact, data)}")

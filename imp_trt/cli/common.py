@@ -13,23 +13,25 @@ import logging
 import math
 import os
 import re
-import signal
+import resource
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from types import FrameType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import imp_trt
-from imp_trt.errors import DependencyMissing, ImpTrtError
+from imp_trt.cli.interrupts import EXIT_INTERRUPTED, ends_by_second_signal
+from imp_trt.errors import DependencyMissing, ImpTrtError, printable
 
 if TYPE_CHECKING:
     from imp_trt.preprocessing.letterbox import LetterboxTransform
 
+# PyTorch with OpenCV and ONNX Runtime needs about 3 GB, most of it never touched.
+_ADDRESS_SPACE = 4 << 30
+
 EXIT_INTERNAL = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 EXIT_CODES_HELP = (
     "exit codes: 0 ok, 1 internal error, 2 usage or bad input, 3 accuracy or precision gate failed, "
@@ -117,17 +119,19 @@ def seconds(text: str, *, unit: str) -> float:
 def run_command(body: Callable[[], int | None], *, verbose: int = 0, quiet: bool = False) -> int:
     """Run body and convert exceptions to one line on stderr and an exit code.
 
+    The second SIGINT or SIGTERM ends the process even if body is in a call that does not return.
+
     Args:
         body: the command; returns its exit code, or None for 0.
         verbose: 0 warnings and notices, 1 library messages too, 2 tracebacks too.
         quiet: warnings only.
     """
     set_up_logging(verbose, quiet)
-    previous = _terminate_like_interrupt()
     try:
-        code = body() or 0
-        sys.stdout.flush()
-        return code
+        with ends_by_second_signal():
+            code = body() or 0
+            sys.stdout.flush()
+            return code
     except KeyboardInterrupt:
         say("interrupted")
         return EXIT_INTERRUPTED
@@ -144,14 +148,16 @@ def run_command(body: Callable[[], int | None], *, verbose: int = 0, quiet: bool
     except Exception as error:  # a bug in this package
         text = f"internal error: {type(error).__name__}: {error} (-vv shows where; please report it)"
         return _report(ImpTrtError(" ".join(text.split())), EXIT_INTERNAL, verbose)
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
 
 
 def say(text: str) -> None:
-    """One line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """One line on stderr; see :func:`imp_trt.errors.printable`."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def print_lines(text: str) -> None:
+    """Lines on stdout: names in them come from files. The line breaks are kept, nothing else that moves."""
+    print("\n".join(printable(line) for line in text.split("\n")))
 
 
 def say_padding(fit: LetterboxTransform) -> None:
@@ -180,12 +186,22 @@ def set_up_logging(verbose: int = 0, quiet: bool = False) -> None:
     logger = logging.getLogger("imp_trt")
     logger.setLevel(level)
     handler = _AboveProgress()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
     logger.handlers = [handler]
     logger.propagate = False
     if not verbose:
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+class _Printable(logging.Formatter):
+    """Records quote names and messages from outside; a traceback keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+    def formatException(self, *args: Any) -> str:
+        return "\n".join(map(printable, super().formatException(*args).split("\n")))
 
 
 class _AboveProgress(logging.StreamHandler):  # type: ignore[type-arg]  # Python 3.10 takes none
@@ -245,6 +261,7 @@ class Progress:
         return f"{text}, {note}" if note else text
 
     def _print(self, text: str) -> None:
+        text = printable(text)
         if self._terminal:
             # Padded with spaces to overwrite a longer previous line.
             sys.stderr.write("\r" + text.ljust(self._width))
@@ -275,8 +292,27 @@ def _report(error: ImpTrtError, code: int, verbose: int) -> int:
     return code
 
 
+_NO_MEMORY = (
+    "cannot allocate memory",
+    "failed to map segment",
+    "cannot enable executable stack",
+    "out of memory",
+)
+
+
 def _missing(error: ImportError) -> DependencyMissing:
     name = (error.name or "").split(".")[0]
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    # With too little address space PyTorch fails in its own ways: a library that cannot be mapped, or
+    # one that is half loaded.
+    small = limit != resource.RLIM_INFINITY and limit < _ADDRESS_SPACE
+    if small or any(text in str(error).lower() for text in _NO_MEMORY):
+        return DependencyMissing(
+            f"cannot load {name or 'a library'}",
+            expected=f"at least {_ADDRESS_SPACE >> 30} GB of address space" if small else "enough memory",
+            got=f"a limit of {limit >> 20:,} MB" if small else error,
+            fix="raise the limit (ulimit -v unlimited), or free memory",
+        )
     extras = {
         "torch": "torch",
         "torchvision": "torch",
@@ -298,15 +334,3 @@ def _missing(error: ImportError) -> DependencyMissing:
     else:
         fix = "imp-doctor lists what is installed and what is missing"
     return DependencyMissing(f"cannot import {name or 'a module'}", got=error, fix=fix)
-
-
-def _terminate_like_interrupt() -> Callable[[int, FrameType | None], object] | int | None:
-    """Make SIGTERM unwind the stack as Ctrl-C does, so that temporary files are removed."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        return signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread
-        return None

@@ -11,7 +11,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import Progress, command_parser, positive, print_json, run_command, stage_progress
+from imp_trt.cli.common import (
+    Progress,
+    command_parser,
+    positive,
+    print_json,
+    print_lines,
+    run_command,
+    stage_progress,
+)
 
 if TYPE_CHECKING:
     from imp_trt.results.result import SegmentationResult
@@ -82,10 +90,10 @@ def _demo(options: argparse.Namespace) -> int:
         print_json({"outputs": places, **summary.to_dict(), "seconds": round(seconds, 1)})
         return 0
     for name, path in outputs.items():
-        print(f"{name:<14} {path}")
+        print_lines(f"{name:<14} {path}")
     speed = summary.timing_ms["total"]["p50"]
-    print(f"{summary.frames} frames, {speed:.0f} ms each (median, network and resizing)")
-    print(f"PASSED imp-demo {seconds:.1f}s")
+    print_lines(f"{summary.frames} frames, {speed:.0f} ms each (median, network and resizing)")
+    print_lines(f"PASSED imp-demo {seconds:.1f}s")
     return 0
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from importlib import metadata
 from typing import Any
 
-from imp_trt.cli.common import command_parser, print_json, run_command
+from imp_trt.cli.common import command_parser, print_json, print_lines, run_command
 
 # Distribution names, in the order they are shown.
 _PACKAGES = (
@@ -314,32 +314,32 @@ def _advice(packages: dict[str, Any]) -> list[str]:
 
 def _print(data: dict[str, Any]) -> None:
     for key, value in data["system"].items():
-        print(f"{key:<24} {value}")
-    print("\npackages")
+        print_lines(f"{key:<24} {value}")
+    print_lines("\npackages")
     for name, version in data["packages"].items():
-        print(f"  {name:<22} {version or '-'}")
+        print_lines(f"  {name:<22} {version or '-'}")
     gpu = data["gpu"]
-    print(f"\nGPU driver               {gpu.get('driver') or gpu.get('note') or gpu.get('error')}")
+    print_lines(f"\nGPU driver               {gpu.get('driver') or gpu.get('note') or gpu.get('error')}")
     for device in gpu.get("devices", []):
-        print(
+        print_lines(
             f"  {device['name']}, compute capability {device['compute_capability']}, "
             f"{device['memory_gib']} GiB"
         )
-    print("\nengines")
+    print_lines("\nengines")
     for row in data["engines"] if isinstance(data["engines"], list) else []:
-        print(f"  {row['what']:<22} {row['found'] or row['note'] or '-'}")
+        print_lines(f"  {row['what']:<22} {row['found'] or row['note'] or '-'}")
         if row["fix"]:
-            print(f"  {'':<22} fix: {row['fix']}")
-    print("\nfeatures")
+            print_lines(f"  {'':<22} fix: {row['fix']}")
+    print_lines("\nfeatures")
     abilities = data["abilities"] if isinstance(data["abilities"], list) else []
     for ability in abilities:
-        print(f"  {'yes' if ability['works'] else 'no ':<4} {ability['what']}")
+        print_lines(f"  {'yes' if ability['works'] else 'no ':<4} {ability['what']}")
         for module, reason in ability["missing"].items():
-            print(f"       {module}: {reason}")
+            print_lines(f"       {module}: {reason}")
         if ability["fix"]:
-            print(f"       fix: {ability['fix']}")
+            print_lines(f"       fix: {ability['fix']}")
     for line in data["advice"] if isinstance(data["advice"], list) else []:
-        print(f"\nadvice: {line}")
+        print_lines(f"\nadvice: {line}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from imp_trt.cli.common import (
     command_parser,
     positive,
     print_json,
+    print_lines,
     run_command,
     say,
     say_padding,
@@ -127,7 +128,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             plain["baseline"] = {"model": str(options.baseline), **scored[0].evaluation.to_dict()}
         print_json(plain)
     else:
-        print("\n\n".join(table.text() for table in tables(scored)))
+        print_lines("\n\n".join(table.text() for table in tables(scored)))
     return 0
 
 

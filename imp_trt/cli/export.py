@@ -5,11 +5,18 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imp_trt.cli.common import command_parser, positive, print_json, run_command, stage_progress
+from imp_trt.cli.common import (
+    command_parser,
+    positive,
+    print_json,
+    print_lines,
+    run_command,
+    say,
+    stage_progress,
+)
 
 if TYPE_CHECKING:
     from imp_trt.export.pipeline import ExportReport
@@ -148,7 +155,7 @@ class _DeprecatedNmsPasses(argparse.Action):
         values: object,
         option_string: str | None = None,
     ) -> None:
-        print(f"{option_string} is deprecated, use --nms-iterations", file=sys.stderr)
+        say(f"{option_string} is deprecated, use --nms-iterations")
         setattr(namespace, self.dest, values)
 
 
@@ -214,27 +221,27 @@ def _list_targets(as_json: bool) -> int:
     if as_json:
         print_json([asdict(target) for target in TARGETS.values()])
     else:
-        print(list_targets(Platform.detect()))
+        print_lines(list_targets(Platform.detect()))
     return 0
 
 
 def _print(report: ExportReport) -> None:
     figures = report.manifest.verification
-    print(f"artifact   {report.path}")
-    print(f"manifest   {report.path}.json")
+    print_lines(f"artifact   {report.path}")
+    print_lines(f"manifest   {report.path}.json")
     for path in report.also:
-        print(f"also       {path}")
+        print_lines(f"also       {path}")
     _print_engine(report)
     where = figures["verified_on"]
     if where is None:
-        print(f"UNVERIFIED imp-export {report.path}")
+        print_lines(f"UNVERIFIED imp-export {report.path}")
         return
     _print_figures(figures)
     times = report.manifest.benchmark
     if times:
-        print(f"network    {times['network_ms']:.1f} ms (PyTorch {times['pytorch_ms']:.1f} ms)")
+        print_lines(f"network    {times['network_ms']:.1f} ms (PyTorch {times['pytorch_ms']:.1f} ms)")
     passed = "PASSED (graph only)" if report.graph_only else "PASSED"
-    print(f"{passed} imp-export {report.path} verified_on={where}")
+    print_lines(f"{passed} imp-export {report.path} verified_on={where}")
 
 
 def _print_engine(report: ExportReport) -> None:
@@ -244,22 +251,24 @@ def _print_engine(report: ExportReport) -> None:
     forms = ", ".join(f"{name} as {form}" for name, form in engine.operators.items()) or "none"
     layers = ", ".join(f"{count} in {name}" for name, count in engine.layer_precisions.items())
     source = report.manifest.verification["layer_precisions_from"]
-    print(f"built by   {engine.backend} {engine.version} for GPUs {', '.join(engine.compute_capabilities)}")
-    print(f"operators  {forms}")
-    print(f"layers     {layers} ({source})")
+    print_lines(
+        f"built by   {engine.backend} {engine.version} for GPUs {', '.join(engine.compute_capabilities)}"
+    )
+    print_lines(f"operators  {forms}")
+    print_lines(f"layers     {layers} ({source})")
     if report.not_run_reason:
-        print(f"not run    the engine cannot run on this machine: {report.not_run_reason}")
+        print_lines(f"not run    the engine cannot run on this machine: {report.not_run_reason}")
 
 
 def _print_figures(figures: Any) -> None:
     counts = figures["instances"]
-    print(f"frames     {figures['source']}")
-    print(f"labels     {figures['label_agreement']:.4%} equal to PyTorch float32")
+    print_lines(f"frames     {figures['source']}")
+    print_lines(f"labels     {figures['label_agreement']:.4%} equal to PyTorch float32")
     score = f"F1 {figures['instance_f1']:.4f} ({counts['matched']} of {counts['reference']} matched)"
-    print(f"instances  {score if counts['reference'] else 'no detections on these frames'}")
+    print_lines(f"instances  {score if counts['reference'] else 'no detections on these frames'}")
     if "miou" in figures:
         miou = figures["miou"]
-        print(f"mIoU       {100 * miou['candidate']:.2f} (PyTorch {100 * miou['reference']:.2f})")
+        print_lines(f"mIoU       {100 * miou['candidate']:.2f} (PyTorch {100 * miou['reference']:.2f})")
 
 
 if __name__ == "__main__":

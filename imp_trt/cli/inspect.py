@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,10 @@ from pathlib import Path
 from imp_trt.artifacts.manifest import EXPORT_AGAIN, Manifest
 from imp_trt.artifacts.plan_header import HEADER_BYTES, PlanHeader, read_plan_header
 from imp_trt.backends.preflight import TITLES, problems
-from imp_trt.cli.common import command_parser, print_json, run_command
+from imp_trt.cli.common import command_parser, print_json, print_lines, run_command
 from imp_trt.cuda.platform import Gpu, Platform
-from imp_trt.errors import ArtifactError, CheckpointError, DependencyMissing, ImpTrtError
+from imp_trt.data.files import open_regular
+from imp_trt.errors import ArtifactError, CheckpointError, DependencyMissing, ImpTrtError, printable
 
 EXAMPLES = """examples:
   imp-inspect street.fp16.drive-orin.engine        (exit code 0 if it can be loaded on this machine)
@@ -76,18 +78,15 @@ def inspect(path: Path, device: int = 0) -> Inspection:
         InvalidInput: its suffix is not that of a model.
     """
     try:
-        # Opening a FIFO would block.
-        if path.exists() and not path.is_file():
-            raise IsADirectoryError(0, "a folder" if path.is_dir() else "another kind of file")
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             head = file.read(HEADER_BYTES)
     except OSError as error:
         raise ArtifactError(
             f"file {path}", expected="a readable file", got=error.strerror, fix="check the path"
         ) from error
     found = Inspection(path, size)
-    if path.suffix == ".engine" or head[:4] in (b"ftrt", b"vtrt"):
+    if path.suffix.lower() == ".engine" or head[:4] in (b"ftrt", b"vtrt"):
         _inspect_engine(found, head, device)
     else:
         _inspect_other(found)
@@ -123,7 +122,7 @@ def _inspect_other(found: Inspection) -> None:
     from imp_trt.backends import open_backend
 
     try:
-        if found.path.suffix == ".onnx":
+        if found.path.suffix.lower() == ".onnx":
             found.manifest = read_manifest(found.path)
         backend = open_backend(found.path)
         found.manifest = backend.manifest
@@ -138,9 +137,7 @@ def _run(options: argparse.Namespace) -> int:
         print_json(_to_dict(found))
     else:
         for label, text in _lines(found):
-            # Manifests are untrusted and may contain terminal control characters.
-            shown = "".join(c if c.isprintable() else "?" for c in text)
-            print(f"{label:<12}{shown}".rstrip())
+            print_lines(f"{label:<12}{printable(text)}".rstrip())
     return found.exit_code
 
 

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from imp_trt.backends import BACKEND_NAMES
 from imp_trt.cli.common import (
-    EXIT_INTERRUPTED,
     Progress,
     add_deprecated,
     command_parser,
     positive,
     print_json,
+    print_lines,
     run_command,
     say,
     seconds,
 )
+from imp_trt.cli.interrupts import EXIT_INTERRUPTED
 from imp_trt.cli.outputs import is_stdout, places, refuse_overwriting, sink_makers
 from imp_trt.errors import UsageError
 
@@ -315,28 +316,28 @@ def progress_note(snapshot: Snapshot) -> str:
 def _print_report(report: dict[str, Any]) -> None:
     timing = report["timing_ms"]
     height, width = report["network_size"]
-    print(
+    print_lines(
         f"frames     {report['frames']} in {report['seconds']:.1f} s ({report['frames_per_second']:.1f}/s), "
         f"network {width}x{height} {report['precision']}"
     )
     live = any(source["live"] for source in report["sources"])
     if report["age_ms"] and (live or report["dropped"] or report["deadline_ms"]):
-        print(_age_line(report))
+        print_lines(_age_line(report))
     if timing:
         means = "  ".join(f"{name} {values['mean']:.1f}" for name, values in timing.items())
         total = timing["total"]
-        print(
+        print_lines(
             f"time       {means} ms (mean); p50 {total['p50']:.1f}, p99 {total['p99']:.1f} ms for pre to post"
         )
     shares = sorted(report["pixels"].items(), key=lambda item: -item[1])
     if shares:
-        print("pixels     " + ", ".join(f"{name} {share:.1%}" for name, share in shares))
+        print_lines("pixels     " + ", ".join(f"{name} {share:.1%}" for name, share in shares))
     if report["instances"]:
-        print("instances  " + ", ".join(f"{name} {n}" for name, n in report["instances"].items()))
+        print_lines("instances  " + ", ".join(f"{name} {n}" for name, n in report["instances"].items()))
     if report["skipped"]:
-        print(_skipped_line(report))
+        print_lines(_skipped_line(report))
     for name, place in report["outputs"].items():
-        print(f"{name:<10} {place}")
+        print_lines(f"{name:<10} {place}")
 
 
 def _age_line(report: dict[str, Any]) -> str:

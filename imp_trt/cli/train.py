@@ -13,6 +13,7 @@ from imp_trt.cli.common import (
     command_parser,
     positive,
     print_json,
+    print_lines,
     run_command,
     say,
     say_padding,
@@ -324,7 +325,7 @@ def _print_result(written: dict[str, Path], as_json: bool) -> None:
         print_json({name: str(path) for name, path in written.items()})
         return
     for name, path in written.items():
-        print(f"{name}: {path}")
+        print_lines(f"{name}: {path}")
 
 
 def _count(text: str) -> int:

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Atomic file writes."""
+"""Files from outside, opened only if they are regular ones, and atomic writes."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import secrets
+import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from imp_trt.errors import OutputError
 
@@ -22,6 +26,91 @@ _SCAN_FRACTION = 0.01
 
 _next_scan: dict[Path, float] = {}
 """Folder -> time.monotonic() before which it is not scanned again."""
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> BinaryIO:
+    """Open a regular file, or a link to one, for reading.
+
+    Opening a FIFO waits for its writer, /dev/zero has no end, and opening some devices has side effects.
+
+    Args:
+        path: from outside; may be anything.
+        limit: largest size in bytes.
+
+    Raises:
+        OSError: missing, not a regular file, larger than limit, not readable, or not a valid path;
+            ``strerror`` says which.
+    """
+    try:
+        _check_regular(os.stat(path), path, limit)
+        # Between the two calls the path may become another file: it is not waited for, and checked again.
+        file = open(path, "rb", opener=_without_waiting)
+    except ValueError as error:  # a NUL, or characters that the file system's encoding lacks
+        raise OSError(errno.EINVAL, f"not a valid path: {error}") from error
+    try:
+        _check_regular(os.fstat(file.fileno()), path, limit)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
+    """The content of a regular file, or of a link to one; see :func:`open_regular`.
+
+    Raises:
+        OSError: as for open_regular, or too little memory.
+    """
+    with open_regular(path, limit) as file:
+        try:
+            data = file.read(-1 if limit is None else limit + 1)
+        except MemoryError as error:
+            size = os.fstat(file.fileno()).st_size
+            raise OSError(errno.ENOMEM, f"too little memory for its {size:,} bytes") from error
+    if limit is not None and len(data) > limit:  # it grew, or does not report its size
+        raise OSError(errno.EFBIG, f"more than {limit:,} bytes")
+    return data
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def _check_regular(info: os.stat_result, path: str | os.PathLike[str], limit: int | None) -> None:
+    if not stat.S_ISREG(info.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(info.st_mode), "another kind of file")
+        raise OSError(errno.EINVAL, f"{kind}, not a regular file")
+    if limit is not None and info.st_size > limit:
+        raise OSError(errno.EFBIG, f"{info.st_size:,} bytes, more than {limit:,}")
+
+
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A new folder for temporary files; removed with its content on exit.
+
+    Raises:
+        OutputError: the folder for temporary files, usually /tmp or $TMPDIR, is not writable.
+    """
+    try:
+        # Files that cannot be deleted after a child process was killed are not an error.
+        folder = tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise OutputError(
+            "no temporary folder can be made",
+            expected="a writable folder, such as /tmp",
+            got=error.strerror or error,
+            fix="set TMPDIR to a folder that is writable and has free space",
+        ) from error
+    with folder as name:
+        yield Path(name)
 
 
 @contextmanager
@@ -144,5 +233,12 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(
         f"{path} cannot be written",
         got=error.strerror or error,
-        fix="choose another path, or free disk space",
+        fix=room_for(path),
     )
+
+
+def room_for(path: Path) -> str:
+    """How to fix a failed write: a temporary file is not where the user chose."""
+    if tempfile.tempdir is not None and path.resolve().is_relative_to(Path(tempfile.tempdir).resolve()):
+        return "free space in the temporary folder or set TMPDIR to another, or choose another path"
+    return "choose another path, or free disk space"

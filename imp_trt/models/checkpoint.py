@@ -7,17 +7,20 @@ import hashlib
 import io
 import json
 import os
+import reprlib
+import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from imp_trt.data.files import write_atomically
+from imp_trt.data.files import open_regular, write_atomically
 from imp_trt.errors import CheckpointError, InvalidInput
 from imp_trt.models.config import ModelConfig
 from imp_trt.models.network import ImpNetwork
@@ -25,9 +28,28 @@ from imp_trt.models.network import ImpNetwork
 FORMAT = "imp_trt.checkpoint"
 FORMAT_VERSION = "1"
 
-_Content = tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]
-"""Config, metadata and weights; not checked yet."""
+MAX_CHECKPOINT_BYTES = 4 << 30
+MAX_HEADER_BYTES = 16 << 20
 
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+}
+"""safetensors' names of the types that a checkpoint may have."""
+
+# Integers in place of a kernel are quantized values whose scale is elsewhere.
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_INTEGERS = (torch.int64, torch.int32)
+_MAX_UNPACKED_MORE = 1 << 20
+
+FOREIGN = (
+    "pass a checkpoint written by imp-train or save_checkpoint; weights of other programs need the same "
+    "network and a config"
+)
 _REPLACE_FILE = "download the file again, or write a new one with imp-train"
 
 
@@ -91,44 +113,25 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         CheckpointError: the file is missing, damaged, of an unknown format, or does not match its config.
     """
     path = Path(path)
-    if not path.is_file():
+    reader = {".safetensors": _read_safetensors, ".pt": _read_pt, ".pth": _read_pt}.get(path.suffix.lower())
+    try:
+        with open_regular(path, MAX_CHECKPOINT_BYTES) as file:
+            if reader is None:
+                found = f"suffix {path.suffix!r}"
+                raise _refused(path, "a .safetensors, .pt or .pth file", found, FOREIGN)
+            return reader(path, file)
+    except FileNotFoundError as error:
         raise CheckpointError(
             f"checkpoint {path}", expected="an existing file", got="no file", fix="check the path"
-        )
-    reader = {".safetensors": _read_safetensors, ".pt": _read_pt, ".pth": _read_pt}.get(path.suffix)
-    if reader is None:
-        raise CheckpointError(
-            f"checkpoint {path}",
-            expected="a .safetensors, .pt or .pth file",
-            got=f"suffix {path.suffix!r}",
-            fix="pass a checkpoint written by imp-train",
-        )
-    try:
-        data = path.read_bytes()
-    except OSError as error:
+        ) from error
+    except (OSError, MemoryError) as error:
+        got = error.strerror or error if isinstance(error, OSError) else "too little memory for it"
         raise CheckpointError(
             f"checkpoint {path}",
             expected="a readable file",
-            got=error.strerror or error,
-            fix="check its permissions",
+            got=got,
+            fix="check the path and its permissions",
         ) from error
-    config_data, metadata, weights = reader(path, data)
-    if not isinstance(metadata, dict):
-        raise CheckpointError(
-            f"checkpoint {path}",
-            expected="metadata as a dictionary",
-            got=type(metadata).__name__,
-            fix=_REPLACE_FILE,
-        )
-    try:
-        model = ImpNetwork(ModelConfig.from_dict(config_data))
-    except (InvalidInput, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"checkpoint {path}", expected="a model config of this version", got=str(error), fix=_REPLACE_FILE
-        ) from error
-    _load_weights(path, model, weights)
-    model.eval()
-    return Checkpoint(model, metadata, hashlib.sha256(data).hexdigest())
 
 
 def _stored(value: Tensor, half: bool) -> Tensor:
@@ -138,73 +141,155 @@ def _stored(value: Tensor, half: bool) -> Tensor:
     return value.clone()
 
 
-def _read_safetensors(path: Path, data: bytes) -> _Content:
+def _read_safetensors(path: Path, file: BinaryIO) -> Checkpoint:
+    start = file.read(8)
+    size = int.from_bytes(start, "little")
+    if len(start) < 8 or size > min(MAX_HEADER_BYTES, os.fstat(file.fileno()).st_size):
+        raise _refused(path, "a complete safetensors file", f"a header of {size:,} bytes")
+    head = start + file.read(size)
     try:
-        weights = load(data)
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"checkpoint {path}", expected="a complete safetensors file", got=str(error), fix=_REPLACE_FILE
-        ) from error
-    if header.get("format") != FORMAT or header.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"checkpoint {path}",
-            expected=f"format {FORMAT} version {FORMAT_VERSION}",
-            got=f"format {header.get('format')} version {header.get('format_version')}",
-            fix=_REPLACE_FILE,
+        header = _object(json.loads(head[8:]))
+        texts = _object(header.pop("__metadata__", None) or {})
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _refused(path, "a complete safetensors file", _line(error)) from error
+    if texts.get("format") != FORMAT or texts.get("format_version") != FORMAT_VERSION:
+        found = (_line(texts.get(name)) for name in ("format", "format_version"))
+        raise _refused(
+            path, f"format {FORMAT} version {FORMAT_VERSION}", "format {} version {}".format(*found), FOREIGN
         )
     try:
-        return json.loads(header["config"]), json.loads(header["metadata"]), weights
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise CheckpointError(
-            f"checkpoint {path}", expected="JSON config and metadata", got=repr(error), fix=_REPLACE_FILE
-        ) from error
+        config, metadata = json.loads(texts["config"]), json.loads(texts["metadata"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _refused(path, "JSON config and metadata", _line(error)) from error
+    declared = {
+        name: (_DTYPES.get(str(entry.get("dtype"))), entry.get("shape"))
+        if isinstance(entry, dict)
+        else (None, None)
+        for name, entry in header.items()
+    }
+    # Before gigabytes of tensors are read that do not fit the config.
+    config = _check_config(path, config, declared)
+    data = head + file.read()
+    try:
+        weights = load(data)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise _refused(path, "a complete safetensors file", _line(error)) from error
+    return _checkpoint(path, data, config, metadata, weights)
 
 
-def _read_pt(path: Path, data: bytes) -> _Content:
+def _read_pt(path: Path, file: BinaryIO) -> Checkpoint:
+    data = file.read()
+    _check_archive(path, data)
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises various types for a damaged or unsafe file
         raise CheckpointError(
             f"checkpoint {path}",
             expected="tensors and plain data only",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300],
             fix="save it as safetensors",
         ) from error
     if not isinstance(content, dict) or not {"config", "metadata", "weights"} <= set(content):
-        raise CheckpointError(
-            f"checkpoint {path}",
-            expected="a dictionary with config, metadata and weights",
-            got=sorted(content) if isinstance(content, dict) else type(content).__name__,
-            fix=_REPLACE_FILE,
-        )
-    return content["config"], content["metadata"], content["weights"]
+        raise _refused(path, "a dictionary with config, metadata and weights", _keys(content), FOREIGN)
+    weights = content["weights"]
+    if not isinstance(weights, Mapping):
+        raise _refused(path, "weights as a dictionary of tensors", type(weights).__name__)
+    declared = {
+        name: (value.dtype, list(value.shape)) if isinstance(value, Tensor) else (None, type(value).__name__)
+        for name, value in weights.items()
+    }
+    config = _check_config(path, content["config"], declared)
+    return _checkpoint(path, data, config, content["metadata"], weights)
 
 
-def _load_weights(path: Path, model: ImpNetwork, weights: Mapping[str, Tensor]) -> None:
-    expected = model.state_dict()
-    missing, extra = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
+def _check_archive(path: Path, data: bytes) -> None:
+    """Refuse archives that are larger unpacked: PyTorch stores its tensors without compression."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        return
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
+        raise _refused(path, "a complete .pt file", _line(error)) from error
+    if unpacked > len(data) + _MAX_UNPACKED_MORE:
+        raise _refused(path, f"at most {len(data):,} bytes unpacked", f"{unpacked:,} bytes")
+
+
+_Declared = Mapping[Any, tuple["torch.dtype | None", object]]
+"""Type and shape of each tensor as a file states them; None for an unknown type."""
+
+
+def _check_config(path: Path, data: object, declared: _Declared) -> ModelConfig:
+    """The config, if the tensors are those of its network."""
+    try:
+        config = ModelConfig.from_dict(data)  # type: ignore[arg-type]  # checks that it is a mapping
+        with torch.device("meta"):  # sizes only
+            expected = ImpNetwork(config).state_dict()
+    except (InvalidInput, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        raise _refused(path, "a model config of this version", _line(error)) from error
+    missing = sorted(set(expected) - set(declared))
+    extra = sorted(str(name)[:80] for name in set(declared) - set(expected))
     if missing or extra:
-        raise CheckpointError(
-            f"checkpoint {path}",
-            expected=f"the {len(expected)} tensors of its config",
-            got=f"{len(missing)} missing {missing[:3]}, {len(extra)} unknown {extra[:3]}",
-            fix=_REPLACE_FILE,
+        raise _refused(
+            path,
+            f"the {len(expected)} tensors of its config",
+            f"{len(missing)} missing {missing[:3]}, {len(extra)} unknown {extra[:3]}",
         )
+    for name, (dtype, shape) in declared.items():
+        floating = expected[name].is_floating_point()
+        if dtype is None or dtype not in (_FLOATS if floating else _INTEGERS):
+            kinds = "floating-point numbers" if floating else "integers"
+            got = "another type" if dtype is None else str(dtype)
+            raise _refused(path, kinds, got, tensor=name)
+        if shape != list(expected[name].shape):
+            raise _refused(path, list(expected[name].shape), _line(shape), tensor=name)
+    return config
+
+
+def _checkpoint(path: Path, data: bytes, config: ModelConfig, metadata: object, weights: Any) -> Checkpoint:
+    if not isinstance(metadata, dict):
+        raise _refused(path, "metadata as a dictionary", type(metadata).__name__)
+    model = ImpNetwork(config)
+    expected = model.state_dict()
+    converted = {}
     for name, value in weights.items():
-        if not isinstance(value, Tensor) or value.shape != expected[name].shape:
-            raise CheckpointError(
-                f"checkpoint {path}, tensor {name}",
-                expected=list(expected[name].shape),
-                got=list(value.shape) if isinstance(value, Tensor) else type(value).__name__,
-                fix=_REPLACE_FILE,
-            )
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise CheckpointError(
-                f"checkpoint {path}, tensor {name}",
-                expected="finite values",
-                got="NaN or infinity",
-                fix=_REPLACE_FILE,
-            )
-    model.load_state_dict({name: v.to(expected[name].dtype) for name, v in weights.items()})
+        if value.layout != torch.strided or value.device.type != "cpu":
+            kind = value.layout if value.layout != torch.strided else f"one on {value.device.type}"
+            raise _refused(path, "a dense tensor with values", str(kind), tensor=name)
+        # Checked after the conversion: 1e300 is finite as float64 only.
+        converted[name] = value.to(expected[name].dtype)
+        if value.is_floating_point() and not torch.isfinite(converted[name]).all():
+            raise _refused(path, f"finite values in {expected[name].dtype}", "NaN or infinity", tensor=name)
+    model.load_state_dict(converted)
+    model.eval()
+    return Checkpoint(model, metadata, hashlib.sha256(data).hexdigest())
+
+
+def _refused(
+    path: Path, expected: object, got: object, fix: str = _REPLACE_FILE, tensor: object = None
+) -> CheckpointError:
+    what = f"checkpoint {path}" if tensor is None else f"checkpoint {path}, tensor {tensor}"
+    return CheckpointError(what, expected=expected, got=got, fix=fix)
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object, got {type(value).__name__}")
+    return value
+
+
+def _keys(content: object) -> str:
+    """What another program stored, in a line: a dictionary of weights has hundreds of keys."""
+    if not isinstance(content, dict):
+        return type(content).__name__
+    names = [
+        str(name)[:40] if isinstance(name, str | int | float) else type(name).__name__ for name in content
+    ]
+    return f"a dictionary with {', '.join(names[:4])}" + (f" and {len(names) - 4} more" if names[4:] else "")
+
+
+def _line(value: object) -> str:
+    """A value or error of a file as short text; repr() of nested data can be of any length."""
+    if isinstance(value, Exception):
+        return f"{type(value).__name__}: {value}"[:300]
+    return reprlib.repr(value)[:120]

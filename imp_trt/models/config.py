@@ -3,13 +3,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
 from imp_trt.ops.mask_projection.options import SAMPLING_RULES, Sampling
+
+MAX_INPUT_PIXELS = 1 << 26
+"""Limit of height x width of the input: 8192 x 8192."""
+
+# Beyond what any network of this kind has; within, building it needs no more than some gigabytes.
+_MAX_COUNT = 1 << 16
+_MAX_CHANNELS = 1 << 14
+_MAX_MASK_SIZE = 1 << 10
+_MAX_ANCHORS = 64
+_LARGEST = 1e6
 
 NMS_ITERATIONS = 32
 """Iterations of each fixed-point NMS in an exported graph; dense anchors with smooth scores needed 18."""
@@ -64,12 +76,17 @@ class DetectorConfig:
     roi_batch: int = 512
 
     def __post_init__(self) -> None:
+        for name in ("anchor_sizes", "aspect_ratios"):
+            _check_numbers(name, getattr(self, name), (1, _MAX_ANCHORS))
         if len(self.anchor_sizes) != 5:
             raise InvalidInput("anchor_sizes", expected="one for each of p2..p6", got=self.anchor_sizes)
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if not all(v > 0 for v in (value if isinstance(value, tuple) else (value,))):
-                raise InvalidInput(item.name, expected="positive values", got=value)
+        for name in ("rpn_nms", "score_threshold", "nms"):
+            _check_numbers(name, (getattr(self, name),), (1, 1))
+        for item in fields(self)[2:]:
+            if item.name not in ("rpn_nms", "score_threshold", "nms"):
+                _check_integer(item.name, getattr(self, item.name), _MAX_COUNT)
+        if self.mask_size > _MAX_MASK_SIZE:
+            raise InvalidInput("mask_size", expected=f"at most {_MAX_MASK_SIZE}", got=self.mask_size)
         if self.mask_size % 2:
             raise InvalidInput("mask_size", expected="an even number of cells", got=self.mask_size)
 
@@ -116,17 +133,14 @@ class ModelConfig:
     detector_config: DetectorConfig = field(default_factory=DetectorConfig)
 
     def __post_init__(self) -> None:
+        self._check_types()
         _check_choice("backbone", self.backbone, BACKBONES)
         _check_choice("semantic_head", self.semantic_head, SEMANTIC_HEADS)
         _check_choice("sampling", self.sampling, SAMPLING_RULES)
         _check_choice("norm", self.norm, NORMS)
         _check_choice("head_norm", self.head_norm, (*NORMS, "none"))
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        if min(self.std) <= 0:
             raise InvalidInput("mean and std", expected="three values, std > 0", got=(self.mean, self.std))
-        if self.fpn_channels < 1 or self.semantic_channels < 1:
-            raise InvalidInput(
-                "channels", expected="at least 1", got=(self.fpn_channels, self.semantic_channels)
-            )
         if self.imp and not self.detector:
             raise InvalidInput("imp needs the detector", expected="detector=True", got="detector=False")
         if self.detector and not self.classes.things:
@@ -136,6 +150,28 @@ class ModelConfig:
         height, width = self.input_size
         if height < 64 or width < 64 or height % 32 or width % 32:
             raise InvalidInput("input_size", expected="multiples of 32, at least 64", got=self.input_size)
+        if height * width > MAX_INPUT_PIXELS:
+            raise InvalidInput(
+                "input_size", expected=f"at most {MAX_INPUT_PIXELS:,} pixels", got=self.input_size
+            )
+
+    def _check_types(self) -> None:
+        # In a checkpoint the values have any type: 1.5 proposals fail deep in the network, or not at all.
+        for name, kind in (("classes", ClassTable), ("detector_config", DetectorConfig)):
+            if not isinstance(getattr(self, name), kind):
+                raise InvalidInput(name, expected=kind.__name__, got=type(getattr(self, name)).__name__)
+        for name in ("detector", "imp"):
+            if type(getattr(self, name)) is not bool:
+                raise InvalidInput(name, expected="True or False", got=type(getattr(self, name)).__name__)
+        for name in ("fpn_channels", "semantic_channels"):
+            _check_integer(name, getattr(self, name), _MAX_CHANNELS)
+        for name in ("mean", "std"):
+            _check_numbers(name, getattr(self, name), (3, 3), positive=False)
+        _check_numbers("background_score", (self.background_score,), (1, 1), positive=False)
+        if not isinstance(self.input_size, tuple) or len(self.input_size) != 2:
+            raise InvalidInput("input_size", expected="height and width", got=type(self.input_size).__name__)
+        for side in self.input_size:
+            _check_integer("input_size", side, MAX_INPUT_PIXELS)
 
     @property
     def num_things(self) -> int:
@@ -150,9 +186,13 @@ class ModelConfig:
     def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
         """Inverse of :meth:`to_dict`; raises InvalidInput on missing, unknown or malformed fields."""
         known = {f.name for f in fields(cls)}
-        unknown = set(data) - known
+        if not isinstance(data, Mapping) or not isinstance(data.get("detector_config"), Mapping):
+            raise InvalidInput(
+                "model config", expected="an object with detector_config", got=type(data).__name__
+            )
+        unknown = sorted(str(name)[:80] for name in set(data) - known)
         if unknown:
-            raise InvalidInput("model config", expected=f"fields {sorted(known)}", got=sorted(unknown))
+            raise InvalidInput("model config", expected=f"fields {sorted(known)}", got=unknown[:10])
         try:
             detector = {k: _tuple(v) for k, v in data["detector_config"].items()}
             rest = {k: _tuple(v) for k, v in data.items() if k not in ("classes", "detector_config")}
@@ -161,7 +201,7 @@ class ModelConfig:
                 detector_config=DetectorConfig(**detector),
                 **rest,
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise InvalidInput(
                 "model config", expected="every field of ModelConfig", got=repr(error)
             ) from error
@@ -171,6 +211,36 @@ def _tuple(value: object) -> Any:  # a value of parsed JSON, with lists as tuple
     return tuple(value) if isinstance(value, list) else value
 
 
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InvalidInput(name, expected=f"one of {', '.join(allowed)}", got=value)
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in allowed:
+        got = value[:80] if isinstance(value, str) else type(value).__name__
+        raise InvalidInput(name, expected=f"one of {', '.join(allowed)}", got=got)
+
+
+def _check_integer(name: str, value: object, high: int) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= int(value) <= high:
+        got = value if isinstance(value, Real) else type(value).__name__
+        raise InvalidInput(name, expected=f"an integer, 1 to {high}", got=got)
+
+
+def _check_numbers(name: str, values: object, count: tuple[int, int], *, positive: bool = True) -> None:
+    if not isinstance(values, tuple) or not count[0] <= len(values) <= count[1]:
+        expected = f"{count[0]} to {count[1]} values" if count[0] < count[1] else f"{count[0]} values"
+        raise InvalidInput(name, expected=expected, got=type(values).__name__)
+    for value in values:
+        number = _number(value)
+        if not math.isfinite(number) or (positive and number <= 0):
+            kinds = "positive values" if positive else "values"
+            got = type(value).__name__ if math.isnan(number) else value
+            raise InvalidInput(name, expected=f"{kinds} up to {_LARGEST:g}", got=got)
+
+
+def _number(value: object) -> float:
+    """A real number as float: NaN for another type, infinity beyond _LARGEST."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        number = float(value)
+    except OverflowError:
+        return math.inf
+    return number if abs(number) <= _LARGEST else math.inf

@@ -147,10 +147,10 @@ class DeployModule(nn.Module):
     def _no_instances(self, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         side = self.config.detector_config.mask_size
         return (
-            torch.zeros(batch, 0, 4),
-            torch.zeros(batch, 0),
+            torch.zeros(batch, 0, 4, dtype=torch.float32),
+            torch.zeros(batch, 0, dtype=torch.float32),
             torch.zeros(batch, 0, dtype=torch.int32),
-            torch.zeros(batch, 0, side, side),
+            torch.zeros(batch, 0, side, side, dtype=torch.float32),
             torch.zeros(batch, dtype=torch.int32),
         )
 

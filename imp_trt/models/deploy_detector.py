@@ -187,7 +187,7 @@ def decode_boxes(codes: Tensor, boxes: Tensor, weights: tuple[float, ...], clip:
     """
     low, size = boxes[..., :2], boxes[..., 2:] - boxes[..., :2]
     if any(w != 1 for w in weights):
-        codes = codes / torch.tensor(weights, device=codes.device)
+        codes = codes / torch.tensor(weights, dtype=codes.dtype, device=codes.device)
     center = codes[..., :2] * size + (low + 0.5 * size)
     half = 0.5 * (torch.exp(codes[..., 2:].clamp(max=clip)) * size)
     return torch.cat([center - half, center + half], -1)

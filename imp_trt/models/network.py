@@ -33,6 +33,15 @@ class ImpNetwork(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        # A program may have set another default type; here it would change weights and results.
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            self._build(config)
+        finally:
+            torch.set_default_dtype(before)
+
+    def _build(self, config: ModelConfig) -> None:
         self.backbone = FpnBackbone(config.backbone, config.fpn_channels, config.norm)
         self.detector: Detector | None = None
         if config.detector:
@@ -117,13 +126,13 @@ class ImpNetwork(nn.Module):
         if self.detector is None:
             batch, device = features["p2"].shape[0], features["p2"].device
             side = self.config.detector_config.mask_size
-            nothing = torch.zeros(batch, 0, device=device)
+            nothing = torch.zeros(batch, 0, dtype=torch.float32, device=device)
             detections = Detections(
-                torch.zeros(batch, 0, 4, device=device),
+                torch.zeros(batch, 0, 4, dtype=torch.float32, device=device),
                 nothing,
                 nothing.long(),
                 torch.zeros(batch, dtype=torch.int64, device=device),
             )
-            return detections, torch.zeros(batch, 0, side, side, device=device)
+            return detections, torch.zeros(batch, 0, side, side, dtype=torch.float32, device=device)
         detections = self.detector.detect(features, self.detector.propose(features, size), size)
         return detections, self.detector.masks(features, detections)

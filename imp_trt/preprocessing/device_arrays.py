@@ -109,14 +109,14 @@ _capsule_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 def _dlpack_device(frame: object) -> int | None:
     """Index of the GPU that holds the frame, or None."""
-    dlpack_device = getattr(frame, "__dlpack_device__", None)
-    if dlpack_device is None:
-        return None
     try:
+        dlpack_device = getattr(frame, "__dlpack_device__", None)
+        if dlpack_device is None:
+            return None
         kind, index = dlpack_device()
+        return int(index) if int(kind) in (_CUDA, _CUDA_MANAGED) else None
     except Exception:  # e.g. a tensor type that DLPack does not support: not a frame either
         return None
-    return int(index) if int(kind) in (_CUDA, _CUDA_MANAGED) else None
 
 
 def _from_dlpack(frame: _DLPackArray, stream: int) -> DeviceFrame:

@@ -107,11 +107,12 @@ def _decode(image: object) -> NDArray[np.generic]:
     # Pillow reads the pixels only now, so a truncated or closed file raises here.
     try:
         return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
+    # Also its DecompressionBombError, and whatever a subclass or plugin raises.
+    except Exception as error:
         raise InvalidInput(
             "frame",
             expected="a complete image",
-            got=error,
+            got=f"{type(error).__name__}: {error}",
             fix="copy the file again, keep it open until read",
         ) from error
 
@@ -130,6 +131,13 @@ def _kind(frame: object) -> str:
     return "None" if frame is None else f"{type(frame).__module__}.{type(frame).__qualname__}"
 
 
+def _has(frame: object, name: str) -> bool:
+    try:
+        return hasattr(frame, name)
+    except Exception:  # an attribute may raise anything
+        return False
+
+
 def _fix_type(frame: object) -> str:
     if frame is None:
         return "cv2.imread returns None for a file that it cannot read; check the path"
@@ -142,7 +150,7 @@ def _fix_type(frame: object) -> str:
             "tensor.cpu().numpy() or array.get(); only a TensorRT engine takes frames on the GPU "
             "(imp-export --target tensorrt)"
         )
-    if hasattr(frame, "detach"):
+    if _has(frame, "detach"):
         return "tensor.detach().cpu().numpy()"
     return "numpy.asarray(frame)"
 

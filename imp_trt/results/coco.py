@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import TypedDict
 
@@ -54,7 +55,8 @@ def coco_results(
         mask, x, y = instances.crop(index)
         results.append(
             {
-                "image_id": image_id,
+                # A NumPy integer, such as one of pandas or a DataLoader, is not JSON.
+                "image_id": image_id if isinstance(image_id, str) else operator.index(image_id),
                 "category_id": label if category_ids is None else int(category_ids[name]),
                 "bbox": [left, top, right - left, bottom - top],
                 "score": float(instances.scores[index]),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
-from imp_trt.results.drawing import class_colors
+from imp_trt.results.drawing import class_colors, drawable
 
 GAP = 6
 """Between images, pixels."""
@@ -53,16 +53,15 @@ def _row(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 def _title_bar(titles: Sequence[str], column: int, width: int) -> NDArray[np.uint8]:
     bar = np.full((BAR, width, 3), _BACKGROUND, np.uint8)
     for index, title in enumerate(titles):
-        cv2.putText(
-            bar, title, (index * (column + GAP) + 6, BAR - 8), _FONT, 0.5, _TEXT_COLOR, 1, cv2.LINE_AA
-        )
+        origin = (index * (column + GAP) + 6, BAR - 8)
+        cv2.putText(bar, drawable(title), origin, _FONT, 0.5, _TEXT_COLOR, 1, cv2.LINE_AA)
     return bar
 
 
 def _legend(classes: ClassTable, width: int) -> NDArray[np.uint8]:
     """Color and name of every class, as many per line as fit."""
     lines, x = [np.full((BAR, width, 3), _BACKGROUND, np.uint8)], 6
-    for name, color in zip(classes.names, class_colors(classes), strict=False):
+    for name, color in zip(map(drawable, classes.names), class_colors(classes), strict=False):
         (text, _), _ = cv2.getTextSize(name, _FONT, 0.5, 1)
         if x + text + 40 > width:
             lines.append(np.full((BAR, width, 3), _BACKGROUND, np.uint8))

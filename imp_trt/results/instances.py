@@ -136,10 +136,18 @@ class Instances:
     def crop(self, index: int, threshold: float = MASK_THRESHOLD) -> tuple[NDArray[np.bool_], int, int]:
         """Mask of one instance on the part of the frame that its box covers.
 
+        Args:
+            index: of the instance; negative ones count from the last.
+            threshold: probability above which a pixel belongs to the instance.
+
         Returns:
             mask [ch, cw] bool (may be empty), and x, y of its top left pixel in the frame.
+
+        Raises:
+            IndexError: there is no such instance.
         """
-        single = slice(index, index + 1)
+        position = range(len(self))[index]
+        single = slice(position, position + 1)
         for crop in mask_crops(self.masks[single], self._span[single], self.size, self.sampling):
             return crop.values > threshold, crop.columns.start, crop.rows.start
         return np.zeros((0, 0), np.bool_), 0, 0

@@ -106,7 +106,9 @@ def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def refuse(*args: object, **kwargs: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)  # permissions do not bind the superuser
+    monkeypatch.setattr(
+        "imp_trt.artifacts.artifact.open_regular", refuse
+    )  # permissions do not bind the superuser
     with pytest.raises(ArtifactError, match="Permission denied"):
         read_artifact(path)
 

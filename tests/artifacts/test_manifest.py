@@ -290,3 +290,63 @@ def test_values_that_json_cannot_hold_are_refused() -> None:
 def test_a_contract_checks_itself() -> None:
     with pytest.raises(InvalidInput, match=r"input\.height"):
         InputContract(height=-3, width=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "details", "match"),
+    [
+        ("InstanceMaskProjection", {"version": "1", "samplmng": "rect"}, "samplmng"),
+        ("InstanceMaskProjection", {"version": "1", "sampling": "rekt"}, "sampling"),
+        ("InstanceMaskProjection", {"version": 1, "sampling": "rect"}, "version"),
+        ("InstanceMaskProjection", {"sampling": "rect"}, "version"),
+        ("InstanceMaskProjection", {"version": "1", "sampling": ["rect"]}, "sampling"),
+        ("ImpMultilevelRoiAlign", {"version": "1", "sampling": "rect"}, "sampling"),
+        ("InstanceMaskProjectioN", {"version": "1"}, "another name"),
+        ("InstanceMaskProjection", ["version"], "ops"),
+    ],
+)
+def test_operators_are_checked_field_by_field(name: str, details: object, match: str) -> None:
+    data = good()
+    data["ops"] = {name: details}
+    with pytest.raises(ArtifactError, match=match):
+        parse(data)
+
+
+def test_every_flipped_bit_of_the_operators_is_noticed() -> None:
+    """Or it says the same; the rule that pastes masks has a default."""
+    data = good()
+    data["ops"]["InstanceMaskProjection"]["sampling"] = "rect"
+    text = json.dumps(data).encode()
+    start = text.index(b'"ops"')
+    for position in range(start, text.index(b"}}", start)):
+        for bit in range(8):
+            flipped = bytearray(text)
+            flipped[position] ^= 1 << bit
+            try:
+                assert parse_manifest(bytes(flipped), PATH).sampling == "rect"
+            except ArtifactError:
+                pass
+
+
+@pytest.mark.parametrize("depth", [40, 900])
+@pytest.mark.parametrize("field", ["verification", "benchmark"])
+def test_nested_measurements(depth: int, field: str) -> None:
+    text = json.dumps(good() | {field: {"a": 7}}).replace('{"a": 7}', '{"a":' * depth + "7" + "}" * depth)
+    with pytest.raises(ArtifactError, match=r"levels of nesting|RecursionError"):
+        parse_manifest(text.encode(), PATH)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input.height": 16384, "input.width": 32768},
+        {"input.batch": 4096, "input.height": 8192},
+        {"detections": 65536, "mask_size": 1024},
+    ],
+)
+def test_sizes_that_no_machine_has(change: dict[str, int]) -> None:
+    data = good()
+    for path, value in change.items():
+        put(path, value)(data)
+    with pytest.raises(ArtifactError, match="at most"):
+        parse(data)

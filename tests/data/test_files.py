@@ -1,113 +1,147 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Atomic writes: what a killed process leaves is removed, what a living one is writing is not."""
+"""Only regular files are opened, whatever a path from outside names."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import signal
+import socket
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from imp_trt.data import files
-from imp_trt.data.files import sweep, temporary_beside, write_atomically
+from imp_trt.artifacts.artifact import manifest_path, read_artifact
+from imp_trt.data.files import open_regular, read_regular, temporary_folder, unwritable
+from imp_trt.errors import ArtifactError, CheckpointError, DatasetError, ImpTrtError, OutputError
+from tests.support import tiny
 
 
-def leave_behind(folder: Path, name: str = "big.bin") -> None:
-    """A process that is killed while it writes a file."""
-    process = os.fork()
-    if process:
-        assert os.waitpid(process, 0)[1] == signal.SIGKILL
-        return
-    try:
-        with temporary_beside(folder / name) as temporary:
-            temporary.write_bytes(b"x" * 1000)
-            os.kill(os.getpid(), signal.SIGKILL)
-    finally:
-        os._exit(1)
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
 
 
-def test_the_next_write_removes_what_killed_processes_left(tmp_path: Path) -> None:
-    for i in range(5):
-        leave_behind(tmp_path, f"{i}.bin")
-    assert len(os.listdir(tmp_path)) == 1  # each start removes what the one before left
-    write_atomically(tmp_path / "other.json", b"{}")
-    assert os.listdir(tmp_path) == ["other.json"]
+def bound(path: Path) -> None:
+    socket.socket(socket.AF_UNIX).bind(os.path.relpath(path))  # the socket's file stays
 
 
-def test_a_file_that_is_being_written_is_not_removed(tmp_path: Path) -> None:
-    with temporary_beside(tmp_path / "a.mp4") as temporary:
-        assert temporary.suffix == ".mp4"
-        temporary.write_bytes(b"half")
-        files._next_scan.clear()
-        sweep(tmp_path)
-        assert temporary.read_bytes() == b"half"
-        os.replace(temporary, tmp_path / "a.mp4")
-    assert (tmp_path / "a.mp4").read_bytes() == b"half"
-    assert os.listdir(tmp_path) == ["a.mp4"]
+def to_zero(path: Path) -> None:
+    path.symlink_to("/dev/zero")
 
 
-def test_files_of_others_are_not_removed(tmp_path: Path) -> None:
-    names = [".a.tmp", ".a.0123.part", "a.0123456789abcdef.part", ".a.0123456789abcdef.tmp.mp4", ".part"]
-    for name in names:
-        (tmp_path / name).write_text("")
-    (tmp_path / ".folder.0123456789abcdef.part").mkdir()
-    os.mkfifo(tmp_path / ".pipe.0123456789abcdef.part")
-    files._next_scan.clear()
-    sweep(tmp_path)
-    assert set(names) <= set(os.listdir(tmp_path))
-    assert (tmp_path / ".folder.0123456789abcdef.part").is_dir()
+def to_fifo(path: Path) -> None:
+    os.mkfifo(path.with_name("fifo"))
+    path.symlink_to(path.with_name("fifo"))
 
 
-def test_a_new_file_that_was_swept_before_it_was_locked_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(8 << 40)
+
+
+KINDS = [fifo, bound, to_zero, to_fifo, folder, sparse]
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_other_kinds_of_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
 ) -> None:
-    flock, calls = fcntl.flock, iter(range(100))
-
-    def late(descriptor: int, operation: int) -> None:
-        call = next(calls)
-        if call == 0:
-            (name,) = os.listdir(tmp_path)
-            os.unlink(tmp_path / name)
-        if call == 1:
-            raise BlockingIOError(errno.EAGAIN, "held by the process that sweeps")
-        flock(descriptor, operation)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    with temporary_beside(tmp_path / "a") as temporary:
-        assert temporary.exists()
-    assert next(calls) == 3
+    monkeypatch.chdir(tmp_path)  # the path of a socket is short
+    path = tmp_path / "x"
+    make(path)
+    for read in (open_regular, read_regular):
+        with pytest.raises(OSError, match=r"not a regular file|more than"):
+            read(path, 1 << 20)
 
 
-def test_without_locks_nothing_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    leave_behind(tmp_path)
-
-    def refuse(*_: Any) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    write_atomically(tmp_path / "a", b"a")
-    assert len(os.listdir(tmp_path)) == 2
+def test_regular_files_and_links_to_them(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert read_regular(tmp_path / "b") == read_regular(tmp_path / "a", 7) == b"content"
+    with pytest.raises(OSError, match="7 bytes, more than 6"):
+        read_regular(tmp_path / "a", 6)
 
 
-def test_a_large_folder_is_not_scanned_for_every_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_does_not_report_its_size() -> None:
+    with pytest.raises(OSError, match="more than 3"):
+        read_regular("/proc/self/status", 3)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_paths_that_cannot_exist(name: str) -> None:
+    with pytest.raises(OSError, match="not a valid path"):
+        read_regular(name)
+
+
+def _checkpoint(path: Path) -> object:
+    from imp_trt.models.checkpoint import load_model
+
+    return load_model(path)
+
+
+def _json(path: Path) -> object:
+    from imp_trt.train.datasets.reading import read_json
+
+    return read_json(path, "anything")
+
+
+def _state(path: Path) -> object:
+    from imp_trt.train.state import read_state
+
+    return read_state(path, "me")
+
+
+@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize(
+    ("name", "read", "error"),
+    [
+        ("x.onnx", read_artifact, ArtifactError),
+        ("x.engine", read_artifact, ArtifactError),
+        ("x.safetensors", _checkpoint, CheckpointError),
+        ("x.pt", _checkpoint, CheckpointError),
+        ("x.json", _json, DatasetError),
+        ("state.pt", _state, CheckpointError),
+    ],
+)
+def test_every_reader(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path], None],
+    name: str,
+    read: Callable[[Path], object],
+    error: type[ImpTrtError],
 ) -> None:
-    now, scans = [0.0], []
-    scandir = os.scandir
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / name)
+    with pytest.raises(error):
+        read(tmp_path / name)
 
-    def slow(folder: Path) -> Any:
-        scans.append(now[0])
-        now[0] += 0.05
-        return scandir(folder)
 
-    monkeypatch.setattr(os, "scandir", slow)
-    monkeypatch.setattr(files.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(files, "_next_scan", {})
-    for _ in range(1000):
-        now[0] += 0.01
-        sweep(tmp_path)
-    assert len(scans) == pytest.approx(2, abs=1)
+@pytest.mark.parametrize("make", KINDS)
+def test_manifests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tiny.artifact(tmp_path)
+    manifest_path(path).unlink()
+    make(manifest_path(path))
+    with pytest.raises(ArtifactError, match="manifest"):
+        read_artifact(path)
+
+
+def test_no_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", none)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with pytest.raises(OutputError, match="set TMPDIR"), temporary_folder("x"):
+        pass
+
+
+def test_a_full_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert "TMPDIR" in str(unwritable(tmp_path / "a" / "b.onnx", OSError(28, "No space left on device")))
+    assert "TMPDIR" not in str(unwritable(Path("/data/b.onnx"), OSError(28, "No space left on device")))

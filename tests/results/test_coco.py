@@ -88,3 +88,18 @@ def test_categories_of_a_data_set() -> None:
 
 def test_nothing_found() -> None:
     assert found(0).to_coco(1) == []
+
+
+@pytest.mark.parametrize("image_id", [np.int64(4), np.uint8(4), 4])
+def test_image_ids_of_numpy_are_plain_data(image_id: int) -> None:
+    entries = json.loads(json.dumps(found().to_coco(image_id)))
+    assert {entry["image_id"] for entry in entries} == {4}
+
+
+def test_crops_by_index() -> None:
+    instances = found().instances
+    np.testing.assert_array_equal(instances.crop(-1)[0], instances.crop(1)[0])
+    assert instances.crop(-1)[0].any()
+    for index in (2, 7, -3):
+        with pytest.raises(IndexError):
+            instances.crop(index)

@@ -195,3 +195,49 @@ def test_a_state_without_its_parts_is_damaged(tmp_path):
     save_state(tmp_path / "stage_one.resume.pt", {"identity": mine, "step": 1})
     with pytest.raises(CheckpointError, match="delete the file"):
         train_stage_one(run_in(tmp_path), CONFIG)
+
+
+def small_state():
+    weights = torch.arange(10_000, dtype=torch.float32)
+    return {"network": {"w": weights}, "optimiser": {}, "identity": "i", "step": 5, "log": {}}
+
+
+def read_again(path):
+    """Whether the state is refused; it is never another one."""
+    try:
+        assert torch.equal(state.read_state(path, "i")["network"]["w"], small_state()["network"]["w"])
+    except CheckpointError as error:
+        assert "saved state" in str(error)  # noqa: PT017
+        return True
+    return False
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "state.pt"
+    save_state(path, small_state())
+    assert not read_again(path)
+    data = path.read_bytes()
+    for position in range(0, len(data) - 48, len(data) // 50):
+        damaged = bytearray(data)
+        damaged[position] ^= 0x40
+        path.write_bytes(damaged)
+        assert read_again(path)
+    for position in range(len(data) - 47, len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 0x40
+        path.write_bytes(damaged)
+        read_again(path)
+
+
+@pytest.mark.parametrize("rest", [1, 40, 48, 200, 20_000])
+def test_a_cut_state_is_noticed_or_whole(tmp_path, rest):
+    path = tmp_path / "state.pt"
+    save_state(path, small_state())
+    path.write_bytes(path.read_bytes()[:-rest])
+    assert read_again(path) or rest < 48
+
+
+def test_a_state_without_a_checksum_is_read_with_a_word(tmp_path, caplog):
+    torch.save(small_state(), tmp_path / "old.pt")
+    assert state.read_state(tmp_path / "old.pt", "i")["step"] == 5
+    assert "no checksum" in caplog.text

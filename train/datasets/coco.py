@@ -42,6 +42,9 @@ SOURCE = (
     "COCO is available at https://cocodataset.org/#download (annotations CC BY 4.0, photos under the "
     "licenses of their owners)"
 )
+MAX_IMAGE_PIXELS = 1 << 28
+"""Limit of height x width of an image: 16384 x 16384."""
+
 _CONTENT = "images, annotations and categories in COCO's format"
 
 
@@ -138,15 +141,8 @@ class CocoDataset:
             self.classes, class_of = _classes(categories, background)
             images_of_file, unused = _images(data, class_of)
             self.terms = terms or _licenses(data)
-        except (
-            KeyError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            OverflowError,
-            InvalidInput,
-        ) as error:
-            raise DatasetError(str(annotations), expected=_CONTENT, got=repr(error)) from error
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, InvalidInput) as error:
+            raise DatasetError(str(annotations), expected=_CONTENT, got=repr(error)[:300]) from error
         self.images = tuple(i for i in images_of_file if keep is None or keep(i))
         if keep is not None:
             _log.info("%s: %d of %d images are selected", name, len(self.images), len(images_of_file))
@@ -238,7 +234,7 @@ def _without_root(data: CocoJson, where: str) -> list[CategoryJson]:
 
 def _images(data: CocoJson, class_of: Mapping[int, int]) -> tuple[list[CocoImage], UnusedObjects]:
     """Images in the order of their ids, each with its annotations, and the annotations that are not used."""
-    sizes = {image["id"]: (int(image["height"]), int(image["width"])) for image in data["images"]}
+    sizes = {image["id"]: _size(image) for image in data["images"]}
     if len(sizes) != len(data["images"]):
         raise ValueError("image ids must be unique")
     objects: dict[object, list[tuple[int, bool, Region]]] = defaultdict(list)
@@ -255,8 +251,8 @@ def _images(data: CocoJson, class_of: Mapping[int, int]) -> tuple[list[CocoImage
             region = parse_region(annotation["segmentation"], size)
             crowd = annotation.get("iscrowd")
             if crowd not in (None, 0, 1):
-                raise ValueError(f"iscrowd must be 0 or 1, not {crowd!r}")
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                raise ValueError(f"iscrowd must be 0 or 1, not {crowd!r:.80}")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"annotation {annotation.get('id')}: {error!r}") from error
         problem = region.problem()
         if problem is not None:
@@ -268,9 +264,21 @@ def _images(data: CocoJson, class_of: Mapping[int, int]) -> tuple[list[CocoImage
     return images, unused
 
 
+def _size(image: ImageJson) -> tuple[int, int]:
+    """Height and width; a label map of that size is made before the image is read."""
+    height, width = int(image["height"]), int(image["width"])
+    if not (0 < height and 0 < width and height * width <= MAX_IMAGE_PIXELS):
+        raise ValueError(
+            f"image {image['id']!r:.80}: expected 1 to {MAX_IMAGE_PIXELS:,} pixels, not {width} x {height}"
+        )
+    return height, width
+
+
 def _licenses(data: CocoJson) -> str | None:
     names = dict.fromkeys(
-        str(license["name"]) for license in data.get("licenses") or [] if license.get("name")
+        str(license["name"])[:200]
+        for license in data.get("licenses") or []
+        if isinstance(license, dict) and license.get("name")
     )
     return f"licenses of the images, as listed in the file: {'; '.join(names)}" if names else None
 

@@ -33,9 +33,11 @@ from numpy.typing import NDArray
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable, Rgb, default_palette
 from imp_trt.data.dataset import Sample, SampleCache, checked_index
+from imp_trt.data.files import read_regular
 from imp_trt.data.instance_maps import connected_instances
 from imp_trt.errors import DatasetError, InvalidInput
 from imp_trt.train.datasets.reading import (
+    MAX_JSON_BYTES,
     content_digest,
     need_files,
     need_folder,
@@ -221,7 +223,7 @@ def _read_list(root: Path, split: str, exclude: frozenset[str], source: str) -> 
     need_folder(root, LAYOUT, source)
     path = root / f"{split}.txt"
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_regular(path, MAX_JSON_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         present = sorted(p.stem for p in root.glob("*.txt"))
         raise DatasetError(

@@ -17,9 +17,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from imp_trt.data.files import read_regular
 from imp_trt.errors import DatasetError
 from imp_trt.train.datasets.coco import CocoDataset, CocoImage
-from imp_trt.train.datasets.reading import need_folder, read_json
+from imp_trt.train.datasets.reading import MAX_JSON_BYTES, need_folder, read_json
 
 TERMS = (
     "ModaNet (Zheng et al., ACM Multimedia 2018): annotations CC BY-NC 4.0; photos of identifiable people, "
@@ -97,7 +98,7 @@ def in_validation(file_name: str) -> bool:
 
 def _excluded(path: Path) -> frozenset[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
+        text = read_regular(path, MAX_JSON_BYTES).decode("utf-8-sig") if path.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(str(path), expected="a text file of file names", got=repr(error)) from error
     return frozenset(line.strip() for line in text.splitlines())

@@ -15,8 +15,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.files import read_regular
 from imp_trt.data.images import checked_header, decode_pixels, load_image, read_image_bytes, warn_once
 from imp_trt.errors import DatasetError, SourceError
+
+MAX_JSON_BYTES = 4 << 30
+"""The annotations of COCO have 450 MB, those of Objects365 3 GB."""
 
 _MAX_NAMED = 3
 _PIECE = 4096
@@ -128,7 +132,7 @@ def read_json(path: Path, content: str, source: str = "copy the file again") -> 
         DatasetError: the file is missing, not JSON, or not a JSON object.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular(path, MAX_JSON_BYTES).decode("utf-8-sig")
         if text.startswith(_LFS):
             raise DatasetError(
                 str(path),
@@ -137,11 +141,11 @@ def read_json(path: Path, content: str, source: str = "copy the file again") -> 
                 fix="run 'git lfs pull' in the repository it came from",
             )
         data = json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise DatasetError(
             str(path),
             expected=f"a JSON file with {content}",
-            got=f"{type(error).__name__}: {error}",
+            got=f"{type(error).__name__}: {error}"[:300],
             fix=source,
         ) from error
     if not isinstance(data, dict):

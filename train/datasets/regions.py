@@ -94,7 +94,10 @@ def parse_region(segmentation: object, size: tuple[int, int]) -> Region:
     polygons = []
     reach = _REACH * max(size)
     for vertices in segmentation:
-        polygon = np.asarray(vertices, np.float64)
+        try:
+            polygon = np.asarray(vertices, np.float64)
+        except OverflowError as error:
+            raise ValueError("expected vertices near the image, not integers of any size") from error
         if polygon.ndim != 1 or polygon.size % 2:
             raise ValueError(f"expected a polygon [x0, y0, x1, y1, ...], not {str(vertices)[:40]}")
         if not (np.isfinite(polygon).all() and np.abs(polygon).max(initial=0) <= reach):
@@ -131,7 +134,8 @@ def _runs(segmentation: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.
     if isinstance(counts, str):
         runs = _decompress(counts.encode("ascii", "replace"))
     elif isinstance(counts, list) and all(isinstance(c, int) for c in counts):
-        runs = np.asarray(counts, np.int64)
+        # An integer of Python has any size, one of NumPy 64 bits.
+        runs = np.asarray([min(max(c, -1), size[0] * size[1] + 1) for c in counts], np.int64)
     else:
         raise ValueError("counts must be a list of integers or a string")
     if runs.size == 0 or runs.min() < 0 or runs.max() > size[0] * size[1] or runs.sum() != size[0] * size[1]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from imp_trt.errors import InvalidInput
+from imp_trt.errors import InvalidInput, printable
 from imp_trt.metrics.semantic import SemanticScores
 from imp_trt.train.evaluation import Evaluation
 from imp_trt.train.report.numbers import signed
@@ -46,7 +46,7 @@ class Table:
 
     def text(self) -> str:
         """The table as aligned text."""
-        lines = [self.head, *self.rows]
+        lines = [tuple(map(printable, row)) for row in (self.head, *self.rows)]
         widths = [max(len(row[i]) for row in lines) for i in range(len(self.head))]
         aligned = [
             "  ".join(
@@ -55,7 +55,7 @@ class Table:
             ).rstrip()
             for row in lines
         ]
-        return "\n".join([f"{self.title}:", *aligned])
+        return "\n".join([f"{printable(self.title)}:", *aligned])
 
 
 Get = Callable[[Evaluation], "float | None"]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import selectors
 import socket
@@ -13,7 +14,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from threading import Lock, Thread
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from imp_trt.errors import OutputError
@@ -21,11 +22,17 @@ from imp_trt.video.serve.access import RESPONSE_HEADERS, rejection
 from imp_trt.video.serve.render import View
 from imp_trt.video.serve.state import ViewState
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer as WriteableBuffer
+
 MAX_CONNECTIONS = 64
 """Maximum number of concurrent connections; a page uses two."""
 
 TIMEOUT_S = 10.0
-"""Timeout for receiving a request and for sending a response."""
+"""Timeout for receiving a whole request, and for sending a part of a response."""
+
+PATIENCE_S = 1.0
+"""Without a free place, a connection that has been waited on for longer gives up its own for a new one."""
 
 _FRAME_TIMEOUT_S = 5.0
 _BOUNDARY = "imp-trt-picture"
@@ -67,6 +74,8 @@ class ViewServer(ThreadingHTTPServer):
         self.state = state
         self._lock = Lock()
         self._connections: dict[socket.socket, Thread] = {}
+        # Connections without a complete request -> since when, in that order.
+        self._receiving: dict[socket.socket, float] = {}
         super().__init__(address, Handler)
         self._accepting = Thread(target=self.serve_forever, args=(0.1,), name="imp-serve", daemon=True)
 
@@ -85,7 +94,7 @@ class ViewServer(ThreadingHTTPServer):
         """Start a thread for a new connection, unless there are too many."""
         connection = cast(socket.socket, request)  # the other type is that of datagrams
         with self._lock:
-            full = len(self._connections) >= MAX_CONNECTIONS
+            full = len(self._connections) >= MAX_CONNECTIONS and not self._make_room()
             if not full:
                 thread = Thread(
                     target=self.process_request_thread,
@@ -101,6 +110,26 @@ class ViewServer(ThreadingHTTPServer):
                 connection.sendall(_FULL)
             self.shutdown_request(request)
 
+    def _make_room(self) -> bool:
+        """End the connection that has sent an incomplete request, or none, for the longest time."""
+        for connection, since in self._receiving.items():
+            if time.monotonic() - since < PATIENCE_S:
+                break
+            # Its thread ends soon; until then there is one more than MAX_CONNECTIONS.
+            self._connections.pop(connection, None)
+            del self._receiving[connection]
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            return True
+        return False
+
+    def receiving(self, connection: socket.socket, active: bool) -> None:
+        """Note that a connection waits for its next request, or has received it."""
+        with self._lock:
+            self._receiving.pop(connection, None)
+            if active and connection in self._connections:
+                self._receiving[connection] = time.monotonic()
+
     def process_request_thread(self, request: Connection, client_address: ClientAddress) -> None:
         """Handle all requests of one connection."""
         try:
@@ -108,6 +137,7 @@ class ViewServer(ThreadingHTTPServer):
         finally:
             with self._lock:
                 self._connections.pop(cast(socket.socket, request), None)
+                self._receiving.pop(cast(socket.socket, request), None)
 
     def handle_error(self, request: Connection, client_address: ClientAddress) -> None:
         """Log a closed connection; it is normal that viewers disconnect."""
@@ -168,6 +198,27 @@ class FrameRequest:
         )
 
 
+class _RequestReader(io.RawIOBase):
+    """Reads from a connection until a deadline: with a timeout for each byte a request could take hours."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.deadline = 0.0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request is not complete")
+        self._connection.settimeout(left)
+        try:
+            return self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(Handler.timeout)
+
+
 class Handler(BaseHTTPRequestHandler):
     """Handles one connection of a viewer. All resources are read-only."""
 
@@ -177,9 +228,26 @@ class Handler(BaseHTTPRequestHandler):
     # Headers and body are sent separately; without this, the body waits for the acknowledgement.
     disable_nagle_algorithm = True
 
+    def setup(self) -> None:
+        """Prepare a connection."""
+        super().setup()
+        self.rfile.close()
+        self._reader = _RequestReader(self.connection)
+        self.rfile = io.BufferedReader(self._reader)
+
+    def handle_one_request(self) -> None:
+        """Receive a request within TIMEOUT_S, and respond to it."""
+        self._reader.deadline = time.monotonic() + self.timeout
+        self.server.receiving(self.connection, True)
+        try:
+            super().handle_one_request()
+        finally:
+            self.server.receiving(self.connection, False)
+
     def do_GET(self) -> None:
         """Respond to a request."""
         server = self.server
+        server.receiving(self.connection, False)
         if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
             self.close_connection = True  # the unread body would be parsed as the next request
         try:

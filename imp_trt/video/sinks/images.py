@@ -71,7 +71,11 @@ class ImageSink(BaseSink, ABC):
 
     def _name(self, item: SegmentedFrame) -> str:
         """File name of a frame, relative to the folder."""
-        name = self._pattern % item.frame.index if self._pattern else f"{item.frame.name}{self._suffix}"
+        name = (
+            self._pattern % item.frame.index
+            if self._pattern
+            else f"{file_name(item.frame.name)}{self._suffix}"
+        )
         return f"{safe_name(item.source)}/{name}" if item.source else name
 
     @abstractmethod
@@ -104,6 +108,11 @@ class ClassMaps(ImageSink):
 
     def _image(self, item: SegmentedFrame) -> NDArray[np.uint8]:
         return item.result.semantic
+
+
+def file_name(name: str) -> str:
+    """Return a frame's name, which may come from any source, as one component of a path."""
+    return re.sub(r"[/\x00]", "_", name)
 
 
 def safe_name(source: str) -> str:

@@ -14,7 +14,7 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.errors import OutputError
+from imp_trt.errors import OutputError, printable
 from imp_trt.video.sinks.sink import BaseSink, SegmentedFrame
 
 VIEWER = (sys.executable, "-m", "imp_trt.video.sinks.viewer")
@@ -131,7 +131,7 @@ class _Viewer:
         """
         from imp_trt.video.sinks.viewer import HEADER
 
-        name = title.encode()
+        name = printable(title).encode()
         header = HEADER.pack(len(name), image.shape[0], image.shape[1])
         writable = select.poll()
         writable.register(self._input, select.POLLOUT)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from imp_trt._deprecated import renamed_parameters
-from imp_trt.errors import SourceError
+from imp_trt.errors import SourceError, printable
 from imp_trt.video.sources.addresses import redacted
 from imp_trt.video.sources.captures import Capture
 from imp_trt.video.sources.frame import Frame
@@ -170,7 +170,7 @@ class LiveSource(ClosingSource):
             self._reader = self._start_reader(stalled=text)
 
     def _notify(self, event: Event, text: str) -> None:
-        text = redacted(text)
+        text = printable(redacted(text))
         self.reconnects += event == "reconnected"
         level = logging.WARNING if event in ("lost", "stalled", "gone") else logging.INFO
         _log.log(level, "%s: %s", self.name, text)

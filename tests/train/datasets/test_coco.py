@@ -312,3 +312,39 @@ def test_a_byte_order_mark(tmp_path: Path) -> None:
     path = _write(tmp_path) / "annotations/instances_val2017.json"
     path.write_text(path.read_text(), encoding="utf-8-sig")
     assert len(open_coco(str(tmp_path), "val")) == 2
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("licenses", ["CC BY"]),
+        ("licenses", [7]),
+        ("categories", ["car"]),
+        ("images", [{"id": 1, "file_name": "a.png", "height": 20, "width": 2**31}]),
+        ("images", [{"id": 1, "file_name": "a.png", "height": -20, "width": 30}]),
+        ("images", [{"id": 1, "file_name": "a.png", "height": 1e400, "width": 30}]),
+        ("images", [{"id": [1], "file_name": "a.png", "height": 20, "width": 30}]),
+        ("images", [{"id": 1, "file_name": ["a.png"], "height": 20, "width": 30}]),
+        ("annotations", [7]),
+        ("annotations", "x"),
+        ("segmentation", [[10**400, 1, 8, 1, 8, 8]]),
+        ("segmentation", [[[1, 2], [3]]]),
+        ("segmentation", {"counts": [10**30, 1], "size": [H, W]}),
+        ("segmentation", {"counts": [-(10**30), 600], "size": [H, W]}),
+        ("segmentation", {"counts": "~" * 100, "size": [H, W]}),
+        ("segmentation", {"counts": [1], "size": 7}),
+    ],
+)
+def test_values_of_other_types_end_as_a_data_set_error(tmp_path: Path, place: str, value: object) -> None:
+    content = _content()
+    if place == "segmentation":
+        content["annotations"][0]["segmentation"] = value
+    else:
+        content[place] = value
+    _write(tmp_path, content)
+    if place == "licenses":
+        assert open_coco(str(tmp_path), "val").terms is None
+        return
+    with pytest.raises(DatasetError) as caught:
+        _ = [open_coco(str(tmp_path), "val")[0]]
+    assert len(str(caught.value)) < 1000

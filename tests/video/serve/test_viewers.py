@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Event
 
 import numpy as np
@@ -224,3 +225,35 @@ def test_an_exception_in_the_run_is_failed() -> None:
         raise KeyboardInterrupt
     assert threads() == []
     assert opened._state.frames.run == "failed"
+
+
+def test_a_request_has_a_limit_as_a_whole(shown: BrowserView, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then keeps a timeout for each byte from ever passing."""
+    monkeypatch.setattr(server.Handler, "timeout", 1.0)
+    with socket.create_connection(("127.0.0.1", shown.port), timeout=5) as peer:
+        peer.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+        for _ in range(40):
+            if len(threads()) == 1:
+                break
+            with suppress(OSError):
+                peer.sendall(b"X: y\r\n")
+            time.sleep(0.1)
+        assert len(threads()) == 1
+
+
+def test_unfinished_requests_do_not_hold_the_places(
+    shown: BrowserView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(server, "PATIENCE_S", 0.2)
+    slow = []
+    for _ in range(12):
+        peer = socket.create_connection(("127.0.0.1", shown.port), timeout=5)
+        peer.sendall(b"GET / HTTP/1.1\r\nHost: loc")
+        slow.append(peer)
+        time.sleep(0.1)
+    time.sleep(0.3)
+    for _ in range(5):
+        assert get(shown.port, "/about")[0].status == 200
+    for peer in slow:
+        peer.close()

@@ -15,7 +15,7 @@ from imp_trt.video.sources import redacted
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("rtsp://u:p@cam:554/a?x=1", "rtsp://***@cam:554/a?x=1"),
+        ("rtsp://u:p@cam:554/a?x=1", "rtsp://***@cam:554/a?x=***"),
         ("rtsp://token@cam/a", "rtsp://***@cam/a"),
         ("rtsp://u:p@ss@cam/a", "rtsp://***@cam/a"),
         ("rtsp://u:p/ss@cam/a", "rtsp://***@cam/a"),
@@ -46,7 +46,7 @@ def test_hidden(text: str, shown: str) -> None:
     [
         "rtsp://cam:554/stream1",
         "https://host/@name/clip.mp4",
-        "http://cam/video?width=640&monkey=1",
+        "http://cam/video?width=640&channel=1",
         "/data/clips/a@b.mp4",
         "0",
         "v4l2:///dev/video0?width=1280",

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bounds of an ONNX file's time and memory, checked before ONNX Runtime loads it.
+
+A file of some kilobytes can contain a loop that does not end, functions that call each other 2^29 times, or
+an operator that fills gigabytes from two numbers; ONNX Runtime evaluates what depends on constants alone
+while it loads. The files that imp-export writes have static shapes and no control flow, so control flow is
+refused, and the sizes of tensors are followed through the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from imp_trt.artifacts.manifest import EXPORT_AGAIN
+from imp_trt.backends.onnx_file import Function, Node, OnnxFile, elements, parse
+from imp_trt.backends.onnx_shapes import ABSENT, UNKNOWN, Known, known_outputs, known_tensor
+from imp_trt.errors import ArtifactError
+
+MAX_NODES = 200_000
+"""Nodes after functions have been expanded; exported networks have some thousands."""
+
+MAX_DEPTH = 16
+"""Functions that call functions."""
+
+MAX_CONSTANT = 1 << 26
+"""Elements of a tensor that depends on constants alone; it is kept in memory as long as the network."""
+
+MAX_CONSTANTS = 1 << 28
+"""Elements of all of them."""
+
+MAX_ACTIVATION = 1 << 30
+"""Elements of any other tensor."""
+
+# Their outputs' sizes are numbers in the file, and no segmentation network needs them.
+_GENERATORS = frozenset(
+    ("RandomNormal", "RandomUniform", "HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix")
+)
+# Their outputs' sizes are values of an input, which must be known.
+_BY_VALUE = frozenset(("ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample"))
+_STANDARD = ("", "ai.onnx")
+
+_Functions = Mapping[tuple[str, str, str], Function]
+
+
+def check_bounds(payload: bytes, path: str) -> None:
+    """ArtifactError unless loading and running the file takes bounded time and memory."""
+    try:
+        model = parse(payload)
+    except ValueError as error:
+        raise _refused(path, "a complete ONNX file", error) from error
+    functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+    _check_operators(model, path)
+    _check_expansion(model, functions, path)
+    Sizes(functions, path).follow(model)
+
+
+def _check_operators(model: OnnxFile, path: str) -> None:
+    sparse = model.has_sparse
+    for node in _all_nodes(model):
+        sparse = sparse or node.has_sparse
+        if node.has_subgraph:
+            raise _refused(path, "a graph without control flow", f"the operator {node.op[:80]}")
+        if node.op in _GENERATORS and node.domain in _STANDARD:
+            raise _refused(path, "operators that imp-export writes", node.op)
+    if sparse:
+        raise _refused(path, "dense tensors", "a sparse tensor, which takes more memory than its file")
+
+
+def _all_nodes(model: OnnxFile) -> Iterator[Node]:
+    yield from model.nodes
+    for function in model.functions:
+        yield from function.nodes
+
+
+def _check_expansion(model: OnnxFile, functions: _Functions, path: str) -> None:
+    """Count the nodes with functions expanded, each function once."""
+    counts: dict[tuple[str, str, str], int] = {}
+    active: set[tuple[str, str, str]] = set()
+
+    def count(nodes: list[Node], depth: int) -> int:
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op, node.overload)
+            if key not in functions:
+                total += 1
+                continue
+            if key in active or depth >= MAX_DEPTH:
+                raise _refused(path, f"functions nested at most {MAX_DEPTH} deep", "recursion or more")
+            if key not in counts:
+                active.add(key)
+                counts[key] = count(functions[key].nodes, depth + 1)
+                active.discard(key)
+            total += counts[key]
+        return total
+
+    total = count(model.nodes, 0)
+    if total > MAX_NODES:
+        raise _refused(path, f"at most {MAX_NODES:,} nodes", f"{total:,} with functions expanded")
+
+
+class Sizes:
+    """Follows shapes and small constants through a graph."""
+
+    def __init__(self, functions: _Functions, path: str) -> None:
+        self._functions, self._path = functions, path
+        self._constants = 0
+
+    def follow(self, model: OnnxFile) -> dict[str, Known]:
+        """What is known of the tensors of the graph; ArtifactError if one is too large."""
+        known = {name: Known(shape, constant=False) for name, shape in model.inputs.items()}
+        known |= {tensor.name: known_tensor(tensor) for tensor in model.initializers}
+        self._run(model.nodes, known, {})
+        return known
+
+    def _run(self, nodes: list[Node], known: dict[str, Known], arguments: Mapping[str, object]) -> None:
+        for node in nodes:
+            inputs = [known.get(name, UNKNOWN) if name else ABSENT for name in node.inputs]
+            attributes = {**node.attributes, **{a: arguments.get(b) for a, b in node.references.items()}}
+            function = self._functions.get((node.domain, node.op, node.overload))
+            if function is None:
+                outputs = known_outputs(node.op, inputs, attributes) if node.domain in _STANDARD else []
+                if node.op in _BY_VALUE and not (outputs and outputs[0].shape is not None):
+                    raise _refused(self._path, "static shapes", f"{node.op} of a size that is not known")
+                for name, output in zip(node.outputs, outputs, strict=False):
+                    self._check(node, output)
+                    known[name] = output
+            else:
+                inner = dict(zip(function.inputs, inputs, strict=False))
+                self._run(function.nodes, inner, attributes)
+                for name, outer in zip(function.outputs, node.outputs, strict=False):
+                    known[outer] = inner.get(name, UNKNOWN)
+
+    def _check(self, node: Node, output: Known) -> None:
+        if output.shape is None:
+            return
+        count = elements(output.shape)
+        limit = MAX_CONSTANT if output.constant else MAX_ACTIVATION
+        self._constants += count if output.constant else 0
+        if count > limit or self._constants > MAX_CONSTANTS:
+            got = f"{count:,} in {list(output.shape)[:8]}, the output of {node.op[:80]}"
+            raise _refused(self._path, f"tensors of at most {limit:,} elements", got)
+
+
+def _refused(path: str, expected: str, got: object) -> ArtifactError:
+    return ArtifactError(
+        f"artifact {path}: the graph would take too much time or memory",
+        expected=expected,
+        got=got,
+        fix=f"{EXPORT_AGAIN}, and load only files whose origin you know",
+    )

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Atomic writes: what a killed process leaves is removed, what a living one is writing is not."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imp_trt.data import files
+from imp_trt.data.files import sweep, temporary_beside, write_atomically
+
+
+def leave_behind(folder: Path, name: str = "big.bin") -> None:
+    """A process that is killed while it writes a file."""
+    process = os.fork()
+    if process:
+        assert os.waitpid(process, 0)[1] == signal.SIGKILL
+        return
+    try:
+        with temporary_beside(folder / name) as temporary:
+            temporary.write_bytes(b"x" * 1000)
+            os.kill(os.getpid(), signal.SIGKILL)
+    finally:
+        os._exit(1)
+
+
+def test_the_next_write_removes_what_killed_processes_left(tmp_path: Path) -> None:
+    for i in range(5):
+        leave_behind(tmp_path, f"{i}.bin")
+    assert len(os.listdir(tmp_path)) == 1  # each start removes what the one before left
+    write_atomically(tmp_path / "other.json", b"{}")
+    assert os.listdir(tmp_path) == ["other.json"]
+
+
+def test_a_file_that_is_being_written_is_not_removed(tmp_path: Path) -> None:
+    with temporary_beside(tmp_path / "a.mp4") as temporary:
+        assert temporary.suffix == ".mp4"
+        temporary.write_bytes(b"half")
+        files._next_scan.clear()
+        sweep(tmp_path)
+        assert temporary.read_bytes() == b"half"
+        os.replace(temporary, tmp_path / "a.mp4")
+    assert (tmp_path / "a.mp4").read_bytes() == b"half"
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_files_of_others_are_not_removed(tmp_path: Path) -> None:
+    names = [".a.tmp", ".a.0123.part", "a.0123456789abcdef.part", ".a.0123456789abcdef.tmp.mp4", ".part"]
+    for name in names:
+        (tmp_path / name).write_text("")
+    (tmp_path / ".folder.0123456789abcdef.part").mkdir()
+    os.mkfifo(tmp_path / ".pipe.0123456789abcdef.part")
+    files._next_scan.clear()
+    sweep(tmp_path)
+    assert set(names) <= set(os.listdir(tmp_path))
+    assert (tmp_path / ".folder.0123456789abcdef.part").is_dir()
+
+
+def test_a_new_file_that_was_swept_before_it_was_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, calls = fcntl.flock, iter(range(100))
+
+    def late(descriptor: int, operation: int) -> None:
+        call = next(calls)
+        if call == 0:
+            (name,) = os.listdir(tmp_path)
+            os.unlink(tmp_path / name)
+        if call == 1:
+            raise BlockingIOError(errno.EAGAIN, "held by the process that sweeps")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with temporary_beside(tmp_path / "a") as temporary:
+        assert temporary.exists()
+    assert next(calls) == 3
+
+
+def test_without_locks_nothing_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_behind(tmp_path)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    write_atomically(tmp_path / "a", b"a")
+    assert len(os.listdir(tmp_path)) == 2
+
+
+def test_a_large_folder_is_not_scanned_for_every_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, scans = [0.0], []
+    scandir = os.scandir
+
+    def slow(folder: Path) -> Any:
+        scans.append(now[0])
+        now[0] += 0.05
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", slow)
+    monkeypatch.setattr(files.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(files, "_next_scan", {})
+    for _ in range(1000):
+        now[0] += 0.01
+        sweep(tmp_path)
+    assert len(scans) == pytest.approx(2, abs=1)
