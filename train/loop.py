@@ -20,6 +20,7 @@ from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train import distributed
 from imp_trt.train.batches import batch_stream, class_weights, draw_ohem_ratio
+from imp_trt.train.ema import WeightAverage
 from imp_trt.train.log import TrainingLog
 from imp_trt.train.losses import StageLosses, trains_semantic
 from imp_trt.train.optimizer import Optimizer, TrainingDiverged
@@ -85,6 +86,9 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
     if state is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimiser"])
+    average = WeightAverage(network, run.recipe.ema_decay) if run.recipe.ema_decay else None
+    if average is not None and state is not None:
+        average.load_state_dict(state["average"])
     first = 0 if state is None else state["step"]
     sources = _sources(state)
     is_writer = distributed.rank() == 0
@@ -101,10 +105,15 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
                 sources=sources,
                 log=log.state(),
             )
+            if average is not None:
+                saved["average"] = average.state_dict()
             save_state(path, saved)
 
     with log, StopRequest(run.deadline) as stop:
-        _steps(run, network, optimizer, stage, range(first, schedule.iterations), log, stop, save)
+        steps = range(first, schedule.iterations)
+        _steps(run, network, optimizer, average, stage, steps, log, stop, save)
+    if average is not None:
+        average.copy_to(network)
     if is_writer:
         provenance = {"identity": identity, "config_digest": digest, "sources": sources}
         metadata = {**_metadata(run, stage, log.seconds), **provenance}
@@ -128,6 +137,10 @@ def _prepare(network: ImpNetwork, run: Run) -> Optimizer:
     """Set training mode, with the backbone's frozen part in evaluation mode and without gradients."""
     network.train()
     body = network.backbone.body
+    if run.recipe.freeze_norm:
+        for module in body.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
     for part in [body.stem, *body.stages][: run.recipe.freeze_stages]:
         part.eval().requires_grad_(False)
     return Optimizer(network, run.recipe, run.device)
@@ -137,6 +150,7 @@ def _steps(
     run: Run,
     network: ImpNetwork,
     optimizer: Optimizer,
+    average: WeightAverage | None,
     stage: int,
     steps: range,
     log: TrainingLog,
@@ -161,6 +175,8 @@ def _steps(
             lr = learning_rate(schedule, step, recipe.lr_factor)
             ohem_ratio = draw_ohem_ratio(recipe, (run.seed, stage, step))
             log.add(step, _step(losses, optimizer, batch, ohem_ratio, lr, run), lr)
+            if average is not None:
+                average.update(network)
 
 
 def _stop_if_requested(

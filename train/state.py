@@ -34,6 +34,7 @@ _Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | N
 
 class _Sources(TypedDict, total=False):
     sources: list[str]  # missing in older states
+    average: dict[str, Tensor]  # with Recipe.ema_decay
 
 
 class TrainingState(_Sources):

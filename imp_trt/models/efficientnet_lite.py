@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """EfficientNet-Lite: EfficientNet without squeeze-and-excitation, with ReLU6 instead of SiLU.
 
-Both changes are for integer arithmetic. Architecture: table 1 of Tan and Le (2019), scaled in width and depth;
-in the Lite variants the stem, the first and the last group of blocks have a fixed depth, and the stem a fixed width.
+Both changes are for integer arithmetic. Architecture: table 1 of Tan and Le (2019), scaled in width and
+depth; in the Lite variants the stem, the first and the last group of blocks have a fixed depth, and the
+stem a fixed width.
 """
 
 from __future__ import annotations
@@ -140,7 +141,12 @@ def _scaled_width(width: int, factor: float) -> int:
 
 
 def _conv_norm_relu6(
-    in_channels: int, out_channels: int, kernel: int, stride: int, groups: int, norm: Callable[[int], nn.Module]
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int,
+    groups: int,
+    norm: Callable[[int], nn.Module],
 ) -> nn.Sequential:
     conv: nn.Conv2d
     if stride == 1:

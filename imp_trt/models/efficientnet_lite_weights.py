@@ -114,5 +114,3 @@ def _block_names(backbone: str) -> Iterator[str]:
             part = "stem" if group.stage == 0 else f"stages.{group.stage - 1}"
             yield f"{part}.{position[group.stage]}"
             position[group.stage] += 1
-
-
