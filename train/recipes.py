@@ -162,8 +162,10 @@ RECIPES: dict[str, Recipe] = {
 
 _FROM_SCRATCH = ("scenes", "camvid", "ccp", "scenes-short", "camvid-short", "ccp-short")
 
+FORMER_SUFFIX = "-canvas-rate-10"
+
 FORMER_RECIPES: dict[str, Recipe] = {
-    f"{name}-canvas-rate-10": replace(RECIPES[name], canvas_scale=1.0, canvas_lr_mult=10.0)
+    f"{name}{FORMER_SUFFIX}": replace(RECIPES[name], canvas_scale=1.0, canvas_lr_mult=10.0)
     for name in _FROM_SCRATCH
 }
 """Deprecated: the recipes from scratch before canvas_scale, which runs and results of that time name without
@@ -181,7 +183,7 @@ def recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
         found = FORMER_RECIPES.get(name)
         if found is None:
             raise UsageError("recipe", expected=f"one of {', '.join(RECIPES)}", got=name)
-        _log.warning("recipe %s is deprecated, use %s", name, name.removesuffix("-canvas-rate-10"))
+        _log.warning("recipe %s is deprecated, use %s", name, name.removesuffix(FORMER_SUFFIX))
     values = {current_name(field): value for field, value in (changes or {}).items()}
     try:
         return replace(found, **values)
@@ -219,10 +221,10 @@ def _with_field(settings: _Settings, former: str, text: str) -> _Settings:
     if name not in types:
         expected = f"one of {', '.join(types)}, stage_one.*, stage_two.*"
         raise UsageError("--set", expected=expected, got=former)
-    if name == "canvas_lr_mult":
-        _log.warning("--set %s is deprecated, use canvas_scale", former)
-    elif name != former:
+    if name != former:
         _log.warning("--set %s is deprecated, use %s", former, name)
+    if name == "canvas_lr_mult":
+        _log.warning("--set %s is deprecated, use canvas_scale", name)
     value = _parsed(text)
     current = getattr(settings, name)
     if isinstance(current, tuple) and isinstance(value, (int, float)):

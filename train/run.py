@@ -136,18 +136,10 @@ def train_stage_two(run: Run, config: ModelConfig, stage_one: Path, name: str) -
         transfer_weights(network, control)
         if not head_is_trained and isinstance(network.semantic, SemanticHead):
             # No trained head to preserve, so the canvas contributes from the first step.
-            nn.init.normal_(network.semantic.canvas_kernel.detach(), std=_canvas_std(run, network.semantic))
+            nn.init.normal_(network.semantic.canvas_kernel.detach(), std=NEW_LAYER_STD)
         network = _with_canvas_scale(run, network)
     start = metadata.get("config_digest") or metadata.get("identity")
     return train_stage(run, network, 2, name, run_id, stage_digest(run, config, 2, start))
-
-
-def _canvas_std(run: Run, head: SemanticHead) -> float:
-    """Standard deviation of new weights that read the canvas: the paper's, or that of those beside them."""
-    if run.initial != "scratch" and head.kind == "fpn":
-        return NEW_LAYER_STD
-    first: nn.Conv2d = head.fuse[0][0]  # type: ignore[index, assignment]
-    return float(first.weight[:, : head.feature_channels].std())
 
 
 def _with_canvas_scale(run: Run, network: ImpNetwork) -> ImpNetwork:
@@ -326,7 +318,10 @@ def _initialized(run: Run, config: ModelConfig) -> ImpNetwork:
     if run.initial != "scratch":
         from imp_trt.models.initial import initialize
 
-        initialize(network, run.initial, run.backbone_weights)
+        if run.backbone_weights is None:
+            initialize(network, run.initial)
+        else:
+            initialize(network, run.initial, run.backbone_weights)
     return network
 
 

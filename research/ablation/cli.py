@@ -145,7 +145,7 @@ def _experiment(options: argparse.Namespace, started: float) -> Experiment:
     from imp_trt.data.dataset import CachedDataset
     from imp_trt.train.datasets import open_dataset
     from imp_trt.train.datasets.registry import without_folder
-    from imp_trt.train.recipes import changed, recipe
+    from imp_trt.train.recipes import FORMER_SUFFIX, changed, recipe
     from research.ablation.experiment import Experiment
 
     torch.set_num_threads(options.threads)
@@ -156,7 +156,8 @@ def _experiment(options: argparse.Namespace, started: float) -> Experiment:
     return Experiment(
         train,
         CachedDataset(val),  # every cell evaluates the same images
-        shlex.join([options.recipe, *options.set]),
+        # Results of the former recipes have the name that these recipes had then.
+        shlex.join([options.recipe.removesuffix(FORMER_SUFFIX), *options.set]),
         plan,
         (options.input_size[0], options.input_size[1]),
         options.output,
