@@ -14,6 +14,7 @@ from imp_trt.models.checkpoint import load_model
 from imp_trt.models.deploy import DeployModule
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
+from imp_trt.train.batches import draw_batch
 from imp_trt.train.canvas_scale import LIMITS, measure_canvas_scale
 from imp_trt.train.config import Stage
 from imp_trt.train.losses import StageLosses
@@ -110,7 +111,8 @@ def test_the_skip_starts_at_zero_and_learns(tmp_path, semantic_in_stage_one):
     trained = load_model(train_stage_two(run, config, first, "imp"))[0]
     assert trained.semantic.canvas_to_logits.weight.any()
     still = replace(run, recipe=replace(plan, stage_two=Stage(0, 0.0)), folder=tmp_path / "still")
-    assert not load_model(train_stage_two(still, config, first, "imp"))[0].semantic.canvas_to_logits.weight.any()
+    new = load_model(train_stage_two(still, config, first, "imp"))[0]
+    assert not new.semantic.canvas_to_logits.weight.any()
 
 
 @pytest.mark.parametrize(("part", "reaches"), [("all", (True, True)), ("heads", (True, False)), ("none", ())])
@@ -119,8 +121,6 @@ def test_the_gradient_of_the_canvas_reaches_the_parts_that_the_recipe_names(part
     network = detecting_network(CONFIG).train()
     monkeypatch.setattr(network.semantic, "merge_levels", lambda f: f["p2"].detach()[:, :64] * 0)
     run = replace(RECIPE, canvas_gradient=part, instance_weight=0.0)
-    from imp_trt.train.batches import draw_batch
-
     batch = draw_batch(Boxes(), CONFIG.classes, run, (0, 2, 0))
     losses = StageLosses(network, run, 2, None)(batch)
     losses["semantic"].backward()

@@ -34,6 +34,7 @@ from tests.train.boxes import CLASSES, CONFIG, RECIPE, SMALL_DETECTOR, Boxes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+FORMER = "scenes-canvas-rate-10"
 DETECTOR_FIRST = replace(RECIPE, semantic_in_stage_one=False)
 
 
@@ -130,8 +131,8 @@ def test_checkpoints_and_states_from_before_versions_were_recorded_continue(tmp_
 @pytest.mark.parametrize(
     ("name", "stage", "run_id", "digest"),
     [
-        ("scenes-canvas-rate-10", 1, "89bba435f8c0365b6f001a7771fdd0ea209e25e66033bd8ed81f7de2d95cd3e4", "778d7aeee3ef"),
-        ("scenes-canvas-rate-10", 2, "fa386befc00b873b738be8273c2e05a1a62bacd7b260612d23705f9efaa6a592", "906bdb8409a5"),
+        (FORMER, 1, "89bba435f8c0365b6f001a7771fdd0ea209e25e66033bd8ed81f7de2d95cd3e4", "778d7aeee3ef"),
+        (FORMER, 2, "fa386befc00b873b738be8273c2e05a1a62bacd7b260612d23705f9efaa6a592", "906bdb8409a5"),
         ("cityscapes", 1, "401f1c157f343a4ad95f0ed10563894d5a2a41f835be59a8cb7c41e6f43dcbb6", "3eccc40a07bb"),
         ("cityscapes", 2, "6000972f3d367818a73727242ebd1972ab29c14133eba2b163bbf6a4491fd1f8", "d0ec4c291c7b"),
     ],

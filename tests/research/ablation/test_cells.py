@@ -90,9 +90,7 @@ def test_the_cells_of_the_canvas_differ_from_one_another_in_every_recipe():
     names = [name for name in VARIANTS if name.startswith("canvas-") and "gradient" not in name]
     assert {"canvas-rate-10", "canvas-scaled", "canvas-first-step", "canvas-first-step-scaled"} <= set(names)
     for plan_name in ("scenes-short", "camvid-pretrained"):
-        trained = [
-            (recipe(plan_name, dict(VARIANTS[name].recipe)), VARIANTS[name].config) for name in names
-        ]
+        trained = [(recipe(plan_name, dict(VARIANTS[name].recipe)), VARIANTS[name].config) for name in names]
         assert all(a != b for i, a in enumerate(trained) for b in trained[:i])
     old = recipe("scenes-short", dict(VARIANTS["canvas-rate-10"].recipe))
     assert old == recipe("scenes-short-canvas-rate-10")
