@@ -46,8 +46,8 @@ _CCP = replace(
 )
 # From ImageNet weights: the detector first, then a head that reads the canvas from its first step.
 _CAMVID_PRETRAINED = Recipe(
-    stage_one=Stage(6000, 1e-3, 1e-5, warmup=200),
-    stage_two=Stage(6000, 1e-3, 1e-6, warmup=200),
+    stage_one=Stage(8000, 1e-3, 1e-5, warmup=200),
+    stage_two=Stage(7500, 1e-3, 1e-6, warmup=200),
     batch=4,
     crop=(288, 384),
     scale=(0.75, 1.8),
