@@ -115,15 +115,25 @@ class Recipe:
         canvas_detections: maximum number of detections per image that are projected in training.
         canvas_gradient: "all" propagates the semantic loss to the FPN through the canvas, as the
             paper does; "heads" stops it at the box and mask heads, which saves two RoIAlign
-            backward passes.
-        canvas_lr_mult: multiplier of the learning rate of the weights that read the canvas. They start at
-            zero in a head that stage one has trained without canvas: at the base lr a short stage two
-            ends before the head uses them (docs/ablation.md).
+            backward passes; "none" stops it at the canvas. The recipes for a CPU have "heads", and so
+            have all published weights.
+        canvas_scale: factor of the canvas where the semantic head reads it, stored in the network's config;
+            None measures one on training crops when stage two starts
+            (:mod:`imp_trt.train.canvas_scale`).
+        canvas_lr_mult: multiplier of the learning rate of the weights that read the canvas. Deprecated: with
+            AdamW it has the effect of canvas_scale, which replaces it; earlier recipes had 10.
         clip: maximum gradient norm; None disables clipping.
         color: strength of the random brightness, contrast and saturation jitter, 0 for none.
         hue: strength of the random hue jitter, at most 0.5; None is a tenth of ``color``.
         precision: dtype of convolutions and matrix products under automatic mixed precision; "float16" also
             scales the loss.
+        backbone_lr_mult: multiplier of the learning rate of the backbone without its FPN; 0.1 is usual for
+            pretrained weights.
+        freeze_norm: keep the statistics of the backbone's batch normalization, for pretrained weights and
+            small batches. Unlike norm "frozen_batch" it leaves its scales and shifts trainable, and FPN and
+            heads with batch normalization of their own.
+        ema_decay: decay of the exponential moving average of all weights, which the checkpoint of each stage
+            then contains; 0 saves the last weights.
         freeze_stages: number of backbone parts whose weights are frozen: 1 the stem, 2 also the first stage
             (the paper's code base), up to 5. For pretrained backbones.
         min_area: instances of a crop with fewer visible pixels are not detector targets.
@@ -151,12 +161,16 @@ class Recipe:
     ohem_ratios: tuple[float, ...] = ()
     canvas_source: CanvasSource = "predicted"
     canvas_detections: int = 32
-    canvas_gradient: Literal["all", "heads"] = "all"
+    canvas_gradient: Literal["all", "heads", "none"] = "all"
+    canvas_scale: float | None = 1.0
     canvas_lr_mult: float = 1.0
     clip: float | None = 10.0
     color: float = 0.3
     hue: float | None = None
     precision: Precision = "float32"
+    backbone_lr_mult: float = 1.0
+    freeze_norm: bool = False
+    ema_decay: float = 0.0
     freeze_stages: int = 0
     min_area: int = 20
     initial: Initial = "scratch"
@@ -164,7 +178,7 @@ class Recipe:
     def __post_init__(self) -> None:
         _check_choice("optimizer", self.optimizer, ("adamw", "sgd"))
         _check_choice("canvas_source", self.canvas_source, get_args(CanvasSource))
-        _check_choice("canvas_gradient", self.canvas_gradient, ("all", "heads"))
+        _check_choice("canvas_gradient", self.canvas_gradient, ("all", "heads", "none"))
         _check_choice("precision", self.precision, get_args(Precision))
         _check_choice("initial", self.initial, get_args(Initial))
         for name in ("batch", "canvas_detections", "base_batch", "max_long"):
@@ -174,6 +188,7 @@ class Recipe:
             "weight_decay",
             "bias_lr_mult",
             "canvas_lr_mult",
+            "backbone_lr_mult",
             "semantic_weight",
             "instance_weight",
             "min_area",
@@ -191,6 +206,10 @@ class Recipe:
             raise UsageError("ohem_ratios", expected="ratios above 0, at most 1", got=self.ohem_ratios)
         if self.clip is not None and self.clip <= 0:
             raise UsageError("clip", expected="a positive norm, or None", got=self.clip)
+        if self.canvas_scale is not None and not 0 < self.canvas_scale < math.inf:
+            raise UsageError("canvas_scale", expected="a positive number, or None", got=self.canvas_scale)
+        if not 0 <= self.ema_decay < 1:
+            raise UsageError("ema_decay", expected="0 to below 1", got=self.ema_decay)
         if not 0 <= self.freeze_stages <= 5:
             raise UsageError("freeze_stages", expected="0 to 5", got=self.freeze_stages)
 

@@ -20,6 +20,7 @@ from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train import distributed
 from imp_trt.train.batches import batch_stream, class_weights, draw_ohem_ratio
+from imp_trt.train.ema import WeightAverage
 from imp_trt.train.log import TrainingLog
 from imp_trt.train.losses import StageLosses, trains_semantic
 from imp_trt.train.optimizer import Optimizer, TrainingDiverged
@@ -97,6 +98,9 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
         _LOGGER.info("%s resumes at step %d of %d: %s", path, step, steps, _inputs(run, identity))
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimiser"])
+    average = WeightAverage(network, run.recipe.ema_decay) if run.recipe.ema_decay else None
+    if average is not None and state is not None:
+        average.load_state_dict(state["average"])
     first = 0 if state is None else state["step"]
     sources = _sources(state)
     is_writer = distributed.rank() == 0
@@ -114,10 +118,15 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
                 data_digest=run.data_digest,
                 log=log.state(),
             )
+            if average is not None:
+                saved["average"] = average.state_dict()
             save_state(path, saved)
 
     with log, StopRequest(run.deadline) as stop:
-        _steps(run, network, optimizer, stage, range(first, schedule.iterations), log, stop, save)
+        steps = range(first, schedule.iterations)
+        _steps(run, network, optimizer, average, stage, steps, log, stop, save)
+    if average is not None:
+        average.copy_to(network)
     if is_writer:
         provenance = {
             "identity": identity,
@@ -146,6 +155,10 @@ def _prepare(network: ImpNetwork, run: Run) -> Optimizer:
     """Set training mode, with the backbone's frozen part in evaluation mode and without gradients."""
     network.train()
     body = network.backbone.body
+    if run.recipe.freeze_norm:
+        for module in body.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
     for part in [body.stem, *body.stages][: run.recipe.freeze_stages]:
         part.eval().requires_grad_(False)
     return Optimizer(network, run.recipe, run.device)
@@ -155,6 +168,7 @@ def _steps(
     run: Run,
     network: ImpNetwork,
     optimizer: Optimizer,
+    average: WeightAverage | None,
     stage: int,
     steps: range,
     log: TrainingLog,
@@ -179,6 +193,8 @@ def _steps(
             lr = learning_rate(schedule, step, recipe.lr_factor)
             ohem_ratio = draw_ohem_ratio(recipe, (run.seed, stage, step))
             log.add(step, _step(losses, optimizer, batch, ohem_ratio, lr, run), lr)
+            if average is not None:
+                average.update(network)
 
 
 def _stop_if_requested(

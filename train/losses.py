@@ -55,10 +55,12 @@ class StageLosses(nn.Module):
             losses = {name: recipe.instance_weight * value for name, value in losses.items()}
             if network.config.imp and self.stage == 2 and semantic:
                 pooled = features
-                if recipe.canvas_gradient == "heads":
+                if recipe.canvas_gradient != "all":
                     pooled = {name: level.detach() for name, level in features.items()}
                 detections, masks = _canvas_inputs(network, pooled, proposals, batch, recipe, size)
                 canvas = network.project(detections, masks, size)
+                if recipe.canvas_gradient == "none":
+                    canvas = canvas.detach()
         if semantic:
             logits = network.segment(features, canvas)
             loss = semantic_loss(logits, batch.semantic, self.class_weights, ohem_ratio)

@@ -93,17 +93,27 @@ class Optimizer:
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Parameter groups: matrices with weight decay, vectors without, biases with their own lr multiplier.
 
-    The key "factor" multiplies the learning rate; saved training states contain it.
+    The backbone (without FPN) has groups of its own if it has its own lr multiplier. The key "factor"
+    multiplies the learning rate; saved training states contain it.
     """
     trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    if recipe.backbone_lr_mult == 1.0:
+        return _groups(trained, recipe, 1.0)
+    body = [(name, p) for name, p in trained if name.startswith("backbone.body.")]
+    rest = [(name, p) for name, p in trained if not name.startswith("backbone.body.")]
+    groups = _groups(rest, recipe, 1.0) + _groups(body, recipe, recipe.backbone_lr_mult)
+    return [group for group in groups if group["params"]]
+
+
+def _groups(trained: list[tuple[str, nn.Parameter]], recipe: Recipe, factor: float) -> list[dict[str, Any]]:
     matrices = [p for _, p in trained if p.ndim >= 2]
     vectors = [(name, p) for name, p in trained if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay, "factor": 1.0}]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay, "factor": factor}]
     if recipe.bias_lr_mult == 1.0:
-        groups.append({"params": [p for _, p in vectors], "weight_decay": 0.0, "factor": 1.0})
+        groups.append({"params": [p for _, p in vectors], "weight_decay": 0.0, "factor": factor})
         return groups
     norms = [p for name, p in vectors if not name.endswith("bias")]
     biases = [p for name, p in vectors if name.endswith("bias")]
-    groups.append({"params": norms, "weight_decay": 0.0, "factor": 1.0})
-    groups.append({"params": biases, "weight_decay": 0.0, "factor": recipe.bias_lr_mult})
+    groups.append({"params": norms, "weight_decay": 0.0, "factor": factor})
+    groups.append({"params": biases, "weight_decay": 0.0, "factor": factor * recipe.bias_lr_mult})
     return [group for group in groups if group["params"]]

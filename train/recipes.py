@@ -26,7 +26,7 @@ _SCENES = Recipe(
     semantic_weight=2.0,
     canvas_detections=24,
     canvas_gradient="heads",
-    canvas_lr_mult=10.0,
+    canvas_scale=None,  # the head has learned without canvas, which starts at zero: only a scaled one is used
     precision="bfloat16",
 )
 _CAMVID = replace(
@@ -44,6 +44,25 @@ _CCP = replace(
     crop=(320, 224),
     scale=(0.45, 0.9),
 )
+# From ImageNet weights: the detector first, then a head that reads the canvas from its first step.
+_CAMVID_PRETRAINED = Recipe(
+    stage_one=Stage(8000, 1e-3, 1e-5, warmup=200),
+    stage_two=Stage(7500, 1e-3, 1e-6, warmup=200),
+    batch=4,
+    crop=(288, 384),
+    scale=(0.75, 1.8),
+    weight_decay=0.01,
+    semantic_weight=2.0,
+    canvas_detections=48,
+    canvas_gradient="heads",
+    precision="bfloat16",
+    backbone_lr_mult=0.2,
+    freeze_stages=1,
+    freeze_norm=True,
+    ema_decay=0.999,
+    initial="imagenet",
+)
+_CCP_PRETRAINED = replace(_CAMVID_PRETRAINED, crop=(384, 256), scale=(0.45, 0.9))
 
 
 def _short(plan: Recipe, one: int, two: int) -> Recipe:
@@ -122,6 +141,9 @@ RECIPES: dict[str, Recipe] = {
     "scenes": _SCENES,
     "camvid": _CAMVID,
     "ccp": _CCP,
+    # The same from an EfficientNet-Lite pretrained on ImageNet.
+    "camvid-pretrained": _CAMVID_PRETRAINED,
+    "ccp-pretrained": _CCP_PRETRAINED,
     # Shorter schedules, for experiments that train many systems.
     "scenes-short": _short(_SCENES, 500, 400),
     "camvid-short": _short(_CAMVID, 900, 700),
@@ -138,6 +160,17 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 
+_FROM_SCRATCH = ("scenes", "camvid", "ccp", "scenes-short", "camvid-short", "ccp-short")
+
+FORMER_SUFFIX = "-canvas-rate-10"
+
+FORMER_RECIPES: dict[str, Recipe] = {
+    f"{name}{FORMER_SUFFIX}": replace(RECIPES[name], canvas_scale=1.0, canvas_lr_mult=10.0)
+    for name in _FROM_SCRATCH
+}
+"""Deprecated: the recipes from scratch before canvas_scale, which runs and results of that time name without
+the suffix. They reproduce these runs, and continue interrupted ones."""
+
 
 def recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     """Recipe by name, with some fields replaced.
@@ -145,11 +178,15 @@ def recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     Raises:
         UsageError: unknown name or field, or a value out of range.
     """
-    if name not in RECIPES:
-        raise UsageError("recipe", expected=f"one of {', '.join(RECIPES)}", got=name)
+    found = RECIPES.get(name)
+    if found is None:
+        found = FORMER_RECIPES.get(name)
+        if found is None:
+            raise UsageError("recipe", expected=f"one of {', '.join(RECIPES)}", got=name)
+        _log.warning("recipe %s is deprecated, use %s", name, name.removesuffix(FORMER_SUFFIX))
     values = {current_name(field): value for field, value in (changes or {}).items()}
     try:
-        return replace(RECIPES[name], **values)
+        return replace(found, **values)
     except TypeError as error:
         raise UsageError("recipe", expected="fields of Recipe", got=str(error)) from error
 
@@ -186,6 +223,8 @@ def _with_field(settings: _Settings, former: str, text: str) -> _Settings:
         raise UsageError("--set", expected=expected, got=former)
     if name != former:
         _log.warning("--set %s is deprecated, use %s", former, name)
+    if name == "canvas_lr_mult":
+        _log.warning("--set %s is deprecated, use canvas_scale", name)
     value = _parsed(text)
     current = getattr(settings, name)
     if isinstance(current, tuple) and isinstance(value, (int, float)):

@@ -27,6 +27,7 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
 from imp_trt.models.semantic import SemanticHead
 from imp_trt.train import distributed
+from imp_trt.train.canvas_scale import measure_canvas_scale
 from imp_trt.train.config import CANVAS_KEYS, Recipe
 from imp_trt.train.datasets.survey import require_objects
 from imp_trt.train.loop import find_finished, train_stage
@@ -54,6 +55,8 @@ class Run:
         half: store the convolution kernels of stage two's checkpoint as float16.
         initial: initial weights of stage one: "scratch", or torchvision's "imagenet" backbone or "coco"
             Mask R-CNN.
+        backbone_weights: with initial "imagenet", a file with the backbone's weights; None takes the
+            published ones.
         quiet: no progress bar.
         deadline: a :func:`time.monotonic` time; after it the state is saved at the next step
             and :class:`imp_trt.train.state.TimeBudgetSpent` is raised.
@@ -69,6 +72,7 @@ class Run:
     device: str = "cpu"
     half: bool = False
     initial: Initial = "scratch"
+    backbone_weights: Path | None = None
     quiet: bool = False
     deadline: float | None = None
     save_every: int = 500
@@ -199,7 +203,20 @@ def _second_network(run: Run, config: ModelConfig, first: ImpNetwork) -> ImpNetw
         if not head_is_trained and isinstance(network.semantic, SemanticHead):
             # No trained head to preserve, so the canvas contributes from the first step.
             nn.init.normal_(network.semantic.canvas_kernel.detach(), std=NEW_LAYER_STD)
+        network = _with_canvas_scale(run, network)
     return network
+
+
+def _with_canvas_scale(run: Run, network: ImpNetwork) -> ImpNetwork:
+    """The network with the recipe's factor of the canvas, measured if the recipe has none."""
+    scale = run.recipe.canvas_scale
+    if scale is None:
+        scale = measure_canvas_scale(network, run.dataset, run.recipe, run.seed, run.device)
+    if scale == 1.0 or not isinstance(network.semantic, SemanticHead):
+        return network
+    scaled = ImpNetwork(replace(network.config, canvas_scale=scale))
+    scaled.load_state_dict(network.state_dict())
+    return scaled
 
 
 def stage_one_config(config: ModelConfig, recipe: Recipe) -> ModelConfig:
@@ -212,7 +229,7 @@ def stage_one_config(config: ModelConfig, recipe: Recipe) -> ModelConfig:
         config = replace(config, semantic_head="none", imp=True, semantic_channels=128, head_norm="group")
     else:
         config = without_imp(config)
-    return replace(config, sampling="bilinear", background_score=0.5)
+    return replace(config, sampling="bilinear", background_score=0.5, canvas_scale=1.0, canvas_skip=False)
 
 
 def stage_one_key(run: Run, config: ModelConfig) -> str:
@@ -244,7 +261,9 @@ def transfer_weights(network: ImpNetwork, source: ImpNetwork) -> None:
     weights = source.state_dict()
     targets = network.state_dict()
     new = {name for name in targets if name not in weights and not name.startswith("semantic.")}
-    if set(weights) - set(targets) or new or (_semantic(weights) and _semantic(targets) - _semantic(weights)):
+    # The convolution from canvas to logits starts at zero.
+    missing = _semantic(targets) - _semantic(weights) - {"semantic.canvas_to_logits.weight"}
+    if set(weights) - set(targets) or new or (_semantic(weights) and missing):
         raise CheckpointError(
             "stage one",
             expected="the same network without IMP, or its detector alone",
@@ -326,7 +345,24 @@ def _settings(
         "initial": run.initial,
         "stage": stage,
         "half": run.half and stage == 2,
+        **_weights_digest(run),
     }
+
+
+def _weights_digest(run: Run) -> dict[str, object]:
+    """Digest of the file with the initial weights of the backbone, if the run has one."""
+    if run.backbone_weights is None or run.initial == "scratch":
+        return {}
+    try:
+        content = run.backbone_weights.read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"backbone weights {run.backbone_weights}",
+            expected="a readable file",
+            got=error.strerror or error,
+            fix="check the path",
+        ) from error
+    return {"backbone_weights": hashlib.sha256(content).hexdigest()}
 
 
 def _non_default(settings: object) -> dict[str, object]:
@@ -347,7 +383,10 @@ def _initialized(run: Run, config: ModelConfig) -> ImpNetwork:
     if run.initial != "scratch":
         from imp_trt.models.initial import initialize
 
-        initialize(network, run.initial)
+        if run.backbone_weights is None:
+            initialize(network, run.initial)
+        else:
+            initialize(network, run.initial, run.backbone_weights)
     return network
 
 

@@ -46,6 +46,7 @@ class _Later(TypedDict, total=False):
 
     sources: list[str]
     data_digest: str
+    average: dict[str, Tensor]  # with Recipe.ema_decay
 
 
 class TrainingState(_Later):

@@ -25,7 +25,7 @@ from imp_trt.export.onnx.graph_checks import check
 from imp_trt.export.onnx.type_checks import QDQ_OPSET
 from imp_trt.export.quantization.calibration import Histogram, Key
 
-LOGITS = ("cls_logits", "bbox_pred", "cls_score", "classify")
+LOGITS = ("cls_logits", "bbox_pred", "cls_score", "classify", "canvas_to_logits")
 """Last parts of the names of the output layers, which are never quantized."""
 
 FIRST = {

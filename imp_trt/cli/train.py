@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imp_trt.cli.common import (
     add_deprecated,
@@ -78,7 +78,8 @@ def _network_options(data: argparse._ArgumentGroup) -> None:
     data.add_argument(
         "--backbone",
         default="compact",
-        help="compact, or a torchvision backbone: resnet18 ... resnext101_32x8d (default: compact)",
+        help="compact; efficientnet_lite0, _lite1 or _lite2; or a torchvision backbone: resnet18 ... "
+        "resnext101_32x8d (default: compact)",
     )
     data.add_argument(
         "--norm",
@@ -94,6 +95,18 @@ def _network_options(data: argparse._ArgumentGroup) -> None:
         metavar=("H", "W"),
         help="input size for inference; images are resized to fit. The recipe's range of scales should "
         "include the resulting scale (default: 256 512)",
+    )
+    data.add_argument(
+        "--anchor-scales",
+        type=float,
+        nargs="+",
+        metavar="FACTOR",
+        help="scales of the anchors on each level of the FPN; 1 1.41 gives two per octave (default: 1)",
+    )
+    data.add_argument(
+        "--canvas-skip",
+        action="store_true",
+        help="also add a trained 1x1 convolution of the canvas to the logits",
     )
     data.add_argument(
         "--sampling",
@@ -116,6 +129,13 @@ def _recipe_options(how: argparse._ArgumentGroup) -> None:
         choices=("scratch", "imagenet", "coco"),
         help="initial weights of stage one; pretrained weights are downloaded by torchvision (default: that "
         "of the recipe)",
+    )
+    how.add_argument(
+        "--backbone-weights",
+        type=Path,
+        metavar="FILE",
+        help="with --init imagenet: .pth file of the backbone's weights (default: torchvision's, or those of "
+        "the package in imp-trt[lite])",
     )
     batch_size = how.add_argument(
         "--batch-size",
@@ -211,6 +231,7 @@ def _train(options: argparse.Namespace) -> int:
             device,
             options.half,
             initial,
+            options.backbone_weights,
             quiet,
             workers=options.workers,
         )
@@ -245,15 +266,21 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
 
 def _config(options: argparse.Namespace, classes: ClassTable, initial: str) -> ModelConfig:
+    from dataclasses import replace
+
     from imp_trt.models.presets import system
 
-    changes = {"sampling": options.sampling}
+    changes: dict[str, Any] = {"sampling": options.sampling, "canvas_skip": options.canvas_skip}
     if options.norm:
         changes["norm"] = options.norm
     elif options.backbone != "compact" and initial == "scratch":
         # Frozen statistics are only valid for the weights that they were computed with.
         changes["norm"] = "batch"
-    return system(options.system, classes, tuple(options.input_size), options.backbone, **changes)
+    config = system(options.system, classes, tuple(options.input_size), options.backbone, **changes)
+    if options.anchor_scales is None:
+        return config
+    detector = replace(config.detector_config, anchor_scales=tuple(options.anchor_scales))
+    return replace(config, detector_config=detector)
 
 
 def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Backbones with FPN: torchvision's ResNets and a compact network for real time."""
+"""Backbones with FPN: torchvision's ResNets, EfficientNet-Lite, and a compact network for real time."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from imp_trt.models import efficientnet_lite
 from imp_trt.models.config import Backbone, Norm
 
 LEVELS = ("p2", "p3", "p4", "p5")
@@ -99,6 +100,14 @@ class ResNetStages(Stages):
         self.out_channels = tuple(width * expansion for width in (64, 128, 256, 512))
 
 
+class EfficientNetLiteStages(Stages):
+    """The convolutional part of an EfficientNet-Lite."""
+
+    def __init__(self, name: str, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.stem, self.stages, self.out_channels = efficientnet_lite.build_stages(name, norm)
+
+
 class FpnBackbone(nn.Module):
     """Backbone and FPN: images to p2..p5 and p6.
 
@@ -111,7 +120,7 @@ class FpnBackbone(nn.Module):
     def __init__(self, name: Backbone, channels: int, norm: Norm) -> None:
         super().__init__()
         factory = norm_layer(norm)
-        self.body: Stages = CompactStages(factory) if name == "compact" else ResNetStages(name, factory)
+        self.body = _stages(name, factory)
         self.fpn = FeaturePyramidNetwork(
             list(self.body.out_channels),
             channels,
@@ -124,6 +133,14 @@ class FpnBackbone(nn.Module):
         features = self.fpn(OrderedDict(zip(LEVELS, stages, strict=True)))
         features["p6"] = features.pop("pool")
         return dict(features)
+
+
+def _stages(name: Backbone, norm: Callable[[int], nn.Module]) -> Stages:
+    if name == "compact":
+        return CompactStages(norm)
+    if name in efficientnet_lite.SCALING:
+        return EfficientNetLiteStages(name, norm)
+    return ResNetStages(name, norm)
 
 
 def _conv_norm_relu(

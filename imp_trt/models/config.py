@@ -21,12 +21,23 @@ _MAX_COUNT = 1 << 16
 _MAX_CHANNELS = 1 << 14
 _MAX_MASK_SIZE = 1 << 10
 _MAX_ANCHORS = 64
+_NOT_COUNTS = ("anchor_sizes", "aspect_ratios", "anchor_scales", "rpn_nms", "score_threshold", "nms")
 _LARGEST = 1e6
 
 NMS_ITERATIONS = 32
 """Iterations of each fixed-point NMS in an exported graph; dense anchors with smooth scores needed 18."""
 
-Backbone = Literal["compact", "resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d"]
+Backbone = Literal[
+    "compact",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnext101_32x8d",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+]
 SemanticHeadKind = Literal["none", "p2", "fpn"]
 Norm = Literal["batch", "frozen_batch", "group"]
 Initial = Literal["scratch", "imagenet", "coco"]
@@ -44,6 +55,7 @@ class DetectorConfig:
     Attributes:
         anchor_sizes: anchor side in pixels for p2..p6.
         aspect_ratios: height / width of the anchors, the same on each level.
+        anchor_scales: factors of anchor_sizes; each level has an anchor of each scale and aspect ratio.
         pre_nms_per_level: RPN candidates per level before NMS.
         proposals: boxes passed to the box head (N of the exported graph's first stage).
         rpn_nms: IoU above which a proposal is suppressed.
@@ -61,6 +73,7 @@ class DetectorConfig:
 
     anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    anchor_scales: tuple[float, ...] = (1.0,)
     pre_nms_per_level: int = 1000
     proposals: int = 1000
     rpn_nms: float = 0.7
@@ -80,10 +93,11 @@ class DetectorConfig:
             _check_numbers(name, getattr(self, name), (1, _MAX_ANCHORS))
         if len(self.anchor_sizes) != 5:
             raise InvalidInput("anchor_sizes", expected="one for each of p2..p6", got=self.anchor_sizes)
+        _check_numbers("anchor_scales", self.anchor_scales, (1, _MAX_ANCHORS))
         for name in ("rpn_nms", "score_threshold", "nms"):
             _check_numbers(name, (getattr(self, name),), (1, 1))
-        for item in fields(self)[2:]:
-            if item.name not in ("rpn_nms", "score_threshold", "nms"):
+        for item in fields(self):
+            if item.name not in _NOT_COUNTS:
                 _check_integer(item.name, getattr(self, item.name), _MAX_COUNT)
         if self.mask_size > _MAX_MASK_SIZE:
             raise InvalidInput("mask_size", expected=f"at most {_MAX_MASK_SIZE}", got=self.mask_size)
@@ -108,6 +122,9 @@ class ModelConfig:
         fpn_channels: channels of p2..p6.
         semantic_channels: channels of the semantic head.
         mean, std: per-channel RGB normalization of images in 0-1.
+        canvas_scale: factor of the canvas where the semantic head reads it; a measured one gives the canvas
+            the standard deviation of the features beside it. An exported convolution includes it.
+        canvas_skip: add a 1x1 convolution of the canvas, without canvas_scale, to the logits.
         background_score: constant logit of the background if semantic_head is "none" (0.3 in the preset
             mask-rcnn-imp).
         detector_config: sizes and thresholds of the detector.
@@ -130,6 +147,8 @@ class ModelConfig:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     background_score: float = 0.5
+    canvas_scale: float = 1.0
+    canvas_skip: bool = False
     detector_config: DetectorConfig = field(default_factory=DetectorConfig)
 
     def __post_init__(self) -> None:
@@ -145,6 +164,8 @@ class ModelConfig:
             raise InvalidInput("imp needs the detector", expected="detector=True", got="detector=False")
         if self.detector and not self.classes.things:
             raise InvalidInput("detector", expected="at least one thing class", got="none")
+        if not 0 < self.canvas_scale < math.inf:
+            raise InvalidInput("canvas_scale", expected="a positive number", got=self.canvas_scale)
         if self.semantic_head == "none" and not self.imp:
             raise InvalidInput("semantic_head 'none'", expected="imp=True (it reads the canvas)", got=False)
         height, width = self.input_size

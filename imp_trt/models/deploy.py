@@ -24,6 +24,7 @@ from imp_trt.models.deploy_detector import StaticDetector, take
 from imp_trt.models.detector import Detections
 from imp_trt.models.network import CANVAS_STRIDE, ImpNetwork
 from imp_trt.models.nms import watch_convergence
+from imp_trt.models.semantic import SemanticHead
 from imp_trt.ops.mask_projection.torch import instance_mask_projection
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -71,6 +72,8 @@ class DeployModule(nn.Module):
         self.dtype = dtype
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         fold_batch_norm(self.network)
+        if isinstance(self.network.semantic, SemanticHead):
+            self.network.semantic.fold_canvas_scale()
         scale, shift = _fold_channel_order(self.network)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)

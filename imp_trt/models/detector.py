@@ -224,10 +224,10 @@ def _rpn_inputs(
 
 def _region_proposals(channels: int, config: DetectorConfig) -> RegionProposalNetwork:
     anchors = AnchorGenerator(
-        sizes=tuple((size,) for size in config.anchor_sizes),
+        sizes=tuple(tuple(size * scale for scale in config.anchor_scales) for size in config.anchor_sizes),
         aspect_ratios=(config.aspect_ratios,) * len(config.anchor_sizes),
     )
-    head = _Float32RPNHead(channels, len(config.aspect_ratios))
+    head = _Float32RPNHead(channels, len(config.anchor_scales) * len(config.aspect_ratios))
     per_level = config.pre_nms_per_level
     return RegionProposalNetwork(
         anchors,

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Initial weights: random, a backbone pretrained on ImageNet, or a Mask R-CNN pretrained on COCO.
 
-The pretrained weights are torchvision's. They are downloaded on first use to the cache of ``torch.hub``,
-which also serves machines without network access.
+The pretrained weights of ResNets are torchvision's. They are downloaded on first use to the cache of
+``torch.hub``, which also serves machines without network access. Those of EfficientNet-Lite are in packages,
+see :mod:`imp_trt.models.efficientnet_lite_weights`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 from torchvision.ops import FrozenBatchNorm2d
 
 from imp_trt.errors import CheckpointError, DependencyMissing, InvalidInput
+from imp_trt.models import efficientnet_lite_weights
 from imp_trt.models.config import Initial
+from imp_trt.models.efficientnet_lite import SCALING
+from imp_trt.models.efficientnet_lite_weights import read_state
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.semantic import SemanticHead
 
@@ -49,7 +53,7 @@ _COCO_SYNONYMS = {
 State = Mapping[str, Tensor]
 
 
-def initialize(network: ImpNetwork, kind: Initial) -> None:
+def initialize(network: ImpNetwork, kind: Initial, backbone_weights: Path | None = None) -> None:
     """Initialize the weights of a new network, in place.
 
     Args:
@@ -63,19 +67,24 @@ def initialize(network: ImpNetwork, kind: Initial) -> None:
             convolutions of the "p2" head: they have no normalization, N(0, 0.01) attenuates the signal in
             each, and a head of the paper's size did not learn in its first thousand steps of SGD, which
             matters for short schedules.
+        backbone_weights: with "imagenet", a .pth file with the backbone's state dict, under the names of
+            torchvision (ResNets) or of the EfficientNet-Lite packages; None takes the published weights.
 
     Raises:
         InvalidInput: the network is incompatible with these weights.
-        DependencyMissing: the weights are not in the cache and cannot be downloaded.
+        DependencyMissing: the weights are not in the cache and cannot be downloaded, or the package with them
+            is not installed.
         CheckpointError: the weights do not match the network's sizes.
     """
     if kind not in INITIALS:
         raise InvalidInput("initialization", expected=f"one of {', '.join(INITIALS)}", got=kind)
+    if backbone_weights is not None and kind != "imagenet":
+        raise InvalidInput("backbone weights", expected="initialization 'imagenet'", got=kind)
     if kind == "scratch":
         return
     _check(network, kind)
     if kind == "imagenet":
-        state = fetch(_imagenet_url(network.config.backbone))
+        state = _imagenet_state(network.config.backbone, backbone_weights)
         copy_backbone(network, {name: value for name, value in state.items() if not name.startswith("fc.")})
         if network.detector is not None:
             roi = network.detector.roi
@@ -109,11 +118,12 @@ def fetch(url: str) -> dict[str, Tensor]:
 
 
 def copy_backbone(network: ImpNetwork, state: State, batch_norm_eps: float | None = None) -> None:
-    """Copy a torchvision ResNet's convolutions and normalizations to the backbone, in place.
+    """Copy a ResNet's or EfficientNet-Lite's convolutions and normalizations to the backbone, in place.
 
     Args:
-        network: a network with that ResNet as backbone.
-        state: state dict with the names of ``torchvision.models.resnet``, without the classifier.
+        network: a network with that backbone.
+        state: state dict with the names of ``torchvision.models.resnet``, without the classifier, or with
+            those of the EfficientNet-Lite packages.
         batch_norm_eps: eps that the weights were trained with, if it differs from that of the layers. The
             variances are shifted by the difference, so that the network computes the same.
 
@@ -121,7 +131,10 @@ def copy_backbone(network: ImpNetwork, state: State, batch_norm_eps: float | Non
         CheckpointError: a tensor is missing, unknown or of another shape.
     """
     own = network.backbone.body.state_dict()
-    source = {_backbone_name(name): value for name, value in state.items()}
+    if network.config.backbone in SCALING:
+        source = efficientnet_lite_weights.renamed(network.config.backbone, dict(state))
+    else:
+        source = {_backbone_name(name): value for name, value in state.items()}
     eps = {
         name: module.eps
         for name, module in network.backbone.body.named_modules()
@@ -225,9 +238,9 @@ def _check(network: ImpNetwork, kind: Initial) -> None:
     if config.backbone == "compact":
         raise InvalidInput(
             "initialization 'imagenet'",
-            expected="one of torchvision's ResNets",
+            expected="one of torchvision's ResNets, or an EfficientNet-Lite",
             got="backbone compact, which has no published weights",
-            fix="train from scratch, or choose a ResNet",
+            fix="train from scratch, or choose another backbone",
         )
     if config.norm not in ("batch", "frozen_batch"):
         raise InvalidInput(
@@ -236,6 +249,12 @@ def _check(network: ImpNetwork, kind: Initial) -> None:
             got=config.norm,
             fix="choose --norm frozen_batch, or train from scratch",
         )
+
+
+def _imagenet_state(backbone: str, path: Path | None) -> dict[str, Tensor]:
+    if path is None and backbone not in SCALING:
+        return fetch(_imagenet_url(backbone))
+    return read_state(path or efficientnet_lite_weights.installed_weights(backbone))
 
 
 def _imagenet_url(backbone: str) -> str:

@@ -57,6 +57,8 @@ class ImpNetwork(nn.Module):
                 len(config.classes),
                 config.num_things if config.imp else 0,
                 config.head_norm,
+                config.canvas_scale,
+                config.canvas_skip,
             )
         self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
         self.register_buffer("std", torch.tensor(config.std), persistent=False)

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
 from imp_trt.models.config import BACKBONES, Backbone, DetectorConfig, ModelConfig, SemanticHeadKind
+from imp_trt.models.efficientnet_lite import SCALING
 
 
 class _BackgroundScore(TypedDict, total=False):
@@ -49,6 +50,16 @@ COMPACT_DETECTOR = DetectorConfig(
 )
 """Real-time sizes: small frames have small objects, and each RoI adds latency."""
 
+LITE_DETECTOR = replace(
+    COMPACT_DETECTOR,
+    pre_nms_per_level=400,
+    proposals=256,
+    candidates=512,
+    detections=64,
+    roi_batch=96,
+)
+"""The same with more boxes at each stage: missed instances cost IMP more than anything else."""
+
 REAL_TIME_DETECTOR = DetectorConfig(
     anchor_sizes=(16, 32, 64, 128, 256),
     pre_nms_per_level=300,
@@ -78,9 +89,9 @@ def system(
         name: one of SYSTEMS.
         classes: semantic classes.
         input_size: (height, width), multiples of 32.
-        backbone: one of BACKBONES. "compact", "resnet18" and "resnet34" come with real-time heads and batch
-            normalization, so that they also train from scratch; the others with the paper's sizes and frozen
-            batch normalization, for pretrained weights.
+        backbone: one of BACKBONES. "compact", the EfficientNet-Lites, "resnet18" and "resnet34" come with
+            real-time heads and batch normalization, so that they also train from scratch; the others with the
+            paper's sizes and frozen batch normalization, for pretrained weights.
         changes: fields of ModelConfig to override.
 
     Raises:
@@ -91,14 +102,14 @@ def system(
     if backbone not in BACKBONES:
         raise InvalidInput("backbone", expected=f"one of {', '.join(BACKBONES)}", got=backbone)
     config = ModelConfig(classes=classes, input_size=input_size, backbone=backbone, **SYSTEMS[name])
-    if backbone == "compact":
+    if backbone == "compact" or backbone in SCALING:
         config = replace(
             config,
             norm="batch",
             head_norm="batch",
-            fpn_channels=64,
-            semantic_channels=64,
-            detector_config=COMPACT_DETECTOR,
+            fpn_channels=64 if backbone == "compact" else 96,
+            semantic_channels=64 if backbone == "compact" else 96,
+            detector_config=COMPACT_DETECTOR if backbone == "compact" else LITE_DETECTOR,
         )
     elif backbone in ("resnet18", "resnet34"):
         config = replace(config, norm="batch", fpn_channels=128, detector_config=REAL_TIME_DETECTOR)

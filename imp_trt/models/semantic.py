@@ -29,6 +29,8 @@ class SemanticHead(nn.Module):
         num_classes: channels of the logits.
         canvas_channels: number of thing classes, 0 without IMP.
         norm: normalization of the "fpn" head; the "p2" head has none.
+        canvas_scale: factor of the canvas in the concatenation.
+        canvas_skip: whether a 1x1 convolution of the canvas is added to the logits; it starts at zero.
     """
 
     def __init__(
@@ -39,9 +41,12 @@ class SemanticHead(nn.Module):
         num_classes: int,
         canvas_channels: int,
         norm: Norm | Literal["none"],
+        canvas_scale: float = 1.0,
+        canvas_skip: bool = False,
     ) -> None:
         super().__init__()
         self.kind = kind
+        self.canvas_scale = canvas_scale
         norm = norm if kind == "fpn" else "none"
         self.levels = nn.ModuleList()
         width = in_channels
@@ -62,17 +67,30 @@ class SemanticHead(nn.Module):
             ]
         )
         self.classify = nn.Conv2d(channels, num_classes, 1)
+        self.canvas_to_logits: nn.Conv2d | None = None
+        if canvas_skip and canvas_channels:
+            self.canvas_to_logits = nn.Conv2d(canvas_channels, num_classes, 1, bias=False)
+            nn.init.zeros_(self.canvas_to_logits.weight)
 
     def forward(self, features: dict[str, Tensor], canvas: Tensor | None) -> Tensor:
         """FPN features and canvas [B, C, H/4, W/4] (None without IMP) -> logits [B, K, H/4, W/4]."""
-        x = self._merge_levels(features)
+        x = self.merge_levels(features)
         if canvas is not None:
+            read = canvas if self.canvas_scale == 1.0 else canvas * self.canvas_scale
             # torch.cat of mixed memory formats returns contiguous_format, which is slower afterwards.
             channels_last = x.is_contiguous(memory_format=torch.channels_last)
             memory_format = torch.channels_last if channels_last else torch.contiguous_format
-            x = torch.cat([x, canvas.to(x.dtype, memory_format=memory_format)], dim=1)
+            x = torch.cat([x, read.to(x.dtype, memory_format=memory_format)], dim=1)
         logits: Tensor = self.classify(self.fuse(x))
+        if canvas is not None and self.canvas_to_logits is not None:
+            logits = logits + self.canvas_to_logits(canvas.to(x.dtype))
         return logits
+
+    def fold_canvas_scale(self) -> None:
+        """Multiply the weights that read the canvas by canvas_scale, which then is 1."""
+        with torch.no_grad():
+            self.canvas_kernel.mul_(self.canvas_scale)
+        self.canvas_scale = 1.0
 
     @property
     def canvas_kernel(self) -> Tensor:
@@ -81,7 +99,8 @@ class SemanticHead(nn.Module):
         weight: Tensor = first[0].weight  # type: ignore[assignment]
         return weight[:, self.feature_channels :]
 
-    def _merge_levels(self, features: dict[str, Tensor]) -> Tensor:  # -> [B, channels, H/4, W/4]
+    def merge_levels(self, features: dict[str, Tensor]) -> Tensor:
+        """The features that the canvas is concatenated with, [B, channels, H/4, W/4]."""
         if self.kind == "p2":
             return features["p2"]
         total = None

@@ -63,6 +63,17 @@ class Variant:
 # Explicit in every cell, so that a later change of a default does not change what a cell means.
 PINNED: Mapping[str, Any] = {"sampling": "bilinear", "background_score": 0.5}
 
+
+def _with(overrides: Overrides, **changes: Any) -> Overrides:
+    return tuple({**dict(overrides), **changes}.items())
+
+
+_PLAIN: Overrides = (("canvas_scale", 1.0), ("canvas_lr_mult", 1.0))
+LATE: Overrides = (("semantic_in_stage_one", True), *_PLAIN)
+"""The head learns without canvas in stage one, and the weights that read it start at zero in stage two."""
+FIRST_STEP: Overrides = (("semantic_in_stage_one", False), *_PLAIN)
+"""Stage one is the detector alone, as in the paper: the head reads the canvas from its first step."""
+
 VARIANTS: dict[str, Variant] = {
     v.name: v
     for v in (
@@ -71,7 +82,17 @@ VARIANTS: dict[str, Variant] = {
         Variant("rect", HEADLINE, config=(("sampling", "rect"),)),
         Variant("canvas-ground-truth", HEADLINE, recipe=(("canvas_source", "ground-truth"),)),
         Variant("canvas-both", HEADLINE, recipe=(("canvas_source", "both"),)),
-        Variant("canvas-rate-1", HEADLINE, recipe=(("canvas_lr_mult", 1.0),)),
+        # How the head comes to read the canvas; all at the common learning rate but the first.
+        Variant("canvas-rate-10", HEADLINE, recipe=_with(LATE, canvas_lr_mult=10.0)),
+        Variant("canvas-rate-1", HEADLINE, recipe=LATE),
+        Variant("canvas-scaled", HEADLINE, recipe=_with(LATE, canvas_scale=None)),
+        Variant("canvas-first-step", HEADLINE, recipe=FIRST_STEP),
+        Variant("canvas-first-step-scaled", HEADLINE, recipe=_with(FIRST_STEP, canvas_scale=None)),
+        *(
+            Variant(f"canvas-gradient-{part}", HEADLINE, recipe=(("canvas_gradient", part),))
+            for part in ("all", "heads", "none")
+        ),
+        Variant("canvas-skip", HEADLINE, config=(("canvas_skip", True),)),
         Variant("empty-canvas", HEADLINE, canvas_override="empty", measures=("semantic", "boundary")),
         Variant("oracle-canvas", HEADLINE, canvas_override="oracle", measures=("semantic", "boundary")),
         *(

@@ -23,6 +23,8 @@ COMMAND = "python -m research.ablation"
 EXAMPLES = """examples:
   python -m research.ablation --data scenes --recipe scenes-short --input-size 256 512 \\
       -o runs/ablation --budget 90m
+  python -m research.ablation --data camvid:/data/camvid --recipe camvid-pretrained --input-size 384 512 \\
+      --backbone efficientnet_lite0 --anchor-scales 1 1.41 -o runs/pretrained --budget 2h
   python -m research.ablation --data ccp:/data/ccp --recipe ccp-short --input-size 512 352 \\
       -o runs/ablation --list
   python -m research.ablation --data ccp:/data/ccp --recipe ccp-short --input-size 512 352 \\
@@ -59,7 +61,12 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--variants", nargs="*", metavar="VARIANT", help="only these variants; without names: none"
     )
-    what.add_argument("--backbone", default="compact", help="compact, resnet18 ... resnext101_32x8d")
+    what.add_argument(
+        "--backbone", default="compact", help="compact, efficientnet_lite0 ... resnet18 ... resnext101_32x8d"
+    )
+    what.add_argument(
+        "--anchor-scales", type=float, nargs="+", metavar="FACTOR", help="anchor scales, as for imp-train"
+    )
     what.add_argument(
         "--init", choices=("scratch", "imagenet", "coco"), help="initial weights (default: the recipe's)"
     )
@@ -145,7 +152,7 @@ def _experiment(options: argparse.Namespace, started: float) -> Experiment:
     from imp_trt.data.dataset import CachedDataset
     from imp_trt.train.datasets import open_dataset
     from imp_trt.train.datasets.registry import without_folder
-    from imp_trt.train.recipes import changed, recipe
+    from imp_trt.train.recipes import FORMER_SUFFIX, changed, recipe
     from research.ablation.experiment import Experiment
 
     torch.set_num_threads(options.threads)
@@ -156,7 +163,8 @@ def _experiment(options: argparse.Namespace, started: float) -> Experiment:
     return Experiment(
         train,
         CachedDataset(val),  # every cell evaluates the same images
-        shlex.join([options.recipe, *options.set]),
+        # Results of the former recipes have the name that these recipes had then.
+        shlex.join([options.recipe.removesuffix(FORMER_SUFFIX), *options.set]),
         plan,
         (options.input_size[0], options.input_size[1]),
         options.output,
@@ -171,6 +179,7 @@ def _experiment(options: argparse.Namespace, started: float) -> Experiment:
         started + options.budget if options.budget else None,
         options.limit,
         options.quiet,
+        tuple(options.anchor_scales) if options.anchor_scales else None,
     )
 
 

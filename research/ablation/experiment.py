@@ -56,6 +56,7 @@ class Experiment:
         splits: names of the two splits.
         option: the data set as given to the command, with DIR for its folder.
         backbone, init: backbone and its initial weights.
+        anchor_scales: of :class:`imp_trt.models.config.DetectorConfig`; None for the preset's.
         half: store checkpoints as float16.
         device, threads: of PyTorch.
         deadline: time of :func:`time.monotonic` at which training stops, to be continued later.
@@ -80,6 +81,7 @@ class Experiment:
     deadline: float | None = None
     limit: int | None = None
     quiet: bool = False
+    anchor_scales: tuple[float, ...] | None = None
 
     @property
     def data(self) -> str:
@@ -102,7 +104,11 @@ class Experiment:
         if self.backbone != "compact" and self.init == "scratch":
             # Frozen statistics require the weights that they were computed with.
             changes["norm"] = "batch"
-        return system(cell.system, self.train.classes, self.input_size, self.backbone, **changes)
+        config = system(cell.system, self.train.classes, self.input_size, self.backbone, **changes)
+        if self.anchor_scales is None:
+            return config
+        detector = replace(config.detector_config, anchor_scales=self.anchor_scales)
+        return replace(config, detector_config=detector)
 
     def settings(self, cell: Cell) -> dict[str, Any]:
         """Settings that a cell's scores depend on in addition to system and seed, as plain data."""
@@ -118,6 +124,7 @@ class Experiment:
             "input_size": list(self.input_size),
             "init": self.init,
             "half": self.half,
+            "anchor_scales": self.config(cell).detector_config.anchor_scales,
             "recipe_name": self.recipe_name,
             "recipe": replace(self.recipe, **cell.recipe).to_dict(),
             "network": {**cell.config, **dict(VARIANTS[cell.variant].after)},

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from imp_trt.models import presets
+from imp_trt.train.recipes import FORMER_RECIPES, FORMER_SUFFIX
 from research.ablation.cells import CONTROL, HEADLINE, VARIANTS
 from research.ablation.summary import DataSummary
 from research.ablation.tables import NONE, table
@@ -31,7 +33,7 @@ def setting_section(data: DataSummary) -> str:
         ("stage two", f"{two['iterations']} iterations, learning rate {two['peak']:g} to {two['end']:g}"),
         (
             "weights of the canvas channels",
-            f"{start}, {_times(recipe.get('canvas_rate', 1.0))} learning rate",
+            f"{start}, {_times(recipe.get('canvas_rate', 1.0))} learning rate{_scale(recipe)}",
         ),
         ("seeds of the headline pair", ", ".join(map(str, data.common_seeds(CONTROL, HEADLINE))) or NONE),
         ("machine", "; ".join(sorted(data.machines))),
@@ -73,6 +75,13 @@ def _code_remarks(data: DataSummary) -> str:
     return text
 
 
+def _scale(recipe: Mapping[str, Any]) -> str:
+    scale = recipe.get("canvas_scale", 1.0)
+    if scale is None:
+        return ", canvas scaled to the standard deviation of the features"
+    return "" if scale == 1.0 else f", canvas times {scale:g}"
+
+
 def _heads(data: DataSummary) -> str:
     settings = data.first.settings
     height, width = settings["input_size"]
@@ -104,6 +113,8 @@ def command_section(data: DataSummary) -> str:
     settings = data.first.settings
     height, width = settings["input_size"]
     recipe, *changes = shlex.split(str(settings["recipe_name"]))
+    if settings["recipe"].get("canvas_rate") == 10.0 and f"{recipe}{FORMER_SUFFIX}" in FORMER_RECIPES:
+        recipe += FORMER_SUFFIX  # the name has a new meaning now
     words = [f"python -m research.ablation --data {settings.get('data', 'DIR')}"]
     splits = settings["train"]["split"], settings["val"]["split"]
     if splits != ("train", "val"):
@@ -114,6 +125,8 @@ def command_section(data: DataSummary) -> str:
         words.append(f"--limit {settings['val']['limit']}")
     if settings["backbone"] != "compact":
         words.append(f"--backbone {settings['backbone']}")
+    if tuple(settings.get("anchor_scales", (1.0,))) != (1.0,):
+        words.append(f"--anchor-scales {' '.join(f'{s:g}' for s in settings['anchor_scales'])}")
     if settings["init"] != "scratch":
         words.append(f"--init {settings['init']}")
     words += ["--half"] * bool(settings["half"])

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -176,9 +179,69 @@ def test_an_engine_of_a_system_that_lacks_a_part(trained, tmp_path, name, precis
 
 
 @pytest.mark.slow
-def test_a_real_time_resnet_is_exported(images, tmp_path):
-    network = detecting_network(small_config(backbone="resnet18"))
-    weights = save_checkpoint(tmp_path / "resnet18.safetensors", network, {})
+@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_lite0", "efficientnet_lite2"])
+def test_a_real_time_backbone_is_exported(images, tmp_path, backbone):
+    weights = save_checkpoint(tmp_path / "real_time.safetensors", detecting_network(lite(backbone)), {})
     report = export_onnx(weights, tmp_path, ExportOptions(frames=images, frame_count=2))
     assert report.manifest.verification["label_agreement"] >= 0.9999
     assert report.manifest.verification["instances"]["reference"] > 0
+
+
+def lite(backbone="efficientnet_lite0", name="panoptic-fpn-imp", **changes):
+    """With two anchor scales, a scaled canvas and the convolution from canvas to logits."""
+    config = small_config(name, backbone, **changes)
+    if config.imp and config.semantic_head != "none":
+        config = replace(config, canvas_scale=6.0, canvas_skip=True)
+    detector = replace(config.detector_config, anchor_scales=(1.0, 1.41))
+    return replace(config, detector_config=detector)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_system_with_a_lite_backbone_from_a_step_to_an_artifact(images, tmp_path, name):
+    network = detecting_network(lite(name=name, background_score=0.2)).train()
+    losses = StageLosses(network, recipe("smoke"), 2, None)(batch())
+    sum(losses.values()).backward()
+    assert all(np.isfinite(float(value.detach())) for value in losses.values())
+    assert network.backbone.body.stem[0][0].weight.grad.any()
+    _balance(network.eval())
+    weights = save_checkpoint(tmp_path / "lite.safetensors", network, {})
+    report = export_onnx(weights, tmp_path, ExportOptions(frames=images, frame_count=2))
+    frame = smooth_frames(1, seed=4).numpy()[0]
+    with (
+        Segmenter(weights, "pytorch", device="cpu") as eager,
+        Segmenter(report.path, "onnxruntime", threads=1) as exported,
+    ):
+        expected, found = eager.run(frame), exported.run(frame)
+    assert (expected.semantic == found.semantic).mean() > 0.999
+    assert len(expected.instances) == len(found.instances)
+    np.testing.assert_allclose(expected.instances.scores, found.instances.scores, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_lite_backbone_in_lower_precision(images, tmp_path, precision):
+    weights = save_checkpoint(tmp_path / "lite.safetensors", detecting_network(lite()), {})
+    calibration = images if precision == "int8" else None
+    options = ExportOptions(precision=precision, calibration=calibration, verify=False)
+    report = export_onnx(weights, tmp_path, options)
+    model = onnx.load(report.path, load_external_data=False)
+    names = {name for node in model.graph.node if node.op_type == "QuantizeLinear" for name in node.output}
+    depthwise = [n for n in model.graph.node if n.op_type == "Conv" and any(a.i > 1 for a in n.attribute)]
+    assert depthwise
+    assert bool(names) == (precision == "int8")
+    with Segmenter(report.path, "onnxruntime", threads=1) as exported:
+        found = exported.run(smooth_frames(1, seed=4).numpy()[0])
+    assert found.semantic.shape == (64, 96)
+    assert np.isfinite(found.instances.scores).all()
+
+
+@pytest.mark.slow
+@needs_rtx
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_an_engine_of_every_system_with_a_lite_backbone(tmp_path, name):
+    weights = save_checkpoint(tmp_path / "lite.safetensors", detecting_network(lite(name=name)), {})
+    options = ExportOptions(precision="fp16", target="tensorrt-rtx", verify=False)
+    engine = export_model(weights, tmp_path, options).manifest.engine
+    assert engine is not None
+    assert list(engine.layer_precisions) == ["Half"]

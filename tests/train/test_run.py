@@ -24,7 +24,7 @@ from imp_trt.models.presets import SYSTEMS, system, without_imp
 from imp_trt.train import log
 from imp_trt.train.config import Recipe, Stage
 from imp_trt.train.provenance import source_version
-from imp_trt.train.recipes import RECIPES
+from imp_trt.train.recipes import FORMER_RECIPES, RECIPES
 from imp_trt.train.run import (
     LOCK_NAME,
     Run,
@@ -42,6 +42,7 @@ from tests.train.boxes import CLASSES, CONFIG, RECIPE, SMALL_DETECTOR, Boxes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+FORMER = "scenes-canvas-rate-10"
 DETECTOR_FIRST = replace(RECIPE, semantic_in_stage_one=False)
 
 
@@ -143,15 +144,15 @@ def test_checkpoints_and_states_from_before_versions_were_recorded_continue(tmp_
 @pytest.mark.parametrize(
     ("name", "stage", "run_id", "digest"),
     [
-        ("scenes", 1, "89bba435f8c0365b6f001a7771fdd0ea209e25e66033bd8ed81f7de2d95cd3e4", "7627ba8c0cf6"),
-        ("scenes", 2, "fa386befc00b873b738be8273c2e05a1a62bacd7b260612d23705f9efaa6a592", "66ac092bf6dd"),
-        ("cityscapes", 1, "401f1c157f343a4ad95f0ed10563894d5a2a41f835be59a8cb7c41e6f43dcbb6", "22da06f68ddf"),
-        ("cityscapes", 2, "6000972f3d367818a73727242ebd1972ab29c14133eba2b163bbf6a4491fd1f8", "8db83e2467fe"),
+        (FORMER, 1, "89bba435f8c0365b6f001a7771fdd0ea209e25e66033bd8ed81f7de2d95cd3e4", "778d7aeee3ef"),
+        (FORMER, 2, "fa386befc00b873b738be8273c2e05a1a62bacd7b260612d23705f9efaa6a592", "906bdb8409a5"),
+        ("cityscapes", 1, "401f1c157f343a4ad95f0ed10563894d5a2a41f835be59a8cb7c41e6f43dcbb6", "3eccc40a07bb"),
+        ("cityscapes", 2, "6000972f3d367818a73727242ebd1972ab29c14133eba2b163bbf6a4491fd1f8", "d0ec4c291c7b"),
     ],
 )
 def test_renamed_fields_do_not_change_identities(name, stage, run_id, digest):
     """Pinned before the fields of recipes were renamed: runs started before must still resume."""
-    run = Run(Boxes(), RECIPES[name], 0, None)
+    run = Run(Boxes(), {**RECIPES, **FORMER_RECIPES}[name], 0, None)
     assert identity(run, CONFIG, stage) == run_id
     assert stage_digest(run, CONFIG, stage) == digest
 

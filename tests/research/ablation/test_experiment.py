@@ -162,7 +162,7 @@ def test_an_old_result_under_a_former_name_counts(tmp_path):
     shutil.copytree(OLD, tmp_path / "results")
     (old,) = read_results(tmp_path / "results")
     train, val = (open_dataset("scenes", split) for split in ("train", "val"))
-    plan, results = recipe("scenes-short"), tmp_path / "results"
+    plan, results = recipe("scenes-short-canvas-rate-10"), tmp_path / "results"
     run = Experiment(train, val, "scenes-short", plan, (256, 512), tmp_path, results, half=True)
     run = replace(run, option="scenes")
     assert run.done(old.cell)
