@@ -36,6 +36,9 @@ SEMANTIC_HEADS: tuple[SemanticHeadKind, ...] = get_args(SemanticHeadKind)
 NORMS: tuple[Norm, ...] = get_args(Norm)
 
 
+_MAY_BE_ZERO = ("box_convs", "mask_norm")
+
+
 @dataclass(frozen=True)
 class DetectorConfig:
     """Sizes and thresholds of the two-stage detector (Mask R-CNN).
@@ -57,6 +60,10 @@ class DetectorConfig:
         head_channels: features of the box head's two fully connected layers.
         mask_channels: channels of the mask head's convolutions.
         roi_batch: boxes per image to train the box head with, a quarter of them positive.
+        rpn_convs: 3x3 convolutions of the RPN before its predictors.
+        box_convs: 3x3 convolutions of the box head. 0: two fully connected layers; else the convolutions,
+            without bias and with batch normalization, and one fully connected layer (torchvision's "v2").
+        mask_norm: batch normalization in the mask head, as in torchvision's "v2".
     """
 
     anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
@@ -75,14 +82,21 @@ class DetectorConfig:
     head_channels: int = 1024
     mask_channels: int = 256
     roi_batch: int = 512
+    rpn_convs: int = 1
+    box_convs: int = 0
+    mask_norm: bool = False
 
     def __post_init__(self) -> None:
         if len(self.anchor_sizes) != 5:
             raise InvalidInput("anchor_sizes", expected="one for each of p2..p6", got=self.anchor_sizes)
         if not self.anchor_scales:
             raise InvalidInput("anchor_scales", expected="at least one factor", got=self.anchor_scales)
+        if self.box_convs < 0:
+            raise InvalidInput("box_convs", expected="0 or more", got=self.box_convs)
         for item in fields(self):
             value = getattr(self, item.name)
+            if item.name in _MAY_BE_ZERO:
+                continue
             if not all(v > 0 for v in (value if isinstance(value, tuple) else (value,))):
                 raise InvalidInput(item.name, expected="positive values", got=value)
         if self.mask_size % 2:
