@@ -21,7 +21,10 @@ _MAX_COUNT = 1 << 16
 _MAX_CHANNELS = 1 << 14
 _MAX_MASK_SIZE = 1 << 10
 _MAX_ANCHORS = 64
-_NOT_COUNTS = ("anchor_sizes", "aspect_ratios", "anchor_scales", "rpn_nms", "score_threshold", "nms")
+_NOT_COUNTS = (
+    *("anchor_sizes", "aspect_ratios", "anchor_scales", "rpn_nms", "score_threshold", "nms"),
+    *("box_convs", "mask_norm"),
+)
 _LARGEST = 1e6
 
 NMS_ITERATIONS = 32
@@ -69,6 +72,10 @@ class DetectorConfig:
         head_channels: features of the box head's two fully connected layers.
         mask_channels: channels of the mask head's convolutions.
         roi_batch: boxes per image to train the box head with, a quarter of them positive.
+        rpn_convs: 3x3 convolutions of the RPN before its predictors.
+        box_convs: 3x3 convolutions of the box head. 0: two fully connected layers; else the convolutions,
+            without bias and with batch normalization, and one fully connected layer (torchvision's "v2").
+        mask_norm: batch normalization in the mask head, as in torchvision's "v2".
     """
 
     anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
@@ -87,6 +94,9 @@ class DetectorConfig:
     head_channels: int = 1024
     mask_channels: int = 256
     roi_batch: int = 512
+    rpn_convs: int = 1
+    box_convs: int = 0
+    mask_norm: bool = False
 
     def __post_init__(self) -> None:
         for name in ("anchor_sizes", "aspect_ratios"):
@@ -99,6 +109,9 @@ class DetectorConfig:
         for item in fields(self):
             if item.name not in _NOT_COUNTS:
                 _check_integer(item.name, getattr(self, item.name), _MAX_COUNT)
+        _check_integer("box_convs", self.box_convs, _MAX_COUNT, low=0)
+        if type(self.mask_norm) is not bool:
+            raise InvalidInput("mask_norm", expected="True or False", got=type(self.mask_norm).__name__)
         if self.mask_size > _MAX_MASK_SIZE:
             raise InvalidInput("mask_size", expected=f"at most {_MAX_MASK_SIZE}", got=self.mask_size)
         if self.mask_size % 2:
@@ -164,8 +177,6 @@ class ModelConfig:
             raise InvalidInput("imp needs the detector", expected="detector=True", got="detector=False")
         if self.detector and not self.classes.things:
             raise InvalidInput("detector", expected="at least one thing class", got="none")
-        if not 0 < self.canvas_scale < math.inf:
-            raise InvalidInput("canvas_scale", expected="a positive number", got=self.canvas_scale)
         if self.semantic_head == "none" and not self.imp:
             raise InvalidInput("semantic_head 'none'", expected="imp=True (it reads the canvas)", got=False)
         height, width = self.input_size
@@ -181,13 +192,14 @@ class ModelConfig:
         for name, kind in (("classes", ClassTable), ("detector_config", DetectorConfig)):
             if not isinstance(getattr(self, name), kind):
                 raise InvalidInput(name, expected=kind.__name__, got=type(getattr(self, name)).__name__)
-        for name in ("detector", "imp"):
+        for name in ("detector", "imp", "canvas_skip"):
             if type(getattr(self, name)) is not bool:
                 raise InvalidInput(name, expected="True or False", got=type(getattr(self, name)).__name__)
         for name in ("fpn_channels", "semantic_channels"):
             _check_integer(name, getattr(self, name), _MAX_CHANNELS)
         for name in ("mean", "std"):
             _check_numbers(name, getattr(self, name), (3, 3), positive=False)
+        _check_numbers("canvas_scale", (self.canvas_scale,), (1, 1))
         _check_numbers("background_score", (self.background_score,), (1, 1), positive=False)
         if not isinstance(self.input_size, tuple) or len(self.input_size) != 2:
             raise InvalidInput("input_size", expected="height and width", got=type(self.input_size).__name__)
@@ -238,10 +250,10 @@ def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
         raise InvalidInput(name, expected=f"one of {', '.join(allowed)}", got=got)
 
 
-def _check_integer(name: str, value: object, high: int) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= int(value) <= high:
+def _check_integer(name: str, value: object, high: int, low: int = 1) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not low <= int(value) <= high:
         got = value if isinstance(value, Real) else type(value).__name__
-        raise InvalidInput(name, expected=f"an integer, 1 to {high}", got=got)
+        raise InvalidInput(name, expected=f"an integer, {low} to {high}", got=got)
 
 
 def _check_numbers(name: str, values: object, count: tuple[int, int], *, positive: bool = True) -> None:

@@ -8,13 +8,17 @@ detections with gradients, in training and evaluation.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import (
+    FastRCNNConvFCHead,
+    FastRCNNPredictor,
+    TwoMLPHead,
+)
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
@@ -227,7 +231,8 @@ def _region_proposals(channels: int, config: DetectorConfig) -> RegionProposalNe
         sizes=tuple(tuple(size * scale for scale in config.anchor_scales) for size in config.anchor_sizes),
         aspect_ratios=(config.aspect_ratios,) * len(config.anchor_sizes),
     )
-    head = _Float32RPNHead(channels, len(config.anchor_scales) * len(config.aspect_ratios))
+    anchors_per_cell = len(config.anchor_scales) * len(config.aspect_ratios)
+    head = _Float32RPNHead(channels, anchors_per_cell, conv_depth=config.rpn_convs)
     per_level = config.pre_nms_per_level
     return RegionProposalNetwork(
         anchors,
@@ -253,9 +258,10 @@ def _roi_heads(channels: int, num_things: int, config: DetectorConfig) -> RoIHea
         )
 
     mask = config.mask_channels
+    mask_norm = nn.BatchNorm2d if config.mask_norm else None
     return RoIHeads(
         box_roi_pool=pool(7),
-        box_head=TwoMLPHead(channels * 7 * 7, config.head_channels),
+        box_head=_box_head(channels, config),
         box_predictor=FastRCNNPredictor(config.head_channels, num_things + 1),
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
@@ -266,9 +272,19 @@ def _roi_heads(channels: int, num_things: int, config: DetectorConfig) -> RoIHea
         nms_thresh=config.nms,
         detections_per_img=config.detections,
         mask_roi_pool=pool(config.mask_size // 2),
-        mask_head=MaskRCNNHeads(channels, (mask,) * 4, dilation=1),
+        mask_head=MaskRCNNHeads(channels, (mask,) * 4, dilation=1, norm_layer=mask_norm),
         mask_predictor=MaskRCNNPredictor(mask, mask, num_things + 1),
     )
+
+
+def _box_head(channels: int, config: DetectorConfig) -> nn.Module:
+    """[R, channels, 7, 7] -> [R, head_channels]."""
+    if not config.box_convs:
+        return cast(nn.Module, TwoMLPHead(channels * 7 * 7, config.head_channels))
+    head = FastRCNNConvFCHead(
+        (channels, 7, 7), [channels] * config.box_convs, [config.head_channels], norm_layer=nn.BatchNorm2d
+    )
+    return cast(nn.Module, head)
 
 
 def _stack(rows: list[tuple[Tensor, Tensor, Tensor]], padded: int) -> Detections:

@@ -134,7 +134,7 @@ def copy_backbone(network: ImpNetwork, state: State, batch_norm_eps: float | Non
     if network.config.backbone in SCALING:
         source = efficientnet_lite_weights.renamed(network.config.backbone, dict(state))
     else:
-        source = {_backbone_name(name): value for name, value in state.items()}
+        source = {backbone_name(name): value for name, value in state.items()}
     eps = {
         name: module.eps
         for name, module in network.backbone.body.named_modules()
@@ -172,7 +172,7 @@ def copy_mask_rcnn(
         "roi_heads.": {},
     }
     for published, value in state.items():
-        name = _current_name(published)
+        name = current_name(published)
         prefix = next((p for p in parts if name.startswith(p)), None)
         if prefix is not None:
             parts[prefix][name.removeprefix(prefix)] = value
@@ -263,14 +263,14 @@ def _imagenet_url(backbone: str) -> str:
     return str(weights["IMAGENET1K_V1"].url)
 
 
-def _backbone_name(name: str) -> str:
+def backbone_name(name: str) -> str:
     first, _, rest = name.partition(".")
     if first.startswith("layer"):
         return f"stages.{int(first.removeprefix('layer')) - 1}.{rest}"
     return f"stem.{'0' if first == 'conv1' else '1'}.{rest}"
 
 
-def _current_name(name: str) -> str:
+def current_name(name: str) -> str:
     """Current layer name: COCO_V1 dates from 2019, and torchvision renames these layers when loading it."""
     name = re.sub(r"(fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2", name)
     name = re.sub(r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2", name)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of classes: COCO's, and those in files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+from imp_trt.errors import InvalidInput
+
+_CATEGORIES: list[str] = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+
+COCO_THINGS: tuple[str, ...] = tuple(name for name in _CATEGORIES[1:] if name != "N/A")
+"""COCO's 80 things in the order of their category ids."""
+
+
+def coco_rows_in_use() -> list[int]:
+    """The category ids of COCO's 80 things, of 1 to 90."""
+    return [i for i, name in enumerate(_CATEGORIES) if i and name != "N/A"]
+
+
+def read_class_names(path: str | Path) -> tuple[str, ...]:
+    """Class names of a text file with one name a line, or of a JSON file with a list of names.
+
+    Raises:
+        InvalidInput: the file cannot be read, is empty, or names a class twice.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        data = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise InvalidInput(
+            f"class names {path}", expected="a text file with one name a line, or a JSON list", got=error
+        ) from error
+    if not isinstance(data, list) or not all(isinstance(name, str) for name in data):
+        raise InvalidInput(f"class names {path}", expected="a list of names", got=type(data).__name__)
+    names = tuple(name.strip() for name in data if name.strip())
+    if not names:
+        raise InvalidInput(f"class names {path}", expected="at least one name", got="none")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidInput(f"class names {path}", expected="each name once", got=", ".join(twice[:3]))
+    return names

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a checkpoint of another code base to a network of this one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from imp_trt.classes import ClassTable, default_palette
+from imp_trt.errors import CheckpointError, InvalidInput
+from imp_trt.models.config import DetectorConfig, ModelConfig
+from imp_trt.models.importing import torchvision
+from imp_trt.models.importing.classes import COCO_THINGS, coco_rows_in_use
+from imp_trt.models.importing.layout import Converted, State
+from imp_trt.models.importing.reading import read_foreign
+from imp_trt.models.network import ImpNetwork
+from imp_trt.models.presets import system
+
+_log = logging.getLogger(__name__)
+
+Source = Literal["torchvision", "torchvision-v2"]
+
+SOURCES: tuple[Source, ...] = get_args(Source)
+"""Code bases whose checkpoints are imported."""
+
+DEFAULT_INPUT_SIZE = (800, 1344)
+"""(height, width): the size that all these networks are trained and evaluated at."""
+
+MAX_LISTED = 8
+"""Tensors that an error lists."""
+
+BACKGROUND = "background"
+
+_PREDICTORS = {  # layer -> values per class
+    "detector.roi.box_predictor.cls_score": 1,
+    "detector.roi.box_predictor.bbox_pred": 4,
+    "detector.roi.mask_predictor.mask_fcn_logits": 1,
+}
+
+_CONVERTERS: dict[Source, tuple[Callable[[State], bool], Callable[[State, float | None], Converted]]] = {
+    "torchvision-v2": (
+        lambda state: torchvision.is_torchvision(state) and torchvision.is_version_2(state),
+        torchvision.convert,
+    ),
+    "torchvision": (
+        lambda state: torchvision.is_torchvision(state) and not torchvision.is_version_2(state),
+        torchvision.convert,
+    ),
+}
+
+
+def import_checkpoint(
+    path: str | Path,
+    source: Source | Literal["auto"] = "auto",
+    *,
+    classes: Sequence[str] | None = None,
+    input_size: tuple[int, int] = DEFAULT_INPUT_SIZE,
+    batch_norm_eps: float | None = None,
+) -> ImpNetwork:
+    """A network with the weights of a Mask R-CNN of another code base.
+
+    It is the system "mask-rcnn-imp", which gives class maps without training: each pixel has the class of
+    the largest score * mask, or background. ``imp-train --init`` adds a semantic head to it.
+
+    Args:
+        path: a .pth, .pt, .pkl or .safetensors file with a state dict, or a training checkpoint around one.
+            Nothing in it is executed.
+        source: where it is from; "auto" tells by the names of the tensors.
+        classes: names of the detector's classes, without background, in the order of its predictor. None
+            takes those in the file, or COCO's if there are 80 or 90.
+        input_size: (height, width) of the frames, multiples of 32.
+        batch_norm_eps: eps of the backbone's normalization, where it is not that of the source's default.
+
+    Returns:
+        The network in evaluation mode, with float32 weights.
+
+    Raises:
+        CheckpointError: the file cannot be read, is not of that source, or has other tensors than a network
+            of its sizes.
+        InvalidInput: source, classes or input_size is invalid.
+    """
+    if source != "auto" and source not in SOURCES:
+        raise InvalidInput("source", expected=f"one of auto, {', '.join(SOURCES)}", got=source)
+    foreign = read_foreign(path)
+    chosen = _detect(path, foreign.tensors) if source == "auto" else source
+    fits, convert = _CONVERTERS[chosen]
+    if not fits(foreign.tensors):
+        raise CheckpointError(
+            f"checkpoint {path}",
+            expected=f"the tensors of {chosen}",
+            got=f"{len(foreign.tensors)} tensors such as {', '.join(sorted(foreign.tensors)[:2])}",
+            fix="--from auto",
+        )
+    converted = convert(foreign.tensors, batch_norm_eps)
+    converted, names = _named(converted, classes or foreign.classes)
+    network = ImpNetwork(_config(converted, names, input_size))
+    _load(path, network, converted)
+    return network.eval()
+
+
+def _detect(path: str | Path, state: State) -> Source:
+    for name, (fits, _) in _CONVERTERS.items():
+        if fits(state):
+            return name
+    raise CheckpointError(
+        f"checkpoint {path}",
+        expected=f"a Mask R-CNN with FPN of {', '.join(SOURCES)}",
+        got=f"{len(state)} tensors such as {', '.join(sorted(state)[:3])}",
+        fix="import a checkpoint of one of these, or build the network from ONNX with imp_trt.ops",
+    )
+
+
+def _named(converted: Converted, classes: Sequence[str]) -> tuple[Converted, tuple[str, ...]]:
+    """The network without unused classes, and the names of its classes."""
+    count = converted.num_things
+    if classes:
+        if len(classes) != count:
+            raise InvalidInput(
+                "classes",
+                expected=f"{count} names, one for each class of the detector without background",
+                got=f"{len(classes)} names",
+            )
+        return converted, tuple(classes)
+    if count == len(coco_rows_in_use()) + 10:  # the 90 category ids, ten of which are unused
+        kept = [0, *coco_rows_in_use()]
+        return _select(converted, kept), COCO_THINGS
+    if count == len(COCO_THINGS):
+        return converted, COCO_THINGS
+    _log.warning(
+        "no class names in the checkpoint: they are class_1 to class_%d; --classes FILE gives others", count
+    )
+    return converted, tuple(f"class_{i}" for i in range(1, count + 1))
+
+
+def _select(converted: Converted, kept: list[int]) -> Converted:
+    """Keep some rows of the predictors, background included."""
+    state = dict(converted.state)
+    for layer, width in _PREDICTORS.items():
+        for name in (f"{layer}.weight", f"{layer}.bias"):
+            value = state[name]
+            state[name] = value.reshape(-1, width, *value.shape[1:])[kept].reshape(-1, *value.shape[1:])
+    return replace(converted, state=state, num_things=len(kept) - 1)
+
+
+def _config(converted: Converted, names: tuple[str, ...], input_size: tuple[int, int]) -> ModelConfig:
+    background = next(n for n in (BACKGROUND, "__background__", "no object") if n not in names)
+    classes = ClassTable(
+        (background, *names), tuple(range(1, len(names) + 1)), default_palette(len(names) + 1)
+    )
+    changes: dict[str, Any] = dict(converted.model)
+    detector = replace(DetectorConfig(), **converted.detector)
+    return system(
+        "mask-rcnn-imp", classes, input_size, converted.backbone, detector_config=detector, **changes
+    )
+
+
+def _load(path: str | Path, network: ImpNetwork, converted: Converted) -> None:
+    """Load the converted tensors; CheckpointError with a short list if they are not the network's."""
+    own = network.state_dict()
+    state = {n: v for n, v in converted.state.items() if not n.endswith("num_batches_tracked")}
+    needed = {n for n in own if not n.endswith("num_batches_tracked")}
+    problems = [f"{n} is missing" for n in sorted(needed - state.keys())]
+    problems += [f"{n} is not part of the network" for n in sorted(state.keys() - needed)]
+    for name in sorted(needed & state.keys()):
+        value = state[name]
+        if value.shape != own[name].shape:
+            problems.append(f"{name} is {list(value.shape)}, not {list(own[name].shape)}")
+        elif not value.is_floating_point():
+            problems.append(f"{name} has dtype {str(value.dtype).removeprefix('torch.')}, not float")
+        elif not torch.isfinite(value.float()).all():
+            problems.append(f"{name} holds NaN, infinity or values beyond float32")
+    if problems:
+        listed = problems[:MAX_LISTED]
+        if len(problems) > MAX_LISTED:
+            listed.append(f"and {len(problems) - MAX_LISTED} more")
+        raise CheckpointError(
+            f"checkpoint {path}",
+            expected=f"{len(needed)} tensors of {converted.source}'s Mask R-CNN with {converted.backbone}",
+            got="\n  " + "\n  ".join(listed),
+            fix="check --from, and that the network has the sizes of its source's default configuration",
+        )
+    with torch.no_grad():
+        for name in needed:
+            target: Tensor = own[name]
+            target.copy_(state[name])

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors of .pth, .pt, .pkl and .safetensors files. Nothing in a file is executed.
+
+Pickles name classes and functions to call. Here only those that build tensors, arrays and containers can be
+called; every other name becomes an inert object, so that a training configuration stored beside the weights
+does not keep a file from being read.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+
+from imp_trt.errors import CheckpointError
+
+SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
+
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "weights", "network")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+_COPY_AGAIN = "copy or download the file again"
+
+
+@dataclass(frozen=True, eq=False)
+class ForeignCheckpoint:
+    """Content of a checkpoint of another code base.
+
+    Attributes:
+        path: the file.
+        tensors: name -> tensor, on the CPU, of the dtype in the file.
+        classes: class names in the order of the file, if it has any.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    classes: tuple[str, ...] = field(default=())
+
+
+def read_foreign(path: str | Path) -> ForeignCheckpoint:
+    """Read the tensors of a file.
+
+    Dictionaries around the weights ({"model": ...}, {"state_dict": ...}) and prefixes of all names
+    (``module.``) are removed.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of another type, or has no named tensors.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise CheckpointError(
+            f"checkpoint {path}",
+            expected=f"a file that ends with {', '.join(SUFFIXES)}",
+            got=suffix or "no suffix",
+        )
+    if not path.is_file():
+        raise CheckpointError(
+            f"checkpoint {path}", expected="an existing file", got="no file", fix="check the path"
+        )
+    try:
+        data = path.read_bytes()
+        if suffix == ".safetensors":
+            content: Any = load_safetensors(data)
+        elif _is_zip(data) or suffix != ".pkl":
+            content = _load_torch(path, data)
+        else:
+            content = _Unpickler(io.BytesIO(data), encoding="latin1").load()
+    except CheckpointError:
+        raise
+    except (Exception, RecursionError) as error:  # a damaged file raises errors of many types
+        text = str(error).splitlines()[0][:200] if str(error) else ""
+        raise CheckpointError(
+            f"checkpoint {path}",
+            expected="a complete file of tensors",
+            got=f"{type(error).__name__}: {text}",
+            fix=_COPY_AGAIN,
+        ) from error
+    tensors = _strip_prefix(_tensors(path, content))
+    return ForeignCheckpoint(path, tensors, _classes(content))
+
+
+def _is_zip(data: bytes) -> bool:
+    return data.startswith(b"PK\x03\x04")
+
+
+def _load_torch(path: Path, data: bytes) -> object:
+    if _is_zip(data):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            unpacked = sum(item.file_size for item in archive.infolist())
+        # PyTorch stores tensors uncompressed.
+        if unpacked > len(data) + (1 << 20):
+            raise CheckpointError(
+                f"checkpoint {path}",
+                expected="an archive of uncompressed tensors, as torch.save writes it",
+                got=f"{len(data)} bytes that unpack to {unpacked}",
+                fix="write it again with torch.save",
+            )
+    # weights_only=True would refuse files with a training configuration. The unpickler below is as strict
+    # about what it calls, and passes over the rest.
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=_PICKLE)
+
+
+class _Inert:
+    """Stands for an object of a class that is not loaded; takes and ignores everything."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+    def __setitem__(self, key: object, value: object) -> None: ...
+
+    def append(self, value: object) -> None: ...
+
+    def extend(self, values: object) -> None: ...
+
+    def __call__(self, *args: object, **kwargs: object) -> _Inert:
+        return self
+
+
+_CONTAINERS = {"set": set, "frozenset": frozenset, "dict": dict, "list": list, "tuple": tuple}
+_NUMPY_MODULES = tuple(
+    f"numpy.{core}.{part}" for core in ("core", "_core") for part in ("multiarray", "numeric")
+)
+_TORCH_NAMES = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
+_NUMPY_NAMES = ("_reconstruct", "scalar", "_frombuffer")
+
+
+class _Unpickler(pickle.Unpickler):
+    """Calls only what builds tensors, arrays and containers."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("builtins", "__builtin__") and name in _CONTAINERS:
+            return _CONTAINERS[name]
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("_codecs", "encode"):  # bytes in pickles of protocol 2
+            return _encode
+        if module == "torch._utils" and name in _TORCH_NAMES:
+            return getattr(torch._utils, name)
+        if module == "torch" and (name == "Size" or isinstance(getattr(torch, name, None), torch.dtype)):
+            return getattr(torch, name)
+        if module in ("torch", "torch.storage") and name.endswith("Storage"):
+            return getattr(torch if module == "torch" else torch.storage, name)
+        if module in _NUMPY_MODULES and name in _NUMPY_NAMES:
+            return super().find_class(module, name)
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        return _Inert
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
+        raise pickle.UnpicklingError(f"encoding {encoding!r}")
+    return text.encode(encoding)
+
+
+def _load(file: BinaryIO, **options: Any) -> object:
+    options.pop("fix_imports", None)
+    return _Unpickler(file, **options).load()
+
+
+_PICKLE = SimpleNamespace(Unpickler=_Unpickler, load=_load, __name__="pickle")
+
+
+def _tensors(path: Path, content: object) -> dict[str, Tensor]:
+    """The named tensors of a file, below at most two of the usual dictionaries around them."""
+    for _ in range(3):
+        if not isinstance(content, Mapping):
+            break
+        found = {str(name): _tensor(value) for name, value in content.items() if _is_array(value)}
+        if found:
+            return found
+        content = next((content[name] for name in _WRAPPERS if name in content), None)
+    raise CheckpointError(
+        f"checkpoint {path}",
+        expected=f"named tensors, or a dictionary with one of {', '.join(_WRAPPERS)}",
+        got="none" if not isinstance(content, Mapping) else f"keys {sorted(map(str, content))[:5]}",
+        fix="save the model's state_dict()",
+    )
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiub")
+
+
+def _tensor(value: Tensor | np.ndarray[Any, Any]) -> Tensor:
+    return value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
+
+
+def _strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    changed = True
+    while changed:
+        changed = False
+        for prefix in _PREFIXES:
+            if all(name.startswith(prefix) for name in tensors):
+                tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+                changed = True
+    return tensors
+
+
+def _classes(content: object) -> tuple[str, ...]:
+    """Class names as mmdetection stores them: meta.CLASSES, or meta.dataset_meta.classes."""
+    if not isinstance(content, Mapping) or not isinstance(content.get("meta"), Mapping):
+        return ()
+    meta: Mapping[str, Any] = content["meta"]
+    inner = meta.get("dataset_meta")
+    names = meta.get("CLASSES")
+    if names is None and isinstance(inner, Mapping):
+        names = inner.get("classes", inner.get("CLASSES"))
+    if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    return ()
