@@ -17,8 +17,7 @@ from imp_trt.cuda.platform import Gpu
 from imp_trt.export.onnx.from_model import operators_of
 from imp_trt.export.plan import ExportPlan
 from imp_trt.export.tensorrt.engine import Engine
-from imp_trt.export.verification.compare import ENGINE
-from imp_trt.export.verification.gates import GATES, Agreement
+from imp_trt.export.verification.gates import ENGINE, GATES, Agreement
 
 
 def onnx_manifest(plan: ExportPlan, model: ModelProto, reference: Manifest) -> Manifest:

@@ -14,7 +14,7 @@ from typing import overload
 
 from onnx import ModelProto
 
-from imp_trt.artifacts.artifact import manifest_path, read_manifest, write_artifact
+from imp_trt.artifacts.artifact import golden_path, manifest_path, read_manifest, write_artifact
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.backends.preflight import problems
 from imp_trt.backends.pytorch import PyTorchBackend
@@ -31,14 +31,8 @@ from imp_trt.export.plan import ExportPlan, make_plan
 from imp_trt.export.progress import Progress, silent
 from imp_trt.export.quantization.lowering import RUNS_ON_ONNXRUNTIME, Lowered, lower
 from imp_trt.export.tensorrt.engine import Engine, make_engine
-from imp_trt.export.verification.compare import (
-    ENGINE,
-    ONNXRUNTIME,
-    PYTORCH,
-    Candidate,
-    compare,
-)
-from imp_trt.export.verification.gates import Agreement, enforce
+from imp_trt.export.verification.compare import Candidate, compare
+from imp_trt.export.verification.gates import ENGINE, ONNXRUNTIME, PYTORCH, Agreement, enforce
 from imp_trt.models.checkpoint import read_checkpoint
 from imp_trt.models.network import ImpNetwork
 
@@ -107,6 +101,7 @@ class Exported:
         engine: the engine, or None.
         manifest: of the artifact: the engine's, else onnx_manifest.
         not_run_reason: why the engine cannot run on this machine, or empty.
+        golden: content of the file of golden frames; None if nothing was verified.
     """
 
     model: ModelProto
@@ -115,6 +110,7 @@ class Exported:
     engine: Engine | None
     manifest: Manifest
     not_run_reason: str = ""
+    golden: bytes | None = None
 
     @property
     def payload(self) -> bytes:
@@ -239,15 +235,22 @@ def _verify(plan: ExportPlan, lowered: Lowered, exported: Exported, reference: P
         VerificationError: a gate failed.
     """
     candidate = _candidate(plan, lowered, exported)
-    agreement, times = compare(reference, candidate, plan.frames, plan.progress)
+    compared = compare(reference, candidate, plan.frames, plan.progress)
+    agreement = compared.agreement
     enforce(agreement, plan.options.precision)
+    if compared.golden is not None:
+        enforce(compared.golden_agreement, plan.options.precision)
     _warn_without_instances(exported.manifest, agreement)
     verification = verification_entry(plan, exported.manifest, candidate.verified_on, agreement)
     manifest = replace(exported.manifest, verification=verification)
     if candidate.payload is exported.payload:
-        manifest = replace(manifest, benchmark=benchmark_entry(plan, candidate.verified_on, times))
+        benchmark = benchmark_entry(plan, candidate.verified_on, compared.benchmark)
+        manifest = replace(manifest, benchmark=benchmark)
     return replace(
-        exported, manifest=manifest, onnx_manifest=replace(exported.onnx_manifest, verification=verification)
+        exported,
+        manifest=manifest,
+        onnx_manifest=replace(exported.onnx_manifest, verification=verification),
+        golden=compared.golden,
     )
 
 
@@ -278,8 +281,10 @@ def _write(plan: ExportPlan, exported: Exported) -> ExportReport:
         )
     if exported.engine is not None and plan.options.engine.keep_onnx:
         kept = plan.path.with_suffix(".onnx")
-        writes[kept] = lambda: write_artifact(kept, exported.graph, exported.onnx_manifest)
-    writes[plan.path] = lambda: write_artifact(plan.path, exported.payload, exported.manifest)
+        writes[kept] = lambda: write_artifact(kept, exported.graph, exported.onnx_manifest, exported.golden)
+    writes[plan.path] = lambda: write_artifact(
+        plan.path, exported.payload, exported.manifest, exported.golden
+    )
     _write_all(writes)
     return ExportReport(plan.path, read_manifest(plan.path), 0.0, tuple(writes)[:-1], exported.not_run_reason)
 
@@ -296,4 +301,5 @@ def _write_all(writes: Mapping[Path, Callable[[], object]]) -> None:
         for path in new:
             path.unlink(missing_ok=True)
             manifest_path(path).unlink(missing_ok=True)
+            golden_path(path).unlink(missing_ok=True)
         raise

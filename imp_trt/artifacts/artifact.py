@@ -8,8 +8,8 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -34,6 +34,7 @@ __all__ = [
     "InputContract",
     "Manifest",
     "TensorSpec",
+    "golden_path",
     "manifest_path",
     "output_specs",
     "read_artifact",
@@ -59,6 +60,11 @@ class Artifact:
     manifest: Manifest
 
 
+def golden_path(path: str | os.PathLike[str]) -> Path:
+    """``<file without its suffix>.golden.npz`` for an artifact file; see :mod:`imp_trt.artifacts.golden`."""
+    return Path(path).with_suffix(".golden.npz")
+
+
 def manifest_path(path: str | os.PathLike[str]) -> Path:
     """``<file>.json`` for an artifact file."""
     path = Path(path)
@@ -72,7 +78,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         ArtifactError: the manifest is missing, unreadable, malformed or has another schema.
     """
     source = manifest_path(path)
-    manifest = parse_manifest(_read(source, "manifest", MAX_MANIFEST_BYTES + 1), source)
+    manifest = parse_manifest(read_bounded(source, "manifest", MAX_MANIFEST_BYTES + 1), source)
     suffix = SUFFIXES.get(manifest.kind)
     if suffix != Path(path).suffix:
         raise ArtifactError(
@@ -100,7 +106,7 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
     path = Path(path)
     _check_regular(path, "artifact")
     manifest = read_manifest(path)
-    payload = _read(path, "artifact")
+    payload = read_bounded(path, "artifact")
     digest = hashlib.sha256(payload).hexdigest()
     if digest != manifest.sha256:
         raise ArtifactError(
@@ -112,11 +118,20 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
     return Artifact(path, payload, manifest)
 
 
-def write_artifact(path: str | os.PathLike[str], payload: bytes, manifest: Manifest) -> Path:
-    """Write the file and its manifest so that either both appear or neither does.
+def write_artifact(
+    path: str | os.PathLike[str], payload: bytes, manifest: Manifest, golden: bytes | None = None
+) -> Path:
+    """Write the file, its manifest and its golden frames so that either all appear or none does.
 
-    Missing folders are created. An existing artifact stays until both new files are complete, and is
-    restored if replacing it is interrupted. ``sha256`` and ``created`` of the manifest are set here.
+    Missing folders are created. An existing artifact stays until the new files are complete, and is
+    restored if replacing it is interrupted. ``sha256``, ``golden_sha256`` and ``created`` of the manifest are
+    set here.
+
+    Args:
+        path: of the file.
+        payload: its bytes.
+        manifest: of the file.
+        golden: content of ``<path without suffix>.golden.npz``; None writes none.
 
     Returns:
         path, as a Path.
@@ -135,18 +150,22 @@ def write_artifact(path: str | os.PathLike[str], payload: bytes, manifest: Manif
     text = replace(
         manifest,
         sha256=hashlib.sha256(payload).hexdigest(),
+        golden_sha256="" if golden is None else hashlib.sha256(golden).hexdigest(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     ).to_json()
     if len(text.encode()) > MAX_MANIFEST_BYTES:
         raise InvalidInput("manifest", expected=f"at most {MAX_MANIFEST_BYTES} bytes", got=len(text))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.parent) as folder, temporary_beside(path) as new_payload:
-            write_and_sync(new_payload, payload)
-            target = manifest_path(path)
-            with temporary_beside(target) as new_manifest:
-                write_and_sync(new_manifest, text.encode())
-                _replace(path, new_payload, target, new_manifest)
+        with _locked(path.parent) as folder, ExitStack() as stack:
+            # The manifest is last: its rename completes the operation.
+            files = {path: payload, manifest_path(path): text.encode()}
+            if golden is not None:
+                files = {golden_path(path): golden, **files}
+            new = {final: stack.enter_context(temporary_beside(final)) for final in files}
+            for final, data in files.items():
+                write_and_sync(new[final], data)
+            _replace(new)
             os.fsync(folder)
     except OSError as error:
         raise OutputError(
@@ -157,26 +176,31 @@ def write_artifact(path: str | os.PathLike[str], payload: bytes, manifest: Manif
     return path
 
 
-def _replace(path: Path, new_payload: Path, manifest: Path, new_manifest: Path) -> None:
-    """Move both files to their paths; on any error in between, the earlier state is restored.
+def _replace(new: Mapping[Path, Path]) -> None:
+    """Move files, final path -> new file, in order; on any error in between, the earlier state is restored.
 
-    The rename of the manifest completes the operation: an exception after it undoes nothing.
+    The last rename completes the operation: an exception after it undoes nothing.
     """
-    with temporary_beside(path) as earlier:
-        existed = path.exists()
-        if existed:
-            _link_or_copy(path, earlier)
+    *_, last = new.values()
+    with ExitStack() as stack:
+        earlier: dict[Path, Path | None] = {}
+        for final in new:
+            backup = stack.enter_context(temporary_beside(final))
+            earlier[final] = backup if final.exists() else None
+            if final.exists():
+                _link_or_copy(final, backup)
         try:
-            os.replace(new_payload, path)
-            os.replace(new_manifest, manifest)
+            for final, file in new.items():
+                os.replace(file, final)
         except BaseException:
             # A signal can arrive after the last rename and before it returns; then the new manifest is in
-            # place, and the earlier file would not match it.
-            if new_manifest.exists():
-                if existed:
-                    os.replace(earlier, path)
-                else:
-                    path.unlink(missing_ok=True)
+            # place, and the earlier files would not match it.
+            if last.exists():
+                for final, before in earlier.items():
+                    if before is not None:
+                        os.replace(before, final)
+                    elif not new[final].exists():
+                        final.unlink(missing_ok=True)
             raise
 
 
@@ -219,7 +243,14 @@ def _check_regular(path: Path, what: str) -> None:
         )
 
 
-def _read(path: Path, what: str, limit: int = -1) -> bytes:
+def read_bounded(path: Path, what: str, limit: int = -1) -> bytes:
+    """The first `limit` bytes of a regular file, or all of it; ArtifactError if it cannot be read.
+
+    Args:
+        path: of the file.
+        what: kind of the file, for the message.
+        limit: maximum number of bytes; -1 for no limit.
+    """
     _check_regular(path, what)
     try:
         with path.open("rb") as file:
@@ -231,6 +262,6 @@ def _read(path: Path, what: str, limit: int = -1) -> bytes:
 
 
 def _fix(what: str) -> str:
-    if what == "manifest":
-        return f"the manifest belongs next to the artifact; copy it there, or {EXPORT_AGAIN}"
+    if what != "artifact":
+        return f"the {what} must be next to the artifact; copy both there, or {EXPORT_AGAIN}"
     return f"check the path, or {EXPORT_AGAIN}"

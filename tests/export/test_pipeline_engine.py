@@ -70,7 +70,7 @@ def test_an_engine_whose_graph_was_verified(lowered, weights, images, tmp_path):
     )
     assert report.path == out / "small.fp16.tensorrt-rtx.engine"
     assert report.also == (out / "small.fp16.tensorrt-rtx.onnx",)
-    assert len(list(out.iterdir())) == 4
+    assert len(list(out.iterdir())) == 5, "one golden file for both"
     artifact = read_artifact(report.path)
     manifest = artifact.manifest
     assert artifact.payload[:4] == b"vtrt", "the raw engine"
