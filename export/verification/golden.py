@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import logging
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.artifacts.golden import MAX_FILE_BYTES, Golden, pack_golden
 from imp_trt.backends import Backend
-from imp_trt.backends.decoding import HostOutputs
 from imp_trt.export.verification.gates import Agreement, Detections
 from imp_trt.preprocessing.letterbox import LetterboxTransform
 
@@ -117,7 +118,7 @@ def _first(golden: Golden, count: int) -> Golden:
     return Golden(golden.frames[:count], golden.sizes[:count], outputs)
 
 
-def _detections(outputs: HostOutputs, i: int) -> Detections:
+def _detections(outputs: Mapping[str, NDArray[Any]], i: int) -> Detections:
     """The finite detections of frame i, as they are decoded for results."""
     count = min(max(int(outputs["num_detections"][i]), 0), outputs["scores"].shape[1])
     boxes, scores = outputs["boxes"][i, :count], outputs["scores"][i, :count]

@@ -104,7 +104,7 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
         ArtifactError: either file is missing or unreadable, or they do not belong together.
     """
     path = Path(path)
-    _check_regular(path, "artifact")
+    check_regular(path, "artifact")
     manifest = read_manifest(path)
     payload = read_bounded(path, "artifact")
     digest = hashlib.sha256(payload).hexdigest()
@@ -225,7 +225,8 @@ def _locked(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _check_regular(path: Path, what: str) -> None:
+def check_regular(path: Path, what: str) -> None:
+    """ArtifactError unless path is a regular file; `what` is the kind of file, for the message."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
@@ -251,7 +252,7 @@ def read_bounded(path: Path, what: str, limit: int = -1) -> bytes:
         what: kind of the file, for the message.
         limit: maximum number of bytes; -1 for no limit.
     """
-    _check_regular(path, what)
+    check_regular(path, what)
     try:
         with path.open("rb") as file:
             return file.read(limit)
