@@ -64,7 +64,7 @@ def adopt_engine(
     path = Path(engine)
     payload = read_bounded(path, "engine")
     header = _header(path, payload)
-    options = replace(options or ExportOptions(), precision=source.manifest.precision)
+    options = replace(options or ExportOptions(), precision=source.manifest.precision, calibrated=True)
     plan = _plan(source, path, output, header, options, progress or silent)
     if options.verify:
         check_verifiable(source, plan.platform)

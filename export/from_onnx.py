@@ -116,8 +116,8 @@ def engine_from_onnx(
     Args:
         onnx: .onnx file that imp-export wrote, with its manifest and golden frames.
         output: a folder, in which the file is named ``<name>.<precision>.<target>.engine``; or a file name.
-        options: precision, target, verify and engine; None takes the file's precision and the best target
-            of this machine. The others belong to the export of the file.
+        options: precision, target, verify and engine, with ``calibrated=True``; None takes the file's
+            precision and the best target of this machine. The others belong to the export of the file.
         progress: called with the progress of the work.
 
     Raises:
@@ -131,7 +131,7 @@ def engine_from_onnx(
     """
     start = time.perf_counter()
     source = read_source(Path(onnx), None if options is None else options.precision)
-    options = options or ExportOptions(precision=source.manifest.precision)
+    options = options or ExportOptions(precision=source.manifest.precision, calibrated=True)
     plan = make_engine_plan(Path(onnx), Path(output), options, progress or silent)
     if options.verify:
         check_verifiable(source, plan.platform)

@@ -291,7 +291,11 @@ def _build_from_onnx(options: argparse.Namespace) -> ExportReport:
     check_regular(options.file, "artifact")
     precision = options.engine or read_manifest(options.file).precision
     chosen = ExportOptions(
-        precision=precision, target=options.target, verify=not options.no_verify, engine=_engine(options)
+        precision=precision,
+        target=options.target,
+        verify=not options.no_verify,
+        engine=_engine(options),
+        calibrated=True,
     )
     return engine_from_onnx(
         options.file, options.output, chosen, progress=stage_progress("imp-export", options.quiet)

@@ -15,26 +15,12 @@ import pytest
 
 from imp_trt.artifacts import golden as module
 from imp_trt.artifacts.artifact import golden_path, read_artifact, read_manifest, write_artifact
-from imp_trt.artifacts.golden import MAX_FRAMES, Golden, pack_golden, read_golden, unpack_golden
+from imp_trt.artifacts.golden import MAX_FRAMES, pack_golden, read_golden, unpack_golden
 from imp_trt.errors import ArtifactError, OutputError
 from tests.support import tiny
+from tests.support.golden import golden
 
 MANIFEST = tiny.manifest()
-
-
-def golden(count: int = 2) -> Golden:
-    frames = np.stack([tiny.frame(seed=i) for i in range(count)])
-    constants = {
-        "boxes": tiny.BOXES,
-        "scores": tiny.SCORES,
-        "labels": tiny.LABELS,
-        "masks": tiny.MASKS,
-        "num_detections": np.array(2, np.int32),
-    }
-    outputs = {name: np.repeat(array[None], count, axis=0) for name, array in constants.items()}
-    outputs = {"semantic": np.stack([tiny.truth(frame) for frame in frames]), **outputs}
-    sizes = np.repeat(np.array([[tiny.HEIGHT, tiny.WIDTH]], np.int32), count, axis=0)
-    return Golden(frames, sizes, outputs)
 
 
 def written(folder: Path, data: bytes) -> Path:
