@@ -39,7 +39,7 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     def make_engine(model, precision, target, options, platform, progress):
         built.append(model)
         payload = plan(tiny.graph())
-        header = from_onnx_header(payload)
+        header = read_plan_header(payload)
         return Engine(
             payload, header, engines.info(**DEVICE, layer_precisions={"Half": 3}), "engine inspector"
         )
