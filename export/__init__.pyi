@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from .adopt import adopt_engine as adopt_engine
+from .from_onnx import engine_from_onnx as engine_from_onnx
 from .onnx.from_model import onnx_from_module as onnx_from_module
 from .onnx.from_model import onnx_with_operators as onnx_with_operators
 from .options import EngineOptions as EngineOptions

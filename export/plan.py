@@ -64,6 +64,11 @@ def make_plan(weights: Path, output: Path, options: ExportOptions, progress: Pro
     """Decide target and path, and validate the options. Arguments and errors as for `export_model`."""
     platform = Platform.detect()
     target = find_target(options.target or _implied_target(output) or default_target(platform))
+    if options.target is None and target.backend == "onnxruntime" and platform.tensorrt_rtx is not None:
+        _log.info(
+            "no GPU here runs an engine, so an ONNX file is exported, from which devices build theirs; "
+            "--target tensorrt-rtx builds one here"
+        )
     plan = _plan(weights, weights.stem, output, options, target, platform, progress)
     if not weights.is_file():  # said before PyTorch is imported
         raise CheckpointError(
