@@ -5,20 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-
-import onnx
-import onnxruntime
-import torch
-from onnx import ModelProto
+from typing import TYPE_CHECKING
 
 import imp_trt
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.cuda.platform import Gpu
-from imp_trt.export.onnx.from_model import operators_of
 from imp_trt.export.plan import ExportPlan
 from imp_trt.export.tensorrt.engine import Engine
-from imp_trt.export.verification.compare import ENGINE
-from imp_trt.export.verification.gates import GATES, Agreement
+from imp_trt.export.verification.gates import ENGINE, GATES, Agreement
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 
 def onnx_manifest(plan: ExportPlan, model: ModelProto, reference: Manifest) -> Manifest:
@@ -29,6 +26,13 @@ def onnx_manifest(plan: ExportPlan, model: ModelProto, reference: Manifest) -> M
         model: the graph.
         reference: manifest of the checkpoint.
     """
+    # Devices have none of these, and need the other functions of this module.
+    import onnx
+    import onnxruntime
+    import torch
+
+    from imp_trt.export.onnx.from_model import operators_of
+
     verification: dict[str, object] = {"verified_on": None, "skipped": "by request (--no-verify)"}
     if plan.calibration is not None:
         images = len(plan.calibration.paths())

@@ -67,6 +67,7 @@ class ExportOptions:
         function_free: also write ``<artifact's name>.function-free.onnx``, the ONNX file without the bodies
             of its operators, which runs only with their plugins: for other programs with TensorRT below
             10.7. It has no manifest: imp_trt runs the artifact.
+        calibrated: the network is an ONNX file, which contains its ranges: int8 and fp8 need no calibration.
 
     Raises:
         UsageError: a value is out of range, or calibration and precision do not match.
@@ -82,6 +83,7 @@ class ExportOptions:
     frame_count: int = DEFAULT_FRAMES
     engine: EngineOptions = field(default_factory=EngineOptions)
     function_free: bool = False
+    calibrated: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -90,7 +92,8 @@ class ExportOptions:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise UsageError(name, expected="an integer of at least 1", got=repr(value))
-        check_calibration(self.precision, self.calibration is not None)
+        if not self.calibrated or self.calibration is not None:
+            check_calibration(self.precision, self.calibration is not None)
 
 
 def check_calibration(precision: Precision, given: bool) -> None:

@@ -6,15 +6,15 @@ from __future__ import annotations
 import logging
 import os
 import time
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import overload
 
 from onnx import ModelProto
 
-from imp_trt.artifacts.artifact import manifest_path, read_manifest, write_artifact
+from imp_trt.artifacts.artifact import golden_path, manifest_path, read_manifest, write_artifact
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.backends.preflight import problems
 from imp_trt.backends.pytorch import PyTorchBackend
@@ -30,71 +30,15 @@ from imp_trt.export.onnx.functions import without_functions
 from imp_trt.export.options import ExportOptions, options_of
 from imp_trt.export.plan import ExportPlan, make_plan
 from imp_trt.export.progress import Progress, silent
-from imp_trt.export.quantization.lowering import RUNS_ON_ONNXRUNTIME, Lowered, lower
+from imp_trt.export.quantization.lowering import RUNS_ON_ONNXRUNTIME, Lowered, Ranges, calibrate, lower
+from imp_trt.export.report import ExportReport as ExportReport
 from imp_trt.export.tensorrt.engine import Engine, make_engine
-from imp_trt.export.verification.compare import (
-    ENGINE,
-    ONNXRUNTIME,
-    PYTORCH,
-    Candidate,
-    compare,
-)
-from imp_trt.export.verification.gates import Agreement, enforce
+from imp_trt.export.verification.compare import Candidate, compare
+from imp_trt.export.verification.gates import ENGINE, ONNXRUNTIME, PYTORCH, Agreement, enforce
 from imp_trt.models.checkpoint import read_checkpoint
 from imp_trt.models.network import ImpNetwork
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """The result of an export.
-
-    Attributes:
-        path: the artifact.
-        manifest: its manifest, including the results of the verification.
-        seconds: duration.
-        also: other files that were written (``keep_onnx``, ``function_free``).
-        not_run_reason: why the engine itself was not run on this machine; empty if it was, or if there is
-            none.
-    """
-
-    path: Path
-    manifest: Manifest
-    seconds: float
-    also: tuple[Path, ...] = ()
-    not_run_reason: str = ""
-
-    @property
-    def not_here(self) -> str:
-        """Deprecated: use not_run_reason."""
-        warnings.warn(
-            "ExportReport.not_here is deprecated, use ExportReport.not_run_reason",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return self.not_run_reason
-
-    @property
-    def graph_only(self) -> bool:
-        """Whether an engine's graph was verified and the engine itself was not."""
-        verified_on = self.manifest.verification.get("verified_on")
-        return self.manifest.kind == "engine" and verified_on not in (None, ENGINE)
-
-    def to_dict(self) -> dict[str, object]:
-        """Data for JSON."""
-        engine = self.manifest.to_dict()["engine"]
-        return {
-            "artifact": str(self.path),
-            "manifest": f"{self.path}.json",
-            "also": [str(path) for path in self.also],
-            "precision": self.manifest.precision,
-            "target": self.manifest.target,
-            "engine": engine,
-            "verification": dict(self.manifest.verification),
-            "benchmark": dict(self.manifest.benchmark),
-            "seconds": round(self.seconds, 1),
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +52,7 @@ class Exported:
         engine: the engine, or None.
         manifest: of the artifact: the engine's, else onnx_manifest.
         not_run_reason: why the engine cannot run on this machine, or empty.
+        golden: content of the file of golden frames; None if nothing was verified.
     """
 
     model: ModelProto
@@ -116,6 +61,7 @@ class Exported:
     engine: Engine | None
     manifest: Manifest
     not_run_reason: str = ""
+    golden: bytes | None = None
 
     @property
     def payload(self) -> bytes:
@@ -177,17 +123,38 @@ def export_model(
         VerificationError: a gate failed.
         OutputError: the output cannot be written.
     """
-    start = time.perf_counter()
     plan = make_plan(Path(weights), Path(output), options_of(positional, keywords), progress or silent)
-    checkpoint = read_checkpoint(plan.weights)
+    return export_plans([plan])[0]
+
+
+def export_plans(plans: Sequence[ExportPlan]) -> list[ExportReport]:
+    """Export one checkpoint in several ways, for example precisions.
+
+    The weights are read and calibrated once. Nothing is written before all exports have passed their gates.
+
+    Args:
+        plans: at least one, of the same checkpoint, with different paths.
+
+    Returns:
+        One report for each plan. Raises as :func:`export_model`.
+    """
+    start = time.perf_counter()
+    weights = plans[0].weights
+    checkpoint = read_checkpoint(weights)
     reference = PyTorchBackend.of(checkpoint, "cpu")
-    lowered = _lower(plan, checkpoint.network)
-    exported = _build(plan, lowered, reference.manifest)
     if reference.manifest.terms:
-        _log.warning("%s: %s", plan.weights, printable(reference.manifest.terms))
-    if plan.options.verify:
-        exported = _verify(plan, lowered, exported, reference)
-    return replace(_write(plan, exported), seconds=time.perf_counter() - start)
+        _log.warning("%s: %s", weights, printable(reference.manifest.terms))
+    ranges = _shared_ranges(plans, checkpoint.network)
+    exports = []
+    for plan in plans:
+        lowered = _lower(plan, checkpoint.network, ranges)
+        exported = _build(plan, lowered, reference.manifest)
+        if plan.options.verify:
+            exported = _verify(plan, lowered, exported, reference)
+        exports.append(exported)
+    reports = _write(list(zip(plans, exports, strict=True)))
+    seconds = time.perf_counter() - start
+    return [replace(report, seconds=seconds) for report in reports]
 
 
 def export_onnx(
@@ -202,16 +169,19 @@ def export_onnx(
     return export_model(weights, output, options, progress=progress)
 
 
-def _lower(plan: ExportPlan, network: ImpNetwork) -> Lowered:
+def _shared_ranges(plans: Sequence[ExportPlan], network: ImpNetwork) -> Ranges | None:
+    """The ranges of activations, if more than one of the exports needs them."""
+    quantized = [(plan, plan.calibration) for plan in plans if plan.calibration is not None]
+    if len(quantized) < 2:
+        return None
+    plan, calibration = quantized[0]
+    return calibrate(network, plan.options.nms_iterations, calibration, plan.progress)
+
+
+def _lower(plan: ExportPlan, network: ImpNetwork, ranges: Ranges | None) -> Lowered:
     options = plan.options
-    return lower(
-        network,
-        options.precision,
-        options.batch,
-        options.nms_iterations,
-        plan.calibration,
-        plan.progress,
-    )
+    arguments = (options.precision, options.batch, options.nms_iterations, plan.calibration, plan.progress)
+    return lower(network, *arguments) if ranges is None else lower(network, *arguments, ranges)
 
 
 def _build(plan: ExportPlan, lowered: Lowered, reference: Manifest) -> Exported:
@@ -240,15 +210,22 @@ def _verify(plan: ExportPlan, lowered: Lowered, exported: Exported, reference: P
         VerificationError: a gate failed.
     """
     candidate = _candidate(plan, lowered, exported)
-    agreement, times = compare(reference, candidate, plan.frames, plan.progress)
+    compared = compare(reference, candidate, plan.frames, plan.progress)
+    agreement = compared.agreement
     enforce(agreement, plan.options.precision)
+    if compared.golden is not None:
+        enforce(compared.golden_agreement, plan.options.precision)
     _warn_without_instances(exported.manifest, agreement)
     verification = verification_entry(plan, exported.manifest, candidate.verified_on, agreement)
     manifest = replace(exported.manifest, verification=verification)
     if candidate.payload is exported.payload:
-        manifest = replace(manifest, benchmark=benchmark_entry(plan, candidate.verified_on, times))
+        benchmark = benchmark_entry(plan, candidate.verified_on, compared.benchmark)
+        manifest = replace(manifest, benchmark=benchmark)
     return replace(
-        exported, manifest=manifest, onnx_manifest=replace(exported.onnx_manifest, verification=verification)
+        exported,
+        manifest=manifest,
+        onnx_manifest=replace(exported.onnx_manifest, verification=verification),
+        golden=compared.golden,
     )
 
 
@@ -269,20 +246,35 @@ def _warn_without_instances(manifest: Manifest, agreement: Agreement) -> None:
         )
 
 
-def _write(plan: ExportPlan, exported: Exported) -> ExportReport:
+def _write(exports: Sequence[tuple[ExportPlan, Exported]]) -> list[ExportReport]:
+    writes: dict[Path, Callable[[], object]] = {}
+    also = []
+    for plan, exported in exports:
+        others = _other_files(plan, exported)
+        also.append(tuple(others))
+        artifact = partial(write_artifact, plan.path, exported.payload, exported.manifest, exported.golden)
+        writes |= {**others, plan.path: artifact}
+    _write_all(writes)
+    return [
+        ExportReport(plan.path, read_manifest(plan.path), 0.0, others, exported.not_run_reason)
+        for (plan, exported), others in zip(exports, also, strict=True)
+    ]
+
+
+def _other_files(plan: ExportPlan, exported: Exported) -> dict[Path, Callable[[], object]]:
     writes: dict[Path, Callable[[], object]] = {}
     if plan.options.function_free:
         stripped = without_functions(exported.model)
-        stripped_path = plan.path.with_suffix(".function-free.onnx")
-        writes[stripped_path] = lambda: write_atomically(
-            stripped_path, stripped.SerializeToString(deterministic=True)
-        )
+        path = plan.path.with_suffix(".function-free.onnx")
+        writes[path] = partial(write_atomically, path, stripped.SerializeToString(deterministic=True))
     if exported.engine is not None and plan.options.engine.keep_onnx:
-        kept = plan.path.with_suffix(".onnx")
-        writes[kept] = lambda: write_artifact(kept, exported.graph, exported.onnx_manifest)
-    writes[plan.path] = lambda: write_artifact(plan.path, exported.payload, exported.manifest)
-    _write_all(writes)
-    return ExportReport(plan.path, read_manifest(plan.path), 0.0, tuple(writes)[:-1], exported.not_run_reason)
+        path = plan.path.with_suffix(".onnx")
+        writes[path] = partial(write_artifact, path, exported.graph, exported.onnx_manifest, exported.golden)
+    return writes
+
+
+def _files_of(path: Path) -> tuple[Path, ...]:
+    return path, manifest_path(path), golden_path(path)
 
 
 def _write_all(writes: Mapping[Path, Callable[[], object]]) -> None:
@@ -290,7 +282,7 @@ def _write_all(writes: Mapping[Path, Callable[[], object]]) -> None:
     new: list[Path] = []
     try:
         for path, write in writes.items():
-            new += [file for file in (path, manifest_path(path)) if not file.exists()]
+            new += [file for file in _files_of(path) if not file.exists()]
             write()
     except BaseException:
         for file in new:

@@ -12,11 +12,18 @@ from imp_trt.artifacts.artifact import SUFFIXES
 from imp_trt.artifacts.manifest import QUANTIZED, Precision
 from imp_trt.backends.preflight import check_plugins
 from imp_trt.cuda.platform import Gpu, Platform
-from imp_trt.errors import ImpTrtError, OutputError, UsageError
+from imp_trt.errors import CheckpointError, ImpTrtError, OutputError, UsageError
 from imp_trt.export.options import ExportOptions
 from imp_trt.export.progress import Progress
-from imp_trt.export.quantization.calibration import CalibrationFrames
-from imp_trt.export.targets import Target, capabilities_for, check_target, default_target, find_target
+from imp_trt.export.quantization.calibration_frames import CalibrationFrames
+from imp_trt.export.targets import (
+    Target,
+    capabilities_for,
+    check_target,
+    default_engine_target,
+    default_target,
+    find_target,
+)
 from imp_trt.export.tensorrt.engine import uses_plugin
 from imp_trt.export.verification.frames import VerificationFrames
 
@@ -33,7 +40,7 @@ class ExportPlan:
     """The options of an export with all defaults resolved.
 
     Attributes:
-        weights: checkpoint.
+        weights: checkpoint, or the ONNX file of an engine.
         path: of the artifact.
         options: of the export.
         target: profile.
@@ -57,17 +64,65 @@ def make_plan(weights: Path, output: Path, options: ExportOptions, progress: Pro
     """Decide target and path, and validate the options. Arguments and errors as for `export_model`."""
     platform = Platform.detect()
     target = find_target(options.target or _implied_target(output) or default_target(platform))
+    if options.target is None and target.backend == "onnxruntime" and platform.tensorrt_rtx is not None:
+        _log.info(
+            "no GPU here runs an engine, so an ONNX file is exported, from which devices build theirs; "
+            "--target tensorrt-rtx builds one here"
+        )
+    plan = _plan(weights, weights.stem, output, options, target, platform, progress)
+    if not weights.is_file():  # said before PyTorch is imported
+        raise CheckpointError(
+            f"checkpoint {weights}", expected="an existing file", got="no file", fix="check the path"
+        )
+    return plan
+
+
+def make_engine_plan(onnx: Path, output: Path, options: ExportOptions, progress: Progress) -> ExportPlan:
+    """Like :func:`make_plan`, for an engine from an ONNX file in place of a checkpoint.
+
+    Args:
+        onnx: the file; ``<precision>.onnx`` at its end is not part of the engine's name.
+        output: folder or file name of the engine.
+        options: of the export; the precision is the file's.
+        progress: callback.
+
+    Raises:
+        UsageError: also for a target without engines.
+    """
+    platform = Platform.detect()
+    target = find_target(options.target or default_engine_target(platform))
+    if target.backend == "onnxruntime":
+        raise UsageError(
+            f"target {target.name} for {onnx}",
+            expected="one with engines",
+            got="an ONNX file, which ONNX Runtime runs as it is",
+            fix="choose another --target; imp-export --list-targets lists them",
+        )
+    return _plan(
+        onnx, onnx.stem.removesuffix(f".{options.precision}"), output, options, target, platform, progress
+    )
+
+
+def _plan(
+    source: Path,
+    name: str,
+    output: Path,
+    options: ExportOptions,
+    target: Target,
+    platform: Platform,
+    progress: Progress,
+) -> ExportPlan:
     check_target(target, options.precision, options.engine, platform)
     if options.engine.timing_cache is not None:
-        _check_writable(options.engine.timing_cache, "timing cache", "choose another file")
+        check_writable(options.engine.timing_cache, "timing cache", "choose another file")
     if target.backend == "tensorrt-rtx" and options.precision in QUANTIZED:
         _log.warning(_RTX_QUANTIZED)
     _check_plugins(target, options, platform)
     frames = VerificationFrames(None if options.frames is None else Path(options.frames), options.frame_count)
     frames.check()
     return ExportPlan(
-        weights=weights,
-        path=_output_path(weights, output, options.precision, target),
+        weights=source,
+        path=_output_path(name, output, options.precision, target),
         options=options,
         target=target,
         platform=platform,
@@ -98,7 +153,7 @@ def _implied_target(output: Path) -> str | None:
     return "onnxruntime" if output.suffix == ".onnx" else None
 
 
-def _output_path(weights: Path, output: Path, precision: Precision, target: Target) -> Path:
+def _output_path(name: str, output: Path, precision: Precision, target: Target) -> Path:
     """The artifact's path; rejects early what could not be written after minutes of work."""
     suffix = ".onnx" if target.backend == "onnxruntime" else ".engine"
     middle = precision if target.backend == "onnxruntime" else f"{precision}.{target.name}"
@@ -110,12 +165,13 @@ def _output_path(weights: Path, output: Path, precision: Precision, target: Targ
             got=output.suffix,
             fix="choose another with -o, or another --target",
         )
-    path = output if output.suffix == suffix else output / f"{weights.stem}.{middle}{suffix}"
-    _check_writable(path, "output", "choose another with -o")
+    path = output if output.suffix == suffix else output / f"{name}.{middle}{suffix}"
+    check_writable(path, "output", "choose another with -o")
     return path
 
 
-def _check_writable(path: Path, what: str, fix: str) -> None:
+def check_writable(path: Path, what: str, fix: str) -> None:
+    """OutputError unless a file can be written to this path, whose folder may not exist yet."""
     if path.is_dir():
         raise OutputError(f"{what} {path}", expected="a file name", got="a folder", fix=fix)
     folder = next(p for p in (path.parent, *path.absolute().parents) if p.exists())

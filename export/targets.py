@@ -175,11 +175,26 @@ def find_target(name: str) -> Target:
 
 
 def default_target(platform: Platform) -> TargetName:
-    """Best target of a machine: a supported TensorRT with a GPU, TensorRT-RTX, ONNX Runtime."""
-    if platform.tensorrt is not None and isinstance(platform.gpu, Gpu):
-        if _ALL[0] <= version_pair(platform.tensorrt) < _ALL[1]:
+    """Best target of a machine whose artifacts run on it: a supported TensorRT or TensorRT-RTX with a GPU
+    that it supports, else ONNX Runtime.
+    """
+    if isinstance(platform.gpu, Gpu):
+        if platform.tensorrt is not None and _ALL[0] <= version_pair(platform.tensorrt) < _ALL[1]:
             return "tensorrt"
-    return "onnxruntime" if platform.tensorrt_rtx is None else "tensorrt-rtx"
+        capability = platform.gpu.compute_capability
+        if platform.tensorrt_rtx is not None and capability in TARGETS["tensorrt-rtx"].capabilities:
+            return "tensorrt-rtx"
+    return "onnxruntime"
+
+
+def default_engine_target(platform: Platform) -> TargetName:
+    """Best target with engines: :func:`default_target`; without one that runs here, TensorRT-RTX if it is
+    installed (it builds without a GPU), else TensorRT.
+    """
+    best = default_target(platform)
+    if best != "onnxruntime":
+        return best
+    return "tensorrt-rtx" if platform.tensorrt_rtx is not None else "tensorrt"
 
 
 def capabilities_for(target: Target, precision: Precision, options: EngineOptions) -> tuple[str, ...]:
@@ -287,11 +302,22 @@ def _check_builder(target: Target, platform: Platform) -> None:
             got="no such package",
             fix=f"{fix}; or imp-export --target onnxruntime",
         )
+    check_version(target, version, f"this machine has {version}")
+
+
+def check_version(target: Target, version: str, found: str) -> None:
+    """UsageError unless a TensorRT of this version builds for the target.
+
+    Args:
+        target: profile.
+        version: of TensorRT.
+        found: where that version is, for the message.
+    """
     numbers = version_pair(version)
     if target.versions is None or target.versions[0] <= numbers < target.versions[1]:
         return
     first, end = (".".join(map(str, v)) for v in target.versions)
-    reason = f"{target.note}: built with TensorRT {first} or newer, below {end}; this machine has {version}"
+    reason = f"{target.note}: built with TensorRT {first} or newer, below {end}; {found}"
     if numbers[0] < 10:
         reason += ", which has no IPluginV3"
     raise _unsupported(target, reason, "--target onnxruntime, or another TensorRT")

@@ -94,8 +94,8 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
     path = run.folder / f"{name}.resume.pt"
     state = read_state(path, identity, run.data_digest)
     if state is not None:
-        step, steps = state["step"], schedule.iterations
-        _LOGGER.info("%s resumes at step %d of %d: %s", path, step, steps, _inputs(run, identity))
+        step, total = state["step"], schedule.iterations
+        _LOGGER.info("%s resumes at step %d of %d: %s", path, step, total, _inputs(run, identity))
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimiser"])
     average = WeightAverage(network, run.recipe.ema_decay) if run.recipe.ema_decay else None

@@ -11,8 +11,7 @@ from onnx.defs import OpSchema
 from onnxscript import ir
 from onnxscript.values import Op, Opset
 
-DOMAIN = "imp_trt"
-"""Domain of every custom node and function of this package."""
+from imp_trt.export.onnx.structure import DOMAIN as DOMAIN
 
 OPSET = 18
 """Opset of the standard operators in files without Q/DQ, function bodies included."""

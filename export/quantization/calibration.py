@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,13 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imp_trt.artifacts.manifest import InputContract
-from imp_trt.errors import ExportError, InvalidInput
-from imp_trt.export.verification.frames import spread
+from imp_trt.errors import ExportError
+from imp_trt.export.quantization.calibration_frames import CalibrationFrames as CalibrationFrames
 from imp_trt.models.deploy import DeployModule
-from imp_trt.preprocessing.letterbox import LetterboxTransform
-
-DEFAULT_LIMIT = 128
-"""Default maximum number of calibration frames."""
 
 ENOUGH_FRAMES = 32
 """Number of different calibration frames below which a warning is logged."""
@@ -42,44 +36,6 @@ _NON_FINITE = 0xFF << (23 - _SHIFT)
 
 Key = tuple[str, int]
 """Name of a layer, and index of its call in one forward pass (the RPN runs on five levels)."""
-
-
-@dataclass(frozen=True)
-class CalibrationFrames:
-    """A folder of images like those in use.
-
-    Attributes:
-        folder: images.
-        limit: maximum number of images, which are evenly spaced in a larger folder.
-
-    Raises:
-        SourceError: the folder does not exist or has no image.
-        InvalidInput: limit is below 1.
-    """
-
-    folder: Path
-    limit: int = DEFAULT_LIMIT
-
-    def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise InvalidInput("limit of calibration frames", expected="at least 1", got=self.limit)
-        self.paths()
-
-    def paths(self) -> list[Path]:
-        """The images, in order."""
-        return spread(self.folder, self.limit)
-
-    def load(self, contract: InputContract) -> Iterator[NDArray[np.uint8]]:
-        """Frames [H, W, 3] uint8 BGR, resized as the contract defines.
-
-        Raises:
-            SourceError: an image cannot be read.
-        """
-        from imp_trt.data.images import read_image
-
-        for path in self.paths():
-            image = read_image(path)
-            yield LetterboxTransform.of((image.shape[0], image.shape[1]), contract).apply(image)
 
 
 class Histogram:

@@ -17,7 +17,7 @@ from imp_trt.errors import UsageError
 from imp_trt.export.onnx.from_model import onnx_from_module
 from imp_trt.export.options import check_calibration
 from imp_trt.export.progress import Progress, silent
-from imp_trt.export.quantization.calibration import CalibrationFrames, collect_ranges
+from imp_trt.export.quantization.calibration import CalibrationFrames, Histogram, Key, collect_ranges
 from imp_trt.export.quantization.quantize import quantize
 from imp_trt.models.config import NMS_ITERATIONS
 from imp_trt.models.deploy import DeployModule
@@ -34,6 +34,10 @@ LAYER_TYPES: dict[Precision, torch.dtype] = {
 
 RUNS_ON_ONNXRUNTIME: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
 """Precisions that ONNX Runtime's CPU provider supports; others are verified in PyTorch."""
+
+
+Ranges = dict[Key, Histogram]
+"""Layer call -> histogram of its inputs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +62,7 @@ def lower(
     nms_iterations: int = NMS_ITERATIONS,
     calibration: CalibrationFrames | None = None,
     progress: Progress | None = None,
+    ranges: Ranges | None = None,
 ) -> Lowered:
     """Export a network in a precision.
 
@@ -73,6 +78,7 @@ def lower(
         nms_iterations: iterations of each fixed-point NMS.
         calibration: frames from which the ranges of int8 and fp8 are computed.
         progress: called with the progress of the work.
+        ranges: of :func:`calibrate`, for several precisions of one network; None calibrates here.
 
     Raises:
         UsageError: unknown precision, or missing calibration frames.
@@ -88,10 +94,13 @@ def lower(
     model = onnx_from_module(module, batch)
     report("export", 1, 1)
     if calibration is not None and precision in QUANTIZED:
-        ranges = collect_ranges(
-            DeployModule(network, nms_iterations),
-            calibration,
-            lambda done, total: report("calibrate", done, total),
-        )
-        model = quantize(model, precision, ranges)
+        model = quantize(model, precision, ranges or calibrate(network, nms_iterations, calibration, report))
     return Lowered(model, module, precision)
+
+
+def calibrate(
+    network: ImpNetwork, nms_iterations: int, calibration: CalibrationFrames, progress: Progress
+) -> Ranges:
+    """Ranges of a network's activations on calibration frames, the same for all precisions."""
+    module = DeployModule(network, nms_iterations)
+    return collect_ranges(module, calibration, lambda done, total: progress("calibrate", done, total))

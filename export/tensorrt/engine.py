@@ -6,21 +6,22 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-
-from onnx import ModelProto
+from typing import TYPE_CHECKING
 
 from imp_trt.artifacts.engine_info import EngineInfo, OperatorForm
 from imp_trt.artifacts.manifest import Precision
 from imp_trt.artifacts.plan_header import PlanHeader, read_plan_header
 from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import UsageError
-from imp_trt.export.onnx.function_builder import DOMAIN
-from imp_trt.export.onnx.functions import without_functions
+from imp_trt.export.onnx.structure import read_structure, without_function_bodies
 from imp_trt.export.options import EngineOptions
 from imp_trt.export.progress import Progress
 from imp_trt.export.targets import Target, capabilities_for, version_pair
 from imp_trt.export.tensorrt.build_job import BuildJob
 from imp_trt.export.tensorrt.builder import BuildResult, build_engine
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 _PLUGIN_TAKES_PRECEDENCE = (10, 7)
 """TensorRT version from which a registered plugin takes precedence over a function of the same name."""
@@ -44,7 +45,7 @@ class Engine:
 
 
 def make_engine(
-    model: ModelProto,
+    model: bytes | ModelProto,
     precision: Precision,
     target: Target,
     options: EngineOptions,
@@ -57,7 +58,7 @@ def make_engine(
     which NVIDIA documents plugins as unsupported.
 
     Args:
-        model: typed graph with the function bodies of its operators.
+        model: ONNX file, or the model: a typed graph with the function bodies of its operators.
         precision: of the graph.
         target, options: what to build, and how.
         platform: of this machine.
@@ -70,12 +71,12 @@ def make_engine(
     """
     if target.backend == "onnxruntime":
         raise UsageError(f"target {target.name}", expected="one with engines")
-    nodes = custom_nodes(model)
+    graph = _serialized(model)
+    nodes = read_structure(graph).custom_nodes()
     form: OperatorForm = "plugin" if nodes and uses_plugin(target, options) else "function"
     version = platform.version(target.backend) or ""
     if form == "plugin" and target.backend == "tensorrt" and version_pair(version) < _PLUGIN_TAKES_PRECEDENCE:
-        model = without_functions(model)
-    graph = model.SerializeToString(deterministic=True)
+        graph = without_function_bodies(graph)
     job = BuildJob(
         backend=target.backend,
         precision=precision,
@@ -112,13 +113,13 @@ def _engine_info(
     )
 
 
-def custom_nodes(model: ModelProto) -> dict[str, tuple[str, ...]]:
+def custom_nodes(model: bytes | ModelProto) -> dict[str, tuple[str, ...]]:
     """Custom operator -> names of its nodes."""
-    nodes: dict[str, tuple[str, ...]] = {}
-    for node in model.graph.node:
-        if node.domain == DOMAIN:
-            nodes[node.op_type] = (*nodes.get(node.op_type, ()), node.name)
-    return nodes
+    return read_structure(_serialized(model)).custom_nodes()
+
+
+def _serialized(model: bytes | ModelProto) -> bytes:
+    return model if isinstance(model, bytes) else model.SerializeToString(deterministic=True)
 
 
 def uses_plugin(target: Target, options: EngineOptions) -> bool:

@@ -11,33 +11,34 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from imp_trt.artifacts.artifact import Manifest, write_artifact
+from imp_trt.artifacts.golden import unpack_golden
 from imp_trt.backends import Backend
 from imp_trt.backends.decoding import HostOutputs
 from imp_trt.backends.runners import HostRunner
 from imp_trt.data.files import temporary_folder
 from imp_trt.export.progress import Progress
 from imp_trt.export.verification.frames import VerificationFrames
-from imp_trt.export.verification.gates import Agreement, Detections
+from imp_trt.export.verification.gates import (
+    ENGINE,
+    PYTORCH,
+    Agreement,
+    Detections,
+    VerifiedOn,
+)
+from imp_trt.export.verification.golden import Candidates, make_golden, replay
 from imp_trt.metrics.semantic import ConfusionMatrix
 from imp_trt.models.deploy import DeployModule
 from imp_trt.models.outputs import OUTPUT_NAMES
 from imp_trt.preprocessing.letterbox import LetterboxTransform
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
-
-VerifiedOn = Literal["engine", "onnxruntime-cpu", "pytorch"]
-"""What was compared with PyTorch in float32."""
-
-ENGINE: VerifiedOn = "engine"
-ONNXRUNTIME: VerifiedOn = "onnxruntime-cpu"
-PYTORCH: VerifiedOn = "pytorch"
 
 _T = TypeVar("_T")
 
@@ -80,25 +81,42 @@ class ModuleBackend:
         return HostRunner(self).run(images, None)
 
 
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Results of :func:`compare`.
+
+    Attributes:
+        agreement: of the two networks.
+        benchmark: for the manifest: median network times in ms.
+        golden: content of the file of golden frames, or None if a frame is too large.
+        golden_agreement: that of the export on the golden frames; it has no frames without golden.
+    """
+
+    agreement: Agreement
+    benchmark: dict[str, object]
+    golden: bytes | None
+    golden_agreement: Agreement
+
+
 def compare(
     reference: Backend, candidate: Candidate, frames: VerificationFrames, report: Progress
-) -> tuple[Agreement, dict[str, object]]:
-    """Run both networks on the frames, resizing included.
-
-    Returns:
-        Agreement, and the manifest's "benchmark": median network times in ms.
-    """
+) -> Comparison:
+    """Run both networks on the frames, resizing included, and choose golden frames among them."""
     manifest = candidate.manifest
     agreement = Agreement()
     matrices = [ConfusionMatrix(len(manifest.classes)) for _ in range(2)]
     times: tuple[list[float], list[float]] = ([], [])
     runner = HostRunner(reference)
+    candidates = Candidates()
     with _open(candidate) as exported:
         for chunk in _chunks(frames.load(manifest.classes), manifest.input.batch):
             images = [image for image, _ in chunk]
             pairs = zip(_run(runner, images), exported.run_batch(images), strict=True)
             for (image, ground_truth), results in zip(chunk, pairs, strict=True):
-                agreement.add((results[0].semantic, results[1].semantic), _detections(results))
+                own = Agreement()
+                for total in (agreement, own):
+                    total.add((results[0].semantic, results[1].semantic), _detections(results))
+                candidates.add(agreement.frames, image, own)
                 agreement.unconverged += candidate.module.unconverged(_network_frame(image, manifest))
                 for result, milliseconds in zip(results, times, strict=True):
                     milliseconds.append(result.timing["infer"])
@@ -106,10 +124,14 @@ def compare(
                     for result, matrix in zip(results, matrices, strict=True):
                         matrix.add(ground_truth, result.semantic)
             report("verify", agreement.frames, len(frames))
+        golden = make_golden(reference, candidates.images())
+        replayed = Agreement()
+        if golden is not None:
+            replayed, _ = replay(_backend(exported), unpack_golden(golden, manifest))
     if matrices[0].counts.any():
         values = [matrix.scores(manifest.classes).mean_iou for matrix in matrices]
         agreement.miou = {"reference": values[0], "candidate": values[1]}
-    return agreement, _benchmark(times, manifest.input.batch)
+    return Comparison(agreement, _benchmark(times, manifest.input.batch), golden, replayed)
 
 
 @contextmanager
@@ -124,6 +146,10 @@ def _open(candidate: Candidate) -> Iterator[Segmenter | ModuleBackend]:
         path = write_artifact(Path(folder) / f"candidate{suffix}", candidate.payload, manifest)
         with Segmenter(path) as segmenter:
             yield segmenter
+
+
+def _backend(exported: Segmenter | ModuleBackend) -> Backend:
+    return exported if isinstance(exported, ModuleBackend) else exported._open_backend()
 
 
 def _run(runner: HostRunner, images: Sequence[NDArray[np.uint8]]) -> list[SegmentationResult]:

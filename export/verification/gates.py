@@ -4,12 +4,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.artifacts.manifest import Precision
 from imp_trt.errors import VerificationError
+
+VerifiedOn = Literal["engine", "onnxruntime-cpu", "pytorch"]
+"""What was compared with PyTorch in float32."""
+
+ENGINE: VerifiedOn = "engine"
+ONNXRUNTIME: VerifiedOn = "onnxruntime-cpu"
+PYTORCH: VerifiedOn = "pytorch"
 
 MIN_SCORE = 0.3
 MIN_IOU = 0.9

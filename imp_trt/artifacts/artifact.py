@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from imp_trt.artifacts.manifest import (
@@ -24,6 +24,7 @@ from imp_trt.artifacts.manifest import (
     output_specs,
     parse_manifest,
 )
+from imp_trt.artifacts.replacement import file_state, finish, locked, next_path, replace_together
 from imp_trt.data.files import (
     open_regular,
     read_regular,
@@ -40,6 +41,7 @@ __all__ = [
     "InputContract",
     "Manifest",
     "TensorSpec",
+    "golden_path",
     "manifest_path",
     "output_specs",
     "read_artifact",
@@ -78,6 +80,11 @@ def manifest_path(path: str | os.PathLike[str]) -> Path:
     return path.with_name(path.name + ".json")
 
 
+def golden_path(path: str | os.PathLike[str]) -> Path:
+    """``<file without its suffix>.golden.npz`` for an artifact file; see :mod:`imp_trt.artifacts.golden`."""
+    return Path(path).with_suffix(".golden.npz")
+
+
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """The manifest of an artifact file. The file itself is only read if its replacement was interrupted.
 
@@ -85,7 +92,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         ArtifactError: the manifest is missing, unreadable, malformed or has another schema.
     """
     path = Path(path)
-    if os.path.exists(_next_manifest(path)):
+    if os.path.exists(next_path(manifest_path(path))):
         with suppress(ArtifactError):
             return read_artifact(path).manifest
     return _parse_manifest(path, manifest_path(path))
@@ -101,8 +108,7 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
         ArtifactError: either file is missing or unreadable, or they do not belong together.
     """
     path = Path(path)
-    with _typed(path, "artifact"):
-        open_regular(path, max(MAX_PAYLOAD_BYTES.values())).close()  # named before its manifest
+    check_regular(path, "artifact")  # named before its manifest
     for _ in range(_READ_ATTEMPTS):
         before = _state(path)
         try:
@@ -122,11 +128,11 @@ def _read_pair(path: Path) -> Artifact:
     except ArtifactError as error:
         missing = error
     kinds = MAX_PAYLOAD_BYTES if manifest is None else (manifest.kind,)
-    payload = _read(path, "artifact", max(MAX_PAYLOAD_BYTES[kind] for kind in kinds))
+    payload = read_bounded(path, "artifact", max(MAX_PAYLOAD_BYTES[kind] for kind in kinds))
     digest = hashlib.sha256(payload).hexdigest()
     if manifest is None or digest != manifest.sha256:
         # A writer, possibly one that was killed, may have replaced the file and not yet its manifest.
-        following = _next_manifest(path)
+        following = next_path(manifest_path(path))
         if os.path.exists(following):
             with suppress(ArtifactError):
                 candidate = _parse_manifest(path, following)
@@ -146,7 +152,7 @@ def _read_pair(path: Path) -> Artifact:
 
 def _parse_manifest(path: Path, source: Path) -> Manifest:
     """Read the manifest of the artifact ``path`` from the file ``source``."""
-    manifest = parse_manifest(_read(source, "manifest", MAX_MANIFEST_BYTES), source)
+    manifest = parse_manifest(read_bounded(source, "manifest", MAX_MANIFEST_BYTES), source)
     suffix = SUFFIXES.get(manifest.kind)
     if suffix != path.suffix.lower():
         raise ArtifactError(
@@ -162,32 +168,25 @@ def _parse_manifest(path: Path, source: Path) -> Manifest:
     return manifest
 
 
-def _next_manifest(path: Path) -> Path:
-    """Where a writer keeps the new manifest until it has replaced both files: a hidden file.
-
-    With it, a file whose manifest was not replaced because the process was killed still has its manifest.
-    """
-    return path.with_name(f".{path.name}.next")
-
-
 def _state(path: Path) -> list[tuple[int, int] | None]:
     """Which files an artifact consists of: changes whenever one of them is replaced."""
-    state: list[tuple[int, int] | None] = []
-    for file in (manifest_path(path), path, _next_manifest(path)):
-        try:
-            found = file.stat()
-            state.append((found.st_ino, found.st_mtime_ns))
-        except (OSError, ValueError):
-            state.append(None)
-    return state
+    return [file_state(file) for file in (manifest_path(path), path, next_path(manifest_path(path)))]
 
 
-def write_artifact(path: str | os.PathLike[str], payload: bytes, manifest: Manifest) -> Path:
-    """Write the file and its manifest so that either both appear or neither does.
+def write_artifact(
+    path: str | os.PathLike[str], payload: bytes, manifest: Manifest, golden: bytes | None = None
+) -> Path:
+    """Write the file, its manifest and its golden frames so that either all appear or none does.
 
-    Missing folders are created. An existing artifact stays until both new files are complete: a reader in
-    another process gets the old pair or the new one, also if this process is killed at any moment.
-    ``sha256`` and ``created`` of the manifest are set here.
+    Missing folders are created. An existing artifact stays until the new files are complete: a reader in
+    another process gets the old files or the new ones, also if this process is killed at any moment.
+    ``sha256``, ``golden_sha256`` and ``created`` of the manifest are set here.
+
+    Args:
+        path: of the file.
+        payload: its bytes.
+        manifest: of the file.
+        golden: content of ``<path without suffix>.golden.npz``; None writes none.
 
     Returns:
         path, as a Path.
@@ -206,18 +205,23 @@ def write_artifact(path: str | os.PathLike[str], payload: bytes, manifest: Manif
     text = replace(
         manifest,
         sha256=hashlib.sha256(payload).hexdigest(),
+        golden_sha256="" if golden is None else hashlib.sha256(golden).hexdigest(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     ).to_json()
     if len(text.encode()) > MAX_MANIFEST_BYTES:
         raise InvalidInput("manifest", expected=f"at most {MAX_MANIFEST_BYTES} bytes", got=len(text))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.parent) as folder, temporary_beside(path) as new_payload:
-            write_and_sync(new_payload, payload)
-            with temporary_beside(manifest_path(path)) as new_manifest:
-                write_and_sync(new_manifest, text.encode())
-                _finish_replacement(path)
-                _replace(path, new_payload, new_manifest)
+        with locked(path.parent) as folder, ExitStack() as stack:
+            files = {path: payload, manifest_path(path): text.encode()}
+            if golden is not None:  # the manifest is last: while it is hidden, readers look for it
+                files = {golden_path(path): golden, **files}
+            new: dict[Path, Path] = {}
+            for final, data in files.items():
+                new[final] = stack.enter_context(temporary_beside(final))
+                write_and_sync(new[final], data)
+            _finish_replacement(path)
+            replace_together(path, new, partial(_finish_replacement, path))
             os.fsync(folder)
     except OSError as error:
         raise OutputError(
@@ -241,7 +245,7 @@ def write_manifest(artifact: Artifact, changed: Manifest) -> Path:
     path = artifact.path
     target = manifest_path(path)
     try:
-        with _locked(path.parent), temporary_beside(target) as new:
+        with locked(path.parent), temporary_beside(target) as new:
             _finish_replacement(path)
             if read_artifact(path).manifest.sha256 != changed.sha256:
                 raise ArtifactError(
@@ -257,57 +261,27 @@ def write_manifest(artifact: Artifact, changed: Manifest) -> Path:
     return target
 
 
-def _replace(path: Path, new_payload: Path, new_manifest: Path) -> None:
-    """Move both files to their paths.
-
-    The rename of the payload completes the operation: from then on, readers use the new manifest, whether
-    or not it has its final name. An exception before it undoes everything.
-    """
-    following = _next_manifest(path)
-    try:
-        os.replace(new_manifest, following)
-        os.replace(new_payload, path)
-    except BaseException:
-        # A signal can arrive after a rename and before it returns.
-        if new_payload.exists():
-            following.unlink(missing_ok=True)
-        else:
-            _finish_replacement(path)
-        raise
-    os.replace(following, manifest_path(path))
-
-
 def _finish_replacement(path: Path) -> None:
     """Complete, or undo, the replacement of an artifact by a process that was killed or interrupted."""
-    following = _next_manifest(path)
+    following = next_path(manifest_path(path))
     if not os.path.exists(following):
         return
     try:
-        payload = _read(path, "artifact", max(MAX_PAYLOAD_BYTES.values()))
+        payload = read_bounded(path, "artifact", max(MAX_PAYLOAD_BYTES.values()))
         complete = _parse_manifest(path, following).sha256 == hashlib.sha256(payload).hexdigest()
     except ArtifactError:
         complete = False
-    if complete:
-        os.replace(following, manifest_path(path))
-    else:
-        following.unlink(missing_ok=True)
+    finish((golden_path(path), manifest_path(path)), complete)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[int]:
-    """Exclusive lock on a folder, so that of two writers of one path one wins completely."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        # Some network file systems have no locks. There the last writer wins, and a mixed pair of two
-        # simultaneous ones is rejected when it is read, because the hash does not match.
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+def check_regular(path: Path, what: str) -> None:
+    """ArtifactError unless path is a regular file; ``what`` is the kind of file, for the message."""
+    with _typed(path, what):
+        open_regular(path, max(MAX_PAYLOAD_BYTES.values())).close()
 
 
-def _read(path: Path, what: str, limit: int) -> bytes:
+def read_bounded(path: Path, what: str, limit: int) -> bytes:
+    """A regular file of at most ``limit`` bytes; ArtifactError for any other, ``what`` names it there."""
     with _typed(path, what):
         return read_regular(path, limit)
 

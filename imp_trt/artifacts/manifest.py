@@ -155,6 +155,8 @@ class Manifest:
         created: UTC time of writing, ISO 8601; write_artifact fills it in.
         sha256: hash of the artifact's bytes; write_artifact fills it in.
         schema_version: version of this layout.
+        golden_sha256: hash of the golden frames (:mod:`imp_trt.artifacts.golden`), or empty without them;
+            then the file does not have this field. write_artifact fills it in.
         outputs: the six output tensors; empty: they are computed; else they must equal
             :func:`output_specs`.
 
@@ -180,6 +182,7 @@ class Manifest:
     created: str = ""
     sha256: str = ""
     schema_version: int = SCHEMA_VERSION
+    golden_sha256: str = ""
     outputs: tuple[TensorSpec, ...] = ()
 
     def __post_init__(self) -> None:
@@ -192,7 +195,7 @@ class Manifest:
         _check_size("detections", self.input.batch * self.detections * self.mask_size**2)
         if self.opset is not None:
             check.integer("opset", self.opset, 1, 1000)
-        for name in ("sha256", "weights_sha256"):
+        for name in ("sha256", "weights_sha256", "golden_sha256"):
             check.digest(name, getattr(self, name))
         for name in ("ops", "producer", "verification", "benchmark"):
             check.mapping(name, getattr(self, name))
@@ -237,6 +240,8 @@ class Manifest:
         """JSON data, in the order of the fields."""
         data: dict[str, object] = asdict(self)
         data["classes"] = self.classes.to_dict()
+        if not self.golden_sha256:  # as before there were golden frames
+            del data["golden_sha256"]
         return data
 
     def to_json(self) -> str:
@@ -333,7 +338,7 @@ def _check_schema(raw: Mapping[str, object], path: Path) -> None:
 
 def _build(raw: Mapping[str, object]) -> Manifest:
     known = {f.name for f in fields(Manifest)}
-    check.keys("", raw, known, known)
+    check.keys("", raw, known - {"golden_sha256"}, known)
     data = dict(raw)
     data["classes"] = _classes(raw["classes"])
     contract = check.mapping("input", raw["input"])

@@ -18,6 +18,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import imp_trt
@@ -324,13 +326,35 @@ def _missing(error: ImportError) -> DependencyMissing:
         "jinja2": "eval",
         "tqdm": "train",
     }
-    if name in extras:
+    absent = isinstance(error, ModuleNotFoundError)
+    if absent and name in extras:
         fix = f"pip install 'imp-trt[{extras[name]}]'"
-    elif isinstance(error, ModuleNotFoundError) and name == "cv2":
+    elif absent and name == "cv2":
         fix = "pip install opencv-python"
-    elif "libGL" in str(error):
-        # The usual failure on servers and in containers without graphics libraries.
-        fix = "install the system's libGL (Debian: libgl1), or pip install opencv-python-headless"
+    elif blamed := _blamed(error, {*extras, "cv2", "numpy"}):
+        fix = _broken(blamed, error)
     else:
         fix = "imp-doctor lists what is installed and what is missing"
     return DependencyMissing(f"cannot import {name or 'a module'}", got=error, fix=fix)
+
+
+def _blamed(error: ImportError, known: set[str]) -> str:
+    """The first package on the way to an error that may not name it; empty if it is none of known."""
+    trace = error.__traceback__
+    while trace is not None:
+        packages = set(trace.tb_frame.f_code.co_filename.split("/")) & known
+        if packages - {""}:
+            return packages.pop()
+        trace = trace.tb_next
+    return error.name.split(".")[0] if error.name and error.name.split(".")[0] in known else ""
+
+
+def _broken(module: str, error: ImportError) -> str:
+    from imp_trt.cli.import_fixes import OPENCV, fix_for
+
+    versions: dict[str, str | None] = {}
+    for name in OPENCV:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    failure = f"{type(error).__name__}: {error}"
+    return f"{fix_for(module, failure, versions) or 'reinstall it'}; imp-doctor shows more"

@@ -11,14 +11,17 @@ import argparse
 import ctypes
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
+from time import monotonic
 from typing import Any
 
 from imp_trt.cli.common import command_parser, print_json, print_lines, run_command
+from imp_trt.cli.import_checks import ImportCheck
+from imp_trt.cli.import_fixes import fix_for
+from imp_trt.cli.mismatches import LIBRARIES, mismatches
 
 # Distribution names, in the order they are shown.
 _PACKAGES = (
@@ -27,12 +30,14 @@ _PACKAGES = (
     "opencv-python",
     "opencv-python-headless",
     "opencv-contrib-python",
+    "opencv-contrib-python-headless",
     "torch",
     "torchvision",
     "safetensors",
     "onnx",
     "onnxscript",
     "onnxruntime",
+    "onnxruntime-gpu",
     "tensorrt",
     "tensorrt-rtx",
     "torch-tensorrt",
@@ -72,7 +77,10 @@ _ABILITIES = (
     ),
 )
 
-_IMPORT_TIMEOUT_S = 120
+# These take seconds to import, and are given up after a while unless --full waits for them.
+_HEAVY = ("torch", "torchvision", "onnxscript")
+_HEAVY_BUDGET_S = 1.2
+_FULL_TIMEOUT_S = 120.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,26 +91,41 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options: the common ones."""
-    return command_parser(
+    p = command_parser(
         "imp-doctor", "Report installed packages, GPUs, and the features supported on this machine."
     )
+    p.add_argument(
+        "--full", action="store_true", help="also import PyTorch and other packages that take seconds"
+    )
+    return p
 
 
-def report() -> dict[str, Any]:
-    """Return the report as data for JSON. A check that fails is replaced by its error message."""
+def report(full: bool = False) -> dict[str, Any]:
+    """Return the report as data for JSON. A check that fails is replaced by its error message.
+
+    Args:
+        full: wait for imports that take seconds.
+    """
+    failures = _guarded(lambda: _start_imports(full))  # they run while the rest is looked up
     packages, gpu = _guarded(_packages), _guarded(_gpu)
+    system, engines = _guarded(_system), _guarded(lambda: _engines(gpu))
+    found = _guarded(lambda: _mismatches(packages, gpu))
+    abilities = failures
+    if callable(failures):
+        abilities = _guarded(lambda: _abilities(gpu, packages, failures()))
     return {
-        "system": _guarded(_system),
+        "system": system,
         "packages": packages,
         "gpu": gpu,
-        "engines": _guarded(lambda: _engines(gpu)),
-        "abilities": _guarded(lambda: _abilities(gpu)),
-        "advice": _guarded(lambda: _advice(packages)),
+        "engines": engines,
+        "abilities": abilities,
+        "mismatches": found,
+        "advice": _guarded(lambda: _advice(found)),
     }
 
 
 def _run(args: argparse.Namespace) -> int:
-    data = report()
+    data = report(args.full)
     if args.json:
         print_json(data)
     else:
@@ -268,14 +291,40 @@ def _kernel_cache() -> str:
     return f"{folder}, {len(list(folder.glob('*.bin')))} kernels"
 
 
-def _abilities(gpu: dict[str, Any]) -> list[dict[str, Any]]:
-    modules = sorted({module for _, needed, _, _ in _ABILITIES for module in needed})
-    failures = {module: _guarded(partial(_import_failure, module)) for module in modules}
+def _start_imports(full: bool) -> Callable[[], dict[str, str | None]]:
+    """Starts to import what the abilities need; the returned function waits for the results."""
+    start = monotonic()
+    modules = sorted({module for _, needed, _, _ in _ABILITIES for module in needed} | {"numpy"})
+    absent: dict[str, str | None] = {module: _absence(module) for module in modules}
+    present = [module for module in modules if absent[module] is None]
+    heavy = ImportCheck([m for m in present if m in _HEAVY], _FULL_TIMEOUT_S)
+    light = ImportCheck([m for m in present if m not in _HEAVY])
+
+    def failures() -> dict[str, str | None]:
+        deadline = None if full else start + _HEAVY_BUDGET_S
+        return absent | light.result() | heavy.result(deadline)
+
+    return failures
+
+
+def _absence(module: str) -> str | None:
+    """The error of importing a module that is not installed; None if there is one of this name."""
+    package = module.partition(".")[0]
+    try:
+        found = find_spec(package) is not None
+    except (ImportError, ValueError):  # None in sys.modules, or a module without a spec
+        found = False
+    return None if found else f"ModuleNotFoundError: No module named {package!r}"
+
+
+def _abilities(
+    gpu: dict[str, Any], packages: dict[str, str | None], failures: dict[str, str | None]
+) -> list[dict[str, Any]]:
     no_gpu = None if gpu.get("devices") else gpu.get("note") or gpu.get("error") or "the driver sees none"
     found = []
     for what, needed, needs_gpu, install in _ABILITIES:
-        missing = {module: str(failures[module]) for module in needed if failures[module]}
-        fix = install if missing else None
+        missing = {module: str(failures[module]) for module in needed if failures.get(module)}
+        fix = _fix(missing, install, packages, failures.get("numpy"))
         if needs_gpu and no_gpu:
             missing["GPU"] = str(no_gpu)
             fix = fix or "run on a machine with an NVIDIA GPU and its driver"
@@ -284,32 +333,28 @@ def _abilities(gpu: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _import_failure(module: str) -> str | None:
-    """Return why a module cannot be imported. Tested in a child process, because a library may crash."""
-    try:
-        child = subprocess.run(
-            [sys.executable, "-c", f"import {module}"],
-            capture_output=True,
-            text=True,
-            timeout=_IMPORT_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"the import did not finish within {_IMPORT_TIMEOUT_S} s"
-    if child.returncode == 0:
+def _fix(
+    missing: dict[str, str], install: str, packages: dict[str, str | None], numpy: str | None
+) -> str | None:
+    """One command for each cause: modules that are not installed, and installed ones that do not load."""
+    if not missing:
         return None
-    lines = child.stderr.strip().splitlines()
-    return lines[-1] if lines else f"the import exited with code {child.returncode}"
+    fixes: dict[str, None] = {}
+    for module, failure in missing.items():
+        # A broken NumPy breaks everything that imports it.
+        blamed = ("numpy", numpy) if numpy and "numpy" in failure else (module, failure)
+        fixes[fix_for(*blamed, packages) or install] = None
+    return "; ".join(fixes)
 
 
-def _advice(packages: dict[str, Any]) -> list[str]:
-    flavors = [name for name, version in packages.items() if name.startswith("opencv-") and version]
-    advice = []
-    if len(flavors) > 1:
-        advice.append(
-            f"{' and '.join(flavors)} overwrite each other's files: keep one and uninstall the others"
-        )
-    return advice
+def _mismatches(packages: dict[str, str | None], gpu: dict[str, Any]) -> list[dict[str, str]]:
+    driver = gpu.get("driver")
+    versions = packages | {name: _version_of(name) for name in LIBRARIES}
+    return [item.to_dict() for item in mismatches(versions, _known(driver) if driver else None)]
+
+
+def _advice(found: list[dict[str, str]]) -> list[str]:
+    return [f"{m['what']}: expected {m['expected']}, got {m['got']}. Fix: {m['fix']}" for m in found]
 
 
 def _print(data: dict[str, Any]) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from imp_trt.artifacts.manifest import QUANTIZED
 from imp_trt.cli.common import (
     command_parser,
     positive,
@@ -17,19 +19,47 @@ from imp_trt.cli.common import (
     say,
     stage_progress,
 )
+from imp_trt.cli.export_report import print_report
+from imp_trt.errors import UsageError
+from imp_trt.export.options import EngineOptions, ExportOptions, check_calibration
 
 if TYPE_CHECKING:
-    from imp_trt.export.pipeline import ExportReport
+    from imp_trt.export.report import ExportReport
 
 EXAMPLES = """examples:
   imp-export --engine fp16                                 (bundled demo weights, best available target)
   imp-export --engine fp32 --target onnxruntime --weights model.safetensors -o models/
-  imp-export --engine int8 --calib recorded/ --target jetson-orin      (on the Jetson)
+  imp-export --precisions fp16 int8 --calib recorded/ --weights model.safetensors   (.onnx files)
+  imp-export model.fp16.onnx --target jetson-orin          (on the Jetson, without PyTorch)
+  imp-export --adopt plan.engine --onnx model.fp16.onnx    (an engine that trtexec built)
   imp-export --engine fp16 --target rtx --compute-capability 8.9,12.0  (needs no GPU)
   imp-export --list-targets"""
 
 ENGINES = ("fp32", "fp16", "bf16", "int8", "fp8")
 GIB = 1 << 30
+
+CHECKPOINT_OPTIONS = {
+    "weights": "--weights",
+    "precisions": "--precisions",
+    "frames": "--frames",
+    "calib": "--calib",
+    "batch": "--batch",
+    "nms_iterations": "--nms-iterations",
+    "function_free": "--function-free",
+    "keep_onnx": "--keep-onnx",
+}
+"""Options that decide what is in an ONNX file."""
+
+BUILD_OPTIONS = {
+    "plugin_library": "--plugin-library",
+    "compute_capability": "--compute-capability",
+    "workspace": "--workspace",
+    "timing_cache": "--timing-cache",
+    "optimization_level": "--optimization-level",
+    "hardware_compatible": "--hardware-compatible",
+    "version_compatible": "--version-compatible",
+}
+"""Options of an engine build."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,14 +72,34 @@ def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = command_parser(
         "imp-export",
-        "Export trained weights to ONNX or a TensorRT engine, and verify the result against PyTorch.",
+        "Export trained weights to ONNX or a TensorRT engine, or build the engine of an exported ONNX file, "
+        "and verify the result against PyTorch.",
         EXAMPLES,
     )
-    p.add_argument("--engine", choices=ENGINES, default="fp32", help="precision (default: fp32)")
+    p.add_argument(
+        "file",
+        type=Path,
+        nargs="?",
+        metavar="FILE",
+        help="an .onnx file of imp-export, to build its engine on this machine (no PyTorch needed); or a "
+        "checkpoint, as --weights",
+    )
+    p.add_argument(
+        "--engine", choices=ENGINES, help="precision (default: that of the .onnx file; of a checkpoint fp32)"
+    )
+    p.add_argument(
+        "--precisions",
+        choices=ENGINES,
+        nargs="+",
+        metavar="PRECISION",
+        help="several precisions in one run, in place of --engine; by default as .onnx files, from which "
+        "devices build their engines",
+    )
     p.add_argument(
         "--target",
         metavar="NAME",
-        help="target to build for (default: tensorrt if there is a GPU, else tensorrt-rtx, else onnxruntime)",
+        help="target to build for (default: the best one that runs on this machine: tensorrt or tensorrt-rtx "
+        "with a GPU, else onnxruntime)",
     )
     p.add_argument("--list-targets", action="store_true", help="list the targets and exit")
     p.add_argument(
@@ -88,6 +138,13 @@ def parser() -> argparse.ArgumentParser:
         dest="nms_iterations",
         help=argparse.SUPPRESS,
     )
+    p.add_argument(
+        "--adopt",
+        type=Path,
+        metavar="ENGINE",
+        help="write the manifest of an engine that trtexec built from the file of --onnx",
+    )
+    p.add_argument("--onnx", type=Path, metavar="FILE", help="for --adopt: the .onnx file of imp-export")
     p.add_argument("--no-verify", action="store_true", help="skip verification; recorded in the manifest")
     p.add_argument(
         "--function-free",
@@ -176,10 +233,117 @@ def _gibibytes(text: str) -> int:
 def _export(options: argparse.Namespace) -> int:
     if options.list_targets:
         return _list_targets(options.json)
-    from imp_trt.export.options import EngineOptions, ExportOptions
+    source = options.file
+    if options.onnx is not None and options.adopt is None:
+        raise UsageError("--onnx", expected="an engine to adopt", got="none", fix="pass the .onnx file alone")
+    if options.adopt is not None:
+        reports = [_adopt(options)]
+    elif source is not None and source.suffix.lower() == ".onnx":
+        reports = [_build_from_onnx(options)]
+    else:
+        reports = _export_checkpoint(options)
+    if options.json:
+        print_json(reports[0].to_dict() if options.precisions is None else [r.to_dict() for r in reports])
+    else:
+        for report in reports:
+            print_report(report)
+    return 0
+
+
+def _export_checkpoint(options: argparse.Namespace) -> list[ExportReport]:
+    """Everything that can be refused is, before PyTorch and ONNX Runtime are imported."""
+    from imp_trt.export.plan import make_plan
     from imp_trt.weights import bundled
 
-    engine = EngineOptions(
+    if options.file is not None and options.weights is not None:
+        raise UsageError("one checkpoint", got=f"{options.file} and --weights {options.weights}")
+    if options.precisions is not None and options.engine is not None:
+        raise UsageError("--engine and --precisions exclude each other", fix="leave one of them out")
+    target = options.target
+    if options.precisions is not None:
+        target = target or "onnxruntime"
+        if options.output.suffix in (".onnx", ".engine") and not options.output.is_dir():
+            raise UsageError("output of --precisions", expected="a folder", got=str(options.output))
+        if options.calib is not None and not set(options.precisions) & set(QUANTIZED):
+            check_calibration(options.precisions[0], True)
+    weights = options.file or options.weights or bundled()
+    progress = stage_progress("imp-export", options.quiet)
+    plans = []
+    for precision in dict.fromkeys(options.precisions or [options.engine or "fp32"]):
+        calibration = options.calib
+        if options.precisions is not None and precision not in QUANTIZED:
+            calibration = None  # it is for the others
+        chosen = ExportOptions(
+            precision=precision,
+            target=target,
+            batch=options.batch,
+            nms_iterations=options.nms_iterations,
+            calibration=calibration,
+            verify=not options.no_verify,
+            frames=options.frames,
+            engine=_engine(options),
+            function_free=options.function_free,
+        )
+        plans.append(make_plan(weights, options.output, chosen, progress))
+    from imp_trt.export.pipeline import export_plans
+
+    return export_plans(plans)
+
+
+def _build_from_onnx(options: argparse.Namespace) -> ExportReport:
+    from imp_trt.artifacts.artifact import check_regular, read_manifest
+    from imp_trt.export.from_onnx import engine_from_onnx
+
+    _refuse(options, f"an engine from {options.file}", CHECKPOINT_OPTIONS)
+    check_regular(options.file, "artifact")
+    precision = options.engine or read_manifest(options.file).precision
+    chosen = ExportOptions(
+        precision=precision,
+        target=options.target,
+        verify=not options.no_verify,
+        engine=_engine(options),
+        calibrated=True,
+    )
+    return engine_from_onnx(
+        options.file, options.output, chosen, progress=stage_progress("imp-export", options.quiet)
+    )
+
+
+def _adopt(options: argparse.Namespace) -> ExportReport:
+    from imp_trt.export.adopt import adopt_engine
+
+    if options.onnx is None or options.file is not None:
+        raise UsageError(
+            "--adopt",
+            expected="the ONNX file that the engine was built from",
+            got=str(options.file or "none"),
+            fix=f"imp-export --adopt {options.adopt} --onnx FILE.onnx",
+        )
+    _refuse(
+        options, f"--adopt {options.adopt}", {**CHECKPOINT_OPTIONS, **BUILD_OPTIONS, "engine": "--engine"}
+    )
+    chosen = ExportOptions(target=options.target, verify=not options.no_verify, engine=_engine(options))
+    return adopt_engine(
+        options.adopt,
+        options.onnx,
+        None if options.output == Path() else options.output,
+        chosen,
+        progress=stage_progress("imp-export", options.quiet),
+    )
+
+
+def _refuse(options: argparse.Namespace, what: str, names: Mapping[str, str]) -> None:
+    """UsageError if one of these options was set."""
+    defaults = parser()
+    used = [flag for name, flag in names.items() if getattr(options, name) != defaults.get_default(name)]
+    if used:
+        raise UsageError(
+            f"{what} takes no {', '.join(used)}", fix="leave it out: the ONNX file has been exported already"
+        )
+
+
+def _engine(options: argparse.Namespace) -> EngineOptions:
+    return EngineOptions(
         plugin=options.plugin,
         plugin_library=options.plugin_library,
         compute_capabilities=options.compute_capability,
@@ -190,26 +354,6 @@ def _export(options: argparse.Namespace) -> int:
         version_compatible=options.version_compatible,
         keep_onnx=options.keep_onnx,
     )
-    chosen = ExportOptions(
-        precision=options.engine,
-        target=options.target,
-        batch=options.batch,
-        nms_iterations=options.nms_iterations,
-        calibration=options.calib,
-        verify=not options.no_verify,
-        frames=options.frames,
-        engine=engine,
-        function_free=options.function_free,
-    )
-    from imp_trt.export.pipeline import export_model  # imports torch; after the options are checked
-
-    progress = stage_progress("imp-export", options.quiet)
-    report = export_model(options.weights or bundled(), options.output, chosen, progress=progress)
-    if options.json:
-        print_json(report.to_dict())
-    else:
-        _print(report)
-    return 0
 
 
 def _list_targets(as_json: bool) -> int:
@@ -223,52 +367,6 @@ def _list_targets(as_json: bool) -> int:
     else:
         print_lines(list_targets(Platform.detect()))
     return 0
-
-
-def _print(report: ExportReport) -> None:
-    figures = report.manifest.verification
-    print_lines(f"artifact   {report.path}")
-    print_lines(f"manifest   {report.path}.json")
-    for path in report.also:
-        print_lines(f"also       {path}")
-    _print_engine(report)
-    where = figures["verified_on"]
-    if where is None:
-        print_lines(f"UNVERIFIED imp-export {report.path}")
-        return
-    _print_figures(figures)
-    times = report.manifest.benchmark
-    if times:
-        print_lines(f"network    {times['network_ms']:.1f} ms (PyTorch {times['pytorch_ms']:.1f} ms)")
-    passed = "PASSED (graph only)" if report.graph_only else "PASSED"
-    print_lines(f"{passed} imp-export {report.path} verified_on={where}")
-
-
-def _print_engine(report: ExportReport) -> None:
-    engine = report.manifest.engine
-    if engine is None:
-        return
-    forms = ", ".join(f"{name} as {form}" for name, form in engine.operators.items()) or "none"
-    layers = ", ".join(f"{count} in {name}" for name, count in engine.layer_precisions.items())
-    source = report.manifest.verification["layer_precisions_from"]
-    print_lines(
-        f"built by   {engine.backend} {engine.version} for GPUs {', '.join(engine.compute_capabilities)}"
-    )
-    print_lines(f"operators  {forms}")
-    print_lines(f"layers     {layers} ({source})")
-    if report.not_run_reason:
-        print_lines(f"not run    the engine cannot run on this machine: {report.not_run_reason}")
-
-
-def _print_figures(figures: Any) -> None:
-    counts = figures["instances"]
-    print_lines(f"frames     {figures['source']}")
-    print_lines(f"labels     {figures['label_agreement']:.4%} equal to PyTorch float32")
-    score = f"F1 {figures['instance_f1']:.4f} ({counts['matched']} of {counts['reference']} matched)"
-    print_lines(f"instances  {score if counts['reference'] else 'no detections on these frames'}")
-    if "miou" in figures:
-        miou = figures["miou"]
-        print_lines(f"mIoU       {100 * miou['candidate']:.2f} (PyTorch {100 * miou['reference']:.2f})")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,13 @@ def made(tmp_path_factory):
 @pytest.mark.slow
 def test_files(made):
     names = sorted(p.name for p in made.iterdir())
-    assert names == ["contact_sheet.png", "demo.mp4", "scenes.fp32.onnx", "scenes.fp32.onnx.json"]
+    assert names == [
+        "contact_sheet.png",
+        "demo.mp4",
+        "scenes.fp32.golden.npz",
+        "scenes.fp32.onnx",
+        "scenes.fp32.onnx.json",
+    ]
     video = cv2.VideoCapture(str(made / "demo.mp4"))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 8
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(15)

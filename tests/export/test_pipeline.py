@@ -54,7 +54,8 @@ def test_the_artifact_is_what_the_segmenter_runs(quick, weights, images, tmp_pat
         progress=lambda *step: seen.append(step),
     )
     assert report.path == tmp_path / "new" / "folder" / "small.fp32.onnx"
-    assert sorted(p.name for p in report.path.parent.iterdir()) == ["small.fp32.onnx", "small.fp32.onnx.json"]
+    names = ["small.fp32.golden.npz", "small.fp32.onnx", "small.fp32.onnx.json"]
+    assert sorted(p.name for p in report.path.parent.iterdir()) == names
     manifest = read_artifact(report.path).manifest
     assert manifest == report.manifest
     assert (manifest.kind, manifest.precision, manifest.target, manifest.opset) == (
@@ -99,7 +100,7 @@ def test_a_failed_gate_keeps_the_artifact_that_was_there(quick, weights, tmp_pat
     with pytest.raises(VerificationError):
         export_onnx(weights, tmp_path, ExportOptions(frame_count=1))
     assert read_artifact(tmp_path / "small.fp32.onnx").payload == before
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_unconverged_nms_fails_the_export(quick, weights, images, tmp_path):
@@ -224,7 +225,7 @@ def test_what_was_written_before_a_failure_goes_again(quick, weights, tmp_path, 
     if there_before:
         path.write_bytes(b"earlier")
 
-    def full(path, payload, manifest):
+    def full(path, payload, manifest, golden):
         raise OutputError("disk", got="full")
 
     monkeypatch.setattr(pipeline, "write_artifact", full)

@@ -65,12 +65,18 @@ def test_an_engine_whose_graph_was_verified(lowered, weights, images, tmp_path):
     report = export_model(
         weights,
         out,
-        ExportOptions(precision="fp16", frames=images, frame_count=2, engine=EngineOptions(keep_onnx=True)),
+        ExportOptions(
+            precision="fp16",
+            target="tensorrt-rtx",
+            frames=images,
+            frame_count=2,
+            engine=EngineOptions(keep_onnx=True),
+        ),
         progress=lambda *step: seen.append(step),
     )
     assert report.path == out / "small.fp16.tensorrt-rtx.engine"
     assert report.also == (out / "small.fp16.tensorrt-rtx.onnx",)
-    assert len(list(out.iterdir())) == 4
+    assert len(list(out.iterdir())) == 5, "one golden file for both"
     artifact = read_artifact(report.path)
     manifest = artifact.manifest
     assert artifact.payload[:4] == b"vtrt", "the raw engine"

@@ -16,6 +16,7 @@ from imp_trt.export.targets import (
     TARGETS,
     capabilities_for,
     check_target,
+    default_engine_target,
     default_target,
     find_target,
     list_targets,
@@ -143,9 +144,22 @@ def test_quantized_precisions_need_calibration(precision):
 
 def test_the_default_is_the_best_present():
     assert default_target(ORIN) == "tensorrt"
-    assert default_target(machine(tensorrt="10.3", rtx="1.7")) == "tensorrt-rtx", "no GPU for TensorRT"
+    assert default_target(machine(rtx="1.7", capability="8.9")) == "tensorrt-rtx"
+    assert default_target(machine(tensorrt="10.3", rtx="1.7", capability="8.9")) == "tensorrt"
     assert default_target(machine(tensorrt="10.3")) == "onnxruntime"
     assert default_target(BARE) == "onnxruntime"
+
+
+def test_the_default_runs_on_this_machine():
+    assert default_target(LAPTOP) == "onnxruntime", "it builds here, and no GPU runs the engine"
+    assert default_target(machine(rtx="1.7", capability="9.0")) == "onnxruntime", "not a GPU of TensorRT-RTX"
+
+
+def test_the_default_of_an_onnx_file_is_an_engine():
+    assert default_engine_target(ORIN) == "tensorrt"
+    assert default_engine_target(machine(rtx="1.7", capability="8.9")) == "tensorrt-rtx"
+    assert default_engine_target(LAPTOP) == "tensorrt-rtx", "it builds without a GPU"
+    assert default_engine_target(BARE) == "tensorrt", "then what is missing is said"
 
 
 @pytest.mark.parametrize("version", ["8.5.2", "10.2.0", "12.0.0"])
@@ -202,7 +216,7 @@ def test_the_table_names_every_target_and_the_best():
         assert f" {name} " in table
         assert target.as_of in table
     assert [line.split()[1] for line in table.splitlines() if line.startswith("* ")] == [
-        "tensorrt-rtx",
+        "onnxruntime",
         "best",
     ]
 

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The result of an export."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from imp_trt.artifacts.manifest import Manifest
+from imp_trt.export.verification.gates import ENGINE
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """The result of an export.
+
+    Attributes:
+        path: the artifact.
+        manifest: its manifest, including the results of the verification.
+        seconds: duration.
+        also: other files that were written (``keep_onnx``, ``function_free``).
+        not_run_reason: why the engine itself was not run on this machine; empty if it was, or if there is
+            none.
+    """
+
+    path: Path
+    manifest: Manifest
+    seconds: float
+    also: tuple[Path, ...] = ()
+    not_run_reason: str = ""
+
+    @property
+    def not_here(self) -> str:
+        """Deprecated: use not_run_reason."""
+        warnings.warn(
+            "ExportReport.not_here is deprecated, use ExportReport.not_run_reason",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.not_run_reason
+
+    @property
+    def graph_only(self) -> bool:
+        """Whether an engine's graph was verified and the engine itself was not."""
+        verified_on = self.manifest.verification.get("verified_on")
+        return self.manifest.kind == "engine" and verified_on not in (None, ENGINE)
+
+    def to_dict(self) -> dict[str, object]:
+        """Data for JSON."""
+        engine = self.manifest.to_dict()["engine"]
+        return {
+            "artifact": str(self.path),
+            "manifest": f"{self.path}.json",
+            "also": [str(path) for path in self.also],
+            "precision": self.manifest.precision,
+            "target": self.manifest.target,
+            "engine": engine,
+            "verification": dict(self.manifest.verification),
+            "benchmark": dict(self.manifest.benchmark),
+            "seconds": round(self.seconds, 1),
+        }

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""imp-selftest: run an artifact on its golden frames and compare the answers, for example at boot."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from imp_trt.cli.common import command_parser, positive, print_json, print_lines, run_command
+from imp_trt.errors import UsageError, VerificationError
+
+if TYPE_CHECKING:
+    from imp_trt.artifacts.manifest import Manifest
+    from imp_trt.export.verification.gates import Agreement
+
+EXAMPLES = """examples:
+  imp-selftest street.fp16.jetson-orin.engine
+  imp-selftest street.fp32.onnx --json
+
+Exit code 0: the answers agree. 3: they differ by more than the gates of the precision.
+4: the artifact or its golden frames are damaged, or the engine does not load on this machine."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0 passed, 3 other answers, 4 artifact not usable."""
+    options = parser().parse_args(argv)
+    return run_command(lambda: _run(options), verbose=options.verbose, quiet=options.quiet)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = command_parser(
+        "imp-selftest",
+        "Run an artifact on its golden frames and compare the answers with those of the trained network.",
+        EXAMPLES,
+    )
+    p.add_argument("file", type=Path, metavar="FILE", help=".engine or .onnx with manifest and golden frames")
+    p.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the network, for .onnx")
+    return p
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """Result of a self-test.
+
+    Attributes:
+        path, manifest: the artifact.
+        agreement: of its answers with the golden ones.
+        failures: one message for each gate that failed; empty if the test passed.
+        network_ms: median time of a network call.
+        load_s, seconds: time to load the artifact, and of the whole test.
+    """
+
+    path: Path
+    manifest: Manifest
+    agreement: Agreement
+    failures: tuple[str, ...]
+    network_ms: float
+    load_s: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, object]:
+        """Data for JSON."""
+        from imp_trt.export.verification.gates import GATES
+
+        figures = self.agreement.to_dict(GATES[self.manifest.precision])
+        del figures["nms_unsettled"]  # only the export can count it
+        return {
+            "artifact": str(self.path),
+            "passed": not self.failures,
+            "failures": list(self.failures),
+            "precision": self.manifest.precision,
+            "sha256": self.manifest.sha256,
+            **figures,
+            "network_ms": round(self.network_ms, 2),
+            "load_s": round(self.load_s, 3),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def self_test(path: Path, threads: int | None = None) -> SelfTest:
+    """Run an artifact on its golden frames.
+
+    Args:
+        path: .engine or .onnx; manifest and golden frames are next to it.
+        threads: CPU threads of an .onnx file; None leaves the choice to ONNX Runtime.
+
+    Raises:
+        UsageError: the file is no artifact.
+        ArtifactError: a file is missing or damaged, or was exported without golden frames.
+        EngineIncompatible, DependencyMissing, DeviceError: the artifact does not run on this machine.
+    """
+    from imp_trt.artifacts.artifact import SUFFIXES, check_regular, read_manifest
+    from imp_trt.artifacts.golden import read_golden, unpack_golden
+    from imp_trt.backends import open_backend
+    from imp_trt.export.verification.gates import GATES
+    from imp_trt.export.verification.golden import replay
+
+    start = perf_counter()
+    if path.suffix not in SUFFIXES.values():
+        raise UsageError(
+            f"file {path}",
+            expected=f"an artifact: {' or '.join(SUFFIXES.values())}",
+            got=path.suffix or "no suffix",
+            fix="export the checkpoint with imp-export",
+        )
+    check_regular(path, "artifact")
+    manifest = read_manifest(path)
+    golden = unpack_golden(read_golden(path, manifest), manifest)
+    opening = perf_counter()
+    backend = open_backend(path, threads=threads)
+    try:
+        load_s = perf_counter() - opening
+        agreement, network_ms = replay(backend, golden)
+    finally:
+        backend.close()
+    failures = tuple(agreement.failures(GATES[manifest.precision]))
+    return SelfTest(path, manifest, agreement, failures, network_ms, load_s, perf_counter() - start)
+
+
+def _run(options: argparse.Namespace) -> int:
+    result = self_test(options.file, options.threads)
+    if options.json:
+        print_json(result.to_dict())
+    elif not result.failures:
+        agreement = result.agreement
+        print_lines(
+            f"PASSED imp-selftest {result.path}: {agreement.frames} golden frames, labels "
+            f"{agreement.label_agreement:.4%} equal, instances F1 {agreement.instance_f1:.4f}, "
+            f"network {result.network_ms:.1f} ms, {result.seconds:.2f} s in all"
+        )
+    if result.failures:
+        raise VerificationError(
+            f"self-test of {result.path}",
+            expected=f"the answers of the trained network within the {result.manifest.precision} gates",
+            got="; ".join(result.failures),
+            fix="do not use this artifact here; imp-doctor checks driver and libraries; after an update of "
+            "either, build the engine again",
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
