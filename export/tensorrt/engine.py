@@ -14,6 +14,7 @@ from imp_trt.artifacts.manifest import Precision
 from imp_trt.artifacts.plan_header import PlanHeader, read_plan_header
 from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import UsageError
+from imp_trt.export.onnx.class_map import without_argmax
 from imp_trt.export.onnx.function_builder import DOMAIN
 from imp_trt.export.onnx.functions import without_functions
 from imp_trt.export.options import EngineOptions
@@ -57,7 +58,8 @@ def make_engine(
     which NVIDIA documents plugins as unsupported.
 
     Args:
-        model: typed graph with the function bodies of its operators.
+        model: typed graph with the function bodies of its operators; one that was exported for ONNX Runtime is
+            compiled without its ArgMax.
         precision: of the graph.
         target, options: what to build, and how.
         platform: of this machine.
@@ -70,6 +72,7 @@ def make_engine(
     """
     if target.backend == "onnxruntime":
         raise UsageError(f"target {target.name}", expected="one with engines")
+    model = without_argmax(model)
     nodes = custom_nodes(model)
     form: OperatorForm = "plugin" if nodes and uses_plugin(target, options) else "function"
     version = platform.version(target.backend) or ""
