@@ -223,9 +223,7 @@ def _build(plan: ExportPlan, lowered: Lowered, reference: Manifest) -> Exported:
     if not for_tensorrt:
         return Exported(model, graph, onnx, None, onnx)
     options = plan.options
-    engine = make_engine(
-        model, options.precision, plan.target, options.engine, plan.platform, plan.progress
-    )
+    engine = make_engine(model, options.precision, plan.target, options.engine, plan.platform, plan.progress)
     manifest = engine_manifest(engine, onnx)
     found = problems(manifest, engine.header, plan.platform)
     reason = f"{found[0].what}: {found[0].got}" if found else ""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The class map without ArgMax, for TensorRT.
 
-TensorRT computes ArgMax as TopK over all classes of each pixel and casts its int32 indices; 50 to 274 ms have been
-reported for that (onnx-tensorrt 669, 671). Two reductions and a comparison give the same indices, and the builder
-fuses them with the elementwise layers around them. ONNX Runtime's ArgMax is faster than the other form: both exist.
+TensorRT computes ArgMax as TopK over all classes of each pixel and casts its int32 indices; 50 to 274 ms have
+been reported for that (onnx-tensorrt 669, 671). Two reductions and a comparison give the same indices, and
+the builder fuses them with the elementwise layers around them. ONNX Runtime's ArgMax is faster than the other
+form: both exist.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def without_argmax(model: ModelProto) -> ModelProto:
     """A copy in which each ArgMax over axis 1 that is cast to uint8 is ReduceMax, Equal, Where and ReduceMin.
 
     Bit-equal to ArgMax: the first of equal maxima wins. A pixel whose logits are NaN, for which ONNX does not
-    define ArgMax, gets a valid class: the largest of the other logits, or the last class. Any other ArgMax stays.
+    define ArgMax, gets a valid class: that of the largest other logit, or the last. Any other ArgMax stays.
     """
     changed = ModelProto()
     changed.CopyFrom(model)

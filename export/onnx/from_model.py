@@ -139,7 +139,9 @@ def _replace_empty_initializers(model: ModelProto) -> None:
             np.zeros(1, helper.tensor_dtype_to_np_dtype(initializer.data_type)), "value"
         )
         graph.initializer.append(numpy_helper.from_array(np.array(initializer.dims, np.int64), shape))
-        node = helper.make_node("ConstantOfShape", [shape], [name], name=f"ConstantOfShape.{name}", value=zero)
+        node = helper.make_node(
+            "ConstantOfShape", [shape], [name], name=f"ConstantOfShape.{name}", value=zero
+        )
         graph.node.insert(0, node)
         graph.initializer.remove(initializer)
 

@@ -2,8 +2,8 @@
 """Calibration for int8 and fp8: ranges of a network's activations on real frames.
 
 The inputs of convolutions and fully connected layers, and the outputs of the convolutions on the shortcuts of
-residual blocks, are counted in histograms during the forward pass, so that memory does not grow with the number
-of frames.
+residual blocks, are counted in histograms during the forward pass, so that memory does not grow with the
+number of frames.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ _NON_FINITE = 0xFF << (23 - _SHIFT)
 Key = tuple[str, int]
 """Name of a layer, and index of its call in one forward pass (the RPN runs on five levels).
 
-For the output of a shortcut's convolution the name of the block's ``downsample``, which holds that convolution.
+For the output of a shortcut's convolution the name of the block's ``downsample``, which holds that
+convolution.
 """
 
 SHORTCUT = "downsample"

@@ -5,9 +5,9 @@ Symmetric, one scale per tensor for activations and one per output channel for w
 float. Only layers of backbone and heads change: RoIAlign, boxes, NMS and the projection have the same types
 as in an fp16 file.
 
-In int8 the shortcut of a residual block is quantized too if the convolution that it is added to is. TensorRT then
-fuses convolution, addition and ReLU into one int8 kernel, and otherwise writes the sum's other input in float
-(NVIDIA's guide on Q/DQ placement: "quantize the residual input in skip connections").
+In int8 the shortcut of a residual block is quantized too if the convolution that it is added to is. TensorRT
+then fuses convolution, addition and ReLU into one int8 kernel, and otherwise writes the sum's other input in
+float (NVIDIA's guide on Q/DQ placement: "quantize the residual input in skip connections").
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class Format:
 FORMATS: dict[Precision, Format] = {
     "int8": Format(TensorProto.INT8, torch.int8, 127, 1, True, True),
     # float8 matrix units need multiples of 16 channels; TensorRT has no optimized grouped convolutions in
-    # float8, nor with more than 32 weights per channel (release notes of 10.13; the 7x7 stem is in FIRST). That it
-    # fuses additions into float8 convolutions is not documented.
+    # float8, nor with more than 32 weights per channel (release notes of 10.13; the 7x7 stem is in FIRST).
+    # That it fuses additions into float8 convolutions is not documented.
     "fp8": Format(TensorProto.FLOAT8E4M3FN, torch.float8_e4m3fn, 448, 16, False, False),
 }
 
@@ -185,7 +185,7 @@ class _Rewriter:
         return all(side % self.form.multiple == 0 for side in self.tensors[node.input[1]].dims[:2])
 
     def _shortcut(self, addition: NodeProto) -> Iterator[NodeProto]:
-        """Quantizes the second input of a residual addition if the first is the output of a quantized layer."""
+        """Quantizes a block's shortcut if the layer that it is added to is quantized."""
         layer, shortcut = addition.input
         if layer not in self.layers:
             return

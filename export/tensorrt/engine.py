@@ -58,8 +58,7 @@ def make_engine(
     which NVIDIA documents plugins as unsupported.
 
     Args:
-        model: typed graph with the function bodies of its operators; one that was exported for ONNX Runtime is
-            compiled without its ArgMax.
+        model: typed graph with the function bodies of its operators; it is compiled without ArgMax.
         precision: of the graph.
         target, options: what to build, and how.
         platform: of this machine.

@@ -7,8 +7,8 @@ kept" resolves at least one more link of each suppression chain per iteration, s
 number of iterations exceeds the longest chain: dense anchors with smooth scores needed up to 18. It uses only
 comparisons, matrix products and clamps, so it exports without NonMaxSuppression, NonZero or loops.
 
-The IoUs are float32. The matrix may have 16 bits, which halves what each iteration reads: it and the keep flags
-are 0 or 1, and a count of suppressors only matters as 0 or at least 1. A sum of ones never rounds below 1.
+The IoUs are float32. The matrix may have 16 bits, which halves what each iteration reads: it and the keep
+flags are 0 or 1, and a count of suppressors only matters as 0 or at least 1: a sum of ones never rounds to 0.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def iterate(suppresses: Tensor, iterations: int) -> Tensor:
     keep = torch.ones_like(suppresses[..., :1, :])  # [..., 1, K]
     negative = -suppresses
     for _ in range(iterations):
-        # keep @ suppresses counts the kept suppressors. 1 - count, clamped at 0, is the new flag, also where a
-        # large count is rounded or infinite.
+        # keep @ suppresses counts the kept suppressors. 1 - count, clamped at 0, is the new flag, also where
+        # a large count is rounded or infinite.
         keep = torch.relu(keep @ negative + 1)
     return keep.squeeze(-2)
 

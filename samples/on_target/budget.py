@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps within a number of minutes: each has a cap, every result is written as it comes, a table ends the run."""
+"""Steps within some minutes: each has a cap, results are written as they come, a table ends the run."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class Run:
             self._await(step, self._left(step))
 
     def _wait_for(self, step: TimedStep) -> None:
-        """Wait within a step's cap for the background step whose files it uses; it says itself what it lacks."""
+        """Wait within a step's cap for the background step whose files it uses."""
         before = next(one for one in self.steps if one.name == step.after)
         if before.name in self._running:
             child, start = self._running[before.name]

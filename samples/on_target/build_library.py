@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build the C++ plugin library with CMake: build_library.py WORK/plugins/libimp_trt_plugins.so [--harness]
 
---harness also builds tests/gpu/plugin_harness, beside the library, both for the GPU of this machine alone. The build
-log goes to stderr. Exit code 5 if cmake, nvcc or TensorRT's headers are missing.
+--harness also builds tests/gpu/plugin_harness, beside the library, both for the GPU of this machine alone.
+The build log goes to stderr. Exit code 5 if cmake, nvcc or TensorRT's headers are missing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def main(library: Path, harness: bool) -> int:
     if configured.returncode:
         return 1
     jobs = str(max(1, (os.cpu_count() or 2) // 2))  # other steps run beside it
-    built = subprocess.run(["cmake", "--build", str(build), "--parallel", jobs], stdout=sys.stderr, check=False)
+    built = subprocess.run(
+        ["cmake", "--build", str(build), "--parallel", jobs], stdout=sys.stderr, check=False
+    )
     if built.returncode:
         return 1
     shutil.copyfile(build / "libimp_trt_plugins.so", library)  # the link's target, under the plain name

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernels on raw device pointers: registers, the bits of the CPU operators, 100 runs.
 
-check_kernels.py [--quick]; --quick leaves out the large layouts, for compute-sanitizer. No kernel of PyTorch runs.
-Exit code 1: a result differs.
+check_kernels.py [--quick]; --quick leaves out the large layouts, for compute-sanitizer. No kernel of PyTorch
+runs. Exit code 1: a result differs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from on_gpu import need_gpu, report
 from torch import Tensor
 
 from imp_trt.cuda import driver, kernels
@@ -27,7 +28,6 @@ from imp_trt.ops.roi_align.cuda import launch_multilevel_roi_align
 from imp_trt.ops.roi_align.torch import STRIDES, pyramid_roi_align
 from imp_trt.preprocessing import letterbox_cuda
 from imp_trt.preprocessing.letterbox import LetterboxTransform
-from on_gpu import need_gpu, report
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 ROUNDING = {"f32": 1e-6, "f16": 5e-4, "bf16": 4e-3}  # of values up to 1
@@ -125,7 +125,7 @@ class Projection:
 
 
 def resources(gpu: Gpu) -> dict[str, Any]:
-    """Registers, local and shared memory of each kernel as the driver sees them, seconds to compile and load."""
+    """Registers, local and shared memory of each kernel, as the driver says."""
     names = {"registers": "NUM_REGS", "local_bytes": "LOCAL_SIZE_BYTES", "shared_bytes": "SHARED_SIZE_BYTES"}
     attributes = driver.bindings().CUfunction_attribute
     found: dict[str, Any] = {}

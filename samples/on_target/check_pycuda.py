@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-
 from checkout import ROOT, environment
 from on_gpu import need_gpu, report, skip
 
@@ -46,7 +45,10 @@ def main() -> int:
 
     images = [scene.image for scene in StreetScenes(seed=5, length=FRAMES)]
     right = tone_curve(images[0])
-    report(pycuda={"kernel_right": right}, verdict=f"the sample's kernel {'works' if right else 'is wrong'}; no engine")
+    report(
+        pycuda={"kernel_right": right},
+        verdict=f"the sample's kernel {'works' if right else 'is wrong'}; no engine",
+    )
     if options.engine is None or not right:
         return 0 if right else 1
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernels under compute-sanitizer, after a planted fault has shown that it watches.
 
-check_sanitizer.py memcheck|racecheck --harness FILE --library FILE: the C++ harness if it was built, else the kernels
-on raw device pointers (check_kernels.py --quick). Exit code 5: a tool or the GPU is missing.
+check_sanitizer.py memcheck|racecheck --harness FILE --library FILE: the C++ harness if it was built, else the
+kernels on raw device pointers (check_kernels.py --quick). Exit code 5: a tool or the GPU is missing.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def main() -> int:
             print(planted.stdout, planted.stderr, sep="\n", file=sys.stderr)
             report(verdict=f"the planted fault was not found (exit code {planted.returncode})")
             return 1
-        watched, command = "kernels", [sys.executable, str(Path(__file__).with_name("check_kernels.py")), "--quick"]
+        kernels = str(Path(__file__).with_name("check_kernels.py"))
+        watched, command = "kernels", [sys.executable, kernels, "--quick"]
         if options.harness.is_file():
             watched, command = "harness", [str(options.harness), str(options.library), *cases(folder)]
         done = sanitize(options.tool, *command)

@@ -31,7 +31,7 @@ class Child:
 
     def __init__(self, command: Sequence[str], on_line: Callable[[str], None]) -> None:
         self.errors: list[str] = []
-        # Its own group, so that compilers and other children of it end with it; Ctrl-C reaches this process alone.
+        # Its own group, so that compilers and other children of it end with it.
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -44,9 +44,7 @@ class Child:
             start_new_session=True,
         )
         streams = ((self._process.stdout, on_line), (self._process.stderr, self.errors.append))
-        self._readers = [
-            threading.Thread(target=self._read, args=stream, daemon=True) for stream in streams
-        ]
+        self._readers = [threading.Thread(target=self._read, args=stream, daemon=True) for stream in streams]
         for reader in self._readers:
             reader.start()
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run tests/gpu; exit code 5 if all of them were skipped.
 
-gpu_tests.py [--kernels-only]; --kernels-only leaves out those that build C++ or need TensorRT. The counts are printed
-as JSON while the tests run, so that a run that is ended has counted what was done.
+gpu_tests.py [--kernels-only]; --kernels-only leaves out those that build C++ or need TensorRT. The counts are
+printed as JSON while the tests run, so that a run that is ended has counted what was done.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def main() -> int:
 
 
 def _tell(counts: Counter[str]) -> None:
-    text = f"{counts['passed']} passed, {counts['failures'] + counts['errors']} failed, {counts['skipped']} skipped"
+    failed = counts["failures"] + counts["errors"]
+    text = f"{counts['passed']} passed, {failed} failed, {counts['skipped']} skipped"
     print(json.dumps({"gpu_tests": dict(counts), "verdict": text}), flush=True)
 
 

@@ -14,7 +14,7 @@ from checkout import ROOT
 from steps import HERE
 
 FULL_MINUTES = 8
-"""Minutes in which every step has its cap; with fewer the last ones are not run, with more every cap grows."""
+"""Minutes for the caps of all steps; with fewer the last are not run, with more every cap grows."""
 
 
 def plan(options: argparse.Namespace) -> list[TimedStep]:
@@ -39,7 +39,9 @@ def plan(options: argparse.Namespace) -> list[TimedStep]:
             55,
             on_gpu=True,
         ),
-        TimedStep("tests/gpu", "every GPU test", _gpu_script("gpu_tests.py", "--kernels-only"), 105, on_gpu=True),
+        TimedStep(
+            "tests/gpu", "every GPU test", _gpu_script("gpu_tests.py", "--kernels-only"), 105, on_gpu=True
+        ),
         TimedStep(
             "C++ harness",
             "the C++ plugins through their own interface, also in a graph",

@@ -8,10 +8,11 @@ Each step runs in a child process, so that a crash ends only that step. The repo
 step. Exit code: 0 no step failed and an engine ran on the GPU, 1 a step failed,
 5 no engine ran.
 
---minutes: a run without TensorRT from a bare checkout, nothing installed but PyTorch, NumPy, OpenCV, cuda-bindings,
-pytest and hypothesis. Steps come in the order of what they decide; each has a cap; every result is written to one JSON
-file in --out as it comes. The end of the minutes and Ctrl-C end it with a table. Exit code: 0 no step failed and kernels
-ran on the GPU, 1 a step failed or ran over its cap, 5 nothing ran on a GPU, 130 interrupted.
+--minutes: a run without TensorRT from a bare checkout, nothing installed but PyTorch, NumPy, OpenCV,
+cuda-bindings, pytest and hypothesis. Steps come in the order of what they decide; each has a cap; every
+result is written to one JSON file in --out as it comes. The end of the minutes and Ctrl-C end it with a
+table. Exit code: 0 no step failed and kernels ran on the GPU, 1 a step failed or ran over its cap, 5 nothing
+ran on a GPU, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -110,8 +111,19 @@ def main(argv: list[str] | None = None) -> int:
     add("--calib", type=_path, metavar="DIR", help="calibration frames, for int8 and fp8")
     add("--only", metavar="TEXT", help="run only the steps whose name contains TEXT")
     add("--minutes", type=_minutes, metavar="M", help="the run of M minutes, see above")
-    add("--out", type=_path, default=_path("results"), metavar="DIR", help="with --minutes: folder of its record")
-    add("--engine", type=_path, metavar="FILE", help="with --minutes: engine for this GPU, for the PyCUDA sample")
+    add(
+        "--out",
+        type=_path,
+        default=_path("results"),
+        metavar="DIR",
+        help="with --minutes: folder of its record",
+    )
+    add(
+        "--engine",
+        type=_path,
+        metavar="FILE",
+        help="with --minutes: engine for this GPU, for the PyCUDA sample",
+    )
     options = parser.parse_args(argv)
     checkout.use()
     options.work.mkdir(parents=True, exist_ok=True)

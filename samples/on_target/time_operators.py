@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GPU times of the operators, in microseconds by replay of a CUDA graph; results are compared before they are timed.
+"""GPU times of the operators, in microseconds by replay of a CUDA graph; results are compared before they are
+timed.
 
-Keys: mask_projection_us and mask_projection_cold_us (after the L2 cache was overwritten), algorithm1_us (of the paper,
-float32 canvas), algorithm1_and_cast_us, mask_projection_backward_us, letterbox_us, class_map_back_us, roi_align_us,
-torchvision_roi_align_us (boxes already picked by level). Exit code 1: a result differs.
+Keys: mask_projection_us and mask_projection_cold_us (after the L2 cache was overwritten), algorithm1_us (of
+the paper, float32 canvas), algorithm1_and_cast_us, mask_projection_backward_us, letterbox_us,
+class_map_back_us, roi_align_us, torchvision_roi_align_us (boxes already picked by level). Exit code 1: a
+result differs.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
+from on_gpu import need_gpu, need_torch, report
 from torch import Tensor
 
 from imp_trt.cuda import nvrtc
@@ -24,7 +28,6 @@ from imp_trt.ops.roi_align import cuda as roi_align
 from imp_trt.ops.roi_align.torch import pyramid_roi_align
 from imp_trt.preprocessing import letterbox_cuda
 from imp_trt.preprocessing.letterbox import LetterboxTransform
-from on_gpu import need_gpu, need_torch, report
 from tests.bench import bench_mask_projection_cuda as projection_bench
 from tests.bench import bench_multilevel_roi_align_cuda as roi_bench
 from tests.bench.cuda_timing import cold_microseconds, copy_rate, machine, microseconds, require_gpu
@@ -58,13 +61,9 @@ def projections(device: Device) -> Iterator[tuple[float, float]]:
         _time("algorithm1_us", tag, scattered)
         _time("algorithm1_and_cast_us", tag, microseconds(case.scatter_and_cast))
         _time("mask_projection_cold_us", tag, cold_microseconds(case.kernel))
-        work = _backward(grad, case.data)
-        _time("mask_projection_backward_us", tag, microseconds(work))
+        backward = partial(mask_projection.backward, grad, *case.data, scale, "bilinear")
+        _time("mask_projection_backward_us", tag, microseconds(backward))
         yield kernel, scattered
-
-
-def _backward(grad: Tensor, data: list[Tensor]) -> Callable[[], object]:
-    return lambda: mask_projection.backward(grad, *data, projection_bench.SCALE, "bilinear")
 
 
 def roi_aligns(device: Device) -> None:
@@ -84,11 +83,10 @@ def letterboxes(device: Device) -> None:
         resized = torch.empty((*network, 3), dtype=torch.uint8, device="cuda")
         classes = torch.randint(0, 19, network, dtype=torch.uint8, device="cuda")
         back = torch.empty(frame, dtype=torch.uint8, device="cuda")
-        for key, work in (
-            ("letterbox_us", lambda: _letterbox(transform, pixels, resized, device)),
-            ("class_map_back_us", lambda: _back(transform, classes, back, device)),
-        ):
-            _time(key, f"{frame[0]}x{frame[1]}, network {network[0]}x{network[1]}", microseconds(work))
+        tag = f"{frame[0]}x{frame[1]}, network {network[0]}x{network[1]}"
+        resize = partial(_letterbox, transform, pixels, resized, device)
+        _time("letterbox_us", tag, microseconds(resize))
+        _time("class_map_back_us", tag, microseconds(partial(_back, transform, classes, back, device)))
 
 
 def _letterbox(transform: LetterboxTransform, pixels: Tensor, out: Tensor, device: Device) -> None:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Size of the graph that TensorRT gets: bytes, nodes, and layers of the typed network, by system and precision.
+"""Size of the graph that TensorRT gets: bytes, nodes, and layers of the typed network, by system and
+precision.
 
     python -m tests.bench.bench_graph [--precisions fp32 fp16 int8] [--build] [--json FILE] [--before FILE]
 
-TensorRT-RTX parses each file on the CPU, with the plugins registered; --build also builds the engine. The engine
-inspector needs a GPU, so that layers are those of the typed network, before the builder fuses them. Weights are
-random; int8 is calibrated on synthetic scenes. --before takes the --json of another version, for a table of both.
+TensorRT-RTX parses each file on the CPU, with the plugins registered; --build also builds the engine. The
+engine inspector needs a GPU, so that layers are those of the typed network, before the builder fuses them.
+Weights are random; int8 is calibrated on synthetic scenes. --before takes the --json of another version, for
+a table of both.
 """
 
 from __future__ import annotations

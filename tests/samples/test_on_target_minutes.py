@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The run of a few minutes on a GPU: its caps, its record and its table, and its steps as far as they go here."""
+"""The run of a few minutes on a GPU: caps, record and table; its steps as far as they go here."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import os
 import signal
@@ -15,15 +16,20 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from imp_trt.cuda import kernels
+from imp_trt.cuda.driver import Device, Stream
+from imp_trt.models.deploy import DeployModule
 from tests.gpu.conftest import missing
 from tests.samples.conftest import SAMPLES
 from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_kernels import kernels as fake_kernels
+from tests.support.networks import detecting_network, small_config
 
 FOLDER = SAMPLES / "on_target"
-NAMES = ("budget", "checkout", "children", "minutes", "on_gpu", "check_kernels", "steps")
+NAMES = ("budget", "checkout", "children", "minutes", "on_gpu", "steps", "check_kernels")
+NAMES += ("time_operators", "time_deploy_module")
 
 
 @pytest.fixture
@@ -60,10 +66,11 @@ def runs(on_target, tmp_path):
 
 def test_results_are_merged_and_the_table_names_seconds_verdict_and_what_is_missing(runs, capsys):
     times = (
-        "import json; print('a line'); print(json.dumps({'mask_projection_us': {'street': 7.5}, 'verdict': 'fast'}));"
+        "import json; print('a line');"
+        "print(json.dumps({'mask_projection_us': {'street': 7.5}, 'verdict': 'fast'}));"
         "print(json.dumps({'mask_projection_us': {'log-uniform': 6.25}}))"
     )
-    lacking = "import sys; print('noise', file=sys.stderr); print('no CUDA device: none', file=sys.stderr); sys.exit(5)"
+    lacking = "import sys; sys.stderr.write('noise\\nno CUDA device: none\\n'); sys.exit(5)"
     code = runs.go(runs.step("times", times, on_gpu=True), runs.step("lacks", lacking, on_gpu=True))
     record, steps = runs.read()
     assert code == 0
@@ -79,9 +86,7 @@ def test_results_are_merged_and_the_table_names_seconds_verdict_and_what_is_miss
     assert all(text in table for text in ("mask_projection_us", "street", "7.50", str(runs.path)))
 
 
-@pytest.mark.parametrize(
-    ("exits", "code"), [((0, 0), 0), ((5, 5), 5), ((5, 0), 0), ((0, 1), 1)], ids=str
-)
+@pytest.mark.parametrize(("exits", "code"), [((0, 0), 0), ((5, 5), 5), ((5, 0), 0), ((0, 1), 1)], ids=str)
 def test_the_exit_code_says_whether_kernels_ran(runs, exits, code):
     steps = [runs.step(str(i), f"raise SystemExit({n})", on_gpu=True) for i, n in enumerate(exits)]
     assert runs.go(*steps) == code
@@ -193,9 +198,12 @@ def test_the_plan_fits_its_minutes_and_comes_in_the_order_of_what_it_decides(on_
 BARE = """
 import sys
 
+ABSENT = ("onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "torch_tensorrt")
+
 class Bare:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "torch_tensorrt"):
+        if name.partition(".")[0] in ("onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda",
+        "torch_tensorrt"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path[:] = [Bare(), *(f for f in sys.meta_path if "editable" not in repr(f))]
@@ -208,9 +216,7 @@ def bare_run(tmp_path, *arguments):
     command = [sys.executable, str(FOLDER / "on_target.py"), "--out", "out", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     environment.pop("TENSORRT_ROOT", None)
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
     (path,) = (tmp_path / "out").glob("*.json")
     return done.returncode, json.loads(path.read_text()), done.stdout + done.stderr
 
@@ -269,9 +275,14 @@ def stand_in(monkeypatch):
         yield fake
 
 
+def reported(capsys):
+    """The lines of JSON that a step has printed."""
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+
+
 def test_the_kernels_step_on_the_stand_in(on_target, stand_in, capsys):
     assert on_target.check_kernels.main(["--quick"]) == 0
-    results = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    results = reported(capsys)
     assert results[-1]["verdict"].startswith("34 kernels, 32-32 registers")
     assert "; 0 results differ" in results[-1]["verdict"]
     cases = [case for r in results for case in r.get("kernels", {}).get("mask_projection", {}).values()]
@@ -293,3 +304,86 @@ def test_a_wrong_kernel_fails_the_kernels_step(on_target, stand_in, capsys):
     said = capsys.readouterr()
     assert "1 results differ" in said.out
     assert "rect f16: differs by up to 1 from the CPU" in said.err
+
+
+@pytest.fixture
+def host_as_gpu(monkeypatch):
+    """Tensors of PyTorch's "cuda" are on the host, where the stand-in's kernels find them."""
+    for name in ("empty", "zeros", "full", "randn", "randint"):
+        make = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, _make=make, device=None, **more: _make(*a, **more))
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
+
+
+def once(work, *_):
+    """In place of a measurement."""
+    work()
+    return 1.0
+
+
+def test_the_operators_step_times_every_form(on_target, stand_in, host_as_gpu, monkeypatch, capsys):
+    step = on_target.time_operators
+    projection, roi = step.projection_bench, step.roi_bench
+    monkeypatch.setattr(projection, "SIZES", (("small", "street", 24, 48, 8),))
+    monkeypatch.setattr(projection.Case, "scatter", lambda self: self.kernel().float())
+    monkeypatch.setattr(projection.Case, "scatter_and_cast", lambda self: self.kernel())
+    for name, value in (("CHANNELS", 8), ("HEIGHT", 128), ("WIDTH", 256)):
+        monkeypatch.setattr(roi, name, value)
+    signature = inspect.signature(step.mask_projection.backward)  # PyTorch's own tensors of a GPU are needed
+    monkeypatch.setattr(step.mask_projection, "backward", signature.bind)
+    monkeypatch.setattr(step, "algorithm1", lambda device: None)
+    monkeypatch.setattr(step, "LETTERBOXES", (((36, 48), (32, 64)),))
+    device = Device.open()
+    stream = Stream(device)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=stream.handle))
+    for case in (projection.Case, roi.Case):  # a tensor of the GPU waits for its kernel when it is read
+        launch = case.kernel
+        monkeypatch.setattr(case, "kernel", lambda self, _run=launch: (_run(self), stream.synchronize())[0])
+    for name, value in (
+        ("need_torch", lambda: None),
+        ("require_gpu", lambda: device),
+        ("machine", lambda device: {}),
+        ("microseconds", once),
+        ("cold_microseconds", once),
+        ("copy_rate", lambda: 1e12),
+    ):
+        monkeypatch.setattr(step, name, value)
+    assert step.main() == 0, capsys.readouterr().out
+    keys = {key for line in reported(capsys) for key in line if key.endswith("_us")}
+    assert keys == {
+        "mask_projection_us",
+        "mask_projection_cold_us",
+        "mask_projection_backward_us",
+        "algorithm1_us",
+        "algorithm1_and_cast_us",
+        "letterbox_us",
+        "class_map_back_us",
+        "roi_align_us",
+        "torchvision_roi_align_us",
+    }
+
+
+def test_the_deploy_step_tells_the_cost_of_imp(on_target, stand_in, host_as_gpu, monkeypatch, capsys):
+    step = on_target.time_deploy_module
+    names = {True: "panoptic-fpn-imp", False: "panoptic-fpn"}
+    networks = {imp: DeployModule(detecting_network(small_config(name))) for imp, name in names.items()}
+    monkeypatch.setattr(step, "CASES", ((torch.float32, 64, 96),))
+    monkeypatch.setattr(step, "module_of", lambda imp, dtype, size: networks[imp])
+    monkeypatch.setattr(step, "need_torch", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(step, "median_us", once)
+
+    def capture(module, frames):
+        return SimpleNamespace(replay=lambda: None), module(frames)
+
+    monkeypatch.setattr(step, "capture", capture)
+    assert step.main() == 0
+    lines = reported(capsys)
+    assert {key for line in lines for key in line} == {
+        "deploy_eager_us",
+        "deploy_cuda_graph_us",
+        "deploy_graph_equals_eager",
+        "deploy_without_imp_us",
+        "verdict",
+    }
+    assert "of which IMP 0.00 ms" in lines[-1]["verdict"]
