@@ -94,5 +94,6 @@ def _reductions(
     ]
 
 
-def _node(kind: str, inputs: list[str], output: str, **attributes: int) -> NodeProto:
-    return helper.make_node(kind, inputs, [output], name=f"{kind}.{output}", **attributes)
+def _node(kind: str, inputs: list[str], output: str, keepdims: int | None = None) -> NodeProto:
+    # make_node omits an attribute of None.
+    return helper.make_node(kind, inputs, [output], name=f"{kind}.{output}", keepdims=keepdims)

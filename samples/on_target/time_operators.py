@@ -48,14 +48,15 @@ def algorithm1(device: Device) -> Module:
 def projections(device: Device) -> Iterator[tuple[float, float]]:
     """Times by layout; yields those of the kernel and of Algorithm 1."""
     program = algorithm1(device)
-    for name, layout, *size in projection_bench.SIZES:
-        tag = f"{name}, {layout}, {size[2]}x{size[0]}x{size[1]}"
-        case = projection_bench.Case(device, program, layout, tuple(size), DTYPE)
-        scale = projection_bench.SCALE
-        expected = instance_mask_projection(*case.host, size[2], tuple(size[:2]), scale)
+    scale = projection_bench.SCALE
+    for name, layout, height, width, classes in projection_bench.SIZES:
+        tag = f"{name}, {layout}, {classes}x{height}x{width}"
+        case = projection_bench.Case(device, program, layout, (height, width, classes), DTYPE)
+        boxes, scores, labels, masks = case.host
+        expected = instance_mask_projection(boxes, scores, labels, masks, classes, (height, width), scale)
         for form in (case.kernel, case.scatter, case.scatter_and_cast):
             _compare(f"{form.__name__}, {tag}", form(), expected, projection_bench.TOLERANCE[DTYPE])
-        grad = torch.randn(1, size[2], *size[:2], device="cuda", dtype=projection_bench.DTYPES[DTYPE])
+        grad = torch.randn(1, classes, height, width, device="cuda", dtype=masks.dtype)
         kernel, scattered = microseconds(case.kernel), microseconds(case.scatter)
         _time("mask_projection_us", tag, kernel)
         _time("algorithm1_us", tag, scattered)
@@ -70,7 +71,8 @@ def roi_aligns(device: Device) -> None:
     for size, name in roi_bench.GRIDS:
         tag = f"{name}, {size}x{size}, {roi_bench.BOXES} boxes, {roi_bench.CHANNELS} channels"
         case = roi_bench.Case(device, size, DTYPE)
-        expected = pyramid_roi_align(*case.host, case.boxes, size)
+        p2, p3, p4, p5 = case.host
+        expected = pyramid_roi_align(p2, p3, p4, p5, case.boxes, size)
         _compare(f"RoIAlign, {tag}", case.kernel(), expected, ROI_TOLERANCE)
         _time("roi_align_us", tag, microseconds(case.kernel))
         _time("torchvision_roi_align_us", tag, microseconds(case.torchvision))
