@@ -26,6 +26,7 @@ from imp_trt.export.manifests import (
     onnx_manifest,
     verification_entry,
 )
+from imp_trt.export.onnx.class_map import without_argmax
 from imp_trt.export.onnx.functions import without_functions
 from imp_trt.export.options import ExportOptions, options_of
 from imp_trt.export.plan import ExportPlan, make_plan
@@ -186,18 +187,18 @@ def _lower(plan: ExportPlan, network: ImpNetwork, ranges: Ranges | None) -> Lowe
 
 def _build(plan: ExportPlan, lowered: Lowered, reference: Manifest) -> Exported:
     """The serialized graph and, for an engine target, the engine."""
-    onnx = onnx_manifest(plan, lowered.model, reference)
-    graph = lowered.model.SerializeToString(deterministic=True)
-    if plan.target.backend == "onnxruntime":
-        return Exported(lowered.model, graph, onnx, None, onnx)
+    for_tensorrt = plan.target.backend != "onnxruntime"
+    model = without_argmax(lowered.model) if for_tensorrt else lowered.model
+    onnx = onnx_manifest(plan, model, reference)
+    graph = model.SerializeToString(deterministic=True)
+    if not for_tensorrt:
+        return Exported(model, graph, onnx, None, onnx)
     options = plan.options
-    engine = make_engine(
-        lowered.model, options.precision, plan.target, options.engine, plan.platform, plan.progress
-    )
+    engine = make_engine(model, options.precision, plan.target, options.engine, plan.platform, plan.progress)
     manifest = engine_manifest(engine, onnx)
     found = problems(manifest, engine.header, plan.platform)
     reason = f"{found[0].what}: {found[0].got}" if found else ""
-    return Exported(lowered.model, graph, onnx, engine, manifest, reason)
+    return Exported(model, graph, onnx, engine, manifest, reason)
 
 
 def _verify(plan: ExportPlan, lowered: Lowered, exported: Exported, reference: PyTorchBackend) -> Exported:
@@ -264,7 +265,7 @@ def _write(exports: Sequence[tuple[ExportPlan, Exported]]) -> list[ExportReport]
 def _other_files(plan: ExportPlan, exported: Exported) -> dict[Path, Callable[[], object]]:
     writes: dict[Path, Callable[[], object]] = {}
     if plan.options.function_free:
-        stripped = without_functions(exported.model)
+        stripped = without_argmax(without_functions(exported.model))
         path = plan.path.with_suffix(".function-free.onnx")
         writes[path] = partial(write_atomically, path, stripped.SerializeToString(deterministic=True))
     if exported.engine is not None and plan.options.engine.keep_onnx:

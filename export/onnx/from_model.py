@@ -9,8 +9,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 import imp_trt
 from imp_trt.errors import ExportError, ImpTrtError, InvalidInput
@@ -43,6 +44,7 @@ def onnx_from_module(module: DeployModule, batch: int = 1) -> ModelProto:
     height, width = module.config.input_size
     frame = torch.zeros(batch, height, width, 3, dtype=torch.uint8)
     model = onnx_with_operators(module, (frame,), [INPUT_NAME], OUTPUT_NAMES)
+    _replace_empty_initializers(model)
     _clean(model, module)
     check(model)
     return model
@@ -122,6 +124,26 @@ def _quiet_exporter() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(before)
+
+
+def _replace_empty_initializers(model: ModelProto) -> None:
+    """Computes tensors without elements, the instances of a network without detector, from their shapes.
+
+    TensorRT's parser warns about each initializer without data.
+    """
+    graph = model.graph
+    empty = [i for i in graph.initializer if 0 in i.dims]
+    for initializer in empty:
+        name, shape = initializer.name, f"{initializer.name}.shape"
+        zero = numpy_helper.from_array(
+            np.zeros(1, helper.tensor_dtype_to_np_dtype(initializer.data_type)), "value"
+        )
+        graph.initializer.append(numpy_helper.from_array(np.array(initializer.dims, np.int64), shape))
+        node = helper.make_node(
+            "ConstantOfShape", [shape], [name], name=f"ConstantOfShape.{name}", value=zero
+        )
+        graph.node.insert(0, node)
+        graph.initializer.remove(initializer)
 
 
 def _clean(model: ModelProto, module: DeployModule) -> None:

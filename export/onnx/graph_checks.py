@@ -33,7 +33,7 @@ ALLOWED_OPS = frozenset(
 def graph_problems(model: ModelProto) -> list[str]:
     """Everything in a model that some target does not support or could misread; empty for a valid model."""
     problems = [*_operators(model), *_names(model), *_shapes(model), *_uint8(model), *_custom_nodes(model)]
-    problems += [*low_type_problems(model), *quantization_problems(model)]
+    problems += [*_empty(model), *low_type_problems(model), *quantization_problems(model)]
     return list(dict.fromkeys(problems))
 
 
@@ -130,6 +130,13 @@ def _shapes(model: ModelProto) -> Iterator[str]:
         for dim in value.type.tensor_type.shape.dim:
             if not dim.HasField("dim_value"):
                 yield f"{value.name} has the dynamic dimension {dim.dim_param or '?'}"
+
+
+def _empty(model: ModelProto) -> Iterator[str]:
+    """TensorRT's parser warns about each initializer without data."""
+    for initializer in model.graph.initializer:
+        if 0 in initializer.dims:
+            yield f"initializer {initializer.name} has no elements"
 
 
 def _uint8(model: ModelProto) -> Iterator[str]:

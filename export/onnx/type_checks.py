@@ -20,6 +20,23 @@ _LOW_TYPES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _QUANTIZED_TYPES = (TensorProto.INT8, TensorProto.FLOAT8E4M3FN)
 
 
+def residual_additions(model: ModelProto) -> Iterator[str]:
+    """Names of the nodes Add whose first input is a convolution's and whose output is read by one ReLU alone.
+
+    Only those can become part of a quantized kernel: convolution, addition of the second input, ReLU.
+    """
+    readers: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    convolutions = {n.output[0] for n in model.graph.node if n.op_type == "Conv"}
+    for node in model.graph.node:
+        if node.op_type != "Add" or node.input[0] not in convolutions or len(readers[node.input[0]]) > 1:
+            continue
+        if [reader.op_type for reader in readers.get(node.output[0], [])] == ["Relu"]:
+            yield node.name
+
+
 def types_of(model: ModelProto) -> dict[str, int]:
     """Element type of every tensor of the graph that has one in the model."""
     graph = model.graph
@@ -48,6 +65,7 @@ def quantization_problems(model: ModelProto) -> Iterator[str]:
     """Q/DQ that is asymmetric, not per output channel for weights, or at an unsupported position."""
     constants = {i.name: i for i in model.graph.initializer}
     producers = {name: node for node in model.graph.node for name in node.output}
+    residual = set(residual_additions(model))
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
@@ -57,7 +75,9 @@ def quantization_problems(model: ModelProto) -> Iterator[str]:
         else:
             for position, name in enumerate(node.input):
                 producer = producers.get(name)
-                if producer is not None and producer.op_type == "DequantizeLinear":
+                if producer is None or producer.op_type != "DequantizeLinear":
+                    continue
+                if not (node.name in residual and position == 1):
                     yield from _consumer(node, position, producer, constants)
     for function in model.functions:
         if any(n.op_type in ("QuantizeLinear", "DequantizeLinear") for n in function.node):
@@ -89,7 +109,7 @@ def _quantizer(node: NodeProto, constants: dict[str, TensorProto]) -> Iterator[s
 def _consumer(
     node: NodeProto, position: int, producer: NodeProto, constants: dict[str, TensorProto]
 ) -> Iterator[str]:
-    """Only the input and the weight of a layer may be outputs of DequantizeLinear."""
+    """Only input and weight of a layer, and the shortcut of a residual block, may be dequantized."""
     if node.op_type not in ("Conv", "Gemm") or position > 1:
         yield f"{node.op_type} {node.name} reads a quantized tensor as input {position}"
         return

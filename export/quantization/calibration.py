@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibration for int8 and fp8: ranges of a network's activations on real frames.
 
-The inputs of convolutions and fully connected layers are counted in histograms during the forward pass, so
-that memory does not grow with the number of frames.
+The inputs of convolutions and fully connected layers, and the outputs of the convolutions on the shortcuts of
+residual blocks, are counted in histograms during the forward pass, so that memory does not grow with the
+number of frames.
 """
 
 from __future__ import annotations
@@ -35,7 +36,14 @@ _BINS = 1 << (31 - _SHIFT)
 _NON_FINITE = 0xFF << (23 - _SHIFT)
 
 Key = tuple[str, int]
-"""Name of a layer, and index of its call in one forward pass (the RPN runs on five levels)."""
+"""Name of a layer, and index of its call in one forward pass (the RPN runs on five levels).
+
+For the output of a shortcut's convolution the name of the block's ``downsample``, which holds that
+convolution.
+"""
+
+SHORTCUT = "downsample"
+"""Name of the module on the shortcut of a residual block that changes the shape (torchvision)."""
 
 
 class Histogram:
@@ -93,7 +101,7 @@ class Histogram:
 def collect_ranges(
     module: DeployModule, frames: CalibrationFrames, progress: Callable[[int, int], None] | None = None
 ) -> dict[Key, Histogram]:
-    """Histograms of the inputs of all convolutions and fully connected layers.
+    """Histograms of the inputs of all convolutions and fully connected layers, and of shortcuts' outputs.
 
     A warning is logged if fewer than ENOUGH_FRAMES frames differ from each other.
 
@@ -104,7 +112,7 @@ def collect_ranges(
 
     Raises:
         SourceError: an image cannot be read.
-        ExportError: a layer's input is not finite.
+        ExportError: a layer's input or a shortcut is not finite.
     """
     height, width = module.config.input_size
     histograms: dict[Key, Histogram] = {}
@@ -120,7 +128,8 @@ def collect_ranges(
     _warn_few(len(distinct), total, frames)
     for (layer, _), histogram in histograms.items():
         if not histogram.finite:
-            raise ExportError(f"input of layer {layer} on the calibration frames", got="infinity or NaN")
+            where = "output of" if layer.endswith(f".{SHORTCUT}") else "input of layer"
+            raise ExportError(f"{where} {layer} on the calibration frames", got="infinity or NaN")
     return histograms
 
 
@@ -150,8 +159,17 @@ def _count(module: DeployModule, frames: Tensor, histograms: dict[Key, Histogram
 
         return hook
 
+    def count_output(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_shortcut: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            histograms.setdefault((name, calls[name]), Histogram()).add(output)
+            calls[name] += 1
+
+        return hook
+
     layers = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     handles = [layer.register_forward_pre_hook(count_inputs(name)) for name, layer in layers]
+    shortcuts = [(n, m) for n, m in module.named_modules() if n.endswith(f".{SHORTCUT}")]
+    handles += [shortcut.register_forward_hook(count_output(name)) for name, shortcut in shortcuts]
     try:
         with torch.no_grad():
             module(frames)

@@ -70,10 +70,10 @@ def lower(
 
     Args:
         network: trained network; not changed.
-        precision: fp32; fp16 or bf16: backbone, heads and canvas in that type, boxes, NMS, scores and
-            masks in float32; int8 or fp8: convolutions and fully connected layers between QuantizeLinear
-            and DequantizeLinear (symmetric, weights per output channel, biases not quantized), the rest
-            as in fp16.
+        precision: fp32; fp16 or bf16: backbone, heads, canvas and the flags of NMS in that type, boxes,
+            IoUs, scores and masks in float32; int8 or fp8: convolutions and fully connected layers between
+            QuantizeLinear and DequantizeLinear (symmetric, weights per output channel, biases not
+            quantized), in int8 also the shortcuts of residual blocks, the rest as in fp16.
         batch: frames per call, fixed in the file.
         nms_iterations: iterations of each fixed-point NMS.
         calibration: frames from which the ranges of int8 and fp8 are computed.

@@ -4,6 +4,10 @@
 Symmetric, one scale per tensor for activations and one per output channel for weights; biases stay in
 float. Only layers of backbone and heads change: RoIAlign, boxes, NMS and the projection have the same types
 as in an fp16 file.
+
+In int8 the shortcut of a residual block is quantized too if the convolution that it is added to is. TensorRT
+then fuses convolution, addition and ReLU into one int8 kernel, and otherwise writes the sum's other input in
+float (NVIDIA's guide on Q/DQ placement: "quantize the residual input in skip connections").
 """
 
 from __future__ import annotations
@@ -22,8 +26,8 @@ from imp_trt.artifacts.manifest import Precision
 from imp_trt.errors import ExportError
 from imp_trt.export.onnx.functions import raise_opset
 from imp_trt.export.onnx.graph_checks import check
-from imp_trt.export.onnx.type_checks import QDQ_OPSET
-from imp_trt.export.quantization.calibration import Histogram, Key
+from imp_trt.export.onnx.type_checks import QDQ_OPSET, residual_additions
+from imp_trt.export.quantization.calibration import SHORTCUT, Histogram, Key
 
 LOGITS = ("cls_logits", "bbox_pred", "cls_score", "classify", "canvas_to_logits")
 """Last parts of the names of the output layers, which are never quantized."""
@@ -67,6 +71,7 @@ class Format:
         max: the largest magnitude in use.
         multiple: channels of a layer must be a multiple of it.
         grouped: whether grouped convolutions benefit from it.
+        shortcuts: whether the shortcuts of residual blocks are quantized.
     """
 
     onnx_type: int
@@ -74,6 +79,7 @@ class Format:
     max: float
     multiple: int
     grouped: bool
+    shortcuts: bool
 
     def scale(self, histogram: Histogram) -> float:
         """Scale of a tensor with these magnitudes."""
@@ -90,10 +96,11 @@ class Format:
 
 
 FORMATS: dict[Precision, Format] = {
-    "int8": Format(TensorProto.INT8, torch.int8, 127, 1, True),
+    "int8": Format(TensorProto.INT8, torch.int8, 127, 1, True, True),
     # float8 matrix units need multiples of 16 channels; TensorRT has no optimized grouped convolutions in
     # float8, nor with more than 32 weights per channel (release notes of 10.13; the 7x7 stem is in FIRST).
-    "fp8": Format(TensorProto.FLOAT8E4M3FN, torch.float8_e4m3fn, 448, 16, False),
+    # That it fuses additions into float8 convolutions is not documented.
+    "fp8": Format(TensorProto.FLOAT8E4M3FN, torch.float8_e4m3fn, 448, 16, False, False),
 }
 
 
@@ -147,6 +154,8 @@ class _Rewriter:
         values = (*self.graph.value_info, *self.graph.input, *self.graph.output)
         self.values: dict[str, ValueInfoProto] = {v.name: v for v in values}
         self.quantized: set[str] = set()  # tensors that are followed by QuantizeLinear and DequantizeLinear
+        self.layers: dict[str, str] = {}  # output -> name of each quantized layer
+        self.residual = set(residual_additions(model)) if form.shortcuts else set[str]()
 
     def run(self) -> None:
         calls: Counter[str] = Counter()
@@ -157,8 +166,11 @@ class _Rewriter:
                 key = (layer, calls[layer])
                 calls[layer] += 1
                 if self._is_quantized(layer, node):
-                    nodes += self._activation(node, key)
+                    self.layers[node.output[0]] = layer
+                    nodes += self._activation(node, 0, key)
                     nodes += self._weight(node)
+            elif node.name in self.residual:
+                nodes += self._shortcut(node)
             nodes.append(node)
         _replace(self.graph.node, nodes)
         # In a network without a detector some outputs are constants.
@@ -172,10 +184,22 @@ class _Rewriter:
             return False
         return all(side % self.form.multiple == 0 for side in self.tensors[node.input[1]].dims[:2])
 
-    def _activation(self, node: NodeProto, key: Key) -> Iterator[NodeProto]:
-        """Quantizes and dequantizes the node's input, once for all layers that read it."""
-        name = node.input[0]
-        node.input[0] = f"{name}.dequantized"
+    def _shortcut(self, addition: NodeProto) -> Iterator[NodeProto]:
+        """Quantizes a block's shortcut if the layer that it is added to is quantized."""
+        layer, shortcut = addition.input
+        if layer not in self.layers:
+            return
+        if shortcut in self.quantized:  # the block's first layer reads it too
+            addition.input[1] = f"{shortcut}.dequantized"
+        elif shortcut in self.layers:
+            block, found, _ = self.layers[shortcut].rpartition(f".{SHORTCUT}.")
+            if found:
+                yield from self._activation(addition, 1, (f"{block}.{SHORTCUT}", 0))
+
+    def _activation(self, node: NodeProto, position: int, key: Key) -> Iterator[NodeProto]:
+        """Quantizes and dequantizes an input of the node, once for all nodes that read it."""
+        name = node.input[position]
+        node.input[position] = f"{name}.dequantized"
         if name in self.quantized:
             return
         self.quantized.add(name)
@@ -188,9 +212,9 @@ class _Rewriter:
         scale = self._scale(f"{name}.scale", torch.tensor(self.form.scale(self.ranges[key])), kind)
         zero = self._zero(())
         yield _node("QuantizeLinear", [name, scale, zero], f"{name}.quantized")
-        yield _node("DequantizeLinear", [f"{name}.quantized", scale, zero], node.input[0])
+        yield _node("DequantizeLinear", [f"{name}.quantized", scale, zero], node.input[position])
         self._describe(f"{name}.quantized", value, self.form.onnx_type)
-        self._describe(node.input[0], value, kind)
+        self._describe(node.input[position], value, kind)
 
     def _weight(self, node: NodeProto) -> Iterator[NodeProto]:
         """Quantizes the node's weight; each use of a shared weight has its own DequantizeLinear."""

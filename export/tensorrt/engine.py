@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,8 @@ from imp_trt.export.tensorrt.builder import BuildResult, build_engine
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+_log = logging.getLogger(__name__)
 
 _PLUGIN_TAKES_PRECEDENCE = (10, 7)
 """TensorRT version from which a registered plugin takes precedence over a function of the same name."""
@@ -58,7 +62,8 @@ def make_engine(
     which NVIDIA documents plugins as unsupported.
 
     Args:
-        model: ONNX file, or the model: a typed graph with the function bodies of its operators.
+        model: ONNX file, or the model: a typed graph with the function bodies of its operators; it is compiled
+            without ArgMax.
         precision: of the graph.
         target, options: what to build, and how.
         platform: of this machine.
@@ -71,7 +76,7 @@ def make_engine(
     """
     if target.backend == "onnxruntime":
         raise UsageError(f"target {target.name}", expected="one with engines")
-    graph = _serialized(model)
+    graph = _serialized(_without_argmax(model))
     nodes = read_structure(graph).custom_nodes()
     form: OperatorForm = "plugin" if nodes and uses_plugin(target, options) else "function"
     version = platform.version(target.backend) or ""
@@ -116,6 +121,20 @@ def _engine_info(
 def custom_nodes(model: bytes | ModelProto) -> dict[str, tuple[str, ...]]:
     """Custom operator -> names of its nodes."""
     return read_structure(_serialized(model)).custom_nodes()
+
+
+def _without_argmax(model: bytes | ModelProto) -> bytes | ModelProto:
+    """See :func:`imp_trt.export.onnx.class_map.without_argmax`; a file stays as it is without package onnx."""
+    if isinstance(model, bytes):
+        if find_spec("onnx") is None:
+            _log.info("the package onnx is not installed: the engine computes the class map by ArgMax")
+            return model
+        import onnx
+
+        model = onnx.load_model_from_string(model)
+    from imp_trt.export.onnx.class_map import without_argmax
+
+    return without_argmax(model)
 
 
 def _serialized(model: bytes | ModelProto) -> bytes:

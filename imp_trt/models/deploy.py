@@ -37,9 +37,9 @@ class DeployModule(nn.Module):
     Args:
         network: trained network; its weights are copied, with batch normalization folded.
         nms_iterations: iterations of each fixed-point NMS, see imp_trt.models.nms.
-        dtype: dtype of the layers (backbone, FPN, all heads) and of the canvas, one of DTYPES. Image
-            normalization, box decoding, NMS, scores and mask probabilities, and the statistics of group
-            normalization are always float32; the dtypes of the outputs do not depend on it.
+        dtype: dtype of the layers (backbone, FPN, all heads), of the canvas, and of the flags of NMS, one of
+            DTYPES. Image normalization, box decoding, IoUs, scores and mask probabilities, and the statistics
+            of group normalization are always float32; the dtypes of the outputs do not depend on it.
         passes: deprecated, use nms_iterations.
 
     Raises:
@@ -79,7 +79,9 @@ class DeployModule(nn.Module):
         self.register_buffer("shift", shift, persistent=False)
         self.detector: StaticDetector | None = None
         if self.network.detector is not None:
-            self.detector = StaticDetector(self.network.detector, self.config.input_size, nms_iterations)
+            self.detector = StaticDetector(
+                self.network.detector, self.config.input_size, nms_iterations, dtype
+            )
             self.network.detector = None
             lower_layers(self.detector, dtype)
         lower_layers(self.network, dtype)

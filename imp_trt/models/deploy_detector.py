@@ -30,14 +30,18 @@ class StaticDetector(nn.Module):
         detector: the eager detector; its layers are shared.
         image_size: (height, width) of the frames.
         nms_iterations: iterations of both NMS stages.
+        dtype: of the layers once lowered, and of the matrices of both NMS stages.
     """
 
     level_rows: Tensor
     anchors: Tensor
     corners: Tensor
     pair_labels: Tensor
+    box_weights: Tensor
 
-    def __init__(self, detector: Detector, image_size: tuple[int, int], nms_iterations: int) -> None:
+    def __init__(
+        self, detector: Detector, image_size: tuple[int, int], nms_iterations: int, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         config = detector.config
         _check_sizes(config, detector.num_things)
@@ -47,7 +51,7 @@ class StaticDetector(nn.Module):
         self.rpn_clip = detector.rpn.box_coder.bbox_xform_clip
         self.box_head = detector.roi.box_head
         self.box_predictor = detector.roi.box_predictor
-        self.box_weights = detector.roi.box_coder.weights
+        self.register_buffer("box_weights", torch.tensor(detector.roi.box_coder.weights), persistent=False)
         self.box_clip = detector.roi.box_coder.bbox_xform_clip
         self.mask_head = detector.roi.mask_head
         self.mask_upsample = _deconvolution_as_convolution(detector.roi.mask_predictor.conv5_mask)
@@ -56,8 +60,8 @@ class StaticDetector(nn.Module):
         weight, bias = logits.weight.detach()[1:].flatten(1), cast(Tensor, logits.bias).detach()[1:]
         self.mask_weight = nn.Parameter(weight.clone(), requires_grad=False)  # [C, channels]
         self.mask_bias = nn.Parameter(bias.clone(), requires_grad=False)
-        self.rpn_nms = FixedPointNms(config.rpn_nms, nms_iterations)
-        self.box_nms = FixedPointNms(config.nms, nms_iterations)
+        self.rpn_nms = FixedPointNms(config.rpn_nms, nms_iterations, dtype)
+        self.box_nms = FixedPointNms(config.nms, nms_iterations, dtype)
         anchors = _anchors(detector, image_size)
         counts = [len(level) for level in anchors]
         # Candidates kept per level, padded to the count of p2, which has the most anchors.
@@ -92,7 +96,7 @@ class StaticDetector(nn.Module):
         codes = torch.cat([d.float().permute(0, 2, 3, 1).reshape(len(d), -1, 4) for d in deltas], 1)
         anchors = take(self.anchors, index)
         codes = take_rows(codes, index.flatten(1)).reshape(anchors.shape)
-        boxes = self._clip(decode_boxes(codes, anchors, (1.0,) * 4, self.rpn_clip))  # [B, L, K, 4]
+        boxes = self._clip(decode_boxes(codes, anchors, None, self.rpn_clip))  # [B, L, K, 4]
         valid = _large_enough(boxes) & self.level_rows
         keep = self.rpn_nms(boxes, None, valid)
         ranked = torch.where(keep, torch.sigmoid(torch.stack(tops, 1)), -1.0).flatten(1)
@@ -176,18 +180,18 @@ def take_rows(values: Tensor, index: Tensor) -> Tensor:
     return take(values.flatten(0, 1), index)
 
 
-def decode_boxes(codes: Tensor, boxes: Tensor, weights: tuple[float, ...], clip: float) -> Tensor:
+def decode_boxes(codes: Tensor, boxes: Tensor, weights: Tensor | None, clip: float) -> Tensor:
     """Decode box regression codes, in the operation order of torchvision's BoxCoder.
 
     Args:
         codes: [..., 4] float32 (dx, dy, dw, dh).
         boxes: [..., 4] float32 xyxy, broadcast against codes.
-        weights: divisors of the codes.
+        weights: [4] float32 divisors of the codes; None for ones.
         clip: upper bound of dw and dh.
     """
     low, size = boxes[..., :2], boxes[..., 2:] - boxes[..., :2]
-    if any(w != 1 for w in weights):
-        codes = codes / torch.tensor(weights, dtype=codes.dtype, device=codes.device)
+    if weights is not None:
+        codes = codes / weights
     center = codes[..., :2] * size + (low + 0.5 * size)
     half = 0.5 * (torch.exp(codes[..., 2:].clamp(max=clip)) * size)
     return torch.cat([center - half, center + half], -1)

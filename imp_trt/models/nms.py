@@ -6,6 +6,9 @@ With boxes in descending order of score, greedy NMS is the unique solution of
 kept" resolves at least one more link of each suppression chain per iteration, so it is exact once the
 number of iterations exceeds the longest chain: dense anchors with smooth scores needed up to 18. It uses only
 comparisons, matrix products and clamps, so it exports without NonMaxSuppression, NonZero or loops.
+
+The IoUs are float32. The matrix may have 16 bits, which halves what each iteration reads: it and the keep
+flags are 0 or 1, and a count of suppressors only matters as 0 or at least 1: a sum of ones never rounds to 0.
 """
 
 from __future__ import annotations
@@ -22,7 +25,11 @@ from imp_trt.models.config import NMS_ITERATIONS
 
 
 def suppression_matrix(
-    boxes: Tensor, threshold: float, labels: Tensor | None = None, valid: Tensor | None = None
+    boxes: Tensor,
+    threshold: float,
+    labels: Tensor | None = None,
+    valid: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Pairwise suppression: whether box i suppresses box j if i itself is kept.
 
@@ -31,9 +38,10 @@ def suppression_matrix(
         threshold: IoU above which (strictly) the lower-scoring box is suppressed.
         labels: [..., K] integers; only boxes with equal labels suppress each other. None: all equal.
         valid: [..., K] bool; an invalid box (padding, below the score threshold) suppresses no other.
+        dtype: of the result: float32, float16 or bfloat16.
 
     Returns:
-        [..., K, K] float32, 1 where box i (row) suppresses box j (column), else 0. The IoU has
+        [..., K, K] of dtype, 1 where box i (row) suppresses box j (column), else 0. The IoU has
         the operation order of ``torchvision.ops.nms``; a box with zero area overlaps no other.
     """
     x0, y0, x1, y1 = boxes.unbind(-1)  # each [..., K]
@@ -52,24 +60,24 @@ def suppression_matrix(
         suppresses = suppresses & (labels.unsqueeze(-1) == labels.unsqueeze(-2))
     if valid is not None:
         suppresses = suppresses & valid.unsqueeze(-1)
-    return suppresses.to(torch.float32)
+    return suppresses.to(dtype)
 
 
 def iterate(suppresses: Tensor, iterations: int) -> Tensor:
     """Iterate the keep equation from "all kept".
 
     Args:
-        suppresses: [..., K, K] float32 from :func:`suppression_matrix`.
+        suppresses: [..., K, K] float32, float16 or bfloat16 from :func:`suppression_matrix`.
         iterations: number of iterations; unrolled in an exported graph.
 
     Returns:
-        keep: [..., K] float32, exactly 0 or 1.
+        keep: [..., K] of the same dtype, exactly 0 or 1.
     """
     keep = torch.ones_like(suppresses[..., :1, :])  # [..., 1, K]
     negative = -suppresses
     for _ in range(iterations):
-        # keep @ suppresses counts the kept suppressors: a small integer, exact in float32 (and in TF32,
-        # since the factors are 0 and 1). 1 - count, clamped at 0, is the new flag.
+        # keep @ suppresses counts the kept suppressors. 1 - count, clamped at 0, is the new flag, also where
+        # a large count is rounded or infinite.
         keep = torch.relu(keep @ negative + 1)
     return keep.squeeze(-2)
 
@@ -80,17 +88,18 @@ def fixed_point_nms(
     labels: Tensor | None = None,
     valid: Tensor | None = None,
     iterations: int = NMS_ITERATIONS,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Greedy NMS of boxes in descending order of score.
 
     Args:
-        boxes, threshold, labels, valid: see :func:`suppression_matrix`.
+        boxes, threshold, labels, valid, dtype: see :func:`suppression_matrix`.
         iterations: see the module's docstring; :func:`unconverged` checks whether they suffice.
 
     Returns:
         keep: [..., K] bool; never set where ``valid`` is not.
     """
-    keep = iterate(suppression_matrix(boxes, threshold, labels, valid), iterations) > 0.5
+    keep = iterate(suppression_matrix(boxes, threshold, labels, valid, dtype), iterations).float() > 0.5
     return keep if valid is None else keep & valid
 
 
@@ -115,16 +124,20 @@ class FixedPointNms(nn.Module):
     Args:
         threshold: IoU above which (strictly) a box is suppressed.
         iterations: iterations of the keep equation.
+        dtype: of the suppression matrix; the result does not depend on it.
     """
 
-    def __init__(self, threshold: float, iterations: int = NMS_ITERATIONS) -> None:
+    def __init__(
+        self, threshold: float, iterations: int = NMS_ITERATIONS, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         self.threshold = threshold
         self.iterations = iterations
+        self.dtype = dtype
 
     def forward(self, boxes: Tensor, labels: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         """boxes [..., K, 4], labels [..., K], valid [..., K] -> keep [..., K] bool."""
-        return fixed_point_nms(boxes, self.threshold, labels, valid, self.iterations)
+        return fixed_point_nms(boxes, self.threshold, labels, valid, self.iterations, self.dtype)
 
 
 @dataclass

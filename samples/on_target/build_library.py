@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build the C++ plugin library with CMake: build_library.py WORK/plugins/libimp_trt_plugins.so
+"""Build the C++ plugin library with CMake: build_library.py WORK/plugins/libimp_trt_plugins.so [--harness]
 
+--harness also builds tests/gpu/plugin_harness, beside the library, both for the GPU of this machine alone.
 The build log goes to stderr. Exit code 5 if cmake, nvcc or TensorRT's headers are missing.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,29 +17,54 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 MISSING_EXIT = 5
+HEADERS = "TensorRT's headers were not found; set TENSORRT_ROOT"
 
 
-def main(library: Path) -> int:
-    for tool in ("cmake", "nvcc"):
-        if shutil.which(tool) is None:
-            print(f"{tool} is not on the PATH", file=sys.stderr)
-            return MISSING_EXIT
+def main(library: Path, harness: bool) -> int:
+    lacking = [tool for tool in ("cmake", "nvcc") if shutil.which(tool) is None]
+    if lacking:
+        print(f"{' and '.join(lacking)} not on the PATH", file=sys.stderr)
+        return MISSING_EXIT
     build = library.parent.absolute() / "build"
     configure = ["cmake", "-S", str(ROOT), "-B", str(build)]
+    if shutil.which("ninja"):
+        configure += ["-G", "Ninja"]
+    if harness:
+        configure += ["-DIMP_TRT_BUILD_HARNESS=ON", *_own_architecture()]
     configured = subprocess.run(configure, capture_output=True, text=True, check=False)
     print(configured.stdout + configured.stderr, file=sys.stderr, flush=True)
     if "TENSORRT_ROOT" in configured.stderr and configured.returncode:
-        print("TensorRT's headers were not found (see above); set TENSORRT_ROOT", file=sys.stderr)
+        print(HEADERS, file=sys.stderr)
         return MISSING_EXIT
     if configured.returncode:
         return 1
-    built = subprocess.run(["cmake", "--build", str(build), "--parallel"], stdout=sys.stderr, check=False)
+    jobs = str(max(1, (os.cpu_count() or 2) // 2))  # other steps run beside it
+    built = subprocess.run(
+        ["cmake", "--build", str(build), "--parallel", jobs], stdout=sys.stderr, check=False
+    )
     if built.returncode:
         return 1
     shutil.copyfile(build / "libimp_trt_plugins.so", library)  # the link's target, under the plain name
+    if harness:
+        shutil.copy2(build / "plugin_harness", library.parent)
     print(json.dumps({"library": str(library), "bytes": library.stat().st_size}))
     return 0
 
 
+def _own_architecture() -> list[str]:
+    """CMake's option for the GPU of this machine; none without one, which builds for all."""
+    from imp_trt.cuda.driver import device_info
+    from imp_trt.errors import ImpTrtError
+
+    try:
+        return ["-DCMAKE_CUDA_ARCHITECTURES={}{}".format(*device_info().compute_capability)]
+    except ImpTrtError:
+        return []
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("library", type=Path)
+    parser.add_argument("--harness", action="store_true")
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.library, arguments.harness))

@@ -2,30 +2,33 @@
 """Run all checks that need a GPU and write one report file.
 
 python samples/on_target/on_target.py -o report.json
+python samples/on_target/on_target.py --minutes 8 --out results
 
 Each step runs in a child process, so that a crash ends only that step. The report is rewritten after each
 step. Exit code: 0 no step failed and an engine ran on the GPU, 1 a step failed,
 5 no engine ran.
+
+--minutes: a run without TensorRT from a bare checkout, nothing installed but PyTorch, NumPy, OpenCV,
+cuda-bindings, pytest and hypothesis. Steps come in the order of what they decide; each has a cap; every
+result is written to one JSON file in --out as it comes. The end of the minutes and Ctrl-C end it with a
+table. Exit code: 0 no step failed and kernels ran on the GPU, 1 a step failed or ran over its cap, 5 nothing
+ran on a GPU, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
-import signal
-import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from steps import ROOT, SKIPPED_EXIT, Step, plan
-
-import imp_trt
-from imp_trt.data import write_atomically
+import checkout
+import minutes
+from children import TIMEOUT_EXIT, Child
+from steps import SKIPPED_EXIT, Step, plan
 
 KEPT_CHARACTERS = 4000  # of each stream of each step; errors are at the end
 GRACE_S = 20  # for a step to end after SIGTERM
@@ -59,35 +62,25 @@ def run(step: Step) -> dict[str, Any]:
 
 def _finish(step: Step) -> tuple[int, str, str]:
     """Return exit code and output of a step; its processes have always ended."""
-    # A new process group, so that child processes such as compilers end on a timeout too.
-    child = subprocess.Popen(
-        step.command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+    lines: list[str] = []
+    child = Child(step.command, lines.append)
     try:
-        out, err = child.communicate(timeout=step.timeout_s)
-        return child.returncode, out, err
-    except subprocess.TimeoutExpired:
-        return 124, "", f"timeout after {step.timeout_s} s"
+        code = child.wait(step.timeout_s)
+        if code is None:
+            return TIMEOUT_EXIT, "", f"timeout after {step.timeout_s} s"
+        return code, "\n".join(lines), "\n".join(child.errors)
     finally:
-        for sign in (signal.SIGTERM, signal.SIGKILL):  # SIGTERM first, so that it can remove its files
-            if child.poll() is None:
-                os.killpg(child.pid, sign)
-                with suppress(subprocess.TimeoutExpired):
-                    child.communicate(timeout=GRACE_S)
+        child.end(GRACE_S)
 
 
 def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
+    """A step's output, or its last line: some print their results while they run."""
+    for part in (text, text.strip().rpartition("\n")[2]):
+        try:
+            return json.loads(part)
+        except ValueError:
+            continue
+    return None
 
 
 def _reason(entry: dict[str, Any]) -> str:
@@ -117,8 +110,28 @@ def main(argv: list[str] | None = None) -> int:
     add("--precisions", nargs="+", default=["fp32", "fp16"], help="of fp32 fp16 bf16 int8 fp8")
     add("--calib", type=_path, metavar="DIR", help="calibration frames, for int8 and fp8")
     add("--only", metavar="TEXT", help="run only the steps whose name contains TEXT")
+    add("--minutes", type=_minutes, metavar="M", help="the run of M minutes, see above")
+    add(
+        "--out",
+        type=_path,
+        default=_path("results"),
+        metavar="DIR",
+        help="with --minutes: folder of its record",
+    )
+    add(
+        "--engine",
+        type=_path,
+        metavar="FILE",
+        help="with --minutes: engine for this GPU, for the PyCUDA sample",
+    )
     options = parser.parse_args(argv)
+    checkout.use()
     options.work.mkdir(parents=True, exist_ok=True)
+    if options.minutes is not None:
+        return minutes.run(options, sys.argv if argv is None else [__file__, *argv])
+    import imp_trt
+    from imp_trt.data import write_atomically
+
     steps = [step for step in plan(options) if not options.only or options.only in step.name]
     entries: list[dict[str, Any]] = []
     for number, step in enumerate(steps, 1):
@@ -135,6 +148,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _path(text: str) -> Path:
     return Path(text).absolute()
+
+
+def _minutes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 24 * 60:
+        raise argparse.ArgumentTypeError(f"expected a number of minutes above 0, got {text!r}")
+    return value
 
 
 if __name__ == "__main__":

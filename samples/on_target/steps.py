@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 SKIPPED_EXIT = 5
 """Exit code of a step that lacks a dependency or a GPU; pytest's own 5 means that it found no test."""
 

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from dataclasses import replace
 
 import cv2
+import onnx
 import pytest
 
 from imp_trt.artifacts.artifact import read_artifact
@@ -98,6 +100,9 @@ def test_an_engine_whose_graph_was_verified(lowered, weights, images, tmp_path):
     assert stages == ["parse", "build", "verify"]
     graph = read_artifact(report.also[0])
     assert (graph.manifest.kind, graph.manifest.engine) == ("onnx", None)
+    kept = onnx.load_from_string(graph.payload)
+    assert "ArgMax" not in {node.op_type for node in kept.graph.node}, "the graph that was built"
+    assert manifest.engine.onnx_sha256 == hashlib.sha256(graph.payload).hexdigest()
     with Segmenter(report.also[0], threads=1) as segmenter:
         assert segmenter.run(cv2.imread(str(images / "frame0.png"))).semantic.shape == (120, 180)
 

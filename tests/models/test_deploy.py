@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -62,6 +63,27 @@ def test_trained_weights_equal_their_eager_network_on_street_scenes():
     module = DeployModule(network)
     assert_same(network.forward_frames(frames), run(module, frames), 6)
     assert module.unconverged(frames) == 0
+
+
+class _Called(TorchDispatchMode):
+    """Names of the operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **kwargs or {})
+
+
+def test_the_forward_pass_can_be_recorded_as_a_cuda_graph():
+    """Neither a copy of a new host tensor nor a wait for a value on the GPU, which end a capture."""
+    module = DeployModule(detecting_network(small_config()))
+    with torch.no_grad(), _Called() as called:
+        module(smooth_frames())
+    assert {"conv2d", "topk"} & called.names
+    assert not {"lift_fresh", "_local_scalar_dense", "nonzero", "item"} & called.names
 
 
 def test_every_sampling_rule_reaches_the_canvas():

@@ -116,6 +116,15 @@ def test_batch_labels_and_validity():
             assert torch.equal(keep[i, j], expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("boxes", [dense_anchors(hills), torch.tensor([[0.0, 0, 10, 10]]).repeat(3840, 1)])
+def test_a_matrix_of_16_bits_keeps_the_same_boxes(boxes, dtype):
+    """Also where a box has more suppressors than the type can count: 3839 identical ones."""
+    expected = fixed_point_nms(boxes, 0.5, iterations=4)
+    assert torch.equal(fixed_point_nms(boxes, 0.5, iterations=4, dtype=dtype), expected)
+    assert suppression_matrix(boxes[:5], 0.5, dtype=dtype).dtype == dtype
+
+
 def test_boxes_without_area_and_not_a_number_suppress_nothing():
     boxes = torch.tensor([[5.0, 5, 5, 5], [5, 5, 5, 5], [float("nan")] * 4, [0, 0, 10, 10], [0, 0, 10, 10]])
     assert fixed_point_nms(boxes, 0.5).tolist() == [True, True, True, True, False]

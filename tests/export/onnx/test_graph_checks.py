@@ -144,3 +144,9 @@ def test_function_tensors_carry_the_functions_name():
     assert list(function.output) == ["Double.b"]
     assert list(function.node[0].input) == ["Double.a", "Double.a"]
     assert onnx.printer.to_text(function).count("Double.") >= 5
+
+
+def test_an_initializer_without_elements():
+    empty = numpy_helper.from_array(np.zeros((1, 0, 4), np.float32), "boxes")
+    problems = graph_problems(graph([helper.make_node("Relu", ["x"], ["y"])], initializers=[empty]))
+    assert problems == ["initializer boxes has no elements"]

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from imp_trt.export.onnx.function_builder import build_function
 from imp_trt.export.onnx.graph_checks import check, graph_problems
+from imp_trt.export.onnx.type_checks import residual_additions
 
 FLOAT, FLOAT16, BFLOAT16, INT8 = (
     TensorProto.FLOAT,
@@ -151,3 +153,26 @@ def test_bfloat16_is_checked_as_if_it_were_float16():
     check(model())
     with pytest.raises(Exception, match="valid ONNX"):
         check(model(strides=[2, 2]))
+
+
+def block(shortcut_first: bool = False, activation: str = "Relu") -> onnx.ModelProto:
+    """A convolution between pairs, whose output is added to a dequantized shortcut before an activation."""
+    model = convolution()
+    pair = ["q", "scale", "zero"]
+    model.graph.node.append(helper.make_node("DequantizeLinear", pair, ["shortcut"], name="shortcut"))
+    inputs = ["shortcut", "y"] if shortcut_first else ["y", "shortcut"]
+    model.graph.node.append(helper.make_node("Add", inputs, ["sum"], name="sum"))
+    model.graph.node.append(helper.make_node(activation, ["sum"], ["out"], name="activation"))
+    model.graph.output[0].name = "out"
+    return model
+
+
+def test_the_shortcut_of_a_residual_block_may_be_quantized():
+    assert list(residual_additions(block())) == ["sum"]
+    assert graph_problems(block()) == []
+
+
+@pytest.mark.parametrize("model", [block(shortcut_first=True), block(activation="Sigmoid")])
+def test_another_sum_of_a_quantized_tensor(model):
+    assert list(residual_additions(model)) == []
+    assert any("Add sum reads a quantized tensor" in problem for problem in graph_problems(model))

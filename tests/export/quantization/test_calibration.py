@@ -12,6 +12,7 @@ from imp_trt.artifacts.manifest import InputContract
 from imp_trt.errors import ExportError, InvalidInput, SourceError
 from imp_trt.export.quantization import calibration
 from imp_trt.export.quantization.calibration import CalibrationFrames, Histogram, collect_ranges
+from imp_trt.models.backbone import COMPACT_WIDTHS
 from imp_trt.preprocessing.letterbox import LetterboxTransform
 
 
@@ -79,13 +80,17 @@ def test_every_call_of_every_layer_has_a_range(module, calibration_folder):
         module, CalibrationFrames(calibration_folder), lambda done, total: steps.append((done, total))
     )
     layers = {n for n, m in module.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)}
-    assert {layer for layer, _ in ranges} == layers
+    shortcuts = {f"network.backbone.body.stages.{stage}.0.downsample" for stage in (1, 2, 3)}
+    assert {layer for layer, _ in ranges} == layers | shortcuts
     assert sorted(call for layer, call in ranges if layer == "detector.rpn_head.conv.0.0") == [0, 1, 2, 3, 4]
     assert all(call == 0 for layer, call in ranges if not layer.startswith("detector.rpn_head"))
     assert steps == [(0, 2), (1, 2), (2, 2)]
     first = ranges["network.backbone.body.stem.0.0", 0]
     assert first.counts.sum() == 2 * 3 * 64 * 96
-    assert not any(m._forward_pre_hooks for m in module.modules()), "the module is left as it was"
+    outputs = ranges["network.backbone.body.stages.1.0.downsample", 0]
+    assert outputs.counts.sum() == 2 * COMPACT_WIDTHS[1] * 8 * 12
+    hooks = [m._forward_pre_hooks or m._forward_hooks for m in module.modules()]
+    assert not any(hooks), "the module is left as it was"
 
 
 def test_an_input_that_is_not_finite_is_named(module, calibration_folder):

@@ -14,7 +14,7 @@ from imp_trt.artifacts.manifest import QUANTIZED
 from imp_trt.errors import UsageError
 from imp_trt.export.onnx.functions import without_functions
 from imp_trt.export.onnx.graph_checks import graph_problems
-from imp_trt.export.onnx.type_checks import types_of
+from imp_trt.export.onnx.type_checks import residual_additions, types_of
 from imp_trt.export.quantization import lowering
 from imp_trt.export.quantization.calibration import CalibrationFrames
 from imp_trt.export.quantization.lowering import LAYER_TYPES, RUNS_ON_ONNXRUNTIME, lower
@@ -151,6 +151,7 @@ def test_pairs_are_symmetric_and_only_around_layers(lowered, precision):
     types, readers = types_of(model), Counter(n for node in model.graph.node for n in node.input)
     makers = {n: node for node in model.graph.node for n in node.output}
     layers = {layer_of(n) for n in nodes(model, "Conv", "Gemm") if n.input[1] in makers}
+    residual = set(residual_additions(model))
     for node in nodes(model, "QuantizeLinear", "DequantizeLinear"):
         zero, scale = constants[node.input[2]], constants[node.input[1]]
         assert zero.data_type == QUANTIZED_TYPE[precision]
@@ -163,13 +164,49 @@ def test_pairs_are_symmetric_and_only_around_layers(lowered, precision):
         dequantized = [
             i for i, n in enumerate(node.input) if n in makers and makers[n].op_type == "DequantizeLinear"
         ]
-        if node.op_type in ("Conv", "Gemm"):
+        if node.name in residual:
+            assert dequantized in ([], [1]), node.name
+        elif node.op_type in ("Conv", "Gemm"):
             assert dequantized in ([], [0, 1]), node.name
             assert {types[bias] for bias in node.input[2:]} <= {FLOAT16}, "biases are not quantized"
         else:
             assert dequantized == [], node.name
     assert layers == {None}, "the names of weights are gone with the float weights"
     assert len({n.input[0] for n in nodes(model, "QuantizeLinear")}) == len(nodes(model, "QuantizeLinear"))
+
+
+def test_int8_shortcuts_are_quantized_where_their_convolution_is(lowered):
+    model = lowered["int8"].model
+    makers = {n: node for node in model.graph.node for n in node.output}
+    sums = {node.name: node for node in nodes(model, "Add")}
+    residual = [sums[name] for name in residual_additions(model)]
+    assert len(residual) == 8, "two blocks in each of four stages"
+    for addition in residual:
+        layer, shortcut = (makers[name] for name in addition.input)
+        quantized = makers[layer.input[0]].op_type == "DequantizeLinear"
+        assert (shortcut.op_type == "DequantizeLinear") == quantized, addition.name
+    shortcuts = [makers[makers[a.input[1]].input[0]] for a in residual[2:]]
+    sources = [makers[node.input[0]].op_type for node in shortcuts]
+    assert sources == ["Conv", "Relu"] * 3, "stage 0 stays in float; later stages change the shape first"
+    identity = [node for node in shortcuts if makers[node.input[0]].op_type == "Relu"]
+    readers = [n.op_type for n in model.graph.node if f"{identity[0].input[0]}.dequantized" in n.input]
+    assert sorted(readers) == ["Add", "Conv"], "the block's first layer and the sum share a pair"
+
+
+def test_fp8_shortcuts_stay_in_float(lowered):
+    model = lowered["fp8"].model
+    pairs = {n.output[0] for n in nodes(model, "DequantizeLinear")}
+    assert not any(name in pairs for node in nodes(model, "Add") for name in node.input)
+
+
+def test_the_flags_of_nms_have_the_type_of_the_layers(lowered):
+    for precision, low in (("fp32", FLOAT), ("fp16", FLOAT16), ("int8", FLOAT16)):
+        model = lowered[precision].model
+        types, makers = types_of(model), {n: node for node in model.graph.node for n in node.output}
+        products = [n for n in nodes(model, "MatMul") if n.input[1] in makers]
+        square = [n for n in products if makers[n.input[1]].op_type == "Neg"]
+        assert len(square) == 2 * ITERATIONS
+        assert {types[name] for n in square for name in (*n.input, *n.output)} == {low}, precision
 
 
 @pytest.mark.parametrize("precision", QUANTIZED)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run of a few minutes on a GPU from a bare checkout: what decides the most comes first."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from budget import Record, Run, TimedStep
+from checkout import ROOT
+from steps import HERE
+
+FULL_MINUTES = 8
+"""Minutes for the caps of all steps; with fewer the last are not run, with more every cap grows."""
+
+
+def plan(options: argparse.Namespace) -> list[TimedStep]:
+    """The steps in the order of what they decide; paths are absolute."""
+    build = options.work / "plugins"
+    library, harness = build / "libimp_trt_plugins.so", build / "plugin_harness"
+    built = ("--harness", str(harness), "--library", str(library))
+    engine = ("--engine", str(options.engine)) if options.engine else ()
+    steps = [
+        TimedStep("machine", "what the figures belong to", _script("machine.py"), 10),
+        TimedStep(
+            "C++ build",
+            "whether the plugin library and its harness compile",
+            _script("build_library.py", str(library), "--harness"),
+            150,
+            background=True,
+        ),
+        TimedStep(
+            "kernels",
+            "registers; bits of the CPU operator, distance to the float64 reference; 100 runs",
+            _gpu_script("check_kernels.py"),
+            55,
+            on_gpu=True,
+        ),
+        TimedStep(
+            "tests/gpu", "every GPU test", _gpu_script("gpu_tests.py", "--kernels-only"), 105, on_gpu=True
+        ),
+        TimedStep(
+            "C++ harness",
+            "the C++ plugins through their own interface, also in a graph",
+            _gpu_script("check_harness.py", *built),
+            30,
+            on_gpu=True,
+            after="C++ build",
+        ),
+        *(
+            TimedStep(tool, decides, _gpu_script("check_sanitizer.py", tool, *built), 40, on_gpu=True)
+            for tool, decides in (
+                ("memcheck", "no access out of bounds, where a planted one is found"),
+                ("racecheck", "no race in shared memory, where a planted one is found"),
+            )
+        ),
+        TimedStep(
+            "operators",
+            "times of IMP against Algorithm 1, backward, letterbox, RoIAlign against torchvision's",
+            _gpu_script("time_operators.py"),
+            80,
+            on_gpu=True,
+        ),
+        TimedStep(
+            "deploy module",
+            "times of the network in PyTorch, eager and as a CUDA graph; the cost of IMP",
+            _gpu_script("time_deploy_module.py"),
+            60,
+            on_gpu=True,
+        ),
+        TimedStep(
+            "PyCUDA sample",
+            "whether frames of PyCUDA reach the network",
+            _gpu_script("check_pycuda.py", *engine),
+            20,
+            on_gpu=True,
+        ),
+        TimedStep(
+            "Torch-TensorRT",
+            "whether the operator's converter compiles",
+            _gpu_script("torch_tensorrt_compile.py"),
+            40,
+            on_gpu=True,
+        ),
+    ]
+    scale = max(1.0, options.minutes / FULL_MINUTES)
+    chosen = [step for step in steps if not options.only or options.only in step.name]
+    return [TimedStep(**{**vars(step), "cap_s": step.cap_s * scale}) for step in _with_needs(chosen, steps)]
+
+
+def run(options: argparse.Namespace, command: list[str]) -> int:
+    """Run within options.minutes; the exit code of `Run.go`."""
+    import imp_trt
+
+    started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    steps = plan(options)
+    about = {
+        "imp_trt": imp_trt.__version__,
+        "command": " ".join(["python", os.path.relpath(command[0], ROOT), *command[1:]]),
+        "started": started,
+        "minutes": options.minutes,
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    record = Record(_new(options.out, started), about, steps)
+    return Run(steps, 60 * options.minutes, record).go()
+
+
+def _with_needs(chosen: list[TimedStep], steps: list[TimedStep]) -> list[TimedStep]:
+    needed = {step.after for step in chosen} | {step.name for step in chosen}
+    return [step for step in steps if step.name in needed]
+
+
+def _new(folder: Path, started: str) -> Path:
+    """A file that does not exist yet: one per run."""
+    for number in range(1000):
+        path = folder / f"{started}{f'-{number}' if number else ''}.json"
+        if not path.exists():
+            return path
+    raise FileExistsError(folder)
+
+
+def _script(name: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, os.fspath(HERE / name), *arguments)
+
+
+def _gpu_script(name: str, *arguments: str) -> tuple[str, ...]:
+    return _script("on_gpu.py", os.fspath(HERE / name), *arguments)
