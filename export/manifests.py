@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import onnx
-import onnxruntime
 import torch
 from onnx import ModelProto
 
 import imp_trt
 from imp_trt.artifacts.manifest import Manifest
+from imp_trt.backends.onnxruntime_import import import_onnxruntime
 from imp_trt.cuda.platform import Gpu
 from imp_trt.export.onnx.from_model import operators_of
 from imp_trt.export.plan import ExportPlan
@@ -46,7 +46,7 @@ def onnx_manifest(plan: ExportPlan, model: ModelProto, reference: Manifest) -> M
             "imp_trt": imp_trt.__version__,
             "torch": torch.__version__,
             "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__,
+            "onnxruntime": import_onnxruntime().__version__,
         },
         verification=verification,
     )

@@ -18,7 +18,9 @@ from functools import partial
 from importlib import metadata
 from typing import Any
 
+from imp_trt.backends.onnxruntime_import import TELEMETRY_VARIABLE
 from imp_trt.cli.common import command_parser, print_json, run_command
+from imp_trt.cuda.cpus import usable_cpus
 
 # Distribution names, in the order they are shown.
 _PACKAGES = (
@@ -124,7 +126,7 @@ def _system() -> dict[str, Any]:
         "os": platform.platform(),
         "machine": platform.machine(),
         "libc": " ".join(platform.libc_ver()),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": usable_cpus(),
         "memory_gib": _memory_gib(),
         "display": bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")),
     }
@@ -292,6 +294,7 @@ def _import_failure(module: str) -> str | None:
             capture_output=True,
             text=True,
             timeout=_IMPORT_TIMEOUT_S,
+            env={TELEMETRY_VARIABLE: "1", **os.environ},
             check=False,
         )
     except subprocess.TimeoutExpired:
