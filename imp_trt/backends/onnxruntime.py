@@ -44,8 +44,18 @@ SESSION_CONFIG = {
     "session.disable_quant_qdq": "1",
     # By default the pool's threads keep spinning after a run, on the cores that resize the next frame.
     "session.force_spinning_stop": "1",
+    # Threads that have no work wait for it in a loop, by default for long: on cores that another program uses
+    # too this takes the time of the threads that have some. tests/bench/bench_contention.py measures it.
+    "session.intra_op.spin_duration_us": "20",
+    "session.dynamic_block_base": "4",  # smaller parts of an operator, for the threads that come to take them
 }
 """Session options of ONNX Runtime; versions that do not know one ignore it."""
+
+_SPINS_FOR_A_TIME = (1, 26)
+"""The first version with session.intra_op.spin_duration_us. Before it, threads do not spin at all."""
+
+_KEEPS_TO_THE_FILE = (1, 24)
+"""Earlier versions read tensors from other files although the session's options exclude them."""
 
 _ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)", "int32": "tensor(int32)"}
 
@@ -144,6 +154,17 @@ def _session(payload: bytes, path: str, threads: int) -> _Session:
     options.use_deterministic_compute = True
     for key, value in SESSION_CONFIG.items():
         options.add_session_config_entry(key, value)
+    version = tuple(int(part) for part in ort.__version__.split(".")[:2])
+    if version < _SPINS_FOR_A_TIME:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The key under which a tensor names its file; whatever else has this name is not worth reading the graph.
+    if version < _KEEPS_TO_THE_FILE and b"location" in payload:
+        raise ArtifactError(
+            f"artifact {path}: ONNX Runtime {ort.__version__} rejects the graph",
+            expected="no tensors in other files",
+            got="the word 'location', with which a tensor refers to one",
+            fix=f"{EXPORT_AGAIN}, or pip install --upgrade onnxruntime",
+        )
     options.log_severity_level = 4  # fatal: failures are raised, and would be logged in addition
     try:
         with native_call():

@@ -3,10 +3,10 @@
 
     python -m tests.bench.bench_contention ARTIFACT.onnx [--rounds 12] [--processes 4]
 
-For choosing the session options of imp_trt/backends/onnxruntime.py. Each choice runs in several processes, because
-the system's scheduler places the threads of a session once and often leaves them there; in each, a session with one
-thread and one with two run in turns. Printed are the medians over all pairs of runs of wall time and CPU time, their
-ratio to one thread, and the lowest and highest median ratio of a process.
+For choosing the session options of imp_trt/backends/onnxruntime.py. Each choice runs in several processes,
+because the system's scheduler places the threads of a session once and often leaves them there; in each, a
+session with one thread and one with two run in turns. Printed are the medians over all pairs of runs of wall
+time and CPU time, their ratio to one thread, and the lowest and highest median ratio of a process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imp_trt.backends.onnxruntime import SESSION_CONFIG, import_onnxruntime
+from imp_trt.backends.onnxruntime import SESSION_CONFIG
+from imp_trt.backends.onnxruntime_import import import_onnxruntime
 
 SPINNING, SPIN_US = "session.intra_op.allow_spinning", "session.intra_op.spin_duration_us"
 BLOCK = "session.dynamic_block_base"

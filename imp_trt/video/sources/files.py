@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.data.images import IMAGE_SUFFIXES, read_image
 from imp_trt.errors import SourceError
 from imp_trt.video.containers import lists_frames, missing_bytes
@@ -164,7 +165,9 @@ def _open(path: Path) -> Capture:
             fix="copy or record it again",
         )
     # OpenCV's stubs say that read() always returns an image; at the end of the file it returns None.
-    return cast(Capture, cv2.VideoCapture(str(path.resolve()), _file_backend()))
+    backend = _file_backend()
+    threads = [cv2.CAP_PROP_N_THREADS, usable_cpus()] if backend == cv2.CAP_FFMPEG else []
+    return cast(Capture, cv2.VideoCapture(str(path.resolve()), backend, threads))
 
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
