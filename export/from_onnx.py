@@ -22,7 +22,8 @@ from imp_trt.artifacts.golden import Golden, read_golden, unpack_golden
 from imp_trt.artifacts.manifest import QUANTIZED, Manifest, TensorSpec
 from imp_trt.backends import open_backend
 from imp_trt.backends.preflight import problems
-from imp_trt.cuda.platform import Gpu, Platform, usable_cpus
+from imp_trt.cuda.cpus import usable_cpus
+from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import ArtifactError, DependencyMissing, UsageError
 from imp_trt.export.manifests import engine_manifest
 from imp_trt.export.onnx.structure import Structure, read_structure

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import imp_trt
 from imp_trt.artifacts.manifest import Manifest
+from imp_trt.backends.onnxruntime_import import import_onnxruntime
 from imp_trt.cuda.platform import Gpu
 from imp_trt.export.plan import ExportPlan
 from imp_trt.export.tensorrt.engine import Engine
@@ -28,7 +29,6 @@ def onnx_manifest(plan: ExportPlan, model: ModelProto, reference: Manifest) -> M
     """
     # Devices have none of these, and need the other functions of this module.
     import onnx
-    import onnxruntime
     import torch
 
     from imp_trt.export.onnx.from_model import operators_of
@@ -50,7 +50,7 @@ def onnx_manifest(plan: ExportPlan, model: ModelProto, reference: Manifest) -> M
             "imp_trt": imp_trt.__version__,
             "torch": torch.__version__,
             "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__,
+            "onnxruntime": import_onnxruntime().__version__,
         },
         verification=verification,
     )

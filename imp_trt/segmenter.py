@@ -8,12 +8,12 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from threading import Lock
 from types import TracebackType
 
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.backends import Backend, DeviceBackend, open_backend
 from imp_trt.backends.futures import ResultFuture
+from imp_trt.backends.native_calls import CallLock
 from imp_trt.backends.opening import BackendName
 from imp_trt.backends.runners import DeviceRunner, HostRunner
 from imp_trt.classes import ClassTable
@@ -31,7 +31,8 @@ class Segmenter:
     ...     frame = cv2.imread("street.jpg")
     ...     cv2.imwrite("overlay.png", segmenter.run(frame).plot(frame))
 
-    On the CPU, calls from several threads run one after the other. An engine can be run only by the first
+    On the CPU, calls from several threads run one after the other, and a forked process opens the network
+    again when it first runs it. An engine can be run only by the first
     thread that runs it: open one Segmenter per thread. Its results stay on the GPU until they are read, in
     any thread and also after close(); a later run changes no earlier result. The outputs of at most
     imp_trt.backends.device_slots.MAX_SLOTS calls stay there unread, then the oldest are moved to host
@@ -75,8 +76,7 @@ class Segmenter:
         self._manifest = opened.manifest
         if self._manifest.terms:
             _log.warning("%s: %s", os.fspath(path), printable(self._manifest.terms))
-        self._lock = Lock()
-        self._pid = os.getpid()
+        self._lock = CallLock()
 
     @property
     def manifest(self) -> Manifest:
@@ -180,9 +180,6 @@ class Segmenter:
 
     def close(self) -> None:
         """Release the network; idempotent. Results can still be read."""
-        if os.getpid() != self._pid:
-            # In a forked process the lock may have been copied while another thread held it.
-            self._lock = Lock()
         with self._lock:
             runner, self._runner = self._runner, None
             if runner is not None:
@@ -208,7 +205,7 @@ class Segmenter:
         runner = self._runner
         if runner is None:
             raise InvalidInput("segmenter is closed", fix="open a new Segmenter")
-        runner.check_caller()  # before the lock, which may stay locked in a forked process
+        runner.check_caller()
         return runner
 
     def _run(

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from imp_trt.cuda.platform import usable_cpus
+from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.data.dataset import Dataset
 from imp_trt.data.locks import Busy, LocksUnsupported, claim
 from imp_trt.errors import CheckpointError, UsageError

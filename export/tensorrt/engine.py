@@ -62,8 +62,8 @@ def make_engine(
     which NVIDIA documents plugins as unsupported.
 
     Args:
-        model: ONNX file, or the model: a typed graph with the function bodies of its operators; it is compiled
-            without ArgMax.
+        model: ONNX file, or the model: a typed graph with the function bodies of its operators. It is
+            compiled without ArgMax.
         precision: of the graph.
         target, options: what to build, and how.
         platform: of this machine.
@@ -124,7 +124,7 @@ def custom_nodes(model: bytes | ModelProto) -> dict[str, tuple[str, ...]]:
 
 
 def _without_argmax(model: bytes | ModelProto) -> bytes | ModelProto:
-    """See :func:`imp_trt.export.onnx.class_map.without_argmax`; a file stays as it is without package onnx."""
+    """The model without ArgMax; a file stays as it is if the package onnx is not installed."""
     if isinstance(model, bytes):
         if find_spec("onnx") is None:
             _log.info("the package onnx is not installed: the engine computes the class map by ArgMax")

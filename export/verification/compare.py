@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from imp_trt.artifacts.golden import unpack_golden
 from imp_trt.backends import Backend
 from imp_trt.backends.decoding import HostOutputs
 from imp_trt.backends.runners import HostRunner
+from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.data.files import temporary_folder
 from imp_trt.export.progress import Progress
 from imp_trt.export.verification.frames import VerificationFrames
@@ -182,6 +182,6 @@ def _benchmark(times: tuple[list[float], list[float]], batch: int) -> dict[str, 
         "network_ms": round(exported, 2),
         "pytorch_ms": round(pytorch, 2),
         "batch": batch,
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "machine": f"{platform.machine()}, {usable_cpus()} CPUs",
         "note": "medians over the verification frames, both networks alternating",
     }

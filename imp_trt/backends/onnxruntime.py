@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from imp_trt.artifacts.artifact import read_artifact
 from imp_trt.artifacts.manifest import EXPORT_AGAIN, Manifest, TensorSpec
 from imp_trt.backends.decoding import HostOutputs
+from imp_trt.backends.native_calls import call_after_fork, native_call, never_release
 from imp_trt.backends.onnx_bounds import check_bounds
+from imp_trt.backends.onnxruntime_import import import_onnxruntime
+from imp_trt.cuda.cpus import usable_cores
 from imp_trt.errors import ArtifactError, DependencyMissing, ImpTrtError, InvalidInput
 
 
@@ -33,17 +36,40 @@ class _Session(Protocol):
     ) -> Any: ...  # arrays, for these graphs
 
 
+SESSION_CONFIG = {
+    # The hash covers this one file. By default, tensors stored outside of it would be read from the current
+    # folder; with a path that is not a folder, loading them fails.
+    "session.model_external_initializers_file_folder_path": os.devnull,
+    # Run quantized files as they are. ONNX Runtime would also quantize their biases, and move QuantizeLinear
+    # in front of operators without a float8 implementation.
+    "session.disable_quant_qdq": "1",
+    # By default the pool's threads keep spinning after a run, on the cores that resize the next frame.
+    "session.force_spinning_stop": "1",
+    # Threads that have no work wait for it in a loop, by default for long: on cores that another program uses
+    # too this takes the time of the threads that have some. tests/bench/bench_contention.py measures it.
+    "session.intra_op.spin_duration_us": "20",
+    "session.dynamic_block_base": "4",  # smaller parts of an operator, for the threads that come to take them
+}
+"""Session options of ONNX Runtime; versions that do not know one ignore it."""
+
+_SPINS_FOR_A_TIME = (1, 26)
+"""The first version with session.intra_op.spin_duration_us. Before it, threads do not spin at all."""
+
+_KEEPS_TO_THE_FILE = (1, 24)
+"""Earlier versions read tensors from other files although the session's options exclude them."""
+
 _ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)", "int32": "tensor(int32)"}
 
 
 class OnnxRuntimeBackend:
     """An ONNX artifact in an ONNX Runtime session. See :class:`imp_trt.backends.Backend`.
 
-    The same file, frames and thread count give bit-identical results.
+    The same file, frames and thread count give bit-identical results. A forked process opens the file again
+    when it first runs the network; it must not have been replaced in the meantime.
 
     Args:
         path: the .onnx file; its manifest is next to it.
-        threads: threads of one network run; None takes one per physical core.
+        threads: threads of one network run; None takes one per physical core that this process may use.
         device: None or "cpu".
 
     Raises:
@@ -60,6 +86,8 @@ class OnnxRuntimeBackend:
     ) -> None:
         if device not in (None, "cpu"):
             raise InvalidInput("device of the ONNX Runtime backend", expected="cpu", got=device)
+        # Also valid after a change of the current folder.
+        self._path, self._threads = os.path.abspath(path), threads or usable_cores()
         # A bad file is reported as such even if the runtime is missing.
         artifact = read_artifact(path)
         self.manifest = artifact.manifest
@@ -71,50 +99,78 @@ class OnnxRuntimeBackend:
                 fix="pass it to trtexec, or imp-export --engine fp32 --target onnxruntime",
             )
         check_bounds(artifact.payload, str(artifact.path))
-        session = _session(artifact.payload, str(artifact.path), threads)
-        _check("inputs", session.get_inputs(), (self.manifest.input.spec,), path)
-        _check("outputs", session.get_outputs(), self.manifest.outputs, path)
-        self._session: _Session | None = session
+        self._session: _Session | None = _session(artifact.payload, str(artifact.path), self._threads)
+        _check("inputs", self._session.get_inputs(), (self.manifest.input.spec,), path)
+        _check("outputs", self._session.get_outputs(), self.manifest.outputs, path)
         self._names = [spec.name for spec in self.manifest.outputs]
+        self._forked = False
+        call_after_fork(self)
 
     def infer(self, frames: NDArray[np.uint8]) -> HostOutputs:
         """See :meth:`imp_trt.backends.Backend.infer`."""
-        if self._session is None:
+        if self._forked:
+            self._session, self._forked = self._open_again(), False
+        session = self._session
+        if session is None:
             raise InvalidInput("backend is closed", fix="open the artifact again")
         try:
-            arrays = self._session.run(self._names, {self.manifest.input.spec.name: frames})
+            with native_call():
+                arrays = session.run(self._names, {self.manifest.input.spec.name: frames})
         except Exception as error:
             raise ImpTrtError("the network failed in ONNX Runtime", got=_line(error)) from error
         return dict(zip(self._names, arrays, strict=True))
 
     def close(self) -> None:
         """Release the session; idempotent."""
-        self._session = None
+        self._session, self._forked = None, False
+
+    def after_fork(self) -> None:
+        """The session's threads do not exist in a forked process: never use or end this one there."""
+        if self._session is not None:
+            never_release(self._session)
+            self._session, self._forked = None, True
+
+    def _open_again(self) -> _Session:
+        artifact = read_artifact(self._path)
+        if artifact.manifest.sha256 != self.manifest.sha256:
+            raise ArtifactError(
+                f"artifact {self._path}, opened again in a forked process",
+                expected=f"the file that was opened before, sha256 {self.manifest.sha256}",
+                got=artifact.manifest.sha256,
+                fix="open a Segmenter in the new process",
+            )
+        return _session(artifact.payload, self._path, self._threads)
 
 
-def _session(payload: bytes, path: str, threads: int | None) -> _Session:
+def _session(payload: bytes, path: str, threads: int) -> _Session:
     try:
-        import onnxruntime as ort
+        ort = import_onnxruntime()
     except ImportError as error:
         raise DependencyMissing(
             "ONNX Runtime is not installed", got=error, fix="pip install 'imp-trt[onnx]'"
         ) from error
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.use_deterministic_compute = True
-    # The hash covers this one file. By default, tensors stored outside of it would be read from the current
-    # folder; with a path that is not a folder, loading them fails.
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-    # Run quantized files as they are. ONNX Runtime would also quantize their biases, and move QuantizeLinear
-    # in front of operators without a float8 implementation.
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    # By default the pool's threads keep spinning after a run, on the cores that resize the next frame.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    for key, value in SESSION_CONFIG.items():
+        options.add_session_config_entry(key, value)
+    version = tuple(int(part) for part in ort.__version__.split(".")[:2])
+    if version < _SPINS_FOR_A_TIME:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The key under which a tensor names its file; whatever else has this name is not worth reading the graph.
+    if version < _KEEPS_TO_THE_FILE and b"location" in payload:
+        raise ArtifactError(
+            f"artifact {path}: ONNX Runtime {ort.__version__} rejects the graph",
+            expected="no tensors in other files",
+            got="the word 'location', with which a tensor refers to one",
+            fix=f"{EXPORT_AGAIN}, or pip install --upgrade onnxruntime",
+        )
     options.log_severity_level = 4  # fatal: failures are raised, and would be logged in addition
     try:
-        session: _Session = ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+        with native_call():
+            session: _Session = ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
         return session
     except Exception as error:
         raise ArtifactError(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from imp_trt.artifacts.artifact import read_artifact
 from imp_trt.artifacts.manifest import EXPORT_AGAIN, Manifest, TensorSpec
 from imp_trt.backends.decoding import HostOutputs
-from imp_trt.cuda.platform import usable_cpus
+from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.errors import ArtifactError, DependencyMissing, ImpTrtError, InvalidInput
 
 Precision = Literal["float32", "bfloat16"]

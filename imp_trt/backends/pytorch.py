@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from imp_trt.artifacts.manifest import IMP_OP, InputContract, Manifest
 from imp_trt.backends.decoding import HostOutputs
+from imp_trt.backends.native_calls import call_after_fork, native_call
+from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.errors import CheckpointError, DependencyMissing, InvalidInput
 
 if TYPE_CHECKING:
@@ -24,9 +26,12 @@ if TYPE_CHECKING:
 class PyTorchBackend:
     """A checkpoint in PyTorch. See :class:`imp_trt.backends.Backend`.
 
+    In a forked process a network on the CPU runs with one thread, and one on a GPU does not run.
+
     Args:
         path: .safetensors, or .pt/.pth read with weights_only; no code from it is executed.
-        threads: CPU threads of PyTorch, for the whole process; None leaves them as they are.
+        threads: CPU threads of PyTorch, for the whole process; None leaves them as they are, but at most one
+            per CPU that this process may use.
         device: "cpu", "cuda" or "cuda:<index>"; None uses CUDA if available.
 
     Raises:
@@ -47,7 +52,9 @@ class PyTorchBackend:
         except ImportError as error:
             raise _not_installed(error) from error
         chosen = choose_device(device)
-        if threads is not None:
+        # PyTorch knows the process's affinity, but no quota.
+        threads = threads or min(torch.get_num_threads(), usable_cpus())
+        if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
         self._set(read_checkpoint(path), chosen, f"checkpoint {os.fspath(path)}")
 
@@ -62,22 +69,45 @@ class PyTorchBackend:
         self._device = device
         self._network: ImpNetwork | None = checkpoint.network.to(device)
         self.manifest = _manifest(checkpoint, name)
+        self._forked = False
+        call_after_fork(self)
 
     def infer(self, frames: NDArray[np.uint8]) -> HostOutputs:
         """See :meth:`imp_trt.backends.Backend.infer`."""
-        if self._network is None:
+        network = self._network
+        if network is None:
             raise InvalidInput("backend is closed", fix="open the checkpoint again")
+        if self._forked:
+            self._continue_after_fork()
         if not frames.flags.writeable:
             # torch.from_numpy warns about read-only memory even if nothing writes to it.
             frames = frames.copy()
         import torch
 
-        outputs = self._network.forward_frames(torch.from_numpy(frames).to(self._device))
-        return {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
+        with native_call():
+            outputs = network.forward_frames(torch.from_numpy(frames).to(self._device))
+            return {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
 
     def close(self) -> None:
         """Release the network; idempotent."""
         self._network = None
+
+    def after_fork(self) -> None:
+        """OpenMP's threads do not exist in a forked process, and CUDA does not work there."""
+        self._forked = True
+
+    def _continue_after_fork(self) -> None:
+        import torch
+
+        if self._device.type != "cpu":
+            raise InvalidInput(
+                "Segmenter of a network on a GPU, used in a forked process",
+                expected="the process that opened it",
+                got=f"process {os.getpid()}",
+                fix="open a Segmenter in each process, and start the processes with the method 'spawn'",
+            )
+        torch.set_num_threads(1)  # with more, OpenMP would wait for the threads that are missing
+        self._forked = False
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -13,7 +13,8 @@ from platform import python_version
 from typing import TypedDict
 
 import imp_trt
-from imp_trt.cuda.platform import Gpu, Platform, cpu_model, platform_name, usable_cpus
+from imp_trt.cuda.cpus import usable_cpus
+from imp_trt.cuda.platform import Gpu, Platform, cpu_model, platform_name
 
 MAX_OTHER_LOAD = 0.1
 """Fraction of the CPU time used by other programs above which a warning is reported."""

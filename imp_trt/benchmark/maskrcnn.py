@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.artifacts.manifest import Manifest
+from imp_trt.backends.onnxruntime_import import import_onnxruntime
+from imp_trt.cuda.cpus import usable_cores
 from imp_trt.data.files import make_folder, temporary_beside
 from imp_trt.errors import DependencyMissing, ImpTrtError, VerificationError
 from imp_trt.preprocessing.letterbox import LetterboxTransform
@@ -47,7 +49,7 @@ class MaskRCNNBaseline:
 
     Args:
         manifest: of the measured artifact: input size, letterbox, number of detections.
-        threads: CPU threads of ONNX Runtime; None uses one per physical core.
+        threads: CPU threads of ONNX Runtime; None uses one per physical core that this process may use.
         folder: folder of the exported file, which is reused if it exists.
 
     Raises:
@@ -60,10 +62,11 @@ class MaskRCNNBaseline:
     def __init__(self, manifest: Manifest, threads: int | None, folder: Path) -> None:
         try:
             import onnx  # noqa: F401  imported by the exporter, but only at the end
-            import onnxruntime
             import torch
             import torchvision
             from torchvision.models.detection.rpn import RegionProposalNetwork
+
+            onnxruntime = import_onnxruntime()
         except ImportError as error:
             raise DependencyMissing(
                 "--compare maskrcnn",
@@ -169,10 +172,9 @@ def _create_session(
     path: Path, threads: int | None, engine: bool
 ) -> tuple[onnxruntime.InferenceSession, Literal["CPU", "GPU"]]:
     """Load the exported network: on the GPU for a comparison with an engine, if possible, else on the CPU."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads or usable_cores()
     options.log_severity_level = 4
     # As for the artifact, so that idle threads do not spin while the other side is timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -36,7 +36,7 @@ from imp_trt.benchmark.measure import (
 )
 from imp_trt.benchmark.report import FramesInfo, ModelInfo, Report
 from imp_trt.benchmark.samples import PERCENTILES
-from imp_trt.cuda.platform import usable_cpus
+from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.data.files import temporary_folder
 from imp_trt.errors import UsageError
 from imp_trt.results.result import SegmentationResult

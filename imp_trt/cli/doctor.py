@@ -22,6 +22,7 @@ from imp_trt.cli.common import command_parser, print_json, print_lines, run_comm
 from imp_trt.cli.import_checks import ImportCheck
 from imp_trt.cli.import_fixes import fix_for
 from imp_trt.cli.mismatches import LIBRARIES, mismatches
+from imp_trt.cuda.cpus import usable_cpus
 
 # Distribution names, in the order they are shown.
 _PACKAGES = (
@@ -147,7 +148,7 @@ def _system() -> dict[str, Any]:
         "os": platform.platform(),
         "machine": platform.machine(),
         "libc": " ".join(platform.libc_ver()),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": usable_cpus(),
         "memory_gib": _memory_gib(),
         "display": bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")),
     }

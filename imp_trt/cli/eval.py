@@ -187,7 +187,8 @@ def _example_images(
 def _write(
     options: argparse.Namespace, scored: list[Scored], dataset: Dataset, rows: list[PictureRow]
 ) -> None:
-    from imp_trt.cuda.platform import cpu_model, usable_cpus
+    from imp_trt.cuda.cpus import usable_cpus
+    from imp_trt.cuda.platform import cpu_model
     from imp_trt.train.report.page import write_report
     from imp_trt.train.report.pictures import write_sheet
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
 
+from imp_trt.backends.onnxruntime_import import TELEMETRY_VARIABLE
+
 LIGHT_TIMEOUT_S = 10.0
 """Limit for all modules of one child after the last one that answered."""
 
@@ -78,6 +80,7 @@ class ImportCheck:
             text=True,
             errors="replace",
             start_new_session=True,
+            env={TELEMETRY_VARIABLE: "1", **os.environ},
         )
         errors: list[str] = []
         reader = threading.Thread(target=lambda: errors.extend(child.stderr or ()), daemon=True)

@@ -98,11 +98,6 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def usable_cpus() -> int:
-    """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def installed_version(module: str) -> str | None:
     """Version of `tensorrt` or `tensorrt_rtx`, e.g. "10.3.0", or None; does not import it."""
     loaded = getattr(sys.modules.get(module), "__version__", None)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from contextlib import suppress
 from fractions import Fraction
 from functools import cache
@@ -15,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.errors import DependencyMissing, OutputError
 from imp_trt.video.encoder import TICKS
 
@@ -115,7 +115,7 @@ class PyAvEncoder:
         context.gop_size = max(1, round(_KEY_FRAME_SECONDS * rate))
         if encoder != "libx264":
             context.bit_rate = int(_OPENH264_BITS_PER_PIXEL * size[0] * size[1] * rate)
-        context.thread_count = min(2, os.cpu_count() or 1)  # leave the other cores to the network
+        context.thread_count = min(2, usable_cpus())  # leave the other cores to the network
         # The conversion of write(), which is also what readers assume that ignore these fields.
         context.colorspace, context.color_range = _BT601, _LIMITED_RANGE
         context.color_primaries = context.color_trc = _BT709

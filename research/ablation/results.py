@@ -10,7 +10,8 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from imp_trt.cuda.platform import cpu_model, usable_cpus
+from imp_trt.cuda.cpus import usable_cpus
+from imp_trt.cuda.platform import cpu_model
 from imp_trt.data.files import write_atomically
 from imp_trt.errors import InvalidInput, UsageError
 from imp_trt.models.presets import SYSTEMS

@@ -273,7 +273,7 @@ def test_a_forked_process_gets_an_error_and_closes_nothing(machine: Machine, pat
     unread, read = segmenter.run(tiny.frame()), segmenter.run(tiny.frame())
     wanted = read.semantic.copy(), len(read.instances)
     calls = len(machine[1].calls)
-    segmenter._lock.acquire()  # as if another thread held it at the moment of the fork
+    segmenter._lock._lock.acquire()  # as if another thread held it at the moment of the fork
     child = os.fork()
     if child == 0:
         code = 1
@@ -290,7 +290,7 @@ def test_a_forked_process_gets_an_error_and_closes_nothing(machine: Machine, pat
             code = 0
         finally:
             os._exit(code)
-    segmenter._lock.release()
+    segmenter._lock._lock.release()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert np.array_equal(unread.semantic, wanted[0])  # here all is as before
     assert segmenter.run(tiny.frame()).size == (64, 96)

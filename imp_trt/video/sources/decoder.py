@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.cuda.platform import usable_cpus
+from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.video.sources.captures import Capture
 
 if TYPE_CHECKING:
@@ -212,7 +212,8 @@ def opencv_capture(path: Path) -> Capture:
     available = cv2.videoio_registry.getBackends()
     # Other backends than FFmpeg guess from the name, for example with numbered images.
     backend = cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in available else cv2.CAP_ANY
-    capture = cv2.VideoCapture(str(path), backend)
+    threads = [cv2.CAP_PROP_N_THREADS, usable_cpus()] if backend == cv2.CAP_FFMPEG else []
+    capture = cv2.VideoCapture(str(path), backend, threads)
     ratio = capture.get(cv2.CAP_PROP_SAR_NUM), capture.get(cv2.CAP_PROP_SAR_DEN)
     if capture.isOpened():
         if min(ratio) > 0 and ratio[0] != ratio[1]:

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls into native libraries, kept apart from a fork and from the end of the process.
+
+Every backend calls its library through here. A process forks, and ends, only between such calls:
+
+- A child that is forked during a call inherits the library's locks as they are then, held by threads that it
+  does not have, and waits forever. So a fork waits for the calls under way, and later calls for the fork.
+- A daemon thread that returns from C++ while Python ends is ended within the C++ code, which aborts the
+  process. So the exit waits for the calls under way, and later calls of such threads wait for the end.
+
+What a child does with a network that it inherits is up to its backend: see :class:`Inherited`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol
+from weakref import WeakSet
+
+LONGEST_CALL_S = 60.0
+"""A fork or an exit that waited this long goes on: the call hangs."""
+
+
+class Inherited(Protocol):
+    """An object that a forked process must treat differently."""
+
+    def after_fork(self) -> None:
+        """Called in the child, in its only thread, before any other of its code. Takes no lock."""
+        ...
+
+
+class _Gate:
+    """Counts the threads within native calls, and can be shut."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside: dict[int, int] = {}  # thread -> nested calls
+        self._shut_by: list[int] = []  # threads that fork or end the process
+
+    def enter(self, wait: bool = True) -> bool:
+        """Go in; False if the gate is shut and the caller does not wait."""
+        thread = threading.get_ident()
+        with self._changed:
+            while self._shut_by and thread not in self._inside and thread not in self._shut_by:
+                if not wait:
+                    return False
+                self._changed.wait()
+            self._inside[thread] = self._inside.get(thread, 0) + 1
+        return True
+
+    def leave(self) -> None:
+        thread = threading.get_ident()
+        with self._changed:
+            self._inside[thread] -= 1
+            if not self._inside[thread]:
+                del self._inside[thread]
+                self._changed.notify_all()
+
+    def wait_until_open(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._shut_by)
+
+    def shut(self) -> None:
+        """Let no other thread in, and wait until all are out."""
+        with self._changed:
+            self._shut_by.append(threading.get_ident())
+            # Those who shut it themselves do not wait for each other.
+            self._changed.wait_for(lambda: not (self._inside.keys() - self._shut_by), LONGEST_CALL_S)
+
+    def open(self) -> None:
+        with self._changed:
+            self._shut_by.remove(threading.get_ident())
+            self._changed.notify_all()
+
+    def after_fork(self) -> None:
+        """Forget the parent's other threads."""
+        thread = threading.get_ident()
+        self._changed = threading.Condition()
+        self._inside = {thread: self._inside[thread]} if thread in self._inside else {}
+        self._shut_by = []
+
+
+_gate = _Gate()
+_inherited: WeakSet[Inherited] = WeakSet()
+
+
+@contextmanager
+def native_call() -> Iterator[None]:
+    """Within it the process neither forks nor ends. May be nested."""
+    _gate.enter()
+    try:
+        yield
+    finally:
+        _gate.leave()
+
+
+class CallLock:
+    """A lock for the calls of one network, held within :func:`native_call`; free in a forked process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+        call_after_fork(self)
+
+    def __enter__(self) -> None:
+        while True:
+            self._lock.acquire()
+            if _gate.enter(wait=False):
+                self._owner = threading.get_ident()
+                return
+            # Not held while waiting: at the end of the process that would be for ever.
+            self._lock.release()
+            _gate.wait_until_open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._owner = None
+        _gate.leave()
+        self._lock.release()
+
+    def after_fork(self) -> None:
+        """See :class:`Inherited`."""
+        self._lock = threading.Lock()
+        if self._owner == threading.get_ident():
+            self._lock.acquire()
+        else:
+            self._owner = None
+
+
+def call_after_fork(owner: Inherited) -> None:
+    """Have owner.after_fork called in every forked process, as long as the owner lives."""
+    _inherited.add(owner)
+    # Before the finalizers of the owner, which weakref runs at exit: the last one registered runs first.
+    atexit.unregister(_gate.shut)
+    atexit.register(_gate.shut)
+
+
+def never_release(handle: object) -> None:
+    """Keep a native object beyond the end of Python.
+
+    Its destructor waits for threads, or calls a device, that a forked process does not have.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
+
+
+def _in_child() -> None:
+    _gate.after_fork()
+    for owner in list(_inherited):
+        owner.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_gate.shut, after_in_parent=_gate.open, after_in_child=_in_child)
