@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,7 +27,21 @@ SUPERSAMPLE = 2
 _SHIFT = 3  # binary places of OpenCV's fixed-point coordinates
 
 Point = tuple[float, float, float]
+Interval = tuple[float, float]
+UP: Point = (0.0, 1.0, 0.0)
+AHEAD: Point = (0.0, 0.0, 1.0)
+BACK: Point = (0.0, 0.0, -1.0)
 _NO_NORMAL: Point = (0.0, 0.0, 0.0)
+
+
+def facing_z(z: float, x: Interval, y: Interval) -> list[Point]:
+    """Corners of a vertical rectangle across the street."""
+    return [(x[0], y[0], z), (x[1], y[0], z), (x[1], y[1], z), (x[0], y[1], z)]
+
+
+def facing_x(x: float, z: Interval, y: Interval) -> list[Point]:
+    """Corners of a vertical rectangle along the street."""
+    return [(x, y[0], z[0]), (x, y[0], z[1]), (x, y[1], z[1]), (x, y[1], z[0])]
 
 
 @dataclass(frozen=True)
@@ -190,9 +204,15 @@ class Canvas:
 
     def polygon(self, pixels: NDArray[np.float64], color: Sequence[float], number: int) -> None:
         """Fill a simple polygon in image coordinates [N, 2]."""
-        points = [fixed_point(pixels)]
-        cv2.fillPoly(self.image, points, color, cv2.LINE_8, _SHIFT)
-        cv2.fillPoly(self.numbers, points, (number,), cv2.LINE_8, _SHIFT)
+        for target, value in self._targets(color, number):
+            cv2.fillPoly(target, [fixed_point(pixels)], value, cv2.LINE_8, _SHIFT)
+
+    def _targets(
+        self, color: Sequence[float], number: int, inside: bool = False
+    ) -> list[tuple[NDArray[Any], Sequence[float]]]:
+        """What to draw on, and with which value: the image, and unless inside, the number map."""
+        image: tuple[NDArray[Any], Sequence[float]] = (self.image, color)
+        return [image] if inside else [image, (self.numbers, (number,))]
 
     def mesh(self, mesh: Mesh, camera: Camera, number: int, haze: tuple[float, NDArray[np.float64]]) -> None:
         """Render a mesh.
@@ -235,14 +255,11 @@ class Canvas:
         if primitive.radius < 0:
             cv2.fillPoly(self.image, list(points.reshape(-1, 4, 2)), color, cv2.LINE_8, _SHIFT)
             return
-        if primitive.convex:
-            cv2.fillConvexPoly(self.image, points, color, cv2.LINE_8, _SHIFT)
-            if not primitive.inside:
-                cv2.fillConvexPoly(self.numbers, points, (number,), cv2.LINE_8, _SHIFT)
-            return
-        cv2.fillPoly(self.image, [points], color, cv2.LINE_8, _SHIFT)
-        if not primitive.inside:
-            cv2.fillPoly(self.numbers, [points], (number,), cv2.LINE_8, _SHIFT)
+        for target, value in self._targets(color, number, primitive.inside):
+            if primitive.convex:
+                cv2.fillConvexPoly(target, points, value, cv2.LINE_8, _SHIFT)
+            else:
+                cv2.fillPoly(target, [points], value, cv2.LINE_8, _SHIFT)
 
     def _cut(
         self,
@@ -266,15 +283,14 @@ class Canvas:
         self, points: NDArray[np.int32], radius: float, color: Sequence[float], number: int
     ) -> None:
         """A disc, or a polyline through points, with a radius in pixels (at least half a pixel)."""
-        if len(points) == 1:
-            center = (int(points[0, 0]), int(points[0, 1]))
-            size = max(round(radius * SUPERSAMPLE * (1 << _SHIFT)), 1 << _SHIFT)
-            cv2.circle(self.image, center, size, color, cv2.FILLED, cv2.LINE_8, _SHIFT)
-            cv2.circle(self.numbers, center, size, (number,), cv2.FILLED, cv2.LINE_8, _SHIFT)
-            return
+        center = (int(points[0, 0]), int(points[0, 1]))
+        size = max(round(radius * SUPERSAMPLE * (1 << _SHIFT)), 1 << _SHIFT)
         thickness = max(round(2 * radius * SUPERSAMPLE), SUPERSAMPLE)
-        cv2.polylines(self.image, [points], False, color, thickness, cv2.LINE_8, _SHIFT)
-        cv2.polylines(self.numbers, [points], False, (number,), thickness, cv2.LINE_8, _SHIFT)
+        for target, value in self._targets(color, number):
+            if len(points) == 1:
+                cv2.circle(target, center, size, value, cv2.FILLED, cv2.LINE_8, _SHIFT)
+            else:
+                cv2.polylines(target, [points], False, value, thickness, cv2.LINE_8, _SHIFT)
 
 
 def clip_near(seen: NDArray[np.float64]) -> NDArray[np.float64]:

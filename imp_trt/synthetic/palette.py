@@ -14,36 +14,24 @@ from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
 
+_CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (  # name, RGB
+    ("sky", (70, 130, 180)),
+    ("building", (90, 90, 90)),
+    ("road", (128, 64, 128)),
+    ("pavement", (244, 140, 200)),
+    ("vegetation", (107, 142, 35)),
+    ("pole", (190, 190, 170)),
+    ("sign", (250, 220, 0)),
+    ("person", (230, 25, 60)),
+    ("cyclist", (255, 128, 20)),
+    ("car", (30, 70, 230)),
+    ("truck", (0, 190, 200)),
+    ("bus", (150, 60, 220)),
+)
 SCENE_CLASSES = ClassTable(
-    names=(
-        "sky",
-        "building",
-        "road",
-        "pavement",
-        "vegetation",
-        "pole",
-        "sign",
-        "person",
-        "cyclist",
-        "car",
-        "truck",
-        "bus",
-    ),
+    names=tuple(name for name, _ in _CLASSES),
     things=(6, 7, 8, 9, 10, 11),
-    palette=(
-        (70, 130, 180),
-        (90, 90, 90),
-        (128, 64, 128),
-        (244, 140, 200),
-        (107, 142, 35),
-        (190, 190, 170),
-        (250, 220, 0),
-        (230, 25, 60),
-        (255, 128, 20),
-        (30, 70, 230),
-        (0, 190, 200),
-        (150, 60, 220),
-    ),
+    palette=tuple(color for _, color in _CLASSES),
 )
 SKY, BUILDING, ROAD, PAVEMENT, VEGETATION, POLE, SIGN, PERSON, CYCLIST, CAR, TRUCK, BUS = range(12)
 
@@ -56,39 +44,22 @@ def rgb(red: float, green: float, blue: float) -> Color:
     return (blue, green, red)
 
 
-PAINTS: tuple[Color, ...] = (
-    rgb(232, 232, 226),
-    rgb(176, 181, 186),
-    rgb(58, 61, 66),
-    rgb(188, 40, 38),
-    rgb(38, 82, 158),
-    rgb(34, 112, 74),
-    rgb(232, 186, 38),
-    rgb(222, 114, 40),
-    rgb(44, 142, 158),
-    rgb(208, 168, 132),
-    rgb(122, 84, 60),
-    rgb(118, 62, 128),
-)
+def colors(codes: str) -> tuple[Color, ...]:
+    """Colors from hexadecimal RGB codes with spaces between them."""
+    return tuple(rgb(*bytes.fromhex(code)) for code in codes.split())
+
+
+PAINTS = colors("e8e8e2 b0b5ba 3a3d42 bc2826 26529e 22704a e8ba26 de7228 2c8e9e d0a884 7a543c 763e80")
 """Body paint, cloth, plates, awnings."""
 
-SKIN: tuple[Color, ...] = (rgb(226, 182, 150), rgb(208, 168, 132), rgb(160, 112, 80), rgb(122, 84, 60))
-HAIR: tuple[Color, ...] = (rgb(58, 44, 38), rgb(36, 36, 40), rgb(122, 84, 60), rgb(176, 150, 110))
+SKIN = colors("e2b696 d0a884 a07050 7a543c")
+HAIR = colors("3a2c26 242428 7a543c b0966e")
 GLASS = rgb(62, 78, 92)
 RUBBER = rgb(34, 35, 38)
 METAL = rgb(120, 124, 128)
-FACADES: tuple[Color, ...] = (
-    rgb(168, 92, 70),
-    rgb(206, 192, 166),
-    rgb(190, 150, 118),
-    rgb(150, 152, 156),
-    rgb(222, 214, 198),
-    rgb(142, 110, 92),
-    rgb(176, 186, 190),
-    rgb(206, 170, 120),
-)
-ROOFS: tuple[Color, ...] = (rgb(112, 62, 50), rgb(78, 80, 88), rgb(98, 84, 74))
-LEAVES: tuple[Color, ...] = (rgb(74, 118, 48), rgb(96, 134, 52), rgb(54, 98, 56), rgb(134, 138, 50))
+FACADES = colors("a85c46 cec0a6 be9676 96989c ded6c6 8e6e5c b0babe ceaa78")
+ROOFS = colors("703e32 4e5058 62544a")
+LEAVES = colors("4a7630 608634 366238 868a32")
 GRASS = rgb(104, 138, 64)
 ASPHALT = rgb(112, 113, 118)
 SLABS = rgb(168, 162, 154)
@@ -137,7 +108,7 @@ _SKIES = (
         (196, 214, 230),
         (30, 62),
         0.36,
-        0.0030,
+        3.0e-3,
         0.45,
         0,
     ),
@@ -148,12 +119,12 @@ _SKIES = (
         (206, 208, 210),
         (40, 65),
         0.14,
-        0.0055,
+        5.5e-3,
         0.9,
         0,
     ),
-    ((0.40, 0.58, 0.76), (0.64, 0.60, 0.60), (98, 126, 186), (250, 206, 158), (16, 26), 0.28, 0.0045, 0.5, 0),
-    ((0.16, 0.17, 0.22), (0.72, 0.63, 0.61), (66, 84, 140), (232, 172, 150), (15, 25), 0.10, 0.0050, 0.5, 1),
+    ((0.40, 0.58, 0.76), (0.64, 0.60, 0.60), (98, 126, 186), (250, 206, 158), (16, 26), 0.28, 4.5e-3, 0.5, 0),
+    ((0.16, 0.17, 0.22), (0.72, 0.63, 0.61), (66, 84, 140), (232, 172, 150), (15, 25), 0.10, 5.0e-3, 0.5, 1),
 )
 _SKY_SHARES = (0.46, 0.2, 0.22, 0.12)
 
@@ -165,14 +136,9 @@ def random_light(rng: np.random.Generator) -> Light:
     elevation = np.deg2rad(rng.uniform(*elevations))
     azimuth = rng.uniform(0, 2 * np.pi)
     exposure = rng.uniform(0.97, 1.15)
+    flat = np.cos(elevation)
     return Light(
-        sun=np.array(
-            [
-                np.cos(elevation) * np.sin(azimuth),
-                np.sin(elevation),
-                np.cos(elevation) * np.cos(azimuth),
-            ]
-        ),
+        sun=np.array([flat * np.sin(azimuth), np.sin(elevation), flat * np.cos(azimuth)]),
         sun_color=np.array(sun) * exposure,
         ambient=np.array(ambient) * exposure,
         zenith=np.array(zenith[::-1], np.float64),

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from imp_trt.synthetic.draw import Mesh, MeshBuilder, Point
+from imp_trt.synthetic.draw import AHEAD, BACK, UP, Interval, Mesh, MeshBuilder, Point, facing_x, facing_z
 from imp_trt.synthetic.palette import (
     FACADES,
     GLASS,
@@ -27,15 +27,13 @@ HOUSE_DEPTH = 11.0
 TREES = 64
 """Number of different trees."""
 
-_TOWARDS: Point = (0.0, 0.0, -1.0)
-_UP: Point = (0.0, 1.0, 0.0)
 _BARK = rgb(92, 74, 60)
 _POST = rgb(126, 130, 132)
 _LIT_WINDOW = rgb(330, 280, 190)
 
 
 def building(
-    rng: np.random.Generator, light: Light, side: int, face: float, span: tuple[float, float], storeys: int
+    rng: np.random.Generator, light: Light, side: int, face: float, span: Interval, storeys: int
 ) -> tuple[MeshBuilder, float]:
     """A house along the street.
 
@@ -59,10 +57,10 @@ def building(
     b = MeshBuilder()
     normal: Point = (-float(side), 0.0, 0.0)
     back = face + side * HOUSE_DEPTH
-    end = [(face, 0.0, near), (back, 0.0, near), (back, height, near), (face, height, near)]
+    end = facing_z(near, (face, back), (0.0, height))
     if not modern and storeys < 5:
         end.insert(3, ((face + back) / 2, height + 3.0, near))
-    b.face(end, _TOWARDS, wall)
+    b.face(end, BACK, wall)
     slope = (-side * 0.48, 0.88, 0.0)
     ridge = (face + back) / 2
     if not modern:
@@ -71,7 +69,7 @@ def building(
         inner = ridge if storeys < 5 else face + side * 1.2
         points = [(face, height, near), (face, height, far), (inner, top, far), (inner, top, near)]
         b.face(points, slope if storeys < 5 else (normal[0] * 0.9, 0.43, 0.0), roof)
-    b.face([(face, 0.0, near), (face, 0.0, far), (face, height, far), (face, height, near)], normal, wall)
+    b.face(facing_x(face, span, (0.0, height)), normal, wall)
     x = face - side * 0.03
     _band(b, x, span, (height - 0.4, height), normal, _toned(wall, 1.16))
     _storeys(b, rng, light, x, span, (ground, floor, storeys), normal, modern)
@@ -86,14 +84,13 @@ def building(
 def _band(
     b: MeshBuilder,
     x: float,
-    z: tuple[float, float],
-    y: tuple[float, float],
+    z: Interval,
+    y: Interval,
     normal: Point,
     color: Color,
     size: float = 0.2,
 ) -> None:
-    points = [(x, y[0], z[0]), (x, y[0], z[1]), (x, y[1], z[1]), (x, y[1], z[0])]
-    b.face(points, normal, color, inside=True, size=size)
+    b.face(facing_x(x, z, y), normal, color, inside=True, size=size)
 
 
 def _storeys(
@@ -101,7 +98,7 @@ def _storeys(
     rng: np.random.Generator,
     light: Light,
     x: float,
-    span: tuple[float, float],
+    span: Interval,
     sizes: tuple[float, float, int],
     normal: Point,
     modern: bool,
@@ -122,10 +119,8 @@ def _storeys(
         for column in range(columns):
             z0 = near + pitch * (column + 0.5) - width / 2
             z1 = z0 + width
-            pane = [(x, bottom, z0), (x, bottom, z1), (x, top, z1), (x, top, z0)]
-            (bright if lit[row, column] else dark).extend(pane)
-            y0 = bottom - 0.14
-            sills += [(x, y0, z0 - 0.1), (x, y0, z1 + 0.1), (x, bottom, z1 + 0.1), (x, bottom, z0 - 0.1)]
+            (bright if lit[row, column] else dark).extend(facing_x(x, (z0, z1), (bottom, top)))
+            sills += facing_x(x, (z0 - 0.1, z1 + 0.1), (bottom - 0.14, bottom))
     b.quads(dark, normal, GLASS, size=0.5)
     b.quads(bright, normal, _LIT_WINDOW if light.lamps else rgb(118, 140, 156), size=0.5)
     if not modern:
@@ -137,7 +132,7 @@ def _shop(
     rng: np.random.Generator,
     light: Light,
     x: float,
-    span: tuple[float, float],
+    span: Interval,
     ground: float,
     normal: Point,
 ) -> None:
@@ -148,8 +143,7 @@ def _shop(
     pitch = (far - near) / count
     panes: list[Point] = []
     for k in range(count):
-        z0, z1 = near + k * pitch + 0.3, near + (k + 1) * pitch - 0.3
-        panes += [(x, 0.45, z0), (x, 0.45, z1), (x, 2.5, z1), (x, 2.5, z0)]
+        panes += facing_x(x, (near + k * pitch + 0.3, near + (k + 1) * pitch - 0.3), (0.45, 2.5))
     _band(b, x, (near + 0.05, far - 0.05), (0.0, ground - 0.1), normal, other, size=0.4)
     glow = light.lamps and rng.random() < 0.7
     b.quads(panes, normal, _LIT_WINDOW if glow else GLASS, size=0.4)
@@ -165,9 +159,7 @@ def _shop(
             b.face(points, (0.0, 0.0, 0.0), color, size=0.35)
 
 
-def _front_doors(
-    b: MeshBuilder, rng: np.random.Generator, x: float, span: tuple[float, float], normal: Point
-) -> None:
+def _front_doors(b: MeshBuilder, rng: np.random.Generator, x: float, span: Interval, normal: Point) -> None:
     near, far = span
     count = max(1, int((far - near) / 5.0))
     pitch = (far - near) / count
@@ -178,7 +170,7 @@ def _front_doors(
         _band(b, x, (z, z + 1.0), (0.0, 2.2), normal, paint)
         for start in (z + 1.6, z + 3.0):
             if start + 1.0 < near + pitch * (k + 1):
-                panes += [(x, 1.0, start), (x, 1.0, start + 1.0), (x, 2.5, start + 1.0), (x, 2.5, start)]
+                panes += facing_x(x, (start, start + 1.0), (1.0, 2.5))
     b.quads(panes, normal, GLASS, size=0.5)
 
 
@@ -190,9 +182,8 @@ def _end_windows(
     for row in range(storeys - 1):
         y = ground + row * floor + 0.8
         for offset in (2.2, 5.2, 8.2):
-            x0, x1 = face + side * offset, face + side * (offset + 1.1)
-            panes += [(x0, y, z), (x1, y, z), (x1, y + 1.5, z), (x0, y + 1.5, z)]
-    b.quads(panes, _TOWARDS, GLASS, size=0.5)
+            panes += facing_z(z, (face + side * offset, face + side * (offset + 1.1)), (y, y + 1.5))
+    b.quads(panes, BACK, GLASS, size=0.5)
 
 
 @lru_cache(maxsize=TREES)
@@ -229,19 +220,16 @@ def tree(variety: int) -> tuple[Mesh, float, float]:
     return b.template, middle + tall, radius
 
 
-def hedge(
-    rng: np.random.Generator, x: float, span: tuple[float, float], side: int
-) -> tuple[MeshBuilder, float]:
+def hedge(rng: np.random.Generator, x: float, span: Interval, side: int) -> tuple[MeshBuilder, float]:
     """A clipped hedge along the pavement, in world coordinates, and its height in meters."""
     leaf = LEAVES[rng.integers(len(LEAVES))]
     near, far = span
     height, depth = rng.uniform(0.8, 1.6), side * 0.7
     b = MeshBuilder()
-    b.face([(x, 0, near), (x + depth, 0, near), (x + depth, height, near), (x, height, near)], _TOWARDS, leaf)
-    front = [(x, 0.0, near), (x, 0.0, far), (x, height, far), (x, height, near)]
-    b.face(front, (-float(side), 0.0, 0.0), leaf)
+    b.face(facing_z(near, (x, x + depth), (0.0, height)), BACK, leaf)
+    b.face(facing_x(x, span, (0.0, height)), (-float(side), 0.0, 0.0), leaf)
     top = [(x, height, near), (x, height, far), (x + depth, height, far), (x + depth, height, near)]
-    b.face(top, _UP, _toned(leaf, 1.1))
+    b.face(top, UP, _toned(leaf, 1.1))
     count = int((far - near) * 2.2)
     for z, y, r, tone in zip(
         np.linspace(far, near, count).tolist(),
@@ -304,9 +292,9 @@ def sign_plate(rng: np.random.Generator, height: float) -> MeshBuilder:
             for a in angles
         ]
 
-    b.face(plate(1.0, 0.0), (0.0, 0.0, 1.0), METAL)
-    b.face(plate(1.0, 0.0), _TOWARDS, first)
-    b.face(plate(0.8, -0.01), _TOWARDS, second, inside=True, size=0.15)
+    b.face(plate(1.0, 0.0), AHEAD, METAL)
+    b.face(plate(1.0, 0.0), BACK, first)
+    b.face(plate(0.8, -0.01), BACK, second, inside=True, size=0.15)
     mark = rng.integers(3)
     if mark == 0:
         bar = [(-0.5, -0.14), (0.5, -0.14), (0.5, 0.14), (-0.5, 0.14)]
@@ -315,7 +303,7 @@ def sign_plate(rng: np.random.Generator, height: float) -> MeshBuilder:
     else:
         bar = [(-0.35, -0.1), (0.0, 0.4), (0.35, -0.1), (0.0, -0.2)]
     points = [(u * wide, y + v * tall, -0.02) for u, v in bar]
-    b.face(points, _TOWARDS, third, inside=True, size=0.2, convex=False)
+    b.face(points, BACK, third, inside=True, size=0.2, convex=False)
     return b
 
 
@@ -323,16 +311,14 @@ def traffic_light(rng: np.random.Generator, height: float) -> MeshBuilder:
     """A box with three lamps, one of them on, whose top is at ``height``."""
     b = MeshBuilder()
     half, tall = 0.2, 1.0
-    box = [(-half, height - tall), (half, height - tall), (half, height), (-half, height)]
-    dark = rgb(40, 42, 46)
-    b.face([(x, y, 0.0) for x, y in box], (0.0, 0.0, 1.0), dark)
-    b.face([(x, y, 0.0) for x, y in box], _TOWARDS, dark)
+    for normal in (AHEAD, BACK):
+        b.face(facing_z(0.0, (-half, half), (height - tall, height)), normal, rgb(40, 42, 46))
     lit = int(rng.integers(3))
     for k, color in enumerate((rgb(188, 40, 38), rgb(232, 186, 38), rgb(34, 150, 84))):
         center_y = height - 0.18 - 0.32 * k
         angles = [2 * math.pi * j / 10 for j in range(10)]
         disc = [(0.12 * math.cos(a), center_y + 0.12 * math.sin(a), -0.02) for a in angles]
-        b.face(disc, _TOWARDS, _toned(color, 1.9 if k == lit else 0.35), inside=True, size=0.15)
+        b.face(disc, BACK, _toned(color, 1.9 if k == lit else 0.35), inside=True, size=0.15)
     return b
 
 

@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from imp_trt.synthetic.draw import Mesh, MeshBuilder, Point
+from imp_trt.synthetic.draw import AHEAD, BACK, Interval, Mesh, MeshBuilder, Point, facing_x, facing_z
 from imp_trt.synthetic.palette import GLASS, METAL, PAINTS, RUBBER, Color, Light, rgb
 
-_REAR: Point = (0.0, 0.0, -1.0)
-_FRONT: Point = (0.0, 0.0, 1.0)
 _TAIL_LAMP = rgb(188, 40, 38)
 _HEAD_LAMP = rgb(236, 234, 220)
 _PLATE = rgb(222, 216, 190)
@@ -36,11 +34,9 @@ class _Vehicle:
         """Ends of the tyres, as seen from ahead and behind; their discs come with :meth:`discs`."""
         for z in places:
             for side in (-1, 1):
-                inner, outer = side * (self.half - 0.24), side * (self.half - 0.01)
-                for end, normal in ((-0.6, _REAR), (0.6, _FRONT)):
-                    at = z + end * radius
-                    points = [(inner, 0, at), (outer, 0, at), (outer, radius, at), (inner, radius, at)]
-                    self.builder.face(points, normal, RUBBER)
+                width = (side * (self.half - 0.24), side * (self.half - 0.01))
+                for end, normal in ((-0.6, BACK), (0.6, AHEAD)):
+                    self.builder.face(facing_z(z + end * radius, width, (0, radius)), normal, RUBBER)
 
     def discs(self, places: Sequence[float], radius: float) -> None:
         """Tyres and hubs on both sides."""
@@ -81,14 +77,10 @@ class _Vehicle:
             points = [(side * (self.half + 0.005 - taper * max(0.0, y - waist)), y, z) for z, y in outline]
             self.builder.face(points, (float(side), 0.0, 0.0), color, inside=True, size=size)
 
-    def across(
-        self, z: float, x: tuple[float, float], y: tuple[float, float], color: Color, size: float = 0.2
-    ) -> None:
+    def across(self, z: float, x: Interval, y: Interval, color: Color, size: float = 0.2) -> None:
         """A rectangle on the front (z > 0) or the rear (z < 0)."""
-        normal = _FRONT if z > 0 else _REAR
-        at = z + math.copysign(0.01, z)
-        points = [(x[0], y[0], at), (x[1], y[0], at), (x[1], y[1], at), (x[0], y[1], at)]
-        self.builder.face(points, normal, color, inside=True, size=size)
+        normal = AHEAD if z > 0 else BACK
+        self.builder.face(facing_z(z + math.copysign(0.01, z), x, y), normal, color, inside=True, size=size)
 
     def lamps(self, front: float, rear: float, y: float, width: float, height: float) -> None:
         """Head and tail lamps in the corners, and number plates."""
@@ -99,7 +91,7 @@ class _Vehicle:
                 self.across(z, (inner, outer), (y, y + height), (glowing[0], glowing[1], glowing[2]), 0.12)
             self.across(z, (-0.26, 0.26), (y - 0.22, y - 0.1), _PLATE, 0.12)
 
-    def decals(self, rng: np.random.Generator, z: tuple[float, float], y: tuple[float, float]) -> None:
+    def decals(self, rng: np.random.Generator, z: Interval, y: Interval) -> None:
         """Nothing, a band or slanted stripes in the trim color, within a rectangle of the flanks."""
         kind, low, high = rng.integers(4), y[0], y[1]
         if kind == 0:
@@ -175,12 +167,9 @@ def truck(
     axles = (rear + 1.0,) if length < 7.2 else (rear + 0.9, rear + 2.0)
     load.wheels(axles, radius)
     inner = half - 0.1
-    load.builder.face(
-        [(inner, 0.5, rear), (-inner, 0.5, rear), (-inner, 1.0, rear), (inner, 1.0, rear)], _REAR, _UNDERSIDE
-    )
+    load.builder.face(facing_z(rear, (inner, -inner), (0.5, 1.0)), BACK, _UNDERSIDE)
     for side in (-1, 1):
-        x = side * (half - 0.05)
-        beam = [(x, 0.62, rear), (x, 0.62, cab_rear), (x, 1.0, cab_rear), (x, 1.0, rear)]
+        beam = facing_x(side * (half - 0.05), (rear, cab_rear), (0.62, 1.0))
         load.builder.face(beam, (float(side), 0.0, 0.0), _UNDERSIDE)
     box_front = cab_rear - 0.18
     load.shell([(rear, 0.95), (box_front, 0.95), (box_front, height), (rear, height)], {0: _UNDERSIDE})
@@ -219,9 +208,8 @@ def bus(rng: np.random.Generator, light: Light) -> tuple[MeshBuilder, tuple[floa
         body.across(rear, (-half + 0.25, half - 0.25), (low + 0.1, high), GLASS)
     for back in (0.9, 4.6):
         edge = front - back
-        door = [(edge - 1.1, 0.4), (edge, 0.4), (edge, 2.15), (edge - 1.1, 2.15)]
-        points = [(half + 0.008, y, z) for z, y in door]
-        body.builder.face(points, (1.0, 0.0, 0.0), GLASS, inside=True, size=0.3)
+        door = facing_x(half + 0.008, (edge - 1.1, edge), (0.4, 2.15))
+        body.builder.face(door, (1.0, 0.0, 0.0), GLASS, inside=True, size=0.3)
     body.decals(rng, (rear + 0.3, front - 0.3), (0.62, 1.05))
     display = tuple(min(c * body.glow, 400.0) for c in rgb(232, 186, 38))
     body.across(
