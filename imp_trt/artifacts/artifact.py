@@ -24,7 +24,7 @@ from imp_trt.artifacts.manifest import (
     output_specs,
     parse_manifest,
 )
-from imp_trt.data.files import temporary_beside, unwritable, write_and_sync
+from imp_trt.data.files import unwritable, written_beside
 from imp_trt.errors import ArtifactError, InvalidInput, OutputError
 
 __all__ = [
@@ -199,10 +199,11 @@ def write_artifact(path: str | os.PathLike[str], payload: bytes, manifest: Manif
         raise InvalidInput("manifest", expected=f"at most {MAX_MANIFEST_BYTES} bytes", got=len(text))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.parent) as folder, temporary_beside(path) as new_payload:
-            write_and_sync(new_payload, payload)
-            with temporary_beside(manifest_path(path)) as new_manifest:
-                write_and_sync(new_manifest, text.encode())
+        with (
+            _locked(path.parent) as folder,
+            written_beside(manifest_path(path), text.encode()) as new_manifest,
+        ):
+            with written_beside(path, payload) as new_payload:
                 _finish_replacement(path)
                 _replace(path, new_payload, new_manifest)
             os.fsync(folder)
@@ -228,7 +229,7 @@ def write_manifest(artifact: Artifact, changed: Manifest) -> Path:
     path = artifact.path
     target = manifest_path(path)
     try:
-        with _locked(path.parent), temporary_beside(target) as new:
+        with _locked(path.parent), written_beside(target, changed.to_json().encode()) as new:
             _finish_replacement(path)
             if read_artifact(path).manifest.sha256 != changed.sha256:
                 raise ArtifactError(
@@ -237,7 +238,6 @@ def write_manifest(artifact: Artifact, changed: Manifest) -> Path:
                     got="another one",
                     fix="repeat it",
                 )
-            write_and_sync(new, changed.to_json().encode())
             os.replace(new, target)
     except OSError as error:
         raise unwritable(target, error) from error

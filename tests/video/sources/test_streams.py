@@ -155,7 +155,12 @@ def test_hls_keeps_its_own_times_and_loses_nothing(tmp_path: Path) -> None:
                 return
             there = min(2 + int(time.monotonic() - start), len(names))
             first = max(there - 3, 0)
-            lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:1", f"#EXT-X-MEDIA-SEQUENCE:{first}"]
+            lines = [
+                "#EXTM3U",
+                "#EXT-X-VERSION:3",
+                "#EXT-X-TARGETDURATION:1",
+                f"#EXT-X-MEDIA-SEQUENCE:{first}",
+            ]
             lines += [f"#EXTINF:1.0,\n{name}" for name in names[first:there]]
             lines += ["#EXT-X-ENDLIST"] if there == len(names) else []
             body = ("\n".join(lines) + "\n").encode()
