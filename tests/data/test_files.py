@@ -126,9 +126,14 @@ def test_data_is_written_with_and_without_files_that_have_no_name(
 def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
     with full_disk(1000), pytest.raises(OutputError, match="File too large"):
         write_atomically(tmp_path / "a", bytes(2000))
-    with pytest.raises(ZeroDivisionError), written_beside(tmp_path / "a", b"x") as temporary:
-        assert temporary.read_bytes() == b"x"
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with written_beside(tmp_path / "a", b"x") as temporary:
+            assert temporary.read_bytes() == b"x"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert os.listdir(tmp_path) == []
 
 
