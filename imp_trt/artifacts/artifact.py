@@ -25,14 +25,7 @@ from imp_trt.artifacts.manifest import (
     parse_manifest,
 )
 from imp_trt.artifacts.replacement import file_state, finish, locked, next_path, replace_together
-from imp_trt.data.files import (
-    open_regular,
-    read_regular,
-    room_for,
-    temporary_beside,
-    unwritable,
-    write_and_sync,
-)
+from imp_trt.data.files import open_regular, read_regular, room_for, unwritable, written_beside
 from imp_trt.errors import ArtifactError, InvalidInput, OutputError
 
 __all__ = [
@@ -216,10 +209,7 @@ def write_artifact(
             files = {path: payload, manifest_path(path): text.encode()}
             if golden is not None:  # the manifest is last: while it is hidden, readers look for it
                 files = {golden_path(path): golden, **files}
-            new: dict[Path, Path] = {}
-            for final, data in files.items():
-                new[final] = stack.enter_context(temporary_beside(final))
-                write_and_sync(new[final], data)
+            new = {final: stack.enter_context(written_beside(final, data)) for final, data in files.items()}
             _finish_replacement(path)
             replace_together(path, new, partial(_finish_replacement, path))
             os.fsync(folder)
@@ -245,7 +235,7 @@ def write_manifest(artifact: Artifact, changed: Manifest) -> Path:
     path = artifact.path
     target = manifest_path(path)
     try:
-        with locked(path.parent), temporary_beside(target) as new:
+        with locked(path.parent), written_beside(target, changed.to_json().encode()) as new:
             _finish_replacement(path)
             if read_artifact(path).manifest.sha256 != changed.sha256:
                 raise ArtifactError(
@@ -254,7 +244,6 @@ def write_manifest(artifact: Artifact, changed: Manifest) -> Path:
                     got="another one",
                     fix="repeat it",
                 )
-            write_and_sync(new, changed.to_json().encode())
             os.replace(new, target)
     except OSError as error:
         raise unwritable(target, error) from error

@@ -133,17 +133,85 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
+@contextmanager
+def written_beside(path: Path, data: bytes, *, sync: bool = True) -> Iterator[Path]:
+    """As temporary_beside, with data in the file.
+
+    Where the file system supports it, the file has no name before it is complete: a process that is killed
+    while it writes leaves nothing.
+
+    Args:
+        sync: fsync the file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    sweep(path.parent)
+    unnamed = _create_unnamed(path.parent)
+    temporary: Path | None = None
+    try:
+        if unnamed is not None:
+            write_data(unnamed, data, sync=sync)
+            temporary = _link(unnamed, path)
+        if temporary is not None:
+            yield temporary
+            return
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if unnamed is not None:
+            os.close(unnamed)
+    with temporary_beside(path) as named:
+        with named.open("rb+", buffering=0) as file:
+            write_data(file.fileno(), data, sync=sync)
+        yield named
+
+
+def write_data(descriptor: int, data: bytes, *, sync: bool = True) -> None:
+    """Write data to an open file, and fsync it."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    if sync:
+        os.fsync(descriptor)
+
+
+def _create_unnamed(folder: Path) -> int | None:
+    """Open a locked file without a name; None if the file system has none."""
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    except OSError:
+        return None
+    _lock(descriptor)
+    return descriptor
+
+
+def _link(descriptor: int, path: Path) -> Path | None:
+    """Give a file without a name a temporary one; None if that is not possible, such as without /proc."""
+    temporary = _temporary_name(path)
+    try:
+        # With a descriptor, which is not used, os.link follows the link in /proc.
+        os.link(f"/proc/self/fd/{descriptor}", temporary, src_dir_fd=descriptor, follow_symlinks=True)
+    except OSError:
+        return None
+    return temporary
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.stem[:64]}.{secrets.token_hex(8)}.part{path.suffix}")
+
+
 def _create(path: Path) -> tuple[Path, int]:
     """Create a locked temporary file; returns its path and the descriptor that holds the lock."""
     while True:
-        temporary = path.with_name(f".{path.stem[:64]}.{secrets.token_hex(8)}.part{path.suffix}")
+        temporary = _temporary_name(path)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        if _locked(descriptor) and _is_at(temporary, descriptor):
+        if _lock(descriptor) and _is_at(temporary, descriptor):
             return temporary, descriptor
         os.close(descriptor)  # another process swept it before it was locked
 
 
-def _locked(descriptor: int) -> bool:
+def _lock(descriptor: int) -> bool:
     """Lock a new file; False if a process that sweeps holds the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -187,14 +255,6 @@ def _remove_if_dead(temporary: Path) -> None:
             os.close(descriptor)
 
 
-def write_and_sync(path: Path, data: bytes) -> None:
-    """Write data to a file and fsync it."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def write_atomically(path: str | os.PathLike[str], data: bytes, *, sync: bool = True) -> Path:
     """Write data to path atomically. Missing folders are created.
 
@@ -209,11 +269,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, sync: bool = 
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_beside(path) as temporary:
-            if sync:
-                write_and_sync(temporary, data)
-            else:
-                temporary.write_bytes(data)
+        with written_beside(path, data, sync=sync) as temporary:
             os.replace(temporary, path)
     except OSError as error:
         raise unwritable(path, error) from error

@@ -92,13 +92,13 @@ class PyAvEncoder:
         self._written, self._last = 0, 0
         self._container: OutputContainer | None = None
         try:
-            self._container = av.open(str(file), "w", options=_container_options(file))
-            self._stream = self._add_stream(self._container, rate, size)
+            container = self._container = av.open(str(file), "w", options=_container_options(file))
+            self._stream = self._add_stream(container, rate, size)
         except (av.error.FFmpegError, ValueError) as error:
             self.release()
             raise self._unsupported(error) from error
         try:
-            self._container.start_encoding()  # opens the file, which may be renamed afterwards
+            container.start_encoding()  # opens the file, which may be renamed afterwards
         except av.error.FFmpegError as error:
             self.release()
             raise _as_os_error(error) from error

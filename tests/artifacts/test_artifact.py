@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imp_trt.artifacts import artifact as artifact_module
 from imp_trt.artifacts.artifact import (
     manifest_path,
     read_artifact,
@@ -24,6 +23,7 @@ from imp_trt.artifacts.artifact import (
     write_artifact,
     write_manifest,
 )
+from imp_trt.data import files
 from imp_trt.errors import ArtifactError, InvalidInput, OutputError
 from tests.support import tiny
 
@@ -170,10 +170,10 @@ def _fail_on(module: object, name: str, call: int) -> Fault:
 
 
 STAGES = {
-    "payload written": _fail_on(artifact_module, "write_and_sync", 1),
-    "payload synced": _fail_on(os, "fsync", 1),
-    "manifest written": _fail_on(artifact_module, "write_and_sync", 2),
-    "manifest synced": _fail_on(os, "fsync", 2),
+    "manifest written": _fail_on(files, "write_data", 1),
+    "manifest synced": _fail_on(os, "fsync", 1),
+    "payload written": _fail_on(files, "write_data", 2),
+    "payload synced": _fail_on(os, "fsync", 2),
     "manifest ready": _fail_on(os, "replace", 1),
     "payload in place": _fail_on(os, "replace", 2),
 }
@@ -239,7 +239,7 @@ def test_an_interrupt_after_the_exchange_leaves_the_new_pair(
 def killed_at(call: str, path: Path) -> None:
     """Write the artifact in a process that is killed before the given call of a function."""
     module_name, name, number = call.split()
-    module = {"os": os, "artifact": artifact_module}[module_name]
+    module = {"os": os, "files": files}[module_name]
     process = os.fork()
     if process:
         assert os.waitpid(process, 0)[1] == signal.SIGKILL
@@ -261,9 +261,9 @@ def killed_at(call: str, path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "kept"),
     [
-        ("artifact write_and_sync 1", b"old"),
+        ("files write_data 1", b"old"),
         ("os fsync 1", b"old"),
-        ("artifact write_and_sync 2", b"old"),
+        ("files write_data 2", b"old"),
         ("os replace 1", b"old"),
         ("os replace 2", b"old"),
         ("os replace 3", b"new" * 400_000),
@@ -281,6 +281,10 @@ def test_a_killed_writer_loses_neither_pair_and_leaves_no_litter(
         assert found.payload == kept
         assert found.manifest == read_manifest(path)
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 4_000_000
+    descriptor = files._create_unnamed(tmp_path)
+    if call.startswith("files") and descriptor is not None:
+        os.close(descriptor)
+        assert not list(tmp_path.glob(".*.onnx"))  # what is being written has no name
     write(tmp_path, again)
     assert read_artifact(path).payload == again
     assert sorted(os.listdir(tmp_path)) == ["a.fp32.onnx", "a.fp32.onnx.json"]

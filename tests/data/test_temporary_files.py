@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from imp_trt.data import files
-from imp_trt.data.files import sweep, temporary_beside, write_atomically
+from imp_trt.data.files import sweep, temporary_beside, write_atomically, written_beside
+from imp_trt.errors import OutputError
+from tests.support.full_disk import full_disk
 
 
 def leave_behind(folder: Path, name: str = "big.bin") -> None:
@@ -91,6 +93,48 @@ def test_without_locks_nothing_is_swept(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(fcntl, "flock", refuse)
     write_atomically(tmp_path / "a", b"a")
     assert len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("supported", [True, False, "without /proc"])
+def test_data_is_written_with_and_without_files_that_have_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool | str
+) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    if supported is not True:
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise OSError(errno.ENOENT, "No such file or directory")
+
+        monkeypatch.setattr(os, "link", refuse)
+    if supported is False:
+        real = os.open
+
+        def named_only(path: Any, flags: int, *rest: Any) -> int:
+            if flags & os.O_TMPFILE == os.O_TMPFILE:
+                raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+            return real(path, flags, *rest)
+
+        monkeypatch.setattr(os, "open", named_only)
+    data = bytes(range(256)) * 1000
+    for sync in (True, False):
+        write_atomically(tmp_path / "a", data, sync=sync)
+        assert (tmp_path / "a").read_bytes() == data
+    assert sorted(os.listdir(tmp_path)) == ["a", "plain"]
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    with full_disk(1000), pytest.raises(OutputError, match="File too large"):
+        write_atomically(tmp_path / "a", bytes(2000))
+
+    def fail() -> None:
+        with written_beside(tmp_path / "a", b"x") as temporary:
+            assert temporary.read_bytes() == b"x"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_large_folder_is_not_scanned_for_every_file(

@@ -98,13 +98,13 @@ for i in range(int(sys.argv[3])):
 
 TRAINING = """
 import sys
-from dataclasses import replace
 from pathlib import Path
 import torch
 from imp_trt.train.run import Run, train_pair
 from tests.train.boxes import CONFIG, RECIPE, Boxes
 torch.set_num_threads(1)
-run = Run(Boxes(), RECIPE, 0, Path(sys.argv[1]), quiet=True, save_every=1)
+recipe = RECIPE.with_iterations(30, 20)
+run = Run(Boxes(), recipe, 0, Path(sys.argv[1]), quiet=True, save_every=1)
 print("ready", flush=True)
 train_pair(run, CONFIG)
 """

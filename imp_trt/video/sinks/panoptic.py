@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from imp_trt._deprecated import renamed_parameters
 from imp_trt.classes import ClassTable, Rgb
+from imp_trt.data.files import temporary_beside, unwritable
 from imp_trt.data.images import IMAGE_SUFFIXES
 from imp_trt.errors import OutputError
 from imp_trt.results.panoptic import Panoptic, Segment
@@ -21,6 +23,9 @@ from imp_trt.video.sinks.sink import SegmentedFrame
 from imp_trt.video.sinks.text_file import TextFile
 
 JSON_NAME = "panoptic.json"
+
+_EVERY_S = 10.0
+_JSON_FRACTION = 0.02  # of the time is spent on replacing the JSON file
 
 _SHADE_STEP, _SHADES = 12, 8
 
@@ -32,8 +37,9 @@ class PanopticMaps(ImageSink):
     """Writes PNGs whose colors are segment ids (R + 256 G + 65536 B, 0 = void), and panoptic.json.
 
     The ids are shades of the class colors, so that the maps are viewable. The JSON file has COCO's lists
-    images, annotations (with segments_info) and categories; category ids are the class indices. It appears
-    when the sink is closed; the maps are written immediately.
+    images, annotations (with segments_info) and categories; category ids are the class indices. The maps are
+    written immediately. The JSON file is complete when the sink is closed; until then it is replaced by a
+    longer one every ten seconds, or less often if that takes long.
 
     Args:
         path: a folder. The maps in it are named after the frames.
@@ -55,9 +61,13 @@ class PanopticMaps(ImageSink):
             )
         super().__init__(folder)
         self._min_score = min_score
-        self._annotations = TextFile(folder / JSON_NAME)
-        # The file has two lists. The second is collected in a temporary file to keep memory constant.
+        self._json = folder / JSON_NAME
+        if self._json.is_dir():
+            raise OutputError(f"{self._json} cannot be written", expected="a file", got="a folder")
+        # The file has two lists. They are collected in temporary files to keep memory constant.
+        self._annotations = TextFile(folder / f".{JSON_NAME}.annotations")
         self._images = TextFile(folder / f".{JSON_NAME}.images")
+        self._next_s = time.monotonic() + _EVERY_S
         self._classes: ClassTable | None = None
         self._segments: list[dict[str, object]] = []
 
@@ -72,21 +82,19 @@ class PanopticMaps(ImageSink):
         image = {"id": number, "file_name": name, "width": width, "height": height}
         annotation = {"image_id": number, "file_name": name, "segments_info": self._segments}
         self._images.write(f"{'' if first else ','}\n{json.dumps(image)}")
-        start = '{"annotations": [' if first else ","
-        self._annotations.write(f"{start}\n{json.dumps(annotation, allow_nan=False)}")
+        self._annotations.write(f"{'' if first else ','}\n{json.dumps(annotation, allow_nan=False)}")
+        start = time.monotonic()
+        if start >= self._next_s:
+            self._write_json()
+            end = time.monotonic()
+            self._next_s = end + max(_EVERY_S, (end - start) / _JSON_FRACTION)
         return True
 
     def close(self) -> None:
         """See :meth:`Sink.close`."""
         try:
-            if self._classes is None or self._annotations.done:
-                return
-            self._annotations.write('\n],\n"images": [')
-            for part in self._images.parts():
-                self._annotations.write(part)
-            categories = json.dumps(_categories(self._classes))
-            self._annotations.write(f'\n],\n"categories": {categories}}}\n')
-            self._annotations.commit()
+            if self._classes is not None and not self._annotations.done:
+                self._write_json(sync=True)
         finally:
             self.abort()
 
@@ -94,6 +102,25 @@ class PanopticMaps(ImageSink):
         """See :meth:`Sink.abort`."""
         self._annotations.discard()
         self._images.discard()
+
+    def _write_json(self, sync: bool = False) -> None:
+        """Replace the JSON file by one with all frames so far."""
+        assert self._classes is not None  # noqa: S101  # there is a frame
+        categories = json.dumps(_categories(self._classes))
+        try:
+            with temporary_beside(self._json) as temporary:
+                with temporary.open("w", encoding="utf-8") as file:
+                    file.write('{"annotations": [')
+                    file.writelines(self._annotations.parts())
+                    file.write('\n],\n"images": [')
+                    file.writelines(self._images.parts())
+                    file.write(f'\n],\n"categories": {categories}}}\n')
+                    file.flush()
+                    if sync:
+                        os.fsync(file.fileno())
+                os.replace(temporary, self._json)
+        except OSError as error:
+            raise unwritable(self._json, error) from error
 
     def _image(self, item: SegmentedFrame) -> NDArray[np.uint8]:
         panoptic = item.result.panoptic(min_score=self._min_score)

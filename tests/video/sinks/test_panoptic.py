@@ -17,6 +17,7 @@ from imp_trt.errors import OutputError
 from imp_trt.results.panoptic import Panoptic, Segment
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video.sinks import PanopticMaps
+from imp_trt.video.sinks import panoptic as panoptic_module
 from imp_trt.video.sinks.panoptic import _colorize, segment_colors
 from tests.support import tiny
 from tests.video.sinks.conftest import MakeItem
@@ -104,3 +105,24 @@ def test_a_run_without_frames_leaves_nothing(tmp_path: Path) -> None:
 def test_maps_need_a_folder(tmp_path: Path, place: str) -> None:
     with pytest.raises(OutputError, match="folder"):
         PanopticMaps(tmp_path / place)
+
+
+def test_the_json_file_of_a_long_run_can_be_read_before_its_end(
+    tmp_path: Path, item: MakeItem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(panoptic_module.time, "monotonic", lambda: now[0])
+    sink = PanopticMaps(tmp_path)
+    seen = []
+    for i in range(5):
+        now[0] += 4.0
+        sink.write(item(i))
+        if (tmp_path / "panoptic.json").exists():
+            data = json.loads((tmp_path / "panoptic.json").read_text())
+            assert len(data["images"]) == len(data["annotations"])
+            seen.append(len(data["images"]))
+    assert seen == [3, 3, 3]
+    sink.close()
+    data = json.loads((tmp_path / "panoptic.json").read_text())
+    assert [image["id"] for image in data["images"]] == [1, 2, 3, 4, 5]
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -138,6 +139,72 @@ def test_a_page_without_video(tmp_path: Path) -> None:
         for name in ("", "absent.mp4"):
             with pytest.raises(SourceError, match="a server that sends no video"):
                 open_source(f"{url}/{name}")
+
+
+@pytest.mark.slow
+def test_hls_keeps_its_own_times_and_loses_nothing(tmp_path: Path) -> None:
+    """A live stream of ten frames per second that is published a second at a time, and ends after six."""
+    pytest.importorskip("av", reason="needs PyAV to make the segments")
+    names = _write_segments(tmp_path, seconds=6)
+    start = time.monotonic()
+
+    class Live(_Files):
+        def do_GET(self) -> None:
+            if ".m3u8" not in self.path:
+                super().do_GET()
+                return
+            there = min(2 + int(time.monotonic() - start), len(names))
+            first = max(there - 3, 0)
+            lines = [
+                "#EXTM3U",
+                "#EXT-X-VERSION:3",
+                "#EXT-X-TARGETDURATION:1",
+                f"#EXT-X-MEDIA-SEQUENCE:{first}",
+            ]
+            lines += [f"#EXTINF:1.0,\n{name}" for name in names[first:there]]
+            lines += ["#EXT-X-ENDLIST"] if there == len(names) else []
+            body = ("\n".join(lines) + "\n").encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/vnd.apple.mpegurl")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with (
+        _served(partial(Live, directory=str(tmp_path))) as url,
+        open_source(f"{url}/live.m3u8?token=s3cret") as source,
+    ):
+        assert source.live
+        assert source.paced
+        frames = []
+        for frame in source:
+            frames.append(frame)
+            time.sleep(0.02)  # faster than the stream on average
+    assert source.dropped == 0
+    assert len(frames) >= 40
+    assert np.diff([frame.time_s or 0.0 for frame in frames]) == pytest.approx(0.1, abs=2e-3)
+    handed_over = np.diff([frame.captured_s or 0.0 for frame in frames])
+    assert (handed_over > 0.05).mean() > 0.8
+
+
+def _write_segments(folder: Path, seconds: int) -> list[str]:
+    """MPEG-TS files of one second each, ten frames per second."""
+    import av
+
+    names = [f"s{i}.ts" for i in range(seconds)]
+    for i, name in enumerate(names):
+        with av.open(str(folder / name), "w", format="mpegts") as container:
+            stream = container.add_stream("mpeg2video", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+            stream.codec_context.max_b_frames = 0
+            stream.codec_context.gop_size = 10
+            for k in range(10):
+                image = np.full((64, 96, 3), 20 + 20 * k, np.uint8)
+                frame = av.VideoFrame.from_ndarray(image, format="bgr24")
+                frame.pts = 100 + 10 * i + k  # not at 0, where the muxer shifts them
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    return names
 
 
 class _Files(SimpleHTTPRequestHandler):
