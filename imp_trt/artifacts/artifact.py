@@ -206,8 +206,10 @@ def write_artifact(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.parent) as folder, ExitStack() as stack:
-            files = {path: payload, manifest_path(path): text.encode()}
-            if golden is not None:  # the manifest is last: while it is hidden, readers look for it
+            # The large file is the last one to be written: only then the others have names. Of the others
+            # the manifest is last: while it is hidden, readers look for it.
+            files = {manifest_path(path): text.encode(), path: payload}
+            if golden is not None:
                 files = {golden_path(path): golden, **files}
             new = {final: stack.enter_context(written_beside(final, data)) for final, data in files.items()}
             _finish_replacement(path)

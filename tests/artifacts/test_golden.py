@@ -187,7 +187,7 @@ def test_a_bomb_is_not_unpacked(shape: str, content: bytes, monkeypatch: pytest.
 
 
 def test_a_manifest_that_asks_for_much_is_refused_first() -> None:
-    large = replace(tiny.manifest(detections=1 << 10, mask_size=1 << 10), outputs=())
+    large = replace(tiny.manifest(detections=1 << 8, mask_size=1 << 10), outputs=())
     with pytest.raises(ArtifactError, match="at most"):
         unpack_golden(pack_golden(golden()), large)
 
@@ -201,12 +201,12 @@ def test_all_three_files_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     real = os.replace
     moved: list[object] = []
 
-    def fails_at_the_manifest(source: object, target: object) -> None:
-        if str(target).endswith(".onnx.json") and not moved.append(target) and len(moved) == 1:
+    def fails_at_the_graph(source: object, target: object) -> None:
+        if str(target).endswith(".onnx") and not moved.append(target) and len(moved) == 1:
             raise OSError(28, "No space left on device")
         real(source, target)  # type: ignore[type-var]
 
-    monkeypatch.setattr(os, "replace", fails_at_the_manifest)
+    monkeypatch.setattr(os, "replace", fails_at_the_graph)
     with pytest.raises(OutputError, match="No space left"):
         written(tmp_path, pack_golden(golden(2)))
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
