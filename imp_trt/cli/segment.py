@@ -32,7 +32,7 @@ from imp_trt.errors import UsageError
 if TYPE_CHECKING:
     from imp_trt.segmenter import Segmenter
     from imp_trt.video.pipeline import RunSummary
-    from imp_trt.video.sinks import Sink
+    from imp_trt.video.sinks import FrameResults, Sink
     from imp_trt.video.sources import Source
     from imp_trt.video.statistics import Snapshot
 
@@ -174,7 +174,16 @@ def _add_live(live: argparse._ArgumentGroup) -> None:
 
 def _add_drawing(draw: argparse._ArgumentGroup) -> None:
     draw.add_argument(
-        "--alpha", type=_fraction, default=0.5, help="opacity of the class colors (default: 0.5)"
+        "--style",
+        choices=("instances", "classes", "panoptic"),
+        default="instances",
+        help="filled instances over faint class colors, the class map alone, or panoptic segments (default: "
+        "instances)",
+    )
+    draw.add_argument(
+        "--alpha",
+        type=_fraction,
+        help="opacity of the class colors (default: 0.25 for the style instances, else 0.5)",
     )
     draw.add_argument(
         "--min-score",
@@ -184,6 +193,11 @@ def _add_drawing(draw: argparse._ArgumentGroup) -> None:
     )
     draw.add_argument("--no-labels", action="store_true", help="do not draw the labels of instances")
     draw.add_argument("--legend", action="store_true", help="draw a legend of the classes")
+    draw.add_argument(
+        "--track",
+        action="store_true",
+        help="number the instances over the frames, in overlays and --save-json",
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -197,6 +211,7 @@ def _run(args: argparse.Namespace) -> int:
     # Imported after set_up_logging, because OpenCV reads its log level on import.
     from imp_trt.segmenter import Segmenter
     from imp_trt.video.pipeline import short_names
+    from imp_trt.video.sinks import FrameResults
     from imp_trt.video.sources import open_source, redacted
 
     if args.serve_host is not None and args.serve is None:
@@ -216,13 +231,15 @@ def _run(args: argparse.Namespace) -> int:
             raise UsageError("--json and --save-json on stdout", expected="only one of them")
         refuse_overwriting(args.artifact, sources, short_names(sources), outputs)
         segmenter = stack.enter_context(Segmenter(args.artifact, args.backend, args.threads, args.device))
-        summary, interrupted = _segment(args, sources, segmenter, outputs)
+        results = FrameResults(args.min_score) if args.json else None
+        summary, interrupted = _segment(args, sources, segmenter, outputs, results)
         report = {
             "source": redacted(args.source),
             "artifact": args.artifact,
             "precision": segmenter.manifest.precision,
             "deadline_ms": args.deadline and round(args.deadline * 1e3, 3),
             **summary.to_dict(),
+            **(results.to_dict() if results is not None else {}),
             "outputs": {name: place for name, place in outputs.items() if place != "null:"},
         }
     if args.json:
@@ -237,7 +254,11 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _segment(
-    args: argparse.Namespace, sources: list[Source], segmenter: Segmenter, outputs: dict[str, str]
+    args: argparse.Namespace,
+    sources: list[Source],
+    segmenter: Segmenter,
+    outputs: dict[str, str],
+    results: FrameResults | None,
 ) -> tuple[RunSummary, bool]:
     """Run the pipeline; returns its summary and whether Ctrl-C or SIGTERM ended it."""
     from imp_trt.video.interrupts import stop_on_interrupt
@@ -258,6 +279,8 @@ def _segment(
         for make in (*sink_makers(args, sources, outputs), *_view_makers(args, sources, segmenter)):
             # Entered one by one: if one cannot be opened, those before it are aborted.
             sinks.append(opened.enter_context(make()))
+        if results is not None:
+            sinks.append(results)
         opened.pop_all()  # from here on, run_pipeline closes them
     with ExitStack() as stack:
         stopped = stack.enter_context(stop_on_interrupt())
@@ -267,7 +290,8 @@ def _segment(
             sources if len(sources) > 1 else sources[0],
             sinks,
             max_frames=args.max_frames,
-            draw=DrawOptions(args.alpha, args.min_score, not args.no_labels, args.legend),
+            draw=DrawOptions(args.alpha, args.min_score, not args.no_labels, args.legend, args.style),
+            track=args.track,
             policy=args.policy,
             queue_size=args.queue_size,
             deadline_s=args.deadline,

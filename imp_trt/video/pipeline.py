@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
 from threading import Thread
-from typing import Protocol, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 
@@ -20,15 +20,30 @@ from imp_trt.errors import InvalidInput, OutputError
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from imp_trt.video.queues import FrameQueue, Policy
-from imp_trt.video.sinks import DrawOptions, SegmentedFrame, Sink
+from imp_trt.video.sinks import DrawOptions, LegendHistory, SegmentedFrame, Sink
 from imp_trt.video.sources import Source
 from imp_trt.video.sources.frame import Frame
-from imp_trt.video.stages import CapturedFrame, Job, RunState, SinkWriter, abort_sink, capture, draw_all
+from imp_trt.video.stages import (
+    CapturedFrame,
+    History,
+    Job,
+    RunState,
+    SinkWriter,
+    abort_sink,
+    capture,
+    draw_all,
+)
 from imp_trt.video.statistics import RunSummary, Snapshot, SourceState, Statistics
 
 __all__ = ["RunSummary", "run_pipeline", "short_names"]
 
 _log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from imp_trt.video.tracking import Tracker
+
+DEFAULT_TRACKED_FPS = 30.0
+"""Frame rate for tracking where a source has none and its frames have no times."""
 
 JOIN_TIMEOUT_S = 2.0
 """How long a run waits for its threads to end."""
@@ -72,6 +87,7 @@ def run_pipeline(
     clock: Callable[[], float] = time.monotonic,
     on_progress: _ProgressCallback | None = None,
     stall_s: float = STALL_TIMEOUT_S,
+    track: bool = False,
 ) -> RunSummary:
     """Segment the frames of one or several sources and pass each result to every sink.
 
@@ -102,6 +118,7 @@ def run_pipeline(
         on_progress: called in the caller's thread with Statistics.snapshot(), at most four times a second
             and at the end. False ends the run; frames that the network has started are still written.
         stall_s: fail if a sink or on_frame takes longer than this for one frame, or a sink to close.
+        track: give instances track ids over the frames of each source, see :class:`imp_trt.video.Tracker`.
 
     Returns:
         The summary. Frames of files are never dropped, except those read ahead when the run was ended by a
@@ -109,10 +126,13 @@ def run_pipeline(
 
     Raises:
         InvalidInput: an argument is invalid.
+        DependencyMissing: track without the package trackers.
         OutputError: a sink stalls.
         Exception: the first exception raised by a source, the segmenter, a sink or a callback.
     """
-    options = _Options(max_frames, draw or DrawOptions(), on_frame, deadline_s, clock, on_progress, stall_s)
+    options = _Options(
+        max_frames, draw or DrawOptions(), on_frame, deadline_s, clock, on_progress, stall_s, track
+    )
     try:
         options.check()
         run = _Run(segmenter, _as_list(source), sinks, policy, queue_size, options)
@@ -137,6 +157,7 @@ class _Options:
     clock: Callable[[], float]
     on_progress: _ProgressCallback | None
     stall_s: float
+    track: bool
 
     def check(self) -> None:
         """Raise InvalidInput for a limit that is not positive."""
@@ -181,6 +202,7 @@ class _Run:
         for sink in sinks:
             if isinstance(sink, _StatisticsSink) and sink.statistics is None:
                 sink.statistics = self._statistics.snapshot
+        self._histories = [History(LegendHistory(), self._new_tracker(source)) for source in sources]
         self._reported = -math.inf
 
     def run(self) -> RunSummary:
@@ -191,7 +213,7 @@ class _Run:
         draw_overlays = any(getattr(sink, "draws", False) for sink in self._sinks)
         workers = [
             _thread("writing", writer.run),
-            _thread("drawing", draw_all, state, draw_overlays),
+            _thread("drawing", draw_all, state, self._histories, draw_overlays),
         ]
         captures = [
             _thread(f"capture {name}", capture, state, channel, source, name if several else "", limit)
@@ -309,6 +331,13 @@ class _Run:
     def _is_expired(self, captured: CapturedFrame) -> bool:
         deadline = self._options.deadline_s
         return deadline is not None and self._options.clock() - captured.captured_s > deadline
+
+    def _new_tracker(self, source: _Frames) -> Tracker | None:
+        if not self._options.track:
+            return None
+        from imp_trt.video.tracking import Tracker
+
+        return Tracker(getattr(source, "fps", None) or DEFAULT_TRACKED_FPS)
 
     def _new_statistics(self) -> Statistics:
         contract = self._segmenter.manifest.input

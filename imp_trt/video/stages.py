@@ -8,15 +8,19 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from threading import Event, Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video.queues import FrameQueue
-from imp_trt.video.sinks import SegmentedFrame, Sink
+from imp_trt.video.sinks import LegendHistory, SegmentedFrame, Sink
 from imp_trt.video.sources.frame import Frame
 from imp_trt.video.statistics import Statistics
+
+if TYPE_CHECKING:
+    from imp_trt.video.tracking import Tracker
 
 _log = logging.getLogger(__name__)
 
@@ -136,10 +140,31 @@ def _read(state: RunState, channel: int, frames: Iterator[Frame], name: str, lim
             return
 
 
-def draw_all(state: RunState, draw_overlays: bool) -> None:
-    """Download each result and, if requested, draw its overlay.
+@dataclass(frozen=True)
+class History:
+    """What is remembered of the earlier frames of one source.
+
+    Attributes:
+        legends: the classes listed so far.
+        tracker: None without tracking.
+    """
+
+    legends: LegendHistory
+    tracker: Tracker | None
+
+    def add(self, item: SegmentedFrame) -> SegmentedFrame:
+        """The next frame of the source, with what is remembered."""
+        result = item.result
+        if self.tracker is not None:
+            result = self.tracker.update(result, item.frame.time_s)
+        return replace(item, result=result, legends=self.legends)
+
+
+def draw_all(state: RunState, histories: Sequence[History], draw_overlays: bool) -> None:
+    """Download each result and, if requested, track its instances and draw its overlay.
 
     Args:
+        histories: one for each source.
         draw_overlays: False leaves drawing to the sink that asks for an overlay.
     """
     for job in _until_none(state.to_draw):
@@ -150,9 +175,10 @@ def draw_all(state: RunState, draw_overlays: bool) -> None:
             before = state.clock()
             # The result of an engine is downloaded here, while the network runs on the next frame.
             pixels = job.item.result.pixel_counts()
-            _ = job.item.overlay if draw_overlays else job.item.result.instances
+            item = histories[job.channel].add(job.item)
+            _ = item.overlay if draw_overlays else item.result.instances
             draw_ms = (state.clock() - before) * 1e3
-            state.to_write.put(replace(job, pixels=pixels, draw_ms=draw_ms))
+            state.to_write.put(replace(job, item=item, pixels=pixels, draw_ms=draw_ms))
         except BaseException as error:
             state.queue.drop(job.channel)
             state.fail(error)

@@ -51,6 +51,8 @@ def test_image_with_every_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*argv, *MODEL, "--json", "--legend", "--alpha", "0.4"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["frames"] == 1
+    assert report["results"] == [json.loads(Path("r.jsonl").read_text())]
+    assert report["results_omitted"] == 0
     assert report["outputs"] == {"overlay": "o.png", "overlay 2": "v", "classes": "c.png", "json": "r.jsonl"}
     assert np.array_equal(cv2.imread("c.png", cv2.IMREAD_UNCHANGED), tiny.truth(tiny.frame(seed=1)))
     assert json.loads(Path("r.jsonl").read_text())["name"] == "f1"

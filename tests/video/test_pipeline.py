@@ -87,6 +87,19 @@ def test_options(segmenter: Segmenter) -> None:
     assert run_pipeline(segmenter, frames(0), []).to_dict()["frames"] == 0
 
 
+def test_tracks_and_legends_go_on_from_frame_to_frame(segmenter: Segmenter) -> None:
+    pytest.importorskip("trackers", reason="needs the package trackers: pip install 'imp-trt[track]'")
+    sink = Recorder()
+    run_pipeline(segmenter, frames(4), [sink], track=True, draw=DrawOptions(legend=True))
+    ids = [item.result.instances.track_ids for item in sink.items]
+    assert [i.tolist() for i in ids if i is not None] == [[-1, -1], [0, 1], [0, 1], [0, 1]]
+    assert len({id(item.legends) for item in sink.items}) == 1
+    assert sink.items[0].legends is not None
+    again = Recorder()
+    run_pipeline(segmenter, frames(2), [again])
+    assert all(item.result.instances.track_ids is None for item in again.items)
+
+
 def test_a_sink_can_stop_the_run_and_the_others_are_closed(segmenter: Segmenter) -> None:
     a, b = Recorder(stop_after=2), Recorder()
     assert run_pipeline(segmenter, frames(9), [a, b]).frames == 2

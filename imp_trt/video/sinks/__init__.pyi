@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from .images import ClassMaps as ClassMaps
 from .images import OverlayImages as OverlayImages
+from .lines import FrameResults as FrameResults
 from .lines import JsonLines as JsonLines
 from .overlays import DEFAULT_FPS as DEFAULT_FPS
 from .overlays import OverlayVideo as OverlayVideo

@@ -17,10 +17,52 @@ from imp_trt.results.result import DEFAULT_SCORE_THRESHOLD
 from imp_trt.video.sinks.sink import BaseSink, SegmentedFrame
 from imp_trt.video.sinks.text_file import TextFile
 
+MAX_FRAME_RESULTS = 1000
+"""Frames that FrameResults keeps by default."""
+
 READER_TIMEOUT_S = 1.5
 """How long a pipe may stay full before its reader counts as stalled."""
 
 _OWN_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)|/dev/std(out|err)")
+
+
+def frame_dict(item: SegmentedFrame, min_score: float) -> dict[str, object]:
+    """A frame's index, name and time_s, and its result's to_dict, as data for JSON."""
+    frame = item.frame
+    data: dict[str, object] = {"index": frame.index, "name": frame.name, "time_s": frame.time_s}
+    if item.source:
+        data["source"] = item.source
+    if item.age_s is not None:
+        data["age_ms"] = round(1e3 * item.age_s, 3)
+    data.update(item.result.to_dict(min_score))
+    return data
+
+
+class FrameResults(BaseSink):
+    """Keeps the results of the first frames as data for JSON, see :func:`frame_dict`.
+
+    Args:
+        min_score: instances with lower scores are left out.
+        limit: number of frames that are kept.
+    """
+
+    def __init__(self, min_score: float = DEFAULT_SCORE_THRESHOLD, limit: int = MAX_FRAME_RESULTS) -> None:
+        self._min_score = min_score
+        self._limit = limit
+        self._results: list[dict[str, object]] = []
+        self._omitted = 0
+
+    def write(self, item: SegmentedFrame) -> bool:
+        """See :meth:`Sink.write`."""
+        if len(self._results) < self._limit:
+            self._results.append(frame_dict(item, self._min_score))
+        else:
+            self._omitted += 1
+        return True
+
+    def to_dict(self) -> dict[str, object]:
+        """results, and results_omitted: the number of frames after the first ones."""
+        return {"results": self._results, "results_omitted": self._omitted}
 
 
 class JsonLines(BaseSink):
@@ -48,13 +90,7 @@ class JsonLines(BaseSink):
 
     def write(self, item: SegmentedFrame) -> bool:
         """See :meth:`Sink.write`."""
-        frame = item.frame
-        line: dict[str, object] = {"index": frame.index, "name": frame.name, "time_s": frame.time_s}
-        if item.source:
-            line["source"] = item.source
-        if item.age_s is not None:
-            line["age_ms"] = round(1e3 * item.age_s, 3)
-        line.update(item.result.to_dict(self._min_score))
+        line = frame_dict(item, self._min_score)
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         return True
 

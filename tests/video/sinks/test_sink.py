@@ -168,6 +168,18 @@ def test_the_legend_of_a_video_keeps_its_rows(results: list[SegmentationResult],
     assert np.array_equal(shown.overlay, wanted)
 
 
+def test_results_of_the_first_frames(item: MakeItem) -> None:
+    sink = sinks.FrameResults(min_score=0.7, limit=2)
+    for i in range(5):
+        assert sink.write(item(i))
+    data = sink.to_dict()
+    assert data["results_omitted"] == 3
+    kept = data["results"]
+    assert isinstance(kept, list)
+    assert [frame["index"] for frame in kept] == [0, 1]
+    assert all(instance["score"] >= 0.7 for frame in kept for instance in frame["instances"])
+
+
 def test_opacity_is_that_of_the_style() -> None:
     assert DrawOptions().opacity == 0.25
     assert DrawOptions(style="classes").opacity == DrawOptions(style="panoptic").opacity == 0.5
