@@ -150,6 +150,22 @@ class CachedDataset:
     def __getitem__(self, index: int) -> Sample:
         return self._cache.get(checked_index(index, len(self)), self._dataset.__getitem__)
 
+    def image_name(self, index: int) -> str:
+        """See :func:`image_name`."""
+        return image_name(self._dataset, index)
+
+
+@runtime_checkable
+class NamedImages(Protocol):
+    """A data set whose images have names."""
+
+    def image_name(self, index: int) -> str: ...
+
+
+def image_name(dataset: Dataset, index: int) -> str:
+    """Name of an image: its path in the data set, or its number where a data set has no files."""
+    return dataset.image_name(index) if isinstance(dataset, NamedImages) else f"image {index + 1}"
+
 
 def checked_index(index: int, length: int) -> int:
     """``index`` as a non-negative position below ``length``.

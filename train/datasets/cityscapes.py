@@ -168,6 +168,10 @@ class CityscapesDataset:
         labels = (path for _, *both in files for path in both)
         return content_digest(self.stems, labels, (photo for photo, *_ in files))
 
+    def image_name(self, index: int) -> str:
+        """Path of an image, relative to the root."""
+        return _files(self.split, self.stems[index])[0]
+
     def label_name(self, index: int) -> str:
         """Path of a label map, relative to the root."""
         return _files(self.split, self.stems[index])[1]

@@ -180,6 +180,10 @@ class CocoDataset:
         position = checked_index(index, len(self))
         return self._load(position) if self._cache is None else self._cache.get(position, self._load)
 
+    def image_name(self, index: int) -> str:
+        """Path of an image, relative to the image folder."""
+        return self.images[index].file_name
+
     def _load(self, index: int) -> Sample:
         labeled = self.images[index]
         image = read_photo(self.folder / labeled.file_name, labeled.size)

@@ -185,6 +185,10 @@ class IndexPngDataset:
         photos, labels = zip(*self.pairs, strict=True)
         return content_digest(settings, (self.root / n for n in labels), (self.root / n for n in photos))
 
+    def image_name(self, index: int) -> str:
+        """Path of an image, as written in the list."""
+        return self.pairs[index][0]
+
     def label_name(self, index: int) -> str:
         """Path of a label map, as written in the list."""
         return self.pairs[index][1]

@@ -51,6 +51,7 @@ _MARKERS = "osD^vPX"
 _MISSING = chr(0x2013)
 _DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("--", "-", "-.", ":", (0, (5, 1)), (0, (1, 1)), "-")
 
+_MIN_SPAN = 1.0  # of the y axis of a line chart: one percentage point
 _WIDTH = 7.6
 _LEGEND_COLUMNS = 4
 _STYLE: dict[Any, Any] = {  # Any: Matplotlib types the keys as a Literal of all of them
@@ -229,6 +230,10 @@ def lines(
         axes.set_ylabel(y_label)
         axes.grid(axis="y")
         axes.margins(y=0.1)
+        low, high = axes.get_ylim()
+        if high - low < _MIN_SPAN:  # a flat line: without this the axis shows its noise
+            middle = max((low + high) / 2, _MIN_SPAN / 2)
+            axes.set_ylim(middle - _MIN_SPAN / 2, middle + _MIN_SPAN / 2)
         _legend(axes, len(series))
         return _svg(figure, title)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable
-from imp_trt.data.dataset import Dataset, Sample
+from imp_trt.data.dataset import Dataset, Sample, image_name
 from imp_trt.data.files import write_atomically
 from imp_trt.data.images import encode_image
 from imp_trt.metrics.semantic import ConfusionMatrix
@@ -63,7 +63,7 @@ class PictureRow:
     """One image of the report.
 
     Attributes:
-        caption: number and scores of the image.
+        caption: name and scores of the image.
         panels: title and image [h, w, 3] uint8 BGR, from left to right, all of the same size.
     """
 
@@ -127,7 +127,7 @@ def picture_row(
     parts = [f"{name} {100 * score:.1f}" for (name, _), score in zip(models, scores, strict=True)]
     things = bool(np.isin(sample.semantic, dataset.classes.things).any())
     what = "its things" if things else "its classes"
-    caption = f"image {index + 1}: mean IoU of {what}, %: {', '.join(parts)}"
+    caption = f"{image_name(dataset, index)}: mean IoU of {what}, %: {', '.join(parts)}"
     return PictureRow(caption, tuple((name, _shrink(image, PANEL_WIDTH)) for name, image in panels))
 
 

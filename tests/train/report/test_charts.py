@@ -143,3 +143,12 @@ def test_names_are_no_formulas():
 def test_nothing_to_draw_is_an_error(make):
     with pytest.raises(InvalidInput):
         make()
+
+
+def test_the_axis_of_a_flat_line_does_not_show_noise():
+    text = charts.lines(
+        {"imp": {0.0: 0.0, 1.0: 0.0}}, title="precision", x_label="recall", y_label="precision, %"
+    )
+    ticks = [float(t) for t in re.findall(r">(-?\d+\.\d+)</text>", text.replace("\u2212", "-"))]
+    assert min(ticks) >= 0
+    assert max(ticks) - min(ticks) >= 0.8

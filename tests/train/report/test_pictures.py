@@ -97,3 +97,12 @@ def test_rows_of_other_sizes_are_as_wide_as_the_narrowest(tmp_path):
     rows = [picture_row(Wide(), 0, [], []), picture_row(ROOMS, 0, [], [])]
     seen = cv2.imread(str(write_sheet(tmp_path / "sheet.png", rows, CLASSES)))
     assert seen.shape[1] == 2 * ROOMS[0].size[1] + GAP
+
+
+def test_captions_name_the_file():
+    class Named(type(ROOMS)):
+        def image_name(self, index):
+            return f"images/{index}.png"
+
+    row = picture_row(Named(), 3, [("imp", perfect)], [1.0])
+    assert row.caption.startswith("images/3.png: mean IoU")
