@@ -51,7 +51,7 @@ def test_every_frame_gets_its_class_map(program, tmp_path, batch, detections):
     assert re.search(rf"{4 // batch} frames, p50 [0-9.]+ ms, p99 [0-9.]+ ms", said)
 
 
-def test_a_frame_that_is_truncated_is_no_frame(program, tmp_path):
+def test_a_truncated_frame_is_rejected(program, tmp_path):
     done = _run(program, tmp_path, tensorrt_on_host.engine(8, 8), bytes(8 * 8 * 3 + 100))
     assert done.returncode == 0
     assert len(done.stdout) == 64

@@ -114,7 +114,7 @@ def test_waiting_sources_are_read_in_turn_whichever_is_faster() -> None:
     assert frame_queue.get(0) == (2, "c2")
 
 
-def test_sources_that_drop_do_not_join_until_each_other() -> None:
+def test_sources_that_drop_do_not_wait_for_each_other() -> None:
     frame_queue: FrameQueue[str] = FrameQueue(["drop-oldest"] * 2, size=2, max_outstanding=99)
     for name in ("b0", "b1"):
         frame_queue.put(1, name)

@@ -132,7 +132,7 @@ def test_a_reader_that_went_is_an_error(tmp_path: Path, item: MakeItem) -> None:
             sink.write(item())
 
 
-def test_a_pipe_that_no_viewer_reads_is_an_error_at_once(tmp_path: Path) -> None:
+def test_a_pipe_that_is_not_read_is_an_error_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OutputError, match="pipe"):
         JsonLines(tmp_path / "pipe")

@@ -52,7 +52,7 @@ def write_until(sink: Window, item: MakeItem, stop: Callable[[bool], bool], sour
 
 
 def test_the_viewer_gets_frames_when_it_is_ready(tmp_path: Path, item: MakeItem) -> None:
-    """Two are request for; the others must not hold up the writer."""
+    """Two frames are requested; the others must not hold up the writer."""
     got = tmp_path / "got"
     script = f"""
 say("ready"); first = read(); say("ready"); second = read()

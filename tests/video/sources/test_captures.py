@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What OpenCV is request for when a camera or stream is opened."""
+"""What is requested of OpenCV when a camera or stream is opened."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_another_container_than_the_name_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", clips.CODECS)
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.9, 0.99])
-def test_a_video_truncated_is_rejected(tmp_path: Path, suffix: str, share: float) -> None:
+def test_a_truncated_video_is_rejected(tmp_path: Path, suffix: str, share: float) -> None:
     path = clips.write_clip(tmp_path / f"clip{suffix}", frames=30)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
@@ -97,7 +97,7 @@ def test_a_video_truncated_is_rejected(tmp_path: Path, suffix: str, share: float
         list(open_source(path))
 
 
-def test_an_mp4_truncated_behind_its_index_is_rejected_on_opening(tmp_path: Path) -> None:
+def test_an_mp4_truncated_after_its_index_is_rejected_on_opening(tmp_path: Path) -> None:
     path = clips.write_clip(tmp_path / "clip.mp4", frames=30)
     data = clips.moved_to_front(path.read_bytes())
     path.write_bytes(data)
@@ -217,7 +217,7 @@ def test_rejected_specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: s
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tiff", ".webp"])
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.95])
-def test_an_image_truncated_is_rejected(tmp_path: Path, suffix: str, share: float) -> None:
+def test_a_truncated_image_is_rejected(tmp_path: Path, suffix: str, share: float) -> None:
     data = encode_image(tiny.frame(200, 200), suffix)
     path = tmp_path / f"image{suffix}"
     path.write_bytes(data[: int(share * len(data))])
