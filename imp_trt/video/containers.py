@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _MAX_INDEX = 64 << 20  # bytes
+_VISUAL_ENTRY = 78  # bytes of a sample entry before its boxes
 _EBML = b"\x1a\x45\xdf\xa3"
 _MP4_FIRST = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
@@ -65,6 +66,24 @@ def shown_share(path: Path) -> float:
     except (struct.error, ZeroDivisionError):
         pass
     return 1.0
+
+
+def declares_crop(path: Path) -> bool:
+    """Whether an MP4 or MOV has a clean aperture smaller than its frames, which decoders do not apply."""
+    try:
+        with path.open("rb") as file:
+            index = _find_index(file, path.stat().st_size)
+        for track in (box for kind, box in _boxes(index) if kind == b"trak"):
+            table = _first(_first(_first(track, b"mdia"), b"minf"), b"stbl")
+            for _, entry in _boxes(_first(table, b"stsd")[8:]):
+                aperture = _first(entry[_VISUAL_ENTRY:], b"clap")
+                if aperture:
+                    width, width_by, height, height_by = struct.unpack_from(">4I", aperture)
+                    stored = struct.unpack_from(">HH", entry, 24)
+                    return (width, height) != (stored[0] * width_by, stored[1] * height_by)
+    except struct.error:
+        pass
+    return False
 
 
 def _find_index(file: BinaryIO, size: int) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -231,6 +232,22 @@ def test_the_share_that_an_edit_list_shows(tmp_path: Path, suffix: str) -> None:
         path.write_bytes(damaged)
         assert 0 <= shown_share(path) <= 1
     assert shown_share(av_clips.write(tmp_path / "x.mkv")) == 1
+
+
+@pytest.mark.parametrize(("width", "told"), [(88, True), (96, False)])
+def test_a_clean_aperture(tmp_path: Path, width: int, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    path = av_clips.write(tmp_path / "x.mov")
+    data = path.read_bytes()
+    box = struct.pack(">I4s8I", 40, b"clap", width, 1, 64, 1, 0, 1, 0, 1)
+    end = data.index(b"stts") - 4  # follows the description of the samples
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+        at = data.rindex(kind, 0, end) - 4  # the index is at the end, so that no offset changes
+        length = struct.unpack_from(">I", data, at)[0]
+        data = data[:at] + struct.pack(">I", length + len(box)) + data[at + 4 :]
+    path.write_bytes(data[:end] + box + data[end:])
+    with caplog.at_level(logging.WARNING, "imp_trt"), open_source(path) as source:
+        assert len(list(source)) == 8
+    assert ("clean aperture is not applied" in caplog.text) == told
 
 
 @pytest.mark.parametrize(("frames", "every"), [(96, 5), (100, 40)])
