@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the top-level structure of video files for truncation.
+"""Checks the structure of video files: truncation, and edit lists.
 
 A decoder plays a truncated file up to the cut and then stops as if it had reached the end.
 """
@@ -7,8 +7,13 @@ A decoder plays a truncated file up to the cut and then stops as if it had reach
 from __future__ import annotations
 
 import logging
+import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+_MAX_INDEX = 64 << 20  # bytes
+_VISUAL_ENTRY = 78  # bytes of a sample entry before its boxes
 _EBML = b"\x1a\x45\xdf\xa3"
 _MP4_FIRST = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
@@ -51,6 +56,96 @@ def missing_bytes(path: Path) -> int:
         _log.warning("%s ends within a fragment: its recording was interrupted", path)
         return 0
     return max(position - size, 0)
+
+
+def shown_share(path: Path) -> float:
+    """Share of a video's duration that its edit list shows: below 1 for MP4 and MOV trimmed without encoding.
+
+    1 for other files, and if the boxes are damaged or larger than _MAX_INDEX.
+    """
+    try:
+        with path.open("rb") as file:
+            index = _find_index(file, path.stat().st_size)
+        scale, _ = _times(_first(index, b"mvhd"))
+        for track in (box for kind, box in _boxes(index) if kind == b"trak"):
+            media = _first(track, b"mdia")
+            if _first(media, b"hdlr")[8:12] != b"vide":
+                continue
+            media_scale, duration = _times(_first(media, b"mdhd"))
+            shown = _edited(_first(_first(track, b"edts"), b"elst")) / scale
+            return min(1.0, shown / (duration / media_scale)) if shown else 1.0
+    except (struct.error, ZeroDivisionError):
+        pass
+    return 1.0
+
+
+def declares_crop(path: Path) -> bool:
+    """Whether an MP4 or MOV has a clean aperture smaller than its frames, which decoders do not apply."""
+    try:
+        with path.open("rb") as file:
+            index = _find_index(file, path.stat().st_size)
+        for track in (box for kind, box in _boxes(index) if kind == b"trak"):
+            table = _first(_first(_first(track, b"mdia"), b"minf"), b"stbl")
+            for _, entry in _boxes(_first(table, b"stsd")[8:]):
+                aperture = _first(entry[_VISUAL_ENTRY:], b"clap")
+                if aperture:
+                    width, width_by, height, height_by = struct.unpack_from(">4I", aperture)
+                    stored = struct.unpack_from(">HH", entry, 24)
+                    return (width, height) != (stored[0] * width_by, stored[1] * height_by)
+    except struct.error:
+        pass
+    return False
+
+
+def _find_index(file: BinaryIO, size: int) -> bytes:
+    """Content of an MP4's moov box; empty if there is none."""
+    position = 0
+    while position + 8 <= size:
+        file.seek(position)
+        header = file.read(16)
+        length = _box_length(header, size - position)
+        if header[4:8] == b"moov":
+            file.seek(position + 8)
+            return file.read(length - 8) if 8 <= length <= _MAX_INDEX else b""
+        if length < 8:
+            break
+        position += length
+    return b""
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Types and contents of the boxes in a box."""
+    position = 0
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if length < 8:
+            return
+        yield kind, data[position + 8 : position + length]
+        position += length
+
+
+def _first(data: bytes, kind: bytes) -> bytes:
+    return next((box for name, box in _boxes(data) if name == kind), b"")
+
+
+def _times(header: bytes) -> tuple[int, int]:
+    """Time scale and duration of an mvhd or mdhd box."""
+    scale, duration = (
+        struct.unpack_from(">IQ", header, 20)
+        if header[:1] == b"\1"
+        else struct.unpack_from(">II", header, 12)
+    )
+    return scale, duration
+
+
+def _edited(edits: bytes) -> int:
+    """Duration of an edit list without its empty edits, in units of the movie."""
+    if not edits:
+        return 0
+    form = ">QqI" if edits[0] == 1 else ">IiI"
+    size, (count,) = struct.calcsize(form), struct.unpack_from(">I", edits, 4)
+    entries = (struct.unpack_from(form, edits, 8 + size * k) for k in range(min(count, len(edits) // size)))
+    return sum(duration for duration, start, _ in entries if start >= 0)
 
 
 def _box_length(header: bytes, rest: int) -> int:

@@ -8,6 +8,7 @@ uninitialized memory), both take a mirrored video for a rotated one, and the whe
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -224,8 +225,9 @@ def opencv_capture(path: Path) -> Capture:
 
 
 def _version(text: str) -> tuple[int, int]:
-    major, minor = (int(part) for part in text.split(".")[:2])
-    return major, minor
+    """Major and minor version; (0, 0) if the text is none."""
+    numbers = re.match(r"(\d+)\.(\d+)", text)
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
 
 @cache

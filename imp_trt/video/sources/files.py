@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from imp_trt.data.images import IMAGE_SUFFIXES, read_image
 from imp_trt.errors import SourceError
-from imp_trt.video.containers import lists_frames, missing_bytes
+from imp_trt.video.containers import declares_crop, lists_frames, missing_bytes, shown_share
 from imp_trt.video.sources.captures import Capture
 from imp_trt.video.sources.decoder import PyAvCapture, opencv_capture, pyav_decodes
 from imp_trt.video.sources.frame import Frame
@@ -125,8 +125,12 @@ class VideoSource(ClosingSource):
                 fix="if it plays in another program, convert it to H.264 in MP4"
                 + ("" if pyav_decodes() else ", or pip install 'imp-trt[video]', which decodes more codecs"),
             )
+        if self.paths and declares_crop(self.paths[0]):
+            _log.warning("%s: its clean aperture is not applied; frames are processed as stored", path)
         count, fps = (self._capture.get(p) for p in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
         self.frames: int | None = int(count) if 0 < count < 1e9 else None
+        if self.frames and self._listed and not isinstance(self._capture, PyAvCapture):
+            self.frames = max(1, round(self.frames * shown_share(Path(path))))  # OpenCV counts hidden frames
         self.fps: float | None = float(fps) if math.isfinite(fps) and 0 < fps <= 1000 else None
 
     def __enter__(self) -> Source:
