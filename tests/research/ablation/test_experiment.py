@@ -13,9 +13,8 @@ import pytest
 pytest.importorskip("torch", reason="needs PyTorch")
 pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
 
-from research.ablation.locks import Busy, claim
-
 from imp_trt.data.dataset import CachedDataset
+from imp_trt.data.locks import Busy, claim
 from imp_trt.errors import UsageError
 from imp_trt.train.datasets import open_dataset
 from imp_trt.train.provenance import source_version

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import pytest
-from research.ablation.locks import Busy
 
+from imp_trt.data.locks import Busy
 from imp_trt.errors import CheckpointError, ImpTrtError
 from imp_trt.train.optimizer import TrainingDiverged
 from imp_trt.train.state import TimeBudgetSpent
