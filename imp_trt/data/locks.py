@@ -20,8 +20,8 @@ class Busy(Exception):
         holder: its process id, or "" if it is not known.
     """
 
-    def __init__(self, path: Path, holder: str = "") -> None:
-        super().__init__(str(path))
+    def __init__(self, path: str = "", holder: str = "") -> None:
+        super().__init__(path)
         self.holder = holder
 
 
@@ -51,7 +51,7 @@ def claim(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            raise Busy(path, file.read(32).strip()) from error
+            raise Busy(str(path), file.read(32).strip()) from error
         except OSError as error:
             raise LocksUnsupported(
                 f"{path} cannot be locked",

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from imp_trt.data.locks import Busy
@@ -18,7 +16,7 @@ A, B, C = Cell(CONTROL, "base", 0), Cell(HEADLINE, "base", 0), Cell(CONTROL, "ba
 
 
 class Workshop:
-    """Fills cells at once, except for the given ones; a call takes ten seconds of its clock."""
+    """Fills cells at once, except for those told otherwise; a call lasts ten seconds of its clock."""
 
     def __init__(self, **errors: Exception) -> None:
         self.errors = errors
@@ -60,7 +58,7 @@ def test_cells_are_filled_in_order_and_done_ones_left_alone():
 
 
 def test_what_another_process_has_is_skipped_and_waited_for_in_the_end():
-    shop = Workshop(panoptic_fpn_base_s0=Busy(Path("lock")))
+    shop = Workshop(panoptic_fpn_base_s0=Busy())
     outcome = shop.fill([A, B, C])
     # The first is tried again before each other cell: it may have become free.
     assert shop.tried == [A, B, A, C, A, A]
@@ -76,7 +74,7 @@ def test_no_cell_is_begun_after_the_deadline():
 
 
 def test_waiting_for_another_process_ends_at_the_deadline():
-    shop = Workshop(panoptic_fpn_base_s0=Busy(Path("lock")))
+    shop = Workshop(panoptic_fpn_base_s0=Busy())
     shop.wait = lambda seconds: setattr(shop, "now", shop.now + seconds)  # type: ignore[method-assign]
     outcome = shop.fill([A], deadline=100.0)
     assert outcome.left == [A]
