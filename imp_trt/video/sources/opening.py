@@ -90,7 +90,7 @@ def open_source(
     """
     if not read_timeout_s > 0:
         raise InvalidInput("read_timeout_s", expected="above 0", got=read_timeout_s)
-    text = os.path.expanduser(os.fspath(spec))
+    text = _checked_text(os.fspath(spec))
     path = Path(text)
     stall_s = max(STALL_TIMEOUT_S, read_timeout_s + _STALL_MARGIN_S)
     streams = _Streams(read_timeout_s, paced)
@@ -123,6 +123,20 @@ def open_source(
         got=suffix or "no suffix",
         fix="give the file the suffix of its format, or convert it",
     )
+
+
+def _checked_text(spec: str) -> str:
+    """The source with ~ as the home folder; SourceError if no path or address can contain it."""
+    try:
+        text = os.path.expanduser(spec)
+        valid = b"\0" not in os.fsencode(text)
+    except (UnicodeError, ValueError):
+        valid = False
+    if not valid:
+        raise SourceError(
+            f"source {redacted(spec)}", expected=_KINDS, got="text with a NUL or undecodable characters"
+        )
+    return text
 
 
 def _by_scheme(scheme: str, text: str, live: _Live, streams: _Streams) -> Source:
