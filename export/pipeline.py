@@ -14,7 +14,13 @@ from typing import overload
 
 from onnx import ModelProto
 
-from imp_trt.artifacts.artifact import golden_path, manifest_path, read_manifest, write_artifact
+from imp_trt.artifacts.artifact import (
+    golden_path,
+    manifest_path,
+    own_golden_path,
+    read_manifest,
+    write_artifact,
+)
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.backends.preflight import problems
 from imp_trt.backends.pytorch import PyTorchBackend
@@ -274,15 +280,12 @@ def _other_files(plan: ExportPlan, exported: Exported) -> dict[Path, Callable[[]
 
 def _write_all(writes: Mapping[Path, Callable[[], object]]) -> None:
     """Write files in order; if one fails, delete those that did not exist before."""
-    new = []
+    files = [file(path) for path in writes for file in (Path, manifest_path, golden_path, own_golden_path)]
+    new = [file for file in files if not file.exists()]
     try:
-        for path, write in writes.items():
-            if not path.exists():
-                new.append(path)
+        for write in writes.values():
             write()
     except BaseException:
-        for path in new:
-            path.unlink(missing_ok=True)
-            manifest_path(path).unlink(missing_ok=True)
-            golden_path(path).unlink(missing_ok=True)
+        for file in new:
+            file.unlink(missing_ok=True)
         raise

@@ -65,6 +65,14 @@ def golden_path(path: str | os.PathLike[str]) -> Path:
     return Path(path).with_suffix(".golden.npz")
 
 
+def own_golden_path(path: str | os.PathLike[str]) -> Path:
+    """``<file>.golden.npz``, where the other name belongs to an artifact of the same stem, as in
+    ``model.onnx`` and ``model.engine``.
+    """
+    path = Path(path)
+    return path.with_name(path.name + ".golden.npz")
+
+
 def manifest_path(path: str | os.PathLike[str]) -> Path:
     """``<file>.json`` for an artifact file."""
     path = Path(path)
@@ -161,7 +169,7 @@ def write_artifact(
             # The manifest is last: its rename completes the operation.
             files = {path: payload, manifest_path(path): text.encode()}
             if golden is not None:
-                files = {golden_path(path): golden, **files}
+                files = {_free_golden_path(path, golden): golden, **files}
             new = {final: stack.enter_context(temporary_beside(final)) for final in files}
             for final, data in files.items():
                 write_and_sync(new[final], data)
@@ -174,6 +182,18 @@ def write_artifact(
             fix="choose another path with -o, or free disk space",
         ) from error
     return path
+
+
+def _free_golden_path(path: Path, golden: bytes) -> Path:
+    """Where golden frames of an artifact are written, so that no other artifact loses its own."""
+    shared = golden_path(path)
+    digest = hashlib.sha256(golden).hexdigest()
+    for suffix in SUFFIXES.values():
+        if suffix != path.suffix:
+            with suppress(ArtifactError):
+                if read_manifest(path.with_suffix(suffix)).golden_sha256 not in ("", digest):
+                    return own_golden_path(path)
+    return shared
 
 
 def _replace(new: Mapping[Path, Path]) -> None:

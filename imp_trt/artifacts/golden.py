@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.artifacts.artifact import golden_path, read_bounded
+from imp_trt.artifacts.artifact import golden_path, own_golden_path, read_bounded
 from imp_trt.artifacts.fields import EXPORT_AGAIN, short
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.errors import ArtifactError
@@ -86,6 +86,8 @@ def read_golden(path: str | os.PathLike[str], manifest: Manifest) -> bytes:
             fix=EXPORT_AGAIN,
         )
     source = golden_path(path)
+    if own_golden_path(path).exists():
+        source = own_golden_path(path)
     data = read_bounded(source, "golden frames", MAX_FILE_BYTES + 1)
     digest = hashlib.sha256(data).hexdigest()
     if len(data) > MAX_FILE_BYTES or digest != manifest.golden_sha256:
