@@ -4,7 +4,7 @@ PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help check ruff mypy pyright test test-all matrix bench fuzz mutation soak bindings drivers
+.PHONY: help check ruff mypy pyright test test-all matrix bench fuzz mutation soak bindings drivers device
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ soak: ## half an hour of a camera that is unplugged: memory, files, threads, dri
 
 bindings: ## Python plugins and export on NVIDIA's bindings, TensorRT 10.3 to 11.4 x NumPy 1.26 and 2; needs g++
 	$(PYTHON) -m tests.bindings $(ARGS)
+
+device: ## the device route in a fresh environment without PyTorch, with its times; downloads 0.3 GB
+	$(PYTHON) -m tests.device_env $(ARGS)
 
 drivers: ## CUDA drivers 12.2 to 13.0 x cuda-bindings x NVRTC, on a stand-in driver; needs gcc, fetches 0.8 GB once
 	$(PYTHON) -m tests.cuda.driver_matrix $(ARGS)

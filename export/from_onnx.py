@@ -221,6 +221,7 @@ def check_verifiable(source: OnnxSource, platform: Platform) -> None:
             got="a manifest without field 'golden_sha256': exported by an earlier version, or unverified",
             fix="export it again where the checkpoint is, or --no-verify",
         )
+    source.frames()  # malformed ones are said now
     if not isinstance(platform.gpu, Gpu) and find_spec("onnxruntime") is None:
         raise DependencyMissing(
             "verification of the engine",

@@ -14,7 +14,13 @@ from typing import overload
 
 from onnx import ModelProto
 
-from imp_trt.artifacts.artifact import golden_path, manifest_path, read_manifest, write_artifact
+from imp_trt.artifacts.artifact import (
+    golden_path,
+    manifest_path,
+    own_golden_path,
+    read_manifest,
+    write_artifact,
+)
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.backends.preflight import problems
 from imp_trt.backends.pytorch import PyTorchBackend
@@ -275,15 +281,14 @@ def _other_files(plan: ExportPlan, exported: Exported) -> dict[Path, Callable[[]
 
 
 def _files_of(path: Path) -> tuple[Path, ...]:
-    return path, manifest_path(path), golden_path(path)
+    return path, manifest_path(path), golden_path(path), own_golden_path(path)
 
 
 def _write_all(writes: Mapping[Path, Callable[[], object]]) -> None:
     """Write files in order; if one fails, delete those that did not exist before."""
-    new: list[Path] = []
+    new = [file for path in writes for file in _files_of(path) if not file.exists()]
     try:
-        for path, write in writes.items():
-            new += [file for file in _files_of(path) if not file.exists()]
+        for write in writes.values():
             write()
     except BaseException:
         for file in new:

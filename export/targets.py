@@ -28,6 +28,7 @@ TargetName = Literal[
     "drive-thor",
     "jetson-orin",
     "jetson-thor",
+    "igx-thor",
     "rtx",
     "data-center",
 ]
@@ -114,7 +115,7 @@ TARGETS = {
         Target(
             "drive-thor",
             "tensorrt",
-            "DRIVE Thor: DriveOS 7.0.3 (TensorRT 10.10), from 7.2.5 on (11.0)",
+            "DRIVE Thor: DriveOS 7.0.3 (TensorRT 10.10, CUDA 12.8), from 7.2.5 on (11.0)",
             "developer.nvidia.com/docs/drive/drive-os/7.0.3; TensorRT 11.3.0 migration, DriveOS page",
             versions=_ALL,
             capabilities=("10.1", "11.0"),
@@ -124,8 +125,8 @@ TARGETS = {
         Target(
             "jetson-orin",
             "tensorrt",
-            "Jetson Orin: JetPack 6 (TensorRT 10.3), from 7.2.2 on (11.4)",
-            f"{_MIGRATION}, Jetson page",
+            "Jetson Orin: JetPack 6 (TensorRT 10.3, CUDA 12.6), 7.2 (10.16, CUDA 13.2), from 7.2.2 on (11.4)",
+            f"{_MIGRATION}, Jetson page; Shattered217/Jetson-Orin-Wheels for 6.2.1 and 7.2.0",
             versions=_ALL,
             capabilities=("8.7",),
             platform="linux-aarch64",
@@ -133,8 +134,17 @@ TARGETS = {
         Target(
             "jetson-thor",
             "tensorrt",
-            "Jetson Thor: JetPack 7 (TensorRT 10.x), from 7.2.2 on (11.4)",
+            "Jetson Thor: JetPack 7 (TensorRT 10.x, CUDA 13), from 7.2.2 on (11.4)",
             f"{_MIGRATION}, Jetson page",
+            versions=_ALL,
+            capabilities=("11.0",),
+            platform="linux-aarch64",
+        ),
+        Target(
+            "igx-thor",
+            "tensorrt",
+            "IGX Thor (TensorRT 10.13, CUDA 13.0)",
+            "TensorRT-Edge-LLM 0.11.1 support matrix",
             versions=_ALL,
             capabilities=("11.0",),
             platform="linux-aarch64",

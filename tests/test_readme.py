@@ -14,7 +14,13 @@ import pytest
 from tests.support import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "train/README.md", "CONTRIBUTING.md", "samples/on_target/README.md")
+PAGES = (
+    "README.md",
+    "train/README.md",
+    "CONTRIBUTING.md",
+    "samples/on_target/README.md",
+    "docs/on_device.md",
+)
 
 
 def blocks(page: str, language: str) -> list[str]:

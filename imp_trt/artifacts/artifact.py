@@ -78,6 +78,14 @@ def golden_path(path: str | os.PathLike[str]) -> Path:
     return Path(path).with_suffix(".golden.npz")
 
 
+def own_golden_path(path: str | os.PathLike[str]) -> Path:
+    """``<file>.golden.npz``, where the other name belongs to an artifact of the same stem, as in
+    ``model.onnx`` and ``model.engine``.
+    """
+    path = Path(path)
+    return path.with_name(path.name + ".golden.npz")
+
+
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """The manifest of an artifact file. The file itself is only read if its replacement was interrupted.
 
@@ -210,7 +218,7 @@ def write_artifact(
             # the manifest is last: while it is hidden, readers look for it.
             files = {manifest_path(path): text.encode(), path: payload}
             if golden is not None:
-                files = {golden_path(path): golden, **files}
+                files = {_free_golden_path(path, golden): golden, **files}
             new = {final: stack.enter_context(written_beside(final, data)) for final, data in files.items()}
             _finish_replacement(path)
             replace_together(path, new, partial(_finish_replacement, path))
@@ -222,6 +230,18 @@ def write_artifact(
             fix=room_for(path),
         ) from error
     return path
+
+
+def _free_golden_path(path: Path, golden: bytes) -> Path:
+    """Where golden frames of an artifact are written, so that no other artifact loses its own."""
+    shared = golden_path(path)
+    digest = hashlib.sha256(golden).hexdigest()
+    for suffix in SUFFIXES.values():
+        if suffix != path.suffix.lower():
+            with suppress(ArtifactError):
+                if read_manifest(path.with_suffix(suffix)).golden_sha256 not in ("", digest):
+                    return own_golden_path(path)
+    return shared
 
 
 def write_manifest(artifact: Artifact, changed: Manifest) -> Path:
@@ -262,7 +282,7 @@ def _finish_replacement(path: Path) -> None:
         complete = _parse_manifest(path, following).sha256 == hashlib.sha256(payload).hexdigest()
     except ArtifactError:
         complete = False
-    finish((golden_path(path), manifest_path(path)), complete)
+    finish((golden_path(path), own_golden_path(path), manifest_path(path)), complete)
 
 
 def check_regular(path: Path, what: str) -> None:

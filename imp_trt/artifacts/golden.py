@@ -18,14 +18,14 @@ import os
 import zipfile
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.artifacts.artifact import golden_path, read_bounded
+from imp_trt.artifacts.artifact import golden_path, own_golden_path, read_bounded
 from imp_trt.artifacts.fields import EXPORT_AGAIN, short
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.artifacts.replacement import next_path
@@ -87,23 +87,25 @@ def read_golden(path: str | os.PathLike[str], manifest: Manifest) -> bytes:
             got="a manifest without field 'golden_sha256'",
             fix=EXPORT_AGAIN,
         )
-    source = golden_path(path)
-    following = next_path(source)
-    if following.exists():  # the replacement of the artifact was interrupted, or is under way
-        with suppress(ArtifactError):
-            data = read_bounded(following, "golden frames", MAX_FILE_BYTES)
-            if hashlib.sha256(data).hexdigest() == manifest.golden_sha256:
-                return data
-    data = read_bounded(source, "golden frames", MAX_FILE_BYTES)
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != manifest.golden_sha256:
-        raise ArtifactError(
-            f"golden frames {source} do not match the manifest of {path}: sha256",
-            expected=manifest.golden_sha256,
-            got=digest,
-            fix=f"the file is damaged or was replaced; copy it again with the artifact, or {EXPORT_AGAIN}",
-        )
-    return data
+    # The hidden ones exist while the artifact is replaced, or if that was interrupted.
+    places = [final for path_of in (own_golden_path, golden_path) for final in _with_next(path_of(path))]
+    present = [place for place in places if place.exists()] or [golden_path(path)]
+    digest = ""
+    for place in present:
+        data = read_bounded(place, "golden frames", MAX_FILE_BYTES)
+        digest = hashlib.sha256(data).hexdigest()
+        if digest == manifest.golden_sha256:
+            return data
+    raise ArtifactError(
+        f"golden frames {present[-1]} do not match the manifest of {path}: sha256",
+        expected=manifest.golden_sha256,
+        got=digest,
+        fix=f"the file is damaged or was replaced; copy it again with the artifact, or {EXPORT_AGAIN}",
+    )
+
+
+def _with_next(final: Path) -> tuple[Path, Path]:
+    return next_path(final), final
 
 
 def unpack_golden(data: bytes, manifest: Manifest) -> Golden:

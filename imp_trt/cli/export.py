@@ -145,7 +145,11 @@ def parser() -> argparse.ArgumentParser:
         help="write the manifest of an engine that trtexec built from the file of --onnx",
     )
     p.add_argument("--onnx", type=Path, metavar="FILE", help="for --adopt: the .onnx file of imp-export")
-    p.add_argument("--no-verify", action="store_true", help="skip verification; recorded in the manifest")
+    p.add_argument(
+        "--no-verify",
+        action="store_true",
+        help="skip verification, which also leaves out the golden frames; recorded in the manifest",
+    )
     p.add_argument(
         "--function-free",
         action="store_true",

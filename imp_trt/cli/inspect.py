@@ -221,6 +221,8 @@ def _manifest(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "" if i else "operators", f"{name}{form}: {values}"
     yield "weights", f"sha256 {manifest.weights_sha256 or 'unknown'}"
     yield from _figures(manifest)
+    if manifest.golden_sha256:
+        yield "golden", f"sha256 {manifest.golden_sha256}; imp-selftest replays these frames"
     yield from _measured(manifest.benchmark.get("imp_bench"))
     producers = ", ".join(f"{name} {version}" for name, version in manifest.producer.items())
     yield "created", f"{manifest.created} by {producers or 'unknown'}".strip()

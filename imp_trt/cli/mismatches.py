@@ -202,11 +202,15 @@ def _pins(name: str) -> Iterator[Mismatch]:
 
 
 def _system_tensorrt(versions: Versions) -> Iterator[Mismatch]:
-    """On JetPack: TensorRT is the system's, for the system's Python."""
-    if not TEGRA.exists():
+    """On JetPack: the bindings of TensorRT are the system's, for the system's Python."""
+    try:
+        release = re.search(r"R(\d+)", TEGRA.read_text())
+    except OSError:
         return
+    # From JetPack 7 on, TensorRT is the same package as on servers.
+    own = release is None or int(release[1]) < 38
     wheels = [name for name in LIBRARIES if name.startswith("tensorrt-cu") and versions.get(name)]
-    if wheels:
+    if wheels and own:
         yield Mismatch(
             "TensorRT on this Jetson",
             expected="JetPack's own",
@@ -224,12 +228,12 @@ def _system_tensorrt(versions: Versions) -> Iterator[Mismatch]:
         for binary in place.parent.glob("tensorrt*.so")
         if (found := re.search(r"cpython-(\d)(\d+)-", binary.name))
     }
-    own = sys.version_info[:2]
-    other = ", ".join(f"{major}.{minor}" for major, minor in sorted(suffixes - {own}))
+    here = sys.version_info[:2]
+    other = ", ".join(f"{major}.{minor}" for major, minor in sorted(suffixes - {here}))
     yield Mismatch(
         "JetPack's TensorRT and this Python",
-        expected=f"Python {other}" if other and own not in suffixes else "packages of the system",
-        got=f"Python {own[0]}.{own[1]}" if other and own not in suffixes else "a venv without them",
+        expected=f"Python {other}" if other and here not in suffixes else "packages of the system",
+        got=f"Python {here[0]}.{here[1]}" if other and here not in suffixes else "a venv without them",
         fix=f"/usr/bin/python3{'.' + other.partition('.')[2] if other and ',' not in other else ''} -m venv "
         "--system-site-packages VENV, and install imp-trt there",
     )

@@ -17,7 +17,7 @@ from imp_trt.artifacts import golden as module
 from imp_trt.artifacts.artifact import golden_path, read_artifact, read_manifest, write_artifact
 from imp_trt.artifacts.golden import MAX_FRAMES, pack_golden, read_golden, unpack_golden
 from imp_trt.errors import ArtifactError, OutputError
-from tests.support import tiny
+from tests.support import engines, tiny
 from tests.support.golden import golden
 
 MANIFEST = tiny.manifest()
@@ -213,3 +213,13 @@ def test_all_three_files_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     if there_before:
         manifest = read_artifact(tmp_path / "tiny.fp32.onnx").manifest
         assert read_golden(tmp_path / "tiny.fp32.onnx", manifest) == first
+
+
+def test_artifacts_of_one_name_keep_their_own_golden_frames(tmp_path: Path) -> None:
+    one, other = pack_golden(golden(1)), pack_golden(golden(2))
+    graph = write_artifact(tmp_path / "model.onnx", b"graph", MANIFEST, one)
+    for frames, names in ((one, 1), (other, 2), (other, 2)):
+        engine = write_artifact(tmp_path / "model.engine", b"engine", engines.manifest(), frames)
+        assert read_golden(graph, read_manifest(graph)) == one
+        assert read_golden(engine, read_manifest(engine)) == frames
+        assert len(list(tmp_path.glob("*.golden.npz"))) == names

@@ -121,6 +121,8 @@ def test_a_jetson_with_another_python(tmp_path: Path, monkeypatch: pytest.Monkey
     assert found.fix.startswith("/usr/bin/python3.9 -m venv --system-site-packages")
     (wheel,) = mismatches(FITTING | {"tensorrt-cu12-bindings": None}, (12, 6))
     assert wheel.got.startswith("pip's tensorrt-cu12-libs")
+    (tmp_path / "nv_tegra_release").write_text("# R39 (release), REVISION: 2.0\n")
+    assert mismatches(FITTING | {"tensorrt-cu12-bindings": None}, (12, 6)) == []
 
 
 def test_numbers_of_versions() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 
 from imp_trt.cli.export import main, parser
 from imp_trt.errors import CheckpointError
-from imp_trt.export import plan
+from imp_trt.export import pipeline, plan
 from imp_trt.export.quantization import lowering
 from imp_trt.export.verification import gates as verify
 
@@ -144,3 +146,64 @@ def test_the_former_flag_of_nms_iterations_is_accepted_with_a_warning(capsys):
     assert "--nms-passes is deprecated, use --nms-iterations" in capsys.readouterr().err
     assert parser().parse_args([]).nms_iterations == 32
     assert "--nms-passes" not in parser().format_help()
+
+
+def test_a_set_of_precisions_in_one_run(weights, tmp_path, capsys, monkeypatch, calibration_folder):
+    read, calibrated = [], []
+    real_read, real_ranges = pipeline.read_checkpoint, lowering.collect_ranges
+    monkeypatch.setattr(pipeline, "read_checkpoint", lambda path: read.append(path) or real_read(path))
+
+    def ranges(module, frames, progress):
+        calibrated.append(frames)
+        return real_ranges(module, frames, progress)
+
+    monkeypatch.setattr(lowering, "collect_ranges", ranges)
+    monkeypatch.setattr(lowering, "quantize", lambda model, precision, ranges: model)
+    arguments = ["--precisions", "fp32", "int8", "fp8", "int8", "--calib", str(calibration_folder)]
+    arguments += ["--weights", str(weights), "-o", str(tmp_path)]
+    assert main([*arguments, "-q", "--json"]) == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert [r["precision"] for r in reports] == ["fp32", "int8", "fp8"]
+    assert {p.name for p in tmp_path.iterdir()} == {
+        f"small.{precision}.{end}"
+        for precision in ("fp32", "int8", "fp8")
+        for end in ("onnx", "onnx.json", "golden.npz")
+    }
+    assert len(read) == len(calibrated) == 1
+    assert "calibration" not in reports[0]["verification"]
+    assert reports[2]["verification"]["calibration"].startswith("2 images of ")
+
+
+def test_of_a_set_all_files_are_written_or_none(weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(verify.GATES, "fp16", verify.Gate(1.5, 0.99, 0.1))
+    arguments = ["--precisions", "fp32", "fp16", "--weights", str(weights), "-o", str(tmp_path)]
+    assert main(arguments) == 3
+    assert "gate 150.00%" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--precisions", "fp16", "--engine", "fp16"], "exclude each other"),
+        (["--precisions", "fp32", "fp16", "--calib", "."], "takes no calibration frames"),
+        (["--precisions", "fp32", "int8"], "--calib DIR"),
+        (["--precisions", "fp16", "bf16"], "no bfloat16 convolutions"),
+        (["--precisions", "fp16", "-o", "model.onnx"], "expected a folder"),
+        (["a.pt", "--weights", "b.pt"], "a.pt and --weights b.pt"),
+        (["--onnx", "a.onnx"], "pass the .onnx file alone"),
+        (["a.onnx", "--target", "onnxruntime"], "a.onnx"),
+    ],
+)
+def test_mistakes_are_told_before_anything_heavy_is_imported(arguments, text, tmp_path):
+    code = (
+        "import sys; from imp_trt.cli.export import main; code = main(sys.argv[1:]); "
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'onnxscript', 'tensorrt', 'tensorrt_rtx'}; "
+        "print(sorted(heavy & set(sys.modules))); sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    child = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert child.returncode in (2, 4), child.stderr
+    assert text in child.stderr
+    assert child.stdout.strip() == "[]"
+    assert not list(tmp_path.iterdir())

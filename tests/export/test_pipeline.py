@@ -267,3 +267,19 @@ def test_a_timing_cache_that_cannot_be_written_is_reported_before_any_work(weigh
     options = EngineOptions(timing_cache=tmp_path)
     with pytest.raises(OutputError, match=r"timing cache .*got a folder"):
         export_model(weights, tmp_path, ExportOptions(precision="fp16", target="tensorrt", engine=options))
+
+
+def test_a_failed_set_of_files_leaves_the_golden_frames_of_others(quick, weights, tmp_path, monkeypatch):
+    report = export_onnx(weights, tmp_path / "a.onnx", ExportOptions(frame_count=1, function_free=True))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert report.manifest.golden_sha256
+    (tmp_path / "a.function-free.onnx").unlink()
+
+    def full(path, payload, manifest, golden):
+        raise OutputError("disk", got="full")
+
+    monkeypatch.setattr(pipeline, "write_artifact", full)
+    with pytest.raises(OutputError, match="full"):
+        export_onnx(weights, tmp_path / "a.onnx", ExportOptions(frame_count=1, function_free=True))
+    del before["a.function-free.onnx"]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
