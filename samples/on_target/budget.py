@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from children import Child
 SKIPPED_EXIT, INTERRUPTED_EXIT = 5, 130
 LEAST_S = 2.0  # a step with less time left is not started
 KEPT_LINES = 40  # of each stream of a step
+FLUSH_S = 0.5  # from a result to the file
 
 OUT_OF_TIME = "time: the minutes were used up"
 
@@ -49,10 +51,16 @@ class TimedStep:
 
 
 class Record:
-    """The file of one run, rewritten after every result."""
+    """The file of one run, rewritten after every result; steps report from threads of their own.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
 
     def __init__(self, path: Path, about: dict[str, Any], steps: Sequence[TimedStep]) -> None:
         self.path = path
+        self._lock = threading.RLock()
+        self._unwritten = False
         self.values: dict[str, Any] = {**about, "complete": False}
         self.steps: dict[str, dict[str, Any]] = {
             step.name: {"step": step.name, "state": NOT_RUN, "seconds": 0.0, "cap_s": round(step.cap_s, 1)}
@@ -64,30 +72,37 @@ class Record:
     def take(self, step: str, line: str) -> None:
         """Merge a line of a step's output if it is a JSON object; keep it as text otherwise."""
         found = _object(line)
-        if found is None:
-            self._keep(step, "output", line)
-            return
-        self.steps[step]["verdict"] = found.pop("verdict", self.steps[step]["verdict"])
-        _merge(self.values, found)
-        self.write()
-
-    def _keep(self, step: str, stream: str, line: str) -> None:
-        lines = self.steps[step].setdefault(stream, [])
-        lines.append(line)
-        del lines[:-KEPT_LINES]
+        with self._lock:
+            entry = self.steps[step]
+            if found is None:
+                lines = entry.setdefault("output", [])
+                lines.append(line)
+                del lines[:-KEPT_LINES]
+                return
+            entry["verdict"] = found.pop("verdict", entry["verdict"])
+            _merge(self.values, found)
+            self._unwritten = True
 
     def end(self, step: str, state: str, seconds: float, errors: Sequence[str], missing: str = "") -> None:
-        entry = self.steps[step]
-        entry |= {"state": state, "seconds": round(seconds, 1), "missing": missing}
-        if errors:
-            entry["errors"] = list(errors)[-KEPT_LINES:]
-        self.write()
+        with self._lock:
+            entry = self.steps[step]
+            entry |= {"state": state, "seconds": round(seconds, 1), "missing": missing}
+            if errors:
+                entry["errors"] = list(errors)[-KEPT_LINES:]
+            self.write()
+
+    def flush(self) -> None:
+        """Write what was taken since the last time."""
+        if self._unwritten:
+            self.write()
 
     def write(self) -> None:
         from imp_trt.data import write_atomically
 
-        report = {**self.values, "steps": list(self.steps.values())}
-        write_atomically(self.path, (json.dumps(report, indent=1) + "\n").encode())
+        with self._lock:
+            self._unwritten = False
+            report = {**self.values, "steps": list(self.steps.values())}
+            write_atomically(self.path, (json.dumps(report, indent=1) + "\n").encode())
 
 
 class Run:
@@ -168,7 +183,11 @@ class Run:
 
     def _await(self, step: TimedStep, seconds: float) -> None:
         child, start = self._running[step.name]
-        code = child.wait(seconds)
+        end = time.monotonic() + seconds
+        code = child.wait(min(FLUSH_S, seconds))
+        while code is None and time.monotonic() < end:
+            self.record.flush()
+            code = child.wait(min(FLUSH_S, end - time.monotonic()))
         if code is None:
             self._cut_off(step.name, child, start, seconds)
         elif code == SKIPPED_EXIT:
@@ -193,8 +212,10 @@ class Run:
         print(f"{self._spent():6.1f} s  {_line(self.record.steps[name])}", flush=True)
 
     def _end_all(self, state: str) -> None:
-        for name, (child, start) in list(self._running.items()):
+        running = list(self._running.items())
+        for _, (child, _) in running:
             child.end()
+        for name, (child, start) in running:
             self._done(name, state, start, child, OUT_OF_TIME if state == CUT_OFF else "")
 
 

@@ -43,7 +43,8 @@ def main() -> int:
 
     from imp_trt.synthetic import StreetScenes
 
-    images = [scene.image for scene in StreetScenes(seed=5, length=FRAMES)]
+    scenes = StreetScenes(seed=5, length=FRAMES)
+    images = [scenes[i].image for i in range(FRAMES)]
     right = tone_curve(images[0])
     report(
         pycuda={"kernel_right": right},

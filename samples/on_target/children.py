@@ -13,6 +13,7 @@ from contextlib import suppress
 from checkout import ROOT, environment
 
 TIMEOUT_EXIT = 124
+DRAIN_S = 5  # for the last lines of a process that has ended; a grandchild may hold the pipe open
 
 
 class Child:
@@ -58,7 +59,7 @@ class Child:
         with suppress(subprocess.TimeoutExpired):
             code = self._process.wait(max(timeout_s, 0))
             for reader in self._readers:
-                reader.join(1)  # a grandchild may hold the pipe open
+                reader.join(DRAIN_S)
             return code
         return None
 

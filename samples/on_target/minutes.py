@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import time
@@ -92,7 +93,17 @@ def plan(options: argparse.Namespace) -> list[TimedStep]:
 
 
 def run(options: argparse.Namespace, command: list[str]) -> int:
-    """Run within options.minutes; the exit code of `Run.go`."""
+    """Run within options.minutes; the exit code of `Run.go`, or of an error that is printed."""
+    from imp_trt.errors import ImpTrtError
+
+    try:
+        return _run(options, command)
+    except ImpTrtError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+def _run(options: argparse.Namespace, command: list[str]) -> int:
     import imp_trt
 
     started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -103,7 +114,6 @@ def run(options: argparse.Namespace, command: list[str]) -> int:
         "started": started,
         "minutes": options.minutes,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     record = Record(_new(options.out, started), about, steps)
     return Run(steps, 60 * options.minutes, record).go()
 
@@ -115,11 +125,17 @@ def _with_needs(chosen: list[TimedStep], steps: list[TimedStep]) -> list[TimedSt
 
 def _new(folder: Path, started: str) -> Path:
     """A file that does not exist yet: one per run."""
-    for number in range(1000):
-        path = folder / f"{started}{f'-{number}' if number else ''}.json"
-        if not path.exists():
-            return path
-    raise FileExistsError(folder)
+    from imp_trt.data.files import unwritable
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count():
+            path = folder / f"{started}{f'-{number}' if number else ''}.json"
+            if not path.exists():
+                return path
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    raise AssertionError("there is always one")
 
 
 def _script(name: str, *arguments: str) -> tuple[str, ...]:

@@ -24,17 +24,21 @@ from typing import Any
 import cv2
 import torch
 
-from imp_trt.artifacts.manifest import QUANTIZED
+from imp_trt.artifacts.manifest import QUANTIZED, Precision
 from imp_trt.export.onnx.class_map import without_argmax
 from imp_trt.export.quantization.calibration import CalibrationFrames
 from imp_trt.export.quantization.lowering import lower
+from imp_trt.models.config import BACKBONES, Backbone
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import SYSTEMS, system
 from imp_trt.synthetic import SCENE_CLASSES, StreetScenes
 from tests.support.rtx import run_rtx, trt
 
 SIZE = (256, 512)
-NETWORKS = [*((name, "compact") for name in SYSTEMS), ("panoptic-fpn-imp", "resnet50")]
+NETWORKS: list[tuple[str, Backbone]] = [
+    *((name, "compact") for name in SYSTEMS),
+    ("panoptic-fpn-imp", "resnet50"),
+]
 COLUMNS = ("bytes", "nodes", "layers")
 WARNING = "Empty initializer"
 
@@ -62,7 +66,7 @@ def describe(path: str, build: bool) -> dict[str, Any]:
     return found
 
 
-def measure(name: str, backbone: str, precision: str, folder: Path, build: bool) -> dict[str, Any]:
+def measure(name: str, backbone: Backbone, precision: Precision, folder: Path, build: bool) -> dict[str, Any]:
     """One network in one precision."""
     torch.manual_seed(0)
     network = ImpNetwork(system(name, SCENE_CLASSES, SIZE, backbone)).eval()
@@ -110,6 +114,7 @@ def main() -> int:
     )
     parser.add_argument("--precisions", nargs="+", default=["fp32", "fp16", "int8"])
     parser.add_argument("--systems", nargs="+", metavar="NAME", help="default: all")
+    parser.add_argument("--backbones", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--build", action="store_true", help="build the engines too")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--before", type=Path, metavar="FILE")
@@ -118,10 +123,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "scenes").mkdir()
-        for i, scene in enumerate(StreetScenes(seed=3, size=SIZE, length=2)):
-            cv2.imwrite(str(folder / "scenes" / f"{i}.png"), scene.image)
+        scenes = StreetScenes(seed=3, size=SIZE, length=2)
+        for i in range(len(scenes)):
+            cv2.imwrite(str(folder / "scenes" / f"{i}.png"), scenes[i].image)
         for network, backbone in NETWORKS:
-            if options.systems and network not in options.systems:
+            if network not in (options.systems or SYSTEMS) or backbone not in (
+                options.backbones or BACKBONES
+            ):
                 continue
             for precision in options.precisions:
                 row = measure(network, backbone, precision, folder, options.build)

@@ -20,6 +20,7 @@ import torch
 
 from imp_trt.cuda import kernels
 from imp_trt.cuda.driver import Device, Stream
+from imp_trt.errors import OutputError
 from imp_trt.models.deploy import DeployModule
 from tests.gpu.conftest import missing
 from tests.samples.conftest import SAMPLES
@@ -242,6 +243,23 @@ def test_one_step_of_a_bare_checkout(tmp_path):
     code, record, said = bare_run(tmp_path, "--minutes", "1", "--only", "kernels")
     assert code == 5, said
     assert [(step["step"], step["state"]) for step in record["steps"]] == [("kernels", "skipped")]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    command = [sys.executable, str(FOLDER / "on_target.py"), "--minutes", "1", "--out", "file"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == OutputError.exit_code
+    assert str(tmp_path / "file") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_two_steps_report_at_the_same_time(runs):
+    source = "import json\nfor i in range(300): print(json.dumps({'%s_us': {str(i): i}}), flush=True)"
+    steps = [runs.step(name, source % name, background=name == "a") for name in ("a", "b")]
+    assert runs.go(*steps, runs.step("uses", "pass", on_gpu=True, after="a")) == 0
+    record, _ = runs.read()
+    assert [len(record[f"{name}_us"]) for name in ("a", "b")] == [300, 300]
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "many", "nan"])
