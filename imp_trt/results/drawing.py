@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
 from imp_trt.results.instances import Instances
+from imp_trt.results.text import drawn_names
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _Bgr = tuple[int, int, int]
@@ -93,10 +94,10 @@ def _draw_labels(
 ) -> None:
     """Label every instance, best first; a label that would cover a taken rectangle is left out."""
     scale, thickness = _text_style(image)
-    taken = list(taken)
+    taken, names = list(taken), drawn_names(classes)
     for i in range(len(instances)):
         color = _bgr(classes, int(instances.labels[i]))
-        text = f"{classes.names[int(instances.labels[i])]} {instances.scores[i]:.2f}"
+        text = f"{names[int(instances.labels[i])]} {instances.scores[i]:.2f}"
         (tw, th), base = cv2.getTextSize(text, _FONT, scale, thickness)
         pad = max(4, th // 2)
         w, h = tw + 2 * pad, th + base + max(2, th // 3)
@@ -148,7 +149,8 @@ def _draw_legend(image: NDArray[np.uint8], counts: NDArray[np.int64], classes: C
     fraction = counts / (height * width)
     shown = [int(k) for k in np.argsort(-fraction, kind="stable") if fraction[k] >= 0.005]
     scale, thickness = _text_style(image)
-    sizes = [cv2.getTextSize(classes.names[k], _FONT, scale, thickness)[0] for k in shown]
+    names = drawn_names(classes)
+    sizes = [cv2.getTextSize(names[k], _FONT, scale, thickness)[0] for k in shown]
     th = max((size[1] for size in sizes), default=1)
     row = round(th * 1.9)
     rows = min(len(shown), (height - 3 * th) // row)  # only the largest, if the image is too low for all
@@ -162,7 +164,7 @@ def _draw_legend(image: NDArray[np.uint8], counts: NDArray[np.int64], classes: C
         corner, other = (2 * th - th // 2, y - th // 2), (2 * th + th // 2, y + th // 2)
         cv2.rectangle(image, corner, other, _bgr(classes, k), cv2.FILLED)
         origin = (3 * th, y + th // 2)
-        cv2.putText(image, classes.names[k], origin, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+        cv2.putText(image, names[k], origin, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
     return [(th, height - h - th, th + w, height - th)]
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
 from imp_trt.results.drawing import class_colors
+from imp_trt.results.text import drawn, drawn_names
 
 GAP = 6
 """Between images, pixels."""
@@ -54,7 +55,7 @@ def _title_bar(titles: Sequence[str], column: int, width: int) -> NDArray[np.uin
     bar = np.full((BAR, width, 3), _BACKGROUND, np.uint8)
     for index, title in enumerate(titles):
         cv2.putText(
-            bar, title, (index * (column + GAP) + 6, BAR - 8), _FONT, 0.5, _TEXT_COLOR, 1, cv2.LINE_AA
+            bar, drawn(title), (index * (column + GAP) + 6, BAR - 8), _FONT, 0.5, _TEXT_COLOR, 1, cv2.LINE_AA
         )
     return bar
 
@@ -62,7 +63,7 @@ def _title_bar(titles: Sequence[str], column: int, width: int) -> NDArray[np.uin
 def _legend(classes: ClassTable, width: int) -> NDArray[np.uint8]:
     """Color and name of every class, as many per line as fit."""
     lines, x = [np.full((BAR, width, 3), _BACKGROUND, np.uint8)], 6
-    for name, color in zip(classes.names, class_colors(classes), strict=False):
+    for name, color in zip(drawn_names(classes), class_colors(classes), strict=False):
         (text, _), _ = cv2.getTextSize(name, _FONT, 0.5, 1)
         if x + text + 40 > width:
             lines.append(np.full((BAR, width, 3), _BACKGROUND, np.uint8))
