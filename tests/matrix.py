@@ -23,8 +23,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+
 ROOT = Path(__file__).resolve().parents[1]
-_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([^\]]*)\])?\s*([^;]*)")
 
 
 def project() -> dict[str, Any]:
@@ -36,34 +37,34 @@ def project() -> dict[str, Any]:
     return dict(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"])
 
 
-def requirements(table: dict[str, Any], extra: str) -> Iterator[str]:
+def requirements(table: dict[str, Any], extra: str) -> Iterator[Requirement]:
     """What an extra needs, the project's own extras resolved; "" is what every installation needs."""
     for text in table["optional-dependencies"][extra] if extra else table["dependencies"]:
-        match = _REQUIREMENT.fullmatch(text)
-        assert match is not None, text
-        if match[1] == table["name"]:
-            for other in match[2].split(","):
-                yield from requirements(table, other.strip())
+        requirement = Requirement(text)
+        if requirement.name == table["name"]:
+            for other in sorted(requirement.extras):
+                yield from requirements(table, other)
         else:
-            yield text
+            yield requirement
 
 
-def lowest(table: dict[str, Any], extra: str) -> list[str]:
-    """Constraints, such as "numpy==1.26.*", of what an extra needs.
+def lowest(table: dict[str, Any], extra: str, python: str) -> list[str]:
+    """Constraints, such as "numpy==1.26.*", of what an extra needs on a version of Python, such as "3.10".
 
     Raises:
         ValueError: a requirement has no lower bound, or two that differ.
     """
     pins: dict[str, str] = {}
-    for text in [*requirements(table, ""), *requirements(table, extra)]:
-        match = _REQUIREMENT.fullmatch(text)
-        assert match is not None, text
-        bound = re.search(r">=\s*([^,\s]+)", match[3])
+    for requirement in [*requirements(table, ""), *requirements(table, extra)]:
+        if requirement.marker and not requirement.marker.evaluate({"python_version": python}):
+            continue
+        bound = next((s.version for s in requirement.specifier if s.operator == ">="), None)
         if bound is None:
-            raise ValueError(f"pyproject.toml: {text!r} has no lower bound")
-        pin = f"{match[1]}=={bound[1]}.*" if "." in bound[1] else f"{match[1]}=={bound[1]}.0.*"
-        if pins.setdefault(match[1], pin) != pin:
-            raise ValueError(f"pyproject.toml: {match[1]} has the lower bounds of {pins[match[1]]} and {pin}")
+            raise ValueError(f"pyproject.toml: '{requirement}' has no lower bound")
+        name = requirement.name
+        pin = f"{name}=={bound}.*" if "." in bound else f"{name}=={bound}.0.*"
+        if pins.setdefault(name, pin) != pin:
+            raise ValueError(f"pyproject.toml: {name} has the lower bounds of {pins[name]} and {pin}")
     return sorted(pins.values())
 
 
@@ -98,6 +99,7 @@ def run(program: str, folder: Path, extra: str, constraints: Sequence[str], test
     for name, command in {
         "making the environment": [program, "-m", "venv", "--clear", str(folder)],
         "installing": [python, "-m", "pip", "install", "-q", *options, *what],
+        "what fits together": [python, "-m", "pip", "check"],
         "the tests": [python, "-m", "pytest", *tests],
     }.items():
         print("+", *command, flush=True)
@@ -122,8 +124,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     results: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="imp_trt_matrix_") as scratch:
         for deps in options.deps:
-            pins = lowest(table, options.extra) if deps == "lowest" else []
-            for version in pythons(table)[:1] if deps == "lowest" else options.python:
+            every = pythons(table)
+            ends = [version for version in options.python if version in (every[0], every[-1])]
+            for version in ends if deps == "lowest" else options.python:
+                pins = lowest(table, options.extra, version) if deps == "lowest" else []
                 name = f"python{version}-{deps}"
                 program = interpreter(version)
                 if program is None:

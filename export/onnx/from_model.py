@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import numpy as np
 import torch
@@ -114,12 +115,15 @@ def onnx_with_operators(
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Silences the exporter's warnings about its internals; the graph is checked afterwards."""
+    """Silences the exporter's warnings about its internals; the graph is checked afterwards.
+
+    What it prints goes to stderr: stdout is for the results of a command, one JSON document with --json.
+    """
     logger = logging.getLogger("onnx_ir.passes")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
-from imp_trt.errors import InvalidInput, printable
+from imp_trt.errors import InvalidInput
 from imp_trt.results.instances import Instances
 from imp_trt.results.panoptic import Panoptic
 from imp_trt.results.shading import Bgr, shaded, smooth_map
+from imp_trt.results.text import drawn_names
 
 Style = Literal["instances", "classes", "panoptic"]
 
@@ -26,13 +27,7 @@ DEFAULT_ALPHA: dict[Style, float] = {"instances": 0.25, "classes": 0.5, "panopti
 
 _FILL = 0.5  # weight of an instance's color
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_MAX_NAME = 60
 _Rect = tuple[int, int, int, int]
-
-
-def drawable(name: str) -> str:
-    """A class name as one short line; OpenCV would measure and draw one of any length."""
-    return printable(name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 3] + "...")
 
 
 def class_colors(classes: ClassTable) -> NDArray[np.uint8]:
@@ -135,7 +130,7 @@ def draw_panoptic(
     _draw_borders(image, panoptic.ids)
     taken = [] if legend is None else _draw_legend(image, legend, classes)
     if labels:
-        names = [f"{drawable(classes.names[segment.label])} {segment.score:.2f}" for segment in things]
+        names = [f"{drawn_names(classes)[segment.label]} {segment.score:.2f}" for segment in things]
         _draw_labels(image, boxes, names, shades, taken)
     return image
 
@@ -187,7 +182,7 @@ def _label(instances: Instances, i: int, classes: ClassTable) -> str:
     """Class, number of the track if there is one, and score."""
     track = -1 if instances.track_ids is None else int(instances.track_ids[i])
     number = f" #{track}" if track >= 0 else ""
-    return f"{drawable(classes.names[int(instances.labels[i])])}{number} {instances.scores[i]:.2f}"
+    return f"{drawn_names(classes)[int(instances.labels[i])]}{number} {instances.scores[i]:.2f}"
 
 
 def _draw_labels(
@@ -253,7 +248,8 @@ def _draw_legend(image: NDArray[np.uint8], listed: Collection[int], classes: Cla
     """
     height = image.shape[0]
     scale, thickness = _text_style(image)
-    sizes = {k: cv2.getTextSize(drawable(classes.names[k]), _FONT, scale, thickness)[0] for k in listed}
+    names = drawn_names(classes)
+    sizes = {k: cv2.getTextSize(names[k], _FONT, scale, thickness)[0] for k in listed}
     th = max((size[1] for size in sizes.values()), default=1)
     row = round(th * 1.9)
     shown = sorted(list(sizes)[: max(0, (height - 3 * th) // row)])
@@ -267,8 +263,7 @@ def _draw_legend(image: NDArray[np.uint8], listed: Collection[int], classes: Cla
         corner, other = (2 * th - th // 2, y - th // 2), (2 * th + th // 2, y + th // 2)
         cv2.rectangle(image, corner, other, _bgr(classes, k), cv2.FILLED)
         origin = (3 * th, y + th // 2)
-        name = drawable(classes.names[k])
-        cv2.putText(image, name, origin, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+        cv2.putText(image, names[k], origin, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
     return [(th, height - h - th, th + w, height - th)]
 
 

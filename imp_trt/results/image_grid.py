@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
-from imp_trt.results.drawing import class_colors, drawable
+from imp_trt.results.drawing import class_colors
+from imp_trt.results.text import drawn, drawn_names
 
 GAP = 6
 """Between images, pixels."""
@@ -54,14 +55,14 @@ def _title_bar(titles: Sequence[str], column: int, width: int) -> NDArray[np.uin
     bar = np.full((BAR, width, 3), _BACKGROUND, np.uint8)
     for index, title in enumerate(titles):
         origin = (index * (column + GAP) + 6, BAR - 8)
-        cv2.putText(bar, drawable(title), origin, _FONT, 0.5, _TEXT_COLOR, 1, cv2.LINE_AA)
+        cv2.putText(bar, drawn(title), origin, _FONT, 0.5, _TEXT_COLOR, 1, cv2.LINE_AA)
     return bar
 
 
 def _legend(classes: ClassTable, width: int) -> NDArray[np.uint8]:
     """Color and name of every class, as many per line as fit."""
     lines, x = [np.full((BAR, width, 3), _BACKGROUND, np.uint8)], 6
-    for name, color in zip(map(drawable, classes.names), class_colors(classes), strict=False):
+    for name, color in zip(drawn_names(classes), class_colors(classes), strict=False):
         (text, _), _ = cv2.getTextSize(name, _FONT, 0.5, 1)
         if x + text + 40 > width:
             lines.append(np.full((BAR, width, 3), _BACKGROUND, np.uint8))

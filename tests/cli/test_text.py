@@ -13,7 +13,7 @@ from imp_trt.classes import ClassTable
 from imp_trt.cli import inspect
 from imp_trt.cli.common import Progress, print_lines, run_command, say
 from imp_trt.errors import ArtifactError, ImpTrtError, printable
-from imp_trt.results.drawing import drawable
+from imp_trt.results.text import drawn
 from imp_trt.video.sinks.images import file_name
 from tests.support import tiny
 
@@ -102,8 +102,8 @@ def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_name_of_any_length_is_drawn_short() -> None:
-    assert len(drawable("x" * 30_000)) <= 60
-    assert clean(drawable(EVIL))
+    assert len(drawn("x" * 30_000)) <= 60
+    assert clean(drawn(EVIL))
 
 
 @pytest.mark.parametrize("name", ["../../etc/x", "a/b", "/abs", "a\0b", "..", ""])

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import imp_trt
+import imp_trt.export
 from imp_trt.errors import ExportError, InvalidInput
 from imp_trt.export.onnx.from_model import onnx_from_module, operators_of
 from imp_trt.export.onnx.graph_checks import graph_problems
@@ -125,3 +126,16 @@ def test_what_pytorch_cannot_export_is_named(module):
     broken.__dict__ = module.__dict__
     with pytest.raises(ExportError, match=r"PyTorch cannot export the network.*unsupported layer"):
         onnx_from_module(broken)
+
+
+def test_what_the_exporter_prints_stays_off_stdout(monkeypatch, capsys):
+    # onnxscript 0.6 counted its rewrite rules there, in front of the JSON of --json.
+    def exporter(*args, **kwargs):
+        print("Applied 77 of general pattern rewrite rules.")
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(torch.onnx, "export", exporter)
+    with pytest.raises(ExportError, match="enough"):
+        imp_trt.export.onnx_with_operators(torch.nn.Identity(), (torch.zeros(1),), ["x"], ["y"])
+    printed = capsys.readouterr()
+    assert (printed.out, "Applied 77" in printed.err) == ("", True)
