@@ -100,7 +100,7 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
         optimizer.load_state_dict(state["optimiser"])
     average = WeightAverage(network, run.recipe.ema_decay) if run.recipe.ema_decay else None
     if average is not None and state is not None:
-        average.load_state_dict(state["average"])
+        average.load_state_dict(state.get("average", {}))
     first = 0 if state is None else state["step"]
     sources = _sources(state)
     is_writer = distributed.rank() == 0

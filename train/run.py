@@ -401,12 +401,12 @@ def _check(run: Run, config: ModelConfig) -> None:
         )
     if config.detector:
         require_objects(run.dataset)
-    if run.recipe.freeze_stages and run.initial == "scratch":
+    if (run.recipe.freeze_stages or run.recipe.freeze_norm) and run.initial == "scratch":
         raise UsageError(
-            "frozen stages of the backbone",
+            "frozen stages or statistics of the backbone",
             expected="pretrained weights",
             got="initial 'scratch'",
-            fix="--init imagenet or coco, or --set freeze_stages=0",
+            fix="--init imagenet or coco, or --set freeze_stages=0 --set freeze_norm=False",
         )
     if config.norm == "frozen_batch" and run.initial == "scratch":
         raise UsageError(

@@ -70,6 +70,13 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--init", choices=("scratch", "imagenet", "coco"), help="initial weights (default: the recipe's)"
     )
+    what.add_argument(
+        "--training-images",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="also evaluate N training images of each trained cell",
+    )
     what.add_argument("--limit", type=positive, metavar="N", help="evaluate only the first N images")
     how = p.add_argument_group("execution")
     how.add_argument("-o", "--output", type=Path, help="folder of checkpoints; an interrupted run resumes")
@@ -180,6 +187,7 @@ def _experiment(options: argparse.Namespace, started: float) -> Experiment:
         options.limit,
         options.quiet,
         tuple(options.anchor_scales) if options.anchor_scales else None,
+        options.training_images,
     )
 
 

@@ -20,10 +20,11 @@ from imp_trt.models.config import Backbone, Initial, ModelConfig
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system
 from imp_trt.train.config import Recipe
+from imp_trt.train.evaluation import Evaluation
 from imp_trt.train.provenance import config_digest, dataset_facts
 from imp_trt.train.run import Run, stage_one_key, train_stage_one, train_stage_two
-from research.ablation.cells import VARIANTS, Cell
-from research.ablation.measure import measure
+from research.ablation.cells import VARIANTS, Cell, Variant
+from research.ablation.measure import EvenlySpaced, measure
 from research.ablation.results import (
     CellResult,
     JsonObject,
@@ -61,6 +62,7 @@ class Experiment:
         device, threads: of PyTorch.
         deadline: time of :func:`time.monotonic` at which training stops, to be continued later.
         limit: number of images to evaluate, from the first; None for all.
+        training_images: number of training images to evaluate besides, evenly spaced; 0 for none.
         quiet: no progress bar.
     """
 
@@ -82,6 +84,7 @@ class Experiment:
     limit: int | None = None
     quiet: bool = False
     anchor_scales: tuple[float, ...] | None = None
+    training_images: int = 0
 
     @property
     def data(self) -> str:
@@ -213,8 +216,17 @@ class Experiment:
                 curve,
                 evaluation,
                 self.config_digest(cell),
+                self._on_training(second, variant) if variant.trains else None,
             )
             write_json(self.path(cell), result.to_dict())
+
+    def _on_training(self, model: Path, variant: Variant) -> Evaluation | None:
+        """Semantic scores on evenly spaced training images."""
+        if not self.training_images:
+            return None
+        images = EvenlySpaced(self.train, self.training_images)
+        semantic = replace(variant, measures=("semantic",))
+        return measure(model, semantic, images, None, self.threads, self.device)[0]
 
     def train_cell(self, cell: Cell) -> tuple[Path, Path]:
         """Train both stages of a cell unless their checkpoints exist; returns the checkpoints."""

@@ -62,6 +62,23 @@ def measure(
     return evaluation, canvas.scores() if canvas is not None else None
 
 
+class EvenlySpaced:
+    """At most so many samples of a data set, evenly spaced: neighbors in a list are often alike."""
+
+    def __init__(self, dataset: Dataset, count: int) -> None:
+        self.name, self.classes, self.terms = dataset.name, dataset.classes, dataset.terms
+        self._dataset = dataset
+        self._length = min(count, len(dataset))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        return self._dataset[index * len(self._dataset) // self._length]
+
+
 class _LastSample:
     """Wraps a data set and remembers the last sample it returned."""
 

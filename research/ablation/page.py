@@ -93,6 +93,8 @@ def _data_part(data: DataSummary, links: Mapping[str, str]) -> str:
     parts += ["### Class by class (the paper's Tables 3 and 4)", *(tables or ["No pair was run."])]
     parts += ["### Near boundaries (the paper's Figure 5)", sections.boundary_section(data)]
     parts += [*chart("boundary-miou"), *chart("boundary-macc")]
+    fit = sections.fit_section(data)
+    parts += ["### Training images against validation images", fit] if fit else []
     parts += ["### Time (the paper's Table 6)", sections.time_section(data)]
     parts += ["### Variants", sections.variant_section(data), *chart("background")]
     parts += ["### Every cell", sections.cells_section(data), *chart("loss")]

@@ -53,6 +53,8 @@ class CellResult:
         curve: lines of the training log, each with "stage", "step", "lr" and losses.
         evaluation: the scores.
         config_digest: digest of the resolved configuration; None in older files.
+        on_training: semantic scores on images of the training set, which tell a network that has not
+            learned these from one that does not generalize; None if they were not measured.
     """
 
     data: str
@@ -65,6 +67,7 @@ class CellResult:
     curve: tuple[JsonObject, ...]
     evaluation: Evaluation
     config_digest: str | None = None
+    on_training: Evaluation | None = None
 
     @property
     def sources(self) -> list[str]:
@@ -94,6 +97,7 @@ class CellResult:
             "canvas": None if self.canvas is None else dict(self.canvas),
             "curve": [dict(line) for line in self.curve],
             "evaluation": self.evaluation.to_dict(),
+            **({} if self.on_training is None else {"on_training": self.on_training.to_dict()}),
         }
 
     @classmethod
@@ -121,6 +125,7 @@ class CellResult:
                 tuple(dict(line) for line in data["curve"]),
                 Evaluation.from_dict(data["evaluation"]),
                 data.get("config_digest"),
+                Evaluation.from_dict(data["on_training"]) if "on_training" in data else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidInput(

@@ -48,6 +48,22 @@ def systems_section(data: DataSummary) -> str:
     return text
 
 
+def fit_section(data: DataSummary) -> str | None:
+    """Scores on images of the training set beside those on validation images; None if none were measured."""
+    names = ("mIoU", "thing mIoU")
+    rows = []
+    for cell, result in data.results.items():
+        if result.on_training is not None:
+            pairs = [
+                percent(Spread.of([FIGURES[name](evaluation)]))
+                for name in names
+                for evaluation in (result.on_training, result.evaluation)
+            ]
+            rows.append([f"`{cell.name}`", str(result.on_training.images), *pairs])
+    head = ("cell", "images", *(f"{name}, {split}" for name in names for split in ("training", "validation")))
+    return table(head, rows) if rows else None
+
+
 def gain_section(data: DataSummary) -> str:
     """Gain of IMP for each pair, next to that of the paper."""
     parts = [

@@ -19,6 +19,7 @@ from imp_trt.errors import UsageError
 from imp_trt.models.checkpoint import load_model
 from imp_trt.train import recipes
 from imp_trt.train.recipes import Stage
+from tests.models.test_efficientnet_lite import published_state
 
 TINY = replace(
     recipes.RECIPES["smoke"],
@@ -234,3 +235,29 @@ def test_settings_come_after_the_other_options():
     assert (plan.stage_one.iterations, plan.stage_two.iterations) == (40, 50)
     with pytest.raises(UsageError, match="expected"):
         command._recipe(command.parser().parse_args(["--data", "s", "-o", "x", "--set", "batch"]))
+
+
+def test_the_anchors_and_the_skip_reach_the_network(tiny, tmp_path):
+    arguments = [*tiny, "--anchor-scales", "1", "1.5", "--canvas-skip", "--iterations", "0", "0", "-q"]
+    assert command.main([*arguments, "-o", str(tmp_path)]) == 0
+    config = load_model(tmp_path / "imp.safetensors")[0].config
+    assert config.detector_config.anchor_scales == (1.0, 1.5)
+    assert config.canvas_skip
+
+
+def test_the_weights_of_the_backbone_come_from_a_file(tiny, tmp_path, capsys):
+    state = published_state("efficientnet_lite0")
+    torch.save(state, tmp_path / "mine.pth")
+    arguments = [*tiny, "--backbone", "efficientnet_lite0", "--init", "imagenet", "--iterations", "0", "0"]
+    arguments += ["-q", "--stage", "one", "-o", str(tmp_path / "run")]
+    assert command.main([*arguments, "--backbone-weights", str(tmp_path / "mine.pth")]) == 0
+    stem = load_model(tmp_path / "run" / "stage_one.safetensors")[0].backbone.body.stem[0][0].weight
+    assert torch.equal(stem, state["_conv_stem.weight"])
+    # Another file is another run.
+    torch.save(published_state("efficientnet_lite0", seed=1), tmp_path / "mine.pth")
+    assert (
+        command.main([*arguments, "--backbone-weights", str(tmp_path / "mine.pth")]) == UsageError.exit_code
+    )
+    assert "another run" in capsys.readouterr().err
+    assert command.main([*arguments, "--backbone-weights", str(tmp_path / "none.pth")]) != 0
+    assert "none.pth" in capsys.readouterr().err

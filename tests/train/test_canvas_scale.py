@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from imp_trt.errors import InvalidInput, UsageError
+from imp_trt.models import initial
 from imp_trt.models.checkpoint import load_model
 from imp_trt.models.deploy import DeployModule
 from imp_trt.models.network import ImpNetwork
@@ -146,7 +147,8 @@ def test_former_recipes_and_the_former_rate_load_with_a_warning(caplog):
     assert "--set canvas_lr_mult is deprecated, use canvas_scale" in caplog.text
 
 
-def test_the_backbone_has_its_own_rate_and_keeps_its_statistics(tmp_path):
+def test_the_backbone_has_its_own_rate_and_keeps_its_statistics(tmp_path, monkeypatch):
+    monkeypatch.setattr(initial, "initialize", lambda network, kind: None)
     plan = replace(RECIPE, backbone_lr_mult=0.25, bias_lr_mult=2.0)
     network = ImpNetwork(CONFIG)
     groups = parameter_groups(network, plan)
@@ -157,7 +159,10 @@ def test_the_backbone_has_its_own_rate_and_keeps_its_statistics(tmp_path):
         assert group["factor"] in ((0.25, 0.5) if inside == {True} else (1.0, 2.0))
     assert sum(len(g["params"]) for g in groups) == len(list(network.parameters()))
     plan = replace(DETECTOR_FIRST, freeze_norm=True)
-    path = train_stage_one(Run(Boxes(), plan, 0, tmp_path, quiet=True), CONFIG)
+    run = Run(Boxes(), plan, 0, tmp_path, quiet=True)
+    with pytest.raises(UsageError, match="freeze_norm"):
+        train_stage_one(run, CONFIG)
+    path = train_stage_one(replace(run, initial="imagenet"), CONFIG)
     state = load_model(path)[0].state_dict()
     means = {name: value for name, value in state.items() if name.endswith("running_mean")}
     assert any(value.any() for name, value in means.items() if "backbone.fpn" in name)

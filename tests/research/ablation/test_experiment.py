@@ -23,6 +23,7 @@ from imp_trt.train.run import Run, stage_one_key
 from imp_trt.train.state import TimeBudgetSpent
 from research.ablation.cells import CONTROL, HEADLINE, Cell
 from research.ablation.experiment import Experiment, _trained_by
+from research.ablation.measure import EvenlySpaced
 from research.ablation.results import read_result, read_results
 from research.ablation.timing import time_systems
 from tests.research.ablation.test_results import OLD
@@ -52,7 +53,7 @@ def experiment(folder, **changes):
 def filled(tmp_path_factory):
     """The pair, a variant, a system without detector, and one step of the sweep."""
     folder = tmp_path_factory.mktemp("ablation")
-    run = experiment(folder)
+    run = experiment(folder, training_images=3)
     for cell in (*PAIR, Cell(HEADLINE, "canvas-both", 0), Cell("semantic-p2", "base", 0), SWEPT):
         run.fill(cell)
     return run
@@ -81,6 +82,30 @@ def test_a_system_without_detector_has_no_instances_and_no_canvas(filled):
     assert result.canvas is None
     assert result.evaluation.instances is None
     assert result.evaluation.boundary is not None
+
+
+@pytest.mark.slow
+def test_training_images_are_scored_beside_the_others(filled):
+    result = read_result(filled.path(PAIR[1]))
+    assert result.on_training is not None
+    assert result.on_training.images == 3
+    assert result.on_training.instances is None
+    assert read_result(filled.path(SWEPT)).on_training is None, "it has no training of its own"
+
+
+def test_evenly_spaced_images_span_the_data_set():
+    class Ten:
+        name, classes, terms = "ten", None, None
+
+        def __len__(self):
+            return 10
+
+        def __getitem__(self, index):
+            return index
+
+    chosen = EvenlySpaced(Ten(), 4)
+    assert list(chosen) == [0, 2, 5, 7]
+    assert len(EvenlySpaced(Ten(), 40)) == 10
 
 
 @pytest.mark.slow

@@ -289,3 +289,27 @@ def test_the_papers_gains_are_the_differences_of_its_rows():
     for gain, with_, without in ((fpn, HEADLINE, CONTROL), (p2, "panoptic-p2-imp", "panoptic-p2")):
         assert gain.miou == pytest.approx(VCP[with_].miou - VCP[without].miou)
         assert gain.macc == pytest.approx(VCP[with_].macc - VCP[without].macc)
+
+
+def test_scores_on_training_images_stand_beside_the_others(tmp_path):
+    from research.ablation.page import write_page
+
+    cell = Cell(HEADLINE, "base", 0)
+    better = made(cell, 1).evaluation
+    kept(tmp_path, replace(made(cell, 4), on_training=better))
+    text = write_page(tmp_path, tmp_path / "ablation.md")[0].read_text()
+    part = text.split("### Training images against validation images")[1].split("###")[0]
+    row = rows(part)[f"`{cell.name}`"]
+    val = made(cell, 4).evaluation
+    assert row[0] == str(better.images)
+    figures = (
+        better.semantic.mean_iou,
+        val.semantic.mean_iou,
+        better.semantic.thing_iou,
+        val.semantic.thing_iou,
+    )
+    assert row[1:] == [f"{100 * figure:.1f}" for figure in figures]
+
+
+def test_without_scores_on_training_images_nothing_is_said_of_them(written):
+    assert "Training images against" not in written[1]
