@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from time import monotonic
@@ -113,7 +114,7 @@ def report(full: bool = False) -> dict[str, Any]:
     found = _guarded(lambda: _mismatches(packages, gpu))
     abilities = failures
     if callable(failures):
-        abilities = _guarded(lambda: _abilities(gpu, packages, failures()))
+        abilities = _guarded(partial(_wait_for_abilities, gpu, packages, failures))
     return {
         "system": system,
         "packages": packages,
@@ -332,6 +333,14 @@ def _abilities(
         fix = _for_driver(fix, gpu.get("driver"))
         found.append({"what": what, "works": not missing, "missing": missing, "fix": fix})
     return found
+
+
+def _wait_for_abilities(
+    gpu: dict[str, Any],
+    packages: dict[str, str | None],
+    failures: Callable[[], dict[str, str | None]],
+) -> list[dict[str, Any]]:
+    return _abilities(gpu, packages, failures())
 
 
 def _fix(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imp_trt.artifacts.manifest import QUANTIZED
+from imp_trt.artifacts.manifest import QUANTIZED, Precision
 from imp_trt.cli.common import (
     command_parser,
     positive,
@@ -273,7 +273,8 @@ def _export_checkpoint(options: argparse.Namespace) -> list[ExportReport]:
     weights = options.file or options.weights or bundled()
     progress = stage_progress("imp-export", options.quiet)
     plans = []
-    for precision in dict.fromkeys(options.precisions or [options.engine or "fp32"]):
+    chosen_precisions: list[Precision] = options.precisions or [options.engine or "fp32"]
+    for precision in dict.fromkeys(chosen_precisions):
         calibration = options.calib
         if options.precisions is not None and precision not in QUANTIZED:
             calibration = None  # it is for the others
