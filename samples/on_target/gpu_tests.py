@@ -16,7 +16,6 @@ import time
 from collections import Counter
 
 from checkout import ROOT, environment
-from on_gpu import need_gpu
 
 BUILT = ("test_plugin_harness.py", "test_sanitizer.py", "test_segmenter_rtx_gpu.py")
 OUTCOMES = {"PASSED": "passed", "FAILED": "failures", "ERROR": "errors", "SKIPPED": "skipped"}
@@ -36,7 +35,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kernels-only", action="store_true")
     options = parser.parse_args()
-    need_gpu()
     counts = Counter(dict.fromkeys(("tests", *OUTCOMES.values()), 0))
     child = subprocess.Popen(
         command(options.kernels_only),

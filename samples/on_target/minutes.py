@@ -25,7 +25,7 @@ def plan(options: argparse.Namespace) -> list[TimedStep]:
     built = ("--harness", str(harness), "--library", str(library))
     engine = ("--engine", str(options.engine)) if options.engine else ()
     steps = [
-        TimedStep("machine", "what the figures belong to", _script("machine.py"), 10),
+        TimedStep("machine", "what the figures belong to", _module("machine"), 10),
         TimedStep(
             "C++ build",
             "whether the plugin library and its harness compile",
@@ -36,7 +36,7 @@ def plan(options: argparse.Namespace) -> list[TimedStep]:
         TimedStep(
             "kernels",
             "registers; bits of the CPU operator, distance to the float64 reference; 100 runs",
-            _gpu_script("check_kernels.py"),
+            _gpu_module("check_kernels"),
             55,
             on_gpu=True,
         ),
@@ -46,13 +46,13 @@ def plan(options: argparse.Namespace) -> list[TimedStep]:
         TimedStep(
             "C++ harness",
             "the C++ plugins through their own interface, also in a graph",
-            _gpu_script("check_harness.py", *built),
+            _gpu_module("check_harness", *built),
             30,
             on_gpu=True,
             after="C++ build",
         ),
         *(
-            TimedStep(tool, decides, _gpu_script("check_sanitizer.py", tool, *built), 40, on_gpu=True)
+            TimedStep(tool, decides, _gpu_module("check_sanitizer", tool, *built), 40, on_gpu=True)
             for tool, decides in (
                 ("memcheck", "no access out of bounds, where a planted one is found"),
                 ("racecheck", "no race in shared memory, where a planted one is found"),
@@ -61,21 +61,21 @@ def plan(options: argparse.Namespace) -> list[TimedStep]:
         TimedStep(
             "operators",
             "times of IMP against Algorithm 1, backward, letterbox, RoIAlign against torchvision's",
-            _gpu_script("time_operators.py"),
+            _gpu_module("time_operators"),
             80,
             on_gpu=True,
         ),
         TimedStep(
             "deploy module",
             "times of the network in PyTorch, eager and as a CUDA graph; the cost of IMP",
-            _gpu_script("time_deploy_module.py"),
+            _gpu_module("time_deploy_module"),
             60,
             on_gpu=True,
         ),
         TimedStep(
             "PyCUDA sample",
             "whether frames of PyCUDA reach the network",
-            _gpu_script("check_pycuda.py", *engine),
+            _gpu_module("check_pycuda", *engine),
             20,
             on_gpu=True,
         ),
@@ -125,7 +125,7 @@ def _with_needs(chosen: list[TimedStep], steps: list[TimedStep]) -> list[TimedSt
 
 def _new(folder: Path, started: str) -> Path:
     """A file that does not exist yet: one per run."""
-    from imp_trt.data.files import unwritable
+    from imp_trt.errors import OutputError
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,9 @@ def _new(folder: Path, started: str) -> Path:
             if not path.exists():
                 return path
     except OSError as error:
-        raise unwritable(folder, error) from error
+        raise OutputError(
+            f"{folder} cannot be written", got=error.strerror, fix="choose another --out"
+        ) from error
     raise AssertionError("there is always one")
 
 
@@ -142,5 +144,13 @@ def _script(name: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, os.fspath(HERE / name), *arguments)
 
 
+def _module(name: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", f"tests.gpu.steps.{name}", *arguments)
+
+
 def _gpu_script(name: str, *arguments: str) -> tuple[str, ...]:
-    return _script("on_gpu.py", os.fspath(HERE / name), *arguments)
+    return _module("on_gpu", os.fspath(HERE / name), *arguments)
+
+
+def _gpu_module(name: str, *arguments: str) -> tuple[str, ...]:
+    return _module("on_gpu", f"tests.gpu.steps.{name}", *arguments)

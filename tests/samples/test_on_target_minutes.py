@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -23,14 +24,14 @@ from imp_trt.cuda.driver import Device, Stream
 from imp_trt.errors import OutputError
 from imp_trt.models.deploy import DeployModule
 from tests.gpu.conftest import missing
+from tests.gpu.steps import check_kernels, time_deploy_module, time_operators
 from tests.samples.conftest import SAMPLES
 from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_kernels import kernels as fake_kernels
 from tests.support.networks import detecting_network, small_config
 
 FOLDER = SAMPLES / "on_target"
-NAMES = ("budget", "checkout", "children", "minutes", "on_gpu", "steps", "check_kernels")
-NAMES += ("time_operators", "time_deploy_module")
+NAMES = ("budget", "checkout", "children", "minutes", "steps")
 
 
 @pytest.fixture
@@ -189,7 +190,9 @@ def test_the_plan_fits_its_minutes_and_comes_in_the_order_of_what_it_decides(on_
         "Torch-TensorRT",
     ]
     assert sum(step.cap_s for step in steps if not step.background) <= 8 * 60
-    assert all(Path(part).is_file() for step in steps for part in step.command if part.endswith(".py"))
+    parts = [part for step in steps for part in step.command]
+    assert all(Path(part).is_file() for part in parts if part.endswith(".py"))
+    assert all(importlib.util.find_spec(part) for part in parts if part.startswith("tests."))
     longer = on_target.minutes.plan(options(tmp_path, minutes=16.0))
     assert [step.cap_s for step in longer] == [2 * step.cap_s for step in steps]
     only = on_target.minutes.plan(options(tmp_path, only="harness"))
@@ -298,8 +301,8 @@ def reported(capsys):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
 
 
-def test_the_kernels_step_on_the_stand_in(on_target, stand_in, capsys):
-    assert on_target.check_kernels.main(["--quick"]) == 0
+def test_the_kernels_step_on_the_stand_in(stand_in, capsys):
+    assert check_kernels.main(["--quick"]) == 0
     results = reported(capsys)
     assert results[-1]["verdict"].startswith("34 kernels, 32-32 registers")
     assert "; 0 results differ" in results[-1]["verdict"]
@@ -309,7 +312,7 @@ def test_the_kernels_step_on_the_stand_in(on_target, stand_in, capsys):
 
 
 @pytest.mark.slow
-def test_a_wrong_kernel_fails_the_kernels_step(on_target, stand_in, capsys):
+def test_a_wrong_kernel_fails_the_kernels_step(stand_in, capsys):
     name = "imp_mask_projection_rect_f16"
     right = stand_in.kernels[name]
 
@@ -318,7 +321,7 @@ def test_a_wrong_kernel_fails_the_kernels_step(on_target, stand_in, capsys):
         stand_in.array(arguments[4], (1,), "float16")[0] += 1
 
     stand_in.kernels[name] = wrong
-    assert on_target.check_kernels.main(["--quick"]) == 1
+    assert check_kernels.main(["--quick"]) == 1
     said = capsys.readouterr()
     assert "1 results differ" in said.out
     assert "rect f16: differs by up to 1 from the CPU" in said.err
@@ -339,8 +342,8 @@ def once(work, *_):
     return 1.0
 
 
-def test_the_operators_step_times_every_form(on_target, stand_in, host_as_gpu, monkeypatch, capsys):
-    step = on_target.time_operators
+def test_the_operators_step_times_every_form(stand_in, host_as_gpu, monkeypatch, capsys):
+    step = time_operators
     projection, roi = step.projection_bench, step.roi_bench
     monkeypatch.setattr(projection, "SIZES", (("small", "street", 24, 48, 8),))
     monkeypatch.setattr(projection.Case, "scatter", lambda self: self.kernel().float())
@@ -381,8 +384,8 @@ def test_the_operators_step_times_every_form(on_target, stand_in, host_as_gpu, m
     }
 
 
-def test_the_deploy_step_tells_the_cost_of_imp(on_target, stand_in, host_as_gpu, monkeypatch, capsys):
-    step = on_target.time_deploy_module
+def test_the_deploy_step_tells_the_cost_of_imp(stand_in, host_as_gpu, monkeypatch, capsys):
+    step = time_deploy_module
     names = {True: "panoptic-fpn-imp", False: "panoptic-fpn"}
     networks = {imp: DeployModule(detecting_network(small_config(name))) for imp, name in names.items()}
     monkeypatch.setattr(step, "CASES", ((torch.float32, 64, 96),))

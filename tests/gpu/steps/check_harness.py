@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from on_gpu import need_gpu, report, skip
+from tests.gpu.steps.on_gpu import need_gpu, report, skip
 
 
 def cases(folder: Path) -> list[str]:

@@ -15,9 +15,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from checkout import ROOT, environment
-from on_gpu import need_gpu, report, skip
 
+from tests.gpu.steps.on_gpu import need_gpu, report, skip
+
+ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "samples/pycuda_interop/pycuda_interop.py"
 FRAMES, GAMMA = 8, 0.7
 
@@ -56,7 +57,7 @@ def main() -> int:
         for i, image in enumerate(images):
             cv2.imwrite(str(Path(folder) / f"{i}.png"), image)
         command = [sys.executable, str(SAMPLE), str(options.engine), folder, "--gamma", str(GAMMA)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
     last = (done.stdout.strip().splitlines() or ["no output"])[-1]
     report(pycuda={"engine": str(options.engine), "exit_code": done.returncode}, verdict=last)

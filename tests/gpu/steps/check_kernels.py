@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from on_gpu import need_gpu, report
 from torch import Tensor
 
 from imp_trt.cuda import driver, kernels
@@ -28,6 +27,7 @@ from imp_trt.ops.roi_align.cuda import launch_multilevel_roi_align
 from imp_trt.ops.roi_align.torch import STRIDES, pyramid_roi_align
 from imp_trt.preprocessing import letterbox_cuda
 from imp_trt.preprocessing.letterbox import LetterboxTransform
+from tests.gpu.steps.on_gpu import need_gpu, report
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 ROUNDING = {"f32": 1e-6, "f16": 5e-4, "bf16": 4e-3}  # of values up to 1

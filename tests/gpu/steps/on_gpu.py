@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """For the steps of a run: the GPU or exit code 5, and results as lines of JSON.
 
-on_gpu.py SCRIPT [ARGUMENTS]: run a script if there is a GPU. PyTorch is not imported before that is known.
+``python -m tests.gpu.steps.on_gpu MODULE_OR_SCRIPT [ARGUMENTS]`` runs it if there is a GPU. PyTorch is not
+imported before that is known.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from imp_trt.cuda.driver import DeviceInfo, device_info
@@ -49,4 +51,8 @@ def report(**values: Any) -> None:
 if __name__ == "__main__":
     need_gpu()
     del sys.argv[0]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    if sys.argv[0].endswith(".py"):
+        sys.path.insert(0, str(Path(sys.argv[0]).parent))  # as for a script
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    else:
+        runpy.run_module(sys.argv[0], run_name="__main__")

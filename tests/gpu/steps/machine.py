@@ -11,11 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from on_gpu import report
-
 from imp_trt.cuda import nvrtc
 from imp_trt.cuda.driver import device_info
 from imp_trt.errors import ImpTrtError
+from tests.gpu.steps.on_gpu import report
 
 PACKAGES = (
     "numpy",

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from on_gpu import need_gpu, need_torch, report
 from torch import Tensor
 
 from imp_trt.cuda import nvrtc
@@ -31,6 +30,7 @@ from imp_trt.preprocessing.letterbox import LetterboxTransform
 from tests.bench import bench_mask_projection_cuda as projection_bench
 from tests.bench import bench_multilevel_roi_align_cuda as roi_bench
 from tests.bench.cuda_timing import cold_microseconds, copy_rate, machine, microseconds, require_gpu
+from tests.gpu.steps.on_gpu import need_gpu, need_torch, report
 
 DTYPE = "f16"
 ROI_TOLERANCE = 4e-3  # of float16

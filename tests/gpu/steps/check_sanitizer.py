@@ -14,10 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from check_harness import cases, options_of
-from checkout import ROOT
-from on_gpu import need_gpu, report, skip
+from tests.gpu.steps.check_harness import cases, options_of
+from tests.gpu.steps.on_gpu import need_gpu, report, skip
 
+ROOT = Path(__file__).parents[3]
 FOUND = 9
 """Exit code of compute-sanitizer for what it has found."""
 
@@ -54,8 +54,8 @@ def main() -> int:
             print(planted.stdout, planted.stderr, sep="\n", file=sys.stderr)
             report(verdict=f"the planted fault was not found (exit code {planted.returncode})")
             return 1
-        kernels = str(Path(__file__).with_name("check_kernels.py"))
-        watched, command = "kernels", [sys.executable, kernels, "--quick"]
+        kernels = "tests.gpu.steps.check_kernels"
+        watched, command = "kernels", [sys.executable, "-m", kernels, "--quick"]
         if options.harness.is_file():
             watched, command = "harness", [str(options.harness), str(options.library), *cases(folder)]
         done = sanitize(options.tool, *command)

@@ -13,13 +13,13 @@ import sys
 from collections.abc import Callable
 
 import torch
-from on_gpu import need_gpu, need_torch, report
 from torch import Tensor
 
 from imp_trt.models.deploy import DeployModule
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system, without_imp
 from imp_trt.synthetic import SCENE_CLASSES
+from tests.gpu.steps.on_gpu import need_gpu, need_torch, report
 
 # dtype, height, width; what decides the most first
 CASES = (
