@@ -93,14 +93,12 @@ def run_pipeline(
 
     Each source is read in a thread of its own; results are drawn in a second thread and written in a third,
     which enters, writes and ends every sink. The network runs in the caller's thread, because an engine may
-    already belong to it. Frames of files are never dropped, and their order does not depend on the threads:
-    several files are read round-robin. The order within a source is always kept.
+    already belong to it. Several files are read round-robin. The order within a source is always kept.
 
     If anything fails, KeyboardInterrupt included, every thread is joined within two seconds, and the
     exception propagates to the caller. Finished work is kept: the sinks are closed, which may take longer,
     unless no frame was done or the sink failed itself (see Sink.recovers). A thread that is still inside a
-    native call is left running, with a warning; a camera or stream is closed to release it.
-    :func:`imp_trt.video.stop_on_interrupt` makes Ctrl-C a regular end of the run.
+    native call is left running. :func:`imp_trt.video.stop_on_interrupt` makes Ctrl-C a regular end.
 
     Args:
         source: the result of open_source, any iterable of frames, or a list of sources. With a list, frames

@@ -39,7 +39,7 @@ def test_video_to_video(capsys: pytest.CaptureFixture[str]) -> None:
     assert "network 96x64 fp32" in out
     assert "overlay    out.mp4" in out
     assert "instances  car 5, person 5" in out
-    assert err == ""
+    assert err == "" or ("written by OpenCV" in err and len(err.splitlines()) == 1)  # without PyAV
     with open_source("out.mp4") as source:
         assert len(list(source)) == 5
         assert source.fps == pytest.approx(29.97, abs=0.01)
@@ -218,7 +218,7 @@ def test_an_interrupt_keeps_what_is_done(
     lines = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
     assert 3 <= len(lines) < 28
     assert out.startswith(f"frames     {len(lines)} in ")
-    assert err == f"interrupted after {len(lines)} frames, which are kept\n"
+    assert err.endswith(f"interrupted after {len(lines)} frames, which are kept\n")
     with open_source("o.mp4") as source:
         assert len(list(source)) == len(lines)
     assert len(json.loads(Path("p/panoptic.json").read_text())["annotations"]) == len(lines)

@@ -4,30 +4,20 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-import signal
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
-from imp_trt.video import writer as writer_module
 from imp_trt.video import writer_opencv, writer_pyav
 from imp_trt.video.encoder import TICKS, VIDEO_CODECS
 from imp_trt.video.sources import open_source
-from imp_trt.video.writer import ENCODERS, Timeline, VideoWriter, frame_rate
+from imp_trt.video.writer import ENCODERS, VideoWriter
 from tests.support import clips
-from tests.support.full_disk import full_disk
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def _has_h264() -> bool:
@@ -113,7 +103,7 @@ def test_a_frame_of_another_size_raises(tmp_path: Path, encoder: str) -> None:
         with pytest.raises(InvalidInput):
             writer.write(bad)  # type: ignore[arg-type]
     writer.abort()
-    assert played(tmp_path / "out.mp4") == 1
+    assert clips.played(tmp_path / "out.mp4") == 1
 
 
 @each_encoder
@@ -188,178 +178,6 @@ def test_a_matroska_file_without_its_last_frame_is_noticed(tmp_path: Path) -> No
     encoder._last += TICKS // 30
     encoder._written += 1
     assert encoder.count() == 200
-
-
-@each_encoder
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_a_disk_that_fills_up(tmp_path: Path, encoder: str, suffix: str) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
-    writer = VideoWriter(tmp_path / f"x{suffix}", 25, encoder=encoder)
-
-    def work() -> None:
-        for i in range(80):
-            writer.write(np.roll(noise, i, axis=0))
-        writer.close()
-
-    with full_disk(300_000):
-        with pytest.raises(OutputError, match=r"File too large|disk full") as caught:
-            work()
-        writer.abort()
-    # PyAV says so while the frames come; OpenCV goes on, so that only the end shows it.
-    assert (writer._written < 80) == (encoder == "pyav")
-    if (encoder, suffix) == ("opencv", ".mp4"):
-        assert os.listdir(tmp_path) == []  # it has no index
-        return
-    # What was written before is kept.
-    assert os.listdir(tmp_path) == [f"x{suffix}"]
-    assert played(tmp_path / f"x{suffix}") > 5
-    if encoder == "opencv":
-        assert "they are kept" in str(caught.value)
-
-
-def played(path: Path) -> int:
-    """How many frames a player shows of a file."""
-    capture = cv2.VideoCapture(str(path))
-    count = 0
-    while capture.read()[0]:
-        count += 1
-    return count
-
-
-KILLED = """
-import os, signal, sys
-import av
-from tests.support import clips
-from imp_trt.video.writer import VideoWriter
-writers = []
-for hybrid in (True, False):
-    if not hybrid:  # as FFmpeg before 7.1
-        av.library_versions["libavformat"] = (61, 1, 100)
-    for suffix in (".mp4", ".mov", ".mkv"):
-        writers.append(VideoWriter(f"{sys.argv[1]}/{hybrid}{suffix}", 30))
-        writers[-1].write(clips.picture(0))
-for i in range(1, 150):
-    for writer in writers:
-        writer.write(clips.picture(i % 20))
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@needs_pyav
-def test_a_recording_whose_process_is_killed_can_be_played(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    child = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, timeout=120, check=False)
-    assert child.returncode == -signal.SIGKILL
-    names = [f"{hybrid}{suffix}" for hybrid in (True, False) for suffix in (".mp4", ".mov", ".mkv")]
-    assert sorted(os.listdir(tmp_path)) == sorted(names)
-    for name in names:
-        assert played(tmp_path / name) >= 110
-        times = [frame.time_s for frame in open_source(tmp_path / name)]
-        assert len(times) >= 110
-        assert times == pytest.approx([i / 30 for i in range(len(times))], abs=2e-3)
-    for name in names:
-        if not name.endswith(".mkv"):  # killed within a fragment
-            data = (tmp_path / name).read_bytes()
-            (tmp_path / name).write_bytes(data[:-20])
-            with caplog.at_level(logging.WARNING, "imp_trt"):
-                assert len(list(open_source(tmp_path / name))) >= 80
-            assert "ends within a fragment" in caplog.text
-            caplog.clear()
-
-
-@needs_pyav
-def test_complete_files_have_one_index_and_their_length_without_it_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import av
-
-    for hybrid in (True, False):
-        if not hybrid:
-            monkeypatch.setitem(av.library_versions, "libavformat", (61, 1, 100))
-        writer = VideoWriter(tmp_path / f"{hybrid}.mp4", 30)
-        for i in range(100):
-            writer.write(clips.picture(i % 20))
-        writer.close()
-        assert played(tmp_path / f"{hybrid}.mp4") == 100
-        with av.open(str(tmp_path / f"{hybrid}.mp4")) as container:
-            assert container.duration == pytest.approx(100 / 30 * 1e6, rel=1e-3)
-            assert bool(container.streams.video[0].frames) == hybrid
-
-
-@each_encoder
-def test_an_earlier_recording_is_kept_until_the_new_one_is_worth_it(tmp_path: Path, encoder: str) -> None:
-    path = tmp_path / "x.mkv"
-    path.write_bytes(b"earlier")
-    for frames in (0, 1, 20):
-        writer = VideoWriter(path, 10, encoder=encoder)
-        for i in range(frames):
-            writer.write(clips.picture(i))
-        writer.abort()
-        assert path.read_bytes() == b"earlier"
-    writer = VideoWriter(path, 10, encoder=encoder)
-    for i in range(21):
-        writer.write(clips.picture(i))
-    assert path.read_bytes() != b"earlier"
-    writer.close()
-    assert played(path) == 21
-    writer = VideoWriter(path, 10, encoder=encoder)
-    writer.write(clips.picture(0))
-    writer.close()
-    assert played(path) == 1
-    assert os.listdir(tmp_path) == ["x.mkv"]
-
-
-@each_encoder
-@pytest.mark.parametrize(
-    "name",
-    [
-        "2024-11-29T12:30:00.mp4",
-        "50%d.mp4",
-        "50%.mkv",
-        "-y.mp4",
-        "a b.mp4",
-        "http:x.mp4",
-        "file:y.mov",
-        "#?.avi",
-    ],
-)
-def test_every_name_is_a_file(
-    tmp_path: Path, name: str, encoder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    writer = VideoWriter(name, 10, encoder=None if name.endswith("avi") else encoder)
-    for i in range(3):
-        writer.write(clips.picture(i))
-    writer.close()
-    assert os.listdir(tmp_path) == [name]
-    with open_source(name) as source:
-        assert len(list(source)) == 3
-
-
-@each_encoder
-def test_a_disk_without_room_is_noticed_while_frames_come(
-    tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = os.statvfs(tmp_path)
-    room = [1 << 30]
-
-    class Found:
-        f_blocks, f_frsize = real.f_blocks, 1
-
-        @property
-        def f_bavail(self) -> int:
-            return room[0]
-
-    monkeypatch.setattr(writer_module.os, "statvfs", lambda path: Found())
-    writer = VideoWriter(tmp_path / "x.mp4", 25, encoder=encoder)
-    writer.write(clips.picture(0))
-    room[0] = 1000
-    with pytest.raises(OutputError, match="1000 bytes are left"):
-        all(writer.write(clips.picture(0)) is None for _ in range(64))
-    writer.abort()
-    assert os.listdir(tmp_path) == ["x.mp4"]
-    assert played(tmp_path / "x.mp4") > 30
 
 
 @needs_pyav
@@ -441,27 +259,6 @@ def test_a_missing_encoder_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("fps", "rate"),
-    [
-        (29.97, Fraction(30000, 1001)),
-        (30000 / 1001, Fraction(30000, 1001)),
-        (23.976, Fraction(24000, 1001)),
-        (59.94, Fraction(60000, 1001)),
-        (25.0, Fraction(25)),
-        (12.5, Fraction(25, 2)),
-        (0.5, Fraction(1, 2)),
-        (0.0003, Fraction(3, 10000)),
-        (1 / 1800, Fraction(1, 1800)),
-        (1 / 3600, Fraction(1, 3600)),
-        (999.0, Fraction(999)),
-        (1000.0, Fraction(1000)),
-    ],
-)
-def test_rounded_rates_mean_exact_ones(fps: float, rate: Fraction) -> None:
-    assert frame_rate(fps) == rate
-
-
 @needs_pyav
 def test_a_frame_an_hour(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "x.mkv", 1 / 3600)
@@ -478,52 +275,6 @@ def test_rates_that_a_container_cannot_hold_are_refused(tmp_path: Path, name: st
     with pytest.raises(InvalidInput, match="or more often"):
         VideoWriter(tmp_path / name, fps)
     assert os.listdir(tmp_path) == []
-
-
-def seconds(times: list[float | None], fps: int = 10) -> list[float]:
-    timeline = Timeline(Fraction(fps))
-    return [timeline.ticks(time_s) / TICKS for time_s in times]
-
-
-@pytest.mark.parametrize(
-    ("times", "expected"),
-    [
-        ([None, None, None], [0, 0.1, 0.2]),
-        ([0.0, 0.5, 0.6], [0, 0.5, 0.6]),
-        ([1e5, 1e5 + 0.25, 1e5 + 0.75], [0, 0.25, 0.75]),
-        ([-3.0, -2.5], [0, 0.5]),
-        ([5.0, None, 5.5], [0, 0.1, 0.5]),  # a frame without a time in between
-        ([None, 5.0, 5.5], [0, 0.1, 0.6]),  # the clock is known from the second frame on
-        ([3.0, 3.5, 0.0, 0.5], [0, 0.5, 0.6, 1.1]),  # played again, or the camera started anew
-        ([3.0, 3.0, 3.5], [0, 0.1, 0.6]),  # a clock that stands still
-        ([0.0, 1e9, 1e9 + 1], [0, 0.1, 1.1]),  # jumped ahead
-        ([0.0, 600.0], [0, 600]),
-        ([0.0, math.nan, math.inf, 0.5], [0, 0.1, 0.2, 0.5]),
-        ([0.0, 1e-5, 2e-5, 0.1], [0, 0.001, 0.002, 0.1]),  # a burst after a stall
-    ],
-)
-def test_timeline(times: list[float | None], expected: list[float]) -> None:
-    assert seconds(times) == pytest.approx(expected, abs=1e-6)
-
-
-@settings(deadline=None, max_examples=200)
-@given(
-    st.lists(st.one_of(st.none(), st.floats(), st.floats(0, 10)), min_size=2, max_size=30),
-    st.sampled_from([0.5, 25.0, 29.97, 1000.0]),
-)
-def test_a_timeline_always_goes_forward(times: list[float | None], fps: float) -> None:
-    timeline = Timeline(frame_rate(fps))
-    found = [timeline.ticks(time_s) for time_s in times]
-    gaps = np.diff(found)
-    assert found[0] == 0
-    assert gaps.min() >= TICKS // 1000
-    assert gaps.max() <= 600 * TICKS
-
-
-def test_an_hour_at_29_97_does_not_drift() -> None:
-    timeline = Timeline(frame_rate(29.97))
-    last = [timeline.ticks(None) for _ in range(107_893)][-1]
-    assert last == 107_892 * 24_024
 
 
 def test_every_encoder_is_known() -> None:

@@ -110,15 +110,17 @@ def open_source(
             return ImageSource(text, images_matching(text), strict=strict)
         what = f"source {redacted(text)}"  # it may be an address with a missing slash
         raise SourceError(what, expected=_KINDS, got="nothing at this path", fix="check the path")
-    if path.is_char_device():
-        return _camera(text, path, {}, live)
+    return _camera(text, path, {}, live) if path.is_char_device() else _open_file(path)
+
+
+def _open_file(path: Path) -> Source:
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
-        return ImageSource(text, [path])
+        return ImageSource(str(path), [path])
     if suffix in VIDEO_SUFFIXES:
         return VideoSource(path)
     raise SourceError(
-        f"source {text}",
+        f"source {path}",
         expected=f"a file that ends with {', '.join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))}",
         got=suffix or "no suffix",
         fix="give the file the suffix of its format, or convert it",
