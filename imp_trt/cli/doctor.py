@@ -111,7 +111,7 @@ def report(full: bool = False) -> dict[str, Any]:
     system, engines = _guarded(_system), _guarded(lambda: _engines(gpu))
     found = _guarded(lambda: _mismatches(packages, gpu))
     abilities = failures
-    if callable(failures):
+    if not isinstance(failures, dict):  # else the error of starting them
         abilities = _guarded(lambda: _abilities(gpu, packages, failures()))
     return {
         "system": system,
