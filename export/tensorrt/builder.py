@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
@@ -22,7 +22,7 @@ from typing import IO, Any, cast
 from imp_trt import errors
 from imp_trt.artifacts.engine_info import EngineBackendName
 from imp_trt.cuda.platform import LIBRARY_VARIABLE, installed_version
-from imp_trt.data.files import unwritable, write_atomically
+from imp_trt.data.files import temporary_folder, unwritable, write_atomically
 from imp_trt.errors import BuildError, DependencyMissing, ImpTrtError, OutputError
 from imp_trt.export.progress import Progress, silent
 from imp_trt.export.tensorrt.build_job import MODULES, BuildJob
@@ -120,13 +120,12 @@ def rtx_environment(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    try:
-        # Files that cannot be deleted after the child was killed are not an error.
-        scratch = tempfile.TemporaryDirectory(prefix="imp_trt_build_", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise unwritable(Path(tempfile.gettempdir()), error) from error
-    with scratch as name:
-        yield Path(name)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(temporary_folder("imp_trt_build_"))
+        except OSError as error:
+            raise unwritable(Path(tempfile.gettempdir()), error) from error
+        yield folder
 
 
 def _prepare(model: bytes, job: BuildJob, folder: Path) -> tuple[BuildJob, Path | None]:

@@ -6,12 +6,10 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -22,6 +20,7 @@ from imp_trt.artifacts.artifact import Manifest, write_artifact
 from imp_trt.backends import Backend
 from imp_trt.backends.decoding import HostOutputs
 from imp_trt.backends.runners import HostRunner
+from imp_trt.data.files import temporary_folder
 from imp_trt.export.progress import Progress
 from imp_trt.export.verification.frames import VerificationFrames
 from imp_trt.export.verification.gates import Agreement, Detections
@@ -119,9 +118,9 @@ def _open(candidate: Candidate) -> Iterator[Segmenter | ModuleBackend]:
     if candidate.verified_on == PYTORCH:
         yield ModuleBackend(candidate.module, manifest)
         return
-    with tempfile.TemporaryDirectory(prefix="imp_trt_export_") as folder:
+    with temporary_folder("imp_trt_export_") as folder:
         suffix = ".engine" if candidate.verified_on == ENGINE else ".onnx"
-        path = write_artifact(Path(folder) / f"candidate{suffix}", candidate.payload, manifest)
+        path = write_artifact(folder / f"candidate{suffix}", candidate.payload, manifest)
         with Segmenter(path) as segmenter:
             yield segmenter
 

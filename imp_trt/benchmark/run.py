@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -38,6 +37,7 @@ from imp_trt.benchmark.measure import (
 from imp_trt.benchmark.report import FramesInfo, ModelInfo, Report
 from imp_trt.benchmark.samples import PERCENTILES
 from imp_trt.cuda.platform import usable_cpus
+from imp_trt.data.files import temporary_folder
 from imp_trt.errors import UsageError
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
@@ -290,9 +290,7 @@ def _compare(
             else:
                 from imp_trt.benchmark.maskrcnn import MaskRCNNBaseline
 
-                folder = settings.work_dir or Path(
-                    stack.enter_context(tempfile.TemporaryDirectory(prefix="imp_trt_bench_"))
-                )
+                folder = settings.work_dir or stack.enter_context(temporary_folder("imp_trt_bench_"))
                 baseline = MaskRCNNBaseline(segmenter.manifest, threads, folder)
             stack.callback(baseline.close)
             rounds = partial(progress, f"rounds against {name}", total=None)

@@ -7,6 +7,8 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +17,7 @@ from pathlib import Path
 from imp_trt.errors import OutputError
 
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.part(\.\w+)?")
+_LOCK = ".lock"
 _MAX_FOLDERS = 256
 
 # A scan takes at most this fraction of the time: a folder of 100,000 files takes 50 ms.
@@ -76,6 +79,47 @@ def written_beside(path: Path, data: bytes, *, sync: bool = True) -> Iterator[Pa
         with named.open("rb+", buffering=0) as file:
             write_data(file.fileno(), data, sync=sync)
         yield named
+
+
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A new folder in the system's folder for temporary files; removed on exit.
+
+    Folders of the same prefix whose process was killed are removed too.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    home = Path(tempfile.gettempdir())
+    with suppress(OSError), os.scandir(home) as entries:
+        for entry in list(entries):
+            if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False):
+                _remove_folder_if_dead(Path(entry.path))
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix))
+        lock = folder / _LOCK
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if _lock(descriptor) and _is_at(lock, descriptor):
+            break
+        os.close(descriptor)  # another process removed it before it was locked
+    try:
+        yield folder
+    finally:
+        # Files that cannot be deleted after a child process was killed are not an error.
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_folder_if_dead(folder: Path) -> None:
+    with suppress(OSError):
+        if folder.stat().st_uid != os.getuid():
+            return
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
 
 
 def write_data(descriptor: int, data: bytes, *, sync: bool = True) -> None:
