@@ -59,8 +59,9 @@ _KEEPS_TO_THE_FILE = (1, 24)
 """Earlier versions read tensors from other files although the session's options exclude them."""
 
 _ROUNDS_HALF_RIGHT = (1, 30)
-"""Earlier versions are off by one for a third of the values that QuantizeLinear makes of float16: the instance
-F1 of the bundled int8 network against PyTorch is 0.87 in place of 0.97."""
+"""Earlier versions are off by one for a third of the values that QuantizeLinear makes of float16.
+
+The instance F1 of the bundled int8 network against PyTorch is 0.87 in place of 0.97."""
 
 _log = logging.getLogger(__name__)
 
