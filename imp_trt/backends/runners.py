@@ -16,7 +16,7 @@ from imp_trt.backends import Backend, DeviceBackend
 from imp_trt.backends.decoding import decode_instances
 from imp_trt.backends.device_outputs import DeviceLazyOutputs, DeviceOutputs
 from imp_trt.backends.futures import ResultFuture
-from imp_trt.backends.native_calls import in_forked_process
+from imp_trt.backends.native_calls import in_forked_process, native_call
 from imp_trt.backends.uploads import Frame
 from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.preprocessing.batch import preprocess_batch
@@ -188,8 +188,9 @@ def _size(pixels: NDArray[np.uint8] | DeviceFrame) -> tuple[int, int]:
 def _limit_opencv() -> None:
     """Keep OpenCV, which knows the process's affinity, within the quota of its cgroup too."""
     # In a forked process OpenCV would wait for the threads of its parent.
-    if cv2.getNumThreads() > usable_cpus() and not in_forked_process():
-        cv2.setNumThreads(usable_cpus())
+    with native_call():
+        if cv2.getNumThreads() > usable_cpus() and not in_forked_process():
+            cv2.setNumThreads(usable_cpus())
 
 
 @lru_cache(maxsize=32)
