@@ -54,7 +54,7 @@ class ImpTrtError(Exception):
         super().__init__(self._message())
 
     def _message(self) -> str:
-        parts = [self.what]
+        parts = [_short(self.what)]
         if self.expected is not None:
             parts.append(f"expected {_short(self.expected)}")
         if self.got is not None:

@@ -46,7 +46,7 @@ def check_bounds(payload: bytes, path: str) -> None:
     """ArtifactError unless loading and running the file takes bounded time and memory."""
     try:
         model = parse(payload)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise _refused(path, "a complete ONNX file", error) from error
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
     _check_operators(model, path)

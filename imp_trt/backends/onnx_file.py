@@ -142,13 +142,13 @@ def _attribute(data: memoryview, node: Node) -> None:
         elif number == 21:
             reference = _text(value)
         elif number == 2 and isinstance(value, int):
-            content = float(np.uint32(value).view(np.float32))
+            content = float(np.uint32(value & 0xFFFFFFFF).view(np.float32))
         elif number == 3 and isinstance(value, int):
             content = _signed(value)
         elif number == 5:
             content = _tensor(_bytes(value))
         elif number == 7:
-            packed = value.to_bytes(4, "little") if isinstance(value, int) else value
+            packed = (value & 0xFFFFFFFF).to_bytes(4, "little") if isinstance(value, int) else value
             floats += np.frombuffer(packed, "<f4").tolist()
         elif number == 8:
             integers += [_signed(v) for v in _packed(value)]

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from imp_trt.errors import OutputError
 
+_MORE = 1 << 16
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -58,10 +59,15 @@ def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> byte
         OSError: as for open_regular, or too little memory.
     """
     with open_regular(path, limit) as file:
+        size = os.fstat(file.fileno()).st_size
+        # Not up to the limit at once: that would allocate it. Files of /proc report a size of 0.
+        data = b""
         try:
-            data = file.read(-1 if limit is None else limit + 1)
+            while part := file.read(max(size - len(data), 0) + _MORE):
+                data = data + part if data else part
+                if limit is not None and len(data) > limit:
+                    break
         except MemoryError as error:
-            size = os.fstat(file.fileno()).st_size
             raise OSError(errno.ENOMEM, f"too little memory for its {size:,} bytes") from error
     if limit is not None and len(data) > limit:  # it grew, or does not report its size
         raise OSError(errno.EFBIG, f"more than {limit:,} bytes")

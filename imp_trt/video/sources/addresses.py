@@ -92,6 +92,9 @@ def _end_of_address(text: str, start: int) -> int:
 def _address(rest: str) -> str:
     """Redact the part after ``//``: ``[user[:password]@]host[:port][/path][?query][#fragment]``."""
     before, at, after = rest.rpartition("@")
+    head = before.partition("@")[0]
+    if re.match(r"[\w.-]+(:\d{1,5})?[/?#]", head) and any(c in head for c in "?#="):
+        return REDACTED  # a password with @ in a query, or one with ? or = in a login
     # In https://host/@name/clip the @ does not end a login: no colon precedes it, and it is in the path.
     # The colon is checked because an unescaped / in a password also makes the @ look like part of the path.
     login = f"{REDACTED}@" if at and (":" in before or "/" not in before) else ""

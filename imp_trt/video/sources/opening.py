@@ -55,7 +55,7 @@ def open_source(
         DependencyMissing: OpenCV has no GStreamer, which the source needs; or a CSI camera on a platform
             other than Jetson.
     """
-    text = os.path.expanduser(os.fspath(spec))
+    text = _checked_text(os.fspath(spec))
     path = Path(text)
     live = partial(LiveSource, on_event=on_event, reconnect_timeout_s=reconnect_timeout_s)
     # Unlike the methods of Path, these return False for names that are too long, such as pipelines.
@@ -86,6 +86,20 @@ def open_source(
         got=suffix or "no suffix",
         fix="give the file the suffix of its format, or convert it",
     )
+
+
+def _checked_text(spec: str) -> str:
+    """The source with ~ as the home folder; SourceError if no path or address can contain it."""
+    try:
+        text = os.path.expanduser(spec)
+        valid = b"\0" not in os.fsencode(text)
+    except (UnicodeError, ValueError):
+        valid = False
+    if not valid:
+        raise SourceError(
+            f"source {redacted(spec)}", expected=_KINDS, got="text with a NUL or undecodable characters"
+        )
+    return text
 
 
 def _by_scheme(scheme: str, text: str, live: _Live) -> Source:

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is fuzzed: each target reads bytes from outside and raises nothing but errors of this package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from imp_trt.artifacts.manifest import parse_manifest
+from imp_trt.artifacts.plan_header import read_plan_header
+from imp_trt.backends.onnx_bounds import check_bounds
+from imp_trt.errors import ImpTrtError
+from imp_trt.models.checkpoint import read_checkpoint, save_checkpoint
+from imp_trt.models.network import ImpNetwork
+from imp_trt.train.datasets.coco import CocoDataset
+from imp_trt.train.datasets.index_png import IndexPngDataset, folder_spec
+from imp_trt.video.sources import open_source, redacted
+from research.ablation.cells import Cell
+from research.ablation.results import read_result
+from tests.fuzz.mutator import mutate, mutate_json
+from tests.research.ablation import made
+from tests.support import engines, fake_tensorrt, tiny
+from tests.support.networks import small_config
+
+Mutator = Callable[[bytes, random.Random], bytes]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader of untrusted bytes.
+
+    Attributes:
+        run: reads the bytes; ImpTrtError is an answer, any other exception a finding.
+        seeds: valid inputs.
+        mutators: one is chosen for each input.
+    """
+
+    run: Callable[[bytes], object]
+    seeds: Sequence[bytes]
+    mutators: Sequence[Mutator] = (mutate,)
+
+
+_JSON: Sequence[Mutator] = (mutate_json, mutate_json, mutate)
+_HIDDEN = "S3CRET"
+
+
+def make(name: str, folder: Path) -> Target:
+    """A target by its name, with its files in a folder."""
+    return _TARGETS[name](folder)
+
+
+def _manifest(folder: Path) -> Target:
+    seeds = [tiny.manifest(sha256="0" * 64).to_json(), engines.manifest(sha256="a" * 64).to_json()]
+
+    def run(data: bytes) -> None:
+        # What is accepted can be shown and written again.
+        parse_manifest(data, Path("x.json")).to_json()
+
+    return Target(run, [seed.encode() for seed in seeds], _JSON)
+
+
+def _onnx(folder: Path) -> Target:
+    return Target(lambda data: check_bounds(data, "x.onnx"), [tiny.graph().SerializeToString()])
+
+
+def _header_only(data: bytes, rng: random.Random) -> bytes:
+    """Changes of the JSON header alone; its length stays right."""
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + size])
+    if rng.random() < 0.5:
+        config = mutate_json(header["__metadata__"]["config"].encode(), rng)
+        header["__metadata__"]["config"] = config.decode("utf-8", "replace")
+        text = json.dumps(header).encode()
+    else:
+        text = mutate_json(data[8 : 8 + size], rng)
+    return struct.pack("<Q", len(text)) + text + data[8 + size :]
+
+
+def _safetensors(folder: Path) -> Target:
+    config = small_config("semantic-fpn", fpn_channels=8, semantic_channels=8, head_norm="none")
+    path = save_checkpoint(folder / "x.safetensors", ImpNetwork(config), {})
+    seed = path.read_bytes()
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        read_checkpoint(path)
+
+    return Target(run, [seed], (_header_only, _header_only, mutate))
+
+
+def _photo(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    cv2.imwrite(str(path), np.zeros((12, 16, 3), np.uint8))
+
+
+def _coco(folder: Path) -> Target:
+    _photo(folder / "a.png")
+    size = {"height": 12, "width": 16}
+    regions = [
+        [[1, 1, 8, 1, 8, 8]],
+        {"counts": [10, 20, 162], "size": [12, 16]},
+        {"counts": "o5", "size": [12, 16]},
+    ]
+    seed = {
+        "images": [{"id": 1, "file_name": "a.png", **size}],
+        "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "dog"}],
+        "annotations": [
+            {"id": k, "image_id": 1, "category_id": 1 + k % 2, "iscrowd": k % 2, "segmentation": region}
+            for k, region in enumerate(regions)
+        ],
+        "licenses": [{"name": "CC0"}],
+    }
+    path = folder / "x.json"
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        dataset = CocoDataset(path, folder, "x/val")
+        for index in range(min(len(dataset), 2)):
+            dataset[index]
+
+    return Target(run, [json.dumps(seed).encode()], _JSON)
+
+
+def _dataset(folder: Path) -> Target:
+    _photo(folder / "images/a.png")
+    (folder / "labels").mkdir(exist_ok=True)
+    cv2.imwrite(str(folder / "labels/a.png"), np.zeros((12, 16), np.uint8))
+    (folder / "train.txt").write_text("images/a.png labels/a.png\n")
+    seed = {
+        "classes": ["sky", "road", "car"], "things": ["car"], "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]],
+        "ignore_index": [255], "groups": [0, 1, 1, 2], "exclude": ["images/b.png"], "name": "mine",
+        "terms": "CC",
+    }  # fmt: skip
+
+    def run(data: bytes) -> None:
+        (folder / "dataset.json").write_bytes(data)
+        dataset = IndexPngDataset(folder, "train", folder_spec(folder))
+        dataset[0]
+
+    return Target(run, [json.dumps(seed).encode()], _JSON)
+
+
+def _list(folder: Path) -> Target:
+    dataset = _dataset(folder)
+    dataset.run(dataset.seeds[0])
+
+    def run(data: bytes) -> None:
+        (folder / "train.txt").write_bytes(data)
+        IndexPngDataset(folder, "train", folder_spec(folder))
+
+    return Target(run, [b"images/a.png labels/a.png\n# x\n"])
+
+
+def _address(folder: Path) -> Target:
+    seeds = [
+        b"rtsp://admin:S3CRET@cam:554/live/ch1?channel=1&subtype=0",
+        b"http://cam/video.cgi?loginuse=admin&loginpas=S3CRET",
+        b"https://cam/a;id=S3CRET/b#S3CRET",
+        b"gstreamer:rtspsrc location=rtsp://cam/x user-id=a user-pw=S3CRET ! decodebin ! appsink",
+        b"cannot open 'rtsp://u:S3CRET@cam/a', nor http://cam/?t=S3CRET",
+    ]
+
+    def run(data: bytes) -> None:
+        redacted(data.decode("utf-8", "replace"))
+
+    return Target(run, seeds)
+
+
+def _credentials(folder: Path) -> Target:
+    """Bytes become a password in an address of each form; no part of it behind any character is shown."""
+    forms = (
+        "rtsp://admin:{}@cam:554/live/ch1",
+        "http://cam/video.cgi?user=admin&pwd={}",
+        "http://cam/x.m3u8?{}",
+        "http://cam/live/#{}",
+        "gstreamer:rtspsrc location=rtsp://cam/x user-pw={} ! appsink",
+    )
+    # What ends a value: the end of an address, a pair of a query, a word of a pipeline.
+    ends = set(" \t\n\r\v\f&/\"'\\<>")
+
+    def run(data: bytes) -> None:
+        text = "".join(c for c in data.decode("latin-1") if c.isprintable() and c not in ends)
+        for form in forms:
+            shown = redacted(form.format(text + _HIDDEN))
+            if _HIDDEN in shown:
+                raise AssertionError(f"{form.format(text + _HIDDEN)!r} is shown as {shown!r}")
+
+    return Target(run, [b"Hun!ter;2", b"p@ss:w/rd#1?", b"a=b,c~d%20"])
+
+
+def _source(folder: Path) -> Target:
+    _photo(folder / "images/a.png")
+
+    def run(data: bytes) -> None:
+        text = data.decode("utf-8", "surrogateescape")
+        # Devices and addresses would be opened.
+        if ":" in text or text.strip().isdecimal() or text.startswith(("/dev", "~")) or "**" in text:
+            return
+        source = open_source(f"{folder}/{text}")
+        source.close()
+
+    return Target(run, [b"images/a.png", b"images/*.png", b"images", b"images/[ab].png", b"a\0b*.png"])
+
+
+def _plan(folder: Path) -> Target:
+    plan = fake_tensorrt.plan(tiny.graph())
+    return Target(lambda data: read_plan_header(data[:64]), [plan[:64], plan])
+
+
+def _result(folder: Path) -> Target:
+    result = made.made(Cell("panoptic-fpn-imp", "default", 0), 3)
+    path = folder / result.data / f"{result.cell.name}.json"
+    path.parent.mkdir()
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        read_result(path)
+
+    return Target(run, [json.dumps(result.to_dict()).encode()], _JSON)
+
+
+_TARGETS: dict[str, Callable[[Path], Target]] = {
+    "manifest": _manifest,
+    "onnx": _onnx,
+    "safetensors": _safetensors,
+    "coco": _coco,
+    "dataset": _dataset,
+    "list": _list,
+    "address": _address,
+    "credentials": _credentials,
+    "source": _source,
+    "plan": _plan,
+    "result": _result,
+}
+
+NAMES = tuple(_TARGETS)
+
+
+def accepts(target: Target, data: bytes) -> bool:
+    """Whether an input is read; False if it is refused as documented; any other exception passes through."""
+    try:
+        target.run(data)
+    except ImpTrtError as error:
+        if len(str(error)) > 5000:
+            raise AssertionError(f"a message of {len(str(error))} characters") from error
+        return False
+    return True
+
+
+def digest(data: bytes) -> str:
+    """Name of an input that was kept."""
+    return hashlib.sha256(data).hexdigest()[:12]
