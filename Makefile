@@ -4,7 +4,7 @@ PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help check ruff mypy pyright test test-all matrix bindings drivers bench
+.PHONY: help check ruff mypy pyright test test-all matrix bench fuzz mutation soak bindings drivers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,15 @@ bench: ## the benchmarks that need neither a GPU nor a data set
 	$(PYTHON) -m tests.bench.bench_draw
 	$(PYTHON) -m tests.bench.bench_export
 	$(PYTHON) -m tests.bench.bench_pipeline
+
+fuzz: ## everything that reads untrusted bytes, for an hour: python -m tests.fuzz --seconds N [TARGET ...] for less
+	$(PYTHON) -m tests.fuzz --seconds 327 $(ARGS)
+
+mutation: ## changes of the letterbox and the kernels that the tests must notice; needs g++, about an hour
+	$(PYTHON) -m tests.mutation $(ARGS)
+
+soak: ## half an hour of a camera that is unplugged: memory, files, threads, drift of the latency
+	$(PYTHON) -m tests.bench.soak --minutes 30 $(ARGS)
 
 bindings: ## Python plugins and export on NVIDIA's bindings, TensorRT 10.3 to 11.4 x NumPy 1.26 and 2; needs g++
 	$(PYTHON) -m tests.bindings $(ARGS)

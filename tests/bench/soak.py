@@ -7,7 +7,8 @@
 The camera plays a clip (or drawn images) in a loop at its own pace through imp_trt's LiveSource; every
 30 s it is unplugged: reads fail, and it cannot be opened for two seconds. Overlays are drawn and encoded as
 JPEG, JSON lines go to /dev/null. Memory is the resident set of the process once a second; growth is the
-median of the last sixth of the run less the median of the first sixth after the warm-up. ``--leak BYTES``
+median of the last sixth of the run less the median of the first sixth after the warm-up; so is the drift of
+the age of results. ``--leak BYTES``
 keeps that much of every frame, to show that the soak notices. The sink stalls for a second in the middle of
 the warm-up, so that every queue has been full once: what they hold at most is no growth, and the allocator
 does not give it back. Exit code 1: growth above --max-growth MB, threads or files left over, or an account
@@ -23,6 +24,7 @@ import platform
 import tempfile
 import threading
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -90,12 +92,15 @@ class Encoded(BaseSink):
         self._leak_bytes = leak_bytes
         self._leaked: list[bytes] = []
         self._stalls = [time.monotonic() + moment for moment in stalls_s]
+        self.ages_s = array("d")  # eight bytes a frame: lists of floats would grow as a leak does
 
     def write(self, item: SegmentedFrame) -> bool:
         if self._stalls and time.monotonic() >= self._stalls[0]:
             self._stalls.pop(0)
             time.sleep(_STALL_S)
         cv2.imencode(".jpg", item.overlay)
+        if item.age_s is not None:
+            self.ages_s.append(item.age_s)
         if self._leak_bytes:
             self._leaked.append(os.urandom(self._leak_bytes))
         return True
@@ -139,6 +144,13 @@ class Gauge:
         return [round(median(values), 1) for values in minutes.values()]
 
 
+def drift_ms(ages_s: Sequence[float], warmup: float) -> float:
+    """Median age of the last sixth of the frames less that of the first sixth behind the warm-up's share."""
+    after = ages_s[int(len(ages_s) * min(warmup, 0.5)) :]
+    part = max(len(after) // 6, 1)
+    return 1e3 * (median(after[-part:]) - median(after[:part])) if after else 0.0
+
+
 def resident_mb() -> float:
     """The process's resident set, in units of 1e6 bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -174,7 +186,8 @@ def soak(
         segmenter.warmup()  # the libraries have their own threads and files
         # By identity: a thread of something that ran before may end meanwhile.
         before = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
-        sinks: list[Sink] = [Encoded(leak_bytes, stalls), JsonLines("/dev/null")]
+        encoded = Encoded(leak_bytes, stalls)
+        sinks: list[Sink] = [encoded, JsonLines("/dev/null")]
         camera = LoopedCamera(pictures, fps, unplug_every_s, away_s)
         with LiveSource("soak", camera.open) as source:
             summary = run_pipeline(segmenter, source, sinks, on_progress=look, deadline_s=0.2)
@@ -184,6 +197,7 @@ def soak(
         "growth_mb": round(gauge.growth_mb(warmup_s), 3),
         "memory_mb": [round(mb, 1) for mb in (gauge.memory[0], min(gauge.memory), max(gauge.memory))],
         "memory_by_minute_mb": gauge.by_minute_mb(),
+        "age_drift_ms": round(drift_ms(encoded.ages_s, warmup_s / seconds), 2),
         "warmup_s": warmup_s,
         "most_threads": max(gauge.threads),
         "most_files": max(gauge.files),
@@ -245,7 +259,10 @@ def main() -> int:
             f"frames     {report['captured']} captured, {report['frames']} delivered, "
             f"{report['dropped']} dropped; torn accounts {report['torn_accounts']}"
         )
-        print(f"age        p50 {age['p50']:.1f}, p99 {age['p99']:.1f}, p99.9 {age['p99.9']:.1f} ms")
+        print(
+            f"age        p50 {age['p50']:.1f}, p99 {age['p99']:.1f}, p99.9 {age['p99.9']:.1f} ms; "
+            f"drift {report['age_drift_ms']:+.2f} ms"
+        )
         print(f"left over  {report['threads_left']} threads, {report['files_left']} files")
         print("PASSED" if passed else "FAILED")
     return 0 if passed else 1

@@ -5,8 +5,8 @@
 
 Each target gets mutated inputs for the given time, in a process of its own. Errors of this package are
 answers; any other exception, an input that takes longer than ten seconds, or one that needs more than 2 GB is
-a finding: it is kept as a file, and the exit code is 1. With atheris installed (``pip install atheris``) inputs
-are chosen by the code that they reach; otherwise a seeded mutator makes the same inputs each time.
+a finding: it is kept as a file, and the exit code is 1. With atheris installed (``pip install atheris``)
+inputs are chosen by the code that they reach; otherwise a seeded mutator makes the same inputs each time.
 """
 
 from __future__ import annotations

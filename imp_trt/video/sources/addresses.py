@@ -19,7 +19,7 @@ _EMBEDDED = re.compile(r"(?:\S*@)?\S*")
 _AFTER = re.compile(r"[\"'<>(),.:;]*$")
 # Without a scheme it is not a URL, but it is still quoted in error messages.
 _LOGIN = re.compile(r"(?<![^\s/\"'<>])[^\s/:@\"'<>]+:(?!/)[^\s@]+@(?=\S)")
-_QUERY = re.compile(r"(?<=\S)\?(?=[^\s=]*=)(\S*)")
+_QUERY = re.compile(r"(?<=\S)\?(?=[^\s=]*=)([^\s#]*)")
 # Words that are known to hide something, in text that is neither an address nor a pipeline.
 _SETTING = re.compile(
     r"(?<![a-z0-9])(?P<key>user(?:[-_]?(?:id|pw|name))?|usr|login|pass(?:word|wd)?|pwd|proxy-(?:id|pw)"
@@ -31,7 +31,8 @@ _SETTING = re.compile(
 _SHOWN = frozenset(
     ("width", "height", "fps", "codec", "channel", "stream", "subtype", "resolution", "profile")
 )
-_SHOWN_VALUE = re.compile(r"\d{1,5}(?:x\d{1,5})?|[A-Z0-9]{4}")
+_SHOWN_NUMBER = re.compile(r"\d{1,5}(?:x\d{1,5})?")
+_CODEC = re.compile(r"[A-Za-z0-9]{4}")
 _NAME = re.compile(r"[A-Za-z][\w.%~-]{0,63}")
 # Part of a path that names nothing: 20 or more characters that have letters and digits.
 _KEY_IN_PATH = re.compile(r"(?=[^/]*\d)(?=[^/]*[A-Za-z])[\w~=+-]{20,}", re.ASCII)
@@ -134,7 +135,7 @@ def _values(query: str) -> str:
             shown.append("")
         elif not _NAME.fullmatch(name) or not equals:
             shown.append(REDACTED)
-        elif name.lower() in _SHOWN and _SHOWN_VALUE.fullmatch(value):
+        elif name.lower() in _SHOWN and (_SHOWN_NUMBER if name != "codec" else _CODEC).fullmatch(value):
             shown.append(pair)
         else:
             shown.append(f"{name}={REDACTED}")
