@@ -133,7 +133,8 @@ def _node(data: memoryview) -> Node:
 
 
 def _attribute(data: memoryview, node: Node) -> None:
-    name, reference, content = "", "", None
+    name, reference = "", ""
+    content: int | float | Tensor | None = None
     integers: list[int] = []
     floats: list[float] = []
     for number, value in _fields(data):

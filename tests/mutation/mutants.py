@@ -39,7 +39,6 @@ class Mutant:
 
 MUTANTS = (
     # ---- letterbox.py ----
-    Mutant(LETTERBOX, "height * w <= width * h", "height * w < width * h - 1"),
     Mutant(LETTERBOX, "height * w <= width * h", "height * w >= width * h"),
     Mutant(LETTERBOX, "(height, _scaled(w, height, h))", "(height, _scaled(w, height, h) - 1)"),
     Mutant(LETTERBOX, "(_scaled(h, width, w), width)", "(height, width)"),

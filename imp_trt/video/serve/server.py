@@ -237,7 +237,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_one_request(self) -> None:
         """Receive a request within TIMEOUT_S, and respond to it."""
-        self._reader.deadline = time.monotonic() + self.timeout
+        self._reader.deadline = time.monotonic() + (self.timeout or TIMEOUT_S)
         self.server.receiving(self.connection, True)
         try:
             super().handle_one_request()
