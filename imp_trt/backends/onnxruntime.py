@@ -95,9 +95,15 @@ class OnnxRuntimeBackend:
 def _session(payload: bytes, path: str, threads: int | None) -> _Session:
     try:
         import onnxruntime as ort
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise DependencyMissing(
             "ONNX Runtime is not installed", got=error, fix="pip install 'imp-trt[onnx]'"
+        ) from error
+    except ImportError as error:  # installed, but its libraries cannot be mapped
+        raise DependencyMissing(
+            "ONNX Runtime cannot be loaded",
+            got=error,
+            fix="raise the limit of the address space (ulimit -v), free memory, or install it again",
         ) from error
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0

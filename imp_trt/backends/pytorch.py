@@ -112,6 +112,12 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def _not_installed(error: ImportError) -> DependencyMissing:
+    if not isinstance(error, ModuleNotFoundError):  # installed, but its libraries cannot be mapped
+        return DependencyMissing(
+            "PyTorch cannot be loaded",
+            got=error,
+            fix="raise the limit of the address space (ulimit -v), free memory, or install it again",
+        )
     return DependencyMissing("PyTorch is not installed", got=error, fix="pip install 'imp-trt[torch]'")
 
 

@@ -174,3 +174,23 @@ def test_the_former_names_work_and_warn() -> None:
             result = getattr(transform, name)(argument)
         assert record[0].filename == __file__
         np.testing.assert_array_equal(result, getattr(transform, new)(argument))
+
+
+def test_the_padding_is_that_of_the_contract() -> None:
+    contract = InputContract(height=64, width=64, pad_value=7)
+    fitted = LetterboxTransform.of((32, 64), contract).apply(np.full((32, 64, 3), 200, np.uint8))
+    assert (fitted[32:] == 7).all()
+    assert (fitted[:32] == 200).all()
+
+
+def test_another_dtype_is_refused() -> None:
+    transform = LetterboxTransform.of((32, 64), InputContract(height=64, width=64))
+    with pytest.raises(InvalidInput, match="float32"):
+        transform.apply(np.zeros((32, 64, 3), np.float32))  # type: ignore[arg-type]
+
+
+def test_boxes_go_back_on_each_axis() -> None:
+    contract = InputContract(height=50, width=200, fit="resize")
+    boxes = np.array([[10, 10, 20, 40]], np.float32)
+    back = LetterboxTransform.of((100, 100), contract).invert_boxes(boxes)
+    np.testing.assert_array_equal(back, [[5, 20, 10, 80]])
