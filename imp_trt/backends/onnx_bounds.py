@@ -47,7 +47,12 @@ def check_bounds(payload: bytes, path: str) -> None:
     try:
         model = parse(payload)
     except (ValueError, OverflowError) as error:
-        raise _refused(path, "a complete ONNX file", error) from error
+        raise ArtifactError(
+            f"artifact {path}: the reader rejects the graph",
+            expected="a complete ONNX file",
+            got=error,
+            fix=EXPORT_AGAIN,
+        ) from error
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
     _check_operators(model, path)
     _check_expansion(model, functions, path)
