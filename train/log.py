@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypedDict
 
@@ -47,15 +48,25 @@ class TrainingLog:
         first: step at which the run starts or resumes.
         previous: :meth:`state` of the run that is resumed, so that its lines are the same as without a stop.
         quiet: no progress bar, no estimate.
+        on_line: called with step and values of each line.
     """
 
-    def __init__(self, path: Path | None, total: int, first: int, previous: LogState, quiet: bool) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        total: int,
+        first: int,
+        previous: LogState,
+        quiet: bool,
+        on_line: Callable[[int, dict[str, float]], None] | None = None,
+    ) -> None:
         self.path, self.total, self.first = path, total, first
         self.quiet = quiet or path is None or bool(os.environ.get("IMP_TRT_NO_PROGRESS"))
         self._sums: dict[str, float] = dict(previous.get("sums", {}))
         self._seen = int(previous.get("seen", 0))
         self._start = time.monotonic()
         self._previous_seconds = float(previous.get("seconds", 0.0))
+        self._on_line = on_line
         self._bar: _ProgressBar
 
     @property
@@ -111,6 +122,8 @@ class TrainingLog:
         if self.path is not None:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
+            if self._on_line is not None:
+                self._on_line(step + 1, {"lr": lr, **means})
         self._bar.set_postfix(loss=f"{sum(means.values()):.3f}")
         self._sums, self._seen = {}, 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ from imp_trt.train.state import (
     save_state,
 )
 from imp_trt.train.targets import Batch
+from imp_trt.train.tensorboard import TensorBoardCurves
+from imp_trt.train.validation import ValidationScores, Validator
 
 if TYPE_CHECKING:
     from imp_trt.train.run import Run
@@ -63,8 +66,9 @@ def find_finished(run: Run, name: str, identity: str) -> Path | None:
 
 def _inputs(run: Run, identity: str) -> str:
     """What identifies a run, in words."""
+    initial = f"checkpoint {run.checkpoint.sha256[:12]}" if run.checkpoint else run.initial
     data = f"{len(run.dataset)} images of {run.dataset.name} (content {run.data_digest})"
-    return f"{data}, seed {run.seed}, initial weights {run.initial}; run {identity[:12]}"
+    return f"{data}, seed {run.seed}, initial weights {initial}; run {identity[:12]}"
 
 
 def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: str, digest: str) -> Path:
@@ -79,7 +83,8 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
         digest: digest of the stage's resolved configuration, for the checkpoint's metadata.
 
     Returns:
-        The checkpoint ``<name>.safetensors`` in the run's folder.
+        The checkpoint ``<name>.safetensors`` in the run's folder, with the last weights; with a validation
+        ``<name>.best.safetensors`` beside it has those with the best score.
 
     Raises:
         TimeBudgetSpent: the run reached its deadline; its state is saved.
@@ -105,7 +110,23 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
     sources = _sources(state)
     is_writer = distributed.rank() == 0
     log_path = run.folder / f"{name}.jsonl" if is_writer else None
-    log = TrainingLog(log_path, schedule.iterations, first, state["log"] if state else {}, run.quiet)
+    curves = TensorBoardCurves(run.folder, name, first) if run.tensorboard and is_writer else None
+    on_line = None if curves is None else partial(curves.add, group="training")
+    previous = state["log"] if state else {}
+    log = TrainingLog(log_path, schedule.iterations, first, previous, run.quiet, on_line)
+    provenance = {
+        "identity": identity,
+        "config_digest": digest,
+        "data_digest": run.data_digest,
+        "sources": sources,
+    }
+
+    def write(path: Path, weights: ImpNetwork, more: dict[str, object]) -> None:
+        metadata = {**_metadata(run, stage, log.seconds), **provenance, **more}
+        save_checkpoint(path, weights, metadata, run.half and stage == 2)
+
+    history = state.get("validation", []) if state is not None else []
+    validator = _validator(run, name, schedule.iterations, identity, history, write, curves)
 
     def save(step: int) -> None:
         if is_writer:
@@ -120,28 +141,59 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
             )
             if average is not None:
                 saved["average"] = average.state_dict()
+            if validator is not None:
+                saved["validation"] = validator.history
             save_state(path, saved)
 
     with log, StopRequest(run.deadline) as stop:
         steps = range(first, schedule.iterations)
-        _steps(run, network, optimizer, average, stage, steps, log, stop, save)
+        done = _steps(run, network, optimizer, average, stage, steps, log, stop, save, validator)
+    if curves is not None:
+        curves.close()
     if average is not None:
         average.copy_to(network)
     if is_writer:
-        provenance = {
-            "identity": identity,
-            "config_digest": digest,
-            "data_digest": run.data_digest,
-            "sources": sources,
-        }
-        metadata = {**_metadata(run, stage, log.seconds), **provenance}
-        save_checkpoint(run.folder / f"{name}.safetensors", network, metadata, run.half and stage == 2)
+        more: dict[str, object] = {"stopped_early_at": done} if done < schedule.iterations else {}
+        write(run.folder / f"{name}.safetensors", network, more)
         path.unlink(missing_ok=True)
     distributed.wait()
     if distributed.any_process(stop.signaled, run.device):
         # Received during the last step: the stage is done, but the next one must not start.
         raise KeyboardInterrupt
     return run.folder / f"{name}.safetensors"
+
+
+def best_path(path: Path) -> Path:
+    """File with the weights of the best score, beside a stage's checkpoint."""
+    return path.with_name(f"{path.stem}.best{path.suffix}")
+
+
+def _validator(
+    run: Run,
+    name: str,
+    total: int,
+    identity: str,
+    history: list[ValidationScores],
+    write: Callable[[Path, ImpNetwork, dict[str, object]], None],
+    curves: TensorBoardCurves | None,
+) -> Validator | None:
+    """The validation of a stage; UsageError if the folder has the best weights of another run."""
+    if run.validation is None:
+        return None
+    best = best_path(run.folder / f"{name}.safetensors")
+    if distributed.any_process(best.is_file(), run.device):
+        require_same_run(best, load_model(best)[1].get("identity"), identity)
+
+    def on_best(network: ImpNetwork, step: int, score: float) -> None:
+        write(best, network, {"step": step, "validation_score": score})
+
+    def on_scores(scores: ValidationScores) -> None:
+        if curves is not None:
+            by_class = {f"IoU {key}": value for key, value in scores["iou"].items()}
+            curves.add(scores["step"], {**scores, **by_class}, "validation")
+
+    path = run.folder / f"{name}.val.jsonl"
+    return Validator(run.validation, total, path, run.device, history, on_best, on_scores)
 
 
 def _sources(state: TrainingState | None) -> list[str]:
@@ -174,7 +226,9 @@ def _steps(
     log: TrainingLog,
     stop: StopRequest,
     save: Callable[[int], None],
-) -> None:
+    validator: Validator | None,
+) -> int:
+    """Execute the steps; returns the number of those done, fewer than all if the validation ended them."""
     recipe = run.recipe
     schedule = recipe.stage_one if stage == 1 else recipe.stage_two
     weights = None
@@ -185,6 +239,8 @@ def _steps(
     seed, workers = (run.seed, stage), run.batch_workers
     with batch_stream(run.dataset, classes, recipe, seed, steps, workers) as batches:
         for step in steps:
+            if validator is not None and validator.ends(step, network, average, stop):
+                return step
             _stop_if_requested(run, stop, step, steps, save)
             if step > steps.start and step % run.save_every == 0:
                 save(step)
@@ -195,6 +251,11 @@ def _steps(
             log.add(step, _step(losses, optimizer, batch, ohem_ratio, lr, run), lr)
             if average is not None:
                 average.update(network)
+    if validator is not None:
+        validator.ends(steps.stop, network, average, stop)
+        if distributed.any_process(distributed.rank() == 0 and validator.is_due(steps.stop), run.device):
+            _stop_if_requested(run, stop, steps.stop, steps, save)  # it was interrupted
+    return steps.stop
 
 
 def _stop_if_requested(
@@ -249,13 +310,19 @@ def _step_seed(seed: int, stage: int, step: int) -> int:
 def _metadata(run: Run, stage: int, seconds: float) -> dict[str, object]:
     return {
         "data": run.dataset.name,
-        "terms": run.dataset.terms,
+        "terms": run.terms,
         "seed": run.seed,
         "recipe": run.recipe.to_dict(),
-        "initial": run.initial,
+        **_initial_facts(run),
         "stage": stage,
         "torch": torch.__version__,
         "device": run.device,
         "processes": distributed.world_size(),
         "seconds": round(seconds, 1),
     }
+
+
+def _initial_facts(run: Run) -> dict[str, object]:
+    if run.checkpoint is None:
+        return {"initial": run.initial}
+    return {"initial": "checkpoint", "initial_sha256": run.checkpoint.sha256}

@@ -62,6 +62,15 @@ _CAMVID_PRETRAINED = Recipe(
     ema_decay=0.999,
     initial="imagenet",
 )
+# From a checkpoint, with few images: one stage that trains all parts, since none is new.
+_FINE_TUNE = Recipe(
+    stage_one=Stage(0, 5e-4, 1e-6, warmup=0),
+    stage_two=Stage(1000, 5e-4, 1e-6, warmup=50),
+    batch=4,
+    semantic_weight=2.0,
+    canvas_gradient="heads",
+    precision="bfloat16",
+)
 _CCP_PRETRAINED = replace(_CAMVID_PRETRAINED, crop=(384, 256), scale=(0.45, 0.9))
 
 
@@ -144,6 +153,8 @@ RECIPES: dict[str, Recipe] = {
     # The same from an EfficientNet-Lite pretrained on ImageNet.
     "camvid-pretrained": _CAMVID_PRETRAINED,
     "ccp-pretrained": _CCP_PRETRAINED,
+    # From a checkpoint of this package or an imported one.
+    "fine-tune": _FINE_TUNE,
     # Shorter schedules, for experiments that train many systems.
     "scenes-short": _short(_SCENES, 500, 400),
     "camvid-short": _short(_CAMVID, 900, 700),

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,20 +18,22 @@ from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.data.dataset import Dataset
 from imp_trt.data.locks import Busy, LocksUnsupported, claim
 from imp_trt.errors import CheckpointError, UsageError
-from imp_trt.models.checkpoint import load_model
+from imp_trt.models.checkpoint import Checkpoint, load_model
 from imp_trt.models.config import Initial, ModelConfig
+from imp_trt.models.finetune import copy_canvas_weights, copy_weights, plan_transfer
 from imp_trt.models.initial import NEW_LAYER_STD
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
 from imp_trt.models.semantic import SemanticHead
 from imp_trt.train import distributed
 from imp_trt.train.canvas_scale import measure_canvas_scale
-from imp_trt.train.config import CANVAS_KEYS, Recipe
+from imp_trt.train.config import Recipe
 from imp_trt.train.datasets.survey import require_objects
+from imp_trt.train.identity import identity, stage_digest
 from imp_trt.train.loop import find_finished, train_stage
 from imp_trt.train.losses import trains_semantic
-from imp_trt.train.provenance import config_digest, dataset_digest, dataset_facts
-from imp_trt.train.renamed import json_key, plain_dict
+from imp_trt.train.provenance import dataset_digest
+from imp_trt.train.validation import Validation, check_validation
 
 LOCK_NAME = ".lock"
 """Lock file in the folder of a run. It stays there; the lock ends with the process."""
@@ -57,6 +57,10 @@ class Run:
             Mask R-CNN.
         backbone_weights: with initial "imagenet", a file with the backbone's weights; None takes the
             published ones.
+        checkpoint: initial weights of the whole network, in place of ``initial``: what it has in common with
+            the networks of both stages is copied (:func:`imp_trt.models.finetune.copy_weights`).
+        validation: evaluation during training; None: none. It changes nothing but when a stage ends.
+        tensorboard: also write the curves in TensorBoard's format.
         quiet: no progress bar.
         deadline: a :func:`time.monotonic` time; after it the state is saved at the next step
             and :class:`imp_trt.train.state.TimeBudgetSpent` is raised.
@@ -77,6 +81,21 @@ class Run:
     deadline: float | None = None
     save_every: int = 500
     workers: int | None = None
+    checkpoint: Checkpoint | None = None
+    validation: Validation | None = None
+    tensorboard: bool = False
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the backbone starts from weights that have been trained."""
+        return self.checkpoint is not None or self.initial != "scratch"
+
+    @property
+    def terms(self) -> str | None:
+        """License terms of the data, and of the data that the initial weights are from."""
+        before = self.checkpoint.metadata.get("terms") if self.checkpoint is not None else None
+        found = list(dict.fromkeys(str(terms) for terms in (self.dataset.terms, before) if terms))
+        return "; initial weights: ".join(found) or None
 
     @cached_property
     def data_digest(self) -> str:
@@ -204,6 +223,8 @@ def _second_network(run: Run, config: ModelConfig, first: ImpNetwork) -> ImpNetw
             # No trained head to preserve, so the canvas contributes from the first step.
             nn.init.normal_(network.semantic.canvas_kernel.detach(), std=NEW_LAYER_STD)
         network = _with_canvas_scale(run, network)
+        if run.checkpoint is not None:
+            copy_canvas_weights(network, run.checkpoint.network)
     return network
 
 
@@ -287,100 +308,11 @@ def transfer_weights(network: ImpNetwork, source: ImpNetwork) -> None:
             )
 
 
-def identity(run: Run, config: ModelConfig, stage: int, start: str | None = None) -> str:
-    """Digest of all inputs of a stage: files in a folder are only reused by the same run.
-
-    Fields at their defaults are left out, so that a new field does not change the identity of old runs. The
-    device and the numbers of threads and processes are left out too: a run may resume on another machine.
-
-    Args:
-        run: data, recipe, seed.
-        config: configuration of the network that the stage trains.
-        stage: 1 or 2.
-        start: identity of the stage one that stage two starts from.
-    """
-    facts = {
-        **_settings(run, config, stage, _non_default),
-        "data": [run.dataset.name, len(run.dataset), run.dataset[0].size],
-        "start": start,
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def stage_digest(run: Run, config: ModelConfig, stage: int, start: str | None = None) -> str:
-    """Short digest of a stage's resolved configuration, for its checkpoint's metadata.
-
-    Unlike :func:`identity` it includes fields at their defaults and the first sample's pixels: it changes
-    with a default, and between splits of the same name and length.
-
-    Args:
-        run, config, stage: as in :func:`identity`.
-        start: digest, or identity, of the stage one that stage two starts from.
-    """
-    facts = _settings(run, config, stage, plain_dict)
-    return config_digest({**facts, "data": dataset_facts(run.dataset), "start": start})
-
-
-def _settings(
-    run: Run, config: ModelConfig, stage: int, to_plain: Callable[[object], dict[str, object]]
-) -> dict[str, object]:
-    """Settings that a stage's weights depend on, with ``to_plain`` applied to dataclasses."""
-    settings = to_plain(run.recipe)
-    settings.pop("initial", None)  # the run's own value applies
-    unused: list[str] = []  # JSON keys
-    if stage == 1 or not config.imp or config.semantic_head == "none":
-        unused += CANVAS_KEYS
-    if stage == 1:
-        unused.append("stage_two")
-        if not trains_semantic(config, run.recipe, 1):
-            unused += ["semantic_weight", "class_weights", json_key("ohem_ratios")]
-    if not config.detector:
-        unused.append("semantic_in_stage_one")
-    for key in unused:
-        settings.pop(key, None)
-    return {
-        "config": to_plain(config),
-        "recipe": settings,
-        "seed": run.seed,
-        "initial": run.initial,
-        "stage": stage,
-        "half": run.half and stage == 2,
-        **_weights_digest(run),
-    }
-
-
-def _weights_digest(run: Run) -> dict[str, object]:
-    """Digest of the file with the initial weights of the backbone, if the run has one."""
-    if run.backbone_weights is None or run.initial == "scratch":
-        return {}
-    try:
-        content = run.backbone_weights.read_bytes()
-    except OSError as error:
-        raise CheckpointError(
-            f"backbone weights {run.backbone_weights}",
-            expected="a readable file",
-            got=error.strerror or error,
-            fix="check the path",
-        ) from error
-    return {"backbone_weights": hashlib.sha256(content).hexdigest()}
-
-
-def _non_default(settings: object) -> dict[str, object]:
-    """Fields of a dataclass that differ from their defaults, as plain data under their JSON keys."""
-    if not is_dataclass(settings) or isinstance(settings, type):
-        raise TypeError(f"expected a dataclass instance, got {type(settings).__name__}")
-    changed: dict[str, object] = {}
-    for item in fields(settings):
-        value = getattr(settings, item.name)
-        default = item.default_factory() if item.default_factory is not MISSING else item.default
-        if value != default:
-            changed[json_key(item.name)] = _non_default(value) if is_dataclass(value) else value
-    return changed
-
-
 def _initialized(run: Run, config: ModelConfig) -> ImpNetwork:
     network = ImpNetwork(config)
-    if run.initial != "scratch":
+    if run.checkpoint is not None:
+        copy_weights(network, run.checkpoint.network)
+    elif run.initial != "scratch":
         from imp_trt.models.initial import initialize
 
         if run.backbone_weights is None:
@@ -401,14 +333,25 @@ def _check(run: Run, config: ModelConfig) -> None:
         )
     if config.detector:
         require_objects(run.dataset)
-    if (run.recipe.freeze_stages or run.recipe.freeze_norm) and run.initial == "scratch":
+    if run.validation is not None:
+        check_validation(run.validation, run.dataset)
+    if run.checkpoint is not None:
+        if run.backbone_weights is not None:
+            raise UsageError(
+                "backbone weights",
+                expected="none with the weights of a whole network",
+                got=str(run.backbone_weights),
+                fix="leave out --backbone-weights",
+            )
+        plan_transfer(config, run.checkpoint.network.config)
+    if (run.recipe.freeze_stages or run.recipe.freeze_norm) and not run.is_pretrained:
         raise UsageError(
             "frozen stages or statistics of the backbone",
             expected="pretrained weights",
             got="initial 'scratch'",
             fix="--init imagenet or coco, or --set freeze_stages=0 --set freeze_norm=False",
         )
-    if config.norm == "frozen_batch" and run.initial == "scratch":
+    if config.norm == "frozen_batch" and not run.is_pretrained:
         raise UsageError(
             "frozen normalization",
             expected="pretrained statistics",

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from torch import Tensor
 from imp_trt.data.files import read_regular, write_atomically
 from imp_trt.errors import CheckpointError, ImpTrtError, UsageError
 from imp_trt.train.log import LogState
+
+if TYPE_CHECKING:
+    from imp_trt.train.validation import ValidationScores
 
 PARTS = frozenset({"network", "optimiser", "identity", "step", "log"})
 """Keys of a saved state."""
@@ -47,6 +50,7 @@ class _Later(TypedDict, total=False):
     sources: list[str]
     data_digest: str
     average: dict[str, Tensor]  # with Recipe.ema_decay
+    validation: list[ValidationScores]  # with Run.validation
 
 
 class TrainingState(_Later):

@@ -9,30 +9,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imp_trt.cli.common import (
-    add_deprecated,
     command_parser,
-    positive,
     print_json,
     print_lines,
     run_command,
     say,
     say_padding,
 )
+from imp_trt.cli.train_options import INITIALS, network_options, recipe_options, run_options
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
     from imp_trt.classes import ClassTable
+    from imp_trt.data.dataset import Dataset
+    from imp_trt.models.checkpoint import Checkpoint
     from imp_trt.models.config import ModelConfig
     from imp_trt.train.config import Recipe
     from imp_trt.train.run import Run
+    from imp_trt.train.validation import Validation
 
 _log = logging.getLogger(__name__)
+
+DEFAULT_SYSTEM = "panoptic-fpn-imp"
+DEFAULT_INPUT_SIZE = (256, 512)
 
 EXAMPLES = """examples:
   imp-train --data scenes --recipe smoke -o runs/first
   imp-train --data camvid:/data/camvid --recipe camvid --input-size 384 512 --with-baseline -o runs/camvid
   imp-train --data camvid:/data/camvid --recipe camvid-pretrained --backbone efficientnet_lite0 \\
       --anchor-scales 1 1.41 --input-size 384 512 --with-baseline -o runs/pretrained
+  imp-train --data DIR --init samples/weights/camvid_imp.safetensors --val val --patience 4 -o runs/tuned
+  imp-train --data DIR --init imported.safetensors --system panoptic-fpn-imp -o runs/tuned
   imp-train --data scenes --recipe scenes --iterations 300 200 --set semantic_weight=1 -o runs/tried
   torchrun --nproc-per-node 8 -m imp_trt.cli.train --data cityscapes:/data/cityscapes \\
       --recipe cityscapes --backbone resnet50 --input-size 1024 2048 --device cuda -o runs/cityscapes
@@ -51,10 +58,10 @@ def parser() -> argparse.ArgumentParser:
     p = command_parser(
         "imp-train", "Train a network on a data set, optionally also the baseline without IMP.", EXAMPLES
     )
-    _network_options(p.add_argument_group("data and network"))
+    network_options(p.add_argument_group("data and network"))
     training = p.add_argument_group("training")
-    _recipe_options(training)
-    _run_options(training)
+    recipe_options(training)
+    run_options(training)
     p.add_argument(
         "-o",
         "--output",
@@ -66,165 +73,39 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def _network_options(data: argparse._ArgumentGroup) -> None:
-    data.add_argument(
-        "--data",
-        required=True,
-        help="data set: scenes, NAME:DIR (camvid, ccp, cityscapes, modanet, coco, components), or a folder "
-        "with dataset.json",
-    )
-    data.add_argument("--split", default="train", help="split to train on (default: train)")
-    data.add_argument(
-        "--system", default="panoptic-fpn-imp", help="system of the paper (default: panoptic-fpn-imp)"
-    )
-    data.add_argument(
-        "--backbone",
-        default="compact",
-        help="compact; efficientnet_lite0, _lite1 or _lite2; or a torchvision backbone: resnet18 ... "
-        "resnext101_32x8d (default: compact)",
-    )
-    data.add_argument(
-        "--norm",
-        choices=("batch", "frozen_batch", "group"),
-        help="normalization layers of backbone and FPN (default: frozen_batch for a pretrained ResNet-50 or "
-        "larger, otherwise batch)",
-    )
-    data.add_argument(
-        "--input-size",
-        type=int,
-        nargs=2,
-        default=(256, 512),
-        metavar=("H", "W"),
-        help="input size for inference; images are resized to fit. The recipe's range of scales should "
-        "include the resulting scale (default: 256 512)",
-    )
-    data.add_argument(
-        "--anchor-scales",
-        type=float,
-        nargs="+",
-        metavar="FACTOR",
-        help="scales of the anchors on each level of the FPN; 1 1.41 gives two per octave (default: 1)",
-    )
-    data.add_argument(
-        "--canvas-skip",
-        action="store_true",
-        help="also add a trained 1x1 convolution of the canvas to the logits",
-    )
-    data.add_argument(
-        "--sampling",
-        default="bilinear",
-        choices=("bilinear", "nearest", "rect"),
-        help="sampling mode of Instance Mask Projection (default: bilinear)",
-    )
-
-
-def _recipe_options(how: argparse._ArgumentGroup) -> None:
-    how.add_argument(
-        "--recipe",
-        default="scenes",
-        help="training recipe: smoke; camvid-pretrained, ccp-pretrained (EfficientNet-Lite); scenes, camvid, "
-        "ccp (from scratch, on the CPU), each also as NAME-short; those of the paper: vcp, "
-        "modanet, cityscapes, cityscapes-imagenet, cityscapes-no-aug "
-        "(default: scenes)",
-    )
-    how.add_argument(
-        "--init",
-        choices=("scratch", "imagenet", "coco"),
-        help="initial weights of stage one; pretrained weights are downloaded by torchvision, those of "
-        "EfficientNet-Lite are in imp-trt[lite] (default: that of the recipe)",
-    )
-    how.add_argument(
-        "--backbone-weights",
-        type=Path,
-        metavar="FILE",
-        help="with --init imagenet: .pth file of the backbone's weights (default: torchvision's, or those of "
-        "the package in imp-trt[lite])",
-    )
-    batch_size = how.add_argument(
-        "--batch-size",
-        dest="batch",
-        type=positive,
-        metavar="N",
-        help="total batch size over all processes; learning rates of the paper's recipes scale with it",
-    )
-    add_deprecated(how, "--batch", batch_size)
-    how.add_argument(
-        "--iterations",
-        type=_count,
-        nargs=2,
-        metavar=("ONE", "TWO"),
-        help="iterations of the two stages; schedules are scaled accordingly; 0 skips a stage",
-    )
-    how.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="override a field of the recipe, such as crop=256,512 or stage_one.lr=0.01; can be repeated",
-    )
-
-
-def _run_options(how: argparse._ArgumentGroup) -> None:
-    with_baseline = how.add_argument(
-        "--with-baseline",
-        dest="pair",
-        action="store_true",
-        help="also train the baseline without IMP, from the same stage one",
-    )
-    add_deprecated(how, "--pair", with_baseline)
-    how.add_argument(
-        "--stage",
-        choices=("one", "imp", "plain", "all"),
-        default="all",
-        help="stage to train: one, imp (stage two), plain (stage two of the baseline) or all; finished "
-        "stages are skipped (default: all)",
-    )
-    how.add_argument("--half", action="store_true", help="save weights as float16, which halves the file")
-    how.add_argument("--seed", type=_count, default=0, metavar="N", help="random seed (default: 0)")
-    how.add_argument(
-        "--device",
-        default="cpu",
-        help="cpu, cuda or cuda:INDEX; torchrun for several GPUs (default: cpu)",
-    )
-    how.add_argument("--threads", type=positive, metavar="N", help="CPU threads of PyTorch")
-    how.add_argument(
-        "--workers",
-        type=positive,
-        metavar="N",
-        help="threads of the data loader (default: 1; with a GPU up to 8)",
-    )
-
-
 def _train(options: argparse.Namespace) -> int:
     import torch
 
     from imp_trt.backends.pytorch import choose_device
     from imp_trt.data.files import make_folder
     from imp_trt.models.presets import without_imp
-    from imp_trt.train import distributed
+    from imp_trt.train import distributed, tensorboard
     from imp_trt.train.datasets import open_dataset
+    from imp_trt.train.loop import best_path
     from imp_trt.train.run import Run, exclusive, train_stage_one, train_stage_two
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    with distributed.joined(str(choose_device(options.device))) as device:
+    chosen = choose_device(None if options.device == "auto" else options.device)
+    checkpoint = _checkpoint(options)
+    with distributed.joined(str(chosen)) as device:
         quiet = options.quiet or distributed.rank() > 0
         dataset = open_dataset(options.data, options.split)
         if dataset.terms and not quiet:
             say(f"license terms of the data: {dataset.terms}")
         plan = _recipe(options)
-        initial = options.init or plan.initial
-        config = _config(options, dataset.classes, initial)
+        initial = "scratch" if checkpoint is not None else options.init or plan.initial
+        config = _config(options, dataset.classes, initial, checkpoint)
         if options.pair and not config.imp:
             raise UsageError(
                 "--with-baseline",
                 expected="a system with IMP",
-                got=options.system,
+                got=options.system or DEFAULT_SYSTEM,
                 fix="omit --with-baseline",
             )
         # Configured now, so that an error is reported before hours of training.
         control = without_imp(config) if options.pair or options.stage == "plain" else config
+        validation = _validation(options, dataset)
         make_folder(options.output)
         run = Run(
             dataset,
@@ -237,6 +118,9 @@ def _train(options: argparse.Namespace) -> int:
             options.backbone_weights,
             quiet,
             workers=options.workers,
+            checkpoint=checkpoint,
+            validation=validation,
+            tensorboard=tensorboard.is_installed(),
         )
         if not quiet:
             _say_plan(options, run, config)
@@ -249,9 +133,46 @@ def _train(options: argparse.Namespace) -> int:
                 written[name] = train_stage_two(run, config, written["stage_one"], name)
             if options.stage == "plain" or (options.pair and options.stage == "all"):
                 written["plain"] = train_stage_two(run, control, written["stage_one"], "plain")
+        if validation is not None:
+            best = {f"{name}.best": best_path(path) for name, path in written.items()}
+            written |= {name: path for name, path in best.items() if path.is_file()}
         if distributed.rank() == 0:
             _print_result(written, options.json)
     return 0
+
+
+def _checkpoint(options: argparse.Namespace) -> Checkpoint | None:
+    """The checkpoint that --init names, if any."""
+    from imp_trt.models.checkpoint import read_checkpoint
+
+    if options.init is None or options.init in INITIALS:
+        return None
+    path = Path(options.init)
+    if not path.exists() and not path.suffix:
+        raise UsageError(
+            "--init", expected=f"one of {', '.join(INITIALS)}, or a checkpoint", got=options.init
+        )
+    return read_checkpoint(path)
+
+
+def _validation(options: argparse.Namespace, dataset: Dataset) -> Validation | None:
+    from imp_trt.train.datasets import open_dataset
+    from imp_trt.train.validation import Validation, check_validation
+
+    if options.val is None:
+        for flag in ("--val-every", "--patience"):
+            if getattr(options, flag[2:].replace("-", "_")) is not None:
+                raise UsageError(
+                    flag, expected="--val SPLIT or --val DATA", got="no --val", fix="add --val val"
+                )
+        return None
+    other = options.val == "scenes" or ":" in options.val or Path(options.val).is_dir()
+    name, split = (options.val, "val") if other else (options.data, options.val)
+    validation = Validation(open_dataset(name, split), options.val_every, options.patience)
+    check_validation(validation, dataset)
+    if (name, split) == (options.data, options.split):
+        _log.warning("--val is the data that is trained on: the best weights are those that fit it best")
+    return validation
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
@@ -259,7 +180,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
     from imp_trt.train.recipes import changed, recipe
 
-    plan = recipe(options.recipe)
+    plan = recipe(_recipe_name(options))
     if options.iterations:
         one, two = options.iterations
         plan = plan.with_iterations(one, two)
@@ -268,18 +189,38 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     return changed(plan, options.settings)
 
 
-def _config(options: argparse.Namespace, classes: ClassTable, initial: str) -> ModelConfig:
-    from dataclasses import replace
+def _recipe_name(options: argparse.Namespace) -> str:
+    default = "scenes" if options.init in (None, *INITIALS) else "fine-tune"
+    return str(options.recipe or default)
 
+
+def _config(
+    options: argparse.Namespace, classes: ClassTable, initial: str, checkpoint: Checkpoint | None
+) -> ModelConfig:
+    from imp_trt.models.finetune import finetune_config, plan_transfer
     from imp_trt.models.presets import system
 
-    changes: dict[str, Any] = {"sampling": options.sampling, "canvas_skip": options.canvas_skip}
-    if options.norm:
-        changes["norm"] = options.norm
-    elif options.backbone != "compact" and initial == "scratch":
+    changes: dict[str, Any] = {"canvas_skip": True} if options.canvas_skip else {}
+    changes |= {name: getattr(options, name) for name in ("sampling", "norm") if getattr(options, name)}
+    if checkpoint is not None:
+        changes |= {"backbone": options.backbone} if options.backbone else {}
+        changes |= {"input_size": tuple(options.input_size)} if options.input_size else {}
+        config = finetune_config(checkpoint.network.config, classes, options.system, **changes)
+        config = _with_anchor_scales(options, config)
+        plan_transfer(config, checkpoint.network.config)
+        return config
+    backbone: Any = options.backbone or "compact"  # of any name: system() checks it
+    if not options.norm and backbone != "compact" and initial == "scratch":
         # Frozen statistics are only valid for the weights that they were computed with.
         changes["norm"] = "batch"
-    config = system(options.system, classes, tuple(options.input_size), options.backbone, **changes)
+    size = tuple(options.input_size or DEFAULT_INPUT_SIZE)
+    config = system(options.system or DEFAULT_SYSTEM, classes, size, backbone, **changes)
+    return _with_anchor_scales(options, config)
+
+
+def _with_anchor_scales(options: argparse.Namespace, config: ModelConfig) -> ModelConfig:
+    from dataclasses import replace
+
     if options.anchor_scales is None:
         return config
     detector = replace(config.detector_config, anchor_scales=tuple(options.anchor_scales))
@@ -292,6 +233,7 @@ def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> Non
 
     from imp_trt.artifacts.manifest import InputContract
     from imp_trt.models.backbone import count_parameters
+    from imp_trt.models.finetune import plan_transfer, system_of
     from imp_trt.models.network import ImpNetwork
     from imp_trt.preprocessing.letterbox import LetterboxTransform
     from imp_trt.train.distributed import world_size
@@ -299,6 +241,7 @@ def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> Non
     with torch.device("meta"):
         parameters = count_parameters(ImpNetwork(config))
     plan, start = run.recipe, "scratch" if run.initial == "scratch" else f"{run.initial} weights"
+    start = options.init if run.checkpoint is not None else start
     if options.stage == "one":
         parts = f"stage one {plan.stage_one.iterations} iterations"
     else:
@@ -308,11 +251,16 @@ def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> Non
         )
     processes = f", {world_size()} processes" if world_size() > 1 else ""
     say(
-        f"{options.system} on {config.backbone}, {parameters / 1e6:.1f} M parameters, from {start}; "
+        f"{system_of(config)} on {config.backbone}, {parameters / 1e6:.1f} M parameters, from {start}; "
         f"{len(run.dataset)} images of {run.dataset.name}"
     )
+    if run.checkpoint is not None:
+        for line in plan_transfer(config, run.checkpoint.network.config).lines():
+            say(f"  {line}")
+        if run.terms != run.dataset.terms:
+            say(f"license terms of the result: {run.terms}")
     say(
-        f"recipe {options.recipe}: {parts}, batch size {plan.batch}, {plan.precision}, on {run.device}"
+        f"recipe {_recipe_name(options)}: {parts}, batch size {plan.batch}, {plan.precision}, on {run.device}"
         f"{processes}, seed {run.seed}; results in {run.folder}"
     )
     say_padding(LetterboxTransform.of(run.dataset[0].size, InputContract(*config.input_size)))
@@ -324,7 +272,8 @@ def _warn(run: Run, config: ModelConfig) -> None:
     from imp_trt.preprocessing.letterbox import LetterboxTransform
 
     plan = run.recipe
-    untrained = not plan.stage_one.iterations and run.initial != "coco"
+    trained = run.checkpoint is not None and run.checkpoint.network.config.detector
+    untrained = not plan.stage_one.iterations and run.initial != "coco" and not trained
     if config.detector and plan.stage_two.iterations and untrained:
         _log.warning(
             "stage one has no iterations and the weights are not COCO's: stage two starts with an untrained "
@@ -356,13 +305,6 @@ def _print_result(written: dict[str, Path], as_json: bool) -> None:
         return
     for name, path in written.items():
         print_lines(f"{name}: {path}")
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
 
 
 if __name__ == "__main__":

@@ -47,8 +47,8 @@ _INTEGERS = (torch.int64, torch.int32)
 _MAX_UNPACKED_MORE = 1 << 20
 
 FOREIGN = (
-    "pass a checkpoint written by imp-train or save_checkpoint; weights of other programs need the same "
-    "network and a config"
+    "pass a checkpoint written by imp-train or save_checkpoint; convert a Mask R-CNN of another program with "
+    "imp-import FILE -o model.safetensors"
 )
 _REPLACE_FILE = "download the file again, or write a new one with imp-train"
 

@@ -88,12 +88,12 @@ def initialize(network: ImpNetwork, kind: Initial, backbone_weights: Path | None
         copy_backbone(network, {name: value for name, value in state.items() if not name.startswith("fc.")})
         if network.detector is not None:
             roi = network.detector.roi
-            _init_normal((network.detector.rpn.head, roi.box_predictor, roi.mask_predictor.mask_fcn_logits))
+            init_normal((network.detector.rpn.head, roi.box_predictor, roi.mask_predictor.mask_fcn_logits))
     else:
         weights = MaskRCNN_ResNet50_FPN_Weights.COCO_V1
         copy_mask_rcnn(network, fetch(weights.url), weights.meta["categories"], batch_norm_eps=0.0)
     if isinstance(network.semantic, SemanticHead):
-        _init_normal([network.semantic if network.semantic.kind == "fpn" else network.semantic.classify])
+        init_normal([network.semantic if network.semantic.kind == "fpn" else network.semantic.classify])
 
 
 def fetch(url: str) -> dict[str, Tensor]:
@@ -188,10 +188,10 @@ def copy_mask_rcnn(
     things = [network.config.classes.names[index] for index in network.config.classes.things]
     rows = coco_rows(things, categories)
     roi = network.detector.roi
-    _init_normal((roi.box_predictor, roi.mask_predictor.mask_fcn_logits))
+    init_normal((roi.box_predictor, roi.mask_predictor.mask_fcn_logits))
     own, source = roi.state_dict(), parts["roi_heads."]
     merged = {
-        name: _by_class(own[name], value, rows, name) if name in _PREDICTORS & own.keys() else value
+        name: by_class(own[name], value, rows, name) if name in _PREDICTORS & own.keys() else value
         for name, value in source.items()
     }
     _copy(own, merged, "box and mask heads")
@@ -204,14 +204,23 @@ def coco_rows(things: Iterable[str], categories: Iterable[str]) -> dict[int, int
         things: thing classes, in the order of the predictor; case is ignored, and ``_`` equals a space.
         categories: COCO's names, background first.
     """
-    coco = {_normalized(name): row for row, name in enumerate(categories)}
-    rows = {0: 0}
-    for row, thing in enumerate(things, start=1):
-        name = _normalized(thing)
-        name = name if name in coco else _COCO_SYNONYMS.get(name, name)
-        if name in coco:
-            rows[row] = coco[name]
-    return rows
+    matched = match_names(things, categories)
+    return {0: 0} | {index + 1: row for index, row in matched.items()}
+
+
+def match_names(names: Iterable[str], known: Iterable[str]) -> dict[int, int]:
+    """Index of each name -> index of the same class in ``known``; names without one are left out.
+
+    Case is ignored, ``_`` equals a space, and COCO's name is found for a synonym of other data sets.
+    """
+    places = {_normalized(name): index for index, name in enumerate(known)}
+    matched = {}
+    for index, given in enumerate(names):
+        name = _normalized(given)
+        name = name if name in places else _COCO_SYNONYMS.get(name, name)
+        if name in places:
+            matched[index] = places[name]
+    return matched
 
 
 _PREDICTORS = frozenset(
@@ -284,8 +293,17 @@ def _fpn_name(name: str, own: State) -> str:
     return name.removesuffix("0.bias") + "1.bias" if name.endswith("0.bias") else name
 
 
-def _by_class(own: Tensor, pretrained: Tensor, rows: Mapping[int, int], name: str) -> Tensor:
-    """Own values with the rows of matched classes replaced; the first axis is classes, or classes * 4."""
+def by_class(own: Tensor, pretrained: Tensor, rows: Mapping[int, int], name: str) -> Tensor:
+    """Own values with the rows of matched classes replaced.
+
+    Args:
+        own, pretrained: tensors of a predictor; the first axis is classes, or classes * 4 for boxes.
+        rows: row of a class in ``own`` -> its row in ``pretrained``.
+        name: name of the tensor.
+
+    Raises:
+        CheckpointError: the other axes differ.
+    """
     width = 4 if ".bbox_pred." in name else 1
     merged = own.reshape(-1, width, *own.shape[1:]).clone()
     source = pretrained.reshape(-1, width, *pretrained.shape[1:])
@@ -323,7 +341,7 @@ def _mismatch(part: str, name: str, own: torch.Size, pretrained: torch.Size) -> 
     )
 
 
-def _init_normal(layers: Iterable[nn.Module]) -> None:
+def init_normal(layers: Iterable[nn.Module]) -> None:
     """Initialize convolutions and linear layers from N(0, 0.01), with zero biases."""
     for layer in layers:
         for module in layer.modules():

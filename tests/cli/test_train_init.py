@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""imp-train --init FILE: a run that starts from a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from imp_trt.classes import ClassTable, default_palette
+from imp_trt.cli import train as command
+from imp_trt.errors import CheckpointError, UsageError
+from imp_trt.models.checkpoint import load_model, read_checkpoint, save_checkpoint
+from imp_trt.models.network import ImpNetwork
+from imp_trt.train import recipes
+from imp_trt.train.datasets import open_dataset
+from tests.cli.test_train import TINY
+from tests.support.networks import detecting_network, small_config
+
+DATA = "scenes:64x128"
+SCENES = open_dataset(DATA, "val").classes
+
+
+@pytest.fixture
+def base(monkeypatch, tmp_path):
+    monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
+    monkeypatch.setitem(recipes.RECIPES, "tiny-detector-first", replace(TINY, semantic_in_stage_one=False))
+    arguments = ["--data", DATA, "--recipe", "tiny", "--iterations", "0", "0", "--threads", "1"]
+    return [*arguments, "-o", str(tmp_path / "run"), "--init"]
+
+
+def saved(path, classes=SCENES, name="panoptic-fpn-imp", metadata=None, **changes):
+    network = detecting_network(replace(small_config(name, **changes), classes=classes))
+    with torch.no_grad():
+        if hasattr(network.semantic, "canvas_kernel"):
+            network.semantic.canvas_kernel.normal_(0, 1)
+    return save_checkpoint(path, network, metadata or {})
+
+
+@pytest.mark.parametrize("recipe", ["tiny", "tiny-detector-first"])
+def test_without_steps_the_result_is_the_checkpoint(base, tmp_path, recipe):
+    file = saved(tmp_path / "mine.safetensors", canvas_scale=3.0)
+    assert command.main([*base, str(file), "-q", "--recipe", recipe]) == 0
+    start, _ = load_model(file)
+    result, metadata = load_model(tmp_path / "run" / "imp.safetensors")
+    assert result.config == start.config
+    weights = start.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in result.state_dict().items())
+    assert metadata["initial"] == "checkpoint"
+    assert metadata["initial_sha256"] == read_checkpoint(file).sha256
+
+
+def test_what_is_taken_is_said_and_terms_are_kept(base, tmp_path, capsys):
+    names = (*SCENES.names[:-1], "unicorn")
+    file = saved(
+        tmp_path / "mine.safetensors", replace(SCENES, names=names), metadata={"terms": "research only"}
+    )
+    assert command.main([*base, str(file)]) == 0
+    said = capsys.readouterr().err
+    for words in (
+        f"from {file}",
+        "taken: backbone, FPN, detector, semantic head; classes ",
+        f"new: classes {SCENES.names[-1]}",
+        "not used: classes unicorn",
+        "license terms of the result: research only",
+    ):
+        assert words in said
+    assert "untrained" not in said
+    assert load_model(tmp_path / "run" / "imp.safetensors")[1]["terms"] == "research only"
+
+
+def test_another_file_is_another_run(base, tmp_path, capsys):
+    file = saved(tmp_path / "mine.safetensors")
+    assert command.main([*base, str(file), "-q"]) == 0
+    assert command.main([*base, str(file), "-q"]) == 0
+    saved(file, metadata={"a": 1})
+    assert command.main([*base, str(file), "-q"]) == UsageError.exit_code
+    assert "another run" in capsys.readouterr().err
+
+
+def test_an_imported_detector_gets_a_semantic_head(base, tmp_path, capsys):
+    things = ClassTable(("background", "car", "person"), (1, 2), default_palette(3))
+    file = saved(tmp_path / "mine.safetensors", things, "mask-rcnn-imp", backbone="resnet18")
+    assert command.main([*base, str(file), "--system", "panoptic-fpn-imp"]) == 0
+    assert "panoptic-fpn-imp on resnet18" in (said := capsys.readouterr().err)
+    assert "new: semantic head" in said
+    config = load_model(tmp_path / "run" / "imp.safetensors")[0].config
+    assert (config.semantic_head, config.imp, config.classes) == ("fpn", True, SCENES)
+    assert config.detector_config == load_model(file)[0].config.detector_config
+
+
+def test_the_system_and_sizes_are_those_of_the_file_by_default(base, tmp_path):
+    network = ImpNetwork(replace(small_config("semantic-p2", sampling="rect"), classes=SCENES))
+    file = tmp_path / "mine.pt"
+    torch.save({"config": network.config.to_dict(), "metadata": {}, "weights": network.state_dict()}, file)
+    assert command.main([*base, str(file), "-q"]) == 0
+    assert load_model(tmp_path / "run" / "plain.safetensors")[0].config == network.config
+
+
+def test_a_checkpoint_has_a_recipe_of_its_own(tmp_path):
+    options = command.parser().parse_args(["--data", DATA, "-o", "x", "--init", "mine.safetensors"])
+    assert command._recipe(options) == recipes.RECIPES["fine-tune"]
+    options = command.parser().parse_args(["--data", DATA, "-o", "x", "--init", "scratch"])
+    assert command._recipe(options) == recipes.RECIPES["scenes"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--backbone", "resnet18"], "backbone='compact'"),
+        (["--norm", "group"], "norm='batch'"),
+        (["--anchor-scales", "1", "1.4"], "anchor_scales=(1.0,)"),
+    ],
+)
+def test_options_for_another_network_exit_with_the_values_of_the_file(base, tmp_path, capsys, more, words):
+    file = saved(tmp_path / "mine.safetensors")
+    assert command.main([*base, str(file), "-q", *more]) == CheckpointError.exit_code
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("imagnet", "scratch, imagenet, coco"), ("none.safetensors", "existing file")]
+)
+def test_a_start_that_does_not_exist_is_a_usage_error(base, tmp_path, capsys, name, words):
+    assert command.main([*base, name, "-q"]) == UsageError.exit_code
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_program_name_the_import(base, tmp_path, capsys):
+    file = tmp_path / "foreign.pth"
+    torch.save({"model": {"backbone.weight": torch.zeros(3)}}, file)
+    assert command.main([*base, str(file), "-q"]) == CheckpointError.exit_code
+    assert "imp-import FILE" in capsys.readouterr().err
+
+
+def test_backbone_weights_beside_a_checkpoint_are_refused(base, tmp_path, capsys):
+    file = saved(tmp_path / "mine.safetensors")
+    assert command.main([*base, str(file), "-q", "--backbone-weights", "b.pth"]) == UsageError.exit_code
+    assert "--backbone-weights" in capsys.readouterr().err
