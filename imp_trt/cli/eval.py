@@ -189,6 +189,7 @@ def _write(
 ) -> None:
     from imp_trt.cuda.cpus import usable_cpus
     from imp_trt.cuda.platform import cpu_model
+    from imp_trt.train.report.curves import training_curves
     from imp_trt.train.report.page import write_report
     from imp_trt.train.report.pictures import write_sheet
 
@@ -198,7 +199,10 @@ def _write(
         return
     threads = f"{options.threads} of its" if options.threads else "its"
     machine = f"{cpu_model()} with {threads} {usable_cpus()} CPUs"
-    path = write_report(options.report, scored, machine=machine, terms=dataset.terms, pictures=rows)
+    curves = training_curves([(s.name, Path(s.model)) for s in scored])
+    path = write_report(
+        options.report, scored, machine=machine, terms=dataset.terms, pictures=rows, curves=curves
+    )
     say(f"report: {path}")
 
 

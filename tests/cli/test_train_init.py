@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -140,3 +141,43 @@ def test_backbone_weights_beside_a_checkpoint_are_refused(base, tmp_path, capsys
     file = saved(tmp_path / "mine.safetensors")
     assert command.main([*base, str(file), "-q", "--backbone-weights", "b.pth"]) == UsageError.exit_code
     assert "--backbone-weights" in capsys.readouterr().err
+
+
+def test_validation_from_the_command_line(base, tmp_path, capsys):
+    file = saved(tmp_path / "mine.safetensors")
+    few = ["--system", "panoptic-fpn-imp", "--set", "stage_two.warmup=0", "--device", "auto"]
+    assert command.main([*base, str(file), *few, "--val", str(folder_of(tmp_path)), "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"stage_one", "imp"}, "no step, nothing to evaluate"
+    more = [*base, str(file), *few, "--iterations", "0", "2", "--val-every", "1", "--json"]
+    more[more.index("-o") + 1] = str(tmp_path / "other")
+    assert command.main([*more, "--val", str(folder_of(tmp_path))]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert set(written) == {"stage_one", "imp", "imp.best"}
+    assert len((tmp_path / "other" / "imp.val.jsonl").read_text().splitlines()) == 2
+
+
+def folder_of(root):
+    """Two scenes as a data set of files."""
+    from imp_trt.synthetic import StreetScenes
+    from tests.bench.bench_finetune import write_pictures
+
+    folder = root / "pictures"
+    if not folder.exists():
+        folder.mkdir()
+        write_pictures(folder, {"val": StreetScenes(seed=9, size=(64, 128), length=2)})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--patience", "2"], "--val SPLIT"),
+        (["--val-every", "2"], "--val SPLIT"),
+        (["--val", "nope"], "nope"),
+        (["--val", "camvid:nowhere"], "nowhere"),
+    ],
+)
+def test_a_validation_that_cannot_be_is_refused(base, tmp_path, capsys, more, words):
+    assert command.main([*base, "scratch", "-q", *more]) == UsageError.exit_code
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -22,6 +22,7 @@ def write_report(
     machine: str,
     terms: str | None = None,
     pictures: Sequence[PictureRow] = (),
+    curves: Sequence[str] = (),
 ) -> Path:
     """Write a report with tables, charts and images of one model, or of a baseline and a model.
 
@@ -31,6 +32,7 @@ def write_report(
         machine: machine of the timings.
         terms: license terms of the data; with pictures, the page states that they also apply to it.
         pictures: rows of the image section.
+        curves: charts of the training, SVG text of :func:`imp_trt.train.report.curves.training_curves`.
 
     Raises:
         DependencyMissing: Jinja2 or Matplotlib is not installed.
@@ -64,6 +66,7 @@ def write_report(
             (s.name, table) for s in scored if (table := confusion_table(s.evaluation.semantic)) is not None
         ],
         charts=figures,
+        curves=curves,
         pictures=[(row.caption, [(name, data_url(p)) for name, p in row.panels]) for row in pictures],
         legend=zip(evaluation.classes.names, evaluation.classes.palette, strict=True),
         terms=terms,
