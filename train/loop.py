@@ -22,7 +22,7 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.train import distributed
 from imp_trt.train.batches import batch_stream, class_weights, draw_ohem_ratio
 from imp_trt.train.ema import WeightAverage
-from imp_trt.train.log import TrainingLog
+from imp_trt.train.log import LogState, TrainingLog
 from imp_trt.train.losses import StageLosses, trains_semantic
 from imp_trt.train.optimizer import Optimizer, TrainingDiverged
 from imp_trt.train.provenance import source_version
@@ -112,7 +112,7 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
     log_path = run.folder / f"{name}.jsonl" if is_writer else None
     curves = TensorBoardCurves(run.folder, name, first) if run.tensorboard and is_writer else None
     on_line = None if curves is None else partial(curves.add, group="training")
-    previous = state["log"] if state else {}
+    previous: LogState = state["log"] if state else {}
     log = TrainingLog(log_path, schedule.iterations, first, previous, run.quiet, on_line)
     provenance = {
         "identity": identity,

@@ -35,6 +35,9 @@ from imp_trt.train.losses import trains_semantic
 from imp_trt.train.provenance import dataset_digest
 from imp_trt.train.validation import Validation, check_validation
 
+TERMS_OF_WEIGHTS = "; initial weights: "
+"""Between the license terms of a run's data and those of its initial weights."""
+
 LOCK_NAME = ".lock"
 """Lock file in the folder of a run. It stays there; the lock ends with the process."""
 
@@ -94,8 +97,9 @@ class Run:
     def terms(self) -> str | None:
         """License terms of the data, and of the data that the initial weights are from."""
         before = self.checkpoint.metadata.get("terms") if self.checkpoint is not None else None
-        found = list(dict.fromkeys(str(terms) for terms in (self.dataset.terms, before) if terms))
-        return "; initial weights: ".join(found) or None
+        # Those of a checkpoint may already be of several data sets.
+        parts = [self.dataset.terms, *str(before or "").split(TERMS_OF_WEIGHTS)]
+        return TERMS_OF_WEIGHTS.join(dict.fromkeys(terms for terms in parts if terms)) or None
 
     @cached_property
     def data_digest(self) -> str:

@@ -17,7 +17,7 @@ from imp_trt.cli.common import (
     say_padding,
 )
 from imp_trt.cli.train_options import INITIALS, network_options, recipe_options, run_options
-from imp_trt.errors import UsageError
+from imp_trt.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
     from imp_trt.classes import ClassTable
@@ -166,9 +166,18 @@ def _validation(options: argparse.Namespace, dataset: Dataset) -> Validation | N
                     flag, expected="--val SPLIT or --val DATA", got="no --val", fix="add --val val"
                 )
         return None
-    other = options.val == "scenes" or ":" in options.val or Path(options.val).is_dir()
-    name, split = (options.val, "val") if other else (options.data, options.val)
-    validation = Validation(open_dataset(name, split), options.val_every, options.patience)
+    name, split = options.data, options.val
+    if options.val == "scenes" or ":" in options.val or "/" in options.val:
+        name, split = options.val, "val"
+    try:
+        found = open_dataset(name, split)
+    except DatasetError:
+        # A folder may have the name of a split, so that the split comes first.
+        if name == options.val or not Path(options.val).is_dir():
+            raise
+        name, split = options.val, "val"
+        found = open_dataset(name, split)
+    validation = Validation(found, options.val_every, options.patience)
     check_validation(validation, dataset)
     if (name, split) == (options.data, options.split):
         _log.warning("--val is the data that is trained on: the best weights are those that fit it best")
@@ -213,8 +222,8 @@ def _config(
     if not options.norm and backbone != "compact" and initial == "scratch":
         # Frozen statistics are only valid for the weights that they were computed with.
         changes["norm"] = "batch"
-    size = tuple(options.input_size or DEFAULT_INPUT_SIZE)
-    config = system(options.system or DEFAULT_SYSTEM, classes, size, backbone, **changes)
+    height, width = options.input_size or DEFAULT_INPUT_SIZE
+    config = system(options.system or DEFAULT_SYSTEM, classes, (height, width), backbone, **changes)
     return _with_anchor_scales(options, config)
 
 

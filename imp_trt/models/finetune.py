@@ -36,7 +36,7 @@ _CANVAS_KERNEL = "semantic.fuse.0.0.weight"
 _CANVAS_SKIP = "semantic.canvas_to_logits.weight"
 
 # Chosen by the system, by the data, or by the user: they do not make another network of the weights.
-_FREE_FIELDS = frozenset(
+_FREE_FIELDS: frozenset[str] = frozenset(
     (
         *("classes", "input_size", "semantic_head", "detector", "imp", "sampling"),
         *("background_score", "canvas_scale", "canvas_skip"),
@@ -301,7 +301,7 @@ def _canvas_channels(config: ModelConfig) -> int:
 def _differences(config: ModelConfig, other: ModelConfig) -> list[str]:
     """Fields of the architecture that differ from another's, as ``name=value``."""
     found = []
-    skipped = set(_FREE_FIELDS)
+    skipped: set[str] = set(_FREE_FIELDS)
     if not (config.detector and other.detector):
         skipped.add("detector_config")
     if config.semantic_head != other.semantic_head or config.semantic_head == "none":

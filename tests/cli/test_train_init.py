@@ -80,6 +80,7 @@ def test_another_file_is_another_run(base, tmp_path, capsys):
     assert "another run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_imported_detector_gets_a_semantic_head(base, tmp_path, capsys):
     things = ClassTable(("background", "car", "person"), (1, 2), default_palette(3))
     file = saved(tmp_path / "mine.safetensors", things, "mask-rcnn-imp", backbone="resnet18")
@@ -143,6 +144,7 @@ def test_backbone_weights_beside_a_checkpoint_are_refused(base, tmp_path, capsys
     assert "--backbone-weights" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_validation_from_the_command_line(base, tmp_path, capsys):
     file = saved(tmp_path / "mine.safetensors")
     few = ["--system", "panoptic-fpn-imp", "--set", "stage_two.warmup=0", "--device", "auto"]
@@ -154,6 +156,24 @@ def test_validation_from_the_command_line(base, tmp_path, capsys):
     written = json.loads(capsys.readouterr().out)
     assert set(written) == {"stage_one", "imp", "imp.best"}
     assert len((tmp_path / "other" / "imp.val.jsonl").read_text().splitlines()) == 2
+
+
+def test_what_is_validated_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = folder_of(tmp_path)
+    folder.rename(tmp_path / "train")  # the name of a split
+    (tmp_path / "mine").symlink_to("train")
+    dataset = open_dataset(DATA, "train")
+    found = {}
+    for value in ("train", "val", "mine", "./train"):
+        options = command.parser().parse_args(["--data", DATA, "-o", "x", "--val", value])
+        found[value] = command._validation(options, dataset).dataset
+    assert {name: len(data) for name, data in found.items()} == {
+        "train": 1200,
+        "val": 200,
+        "mine": 2,
+        "./train": 2,
+    }
 
 
 def folder_of(root):

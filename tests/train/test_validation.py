@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from imp_trt.errors import InvalidInput, UsageError
-from imp_trt.models.checkpoint import load_model
+from imp_trt.models.checkpoint import Checkpoint, load_model
+from imp_trt.models.network import ImpNetwork
 from imp_trt.train import loop, validation
 from imp_trt.train.config import Stage
 from imp_trt.train.run import Run, identity, train_stage_one, train_stage_two
@@ -167,6 +168,26 @@ def test_early_stopping_is_part_of_a_run_and_validation_alone_is_not(tmp_path):
     assert identity(patient, CONFIG, 1) != identity(run, CONFIG, 1)
     other = replace(run, validation=Validation(Boxes(), 2, 3))
     assert identity(patient, CONFIG, 1) != identity(other, CONFIG, 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "before", "expected"),
+    [
+        (None, None, None),
+        ("A", None, "A"),
+        (None, "B", "B"),
+        ("A", "A", "A"),
+        ("A", "B", "A; initial weights: B"),
+        ("A", "A; initial weights: B", "A; initial weights: B"),
+        ("C", "A; initial weights: B", "C; initial weights: A; initial weights: B"),
+    ],
+)
+def test_terms_of_the_initial_weights_are_kept(tmp_path, data, before, expected):
+    class Termed(Boxes):
+        terms = data
+
+    checkpoint = Checkpoint(ImpNetwork(CONFIG), {"terms": before}, "0")
+    assert replace(run_in(tmp_path), dataset=Termed(), checkpoint=checkpoint).terms == expected
 
 
 def test_the_best_weights_of_another_run_are_not_replaced(tmp_path, whole):
