@@ -41,7 +41,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from imp_trt.train import distributed, loop
+from imp_trt.train import distributed, loop, validation
 from imp_trt.train.run import Run, train_stage_one, train_stage_two
 from tests.train.boxes import CONFIG, RECIPE, Boxes
 from tests.train.test_distributed import PLAIN_STEPS, SEMANTIC
@@ -77,6 +77,13 @@ with distributed.joined("cpu") as device:
         (out / f"stopped-{rank}").write_text(str(len(calls)))
     distributed.wait()
     train_stage_one(cut, CONFIG)
+    # Scores that fall: only the first process has them, and both must stop.
+    scores = [0.9, 0.1]
+    validation._scores = lambda found, step, _: {
+        "step": step, "score": scores[step - 1], "mean_iou": 0.5, "thing_iou": None, "iou": {}
+    }
+    early = replace(run, folder=out / "early", validation=validation.Validation(Boxes(), 1, patience=1))
+    train_stage_one(early, CONFIG)
     for name, network in trained.items():
         torch.save(dict(network.named_parameters()), out / f"{name}-{rank}.pt")
 """
@@ -163,3 +170,11 @@ def test_one_process_joins_no_group(monkeypatch):
         assert distributed.any_process(True, device)
         assert not distributed.any_process(False, device)
         distributed.wait()
+
+
+@pytest.mark.slow
+def test_both_processes_stop_when_the_score_of_one_does_not_improve(two):
+    lines = (two / "early" / "stage_one.val.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    assert load_model(two / "early" / "stage_one.safetensors")[1]["stopped_early_at"] == 2
+    assert load_model(two / "early" / "stage_one.best.safetensors")[1]["step"] == 1
