@@ -189,6 +189,10 @@ class IndexPngDataset:
         """Path of an image, as written in the list."""
         return self.pairs[index][0]
 
+    def image_path(self, index: int) -> Path:
+        """File of an image."""
+        return self.root / self.pairs[index][0]
+
     def label_name(self, index: int) -> str:
         """Path of a label map, as written in the list."""
         return self.pairs[index][1]

@@ -210,7 +210,7 @@ def need_files(root: Path, names: Iterable[str], layout: str, source: str) -> No
         DatasetError: with the first few missing or empty files, and their number.
     """
     expected = list(names)
-    missing = [name for name in expected if not _has_content(root / name)]
+    missing = [name for name in expected if not has_content(root / name)]
     if missing:
         first = ", ".join(missing[:_MAX_NAMED]) + (", ..." if len(missing) > _MAX_NAMED else "")
         raise DatasetError(
@@ -221,7 +221,8 @@ def need_files(root: Path, names: Iterable[str], layout: str, source: str) -> No
         )
 
 
-def _has_content(path: Path) -> bool:
+def has_content(path: Path) -> bool:
+    """Whether a path is a file that is not empty."""
     try:
         return path.is_file() and path.stat().st_size > 0
     except OSError:
