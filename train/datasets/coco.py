@@ -39,7 +39,7 @@ from imp_trt.train.datasets.unused import UnusedObjects, report_objects
 _log = logging.getLogger(__name__)
 
 BACKGROUND = "background"
-_BACKGROUNDS = (BACKGROUND, "_background_", "__background__")
+BACKGROUNDS = (BACKGROUND, "_background_", "__background__")
 LAYOUT = "annotations/instances_<split>2017.json and <split>2017/*.jpg, or JSON,IMAGES"
 SOURCE = (
     "COCO is available at https://cocodataset.org/#download (annotations CC BY 4.0, photos under the "
@@ -48,6 +48,7 @@ SOURCE = (
 MAX_IMAGE_PIXELS = 1 << 28
 """Limit of height x width of an image: 16384 x 16384."""
 
+_LOOKED_FOR = 20
 _CONTENT = "images, annotations and categories in COCO's format"
 
 
@@ -107,7 +108,7 @@ class CocoDataset:
 
     Args:
         annotations: JSON file.
-        images: folder of the images, or several, of which the first one with the first image is taken.
+        images: folder of the images, or several, of which that with most images is taken.
         name: short name for logs and model cards.
         background: pixels without annotation are the class ``background`` (index 0); False ignores them. A
             category of that name is the background too, and has no instances.
@@ -232,25 +233,24 @@ def paint(
 
 
 def _located(folders: Sequence[Path], images: list[CocoImage]) -> tuple[Path, list[CocoImage]]:
-    """The folder with the first image, and the images, with the separators of paths of this system."""
-    for change in (False, True):
-        named = [replace(i, file_name=i.file_name.replace("\\", "/")) for i in images] if change else images
-        for folder in folders if named else ():
-            if has_content(folder / named[0].file_name):
-                return folder, named
+    """The folder with most of the first images, and the images with paths of this system."""
+    for named in (images, [replace(i, file_name=i.file_name.replace("\\", "/")) for i in images]):
+        counts = [sum(has_content(f / i.file_name) for i in named[:_LOOKED_FOR]) for f in folders]
+        if any(counts):
+            return folders[counts.index(max(counts))], named
     return folders[0], images
 
 
 def _classes(categories: list[CategoryJson], background: bool) -> tuple[ClassTable, dict[int, int]]:
     """Class table in the order of the category ids, and the class index of each id."""
     named = sorted((int(c["id"]), str(c["name"])) for c in categories)
-    things = [(number, name) for number, name in named if name.lower() not in _BACKGROUNDS]
+    things = [(number, name) for number, name in named if name.lower() not in BACKGROUNDS]
     first = int(background)
     names = (BACKGROUND,) * first + tuple(name for _, name in things)
     table = ClassTable(names, tuple(range(first, len(names))), default_palette(len(names)))
     class_of = {number: index for index, (number, _) in enumerate(things, first)}
     rest = 0 if background else IGNORE_INDEX
-    class_of |= {number: rest for number, name in named if name.lower() in _BACKGROUNDS}
+    class_of |= {number: rest for number, name in named if name.lower() in BACKGROUNDS}
     if len(class_of) != len(named):
         raise ValueError("category ids must be unique")
     return table, class_of
@@ -266,7 +266,7 @@ def _without_root(data: CocoJson, where: str) -> list[CategoryJson]:
         if category["id"] == 0 not in used and name in groups and parent in (None, "", "none", name):
             _log.warning("%s: category 0 (%s) only groups others and has no objects; left out", where, name)
         else:
-            if name != BACKGROUND and str(name).lower() in _BACKGROUNDS:
+            if name != BACKGROUND and str(name).lower() in BACKGROUNDS:
                 _log.warning("%s: category %s is taken as the background", where, name)
             kept.append(category)
     return kept

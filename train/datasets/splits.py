@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of splits: tools disagree about that of the validation images, and some exports have one set alone."""
+"""Names of splits: tools disagree about that of the validation images, and some exports have none."""
 
 from __future__ import annotations
 
