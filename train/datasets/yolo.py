@@ -71,7 +71,7 @@ class YoloDataset:
                 got=repr(data.get(split, "no such key"))[:200],
                 fix=SOURCE,
             )
-        need_files(self.root, (str(path) for path in self._images), LAYOUT, SOURCE)
+        need_files(Path(), (str(path) for path in self._images), LAYOUT, SOURCE)
         need_pycocotools()
         self.unused = UnusedObjects()
         for path in _without_image(self._images):
@@ -128,7 +128,10 @@ def read_description(path: Path) -> dict[str, object]:
         ) from error
     expected = "a YAML file with names, train and val"
     try:
-        data = yaml.safe_load(read_regular(path, _MAX_YAML_BYTES).decode("utf-8-sig"))
+        text = read_regular(path, _MAX_YAML_BYTES).decode("utf-8-sig")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("aliases, with which a small file can describe any amount of data")
+        data = yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
         raise DatasetError(str(path), expected=expected, got=reason, fix="export it again") from error
@@ -151,6 +154,8 @@ def image_files(description: Path, data: Mapping[str, object], split: str) -> li
         raise DatasetError(str(description), expected=f"paths for {split}", got=repr(value)[:200], fix=SOURCE)
     base = description.parent
     root = base / str(data.get("path") or ".")
+    if not root.is_dir():  # that of another machine
+        root = base
     found: list[Path] = []
     for entry in entries:
         # Roboflow's ../train/images is written for another place than the one that the archive has.
@@ -221,7 +226,7 @@ def _classes(data: Mapping[str, object], path: Path) -> tuple[ClassTable, dict[i
         class_of = {number: 0 for number, _ in named}
         class_of |= {number: index for index, (number, _) in enumerate(things, 1)}
         return ClassTable(table, tuple(range(1, len(table))), default_palette(len(table))), class_of
-    except (TypeError, ValueError, InvalidInput) as error:
+    except (TypeError, ValueError, OverflowError, InvalidInput) as error:
         raise DatasetError(str(path), expected=expected, got=str(error)[:300], fix="correct names") from error
 
 

@@ -78,6 +78,15 @@ def test_a_scene_is_the_same_in_every_layout(layout: str, described: str, tmp_pa
     assert len(open_dataset(str(where), "valid")) == len(open_dataset(str(where), "val"))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_path_may_be_relative(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LAYOUTS[layout](tmp_path / "some export")
+    monkeypatch.chdir(tmp_path)
+    assert open_dataset("some export", "train")[0].instances.any()
+    monkeypatch.chdir(tmp_path / "some export")
+    assert open_dataset(".", "val")[0].instances.any()
+
+
 def test_things_change_what_a_data_set_is(tmp_path: Path) -> None:
     written = LAYOUTS["coco-cvat"](tmp_path)
     train, val = _opened(written)
