@@ -158,7 +158,7 @@ def _reports(
     from imp_trt.train.datasets.overview import image_files, overview, unlisted
 
     files = {split: image_files(dataset) for split, dataset in datasets.items()}
-    reports = []
+    reports: list[SplitOverview] = []
     for split, dataset in datasets.items():
         total = min(len(dataset), options.max_images or len(dataset))
         progress = Progress(f"imp-data {split}", total, quiet=options.quiet)

@@ -51,7 +51,7 @@ def drawn_labels(image: NDArray[np.uint8], sample: Sample, classes: ClassTable) 
 
 def _scaled(sample: Sample) -> tuple[NDArray[np.uint8], Sample]:
     height, width = sample.size
-    size = (WIDTH, max(1, round(height * WIDTH / width)))
+    size = (WIDTH, min(4 * WIDTH, max(1, round(height * WIDTH / width))))
     shrinks = width > WIDTH
     image = cv2.resize(sample.image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     semantic, instances = (

@@ -18,7 +18,6 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -241,8 +240,12 @@ def _codes(label: NDArray[np.uint8]) -> NDArray[np.int32]:
     """0xRRGGBB of each pixel of a BGR image [H, W, 3]; the values of gray ones as they are."""
     if label.ndim == 2:
         return label.astype(np.int32)
-    channels = cv2.split(label.astype(np.int32))
-    return np.asarray(channels[2] << 16 | channels[1] << 8 | channels[0], np.int32)
+    # In place: a mask of 100 million pixels would take several planes of 400 MB.
+    codes = label[..., 2].astype(np.int32)
+    for channel in (1, 0):
+        codes <<= 8
+        codes |= label[..., channel]
+    return codes
 
 
 def _instances(

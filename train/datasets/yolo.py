@@ -149,8 +149,9 @@ def split_names(path: Path) -> list[str]:
 def image_files(description: Path, data: Mapping[str, object], split: str) -> list[Path]:
     """Images of a split, in the order of their paths."""
     value = data.get(split) or ()
-    entries = value if isinstance(value, list | tuple) else [value]
-    if not all(isinstance(entry, str) for entry in entries):
+    listed = list(value) if isinstance(value, list | tuple) else [value]
+    entries = [entry for entry in listed if isinstance(entry, str)]
+    if len(entries) < len(listed):
         raise DatasetError(str(description), expected=f"paths for {split}", got=repr(value)[:200], fix=SOURCE)
     base = description.parent
     root = base / str(data.get("path") or ".")
