@@ -14,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from imp_trt.errors import DependencyMissing
+
 
 def attach_stub(
     package: str, file: str, deprecated: Mapping[str, str] | None = None
@@ -46,7 +48,16 @@ def attach_stub(
             warnings.warn(message, DeprecationWarning, stacklevel=2)
             name = renamed[name]
         if name in modules:
-            return getattr(import_module(modules[name], package), name)
+            try:
+                return getattr(import_module(modules[name], package), name)
+            except ModuleNotFoundError as error:
+                if error.name != "cv2":
+                    raise
+                raise DependencyMissing(
+                    f"{package}.{name} needs OpenCV, which is in every extra",
+                    got=error,
+                    fix="pip install 'imp-trt[onnx]', or opencv-python-headless",
+                ) from error
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return get, lambda: names, names

@@ -10,6 +10,7 @@ failed.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,10 @@ def _exported(folder: Path) -> Path:
 def _environment(folder: Path) -> Path:
     start = time.perf_counter()
     venv.create(folder, with_pip=True)
-    pip = [f"{folder}/bin/pip", "install", "--quiet", f"{ROOT}[onnx,tensorrt-rtx]"]
+    source = folder.with_name("source")  # pip leaves its build in the folder that it installs
+    ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "tests", "research", "docs")
+    shutil.copytree(ROOT, source, symlinks=True, ignore=ignored)
+    pip = [f"{folder}/bin/pip", "install", "--quiet", f"{source}[onnx,tensorrt-rtx]"]
     subprocess.run(pip, check=True)
     print(f"{'pip install':22} {time.perf_counter() - start:6.1f} s")
     return folder / "bin"

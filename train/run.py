@@ -53,7 +53,7 @@ class Run:
         folder: output folder of logs, resume state and checkpoints.
         device: "cpu", "cuda" or "cuda:<index>".
         half: store the convolution kernels of stage two's checkpoint as float16.
-        initial: initial weights of stage one: "scratch", or torchvision's "imagenet" backbone or "coco"
+        initial: initial weights of stage one: "scratch", an "imagenet" backbone, or torchvision's "coco"
             Mask R-CNN.
         backbone_weights: with initial "imagenet", a file with the backbone's weights; None takes the
             published ones.

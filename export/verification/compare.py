@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -143,7 +142,7 @@ def _open(candidate: Candidate) -> Iterator[Segmenter | ModuleBackend]:
         return
     with temporary_folder("imp_trt_export_") as folder:
         suffix = ".engine" if candidate.verified_on == ENGINE else ".onnx"
-        path = write_artifact(Path(folder) / f"candidate{suffix}", candidate.payload, manifest)
+        path = write_artifact(folder / f"candidate{suffix}", candidate.payload, manifest)
         with Segmenter(path) as segmenter:
             yield segmenter
 

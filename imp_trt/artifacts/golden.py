@@ -169,6 +169,8 @@ def _array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], shape: tup
         raise _malformed(
             f"{name}: {dtype}{list(shape)}", f"{actual[2]}{list(actual[0])}, {len(content)} bytes"
         )
+    if not expected:  # a network without a detector; not all versions of NumPy accept an empty buffer
+        return np.empty(shape, dtype)
     return np.frombuffer(content, dtype).reshape(shape)
 
 

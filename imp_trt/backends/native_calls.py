@@ -87,6 +87,7 @@ class _Gate:
 
 
 _gate = _Gate()
+_forked = False
 _inherited: WeakSet[Inherited] = WeakSet()
 
 
@@ -150,7 +151,14 @@ def never_release(handle: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
 
 
+def in_forked_process() -> bool:
+    """Whether this process was forked after this module was imported."""
+    return _forked
+
+
 def _in_child() -> None:
+    global _forked
+    _forked = True
     _gate.after_fork()
     for owner in list(_inherited):
         owner.after_fork()

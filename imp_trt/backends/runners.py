@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from time import perf_counter
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +16,9 @@ from imp_trt.backends import Backend, DeviceBackend
 from imp_trt.backends.decoding import decode_instances
 from imp_trt.backends.device_outputs import DeviceLazyOutputs, DeviceOutputs
 from imp_trt.backends.futures import ResultFuture
+from imp_trt.backends.native_calls import in_forked_process, native_call
 from imp_trt.backends.uploads import Frame
+from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.preprocessing.batch import preprocess_batch
 from imp_trt.preprocessing.device_arrays import DeviceFrame, on_device
 from imp_trt.preprocessing.frames import ColorOrder, check_color, check_frame, to_bgr
@@ -36,6 +39,7 @@ class HostRunner:
         self._min_score = min_score
         self._manifest = backend.manifest
         contract = self._manifest.input
+        _limit_opencv()
         self._staging = np.empty((contract.batch, contract.height, contract.width, 3), np.uint8)
 
     def check_caller(self) -> None:
@@ -179,6 +183,14 @@ def _checked(frame: object, color: ColorOrder | None, keep: bool) -> tuple[NDArr
 def _size(pixels: NDArray[np.uint8] | DeviceFrame) -> tuple[int, int]:
     """(h, w) of a frame."""
     return pixels.size if isinstance(pixels, DeviceFrame) else (pixels.shape[0], pixels.shape[1])
+
+
+def _limit_opencv() -> None:
+    """Keep OpenCV, which knows the process's affinity, within the quota of its cgroup too."""
+    # In a forked process OpenCV would wait for the threads of its parent.
+    with native_call():
+        if cv2.getNumThreads() > usable_cpus() and not in_forked_process():
+            cv2.setNumThreads(usable_cpus())
 
 
 @lru_cache(maxsize=32)

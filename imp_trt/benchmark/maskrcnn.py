@@ -66,7 +66,7 @@ class MaskRCNNBaseline:
             import torchvision
             from torchvision.models.detection.rpn import RegionProposalNetwork
 
-            onnxruntime = import_onnxruntime()
+            runtime = import_onnxruntime()
         except ImportError as error:
             raise DependencyMissing(
                 "--compare maskrcnn",
@@ -89,7 +89,7 @@ class MaskRCNNBaseline:
         self._session, where = _create_session(path, threads, manifest.engine is not None)
         self.title = (
             f"torchvision {torchvision.__version__} maskrcnn_resnet50_fpn in ONNX Runtime "
-            f"{onnxruntime.__version__}, float32, {size[1]}x{size[0]}, on the {where}"
+            f"{runtime.__version__}, float32, {size[1]}x{size[0]}, on the {where}"
         )
         rpn = cast(RegionProposalNetwork, self._model.rpn)
         self.notes = [
@@ -172,15 +172,15 @@ def _create_session(
     path: Path, threads: int | None, engine: bool
 ) -> tuple[onnxruntime.InferenceSession, Literal["CPU", "GPU"]]:
     """Load the exported network: on the GPU for a comparison with an engine, if possible, else on the CPU."""
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
+    runtime = import_onnxruntime()
+    options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cores()
     options.log_severity_level = 4
     # As for the artifact, so that idle threads do not spin while the other side is timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     cuda = "CUDAExecutionProvider"
-    gpu = [cuda] if engine and cuda in onnxruntime.get_available_providers() else []
-    session = onnxruntime.InferenceSession(str(path), options, providers=[*gpu, "CPUExecutionProvider"])
+    gpu = [cuda] if engine and cuda in runtime.get_available_providers() else []
+    session = runtime.InferenceSession(str(path), options, providers=[*gpu, "CPUExecutionProvider"])
     return session, "GPU" if cuda in session.get_providers() else "CPU"
 
 

@@ -290,7 +290,7 @@ def _compare(
             else:
                 from imp_trt.benchmark.maskrcnn import MaskRCNNBaseline
 
-                folder = settings.work_dir or Path(stack.enter_context(temporary_folder("imp_trt_bench_")))
+                folder = settings.work_dir or stack.enter_context(temporary_folder("imp_trt_bench_"))
                 baseline = MaskRCNNBaseline(segmenter.manifest, threads, folder)
             stack.callback(baseline.close)
             rounds = partial(progress, f"rounds against {name}", total=None)

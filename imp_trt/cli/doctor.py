@@ -13,7 +13,6 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from time import monotonic
@@ -108,13 +107,13 @@ def report(full: bool = False) -> dict[str, Any]:
     Args:
         full: wait for imports that take seconds.
     """
-    failures = _guarded(lambda: _start_imports(full))  # they run while the rest is looked up
+    failures: Any = _guarded(lambda: _start_imports(full))  # they run while the rest is looked up
     packages, gpu = _guarded(_packages), _guarded(_gpu)
     system, engines = _guarded(_system), _guarded(lambda: _engines(gpu))
     found = _guarded(lambda: _mismatches(packages, gpu))
     abilities = failures
-    if callable(failures):
-        abilities = _guarded(partial(_wait_for_abilities, gpu, packages, failures))
+    if not isinstance(failures, dict):  # else the error of starting them
+        abilities = _guarded(lambda: _abilities(gpu, packages, failures()))
     return {
         "system": system,
         "packages": packages,
@@ -333,14 +332,6 @@ def _abilities(
         fix = _for_driver(fix, gpu.get("driver"))
         found.append({"what": what, "works": not missing, "missing": missing, "fix": fix})
     return found
-
-
-def _wait_for_abilities(
-    gpu: dict[str, Any],
-    packages: dict[str, str | None],
-    failures: Callable[[], dict[str, str | None]],
-) -> list[dict[str, Any]]:
-    return _abilities(gpu, packages, failures())
 
 
 def _fix(

@@ -20,7 +20,7 @@ from imp_trt.cli.common import (
     stage_progress,
 )
 from imp_trt.cli.export_report import print_report
-from imp_trt.errors import UsageError
+from imp_trt.errors import DependencyMissing, UsageError
 from imp_trt.export.options import EngineOptions, ExportOptions, check_calibration
 
 if TYPE_CHECKING:
@@ -290,8 +290,15 @@ def _export_checkpoint(options: argparse.Namespace) -> list[ExportReport]:
             function_free=options.function_free,
         )
         plans.append(make_plan(weights, options.output, chosen, progress))
-    from imp_trt.export.pipeline import export_plans
-
+    try:
+        from imp_trt.export.pipeline import export_plans
+    except ModuleNotFoundError as error:
+        raise DependencyMissing(
+            "an export from a checkpoint needs PyTorch and ONNX",
+            got=error,
+            fix="pip install 'imp-trt[export]'; or export it to ONNX on another machine, and build the "
+            "engine here from that file: imp-export FILE.onnx",
+        ) from error
     return export_plans(plans)
 
 

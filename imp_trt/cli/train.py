@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 EXAMPLES = """examples:
   imp-train --data scenes --recipe smoke -o runs/first
   imp-train --data camvid:/data/camvid --recipe camvid --input-size 384 512 --with-baseline -o runs/camvid
+  imp-train --data camvid:/data/camvid --recipe camvid-pretrained --backbone efficientnet_lite0 \\
+      --anchor-scales 1 1.41 --input-size 384 512 --with-baseline -o runs/pretrained
   imp-train --data scenes --recipe scenes --iterations 300 200 --set semantic_weight=1 -o runs/tried
   torchrun --nproc-per-node 8 -m imp_trt.cli.train --data cityscapes:/data/cityscapes \\
       --recipe cityscapes --backbone resnet50 --input-size 1024 2048 --device cuda -o runs/cityscapes
@@ -121,15 +123,16 @@ def _recipe_options(how: argparse._ArgumentGroup) -> None:
     how.add_argument(
         "--recipe",
         default="scenes",
-        help="training recipe: smoke; scenes, camvid, ccp (from scratch, on the CPU), each also as "
-        "NAME-short; those of the paper: vcp, modanet, cityscapes, cityscapes-imagenet, cityscapes-no-aug "
+        help="training recipe: smoke; camvid-pretrained, ccp-pretrained (EfficientNet-Lite); scenes, camvid, "
+        "ccp (from scratch, on the CPU), each also as NAME-short; those of the paper: vcp, "
+        "modanet, cityscapes, cityscapes-imagenet, cityscapes-no-aug "
         "(default: scenes)",
     )
     how.add_argument(
         "--init",
         choices=("scratch", "imagenet", "coco"),
-        help="initial weights of stage one; pretrained weights are downloaded by torchvision (default: that "
-        "of the recipe)",
+        help="initial weights of stage one; pretrained weights are downloaded by torchvision, those of "
+        "EfficientNet-Lite are in imp-trt[lite] (default: that of the recipe)",
     )
     how.add_argument(
         "--backbone-weights",

@@ -59,24 +59,23 @@ def _within_quota(count: int) -> int:
 
 def _cgroups(proc: Path) -> Iterator[Path]:
     """Folders of the cgroups that limit the process's CPU time, of versions 1 and 2, innermost first."""
-    mounts: dict[bool, tuple[PurePosixPath, Path]] = {}  # whether version 2 -> root, mount point
+    mounts: dict[bool, tuple[str, Path]] = {}  # whether version 2 -> root, mount point
     for line in (proc / "mountinfo").read_text().splitlines():
         mount, _, system = line.partition(" - ")
         kind, _, options = system.split(" ")[:3]
         if kind == "cgroup2" or (kind == "cgroup" and "cpu" in options.split(",")):
             root, point = mount.split(" ")[3:5]
-            mounts[kind == "cgroup2"] = PurePosixPath(root), Path(point)
+            mounts[kind == "cgroup2"] = root, Path(point)
     for line in (proc / "cgroup").read_text().splitlines():
         number, controllers, name = line.split(":", 2)
         version_2 = number == "0"
         if version_2 in mounts and (version_2 or "cpu" in controllers.split(",")):
-            root, point = mounts[version_2]
+            root, top = mounts[version_2]
             path = PurePosixPath(name)
             # In a container the root of the mount may be the container's own cgroup.
-            inner = path.relative_to(root) if path.is_relative_to(root) else PurePosixPath()
-            folder = point / inner
+            folder = top / (path.relative_to(root) if path.is_relative_to(root) else "")
             yield folder
-            while folder != point:
+            while folder != top:
                 folder = folder.parent
                 yield folder
 

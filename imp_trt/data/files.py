@@ -8,6 +8,7 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
 import stat
 import tempfile
 import time
@@ -19,6 +20,7 @@ from typing import BinaryIO
 from imp_trt.errors import OutputError
 
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.part(\.\w+)?")
+_LOCK = ".lock"
 _MAX_FOLDERS = 256
 
 # A scan takes at most this fraction of the time: a folder of 100,000 files takes 50 ms.
@@ -99,27 +101,6 @@ def _check_regular(info: os.stat_result, path: str | os.PathLike[str], limit: in
 
 
 @contextmanager
-def temporary_folder(prefix: str) -> Iterator[Path]:
-    """A new folder for temporary files; removed with its content on exit.
-
-    Raises:
-        OutputError: the folder for temporary files, usually /tmp or $TMPDIR, is not writable.
-    """
-    try:
-        # Files that cannot be deleted after a child process was killed are not an error.
-        folder = tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise OutputError(
-            "no temporary folder can be made",
-            expected="a writable folder, such as /tmp",
-            got=error.strerror or error,
-            fix="set TMPDIR to a folder that is writable and has free space",
-        ) from error
-    with folder as name:
-        yield Path(name)
-
-
-@contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
     """A new empty file in the folder of ``path``; removed on exit, including on KeyboardInterrupt.
 
@@ -171,6 +152,59 @@ def written_beside(path: Path, data: bytes, *, sync: bool = True) -> Iterator[Pa
         with named.open("rb+", buffering=0) as file:
             write_data(file.fileno(), data, sync=sync)
         yield named
+
+
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A new folder in the system's folder for temporary files; removed with its content on exit.
+
+    Folders of the same prefix whose process was killed are removed too.
+
+    Raises:
+        OutputError: the folder for temporary files, usually /tmp or $TMPDIR, is not writable.
+    """
+    try:
+        folder, descriptor = _create_folder(prefix)
+    except OSError as error:
+        raise OutputError(
+            "no temporary folder can be made",
+            expected="a writable folder, such as /tmp",
+            got=error.strerror or error,
+            fix="set TMPDIR to a folder that is writable and has free space",
+        ) from error
+    try:
+        yield folder
+    finally:
+        # Files that cannot be deleted after a child process was killed are not an error.
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _create_folder(prefix: str) -> tuple[Path, int]:
+    """Create a locked temporary folder; returns its path and the descriptor that holds the lock."""
+    with suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+        for entry in list(entries):
+            if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False):
+                _remove_folder_if_dead(Path(entry.path))
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix))
+        lock = folder / _LOCK
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if _lock(descriptor) and _is_at(lock, descriptor):
+            return folder, descriptor
+        os.close(descriptor)  # another process removed it before it was locked
+
+
+def _remove_folder_if_dead(folder: Path) -> None:
+    with suppress(OSError):
+        if folder.stat().st_uid != os.getuid():
+            return
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
 
 
 def write_data(descriptor: int, data: bytes, *, sync: bool = True) -> None:

@@ -58,7 +58,7 @@ def initialize(network: ImpNetwork, kind: Initial, backbone_weights: Path | None
 
     Args:
         network: as constructed; "imagenet" and "coco" require batch normalization in its backbone.
-        kind: "scratch" keeps the random initialization. "imagenet" loads the backbone from torchvision's
+        kind: "scratch" keeps the random initialization. "imagenet" loads the backbone from a published
             classifier. "coco" loads backbone, FPN, RPN, box and mask heads from torchvision's Mask R-CNN
             with a ResNet-50; rows of the predictors are matched by class name, and classes missing in COCO
             are randomly initialized. With both, the semantic head and new predictors are initialized from

@@ -157,7 +157,7 @@ def read_result(path: Path) -> CellResult:
     """
     try:
         result = CellResult.from_dict(json.loads(path.read_text()))
-    except (OSError, ValueError, InvalidInput) as error:
+    except (OSError, ValueError, OverflowError, RecursionError, InvalidInput) as error:
         raise _unreadable(path, error) from error
     if path.parent.name != result.data or path.stem not in result.cell.names:
         # A copy under another name would count as a cell that was never run, or replace one that was.

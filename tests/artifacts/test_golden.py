@@ -15,7 +15,7 @@ import pytest
 
 from imp_trt.artifacts import golden as module
 from imp_trt.artifacts.artifact import golden_path, read_artifact, read_manifest, write_artifact
-from imp_trt.artifacts.golden import MAX_FRAMES, pack_golden, read_golden, unpack_golden
+from imp_trt.artifacts.golden import MAX_FRAMES, Golden, pack_golden, read_golden, unpack_golden
 from imp_trt.errors import ArtifactError, OutputError
 from tests.support import engines, tiny
 from tests.support.golden import golden
@@ -223,3 +223,12 @@ def test_artifacts_of_one_name_keep_their_own_golden_frames(tmp_path: Path) -> N
         assert read_golden(graph, read_manifest(graph)) == one
         assert read_golden(engine, read_manifest(engine)) == frames
         assert len(list(tmp_path.glob("*.golden.npz"))) == names
+
+
+def test_a_network_without_a_detector_has_golden_frames_too() -> None:
+    manifest = replace(tiny.manifest(ops={}), detections=0, outputs=())
+    right = golden()
+    outputs = {name: array[:, :0] for name, array in right.outputs.items() if array.ndim > 1}
+    outputs |= {"semantic": right.outputs["semantic"], "num_detections": np.zeros(2, np.int32)}
+    back = unpack_golden(pack_golden(Golden(right.frames, right.sizes, outputs)), manifest)
+    assert back.outputs["masks"].shape == (2, 0, 8, 8)

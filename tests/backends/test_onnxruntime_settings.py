@@ -10,8 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import onnx
 import pytest
 
+from imp_trt import Segmenter
+from imp_trt.backends import open_backend, runners
+from imp_trt.errors import ArtifactError
 from tests.support import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,3 +116,50 @@ def test_connections_would_be_seen() -> None:
             if os.path.lexists(f"/proc/self/fd/{n}")
         ]
     assert any("socket" in link for link in links)
+
+
+@pytest.mark.parametrize(
+    ("version", "precision", "warned"),
+    [("1.29.1", "int8", True), ("1.30.0", "int8", False), ("1.29.1", "fp16", False)],
+)
+def test_int8_on_a_version_that_rounds_wrongly_is_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    version: str,
+    precision: str,
+    warned: bool,
+) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    path = tiny.artifact(tmp_path, precision=precision)
+    with caplog.at_level("WARNING", logger="imp_trt"):
+        open_backend(path).close()
+    assert ("rounds wrongly" in caplog.text) == warned
+
+
+@pytest.mark.parametrize("quota", [1, 2])
+def test_opencv_keeps_to_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: int) -> None:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    monkeypatch.setattr(runners, "usable_cpus", lambda: quota)
+    try:
+        Segmenter(tiny.artifact(tmp_path)).close()
+        assert cv2.getNumThreads() == quota
+    finally:
+        cv2.setNumThreads(before)
+
+
+def test_old_versions_do_not_get_to_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "__version__", "1.23.2")
+    model = tiny.graph()
+    open_backend(tiny.artifact(tmp_path)).close()
+    tensor = next(t for t in model.graph.initializer if t.name == "boxes_value")
+    onnx.external_data_helper.set_external_data(tensor, "/etc/hostname")
+    tensor.ClearField("raw_data")
+    path = tiny.write_artifact(tmp_path / "x.onnx", model.SerializeToString(), tiny.manifest())
+    with pytest.raises(ArtifactError, match="no tensors in other files"):
+        open_backend(path)

@@ -90,6 +90,8 @@ assert fork(several) == 0
 def run(program: str, path: Path, threads: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", HEAD + program, str(path), str(threads)],
+        # Python 3.12 warns of every fork of a process with threads, which is what these programs do.
+        env={**os.environ, "PYTHONWARNINGS": "ignore::DeprecationWarning"},
         capture_output=True,
         text=True,
         timeout=LIMIT_S,

@@ -7,13 +7,20 @@ import errno
 import fcntl
 import os
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from imp_trt.data import files
-from imp_trt.data.files import sweep, temporary_beside, write_atomically, written_beside
+from imp_trt.data.files import (
+    sweep,
+    temporary_beside,
+    temporary_folder,
+    write_atomically,
+    written_beside,
+)
 from imp_trt.errors import OutputError
 from tests.support.full_disk import full_disk
 
@@ -135,6 +142,29 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert os.listdir(tmp_path) == []
+
+
+def test_temporary_folders_of_killed_processes_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "x_of_others").mkdir()
+    for _ in range(3):
+        process = os.fork()
+        if not process:
+            try:
+                with temporary_folder("x_") as folder:
+                    (folder / "large").write_bytes(b"x")
+                    os.kill(os.getpid(), signal.SIGKILL)
+            finally:
+                os._exit(1)
+        assert os.waitpid(process, 0)[1] == signal.SIGKILL
+    assert len(list(tmp_path.glob("*/large"))) == 1
+    with temporary_folder("x_") as folder, temporary_folder("x_") as other:
+        assert folder != other
+        assert folder.is_dir()
+        assert not list(tmp_path.glob("*/large"))
+    assert os.listdir(tmp_path) == ["x_of_others"]
 
 
 def test_a_large_folder_is_not_scanned_for_every_file(

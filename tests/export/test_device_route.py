@@ -66,7 +66,8 @@ def test_the_whole_route(exported: Path, tmp_path: Path) -> None:
 def test_an_export_from_a_checkpoint_says_what_it_needs(weights: Path, tmp_path: Path) -> None:
     tried = torch_free.run(tmp_path, "imp_trt.cli.export", "--weights", str(weights), "-o", str(tmp_path))
     assert tried.returncode == 5
-    assert "pip install 'imp-trt[" in tried.stderr
+    assert "pip install 'imp-trt[export]'" in tried.stderr
+    assert "imp-export FILE.onnx" in tried.stderr
 
 
 def test_the_doctor_there(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ def mutate_json(data: bytes, rng: random.Random) -> bytes:
 def _change_value(document: Any, rng: random.Random) -> Any:
     places = list(_places(document))
     if not places:
-        return rng.choice(_VALUES)
+        return copy.deepcopy(rng.choice(_VALUES))
     parent, key = rng.choice(places)
     action = rng.randrange(5)
     if action == 0:
@@ -52,7 +53,7 @@ def _change_value(document: Any, rng: random.Random) -> Any:
         other, name = rng.choice(places)
         parent[key] = json.loads(json.dumps(other[name]))
     else:
-        parent[key] = rng.choice(_VALUES)
+        parent[key] = copy.deepcopy(rng.choice(_VALUES))
     return document
 
 

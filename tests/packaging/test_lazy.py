@@ -93,3 +93,19 @@ def test_the_packages_deprecated_names_can_be_loaded(name: str) -> None:
     for old, new in aliases:
         with pytest.warns(DeprecationWarning, match=f"{old} is deprecated"):
             assert getattr(package, old) is getattr(package, new)
+
+
+def test_a_name_that_needs_opencv_says_what_to_install() -> None:
+    program = """
+        import sys
+        sys.modules["cv2"] = None
+        import imp_trt
+        from imp_trt.errors import DependencyMissing
+        try:
+            imp_trt.Segmenter
+        except DependencyMissing as error:
+            assert "opencv-python-headless" in str(error), error
+        else:
+            raise SystemExit("no error")
+        """
+    subprocess.run([sys.executable, "-c", dedent(program)], check=True)

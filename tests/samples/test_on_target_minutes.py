@@ -301,6 +301,7 @@ def reported(capsys):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
 
 
+@pytest.mark.slow
 def test_the_kernels_step_on_the_stand_in(stand_in, capsys):
     assert check_kernels.main(["--quick"]) == 0
     results = reported(capsys)
@@ -384,6 +385,7 @@ def test_the_operators_step_times_every_form(stand_in, host_as_gpu, monkeypatch,
     }
 
 
+@pytest.mark.slow
 def test_the_deploy_step_tells_the_cost_of_imp(stand_in, host_as_gpu, monkeypatch, capsys):
     step = time_deploy_module
     names = {True: "panoptic-fpn-imp", False: "panoptic-fpn"}

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps of the timed run of samples/on_target: programs, as ``python -m tests.gpu.steps.on_gpu MODULE``."""
+"""Steps of the timed run of samples/on_target; ``python -m tests.gpu.steps.on_gpu STEP`` runs one."""
