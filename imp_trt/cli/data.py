@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,9 @@ EXAMPLES = """examples:
 The exit code is 2 if a label cannot be used."""
 
 SAMPLES = 10
+DESCRIBED = ("coco", "voc", "yolo", "cityscapes", "modanet", "ccp", "index-png")
+"""Layouts whose things a dataset.json can choose."""
+
 _MAX_FAULTS = 20
 
 
@@ -52,7 +56,9 @@ def parser() -> argparse.ArgumentParser:
         "imp-data", "Say what a folder of labeled images contains, and check its labels.", EXAMPLES
     )
     p.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="data set, or a dataset.json that names its folder"
+        "folder",
+        metavar="FOLDER",
+        help="data set, as for imp-train --data: a folder, a dataset.json that names its folder, or NAME:DIR",
     )
     p.add_argument(
         "--split", action="append", metavar="NAME", help="split to read; can be repeated (default: all)"
@@ -77,14 +83,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from imp_trt.train.datasets.layouts import recognize
     from imp_trt.train.datasets.overview import class_faults
+    from imp_trt.train.datasets.registry import find_layout
 
     if options.samples and options.samples.suffix.lower() != ".png":
         raise UsageError("--samples", expected="a file that ends in .png", got=str(options.samples))
     if options.output and options.output.suffix.lower() != ".json":
         raise UsageError("-o", expected="a file that ends in .json", got=str(options.output))
-    layout = recognize(options.folder)
+    layout = find_layout(options.folder)
+    if options.output and layout.kind not in DESCRIBED:
+        raise UsageError("-o", expected=f"a folder of one of {', '.join(DESCRIBED)}", got=layout.title)
+    if options.things is not None or options.stuff is not None:
+        layout = replace(layout, description=None)  # its things are chosen anew
     opened, faults = _opened(layout, options.split or layout.splits)
     first = next(iter(opened.values()))
     faults += class_faults({split: dataset.classes for split, dataset in opened.items()})

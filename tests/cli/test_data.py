@@ -147,6 +147,32 @@ def test_a_description_keeps_what_it_says_otherwise(tmp_path: Path) -> None:
     assert open_dataset(str(tmp_path), "val").terms == "mine alone"
 
 
+def test_a_description_that_no_longer_fits_is_written_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = LAYOUTS["coco-cvat"](tmp_path)
+    output = ["-o", str(tmp_path / "dataset.json"), "-q"]
+    assert command.main([str(tmp_path), "--things", "car", *output]) == 0
+    written.labels[0].write_text(written.labels[0].read_text().replace("person", "people"))
+    assert command.main([str(tmp_path), "-q"]) == 2
+    assert "write it again with imp-data" in capsys.readouterr().err
+    assert command.main([str(tmp_path), "--things", "car,people", *output]) == 0
+    capsys.readouterr()
+    assert _json(capsys, str(tmp_path))["things"] == ["car", "people"]
+
+
+def test_named_data_sets_are_described_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    LAYOUTS["index-png"](tmp_path / "camvid")
+    (tmp_path / "camvid/dataset.json").unlink()
+    found = _json(capsys, f"camvid:{tmp_path / 'camvid'}")
+    assert (found["layout"], list(found["splits"])) == ("camvid", ["train", "val"])
+    assert command.main([f"camvid:{tmp_path / 'camvid'}", "-o", str(tmp_path / "x.json"), "-q"]) == 2
+    assert not (tmp_path / "x.json").exists()
+    written = LAYOUTS["coco-cvat"](tmp_path / "coco")
+    spelled = f"coco:{written.labels[0]},{written.photos[0].parent}"
+    assert _json(capsys, spelled)["splits"]["train"]["images"] == 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["coco-roboflow", "voc-cvat"])
 def test_a_folder_is_trained_on_and_evaluated_without_a_spelling(

@@ -118,7 +118,7 @@ def chosen_things(
 
 
 def write_description(path: Path, root: Path, layout: str, classes: ClassTable) -> Path:
-    """Write a dataset.json. Of an existing one, everything but classes, things and palette is kept.
+    """Write a dataset.json. Of an existing one, everything but classes and things is kept.
 
     Args:
         path: file to write.
@@ -148,7 +148,9 @@ def write_description(path: Path, root: Path, layout: str, classes: ClassTable) 
         data["layout"] = layout
     data["classes"] = list(classes.names)
     data["things"] = [classes.names[thing] for thing in classes.things]
-    data["palette"] = [list(color) for color in classes.palette]
+    palette = data.get("palette")
+    if not isinstance(palette, list) or len(palette) != len(classes):
+        data["palette"] = [list(color) for color in classes.palette]
     if path.resolve().parent != root.resolve():
         data["root"] = str(root.resolve())
     return write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable, Rgb, default_palette
 from imp_trt.data.dataset import Sample, SampleCache, checked_index
-from imp_trt.data.files import read_regular
+from imp_trt.data.files import open_regular, read_regular
 from imp_trt.data.instance_maps import connected_instances
 from imp_trt.errors import DatasetError, InvalidInput, suggestion
 from imp_trt.train.datasets.reading import (
@@ -272,6 +272,18 @@ def _read_list(root: Path, split: str, exclude: frozenset[str], source: str) -> 
         raise DatasetError(f"list {path}", expected="at least one pair of files", got="an empty list")
     need_files(root, (name for pair in pairs for name in pair), LAYOUT, source)
     return pairs
+
+
+def is_list(path: Path) -> bool:
+    """Whether a text file begins as a list of images and label maps, or is empty, or cannot be read."""
+    try:
+        with open_regular(path) as file:
+            head = file.read(1 << 16).decode("utf-8-sig", "replace")
+    except OSError:
+        return True
+    lines = [line for line in head.splitlines() if line.strip() and not line.startswith("#")]
+    fields = _fields(lines[0]) if lines else []
+    return not lines or (len(fields) == 2 and Path(fields[1]).suffix.lower() == ".png")
 
 
 def _fields(line: str) -> list[str]:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from imp_trt.errors import DatasetError
+from imp_trt.train.datasets.ccp import ccp_spec
 from imp_trt.train.datasets.cityscapes import CITIES, CityscapesDataset
 from imp_trt.train.datasets.coco import CocoDataset
 from imp_trt.train.datasets.description import FILE, described_classes, described_root, read_description
-from imp_trt.train.datasets.index_png import IndexPngDataset, folder_spec
+from imp_trt.train.datasets.index_png import IndexPngDataset, IndexPngSpec, folder_spec, is_list
 from imp_trt.train.datasets.modanet import ANNOTATIONS, open_modanet
 from imp_trt.train.datasets.names import NAMES
 from imp_trt.train.datasets.reading import need_folder
@@ -41,7 +42,7 @@ class Layout:
     """A folder whose layout is known.
 
     Attributes:
-        kind: coco, voc, yolo, cityscapes, modanet or index-png.
+        kind: coco, voc, yolo, cityscapes, modanet, ccp or index-png.
         title: its origin, for people.
         root: folder.
         openers: of the splits in the folder. A single one that is named after no split is divided into train
@@ -125,7 +126,18 @@ def recognize(path: str | Path) -> Layout:
     Raises:
         DatasetError: there is no such folder, or it has no known layout: with what it is, and what to do.
     """
-    where = Path(path)
+    try:
+        return _recognized(Path(path))
+    except OSError as error:  # no permission, or a name that is too long
+        raise DatasetError(
+            f"data set {str(path)!r:.200}",
+            expected=f"one of {NAMES}",
+            got=error.strerror,
+            fix="correct the path",
+        ) from error
+
+
+def _recognized(where: Path) -> Layout:
     if where.suffix == ".json" and where.is_file():
         data = read_description(where)
         return _described(described_root(where, data), where, data)
@@ -144,14 +156,8 @@ def recognize(path: str | Path) -> Layout:
 def _described(root: Path, file: Path, data: dict[str, Any]) -> Layout:
     need_folder(root, "the folder of the data set", f"correct root in {file}")
     if "layout" not in data:
-        lists = {p.stem: p for p in sorted(root.glob("*.txt"))} or {"train": root / "train.txt"}
-        spec = folder_spec(root, file)
-        return Layout(
-            "index-png",
-            "index PNGs with dataset.json",
-            root,
-            {name: partial(IndexPngDataset, root, name, spec) for name in lists},
-        )
+        openers = index_png_openers(root, folder_spec(root, file))
+        return Layout("index-png", "index PNGs with dataset.json", root, openers)
     found = _detect(root)
     if found is None:
         raise _refusal(root)
@@ -176,7 +182,7 @@ def _refusal(root: Path) -> DatasetError:
 
 
 def _detect(root: Path) -> Layout | None:
-    for look in (_cityscapes, _modanet, _coco, _yolo, _color_masks):
+    for look in (_cityscapes, _modanet, _coco, _yolo, _color_masks, _ccp):
         found = look(root)
         if found is not None:
             return found
@@ -198,6 +204,19 @@ def _modanet(root: Path) -> Layout | None:
     return Layout(
         "modanet", "ModaNet", root, {name: partial(open_modanet, root, name) for name in ("train", "val")}
     )
+
+
+def _ccp(root: Path) -> Layout | None:
+    if not (root / "groups.json").is_file():
+        return None
+    spec = ccp_spec(root)
+    return Layout("ccp", "Clothing Co-Parsing", root, index_png_openers(root, spec))
+
+
+def index_png_openers(root: Path, spec: IndexPngSpec) -> Openers:
+    """Openers of the splits of a folder of index PNGs, one for each list."""
+    lists = sorted(path.stem for path in root.glob("*.txt") if is_list(path)) or ["train"]
+    return {name: partial(IndexPngDataset, root, name, spec) for name in lists}
 
 
 def coco_layout(root: Path) -> Layout | None:

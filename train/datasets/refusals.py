@@ -12,6 +12,7 @@ from pathlib import Path
 from imp_trt.data.files import open_regular, read_regular
 from imp_trt.data.images import IMAGE_SUFFIXES
 from imp_trt.errors import DatasetError
+from imp_trt.train.datasets.index_png import is_list
 
 KNOWN = (
     "COCO JSON (CVAT, Roboflow, Label Studio, COCO), color masks (PASCAL VOC, CVAT), YOLO segmentation "
@@ -44,8 +45,8 @@ def refused_file(path: Path) -> DatasetError:
 
 
 def _what(root: Path) -> tuple[str, str]:
-    files = list(itertools.islice(_files(root), _MAX_FILES))
-    for look in (_json, _xml, _boxes, _roboflow_masks):
+    files = sorted(itertools.islice(_files(root), _MAX_FILES))
+    for look in (_json, _xml, _boxes, _roboflow_masks, _lists):
         found = look(files)
         if found is not None:
             return found
@@ -68,7 +69,7 @@ def _what(root: Path) -> tuple[str, str]:
 def _files(root: Path) -> Iterator[Path]:
     """Files in a folder and two levels below."""
     for pattern in ("*", "*/*", "*/*/*"):
-        yield from (path for path in sorted(root.glob(pattern)) if path.is_file())
+        yield from (path for path in root.glob(pattern) if path.is_file())
 
 
 def _head(path: Path) -> str:
@@ -125,4 +126,12 @@ def _boxes(files: list[Path]) -> tuple[str, str] | None:
 def _roboflow_masks(files: list[Path]) -> tuple[str, str] | None:
     if any(path.name == "_classes.csv" for path in files):
         return "Roboflow's semantic masks (_classes.csv)", _ROBOFLOW
+    return None
+
+
+def _lists(files: list[Path]) -> tuple[str, str] | None:
+    for path in files:
+        if path.suffix == ".txt" and _head(path).strip() and is_list(path):
+            fix = f"add dataset.json, see train/README.md; for CamVid write camvid:{path.parent}"
+            return f"lists of images and label maps ({path.name}) without dataset.json", fix
     return None

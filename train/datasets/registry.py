@@ -9,13 +9,13 @@ from pathlib import Path
 
 from imp_trt.data.dataset import CachedDataset, Dataset
 from imp_trt.errors import DatasetError
-from imp_trt.train.datasets.camvid import camvid_spec
+from imp_trt.train.datasets.camvid import SOURCE, camvid_spec
 from imp_trt.train.datasets.ccp import ccp_spec
 from imp_trt.train.datasets.cityscapes import CityscapesDataset
 from imp_trt.train.datasets.coco import open_coco
 from imp_trt.train.datasets.description import FILE
-from imp_trt.train.datasets.index_png import IndexPngDataset, folder_spec
-from imp_trt.train.datasets.layouts import coco_layout, recognize
+from imp_trt.train.datasets.index_png import LAYOUT, IndexPngDataset, folder_spec
+from imp_trt.train.datasets.layouts import Layout, coco_layout, index_png_openers, recognize
 from imp_trt.train.datasets.modanet import open_modanet
 from imp_trt.train.datasets.names import NAMES
 from imp_trt.train.datasets.reading import need_folder
@@ -57,6 +57,25 @@ def _open(name_or_path: str, split: str) -> Dataset:
     layout = recognize(name_or_path)
     _log.info("%s: %s, splits %s", name_or_path, layout.title, ", ".join(layout.splits))
     return layout.open(split)
+
+
+def find_layout(name_or_path: str) -> Layout:
+    """The layout of what :func:`open_dataset` opens, except ``scenes``.
+
+    Raises:
+        DatasetError: it does not exist, or has no known layout.
+    """
+    kind, _, rest = name_or_path.partition(":")
+    if kind not in _OPENERS or not rest:
+        return recognize(name_or_path)
+    root = Path(rest)
+    if kind == "camvid":
+        need_folder(root, LAYOUT, SOURCE)
+        return Layout(kind, "CamVid", root, index_png_openers(root, camvid_spec()))
+    if kind == "coco" and not root.is_dir():
+        images = Path(rest.partition(",")[2])
+        return Layout(kind, "COCO JSON", images, {"all": lambda: open_coco(rest, "all")})
+    return recognize(root)
 
 
 def without_folder(name_or_path: str) -> str:

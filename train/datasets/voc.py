@@ -202,7 +202,7 @@ def _image_files(folder: Path, stems: list[str]) -> list[str]:
 
 def _classes(path: Path) -> tuple[ClassTable, dict[int, int]]:
     """Class table, and the class index of each color 0xRRGGBB."""
-    if path.is_file():
+    if path.exists():
         names, colors = _label_map_text(path)
     else:
         names, colors = tuple(_VOC.split()), default_palette(21)

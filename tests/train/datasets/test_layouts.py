@@ -220,9 +220,15 @@ def _via(root: Path) -> None:
     (root / "via_project.json").write_text(json.dumps({"_via_img_metadata": {}}))
 
 
+def _lists(root: Path) -> None:
+    LAYOUTS["index-png"](root)
+    (root / "dataset.json").unlink()
+
+
 @pytest.mark.parametrize(
     ("write", "told"),
     [
+        (_lists, r"lists of images and label maps \(train\.txt\) without dataset\.json.*camvid:"),
         (_labelme, r"LabelMe JSON.*labelme2coco"),
         (_voc_boxes, r"boxes and no masks.*COCO 1\.0"),
         (_cvat_xml, r"CVAT XML.*'COCO 1\.0' or 'Segmentation mask 1\.1'"),
@@ -252,6 +258,12 @@ def test_a_file_is_no_folder(name: str, told: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"PK")
     with pytest.raises(DatasetError, match=told):
         open_dataset(str(tmp_path / name), "train")
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "\ud800"])
+def test_paths_that_are_none(name: str) -> None:
+    with pytest.raises(DatasetError):
+        open_dataset(name, "train")
 
 
 def test_a_split_that_is_missing_is_told_with_those_there_are(tmp_path: Path) -> None:
