@@ -22,7 +22,7 @@ WIDTH = 480
 
 
 def write_samples(path: Path, samples: list[Sample], classes: ClassTable) -> Path:
-    """Write a PNG with a row for each sample: the image, and its labels drawn over it.
+    """Write a PNG of samples, each the image and its labels drawn over it; two in a row if their sizes agree.
 
     Args:
         path: file to write; replaced if it exists.
@@ -33,7 +33,10 @@ def write_samples(path: Path, samples: list[Sample], classes: ClassTable) -> Pat
         OutputError: the file cannot be written.
     """
     rows = [[image, drawn_labels(image, sample, classes)] for image, sample in map(_scaled, samples)]
-    return write_atomically(path, encode_image(make_grid(rows, ["image", "labels"], classes), ".png"))
+    titles = ["image", "labels"]
+    if len(rows) % 2 == 0 and len({len(image) for image, _ in rows}) == 1:
+        rows, titles = [[*a, *b] for a, b in zip(rows[::2], rows[1::2], strict=True)], titles * 2
+    return write_atomically(path, encode_image(make_grid(rows, titles, classes), ".png"))
 
 
 def drawn_labels(image: NDArray[np.uint8], sample: Sample, classes: ClassTable) -> NDArray[np.uint8]:

@@ -36,6 +36,7 @@ SOURCE = "correct the paths in data.yaml"
 SPLITS = ("train", "val", "test")
 _MAX_YAML_BYTES = 1 << 20
 _MAX_TEXT_BYTES = 1 << 26
+_MAX_FILES = 5_000_000
 _REACH = 1.5
 """Largest coordinate; what is drawn grows with it."""
 
@@ -167,10 +168,26 @@ def image_files(description: Path, data: Mapping[str, object], split: str) -> li
                 str(description), expected=f"{split}: an existing folder or list", got=entry, fix=SOURCE
             )
         if place.is_dir():
-            found += (p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            found += _below(place)
         else:
             found += _listed(place, base)
     return sorted(set(found))
+
+
+def _below(folder: Path) -> list[Path]:
+    """Images in a folder and below; data.yaml may name any folder of the machine."""
+    found = []
+    try:
+        for number, path in enumerate(folder.rglob("*")):
+            if number >= _MAX_FILES:
+                raise DatasetError(
+                    f"folder {folder}", expected=f"at most {_MAX_FILES:,} files", got="more", fix=SOURCE
+                )
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                found.append(path)
+    except OSError as error:
+        raise DatasetError(f"folder {folder}", expected="a readable folder", got=error.strerror) from error
+    return found
 
 
 def _listed(path: Path, base: Path) -> list[Path]:
