@@ -64,7 +64,7 @@ def described_classes(data: Mapping[str, Any], present: ClassTable, where: str) 
         raise DatasetError(
             where, expected="things: a list of class names", got=repr(things)[:200], fix=_WRITE
         )
-    if classes is not None and list(classes) != list(present.names):
+    if classes is not None and classes != list(present.names):
         raise DatasetError(
             where, expected=f"the classes of the labels: {list(present.names)}", got=classes, fix=_WRITE
         )
@@ -73,7 +73,7 @@ def described_classes(data: Mapping[str, Any], present: ClassTable, where: str) 
         if palette is None:
             return table
         return replace(table, palette=tuple((int(r), int(g), int(b)) for r, g, b in palette))
-    except (TypeError, ValueError, InvalidInput, UsageError) as error:
+    except (TypeError, ValueError, OverflowError, InvalidInput, UsageError) as error:
         raise DatasetError(where, expected="classes, things and palette", got=error, fix=_WRITE) from error
 
 

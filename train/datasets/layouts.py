@@ -77,7 +77,7 @@ class Layout:
         """
         present = matching(split, self.openers)
         if present is None and self.divides and canonical(split) in ("train", "val", "all"):
-            inner = self.openers[next(iter(self.openers))]()
+            inner = self._inner(next(iter(self.openers)))
             return self._seen(inner, None if split == "all" else self._part(inner, split), split)
         if present is None:
             raise DatasetError(
@@ -86,7 +86,18 @@ class Layout:
                 got=repr(split),
                 fix=f"add --split {self.splits[-1]}, or add the split {split} to the data",
             )
-        return self._seen(self.openers[present](), None, split)
+        return self._seen(self._inner(present), None, split)
+
+    def _inner(self, split: str) -> FileDataset:
+        try:
+            return self.openers[split]()
+        except OSError as error:  # no permission, or a name that is too long
+            raise DatasetError(
+                f"split {split!r} of data set {str(self.root)!r}",
+                expected="readable files",
+                got=f"{error.strerror}: {str(error.filename)!r:.200}",
+                fix="correct the path, or the permissions of the file",
+            ) from error
 
     def _part(self, inner: FileDataset, split: str) -> list[int]:
         """Positions of the images of train or val in a folder without splits."""

@@ -302,7 +302,10 @@ def test_a_pattern_of_coco_understands_valid(tmp_path: Path) -> None:
         ({"things": ["background"]}, "the background"),
         ({"classes": ["background", "car"]}, "the classes of the labels"),
         ({"layout": "yolo"}, "layout 'coco'"),
+        ({"classes": 3}, "the classes of the labels"),
         ({"palette": [[0, 0]]}, "palette"),
+        ({"palette": [[float("inf"), 0, 0]] * 4}, "palette"),
+        ({"root": "a" * 5000}, "File name too long"),
         ({"root": 3}, "root: a path"),
     ],
 )

@@ -62,6 +62,7 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]\ntrain: images/train\n"
         ("names: [a, a]\ntrain: images/train\n", "each name once"),
         ("names: [a]\ntrain: 3\n", "paths for train"),
         ("names: [a]\ntrain: nowhere\n", "an existing folder or list"),
+        (f"names: [a]\ntrain: {'b' * 5000}\n", "File name too long"),
         ("names: [a]\n", "a folder or list of images"),
         ("names: [a]\ntrain: labels/train\n", "a folder or list of images"),
     ],
