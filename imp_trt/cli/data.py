@@ -176,6 +176,8 @@ def _reports(
         progress.close()
         if set(datasets) == set(layout.splits):  # images of a split that was not opened are listed there
             report.unlisted = unlisted(files[split], set().union(*files.values()))
+        shared = {other: len(files[split] & files[other]) for other in files if other != split}
+        report.shared = {other: count for other, count in shared.items() if count}
         if layout.divides and reports:  # both read the same labels
             report.dropped, report.unlisted = {}, []
         reports.append(report)
@@ -238,6 +240,7 @@ def _split_lines(report: SplitOverview) -> list[str]:
     ):
         if names:
             lines.append(f"  {len(names)} {what}: {named(names)}")
+    lines += [f"  {n} images are in {other} too" for other, n in report.shared.items()]
     lines += [f"  {n} objects dropped: {reason}" for reason, n in report.dropped.items()]
     if report.crowds:
         lines.append(f"  {report.crowds} crowds")

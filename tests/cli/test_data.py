@@ -43,7 +43,7 @@ def test_counts_are_those_of_the_scenes(
         assert split["pixels"]["person"] == pytest.approx(18 * 6 / (H * W))
         assert split["pixels"]["road"] == pytest.approx(12 / H)
         empty = ("images_without_labels", "images_without_objects", "images_not_in_labels", "faults")
-        assert not any(split[key] for key in (*empty, "dropped_objects"))
+        assert not any(split[key] for key in (*empty, "dropped_objects", "images_shared_with"))
 
 
 def _faulty(root: Path) -> None:
@@ -93,6 +93,15 @@ def test_classes_that_differ_between_splits_are_a_fault(
     found = _json(capsys, str(tmp_path), code=2)
     assert [fault["where"] for fault in found["faults"]] == ["valid"]
     assert list(found["splits"]) == ["train"]
+
+
+def test_images_of_two_splits_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    LAYOUTS["voc"](tmp_path)
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("pic 0\npic 3\n")
+    splits = _json(capsys, str(tmp_path))["splits"]
+    assert splits["train"]["images_shared_with"] == {"val": 1}
+    assert splits["val"]["images_shared_with"] == {"train": 1}
+    assert splits["val"]["images_not_in_labels"] == ["pic 4.png"]
 
 
 def test_samples_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,7 @@ class SplitOverview:
         unlabeled: names of images without any label: only background, or all ignored.
         without_objects: names of images without an instance or crowd.
         unlisted: names of image files beside the listed ones that the labels do not mention.
+        shared: number of images that are in another split too, by that split.
         dropped: number of objects that cannot be used, by reason.
         sizes: number of images by height and width.
         pixels: labeled pixels of each class, and those that are ignored at 255.
@@ -47,6 +48,7 @@ class SplitOverview:
     unlabeled: list[str] = field(default_factory=list)
     without_objects: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
+    shared: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     pixels: Counter[int] = field(default_factory=Counter)
@@ -77,6 +79,7 @@ class SplitOverview:
             "images_without_labels": self.unlabeled,
             "images_without_objects": self.without_objects,
             "images_not_in_labels": self.unlisted,
+            "images_shared_with": self.shared,
             "dropped_objects": self.dropped,
             "sizes": {f"{width}x{height}": n for (height, width), n in self.sizes.most_common()},
             "pixels": {name: self.pixels[k] / total for k, name in enumerate(classes.names)},
