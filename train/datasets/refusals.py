@@ -92,7 +92,8 @@ def _json(files: list[Path]) -> tuple[str, str] | None:
         if isinstance(data, dict) and {"images", "annotations", "categories"} <= set(data):
             fix = "write coco:JSON,IMAGES, or move it to annotations/instances_train.json and images/"
             return f"COCO JSON at an unknown place ({path})", fix
-        if isinstance(data, list) and data and isinstance(data[0], dict) and "annotations" in data[0]:
+        first = data[0] if isinstance(data, list) and data else None
+        if isinstance(first, dict) and ("annotations" in first or "annotation_id" in first):
             return (
                 f"Label Studio's own JSON ({path.name})",
                 "in Label Studio, export 'COCO with images'; brushes need 'Convert to polygon' before",

@@ -188,6 +188,10 @@ def _label_studio_json(root: Path) -> None:
     (root / "project-1.json").write_text(json.dumps([{"id": 1, "annotations": [], "data": {}}]))
 
 
+def _label_studio_json_min(root: Path) -> None:
+    (root / "project-1.json").write_text(json.dumps([{"id": 1, "annotation_id": 1, "image": "a.png"}]))
+
+
 def _yolo_boxes(root: Path) -> None:
     (root / "labels").mkdir()
     (root / "labels/a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
@@ -233,6 +237,7 @@ def _lists(root: Path) -> None:
         (_voc_boxes, r"boxes and no masks.*COCO 1\.0"),
         (_cvat_xml, r"CVAT XML.*'COCO 1\.0' or 'Segmentation mask 1\.1'"),
         (_label_studio_json, r"Label Studio's own JSON.*'COCO with images'"),
+        (_label_studio_json_min, r"Label Studio's own JSON.*'COCO with images'"),
         (_yolo_boxes, r"YOLO boxes.*'COCO Segmentation'"),
         (_photos, r"images without labels \(1 \.png\).*CVAT"),
         (_maps, r"label maps without dataset\.json"),
