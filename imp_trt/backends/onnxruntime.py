@@ -200,7 +200,7 @@ def _session(payload: bytes, path: str, threads: int, device: OrtDevice) -> _Ses
             fix=f"{EXPORT_AGAIN}, or pip install --upgrade onnxruntime",
         )
     options.log_severity_level = 4  # fatal: failures are raised, and would be logged in addition
-    providers = device.providers(ort)
+    providers = device.providers(ort.get_available_providers())
     try:
         with native_call():
             session: _Session = ort.InferenceSession(payload, options, providers=providers)

@@ -21,12 +21,6 @@ _GPU_PROVIDERS = {  # device -> provider, and what to install
 }
 
 
-class _Runtime(Protocol):
-    """The module onnxruntime."""
-
-    def get_available_providers(self) -> Sequence[str]: ...
-
-
 class _Session(Protocol):
     def get_providers(self) -> Sequence[str]: ...
 
@@ -66,8 +60,11 @@ class OrtDevice:
         """Whether it is a GPU."""
         return self.name != "cpu"
 
-    def providers(self, runtime: _Runtime) -> list[str | tuple[str, dict[str, int]]]:
+    def providers(self, available: Sequence[str]) -> list[str | tuple[str, dict[str, int]]]:
         """The argument ``providers`` of an InferenceSession; operators without a GPU kernel run on the CPU.
+
+        Args:
+            available: onnxruntime.get_available_providers().
 
         Raises:
             DependencyMissing: this onnxruntime lacks the provider.
@@ -75,7 +72,6 @@ class OrtDevice:
         if not self.on_gpu:
             return [CPU_PROVIDER]
         provider, fix = _GPU_PROVIDERS[self.name]
-        available = list(runtime.get_available_providers())
         if provider not in available:
             raise DependencyMissing(
                 f"device {self.name} of the ONNX Runtime backend",
