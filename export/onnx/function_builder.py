@@ -124,7 +124,8 @@ def build_function(
     return helper.make_function(DOMAIN, name, formal, result, nodes, opsets, list(attributes))
 
 
-def cast(tensor: ir.Value, kind: int) -> ir.Value:
+# The arguments of translation functions are of classes of the exporter's own.
+def cast(tensor: Any, kind: int) -> Any:
     """A tensor in another type, within a translation function; the tensor itself if it has that type.
 
     Args:

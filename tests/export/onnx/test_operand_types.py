@@ -36,7 +36,14 @@ class Canvases(nn.Module):
     def forward(self, boxes, scores, labels, masks):
         canvases = [
             instance_mask_projection(
-                boxes.to(a), scores.to(b), labels.to(c), masks.to(self.masks), 3, (12, 16), 0.25, self.sampling
+                boxes.to(a),
+                scores.to(b),
+                labels.to(c),
+                masks.to(self.masks),
+                3,
+                (12, 16),
+                0.25,
+                self.sampling,
             )
             for a, b, c in self.types
         ]
