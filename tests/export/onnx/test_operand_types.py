@@ -34,17 +34,9 @@ class Canvases(nn.Module):
         self.types += [(torch.float32, torch.float32, labels) for labels in INTEGERS]
 
     def forward(self, boxes, scores, labels, masks):
+        options = (3, (12, 16), 0.25, self.sampling)
         canvases = [
-            instance_mask_projection(
-                boxes.to(a),
-                scores.to(b),
-                labels.to(c),
-                masks.to(self.masks),
-                3,
-                (12, 16),
-                0.25,
-                self.sampling,
-            )
+            instance_mask_projection(boxes.to(a), scores.to(b), labels.to(c), masks.to(self.masks), *options)
             for a, b, c in self.types
         ]
         assert {canvas.dtype for canvas in canvases} == {self.masks}
