@@ -164,7 +164,7 @@ def batched(op: Operators, operand: Operand, rank: int) -> Operand:
 
 
 def without_axis(op: Operators, operand: Operand, axis: int) -> Operand:
-    """The operand without an axis of size 1."""
+    """The operand without an axis of size 1; another size, if it is not known yet, fails at run time."""
     shape = operand.shape[:axis] + operand.shape[axis + 1 :]
     at = op.Constant(value_ints=[axis])
     return replace(operand, value=op.Squeeze(operand.value, at), shape=shape)

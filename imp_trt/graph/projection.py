@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -20,7 +20,7 @@ from imp_trt.data.files import read_regular, write_atomically
 from imp_trt.errors import ArtifactError, ExportError, InvalidInput
 from imp_trt.export.onnx import mask_projection
 from imp_trt.export.onnx.function_builder import DOMAIN, OPSET, PLUGIN_ATTRIBUTES, Operators
-from imp_trt.graph.operands import Columns, GraphTensors, Operand, Prototypes, cast, named_nodes
+from imp_trt.graph.operands import Columns, GraphTensors, Prototypes, cast, named_nodes
 from imp_trt.graph.segmenter import Detections, read_detections
 from imp_trt.ops.mask_projection.options import Sampling, check_options
 
@@ -115,8 +115,8 @@ def add_projection(
     request = _Request(
         plane_labels, indices, size, float(spatial_scale), sampling, float(threshold), *output_names
     )
-    changed = _with_shapes(_at_opset(_loaded(model)))
-    tensors = GraphTensors(changed)
+    changed = _at_opset(_loaded(model))
+    tensors = GraphTensors(_with_shapes(changed))  # what is inferred does not belong to the file
     _check_names(changed, tensors, request)
     op = Operators()
     sources = {"boxes": boxes, "scores": scores, "labels": labels, "masks": masks}
@@ -170,10 +170,12 @@ def _loaded(model: ModelProto | str | os.PathLike[str]) -> ModelProto:
 
 
 def _at_opset(model: ModelProto) -> ModelProto:
-    """The model at opset 18 or higher, as the function body needs it."""
+    """A copy of the model at opset 18 or higher, as the function body needs it."""
     opset = _opset(model)
     if opset >= OPSET:
-        return model
+        copy = ModelProto()
+        copy.CopyFrom(model)
+        return copy
     try:
         converted: ModelProto = onnx.version_converter.convert_version(model, OPSET)
     except Exception as error:  # RuntimeError, and whatever the converters of single operators raise
@@ -214,6 +216,8 @@ def _insert(model: ModelProto, op: Operators, detections: Detections, request: _
     labels = _plane_of(op, detections.labels.value, request.labels)
     masks = detections.masks
     masks = masks if masks.kind in _CANVAS_TYPES else cast(op, masks, TensorProto.FLOAT)
+    if masks.value.name is not None:  # a tensor of the graph, whose description there may lack its sizes
+        masks = replace(masks, value=op.Identity(masks.value))
     operands = (
         cast(op, detections.boxes, TensorProto.FLOAT).value,
         cast(op, detections.scores, TensorProto.FLOAT).value,
@@ -221,7 +225,9 @@ def _insert(model: ModelProto, op: Operators, detections: Detections, request: _
         masks.value,
     )
     graph.node.extend(named_nodes(op, request.canvas))
-    _describe_masks(model, masks)
+    # The sizes that the function body is made for.
+    sides = [size if size > 0 else None for size in masks.shape]
+    graph.value_info.append(helper.make_tensor_value_info(str(masks.value.name), masks.kind, sides))
     graph.node.append(_projection([str(value.name) for value in operands], request))
     graph.node.extend(_class_map(masks.kind, request))
     batch = detections.batch if detections.batch > 0 else "batch"
@@ -247,14 +253,6 @@ def _plane_of(op: Operators, labels: ir.Value, of_planes: tuple[int, ...]) -> ir
     numbers = op.Mul(op.Cast(equal, to=TensorProto.INT64), op.Constant(value_ints=list(range(1, count + 1))))
     planes: ir.Value = op.Sub(op.ReduceSum(numbers, last, keepdims=0), op.Constant(value_int=1))
     return planes
-
-
-def _describe_masks(model: ModelProto, masks: Operand) -> None:
-    """The sizes that the function body is made for."""
-    graph, name = model.graph, str(masks.value.name)
-    if all(value.name != name for value in (*graph.value_info, *graph.input, *graph.output)):
-        shape = [size if size > 0 else None for size in masks.shape]
-        graph.value_info.append(helper.make_tensor_value_info(name, masks.kind, shape))
 
 
 def _projection(operands: list[str], request: _Request) -> NodeProto:

@@ -88,7 +88,7 @@ def read_detections(
 def _vector(op: Operators, operand: Operand, lead: int, kinds: tuple[int, ...], words: str) -> Operand:
     """Scores or labels as [B, N]."""
     check_kind(operand, kinds, words)
-    if len(operand.shape) == lead + 1 and operand.shape[-1] == 1:
+    if len(operand.shape) == lead + 1 and fits(operand.shape[-1], 1):
         operand = without_axis(op, operand, lead)
     if len(operand.shape) != lead:
         expected = "[N] or [N, 1]" if lead == 1 else "[B, N] or [B, N, 1]"
@@ -99,7 +99,7 @@ def _vector(op: Operators, operand: Operand, lead: int, kinds: tuple[int, ...], 
 def _masks(op: Operators, operand: Operand, lead: int) -> Operand:
     """Masks as [B, N, P, P]."""
     shape, images = operand.shape, "B, " * (lead - 1)
-    if len(shape) == lead + 3 and shape[lead] == 1:
+    if len(shape) == lead + 3 and fits(shape[lead], 1):
         operand = without_axis(op, operand, lead)
     elif len(shape) != lead + 2:
         fix = None

@@ -60,7 +60,7 @@ def test_a_batch(sampling: Any, dynamic: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("mask_axis", [False, True])
-@pytest.mark.parametrize("dynamic", [(), (0,)], ids=["static", "dynamic"])
+@pytest.mark.parametrize("dynamic", [(), (0,), (0, 1, 2, 3)], ids=["static", "count", "dynamic"])
 def test_detections_of_one_image(mask_axis: bool, dynamic: tuple[int, ...]) -> None:
     """torchvision counts labels from 1: here 1 to 4."""
     case = detections()
