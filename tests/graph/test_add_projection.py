@@ -232,6 +232,30 @@ def test_prototypes_of_one_image() -> None:
     np.testing.assert_allclose(found["canvas"], expected, atol=1e-5)
 
 
+def test_the_canvas_shows_the_combined_prototypes_where_they_are() -> None:
+    """A canvas of the prototypes' size: the same values at the same pixels, within the box."""
+    y, x = np.mgrid[:12, :16].astype(np.float32)
+    prototypes = np.stack([np.sin(x / 2.5), np.cos(y / 2.0)])[None].astype(np.float32)
+    arrays: Arrays = {
+        "boxes": np.array([[[8.0, 4.0, 56.0, 44.0]]], np.float32),
+        "scores": np.ones((1, 1), np.float32),
+        "labels": np.zeros((1, 1), np.int64),
+        "coefficients": np.array([[[2.0, 1.5]]], np.float32),
+        "prototypes": prototypes,
+    }
+    names = {**NAMES, "masks": "coefficients"}
+    source = Prototypes("prototypes", cells=40)
+    changed = add_projection(detector(arrays), **names, things=1, canvas_size=SIZE, prototypes=source)
+    canvas = run(changed, arrays)["canvas"][0, 0]
+    expected = 1 / (1 + np.exp(-(2.0 * prototypes[0, 0] + 1.5 * prototypes[0, 1])))
+    inside = (slice(2, 10), slice(3, 13))
+    np.testing.assert_allclose(canvas[inside], expected[inside], atol=0.02)
+    shifted = expected[2:10, 4:14]
+    assert np.abs(shifted - expected[inside]).max() > 0.1
+    assert not canvas[[0, 11]].any()
+    assert not canvas[:, [0, 1, 14, 15]].any()
+
+
 def test_files(tmp_path) -> None:
     case = detections()
     source = tmp_path / "detector.onnx"
