@@ -106,9 +106,17 @@ def test_classes_of_the_class_map() -> None:
         add_projection(model, **NAMES, **{**options, "things": 3})
 
 
-@pytest.mark.parametrize("opset", [9, 11, 13, 17, 19, pytest.param(20, marks=pytest.mark.slow), 21, 22])
+@pytest.mark.parametrize("opset", [9, 11, 13, 17, 19, 20, 21, 22, 24])
 def test_models_of_every_opset(opset: int) -> None:
     case = detections()
+    if opset > onnx.defs.onnx_opset_version():
+        pytest.skip(f"needs an onnx package with opset {opset}")
+    try:
+        run(detector(case, opset), case)
+    except Exception as error:  # of classes that ONNX Runtime does not export
+        if "under development" not in str(error):
+            raise
+        pytest.skip(f"needs an ONNX Runtime with opset {opset}")
     changed = add_projection(detector(case, opset), **NAMES, things=4, canvas_size=SIZE)
     onnx.checker.check_model(changed, full_check=True)
     found = run(changed, case)["canvas"]
