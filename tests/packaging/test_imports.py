@@ -21,7 +21,7 @@ LAYERS = (
     ("artifacts", "preprocessing", "results"),
     ("backends", "metrics"),
     ("segmenter",),
-    ("export", "train", "video"),
+    ("export", "graph", "train", "video"),
     ("benchmark", "cli"),
 )
 """Bottom first. The public face, imp_trt itself, may name anything and imports it when it is asked for."""
