@@ -6,6 +6,8 @@ A message has up to three parts: the expected value, the actual value, and how t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 _MAX_PART = 1000
 
 
@@ -17,6 +19,14 @@ def printable(text: object) -> str:
     break starts a line that looks like another message. Data files keep the exact text; HTML escapes it.
     """
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in str(text))
+
+
+def suggestion(name: object, choices: Iterable[str]) -> str | None:
+    """A fix that names the choice that was probably meant, or None."""
+    import difflib  # only for messages
+
+    close = difflib.get_close_matches(str(name), list(choices), n=1)
+    return f"use {close[0]!r}" if close else None
 
 
 def _short(part: object) -> str:

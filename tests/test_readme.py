@@ -27,6 +27,10 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
+# Command -> module, from the entry points.
+MODULES = dict(re.findall(r'^(imp-[\w-]+) = "([\w.]+):main"$', (ROOT / "pyproject.toml").read_text(), re.M))
+
+
 def commands() -> list[str]:
     found = [block.replace("\\\n", "") for page in PAGES for block in blocks(page, "bash")]
     lines = [line for block in found for line in block.splitlines()]
@@ -40,7 +44,7 @@ def test_there_are_commands_to_check():
 @pytest.mark.parametrize("command", sorted(set(commands())))
 def test_every_command_in_the_documents_parses(command):
     name, *arguments = shlex.split(command)
-    import_module(f"imp_trt.cli.{name.removeprefix('imp-')}").parser().parse_args(arguments)
+    import_module(MODULES[name]).parser().parse_args(arguments)
 
 
 def test_the_python_examples_run(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from imp_trt.errors import UsageError
+from imp_trt.errors import UsageError, suggestion
 from imp_trt.train.config import Recipe, Stage
 from imp_trt.train.renamed import FIELD_NAMES, current_name
 
@@ -193,7 +193,9 @@ def recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     if found is None:
         found = FORMER_RECIPES.get(name)
         if found is None:
-            raise UsageError("recipe", expected=f"one of {', '.join(RECIPES)}", got=name)
+            raise UsageError(
+                "recipe", expected=f"one of {', '.join(RECIPES)}", got=name, fix=suggestion(name, RECIPES)
+            )
         _log.warning("recipe %s is deprecated, use %s", name, name.removesuffix(FORMER_SUFFIX))
     values = {current_name(field): value for field, value in (changes or {}).items()}
     try:

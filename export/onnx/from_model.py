@@ -73,7 +73,8 @@ def onnx_with_operators(
 
     Each call becomes one node of domain ``imp_trt``, and the file has its body in standard operators: it
     runs in ONNX Runtime without changes, and TensorRT uses the plugin if it is registered. The rest of the
-    network is exported by ``torch.onnx.export`` and not changed.
+    network is exported by ``torch.onnx.export`` and not changed. Operands of types that the node does not
+    take, such as float16 boxes, are cast.
 
     Args:
         module: the network; it is set to evaluation mode.

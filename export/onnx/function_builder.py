@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from onnx import FunctionProto, helper
 from onnx.defs import OpSchema
-from onnxscript import ir
+from onnxscript import ir, opset18
 from onnxscript.values import Op, Opset
 
 from imp_trt.export.onnx.structure import DOMAIN as DOMAIN
@@ -122,6 +122,17 @@ def build_function(
     formal, result = ([str(t[tensor].name) for tensor in names] for names in (inputs, [output]))
     opsets = [helper.make_opsetid("", OPSET)]
     return helper.make_function(DOMAIN, name, formal, result, nodes, opsets, list(attributes))
+
+
+# The arguments of translation functions are of classes of the exporter's own.
+def cast(tensor: Any, kind: int) -> Any:
+    """A tensor in another type, within a translation function; the tensor itself if it has that type.
+
+    Args:
+        tensor: an argument of the translation function.
+        kind: onnx type.
+    """
+    return tensor if tensor.dtype == kind else opset18.Cast(tensor, to=kind)
 
 
 def custom_op(name: str, inputs: Sequence[str], attributes: Mapping[str, str], output: str, like: str) -> Op:

@@ -24,6 +24,7 @@ from imp_trt.export.onnx.function_builder import (
     PLUGIN_ATTRIBUTES,
     TranslationTable,
     build_function,
+    cast,
     custom_op,
 )
 from imp_trt.export.onnx.mask_projection_body import write_body
@@ -145,7 +146,11 @@ def _call(node: NodeProto, masks: ValueInfoProto | None) -> tuple[Sampling, int,
 
 
 def translation_table() -> TranslationTable:
-    """Entry for ``torch.onnx.export(custom_translation_table=...)``: the operator becomes one node."""
+    """Entry for ``torch.onnx.export(custom_translation_table=...)``: the operator becomes one node.
+
+    The torch operator takes more types than the node. Boxes and scores are cast to float32, labels of other
+    types than int32 to int64, and float64 masks to float32, whose canvas is cast back.
+    """
     node = custom_op(NAME, INPUTS, {**ATTRIBUTES, "sampling": "STRING"}, "canvas", like="masks")
 
     # torch.onnx.export reads these annotations, and warns of types that are not its own.
@@ -160,11 +165,11 @@ def translation_table() -> TranslationTable:
         spatial_scale: float,
         sampling: str,
     ) -> Any:
-        return node(
-            boxes,
-            scores,
-            labels,
-            masks,
+        canvas = node(
+            cast(boxes, TensorProto.FLOAT),
+            cast(scores, TensorProto.FLOAT),
+            labels if labels.dtype == TensorProto.INT32 else cast(labels, TensorProto.INT64),
+            masks if masks.dtype in _MAX_VALUE else cast(masks, TensorProto.FLOAT),
             num_classes=num_classes,
             canvas_h=canvas_h,
             canvas_w=canvas_w,
@@ -172,5 +177,6 @@ def translation_table() -> TranslationTable:
             sampling=sampling,
             **PLUGIN_ATTRIBUTES,
         )
+        return canvas if masks.dtype in _MAX_VALUE else cast(canvas, masks.dtype)
 
     return {torch.ops.imp_trt.instance_mask_projection.default: translate}

@@ -23,6 +23,7 @@ from imp_trt.export.onnx.function_builder import (
     Tensors,
     TranslationTable,
     build_function,
+    cast,
     custom_op,
 )
 
@@ -31,6 +32,7 @@ ATTRIBUTES = ("output_size", "sampling_ratio", "canonical_level", "canonical_siz
 INPUTS = ("p2", "p3", "p4", "p5", "boxes")
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+_FEATURES = (TensorProto.FLOAT, TensorProto.FLOAT16)  # for MatMul in ONNX Runtime, and for the plugin
 
 
 def function_proto() -> FunctionProto:
@@ -233,7 +235,10 @@ def function_for_model(model: ModelProto) -> FunctionProto | None:
 
 
 def translation_table() -> TranslationTable:
-    """Entry for ``torch.onnx.export(custom_translation_table=...)``: the operator becomes one node."""
+    """Entry for ``torch.onnx.export(custom_translation_table=...)``: the operator becomes one node.
+
+    The torch operator takes more types than the node: boxes are cast to float32, all levels to one type.
+    """
     node = custom_op(NAME, INPUTS, dict.fromkeys(ATTRIBUTES, "INT"), "pooled", like="p2")
 
     # torch.onnx.export reads these annotations, and warns of types that are not its own.
@@ -250,6 +255,9 @@ def translation_table() -> TranslationTable:
     ) -> Any:
         sizes = (output_size, sampling_ratio, canonical_level, canonical_size)
         attributes = dict(zip(ATTRIBUTES, sizes, strict=True))
-        return node(p2, p3, p4, p5, boxes, **attributes, **PLUGIN_ATTRIBUTES)
+        kind = p2.dtype if p2.dtype in _FEATURES else TensorProto.FLOAT
+        levels = [cast(level, kind) for level in (p2, p3, p4, p5)]
+        pooled = node(*levels, cast(boxes, TensorProto.FLOAT), **attributes, **PLUGIN_ATTRIBUTES)
+        return pooled if kind == p2.dtype else cast(pooled, p2.dtype)
 
     return {torch.ops.imp_trt.multilevel_roi_align.default: translate}

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,11 +125,11 @@ def custom_nodes(model: bytes | ModelProto) -> dict[str, tuple[str, ...]]:
 def _without_argmax(model: bytes | ModelProto) -> bytes | ModelProto:
     """The model without ArgMax; a file stays as it is if the package onnx is not installed."""
     if isinstance(model, bytes):
-        if find_spec("onnx") is None:
+        try:
+            import onnx
+        except ImportError:
             _log.info("the package onnx is not installed: the engine computes the class map by ArgMax")
             return model
-        import onnx
-
         model = onnx.load_model_from_string(model)
     from imp_trt.export.onnx.class_map import without_argmax
 

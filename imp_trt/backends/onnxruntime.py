@@ -17,6 +17,7 @@ from imp_trt.backends.decoding import HostOutputs
 from imp_trt.backends.native_calls import call_after_fork, native_call, never_release
 from imp_trt.backends.onnx_bounds import check_bounds
 from imp_trt.backends.onnxruntime_import import import_onnxruntime
+from imp_trt.backends.onnxruntime_providers import OrtDevice
 from imp_trt.cuda.cpus import usable_cores
 from imp_trt.errors import ArtifactError, DependencyMissing, ImpTrtError, InvalidInput
 
@@ -32,6 +33,7 @@ class _Session(Protocol):
 
     def get_inputs(self) -> Sequence[_Node]: ...
     def get_outputs(self) -> Sequence[_Node]: ...
+    def get_providers(self) -> Sequence[str]: ...
     def run(
         self, output_names: Sequence[str], input_feed: HostOutputs
     ) -> Any: ...  # arrays, for these graphs
@@ -78,12 +80,14 @@ class OnnxRuntimeBackend:
     Args:
         path: the .onnx file; its manifest is next to it.
         threads: threads of one network run; None takes one per physical core that this process may use.
-        device: None or "cpu".
+        device: None or "cpu"; "cuda" or "cuda:<index>" for ONNX Runtime's CUDA provider, "tensorrt-rtx" or
+            "tensorrt-rtx:<index>" for its TensorRT-RTX provider. Frames and results are in host memory.
 
     Raises:
         ArtifactError: the file is missing or damaged, does not match its manifest, or has a graph
             whose inputs or outputs differ from the manifest's.
-        DependencyMissing: onnxruntime is not installed.
+        DependencyMissing: onnxruntime is not installed, or lacks the device's provider.
+        DeviceError: the GPU cannot be used.
         InvalidInput: another device.
     """
 
@@ -92,8 +96,7 @@ class OnnxRuntimeBackend:
     def __init__(
         self, path: str | os.PathLike[str], *, threads: int | None = None, device: str | None = None
     ) -> None:
-        if device not in (None, "cpu"):
-            raise InvalidInput("device of the ONNX Runtime backend", expected="cpu", got=device)
+        self._device = OrtDevice.parse(device)
         # Also valid after a change of the current folder.
         self._path, self._threads = os.path.abspath(path), threads or usable_cores()
         # A bad file is reported as such even if the runtime is missing.
@@ -107,7 +110,9 @@ class OnnxRuntimeBackend:
                 fix="pass it to trtexec, or imp-export --engine fp32 --target onnxruntime",
             )
         check_bounds(artifact.payload, str(artifact.path))
-        self._session: _Session | None = _session(artifact.payload, str(artifact.path), self._threads)
+        self._session: _Session | None = _session(
+            artifact.payload, str(artifact.path), self._threads, self._device
+        )
         _check("inputs", self._session.get_inputs(), (self.manifest.input.spec,), path)
         _check("outputs", self._session.get_outputs(), self.manifest.outputs, path)
         if self.manifest.precision == "int8" and _version() < _ROUNDS_HALF_RIGHT:
@@ -146,6 +151,12 @@ class OnnxRuntimeBackend:
             self._session, self._forked = None, True
 
     def _open_again(self) -> _Session:
+        if self._device.on_gpu:
+            raise InvalidInput(
+                "a network on a GPU in a forked process",
+                expected="the process that opened it",
+                fix="open a Segmenter in the new process, and start it by spawn",
+            )
         artifact = read_artifact(self._path)
         if artifact.manifest.sha256 != self.manifest.sha256:
             raise ArtifactError(
@@ -154,10 +165,10 @@ class OnnxRuntimeBackend:
                 got=artifact.manifest.sha256,
                 fix="open a Segmenter in the new process",
             )
-        return _session(artifact.payload, self._path, self._threads)
+        return _session(artifact.payload, self._path, self._threads, self._device)
 
 
-def _session(payload: bytes, path: str, threads: int) -> _Session:
+def _session(payload: bytes, path: str, threads: int, device: OrtDevice) -> _Session:
     try:
         ort = import_onnxruntime()
     except ModuleNotFoundError as error:
@@ -189,16 +200,18 @@ def _session(payload: bytes, path: str, threads: int) -> _Session:
             fix=f"{EXPORT_AGAIN}, or pip install --upgrade onnxruntime",
         )
     options.log_severity_level = 4  # fatal: failures are raised, and would be logged in addition
+    providers = device.providers(ort.get_available_providers())
     try:
         with native_call():
-            session: _Session = ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
-        return session
+            session: _Session = ort.InferenceSession(payload, options, providers=providers)
     except Exception as error:
         raise ArtifactError(
             f"artifact {path}: ONNX Runtime {ort.__version__} rejects the graph",
             got=_line(error),
             fix=f"{EXPORT_AGAIN}, or pip install --upgrade onnxruntime",
         ) from error
+    device.check(session)
+    return session
 
 
 def _version() -> tuple[int, ...]:

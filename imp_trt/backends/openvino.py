@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,8 +150,9 @@ def _compile(payload: bytes, path: str, threads: int, precision: Precision) -> _
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
         }
-        compiled: _Compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", options)
-        return compiled
+        network = core.read_model(model.SerializeToString())
+        # Its generated types are wider than what it returns.
+        return cast(_Compiled, core.compile_model(network, "CPU", options))
     except Exception as error:
         raise ArtifactError(
             f"artifact {path}: OpenVINO {openvino.__version__} rejects the graph",

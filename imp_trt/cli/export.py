@@ -117,6 +117,20 @@ def parser() -> argparse.ArgumentParser:
         help="output folder or file (default: current folder)",
     )
     p.add_argument(
+        "--adopt",
+        type=Path,
+        metavar="ENGINE",
+        help="write the manifest of an engine that trtexec built from the file of --onnx",
+    )
+    p.add_argument("--onnx", type=Path, metavar="FILE", help="for --adopt: the .onnx file of imp-export")
+    _graph_options(p)
+    _engine_options(p)
+    return p
+
+
+def _graph_options(p: argparse.ArgumentParser) -> None:
+    """What is in an ONNX file, and how it is verified."""
+    p.add_argument(
         "--frames",
         type=Path,
         metavar="DIR",
@@ -139,13 +153,6 @@ def parser() -> argparse.ArgumentParser:
         help=argparse.SUPPRESS,
     )
     p.add_argument(
-        "--adopt",
-        type=Path,
-        metavar="ENGINE",
-        help="write the manifest of an engine that trtexec built from the file of --onnx",
-    )
-    p.add_argument("--onnx", type=Path, metavar="FILE", help="for --adopt: the .onnx file of imp-export")
-    p.add_argument(
         "--no-verify",
         action="store_true",
         help="skip verification, which also leaves out the golden frames; recorded in the manifest",
@@ -156,8 +163,6 @@ def parser() -> argparse.ArgumentParser:
         help="also write NAME.function-free.onnx, without ONNX local functions, for trtexec and TensorRT "
         "below 10.7 with the plugin library",
     )
-    _engine_options(p)
-    return p
 
 
 def _engine_options(p: argparse.ArgumentParser) -> None:

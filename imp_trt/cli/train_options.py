@@ -18,7 +18,8 @@ def network_options(data: argparse._ArgumentGroup) -> None:
         "--data",
         required=True,
         help="data set: scenes, NAME:DIR (camvid, ccp, cityscapes, modanet, coco, components), or a folder "
-        "with dataset.json",
+        "whose layout is recognized: COCO JSON, color masks, YOLO segmentation, Cityscapes, index PNGs with "
+        "dataset.json; imp-data FOLDER says what it contains",
     )
     data.add_argument("--split", default="train", help="split to train on (default: train)")
     data.add_argument(

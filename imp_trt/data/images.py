@@ -119,7 +119,7 @@ def read_image_bytes(path: Path) -> bytes:
                 size = f"{status.st_size} bytes"
                 raise SourceError(f"image {path}", expected=f"at most {MAX_BYTES} bytes", got=size)
             with open(descriptor, "rb", closefd=False) as file:
-                data = file.read(MAX_BYTES)
+                data = file.read(status.st_size + 1)  # read allocates that much at once
         finally:
             os.close(descriptor)
     except FileNotFoundError as error:

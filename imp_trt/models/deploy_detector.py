@@ -51,7 +51,8 @@ class StaticDetector(nn.Module):
         self.rpn_clip = detector.rpn.box_coder.bbox_xform_clip
         self.box_head = detector.roi.box_head
         self.box_predictor = detector.roi.box_predictor
-        self.register_buffer("box_weights", torch.tensor(detector.roi.box_coder.weights), persistent=False)
+        weights = torch.tensor(detector.roi.box_coder.weights, dtype=torch.float32)
+        self.register_buffer("box_weights", weights, persistent=False)
         self.box_clip = detector.roi.box_coder.bbox_xform_clip
         self.mask_head = detector.roi.mask_head
         self.mask_upsample = _deconvolution_as_convolution(detector.roi.mask_predictor.conv5_mask)

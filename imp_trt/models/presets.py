@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, TypedDict
 
 from imp_trt.classes import ClassTable
-from imp_trt.errors import InvalidInput
+from imp_trt.errors import InvalidInput, suggestion
 from imp_trt.models.config import BACKBONES, Backbone, DetectorConfig, ModelConfig, SemanticHeadKind
 from imp_trt.models.efficientnet_lite import SCALING
 
@@ -98,9 +98,16 @@ def system(
         InvalidInput: unknown name, backbone or field value.
     """
     if name not in SYSTEMS:
-        raise InvalidInput("system", expected=f"one of {', '.join(SYSTEMS)}", got=name)
+        raise InvalidInput(
+            "system", expected=f"one of {', '.join(SYSTEMS)}", got=name, fix=suggestion(name, SYSTEMS)
+        )
     if backbone not in BACKBONES:
-        raise InvalidInput("backbone", expected=f"one of {', '.join(BACKBONES)}", got=backbone)
+        raise InvalidInput(
+            "backbone",
+            expected=f"one of {', '.join(BACKBONES)}",
+            got=backbone,
+            fix=suggestion(backbone, BACKBONES),
+        )
     config = ModelConfig(classes=classes, input_size=input_size, backbone=backbone, **SYSTEMS[name])
     if backbone == "compact" or backbone in SCALING:
         config = replace(

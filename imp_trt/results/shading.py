@@ -52,7 +52,7 @@ def shade(rgb: tuple[int, int, int], rank: int) -> Bgr:
     """The color of the instance with this rank in its class, as BGR; the shades repeat after five."""
     degrees, saturation_factor, value_factor = _SHADES[rank % len(_SHADES)]
     if rank == 0:
-        return rgb[::-1]
+        return (rgb[2], rgb[1], rgb[0])
     hue, saturation, value = colorsys.rgb_to_hsv(*(v / 255 for v in rgb))
     value = max(value, _MIN_VALUE) * value_factor
     if value > 1:  # what is lost in brightness is gained in whiteness

@@ -101,7 +101,9 @@ class Tracker:
         track_ids = np.full(len(instances), -1, np.int32)
         if len(tracked) and tracked.tracker_id is not None:
             found = np.asarray(tracked.tracker_id)
-            track_ids[tracked.data["index"]] = np.where(found < 0, -1, found + self._first_id)
+            track_ids[np.asarray(tracked.data["index"], np.intp)] = np.where(
+                found < 0, -1, found + self._first_id
+            )
             self._highest_id = max(self._highest_id, int(track_ids.max()))
         return replace(result, instances=replace(instances, track_ids=track_ids))
 

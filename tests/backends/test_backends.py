@@ -15,7 +15,16 @@ from onnx import TensorProto, helper
 from imp_trt.artifacts.artifact import write_artifact
 from imp_trt.backends import open_backend
 from imp_trt.backends.onnxruntime import OnnxRuntimeBackend
-from imp_trt.errors import ArtifactError, CheckpointError, DependencyMissing, ImpTrtError, InvalidInput
+from imp_trt.backends.onnxruntime_import import import_onnxruntime
+from imp_trt.backends.onnxruntime_providers import OrtDevice
+from imp_trt.errors import (
+    ArtifactError,
+    CheckpointError,
+    DependencyMissing,
+    DeviceError,
+    ImpTrtError,
+    InvalidInput,
+)
 from imp_trt.models.outputs import OUTPUT_NAMES
 from tests.support import tiny
 
@@ -50,7 +59,8 @@ def test_closing_twice_and_use_after_close(tmp_path: Path) -> None:
         ("model.pt", {"backend": "onnxruntime"}, "'pytorch'"),
         ("model.onnx", {"threads": 0}, "threads"),
         ("model.onnx", {"threads": 1.5}, "threads"),
-        ("model.onnx", {"device": "cuda"}, "device"),
+        ("model.onnx", {"device": "tpu"}, "device"),
+        ("model.onnx", {"device": "cuda:x"}, "device"),
     ],
 )
 def test_impossible_choices(name: str, options: dict[str, object], error: str) -> None:
@@ -175,3 +185,67 @@ def test_a_bfloat16_file_is_for_tensorrt(tmp_path: Path) -> None:
     path = tiny.artifact(tmp_path, precision="bf16")
     with pytest.raises(ArtifactError, match=r"bf16.*trtexec.*--engine fp32"):
         open_backend(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "device"),
+    [
+        (None, OrtDevice()),
+        ("cpu", OrtDevice()),
+        ("cuda", OrtDevice("cuda")),
+        ("cuda:2", OrtDevice("cuda", 2)),
+        ("tensorrt-rtx:1", OrtDevice("tensorrt-rtx", 1)),
+    ],
+)
+def test_devices_of_onnx_runtime(text: str | None, device: OrtDevice) -> None:
+    assert OrtDevice.parse(text) == device
+
+
+@pytest.mark.parametrize(
+    ("device", "needed"), [("cuda", "onnxruntime-gpu"), ("tensorrt-rtx", "TensorRT-RTX")]
+)
+def test_a_gpu_without_its_provider_says_what_to_install(tmp_path: Path, device: str, needed: str) -> None:
+    with pytest.raises(DependencyMissing, match=needed):
+        open_backend(tiny.artifact(tmp_path), device=device)
+
+
+class FakeRuntime:
+    """onnxruntime with a CUDA provider, whose sessions use the given providers."""
+
+    def __init__(self, used: list[str]) -> None:
+        self.used = used
+        self.asked: object = None
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ort = import_onnxruntime()
+        real = ort.InferenceSession
+
+        def session(payload: bytes, options: object, providers: object) -> object:
+            self.asked = providers
+            opened = real(payload, options, providers=["CPUExecutionProvider"])
+            monkeypatch.setattr(opened, "get_providers", lambda: self.used)
+            return opened
+
+        monkeypatch.setattr(ort, "InferenceSession", session)
+        monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
+
+
+CUDA = "CUDAExecutionProvider"
+
+
+def test_a_network_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = FakeRuntime([CUDA, "CPUExecutionProvider"])
+    runtime.install(monkeypatch)
+    backend = open_backend(tiny.artifact(tmp_path), device="cuda:1", threads=1)
+    assert runtime.asked == [(CUDA, {"device_id": 1}), "CPUExecutionProvider"]
+    assert np.array_equal(backend.infer(tiny.frame()[None])["semantic"][0], tiny.truth(tiny.frame()))
+    assert isinstance(backend, OnnxRuntimeBackend)
+    backend.after_fork()
+    with pytest.raises(InvalidInput, match="forked"):
+        backend.infer(tiny.frame()[None])
+
+
+def test_a_silent_fall_back_to_the_cpu_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeRuntime(["CPUExecutionProvider"]).install(monkeypatch)
+    with pytest.raises(DeviceError, match="CPUExecutionProvider"):
+        open_backend(tiny.artifact(tmp_path), device="cuda")

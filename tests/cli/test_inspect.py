@@ -226,7 +226,7 @@ def test_control_characters_of_a_manifest_do_not_reach_the_terminal(
 def test_a_pipe_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     os.mkfifo(tmp_path / name)
     assert inspect.main([str(tmp_path / name)]) == 4
-    assert "another kind of file" in capsys.readouterr().err
+    assert "a FIFO, not a regular file" in capsys.readouterr().err
 
 
 def test_a_folder_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,7 +72,7 @@ def test_ptx_for_the_driver_to_compile(real):
 
 
 def test_errors_of_the_compiler_are_shown(real):
-    with pytest.raises(BuildError, match=r"cannot compile op/a.cu for sm_80: .*\n(?s:.*)undefined_name"):
+    with pytest.raises(BuildError, match=r"cannot compile op/a.cu for sm_80: .*undefined_name"):
         nvrtc.compile_program(Program("op/a.cu", "__global__ void f() { undefined_name(); }", {}), "sm_80")
     with pytest.raises(BuildError, match="sm_1"):
         nvrtc.compile_program(Program("a.cu", "", {}), "sm_1")

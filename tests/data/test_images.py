@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import resource
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -372,3 +373,14 @@ def test_label_maps_are_read_value_by_value(
     labels = np.arange(37 * 91).reshape(37, 91).astype(dtype)
     path = image_files.png(tmp_path / "a.png", labels, bits, interlaced=interlaced)
     assert np.array_equal(read_label_map(path, dtype), labels)
+
+
+def test_reading_a_small_file_takes_little_memory(tmp_path: Path) -> None:
+    Image.fromarray(rgb()).save(tmp_path / "a.png")
+    tracemalloc.start()
+    try:
+        images.read_image_bytes(tmp_path / "a.png")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20

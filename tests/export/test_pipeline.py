@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import cv2
 import numpy as np
 import onnx
@@ -129,7 +131,7 @@ def test_interruption_leaves_nothing(quick, weights, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(verification.Agreement, "add", interrupt)
-    monkeypatch.setattr(verification.tempfile, "tempdir", str(tmp_path / "scratch"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
     with pytest.raises(KeyboardInterrupt):
         export_onnx(weights, tmp_path / "out", ExportOptions(frame_count=2))
@@ -243,7 +245,7 @@ def test_a_manifest_that_lay_there_alone_survives_a_failed_export(quick, weights
     manifest = tmp_path / "small.fp32.onnx.json"
     manifest.write_text("of an artifact that was moved")
 
-    def full(path, payload, manifest):
+    def full(path, payload, manifest, golden=None):
         raise OutputError("disk", got="full")
 
     monkeypatch.setattr(pipeline, "write_artifact", full)

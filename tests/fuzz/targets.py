@@ -22,12 +22,15 @@ from imp_trt.models.checkpoint import read_checkpoint, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train.datasets.coco import CocoDataset
 from imp_trt.train.datasets.index_png import IndexPngDataset, folder_spec
+from imp_trt.train.datasets.layouts import recognize
 from imp_trt.video.sources import open_source, redacted
 from research.ablation.cells import Cell
 from research.ablation.results import read_result
 from tests.fuzz.mutator import mutate, mutate_json
 from tests.research.ablation import made
 from tests.support import engines, fake_tensorrt, tiny
+from tests.support.label_layouts import LAYOUTS
+from tests.support.label_layouts import NAMES as NAMES_OF_SCENE
 from tests.support.networks import small_config
 
 Mutator = Callable[[bytes, random.Random], bytes]
@@ -144,6 +147,46 @@ def _dataset(folder: Path) -> Target:
     return Target(run, [json.dumps(seed).encode()], _JSON)
 
 
+def _described(folder: Path) -> Target:
+    """dataset.json of a folder in another layout, which may lie elsewhere."""
+    LAYOUTS["coco-cvat"](folder)
+    seed = {
+        "layout": "coco", "root": ".", "classes": NAMES_OF_SCENE, "things": ["car"],
+        "palette": [[1, 2, 3]] * len(NAMES_OF_SCENE), "name": "mine", "terms": "CC",
+    }  # fmt: skip
+
+    def run(data: bytes) -> None:
+        (folder / "dataset.json").write_bytes(data)
+        recognize(folder).open("train")
+
+    return Target(run, [json.dumps(seed).encode()], _JSON)
+
+
+def _yaml(folder: Path) -> Target:
+    LAYOUTS["yolo"](folder)
+    path = folder / "data.yaml"
+    seeds = [path.read_bytes(), b"train: ../train/images\nval: ../valid/images\nnc: 1\nnames: ['a', \"b\"]\n"]
+
+    def run(data: bytes) -> None:
+        if b"/" in data.replace(b"images/", b"").replace(b"../", b""):
+            return  # other folders of the machine would be read
+        path.write_bytes(data)
+        recognize(folder).open("train")[0]
+
+    return Target(run, seeds)
+
+
+def _polygons(folder: Path) -> Target:
+    written = LAYOUTS["yolo"](folder)
+    seeds = [written.labels[0].read_bytes(), b"0 0.5 0.5 0.1 0.1\n1 0 0 1 0 1 1 nan inf\n"]
+
+    def run(data: bytes) -> None:
+        written.labels[0].write_bytes(data)
+        recognize(folder).open("train")[0]
+
+    return Target(run, seeds)
+
+
 def _list(folder: Path) -> Target:
     dataset = _dataset(folder)
     dataset.run(dataset.seeds[0])
@@ -229,6 +272,9 @@ _TARGETS: dict[str, Callable[[Path], Target]] = {
     "safetensors": _safetensors,
     "coco": _coco,
     "dataset": _dataset,
+    "described": _described,
+    "yaml": _yaml,
+    "polygons": _polygons,
     "list": _list,
     "address": _address,
     "credentials": _credentials,

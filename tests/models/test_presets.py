@@ -165,3 +165,12 @@ def test_published_weights_are_small_and_carry_their_terms_and_card(path):
     assert "only" in metadata["terms"]
     assert path.with_suffix(".md").is_file()
     assert f"({path.stem}.md)" in path.with_name("README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "meant"),
+    [("panoptic-fpm-imp", "compact", "panoptic-fpn-imp"), ("semantic-fpn", "resnet5O", "resnet50")],
+)
+def test_a_typo_is_answered_with_the_name_that_was_meant(name, backbone, meant):
+    with pytest.raises(InvalidInput, match=f"use '{meant}'"):
+        system(name, CLASSES, (64, 64), backbone)

@@ -35,6 +35,7 @@ PACKAGES = [
     "imp_trt.cuda",
     "imp_trt.errors",
     "imp_trt.export",
+    "imp_trt.graph",
     "imp_trt.models",
     "imp_trt.ops",
     "imp_trt.cuda.platform",

@@ -18,6 +18,11 @@ def test_unknown_recipe_or_field_is_a_usage_error():
         recipe("smoke", {"lr": 3})
 
 
+def test_a_recipe_with_a_typo_is_answered_with_the_one_that_was_meant():
+    with pytest.raises(UsageError, match="use 'camvid-pretrained'"):
+        recipe("camvid-pretraind")
+
+
 def test_the_paper_s_recipes():
     vcp, modanet, cityscapes = (recipe(n) for n in ("vcp", "modanet", "cityscapes"))
     assert (vcp.batch, vcp.short_sides, vcp.max_long, vcp.initial) == (8, (800,), 1333, "imagenet")

@@ -235,7 +235,7 @@ def test_a_constant_rate_is_no_reason_to_warn(tmp_path: Path, caplog: pytest.Log
     for i in range(30):
         writer.write(clips.picture(0), 5 + round(i * 1.001 / 30, 3))
     writer.close()
-    assert caplog.text == ""
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_a_missing_encoder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,10 @@ class CityscapesDataset:
         """Path of an image, relative to the root."""
         return _files(self.split, self.stems[index])[0]
 
+    def image_path(self, index: int) -> Path:
+        """File of an image."""
+        return self.root / self.image_name(index)
+
     def label_name(self, index: int) -> str:
         """Path of a label map, relative to the root."""
         return _files(self.split, self.stems[index])[1]

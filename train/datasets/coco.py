@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable, default_palette
 from imp_trt.data.dataset import Sample, SampleCache, checked_index
@@ -24,6 +25,7 @@ from imp_trt.data.instance_maps import renumbered
 from imp_trt.errors import DatasetError, InvalidInput
 from imp_trt.train.datasets.reading import (
     content_digest,
+    has_content,
     need_files,
     need_folder,
     need_same_size,
@@ -31,12 +33,13 @@ from imp_trt.train.datasets.reading import (
     read_photo,
 )
 from imp_trt.train.datasets.regions import Region, need_pycocotools, parse_region
+from imp_trt.train.datasets.splits import synonyms
 from imp_trt.train.datasets.unused import UnusedObjects, report_objects
 
 _log = logging.getLogger(__name__)
 
 BACKGROUND = "background"
-_BACKGROUNDS = (BACKGROUND, "_background_", "__background__")
+BACKGROUNDS = (BACKGROUND, "_background_", "__background__")
 LAYOUT = "annotations/instances_<split>2017.json and <split>2017/*.jpg, or JSON,IMAGES"
 SOURCE = (
     "COCO is available at https://cocodataset.org/#download (annotations CC BY 4.0, photos under the "
@@ -45,6 +48,7 @@ SOURCE = (
 MAX_IMAGE_PIXELS = 1 << 28
 """Limit of height x width of an image: 16384 x 16384."""
 
+_LOOKED_FOR = 20
 _CONTENT = "images, annotations and categories in COCO's format"
 
 
@@ -104,7 +108,7 @@ class CocoDataset:
 
     Args:
         annotations: JSON file.
-        images: folder of the images.
+        images: folder of the images, or several, of which that with most images is taken.
         name: short name for logs and model cards.
         background: pixels without annotation are the class ``background`` (index 0); False ignores them. A
             category of that name is the background too, and has no instances.
@@ -122,7 +126,7 @@ class CocoDataset:
     def __init__(
         self,
         annotations: Path,
-        images: Path,
+        images: Path | Sequence[Path],
         name: str,
         *,
         background: bool = True,
@@ -133,16 +137,17 @@ class CocoDataset:
         cache: bool = False,
     ) -> None:
         self.name = name
-        self.folder = images
         self._annotations = annotations
         data = cast(CocoJson, read_json(annotations, _CONTENT, source))
         try:
             categories = _without_root(data, str(annotations))
             self.classes, class_of = _classes(categories, background)
-            images_of_file, unused = _images(data, class_of)
+            images_of_file, self.unused = _images(data, class_of)
             self.terms = terms or _licenses(data)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, InvalidInput) as error:
             raise DatasetError(str(annotations), expected=_CONTENT, got=repr(error)[:300]) from error
+        folders = [images] if isinstance(images, Path) else list(images)
+        self.folder, images_of_file = _located(folders, images_of_file)
         self.images = tuple(i for i in images_of_file if keep is None or keep(i))
         if keep is not None:
             _log.info("%s: %d of %d images are selected", name, len(self.images), len(images_of_file))
@@ -152,8 +157,8 @@ class CocoDataset:
             )
         if any(region.polygons for image in self.images for _, _, region in image.objects):
             need_pycocotools()
-        self._report(str(annotations), unused)
-        need_files(images, (image.file_name for image in self.images), layout, source)
+        self._report(str(annotations), self.unused)
+        need_files(self.folder, (image.file_name for image in self.images), layout, source)
         self._unlabeled = 0 if background else IGNORE_INDEX
         self._cache = SampleCache() if cache else None
 
@@ -184,37 +189,68 @@ class CocoDataset:
         """Path of an image, relative to the image folder."""
         return self.images[index].file_name
 
+    def image_path(self, index: int) -> Path:
+        """File of an image."""
+        return self.folder / self.images[index].file_name
+
     def _load(self, index: int) -> Sample:
         labeled = self.images[index]
         image = read_photo(self.folder / labeled.file_name, labeled.size)
-        semantic = np.full(labeled.size, self._unlabeled, np.uint8)
-        need_same_size(self.folder / labeled.file_name, image, semantic, "the size in the annotations")
-        painted = np.zeros(labeled.size, np.int32)
-        crowd = np.zeros(labeled.size, np.uint16)
-        layers = [
-            (number, label, group, region.mask())
-            for number, (label, group, region) in enumerate(labeled.objects, 1)
-        ]
-        # Crowds are at the bottom, small instances above large ones.
-        layers.sort(key=lambda layer: (not layer[2], -int(layer[3].sum())))
-        for number, label, group, mask in layers:
-            thing = label in self.classes.things
-            semantic[mask] = label
-            painted[mask] = number if thing and not group else 0
-            crowd[mask] = number if thing and group else 0
-        return Sample(image, semantic, renumbered(painted), crowd if crowd.any() else None)
+        where = self.folder / labeled.file_name
+        need_same_size(where, image, np.empty(labeled.size, np.uint8), "the size in the annotations")
+        return paint(image, labeled.objects, self.classes, self._unlabeled)
+
+
+def paint(
+    image: NDArray[np.uint8],
+    objects: Sequence[tuple[int, bool, Region]],
+    classes: ClassTable,
+    unlabeled: int,
+) -> Sample:
+    """Sample of an image and its regions.
+
+    Args:
+        image: [H, W, 3] uint8 BGR.
+        objects: class index, iscrowd, and region of each, of the size of the image. Crowds are at the bottom,
+            small instances above large ones.
+        classes: class table; only things have instances.
+        unlabeled: class index of the other pixels, or 255 to ignore them.
+    """
+    size = (image.shape[0], image.shape[1])
+    semantic = np.full(size, unlabeled, np.uint8)
+    painted = np.zeros(size, np.int32)
+    crowd = np.zeros(size, np.uint16)
+    layers = [
+        (number, label, group, region.mask()) for number, (label, group, region) in enumerate(objects, 1)
+    ]
+    layers.sort(key=lambda layer: (not layer[2], -int(layer[3].sum())))
+    for number, label, group, mask in layers:
+        thing = label in classes.things
+        semantic[mask] = label
+        painted[mask] = number if thing and not group else 0
+        crowd[mask] = number if thing and group else 0
+    return Sample(image, semantic, renumbered(painted), crowd if crowd.any() else None)
+
+
+def _located(folders: Sequence[Path], images: list[CocoImage]) -> tuple[Path, list[CocoImage]]:
+    """The folder with most of the first images, and the images with paths of this system."""
+    for named in (images, [replace(i, file_name=i.file_name.replace("\\", "/")) for i in images]):
+        counts = [sum(has_content(f / i.file_name) for i in named[:_LOOKED_FOR]) for f in folders]
+        if any(counts):
+            return folders[counts.index(max(counts))], named
+    return folders[0], images
 
 
 def _classes(categories: list[CategoryJson], background: bool) -> tuple[ClassTable, dict[int, int]]:
     """Class table in the order of the category ids, and the class index of each id."""
     named = sorted((int(c["id"]), str(c["name"])) for c in categories)
-    things = [(number, name) for number, name in named if name.lower() not in _BACKGROUNDS]
+    things = [(number, name) for number, name in named if name.lower() not in BACKGROUNDS]
     first = int(background)
     names = (BACKGROUND,) * first + tuple(name for _, name in things)
     table = ClassTable(names, tuple(range(first, len(names))), default_palette(len(names)))
     class_of = {number: index for index, (number, _) in enumerate(things, first)}
     rest = 0 if background else IGNORE_INDEX
-    class_of |= {number: rest for number, name in named if name.lower() in _BACKGROUNDS}
+    class_of |= {number: rest for number, name in named if name.lower() in BACKGROUNDS}
     if len(class_of) != len(named):
         raise ValueError("category ids must be unique")
     return table, class_of
@@ -230,7 +266,7 @@ def _without_root(data: CocoJson, where: str) -> list[CategoryJson]:
         if category["id"] == 0 not in used and name in groups and parent in (None, "", "none", name):
             _log.warning("%s: category 0 (%s) only groups others and has no objects; left out", where, name)
         else:
-            if name != BACKGROUND and str(name).lower() in _BACKGROUNDS:
+            if name != BACKGROUND and str(name).lower() in BACKGROUNDS:
                 _log.warning("%s: category %s is taken as the background", where, name)
             kept.append(category)
     return kept
@@ -304,6 +340,9 @@ def open_coco(where: str, split: str) -> CocoDataset:
     root = Path(where)
     if "," in where and not root.is_dir():
         json_text, _, images_text = where.partition(",")
+        if "{split}" in json_text:
+            named = (name for name in synonyms(split) if Path(json_text.replace("{split}", name)).is_file())
+            split = next(named, split)
         annotations, images = (Path(t.replace("{split}", split)) for t in (json_text, images_text))
         if split != "all" and split not in annotations.name and "{split}" not in json_text:
             raise DatasetError(
@@ -314,10 +353,12 @@ def open_coco(where: str, split: str) -> CocoDataset:
             )
         return CocoDataset(annotations, images, f"{annotations.stem}/{split}")
     need_folder(root, LAYOUT, SOURCE)
-    for year in ("2017", ""):
-        annotations, images = root / f"annotations/instances_{split}{year}.json", root / f"{split}{year}"
-        if annotations.is_file():
-            return CocoDataset(annotations, images, f"{root.name}/{split}")
+    for name in synonyms(split):
+        for year in ("2017", ""):
+            annotations, images = root / f"annotations/instances_{name}{year}.json", root / f"{name}{year}"
+            if annotations.is_file():
+                folders = [images, root / "images" / images.name, root / "images"]
+                return CocoDataset(annotations, folders, f"{root.name}/{name}")
     raise DatasetError(
         f"data set {where!r}",
         expected=LAYOUT,

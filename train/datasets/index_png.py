@@ -23,7 +23,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable, Rgb, default_palette
 from imp_trt.data.dataset import Sample, SampleCache, checked_index
-from imp_trt.data.files import read_regular
+from imp_trt.data.files import open_regular, read_regular
 from imp_trt.data.instance_maps import connected_instances
-from imp_trt.errors import DatasetError, InvalidInput
+from imp_trt.errors import DatasetError, InvalidInput, suggestion
 from imp_trt.train.datasets.reading import (
     MAX_JSON_BYTES,
     content_digest,
@@ -97,19 +97,24 @@ class IndexPngSpec:
         return table
 
 
-def folder_spec(root: str | Path) -> IndexPngSpec:
+def folder_spec(root: str | Path, file: Path | None = None) -> IndexPngSpec:
     """Spec from a folder's ``dataset.json`` (see this module for the format).
+
+    Args:
+        root: folder.
+        file: dataset.json, if it lies elsewhere.
 
     Raises:
         DatasetError: the file is missing or malformed.
     """
-    path = Path(root) / "dataset.json"
+    path = file or Path(root) / "dataset.json"
     data = read_json(path, _DESCRIPTION)
     try:
         names = tuple(_typed(n, str) for n in _typed(data["classes"], list))
         position = {name: index for index, name in enumerate(names)}
         things = sorted(
-            position[t] if isinstance(t, str) else _typed(t, int) for t in _typed(data["things"], list)
+            _position(t, position) if isinstance(t, str) else _typed(t, int)
+            for t in _typed(data["things"], list)
         )
         palette = data.get("palette")
         colors = default_palette(len(names)) if palette is None else tuple(_rgb(c) for c in palette)
@@ -117,14 +122,18 @@ def folder_spec(root: str | Path) -> IndexPngSpec:
         values = [] if ignore is None else ignore if isinstance(ignore, list) else [ignore]
         terms = data.get("terms")
         return IndexPngSpec(
-            name=str(data.get("name", path.parent.name)),
+            name=str(data.get("name", Path(root).name)),
             classes=ClassTable(names, tuple(things), colors),
             native=tuple(_typed(g, int) for g in _typed(data.get("groups", list(range(len(names)))), list)),
             ignore=tuple(_typed(v, int) for v in values),
             exclude=frozenset(_typed(e, str) for e in _typed(data.get("exclude", []), list)),
             terms=None if terms is None else _typed(terms, str).strip() or None,
         )
-    except (KeyError, TypeError, ValueError, InvalidInput) as error:
+    except InvalidInput as error:
+        raise DatasetError(
+            f"{path}: {error.what}", expected=error.expected, got=error.got, fix=error.fix
+        ) from error
+    except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(
             str(path),
             expected=_DESCRIPTION,
@@ -188,6 +197,10 @@ class IndexPngDataset:
     def image_name(self, index: int) -> str:
         """Path of an image, as written in the list."""
         return self.pairs[index][0]
+
+    def image_path(self, index: int) -> Path:
+        """File of an image."""
+        return self.root / self.pairs[index][0]
 
     def label_name(self, index: int) -> str:
         """Path of a label map, as written in the list."""
@@ -261,11 +274,34 @@ def _read_list(root: Path, split: str, exclude: frozenset[str], source: str) -> 
     return pairs
 
 
+def is_list(path: Path) -> bool:
+    """Whether a text file begins as a list of images and label maps, or is empty, or cannot be read."""
+    try:
+        with open_regular(path) as file:
+            head = file.read(1 << 16).decode("utf-8-sig", "replace")
+    except OSError:
+        return True
+    lines = [line for line in head.splitlines() if line.strip() and not line.startswith("#")]
+    fields = _fields(lines[0]) if lines else []
+    return not lines or (len(fields) == 2 and Path(fields[1]).suffix.lower() == ".png")
+
+
 def _fields(line: str) -> list[str]:
     """Paths of a line: separated by tabs, or by spaces outside of double quotes."""
     if "\t" in line.strip():
         return [field.strip().strip('"') for field in line.strip().split("\t") if field.strip()]
     return [quoted or plain for quoted, plain in re.findall(r'"([^"]+)"(?!\S)|(\S+)', line)]
+
+
+def _position(name: str, positions: Mapping[str, int]) -> int:
+    if name not in positions:
+        raise InvalidInput(
+            "things",
+            expected=f"some of the classes {', '.join(positions)}",
+            got=repr(name),
+            fix=suggestion(name, positions),
+        )
+    return positions[name]
 
 
 _T = TypeVar("_T")

@@ -86,6 +86,32 @@ def read_label_map(path: Path, dtype: type[_Label]) -> NDArray[_Label]:
     return label.astype(dtype, copy=False)
 
 
+def read_color_label(path: Path) -> NDArray[np.uint8]:
+    """Read a label map in colors from a PNG: [H, W, 3] uint8 BGR, also of a palette; [H, W] if it is gray.
+
+    Raises:
+        DatasetError: the file cannot be read or decoded, is not a PNG of 8 bits (of fewer with a palette), or
+            is rotated by EXIF metadata.
+    """
+    with _as_dataset_error(path):
+        data = read_image_bytes(path)
+        header = checked_header(data, str(path))
+        label = decode_pixels(data, cv2.IMREAD_UNCHANGED, str(path))
+    gray = label.ndim == 2
+    if header.format != "PNG" or label.dtype != np.uint8 or (gray and header.bits != 8):
+        raise DatasetError(
+            f"label map {path}",
+            expected="a PNG of 8 bits in the colors of the classes",
+            got=f"{header.format} of {header.bits} bits",
+            fix="export PNG: lossy formats change colors",
+        )
+    if header.orientation != 1:
+        raise DatasetError(
+            f"label map {path}", expected="no EXIF orientation", got=f"orientation {header.orientation}"
+        )
+    return np.asarray(label if gray else label[..., :3], np.uint8)
+
+
 @contextmanager
 def _as_dataset_error(path: Path) -> Iterator[None]:
     try:
@@ -210,7 +236,7 @@ def need_files(root: Path, names: Iterable[str], layout: str, source: str) -> No
         DatasetError: with the first few missing or empty files, and their number.
     """
     expected = list(names)
-    missing = [name for name in expected if not _has_content(root / name)]
+    missing = [name for name in expected if not has_content(root / name)]
     if missing:
         first = ", ".join(missing[:_MAX_NAMED]) + (", ..." if len(missing) > _MAX_NAMED else "")
         raise DatasetError(
@@ -221,7 +247,8 @@ def need_files(root: Path, names: Iterable[str], layout: str, source: str) -> No
         )
 
 
-def _has_content(path: Path) -> bool:
+def has_content(path: Path) -> bool:
+    """Whether a path is a file that is not empty."""
     try:
         return path.is_file() and path.stat().st_size > 0
     except OSError:

@@ -3,20 +3,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from imp_trt.data.dataset import CachedDataset, Dataset
 from imp_trt.errors import DatasetError
-from imp_trt.train.datasets.camvid import camvid_spec
+from imp_trt.train.datasets.camvid import SOURCE, camvid_spec
 from imp_trt.train.datasets.ccp import ccp_spec
 from imp_trt.train.datasets.cityscapes import CityscapesDataset
 from imp_trt.train.datasets.coco import open_coco
-from imp_trt.train.datasets.index_png import IndexPngDataset, folder_spec
+from imp_trt.train.datasets.description import FILE
+from imp_trt.train.datasets.index_png import LAYOUT, IndexPngDataset, folder_spec
+from imp_trt.train.datasets.layouts import Layout, coco_layout, index_png_openers, recognize
 from imp_trt.train.datasets.modanet import open_modanet
 from imp_trt.train.datasets.names import NAMES
 from imp_trt.train.datasets.reading import need_folder
+from imp_trt.train.datasets.splits import canonical, matching, synonyms
 from imp_trt.train.datasets.survey import survey
+
+_log = logging.getLogger(__name__)
 
 
 def open_dataset(name_or_path: str, split: str) -> Dataset:
@@ -25,10 +31,11 @@ def open_dataset(name_or_path: str, split: str) -> Dataset:
     Args:
         name_or_path: ``scenes`` (procedural, needs no files; ``scenes:HEIGHTxWIDTH`` for another
             size), ``camvid:DIR``, ``ccp:DIR``, ``cityscapes:DIR``, ``modanet:DIR``, ``coco:DIR``,
-            ``coco:JSON,IMAGES``, or a folder with a ``dataset.json``, with or without
-            ``components:`` before it: semantic label maps whose instances are the connected
-            components of the thing classes, as in the paper's clothing data set VCP.
-        split: train, val, or another split of the data set.
+            ``coco:JSON,IMAGES``, or a folder whose layout is recognized, with or without
+            ``components:`` before it if it holds index PNGs and a ``dataset.json``: semantic label maps
+            whose instances are the connected components of the thing classes, as in the paper's clothing
+            data set VCP. Also a ``dataset.json`` that lies elsewhere and names the folder.
+        split: train, val, or another split of the data set; valid, for example, is val.
 
     Label maps without labels or things and classes without pixels are logged as warnings.
 
@@ -46,8 +53,29 @@ def _open(name_or_path: str, split: str) -> Dataset:
     if kind in _OPENERS and rest:
         return _OPENERS[kind](rest, split)
     if kind == "scenes":
-        return _scenes(rest, split)
-    return _described_folder(name_or_path, split)
+        return _scenes(rest, canonical(split))
+    layout = recognize(name_or_path)
+    _log.info("%s: %s, splits %s", name_or_path, layout.title, ", ".join(layout.splits))
+    return layout.open(split)
+
+
+def find_layout(name_or_path: str) -> Layout:
+    """The layout of what :func:`open_dataset` opens, except ``scenes``.
+
+    Raises:
+        DatasetError: it does not exist, or has no known layout.
+    """
+    kind, _, rest = name_or_path.partition(":")
+    if kind not in _OPENERS or not rest:
+        return recognize(name_or_path)
+    root = Path(rest)
+    if kind == "camvid":
+        need_folder(root, LAYOUT, SOURCE)
+        return Layout(kind, "CamVid", root, index_png_openers(root, camvid_spec()))
+    if kind == "coco" and not root.is_dir():
+        images = Path(rest.partition(",")[2])
+        return Layout(kind, "COCO JSON", images, {"all": lambda: open_coco(rest, "all")})
+    return recognize(root)
 
 
 def without_folder(name_or_path: str) -> str:
@@ -60,7 +88,20 @@ def without_folder(name_or_path: str) -> str:
 
 def _described_folder(path: str, split: str) -> Dataset:
     need_folder(Path(path), f"one of {NAMES}", "correct the path, or use 'scenes', which needs no files")
-    return IndexPngDataset(path, split, folder_spec(path))
+    return IndexPngDataset(path, _list_name(path, split), folder_spec(path))
+
+
+def _coco(where: str, split: str) -> Dataset:
+    folder = Path(where)
+    layout = coco_layout(folder) if folder.is_dir() else None
+    if layout is None or not (layout.divides or matching(split, layout.splits)):
+        return open_coco(where, split)
+    return recognize(folder).open(split) if (folder / FILE).is_file() else layout.open(split)
+
+
+def _list_name(root: str, split: str) -> str:
+    """Name of the list of a split, which may be a synonym."""
+    return next((name for name in synonyms(split) if (Path(root) / f"{name}.txt").is_file()), split)
 
 
 def _scenes(size_text: str, split: str) -> Dataset:
@@ -82,10 +123,10 @@ def _scenes(size_text: str, split: str) -> Dataset:
 
 
 _OPENERS: dict[str, Callable[[str, str], Dataset]] = {
-    "camvid": lambda root, split: IndexPngDataset(root, split, camvid_spec()),
-    "ccp": lambda root, split: IndexPngDataset(root, split, ccp_spec(root)),
-    "cityscapes": CityscapesDataset,
-    "coco": open_coco,
+    "camvid": lambda root, split: IndexPngDataset(root, _list_name(root, split), camvid_spec()),
+    "ccp": lambda root, split: IndexPngDataset(root, _list_name(root, split), ccp_spec(root)),
+    "cityscapes": lambda root, split: CityscapesDataset(root, canonical(split)),
+    "coco": _coco,
     "components": _described_folder,
-    "modanet": open_modanet,
+    "modanet": lambda root, split: open_modanet(root, canonical(split)),
 }

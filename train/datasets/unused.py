@@ -23,6 +23,10 @@ class UnusedObjects:
         """Count an annotation as unused."""
         self._by_reason.setdefault(reason, []).append(annotation.get("id", "without id"))
 
+    def counts(self) -> dict[str, int]:
+        """Number of annotations by reason."""
+        return {reason: len(ids) for reason, ids in self._by_reason.items()}
+
     def __len__(self) -> int:
         return sum(map(len, self._by_reason.values()))
 

@@ -147,7 +147,7 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("_codecs", "encode"):  # bytes in pickles of protocol 2
             return _encode
         if module == "torch._utils" and name in _TORCH_NAMES:
-            return getattr(torch._utils, name)
+            return super().find_class(module, name)
         if module == "torch" and (name == "Size" or isinstance(getattr(torch, name, None), torch.dtype)):
             return getattr(torch, name)
         if module in ("torch", "torch.storage") and name.endswith("Storage"):

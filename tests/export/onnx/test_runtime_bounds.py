@@ -19,10 +19,11 @@ def test_every_shape_of_an_exported_network(precision: str) -> None:
     plain = onnx.inliner.inline_local_functions(typed(precision).model)
     inferred = onnx.shape_inference.infer_shapes(plain, data_prop=True).graph
     known = Sizes({}, "x").follow(parse(plain.SerializeToString()))
+    produced = {name for node in plain.graph.node for name in node.output}  # value_info has others, too
     compared = 0
     for info in (*inferred.value_info, *inferred.output):
         dims = info.type.tensor_type.shape.dim
-        if all(d.HasField("dim_value") for d in dims):
+        if info.name in produced and all(d.HasField("dim_value") for d in dims):
             assert known[info.name].shape == tuple(d.dim_value for d in dims), info.name
             compared += 1
     assert compared > 500

@@ -12,6 +12,7 @@ from imp_trt.data.dataset import CachedDataset
 from imp_trt.errors import DatasetError
 from imp_trt.train.datasets import open_dataset
 from imp_trt.train.datasets.registry import without_folder
+from tests.support.label_layouts import LAYOUTS
 
 
 def test_scenes_open_by_name() -> None:
@@ -50,3 +51,12 @@ def test_the_package_loads_no_heavy_module() -> None:
 )
 def test_how_a_set_is_named_without_its_folder(written, expected):
     assert without_folder(written) == expected
+
+
+@pytest.mark.parametrize("spelled", ["camvid", "components"])
+def test_valid_is_val_with_every_spelling(spelled: str, tmp_path: Path) -> None:
+    LAYOUTS["index-png"](tmp_path)
+    assert len(open_dataset(f"{spelled}:{tmp_path}", "valid")) == 2
+    (tmp_path / "val.txt").rename(tmp_path / "valid.txt")
+    assert len(open_dataset(f"{spelled}:{tmp_path}", "val")) == 2
+    assert len(open_dataset("scenes:64x96", "valid")) == len(open_dataset("scenes:64x96", "val"))

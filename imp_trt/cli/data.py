@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""imp-data: say what a data set contains, check all of its labels, and choose its things and stuff."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imp_trt.classes import IGNORE_INDEX
+from imp_trt.cli.common import (
+    EXIT_USAGE,
+    Progress,
+    command_parser,
+    positive,
+    print_json,
+    print_lines,
+    run_command,
+    say,
+)
+from imp_trt.errors import DatasetError, UsageError, printable
+
+if TYPE_CHECKING:
+    from imp_trt.classes import ClassTable
+    from imp_trt.train.datasets.layouts import Layout
+    from imp_trt.train.datasets.overview import Fault, SplitOverview
+    from imp_trt.train.datasets.view import FileDataset
+
+EXAMPLES = """examples:
+  imp-data export/
+  imp-data export/ --samples labels.png
+  imp-data export/ --stuff road,sky -o export/dataset.json
+  imp-train --data export/ --recipe camvid -o runs/mine
+
+The exit code is 2 if a label cannot be used."""
+
+SAMPLES = 10
+DESCRIBED = ("coco", "voc", "yolo", "cityscapes", "modanet", "ccp", "index-png")
+"""Layouts whose things a dataset.json can choose."""
+
+_MAX_FAULTS = 20
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = parser().parse_args(argv)
+    return run_command(lambda: _run(options), verbose=options.verbose, quiet=options.quiet)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = command_parser(
+        "imp-data", "Say what a folder of labeled images contains, and check its labels.", EXAMPLES
+    )
+    p.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="data set, as for imp-train --data: a folder, a dataset.json that names its folder, or NAME:DIR",
+    )
+    p.add_argument(
+        "--split", action="append", metavar="NAME", help="split to read; can be repeated (default: all)"
+    )
+    p.add_argument(
+        "--things", metavar="A,B", help="classes with instances; all others are stuff (default: as labeled)"
+    )
+    p.add_argument("--stuff", metavar="A,B", help="classes without instances; all others stay what they are")
+    p.add_argument(
+        "-o", "--output", type=Path, metavar="dataset.json", help="write things and stuff for imp-train"
+    )
+    p.add_argument(
+        "--samples",
+        type=Path,
+        metavar="FILE.png",
+        help=f"draw the labels of {SAMPLES} images of the first split",
+    )
+    p.add_argument(
+        "--max-images", type=positive, metavar="N", help="read the first N images of each split only"
+    )
+    return p
+
+
+def _run(options: argparse.Namespace) -> int:
+    from imp_trt.train.datasets.overview import class_faults
+    from imp_trt.train.datasets.registry import find_layout
+
+    if options.samples and options.samples.suffix.lower() != ".png":
+        raise UsageError("--samples", expected="a file that ends in .png", got=str(options.samples))
+    if options.output and options.output.suffix.lower() != ".json":
+        raise UsageError("-o", expected="a file that ends in .json", got=str(options.output))
+    layout = find_layout(options.folder)
+    if options.output and layout.kind not in DESCRIBED:
+        raise UsageError("-o", expected=f"a folder of one of {', '.join(DESCRIBED)}", got=layout.title)
+    if options.things is not None or options.stuff is not None:
+        layout = replace(layout, description=None)  # its things are chosen anew
+    opened, faults = _opened(layout, options.split or layout.splits)
+    first = next(iter(opened.values()))
+    faults += class_faults({split: dataset.classes for split, dataset in opened.items()})
+    classes = _chosen(first.classes, options)
+    datasets = {
+        split: _with_classes(dataset, classes)
+        for split, dataset in opened.items()
+        if dataset.classes.names == classes.names
+    }
+    reports = _reports(layout, datasets, options)
+    if options.json:
+        print_json(_plain(layout, classes, reports, faults))
+    else:
+        print_lines(_text(layout, classes, reports))
+    if options.samples:
+        _write_samples(options.samples, next(iter(datasets.values())), classes)
+    if options.output:
+        from imp_trt.train.datasets.description import write_description
+
+        say(f"written: {write_description(options.output, layout.root, layout.kind, classes)}")
+    faults += [fault for report in reports for fault in report.faults]
+    for where, message in faults[:_MAX_FAULTS]:
+        say(f"fault: {where}: {message}")
+    if faults:
+        say(f"{len(faults)} faults; correct them before training")
+    return EXIT_USAGE if faults else 0
+
+
+def _opened(layout: Layout, splits: Sequence[str]) -> tuple[dict[str, FileDataset], list[Fault]]:
+    """The splits that can be opened, and why others cannot.
+
+    Raises:
+        DatasetError: none can be opened.
+    """
+    opened: dict[str, FileDataset] = {}
+    faults: list[Fault] = []
+    failure: DatasetError | None = None
+    for split in splits:
+        try:
+            opened[split] = layout.open(split)
+        except DatasetError as error:
+            failure = failure or error
+            faults.append((split, str(error)))
+    if not opened and failure is not None:
+        raise failure
+    return opened, faults
+
+
+def _chosen(classes: ClassTable, options: argparse.Namespace) -> ClassTable:
+    from imp_trt.train.datasets.description import chosen_things
+
+    if options.things is None and options.stuff is None:
+        return classes
+    return chosen_things(classes, _names(options.things), _names(options.stuff))
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _with_classes(dataset: FileDataset, classes: ClassTable) -> FileDataset:
+    from imp_trt.train.datasets.view import DatasetView
+
+    return dataset if dataset.classes == classes else DatasetView(dataset, classes=classes)
+
+
+def _reports(
+    layout: Layout, datasets: dict[str, FileDataset], options: argparse.Namespace
+) -> list[SplitOverview]:
+    """Read every split."""
+    from imp_trt.train.datasets.overview import image_files, overview, unlisted
+
+    files = {split: image_files(dataset) for split, dataset in datasets.items()}
+    reports: list[SplitOverview] = []
+    for split, dataset in datasets.items():
+        total = min(len(dataset), options.max_images or len(dataset))
+        progress = Progress(f"imp-data {split}", total, quiet=options.quiet)
+        report = overview(dataset, split, options.max_images, progress.update)
+        progress.close()
+        if set(datasets) == set(layout.splits):  # images of a split that was not opened are listed there
+            report.unlisted = unlisted(files[split], set().union(*files.values()))
+        shared = {other: len(files[split] & files[other]) for other in files if other != split}
+        report.shared = {other: count for other, count in shared.items() if count}
+        if layout.divides and reports:  # both read the same labels
+            report.dropped, report.unlisted = {}, []
+        reports.append(report)
+    return reports
+
+
+def _write_samples(path: Path, dataset: FileDataset, classes: ClassTable) -> None:
+    from imp_trt.train.datasets.samples import write_samples
+
+    samples = []
+    for index in range(0, len(dataset), max(1, len(dataset) // SAMPLES)):
+        with suppress(DatasetError):  # reported as a fault
+            samples.append(dataset[index])
+        if len(samples) == SAMPLES:
+            break
+    if samples:
+        say(f"samples: {write_samples(path, samples, classes)}")
+
+
+def _plain(
+    layout: Layout, classes: ClassTable, reports: list[SplitOverview], faults: list[Fault]
+) -> dict[str, object]:
+    return {
+        "folder": str(layout.root),
+        "layout": layout.kind,
+        "description": layout.title,
+        "divided": layout.divides,
+        "classes": list(classes.names),
+        "things": [classes.names[thing] for thing in classes.things],
+        "stuff": [classes.names[label] for label in classes.stuff],
+        "splits": {report.name: report.to_dict(classes) for report in reports},
+        "faults": [{"where": where, "message": message} for where, message in faults],
+    }
+
+
+def _text(layout: Layout, classes: ClassTable, reports: list[SplitOverview]) -> str:
+    lines = [f"{layout.root}: {layout.title}"]
+    if layout.divides:
+        lines.append("no splits: divided into train and val by file names")
+    lines.append(f"things: {_listed(classes.names[thing] for thing in classes.things)}")
+    lines.append(f"stuff: {_listed(classes.names[label] for label in classes.stuff)}")
+    for report in reports:
+        lines += ["", *_split_lines(report)]
+    return "\n".join([*lines, "", *_class_lines(classes, reports)])
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _split_lines(report: SplitOverview) -> list[str]:
+    from imp_trt.train.datasets.unused import named
+
+    sizes = named(f"{n} of {width}x{height}" for (height, width), n in report.sizes.most_common())
+    lines = [f"{report.name}: {report.images} images, {sum(report.objects.values())} objects; {sizes}"]
+    for names, what in (
+        (report.unlabeled, "images without labels"),
+        (report.without_objects, "images without objects"),
+        (report.unlisted, "image files that no label mentions"),
+    ):
+        if names:
+            lines.append(f"  {len(names)} {what}: {named(names)}")
+    lines += [f"  {n} images are in {other} too" for other, n in report.shared.items()]
+    lines += [f"  {n} objects dropped: {reason}" for reason, n in report.dropped.items()]
+    if report.crowds:
+        lines.append(f"  {report.crowds} crowds")
+    if report.faults:
+        lines.append(f"  {len(report.faults)} images cannot be used")
+    return lines
+
+
+def _class_lines(classes: ClassTable, reports: list[SplitOverview]) -> list[str]:
+    """Share of the pixels and number of objects, by class and split."""
+    width = max(len("ignored"), *(len(printable(name)) for name in classes.names))
+    head = "".join(f"{report.name[:10]:>12} %{'objects':>9}" for report in reports)
+    lines = [f"{'class':<{width}}  kind {head}"]
+    rows = [(name, "thing" if k in classes.things else "stuff", k) for k, name in enumerate(classes.names)]
+    for name, kind, label in (*rows, ("ignored", "", IGNORE_INDEX)):
+        line = f"{printable(name):<{width}}  {kind:<5}"
+        for report in reports:
+            total = sum(report.pixels.values()) or 1
+            objects = report.objects[label] if kind == "thing" else ""
+            line += f"{100 * report.pixels[label] / total:>14.2f}{objects:>9}"
+        lines.append(line.rstrip())
+    return lines
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Changes of ONNX files of other makes: instance mask projection behind a detector."""
+
+from imp_trt._lazy import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

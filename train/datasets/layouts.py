@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layouts of data sets, recognized by the content of a folder."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from imp_trt.errors import DatasetError
+from imp_trt.train.datasets.ccp import ccp_spec
+from imp_trt.train.datasets.cityscapes import CITIES, CityscapesDataset
+from imp_trt.train.datasets.coco import CocoDataset
+from imp_trt.train.datasets.description import FILE, described_classes, described_root, read_description
+from imp_trt.train.datasets.index_png import IndexPngDataset, IndexPngSpec, folder_spec, is_list
+from imp_trt.train.datasets.modanet import ANNOTATIONS, open_modanet
+from imp_trt.train.datasets.names import NAMES
+from imp_trt.train.datasets.reading import need_folder
+from imp_trt.train.datasets.refusals import refusal, refused_file
+from imp_trt.train.datasets.splits import canonical, divided, matching
+from imp_trt.train.datasets.survey import survey
+from imp_trt.train.datasets.view import DatasetView, FileDataset
+from imp_trt.train.datasets.voc import ColorMaskDataset, mask_lists
+from imp_trt.train.datasets.yolo import YoloDataset, split_names
+
+_log = logging.getLogger(__name__)
+
+Openers = dict[str, Callable[[], FileDataset]]
+"""Function that opens a split, by the split's name."""
+
+_ROBOFLOW = "_annotations.coco.json"
+_OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
+_ALONE = ("result", "annotations", "instances", "coco", "all", "default")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A folder whose layout is known.
+
+    Attributes:
+        kind: coco, voc, yolo, cityscapes, modanet, ccp or index-png.
+        title: its origin, for people.
+        root: folder.
+        openers: of the splits in the folder. A single one that is named after no split is divided into train
+            and val by file names.
+        description: content of its dataset.json, if that names the layout.
+        where: path of that file.
+    """
+
+    kind: str
+    title: str
+    root: Path
+    openers: Openers
+    description: Mapping[str, Any] | None = None
+    where: Path | None = None
+
+    @property
+    def divides(self) -> bool:
+        """Whether the folder has no splits."""
+        return len(self.openers) == 1 and canonical(next(iter(self.openers))) not in ("train", "val", "test")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return ("train", "val") if self.divides else tuple(self.openers)
+
+    def open(self, split: str) -> FileDataset:
+        """Open a split; train, val and test also by their synonyms, ``all`` of a folder without splits.
+
+        Raises:
+            DatasetError: there is no such split, or its data are incomplete or malformed.
+            DependencyMissing: a required package is not installed.
+        """
+        present = matching(split, self.openers)
+        if present is None and self.divides and canonical(split) in ("train", "val", "all"):
+            inner = self._inner(next(iter(self.openers)))
+            return self._seen(inner, None if split == "all" else self._part(inner, split), split)
+        if present is None:
+            raise DatasetError(
+                f"data set {str(self.root)!r} ({self.title})",
+                expected=f"one of the splits {', '.join(self.splits)}",
+                got=repr(split),
+                fix=f"add --split {self.splits[-1]}, or add the split {split} to the data",
+            )
+        return self._seen(self._inner(present), None, split)
+
+    def _inner(self, split: str) -> FileDataset:
+        try:
+            return self.openers[split]()
+        except OSError as error:  # no permission, or a name that is too long
+            raise DatasetError(
+                f"split {split!r} of data set {str(self.root)!r}",
+                expected="readable files",
+                got=f"{error.strerror}: {str(error.filename)!r:.200}",
+                fix="correct the path, or the permissions of the file",
+            ) from error
+
+    def _part(self, inner: FileDataset, split: str) -> list[int]:
+        """Positions of the images of train or val in a folder without splits."""
+        names = [inner.image_name(index) for index in range(len(inner))]
+        positions = divided(names, split)
+        if not positions:
+            raise DatasetError(
+                f"split {split!r} of data set {str(self.root)!r}",
+                expected="two images or more, to divide them into train and val",
+                got=len(names),
+                fix="add images, or add --split all",
+            )
+        _log.info(
+            "%s has no splits: %s takes %d of %d images, by a hash of their names",
+            self.root,
+            split,
+            len(positions),
+            len(names),
+        )
+        return positions
+
+    def _seen(self, inner: FileDataset, positions: list[int] | None, split: str) -> FileDataset:
+        if positions is None and self.description is None:
+            return inner
+        survey(inner)
+        classes, terms, name = None, None, self.root.resolve().name
+        if self.description is not None:
+            classes = described_classes(self.description, inner.classes, str(self.where))
+            terms = str(self.description.get("terms") or "").strip() or None
+            name = str(self.description.get("name") or name)
+        return DatasetView(inner, positions=positions, classes=classes, name=f"{name}/{split}", terms=terms)
+
+
+def recognize(path: str | Path) -> Layout:
+    """The layout of a folder, or of the folder that a dataset.json is about.
+
+    Raises:
+        DatasetError: there is no such folder, or it has no known layout: with what it is, and what to do.
+    """
+    try:
+        return _recognized(Path(path))
+    except OSError as error:  # no permission, or a name that is too long
+        raise DatasetError(
+            f"data set {str(path)!r:.200}",
+            expected=f"one of {NAMES}",
+            got=error.strerror,
+            fix="correct the path",
+        ) from error
+
+
+def _recognized(where: Path) -> Layout:
+    if where.suffix == ".json" and where.is_file():
+        data = read_description(where)
+        return _described(described_root(where, data), where, data)
+    if where.is_file():
+        raise refused_file(where)
+    need_folder(where, f"one of {NAMES}", "correct the path, or use 'scenes', which needs no files")
+    file = where / FILE
+    if file.is_file():
+        return _described(where, file, read_description(file))
+    found = _detect(where)
+    if found is None:
+        raise _refusal(where)
+    return found
+
+
+def _described(root: Path, file: Path, data: dict[str, Any]) -> Layout:
+    need_folder(root, "the folder of the data set", f"correct root in {file}")
+    if "layout" not in data:
+        openers = index_png_openers(root, folder_spec(root, file))
+        return Layout("index-png", "index PNGs with dataset.json", root, openers)
+    found = _detect(root)
+    if found is None:
+        raise _refusal(root)
+    if found.kind != data["layout"]:
+        raise DatasetError(
+            str(file), expected=f"layout {found.kind!r}, as the folder has", got=repr(data["layout"])[:80]
+        )
+    return Layout(found.kind, found.title, root, found.openers, data, file)
+
+
+def _refusal(root: Path) -> DatasetError:
+    error = refusal(root)
+    inner = [p for p in sorted(root.iterdir())[:100] if p.is_dir() and _detect(p) is not None]
+    if len(inner) != 1:
+        return error
+    return DatasetError(
+        error.what,
+        expected=error.expected,
+        got=f"a folder around it: {inner[0].name}/",
+        fix=f"give {inner[0]}",
+    )
+
+
+def _detect(root: Path) -> Layout | None:
+    for look in (_cityscapes, _modanet, _coco, _yolo, _color_masks, _ccp):
+        found = look(root)
+        if found is not None:
+            return found
+    return None
+
+
+def _cityscapes(root: Path) -> Layout | None:
+    if not ((root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir()):
+        return None
+    splits = [split for split in CITIES if (root / "gtFine" / split).is_dir()] or list(CITIES)
+    return Layout(
+        "cityscapes", "Cityscapes", root, {name: partial(CityscapesDataset, root, name) for name in splits}
+    )
+
+
+def _modanet(root: Path) -> Layout | None:
+    if not (root / ANNOTATIONS).is_file():
+        return None
+    return Layout(
+        "modanet", "ModaNet", root, {name: partial(open_modanet, root, name) for name in ("train", "val")}
+    )
+
+
+def _ccp(root: Path) -> Layout | None:
+    if not (root / "groups.json").is_file():
+        return None
+    spec = ccp_spec(root)
+    return Layout("ccp", "Clothing Co-Parsing", root, index_png_openers(root, spec))
+
+
+def index_png_openers(root: Path, spec: IndexPngSpec) -> Openers:
+    """Openers of the splits of a folder of index PNGs, one for each list."""
+    lists = sorted(path.stem for path in root.glob("*.txt") if is_list(path)) or ["train"]
+    return {name: partial(IndexPngDataset, root, name, spec) for name in lists}
+
+
+def coco_layout(root: Path) -> Layout | None:
+    """The layout of a folder with COCO JSON, or None."""
+    return _coco(root)
+
+
+def _coco(root: Path) -> Layout | None:
+    title, files = _coco_files(root)
+    if not files:
+        return None
+    openers: Openers = {}
+    for split, path in files.items():
+        folders = _image_folders(root, split, path)
+        name = f"{root.resolve().name}/{split}"
+        openers[split] = partial(
+            CocoDataset, path, folders, name, layout=title, source="export the data set with its images"
+        )
+    return Layout("coco", title, root, openers)
+
+
+def _coco_files(root: Path) -> tuple[str, dict[str, Path]]:
+    """Origin of a folder with COCO JSON, and the file of each split."""
+    roboflow = {path.parent.name: path for path in sorted(root.glob(f"*/{_ROBOFLOW}"))}
+    if (root / _ROBOFLOW).is_file() and not roboflow:
+        roboflow = {_name_of(root.resolve().name): root / _ROBOFLOW}
+    if roboflow:
+        return "COCO JSON as Roboflow exports it", roboflow
+    folder = root / "annotations"
+    found = sorted(folder.glob("instances_*.json")) or [
+        path for path in sorted(folder.glob("*.json")) if not path.name.startswith(_OTHER_TASKS)
+    ]
+    if found:
+        files = {_split_of(path): path for path in found}  # of several years the last
+        return "COCO JSON as CVAT exports it" if list(files) == ["default"] else "COCO JSON", files
+    if (root / "result.json").is_file():
+        return "COCO JSON as Label Studio exports it", {"all": root / "result.json"}
+    named = {
+        path.stem: path
+        for path in sorted(root.glob("*.json"))
+        if path.stem in _ALONE or canonical(path.stem) in ("train", "val", "test")
+    }
+    return "COCO JSON", named
+
+
+def _split_of(path: Path) -> str:
+    return re.sub(r"_?20\d\d$", "", path.stem.removeprefix("instances_")) or path.stem
+
+
+def _name_of(folder: str) -> str:
+    return folder if canonical(folder) in ("train", "val", "test") else "all"
+
+
+def _image_folders(root: Path, split: str, path: Path) -> list[Path]:
+    year = path.stem.removeprefix("instances_")
+    names = dict.fromkeys((year, split))
+    below = [root / "images" / name for name in names]
+    return [path.parent, *(root / name for name in names), *below, root / "images", root / "JPEGImages", root]
+
+
+def _yolo(root: Path) -> Layout | None:
+    found = [root / name for name in ("data.yaml", "data.yml", "dataset.yaml") if (root / name).is_file()]
+    if not found:
+        return None
+    name = root.resolve().name
+    openers: Openers = {
+        split: partial(YoloDataset, found[0], split, f"{name}/{split}") for split in split_names(found[0])
+    }
+    if not openers:
+        openers = {"train": partial(YoloDataset, found[0], "train", f"{name}/train")}
+    return Layout("yolo", "YOLO segmentation", root, openers)
+
+
+def _color_masks(root: Path) -> Layout | None:
+    years = [path.parent for path in sorted(root.glob("VOC20*/SegmentationClass"))]
+    folder = root if (root / "SegmentationClass").is_dir() else years[-1] if years else None
+    if folder is None:
+        return None
+    name = root.resolve().name
+    openers: Openers = {
+        split: partial(ColorMaskDataset, folder, split, f"{name}/{split}")
+        for split in mask_lists(folder) or ("all",)
+    }
+    origin = "CVAT exports them" if (folder / "labelmap.txt").is_file() else "PASCAL VOC has them"
+    return Layout("voc", f"color masks as {origin}", root, openers)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of splits: tools disagree about that of the validation images, and some exports have none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+_SYNONYMS = (
+    ("train", "training"),
+    ("val", "valid", "validation", "dev"),
+    ("test", "testing"),
+)
+VAL_SHARE = 5
+"""One of this many images of a data set without splits belongs to val."""
+
+
+def canonical(split: str) -> str:
+    """train, val or test for their synonyms; other names as they are."""
+    return next((names[0] for names in _SYNONYMS if split.lower() in names), split)
+
+
+def synonyms(split: str) -> tuple[str, ...]:
+    """The name itself, then the other names of the same split."""
+    names = next((names for names in _SYNONYMS if split.lower() in names), ())
+    return (split, *(name for name in names if name != split))
+
+
+def matching(split: str, present: Iterable[str]) -> str | None:
+    """The name under which a split is present, or None."""
+    names = list(present)
+    wanted = canonical(split)
+    return split if split in names else next((n for n in names if canonical(n) == wanted), None)
+
+
+def divided(names: Sequence[str], split: str) -> list[int]:
+    """Positions of the train or val images of a data set that has no splits.
+
+    Assigned by a hash of the file name, so that an image stays where it is when others are added; with two
+    images or more, neither split is empty.
+    """
+    keys = [hashlib.sha256(f"imp-trt split 1:{name}".encode()).digest() for name in names]
+    val = {index for index, key in enumerate(keys) if int.from_bytes(key[:8], "big") % VAL_SHARE == 0}
+    if len(names) > 1 and len(val) in (0, len(names)):
+        val = {min(range(len(names)), key=keys.__getitem__)}
+    return [index for index in range(len(names)) if (index in val) == (canonical(split) == "val")]

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""YOLO segmentation: data.yaml, images, and a text file of polygons for each image.
+
+::
+
+    data.yaml                names, and the folders or lists of train, val and test
+    images/train/NAME.jpg    or train/images/NAME.jpg, as data.yaml says
+    labels/train/NAME.txt    per object: class x1 y1 x2 y2 ..., fractions of width and height
+
+An image without a text file has no objects. Every class is a thing; pixels of no object are background.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imp_trt.classes import ClassTable, default_palette
+from imp_trt.data.dataset import Sample, checked_index
+from imp_trt.data.files import read_regular
+from imp_trt.data.images import IMAGE_SUFFIXES
+from imp_trt.errors import DatasetError, DependencyMissing, InvalidInput
+from imp_trt.train.datasets.coco import BACKGROUND, BACKGROUNDS, paint
+from imp_trt.train.datasets.reading import content_digest, has_content, need_files, read_photo
+from imp_trt.train.datasets.regions import Region, need_pycocotools
+from imp_trt.train.datasets.unused import UnusedObjects, report_objects
+
+_log = logging.getLogger(__name__)
+
+LAYOUT = "data.yaml with names and train, val, test; images/<split>/*.jpg, labels/<split>/*.txt"
+SOURCE = "correct the paths in data.yaml"
+SPLITS = ("train", "val", "test")
+_MAX_YAML_BYTES = 1 << 20
+_MAX_TEXT_BYTES = 1 << 26
+_MAX_FILES = 5_000_000
+_REACH = 1.5
+"""Largest coordinate; what is drawn grows with it."""
+
+Polygon = tuple[int, NDArray[np.float64]]
+"""Class index, and vertices x0, y0, x1, y1, ... as fractions of width and height."""
+
+
+class YoloDataset:
+    """A split of a data set in YOLO's segmentation format.
+
+    Args:
+        description: data.yaml.
+        split: train, val or test.
+        name: short name for logs and model cards.
+
+    Raises:
+        DatasetError: a file is missing or malformed, or no image has an object.
+        DependencyMissing: PyYAML or pycocotools is not installed.
+    """
+
+    terms: str | None = None
+
+    def __init__(self, description: Path, split: str, name: str) -> None:
+        self.name = name
+        data = read_description(description)
+        self.classes, class_of = _classes(data, description)
+        self.root = description.parent
+        self._images = image_files(description, data, split)
+        if not self._images:
+            raise DatasetError(
+                f"split {split!r} of {description}",
+                expected="a folder or list of images",
+                got=repr(data.get(split, "no such key"))[:200],
+                fix=SOURCE,
+            )
+        need_files(Path(), (str(path) for path in self._images), LAYOUT, SOURCE)
+        need_pycocotools()
+        self.unused = UnusedObjects()
+        for path in _without_image(self._images):
+            self.unused.add("in text files without an image", {"id": path.name})
+        self._objects = [_polygons(_label_file(path), class_of, self.unused) for path in self._images]
+        names = self.classes.names
+        listed = [
+            (path.name, [names[label] for label, _ in objects if label])
+            for path, objects in zip(self._images, self._objects, strict=True)
+        ]
+        report_objects(str(description), listed, self.unused, names[1:])
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Sample:
+        position = checked_index(index, len(self))
+        image = read_photo(self._images[position])
+        height, width = image.shape[:2]
+        objects = [
+            (label, False, Region((height, width), (polygon * np.tile([width, height], polygon.size // 2),)))
+            for label, polygon in self._objects[position]
+        ]
+        return paint(image, objects, self.classes, 0)
+
+    def content_digest(self) -> str:
+        """Short digest of the classes, the text files and the photos."""
+        labels = [path for path in map(_label_file, self._images) if path.is_file()]
+        names = [path.name for path in self._images]
+        return content_digest([self.classes.to_dict(), names], labels, self._images)
+
+    def image_name(self, index: int) -> str:
+        """Path of an image, relative to data.yaml where it is below."""
+        path = self._images[index]
+        return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+
+    def image_path(self, index: int) -> Path:
+        """File of an image."""
+        return self._images[index]
+
+
+def read_description(path: Path) -> dict[str, object]:
+    """Content of data.yaml; it is data only, no object is made of it.
+
+    Raises:
+        DatasetError: it is missing, not YAML, or no mapping.
+        DependencyMissing: PyYAML is not installed.
+    """
+    try:
+        import yaml
+    except ImportError as error:
+        raise DependencyMissing(
+            "PyYAML, which reads data.yaml", got=repr(error), fix="pip install 'imp-trt[train]'"
+        ) from error
+    expected = "a YAML file with names, train and val"
+    try:
+        text = read_regular(path, _MAX_YAML_BYTES).decode("utf-8-sig")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("aliases, with which a small file can describe any amount of data")
+        data = yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        raise DatasetError(str(path), expected=expected, got=reason, fix="export it again") from error
+    if not isinstance(data, dict):
+        raise DatasetError(str(path), expected=expected, got=type(data).__name__)
+    return {str(key): value for key, value in data.items()}
+
+
+def split_names(path: Path) -> list[str]:
+    """Splits that data.yaml has images for."""
+    data = read_description(path)
+    return [split for split in SPLITS if data.get(split)]
+
+
+def image_files(description: Path, data: Mapping[str, object], split: str) -> list[Path]:
+    """Images of a split, in the order of their paths."""
+    value = data.get(split) or ()
+    listed = list(value) if isinstance(value, list | tuple) else [value]
+    entries = [entry for entry in listed if isinstance(entry, str)]
+    if len(entries) < len(listed):
+        raise DatasetError(str(description), expected=f"paths for {split}", got=repr(value)[:200], fix=SOURCE)
+    base = description.parent
+    root = base / str(data.get("path") or ".")
+    if not root.is_dir():  # that of another machine
+        root = base
+    found: list[Path] = []
+    for entry in entries:
+        # Roboflow's ../train/images is written for another place than the one that the archive has.
+        places = [folder / text for text in (entry, entry.removeprefix("../")) for folder in (root, base)]
+        place = next((p for p in places if p.exists()), None)
+        if place is None:
+            raise DatasetError(
+                str(description), expected=f"{split}: an existing folder or list", got=entry, fix=SOURCE
+            )
+        if place.is_dir():
+            found += _below(place)
+        else:
+            found += _listed(place, base)
+    return sorted(set(found))
+
+
+def _below(folder: Path) -> list[Path]:
+    """Images in a folder and below; data.yaml may name any folder of the machine."""
+    found = []
+    try:
+        for number, path in enumerate(folder.rglob("*")):
+            if number >= _MAX_FILES:
+                raise DatasetError(
+                    f"folder {folder}", expected=f"at most {_MAX_FILES:,} files", got="more", fix=SOURCE
+                )
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                found.append(path)
+    except OSError as error:
+        raise DatasetError(f"folder {folder}", expected="a readable folder", got=error.strerror) from error
+    return found
+
+
+def _listed(path: Path, base: Path) -> list[Path]:
+    found = []
+    for line in _lines(path):
+        if line:
+            # CVAT puts data/ before paths of files that are not below data.
+            names = (line, line.removeprefix("data/"))
+            places = [folder / name for name in names for folder in (path.parent, base)]
+            found.append(next((p for p in places if has_content(p)), places[0]))
+    return found
+
+
+def _label_file(image: Path) -> Path:
+    """Text file of an image: labels in place of the last folder images."""
+    parts = list(image.parts)
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index] == "images":
+            parts[index] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def _without_image(images: list[Path]) -> list[Path]:
+    """Text files beside those of the images that belong to none."""
+    expected = {_label_file(path) for path in images}
+    folders = {path.parent for path in expected} - {path.parent for path in images}
+    return sorted({file for folder in folders for file in folder.glob("*.txt")} - expected)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = read_regular(path, _MAX_TEXT_BYTES).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(
+            str(path), expected="a text file", got=f"{type(error).__name__}: {error}"[:200]
+        ) from error
+    return [line.strip() for line in text.splitlines()]
+
+
+def _classes(data: Mapping[str, object], path: Path) -> tuple[ClassTable, dict[int, int]]:
+    """Class table with the background first, and the class index of each number in the text files."""
+    names = data.get("names")
+    expected = "names: a list, or a mapping of 0, 1, 2, ... to names"
+    try:
+        if isinstance(names, dict):
+            named = sorted((int(number), str(name)) for number, name in names.items())
+        elif isinstance(names, list):
+            named = list(enumerate(map(str, names)))
+        else:
+            raise ValueError(f"{names!r:.80}")
+        things = [(number, name) for number, name in named if name.lower() not in BACKGROUNDS]
+        table = (BACKGROUND, *(name for _, name in things))
+        class_of = {number: 0 for number, _ in named}
+        class_of |= {number: index for index, (number, _) in enumerate(things, 1)}
+        return ClassTable(table, tuple(range(1, len(table))), default_palette(len(table))), class_of
+    except (TypeError, ValueError, OverflowError, InvalidInput) as error:
+        raise DatasetError(str(path), expected=expected, got=str(error)[:300], fix="correct names") from error
+
+
+def _polygons(path: Path, class_of: Mapping[int, int], unused: UnusedObjects) -> list[Polygon]:
+    if not path.exists():
+        return []
+    found: list[Polygon] = []
+    for number, line in enumerate(_lines(path), 1):
+        if not line:
+            continue
+        fields, where = line.split(), f"{path} line {number}"
+        try:
+            label = class_of[int(fields[0])]
+            points = np.array([float(field) for field in fields[1:]], np.float64)
+        except (KeyError, ValueError) as error:
+            raise DatasetError(
+                where,
+                expected=f"class x1 y1 x2 y2 ..., class one of {min(class_of)} to {max(class_of)}",
+                got=line[:80],
+                fix="correct the line, or add the class to names in data.yaml",
+            ) from error
+        problem = _problem(points)
+        if problem is None:
+            found.append((label, points))
+        else:
+            unused.add(problem, {"id": f"{path.name}:{number}"})
+    return found
+
+
+def _problem(points: NDArray[np.float64]) -> str | None:
+    """Why a line of coordinates cannot be used, or None."""
+    if points.size == 4:
+        return "boxes without a polygon"
+    if points.size < 6 or points.size % 2:
+        return "without a polygon of three points"
+    if not np.isfinite(points).all() or points.max() > _REACH or points.min() < 1 - _REACH:
+        return "with coordinates that are no fractions of width and height"
+    return Region((1, 1), (points,)).problem()
