@@ -299,7 +299,9 @@ def transfer_weights(network: ImpNetwork, source: ImpNetwork) -> None:
         target = targets[name]
         if value.shape == target.shape:
             target.copy_(value)
-        elif name == "semantic.fuse.0.0.weight" and value.shape[0] == target.shape[0]:
+        elif name in ("semantic.fuse.0.0.weight", "semantic.classify.weight") and (
+            value.shape[0] == target.shape[0]
+        ):
             # Input channels are (features, canvas).
             target.zero_()
             target[:, : value.shape[1]].copy_(value)

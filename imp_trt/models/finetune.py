@@ -32,7 +32,9 @@ _DETECTOR_ROWS = (
     "detector.roi.mask_predictor.mask_fcn_logits.",
 )
 _SEMANTIC_ROWS = "semantic.classify."
-_CANVAS_KERNEL = "semantic.fuse.0.0.weight"
+_READS_CANVAS = ("semantic.fuse.0.0.weight", "semantic.classify.weight")
+"""The first of these that a head has reads (features, canvas)."""
+
 _CANVAS_SKIP = "semantic.canvas_to_logits.weight"
 
 # Chosen by the system, by the data, or by the user: they do not make another network of the weights.
@@ -209,22 +211,24 @@ def copy_weights(network: ImpNetwork, source: ImpNetwork) -> WeightTransfer:
     transfer = plan_transfer(network.config, source.config)
     _initialize_new(network, transfer)
     own, weights = network.state_dict(), source.state_dict()
+    kernel = _canvas_kernel(own)
     things = {0: 0} | {row + 1: found + 1 for row, found in transfer.things.items()}
     with torch.no_grad():
         for part in transfer.parts:
             for name, target in own.items():
                 if not name.startswith(_PARTS[part]) or name not in weights:
                     continue
-                if name.startswith(_DETECTOR_ROWS):
-                    target.copy_(by_class(target, weights[name], things, name))
-                elif name.startswith(_SEMANTIC_ROWS):
-                    target.copy_(by_class(target, weights[name], transfer.classes, name))
-                elif name == _CANVAS_KERNEL:
+                value = weights[name]
+                if name == kernel:
                     features = target.shape[1] - _canvas_channels(network.config)
-                    target.zero_()
-                    target[:, :features].copy_(weights[name][:, :features])
+                    target[:, features:].zero_()
+                    target, value = target[:, :features], value[:, :features]
+                if name.startswith(_DETECTOR_ROWS):
+                    target.copy_(by_class(target, value, things, name))
+                elif name.startswith(_SEMANTIC_ROWS):
+                    target.copy_(by_class(target, value, transfer.classes, name))
                 elif name != _CANVAS_SKIP:
-                    target.copy_(weights[name])
+                    target.copy_(value)
     copy_canvas_weights(network, source)
     return transfer
 
@@ -246,8 +250,12 @@ def copy_canvas_weights(network: ImpNetwork, source: ImpNetwork) -> None:
     transfer = plan_transfer(network.config, source.config)
     with torch.no_grad():
         factor = theirs.canvas_scale / own.canvas_scale
+        rows = list(transfer.classes.items())
+        if len(own.fuse):
+            rows = [(row, row) for row in range(len(own.canvas_kernel))]
         for channel, found in transfer.things.items():
-            own.canvas_kernel[:, channel] = theirs.canvas_kernel[:, found] * factor
+            for row, source_row in rows:
+                own.canvas_kernel[row, channel] = theirs.canvas_kernel[source_row, found] * factor
         if own.canvas_to_logits is None or theirs.canvas_to_logits is None:
             return
         for channel, found in transfer.things.items():
@@ -281,17 +289,23 @@ def _parts_of(config: ModelConfig) -> tuple[str, ...]:
 def _sizes(state: Mapping[str, Tensor], prefix: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of a part's tensors without the axes that depend on the classes."""
     sizes = {}
+    kernel = _canvas_kernel(state)
     for name, value in state.items():
         # Frozen normalization has no counter of batches, but the same parameters.
         if not name.startswith(prefix) or name.endswith("num_batches_tracked") or name == _CANVAS_SKIP:
             continue
         shape = tuple(value.shape)
+        if name == kernel:
+            shape = (shape[0], shape[1] - _canvas_channels(config), *shape[2:])
         if name.startswith((*_DETECTOR_ROWS, _SEMANTIC_ROWS)):
             shape = shape[1:]
-        elif name == _CANVAS_KERNEL:
-            shape = (shape[0], shape[1] - _canvas_channels(config), *shape[2:])
         sizes[name] = shape
     return sizes
+
+
+def _canvas_kernel(state: Mapping[str, Tensor]) -> str | None:
+    """Name of the weight whose inputs are (features, canvas)."""
+    return next((name for name in _READS_CANVAS if name in state), None)
 
 
 def _canvas_channels(config: ModelConfig) -> int:
