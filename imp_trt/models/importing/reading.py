@@ -13,7 +13,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
@@ -44,11 +44,13 @@ class ForeignCheckpoint:
         path: the file.
         tensors: name -> tensor, on the CPU, of the dtype in the file.
         classes: class names in the order of the file, if it has any.
+        settings: text of the training configuration that mmdetection stores; empty without one.
     """
 
     path: Path
     tensors: dict[str, Tensor]
-    classes: tuple[str, ...] = field(default=())
+    classes: tuple[str, ...] = ()
+    settings: str = ""
 
 
 def read_foreign(path: str | Path) -> ForeignCheckpoint:
@@ -95,7 +97,9 @@ def read_foreign(path: str | Path) -> ForeignCheckpoint:
             fix=_COPY_AGAIN,
         ) from error
     tensors = _strip_prefix(_tensors(path, content))
-    return ForeignCheckpoint(path, tensors, _classes(content))
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    meta = meta if isinstance(meta, Mapping) else {}
+    return ForeignCheckpoint(path, tensors, _classes(meta), _settings(meta))
 
 
 def _is_zip(data: bytes) -> bool:
@@ -220,11 +224,13 @@ def _strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _classes(content: object) -> tuple[str, ...]:
+def _settings(meta: Mapping[str, Any]) -> str:
+    """The configuration as mmdetection stores it: meta.config, or meta.cfg."""
+    return next((meta[name] for name in ("config", "cfg") if isinstance(meta.get(name), str)), "")
+
+
+def _classes(meta: Mapping[str, Any]) -> tuple[str, ...]:
     """Class names as mmdetection stores them: meta.CLASSES, or meta.dataset_meta.classes."""
-    if not isinstance(content, Mapping) or not isinstance(content.get("meta"), Mapping):
-        return ()
-    meta: Mapping[str, Any] = content["meta"]
     inner = meta.get("dataset_meta")
     names = meta.get("CLASSES")
     if names is None and isinstance(inner, Mapping):
