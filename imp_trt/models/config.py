@@ -83,13 +83,13 @@ class DetectorConfig:
         box_convs: 3x3 convolutions of the box head. 0: two fully connected layers; else the convolutions,
             without bias and with batch normalization, and one fully connected layer (torchvision's "v2").
         mask_norm: batch normalization in the mask head, as in torchvision's "v2".
-        anchors: "rounded" as in torchvision: corners are whole pixels, and the stride of p6 is the frame's size
-            divided by its cells, rounded down. "exact" as in Detectron2 and mmdetection: not rounded, and
-            the stride of p6 is 64.
+        anchors: "rounded" as in torchvision: corners are whole pixels, and the stride of p6 is the frame's
+            size divided by its cells, rounded down. "exact" as in Detectron2 and mmdetection: not rounded,
+            and the stride of p6 is 64.
         anchor_offset: center of the first anchor of a level, in strides from the frame's corner; 0 to 1.
         box_weights: divisors of the box head's codes (dx, dy, dw, dh).
-        roi_aligned: RoIAlign of Detectron2 and mmdetection, half a cell further up and left than torchvision's,
-            see :func:`imp_trt.ops.pyramid_roi_align`.
+        roi_aligned: RoIAlign of Detectron2 and mmdetection, half a cell further up and left than
+            torchvision's, see :func:`imp_trt.ops.pyramid_roi_align`.
         roi_samples: RoIAlign's samples per cell and axis.
     """
 
@@ -164,8 +164,8 @@ class ModelConfig:
         mean, std: per-channel RGB normalization of images in 0-1.
         canvas_scale: factor of the canvas where the semantic head reads it; a measured one gives the canvas
             the standard deviation of the features beside it. An exported convolution includes it.
-        stride_in_1x1: the first 1x1 convolution of a stage has its stride, as in the ResNets of Caffe2 (MSRA),
-            not the 3x3 one; only for BOTTLENECKS.
+        stride_in_1x1: the first 1x1 convolution of a stage has its stride, as in the ResNets of Caffe2
+            (MSRA), not the 3x3 one; only for BOTTLENECKS.
         fuse_convs: 3x3 convolutions of the semantic head after the levels are merged; 4 in the paper, 0 in
             Panoptic FPN.
         canvas_skip: add a 1x1 convolution of the canvas, without canvas_scale, to the logits.
@@ -213,7 +213,9 @@ class ModelConfig:
         if self.semantic_head == "none" and not self.imp:
             raise InvalidInput("semantic_head 'none'", expected="imp=True (it reads the canvas)", got=False)
         if self.stride_in_1x1 and self.backbone not in BOTTLENECKS:
-            raise InvalidInput("stride_in_1x1", expected=f"one of {', '.join(BOTTLENECKS)}", got=self.backbone)
+            raise InvalidInput(
+                "stride_in_1x1", expected=f"one of {', '.join(BOTTLENECKS)}", got=self.backbone
+            )
         height, width = self.input_size
         if height < 64 or width < 64 or height % 32 or width % 32:
             raise InvalidInput("input_size", expected="multiples of 32, at least 64", got=self.input_size)

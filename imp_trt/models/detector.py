@@ -212,7 +212,10 @@ class ShiftedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has 
         levels: list[Tensor] = super().grid_anchors(grid_sizes, strides)
         if not self._offset:
             return levels
-        shifts = [level.new_tensor([stride[1], stride[0]] * 2) for level, stride in zip(levels, strides, strict=True)]
+        shifts = [
+            level.new_tensor([stride[1], stride[0]] * 2)
+            for level, stride in zip(levels, strides, strict=True)
+        ]
         return [level + self._offset * shift for level, shift in zip(levels, shifts, strict=True)]
 
 
@@ -230,12 +233,15 @@ class AlignedRoIPool(nn.Module):
         config = self.config
         pooled = [
             pyramid_roi_align(
-                *(features[name][i : i + 1] for name in LEVELS),
+                features["p2"][i : i + 1],
+                features["p3"][i : i + 1],
+                features["p4"][i : i + 1],
+                features["p5"][i : i + 1],
                 rois[None],
-                output_size=self.size,
-                sampling_ratio=config.roi_samples,
-                canonical_level=config.canonical_level,
-                canonical_size=config.canonical_size,
+                self.size,
+                config.roi_samples,
+                config.canonical_level,
+                config.canonical_size,
                 aligned=True,
             )
             for i, rois in enumerate(boxes)
@@ -315,13 +321,14 @@ def _roi_heads(channels: int, num_things: int, config: DetectorConfig) -> RoIHea
     def pool(size: int) -> nn.Module:
         if config.roi_aligned:
             return AlignedRoIPool(size, config)
-        return MultiScaleRoIAlign(
+        torchvision_pool: nn.Module = MultiScaleRoIAlign(
             list(LEVELS),
             size,
             config.roi_samples,
             canonical_scale=config.canonical_size,
             canonical_level=config.canonical_level,
         )
+        return torchvision_pool
 
     mask = config.mask_channels
     mask_norm = nn.BatchNorm2d if config.mask_norm else None

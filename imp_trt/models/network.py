@@ -42,9 +42,7 @@ class ImpNetwork(nn.Module):
             torch.set_default_dtype(before)
 
     def _build(self, config: ModelConfig) -> None:
-        self.backbone = FpnBackbone(
-            config.backbone, config.fpn_channels, config.norm, config.stride_in_1x1
-        )
+        self.backbone = FpnBackbone(config.backbone, config.fpn_channels, config.norm, config.stride_in_1x1)
         self.detector: Detector | None = None
         if config.detector:
             self.detector = Detector(config.fpn_channels, config.num_things, config.detector_config)

@@ -19,8 +19,8 @@ class SemanticHead(nn.Module):
 
     The features are one tensor at stride 4: p2 itself ("p2"), or the sum over levels of
     conv3x3 + norm + ReLU + 2x upsampling ("fpn", Panoptic FPN). They are concatenated with the canvas and
-    followed by 3x3 convolutions, four in the paper, and one 1x1 convolution. Without IMP the same convolutions
-    run without the canvas, so that a pair with and without IMP has no other difference.
+    followed by 3x3 convolutions, four in the paper, and one 1x1 convolution. Without IMP the same
+    convolutions run without the canvas, so that a pair with and without IMP has no other difference.
 
     Args:
         kind: "p2" or "fpn".
@@ -99,7 +99,7 @@ class SemanticHead(nn.Module):
         """View [channels, C, k, k] of the first convolution's canvas weights; C is 0 without IMP."""
         weight = self.classify.weight
         if len(self.fuse):
-            weight = self.fuse[0][0].weight  # type: ignore[index,assignment]
+            weight = self.fuse[0][0].weight  # type: ignore[index]
         return weight[:, self.feature_channels :]
 
     def merge_levels(self, features: dict[str, Tensor]) -> Tensor:

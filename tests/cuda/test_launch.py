@@ -222,7 +222,9 @@ def test_names_of_the_sizes_are_in_the_order_of_the_source():
     source = nvrtc.program("multilevel_roi_align").source
     text = re.sub(r"[\\\s]+", " ", source)
     assert "batch, int boxes_per_image, int channels, int h2, int w2, int h3" in text
-    assert "int output_size, int sampling_ratio, int canonical_level, int canonical_size, int aligned)" in text
+    assert (
+        "int output_size, int sampling_ratio, int canonical_level, int canonical_size, int aligned)" in text
+    )
 
 
 def test_the_real_bindings_take_the_arguments(fake):

@@ -49,7 +49,19 @@ def pool(
     arguments: list[Any] = [stored(level.numpy(), dtype) for level in levels]
     if hwc8:
         arguments = [channels_last(level) for level in arguments]
-    arguments += [boxes.numpy(), out, batch, count, channels, *sides, size, ratio, level0, size0, int(aligned)]
+    arguments += [
+        boxes.numpy(),
+        out,
+        batch,
+        count,
+        channels,
+        *sides,
+        size,
+        ratio,
+        level0,
+        size0,
+        int(aligned),
+    ]
     entry = f"imp_multilevel_roi_align_{'hwc8_' if hwc8 else ''}{dtype}"
     block = (constants["IMP_RA_THREADS"], 1, 1)
     (result,) = kernels("multilevel_roi_align", sanitizer).run(entry, grid, block, arguments)

@@ -74,8 +74,7 @@ def test_the_environment_variable_names_the_library() -> None:
         ),
         (
             ROI,
-            "output_size:5:1: sampling_ratio:5:1: canonical_level:5:1: canonical_size:5:1: "
-            "aligned:5:1:",
+            "output_size:5:1: sampling_ratio:5:1: canonical_level:5:1: canonical_size:5:1: aligned:5:1:",
             "output_size:5:1:07000000 sampling_ratio:5:1:02000000 canonical_level:5:1:04000000 "
             "canonical_size:5:1:e0000000 aligned:5:1:01000000",
         ),

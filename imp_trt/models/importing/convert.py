@@ -38,7 +38,7 @@ MAX_LISTED = 8
 BACKGROUND = "background"
 
 NEVER = -1e4
-"""Logit of the things in an imported semantic head, which has one class for all of them; finite in float16."""
+"""Logit of each thing in an imported semantic head, which has one class for all; finite in float16."""
 
 _Convert = Callable[[ForeignCheckpoint, float | None, bool | None], Converted]
 _CONVERTERS: dict[Source, tuple[Callable[[State], bool], _Convert]] = {
@@ -83,7 +83,8 @@ def import_checkpoint(
         input_size: (height, width) of the frames, multiples of 32.
         batch_norm_eps: eps of the backbone's normalization, where it is not that of the source's default.
         caffe: whether the backbone is from Caffe2 (BGR pixels, and in ResNet-50 and 101 the stride in the 1x1
-            convolutions). None takes the source's default: what an mmdetection file says, True for Detectron2.
+            convolutions). None takes the source's default: what an mmdetection file says, True for
+            Detectron2.
 
     Returns:
         The network in evaluation mode, with float32 weights.

@@ -79,7 +79,9 @@ def convert(foreign: ForeignCheckpoint, batch_norm_eps: float | None, caffe: boo
     a, b, c, d = _STAGES
     backbone = resnet_name(state, (a, b, c, d), SOURCE)
     grouped = backbone.startswith("resnext")
-    shift_variance(renamed, "backbone.body.", (OWN_EPS if batch_norm_eps is None else batch_norm_eps) - OWN_EPS)
+    shift_variance(
+        renamed, "backbone.body.", (OWN_EPS if batch_norm_eps is None else batch_norm_eps) - OWN_EPS
+    )
     caffe = caffe is not False
     model: dict[str, Any] = {
         "norm": "frozen_batch",
@@ -102,7 +104,7 @@ def convert(foreign: ForeignCheckpoint, batch_norm_eps: float | None, caffe: boo
 
 def _name(name: str) -> str:
     for pattern, replacement in _RENAMED:
-        name = re.sub("^" + pattern, replacement, name)  # type: ignore[arg-type]
+        name = re.sub("^" + pattern, replacement, name)
     return name
 
 

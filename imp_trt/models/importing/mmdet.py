@@ -52,8 +52,8 @@ def convert(foreign: ForeignCheckpoint, batch_norm_eps: float | None, caffe: boo
     """Names, sizes and switches of an mmdetection state dict.
 
     Args:
-        foreign: of version 2 or 3; the style of the backbone and the normalization of pixels are read from the
-            configuration in it.
+        foreign: of version 2 or 3; the style of the backbone and the normalization of pixels are read from
+            the configuration in it.
         batch_norm_eps: of the backbone; None takes 1e-5.
         caffe: whether the backbone is of the style "caffe": BGR, and the stride in the 1x1 convolutions. None
             takes what the file's configuration says, without one False.
@@ -63,7 +63,9 @@ def convert(foreign: ForeignCheckpoint, batch_norm_eps: float | None, caffe: boo
     """
     state = foreign.tensors
     renamed = {_name(name): value for name, value in state.items() if not name.startswith(_IGNORED)}
-    shift_variance(renamed, "backbone.body.", (OWN_EPS if batch_norm_eps is None else batch_norm_eps) - OWN_EPS)
+    shift_variance(
+        renamed, "backbone.body.", (OWN_EPS if batch_norm_eps is None else batch_norm_eps) - OWN_EPS
+    )
     backbone = resnet_name(state, _STAGES, SOURCE)
     style = re.search(r"\bstyle\s*=\s*['\"](\w+)['\"]", foreign.settings)
     in_1x1 = style is not None and style[1] == "caffe" if caffe is None else caffe
@@ -79,7 +81,7 @@ def convert(foreign: ForeignCheckpoint, batch_norm_eps: float | None, caffe: boo
 
 def _name(name: str) -> str:
     for pattern, replacement in _RENAMED:
-        name = re.sub("^" + pattern, replacement, name)  # type: ignore[arg-type]
+        name = re.sub("^" + pattern, replacement, name)
     body = "backbone.body."
     return body + backbone_name(name.removeprefix(body)) if name.startswith(body) else name
 

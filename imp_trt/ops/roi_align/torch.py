@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """RoIAlign over four pyramid levels as one operator, equal to torchvision's MultiScaleRoIAlign.
 
-With ``aligned`` it is that of Detectron2 and mmdetection: half a cell further up and left, and without a least
-size of one cell.
+With ``aligned`` it is that of Detectron2 and mmdetection: half a cell further up and left, and without a
+least size of one cell.
 
 With it the exported graph has one node that pools each box from its level, instead of four RoIAligns over
 all boxes and a selection with data-dependent shapes. On a GPU its forward pass is the kernel of
@@ -213,8 +213,8 @@ def pyramid_roi_align(
         output_size: side of the pooled grid.
         sampling_ratio: samples per cell and axis, at least 1.
         canonical_level, canonical_size: see :func:`assign_levels`.
-        aligned: as of ``torchvision.ops.roi_align``: cell i of a level covers [i, i + 1), where it is the point
-            i otherwise, and a box may be smaller than a cell.
+        aligned: as of ``torchvision.ops.roi_align``: cell i of a level covers [i, i + 1), where it is the
+            point i otherwise, and a box may be smaller than a cell.
 
     Returns:
         [B*N, C, output_size, output_size] in the dtype of the features.

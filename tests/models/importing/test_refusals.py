@@ -132,7 +132,9 @@ def test_the_command_writes_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureF
     assert metadata["imported_from"] == "model.pth"
 
 
-@pytest.mark.parametrize("bad", ["size", "names", "source", "damaged", "missing", "suffix", "no output folder"])
+@pytest.mark.parametrize(
+    "bad", ["size", "names", "source", "damaged", "missing", "suffix", "no output folder"]
+)
 def test_bad_input_leaves_no_file(bad: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = saved(tmp_path, state())
     (tmp_path / "names.txt").write_text("cat\ncat\n")
