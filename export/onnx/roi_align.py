@@ -280,8 +280,7 @@ def translation_table() -> TranslationTable:
         sizes = (output_size, sampling_ratio, canonical_level, canonical_size)
         attributes = dict(zip(ATTRIBUTES, sizes, strict=True))
         if aligned:
-            attributes[ALIGNED] = 1
-            return aligned_node(p2, p3, p4, p5, boxes, **attributes, **PLUGIN_ATTRIBUTES)
+            return aligned_node(p2, p3, p4, p5, boxes, **attributes, aligned=1, **PLUGIN_ATTRIBUTES)
         return node(p2, p3, p4, p5, boxes, **attributes, **PLUGIN_ATTRIBUTES)
 
     return {torch.ops.imp_trt.multilevel_roi_align.default: translate}

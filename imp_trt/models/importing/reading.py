@@ -14,6 +14,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
@@ -159,7 +160,7 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("_codecs", "encode"):  # bytes in pickles of protocol 2
             return _guarded(_encode)
         if module == "torch._utils" and name in _TORCH_NAMES:
-            return _guarded(getattr(torch._utils, name))
+            return _guarded(getattr(import_module("torch._utils"), name))
         if module == "torch" and (name == "Size" or isinstance(getattr(torch, name, None), torch.dtype)):
             return getattr(torch, name)
         if module in _NUMPY_MODULES and name in _NUMPY_NAMES:
