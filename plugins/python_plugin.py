@@ -68,7 +68,8 @@ class PluginOperator(ABC):
     """An operator with one output and no workspace.
 
     A subclass is a dataclass whose fields are the plugin's, in order: int (INT32), float (FLOAT32) or
-    str (CHAR, without a terminating zero). Its ``__post_init__`` raises InvalidInput for invalid values.
+    str (CHAR, without a terminating zero). One with a default may be missing: engines and files of earlier
+    versions do not have it. Its ``__post_init__`` raises InvalidInput for invalid values.
     """
 
     NAME: ClassVar[str]
@@ -175,8 +176,11 @@ def read_fields(
         InvalidInput: a field is missing, repeated, or has another type, length or value; names the field.
     """
     values: dict[str, object] = {}
+    optional = {f.name for f in dataclasses.fields(operator) if f.default is not dataclasses.MISSING}
     for name, kind, dtype in _field_types(trt, operator):
         fields = [field for field in collection if field.name == name]
+        if not fields and name in optional:
+            continue
         if len(fields) != 1:
             raise InvalidInput(f"field {name}", got=f"{len(fields)} of this name", expected="exactly one")
         field = fields[0]

@@ -16,6 +16,7 @@ from onnx import FunctionProto, ModelProto, TensorProto
 from onnxscript import ir
 
 import imp_trt.ops.roi_align.torch  # noqa: F401  # registers the torch operator
+from imp_trt.errors import ExportError
 from imp_trt.export.onnx.function_builder import (
     DOMAIN,
     PLUGIN_ATTRIBUTES,
@@ -29,31 +30,38 @@ from imp_trt.export.onnx.function_builder import (
 
 NAME = "ImpMultilevelRoiAlign"
 ATTRIBUTES = ("output_size", "sampling_ratio", "canonical_level", "canonical_size")
+ALIGNED = "aligned"
+"""Attribute of the nodes with aligned boxes; a node without it has others. It is a constant of the body."""
 INPUTS = ("p2", "p3", "p4", "p5", "boxes")
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 _FEATURES = (TensorProto.FLOAT, TensorProto.FLOAT16)  # for MatMul in ONNX Runtime, and for the plugin
 
 
-def function_proto() -> FunctionProto:
+def function_proto(aligned: bool = False) -> FunctionProto:
     """The function ``imp_trt.ImpMultilevelRoiAlign``: inputs, attributes and result as the torch operator's.
 
     One body is used by all calls: sizes come from attribute references and from the shapes of the inputs.
+
+    Args:
+        aligned: whether the boxes of all calls are aligned.
     """
-    return build_function(NAME, ATTRIBUTES, INPUTS, "pooled", _body)
+    # The body does not read the attribute, but ONNX wants it declared where a node has it.
+    attributes = (*ATTRIBUTES, ALIGNED) if aligned else ATTRIBUTES
+    return build_function(NAME, attributes, INPUTS, "pooled", lambda op, t: _body(op, t, aligned))
 
 
 # B images of N boxes, M = B * N, S = output_size, R = sampling_ratio, C channels. The comment at the end of a
 # line is the shape of its result. Without one it is a scalar, or a vector of one value (v1, Sv) or of sizes.
 
 
-def _body(op: Operators, t: Tensors) -> None:
+def _body(op: Operators, t: Tensors, aligned: bool) -> None:
     _constants(op, t)
     _levels(op, t)
     _level_tables(op, t)
     _samples(op, t)
-    _axis(op, t, "x", t.W)
-    _axis(op, t, "y", t.H)
+    _axis(op, t, "x", t.W, aligned)
+    _axis(op, t, "y", t.H, aligned)
     _columns(op, t)
     _row(op, t, "low")
     _row(op, t, "high")
@@ -156,17 +164,24 @@ def _samples(op: Operators, t: Tensors) -> None:
     t.sub_mid = op.Add(t.sub_f, t.half_f)
 
 
-def _axis(op: Operators, t: Tensors, axis: str, size: ir.Value) -> None:
+def _axis(op: Operators, t: Tensors, axis: str, size: ir.Value, aligned: bool) -> None:
     """One axis: sample positions, then low and high tap with weights, as torchvision's bilinear_interpolate.
 
     Nothing counts outside [-1, size]; inside it, positions are clamped to the border cells. The comparisons
     come first, so that a NaN or infinite position is replaced before it becomes an index.
     """
     a = t.under(axis)
-    a.begin = op.Mul(t[f"{axis}0"], t.scale)  # [M, 1]
-    a.end = op.Mul(t[f"{axis}1"], t.scale)  # [M, 1]
-    a.extent = op.Sub(a.end, a.begin)  # [M, 1]
-    a.length = op.Max(a.extent, t.one_f)  # [M, 1]
+    if aligned:
+        a.first = op.Mul(t[f"{axis}0"], t.scale)  # [M, 1]
+        a.second = op.Mul(t[f"{axis}1"], t.scale)  # [M, 1]
+        a.begin = op.Sub(a.first, t.half_f)  # [M, 1]
+        a.end = op.Sub(a.second, t.half_f)  # [M, 1]
+        a.length = op.Sub(a.end, a.begin)  # [M, 1]
+    else:
+        a.begin = op.Mul(t[f"{axis}0"], t.scale)  # [M, 1]
+        a.end = op.Mul(t[f"{axis}1"], t.scale)  # [M, 1]
+        a.extent = op.Sub(a.end, a.begin)  # [M, 1]
+        a.length = op.Max(a.extent, t.one_f)  # [M, 1]
     a.bin = op.Div(a.length, t.Sf)  # [M, 1]
     a.cell = op.Mul(t.cell_f, a.bin)  # [M, S*R], as all below without a shape
     a.sub_r = op.Mul(t.sub_mid, a.bin)
@@ -229,9 +244,21 @@ def _row(op: Operators, t: Tensors, row: str) -> None:
 
 
 def function_for_model(model: ModelProto) -> FunctionProto | None:
-    """The function that the ``ImpMultilevelRoiAlign`` nodes of a model's graph call; None without nodes."""
-    calls = any(node.op_type == NAME and node.domain == DOMAIN for node in model.graph.node)
-    return function_proto() if calls else None
+    """The function that the ``ImpMultilevelRoiAlign`` nodes of a model's graph call; None without nodes.
+
+    Raises:
+        ExportError: some of them have aligned boxes and some have not.
+    """
+    calls = [node for node in model.graph.node if node.op_type == NAME and node.domain == DOMAIN]
+    aligned = {any(a.name == ALIGNED and a.i for a in node.attribute) for node in calls}
+    if len(aligned) > 1:
+        raise ExportError(
+            f"nodes of {NAME}",
+            expected="aligned boxes in all calls or in none",
+            got="both",
+            fix="call pyramid_roi_align with the same aligned everywhere",
+        )
+    return function_proto(aligned.pop()) if calls else None
 
 
 def translation_table() -> TranslationTable:
@@ -240,6 +267,7 @@ def translation_table() -> TranslationTable:
     The torch operator takes more types than the node: boxes are cast to float32, all levels to one type.
     """
     node = custom_op(NAME, INPUTS, dict.fromkeys(ATTRIBUTES, "INT"), "pooled", like="p2")
+    aligned_node = custom_op(NAME, INPUTS, dict.fromkeys((*ATTRIBUTES, ALIGNED), "INT"), "pooled", like="p2")
 
     # torch.onnx.export reads these annotations, and warns of types that are not its own.
     def translate(
@@ -252,12 +280,16 @@ def translation_table() -> TranslationTable:
         sampling_ratio: int,
         canonical_level: int,
         canonical_size: int,
+        aligned: bool = False,
     ) -> Any:
         sizes = (output_size, sampling_ratio, canonical_level, canonical_size)
         attributes = dict(zip(ATTRIBUTES, sizes, strict=True))
         kind = p2.dtype if p2.dtype in _FEATURES else TensorProto.FLOAT
         levels = [cast(level, kind) for level in (p2, p3, p4, p5)]
-        pooled = node(*levels, cast(boxes, TensorProto.FLOAT), **attributes, **PLUGIN_ATTRIBUTES)
+        if aligned:
+            attributes["aligned"] = 1
+        make = aligned_node if aligned else node
+        pooled = make(*levels, cast(boxes, TensorProto.FLOAT), **attributes, **PLUGIN_ATTRIBUTES)
         return pooled if kind == p2.dtype else cast(pooled, p2.dtype)
 
     return {torch.ops.imp_trt.multilevel_roi_align.default: translate}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""imp-import: convert a Mask R-CNN checkpoint of another code base."""
+"""imp-import: convert a Mask R-CNN or Panoptic FPN checkpoint of another code base."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = command_parser(
-        "imp-import", "Convert a Mask R-CNN checkpoint of another code base to one of imp-trt.", EXAMPLES
+        "imp-import",
+        "Convert a Mask R-CNN or Panoptic FPN checkpoint of another code base to one of imp-trt.",
+        EXAMPLES,
     )
     p.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=".pth, .pt, .pkl or .safetensors")
     p.add_argument(
@@ -37,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
         dest="source",
         default="auto",
         metavar="SOURCE",
-        help="code base that wrote it: torchvision or torchvision-v2 (default: auto, by its tensors' names)",
+        help="code base that wrote it: torchvision, torchvision-v2, detectron2 or mmdet "
+        "(default: auto, by its tensors' names)",
     )
     p.add_argument(
         "--classes",
@@ -61,6 +64,12 @@ def parser() -> argparse.ArgumentParser:
         help="eps of the backbone's batch normalization, if not the source's default (torchvision: 0 for its "
         "COCO weights and what was fine-tuned from them, else 1e-5)",
     )
+    p.add_argument(
+        "--caffe",
+        action=argparse.BooleanOptionalAction,
+        help="whether the backbone is from Caffe2: BGR pixels, stride in the 1x1 convolutions "
+        "(default: what an mmdetection file says; yes for Detectron2)",
+    )
     return p
 
 
@@ -77,6 +86,7 @@ def _run(options: argparse.Namespace) -> int:
         classes=read_class_names(options.classes) if options.classes else None,
         input_size=tuple(options.input_size),
         batch_norm_eps=options.batch_norm_eps,
+        caffe=options.caffe,
     )
     config = network.config
     metadata = {"imported_from": options.checkpoint.name}

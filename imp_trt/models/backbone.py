@@ -91,11 +91,15 @@ class CompactStages(Stages):
 class ResNetStages(Stages):
     """The convolutional part of a torchvision ResNet or ResNeXt."""
 
-    def __init__(self, name: str, norm: Callable[[int], nn.Module]) -> None:
+    def __init__(self, name: str, norm: Callable[[int], nn.Module], stride_in_1x1: bool = False) -> None:
         super().__init__()
         net: resnet.ResNet = getattr(resnet, name)(weights=None, norm_layer=norm)
         self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
         self.stages = nn.ModuleList([net.layer1, net.layer2, net.layer3, net.layer4])
+        if stride_in_1x1:
+            for stage in self.stages:
+                first: resnet.Bottleneck = stage[0]  # type: ignore[index]
+                first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
         expansion = net.fc.in_features // 512
         self.out_channels = tuple(width * expansion for width in (64, 128, 256, 512))
 
@@ -115,12 +119,13 @@ class FpnBackbone(nn.Module):
         name: one of imp_trt.models.config.BACKBONES.
         channels: channels of each FPN level.
         norm: normalization, see :func:`norm_layer`; the FPN has none unless "batch", as in the paper.
+        stride_in_1x1: see :class:`imp_trt.models.config.ModelConfig`.
     """
 
-    def __init__(self, name: Backbone, channels: int, norm: Norm) -> None:
+    def __init__(self, name: Backbone, channels: int, norm: Norm, stride_in_1x1: bool = False) -> None:
         super().__init__()
         factory = norm_layer(norm)
-        self.body = _stages(name, factory)
+        self.body = _stages(name, factory, stride_in_1x1)
         self.fpn = FeaturePyramidNetwork(
             list(self.body.out_channels),
             channels,
@@ -135,12 +140,12 @@ class FpnBackbone(nn.Module):
         return dict(features)
 
 
-def _stages(name: Backbone, norm: Callable[[int], nn.Module]) -> Stages:
+def _stages(name: Backbone, norm: Callable[[int], nn.Module], stride_in_1x1: bool) -> Stages:
     if name == "compact":
         return CompactStages(norm)
     if name in efficientnet_lite.SCALING:
         return EfficientNetLiteStages(name, norm)
-    return ResNetStages(name, norm)
+    return ResNetStages(name, norm, stride_in_1x1)
 
 
 def _conv_norm_relu(

@@ -21,9 +21,11 @@ _MAX_COUNT = 1 << 16
 _MAX_CHANNELS = 1 << 14
 _MAX_MASK_SIZE = 1 << 10
 _MAX_ANCHORS = 64
+_MAX_SAMPLES = 16
+_MAX_FUSE_CONVS = 64
 _NOT_COUNTS = (
     *("anchor_sizes", "aspect_ratios", "anchor_scales", "rpn_nms", "score_threshold", "nms"),
-    *("box_convs", "mask_norm"),
+    *("box_convs", "mask_norm", "anchors", "anchor_offset", "box_weights", "roi_aligned"),
 )
 _LARGEST = 1e6
 
@@ -42,6 +44,7 @@ Backbone = Literal[
     "efficientnet_lite2",
 ]
 SemanticHeadKind = Literal["none", "p2", "fpn"]
+Anchors = Literal["rounded", "exact"]
 Norm = Literal["batch", "frozen_batch", "group"]
 Initial = Literal["scratch", "imagenet", "coco"]
 """Initial weights, see :func:`imp_trt.models.initial.initialize`."""
@@ -49,6 +52,10 @@ Initial = Literal["scratch", "imagenet", "coco"]
 BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
 SEMANTIC_HEADS: tuple[SemanticHeadKind, ...] = get_args(SemanticHeadKind)
 NORMS: tuple[Norm, ...] = get_args(Norm)
+ANCHORS: tuple[Anchors, ...] = get_args(Anchors)
+
+BOTTLENECKS: tuple[Backbone, ...] = ("resnet50", "resnet101", "resnext101_32x8d")
+"""Backbones whose blocks have a 1x1 convolution before the 3x3 one."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,14 @@ class DetectorConfig:
         box_convs: 3x3 convolutions of the box head. 0: two fully connected layers; else the convolutions,
             without bias and with batch normalization, and one fully connected layer (torchvision's "v2").
         mask_norm: batch normalization in the mask head, as in torchvision's "v2".
+        anchors: "rounded" as in torchvision: corners are whole pixels, and the stride of p6 is the frame's
+            size divided by its cells, rounded down. "exact" as in Detectron2 and mmdetection: not rounded,
+            and the stride of p6 is 64.
+        anchor_offset: center of the first anchor of a level, in strides from the frame's corner; 0 to 1.
+        box_weights: divisors of the box head's codes (dx, dy, dw, dh).
+        roi_aligned: RoIAlign of Detectron2 and mmdetection, half a cell further up and left than
+            torchvision's, see :func:`imp_trt.ops.pyramid_roi_align`.
+        roi_samples: RoIAlign's samples per cell and axis.
     """
 
     anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
@@ -97,6 +112,11 @@ class DetectorConfig:
     rpn_convs: int = 1
     box_convs: int = 0
     mask_norm: bool = False
+    anchors: Anchors = "rounded"
+    anchor_offset: float = 0.0
+    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    roi_aligned: bool = False
+    roi_samples: int = 2
 
     def __post_init__(self) -> None:
         for name in ("anchor_sizes", "aspect_ratios"):
@@ -110,8 +130,15 @@ class DetectorConfig:
             if item.name not in _NOT_COUNTS:
                 _check_integer(item.name, getattr(self, item.name), _MAX_COUNT)
         _check_integer("box_convs", self.box_convs, _MAX_COUNT, low=0)
-        if type(self.mask_norm) is not bool:
-            raise InvalidInput("mask_norm", expected="True or False", got=type(self.mask_norm).__name__)
+        _check_integer("roi_samples", self.roi_samples, _MAX_SAMPLES)
+        _check_choice("anchors", self.anchors, ANCHORS)
+        _check_numbers("anchor_offset", (self.anchor_offset,), (1, 1), positive=False)
+        if not 0 <= self.anchor_offset <= 1:
+            raise InvalidInput("anchor_offset", expected="0 to 1", got=self.anchor_offset)
+        _check_numbers("box_weights", self.box_weights, (4, 4))
+        for name in ("mask_norm", "roi_aligned"):
+            if type(getattr(self, name)) is not bool:
+                raise InvalidInput(name, expected="True or False", got=type(getattr(self, name)).__name__)
         if self.mask_size > _MAX_MASK_SIZE:
             raise InvalidInput("mask_size", expected=f"at most {_MAX_MASK_SIZE}", got=self.mask_size)
         if self.mask_size % 2:
@@ -137,6 +164,10 @@ class ModelConfig:
         mean, std: per-channel RGB normalization of images in 0-1.
         canvas_scale: factor of the canvas where the semantic head reads it; a measured one gives the canvas
             the standard deviation of the features beside it. An exported convolution includes it.
+        stride_in_1x1: the first 1x1 convolution of a stage has its stride, as in the ResNets of Caffe2
+            (MSRA), not the 3x3 one; only for BOTTLENECKS.
+        fuse_convs: 3x3 convolutions of the semantic head after the levels are merged; 4 in the paper, 0 in
+            Panoptic FPN.
         canvas_skip: add a 1x1 convolution of the canvas, without canvas_scale, to the logits.
         background_score: constant logit of the background if semantic_head is "none" (0.3 in the preset
             mask-rcnn-imp).
@@ -162,6 +193,8 @@ class ModelConfig:
     background_score: float = 0.5
     canvas_scale: float = 1.0
     canvas_skip: bool = False
+    stride_in_1x1: bool = False
+    fuse_convs: int = 4
     detector_config: DetectorConfig = field(default_factory=DetectorConfig)
 
     def __post_init__(self) -> None:
@@ -179,6 +212,10 @@ class ModelConfig:
             raise InvalidInput("detector", expected="at least one thing class", got="none")
         if self.semantic_head == "none" and not self.imp:
             raise InvalidInput("semantic_head 'none'", expected="imp=True (it reads the canvas)", got=False)
+        if self.stride_in_1x1 and self.backbone not in BOTTLENECKS:
+            raise InvalidInput(
+                "stride_in_1x1", expected=f"one of {', '.join(BOTTLENECKS)}", got=self.backbone
+            )
         height, width = self.input_size
         if height < 64 or width < 64 or height % 32 or width % 32:
             raise InvalidInput("input_size", expected="multiples of 32, at least 64", got=self.input_size)
@@ -192,11 +229,12 @@ class ModelConfig:
         for name, kind in (("classes", ClassTable), ("detector_config", DetectorConfig)):
             if not isinstance(getattr(self, name), kind):
                 raise InvalidInput(name, expected=kind.__name__, got=type(getattr(self, name)).__name__)
-        for name in ("detector", "imp", "canvas_skip"):
+        for name in ("detector", "imp", "canvas_skip", "stride_in_1x1"):
             if type(getattr(self, name)) is not bool:
                 raise InvalidInput(name, expected="True or False", got=type(getattr(self, name)).__name__)
         for name in ("fpn_channels", "semantic_channels"):
             _check_integer(name, getattr(self, name), _MAX_CHANNELS)
+        _check_integer("fuse_convs", self.fuse_convs, _MAX_FUSE_CONVS, low=0)
         for name in ("mean", "std"):
             _check_numbers(name, getattr(self, name), (3, 3), positive=False)
         _check_numbers("canvas_scale", (self.canvas_scale,), (1, 1))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from imp_trt.errors import ExportError
 from imp_trt.models.config import DetectorConfig
-from imp_trt.models.detector import MIN_BOX_SIDE, RPN_LEVELS, SAMPLING_RATIO, Detections, Detector
+from imp_trt.models.detector import MIN_BOX_SIDE, RPN_LEVELS, Detections, Detector
 from imp_trt.models.nms import FixedPointNms
 from imp_trt.ops.roi_align.torch import pyramid_roi_align
 
@@ -144,9 +144,10 @@ class StaticDetector(nn.Module):
             levels[3],
             boxes,
             size,
-            SAMPLING_RATIO,
+            config.roi_samples,
             config.canonical_level,
             config.canonical_size,
+            config.roi_aligned,
         )
 
     def _clip(self, boxes: Tensor) -> Tensor:  # [..., 4] xyxy, clipped to the image

@@ -25,11 +25,9 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image, roi_align
 
-from imp_trt.models.backbone import LEVELS
+from imp_trt.models.backbone import LEVELS, STRIDES
 from imp_trt.models.config import DetectorConfig
-
-SAMPLING_RATIO = 2
-"""RoIAlign samples per bin and axis, as in Mask R-CNN."""
+from imp_trt.ops.roi_align.torch import pyramid_roi_align
 
 MIN_BOX_SIDE = 1e-3
 """Sides below this are dropped (pixels); torchvision's RPN uses the same value."""
@@ -175,6 +173,82 @@ class Detector(nn.Module):
         return {**losses, **roi_losses}, [p.detach() for p in proposals]
 
 
+class ShiftedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has no types
+    """Anchors of torchvision, or those of other code bases.
+
+    Args:
+        config: anchor_sizes, anchor_scales and aspect_ratios; anchors and anchor_offset say how they differ
+            from torchvision's.
+    """
+
+    def __init__(self, config: DetectorConfig) -> None:
+        self._exact, self._offset = config.anchors == "exact", config.anchor_offset
+        super().__init__(
+            sizes=tuple(
+                tuple(size * scale for scale in config.anchor_scales) for size in config.anchor_sizes
+            ),
+            aspect_ratios=(config.aspect_ratios,) * len(config.anchor_sizes),
+        )
+
+    def generate_anchors(
+        self,
+        scales: list[int],
+        aspect_ratios: list[float],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device = torch.device("cpu"),  # noqa: B008  # torchvision's signature
+    ) -> Tensor:
+        """The anchors [A, 4] xyxy of a level around 0."""
+        if not self._exact:
+            return cast(Tensor, super().generate_anchors(scales, aspect_ratios, dtype, device))
+        ratios = torch.as_tensor(aspect_ratios, dtype=dtype, device=device)[:, None]
+        sides = torch.as_tensor(scales, dtype=dtype, device=device)[None]
+        height, width = ((sides * torch.sqrt(r)).flatten() for r in (ratios, 1 / ratios))
+        return torch.stack([-width, -height, width, height], dim=1) / 2
+
+    def grid_anchors(self, grid_sizes: list[list[int]], strides: list[list[Tensor]]) -> list[Tensor]:
+        """The anchors [hwA, 4] xyxy of each level."""
+        if self._exact:
+            strides = [[torch.tensor(stride)] * 2 for stride in (*STRIDES, 2 * STRIDES[-1])]
+        levels: list[Tensor] = super().grid_anchors(grid_sizes, strides)
+        if not self._offset:
+            return levels
+        shifts = [
+            level.new_tensor([stride[1], stride[0]] * 2)
+            for level, stride in zip(levels, strides, strict=True)
+        ]
+        return [level + self._offset * shift for level, shift in zip(levels, shifts, strict=True)]
+
+
+class AlignedRoIPool(nn.Module):
+    """RoIAlign of aligned boxes, with the parameters of torchvision's MultiScaleRoIAlign."""
+
+    def __init__(self, size: int, config: DetectorConfig) -> None:
+        super().__init__()
+        self.size, self.config = size, config
+
+    def forward(
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
+    ) -> Tensor:
+        """Boxes [P_i, 4] of each image -> [sum of P_i, channels, size, size]."""
+        config = self.config
+        pooled = [
+            pyramid_roi_align(
+                features["p2"][i : i + 1],
+                features["p3"][i : i + 1],
+                features["p4"][i : i + 1],
+                features["p5"][i : i + 1],
+                rois[None],
+                self.size,
+                config.roi_samples,
+                config.canonical_level,
+                config.canonical_size,
+                aligned=True,
+            )
+            for i, rois in enumerate(boxes)
+        ]
+        return torch.cat(pooled)
+
+
 class _Float32RPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no types
     """Scores and deltas in float32 under autocast: torchvision decodes boxes in the dtype of the deltas."""
 
@@ -227,15 +301,11 @@ def _rpn_inputs(
 
 
 def _region_proposals(channels: int, config: DetectorConfig) -> RegionProposalNetwork:
-    anchors = AnchorGenerator(
-        sizes=tuple(tuple(size * scale for scale in config.anchor_scales) for size in config.anchor_sizes),
-        aspect_ratios=(config.aspect_ratios,) * len(config.anchor_sizes),
-    )
     anchors_per_cell = len(config.anchor_scales) * len(config.aspect_ratios)
     head = _Float32RPNHead(channels, anchors_per_cell, conv_depth=config.rpn_convs)
     per_level = config.pre_nms_per_level
     return RegionProposalNetwork(
-        anchors,
+        ShiftedAnchors(config),
         head,
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
@@ -248,14 +318,17 @@ def _region_proposals(channels: int, config: DetectorConfig) -> RegionProposalNe
 
 
 def _roi_heads(channels: int, num_things: int, config: DetectorConfig) -> RoIHeads:
-    def pool(size: int) -> MultiScaleRoIAlign:
-        return MultiScaleRoIAlign(
+    def pool(size: int) -> nn.Module:
+        if config.roi_aligned:
+            return AlignedRoIPool(size, config)
+        torchvision_pool: nn.Module = MultiScaleRoIAlign(
             list(LEVELS),
             size,
-            SAMPLING_RATIO,
+            config.roi_samples,
             canonical_scale=config.canonical_size,
             canonical_level=config.canonical_level,
         )
+        return torchvision_pool
 
     mask = config.mask_channels
     mask_norm = nn.BatchNorm2d if config.mask_norm else None
@@ -267,7 +340,7 @@ def _roi_heads(channels: int, num_things: int, config: DetectorConfig) -> RoIHea
         bg_iou_thresh=0.5,
         batch_size_per_image=config.roi_batch,
         positive_fraction=0.25,
-        bbox_reg_weights=None,
+        bbox_reg_weights=config.box_weights,
         score_thresh=config.score_threshold,
         nms_thresh=config.nms,
         detections_per_img=config.detections,

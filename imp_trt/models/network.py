@@ -42,7 +42,7 @@ class ImpNetwork(nn.Module):
             torch.set_default_dtype(before)
 
     def _build(self, config: ModelConfig) -> None:
-        self.backbone = FpnBackbone(config.backbone, config.fpn_channels, config.norm)
+        self.backbone = FpnBackbone(config.backbone, config.fpn_channels, config.norm, config.stride_in_1x1)
         self.detector: Detector | None = None
         if config.detector:
             self.detector = Detector(config.fpn_channels, config.num_things, config.detector_config)
@@ -59,6 +59,7 @@ class ImpNetwork(nn.Module):
                 config.head_norm,
                 config.canvas_scale,
                 config.canvas_skip,
+                config.fuse_convs,
             )
         self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
         self.register_buffer("std", torch.tensor(config.std), persistent=False)

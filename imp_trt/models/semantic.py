@@ -19,8 +19,8 @@ class SemanticHead(nn.Module):
 
     The features are one tensor at stride 4: p2 itself ("p2"), or the sum over levels of
     conv3x3 + norm + ReLU + 2x upsampling ("fpn", Panoptic FPN). They are concatenated with the canvas and
-    followed by four 3x3 convolutions and one 1x1 convolution. Without IMP the same convolutions
-    run without the canvas, so that a pair with and without IMP has no other difference.
+    followed by 3x3 convolutions, four in the paper, and one 1x1 convolution. Without IMP the same
+    convolutions run without the canvas, so that a pair with and without IMP has no other difference.
 
     Args:
         kind: "p2" or "fpn".
@@ -31,6 +31,7 @@ class SemanticHead(nn.Module):
         norm: normalization of the "fpn" head; the "p2" head has none.
         canvas_scale: factor of the canvas in the concatenation.
         canvas_skip: whether a 1x1 convolution of the canvas is added to the logits; it starts at zero.
+        fuse_convs: number of 3x3 convolutions after the concatenation.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class SemanticHead(nn.Module):
         norm: Norm | Literal["none"],
         canvas_scale: float = 1.0,
         canvas_skip: bool = False,
+        fuse_convs: int = 4,
     ) -> None:
         super().__init__()
         self.kind = kind
@@ -63,10 +65,10 @@ class SemanticHead(nn.Module):
         self.fuse = nn.Sequential(
             *[
                 _conv_norm(width + canvas_channels if step == 0 else channels, channels, norm)
-                for step in range(4)
+                for step in range(fuse_convs)
             ]
         )
-        self.classify = nn.Conv2d(channels, num_classes, 1)
+        self.classify = nn.Conv2d(channels if fuse_convs else width + canvas_channels, num_classes, 1)
         self.canvas_to_logits: nn.Conv2d | None = None
         if canvas_skip and canvas_channels:
             self.canvas_to_logits = nn.Conv2d(canvas_channels, num_classes, 1, bias=False)
@@ -94,9 +96,10 @@ class SemanticHead(nn.Module):
 
     @property
     def canvas_kernel(self) -> Tensor:
-        """View [channels, C, 3, 3] of the first convolution's canvas weights; C is 0 without IMP."""
-        first: nn.Sequential = self.fuse[0]  # type: ignore[assignment]
-        weight: Tensor = first[0].weight  # type: ignore[assignment]
+        """View [channels, C, k, k] of the first convolution's canvas weights; C is 0 without IMP."""
+        weight = self.classify.weight
+        if len(self.fuse):
+            weight = self.fuse[0][0].weight  # type: ignore[index]
         return weight[:, self.feature_channels :]
 
     def merge_levels(self, features: dict[str, Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ enum class Layout { linear, hwc8 };
 template <Layout layout, class T>
 __device__ __forceinline__ void pool_box(RoiMemory& memory, const Level<T> (&levels)[kLevels],
                                          const float* boxes, T* out, int boxes_per_image, int channels,
-                                         int output_size, int ratio, int canonical_level, int canonical_size)
+                                         int output_size, int ratio, int canonical_level, int canonical_size, bool aligned)
 {
     const long long roi = blockIdx.x;
     const int first = static_cast<int>(blockIdx.y) * IMP_RA_CHANNELS;
@@ -33,8 +33,8 @@ __device__ __forceinline__ void pool_box(RoiMemory& memory, const Level<T> (&lev
     for (int k = 1; k < kLevels; ++k) {  // an index that varies would put the array into local memory
         level = which == k ? levels[k] : level;
     }
-    const RoiGrid grid = {roi_axis(box[1], box[3], which, output_size),
-                          roi_axis(box[0], box[2], which, output_size), level.height, level.width, ratio};
+    const RoiGrid grid = {roi_axis(box[1], box[3], which, output_size, aligned),
+                          roi_axis(box[0], box[2], which, output_size, aligned), level.height, level.width, ratio};
     fill_tables(memory, grid, output_size);
     __syncthreads();
     const long long plane = static_cast<long long>(level.height) * level.width;
@@ -56,12 +56,13 @@ __device__ __forceinline__ void pool_box(RoiMemory& memory, const Level<T> (&lev
     extern "C" __global__ void __launch_bounds__(IMP_RA_THREADS, blocks) imp_multilevel_roi_align_##name(    \
         const T* p2, const T* p3, const T* p4, const T* p5, const float* boxes, T* out, int batch,           \
         int boxes_per_image, int channels, int h2, int w2, int h3, int w3, int h4, int w4, int h5, int w5,   \
-        int output_size, int sampling_ratio, int canonical_level, int canonical_size)                        \
+        int output_size, int sampling_ratio, int canonical_level, int canonical_size, int aligned)           \
     {                                                                                                        \
         __shared__ imp::RoiMemory memory;                                                                    \
         const imp::Level<T> levels[imp::kLevels] = {{p2, h2, w2}, {p3, h3, w3}, {p4, h4, w4}, {p5, h5, w5}}; \
         imp::pool_box<imp::Layout::layout, T>(memory, levels, boxes, out, boxes_per_image, channels,         \
-                                              output_size, sampling_ratio, canonical_level, canonical_size); \
+                                              output_size, sampling_ratio, canonical_level, canonical_size,  \
+                                              aligned != 0);                                                 \
     }
 
 IMP_RA_KERNEL(f32, linear, float, 3)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Multilevel RoIAlign: the pyramid level of a box and where its samples lie. README.md is the contract.
-// Every operation is float32, rounded, in the order of torchvision's roi_align with aligned=False.
+// Every operation is float32, rounded, in the order of torchvision's roi_align.
 #ifndef IMP_MULTILEVEL_ROI_ALIGN_H
 #define IMP_MULTILEVEL_ROI_ALIGN_H
 
@@ -40,11 +40,12 @@ struct RoiAxis {
     float bin;
 };
 
-IMP_HD RoiAxis roi_axis(float low, float high, int level, int output_size)
+IMP_HD RoiAxis roi_axis(float low, float high, int level, int output_size, bool aligned)
 {
     const float scale = 0.25F / static_cast<float>(1 << level);
-    const float start = low * scale, size = high * scale - start;
-    return {start, (size < 1.0F ? 1.0F : size) / static_cast<float>(output_size)};
+    const float offset = aligned ? 0.5F : 0.0F;
+    const float start = low * scale - offset, size = high * scale - offset - start;
+    return {start, (!aligned && size < 1.0F ? 1.0F : size) / static_cast<float>(output_size)};
 }
 
 // The two cells that a sample blends along one axis; `low` is kNoSample where it lies outside the map.

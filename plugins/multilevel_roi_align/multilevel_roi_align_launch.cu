@@ -11,7 +11,7 @@ namespace {
 
 template <class T>
 using Kernel = void (*)(const T*, const T*, const T*, const T*, const float*, T*, int, int, int, int, int,
-                        int, int, int, int, int, int, int, int, int, int);
+                        int, int, int, int, int, int, int, int, int, int, int);
 
 template <class T>
 cudaError_t launch(Kernel<T> kernel, const MultilevelRoiAlignCall& call, cudaStream_t stream)
@@ -32,7 +32,7 @@ cudaError_t launch(Kernel<T> kernel, const MultilevelRoiAlignCall& call, cudaStr
                               static_cast<const T*>(p[2]), static_cast<const T*>(p[3]), call.boxes,
                               static_cast<T*>(call.pooled), call.batch, call.boxes_per_image, call.channels,
                               h[0], w[0], h[1], w[1], h[2], w[2], h[3], w[3], call.output_size,
-                              call.sampling_ratio, call.canonical_level, call.canonical_size);
+                              call.sampling_ratio, call.canonical_level, call.canonical_size, call.aligned);
 }
 
 } // namespace

@@ -20,6 +20,7 @@ struct MultilevelRoiAlignCall {
     int sampling_ratio;
     int canonical_level;
     int canonical_size;
+    int aligned; // 0 or 1
     bool hwc8;
 };
 

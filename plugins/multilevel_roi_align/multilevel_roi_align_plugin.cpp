@@ -21,6 +21,7 @@ void MultilevelRoiAlign::fields(FieldVisitor& visitor)
     visitor.field("sampling_ratio", sampling_ratio_);
     visitor.field("canonical_level", canonical_level_);
     visitor.field("canonical_size", canonical_size_);
+    visitor.optional_field("aligned", aligned_);
 }
 
 const char* MultilevelRoiAlign::field_problem() const
@@ -31,7 +32,10 @@ const char* MultilevelRoiAlign::field_problem() const
     if (sampling_ratio_ < 1) {
         return "sampling_ratio must be at least 1";
     }
-    return canonical_size_ < 1 ? "canonical_size must be at least 1" : nullptr;
+    if (canonical_size_ < 1) {
+        return "canonical_size must be at least 1";
+    }
+    return aligned_ != 0 && aligned_ != 1 ? "aligned must be 0 or 1" : nullptr;
 }
 
 bool MultilevelRoiAlign::accepts(int32_t input, const DataType* types)
@@ -101,6 +105,7 @@ cudaError_t MultilevelRoiAlign::launch(const nvinfer1::PluginTensorDesc* in, con
     call.sampling_ratio = sampling_ratio_;
     call.canonical_level = canonical_level_;
     call.canonical_size = canonical_size_;
+    call.aligned = aligned_;
     return launch_multilevel_roi_align(element_of(in[0].type), call, stream);
 }
 

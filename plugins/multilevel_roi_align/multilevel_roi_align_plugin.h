@@ -33,6 +33,7 @@ private:
     int32_t sampling_ratio_{};
     int32_t canonical_level_{};
     int32_t canonical_size_{};
+    int32_t aligned_{};
 };
 
 } // namespace imp_trt

@@ -28,11 +28,14 @@ class MultilevelRoiAlign(PluginOperator):
     sampling_ratio: int
     canonical_level: int
     canonical_size: int
+    aligned: int = 0
 
     def __post_init__(self) -> None:
         for name in ("output_size", "sampling_ratio", "canonical_size"):
             if getattr(self, name) < 1:
                 raise InvalidInput(name, expected="an integer >= 1", got=getattr(self, name))
+        if self.aligned not in (0, 1):
+            raise InvalidInput("aligned", expected="0 or 1", got=self.aligned)
 
     @staticmethod
     def accepts(position: int, elements: Sequence[str]) -> bool:
@@ -87,4 +90,5 @@ class MultilevelRoiAlign(PluginOperator):
             layout=levels[0].layout.lower(),
             stream=stream,
             device=device,
+            aligned=bool(self.aligned),
         )

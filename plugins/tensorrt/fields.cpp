@@ -79,6 +79,24 @@ void FieldReader::field(const char* name, int32_t& value)
     }
 }
 
+bool FieldReader::has(const char* name) const
+{
+    for (int32_t i = 0; i < collection_.nbFields; ++i) {
+        const char* const candidate = collection_.fields[i].name;
+        if (candidate != nullptr && std::strcmp(candidate, name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void FieldReader::optional_field(const char* name, int32_t& value)
+{
+    if (has(name)) {
+        field(name, value);
+    }
+}
+
 void FieldReader::field(const char* name, float& value)
 {
     if (const PluginField* const found = find(name, PluginFieldType::kFLOAT32)) {

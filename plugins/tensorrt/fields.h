@@ -16,6 +16,12 @@ public:
     virtual void field(const char* name, float& value) = 0;
     virtual void field(const char* name, std::string& value) = 0;
 
+    // A field of a later version: where it is missing the value stays as it is.
+    virtual void optional_field(const char* name, int32_t& value)
+    {
+        field(name, value);
+    }
+
 protected:
     ~FieldVisitor() = default;
 };
@@ -28,6 +34,7 @@ public:
     void field(const char* name, int32_t& value) override;
     void field(const char* name, float& value) override;
     void field(const char* name, std::string& value) override;
+    void optional_field(const char* name, int32_t& value) override;
 
     bool ok() const
     {
@@ -35,6 +42,7 @@ public:
     }
 
 private:
+    bool has(const char* name) const;
     const nvinfer1::PluginField* find(const char* name, nvinfer1::PluginFieldType type);
     void fail(const char* name, const char* why);
 

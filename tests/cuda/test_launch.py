@@ -92,7 +92,9 @@ def test_multilevel_roi_align(fake):
     constants = kernels.geometry("multilevel_roi_align")
     assert launch.entry == "imp_multilevel_roi_align_bf16"
     assert launch.values[:9] == (16, 32, 48, 64, 80, 96, 2, 3, 40)
-    assert launch.values[9:] == (50, 70, 25, 35, 13, 18, 7, 9, 7, 2, 4, 224)
+    assert launch.values[9:] == (50, 70, 25, 35, 13, 18, 7, 9, 7, 2, 4, 224, 0)
+    pool(aligned=True)
+    assert fake.launches.pop().values[-1] == 1
     assert launch.grid == (6, -(-40 // constants["IMP_RA_CHANNELS"]), 1)
     assert launch.block == (constants["IMP_RA_THREADS"], 1, 1)
     pool(boxes_per_image=0)
@@ -220,7 +222,9 @@ def test_names_of_the_sizes_are_in_the_order_of_the_source():
     source = nvrtc.program("multilevel_roi_align").source
     text = re.sub(r"[\\\s]+", " ", source)
     assert "batch, int boxes_per_image, int channels, int h2, int w2, int h3" in text
-    assert "int output_size, int sampling_ratio, int canonical_level, int canonical_size)" in text
+    assert (
+        "int output_size, int sampling_ratio, int canonical_level, int canonical_size, int aligned)" in text
+    )
 
 
 def test_the_real_bindings_take_the_arguments(fake):

@@ -89,7 +89,7 @@ def test_the_arguments_of_every_kernel_arrive(session, monkeypatch):
     assert values["imp_frame_fit"] == f"{high} {top} {PITCH} 20 30 60 90 64 96 1 114"
     assert values["imp_semantic_back"] == f"{top} 0 64 96 60 90 20 30"
     assert values["imp_multilevel_roi_align_bf16"] == (
-        f"0 16 {high} {top} 48 64 2 3 40 50 70 25 35 13 18 7 9 7 0 -4 {LARGEST}"
+        f"0 16 {high} {top} 48 64 2 3 40 50 70 25 35 13 18 7 9 7 0 -4 {LARGEST} 0"
     )
     assert values["imp_mask_projection_backward_rect_f16"] == (
         f"0 16 {high} {top} 48 64 80 96 8 2 3 4 50 70 28 0.100000001"

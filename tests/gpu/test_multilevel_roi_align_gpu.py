@@ -67,12 +67,20 @@ def test_other_layouts_and_no_boxes(device):
     assert pyramid_roi_align(*levels, boxes[:, :0], 7).shape == (0, 3, 7, 7)
 
 
-def test_backward_is_that_of_the_cpu(device):
+def test_aligned_boxes_are_those_of_the_cpu(device):
+    levels, boxes = pyramid(), boxes_of_every_level(count=6)
+    expected = pyramid_roi_align(*levels, boxes, 7, aligned=True)
+    out = pyramid_roi_align(*(level.to(device) for level in levels), boxes.to(device), 7, aligned=True)
+    torch.testing.assert_close(out.cpu(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_backward_is_that_of_the_cpu(device, aligned):
     boxes = boxes_of_every_level(count=6)
     results = []
     for where in ("cpu", device):
         levels = [level.to(where).requires_grad_() for level in pyramid()]
-        out = pyramid_roi_align(*levels, boxes.to(where), 7)
+        out = pyramid_roi_align(*levels, boxes.to(where), 7, aligned=aligned)
         weight = torch.linspace(-1, 1, out.numel()).view(out.shape).to(where)
         results.append([grad.cpu() for grad in torch.autograd.grad((out * weight).sum(), levels)])
     for ours, theirs in zip(*results, strict=True):

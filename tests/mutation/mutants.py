@@ -70,7 +70,9 @@ MUTANTS = (
     Mutant(FRAME_FIT, "left * (1.0F - column.fraction) + right * column.fraction", "left"),
     # ---- multilevel_roi_align.h ----
     Mutant(ROI_ALIGN, "kLevelEps) - 2.0F", "kLevelEps) - 3.0F"),
-    Mutant(ROI_ALIGN, "size < 1.0F ? 1.0F : size", "size"),
+    Mutant(ROI_ALIGN, "!aligned && size < 1.0F ? 1.0F : size", "size"),
+    Mutant(ROI_ALIGN, "!aligned && size < 1.0F", "size < 1.0F"),
+    Mutant(ROI_ALIGN, "aligned ? 0.5F : 0.0F", "0.0F"),
     Mutant(ROI_ALIGN, "place >= -1.0F", "place >= 0.0F"),
     Mutant(ROI_ALIGN, "(static_cast<float>(i) + 0.5F)", "static_cast<float>(i)"),
     Mutant(

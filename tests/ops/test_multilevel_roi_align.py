@@ -47,6 +47,22 @@ def test_equals_the_reference(boxes):
     assert (np.abs(out.numpy() - expected) <= tolerance[:, None, None, None]).all()
 
 
+@pytest.mark.parametrize(("size", "ratio"), [(7, 2), (3, 1)])
+def test_aligned_equals_the_reference(size, ratio):
+    small = torch.tensor([[10.0, 10, 11, 12], [20, 20, 23, 21], [0, 0, 0.5, 40], [95, 50, 99, 54]])
+    boxes = torch.cat([boxes_of_every_level(count=6), small.expand(2, -1, -1)], 1)
+    levels = [p.double() for p in pyramid()]
+    expected = reference([p.numpy() for p in levels], boxes.numpy(), size, ratio, aligned=True)
+    ours = [p.clone().requires_grad_() for p in levels]
+    out = pyramid_roi_align(*ours, boxes, size, ratio, aligned=True)
+    np.testing.assert_allclose(out.detach().numpy(), expected, atol=1e-4)
+    # The operator is linear: its gradient with the features gives the weighted sum of its outputs.
+    weight = torch.rand(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (out * weight).sum().backward()
+    total = sum((p.grad * p.detach()).sum() for p in ours)
+    torch.testing.assert_close(total, (torch.from_numpy(expected) * weight).sum(), atol=1e-3, rtol=1e-5)
+
+
 def test_a_box_that_is_not_finite_pools_zeros_and_has_no_gradient():
     levels = [p.requires_grad_() for p in pyramid(batch=1)]
     boxes = awkward_boxes()
@@ -83,7 +99,7 @@ def test_operator_contract():
     # The fourth check, of compiled autograd, repeats these through the compiler and takes half a minute.
     library.opcheck(
         torch.ops.imp_trt.multilevel_roi_align.default,
-        (*levels, boxes, 2, 2, 4, 224),
+        (*levels, boxes, 2, 2, 4, 224, True),
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )
 

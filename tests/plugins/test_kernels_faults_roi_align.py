@@ -102,7 +102,7 @@ def run(
     arguments: list[Any] = [stored(level.numpy(), dtype) for level in levels]
     if layout == "hwc8":
         arguments = [np.pad(level.transpose(0, 2, 3, 1), [(0, 0)] * 3 + [(0, 1)]) for level in arguments]
-    arguments += [boxes.numpy(), out, 1, count, channels, *sides, 7, 2, 4, 224]
+    arguments += [boxes.numpy(), out, 1, count, channels, *sides, 7, 2, 4, 224, 0]
     kernels.run(entry, grid, (constants["IMP_RA_THREADS"], 1, 1), arguments)
     kernels.close()
 

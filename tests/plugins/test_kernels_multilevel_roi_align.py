@@ -37,6 +37,7 @@ def pool(
     dtype: str = "f32",
     sanitizer: str = "address",
     hwc8: bool = False,
+    aligned: bool = False,
 ) -> Tensor:
     """The kernel's answer; with hwc8 the features are handed over in TensorRT's layout of that name."""
     batch, count = boxes.shape[:2]
@@ -48,7 +49,19 @@ def pool(
     arguments: list[Any] = [stored(level.numpy(), dtype) for level in levels]
     if hwc8:
         arguments = [channels_last(level) for level in arguments]
-    arguments += [boxes.numpy(), out, batch, count, channels, *sides, size, ratio, level0, size0]
+    arguments += [
+        boxes.numpy(),
+        out,
+        batch,
+        count,
+        channels,
+        *sides,
+        size,
+        ratio,
+        level0,
+        size0,
+        int(aligned),
+    ]
     entry = f"imp_multilevel_roi_align_{'hwc8_' if hwc8 else ''}{dtype}"
     block = (constants["IMP_RA_THREADS"], 1, 1)
     (result,) = kernels("multilevel_roi_align", sanitizer).run(entry, grid, block, arguments)
@@ -96,6 +109,18 @@ def test_equals_the_pytorch_operator(size: int, ratio: int, size0: int, channels
     rounded = [level.to(TORCH_DTYPES[dtype]) for level in levels]
     expected = pyramid_roi_align(*rounded, boxes, size, ratio, 4, size0)
     assert torch.equal(pool(levels, boxes, size, ratio, 4, size0, dtype), expected)
+
+
+@pytest.mark.parametrize(("dtype", "hwc8"), [("f32", False), ("f16", False), ("bf16", True)])
+@pytest.mark.parametrize(("size", "ratio"), [(7, 2), (3, 3)])
+def test_aligned_boxes(size: int, ratio: int, dtype: str, hwc8: bool) -> None:
+    levels, boxes = pyramid(batch=1, channels=9), boxes_of_every_level(batch=1)
+    small = boxes_of_every_level(batch=1, count=8) * 0.02 + 5  # below a cell
+    boxes = torch.cat([boxes, small, awkward_boxes()], 1)
+    rounded = [level.to(TORCH_DTYPES[dtype]) for level in levels]
+    expected = pyramid_roi_align(*rounded, boxes, size, ratio, aligned=True)
+    assert torch.equal(pool(levels, boxes, size, ratio, dtype=dtype, hwc8=hwc8, aligned=True), expected)
+    assert not torch.equal(expected, pyramid_roi_align(*rounded, boxes, size, ratio))
 
 
 def test_equals_torchvision() -> None:

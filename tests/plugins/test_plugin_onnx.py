@@ -50,6 +50,14 @@ def test_roi_align_becomes_a_plugin_layer(element: str, tmp_path: Path) -> None:
     assert result["names_in_plan"] == ["ImpMultilevelRoiAlign"]
 
 
+def test_aligned_boxes_become_a_field(tmp_path: Path) -> None:
+    result = _build(tmp_path, roi_align_model("f16", aligned=True), plugin=True)
+    assert result["plugin_layers"] == 1
+    assert set(rtx_plugins.FIELDS["ImpMultilevelRoiAlign"]) <= set(result["fields_in_plan"])  # type: ignore[call-overload]
+    result = _build(tmp_path, roi_align_model("f16", aligned=True), plugin=False)
+    assert result["plugin_layers"] == 0
+
+
 def test_a_file_without_functions_becomes_a_plugin_layer(tmp_path: Path) -> None:
     result = _build(tmp_path, mask_projection_model("f16", functions=False), plugin=True)
     assert result["plugin_layers"] == result["layers"] == 1

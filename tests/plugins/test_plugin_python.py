@@ -74,9 +74,9 @@ def test_the_environment_variable_names_the_library() -> None:
         ),
         (
             ROI,
-            "output_size:5:1: sampling_ratio:5:1: canonical_level:5:1: canonical_size:5:1:",
+            "output_size:5:1: sampling_ratio:5:1: canonical_level:5:1: canonical_size:5:1: aligned:5:1:",
             "output_size:5:1:07000000 sampling_ratio:5:1:02000000 canonical_level:5:1:04000000 "
-            "canonical_size:5:1:e0000000",
+            "canonical_size:5:1:e0000000 aligned:5:1:01000000",
         ),
     ],
 )
@@ -127,7 +127,9 @@ def test_text_may_end_with_zero() -> None:
         (
             ROI,
             [
-                *((field, None) for field in rtx_plugins.FIELDS[ROI]),
+                *((field, None) for field in rtx_plugins.FIELDS[ROI] if field != "aligned"),
+                ("aligned", 2),
+                ("aligned", "twice"),
                 ("output_size", 0),
                 ("sampling_ratio", -1),
                 ("canonical_size", 0),

@@ -40,7 +40,7 @@ def image(op, device=None):
         if entry.startswith("imp_mask_projection"):
             kinds[entry] = "p" * (8 if "_backward_" in entry else 5) + "iiiiiii" + "f"
         elif entry.startswith("imp_multilevel"):
-            kinds[entry] = "pppppp" + "iii" + "iiiiiiii" + "iiii"
+            kinds[entry] = "pppppp" + "iii" + "iiiiiiii" + "iiiii"
     return "".join(f"{entry} {kinds[entry]}\n" for entry in kernels.ENTRIES[op]).encode()
 
 

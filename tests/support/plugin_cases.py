@@ -136,9 +136,13 @@ def roi_align_case(folder: Path, element: str) -> Path:
     ]
     every = roi_align.boxes_of_every_level(1, 5, 64, 96).numpy()
     boxes = np.concatenate([every, roi_align.awkward_boxes().numpy()[:, [0, 7, 11]]], 1)
-    size, ratio = 3, 2
-    expected = roi_align.reference([level.astype(np.float64) for level in levels], boxes, size, ratio)
+    size, ratio, aligned = 3, 2, element == "f16"
+    expected = roi_align.reference(
+        [level.astype(np.float64) for level in levels], boxes, size, ratio, aligned=aligned
+    )
     fields = {"output_size": size, "sampling_ratio": ratio, "canonical_level": 4, "canonical_size": 224}
+    if aligned:
+        fields["aligned"] = 1
     inputs = {f"p{level + 2}": (element, values) for level, values in enumerate(levels)}
     inputs["boxes"] = ("f32", boxes)
     return write_case(folder, "ImpMultilevelRoiAlign", fields, inputs, element, expected)

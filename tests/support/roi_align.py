@@ -21,8 +21,12 @@ def reference(
     ratio: int,
     level0: int = 4,
     size0: int = 224,
+    aligned: bool = False,
 ) -> NDArray[np.float64]:
-    """Levels [B, C, H_l, W_l], boxes [B, N, 4] -> [B*N, C, size, size]; zeros where a box is not finite."""
+    """Levels [B, C, H_l, W_l], boxes [B, N, 4] -> [B*N, C, size, size]; zeros where a box is not finite.
+
+    A ratio of 0 takes as many samples as there are cells in a bin, rounded up, as Detectron2 does.
+    """
     batch, count = boxes.shape[:2]
     channels = levels[0].shape[1]
     out = np.zeros((batch * count, channels, size, size))
@@ -35,22 +39,28 @@ def reference(
             level = math.floor(level0 + math.log2(math.sqrt(area) / size0) + 1e-6) if area > 0 else 2
             index = min(max(level, 2), 5) - 2
             features, scale = levels[index][image], 1 / STRIDES[index]
-            out[image * count + n] = _pool(features, [v * scale for v in (x0, y0, x1, y1)], size, ratio)
+            shift = 0.5 if aligned else 0.0
+            corners = [v * scale - shift for v in (x0, y0, x1, y1)]
+            out[image * count + n] = _pool(features, corners, size, ratio, 0.0 if aligned else 1.0)
     return out
 
 
-def _pool(features: NDArray[np.float64], box: list[float], size: int, ratio: int) -> NDArray[np.float64]:
+def _pool(
+    features: NDArray[np.float64], box: list[float], size: int, ratio: int, least: float
+) -> NDArray[np.float64]:
     x0, y0, x1, y1 = box
-    cell_w, cell_h = max(x1 - x0, 1.0) / size, max(y1 - y0, 1.0) / size
+    width, height = (x1 - x0, y1 - y0) if least == 0 else (max(x1 - x0, least), max(y1 - y0, least))
+    cell_w, cell_h = width / size, height / size
+    rows, columns = (ratio or max(math.ceil(cell), 1) for cell in (cell_h, cell_w))
     out = np.zeros((features.shape[0], size, size))
     for row in range(size):
         for column in range(size):
-            for i in range(ratio):
-                for j in range(ratio):
-                    y = y0 + row * cell_h + (i + 0.5) * cell_h / ratio
-                    x = x0 + column * cell_w + (j + 0.5) * cell_w / ratio
+            for i in range(rows):
+                for j in range(columns):
+                    y = y0 + row * cell_h + (i + 0.5) * cell_h / rows
+                    x = x0 + column * cell_w + (j + 0.5) * cell_w / columns
                     out[:, row, column] += _sample(features, y, x)
-    return out / ratio**2
+    return out / (rows * columns)
 
 
 def _sample(features: NDArray[np.float64], y: float, x: float) -> NDArray[np.float64]:

@@ -31,6 +31,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "sampling_ratio": 2,
         "canonical_level": 4,
         "canonical_size": 224,
+        "aligned": 1,
     },
 }
 _TYPES = {"f32": "FLOAT", "f16": "HALF", "bf16": "BF16", "i32": "INT32", "i64": "INT64", "bool": "BOOL"}

@@ -16,6 +16,19 @@ COCO_THINGS: tuple[str, ...] = tuple(name for name in _CATEGORIES[1:] if name !=
 """COCO's 80 things in the order of their category ids."""
 
 
+COCO_STUFF: tuple[str, ...] = (
+    *("banner", "blanket", "bridge", "cardboard", "counter", "curtain", "door-stuff", "floor-wood", "flower"),
+    *("fruit", "gravel", "house", "light", "mirror-stuff", "net", "pillow", "platform", "playingfield"),
+    *("railroad", "river", "road", "roof", "sand", "sea", "shelf", "snow", "stairs", "tent", "towel"),
+    *("wall-brick", "wall-stone", "wall-tile", "wall-wood", "water-other", "window-blind", "window-other"),
+    *("tree-merged", "fence-merged", "ceiling-merged", "sky-other-merged", "cabinet-merged", "table-merged"),
+    *("floor-other-merged", "pavement-merged", "mountain-merged", "grass-merged", "dirt-merged"),
+    *("paper-merged", "food-other-merged", "building-other-merged", "rock-merged", "wall-other-merged"),
+    "rug-merged",
+)
+"""The 53 stuff classes of COCO's panoptic task, in the order of their ids."""
+
+
 def coco_rows_in_use() -> list[int]:
     """The category ids of COCO's 80 things, of 1 to 90."""
     return [i for i, name in enumerate(_CATEGORIES) if i and name != "N/A"]

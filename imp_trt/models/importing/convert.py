@@ -15,16 +15,16 @@ from torch import Tensor
 from imp_trt.classes import ClassTable, default_palette
 from imp_trt.errors import CheckpointError, InvalidInput
 from imp_trt.models.config import DetectorConfig, ModelConfig
-from imp_trt.models.importing import torchvision
+from imp_trt.models.importing import detectron2, mmdet, torchvision
 from imp_trt.models.importing.classes import COCO_THINGS, coco_rows_in_use
-from imp_trt.models.importing.layout import Converted, State
-from imp_trt.models.importing.reading import read_foreign
+from imp_trt.models.importing.layout import PREDICTORS, Converted, State
+from imp_trt.models.importing.reading import ForeignCheckpoint, read_foreign
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system
 
 _log = logging.getLogger(__name__)
 
-Source = Literal["torchvision", "torchvision-v2"]
+Source = Literal["torchvision", "torchvision-v2", "detectron2", "mmdet"]
 
 SOURCES: tuple[Source, ...] = get_args(Source)
 """Code bases whose checkpoints are imported."""
@@ -37,13 +37,11 @@ MAX_LISTED = 8
 
 BACKGROUND = "background"
 
-_PREDICTORS = {  # layer -> values per class
-    "detector.roi.box_predictor.cls_score": 1,
-    "detector.roi.box_predictor.bbox_pred": 4,
-    "detector.roi.mask_predictor.mask_fcn_logits": 1,
-}
+NEVER = -1e4
+"""Logit of each thing in an imported semantic head, which has one class for all; finite in float16."""
 
-_CONVERTERS: dict[Source, tuple[Callable[[State], bool], Callable[[State, float | None], Converted]]] = {
+_Convert = Callable[[ForeignCheckpoint, float | None, bool | None], Converted]
+_CONVERTERS: dict[Source, tuple[Callable[[State], bool], _Convert]] = {
     "torchvision-v2": (
         lambda state: torchvision.is_torchvision(state) and torchvision.is_version_2(state),
         torchvision.convert,
@@ -52,6 +50,8 @@ _CONVERTERS: dict[Source, tuple[Callable[[State], bool], Callable[[State, float 
         lambda state: torchvision.is_torchvision(state) and not torchvision.is_version_2(state),
         torchvision.convert,
     ),
+    "detectron2": (detectron2.fits, detectron2.convert),
+    "mmdet": (mmdet.fits, mmdet.convert),
 }
 
 
@@ -62,11 +62,17 @@ def import_checkpoint(
     classes: Sequence[str] | None = None,
     input_size: tuple[int, int] = DEFAULT_INPUT_SIZE,
     batch_norm_eps: float | None = None,
+    caffe: bool | None = None,
 ) -> ImpNetwork:
-    """A network with the weights of a Mask R-CNN of another code base.
+    """A network with the weights of a Mask R-CNN or Panoptic FPN of another code base.
 
-    It is the system "mask-rcnn-imp", which gives class maps without training: each pixel has the class of
-    the largest score * mask, or background. ``imp-train --init`` adds a semantic head to it.
+    A Mask R-CNN becomes the system "mask-rcnn-imp", which gives class maps without training: each pixel has
+    the class of the largest score * mask, or background. ``imp-train --init`` adds a semantic head to it. A
+    Panoptic FPN becomes the system "panoptic-fpn"; its semantic classes are those of its head, of which the
+    first, "things", stands for every thing, and the classes of its detector follow.
+
+    RoIAlign of Detectron2 and mmdetection takes as many samples as a bin has cells, rounded up. Here it takes
+    2 x 2: where boxes are large on their level, boxes and masks differ a little from the source's.
 
     Args:
         path: a .pth, .pt, .pkl or .safetensors file with a state dict, or a training checkpoint around one.
@@ -76,6 +82,9 @@ def import_checkpoint(
             takes those in the file, or COCO's if there are 80 or 90.
         input_size: (height, width) of the frames, multiples of 32.
         batch_norm_eps: eps of the backbone's normalization, where it is not that of the source's default.
+        caffe: whether the backbone is from Caffe2 (BGR pixels, and in ResNet-50 and 101 the stride in the 1x1
+            convolutions). None takes the source's default: what an mmdetection file says, True for
+            Detectron2.
 
     Returns:
         The network in evaluation mode, with float32 weights.
@@ -97,10 +106,10 @@ def import_checkpoint(
             got=f"{len(foreign.tensors)} tensors such as {', '.join(sorted(foreign.tensors)[:2])}",
             fix="--from auto",
         )
-    converted = convert(foreign.tensors, batch_norm_eps)
+    converted = convert(foreign, batch_norm_eps, caffe)
     converted, names = _named(converted, classes or foreign.classes)
     network = ImpNetwork(_config(converted, names, input_size))
-    _load(path, network, converted)
+    _load(path, network, _with_things(converted))
     return network.eval()
 
 
@@ -141,7 +150,7 @@ def _named(converted: Converted, classes: Sequence[str]) -> tuple[Converted, tup
 def _select(converted: Converted, kept: list[int]) -> Converted:
     """Keep some rows of the predictors, background included."""
     state = dict(converted.state)
-    for layer, width in _PREDICTORS.items():
+    for layer, width in PREDICTORS.items():
         for name in (f"{layer}.weight", f"{layer}.bias"):
             value = state[name]
             state[name] = value.reshape(-1, width, *value.shape[1:])[kept].reshape(-1, *value.shape[1:])
@@ -149,15 +158,28 @@ def _select(converted: Converted, kept: list[int]) -> Converted:
 
 
 def _config(converted: Converted, names: tuple[str, ...], input_size: tuple[int, int]) -> ModelConfig:
-    background = next(n for n in (BACKGROUND, "__background__", "no object") if n not in names)
-    classes = ClassTable(
-        (background, *names), tuple(range(1, len(names) + 1)), default_palette(len(names) + 1)
-    )
+    stuff = converted.stuff_names
+    if not stuff:
+        stuff = (next(n for n in (BACKGROUND, "__background__", "no object") if n not in names),)
+    stuff = tuple(f"{name} (stuff)" if name in names else name for name in stuff)
+    every = (*stuff, *names)
+    classes = ClassTable(every, tuple(range(len(stuff), len(every))), default_palette(len(every)))
     changes: dict[str, Any] = dict(converted.model)
     detector = replace(DetectorConfig(), **converted.detector)
-    return system(
-        "mask-rcnn-imp", classes, input_size, converted.backbone, detector_config=detector, **changes
-    )
+    kind = "panoptic-fpn" if converted.stuff_names else "mask-rcnn-imp"
+    return system(kind, classes, input_size, converted.backbone, detector_config=detector, **changes)
+
+
+def _with_things(converted: Converted) -> Converted:
+    """The semantic predictor with a row for each thing, which never wins."""
+    if not converted.stuff_names:
+        return converted
+    state = dict(converted.state)
+    for name, fill in (("semantic.classify.weight", 0.0), ("semantic.classify.bias", NEVER)):
+        if name in state:
+            row = torch.full_like(state[name][:1], fill).expand(converted.num_things, *state[name].shape[1:])
+            state[name] = torch.cat([state[name], row])
+    return replace(converted, state=state)
 
 
 def _load(path: str | Path, network: ImpNetwork, converted: Converted) -> None:
@@ -181,7 +203,7 @@ def _load(path: str | Path, network: ImpNetwork, converted: Converted) -> None:
             listed.append(f"and {len(problems) - MAX_LISTED} more")
         raise CheckpointError(
             f"checkpoint {path}",
-            expected=f"{len(needed)} tensors of {converted.source}'s Mask R-CNN with {converted.backbone}",
+            expected=f"{len(needed)} tensors of {converted.source}'s network with {converted.backbone}",
             got="\n  " + "\n  ".join(listed),
             fix="check --from, and that the network has the sizes of its source's default configuration",
         )

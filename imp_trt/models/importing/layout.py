@@ -28,8 +28,7 @@ class Converted:
         num_things: classes of the detector, without background.
         model: fields of ModelConfig that differ from the preset's.
         detector: fields of DetectorConfig that differ from the defaults.
-        semantic_classes: classes of the semantic head; 0 without one.
-        stuff_names: default names of the semantic classes, where the source has fixed ones.
+        stuff_names: names of the semantic head's classes, all stuff; empty without a semantic head.
     """
 
     source: str
@@ -38,7 +37,89 @@ class Converted:
     num_things: int
     model: dict[str, Any] = field(default_factory=dict)
     detector: dict[str, Any] = field(default_factory=dict)
-    semantic_classes: int = 0
+    stuff_names: tuple[str, ...] = ()
+
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+"""RGB, of pixels of 0-255."""
+IMAGENET_STD = (58.395, 57.12, 57.375)
+OWN_EPS = 1e-5
+"""Of the normalization layers of the network."""
+
+PREDICTORS = {  # layer -> values per class
+    "detector.roi.box_predictor.cls_score": 1,
+    "detector.roi.box_predictor.bbox_pred": 4,
+    "detector.roi.mask_predictor.mask_fcn_logits": 1,
+}
+CLASS_PREDICTOR = "detector.roi.box_predictor.cls_score"
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How a source prepares a frame: values of 0-255, less mean, divided by std.
+
+    Attributes:
+        mean, std: per channel, in the order that the first convolution reads.
+        bgr: whether that order is BGR.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bgr: bool
+
+    def apply(self, state: dict[str, Tensor]) -> dict[str, Any]:
+        """Make the first convolution read RGB, in place; returns mean and std of ModelConfig."""
+        mean, std = self.mean, self.std
+        first = "backbone.body.stem.0.weight"
+        if self.bgr:
+            mean, std = mean[::-1], std[::-1]
+            if first in state:
+                state[first] = state[first].flip(1)
+        return {"mean": tuple(m / 255 for m in mean), "std": tuple(s / 255 for s in std)}
+
+
+def detector_fields(state: State, source: str) -> dict[str, Any]:
+    """Fields of DetectorConfig that both Detectron2 and mmdetection differ in, of renamed tensors.
+
+    Their RoIAlign takes as many samples as a bin has cells, rounded up; here the number is fixed.
+    """
+    return {
+        "head_channels": rows(state, "detector.roi.box_head.fc6.weight", source),
+        "mask_channels": rows(state, "detector.roi.mask_head.0.0.weight", source),
+        "rpn_convs": sum(
+            name.startswith("detector.rpn.head.conv.") and name.endswith(".weight") for name in state
+        ),
+        "anchors": "exact",
+        "roi_aligned": True,
+        "roi_samples": ROI_SAMPLES,
+    }
+
+
+ROI_SAMPLES = 2
+"""Instead of a number that depends on the box."""
+
+
+def background_first(state: dict[str, Tensor], source: str) -> int:
+    """Reorder predictors whose background is last, in place; returns the number of other classes.
+
+    Rows of the background that a source does not have are zeros: nothing reads them. Boxes or masks that do
+    not depend on the class are repeated.
+    """
+    count = rows(state, f"{CLASS_PREDICTOR}.weight", source) - 1
+    for layer, width in PREDICTORS.items():
+        for name in (f"{layer}.weight", f"{layer}.bias"):
+            value = state.get(name)
+            if value is None or value.shape[0] % width:
+                continue  # the network's own check says so
+            value = value.reshape(-1, width, *value.shape[1:])
+            if layer == CLASS_PREDICTOR:
+                value = value.roll(1, 0)
+            else:
+                if len(value) == 1:
+                    value = value.expand(count, *value.shape[1:])
+                value = torch.cat([torch.zeros_like(value[:1]), value])
+            state[name] = value.reshape(-1, *value.shape[2:])
+    return count
 
 
 _BLOCKS: dict[tuple[int, int, int, int], tuple[Backbone | None, Backbone | None]] = {

@@ -12,8 +12,9 @@ import io
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
@@ -23,9 +24,13 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from imp_trt.data.files import read_regular
 from imp_trt.errors import CheckpointError
 
 SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
+
+MAX_BYTES = 4 << 30
+"""Largest file; a ResNeXt-101 Mask R-CNN with the state of its optimizer has 1 GB."""
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "weights", "network")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -40,11 +45,13 @@ class ForeignCheckpoint:
         path: the file.
         tensors: name -> tensor, on the CPU, of the dtype in the file.
         classes: class names in the order of the file, if it has any.
+        settings: text of the training configuration that mmdetection stores; empty without one.
     """
 
     path: Path
     tensors: dict[str, Tensor]
-    classes: tuple[str, ...] = field(default=())
+    classes: tuple[str, ...] = ()
+    settings: str = ""
 
 
 def read_foreign(path: str | Path) -> ForeignCheckpoint:
@@ -64,12 +71,16 @@ def read_foreign(path: str | Path) -> ForeignCheckpoint:
             expected=f"a file that ends with {', '.join(SUFFIXES)}",
             got=suffix or "no suffix",
         )
-    if not path.is_file():
-        raise CheckpointError(
-            f"checkpoint {path}", expected="an existing file", got="no file", fix="check the path"
-        )
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MAX_BYTES)
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {path}",
+            expected=f"a readable file of at most {MAX_BYTES >> 30} GiB",
+            got=error.strerror or error,
+            fix="check the path",
+        ) from error
+    try:
         if suffix == ".safetensors":
             content: Any = load_safetensors(data)
         elif _is_zip(data) or suffix != ".pkl":
@@ -87,7 +98,9 @@ def read_foreign(path: str | Path) -> ForeignCheckpoint:
             fix=_COPY_AGAIN,
         ) from error
     tensors = _strip_prefix(_tensors(path, content))
-    return ForeignCheckpoint(path, tensors, _classes(content))
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    meta = meta if isinstance(meta, Mapping) else {}
+    return ForeignCheckpoint(path, tensors, _classes(meta), _settings(meta))
 
 
 def _is_zip(data: bytes) -> bool:
@@ -145,18 +158,21 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("_codecs", "encode"):  # bytes in pickles of protocol 2
-            return _encode
+            return _guarded(_encode)
         if module == "torch._utils" and name in _TORCH_NAMES:
-            return super().find_class(module, name)
+            return _guarded(getattr(import_module("torch._utils"), name))
         if module == "torch" and (name == "Size" or isinstance(getattr(torch, name, None), torch.dtype)):
             return getattr(torch, name)
-        if module in ("torch", "torch.storage") and name.endswith("Storage"):
-            return getattr(torch if module == "torch" else torch.storage, name)
         if module in _NUMPY_MODULES and name in _NUMPY_NAMES:
-            return super().find_class(module, name)
+            return _guarded(super().find_class(module, name))
         if module == "numpy" and name in ("ndarray", "dtype"):
             return getattr(np, name)
-        return _Inert
+        return type("_Inert", (_Inert,), {})
+
+
+def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function as a new object: a pickle may set attributes of whatever it can name."""
+    return lambda *arguments: function(*arguments)
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -209,11 +225,13 @@ def _strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _classes(content: object) -> tuple[str, ...]:
+def _settings(meta: Mapping[str, Any]) -> str:
+    """The configuration as mmdetection stores it: meta.config, or meta.cfg."""
+    return next((meta[name] for name in ("config", "cfg") if isinstance(meta.get(name), str)), "")
+
+
+def _classes(meta: Mapping[str, Any]) -> tuple[str, ...]:
     """Class names as mmdetection stores them: meta.CLASSES, or meta.dataset_meta.classes."""
-    if not isinstance(content, Mapping) or not isinstance(content.get("meta"), Mapping):
-        return ()
-    meta: Mapping[str, Any] = content["meta"]
     inner = meta.get("dataset_meta")
     names = meta.get("CLASSES")
     if names is None and isinstance(inner, Mapping):

@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from imp_trt.models.importing.layout import Converted, State, resnet_name, rows, shift_variance
+from imp_trt.models.importing.layout import OWN_EPS, Converted, State, resnet_name, rows, shift_variance
+from imp_trt.models.importing.reading import ForeignCheckpoint
 from imp_trt.models.initial import backbone_name, current_name
 
 COCO_CLASSES = 91
 """Rows of the class predictor of torchvision's COCO weights: background and 90 category ids."""
 
 _STAGES = ("backbone.body.layer1.", "backbone.body.layer2.", "backbone.body.layer3.", "backbone.body.layer4.")
-_OWN_EPS = 1e-5
 
 
 def is_torchvision(state: State) -> bool:
@@ -28,17 +28,21 @@ def is_version_2(state: State) -> bool:
     return "roi_heads.box_head.0.0.weight" in state
 
 
-def convert(state: State, batch_norm_eps: float | None = None) -> Converted:
+def convert(
+    foreign: ForeignCheckpoint, batch_norm_eps: float | None = None, caffe: bool | None = None
+) -> Converted:
     """Names, sizes and switches of a torchvision state dict.
 
     Args:
-        state: of ``maskrcnn_resnet50_fpn`` or ``_v2``, or of a MaskRCNN with another ResNet.
+        foreign: of ``maskrcnn_resnet50_fpn`` or ``_v2``, or of a MaskRCNN with another ResNet.
         batch_norm_eps: of the backbone. None takes 0 for version 1 with COCO's 91 rows, whose published
             weights were trained so, else 1e-5. A state dict does not tell.
+        caffe: not used: there are none of Caffe2 here.
 
     Raises:
         CheckpointError: it is no Mask R-CNN with a supported backbone.
     """
+    state = foreign.tensors
     renamed: dict[str, Tensor] = {}
     for published, value in state.items():
         name = current_name(published)
@@ -52,8 +56,8 @@ def convert(state: State, batch_norm_eps: float | None = None) -> Converted:
     second = is_version_2(state)
     classes = rows(state, "roi_heads.box_predictor.cls_score.weight", "torchvision")
     if batch_norm_eps is None:
-        batch_norm_eps = 0.0 if classes == COCO_CLASSES and not second else _OWN_EPS
-    shift_variance(renamed, "backbone.body.", batch_norm_eps - _OWN_EPS)
+        batch_norm_eps = 0.0 if classes == COCO_CLASSES and not second else OWN_EPS
+    shift_variance(renamed, "backbone.body.", batch_norm_eps - OWN_EPS)
     detector: dict[str, Any] = {
         "head_channels": int(renamed["detector.roi.box_predictor.cls_score.weight"].shape[1]),
         "mask_channels": rows(renamed, "detector.roi.mask_head.0.0.weight", "torchvision"),

@@ -43,6 +43,7 @@ def launch_multilevel_roi_align(
     stream: int,
     device: Device,
     layout: str = "linear",
+    aligned: bool = False,
 ) -> None:
     """Enqueues the pooling; arguments are device pointers to contiguous arrays, 16-byte aligned.
 
@@ -57,6 +58,7 @@ def launch_multilevel_roi_align(
         device: made current in this thread.
         layout: of p2..p5, "linear" as above or "hwc8": [batch, h, w, channels rounded up to 8], TensorRT's
             HWC8; not for "f32".
+        aligned: as for `pyramid_roi_align`.
     """
     if layout not in _DTYPES:
         raise InvalidInput("layout", expected=" or ".join(_DTYPES), got=repr(layout))
@@ -66,7 +68,7 @@ def launch_multilevel_roi_align(
     grid = (batch * boxes_per_image, -(-channels // constants["IMP_RA_CHANNELS"]), 1)
     block = (constants["IMP_RA_THREADS"], 1, 1)
     integers = [batch, boxes_per_image, channels, *(side for size in sizes for side in size)]
-    integers += [output_size, sampling_ratio, canonical_level, canonical_size]
+    integers += [output_size, sampling_ratio, canonical_level, canonical_size, int(aligned)]
     args = [
         *((pointer, c_void_p) for pointer in (p2, p3, p4, p5, boxes, out)),
         *((value, c_int) for value in integers),
@@ -88,6 +90,7 @@ def forward(
     sampling_ratio: int,
     canonical_level: int,
     canonical_size: int,
+    aligned: bool = False,
 ) -> Tensor | None:
     """`pyramid_roi_align` of CUDA tensors, enqueued on PyTorch's current stream.
 
@@ -121,6 +124,7 @@ def forward(
             dtype=tensors.DTYPES[p2.dtype],
             stream=tensors.stream_of(p2),
             device=device,
+            aligned=aligned,
         )
         return out
 

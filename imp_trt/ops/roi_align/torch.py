@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """RoIAlign over four pyramid levels as one operator, equal to torchvision's MultiScaleRoIAlign.
 
+With ``aligned`` it is that of Detectron2 and mmdetection: half a cell further up and left, and without a
+least size of one cell.
+
 With it the exported graph has one node that pools each box from its level, instead of four RoIAligns over
 all boxes and a selection with data-dependent shapes. On a GPU its forward pass is the kernel of
 imp_trt.plugins (`cuda.py`).
@@ -50,6 +53,7 @@ def _composed(
     sampling_ratio: int,
     canonical_level: int,
     canonical_size: int,
+    aligned: bool = False,
 ) -> Tensor:
     levels = (p2, p3, p4, p5)
     batch, count = boxes.shape[:2]
@@ -66,7 +70,7 @@ def _composed(
                 output_size,
                 1.0 / stride,
                 sampling_ratio,
-                aligned=False,
+                aligned=aligned,
             )
             out[rows] = pooled.to(out.dtype)
     return out
@@ -92,6 +96,7 @@ def _(
     sampling_ratio: int,
     canonical_level: int,
     canonical_size: int,
+    aligned: bool = False,
 ) -> Tensor:
     return p2.new_empty((boxes.shape[0] * boxes.shape[1], p2.shape[1], output_size, output_size))
 
@@ -107,6 +112,7 @@ def _multilevel_roi_align_backward(
     sampling_ratio: int,
     canonical_level: int,
     canonical_size: int,
+    aligned: bool = False,
 ) -> list[Tensor]:
     rois, which = _rois(boxes, canonical_level, canonical_size)
     size = grad.shape[-1]
@@ -122,7 +128,7 @@ def _multilevel_roi_align_backward(
             size,
             *features.shape,
             sampling_ratio,
-            False,
+            aligned,
         )
         grads.append(level.to(features.dtype))
     return grads
@@ -139,6 +145,7 @@ def _(
     sampling_ratio: int,
     canonical_level: int,
     canonical_size: int,
+    aligned: bool = False,
 ) -> list[Tensor]:
     return [p.new_empty(p.shape) for p in (p2, p3, p4, p5)]  # contiguous for any strides of the features
 
@@ -146,7 +153,7 @@ def _(
 class _Context(Protocol):
     """The context of an autograd function, with what _save adds."""
 
-    attributes: tuple[int, ...]  # sampling_ratio, canonical_level, canonical_size
+    attributes: tuple[int, ...]  # sampling_ratio, canonical_level, canonical_size, aligned
 
     @property
     def saved_tensors(self) -> tuple[Tensor, ...]: ...
@@ -155,13 +162,13 @@ class _Context(Protocol):
 
 def _save(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:5])
-    ctx.attributes = inputs[6:9]
+    ctx.attributes = inputs[6:10]
 
 
 def _backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
     # Boxes get no gradient, as in torchvision.
     levels = torch.ops.imp_trt.multilevel_roi_align_backward(grad, *ctx.saved_tensors, *ctx.attributes)
-    return (*levels, *[None] * 5)
+    return (*levels, *[None] * 6)
 
 
 _multilevel_roi_align.register_autograd(_backward, setup_context=_save)
@@ -193,6 +200,7 @@ def pyramid_roi_align(
     sampling_ratio: int = 2,
     canonical_level: int = 4,
     canonical_size: int = 224,
+    aligned: bool = False,
 ) -> Tensor:
     """Pools every box from the pyramid level for its size.
 
@@ -205,6 +213,8 @@ def pyramid_roi_align(
         output_size: side of the pooled grid.
         sampling_ratio: samples per cell and axis, at least 1.
         canonical_level, canonical_size: see :func:`assign_levels`.
+        aligned: as of ``torchvision.ops.roi_align``: cell i of a level covers [i, i + 1), where it is the
+            point i otherwise, and a box may be smaller than a cell.
 
     Returns:
         [B*N, C, output_size, output_size] in the dtype of the features.
@@ -215,6 +225,6 @@ def pyramid_roi_align(
     if output_size < 1 or sampling_ratio < 1:
         raise ValueError(f"expected output_size and sampling_ratio >= 1, got {output_size}, {sampling_ratio}")
     pooled: Tensor = torch.ops.imp_trt.multilevel_roi_align(
-        p2, p3, p4, p5, boxes, output_size, sampling_ratio, canonical_level, canonical_size
+        p2, p3, p4, p5, boxes, output_size, sampling_ratio, canonical_level, canonical_size, aligned
     )
     return pooled

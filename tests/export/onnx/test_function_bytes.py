@@ -52,6 +52,7 @@ MASK_PROJECTION = {
     ("rect", FLOAT, 5, 4): "020857b1b5885a132405834053d1adb41f1546ae773f592f25181e0eea515b87",
     ("rect", FLOAT, 56, 4): "bcf6f6d92411203ccce953771e5d527015fc9c95d269fe2225ca4affe19785e0",
 }
+ALIGNED_ROI_ALIGN = "6f80741aebec7ca2bf94cd612663fef64ba6c6666905910909ac28d79ead55e7"
 ROI_ALIGN = "d28e53d2c79abff5561db93c263a8b950d6bc30285b43e10819744252260c0f2"
 
 
@@ -72,3 +73,4 @@ def test_mask_projection_is_the_same_to_the_byte(variant: tuple[str, int, int, i
 
 def test_roi_align_is_the_same_to_the_byte() -> None:
     assert digest(multilevel_roi_align.function_proto()) == ROI_ALIGN
+    assert digest(multilevel_roi_align.function_proto(aligned=True)) == ALIGNED_ROI_ALIGN

@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from imp_trt.errors import ExportError
 from imp_trt.export.onnx import roi_align as multilevel_roi_align
 from imp_trt.export.onnx.function_builder import PLUGIN_ATTRIBUTES
 from imp_trt.export.onnx.graph_checks import graph_problems
@@ -19,7 +20,7 @@ from tests.support.roi_align import awkward_boxes, boxes_of_every_level, pyramid
 NAMES = ("p2", "p3", "p4", "p5", "boxes")
 
 
-def file_with(levels, boxes, calls, kind=TensorProto.FLOAT):
+def file_with(levels, boxes, calls, kind=TensorProto.FLOAT, aligned=()):
     """A model with one node per (output_size, sampling_ratio, canonical_level, canonical_size)."""
     inputs = [
         helper.make_tensor_value_info(n, kind, list(t.shape)) for n, t in zip(NAMES, levels, strict=False)
@@ -28,6 +29,7 @@ def file_with(levels, boxes, calls, kind=TensorProto.FLOAT):
     nodes, outputs = [], []
     for i, call in enumerate(calls):
         attributes = dict(zip(multilevel_roi_align.ATTRIBUTES, call, strict=True))
+        attributes |= {"aligned": 1} if i in aligned else {}
         nodes.append(
             helper.make_node(
                 multilevel_roi_align.NAME,
@@ -78,6 +80,23 @@ def test_awkward_boxes():
     (result,) = run(file_with(levels, boxes, [(7, 2, 4, 224)]), levels, boxes)
     assert np.isfinite(result).all()
     np.testing.assert_allclose(result, pyramid_roi_align(*levels, boxes, 7).numpy(), atol=1e-4)
+
+
+def test_aligned_boxes():
+    levels = pyramid(batch=1)
+    small = boxes_of_every_level(batch=1, count=8) * 0.02 + 5
+    boxes = torch.cat([boxes_of_every_level(batch=1), small, awkward_boxes()], 1)
+    calls = [(7, 2, 4, 224), (14, 2, 4, 224)]
+    model = file_with(levels, boxes, calls, aligned=(0, 1))
+    assert graph_problems(model) == []
+    for call, result in zip(calls, run(model, levels, boxes), strict=True):
+        expected = pyramid_roi_align(*levels, boxes, *call, aligned=True)
+        np.testing.assert_allclose(result, expected.numpy(), atol=1e-4)
+
+
+def test_aligned_and_other_boxes_in_one_file():
+    with pytest.raises(ExportError, match="got both"):
+        file_with(pyramid(), boxes_of_every_level(), CALLS, aligned=(1,))
 
 
 def test_levels_of_one_cell_and_one_box():

@@ -162,6 +162,7 @@ def test_layer_of_a_roi_align(real: dict[str, Any]) -> None:
         "sampling_ratio": [2],
         "canonical_level": [4],
         "canonical_size": [224],
+        "aligned": [0],
     }
 
 

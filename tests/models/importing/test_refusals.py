@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints that are nearly right, and the command: short errors, and no file after one."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
+
+from imp_trt.cli.import_ import main
+from imp_trt.errors import CheckpointError, InvalidInput
+from imp_trt.models.checkpoint import load_model
+from imp_trt.models.importing import import_checkpoint
+
+SIZE = (64, 64)
+WIDTH = 64
+"""Of the box head: files of 70 MB."""
+
+
+@functools.cache
+def state() -> dict[str, Tensor]:
+    """A torchvision Mask R-CNN with two classes."""
+    torch.manual_seed(0)
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=5)
+    return MaskRCNN(
+        backbone,
+        box_head=TwoMLPHead(256 * 7 * 7, WIDTH),
+        box_predictor=FastRCNNPredictor(WIDTH, 3),
+        mask_predictor=MaskRCNNPredictor(256, 256, 3),
+    ).state_dict()
+
+
+def saved(folder: Path, tensors: dict[str, Tensor]) -> Path:
+    path = folder / "model.pth"
+    torch.save({"model": tensors}, path)
+    return path
+
+
+def refusal(folder: Path, tensors: dict[str, Tensor], **options: object) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        import_checkpoint(saved(folder, tensors), input_size=SIZE, **options)
+    text = str(caught.value)
+    assert len(text.splitlines()) <= 10
+    assert len(text) < 1500
+    return text
+
+
+def test_a_missing_tensor(tmp_path: Path) -> None:
+    tensors = dict(state())
+    del tensors["rpn.head.bbox_pred.bias"]
+    assert "rpn.head.bbox_pred.bias is missing" in refusal(tmp_path, tensors)
+
+
+def test_an_unknown_tensor(tmp_path: Path) -> None:
+    text = refusal(tmp_path, {**state(), "roi_heads.keypoint.weight": torch.zeros(1)})
+    assert "roi.keypoint.weight is not part of the network" in text
+
+
+def test_another_shape(tmp_path: Path) -> None:
+    name = "roi_heads.box_head.fc7.bias"
+    text = refusal(tmp_path, {**state(), name: torch.zeros(32)})
+    assert "fc7.bias is [32], not [64]" in text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite(value: float, tmp_path: Path) -> None:
+    name = "roi_heads.box_head.fc7.bias"
+    assert "holds NaN" in refusal(tmp_path, {**state(), name: torch.full((WIDTH,), value)})
+
+
+def test_integers(tmp_path: Path) -> None:
+    name = "roi_heads.box_head.fc7.bias"
+    assert "dtype int64" in refusal(tmp_path, {**state(), name: torch.zeros(WIDTH, dtype=torch.int64)})
+
+
+def test_a_hundred_problems_are_ten_lines(tmp_path: Path) -> None:
+    tensors = {n: v for n, v in state().items() if "layer3" not in n or n.endswith("conv1.weight")}
+    assert "more" in refusal(tmp_path, tensors)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"weight": torch.zeros(3)},
+        {"backbone.body.conv1.weight": torch.zeros(64, 3, 7, 7)},
+        {f"model.{i}.conv.weight": torch.zeros(1) for i in range(500)},
+    ],
+)
+def test_another_network(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    assert "expected a Mask R-CNN with FPN of torchvision" in refusal(tmp_path, tensors)
+
+
+def test_another_depth(tmp_path: Path) -> None:
+    tensors = {n: v for n, v in state().items() if "layer3.1" not in n}
+    assert "stages of 2, 2, 1, 2 blocks" in refusal(tmp_path, tensors)
+
+
+def test_the_wrong_source(tmp_path: Path) -> None:
+    assert "--from auto" in refusal(tmp_path, state(), source="torchvision-v2")
+
+
+def test_the_wrong_number_of_names(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="2 names"):
+        import_checkpoint(saved(tmp_path, state()), classes=["one"], input_size=SIZE)
+    with pytest.raises(InvalidInput, match="source"):
+        import_checkpoint(saved(tmp_path, state()), "caffe", input_size=SIZE)  # type: ignore[arg-type]
+
+
+def command(folder: Path, *options: str) -> int:
+    size = ("--input-size", "64", "64")
+    return main([str(folder / "model.pth"), "-o", str(folder / "out.safetensors"), *size, *options])
+
+
+def test_the_command_writes_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved(tmp_path, state())
+    (tmp_path / "names.txt").write_text("cat\n\ndog\n")
+    assert command(tmp_path, "--classes", str(tmp_path / "names.txt"), "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["things"] == ["cat", "dog"]
+    assert printed["backbone"] == "resnet18"
+    network, metadata = load_model(tmp_path / "out.safetensors")
+    assert network.config.input_size == SIZE
+    assert network.config.classes.names == ("background", "cat", "dog")
+    assert metadata["imported_from"] == "model.pth"
+
+
+@pytest.mark.parametrize(
+    "bad", ["size", "names", "source", "damaged", "missing", "suffix", "no output folder"]
+)
+def test_bad_input_leaves_no_file(bad: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = saved(tmp_path, state())
+    (tmp_path / "names.txt").write_text("cat\ncat\n")
+    options = {
+        "size": ["--input-size", "63", "64"],
+        "names": ["--classes", str(tmp_path / "names.txt")],
+        "source": ["--from", "elsewhere"],
+        "suffix": ["-o", str(tmp_path / "out.pth")],
+        "no output folder": ["-o", str(tmp_path / "names.txt" / "out.safetensors")],
+    }.get(bad, [])
+    if bad == "damaged":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif bad == "missing":
+        path.unlink()
+    before = sorted(p.name for p in tmp_path.iterdir())
+    assert command(tmp_path, *options) != 0
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert 1 <= len(shown.err.splitlines()) <= 10
+    assert "Traceback" not in shown.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
