@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import importlib.util
+import logging
 import random
 import resource
 import subprocess
@@ -21,8 +22,11 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from imp_trt.errors import printable
 from tests.fuzz import targets
 
 SLOW_S = 10.0
@@ -38,7 +42,7 @@ def fuzz(name: str, seconds: float, seed: int, keep: Path) -> tuple[int, int, li
     rng = random.Random(seed)  # inputs, not secrets
     findings: dict[str, str] = {}
     tried = accepted = 0
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _silent():
         target = targets.make(name, Path(folder))
         for data in target.seeds:
             if not targets.accepts(target, data):
@@ -52,10 +56,22 @@ def fuzz(name: str, seconds: float, seed: int, keep: Path) -> tuple[int, int, li
                 accepted += targets.accepts(target, data)
             except Exception as error:
                 where = traceback.extract_tb(error.__traceback__)[-1]
-                _keep(findings, keep, name, data, f"{type(error).__name__} in {where.name}: {error}"[:300])
+                text = printable(f"{type(error).__name__} in {where.name}: {error}"[:300])
+                _keep(findings, keep, name, data, text)
             if time.perf_counter() - start > SLOW_S:
                 _keep(findings, keep, name, data, f"{time.perf_counter() - start:.0f} s")
     return tried, accepted, list(findings.values())
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing is logged: the readers warn of thousands of inputs, in text that no test report can carry."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _keep(findings: dict[str, str], folder: Path, name: str, data: bytes, text: str) -> None:

@@ -12,7 +12,7 @@ from tests.fuzz import targets
 from tests.fuzz.__main__ import fuzz
 from tests.fuzz.mutator import mutate, mutate_json
 
-SECONDS = 3.0
+SECONDS = 2.0
 
 
 @pytest.mark.slow
