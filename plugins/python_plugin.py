@@ -148,12 +148,19 @@ def _field_types(
 
 
 class Fields:
-    """A PluginFieldCollection and the memory that it points to."""
+    """A PluginFieldCollection and the memory that it points to.
+
+    Those of an operator lack the fields with a default that have it: an engine without them can also be
+    loaded by an earlier version.
+    """
 
     def __init__(self, trt: TensorRT, operator: type[PluginOperator] | PluginOperator) -> None:
         self._parts = []
+        defaults = {field.name: field.default for field in dataclasses.fields(operator)}
         for name, kind, dtype in _field_types(trt, operator):
             data: NDArray[np.generic]
+            if not isinstance(operator, type) and getattr(operator, name) == defaults[name]:
+                continue
             if isinstance(operator, type):  # a declaration: the length of a text is unknown
                 data = np.zeros(0 if dtype is None else 1, dtype or np.int8)
             elif dtype is None:

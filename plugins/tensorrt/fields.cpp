@@ -134,6 +134,13 @@ void FieldWriter::field(const char* name, std::string& value)
     add(name, value.data(), PluginFieldType::kCHAR, values_ ? value.size() : 0);
 }
 
+void FieldWriter::optional_field(const char* name, int32_t& value)
+{
+    if (!values_ || value != 0) { // a declaration has all fields
+        field(name, value);
+    }
+}
+
 const nvinfer1::PluginFieldCollection* FieldWriter::collection()
 {
     collection_ = {static_cast<int32_t>(fields_.size()), fields_.data()};

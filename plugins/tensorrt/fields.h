@@ -53,6 +53,7 @@ private:
 
 // Names, types and lengths, and with values == true also pointers to the visited values, which must outlive it.
 // Text is written without its terminating zero.
+// Writes an optional field only if it is not 0, so that an earlier version can load the engine.
 class FieldWriter final : public FieldVisitor {
 public:
     explicit FieldWriter(bool values) : values_(values) {}
@@ -60,6 +61,7 @@ public:
     void field(const char* name, int32_t& value) override;
     void field(const char* name, float& value) override;
     void field(const char* name, std::string& value) override;
+    void optional_field(const char* name, int32_t& value) override;
 
     const nvinfer1::PluginFieldCollection* collection();
 

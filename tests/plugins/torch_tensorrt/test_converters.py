@@ -162,7 +162,6 @@ def test_layer_of_a_roi_align(real: dict[str, Any]) -> None:
         "sampling_ratio": [2],
         "canonical_level": [4],
         "canonical_size": [224],
-        "aligned": [0],
     }
 
 
