@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
 from imp_trt.classes import ClassTable, default_palette
 from imp_trt.errors import CheckpointError, InvalidInput
-from imp_trt.models.config import DetectorConfig, ModelConfig
+from imp_trt.models.config import DetectorConfig
 from imp_trt.models.finetune import copy_weights, finetune_config, plan_transfer, system_of
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import SYSTEMS, system
@@ -172,10 +172,6 @@ def test_what_changes_the_meaning_of_weights_is_said(source):
     assert transfer.lines()[-1] == "other than in the checkpoint: mean=(0.5, 0.5, 0.5)"
 
 
-HAS_FUSE_CONVS = any(field.name == "fuse_convs" for field in fields(ModelConfig))
-
-
-@pytest.mark.skipif(not HAS_FUSE_CONVS, reason="the semantic head always has convolutions after the canvas")
 @pytest.mark.parametrize("name", ["panoptic-fpn", "panoptic-fpn-imp"])
 def test_a_head_without_convolutions_reads_the_canvas_where_it_classifies(name):
     source = detecting_network(small_config(name, fuse_convs=0, canvas_scale=2.0))
