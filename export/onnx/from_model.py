@@ -44,7 +44,7 @@ def onnx_from_module(module: DeployModule, batch: int = 1) -> ModelProto:
         raise InvalidInput("batch", expected="at least 1", got=batch)
     height, width = module.config.input_size
     frame = torch.zeros(batch, height, width, 3, dtype=torch.uint8)
-    model = onnx_with_operators(module, (frame,), [INPUT_NAME], OUTPUT_NAMES)
+    model = onnx_with_operators(module, (frame,), [INPUT_NAME], OUTPUT_NAMES, keep_bfloat16=True)
     _replace_empty_initializers(model)
     _clean(model, module)
     check(model)
@@ -68,6 +68,8 @@ def onnx_with_operators(
     arguments: tuple[torch.Tensor, ...],
     input_names: Sequence[str],
     output_names: Sequence[str],
+    *,
+    keep_bfloat16: bool = False,
 ) -> ModelProto:
     """Any PyTorch network that calls this package's operators, as an ONNX file of opset 18.
 
@@ -80,11 +82,12 @@ def onnx_with_operators(
         module: the network; it is set to evaluation mode.
         arguments: example inputs; the file has their shapes.
         input_names, output_names: names of the file's inputs and outputs, in order.
+        keep_bfloat16: do not compute bfloat16 features in float32: for TensorRT, not for ONNX Runtime.
 
     Raises:
         ExportError: PyTorch cannot export the network, or two calls need different function bodies.
     """
-    table = {key: value for o in _OPERATORS for key, value in o.translation_table().items()}
+    table = {**mask_projection.translation_table(), **multilevel_roi_align.translation_table(keep_bfloat16)}
     try:
         with _quiet_exporter(), torch.no_grad():
             program = torch.onnx.export(

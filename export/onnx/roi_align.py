@@ -261,11 +261,16 @@ def function_for_model(model: ModelProto) -> FunctionProto | None:
     return function_proto(aligned.pop()) if calls else None
 
 
-def translation_table() -> TranslationTable:
+def translation_table(keep_bfloat16: bool = False) -> TranslationTable:
     """Entry for ``torch.onnx.export(custom_translation_table=...)``: the operator becomes one node.
 
     The torch operator takes more types than the node: boxes are cast to float32, all levels to one type.
+
+    Args:
+        keep_bfloat16: bfloat16 features stay, for TensorRT. ONNX Runtime does not multiply matrices of them:
+            by default they are computed in float32 and cast back.
     """
+    features = (*_FEATURES, TensorProto.BFLOAT16) if keep_bfloat16 else _FEATURES
     node = custom_op(NAME, INPUTS, dict.fromkeys(ATTRIBUTES, "INT"), "pooled", like="p2")
     aligned_node = custom_op(NAME, INPUTS, dict.fromkeys((*ATTRIBUTES, ALIGNED), "INT"), "pooled", like="p2")
 
@@ -283,11 +288,11 @@ def translation_table() -> TranslationTable:
         aligned: bool = False,
     ) -> Any:
         sizes = (output_size, sampling_ratio, canonical_level, canonical_size)
-        attributes = dict(zip(ATTRIBUTES, sizes, strict=True))
-        kind = p2.dtype if p2.dtype in _FEATURES else TensorProto.FLOAT
+        attributes: dict[str, int] = dict(zip(ATTRIBUTES, sizes, strict=True))
+        kind = p2.dtype if p2.dtype in features else TensorProto.FLOAT
         levels = [cast(level, kind) for level in (p2, p3, p4, p5)]
         if aligned:
-            attributes["aligned"] = 1
+            attributes[ALIGNED] = 1
         make = aligned_node if aligned else node
         pooled = make(*levels, cast(boxes, TensorProto.FLOAT), **attributes, **PLUGIN_ATTRIBUTES)
         return pooled if kind == p2.dtype else cast(pooled, p2.dtype)

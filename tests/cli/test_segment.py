@@ -132,7 +132,7 @@ MISTAKES = {
     "damaged model": (["in/clip.mp4", "o.mp4"], _flip_model, 4, "does not match its manifest"),
     "newer manifest": (["in/clip.mp4", "o.mp4"], _newer_manifest, 4, "schema_version"),
     "wrong backend": (["in/clip.mp4", "o.mp4", "--backend", "pytorch"], None, 2, "pytorch"),
-    "wrong device": (["in/clip.mp4", "o.mp4", "--device", "cuda"], None, 2, "device"),
+    "wrong device": (["in/clip.mp4", "o.mp4", "--device", "tpu"], None, 2, "device"),
 }
 
 
