@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,9 @@ def onnx_with_operators(
     Raises:
         ExportError: PyTorch cannot export the network, or two calls need different function bodies.
     """
-    table = {**mask_projection.translation_table(), **multilevel_roi_align.translation_table(keep_bfloat16)}
+    tables = (mask_projection.translation_table(), multilevel_roi_align.translation_table(keep_bfloat16))
+    # Any: torch types the keys as callables, which its operators are not.
+    table: dict[Any, Any] = {key: value for one in tables for key, value in one.items()}
     try:
         with _quiet_exporter(), torch.no_grad():
             program = torch.onnx.export(
