@@ -50,7 +50,7 @@ class Alarm(BaseSink):
 
     def write(self, item: SegmentedFrame) -> bool:
         """Called for each frame, in order, from one thread. Returning False would end the run."""
-        instances = item.result.instances.above(MIN_SCORE)
+        instances = item.result.instances.filter(min_score=MIN_SCORE)
         below = instances.boxes[:, 3] > NEAR * item.result.size[0]
         near = bool(np.any(below & np.isin(instances.labels, self._labels)))
         if near != self._raised:

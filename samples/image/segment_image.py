@@ -32,7 +32,7 @@ def segment(artifact: str, image: str) -> None:
         sys.exit(f"{stem}.overlay.png cannot be written")
     result.save(f"{stem}.classes.png")  # 8 bits, one channel, pixel = class index
     result.save(f"{stem}.json")
-    instances = result.instances.above(MIN_SCORE)
+    instances = result.instances.filter(min_score=MIN_SCORE)
     for box, label, score in zip(instances.boxes, instances.labels, instances.scores, strict=True):
         print(f"{result.classes.names[label]:<12} {score:.2f}  {[round(float(side), 1) for side in box]}")
 

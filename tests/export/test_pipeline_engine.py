@@ -94,7 +94,7 @@ def test_an_engine_whose_graph_was_verified(lowered, weights, images, tmp_path):
     assert manifest.benchmark == {}, "times of ONNX Runtime say nothing about an engine"
     assert manifest.producer["tensorrt-rtx"] == manifest.engine.version
     assert report.graph_only
-    assert "no libcuda" in report.not_here
+    assert "no libcuda" in report.not_run_reason
     assert report.to_dict()["engine"]["backend"] == "tensorrt-rtx"
     stages = list(dict.fromkeys(stage for stage, _, _ in seen))
     assert stages == ["parse", "build", "verify"]
@@ -144,7 +144,7 @@ def test_where_the_engine_runs_the_engine_is_verified(lowered, weights, images, 
     assert report.manifest.verification["verified_on"] == "engine"
     assert report.manifest.benchmark["machine"].startswith("RTX 4090, ")
     assert not report.graph_only
-    assert report.not_here == ""
+    assert report.not_run_reason == ""
 
 
 def test_a_failed_gate_leaves_nothing(lowered, weights, images, tmp_path, monkeypatch):
