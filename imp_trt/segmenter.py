@@ -93,10 +93,10 @@ class Segmenter:
 
         Args:
             frame: [h, w, 3] uint8 BGR array of any size and strides, a PyTorch tensor of that form on the
-                CPU, or a PIL image; not changed. For an
-                engine also an array on its GPU with packed pixels (PyTorch, CuPy, PyCUDA, anything with
-                DLPack or __cuda_array_interface__), which is read in place.
-            color: order of the channels; None means BGR for arrays and RGB for PIL images.
+                CPU, a PIL image, or an imp_trt.Nv12Frame (a decoder's planes); not changed. For an engine
+                also an array or an Nv12Frame on its GPU with packed pixels (PyTorch, CuPy, PyCUDA, anything
+                with DLPack or __cuda_array_interface__), which is read in place.
+            color: order of the channels; None means BGR for arrays and RGB for PIL images. Not for NV12.
 
         Returns:
             The result, after the network is done.

@@ -170,7 +170,7 @@ class DeviceRunner:
 
     def _check(self, frame: object, color: ColorOrder | None, keep: bool) -> Frame:
         if not isinstance(frame, np.ndarray) and on_device(frame):
-            check_color(color)
+            check_color(color, frame)
             return self.backend.accept(frame), color or "bgr"
         return _checked(frame, color, keep)
 

@@ -86,21 +86,22 @@ class Uploader:
             if isinstance(pixels, DeviceFrame):
                 self._copy(stage, begin, i, stream)
                 begin = i + 1
-                letterbox_cuda.launch_letterbox(
-                    transform,
-                    pixels.pointer,
-                    pixels.row_pitch,
-                    order == "rgb",
-                    self.input.pointer + i * self._item,
-                    self._pad_value,
-                    stream,
-                    self._device,
-                )
+                self._resize(pixels, order, transform, self.input.pointer + i * self._item, stream)
         self._copy(stage, begin, self._batch, stream)
         stage.copied.record(stream)
 
     def close(self) -> None:
         self._closer.close()
+
+    def _resize(
+        self, frame: DeviceFrame, order: ColorOrder, transform: LetterboxTransform, out: int, stream: int
+    ) -> None:
+        common = (out, self._pad_value, stream, self._device)
+        if frame.chroma is None:
+            swap = order == "rgb"
+            letterbox_cuda.launch_letterbox(transform, frame.pointer, frame.row_pitch, swap, *common)
+        else:
+            letterbox_cuda.launch_letterbox_nv12(transform, frame, *common)
 
     def _next_stage(self) -> StagingBuffer:
         """A buffer that is not being copied; waits only if MAX_SLOTS copies are pending."""

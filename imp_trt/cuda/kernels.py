@@ -32,7 +32,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     "multilevel_roi_align": tuple(
         f"imp_multilevel_roi_align_{kind}" for kind in (*_DTYPES, "hwc8_f16", "hwc8_bf16")
     ),
-    "frame_fit": ("imp_frame_fit", "imp_semantic_back"),
+    "frame_fit": ("imp_frame_fit", "imp_frame_fit_nv12", "imp_semantic_back"),
 }
 """Operator -> entry points of its kernels."""
 

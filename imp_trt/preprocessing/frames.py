@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import cv2
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from imp_trt.errors import InvalidInput
 from imp_trt.preprocessing.device_arrays import on_device
+from imp_trt.preprocessing.nv12 import Nv12Frame
+from imp_trt.preprocessing.nv12_host import nv12_to_bgr
 
 ColorOrder = Literal["bgr", "rgb"]
 """Order of the channels of an image."""
@@ -35,17 +37,22 @@ def check_frame(frame: object, color: ColorOrder | None = None) -> tuple[NDArray
     OpenCV would accept most of what is rejected here, and the result would be that of another image.
 
     Args:
-        frame: [H, W, 3] uint8 array of any strides, a PyTorch tensor of that form on the CPU, or a PIL image;
-            not changed.
-        color: order of the channels; None means BGR for arrays and RGB for PIL images.
+        frame: [H, W, 3] uint8 array of any strides, a PyTorch tensor of that form on the CPU, a PIL image,
+            or an Nv12Frame in host memory; not changed.
+        color: order of the channels; None means BGR for arrays and RGB for PIL images. Not for an Nv12Frame.
 
     Returns:
-        The same pixels, contiguous (copied only if necessary), and the order of their channels.
+        The same pixels, contiguous (copied only if necessary), and the order of their channels; those of an
+        Nv12Frame converted to BGR.
 
     Raises:
         InvalidInput: anything else; the message says how to convert it.
     """
-    check_color(color)
+    check_color(color, frame)
+    if isinstance(frame, Nv12Frame):
+        y = _host_plane(frame.y, "Y plane")
+        uv = None if frame.uv is None else _host_plane(frame.uv, "UV plane")
+        return nv12_to_bgr(y, uv, frame), "bgr"
     if _is_pil(frame):
         mode = getattr(frame, "mode", None)
         if mode != "RGB":
@@ -64,8 +71,12 @@ def check_frame(frame: object, color: ColorOrder | None = None) -> tuple[NDArray
     return np.ascontiguousarray(pixels, np.uint8), color or default
 
 
-def check_color(color: object) -> None:
-    """InvalidInput unless color is None, "bgr" or "rgb"."""
+def check_color(color: object, frame: object) -> None:
+    """InvalidInput unless color is None, or "bgr" or "rgb" for a frame that has such an order."""
+    if color is not None and isinstance(frame, Nv12Frame):
+        raise InvalidInput(
+            "color", expected="None: an Nv12Frame states its matrix and range", got=repr(color)
+        )
     if color is not None and color not in COLORS:
         raise InvalidInput("color", expected=f"one of {', '.join(COLORS)}", got=repr(color))
 
@@ -101,6 +112,31 @@ def _tensor_pixels(frame: object) -> NDArray[np.generic]:
         raise InvalidInput(
             "frame", expected="a tensor [H, W, 3] of torch.uint8", got=dtype, fix="tensor.to(torch.uint8)"
         ) from error
+
+
+def _host_plane(plane: object, name: str) -> NDArray[np.uint8]:
+    """A plane of an Nv12Frame as an array; nothing is copied."""
+    expected = "a uint8 array in host memory"
+    if isinstance(plane, np.ndarray):
+        pixels: NDArray[np.generic] = plane
+    elif _is_cpu_tensor(plane):
+        pixels = _tensor_pixels(plane)
+    elif _has(plane, "__dlpack__") and not on_device(plane):
+        try:
+            pixels = np.from_dlpack(cast(Any, plane))
+        except Exception as error:  # whatever the producer raises
+            raise InvalidInput(name, expected=expected, got=f"{type(error).__name__}: {error}") from error
+    else:
+        fix = _fix_type(plane) if on_device(plane) else "pass numpy.asarray(plane)"
+        raise InvalidInput(name, expected=expected, got=_kind(plane), fix=fix)
+    if pixels.dtype != np.uint8:
+        raise InvalidInput(
+            name,
+            expected=expected,
+            got=f"{pixels.dtype} {list(pixels.shape)}",
+            fix="decode to 8 bits a level",
+        )
+    return np.asarray(pixels, np.uint8)
 
 
 def _decode(image: object) -> NDArray[np.generic]:
@@ -167,7 +203,7 @@ def _fix_dtype(dtype: np.dtype[np.generic]) -> str:
 
 def _fix_shape(shape: tuple[int, ...]) -> str:
     if len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
-        return "cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)"
+        return "cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR); imp_trt.Nv12Frame(frame) if it is NV12"
     if len(shape) == 3 and shape[2] == 4:
         return "cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR)"
     if len(shape) == 3 and shape[0] == 3:

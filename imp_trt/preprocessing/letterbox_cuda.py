@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from imp_trt.cuda import kernels
 from imp_trt.cuda.driver import Device
+from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
+    from imp_trt.preprocessing.device_arrays import DeviceFrame
     from imp_trt.preprocessing.letterbox import LetterboxTransform
 
 _OP = "frame_fit"
@@ -53,6 +55,33 @@ def launch_letterbox(
         (pad_value, c_int),
     ]
     _launch("imp_frame_fit", height, width, args, stream, device)
+
+
+def launch_letterbox_nv12(
+    transform: LetterboxTransform, frame: DeviceFrame, out: int, pad_value: int, stream: int, device: Device
+) -> None:
+    """Enqueues the conversion of an NV12 frame to BGR and `transform.apply`, as one kernel.
+
+    Args:
+        transform: sizes of frame and network.
+        frame: in NV12.
+        out, pad_value, stream, device: as for `launch_letterbox`.
+
+    Raises:
+        UsageError: the frame has packed pixels.
+    """
+    chroma = frame.chroma
+    if chroma is None:
+        raise UsageError("frame", expected="NV12", got="packed pixels", fix="launch_letterbox")
+    height, width = transform.network
+    args = [
+        *((pointer, c_void_p) for pointer in (frame.pointer, chroma.pointer, out)),
+        *((pitch, c_longlong) for pitch in (frame.row_pitch, chroma.row_pitch)),
+        *((side, c_int) for side in (*transform.frame, *transform.resized, height, width)),
+        (pad_value, c_int),
+        *((number, c_int) for number in chroma.to_bgr),
+    ]
+    _launch("imp_frame_fit_nv12", height, width, args, stream, device)
 
 
 def launch_invert_mask(

@@ -5,6 +5,7 @@
 #define IMP_FRAME_FIT_H
 
 #include "common/host_device.h"
+#include "frame_fit/pixel_source.h"
 
 #define IMP_FF_BLOCK_W 32
 #define IMP_FF_BLOCK_H 8
@@ -59,25 +60,22 @@ IMP_HD int nearest_of(int x, int from, int to)
     return static_cast<int>((2LL * x + 1) * from / (2LL * to));
 }
 
-// Where a pixel of the frame begins, rows `pitch` bytes apart.
-IMP_HD const unsigned char* pixel_at(const unsigned char* frame, long long pitch, int y, int x)
-{
-    return frame + y * pitch + 3LL * x;
-}
-
 // The mean of the area that output pixel (y, x) covers, per channel; rounded half up.
-IMP_HD void area_mean(const unsigned char* frame, long long pitch, int frame_h, int frame_w, int resized_h,
-                      int resized_w, int y, int x, unsigned char (&pixel)[3])
+template <typename Frame>
+IMP_HD void area_mean(const Frame& frame, int frame_h, int frame_w, int resized_h, int resized_w, int y, int x,
+                      unsigned char (&pixel)[3])
 {
     const Cover rows = cover_of(y, frame_h, resized_h), columns = cover_of(x, frame_w, resized_w);
     unsigned long long sum[3] = {0, 0, 0};
     for (int i = rows.first; i < rows.past; ++i) {
-        const unsigned char* source = pixel_at(frame, pitch, i, columns.first);
+        const typename Frame::Row source = frame.row(i);
         unsigned int line[3] = {0, 0, 0};  // at most 255 * frame_w
-        for (int j = columns.first; j < columns.past; ++j, source += 3) {
+        for (int j = columns.first; j < columns.past; ++j) {
             const unsigned int width = covered(x, j, frame_w, resized_w);
+            int level[3];
+            source.read(j, level);
             for (int c = 0; c < 3; ++c) {
-                line[c] += width * source[c];
+                line[c] += width * level[c];
             }
         }
         const unsigned long long height = covered(y, i, frame_h, resized_h);
@@ -92,20 +90,40 @@ IMP_HD void area_mean(const unsigned char* frame, long long pitch, int frame_h, 
 }
 
 // The blend of the four pixels round the center of output pixel (y, x), per channel; rounded half up.
-IMP_HD void linear_blend(const unsigned char* frame, long long pitch, int frame_h, int frame_w, int resized_h,
-                         int resized_w, int y, int x, unsigned char (&pixel)[3])
+template <typename Frame>
+IMP_HD void linear_blend(const Frame& frame, int frame_h, int frame_w, int resized_h, int resized_w, int y,
+                         int x, unsigned char (&pixel)[3])
 {
     const Blend row = blend_of(y, frame_h, resized_h), column = blend_of(x, frame_w, resized_w);
-    for (int c = 0; c < 3; ++c) {
-        float lines[2] = {};
-        for (int k = 0; k < 2; ++k) {
-            const int i = k == 0 ? row.first : row.second;
-            const float left = pixel_at(frame, pitch, i, column.first)[c];
-            const float right = pixel_at(frame, pitch, i, column.second)[c];
-            lines[k] = left * (1.0F - column.fraction) + right * column.fraction;
+    float lines[2][3];
+    for (int k = 0; k < 2; ++k) {
+        const typename Frame::Row source = frame.row(k == 0 ? row.first : row.second);
+        int left[3], right[3];
+        source.read(column.first, left);
+        source.read(column.second, right);
+        for (int c = 0; c < 3; ++c) {
+            lines[k][c] = static_cast<float>(left[c]) * (1.0F - column.fraction) +
+                          static_cast<float>(right[c]) * column.fraction;
         }
-        const float value = lines[0] * (1.0F - row.fraction) + lines[1] * row.fraction;
+    }
+    for (int c = 0; c < 3; ++c) {
+        const float value = lines[0][c] * (1.0F - row.fraction) + lines[1][c] * row.fraction;
         pixel[c] = static_cast<unsigned char>(value + 0.5F);
+    }
+}
+
+// Pixel (y, x) of the network's frame: the image at the top left, `pixel` as it is outside of it.
+template <typename Frame>
+IMP_HD void letterbox(const Frame& frame, int frame_h, int frame_w, int resized_h, int resized_w, int y, int x,
+                      unsigned char (&pixel)[3])
+{
+    if (x >= resized_w || y >= resized_h) {
+        return;
+    }
+    if (resized_h <= frame_h && resized_w <= frame_w) {
+        area_mean(frame, frame_h, frame_w, resized_h, resized_w, y, x, pixel);
+    } else {
+        linear_blend(frame, frame_h, frame_w, resized_h, resized_w, y, x, pixel);
     }
 }
 

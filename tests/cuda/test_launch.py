@@ -14,17 +14,21 @@ import pytest
 from imp_trt.artifacts.manifest import InputContract
 from imp_trt.cuda import driver, kernels, nvrtc
 from imp_trt.cuda.driver import Device, DeviceBuffer, Stream
-from imp_trt.errors import DependencyMissing, InvalidInput
+from imp_trt.errors import DependencyMissing, InvalidInput, UsageError
 from imp_trt.ops.mask_projection import cuda as mask_projection_cuda
 from imp_trt.ops.mask_projection.cuda import launch_mask_projection
 from imp_trt.ops.roi_align import cuda as multilevel_roi_align_cuda
 from imp_trt.ops.roi_align.cuda import launch_multilevel_roi_align
 from imp_trt.preprocessing import letterbox_cuda as frame_fit
+from imp_trt.preprocessing.device_arrays import DeviceChroma, DeviceFrame
 from imp_trt.preprocessing.letterbox import LetterboxTransform
+from imp_trt.preprocessing.nv12 import Nv12Frame, YuvToBgr
 from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_kernels import kernels as fake_kernels
+from tests.support.nv12 import nv12_reference, random_planes
 
 PTX_TYPES = {c_void_p: "u64", c_longlong: "u64", c_int: "u32", c_float: "f32"}
+NV12 = DeviceFrame(16, (8, 8), 8, None, DeviceChroma(80, 8, YuvToBgr.of(Nv12Frame(None))))
 POINTERS = dict(boxes=16, scores=32, labels=48, masks=64, canvas=80)
 SIZES = dict(label_bytes=8, batch=2, instances=3, classes=4, height=50, width=70, cells=28)
 
@@ -149,6 +153,34 @@ def test_frame_fit(fake, frame, rule):
     assert covers(fake.launches[-1], 40, 48)
 
 
+@pytest.mark.parametrize("rule", ["letterbox", "stretch"])
+@pytest.mark.parametrize("frame", [(120, 200), (30, 34), (40, 48)])
+def test_frame_fit_nv12(fake, frame, rule):
+    device = Device.open()
+    stream, transform = Stream(device), fit_of(frame, rule)
+    y, uv = random_planes(frame)
+    planes = [upload(plane, stream) for plane in (y, uv)]
+    numbers = YuvToBgr.of(Nv12Frame(y, uv, "bt709", "full"))
+    described = DeviceFrame(
+        planes[0].pointer, frame, frame[1], None, DeviceChroma(planes[1].pointer, frame[1], numbers)
+    )
+    out = DeviceBuffer(40 * 48 * 3)
+    frame_fit.launch_letterbox_nv12(
+        transform, described, out.pointer, transform.pad_value, stream.handle, device
+    )
+    stream.synchronize()
+    expected = transform.apply(nv12_reference(y, uv, numbers))
+    np.testing.assert_array_equal(fake.array(out.pointer, (40, 48, 3), np.uint8), expected)
+    assert covers(fake.launches[-1], 40, 48)
+
+
+def test_packed_pixels_are_not_taken_for_nv12(fake):
+    with pytest.raises(UsageError, match="NV12"):
+        frame_fit.launch_letterbox_nv12(
+            fit_of((9, 9)), DeviceFrame(16, (9, 9), 27, None), 32, 0, 2, Device.open()
+        )
+
+
 def test_semantic_back(fake):
     device = Device.open()
     stream, transform = Stream(device), fit_of((120, 200))
@@ -197,6 +229,7 @@ def test_arguments_have_the_types_of_the_parameters(fake, op):
             pool(dtype=dtype, layout="hwc8")
     elif op == "frame_fit":
         frame_fit.launch_letterbox(fit_of((9, 9)), 16, 27, False, 32, 0, 2, device)
+        frame_fit.launch_letterbox_nv12(fit_of((8, 8)), NV12, 32, 0, 2, device)
         frame_fit.launch_invert_mask(fit_of((9, 9)), 16, 32, 2, device)
     else:
         for rule in ("bilinear", "nearest", "rect"):
@@ -238,6 +271,7 @@ def test_the_real_bindings_take_the_arguments(fake):
     launch_every_projection("nearest", "f32", device)
     pool()
     frame_fit.launch_letterbox(fit_of((9, 9)), 16, 27, False, 32, 0, 2, device)
+    frame_fit.launch_letterbox_nv12(fit_of((8, 8)), NV12, 32, 0, 2, device)
     for launch in fake.launches:
         arguments = (*launch.grid, *launch.block, 0, launch.stream, (launch.values, launch.types), 0)
         with pytest.raises(RuntimeError, match="driver"):  # only the library is missing

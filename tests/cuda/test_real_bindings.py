@@ -87,6 +87,9 @@ def test_the_arguments_of_every_kernel_arrive(session, monkeypatch):
     values = {line.split()[1]: line.partition(" 0x2 ")[2] for line in expected}
     high, top = POINTERS[2:4]
     assert values["imp_frame_fit"] == f"{high} {top} {PITCH} 20 30 60 90 64 96 1 114"
+    assert values["imp_frame_fit_nv12"] == (
+        f"{high} 48 {top} {PITCH} {PITCH + 1} 20 30 60 90 64 96 114 16 1 2 -3 -4 {LARGEST}"
+    )
     assert values["imp_semantic_back"] == f"{top} 0 64 96 60 90 20 30"
     assert values["imp_multilevel_roi_align_bf16"] == (
         f"0 16 {high} {top} 48 64 2 3 40 50 70 25 35 13 18 7 9 7 0 -4 {LARGEST} 0"

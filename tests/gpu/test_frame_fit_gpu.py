@@ -6,10 +6,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from imp_trt import Nv12Frame
 from imp_trt.cuda import driver
 from imp_trt.cuda.driver import DeviceBuffer, Stream
 from imp_trt.preprocessing import letterbox_cuda as frame_fit
+from imp_trt.preprocessing.device_arrays import DeviceChroma, DeviceFrame
+from imp_trt.preprocessing.frames import to_bgr
 from imp_trt.preprocessing.letterbox import LetterboxTransform
+from imp_trt.preprocessing.nv12 import YuvToBgr
+from tests.support.nv12 import COLORS, nv12_reference
 
 pytestmark = pytest.mark.gpu
 
@@ -86,6 +91,31 @@ def test_forward(rig, name, swap):
     assert np.abs(got - expected).max() <= 1
     if transform.frame == transform.resized:
         np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("colors", COLORS)
+@pytest.mark.parametrize("name", [name for name in FITS if name != "one pixel"])
+def test_forward_nv12(rig, name, colors):
+    transform = FITS[name]
+    (h, w), (height, width) = transform.frame, transform.network
+    rng = np.random.default_rng(0)
+    rows, pairs = (
+        rng.integers(0, 256, (side, w + slack), np.uint8) for side, slack in ((h, 9), (h // 2, 26))
+    )
+    frame = Nv12Frame(rows[:, :w], pairs[:, :w], *colors)
+    y, uv = rig.upload(rows), rig.upload(pairs)
+    chroma = DeviceChroma(uv.pointer, pairs.shape[1], YuvToBgr.of(frame))
+    planes = DeviceFrame(y.pointer, (h, w), rows.shape[1], None, chroma)
+    outs = [rig.upload(np.full((height, width, 3), 99, np.uint8)) for _ in range(2)]
+    common = (transform.pad_value, rig.stream.handle, rig.device)
+    frame_fit.launch_letterbox_nv12(transform, planes, outs[0].pointer, *common)
+    # The host's conversion has the same integers, but for OpenCV's on processors other than x86.
+    bgr = nv12_reference(rows[:, :w], pairs[:, :w].reshape(h // 2, w // 2, 2), chroma.to_bgr)
+    assert np.abs(bgr.astype(int) - to_bgr(frame)).max() <= 1
+    picture = rig.upload(bgr)
+    frame_fit.launch_letterbox(transform, picture.pointer, 3 * w, False, outs[1].pointer, *common)
+    fused, in_two_steps = (rig.download(out, (height, width, 3)) for out in outs)
+    np.testing.assert_array_equal(fused, in_two_steps)
 
 
 @pytest.mark.parametrize("name", FITS)

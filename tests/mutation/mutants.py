@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 LETTERBOX = "imp_trt/preprocessing/letterbox.py"
 FRAME_FIT = "plugins/frame_fit/frame_fit.h"
+PIXEL_SOURCE = "plugins/frame_fit/pixel_source.h"
 PROJECTION = "plugins/instance_mask_projection/instance_mask_projection.h"
 ROI_ALIGN = "plugins/multilevel_roi_align/multilevel_roi_align.h"
 POOL = "plugins/multilevel_roi_align/pool_bins.h"
@@ -15,6 +16,7 @@ SCALARS = "plugins/common/scalar_types.h"
 TESTS = {
     LETTERBOX: ("tests/preprocessing/test_letterbox.py",),
     FRAME_FIT: ("tests/plugins/test_kernels_frame_fit.py",),
+    PIXEL_SOURCE: ("tests/plugins/test_kernels_frame_fit.py", "tests/plugins/test_kernels_frame_fit_nv12.py"),
     PROJECTION: ("tests/plugins/test_kernels_mask_projection.py",),
     ROI_ALIGN: ("tests/plugins/test_kernels_multilevel_roi_align.py",),
     POOL: ("tests/plugins/test_kernels_multilevel_roi_align.py",),
@@ -64,10 +66,17 @@ MUTANTS = (
     Mutant(FRAME_FIT, "(2LL * x + 1) * from - to;", "2LL * x * from - to;"),
     Mutant(FRAME_FIT, "first >= from - 1", "first >= from"),
     Mutant(FRAME_FIT, "(2LL * x + 1) * from / (2LL * to)", "2LL * x * from / (2LL * to)"),
-    Mutant(FRAME_FIT, "frame + y * pitch + 3LL * x", "frame + y * pitch + x"),
+    Mutant(PIXEL_SOURCE, "pixels + 3LL * x", "pixels + x"),
+    Mutant(PIXEL_SOURCE, "(x & ~1)", "x"),
+    Mutant(PIXEL_SOURCE, "(y >> 1) * chroma_pitch", "y * chroma_pitch"),
+    Mutant(PIXEL_SOURCE, "(y >> 1) * chroma_pitch", "(y >> 1) * luma_pitch"),
+    Mutant(PIXEL_SOURCE, "at_least(luma[x] - to_bgr.black, 0)", "(luma[x] - to_bgr.black)"),
+    Mutant(PIXEL_SOURCE, "units + (1 << 19)", "units"),
+    Mutant(PIXEL_SOURCE, "pair[0] - 128, v = pair[1] - 128", "pair[1] - 128, v = pair[0] - 128"),
+    Mutant(PIXEL_SOURCE, ", 255);", ", 256);"),
     Mutant(FRAME_FIT, "/ area + 0.5F", "/ area"),
-    Mutant(FRAME_FIT, "line[c] += width * source[c]", "line[c] += source[c]"),
-    Mutant(FRAME_FIT, "left * (1.0F - column.fraction) + right * column.fraction", "left"),
+    Mutant(FRAME_FIT, "line[c] += width * level[c]", "line[c] += level[c]"),
+    Mutant(FRAME_FIT, "(1.0F - column.fraction)", "1.0F"),
     # ---- multilevel_roi_align.h ----
     Mutant(ROI_ALIGN, "kLevelEps) - 2.0F", "kLevelEps) - 3.0F"),
     Mutant(ROI_ALIGN, "!aligned && size < 1.0F ? 1.0F : size", "size"),

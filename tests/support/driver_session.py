@@ -22,7 +22,9 @@ from imp_trt.errors import ImpTrtError
 from imp_trt.ops.mask_projection import cuda as mask_projection_cuda
 from imp_trt.ops.roi_align import cuda as multilevel_roi_align_cuda
 from imp_trt.preprocessing import letterbox_cuda as frame_fit
+from imp_trt.preprocessing.device_arrays import DeviceChroma, DeviceFrame
 from imp_trt.preprocessing.letterbox import LetterboxTransform
+from imp_trt.preprocessing.nv12 import YuvToBgr
 
 ROOT = Path(__file__).parents[2]
 POINTERS = (0, 16, 0x7FFFFFFFFFF0, 1 << 62, 48, 64, 80, 96)
@@ -30,11 +32,17 @@ PITCH = (1 << 32) + 96  # bytes of a row: more than 32 bits
 LARGEST = 2**31 - 1
 STREAM = 2  # a handle that means the same to every driver: the stream of the thread
 FIT = LetterboxTransform((20, 30), (64, 96), (60, 90), 114)
+CHROMA = DeviceChroma(POINTERS[4], PITCH + 1, YuvToBgr(16, 1, 2, -3, -4, LARGEST))
+NV12 = DeviceFrame(POINTERS[2], (20, 30), PITCH, None, CHROMA)
 
 
 def image(op, device=None):
     """What the stub takes for a compiled module: entry points and the kinds of their parameters."""
-    kinds = {"imp_frame_fit": "ppl" + "iiiiiiii", "imp_semantic_back": "pp" + "iiiiii"}
+    kinds = {
+        "imp_frame_fit": "ppl" + "iiiiiiii",
+        "imp_frame_fit_nv12": "pppll" + "iiiiiii" + "iiiiii",
+        "imp_semantic_back": "pp" + "iiiiii",
+    }
     op = op.partition(":")[0]
     for entry in kernels.ENTRIES[op]:
         if entry.startswith("imp_mask_projection"):
@@ -47,6 +55,7 @@ def image(op, device=None):
 def launch_everything(stream, device):
     """Every entry point once, by the launchers that the product uses."""
     frame_fit.launch_letterbox(FIT, POINTERS[2], PITCH, True, POINTERS[3], 114, stream, device)
+    frame_fit.launch_letterbox_nv12(FIT, NV12, POINTERS[3], 114, stream, device)
     frame_fit.launch_invert_mask(FIT, POINTERS[3], POINTERS[0], stream, device)
     for dtype, layout in [*product(("f16", "bf16"), ("linear", "hwc8")), ("f32", "linear")]:
         multilevel_roi_align_cuda.launch_multilevel_roi_align(

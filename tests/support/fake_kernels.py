@@ -16,6 +16,7 @@ from imp_trt.ops.mask_projection import torch as mask_projection
 from imp_trt.ops.mask_projection.options import SAMPLING_RULES
 from imp_trt.ops.roi_align import torch as multilevel_roi_align
 from imp_trt.preprocessing.letterbox import LetterboxTransform
+from tests.support.nv12 import nv12_reference
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 Kernel = Callable[..., None]
@@ -23,7 +24,11 @@ Kernel = Callable[..., None]
 
 def kernels() -> dict[str, Kernel]:
     """Every entry point that imp_trt launches."""
-    table: dict[str, Kernel] = {"imp_frame_fit": _frame_fit, "imp_semantic_back": _launch_invert_mask}
+    table: dict[str, Kernel] = {
+        "imp_frame_fit": _frame_fit,
+        "imp_frame_fit_nv12": _frame_fit_nv12,
+        "imp_semantic_back": _launch_invert_mask,
+    }
     for dtype in DTYPES:
         table[f"imp_multilevel_roi_align_{dtype}"] = _roi_align(dtype)
         if dtype != "f32":
@@ -117,6 +122,17 @@ def _frame_fit(_grid: Any, _block: Any, *args: Any) -> None:
     picture = np.lib.stride_tricks.as_strided(rows, (h, w, 3), (pitch, 3, 1))
     picture = np.ascontiguousarray(picture[..., ::-1] if swap else picture)
     target = _memory(out, height * width * 3).reshape(height, width, 3)
+    LetterboxTransform((h, w), (height, width), (rh, rw), pad).apply(picture, target)
+
+
+def _frame_fit_nv12(_grid: Any, _block: Any, *args: Any) -> None:
+    luma, chroma, out, luma_pitch, chroma_pitch, h, w, rh, rw, height, width, pad, *numbers = args
+    rows = _memory(luma, (h - 1) * luma_pitch + w)
+    pairs = _memory(chroma, (h // 2 - 1) * chroma_pitch + w)
+    y = np.lib.stride_tricks.as_strided(rows, (h, w), (luma_pitch, 1))
+    uv = np.lib.stride_tricks.as_strided(pairs, (h // 2, w // 2, 2), (chroma_pitch, 2, 1))
+    target = _memory(out, height * width * 3).reshape(height, width, 3)
+    picture = nv12_reference(y, uv, tuple(numbers))
     LetterboxTransform((h, w), (height, width), (rh, rw), pad).apply(picture, target)
 
 

@@ -33,7 +33,7 @@ ENTRIES = {
     "multilevel_roi_align": [
         f"imp_multilevel_roi_align_{kind}" for kind in (*DTYPES, "hwc8_f16", "hwc8_bf16")
     ],
-    "frame_fit": ["imp_frame_fit", "imp_semantic_back"],
+    "frame_fit": ["imp_frame_fit", "imp_frame_fit_nv12", "imp_semantic_back"],
 }
 GARBAGE = 0xFF  # in every byte before a launch: NaN or -1, so that an element that is not written shows
 
