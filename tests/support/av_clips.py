@@ -92,7 +92,7 @@ def write(
 
 
 def _yuv_frame(image: NDArray[np.uint8], pixels: str, matrix: int, color_range: int) -> Any:
-    """A frame in yuv444p or yuv444p10le, converted by the formulas of ITU-T H.273: no library's conversion.
+    """A frame in yuv420p, yuv444p or yuv444p10le, by the formulas of ITU-T H.273: no library's conversion.
 
     Args:
         matrix: 1 BT.709, 5 and 6 BT.601, 9 BT.2020.
@@ -104,6 +104,9 @@ def _yuv_frame(image: NDArray[np.uint8], pixels: str, matrix: int, color_range: 
     b, g, r = np.moveaxis(image.astype(np.float64) / 255, 2, 0)
     luma = red * r + (1 - red - blue) * g + blue * b
     chroma = (b - luma) / (2 - 2 * blue), (r - luma) / (2 - 2 * red)
+    if pixels == "yuv420p":
+        u, v = (c.reshape(c.shape[0] // 2, 2, c.shape[1] // 2, 2).mean(axis=(1, 3)) for c in chroma)
+        chroma = u, v
     bits = 10 if pixels.endswith("10le") else 8
     unit, full = 1 << (bits - 8), color_range == 2
     y = luma * ((1 << bits) - 1) if full else unit * (16 + 219 * luma)
