@@ -113,6 +113,7 @@ _MODANET = replace(
     stage_one=_paper(90_000, 0.01, (60_000, 80_000)),
     stage_two=_paper(90_000, 0.01, (60_000, 80_000)),
     short_sides=(400, 500, 600, 700, 800),
+    max_long=1000,
 )
 # COCO's Mask R-CNN replaces stage one. lambda_i = 0.5 is Panoptic FPN's choice (its table 2d).
 _CITYSCAPES_NO_AUG = replace(
@@ -121,7 +122,7 @@ _CITYSCAPES_NO_AUG = replace(
     stage_two=_paper(130_000, 0.005, (80_000, 110_000)),
     batch=16,
     base_batch=16,
-    short_sides=(1024,),
+    short_sides=(800, 1024),  # "resized to 1024x2048, or 800x1600 randomly"
     max_long=2048,
     instance_weight=0.5,
     initial="coco",
@@ -159,8 +160,7 @@ RECIPES: dict[str, Recipe] = {
     "scenes-short": _short(_SCENES, 500, 400),
     "camvid-short": _short(_CAMVID, 900, 700),
     "ccp-short": _short(_CCP, 900, 700),
-    # The paper's, for GPUs. Cityscapes' frames are 1024x2048; the paper's second setting without
-    # augmentation is short_sides=(800,).
+    # The paper's, for GPUs. Cityscapes' frames are 1024x2048.
     "vcp": _VCP,
     "modanet": _MODANET,
     "cityscapes": _CITYSCAPES,

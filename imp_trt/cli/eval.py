@@ -173,13 +173,15 @@ def _score(
 def _example_images(
     dataset: Dataset, models: list[tuple[str, Segmenter]], image_scores: list[list[float]], count: int
 ) -> list[PictureRow]:
+    from imp_trt.train.evaluation import measurable
     from imp_trt.train.report.pictures import picture_row, telling
 
     if not count:
         return []
     predictors = [(name, segmenter.run) for name, segmenter in models]
+    detects = "instances" in measurable(models[-1][1].manifest)
     return [
-        picture_row(dataset, index, predictors, [scores[index] for scores in image_scores])
+        picture_row(dataset, index, predictors, [scores[index] for scores in image_scores], instances=detects)
         for index in telling(image_scores, count)
     ]
 

@@ -249,6 +249,29 @@ class AlignedRoIPool(nn.Module):
         return torch.cat(pooled)
 
 
+def pairwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """torchvision.ops.box_iou, to the bit, on planes of coordinates: a fifth of a training step less.
+
+    With [M, N, 2] arrays the innermost loops are two elements long, and all anchors of an image are matched.
+
+    Args:
+        boxes1: [M, 4] float32 xyxy.
+        boxes2: [N, 4] float32 xyxy.
+
+    Returns:
+        [M, N] float32.
+    """
+    left1, top1, right1, bottom1 = boxes1.t().unsqueeze(-1).contiguous()  # [M, 1] each
+    left2, top2, right2, bottom2 = boxes2.t().contiguous()  # [N] each
+    width = torch.minimum(right1, right2).sub_(torch.maximum(left1, left2)).clamp_(min=0)
+    height = torch.minimum(bottom1, bottom2).sub_(torch.maximum(top1, top2)).clamp_(min=0)
+    intersection = width.mul_(height)
+    area1 = (right1 - left1) * (bottom1 - top1)
+    area2 = (right2 - left2) * (bottom2 - top2)
+    iou: Tensor = intersection / (area1 + area2).sub_(intersection)
+    return iou
+
+
 class _Float32RPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no types
     """Scores and deltas in float32 under autocast: torchvision decodes boxes in the dtype of the deltas."""
 
@@ -304,7 +327,7 @@ def _region_proposals(channels: int, config: DetectorConfig) -> RegionProposalNe
     anchors_per_cell = len(config.anchor_scales) * len(config.aspect_ratios)
     head = _Float32RPNHead(channels, anchors_per_cell, conv_depth=config.rpn_convs)
     per_level = config.pre_nms_per_level
-    return RegionProposalNetwork(
+    rpn = RegionProposalNetwork(
         ShiftedAnchors(config),
         head,
         fg_iou_thresh=0.7,
@@ -315,6 +338,8 @@ def _region_proposals(channels: int, config: DetectorConfig) -> RegionProposalNe
         post_nms_top_n={"training": config.proposals, "testing": config.proposals},
         nms_thresh=config.rpn_nms,
     )
+    rpn.box_similarity = pairwise_iou  # pyright: ignore[reportAttributeAccessIssue]  # box_iou also has fmt
+    return rpn
 
 
 def _roi_heads(channels: int, num_things: int, config: DetectorConfig) -> RoIHeads:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
@@ -57,7 +58,21 @@ GROUPS = (
 )
 
 
-class SameConv2d(nn.Conv2d):
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution in float32 under autocast on the CPU.
+
+    oneDNN has a bfloat16 kernel for its forward pass only: the gradients of a layer take 4 to 14 times as
+    long as in float32, and half of a training step.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W] -> [B, C', H', W']
+        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float()).to(x.dtype)
+
+
+class SameConv2d(DepthwiseConv2d):
     """A strided convolution with TensorFlow's SAME padding of even sides: one pixel less on the left and top.
 
     Symmetric padding would shift the features of pretrained weights by up to a pixel per stride.
@@ -150,7 +165,8 @@ def _conv_norm_relu6(
 ) -> nn.Sequential:
     conv: nn.Conv2d
     if stride == 1:
-        conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, groups=groups, bias=False)
+        layer = nn.Conv2d if groups == 1 else DepthwiseConv2d
+        conv = layer(in_channels, out_channels, kernel, padding=kernel // 2, groups=groups, bias=False)
     else:
         conv = SameConv2d(in_channels, out_channels, kernel, stride, groups=groups, bias=False)
     return nn.Sequential(conv, norm(out_channels), nn.ReLU6(inplace=True))

@@ -78,7 +78,7 @@ def test_a_pair_as_text_and_as_a_page(models, capsys, tmp_path):
     assert "difference" in said.out
     assert str(page) in said.err
     text = page.read_text()
-    assert text.count("<figure>") == 2 * 4
+    assert text.count("<figure>") == 2 * 5
     assert models["plain"] in text
 
 
@@ -97,7 +97,7 @@ def test_frames_alone_as_one_sheet(models, capsys, tmp_path):
     assert command.main(arguments) == 0
     assert str(path) in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
-    panels = 4  # image, ground truth, baseline, model
+    panels = 5  # image, ground truth, baseline, model, its instances alone
     assert cv2.imread(str(path)).shape[1] == panels * 128 + (panels - 1) * GAP
 
 

@@ -11,7 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from imp_trt.errors import InvalidInput
-from imp_trt.metrics.boundary import DISTANCES, BoundaryMeasure, BoundaryScores
+from imp_trt.metrics.boundary import (
+    DISTANCES,
+    OBJECT_DISTANCES,
+    BoundaryMeasure,
+    BoundaryScores,
+    object_distance,
+)
 from imp_trt.metrics.semantic import ConfusionMatrix, SemanticMeasure
 from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, WALL, answer, labeled
 
@@ -146,6 +152,52 @@ def test_scores_come_back_from_json_as_they_were():
     assert data["distances"] == [10, 25, 50, 100, 200, 400]
     assert len(data["bands"]) == 6
     assert BoundaryScores.from_dict(json.loads(json.dumps(data)), CLASSES).to_dict() == data
+
+
+def test_results_of_earlier_versions_have_no_bands_of_objects():
+    measure = BoundaryMeasure(CLASSES)
+    measure.add(labeled(np.full((4, 4), WALL, np.uint8)), answer(np.full((4, 4), WALL, np.uint8)))
+    data = json.loads(json.dumps(measure.scores().to_dict()))
+    del data["object_distances"], data["object_bands"]
+    assert BoundaryScores.from_dict(data, CLASSES).object_bands == ()
+
+
+def test_distances_to_objects_are_those_of_a_search_over_all_pixels():
+    instances = np.zeros((26, 40), np.int32)
+    instances[3:11, 4:12] = 7  # size 8
+    instances[10:26, 14:39] = 3  # size 20, at the lower border
+    instances[0, 39] = 9  # one pixel
+    instances[12:14, 20:22] = 0  # a hole
+    ys, xs = np.mgrid[:26, :40]
+    expected = np.full(instances.shape, np.inf)
+    for ident in (3, 7, 9):
+        mask = instances == ident
+        for y, x in np.ndindex(instances.shape):
+            other = mask != mask[y, x]
+            distance = np.sqrt(((ys - y) ** 2 + (xs - x) ** 2)[other].min()) - 0.5
+            expected[y, x] = min(expected[y, x], distance / np.sqrt(mask.sum()))
+    expected[expected > OBJECT_DISTANCES[-1]] = np.inf
+    np.testing.assert_allclose(object_distance(instances), expected, rtol=1e-5)
+
+
+def test_bands_of_objects_hold_the_errors_at_their_rims():
+    truth = np.full((60, 60), WALL, np.uint8)
+    truth[20:40, 20:40] = CAT
+    objects = (truth == CAT).astype(np.int32)
+    found = truth.copy()
+    found[:, 39] = WALL  # the cat's last column is missed: 0.5 px inside, of 20
+    measure = BoundaryMeasure(CLASSES)
+    measure.add(labeled(truth, objects), answer(found))
+    scores = measure.scores()
+    assert scores.object_distances == (0.02, 0.05, 0.1, 0.2, 0.5)
+    # Within 0.02 (0.4 px) lies nothing; within 0.05 the rim of 76 pixels, of which 20 are missed.
+    assert np.isnan(scores.object_bands[0].iou[CAT])
+    assert scores.object_bands[1].iou[CAT] == pytest.approx(56 / 76)
+    assert scores.object_bands[-1].iou[CAT] == pytest.approx(380 / 400)
+
+
+def test_an_object_that_fills_the_image_has_no_boundary():
+    assert np.isinf(object_distance(np.ones((5, 6), np.int32))).all()
 
 
 @pytest.mark.parametrize("distances", [(), (5, 5), (10, 5), (-1, 3)])

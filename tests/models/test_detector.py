@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torchvision.ops import box_iou
 
 from imp_trt.errors import InvalidInput
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.deploy import DeployModule
-from imp_trt.models.detector import Detector
+from imp_trt.models.detector import Detector, pairwise_iou
 from imp_trt.models.presets import COMPACT_DETECTOR
 from tests.support.networks import detecting_network, small_config, smooth_frames
 
@@ -73,3 +74,19 @@ def test_the_static_detector_has_the_same_anchors_and_boxes(tmp_path):
 def test_anchor_scales_that_are_none_are_refused(scales):
     with pytest.raises(InvalidInput, match="anchor_scales"):
         replace(COMPACT_DETECTOR, anchor_scales=scales)
+
+
+def test_pairwise_iou_is_torchvisions_to_the_bit():
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(500, 4, generator=generator) * 100
+    boxes = torch.cat([corners[:, :2], corners[:, :2] + corners[:, 2:] - 20], dim=1)  # some inverted
+    for first in (boxes[:0], boxes[:1], boxes[:37], boxes.double()[:37]):
+        second = boxes[37:].to(first)
+        before = first.clone(), second.clone()
+        torch.testing.assert_close(pairwise_iou(first, second), box_iou(first, second), rtol=0, atol=0)
+        assert torch.equal(first, before[0])
+        assert torch.equal(second, before[1])
+
+
+def test_the_rpn_matches_anchors_with_pairwise_iou():
+    assert Detector(16, 2, COMPACT_DETECTOR).rpn.box_similarity is pairwise_iou

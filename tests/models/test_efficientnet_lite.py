@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from imp_trt.errors import CheckpointError, DependencyMissing, InvalidInput
 from imp_trt.models.backbone import EfficientNetLiteStages, count_parameters, norm_layer
-from imp_trt.models.efficientnet_lite import SCALING
+from imp_trt.models.efficientnet_lite import SCALING, DepthwiseConv2d, SameConv2d
 from imp_trt.models.efficientnet_lite_weights import installed_weights, package_name, read_state, renamed
 from imp_trt.models.initial import copy_backbone, initialize
 from imp_trt.models.network import ImpNetwork
@@ -229,3 +229,28 @@ def test_the_published_weights_fit(name):
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(stages.eval()(x)[-1], reference(name, state, x)[-1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_convolutions_stay_float32_under_autocast(stride):
+    torch.manual_seed(0)
+    conv = DepthwiseConv2d(8, 8, 5, padding=2, groups=8) if stride == 1 else SameConv2d(8, 8, 5, 2, groups=8)
+    x = torch.randn(2, 8, 12, 16).bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = conv(x)
+    y.float().square().sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert x.grad is not None
+    gradients = [x.grad, conv.weight.grad]
+    x.grad = conv.weight.grad = None
+    expected = conv(x.float())
+    torch.testing.assert_close(y, expected.bfloat16(), rtol=0, atol=0)
+    (expected.bfloat16().float().square().sum()).backward()
+    torch.testing.assert_close(gradients, [x.grad, conv.weight.grad], rtol=0, atol=0)
+
+
+def test_every_depthwise_convolution_is_float32_under_autocast():
+    stages = EfficientNetLiteStages(LITE0, norm_layer("batch"))
+    grouped = [m for m in stages.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1]
+    assert len(grouped) == 16
+    assert all(isinstance(module, DepthwiseConv2d) for module in grouped)

@@ -29,7 +29,7 @@ def test_the_paper_s_recipes():
     for plan, length, drops in ((vcp, 70_000, (40_000, 60_000)), (modanet, 90_000, (60_000, 80_000))):
         for stage in (plan.stage_one, plan.stage_two):
             assert (stage.iterations, stage.lr, stage.milestones) == (length, 0.01, drops)
-    assert modanet.short_sides == (400, 500, 600, 700, 800)
+    assert (modanet.short_sides, modanet.max_long) == ((400, 500, 600, 700, 800), 1000)
     assert (cityscapes.batch, cityscapes.stage_one.iterations, cityscapes.initial) == (16, 0, "coco")
     assert cityscapes.stage_two.iterations == 130_000
     assert cityscapes.short_sides == (512, 724, 1024, 1448, 2048)
@@ -38,6 +38,7 @@ def test_the_paper_s_recipes():
     assert cityscapes.ohem_ratios == (0.1, 0.25, 0.5)
     plain = recipe("cityscapes-no-aug")
     assert (plain.crop, plain.color, plain.ohem_ratios) == (None, 0.0, ())
+    assert (plain.short_sides, plain.max_long) == ((800, 1024), 2048)
     for plan in (vcp, modanet, cityscapes, plain):
         assert (plan.optimizer, plan.weight_decay, plan.bias_lr_mult, plan.freeze_stages) == (
             "sgd",

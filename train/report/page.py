@@ -110,7 +110,12 @@ def _boundary_charts(scored: Sequence[Scored]) -> list[str]:
             for n, b in known.items()
         },
     }
-    return [
+    objects = {
+        n: {100 * d: x.thing_iou for d, x in zip(b.object_distances, b.object_bands, strict=True)}
+        for n, b in known.items()
+        if b.object_distances
+    }
+    made = [
         charts.lines(
             series,
             title=f"{name} near class boundaries",
@@ -120,6 +125,17 @@ def _boundary_charts(scored: Sequence[Scored]) -> list[str]:
         )
         for name, series in figures.items()
     ]
+    if objects:
+        made.append(
+            charts.lines(
+                objects,
+                title="mIoU of things near the boundaries of objects",
+                x_label="% of the object's size (square root of its area)",
+                y_label="mIoU of things, %",
+                even=True,
+            )
+        )
+    return made
 
 
 def _precision_charts(scored: Sequence[Scored]) -> list[str]:

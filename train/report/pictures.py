@@ -17,6 +17,8 @@ from imp_trt.data.dataset import Dataset, Sample, image_name
 from imp_trt.data.files import write_atomically
 from imp_trt.data.images import encode_image
 from imp_trt.metrics.semantic import ConfusionMatrix
+from imp_trt.models.presets import SYSTEMS
+from imp_trt.ops import instance_mask_projection_numpy
 from imp_trt.results.drawing import color_map
 from imp_trt.results.image_grid import make_grid
 from imp_trt.results.result import SegmentationResult
@@ -110,7 +112,12 @@ def data_url(image: NDArray[np.uint8]) -> str:
 
 
 def picture_row(
-    dataset: Dataset, index: int, models: Sequence[tuple[str, Predict]], scores: Sequence[float]
+    dataset: Dataset,
+    index: int,
+    models: Sequence[tuple[str, Predict]],
+    scores: Sequence[float],
+    *,
+    instances: bool = False,
 ) -> PictureRow:
     """Panels of one image: the image, and overlays of the ground truth and of each model's class map.
 
@@ -119,16 +126,38 @@ def picture_row(
         index: index of the image.
         models: name and predictor.
         scores: scores of this image, by model.
+        instances: whether to add what the instances of the last model give without its class map: for each
+            pixel the class of the strongest, as in Mask R-CNN-IMP (the paper's Figure 2).
     """
     sample = dataset[index]
     panels = [("image", sample.image), ("ground truth", _overlay(sample, sample.semantic, dataset.classes))]
-    for name, predict in models:
-        panels.append((name, _overlay(sample, predict(sample.image).semantic, dataset.classes)))
+    results = [predict(sample.image) for _, predict in models]
+    for (name, _), result in zip(models, results, strict=True):
+        panels.append((name, _overlay(sample, result.semantic, dataset.classes)))
+    if instances:
+        alone = instances_alone(results[-1], len(dataset.classes))
+        panels.append(("instances alone", _overlay(sample, alone, dataset.classes, alone == IGNORE_INDEX)))
     parts = [f"{name} {100 * score:.1f}" for (name, _), score in zip(models, scores, strict=True)]
     things = bool(np.isin(sample.semantic, dataset.classes.things).any())
     what = "its things" if things else "its classes"
     caption = f"{image_name(dataset, index)}: mean IoU of {what}, %: {', '.join(parts)}"
     return PictureRow(caption, tuple((name, _shrink(image, PANEL_WIDTH)) for name, image in panels))
+
+
+def instances_alone(result: SegmentationResult, num_classes: int) -> NDArray[np.uint8]:
+    """[h, w] uint8 class of the strongest instance, 255 where none exceeds the score of the background."""
+    found = result.instances
+    canvas = instance_mask_projection_numpy(
+        np.asarray(found.mask_boxes)[None],
+        found.scores[None],
+        found.labels[None],
+        found.masks[None],
+        num_classes,
+        found.size,
+        sampling=found.sampling,
+    )[0]
+    background = SYSTEMS["mask-rcnn-imp"].get("background_score", 0.0)
+    return np.where(canvas.max(0) > background, canvas.argmax(0), IGNORE_INDEX).astype(np.uint8)
 
 
 def _picture_iou(sample: Sample, semantic: NDArray[np.uint8], classes: ClassTable) -> float:
@@ -142,13 +171,20 @@ def _picture_iou(sample: Sample, semantic: NDArray[np.uint8], classes: ClassTabl
     return float(chosen.mean()) if chosen.size else float("nan")
 
 
-def _overlay(sample: Sample, semantic: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.uint8]:
+def _overlay(
+    sample: Sample,
+    semantic: NDArray[np.uint8],  # [h, w]
+    classes: ClassTable,
+    empty: NDArray[np.bool_] | None = None,  # [h, w]
+) -> NDArray[np.uint8]:
     colors = color_map(semantic, classes)
     blended = cv2.addWeighted(sample.image, 0.35, colors, 0.65, 0)
-    # Unlabeled pixels show the darkened image in every panel.
+    # Unlabeled pixels show the darkened image in every panel, and so do empty ones.
     dark = (sample.image * 0.35).astype(np.uint8)
-    ignored = (sample.semantic == IGNORE_INDEX)[..., None]
-    return np.where(ignored, dark, blended).astype(np.uint8)
+    ignored = sample.semantic == IGNORE_INDEX
+    if empty is not None:
+        ignored = ignored | empty
+    return np.where(ignored[..., None], dark, blended).astype(np.uint8)
 
 
 def _shrink(image: NDArray[np.uint8], max_width: int) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from imp_trt.errors import InvalidInput, printable
+from imp_trt.metrics.boundary import BoundaryScores
 from imp_trt.metrics.semantic import SemanticScores
 from imp_trt.train.evaluation import Evaluation
 from imp_trt.train.report.numbers import signed
@@ -167,7 +168,23 @@ def _boundary(scored: Sequence[Scored]) -> list[Table]:
         )
         title = f"{name} near class boundaries, %"
         found.append(Table(title, ("within", *_columns(scored)), rows))
-    return found
+    return [*found, *_object_bands(scored, bands)]
+
+
+def _object_bands(scored: Sequence[Scored], bands: Sequence[BoundaryScores | None]) -> list[Table]:
+    """The mIoU of things by the distance to an object's boundary, as a fraction of the object's size."""
+    known = next((b.object_distances for b in bands if b is not None and b.object_distances), ())
+    rows = tuple(
+        (
+            f"{100 * distance:g} %",
+            *_cells(
+                [b.object_bands[k].thing_iou if b and b.object_distances == known else None for b in bands]
+            ),
+        )
+        for k, distance in enumerate(known)
+    )
+    title = "mIoU of things near the boundaries of objects, %"
+    return [Table(title, ("within, of the object's size", *_columns(scored)), rows)] if rows else []
 
 
 def _times(scored: Sequence[Scored]) -> list[Table]:

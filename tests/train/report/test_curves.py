@@ -71,7 +71,7 @@ def test_the_charts_are_on_the_page(tmp_path, scored):
     write_lines(tmp_path / "imp.jsonl", LOSSES)
     curves = training_curves([("mine", tmp_path / "imp.safetensors")])
     page = write_report(tmp_path / "one.html", scored[1:], machine="abacus", curves=curves).read_text()
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert "<h2>Training</h2>" in page
     assert "Loss of the training" in page
     assert "<h2>Training</h2>" not in write_report(tmp_path / "x.html", scored, machine="abacus").read_text()

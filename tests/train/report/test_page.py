@@ -51,7 +51,7 @@ def test_everything_is_on_the_page(page, scored):
         assert all(cell in page for row in table.rows for cell in row)
     assert page.count("<h2>Confusion matrix") == 2, "of both models"
     # Classes, gains, two about boundaries, precision.
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert page.count("<img") == 4
     assert "for cats only" in page
     assert "abacus" in page
@@ -66,7 +66,7 @@ def test_nothing_is_fetched_and_nothing_runs(page):
 
 def test_one_model_alone(scored, tmp_path):
     text = write_report(tmp_path / "one.html", scored[1:], machine="abacus").read_text()
-    assert text.count("<svg") == 4
+    assert text.count("<svg") == 5
     assert "difference" not in text
     assert "Terms of the data" not in text
 

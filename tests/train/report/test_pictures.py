@@ -17,7 +17,7 @@ from imp_trt.train.report.pictures import (
     telling,
     write_sheet,
 )
-from tests.support.pictures import CAT, CLASSES, labeled
+from tests.support.pictures import CAT, CLASSES, FLOOR, answer, labeled
 from tests.train.report.conftest import ROOMS, half_blind, perfect
 
 
@@ -66,6 +66,21 @@ def test_panels_show_image_truth_and_answers():
     assert (truth == plain)[~cat].all()
     # Without a label: the darkened image in every panel.
     assert all(abs(panel[1, 1] - 0.35 * 120).max() <= 1 for panel in (truth, plain, imp))
+
+
+def test_another_panel_shows_the_instances_alone():
+    cat = ROOMS[3].semantic == CAT
+    nothing_but_floor = np.full(cat.shape, FLOOR, np.uint8)
+
+    def detects(score):
+        return lambda frame: answer(nothing_but_floor, [cat], [CAT], [score])
+
+    for score, visible in ((0.31, True), (0.29, False)):
+        row = picture_row(ROOMS, 3, [("imp", detects(score))], [0.0], instances=True)
+        assert [name for name, _ in row.panels] == ["image", "ground truth", "imp", "instances alone"]
+        truth, alone = row.panels[1][1].astype(int), row.panels[3][1].astype(int)
+        assert ((alone == truth)[cat].all()) == visible
+        assert abs(alone[~cat] - 0.35 * 120).max() <= 1  # no instance: the darkened image
 
 
 def test_large_images_are_made_smaller():
