@@ -100,7 +100,7 @@ def run(program: str, path: Path, threads: int) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("what", PROGRAMS)
 def test_onnx_runtime(tmp_path: Path, what: str, threads: int) -> None:
     run(PROGRAMS[what], tiny.artifact(tmp_path), threads)

@@ -26,12 +26,14 @@ def build(*folders: Path) -> list[Outcome]:
         skip_or_fail(error)
 
 
+@pytest.mark.slow
 def test_a_network_builds_in_both_forms(tmp_path: Path) -> None:
     outcomes = build(write_model(tmp_path, "panoptic-fpn-imp", "fp16"))
     assert [one.case.rpartition("_")[2] for one in outcomes] == ["plugin", "function"]
     assert [one.error for one in outcomes] == [None, None]
 
 
+@pytest.mark.slow
 def test_every_option_is_taken(tmp_path: Path) -> None:
     cache = tmp_path / "timing.cache"
     outcomes = build(

@@ -113,6 +113,7 @@ def test_planted_names_and_arities_are_found(tmp_path: Any) -> None:
     assert "module.PlantedGuard" in found["guarded"]
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_what_the_sources_use_is_seen_and_in_tensorrt_rtx() -> None:
     sources = [*tensorrt_names.SOURCES, "imp_trt/backends/tensorrt_rtx.py"]

@@ -82,6 +82,7 @@ def test_a_pair_as_text_and_as_a_page(models, capsys, tmp_path):
     assert models["plain"] in text
 
 
+@pytest.mark.slow
 def test_frames_alone_as_one_sheet(models, capsys, tmp_path):
     path = tmp_path / "sheet.png"
     arguments = [

@@ -321,7 +321,13 @@ def test_as_a_process_libraries_stay_silent() -> None:
         assert child.stderr.startswith(f"error: video {source}: expected")
 
 
-@pytest.mark.parametrize("place", ["/dev/stdout", "/dev/fd/1", "pipe", "both.txt"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "pipe",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("/dev/stdout", "/dev/fd/1", "both.txt")),
+    ],
+)
 def test_the_report_gives_way_to_json_lines_on_stdout(place: str) -> None:
     """Whatever the name of stdout, it contains nothing but the lines."""
     command = [sys.executable, "-m", "imp_trt.cli.segment", "in/clip.mp4", "--save-json", place, *MODEL]

@@ -39,7 +39,7 @@ def saved(path, classes=SCENES, name="panoptic-fpn-imp", metadata=None, **change
     return save_checkpoint(path, network, metadata or {})
 
 
-@pytest.mark.parametrize("recipe", ["tiny", "tiny-detector-first"])
+@pytest.mark.parametrize("recipe", ["tiny", pytest.param("tiny-detector-first", marks=pytest.mark.slow)])
 def test_without_steps_the_result_is_the_checkpoint(base, tmp_path, recipe):
     file = saved(tmp_path / "mine.safetensors", canvas_scale=3.0)
     assert command.main([*base, str(file), "-q", "--recipe", recipe]) == 0
@@ -71,6 +71,7 @@ def test_what_is_taken_is_said_and_terms_are_kept(base, tmp_path, capsys):
     assert load_model(tmp_path / "run" / "imp.safetensors")[1]["terms"] == "research only"
 
 
+@pytest.mark.slow
 def test_another_file_is_another_run(base, tmp_path, capsys):
     file = saved(tmp_path / "mine.safetensors")
     assert command.main([*base, str(file), "-q"]) == 0

@@ -148,6 +148,7 @@ def test_the_former_flag_of_nms_iterations_is_accepted_with_a_warning(capsys):
     assert "--nms-passes" not in parser().format_help()
 
 
+@pytest.mark.slow
 def test_a_set_of_precisions_in_one_run(weights, tmp_path, capsys, monkeypatch, calibration_folder):
     read, calibrated = [], []
     real_read, real_ranges = pipeline.read_checkpoint, lowering.collect_ranges
@@ -174,6 +175,7 @@ def test_a_set_of_precisions_in_one_run(weights, tmp_path, capsys, monkeypatch, 
     assert reports[2]["verification"]["calibration"].startswith("2 images of ")
 
 
+@pytest.mark.slow
 def test_of_a_set_all_files_are_written_or_none(weights, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(verify.GATES, "fp16", verify.Gate(1.5, 0.99, 0.1))
     arguments = ["--precisions", "fp32", "fp16", "--weights", str(weights), "-o", str(tmp_path)]

@@ -65,6 +65,7 @@ def planted(monkeypatch):
     return lambda precision: monkeypatch.setattr(pipeline, "lower", lambda *arguments: typed(precision))
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_the_last_line_says_that_only_the_graph_was_verified(cpu_only, planted, weights, tmp_path, capsys):
     planted("fp16")

@@ -36,6 +36,7 @@ def exported(weights: Path, images: Path, tmp_path: Path, monkeypatch: pytest.Mo
     return export_model(weights, tmp_path / "device", options).path
 
 
+@pytest.mark.slow
 def test_the_whole_route(exported: Path, tmp_path: Path) -> None:
     manifest = read_artifact(exported).manifest
     golden = unpack_golden(read_golden(exported, manifest), manifest)

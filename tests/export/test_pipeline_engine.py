@@ -121,6 +121,7 @@ def test_bfloat16_is_verified_in_pytorch(lowered, weights, images, tmp_path, mon
     assert report.graph_only
 
 
+@pytest.mark.slow
 def test_where_the_engine_runs_the_engine_is_verified(lowered, weights, images, tmp_path, monkeypatch):
     opened = []
 

@@ -116,6 +116,7 @@ def test_a_head_without_normalization_keeps_its_signal(cache):
     assert 0.007 < network.semantic.classify.weight.std().item() < 0.013
 
 
+@pytest.mark.slow
 def test_coco_weights_come_from_the_cache(cache, mask_rcnn):
     file = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url.rsplit("/", 1)[-1]
     state = published(mask_rcnn.state_dict())

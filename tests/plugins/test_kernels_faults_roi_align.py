@@ -113,9 +113,8 @@ def test_the_kernel_itself_has_no_fault(sanitizer: str, layout: str, tmp_path: P
     run(tmp_path, sanitizer, layout)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if i == 0 else pytest.mark.slow) for i, name in enumerate(FAULTS)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_found(name: str, tmp_path: Path) -> None:
     *planted, report = FAULTS[name]
     with pytest.raises(HostKernelFault, match=report):

@@ -175,6 +175,7 @@ def test_levels_of_one_cell_and_features_that_are_not_finite() -> None:
     assert not expected.isfinite().all()
 
 
+@pytest.mark.slow
 def test_no_two_threads_race_for_shared_memory() -> None:
     levels, boxes = pyramid(channels=2), boxes_of_every_level(count=2)
     watched = pool(levels, boxes, 7, 2, sanitizer="thread")

@@ -127,6 +127,7 @@ def _neighbors_accuracy(train: np.ndarray, test: np.ndarray, count: int) -> floa
     return float(np.mean([right[test[:, -1] == c].mean() for c in SCENE_CLASSES.things]))
 
 
+@pytest.mark.slow
 def test_shape_tells_the_class_of_a_thing_and_a_local_patch_does_not(scenes: list[Sample]) -> None:
     patches, shapes = _patches_and_shapes(scenes[0::2])
     other_patches, other_shapes = _patches_and_shapes(scenes[1::2])

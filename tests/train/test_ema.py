@@ -41,6 +41,7 @@ def weights(folder, recipe, **changes):
     return load_model(train_stage_one(run, CONFIG))[0].state_dict()
 
 
+@pytest.mark.slow
 def test_the_checkpoint_has_the_average_and_resuming_keeps_it(tmp_path, monkeypatch):
     recipe = replace(RECIPE, ema_decay=0.9)
     whole = weights(tmp_path / "whole", recipe)

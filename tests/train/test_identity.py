@@ -92,6 +92,7 @@ def test_the_digest_of_a_coco_file_follows_its_annotations(tmp_path: Path) -> No
     assert len(digests) == 4
 
 
+@pytest.mark.slow
 def test_a_run_is_not_reused_or_resumed_with_other_labels(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

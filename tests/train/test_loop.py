@@ -75,10 +75,11 @@ def test_resume_after_a_failure_is_bit_identical(tmp_path, monkeypatch, killed_a
     assert logs[0] == logs[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"canvas_lr_mult": 10.0}, marks=pytest.mark.slow),
+        {"canvas_lr_mult": 10.0},
         {"canvas_source": "both", "precision": "bfloat16", "optimizer": "sgd"},
     ],
 )
@@ -190,7 +191,7 @@ def test_a_log_with_half_a_line_is_continued(tmp_path):
     assert [line["step"] for line in lines_of(tmp_path / "stage_one.jsonl")] == [1]
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_lower_precision_trains(tmp_path, precision):
     # One step of SGD moves the weights along the gradient.
     plan = replace(RECIPE, precision=precision, optimizer="sgd", stage_one=Stage(1, 0.1, warmup=0))

@@ -168,6 +168,7 @@ def test_the_semantic_loss_reaches_everything_through_the_canvas(monkeypatch):
         assert gradients.agrees(name), part
 
 
+@pytest.mark.slow
 def test_with_heads_the_canvas_does_not_reach_the_fpn(monkeypatch):
     gradients = Gradients(monkeypatch, "heads")
     for part, name in REACHED.items():

@@ -127,6 +127,7 @@ def test_the_digest_of_a_stage_changes_with_a_default():
     assert stage_digest(replace(run, recipe=later), CONFIG, 2) != stage_digest(run, CONFIG, 2)
 
 
+@pytest.mark.slow
 def test_checkpoints_and_states_from_before_versions_were_recorded_continue(tmp_path):
     """They hold a digest of the code, or nothing, in the place of sources and config_digest."""
     run = Run(Boxes(), RECIPE, 0, tmp_path, quiet=True)
@@ -287,7 +288,10 @@ QUICK = ("panoptic-fpn-imp", "semantic-p2")
 BOTH_WAYS = [
     pytest.param(name, RECIPE, marks=() if name in QUICK else pytest.mark.slow) for name in sorted(SYSTEMS)
 ]
-BOTH_WAYS += [(name, DETECTOR_FIRST) for name in ("mask-rcnn-imp", "panoptic-p2-imp")]
+BOTH_WAYS += [
+    pytest.param("mask-rcnn-imp", DETECTOR_FIRST, marks=pytest.mark.slow),
+    ("panoptic-p2-imp", DETECTOR_FIRST),
+]
 
 
 @pytest.mark.parametrize(("name", "recipe"), BOTH_WAYS, ids=lambda v: v if isinstance(v, str) else "")
@@ -317,6 +321,7 @@ def test_without_a_detector_there_are_as_many_semantic_steps_as_in_the_other_sys
     assert "semantic" in json.loads((tmp_path / "result.jsonl").read_text())
 
 
+@pytest.mark.slow
 def test_a_pair_starts_from_the_same_initial_head(tmp_path):
     still = Stage(0, 0.0)
     run = Run(Boxes(), replace(DETECTOR_FIRST, stage_one=still, stage_two=still), 0, tmp_path, quiet=True)
@@ -405,7 +410,7 @@ def test_weights_of_another_network_are_not_transferred(other):
         transfer_weights(ImpNetwork(CONFIG), ImpNetwork(other))
 
 
-@pytest.mark.parametrize("source", ["ground-truth", "both"])
+@pytest.mark.parametrize("source", ["ground-truth", pytest.param("both", marks=pytest.mark.slow)])
 def test_other_canvas_sources_train(tmp_path, source):
     plan = replace(RECIPE, canvas_source=source, stage_two=Stage(2, 1e-3, 1e-4, warmup=1))
     run = Run(Boxes(), plan, 0, tmp_path, quiet=True)

@@ -85,7 +85,7 @@ def test_a_deadline_that_has_passed_makes_no_step_and_spares_finished_runs(tmp_p
     assert train_stage_one(run, CONFIG) == done
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_saves_the_state_at_the_next_step(tmp_path, monkeypatch, whole, number):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     calls = after_step(monkeypatch, 3, lambda: os.kill(os.getpid(), number))
@@ -140,7 +140,11 @@ def test_a_killed_process_goes_on_from_its_last_save_to_the_same_weights(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("stored", "expected"), [(True, ["commit old", "commit new"]), (False, ["version unknown", "commit new"])]
+    ("stored", "expected"),
+    [
+        (True, ["commit old", "commit new"]),
+        pytest.param(False, ["version unknown", "commit new"], marks=pytest.mark.slow),
+    ],
 )
 def test_a_resumed_stage_names_every_version_that_trained_it(tmp_path, monkeypatch, stored, expected):
     monkeypatch.setattr(loop, "source_version", lambda: "commit old")

@@ -102,6 +102,7 @@ def test_the_curve_is_what_an_evaluation_of_the_checkpoint_gives(whole):
     assert set(lines[-1]["iou"]) == set(CLASSES.names)
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_kept_beside_the_last(tmp_path, scored):
     scored(0.1, 0.5, 0.5)
     train_stage_one(run_in(tmp_path), CONFIG)
@@ -115,7 +116,7 @@ def test_the_best_weights_are_kept_beside_the_last(tmp_path, scored):
     assert any(not torch.equal(value, last[name]) for name, value in best.state_dict().items())
 
 
-@pytest.mark.parametrize("killed_at", [3, 4])
+@pytest.mark.parametrize("killed_at", [pytest.param(3, marks=pytest.mark.slow), 4])
 def test_resume_is_bit_identical(tmp_path, monkeypatch, whole, killed_at):
     with dying_after(killed_at, monkeypatch), pytest.raises(MemoryError):
         train_stage_one(run_in(tmp_path, save_every=2), CONFIG)
@@ -126,6 +127,7 @@ def test_resume_is_bit_identical(tmp_path, monkeypatch, whole, killed_at):
     assert lines_of(tmp_path) == lines_of(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 6], ids=["on the way", "after the last step"])
 def test_an_interrupted_evaluation_is_repeated(tmp_path, monkeypatch, whole, step):
     real, seen = loop.Validator.ends, []
@@ -227,6 +229,7 @@ def test_settings_out_of_range_are_refused(change):
         Validation(Held(), **change)
 
 
+@pytest.mark.slow
 def test_curves_are_written_for_tensorboard(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

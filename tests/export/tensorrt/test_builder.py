@@ -22,20 +22,17 @@ from tests.support.typed_models import typed
 pytestmark = needs_rtx
 
 
-def precisions(quick: str) -> list[object]:
-    """All, of which one is tested each time; a build takes seconds."""
-    every = ("fp32", "fp16", "bf16", "int8", "fp8")
-    return [pytest.param(one, marks=() if one == quick else pytest.mark.slow) for one in every]
-
-
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 QUANTIZED = ("int8", "fp8")
+# A build takes seconds.
+ONE_QUICK = [pytest.param(one, marks=() if one == "fp16" else pytest.mark.slow) for one in PRECISIONS]
 
 
 def built(model, precision="fp32", **job):
     return build_engine(model.SerializeToString(), BuildJob("tensorrt-rtx", precision, **job))
 
 
-@pytest.mark.parametrize("precision", precisions("fp16"))
+@pytest.mark.parametrize("precision", ONE_QUICK)
 def test_the_network_builds_with_function_bodies(precision):
     model = typed(precision).model
     steps = []
@@ -55,7 +52,8 @@ def test_the_network_builds_with_function_bodies(precision):
     assert len(set(percents)) > 5
 
 
-@pytest.mark.parametrize("precision", precisions("int8"))
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_network_builds_with_plugin_layers(precision):
     model = typed(precision).model
     nodes = custom_nodes(model)
@@ -68,6 +66,7 @@ def test_the_network_builds_with_plugin_layers(precision):
     assert engine.network_types[REQUIRED[precision]] > 0
 
 
+@pytest.mark.slow
 def test_a_file_without_bodies_builds_with_plugins_and_not_without():
     model = onnx.ModelProto()
     model.CopyFrom(typed("fp16").model)

@@ -48,6 +48,7 @@ def build(model=None, **job):
     return build_engine(model.SerializeToString(), job)
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_a_build_with_every_option(tensorrt, tmp_path):
     cache = tmp_path / "timing.cache"

@@ -55,7 +55,7 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]\ntrain: images/train\n"
         ("- names\n", "got list"),
         ("!!python/object/apply:os.system ['true']\n", "ConstructorError"),
         (BOMB, "aliases"),
-        ("[" * 3000, "YAML file"),
+        ("[" * 1200, "YAML file"),
         ("train: images/train\n", "names: a list"),
         ("names: {a: b}\ntrain: images/train\n", "names: a list"),
         ("names: {.inf: b}\ntrain: images/train\n", "names: a list"),

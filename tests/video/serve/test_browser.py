@@ -19,7 +19,11 @@ from imp_trt.video.serve import BrowserView
 from tests.video.serve.chromium import Chromium, Page, find_chromium
 from tests.video.serve.made import CLASSES, get_json, picture, segmented, view
 
-pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine")
+# A start of Chromium is several seconds of a processor.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine"),
+]
 
 RUN = "document.getElementById('run').dataset.run"
 SEQUENCE = "Number(document.getElementById('picture').dataset.sequence)"
