@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Generator
 from contextlib import nullcontext
 
@@ -20,6 +21,10 @@ WORKERS = 2
 # they start would then wait forever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Bytecode is kept: each of the hundreds of programs that the tests start would compile the package anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Each worker process of pytest-xdist has one core: threads of PyTorch would only wait for one another.
 if "PYTEST_XDIST_WORKER" in os.environ:

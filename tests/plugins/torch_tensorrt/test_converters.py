@@ -132,6 +132,7 @@ def real() -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_layer_of_a_mask_projection(real: dict[str, Any]) -> None:
     assert real["mask_projection"] == {
         "operators": 2,
@@ -152,6 +153,7 @@ def test_layer_of_a_mask_projection(real: dict[str, Any]) -> None:
     }
 
 
+@pytest.mark.slow
 def test_layer_of_a_roi_align(real: dict[str, Any]) -> None:
     found = real["roi_align"]
     assert found["constant"] == "node_1_boxes"
@@ -165,6 +167,7 @@ def test_layer_of_a_roi_align(real: dict[str, Any]) -> None:
     }
 
 
+@pytest.mark.slow
 def test_attributes_that_no_plugin_takes(real: dict[str, Any]) -> None:
     first, second = real["refused"]
     assert first.startswith("InvalidInput")
