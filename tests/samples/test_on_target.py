@@ -91,6 +91,7 @@ def test_kernels_that_pass_are_no_engine_that_ran(on_target):
     assert on_target.on_target.verdict(entries[:1], [kernels]) == 0, "where only kernels were asked for"
 
 
+@pytest.mark.slow
 def test_a_step_without_end_ends_with_what_it_started(on_target, tmp_path):
     source = (
         "import pathlib, subprocess, sys, time\n"

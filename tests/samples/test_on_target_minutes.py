@@ -95,6 +95,7 @@ def test_the_exit_code_says_whether_kernels_ran(runs, exits, code):
     assert runs.go(runs.step("machine", "pass"), runs.step("gpu", "raise SystemExit(5)", on_gpu=True)) == 5
 
 
+@pytest.mark.slow
 def test_a_step_over_its_cap_ends_with_what_it_has_reported(runs, tmp_path):
     source = "print('{\"a_us\": 1.5}', flush=True); import time; time.sleep(60)"
     start = time.monotonic()
@@ -107,6 +108,7 @@ def test_a_step_over_its_cap_ends_with_what_it_has_reported(runs, tmp_path):
     assert steps["next"]["state"] == "passed"
 
 
+@pytest.mark.slow
 def test_the_end_of_the_minutes_is_no_fault(runs):
     code = runs.go(
         runs.step("first", "pass", on_gpu=True),

@@ -156,6 +156,7 @@ def test_a_camera_that_is_not_there(sample, artifact, capsys):
     assert "/dev/video97" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_several_streams_share_one_network(sample, artifact, pictures, tmp_path, capsys):
     program = sample("rtsp_streams/rtsp_streams.py")
     watched = _states_at_the_end(program)
@@ -227,6 +228,7 @@ def test_ctrl_c_keeps_what_the_camera_recorded(sample, artifact, pictures, tmp_p
     assert "frames shown" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_the_streams_gave(sample, artifact, pictures, tmp_path, monkeypatch):
     program = sample("rtsp_streams/rtsp_streams.py")
     _interrupted_at(program, monkeypatch, "JsonLines", 6)
