@@ -27,7 +27,8 @@ def exported(batch: int) -> tuple[Any, Any]:
     return network, onnx_from_module(DeployModule(network), batch)
 
 
-@pytest.mark.parametrize("batch", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 2])
 def test_an_engine_without_detections_gives_class_maps(machine: Machine, tmp_path: Path, batch: int) -> None:
     network, model = exported(batch)
     manifest = tiny.manifest(batch, detections=0, mask_size=28, ops={})

@@ -60,6 +60,7 @@ def test_a_network_without_a_detector_has_no_instances(models, capsys):
     assert scores["panoptic"] is None
 
 
+@pytest.mark.slow
 def test_a_pair_as_text_and_as_a_page(models, capsys, tmp_path):
     page = tmp_path / "report.html"
     arguments = [

@@ -271,6 +271,7 @@ def test_a_timing_cache_that_cannot_be_written_is_reported_before_any_work(weigh
         export_model(weights, tmp_path, ExportOptions(precision="fp16", target="tensorrt", engine=options))
 
 
+@pytest.mark.slow
 def test_a_failed_set_of_files_leaves_the_golden_frames_of_others(quick, weights, tmp_path, monkeypatch):
     report = export_onnx(weights, tmp_path / "a.onnx", ExportOptions(frame_count=1, function_free=True))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

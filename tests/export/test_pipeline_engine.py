@@ -155,7 +155,9 @@ def test_a_failed_gate_leaves_nothing(lowered, weights, images, tmp_path, monkey
         export_model(
             weights,
             tmp_path / "out",
-            ExportOptions(precision="fp16", target="rtx", frames=images, frame_count=1, engine=options),
+            ExportOptions(
+                precision="fp16", target="tensorrt-rtx", frames=images, frame_count=1, engine=options
+            ),
         )
     assert not (tmp_path / "out").exists()
 

@@ -39,9 +39,11 @@ def gpu() -> Iterator[Device]:
     device.close()
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(
+    params=[pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)]
+)
 def device(request: pytest.FixtureRequest) -> str:
-    """A device of PyTorch: the same test runs on the CPU everywhere."""
+    """A device of PyTorch: the same test runs on the CPU everywhere, where tests/ops has its own as well."""
     if request.param == "cuda":
         need_torch_cuda()
     return str(request.param)

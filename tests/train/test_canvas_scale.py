@@ -101,7 +101,8 @@ def test_a_given_scale_is_kept_by_the_checkpoint(tmp_path):
     assert load_model(path)[0].semantic.canvas_scale == 4.0
 
 
-@pytest.mark.parametrize("semantic_in_stage_one", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("semantic_in_stage_one", [False, True])
 def test_the_skip_starts_at_zero_and_learns(tmp_path, semantic_in_stage_one):
     plan = replace(DETECTOR_FIRST, stage_two=Stage(2, 1e-3, warmup=0))
     plan = replace(plan, semantic_in_stage_one=semantic_in_stage_one)

@@ -162,6 +162,7 @@ REACHED = {
 }
 
 
+@pytest.mark.slow
 def test_the_semantic_loss_reaches_everything_through_the_canvas(monkeypatch):
     gradients = Gradients(monkeypatch, "all")
     for part, name in REACHED.items():

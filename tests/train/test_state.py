@@ -63,6 +63,7 @@ def after_step(monkeypatch, number, action):
     return calls
 
 
+@pytest.mark.slow
 def test_a_deadline_saves_the_state_and_the_same_run_continues(tmp_path, monkeypatch, whole):
     deadline = time.monotonic() + 1000
     calls = after_step(monkeypatch, 2, lambda: monkeypatch.setattr(time, "monotonic", lambda: deadline))

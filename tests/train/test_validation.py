@@ -116,7 +116,8 @@ def test_the_best_weights_are_kept_beside_the_last(tmp_path, scored):
     assert any(not torch.equal(value, last[name]) for name, value in best.state_dict().items())
 
 
-@pytest.mark.parametrize("killed_at", [pytest.param(3, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed_at", [3, 4])
 def test_resume_is_bit_identical(tmp_path, monkeypatch, whole, killed_at):
     with dying_after(killed_at, monkeypatch), pytest.raises(MemoryError):
         train_stage_one(run_in(tmp_path, save_every=2), CONFIG)
