@@ -101,19 +101,11 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
     if state is not None:
         step, total = state["step"], schedule.iterations
         _LOGGER.info("%s resumes at step %d of %d: %s", path, step, total, _inputs(run, identity))
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimiser"])
-    average = WeightAverage(network, run.recipe.ema_decay) if run.recipe.ema_decay else None
-    if average is not None and state is not None:
-        average.load_state_dict(state.get("average", {}))
+    average = _restore(network, optimizer, run.recipe.ema_decay, state)
     first = 0 if state is None else state["step"]
     sources = _sources(state)
     is_writer = distributed.rank() == 0
-    log_path = run.folder / f"{name}.jsonl" if is_writer else None
-    curves = TensorBoardCurves(run.folder, name, first) if run.tensorboard and is_writer else None
-    on_line = None if curves is None else partial(curves.add, group="training")
-    previous: LogState = state["log"] if state else {}
-    log = TrainingLog(log_path, schedule.iterations, first, previous, run.quiet, on_line)
+    log, curves = _logs(run, name, schedule.iterations, state)
     provenance = {
         "identity": identity,
         "config_digest": digest,
@@ -201,6 +193,34 @@ def _sources(state: TrainingState | None) -> list[str]:
     # Older states do not record them.
     previous = [] if state is None else state.get("sources", ["version unknown"])
     return list(dict.fromkeys([*previous, source_version()]))
+
+
+def _restore(
+    network: ImpNetwork, optimizer: Optimizer, ema_decay: float, state: TrainingState | None
+) -> WeightAverage | None:
+    """Load what a stopped training saved, if anything; returns the average of the weights, if one is kept."""
+    if state is not None:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimiser"])
+    if not ema_decay:
+        return None
+    average = WeightAverage(network, ema_decay)
+    if state is not None:
+        average.load_state_dict(state.get("average", {}))
+    return average
+
+
+def _logs(
+    run: Run, name: str, total: int, state: TrainingState | None
+) -> tuple[TrainingLog, TensorBoardCurves | None]:
+    """Log and curves of a stage, continued after a saved state; only the first process writes files."""
+    first = 0 if state is None else state["step"]
+    is_writer = distributed.rank() == 0
+    curves = TensorBoardCurves(run.folder, name, first) if run.tensorboard and is_writer else None
+    on_line = None if curves is None else partial(curves.add, group="training")
+    previous: LogState = {} if state is None else state["log"]
+    path = run.folder / f"{name}.jsonl" if is_writer else None
+    return TrainingLog(path, total, first, previous, run.quiet, on_line), curves
 
 
 def _prepare(network: ImpNetwork, run: Run) -> Optimizer:

@@ -81,8 +81,7 @@ def _train(options: argparse.Namespace) -> int:
     from imp_trt.models.presets import without_imp
     from imp_trt.train import distributed, tensorboard
     from imp_trt.train.datasets import open_dataset
-    from imp_trt.train.loop import best_path
-    from imp_trt.train.run import Run, exclusive, train_stage_one, train_stage_two
+    from imp_trt.train.run import Run
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -126,19 +125,34 @@ def _train(options: argparse.Namespace) -> int:
             _say_plan(options, run, config)
         if distributed.rank() == 0:
             _warn(run, config)
-        with exclusive(run.folder):
-            written = {"stage_one": train_stage_one(run, config)}
-            if options.stage in ("all", "imp"):
-                name = "imp" if config.imp else "plain"
-                written[name] = train_stage_two(run, config, written["stage_one"], name)
-            if options.stage == "plain" or (options.pair and options.stage == "all"):
-                written["plain"] = train_stage_two(run, control, written["stage_one"], "plain")
-        if validation is not None:
-            best = {f"{name}.best": best_path(path) for name, path in written.items()}
-            written |= {name: path for name, path in best.items() if path.is_file()}
+        written = _train_stages(options, run, config, control)
         if distributed.rank() == 0:
             _print_result(written, options.json)
     return 0
+
+
+def _train_stages(
+    options: argparse.Namespace, run: Run, config: ModelConfig, control: ModelConfig
+) -> dict[str, Path]:
+    """Train the stages that the options ask for; control is the network without IMP.
+
+    Returns:
+        Name and path of each checkpoint, those with the best scores after those with the last weights.
+    """
+    from imp_trt.train.loop import best_path
+    from imp_trt.train.run import exclusive, train_stage_one, train_stage_two
+
+    with exclusive(run.folder):
+        written = {"stage_one": train_stage_one(run, config)}
+        if options.stage in ("all", "imp"):
+            name = "imp" if config.imp else "plain"
+            written[name] = train_stage_two(run, config, written["stage_one"], name)
+        if options.stage == "plain" or (options.pair and options.stage == "all"):
+            written["plain"] = train_stage_two(run, control, written["stage_one"], "plain")
+    if run.validation is not None:
+        best = {f"{name}.best": best_path(path) for name, path in written.items()}
+        written |= {name: path for name, path in best.items() if path.is_file()}
+    return written
 
 
 def _checkpoint(options: argparse.Namespace) -> Checkpoint | None:
