@@ -48,6 +48,7 @@ def test_every_option_is_taken(tmp_path: Path) -> None:
     assert cache.stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_built_is_refused(tmp_path: Path) -> None:
     unknown = ModelProto()
     unknown.CopyFrom(convolution("fp16"))

@@ -26,10 +26,6 @@ from imp_trt.train.targets import Batch
 from tests.support.networks import detecting_network, small_config, smooth_frames
 from tests.support.stub_packages import needs_rtx
 
-# The one with the fewest parts; an export takes some seconds, and test_pipeline exports a whole network.
-QUICK = {"semantic-p2"}
-EXPORTED = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SYSTEMS]
-
 
 def batch():
     """Two frames, each with one object in front of the sky."""
@@ -99,7 +95,8 @@ def test_a_training_step_has_the_losses_of_its_parts(trained, name):
     assert all(np.isfinite(value) and value > 0 for value in losses.values())
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.slow  # an export takes some seconds
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_the_exported_system_does_what_the_checkpoint_does(trained, images, tmp_path, name):
     weights, _ = trained(name)
     report = export_onnx(weights, tmp_path, ExportOptions(frames=images, frame_count=2))

@@ -14,7 +14,8 @@ from tests.support.plugin_cases import TOLERANCES, mask_projection_case, roi_ali
 from tests.support.rtx import run_rtx
 from tests.support.stub_packages import needs_rtx
 
-pytestmark = needs_rtx
+# All share one process with PyTorch and TensorRT-RTX, of some seconds.
+pytestmark = [pytest.mark.slow, needs_rtx]
 
 # case -> what goes wrong in it
 CALLS = {

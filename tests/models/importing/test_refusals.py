@@ -119,6 +119,7 @@ def command(folder: Path, *options: str) -> int:
     return main([str(folder / "model.pth"), "-o", str(folder / "out.safetensors"), *size, *options])
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved(tmp_path, state())
     (tmp_path / "names.txt").write_text("cat\n\ndog\n")
