@@ -22,7 +22,7 @@ from imp_trt.backends.native_calls import CallLock, native_call
 from imp_trt.errors import ArtifactError, InvalidInput
 from tests.support import tiny
 
-LIMIT_S = 60
+LIMIT_S = 180
 
 HEAD = """
 import os, sys, threading, time
