@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of a manifest that describes the second file of an artifact: the network from a given canvas on."""
+"""The part of a manifest that describes the second file of an artifact: the network from a canvas on."""
 
 from __future__ import annotations
 
