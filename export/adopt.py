@@ -198,4 +198,5 @@ def _manifest(
     source: OnnxSource, info: EngineInfo, payload: bytes, header: PlanHeader, plan: ExportPlan
 ) -> Manifest:
     engine = Engine(payload, header, info, _TYPES_FROM)
-    return engine_manifest(engine, replace(source.manifest, target=plan.target.name, benchmark={}))
+    graph = replace(source.manifest, target=plan.target.name, benchmark={}, canvas_part=None)
+    return engine_manifest(engine, graph)

@@ -20,7 +20,7 @@ from pathlib import Path
 from imp_trt.artifacts.artifact import Artifact, check_regular, read_artifact, read_manifest, write_artifact
 from imp_trt.artifacts.golden import Golden, read_golden, unpack_golden
 from imp_trt.artifacts.manifest import QUANTIZED, Manifest, TensorSpec
-from imp_trt.backends import open_backend
+from imp_trt.backends import CanvasBackend, open_backend
 from imp_trt.backends.preflight import problems
 from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.cuda.platform import Gpu, Platform
@@ -28,10 +28,12 @@ from imp_trt.errors import ArtifactError, DependencyMissing, UsageError
 from imp_trt.export.manifests import engine_manifest
 from imp_trt.export.onnx.structure import Structure, read_structure
 from imp_trt.export.options import ExportOptions
+from imp_trt.export.parts import ExportedPart, part_from_onnx
 from imp_trt.export.plan import ExportPlan, make_engine_plan
 from imp_trt.export.progress import Progress, silent
 from imp_trt.export.report import ExportReport
 from imp_trt.export.tensorrt.engine import make_engine
+from imp_trt.export.verification.canvas import CanvasAgreement, replay_canvas
 from imp_trt.export.verification.gates import ENGINE, GATES, ONNXRUNTIME, Agreement, VerifiedOn, enforce
 from imp_trt.export.verification.golden import replay
 
@@ -79,7 +81,7 @@ def read_source(path: Path, precision: str | None = None) -> OnnxSource:
             fix=f"--engine {manifest.precision}; or make the other file where the checkpoint is: "
             f"{_export_of(precision)}",
         )
-    artifact = read_artifact(path)
+    artifact = read_artifact(path, canvas=True)
     check_structure(read_structure(artifact.payload), artifact)
     golden = read_golden(path, manifest) if manifest.golden_sha256 else None
     return OnnxSource(artifact, golden)
@@ -139,17 +141,27 @@ def engine_from_onnx(
     engine = make_engine(
         source.artifact.payload, options.precision, plan.target, options.engine, plan.platform, plan.progress
     )
-    manifest = engine_manifest(engine, replace(source.manifest, target=plan.target.name, benchmark={}))
+    part = part_from_onnx(source.artifact, plan)
+    manifest = engine_manifest(
+        engine, replace(source.manifest, target=plan.target.name, benchmark={}, canvas_part=None)
+    )
     found = problems(manifest, engine.header, plan.platform)
     reason = f"{found[0].what}: {found[0].got}" if found else ""
-    manifest = verify_engine(source, engine.plan, manifest, plan, engine.types_from, reason)
-    write_artifact(plan.path, engine.plan, manifest, source.golden)
+    manifest = verify_engine(source, engine.plan, manifest, plan, engine.types_from, reason, part)
+    canvas = None if part is None else part.payload
+    write_artifact(plan.path, engine.plan, manifest, source.golden, canvas)
     seconds = time.perf_counter() - start
     return ExportReport(plan.path, read_manifest(plan.path), seconds, (), reason)
 
 
 def verify_engine(
-    source: OnnxSource, payload: bytes, manifest: Manifest, plan: ExportPlan, types_from: str, reason: str
+    source: OnnxSource,
+    payload: bytes,
+    manifest: Manifest,
+    plan: ExportPlan,
+    types_from: str,
+    reason: str,
+    part: ExportedPart | None = None,
 ) -> Manifest:
     """The engine's manifest with the results of its verification on the golden frames.
 
@@ -160,6 +172,7 @@ def verify_engine(
         plan: of the export.
         types_from: source of the manifest's layer_precisions.
         reason: why the engine cannot run on this machine, or empty.
+        part: the canvas part of the engine, which gets its own entry.
 
     Raises:
         VerificationError: a gate failed.
@@ -170,12 +183,20 @@ def verify_engine(
     entry["layer_precisions_from"] = types_from
     golden = source.frames()
     if not plan.options.verify or golden is None:
-        entry |= {"verified_on": None, "skipped": "by request (--no-verify)"}
-        return replace(manifest, verification=entry)
+        skipped: dict[str, object] = {"verified_on": None, "skipped": "by request (--no-verify)"}
+        entry |= skipped
+        manifest = replace(manifest, verification=entry)
+        return manifest if part is None else part.in_manifest(manifest, skipped)
     plan.progress("verify", 0, 1)
-    verified_on, agreement, milliseconds = _replay(source, payload, manifest, golden, runs=not reason)
+    if part is not None:
+        manifest = part.in_manifest(manifest, {})
+    replayed = _replay(source, payload, manifest, golden, part, runs=not reason)
+    verified_on, agreement, milliseconds, canvas = replayed
     plan.progress("verify", 1, 1)
     enforce(agreement, manifest.precision)
+    if part is not None:
+        canvas.enforce(manifest.precision)
+        manifest = part.in_manifest(manifest, canvas.to_dict(verified_on, manifest.precision))
     figures = agreement.to_dict(GATES[manifest.precision])
     del figures["nms_unsettled"]  # only PyTorch reports it; it was 0 when the ONNX file was written
     entry |= {
@@ -189,27 +210,36 @@ def verify_engine(
 
 
 def _replay(
-    source: OnnxSource, payload: bytes, manifest: Manifest, golden: Golden, runs: bool
-) -> tuple[VerifiedOn, Agreement, float]:
+    source: OnnxSource,
+    payload: bytes,
+    manifest: Manifest,
+    golden: Golden,
+    part: ExportedPart | None,
+    runs: bool,
+) -> tuple[VerifiedOn, Agreement, float, CanvasAgreement]:
     if runs:
-        with written(payload, manifest) as path:
-            return ENGINE, *_replay_file(path, golden)
-    return ONNXRUNTIME, *_replay_file(source.artifact.path, golden)
+        with written(payload, manifest, None if part is None else part.payload) as path:
+            return ENGINE, *_replay_file(path, golden, part is not None)
+    return ONNXRUNTIME, *_replay_file(source.artifact.path, golden, part is not None)
 
 
-def _replay_file(path: Path, golden: Golden) -> tuple[Agreement, float]:
+def _replay_file(path: Path, golden: Golden, parts: bool) -> tuple[Agreement, float, CanvasAgreement]:
     backend = open_backend(path)
     try:
-        return replay(backend, golden)
+        agreement, milliseconds = replay(backend, golden)
+        canvas = CanvasAgreement()
+        if parts and isinstance(backend, CanvasBackend):
+            canvas = replay_canvas(backend, golden)
+        return agreement, milliseconds, canvas
     finally:
         backend.close()
 
 
 @contextmanager
-def written(payload: bytes, manifest: Manifest) -> Iterator[Path]:
-    """An engine as an artifact in a temporary folder."""
+def written(payload: bytes, manifest: Manifest, canvas: bytes | None = None) -> Iterator[Path]:
+    """An engine, with its canvas part if it has one, as an artifact in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="imp_trt_export_") as folder:
-        yield write_artifact(Path(folder) / "candidate.engine", payload, manifest)
+        yield write_artifact(Path(folder) / "candidate.engine", payload, manifest, canvas=canvas)
 
 
 def check_verifiable(source: OnnxSource, platform: Platform) -> None:

@@ -67,6 +67,8 @@ class ExportOptions:
         function_free: also write ``<artifact's name>.function-free.onnx``, the ONNX file without the bodies
             of its operators, which runs only with their plugins: for other programs with TensorRT below
             10.7. It has no manifest: imp_trt runs the artifact.
+        parts: also write the canvas part, ``<artifact's name>.canvas.onnx`` or ``.canvas.engine``: backbone
+            and semantic head with the canvas as an input, for videos (Segmenter.stream with detect_every).
         calibrated: the network is an ONNX file, which contains its ranges: int8 and fp8 need no calibration.
 
     Raises:
@@ -83,6 +85,7 @@ class ExportOptions:
     frame_count: int = DEFAULT_FRAMES
     engine: EngineOptions = field(default_factory=EngineOptions)
     function_free: bool = False
+    parts: bool = False
     calibrated: bool = False
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from typing import overload
 from onnx import ModelProto
 
 from imp_trt.artifacts.artifact import (
+    canvas_path,
     golden_path,
     manifest_path,
     own_golden_path,
@@ -35,6 +36,7 @@ from imp_trt.export.manifests import (
 from imp_trt.export.onnx.class_map import without_argmax
 from imp_trt.export.onnx.functions import without_functions
 from imp_trt.export.options import ExportOptions, options_of
+from imp_trt.export.parts import ExportedPart, check_parts, export_part
 from imp_trt.export.plan import ExportPlan, make_plan
 from imp_trt.export.progress import Progress, silent
 from imp_trt.export.quantization.lowering import RUNS_ON_ONNXRUNTIME, Lowered, Ranges, calibrate, lower
@@ -60,6 +62,7 @@ class Exported:
         manifest: of the artifact: the engine's, else onnx_manifest.
         not_run_reason: why the engine cannot run on this machine, or empty.
         golden: content of the file of golden frames; None if nothing was verified.
+        part: the canvas part, or None.
     """
 
     model: ModelProto
@@ -69,6 +72,7 @@ class Exported:
     manifest: Manifest
     not_run_reason: str = ""
     golden: bytes | None = None
+    part: ExportedPart | None = None
 
     @property
     def payload(self) -> bytes:
@@ -151,11 +155,15 @@ def export_plans(plans: Sequence[ExportPlan]) -> list[ExportReport]:
     reference = PyTorchBackend.of(checkpoint, "cpu")
     if reference.manifest.terms:
         _log.warning("%s: %s", weights, printable(reference.manifest.terms))
+    if any(plan.options.parts for plan in plans):
+        check_parts(checkpoint.network.config)
     ranges = _shared_ranges(plans, checkpoint.network)
     exports = []
     for plan in plans:
         lowered = _lower(plan, checkpoint.network, ranges)
         exported = _build(plan, lowered, reference.manifest)
+        if plan.options.parts:
+            exported = _with_part(exported, export_part(plan, lowered, ranges))
         if plan.options.verify:
             exported = _verify(plan, lowered, exported, reference)
         exports.append(exported)
@@ -177,9 +185,9 @@ def export_onnx(
 
 
 def _shared_ranges(plans: Sequence[ExportPlan], network: ImpNetwork) -> Ranges | None:
-    """The ranges of activations, if more than one of the exports needs them."""
+    """The ranges of activations, if more than one of the exports or their parts needs them."""
     quantized = [(plan, plan.calibration) for plan in plans if plan.calibration is not None]
-    if len(quantized) < 2:
+    if not quantized or (len(quantized) < 2 and not quantized[0][0].options.parts):
         return None
     plan, calibration = quantized[0]
     return calibrate(network, plan.options.nms_iterations, calibration, plan.progress)
@@ -207,6 +215,16 @@ def _build(plan: ExportPlan, lowered: Lowered, reference: Manifest) -> Exported:
     return Exported(model, graph, onnx, engine, manifest, reason)
 
 
+def _with_part(exported: Exported, part: ExportedPart) -> Exported:
+    skipped: dict[str, object] = {"verified_on": None, "skipped": "by request (--no-verify)"}
+    return replace(
+        exported,
+        part=part,
+        manifest=part.in_manifest(exported.manifest, skipped),
+        onnx_manifest=part.in_manifest(exported.onnx_manifest, skipped),
+    )
+
+
 def _verify(plan: ExportPlan, lowered: Lowered, exported: Exported, reference: PyTorchBackend) -> Exported:
     """Compares the export, or its closest form that runs on this machine, with PyTorch.
 
@@ -223,6 +241,15 @@ def _verify(plan: ExportPlan, lowered: Lowered, exported: Exported, reference: P
     if compared.golden is not None:
         enforce(compared.golden_agreement, plan.options.precision)
     _warn_without_instances(exported.manifest, agreement)
+    part = exported.part
+    if part is not None:
+        compared.canvas.enforce(plan.options.precision)
+        entry = compared.canvas.to_dict(candidate.verified_on, plan.options.precision)
+        exported = replace(
+            exported,
+            manifest=part.in_manifest(exported.manifest, entry),
+            onnx_manifest=part.in_manifest(exported.onnx_manifest, entry),
+        )
     verification = verification_entry(plan, exported.manifest, candidate.verified_on, agreement)
     manifest = replace(exported.manifest, verification=verification)
     if candidate.payload is exported.payload:
@@ -238,11 +265,14 @@ def _verify(plan: ExportPlan, lowered: Lowered, exported: Exported, reference: P
 
 def _candidate(plan: ExportPlan, lowered: Lowered, exported: Exported) -> Candidate:
     """The export, or its closest form that runs on this machine."""
+    part = exported.part
     if exported.engine is not None and not exported.not_run_reason:
-        return Candidate(ENGINE, exported.engine.plan, exported.manifest, lowered.module)
+        canvas = None if part is None else part.payload
+        return Candidate(ENGINE, exported.engine.plan, exported.manifest, lowered.module, canvas)
+    canvas = None if part is None else part.graph
     if plan.options.precision in RUNS_ON_ONNXRUNTIME:
-        return Candidate(ONNXRUNTIME, exported.graph, exported.onnx_manifest, lowered.module)
-    return Candidate(PYTORCH, b"", exported.onnx_manifest, lowered.module)
+        return Candidate(ONNXRUNTIME, exported.graph, exported.onnx_manifest, lowered.module, canvas)
+    return Candidate(PYTORCH, b"", exported.onnx_manifest, lowered.module, canvas)
 
 
 def _warn_without_instances(manifest: Manifest, agreement: Agreement) -> None:
@@ -259,7 +289,10 @@ def _write(exports: Sequence[tuple[ExportPlan, Exported]]) -> list[ExportReport]
     for plan, exported in exports:
         others = _other_files(plan, exported)
         also.append(tuple(others))
-        artifact = partial(write_artifact, plan.path, exported.payload, exported.manifest, exported.golden)
+        canvas = None if exported.part is None else exported.part.payload
+        artifact = partial(
+            write_artifact, plan.path, exported.payload, exported.manifest, exported.golden, canvas
+        )
         writes |= {**others, plan.path: artifact}
     _write_all(writes)
     return [
@@ -276,12 +309,15 @@ def _other_files(plan: ExportPlan, exported: Exported) -> dict[Path, Callable[[]
         writes[path] = partial(write_atomically, path, stripped.SerializeToString(deterministic=True))
     if exported.engine is not None and plan.options.engine.keep_onnx:
         path = plan.path.with_suffix(".onnx")
-        writes[path] = partial(write_artifact, path, exported.graph, exported.onnx_manifest, exported.golden)
+        canvas = None if exported.part is None else exported.part.graph
+        writes[path] = partial(
+            write_artifact, path, exported.graph, exported.onnx_manifest, exported.golden, canvas
+        )
     return writes
 
 
 def _files_of(path: Path) -> tuple[Path, ...]:
-    return path, manifest_path(path), golden_path(path), own_golden_path(path)
+    return path, manifest_path(path), golden_path(path), own_golden_path(path), canvas_path(path)
 
 
 def _write_all(writes: Mapping[Path, Callable[[], object]]) -> None:

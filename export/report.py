@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from imp_trt.artifacts.artifact import canvas_path
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.export.verification.gates import ENGINE
 
@@ -48,15 +49,25 @@ class ExportReport:
 
     def to_dict(self) -> dict[str, object]:
         """Data for JSON."""
-        engine = self.manifest.to_dict()["engine"]
+        manifest = self.manifest.to_dict()
+        part = manifest.get("canvas_part")
         return {
             "artifact": str(self.path),
             "manifest": f"{self.path}.json",
             "also": [str(path) for path in self.also],
             "precision": self.manifest.precision,
             "target": self.manifest.target,
-            "engine": engine,
+            "engine": manifest["engine"],
             "verification": dict(self.manifest.verification),
             "benchmark": dict(self.manifest.benchmark),
             "seconds": round(self.seconds, 1),
+            **({} if part is None else self._canvas(part)),
+        }
+
+    def _canvas(self, part: object) -> dict[str, object]:
+        files = {"whole": self.path, "canvas": canvas_path(self.path)}
+        return {
+            "canvas": str(files["canvas"]),
+            "canvas_part": part,
+            "bytes": {name: path.stat().st_size for name, path in files.items()},
         }

@@ -7,6 +7,8 @@ from .preprocessing import Nv12Frame as Nv12Frame
 from .results import Instances as Instances
 from .results import SegmentationResult as SegmentationResult
 from .segmenter import Segmenter as Segmenter
+from .temporal import TemporalOptions as TemporalOptions
+from .temporal import TemporalState as TemporalState
 
 Pending = ResultFuture  # deprecated
 

@@ -11,7 +11,7 @@ from itertools import islice
 from types import TracebackType
 
 from imp_trt.artifacts.manifest import Manifest
-from imp_trt.backends import Backend, DeviceBackend, open_backend
+from imp_trt.backends import Backend, CanvasBackend, DeviceBackend, open_backend
 from imp_trt.backends.futures import ResultFuture
 from imp_trt.backends.native_calls import CallLock
 from imp_trt.backends.opening import BackendName
@@ -20,6 +20,9 @@ from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput, printable
 from imp_trt.preprocessing.frames import ColorOrder
 from imp_trt.results.result import SegmentationResult
+from imp_trt.temporal import TemporalOptions, TemporalState
+from imp_trt.temporal.options import Carry
+from imp_trt.temporal.runner import TemporalRunner
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +76,8 @@ class Segmenter:
             if isinstance(opened, DeviceBackend)
             else HostRunner(opened, score_threshold)
         )
+        self._temporal: TemporalRunner | None = None
+        self._min_score = score_threshold
         self._manifest = opened.manifest
         if self._manifest.terms:
             _log.warning("%s: %s", os.fspath(path), printable(self._manifest.terms))
@@ -137,15 +142,76 @@ class Segmenter:
         with self._lock:
             return runner.submit(frame, color)
 
+    def run_next(
+        self,
+        frame: object,
+        state: TemporalState,
+        *,
+        color: ColorOrder | None = None,
+        time_s: float | None = None,
+        slack_ms: float | None = None,
+        keep: bool = False,
+    ) -> SegmentationResult:
+        """Segment the next frame of a video, with the detector only if it is due.
+
+        One network call of one frame, whatever the network's batch. From an engine, the result is read at
+        once.
+
+        Args:
+            frame, color: as for :meth:`run`.
+            state: of the video; changed. Its options say when the detector is due.
+            time_s: time of the frame in the video; None if it has none.
+            slack_ms: time that is left for this frame: if one with the detector takes longer, it runs
+                without, unless the canvas would get older than max_age.
+            keep: the result holds the frame, so that ``plot()`` needs no argument.
+
+        Returns:
+            The result, with ``canvas_age``; its instances have ``ages`` and ``track_ids``: a detection that
+            overlaps a carried instance of its class takes its id. (:class:`imp_trt.video.Tracker` also finds
+            objects again that were lost for a while.) Its ``timing`` has "carry", the time of the flow and
+            of moving canvas and instances.
+
+        Raises:
+            ArtifactError: the artifact has no canvas part; see imp-export --parts.
+            InvalidInput: as for :meth:`run`; or the network has no canvas.
+        """
+        self._open_runner()
+        with self._lock:
+            return self._open_temporal().run(frame, state, color, time_s, slack_ms, keep)
+
+    def open_canvas(self) -> None:
+        """Load the canvas part now rather than with the first call of :meth:`run_next`; idempotent.
+
+        Raises:
+            ArtifactError: the artifact has no canvas part; see imp-export --parts.
+            InvalidInput: the network has no canvas.
+        """
+        self._open_runner()
+        with self._lock:
+            self._open_temporal()
+
     def stream(
-        self, source: str | os.PathLike[str] | Iterable[object], color: ColorOrder | None = None
+        self,
+        source: str | os.PathLike[str] | Iterable[object],
+        color: ColorOrder | None = None,
+        *,
+        detect_every: int | None = None,
+        detect_budget_ms: float | None = None,
+        carry: Carry = "flow",
+        blend: float = 0.0,
+        state: TemporalState | None = None,
     ) -> Iterator[SegmentationResult]:
         """Segment frames lazily, one network call at a time.
+
+        By default each frame is segmented on its own. With one of detect_every, detect_budget_ms, blend and
+        state the frames are those of one video: see :meth:`run_next`.
 
         Args:
             source: an iterable of frames, or a source of imp_trt.video.open_source. A camera or stream
                 yields its newest frame each time, without end; imp_trt.video.run_pipeline records them.
                 A path or address is deprecated: open it with open_source.
+            detect_every, detect_budget_ms, carry, blend: see :class:`imp_trt.TemporalOptions`.
+            state: of the video so far, with its own options; it can be reset between two frames.
 
         Yields:
             One result per frame, in order; its ``frame`` is set, so that ``plot()`` needs no argument
@@ -161,14 +227,35 @@ class Segmenter:
             from imp_trt.video.sources import open_source
 
             with open_source(source) as opened:
-                yield from self.stream(opened, color)
+                yield from self.stream(
+                    opened,
+                    color,
+                    detect_every=detect_every,
+                    detect_budget_ms=detect_budget_ms,
+                    carry=carry,
+                    blend=blend,
+                    state=state,
+                )
+            return
+        temporal = detect_every is not None or detect_budget_ms is not None or blend != 0
+        if temporal and state is not None:
+            raise InvalidInput(
+                "stream", expected="a state, which has its own options, or options", got="both"
+            )
+        if temporal:
+            every = 1 if detect_every is None else detect_every
+            state = TemporalState(TemporalOptions(every, detect_budget_ms, carry, blend))
+        if state is not None:
+            for item in source:
+                image, time_s = getattr(item, "image", item), getattr(item, "time_s", None)
+                yield self.run_next(image, state, color=color, time_s=time_s, keep=True)
             return
         frames = (getattr(item, "image", item) for item in source)
         while chunk := list(islice(frames, self._manifest.input.batch)):
             yield from self._run(chunk, color, keep=True)
 
     def warmup(self, calls: int = 1) -> None:
-        """Run the network on blank frames, so that the first real frame is not slow.
+        """Run the network, and the canvas part if it is open, on blank frames: the first real frame is fast.
 
         These are in host memory. The first frame on the GPU loads the kernels that resize it, and compiles
         them once per machine: before measuring time, run one such frame too.
@@ -177,11 +264,14 @@ class Segmenter:
         with self._lock:
             for _ in range(calls):
                 runner.warmup()
+                if self._temporal is not None:
+                    self._temporal.warmup()
 
     def close(self) -> None:
         """Release the network; idempotent. Results can still be read."""
         with self._lock:
             runner, self._runner = self._runner, None
+            self._temporal = None
             if runner is not None:
                 runner.backend.close()
 
@@ -208,6 +298,12 @@ class Segmenter:
         runner.check_caller()
         return runner
 
+    def _open_temporal(self) -> TemporalRunner:
+        """With the lock held."""
+        if self._temporal is None:
+            self._temporal = TemporalRunner(_with_canvas(self._open_backend()), self._min_score)
+        return self._temporal
+
     def _run(
         self, frames: Sequence[object], color: ColorOrder | None, keep: bool = False
     ) -> list[SegmentationResult]:
@@ -215,3 +311,11 @@ class Segmenter:
         runner = self._open_runner()
         with self._lock:
             return runner.run(frames, color, keep)
+
+
+def _with_canvas(backend: Backend) -> CanvasBackend:
+    if not isinstance(backend, CanvasBackend):
+        raise InvalidInput(
+            "run_next", expected="a backend that runs the canvas part", got=type(backend).__name__
+        )
+    return backend

@@ -21,10 +21,11 @@ from imp_trt.export.onnx import mask_projection
 from imp_trt.export.onnx import roi_align as multilevel_roi_align
 from imp_trt.export.onnx.function_builder import DOMAIN, OPSET
 from imp_trt.export.onnx.graph_checks import check
-from imp_trt.models.deploy import DeployModule
+from imp_trt.models.deploy import CanvasModule, DeployModule
 from imp_trt.models.outputs import OUTPUT_NAMES
 
 INPUT_NAME = "frame"
+CANVAS_NAME = "canvas"
 
 _OPERATORS = (multilevel_roi_align, mask_projection)
 
@@ -47,6 +48,23 @@ def onnx_from_module(module: DeployModule, batch: int = 1) -> ModelProto:
     frame = torch.zeros(batch, height, width, 3, dtype=torch.uint8)
     model = onnx_with_operators(module, (frame,), [INPUT_NAME], OUTPUT_NAMES, keep_bfloat16=True)
     _replace_empty_initializers(model)
+    _clean(model, module)
+    check(model)
+    return model
+
+
+def onnx_from_canvas_module(module: CanvasModule, batch: int = 1) -> ModelProto:
+    """The canvas part of a network as ONNX: inputs frame uint8 [B, H, W, 3] BGR and canvas float32
+    [B, T, H/4, W/4], output semantic uint8 [B, H, W]; see :func:`onnx_from_module`.
+    """
+    height, width = module.config.input_size
+    inputs = (
+        torch.zeros(batch, height, width, 3, dtype=torch.uint8),
+        torch.zeros(module.canvas_shape(batch)),
+    )
+    model = onnx_with_operators(
+        module, inputs, [INPUT_NAME, CANVAS_NAME], OUTPUT_NAMES[:1], keep_bfloat16=True
+    )
     _clean(model, module)
     check(model)
     return model
@@ -157,7 +175,7 @@ def _replace_empty_initializers(model: ModelProto) -> None:
         graph.initializer.remove(initializer)
 
 
-def _clean(model: ModelProto, module: DeployModule) -> None:
+def _clean(model: ModelProto, module: DeployModule | CanvasModule) -> None:
     """Removes the exporter's metadata (stack traces with paths of this machine) and sets the producer."""
     for node in model.graph.node:
         del node.metadata_props[:]

@@ -14,13 +14,13 @@ from onnx import ModelProto
 
 from imp_trt.artifacts.manifest import QUANTIZED, Precision
 from imp_trt.errors import UsageError
-from imp_trt.export.onnx.from_model import onnx_from_module
+from imp_trt.export.onnx.from_model import onnx_from_canvas_module, onnx_from_module
 from imp_trt.export.options import check_calibration
 from imp_trt.export.progress import Progress, silent
 from imp_trt.export.quantization.calibration import CalibrationFrames, Histogram, Key, collect_ranges
-from imp_trt.export.quantization.quantize import quantize
+from imp_trt.export.quantization.quantize import DETECTING, FIRST, quantize
 from imp_trt.models.config import NMS_ITERATIONS
-from imp_trt.models.deploy import DeployModule
+from imp_trt.models.deploy import CanvasModule, DeployModule
 from imp_trt.models.network import ImpNetwork
 
 LAYER_TYPES: dict[Precision, torch.dtype] = {
@@ -96,6 +96,26 @@ def lower(
     if calibration is not None and precision in QUANTIZED:
         model = quantize(model, precision, ranges or calibrate(network, nms_iterations, calibration, report))
     return Lowered(model, module, precision)
+
+
+def lower_canvas(lowered: Lowered, batch: int = 1, ranges: Ranges | None = None) -> ModelProto:
+    """The graph of a lowered network's canvas part, in the same precision and with the same ranges.
+
+    Args:
+        lowered: the whole network.
+        batch: frames per call, fixed in the file.
+        ranges: of :func:`calibrate`; needed for int8 and fp8.
+
+    Raises:
+        ExportError: the network has no canvas part, or cannot be exported.
+    """
+    model = onnx_from_canvas_module(CanvasModule(lowered.module), batch)
+    if lowered.precision not in QUANTIZED:
+        return model
+    if ranges is None:
+        raise UsageError(f"canvas part in {lowered.precision}", expected="ranges of activations", got="none")
+    keep = FIRST | DETECTING[lowered.precision]
+    return quantize(model, lowered.precision, ranges, tuple(keep))
 
 
 def calibrate(

@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 
 from imp_trt.artifacts.artifact import Manifest, write_artifact
 from imp_trt.artifacts.golden import unpack_golden
-from imp_trt.backends import Backend
+from imp_trt.backends import Backend, CanvasBackend
+from imp_trt.backends.canvas import CanvasShape
 from imp_trt.backends.decoding import HostOutputs
 from imp_trt.backends.runners import HostRunner
 from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.data.files import temporary_folder
+from imp_trt.errors import VerificationError
 from imp_trt.export.progress import Progress
+from imp_trt.export.verification.canvas import CanvasAgreement
 from imp_trt.export.verification.frames import VerificationFrames
 from imp_trt.export.verification.gates import (
     ENGINE,
@@ -33,7 +36,7 @@ from imp_trt.export.verification.gates import (
 )
 from imp_trt.export.verification.golden import Candidates, make_golden, replay
 from imp_trt.metrics.semantic import ConfusionMatrix
-from imp_trt.models.deploy import DeployModule
+from imp_trt.models.deploy import CanvasModule, DeployModule
 from imp_trt.models.outputs import OUTPUT_NAMES
 from imp_trt.preprocessing.letterbox import LetterboxTransform
 from imp_trt.results.result import SegmentationResult
@@ -51,12 +54,14 @@ class Candidate:
         payload: bytes of the engine or the ONNX file; empty for PYTORCH.
         manifest: of the payload.
         module: the network in PyTorch with layers of the same type.
+        canvas: bytes of the canvas part of the payload; None if it has none.
     """
 
     verified_on: VerifiedOn
     payload: bytes
     manifest: Manifest
     module: DeployModule
+    canvas: bytes | None = None
 
 
 class ModuleBackend:
@@ -71,6 +76,16 @@ class ModuleBackend:
         with torch.no_grad():
             tensors = self._module(torch.from_numpy(frames.copy()))
         return {name: tensor.numpy() for name, tensor in zip(OUTPUT_NAMES, tensors, strict=True)}
+
+    def open_canvas(self) -> CanvasShape:
+        """See :meth:`imp_trt.backends.CanvasBackend.open_canvas`."""
+        return CanvasModule(self._module).canvas_shape(self.manifest.input.batch)
+
+    def infer_canvas(self, frames: NDArray[np.uint8], canvas: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """See :meth:`imp_trt.backends.CanvasBackend.infer_canvas`."""
+        with torch.no_grad():
+            semantic = CanvasModule(self._module)(torch.from_numpy(frames.copy()), torch.from_numpy(canvas))
+        return np.asarray(semantic.numpy(), np.uint8)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -89,12 +104,38 @@ class Comparison:
         benchmark: for the manifest: median network times in ms.
         golden: content of the file of golden frames, or None if a frame is too large.
         golden_agreement: that of the export on the golden frames; it has no frames without golden.
+        canvas: agreement of the canvas part; it has no frames without one.
     """
 
     agreement: Agreement
     benchmark: dict[str, object]
     golden: bytes | None
     golden_agreement: Agreement
+    canvas: CanvasAgreement
+
+
+class _Recorder:
+    """A backend that keeps the frames and outputs of its last calls."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.manifest = backend.manifest
+        self._calls: list[tuple[NDArray[np.uint8], HostOutputs]] = []
+
+    def infer(self, frames: NDArray[np.uint8]) -> HostOutputs:
+        """See :meth:`imp_trt.backends.Backend.infer`."""
+        outputs = self._backend.infer(frames)
+        self._calls.append((frames.copy(), outputs))
+        return outputs
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def take(self) -> tuple[NDArray[np.uint8], HostOutputs]:
+        """Frames and outputs of all calls since the last one of this method."""
+        calls, self._calls = self._calls, []
+        outputs = {name: np.concatenate([call[1][name] for call in calls]) for name in calls[0][1]}
+        return np.concatenate([frames for frames, _ in calls]), outputs
 
 
 def compare(
@@ -105,12 +146,19 @@ def compare(
     agreement = Agreement()
     matrices = [ConfusionMatrix(len(manifest.classes)) for _ in range(2)]
     times: tuple[list[float], list[float]] = ([], [])
-    runner = HostRunner(reference)
+    recorder = _Recorder(reference)
+    runner = HostRunner(recorder)
     candidates = Candidates()
+    canvas = CanvasAgreement()
     with _open(candidate) as exported:
+        part = None if candidate.canvas is None else _canvas_backend(exported)
+        shape = (0, 0, 0, 0) if part is None else part.open_canvas()
         for chunk in _chunks(frames.load(manifest.classes), manifest.input.batch):
             images = [image for image, _ in chunk]
             pairs = zip(_run(runner, images), exported.run_batch(images), strict=True)
+            recorded = recorder.take()
+            if part is not None:
+                canvas.add(part, shape, *recorded)
             for (image, ground_truth), results in zip(chunk, pairs, strict=True):
                 own = Agreement()
                 for total in (agreement, own):
@@ -130,7 +178,7 @@ def compare(
     if matrices[0].counts.any():
         values = [matrix.scores(manifest.classes).mean_iou for matrix in matrices]
         agreement.miou = {"reference": values[0], "candidate": values[1]}
-    return Comparison(agreement, _benchmark(times, manifest.input.batch), golden, replayed)
+    return Comparison(agreement, _benchmark(times, manifest.input.batch), golden, replayed, canvas)
 
 
 @contextmanager
@@ -142,13 +190,22 @@ def _open(candidate: Candidate) -> Iterator[Segmenter | ModuleBackend]:
         return
     with temporary_folder("imp_trt_export_") as folder:
         suffix = ".engine" if candidate.verified_on == ENGINE else ".onnx"
-        path = write_artifact(folder / f"candidate{suffix}", candidate.payload, manifest)
+        path = write_artifact(
+            folder / f"candidate{suffix}", candidate.payload, manifest, canvas=candidate.canvas
+        )
         with Segmenter(path) as segmenter:
             yield segmenter
 
 
 def _backend(exported: Segmenter | ModuleBackend) -> Backend:
     return exported if isinstance(exported, ModuleBackend) else exported._open_backend()
+
+
+def _canvas_backend(exported: Segmenter | ModuleBackend) -> CanvasBackend:
+    backend = _backend(exported)
+    if not isinstance(backend, CanvasBackend):
+        raise VerificationError("canvas part", expected="a backend that runs it", got=type(backend).__name__)
+    return backend
 
 
 def _run(runner: HostRunner, images: Sequence[NDArray[np.uint8]]) -> list[SegmentationResult]:

@@ -34,6 +34,7 @@ __all__ = [
     "InputContract",
     "Manifest",
     "TensorSpec",
+    "canvas_path",
     "golden_path",
     "manifest_path",
     "output_specs",
@@ -60,17 +61,26 @@ class Artifact:
         path: where it was read from.
         payload: its bytes, whose hash was compared with the manifest's.
         manifest: its manifest.
+        canvas: the bytes of its canvas part, whose hash was compared too; None if it has none or they were
+            not requested.
     """
 
     path: Path
     payload: bytes
     manifest: Manifest
+    canvas: bytes | None = None
 
 
 def manifest_path(path: str | os.PathLike[str]) -> Path:
     """``<file>.json`` for an artifact file."""
     path = Path(path)
     return path.with_name(path.name + ".json")
+
+
+def canvas_path(path: str | os.PathLike[str]) -> Path:
+    """``<file without its suffix>.canvas<suffix>`` for an artifact file: its canvas part, if it has one."""
+    path = Path(path)
+    return path.with_suffix(f".canvas{path.suffix}")
 
 
 def golden_path(path: str | os.PathLike[str]) -> Path:
@@ -99,11 +109,15 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     return _parse_manifest(path, manifest_path(path))
 
 
-def read_artifact(path: str | os.PathLike[str]) -> Artifact:
+def read_artifact(path: str | os.PathLike[str], canvas: bool = False) -> Artifact:
     """The file and its manifest, checked against each other.
 
     The file is read once, and the hash is computed over the returned bytes: the file cannot change between
     check and use. While another process replaces the artifact, the old pair or the new one is returned.
+
+    Args:
+        path: of the file.
+        canvas: read its canvas part too, if it has one.
 
     Raises:
         ArtifactError: either file is missing or unreadable, or they do not belong together.
@@ -113,11 +127,33 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
     for _ in range(_READ_ATTEMPTS):
         before = _state(path)
         try:
-            return _read_pair(path)
+            return _read_parts(path, canvas)
         except ArtifactError:
             if _state(path) == before:
                 raise
-    return _read_pair(path)
+    return _read_parts(path, canvas)
+
+
+def _read_parts(path: Path, canvas: bool) -> Artifact:
+    artifact = _read_pair(path)
+    part = artifact.manifest.canvas_part
+    if part is None or not canvas:
+        return artifact
+    final = canvas_path(path)
+    # While the artifact is replaced, or if that was interrupted, the file is still hidden.
+    places = [place for place in (final, next_path(final)) if os.path.exists(place)] or [final]
+    digest = ""
+    for place in places:
+        payload = read_bounded(place, "canvas part", MAX_PAYLOAD_BYTES[artifact.manifest.kind])
+        digest = hashlib.sha256(payload).hexdigest()
+        if digest == part.sha256:
+            return replace(artifact, canvas=payload)
+    raise ArtifactError(
+        f"canvas part {final} does not match the manifest of {path}: sha256",
+        expected=part.sha256,
+        got=digest,
+        fix=f"the file is damaged or was replaced; copy it again with the artifact, or {EXPORT_AGAIN}",
+    )
 
 
 def _read_pair(path: Path) -> Artifact:
@@ -153,6 +189,11 @@ def _read_pair(path: Path) -> Artifact:
 
 def _parse_manifest(path: Path, source: Path) -> Manifest:
     """Read the manifest of the artifact ``path`` from the file ``source``."""
+    whole = path.with_name(path.stem.removesuffix(".canvas") + path.suffix)
+    if whole != path and not os.path.exists(source) and os.path.exists(manifest_path(whole)):
+        raise ArtifactError(
+            f"artifact {path}", expected="a file with a manifest", got="a canvas part", fix=f"pass {whole}"
+        )
     manifest = parse_manifest(read_bounded(source, "manifest", MAX_MANIFEST_BYTES), source)
     suffix = SUFFIXES.get(manifest.kind)
     if suffix != path.suffix.lower():
@@ -171,30 +212,36 @@ def _parse_manifest(path: Path, source: Path) -> Manifest:
 
 def _state(path: Path) -> list[tuple[int, int] | None]:
     """Which files an artifact consists of: changes whenever one of them is replaced."""
-    return [file_state(file) for file in (manifest_path(path), path, next_path(manifest_path(path)))]
+    files = (manifest_path(path), path, canvas_path(path))
+    return [file_state(file) for file in (*files, next_path(files[0]), next_path(files[2]))]
 
 
 def write_artifact(
-    path: str | os.PathLike[str], payload: bytes, manifest: Manifest, golden: bytes | None = None
+    path: str | os.PathLike[str],
+    payload: bytes,
+    manifest: Manifest,
+    golden: bytes | None = None,
+    canvas: bytes | None = None,
 ) -> Path:
-    """Write the file, its manifest and its golden frames so that either all appear or none does.
+    """Write the file, its manifest, its golden frames and its canvas part so that all appear or none does.
 
     Missing folders are created. An existing artifact stays until the new files are complete: a reader in
     another process gets the old files or the new ones, also if this process is killed at any moment.
-    ``sha256``, ``golden_sha256`` and ``created`` of the manifest are set here.
+    ``created`` and all hashes of the manifest are set here.
 
     Args:
         path: of the file.
         payload: its bytes.
         manifest: of the file.
         golden: content of ``<path without suffix>.golden.npz``; None writes none.
+        canvas: bytes of the canvas part, for a manifest with one, written to :func:`canvas_path`.
 
     Returns:
         path, as a Path.
 
     Raises:
-        InvalidInput: the manifest's kind does not match the suffix, or it has values that JSON does not
-            support.
+        InvalidInput: the manifest's kind does not match the suffix, it has values that JSON does not
+            support, or only one of manifest and canvas has the canvas part.
         OutputError: the folder is not writable or full.
     """
     path = Path(path)
@@ -203,8 +250,18 @@ def write_artifact(
         raise InvalidInput(
             f"artifact {path}", expected=f"a file name that ends with {suffix}", got=path.suffix or "none"
         )
+    part = manifest.canvas_part
+    if (part is None) != (canvas is None):
+        raise InvalidInput(
+            f"canvas part of artifact {path}",
+            expected="its bytes and its entry in the manifest",
+            got="only the bytes" if part is None else "only the entry",
+        )
+    if part is not None and canvas is not None:
+        part = replace(part, sha256=hashlib.sha256(canvas).hexdigest())
     text = replace(
         manifest,
+        canvas_part=part,
         sha256=hashlib.sha256(payload).hexdigest(),
         golden_sha256="" if golden is None else hashlib.sha256(golden).hexdigest(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -219,6 +276,8 @@ def write_artifact(
             files = {manifest_path(path): text.encode(), path: payload}
             if golden is not None:
                 files = {_free_golden_path(path, golden): golden, **files}
+            if canvas is not None:
+                files = {_free_canvas_path(path): canvas, **files}
             new = {final: stack.enter_context(written_beside(final, data)) for final, data in files.items()}
             _finish_replacement(path)
             replace_together(path, new, partial(_finish_replacement, path))
@@ -242,6 +301,19 @@ def _free_golden_path(path: Path, golden: bytes) -> Path:
                 if read_manifest(path.with_suffix(suffix)).golden_sha256 not in ("", digest):
                     return own_golden_path(path)
     return shared
+
+
+def _free_canvas_path(path: Path) -> Path:
+    """Where the canvas part is written; OutputError if an artifact of its own has this name."""
+    place = canvas_path(path)
+    if os.path.exists(manifest_path(place)):
+        raise OutputError(
+            f"canvas part {place}",
+            expected="a name that is free",
+            got="an artifact of its own, with a manifest",
+            fix="choose another name for the artifact",
+        )
+    return place
 
 
 def write_manifest(artifact: Artifact, changed: Manifest) -> Path:
@@ -274,15 +346,14 @@ def write_manifest(artifact: Artifact, changed: Manifest) -> Path:
 
 def _finish_replacement(path: Path) -> None:
     """Complete, or undo, the replacement of an artifact by a process that was killed or interrupted."""
+    others = (canvas_path(path), golden_path(path), own_golden_path(path), manifest_path(path))
     following = next_path(manifest_path(path))
-    if not os.path.exists(following):
-        return
-    try:
-        payload = read_bounded(path, "artifact", max(MAX_PAYLOAD_BYTES.values()))
-        complete = _parse_manifest(path, following).sha256 == hashlib.sha256(payload).hexdigest()
-    except ArtifactError:
-        complete = False
-    finish((golden_path(path), own_golden_path(path), manifest_path(path)), complete)
+    complete = False
+    if os.path.exists(following):
+        with suppress(ArtifactError):
+            payload = read_bounded(path, "artifact", max(MAX_PAYLOAD_BYTES.values()))
+            complete = _parse_manifest(path, following).sha256 == hashlib.sha256(payload).hexdigest()
+    finish(others, complete)
 
 
 def check_regular(path: Path, what: str) -> None:
@@ -320,4 +391,6 @@ def _typed(path: Path, what: str) -> Iterator[None]:
 def _fix(what: str) -> str:
     if what == "manifest":
         return f"the manifest belongs next to the artifact; copy it there, or {EXPORT_AGAIN}"
+    if what == "canvas part":
+        return f"the canvas part belongs next to the artifact; copy it there, or {EXPORT_AGAIN}"
     return f"check the path, or {EXPORT_AGAIN}"

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 from imp_trt.artifacts import fields as check
+from imp_trt.artifacts.canvas_part import CanvasPart, parse_canvas_part
 from imp_trt.artifacts.engine_info import EngineInfo, parse_engine_info
 from imp_trt.artifacts.fields import EXPORT_AGAIN
+from imp_trt.artifacts.tensor_spec import TensorSpec, parse_spec
 from imp_trt.classes import ClassTable
 from imp_trt.errors import ArtifactError, InvalidInput
 from imp_trt.ops.mask_projection.options import SAMPLING_RULES, Sampling
@@ -30,6 +32,7 @@ __all__ = [
     "PRECISIONS",
     "QUANTIZED",
     "SCHEMA_VERSION",
+    "CanvasPart",
     "EngineInfo",
     "InputContract",
     "Manifest",
@@ -63,18 +66,6 @@ _OP_FIELDS = {IMP_OP: frozenset(("version", "sampling")), ROI_ALIGN_OP: frozense
 _OP_VERSION = re.compile(r"[0-9]{1,6}")
 # It becomes part of commands in error messages.
 _TARGET = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """Name, NumPy dtype name and static shape of one tensor of the graph."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}{list(self.shape)}"
 
 
 @dataclass(frozen=True)
@@ -115,7 +106,7 @@ class InputContract:
 
     @property
     def spec(self) -> TensorSpec:
-        """The graph's only input."""
+        """The graph's input; the canvas part has the canvas as a second one."""
         return TensorSpec("frame", self.dtype, (self.batch, self.height, self.width, 3))
 
 
@@ -159,6 +150,8 @@ class Manifest:
             then the file does not have this field. write_artifact fills it in.
         outputs: the six output tensors; empty: they are computed; else they must equal
             :func:`output_specs`.
+        canvas_part: the second file of the artifact, with the canvas as an input; None, and no such field in
+            the file, if there is none.
 
     Raises:
         InvalidInput: a field has the wrong type or is out of its range.
@@ -184,6 +177,7 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
     golden_sha256: str = ""
     outputs: tuple[TensorSpec, ...] = ()
+    canvas_part: CanvasPart | None = None
 
     def __post_init__(self) -> None:
         check.integer("schema_version", self.schema_version, SCHEMA_VERSION, SCHEMA_VERSION)
@@ -209,6 +203,7 @@ class Manifest:
             raise InvalidInput("manifest field 'created'", expected="a string", got=repr(self.created))
         self._check_engine()
         self._check_outputs()
+        self._check_canvas_part()
 
     def _check_outputs(self) -> None:
         expected = output_specs(self.input, self.detections, self.mask_size)
@@ -230,6 +225,29 @@ class Manifest:
             got=check.short(self.engine),
         )
 
+    def _check_canvas_part(self) -> None:
+        part = self.canvas_part
+        if part is None:
+            return
+        if not isinstance(part, CanvasPart):
+            raise InvalidInput(
+                "manifest field 'canvas_part'", expected="an object or nothing", got=check.short(part)
+            )
+        batch, planes, height, width = part.shape
+        expected = (self.input.batch, len(self.classes.things))
+        if (batch, planes) != expected or height > self.input.height or width > self.input.width:
+            raise InvalidInput(
+                "manifest field 'canvas_part.shape'",
+                expected=f"{[*expected]} and a canvas within {self.input.height}x{self.input.width}",
+                got=list(part.shape),
+            )
+        if (part.engine is not None) != (self.kind == "engine"):
+            raise InvalidInput(
+                "manifest field 'canvas_part.engine'",
+                expected="an object for kind 'engine', else nothing",
+                got=check.short(part.engine),
+            )
+
     @property
     def sampling(self) -> Sampling:
         """The IMP sampling rule of the file, which is also used to paste masks."""
@@ -242,6 +260,8 @@ class Manifest:
         data["classes"] = self.classes.to_dict()
         if not self.golden_sha256:  # as before there were golden frames
             del data["golden_sha256"]
+        if self.canvas_part is None:  # as before there were parts
+            del data["canvas_part"]
         return data
 
     def to_json(self) -> str:
@@ -338,7 +358,7 @@ def _check_schema(raw: Mapping[str, object], path: Path) -> None:
 
 def _build(raw: Mapping[str, object]) -> Manifest:
     known = {f.name for f in fields(Manifest)}
-    check.keys("", raw, known - {"golden_sha256"}, known)
+    check.keys("", raw, known - {"golden_sha256", "canvas_part"}, known)
     data = dict(raw)
     data["classes"] = _classes(raw["classes"])
     contract = check.mapping("input", raw["input"])
@@ -349,9 +369,11 @@ def _build(raw: Mapping[str, object]) -> Manifest:
     # With an empty list Manifest would compute the outputs; a file must list them.
     if not isinstance(outputs, list) or not outputs:
         raise check.FieldError("outputs", "a list of tensors", check.short(outputs))
-    data["outputs"] = tuple(_spec(f"outputs[{i}]", item) for i, item in enumerate(outputs))
+    data["outputs"] = tuple(parse_spec(f"outputs[{i}]", item) for i, item in enumerate(outputs))
     if raw["engine"] is not None:
         data["engine"] = parse_engine_info(raw["engine"])
+    if "canvas_part" in raw:
+        data["canvas_part"] = parse_canvas_part(raw["canvas_part"])
     return check.build(Manifest, data)
 
 
@@ -373,16 +395,6 @@ def _classes(raw: object) -> ClassTable:
         raise check.FieldError(
             f"classes: {error.what}", str(error.expected), check.short(error.got)
         ) from error
-
-
-def _spec(name: str, raw: object) -> TensorSpec:
-    data = check.mapping(name, raw)
-    keys = {"name", "dtype", "shape"}
-    check.keys(f"{name}.", data, keys, keys)
-    shape = data["shape"]
-    if not isinstance(shape, list) or not check.is_list(shape, int):
-        raise check.FieldError(f"{name}.shape", "a list of integers", check.short(shape))
-    return TensorSpec(str(data["name"]), str(data["dtype"]), tuple(shape))
 
 
 def _is_shallow(value: object, depth: int) -> bool:

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from imp_trt.artifacts.manifest import Manifest
+    from imp_trt.backends.canvas import CanvasShape
     from imp_trt.backends.decoding import HostOutputs
     from imp_trt.backends.device_outputs import DeviceOutputs
     from imp_trt.backends.uploads import Frame
     from imp_trt.preprocessing.device_arrays import DeviceFrame
+    from imp_trt.preprocessing.frames import ColorOrder
     from imp_trt.preprocessing.letterbox import LetterboxTransform
 
 
@@ -43,6 +45,35 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Release the network; idempotent."""
+        ...
+
+
+@runtime_checkable
+class CanvasBackend(Backend, Protocol):
+    """A network that can also run from a given canvas on, without its detector."""
+
+    def open_canvas(self) -> CanvasShape:
+        """Load the canvas part; idempotent.
+
+        Returns:
+            shape [B, T, h, w] of the canvas.
+
+        Raises:
+            ArtifactError: the artifact has no canvas part, or it is missing or damaged.
+            InvalidInput: closed, or a network without a canvas.
+        """
+        ...
+
+    def infer_canvas(self, frames: NDArray[np.uint8], canvas: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Class maps of one full batch on a given canvas.
+
+        Args:
+            frames: as for infer.
+            canvas: [B, T, h, w] float32, contiguous; not changed.
+
+        Returns:
+            [B, H, W] uint8, a new array.
+        """
         ...
 
 
@@ -84,5 +115,41 @@ class DeviceBackend(Backend, Protocol):
         Raises:
             InvalidInput: see check_caller.
             DeviceError: the GPU failed, or is out of memory.
+        """
+        ...
+
+
+@runtime_checkable
+class DeviceCanvasBackend(CanvasBackend, DeviceBackend, Protocol):
+    """A network on a GPU that can also run from a given canvas on."""
+
+    def run_canvas(
+        self,
+        frames: Sequence[Frame],
+        transforms: Sequence[LetterboxTransform],
+        canvas: NDArray[np.float32],
+    ) -> NDArray[np.uint8]:
+        """Class maps of at most B frames on a given canvas; waits for the GPU.
+
+        Args:
+            frames, transforms: as for start.
+            canvas: [B, T, h, w] float32, contiguous; not changed.
+
+        Returns:
+            [B, H, W] uint8, a new array in host memory.
+        """
+        ...
+
+    def thumbnail(
+        self, frame: tuple[DeviceFrame, ColorOrder], small: LetterboxTransform
+    ) -> NDArray[np.uint8]:
+        """A frame on the GPU at another size than the network's.
+
+        Args:
+            frame: its pixels, and the order of their channels.
+            small: to that size.
+
+        Returns:
+            [h, w, 3] uint8 BGR, a new array in host memory; nothing else of the frame is copied.
         """
         ...

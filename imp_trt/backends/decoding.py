@@ -30,7 +30,8 @@ def decode_instances(
     """The objects of frame i of a batch, in that frame's pixels.
 
     Args:
-        outputs: DETECTION_NAMES -> [B, ...], as :class:`imp_trt.backends.Backend` returns them; not changed.
+        outputs: DETECTION_NAMES -> [B, ...], as :class:`imp_trt.backends.Backend` returns them, and
+            optionally track_ids and ages [B, N] int32; not changed.
         i: index in the batch.
         transform: of frame i.
         manifest: of the network.
@@ -56,4 +57,5 @@ def decode_instances(
         transform.frame,
         manifest.sampling,
         mask_boxes[keep],
+        *(outputs[name][i, :count][keep] if name in outputs else None for name in ("track_ids", "ages")),
     )

@@ -7,16 +7,14 @@ is already on the GPU), replays the network as one CUDA graph, and copies the ou
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import re
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
-from threading import get_ident, local
+from threading import get_ident
 from time import perf_counter
 
 import numpy as np
@@ -25,18 +23,29 @@ from numpy.typing import NDArray
 from imp_trt.artifacts.artifact import Artifact, read_artifact
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.backends import preflight
+from imp_trt.backends.canvas import CanvasShape, read_canvas_part
 from imp_trt.backends.decoding import HostOutputs
 from imp_trt.backends.device_outputs import DeviceOutputs
 from imp_trt.backends.device_slots import Slot, SlotPool, closed_by
+from imp_trt.backends.engine_canvas import CanvasEngine
+from imp_trt.backends.engine_lifetime import (
+    CurrentContext,
+    Handles,
+    device_index,
+    open_device,
+    release_all,
+    resize_mask,
+)
 from imp_trt.backends.engine_loading import check_tensors, deserialize, message_log
 from imp_trt.backends.uploads import Frame, Uploader
 from imp_trt.cuda import driver
-from imp_trt.cuda.driver import Device, DeviceBuffer, Event, Graph, Stream
+from imp_trt.cuda.driver import DeviceBuffer, Event, Graph, Stream
 from imp_trt.cuda.platform import Platform
 from imp_trt.errors import DeviceError, ImpTrtError, InvalidInput
 from imp_trt.plugins.tensorrt_types import ICudaEngine, IExecutionContext, TensorRT
 from imp_trt.preprocessing import letterbox_cuda
 from imp_trt.preprocessing.device_arrays import DeviceFrame, device_frame
+from imp_trt.preprocessing.frames import ColorOrder
 from imp_trt.preprocessing.letterbox import LetterboxTransform
 
 _log = logging.getLogger(__name__)
@@ -78,7 +87,7 @@ class EngineBackend(ABC):
     ) -> None:
         if threads is not None:
             raise InvalidInput("threads", expected="None: an engine runs on the GPU", got=threads)
-        index = _device_index(device)
+        index = device_index(device)
         # A bad file is reported as such even if everything else is missing.
         self._artifact: Artifact | None = read_artifact(path)
         self.manifest: Manifest = self._artifact.manifest
@@ -87,11 +96,11 @@ class EngineBackend(ABC):
         self._messages = message_log(self._trt)
         self._pid = os.getpid()
         self._thread: int | None = None
-        self._handles = _Handles()
+        self._handles = Handles()
         self.graph: Graph | None = None
-        self._device = _open_device(index)
+        self._device = open_device(index)
         # The finalizer's arguments must not refer to this object.
-        self._current = _Context(self._device).current
+        self._current = CurrentContext(self._device).current
         try:
             with self._current(), ExitStack() as stack:
                 self._allocate(stack)
@@ -102,9 +111,12 @@ class EngineBackend(ABC):
         except BaseException:
             self._device.close()
             raise
+        self._closer = closer
+        self._path = os.path.abspath(path)
+        self._canvas: CanvasEngine | None = None
         held = (closer, self._device, self._stream, self._handles, self._pid)
         # Also runs when the object is dropped without close(), and at exit while the driver still works.
-        self._finish = weakref.finalize(self, _release_all, *held)
+        self._finish = weakref.finalize(self, release_all, *held)
         self._artifact = None  # its bytes are as large as the engine
 
     # ---- implemented by the two libraries ----
@@ -148,7 +160,7 @@ class EngineBackend(ABC):
         with self._current():
             if self._pool.invert_mask is None:
                 letterbox_cuda.prepare(self._device)
-                self._pool.invert_mask = partial(_launch_invert_mask, self._pool.stream.handle, self._device)
+                self._pool.invert_mask = partial(resize_mask, self._pool.stream.handle, self._device)
             return device_frame(frame, self._device.index, self._stream.handle, self._wait_for)
 
     def start(
@@ -176,6 +188,57 @@ class EngineBackend(ABC):
             if wait:
                 outputs.gpu_ms()
             return outputs
+
+    def open_canvas(self) -> CanvasShape:
+        """See :meth:`imp_trt.backends.CanvasBackend.open_canvas`."""
+        return self._open_canvas().shape
+
+    def infer_canvas(self, frames: NDArray[np.uint8], canvas: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """See :meth:`imp_trt.backends.CanvasBackend.infer_canvas`."""
+        contract = self.manifest.input
+        transform = LetterboxTransform.of((contract.height, contract.width), contract)
+        return self.run_canvas([(frame, "bgr") for frame in frames], [transform] * len(frames), canvas)
+
+    def run_canvas(
+        self, frames: Sequence[Frame], transforms: Sequence[LetterboxTransform], canvas: NDArray[np.float32]
+    ) -> NDArray[np.uint8]:
+        """See :meth:`imp_trt.backends.DeviceCanvasBackend.run_canvas`."""
+        part = self._open_canvas()
+        with self._current():
+            try:
+                stage = self._uploader.fill(frames, transforms)
+                self._uploader.enqueue(stage, frames, transforms, self._stream.handle)
+                return part.run(canvas)
+            except BaseException:
+                with suppress(ImpTrtError):  # until no enqueued work can read the frames
+                    self._stream.synchronize()
+                raise
+
+    def thumbnail(
+        self, frame: tuple[DeviceFrame, ColorOrder], small: LetterboxTransform
+    ) -> NDArray[np.uint8]:
+        """See :meth:`imp_trt.backends.DeviceCanvasBackend.thumbnail`."""
+        part = self._open_canvas()
+        with self._current():
+            return part.thumbnail(frame, small)
+
+    def _open_canvas(self) -> CanvasEngine:
+        self.check_caller()
+        if self._canvas is None:
+            with self._current():
+                self._canvas = CanvasEngine(
+                    *read_canvas_part(self._path, self.manifest)[:2],
+                    trt=self._trt,
+                    device=self._device,
+                    stream=self._stream,
+                    frames=self._uploader.input.pointer,
+                    handles=self._handles,
+                    create_context=self._create_context,
+                    capture=self.graph is not None,
+                )
+                self._closer.callback(self._canvas.close)
+                self._ran()
+        return self._canvas
 
     def check_caller(self) -> None:
         """See :meth:`imp_trt.backends.DeviceBackend.check_caller`."""
@@ -226,7 +289,7 @@ class EngineBackend(ABC):
             if register_plugins(self._trt) == "python":
                 prepare_kernels(engine_info.plugins)
         engine = deserialize(self._trt, self._messages, artifact, self._handles.kept)
-        check_tensors(engine, artifact)
+        check_tensors(engine, artifact.path, (self.manifest.input.spec,), self.manifest.outputs)
         self._use(self._create_context(engine))
         return engine
 
@@ -307,90 +370,3 @@ class EngineBackend(ABC):
             got=self._messages.pop_errors(),
             fix="free GPU memory: close other programs, or use a smaller frame or batch; else report it",
         )
-
-
-class _Handles:
-    """TensorRT's objects, released in the required order: context, engine, runtime."""
-
-    def __init__(self) -> None:
-        self.kept: list[object] = []
-        self.context: IExecutionContext | None = None
-
-    def release(self) -> None:
-        self.context = None
-        while self.kept:
-            self.kept.pop()
-
-    def leak(self) -> None:
-        """Never release them: their destructors would call CUDA, which does not work in a forked process."""
-        for handle in (*self.kept, self.context):
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
-
-
-def _open_device(index: int) -> Device:
-    """The device; the current context of this thread does not change."""
-    driver.device_info(index)  # initializes the driver
-    before = driver.call("cuCtxGetCurrent")
-    try:
-        return Device.open(index)
-    finally:
-        driver.call("cuCtxSetCurrent", before)
-
-
-def _launch_invert_mask(
-    stream: int, device: Device, transform: LetterboxTransform, semantic: int, out: int
-) -> None:
-    letterbox_cuda.launch_invert_mask(transform, semantic, out, stream, device)
-
-
-class _Context(local):
-    """The device's context in the calling thread; one object per thread."""
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._inside = False
-
-    @contextmanager
-    def current(self) -> Iterator[None]:
-        """Makes it current and then restores the caller's, e.g. PyTorch's on another GPU."""
-        if self._inside:  # saves three driver calls
-            yield
-            return
-        before = driver.call("cuCtxGetCurrent")
-        self._device.activate()
-        self._inside = True
-        try:
-            yield
-        finally:
-            self._inside = False
-            driver.call("cuCtxSetCurrent", before)
-
-
-def _release_all(closer: ExitStack, device: Device, stream: Stream, handles: _Handles, pid: int) -> None:
-    """Release everything, in any thread and state."""
-    if os.getpid() != pid:
-        handles.leak()
-        return
-    before = None
-    with suppress(ImpTrtError):
-        before = driver.call("cuCtxGetCurrent")
-        device.activate()
-        stream.synchronize()
-    closer.close()
-    device.close()
-    with suppress(ImpTrtError):
-        driver.call("cuCtxSetCurrent", before)
-
-
-def _device_index(device: object) -> int:
-    if device is None:
-        return 0
-    match = re.fullmatch(r"cuda(?::(0|[1-9][0-9]{0,3}))?", device) if isinstance(device, str) else None
-    if match is None:
-        raise InvalidInput(
-            "device of an engine",
-            expected="cuda or cuda:<index>",
-            got=repr(device),
-            fix="for the CPU, export with --target onnxruntime",
-        )
-    return int(match[1] or 0)

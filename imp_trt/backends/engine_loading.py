@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 from imp_trt.artifacts.artifact import Artifact
 from imp_trt.artifacts.manifest import EXPORT_AGAIN, TensorSpec
@@ -99,19 +101,25 @@ def deserialize(trt: TensorRT, log: MessageLog, artifact: Artifact, kept: list[o
     return engine
 
 
-def check_tensors(engine: ICudaEngine, artifact: Artifact) -> None:
+def check_tensors(
+    engine: ICudaEngine, path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> None:
     """Check that the engine's inputs and outputs are those of the manifest, on the GPU, in linear format.
+
+    Args:
+        engine: the engine.
+        path: of its file, for messages.
+        inputs, outputs: of the manifest.
 
     Raises:
         ArtifactError: they are not.
     """
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     actual = sorted(_describe(engine, name) for name in names)
-    manifest = artifact.manifest
-    expected = sorted([_line("INPUT", manifest.input.spec), *(_line("OUTPUT", s) for s in manifest.outputs)])
+    expected = sorted([*(_line("INPUT", s) for s in inputs), *(_line("OUTPUT", s) for s in outputs)])
     if actual != expected:
         raise ArtifactError(
-            f"engine {artifact.path}: its tensors differ from the manifest",
+            f"engine {path}: its tensors differ from the manifest",
             expected=", ".join(expected),
             got=", ".join(actual),
             fix=EXPORT_AGAIN,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from imp_trt.artifacts.artifact import read_artifact
 from imp_trt.artifacts.manifest import EXPORT_AGAIN, Manifest, TensorSpec
+from imp_trt.backends.canvas import CanvasShape, read_canvas_part
 from imp_trt.backends.decoding import HostOutputs
 from imp_trt.backends.native_calls import call_after_fork, native_call, never_release
 from imp_trt.backends.onnx_bounds import check_bounds
@@ -123,6 +124,7 @@ class OnnxRuntimeBackend:
                 *_ROUNDS_HALF_RIGHT,
             )
         self._names = [spec.name for spec in self.manifest.outputs]
+        self._canvas: _Session | None = None
         self._forked = False
         call_after_fork(self)
 
@@ -133,19 +135,44 @@ class OnnxRuntimeBackend:
         session = self._session
         if session is None:
             raise InvalidInput("backend is closed", fix="open the artifact again")
-        try:
-            with native_call():
-                arrays = session.run(self._names, {self.manifest.input.spec.name: frames})
-        except Exception as error:
-            raise ImpTrtError("the network failed in ONNX Runtime", got=_line(error)) from error
+        arrays = _run(session, self._names, {self.manifest.input.spec.name: frames})
         return dict(zip(self._names, arrays, strict=True))
 
+    def open_canvas(self) -> CanvasShape:
+        """See :meth:`imp_trt.backends.CanvasBackend.open_canvas`."""
+        if self._session is None and not self._forked:
+            raise InvalidInput("backend is closed", fix="open the artifact again")
+        part = self.manifest.canvas_part
+        if self._canvas is not None and part is not None:
+            return part.shape
+        artifact, part, payload = read_canvas_part(self._path, self.manifest)
+        check_bounds(payload, str(artifact.path))
+        session = _session(payload, str(artifact.path), self._threads, self._device)
+        _check("inputs", session.get_inputs(), (self.manifest.input.spec, part.spec), self._path)
+        _check("outputs", session.get_outputs(), self.manifest.outputs[:1], self._path)
+        self._canvas = session
+        return part.shape
+
+    def infer_canvas(self, frames: NDArray[np.uint8], canvas: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """See :meth:`imp_trt.backends.CanvasBackend.infer_canvas`."""
+        if self._canvas is None:
+            self.open_canvas()
+        session = self._canvas
+        assert session is not None  # noqa: S101  # opened above
+        (semantic,) = _run(
+            session, self._names[:1], {self.manifest.input.spec.name: frames, "canvas": canvas}
+        )
+        return np.asarray(semantic, np.uint8)
+
     def close(self) -> None:
-        """Release the session; idempotent."""
-        self._session, self._forked = None, False
+        """Release the sessions; idempotent."""
+        self._session, self._canvas, self._forked = None, None, False
 
     def after_fork(self) -> None:
         """The session's threads do not exist in a forked process: never use or end this one there."""
+        if self._canvas is not None:
+            never_release(self._canvas)
+            self._canvas = None
         if self._session is not None:
             never_release(self._session)
             self._session, self._forked = None, True
@@ -212,6 +239,15 @@ def _session(payload: bytes, path: str, threads: int, device: OrtDevice) -> _Ses
         ) from error
     device.check(session)
     return session
+
+
+def _run(session: _Session, names: Sequence[str], inputs: HostOutputs) -> Sequence[NDArray[Any]]:
+    try:
+        with native_call():
+            arrays: Sequence[NDArray[Any]] = session.run(names, inputs)
+    except Exception as error:
+        raise ImpTrtError("the network failed in ONNX Runtime", got=_line(error)) from error
+    return arrays
 
 
 def _version() -> tuple[int, ...]:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.artifacts.artifact import read_artifact
 from imp_trt.artifacts.manifest import EXPORT_AGAIN, Manifest, TensorSpec
+from imp_trt.backends.canvas import CanvasShape, read_canvas_part
 from imp_trt.backends.decoding import HostOutputs
 from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.errors import ArtifactError, DependencyMissing, ImpTrtError, InvalidInput
@@ -46,7 +47,7 @@ class _Tensor(Protocol):
 class _Request(Protocol):
     """openvino.InferRequest."""
 
-    def infer(self, inputs: Mapping[str, NDArray[np.uint8]], share_inputs: bool) -> object: ...
+    def infer(self, inputs: Mapping[str, NDArray[Any]], share_inputs: bool) -> object: ...
     def get_tensor(self, port: _Port) -> _Tensor: ...
 
 
@@ -102,6 +103,8 @@ class OpenVinoBackend:
         self._outputs = _ports("outputs", compiled.outputs, self.manifest.outputs, path)
         self._input = next(iter(inputs))
         self._request: _Request | None = compiled.create_infer_request()
+        self._path, self._threads = os.path.abspath(path), threads or usable_cpus()
+        self._canvas: tuple[_Request, _Port] | None = None
 
     def infer(self, frames: NDArray[np.uint8]) -> HostOutputs:
         """See :meth:`imp_trt.backends.Backend.infer`."""
@@ -115,9 +118,35 @@ class OpenVinoBackend:
         # Copies: the next run writes into the same memory.
         return {name: request.get_tensor(port).data.copy() for name, port in self._outputs.items()}
 
+    def open_canvas(self) -> CanvasShape:
+        """See :meth:`imp_trt.backends.CanvasBackend.open_canvas`."""
+        if self._request is None:
+            raise InvalidInput("backend is closed", fix="open the artifact again")
+        part = self.manifest.canvas_part
+        if self._canvas is not None and part is not None:
+            return part.shape
+        artifact, part, payload = read_canvas_part(self._path, self.manifest)
+        compiled = _compile(payload, str(artifact.path), self._threads, self.precision)
+        _ports("inputs", compiled.inputs, (self.manifest.input.spec, part.spec), self._path)
+        outputs = _ports("outputs", compiled.outputs, self.manifest.outputs[:1], self._path)
+        self._canvas = compiled.create_infer_request(), outputs["semantic"]
+        return part.shape
+
+    def infer_canvas(self, frames: NDArray[np.uint8], canvas: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """See :meth:`imp_trt.backends.CanvasBackend.infer_canvas`."""
+        if self._canvas is None:
+            self.open_canvas()
+        assert self._canvas is not None  # noqa: S101  # opened above
+        request, port = self._canvas
+        try:
+            request.infer({self._input: frames, "canvas": canvas}, share_inputs=True)
+        except Exception as error:
+            raise ImpTrtError("the network failed in OpenVINO", got=_line(error)) from error
+        return np.array(request.get_tensor(port).data, np.uint8)
+
     def close(self) -> None:
         """Release the network; idempotent."""
-        self._request = None
+        self._request = self._canvas = None
 
 
 def has_bfloat16(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> bool:

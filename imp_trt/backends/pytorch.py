@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.artifacts.manifest import IMP_OP, InputContract, Manifest
+from imp_trt.backends.canvas import CanvasShape
 from imp_trt.backends.decoding import HostOutputs
 from imp_trt.backends.native_calls import call_after_fork, native_call
 from imp_trt.cuda.cpus import usable_cpus
@@ -74,19 +75,48 @@ class PyTorchBackend:
 
     def infer(self, frames: NDArray[np.uint8]) -> HostOutputs:
         """See :meth:`imp_trt.backends.Backend.infer`."""
+        network = self._ready()
+        import torch
+
+        with native_call():
+            outputs = network.forward_frames(torch.from_numpy(_writable(frames)).to(self._device))
+            return {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
+
+    def open_canvas(self) -> CanvasShape:
+        """See :meth:`imp_trt.backends.CanvasBackend.open_canvas`."""
+        from imp_trt.models.deploy import has_canvas_part
+        from imp_trt.models.network import CANVAS_STRIDE
+
+        config = self._ready().config
+        if not has_canvas_part(config):
+            raise InvalidInput(
+                "network",
+                expected="one with IMP, whose class map depends on a canvas",
+                got=f"{'IMP' if config.imp else 'no IMP'}, semantic head {config.semantic_head!r}",
+                fix="detect_every=1",
+            )
+        height, width = config.input_size
+        return 1, config.num_things, height // CANVAS_STRIDE, width // CANVAS_STRIDE
+
+    def infer_canvas(self, frames: NDArray[np.uint8], canvas: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """See :meth:`imp_trt.backends.CanvasBackend.infer_canvas`."""
+        network = self._ready()
+        import torch
+
+        with native_call(), torch.no_grad():
+            images = network.preprocess(torch.from_numpy(_writable(frames)).to(self._device))
+            given = torch.from_numpy(_writable(canvas)).to(self._device)
+            logits = network.segment(network.backbone(images), given)
+            return np.asarray(logits.argmax(dim=1).to(torch.uint8).cpu().numpy(), np.uint8)
+
+    def _ready(self) -> ImpNetwork:
+        """The network, in a state to run it."""
         network = self._network
         if network is None:
             raise InvalidInput("backend is closed", fix="open the checkpoint again")
         if self._forked:
             self._continue_after_fork()
-        if not frames.flags.writeable:
-            # torch.from_numpy warns about read-only memory even if nothing writes to it.
-            frames = frames.copy()
-        import torch
-
-        with native_call():
-            outputs = network.forward_frames(torch.from_numpy(frames).to(self._device))
-            return {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
+        return network
 
     def close(self) -> None:
         """Release the network; idempotent."""
@@ -108,6 +138,14 @@ class PyTorchBackend:
             )
         torch.set_num_threads(1)  # with more, OpenMP would wait for the threads that are missing
         self._forked = False
+
+
+_A = TypeVar("_A", bound="NDArray[Any]")
+
+
+def _writable(array: _A) -> _A:
+    """The array, or a copy: torch.from_numpy warns about read-only memory even if nothing writes to it."""
+    return array if array.flags.writeable else array.copy()
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -50,8 +50,8 @@ class HostRunner:
     ) -> list[SegmentationResult]:
         """Segment at most B frames with one network call; with keep, results hold their frame as BGR."""
         start = perf_counter()
-        checked = [_checked(frame, color, keep) for frame in frames]
-        transforms = [_transform(_size(pixels), self._manifest.input) for pixels, _ in checked]
+        checked = [check_kept(frame, color, keep) for frame in frames]
+        transforms = [transform_of(size_of(pixels), self._manifest.input) for pixels, _ in checked]
         batch = self._fill(checked, transforms)
         filled = perf_counter()
         outputs = self.backend.infer(batch)
@@ -151,7 +151,7 @@ class DeviceRunner:
         self, frames: Sequence[object], color: ColorOrder | None, keep: bool, wait: bool, begin: float
     ) -> tuple[DeviceOutputs, list[SegmentationResult], list[dict[str, float]]]:
         checked = [self._check(frame, color, keep) for frame in frames]
-        transforms = [_transform(_size(pixels), self._manifest.input) for pixels, _ in checked]
+        transforms = [transform_of(size_of(pixels), self._manifest.input) for pixels, _ in checked]
         outputs = self.backend.start(checked, transforms, wait)
         pre = (outputs.filled_at - begin) * 1e3
         results, timings = [], []
@@ -172,15 +172,15 @@ class DeviceRunner:
         if not isinstance(frame, np.ndarray) and on_device(frame):
             check_color(color, frame)
             return self.backend.accept(frame), color or "bgr"
-        return _checked(frame, color, keep)
+        return check_kept(frame, color, keep)
 
 
-def _checked(frame: object, color: ColorOrder | None, keep: bool) -> tuple[NDArray[np.uint8], ColorOrder]:
+def check_kept(frame: object, color: ColorOrder | None, keep: bool) -> tuple[NDArray[np.uint8], ColorOrder]:
     """The pixels of a frame in host memory, in BGR order if the result keeps them."""
     return (to_bgr(frame, color), "bgr") if keep else check_frame(frame, color)
 
 
-def _size(pixels: NDArray[np.uint8] | DeviceFrame) -> tuple[int, int]:
+def size_of(pixels: NDArray[np.uint8] | DeviceFrame) -> tuple[int, int]:
     """(h, w) of a frame."""
     return pixels.size if isinstance(pixels, DeviceFrame) else (pixels.shape[0], pixels.shape[1])
 
@@ -194,5 +194,5 @@ def _limit_opencv() -> None:
 
 
 @lru_cache(maxsize=32)
-def _transform(size: tuple[int, int], contract: InputContract) -> LetterboxTransform:
+def transform_of(size: tuple[int, int], contract: InputContract) -> LetterboxTransform:
     return LetterboxTransform.of(size, contract)

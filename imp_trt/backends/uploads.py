@@ -86,22 +86,13 @@ class Uploader:
             if isinstance(pixels, DeviceFrame):
                 self._copy(stage, begin, i, stream)
                 begin = i + 1
-                self._resize(pixels, order, transform, self.input.pointer + i * self._item, stream)
+                out = self.input.pointer + i * self._item
+                resize_on_device((pixels, order), transform, out, self._pad_value, stream, self._device)
         self._copy(stage, begin, self._batch, stream)
         stage.copied.record(stream)
 
     def close(self) -> None:
         self._closer.close()
-
-    def _resize(
-        self, frame: DeviceFrame, order: ColorOrder, transform: LetterboxTransform, out: int, stream: int
-    ) -> None:
-        common = (out, self._pad_value, stream, self._device)
-        if frame.chroma is None:
-            swap = order == "rgb"
-            letterbox_cuda.launch_letterbox(transform, frame.pointer, frame.row_pitch, swap, *common)
-        else:
-            letterbox_cuda.launch_letterbox_nv12(transform, frame, *common)
 
     def _next_stage(self) -> StagingBuffer:
         """A buffer that is not being copied; waits only if MAX_SLOTS copies are pending."""
@@ -123,3 +114,30 @@ class Uploader:
             offset = begin * self._item
             nbytes = (end - begin) * self._item
             driver.copy_in(self.input.pointer + offset, stage.buffer.pointer + offset, nbytes, stream)
+
+
+def resize_on_device(
+    frame: tuple[DeviceFrame, ColorOrder],
+    transform: LetterboxTransform,
+    out: int,
+    pad_value: int,
+    stream: int,
+    device: Device,
+) -> None:
+    """Enqueue the kernel that resizes a frame on the GPU, in BGR.
+
+    Args:
+        frame: its pixels, and the order of their channels.
+        transform: to the size of the output.
+        out: address of the output uint8 [H, W, 3].
+        pad_value: gray level outside the image.
+        stream: handle of a stream of device.
+        device: made current in this thread.
+    """
+    pixels, order = frame
+    if pixels.chroma is None:
+        letterbox_cuda.launch_letterbox(
+            transform, pixels.pointer, pixels.row_pitch, order == "rgb", out, pad_value, stream, device
+        )
+    else:
+        letterbox_cuda.launch_letterbox_nv12(transform, pixels, out, pad_value, stream, device)

@@ -4,6 +4,7 @@
 GATE      = METRIC OP NUMBER [UNIT]
 METRIC    = [STAGE "."] STATISTIC | "fps" | "load" | "first" | BASELINE ".ratio"
 STAGE     = decode | pre | upload | infer | download | post | run | draw | end-to-end (default: end-to-end)
+            | carry | detected | carried, with --detect-every
 STATISTIC = p50, p99.9 ... | mean | min | max
 BASELINE  = pytorch | maskrcnn; the ratio is its time divided by that of the artifact
 OP        = < | <= | > | >=
@@ -21,7 +22,13 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from imp_trt._deprecated import renamed_fields
-from imp_trt.benchmark.samples import END_TO_END, STAGES, frames_needed, percentile_name
+from imp_trt.benchmark.samples import (
+    END_TO_END,
+    STAGES,
+    TEMPORAL_STAGES,
+    frames_needed,
+    percentile_name,
+)
 from imp_trt.errors import LatencyError, UsageError
 
 _log = logging.getLogger(__name__)
@@ -85,7 +92,7 @@ class Gate:
     def stage(self) -> str | None:
         """Stage of the metric; None for metrics without a stage."""
         stage = self.metric.partition(".")[0]
-        return stage if stage in STAGES else None
+        return stage if stage in (*STAGES, *TEMPORAL_STAGES) else None
 
     def holds(self, value: float) -> bool:
         """Whether value satisfies the condition."""
@@ -110,7 +117,7 @@ def parse_gate(text: str) -> Gate:
             raise _bad(text, f"a unit after {metric}")
     elif metric not in _SINGLE:
         stage, statistic = _split(metric)
-        if stage not in STAGES:
+        if stage not in (*STAGES, *TEMPORAL_STAGES):
             raise _bad(text, f"the stage {stage}")
         if re.fullmatch(r"p\d+(\.\d+)?", statistic):
             percentage = float(statistic[1:])

@@ -13,9 +13,10 @@ from itertools import pairwise
 
 from imp_trt._deprecated import renamed_parameters
 from imp_trt.benchmark.frames import Feed, only_frames
-from imp_trt.benchmark.samples import END_TO_END, STAGES, Samples, figures
+from imp_trt.benchmark.samples import END_TO_END, STAGES, TEMPORAL_STAGES, Samples, figures
 from imp_trt.errors import UsageError
 from imp_trt.segmenter import Segmenter
+from imp_trt.temporal import TemporalOptions, TemporalState
 from imp_trt.video.pipeline import run_pipeline
 from imp_trt.video.sinks import BaseSink, DrawOptions, SegmentedFrame
 from imp_trt.video.sources.frame import Frame
@@ -59,14 +60,23 @@ def parse_warmup(text: str) -> WarmUp:
 class Stepper:
     """Processes frames end to end, one per call of step().
 
+    Args:
+        temporal: runs the detector on some frames; None on all.
+
     Attributes:
         size: (h, w) of the latest frame.
         sizes: number of different frame sizes.
     """
 
     def __init__(
-        self, segmenter: Segmenter, feed: Feed, clock: Clock, draw: DrawOptions | None = None
+        self,
+        segmenter: Segmenter,
+        feed: Feed,
+        clock: Clock,
+        draw: DrawOptions | None = None,
+        temporal: TemporalOptions | None = None,
     ) -> None:
+        self._state = None if temporal is None else TemporalState(temporal, clock)
         self._segmenter = segmenter
         self._frames = iter(feed)
         self._clock = clock
@@ -88,7 +98,10 @@ class Stepper:
             start = clock()
             frame = next(self._frames)
             decoded = clock()
-        result = self._segmenter.run(frame.image)
+        if self._state is None:
+            result = self._segmenter.run(frame.image)
+        else:
+            result = self._segmenter.run_next(frame.image, self._state, time_s=frame.time_s)
         _ = result.semantic, result.instances  # results of engines are downloaded when they are read
         received = clock()
         _ = SegmentedFrame(frame, result, self._draw).overlay
@@ -97,6 +110,8 @@ class Stepper:
         self._sizes.add(self.size)
         # The Segmenter's total ends when the GPU has finished; "run" ends when the result is available.
         inside = {name: value for name, value in result.timing.items() if name != "total"}
+        if result.canvas_age is not None:
+            inside["carried" if result.canvas_age else "detected"] = (received - decoded) * 1e3
         return {
             "decode": (decoded - start) * 1e3,
             **inside,
@@ -198,7 +213,7 @@ class Throughput:
         counted = times[PIPELINE_FRAMES - 1 :]
         intervals = [(b - a) * 1e3 for a, b in pairwise(counted)]
         # "run" and "end-to-end" are sums of other stages, and nothing is written.
-        names = {"read": "decode"} | {stage: stage for stage in STAGES}
+        names = {"read": "decode"} | {stage: stage for stage in (*STAGES, *TEMPORAL_STAGES)}
         return cls(
             len(intervals),
             len(intervals) / (counted[-1] - counted[0]),
@@ -240,10 +255,12 @@ def measure_throughput(
     frames: int,
     percentiles: Sequence[float],
     progress: Progress | None = None,
+    temporal: TemporalOptions | None = None,
 ) -> Throughput:
     """Decode, segment and draw frames with run_pipeline.
 
     Args:
+        temporal: runs the detector on some frames; None on all.
         frames: number of counted frames, in addition to those that fill the pipeline.
         percentiles: percentiles of the intervals, 0 to 100.
         progress: called with the number of frames done.
@@ -261,5 +278,6 @@ def measure_throughput(
         max_frames=frames + PIPELINE_FRAMES,
         on_progress=show,
         clock=clock,
+        temporal=temporal,
     )
     return Throughput.of(sink.times, summary.timing_ms, percentiles)

@@ -9,11 +9,19 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 from imp_trt._deprecated import renamed_fields
+from imp_trt.benchmark.carried import CanvasSaving
 from imp_trt.benchmark.compare import Agreement, Comparison
 from imp_trt.benchmark.gates import Gate, Verdict
 from imp_trt.benchmark.machine import MachineInfo
 from imp_trt.benchmark.measure import Latency, Throughput
-from imp_trt.benchmark.samples import STAGES, figures, frames_needed, percentile_name, rounded
+from imp_trt.benchmark.samples import (
+    STAGES,
+    TEMPORAL_STAGES,
+    figures,
+    frames_needed,
+    percentile_name,
+    rounded,
+)
 from imp_trt.errors import printable
 
 WIDTH = 100
@@ -93,6 +101,7 @@ class Report:
     def to_dict(self) -> dict[str, object]:
         """Return the report as data for JSON; times in milliseconds, rounded to microseconds."""
         latency = self.latency
+        saving = CanvasSaving.of(latency.samples)
         data: dict[str, object] = {
             "model": self.model,
             "frames": self.frames,
@@ -107,6 +116,7 @@ class Report:
                 "ms": latency.samples.to_dict(self.percentiles),
                 "not_measured": self.absent,
             },
+            "canvas": None if saving is None else saving.to_dict(),
             "throughput": self.throughput.to_dict(),
             "comparisons": [_rounded_comparison(comparison) for comparison in self.comparisons],
             "asserts": self.verdicts,
@@ -177,7 +187,7 @@ class Report:
         inner = "".join(f"p{percentage}".rjust(_COLUMN) for percentage in _PIPELINE_PERCENTILES)
         yield f"{'stage':<{_LABEL}}{heads} |{inner}"
         measured = self.latency.samples.to_dict(self.percentiles)
-        for stage in STAGES:
+        for stage in (*STAGES, *(stage for stage in TEMPORAL_STAGES if stage in measured)):
             values = measured.get(stage, {})
             cells = "".join(_cell(values.get(name)) for name in names)
             within = self.throughput.stages.get(stage, {})
@@ -194,6 +204,9 @@ class Report:
             f"{self.throughput.per_second:.1f} frames/s with decode, network and drawing in parallel; "
             f"interval {_ms(interval['mean'])} ms (mean), {_ms(interval['max'])} ms (max)",
         )
+        saving = CanvasSaving.of(self.latency.samples)
+        if saving is not None:
+            yield "canvas", saving.text()
         for comparison in self.comparisons:
             yield comparison.name, comparison_line(comparison)
             for note in comparison.notes:

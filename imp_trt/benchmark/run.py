@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -35,12 +36,13 @@ from imp_trt.benchmark.measure import (
     measure_throughput,
 )
 from imp_trt.benchmark.report import FramesInfo, ModelInfo, Report
-from imp_trt.benchmark.samples import PERCENTILES
+from imp_trt.benchmark.samples import PERCENTILES, TEMPORAL_STAGES
 from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.data.files import temporary_folder
 from imp_trt.errors import UsageError
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
+from imp_trt.temporal import TemporalOptions
 
 
 class Progress(Protocol):
@@ -67,6 +69,8 @@ class Settings:
         baselines: models to compare with, of "pytorch" and "maskrcnn".
         weights: the artifact's checkpoint, for "pytorch".
         work_dir: folder for the exported Mask R-CNN; None for a temporary folder.
+        temporal: runs the detector on some frames; None on all. On synthetic streets, which have nothing to
+            do with each other, no change counts as a cut.
     """
 
     path: Path
@@ -83,6 +87,7 @@ class Settings:
     baselines: tuple[str, ...] = ()
     weights: Path | None = None
     work_dir: Path | None = None
+    temporal: TemporalOptions | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "baselines", tuple(baseline_name(name) for name in self.baselines))
@@ -114,12 +119,15 @@ def run_benchmark(
         segmenter = stack.enter_context(Segmenter(settings.path, settings.backend, threads, settings.device))
         load_ms = (clock() - begin) * 1e3
         manifest = segmenter.manifest
+        temporal = _temporal(settings, segmenter)
         absent = absent_stages(manifest, settings.device)
+        if temporal is not None:
+            absent |= dict.fromkeys(("upload", "download"), "included in infer with --detect-every")
         _check_model(settings, manifest, absent)
         info = machine.describe(backend_of(manifest), threads, gpu_of(manifest, settings.device))
         monitor = machine.CpuMonitor()
-        stepper = Stepper(segmenter, feed, clock)
-        latency, throughput = _measure(settings, segmenter, stepper, feed, clock, progress)
+        stepper = Stepper(segmenter, feed, clock, temporal=temporal)
+        latency, throughput = _measure(settings, segmenter, stepper, feed, clock, progress, temporal)
         comparisons = _compare(settings, segmenter, feed, clock, pause, progress)
         warning = machine.busy_warning(info["load_average"], info["cpus"], monitor.others())
     report = Report(
@@ -145,6 +153,7 @@ def _measure(
     feed: Feed,
     clock: Callable[[], float],
     progress: Progress,
+    temporal: TemporalOptions | None,
 ) -> tuple[Latency, Throughput]:
     """Measure latency, then throughput with the same number of frames."""
     latency = measure_latency(
@@ -164,8 +173,17 @@ def _measure(
         frames=count,
         percentiles=settings.percentiles,
         progress=partial(progress, "throughput", total=count),
+        temporal=temporal,
     )
     return latency, throughput
+
+
+def _temporal(settings: Settings, segmenter: Segmenter) -> TemporalOptions | None:
+    """The options of the measurement; the canvas part is open then."""
+    if settings.temporal is None:
+        return None
+    segmenter.open_canvas()
+    return settings.temporal if settings.source else replace(settings.temporal, cut_change=math.inf)
 
 
 def backend_of(manifest: Manifest) -> str:
@@ -226,6 +244,7 @@ def record(path: Path, report: Mapping[str, Any]) -> Path:
         "first_frame_ms": report["first_frame_ms"],
         "warm_up": report["warm_up"],
         "latency": report["latency"],
+        **({"canvas": report["canvas"]} if report.get("canvas") else {}),
         "frames_per_second": report["throughput"]["frames_per_second"],
         "warnings": report["warnings"],
     }
@@ -239,6 +258,8 @@ def _check_gates(settings: Settings) -> None:
         baseline = gate.metric.removesuffix(".ratio")
         if baseline != gate.metric and baseline not in settings.baselines:
             raise UsageError(f"--assert {gate.text}", expected=f"--compare {baseline} with it")
+        if gate.stage in TEMPORAL_STAGES and settings.temporal is None:
+            raise UsageError(f"--assert {gate.text}", expected="--detect-every with it")
     needed = frames_for(settings.gates)
     if settings.frames is not None and settings.frames < needed:
         raise UsageError(

@@ -24,6 +24,13 @@ STAGES = {
 }
 """The stages of a frame in order, with descriptions. "run" comprises pre to post, "end-to-end" all stages."""
 
+TEMPORAL_STAGES = {
+    "carry": "move canvas and instances to the next frame",
+    "detected": "run, of frames with the detector",
+    "carried": "run, of frames without the detector",
+}
+"""Stages of a video on which the detector runs on some frames (--detect-every), in addition to STAGES."""
+
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 
 
@@ -42,8 +49,8 @@ class Samples:
 
     @property
     def stages(self) -> list[str]:
-        """Measured stages in the order of STAGES."""
-        return [stage for stage in STAGES if any(stage in row for row in self.rows)]
+        """Measured stages in the order of STAGES and TEMPORAL_STAGES."""
+        return [stage for stage in (*STAGES, *TEMPORAL_STAGES) if any(stage in row for row in self.rows)]
 
     def values(self, stage: str) -> list[float]:
         """Return the milliseconds of one stage; frames without it are skipped."""

@@ -22,6 +22,7 @@ from imp_trt.cli.common import (
     say,
     seconds,
 )
+from imp_trt.cli.temporal_options import add_temporal, temporal_of
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ examples:
   imp-bench street.fp32.onnx                                    (synthetic streets of 1280x720)
   imp-bench street.fp32.onnx --source drive.mp4 --threads 2 --json
   imp-bench street.fp16.engine --assert 'p99<30ms' --assert 'infer.p50<10ms' --assert 'fps>25'
+  imp-bench street.onnx --source drive.mp4 --detect-every 4     (artifact of imp-export --parts)
   imp-bench street.fp32.onnx --compare pytorch --compare maskrcnn
 
 Latency is measured on frames that are decoded and processed one at a time, without the first call and the
@@ -47,9 +49,10 @@ _DEFAULT_PERCENTILES = "50,90,95,99,99.9"
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     from imp_trt.benchmark.gates import BASELINES, GRAMMAR
-    from imp_trt.benchmark.samples import STAGES
+    from imp_trt.benchmark.samples import STAGES, TEMPORAL_STAGES
 
-    stages = "\n".join(f"  {name:<12}{text}" for name, text in STAGES.items())
+    described = {**STAGES, **{name: f"{text} (--detect-every)" for name, text in TEMPORAL_STAGES.items()}}
+    stages = "\n".join(f"  {name:<12}{text}" for name, text in described.items())
 
     p = command_parser(
         "imp-bench",
@@ -99,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
         "--export-times", type=Path, metavar="FILE.json", help="write the stage times of each frame to a file"
     )
     out.add_argument("--record", action="store_true", help="write the results into the artifact's manifest")
+    add_temporal(p.add_argument_group("video with a detector that runs on some frames"))
     _add_baselines(p, BASELINES)
     return p
 
@@ -197,6 +201,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         baselines=tuple(dict.fromkeys(options.compare)),
         weights=options.weights,
         work_dir=options.work_dir,
+        temporal=temporal_of(options),
     )
 
 

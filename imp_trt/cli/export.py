@@ -33,6 +33,7 @@ EXAMPLES = """examples:
   imp-export model.fp16.onnx --target jetson-orin          (on the Jetson, without PyTorch)
   imp-export --adopt plan.engine --onnx model.fp16.onnx    (an engine that trtexec built)
   imp-export --engine fp16 --target rtx --compute-capability 8.9,12.0  (needs no GPU)
+  imp-export --parts --weights model.safetensors -o street.onnx   (for videos: imp-segment --detect-every)
   imp-export --list-targets"""
 
 ENGINES = ("fp32", "fp16", "bf16", "int8", "fp8")
@@ -46,6 +47,7 @@ CHECKPOINT_OPTIONS = {
     "batch": "--batch",
     "nms_iterations": "--nms-iterations",
     "function_free": "--function-free",
+    "parts": "--parts",
     "keep_onnx": "--keep-onnx",
 }
 """Options that decide what is in an ONNX file."""
@@ -162,6 +164,14 @@ def _graph_options(p: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also write NAME.function-free.onnx, without ONNX local functions, for trtexec and TensorRT "
         "below 10.7 with the plugin library",
+    )
+
+    p.add_argument(
+        "--parts",
+        action="store_true",
+        help="also write NAME.canvas.onnx (or .canvas.engine), the network from a given canvas on; with it "
+        "videos run the detector on every k-th frame only (imp-segment --detect-every K); an engine from an "
+        "ONNX file that has it gets it too",
     )
 
 
@@ -293,6 +303,7 @@ def _export_checkpoint(options: argparse.Namespace) -> list[ExportReport]:
             frames=options.frames,
             engine=_engine(options),
             function_free=options.function_free,
+            parts=options.parts,
         )
         plans.append(make_plan(weights, options.output, chosen, progress))
     try:

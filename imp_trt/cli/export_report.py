@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from imp_trt.artifacts.artifact import golden_path
+from imp_trt.artifacts.artifact import canvas_path, golden_path
 from imp_trt.cli.common import print_lines
 
 if TYPE_CHECKING:
@@ -19,6 +19,10 @@ def print_report(report: ExportReport) -> None:
     print_lines(f"manifest   {report.path}.json")
     if report.manifest.golden_sha256:
         print_lines(f"golden     {golden_path(report.path)}")
+    part = report.manifest.canvas_part
+    if part is not None:
+        whole, own = (path.stat().st_size / 1e6 for path in (report.path, canvas_path(report.path)))
+        print_lines(f"canvas     {canvas_path(report.path)} ({own:.1f} MB more than {whole:.1f} MB)")
     for path in report.also:
         print_lines(f"also       {path}")
     _print_engine(report)
@@ -27,6 +31,12 @@ def print_report(report: ExportReport) -> None:
         print_lines(f"UNVERIFIED imp-export {report.path}")
         return
     _print_figures(figures)
+    if part is not None:
+        checked: Any = part.verification
+        print_lines(
+            f"part       {checked['label_agreement']:.4%} equal to PyTorch float32, "
+            f"{checked['equal_to_whole']:.4%} to the whole network"
+        )
     times = report.manifest.benchmark
     if times:
         pytorch = f" (PyTorch {times['pytorch_ms']:.1f} ms)" if "pytorch_ms" in times else ""

@@ -214,6 +214,11 @@ def _manifest(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "input", f"{contract.spec}, {contract.color.upper()}, {contract.fit}{padding}"
     for i, spec in enumerate(manifest.outputs):
         yield "" if i else "outputs", str(spec)
+    part = manifest.canvas_part
+    if part is not None:
+        checked = part.verification.get("label_agreement")
+        figure = f"; labels {checked:.4%} equal to PyTorch" if isinstance(checked, float) else ""
+        yield "canvas part", f"{part.spec} as second input (imp-segment --detect-every){figure}"
     yield "classes", f"{len(manifest.classes)}: {', '.join(manifest.classes.names)}"
     for i, (name, details) in enumerate(manifest.ops.items()):
         form = f" ({engine.operators[name]})" if engine and name in engine.operators else ""

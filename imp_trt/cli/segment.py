@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
@@ -20,13 +19,14 @@ from imp_trt.cli.common import (
     command_parser,
     positive,
     print_json,
-    print_lines,
     run_command,
     say,
     seconds,
 )
 from imp_trt.cli.interrupts import EXIT_INTERRUPTED
 from imp_trt.cli.outputs import is_stdout, places, refuse_overwriting, sink_makers
+from imp_trt.cli.segment_report import COUNTED, print_report
+from imp_trt.cli.temporal_options import add_temporal, temporal_of
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,9 +43,8 @@ examples:
   imp-segment 'run/*.png' overlays/ -a street.fp32.onnx
   imp-segment street.mp4 null: -a street.fp32.onnx --headless --json      (no output, measure only)
   imp-segment 0 -a street.fp32.onnx --serve 8080 --deadline 50ms          (camera, view in the browser)
+  imp-segment street.mp4 overlay.mp4 -a street.onnx --detect-every 4      (artifact of imp-export --parts)
   imp-segment rtsp://host/front drive.mp4 -a street.fp32.onnx             (stream, until Ctrl-C)"""
-
-_COUNTED = {"dropped": "dropped", "deadline_misses": "late", "reconnects": "reconnected"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--headless", action="store_true", help="open no window (default without a display)")
     _add_outputs(p.add_argument_group("output"))
     _add_live(p.add_argument_group("live video"))
+    add_temporal(p.add_argument_group("video with a detector that runs on some frames"))
     _add_drawing(p.add_argument_group("drawing"))
     return p
 
@@ -216,6 +216,7 @@ def _run(args: argparse.Namespace) -> int:
 
     if args.serve_host is not None and args.serve is None:
         raise UsageError("--serve-host", expected="--serve PORT with it")
+    temporal = temporal_of(args)
     with ExitStack() as stack:
         specs = [args.source, *args.add_source]
         options: dict[str, Any] = {
@@ -231,6 +232,8 @@ def _run(args: argparse.Namespace) -> int:
             raise UsageError("--json and --save-json on stdout", expected="only one of them")
         refuse_overwriting(args.artifact, sources, short_names(sources), outputs)
         segmenter = stack.enter_context(Segmenter(args.artifact, args.backend, args.threads, args.device))
+        if temporal is not None:
+            segmenter.open_canvas()  # before an output is opened
         results = FrameResults(args.min_score) if args.json else None
         summary, interrupted = _segment(args, sources, segmenter, outputs, results)
         report = {
@@ -246,7 +249,7 @@ def _run(args: argparse.Namespace) -> int:
         print_json(report)
     elif not (stdout_taken and args.quiet):
         with redirect_stdout(sys.stderr if stdout_taken else sys.stdout):
-            _print_report(report)
+            print_report(report)
     if not interrupted or (summary.frames and any(source.live for source in sources)):
         return 0  # Ctrl-C is the regular end of a recording from a camera
     say(f"interrupted after {summary.frames} frames" + (", which are kept" if summary.frames else ""))
@@ -292,6 +295,7 @@ def _segment(
             max_frames=args.max_frames,
             draw=DrawOptions(args.alpha, args.min_score, not args.no_labels, args.legend, args.style),
             track=args.track,
+            temporal=temporal_of(args),
             policy=args.policy,
             queue_size=args.queue_size,
             deadline_s=args.deadline,
@@ -331,54 +335,10 @@ def progress_note(snapshot: Snapshot) -> str:
     if snapshot["age_ms"] and any(source["live"] for source in snapshot["sources"]):
         parts.append(f"age {snapshot['age_ms']['last']:.0f} ms")
     counts = (snapshot["dropped"], snapshot["deadline_misses"], snapshot["reconnects"])
-    for count, text in zip(counts, _COUNTED.values(), strict=True):
+    for count, text in zip(counts, COUNTED.values(), strict=True):
         if count:
             parts.append(f"{count} {text}")
     return ", ".join(parts)
-
-
-def _print_report(report: dict[str, Any]) -> None:
-    timing = report["timing_ms"]
-    height, width = report["network_size"]
-    print_lines(
-        f"frames     {report['frames']} in {report['seconds']:.1f} s ({report['frames_per_second']:.1f}/s), "
-        f"network {width}x{height} {report['precision']}"
-    )
-    live = any(source["live"] for source in report["sources"])
-    if report["age_ms"] and (live or report["dropped"] or report["deadline_ms"]):
-        print_lines(_age_line(report))
-    if timing:
-        means = "  ".join(f"{name} {values['mean']:.1f}" for name, values in timing.items())
-        total = timing["total"]
-        print_lines(
-            f"time       {means} ms (mean); p50 {total['p50']:.1f}, p99 {total['p99']:.1f} ms for pre to post"
-        )
-    shares = sorted(report["pixels"].items(), key=lambda item: -item[1])
-    if shares:
-        print_lines("pixels     " + ", ".join(f"{name} {share:.1%}" for name, share in shares))
-    if report["instances"]:
-        print_lines("instances  " + ", ".join(f"{name} {n}" for name, n in report["instances"].items()))
-    if report["skipped"]:
-        print_lines(_skipped_line(report))
-    for name, place in report["outputs"].items():
-        print_lines(f"{name:<10} {place}")
-
-
-def _age_line(report: dict[str, Any]) -> str:
-    age = report["age_ms"]
-    ages = f"age        p50 {age['p50']:.1f}, p99 {age['p99']:.1f}, p99.9 {age['p99.9']:.1f} ms; "
-    counted = [f"{report['captured']} captured"]
-    counted += [f"{report[key]} {text}" for key, text in _COUNTED.items() if report[key]]
-    if report["deadline_ms"] and not report["deadline_misses"]:
-        counted.append("none late")
-    return ages + ", ".join(counted)
-
-
-def _skipped_line(report: dict[str, Any]) -> str:
-    names = [os.path.basename(image["path"]) for image in report["skipped"]]
-    total = report["frames"] + len(names)
-    more = ", ..." if len(names) > 5 else ""
-    return f"skipped    {len(names)} of {total} images: {', '.join(names[:5])}{more}"
 
 
 def _fraction(text: str) -> float:

@@ -14,6 +14,7 @@ from imp_trt.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
     from imp_trt.artifacts.manifest import Manifest
+    from imp_trt.export.verification.canvas import CanvasAgreement
     from imp_trt.export.verification.gates import Agreement
 
 EXAMPLES = """examples:
@@ -49,6 +50,7 @@ class SelfTest:
     Attributes:
         path, manifest: the artifact.
         agreement: of its answers with the golden ones.
+        canvas: agreement of its canvas part; None if it has none.
         failures: one message for each gate that failed; empty if the test passed.
         network_ms: median time of a network call.
         load_s, seconds: time to load the artifact, and of the whole test.
@@ -61,6 +63,7 @@ class SelfTest:
     network_ms: float
     load_s: float
     seconds: float
+    canvas: CanvasAgreement | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Data for JSON."""
@@ -78,6 +81,7 @@ class SelfTest:
             "network_ms": round(self.network_ms, 2),
             "load_s": round(self.load_s, 3),
             "seconds": round(self.seconds, 3),
+            **({} if self.canvas is None else {"canvas": self.canvas.fractions()}),
         }
 
 
@@ -95,7 +99,8 @@ def self_test(path: Path, threads: int | None = None) -> SelfTest:
     """
     from imp_trt.artifacts.artifact import SUFFIXES, check_regular, read_manifest
     from imp_trt.artifacts.golden import read_golden, unpack_golden
-    from imp_trt.backends import open_backend
+    from imp_trt.backends import CanvasBackend, open_backend
+    from imp_trt.export.verification.canvas import replay_canvas
     from imp_trt.export.verification.gates import GATES
     from imp_trt.export.verification.golden import replay
 
@@ -115,10 +120,15 @@ def self_test(path: Path, threads: int | None = None) -> SelfTest:
     try:
         load_s = perf_counter() - opening
         agreement, network_ms = replay(backend, golden)
+        canvas = None
+        if manifest.canvas_part is not None and isinstance(backend, CanvasBackend):
+            canvas = replay_canvas(backend, golden)
     finally:
         backend.close()
-    failures = tuple(agreement.failures(GATES[manifest.precision]))
-    return SelfTest(path, manifest, agreement, failures, network_ms, load_s, perf_counter() - start)
+    failures = agreement.failures(GATES[manifest.precision])
+    failures += [] if canvas is None else canvas.failures(manifest.precision)
+    seconds = perf_counter() - start
+    return SelfTest(path, manifest, agreement, tuple(failures), network_ms, load_s, seconds, canvas)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -130,7 +140,8 @@ def _run(options: argparse.Namespace) -> int:
         print_lines(
             f"PASSED imp-selftest {result.path}: {agreement.frames} golden frames, labels "
             f"{agreement.label_agreement:.4%} equal, instances F1 {agreement.instance_f1:.4f}, "
-            f"network {result.network_ms:.1f} ms, {result.seconds:.2f} s in all"
+            + ("" if result.canvas is None else f"canvas part {result.canvas.label_agreement:.4%}, ")
+            + f"network {result.network_ms:.1f} ms, {result.seconds:.2f} s in all"
         )
     if result.failures:
         raise VerificationError(

@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
 from imp_trt.errors import ExportError
-from imp_trt.models.config import NMS_ITERATIONS
+from imp_trt.models.config import NMS_ITERATIONS, ModelConfig
 from imp_trt.models.deploy_detector import StaticDetector, take
 from imp_trt.models.detector import Detections
 from imp_trt.models.network import CANVAS_STRIDE, ImpNetwork
@@ -129,9 +129,7 @@ class DeployModule(nn.Module):
         return self.unconverged(frames)
 
     def _features(self, frames: Tensor) -> dict[str, Tensor]:
-        # Cast first: TensorRT supports uint8 only at the graph's inputs and outputs.
-        images = frames.to(torch.float32).permute(0, 3, 1, 2) * self.scale + self.shift
-        return cast(dict[str, Tensor], self.network.backbone(images.to(self.dtype)))
+        return _features(self, frames)
 
     def _project(self, detections: Detections, masks: Tensor) -> Tensor:
         height, width = self.config.input_size
@@ -147,7 +145,7 @@ class DeployModule(nn.Module):
         )
 
     def _semantic(self, features: dict[str, Tensor], canvas: Tensor | None) -> Tensor:
-        return self.network.segment(features, canvas).argmax(dim=1).to(torch.uint8)
+        return _class_map(self.network, features, canvas)
 
     def _no_instances(self, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         side = self.config.detector_config.mask_size
@@ -158,6 +156,64 @@ class DeployModule(nn.Module):
             torch.zeros(batch, 0, side, side, dtype=torch.float32),
             torch.zeros(batch, dtype=torch.int32),
         )
+
+
+class CanvasModule(nn.Module):
+    """Backbone and semantic head of a network with IMP; the canvas is an input in place of the detector.
+
+    Args:
+        whole: the static form of the network, whose layers it shares; without quantization its class map on
+            the canvas of `whole` is that of `whole`.
+
+    Raises:
+        ExportError: the network's semantic head does not read both features and canvas.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, whole: DeployModule) -> None:
+        super().__init__()
+        if not has_canvas_part(whole.config):
+            raise ExportError(
+                "a canvas part",
+                expected="a network with IMP whose semantic head reads features and canvas",
+                got=f"{'IMP' if whole.config.imp else 'no IMP'}, "
+                f"semantic head {whole.config.semantic_head!r}",
+            )
+        self.config, self.dtype = whole.config, whole.dtype
+        self.network = whole.network
+        self.register_buffer("scale", whole.scale, persistent=False)
+        self.register_buffer("shift", whole.shift, persistent=False)
+
+    def forward(self, frames: Tensor, canvas: Tensor) -> Tensor:
+        """Class map uint8 [B, H, W].
+
+        Args:
+            frames: uint8 [B, H, W, 3] BGR of the config's input size.
+            canvas: float32 [B, T, H/4, W/4], at least 0.
+        """
+        return _class_map(self.network, _features(self, frames), canvas.to(self.dtype))
+
+    def canvas_shape(self, batch: int) -> tuple[int, int, int, int]:
+        """[B, T, H/4, W/4] of the canvas."""
+        height, width = self.config.input_size
+        return batch, self.config.num_things, height // CANVAS_STRIDE, width // CANVAS_STRIDE
+
+
+def has_canvas_part(config: ModelConfig) -> bool:
+    """Whether the class map of a network depends on the features and on a canvas."""
+    return config.imp and config.detector and config.semantic_head != "none"
+
+
+def _features(module: DeployModule | CanvasModule, frames: Tensor) -> dict[str, Tensor]:
+    # Cast first: TensorRT supports uint8 only at the graph's inputs and outputs.
+    images = frames.to(torch.float32).permute(0, 3, 1, 2) * module.scale + module.shift
+    return cast(dict[str, Tensor], module.network.backbone(images.to(module.dtype)))
+
+
+def _class_map(network: ImpNetwork, features: dict[str, Tensor], canvas: Tensor | None) -> Tensor:
+    return network.segment(features, canvas).argmax(dim=1).to(torch.uint8)
 
 
 def fold_batch_norm(module: nn.Module) -> None:

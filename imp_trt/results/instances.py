@@ -44,6 +44,8 @@ class Instances:
             an object extends beyond the frame. None means boxes.
         track_ids: [N] int32, number of the object over the frames of a video, -1 for one that is not
             tracked (yet); see :class:`imp_trt.video.Tracker`. None without tracking.
+        ages: [N] int32, frames since the object was detected: 0 for one that was detected on this frame,
+            more for one that was carried on from an earlier one. None where every frame has the detector.
 
     Raises:
         InvalidInput: a shape or dtype is wrong, or a box is not finite.
@@ -57,6 +59,7 @@ class Instances:
     sampling: Sampling = "bilinear"
     mask_boxes: NDArray[np.float32] | None = None
     track_ids: NDArray[np.int32] | None = None
+    ages: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.scores) if isinstance(self.scores, np.ndarray) and self.scores.ndim else 0
@@ -70,8 +73,9 @@ class Instances:
         check_array("mask_boxes", self.mask_boxes, np.float32, (n, 4))
         side = self.masks.shape[-1] if isinstance(self.masks, np.ndarray) and self.masks.ndim == 3 else 1
         check_array("masks", self.masks, np.float32, (n, max(side, 1), max(side, 1)))
-        if self.track_ids is not None:
-            check_array("track_ids", self.track_ids, np.int32, (n,))
+        for name in ("track_ids", "ages"):
+            if getattr(self, name) is not None:
+                check_array(name, getattr(self, name), np.int32, (n,))
         if self.sampling not in SAMPLING_RULES:
             raise InvalidInput("sampling", expected=f"one of {SAMPLING_RULES}", got=self.sampling)
 
@@ -118,6 +122,7 @@ class Instances:
             self.sampling,
             self._span[keep],
             None if self.track_ids is None else self.track_ids[keep],
+            None if self.ages is None else self.ages[keep],
         )
 
     def filter(self, *, min_score: float) -> Instances:

@@ -71,6 +71,8 @@ class SegmentationResult:
         frame: [h, w, 3] uint8 BGR, the frame itself where Segmenter.stream kept it; else None.
         network_size: (h, w) of the class map in pixels of the network, before it was resized to the frame;
             None if unknown. plot() uses it to draw smooth edges.
+        canvas_age: frames since the detector ran, 0 if it ran on this one; None without a canvas that is
+            carried on from frame to frame.
 
     Raises:
         InvalidInput: a shape, dtype or class index is wrong.
@@ -82,6 +84,7 @@ class SegmentationResult:
     timing: Mapping[str, float] = field(default_factory=dict)
     frame: NDArray[np.uint8] | None = None
     network_size: tuple[int, int] | None = None
+    canvas_age: int | None = None
 
     # Set in the __dict__ of a lazy result. Not a field, so that fields() and replace() see public data only.
     _outputs: ClassVar[LazyOutputs | None] = None
@@ -125,7 +128,7 @@ class SegmentationResult:
 
     def __getstate__(self) -> dict[str, object]:
         # Copies and pickles hold the arrays, and no reference to the GPU.
-        names = ("semantic", "instances", "classes", "frame", "network_size")
+        names = ("semantic", "instances", "classes", "frame", "network_size", "canvas_age")
         return {**{name: getattr(self, name) for name in names}, "timing": dict(self.timing)}
 
     def _check_semantic(self, semantic: NDArray[np.uint8]) -> None:
@@ -316,7 +319,7 @@ class SegmentationResult:
         """Data for JSON: size, fraction of each class in the frame, instances without masks, timing."""
         counts = self.pixel_counts()
         instances = self.instances.filter(min_score=min_score)
-        return {
+        data: ResultDict = {
             "height": self.size[0],
             "width": self.size[1],
             "classes": {
@@ -327,6 +330,9 @@ class SegmentationResult:
             "instances": [instance_dict(instances, i, self.classes) for i in range(len(instances))],
             "timing_ms": {name: round(value, 3) for name, value in self.timing.items()},
         }
+        if self.canvas_age is not None:
+            data["canvas_age"] = self.canvas_age
+        return data
 
     def to_json(self, min_score: float = DEFAULT_SCORE_THRESHOLD) -> str:
         """:meth:`to_dict` as one line of JSON."""

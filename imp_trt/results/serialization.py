@@ -19,20 +19,29 @@ class InstanceDict(_InstanceDict, total=False):
     """One instance of :meth:`SegmentationResult.to_dict`.
 
     ``box`` is xyxy in pixels of the frame; ``track_id`` is there for results of a tracker, null for an object
-    that is not tracked.
+    that is not tracked. ``age`` is there for frames of a video on which the detector does not always run:
+    frames since the object was detected.
     """
 
     track_id: int | None
+    age: int
 
 
-class ResultDict(TypedDict):
-    """What :meth:`SegmentationResult.to_dict` returns; classes maps names to fractions of the frame."""
-
+class _ResultDict(TypedDict):
     height: int
     width: int
     classes: dict[str, float]
     instances: list[InstanceDict]
     timing_ms: dict[str, float]
+
+
+class ResultDict(_ResultDict, total=False):
+    """What :meth:`SegmentationResult.to_dict` returns; classes maps names to fractions of the frame.
+
+    ``canvas_age`` is there if the result has one.
+    """
+
+    canvas_age: int
 
 
 def instance_dict(instances: Instances, i: int, classes: ClassTable) -> InstanceDict:
@@ -47,6 +56,8 @@ def instance_dict(instances: Instances, i: int, classes: ClassTable) -> Instance
     if instances.track_ids is not None:
         track = int(instances.track_ids[i])
         data["track_id"] = track if track >= 0 else None
+    if instances.ages is not None:
+        data["age"] = int(instances.ages[i])
     return data
 
 
@@ -63,6 +74,8 @@ def npz_bytes(semantic: NDArray[np.uint8], instances: Instances, classes: ClassT
     }
     if instances.track_ids is not None:
         arrays["track_ids"] = instances.track_ids
+    if instances.ages is not None:
+        arrays["ages"] = instances.ages
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()

@@ -19,6 +19,7 @@ import numpy as np
 from imp_trt.errors import InvalidInput, OutputError
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
+from imp_trt.temporal import TemporalOptions, TemporalState
 from imp_trt.video.queues import FrameQueue, Policy
 from imp_trt.video.sinks import DrawOptions, LegendHistory, SegmentedFrame, Sink
 from imp_trt.video.sources import Source
@@ -88,6 +89,7 @@ def run_pipeline(
     on_progress: _ProgressCallback | None = None,
     stall_s: float = STALL_TIMEOUT_S,
     track: bool = False,
+    temporal: TemporalOptions | None = None,
 ) -> RunSummary:
     """Segment the frames of one or several sources and pass each result to every sink.
 
@@ -117,6 +119,9 @@ def run_pipeline(
             and at the end. False ends the run; frames that the network has started are still written.
         stall_s: fail if a sink or on_frame takes longer than this for one frame, or a sink to close.
         track: give instances track ids over the frames of each source, see :class:`imp_trt.video.Tracker`.
+        temporal: run the detector on some frames only, see :meth:`imp_trt.Segmenter.run_next`; None runs it
+            on all. With a deadline, a late frame then skips the detector, and no frame is dropped because it
+            has expired.
 
     Returns:
         The summary. Frames of files are never dropped, except those read ahead when the run was ended by a
@@ -125,14 +130,17 @@ def run_pipeline(
     Raises:
         InvalidInput: an argument is invalid.
         DependencyMissing: track without the package trackers.
+        ArtifactError: temporal, and the artifact has no canvas part.
         OutputError: a sink stalls.
         Exception: the first exception raised by a source, the segmenter, a sink or a callback.
     """
     options = _Options(
-        max_frames, draw or DrawOptions(), on_frame, deadline_s, clock, on_progress, stall_s, track
+        max_frames, draw or DrawOptions(), on_frame, deadline_s, clock, on_progress, stall_s, track, temporal
     )
     try:
         options.check()
+        if temporal is not None:
+            segmenter.open_canvas()
         run = _Run(segmenter, _as_list(source), sinks, policy, queue_size, options)
     except BaseException:
         for sink in sinks:
@@ -156,6 +164,7 @@ class _Options:
     on_progress: _ProgressCallback | None
     stall_s: float
     track: bool
+    temporal: TemporalOptions | None
 
     def check(self) -> None:
         """Raise InvalidInput for a limit that is not positive."""
@@ -201,6 +210,8 @@ class _Run:
             if isinstance(sink, _StatisticsSink) and sink.statistics is None:
                 sink.statistics = self._statistics.snapshot
         self._histories = [History(LegendHistory(), self._new_tracker(source)) for source in sources]
+        temporal = options.temporal
+        self._states = [None if temporal is None else TemporalState(temporal, options.clock) for _ in sources]
         self._reported = -math.inf
 
     def run(self) -> RunSummary:
@@ -251,7 +262,7 @@ class _Run:
             count += 1
             channel, captured = queued
             try:
-                result = self._segmenter.run(captured.frame.image)
+                result = self._result(channel, captured)
                 age_s = max(self._options.clock() - captured.captured_s, 0.0)
                 reported_age_s = age_s if self._has_age[channel] else None
                 item = SegmentedFrame(captured.frame, result, self._options.draw, age_s=reported_age_s)
@@ -259,6 +270,15 @@ class _Run:
                 queue.drop(channel)
                 raise
             self._state.to_draw.put(Job(channel, captured, item, age_s, _NO_PIXELS))
+
+    def _result(self, channel: int, captured: CapturedFrame) -> SegmentationResult:
+        frame, state, deadline_s = captured.frame, self._states[channel], self._options.deadline_s
+        if state is None:
+            return self._segmenter.run(frame.image)
+        slack_ms = None
+        if deadline_s is not None and self._has_age[channel]:
+            slack_ms = (deadline_s - (self._options.clock() - captured.captured_s)) * 1e3
+        return self._segmenter.run_next(frame.image, state, time_s=frame.time_s, slack_ms=slack_ms)
 
     def _check_progress(self) -> None:
         """Report progress; raise if a sink or callback stalls."""
@@ -328,6 +348,8 @@ class _Run:
 
     def _is_expired(self, captured: CapturedFrame) -> bool:
         deadline = self._options.deadline_s
+        if self._options.temporal is not None:
+            return False  # a late frame skips the detector
         return deadline is not None and self._options.clock() - captured.captured_s > deadline
 
     def _new_tracker(self, source: _Frames) -> Tracker | None:

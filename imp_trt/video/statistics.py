@@ -58,6 +58,8 @@ class Snapshot(TypedDict):
     deadline_ms: float | None
     deadline_misses: int
     age_ms: dict[str, float]
+    carried: int
+    canvas_age: int | None
     timing_ms: dict[str, dict[str, float]]
     sources: list[SourceSnapshot]
 
@@ -120,7 +122,8 @@ class RunSummary:
         network_size: input size (H, W) of the network.
         timing_ms: step -> {"mean", "p50", "p90", "p99"}. The steps "read", "draw" and "write" belong to
             source, drawing and sinks, the others to SegmentationResult.timing. Steps of different frames
-            overlap, so their sum exceeds the time per frame.
+            overlap, so their sum exceeds the time per frame. Where the detector runs on some frames only,
+            "detected" and "carried" are the "total" of those with and without it.
         pixels: class name -> fraction of all pixels.
         instances: class name -> number of detections with at least the drawn score, over all frames.
         captured: frames that the sources produced; frames + dropped.
@@ -131,6 +134,8 @@ class RunSummary:
         reconnects: number of times that cameras and streams were reopened.
         sources: counts of each source.
         skipped: images of folders and patterns that could not be read.
+        carried: frames without the detector, on a canvas that was carried on.
+        canvas_age: the greatest age of a canvas, in frames; None if the detector ran on all.
     """
 
     frames: int
@@ -146,6 +151,8 @@ class RunSummary:
     reconnects: int = 0
     sources: tuple[SourceSnapshot, ...] = ()
     skipped: tuple[SkippedImage, ...] = ()
+    carried: int = 0
+    canvas_age: int | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Return the summary as data for JSON."""
@@ -159,6 +166,8 @@ class RunSummary:
             "deadline_misses": self.deadline_misses,
             "reconnects": self.reconnects,
             "age_ms": self.age_ms,
+            "carried": self.carried,
+            "canvas_age": self.canvas_age,
             "timing_ms": self.timing_ms,
             "pixels": self.pixels,
             "instances": self.instances,
@@ -220,6 +229,8 @@ class Statistics:
         self._times: dict[str, Durations] = {}
         self._ages = Durations()
         self._misses = 0
+        self._carried = 0
+        self._canvas_ages: tuple[int, int] | None = None  # the last and the greatest
         self._pixels = np.zeros(len(classes), np.int64)
         self._instance_counts = np.zeros(len(classes), np.int64)
         self._delivered_at: deque[float] = deque()
@@ -248,6 +259,12 @@ class Statistics:
             self._misses += self._deadline_s is not None and age_s > self._deadline_s
             self._delivered_at.append(self._clock())
             self._discard_old()
+            age = result.canvas_age
+            if age is not None:
+                greatest = max(age, self._canvas_ages[1] if self._canvas_ages else 0)
+                self._canvas_ages = age, greatest
+                self._carried += age > 0
+                steps_ms = {**steps_ms, "carried" if age else "detected": steps_ms["total"]}
             for name, value in steps_ms.items():
                 self._times.setdefault(name, Durations()).add(value)
 
@@ -258,8 +275,9 @@ class Statistics:
             "seconds" since the start; "captured", "delivered", "dropped" and "in_flight" over all sources,
             taken at the same moment; "frames_per_second" over the last five seconds; "reconnects";
             "deadline_ms" and "deadline_misses"; "age_ms" {"last", "mean", "p50", "p99", "p99.9", "max"},
-            empty before the first result; "timing_ms" step -> {"last", "mean", "p50", "p90", "p99"};
-            "sources", the counts of each with its "name", "live" and "reconnects".
+            empty before the first result; "carried", the frames without the detector, and "canvas_age" of the
+            last frame in frames, None if the detector runs on all; "timing_ms" step -> {"last", "mean",
+            "p50", "p90", "p99"}; "sources", the counts of each with its "name", "live" and "reconnects".
         """
         sources, total = self._source_counts()
         with self._lock:
@@ -268,6 +286,7 @@ class Statistics:
             rate = len(self._delivered_at) / max(min(seconds, _RATE_WINDOW_S), 1e-3)
             times = {name: {"last": round(d.last, 3)} | d.to_dict() for name, d in self._times.items()}
             ages, misses = self._age_dict(), self._misses
+            carried, canvas_ages = self._carried, self._canvas_ages
             if ages:
                 ages = {"last": round(self._ages.last, 3)} | ages
         return {
@@ -281,6 +300,8 @@ class Statistics:
             "deadline_ms": None if self._deadline_s is None else round(self._deadline_s * 1e3, 3),
             "deadline_misses": misses,
             "age_ms": ages,
+            "carried": carried,
+            "canvas_age": canvas_ages[0] if canvas_ages else None,
             "timing_ms": times,
             "sources": sources,
         }
@@ -312,6 +333,8 @@ class Statistics:
                     for source in self._sources
                     for path, reason in source.skipped()
                 ),
+                carried=self._carried,
+                canvas_age=self._canvas_ages[1] if self._canvas_ages else None,
             )
 
     def _source_counts(self) -> tuple[list[SourceSnapshot], dict[str, int]]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imp_trt.errors import DependencyMissing, InvalidInput
 from imp_trt.results.result import SegmentationResult
@@ -29,6 +30,10 @@ class Tracker:
     ByteTrack (Zhang et al., ECCV 2022) predicts each track's box with a Kalman filter and associates boxes
     by IoU, those with high scores first; classes are not compared. An object gets its id in the second frame
     in which it is found. One Tracker per video or camera.
+
+    Instances that are carried from frame to frame (Segmenter.stream with detect_every) keep their track ids
+    until they are lost, also where the tracker would mistake one for another: the flow knows better. A
+    carried frame counts as one in which the object is found.
 
     >>> tracker = Tracker(frame_rate=30)
     >>> for result in segmenter.stream(frames):
@@ -67,6 +72,7 @@ class Tracker:
         self._first_id = 0
         self._highest_id = -1
         self._tracker = self._new_tracker()
+        self._chains = _Chains()
 
     def update(self, result: SegmentationResult, time_s: float | None = None) -> SegmentationResult:
         """The result of the next frame with track ids.
@@ -105,6 +111,8 @@ class Tracker:
                 found < 0, -1, found + self._first_id
             )
             self._highest_id = max(self._highest_id, int(track_ids.max()))
+        if instances.ages is not None and instances.track_ids is not None:
+            track_ids = self._chains.keep(instances.track_ids, track_ids)
         return replace(result, instances=replace(instances, track_ids=track_ids))
 
     def reset(self) -> None:
@@ -112,6 +120,7 @@ class Tracker:
         self._first_id = self._highest_id + 1
         self._size = self._time_s = None
         self._tracker = self._new_tracker()
+        self._chains = _Chains()
 
     def _new_tracker(self) -> ByteTrackTracker:
         try:
@@ -129,3 +138,37 @@ class Tracker:
             track_activation_threshold=self._activation_score,
             high_conf_det_threshold=self._activation_score,
         )
+
+
+class _Chains:
+    """Keeps the track id of an object for as long as it is carried from frame to frame."""
+
+    def __init__(self) -> None:
+        self._shown: dict[int, int] = {}  # id of a carried object -> its track id; those of the last frame
+        self._aliases: dict[
+            int, int
+        ] = {}  # the tracker's id -> the track id of the same object, if it differs
+
+    def keep(self, carried: NDArray[np.int32], found: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The track ids [N] of a frame.
+
+        Args:
+            carried: [N], ids of the objects that the carried ones were matched by.
+            found: [N], what the tracker says, -1 for nothing.
+        """
+        kept = np.array([self._shown.get(own, -1) for own in carried.tolist()], np.int32)
+        taken = set(kept.tolist())
+        for i, theirs in enumerate(map(int, found)):
+            if kept[i] >= 0:
+                if theirs >= 0:
+                    self._aliases[theirs] = int(kept[i])
+                continue
+            track: int = self._aliases.get(theirs, theirs)
+            if track >= 0 and track not in taken:
+                kept[i] = track
+                taken.add(track)
+        self._aliases = {theirs: track for theirs, track in self._aliases.items() if theirs != track}
+        self._shown = {
+            own: track for own, track in zip(carried.tolist(), kept.tolist(), strict=True) if track >= 0
+        }
+        return kept

@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from imp_trt import ImpTrtError, Segmenter
+from imp_trt import ImpTrtError, Segmenter, TemporalOptions
 from imp_trt.artifacts import read_manifest
 from imp_trt.errors import SourceError
 from imp_trt.video import open_source, run_pipeline
@@ -50,16 +50,20 @@ class Worker:
     Args:
         artifact: an .onnx file, or an engine for the GPUs of the cluster.
         threads: CPU threads of the network; None for an engine.
+        detect_every: the detector runs on every detect_every-th frame; above 1 the artifact needs its canvas
+            part (imp-export --parts).
     """
 
-    def __init__(self, artifact: str, threads: int | None) -> None:
+    def __init__(self, artifact: str, threads: int | None, detect_every: int = 1) -> None:
         self._segmenter = Segmenter(artifact, threads=threads)
+        self._temporal = TemporalOptions(detect_every) if detect_every > 1 else None
 
     def segment(self, video: str, results: str) -> dict[str, Any]:
         """Segment one video; returns statistics, or {"error": message}."""
         try:
             with open_source(video) as source:
-                summary = run_pipeline(self._segmenter, source, [JsonLines(results)])
+                sinks = [JsonLines(results)]
+                summary = run_pipeline(self._segmenter, source, sinks, temporal=self._temporal)
         except ImpTrtError as error:  # such as a damaged video; the worker continues with the next one
             return {"error": str(error)}
         return {"frames": summary.frames, "seconds": summary.seconds}
@@ -71,7 +75,8 @@ def start_workers(options: argparse.Namespace) -> list[Any]:
     actor = ray.remote(max_restarts=-1, max_task_retries=1)(Worker)
     threads = None if options.artifact.suffix == ".engine" else options.cpus
     placed = actor.options(num_cpus=options.cpus, num_gpus=options.gpus)
-    return [placed.remote(str(options.artifact.absolute()), threads) for _ in range(options.workers)]
+    arguments = str(options.artifact.absolute()), threads, options.detect_every
+    return [placed.remote(*arguments) for _ in range(options.workers)]
 
 
 def run(workers: list[Any], tasks: list[Task]) -> dict[str, str]:
@@ -109,6 +114,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="number of workers (default: 1)")
     parser.add_argument("--cpus", type=int, default=1, help="CPUs per worker (default: 1)")
     parser.add_argument("--gpus", type=float, default=0, help="GPUs per worker, 1 for an engine (default: 0)")
+    parser.add_argument(
+        "--detect-every", type=int, default=1, metavar="K", help="run the detector on every K-th frame"
+    )
     parser.add_argument("--address", help="address of a Ray cluster, or 'auto' (default: this machine)")
     options = parser.parse_args(arguments)
     try:

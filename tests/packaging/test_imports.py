@@ -21,6 +21,7 @@ LAYERS = (
     ("ops", "models", "plugins", "synthetic", "weights"),
     ("artifacts", "preprocessing", "results"),
     ("backends", "metrics"),
+    ("temporal",),
     ("segmenter",),
     ("export", "graph", "train", "video"),
     ("benchmark", "cli"),

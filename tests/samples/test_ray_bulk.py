@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from tests.samples.conftest import CLIP_FRAMES, SAMPLES
+from tests.support import tiny_parts
 
 PROGRAM = SAMPLES / "ray_bulk" / "ray_bulk.py"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install ray")
@@ -53,6 +54,14 @@ def test_a_worker_goes_on_after_a_damaged_video(sample, artifact, clip, tmp_path
     assert not results.exists()
     assert worker.segment(str(clip), str(results))["frames"] == CLIP_FRAMES
     assert len(results.read_text().splitlines()) == CLIP_FRAMES
+
+
+def test_a_worker_runs_the_detector_on_every_kth_frame(sample, clip, tmp_path):
+    worker = sample("ray_bulk/ray_bulk.py").Worker(str(tiny_parts.artifact(tmp_path)), 1, 2)
+    results = tmp_path / "x.jsonl"
+    assert worker.segment(str(clip), str(results))["frames"] == CLIP_FRAMES
+    ages = [json.loads(line)["canvas_age"] for line in results.read_text().splitlines()]
+    assert ages == [i % 2 for i in range(CLIP_FRAMES)]
 
 
 def test_a_folder_without_videos_is_no_success(sample, artifact, tmp_path, capsys):

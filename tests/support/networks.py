@@ -48,6 +48,24 @@ def detecting_network(config: ModelConfig, seed: int = 3) -> ImpNetwork:
     return network
 
 
+def canvas_reading_network(config: ModelConfig, seed: int = 3) -> ImpNetwork:
+    """As detecting_network, with class maps of things where their canvas is above 0.05, else of stuff."""
+    network = detecting_network(replace(config, canvas_skip=True), seed)
+    head = network.semantic
+    things = list(config.classes.things)
+    stuff = list(config.classes.stuff)
+    with torch.no_grad():
+        # Classes of stuff follow the sign of one feature.
+        head.classify.weight[things] = 0
+        head.classify.weight[stuff] -= head.classify.weight[stuff].mean(1, keepdim=True)
+        head.classify.bias.zero_()
+        head.classify.bias[things] = -50
+        head.canvas_to_logits.weight.zero_()
+        for channel, thing in enumerate(things):
+            head.canvas_to_logits.weight[thing, channel] = 1000
+    return network
+
+
 def smooth_frames(count: int = 2, size: tuple[int, int] = (64, 96), seed: int = 5) -> Tensor:
     """[count, H, W, 3] uint8: blobs of color."""
     generator = torch.Generator().manual_seed(seed)

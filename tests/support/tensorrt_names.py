@@ -22,6 +22,7 @@ SOURCES = (
     "export/tensorrt/engine.py",
     "export/tensorrt/layer_types.py",
     "imp_trt/backends/engine.py",
+    "imp_trt/backends/engine_canvas.py",
     "imp_trt/backends/engine_loading.py",
     "imp_trt/backends/tensorrt.py",
     "plugins/python_plugin.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from imp_trt.errors import DependencyMissing, InvalidInput
 from imp_trt.results import Instances, SegmentationResult
 from imp_trt.video import Tracker
 from tests.support import tiny
+from tests.support.moving import CAR, PERSON, SquareBackend, picture, segmenter_of
 
 pytest.importorskip("trackers", reason="needs the package trackers: pip install 'imp-trt[track]'")
 
@@ -181,3 +183,64 @@ def test_a_tracked_object_keeps_its_color_when_it_is_overtaken() -> None:
         colors.append(result.plot(frame, labels=False)[90 - 10, 55 + 20 * step].tolist())
     assert ids(result) == [0, 1] or ids(result) == [1, 0]
     assert colors[1] == colors[2]
+
+
+class TestCarried:
+    """Results of Segmenter.stream with detect_every."""
+
+    def test_ids_last_as_long_as_the_objects_are_carried(self) -> None:
+        squares = [(20.0, 10.0, 40, CAR), (110.0, 70.0, 40, PERSON)]
+        frames = [
+            picture([(x + 2 * i, y, side, label) for x, y, side, label in squares], shift=2 * i)
+            for i in range(12)
+        ]
+        tracker = Tracker(25)
+        seen = []
+        for result in segmenter_of(SquareBackend()).stream(frames, detect_every=4):
+            tracked = tracker.update(result)
+            found = tracked.instances
+            assert found.ages is result.instances.ages
+            seen.append(dict(zip(found.labels.tolist(), ids(tracked), strict=True)))
+        assert seen[0] == {CAR: -1, PERSON: -1}
+        assert set(seen[1].values()) == {0, 1}, "a carried frame is a second sight"
+        assert seen[1:] == [seen[1]] * 11
+
+    def test_the_flow_knows_better_where_objects_cross(self) -> None:
+        tracker = Tracker(25)
+        tracker.update(carried([box(50), box(120)], [7, 8]))
+        first = ids(tracker.update(carried([box(50), box(120)], [7, 8])))
+        # The boxes swap places: the tracker cannot know.
+        assert ids(tracker.update(carried([box(120), box(50)], [7, 8]))) == first
+        assert ids(tracker.update(carried([box(120), box(50)], [7, 8]))) == first
+        # One is lost to the flow and found again by the tracker, whose id it shows as before.
+        assert ids(tracker.update(carried([box(120), box(50)], [9, 8]))) == first
+
+    def test_no_two_objects_have_one_id(self) -> None:
+        generator = np.random.default_rng(0)
+        tracker = Tracker(25)
+        for _ in range(60):
+            count = int(generator.integers(0, 6))
+            boxes = [box(float(x), float(y)) for x, y in generator.uniform(0, 90, (count, 2))]
+            own = generator.choice(8, count, replace=False).tolist()
+            given = [i for i in ids(tracker.update(carried(boxes, own))) if i >= 0]
+            assert len(given) == len(set(given))
+
+    def test_low_scores_and_missing_ids(self) -> None:
+        tracker = Tracker(25)
+        weak = carried([box(10)], [3], scores=(0.2,))
+        assert ids(tracker.update(weak)) == [-1]
+        assert ids(tracker.update(carried([], []))) == []
+        assert ids(tracker.update(weak)) == [-1]
+
+
+def carried(
+    boxes: list[tuple[float, float, float, float]], own: list[int], scores: tuple[float, ...] = ()
+) -> SegmentationResult:
+    """A result whose instances carry these ids."""
+    result = seen(*boxes, scores=scores)
+    found = replace(
+        result.instances,
+        track_ids=np.array(own, np.int32),
+        ages=np.ones(len(own), np.int32),
+    )
+    return replace(result, instances=found)

@@ -39,6 +39,10 @@ export function legend(classes) {
 
 export function content(frame) {
   if (!frame) return;
+  byId("canvas-age").hidden = frame.canvas_age === undefined;
+  if (frame.canvas_age !== undefined)
+    byId("canvas-age").lastElementChild.textContent =
+      frame.canvas_age === 1 ? "1 frame" : `${frame.canvas_age} frames`;
   [...byId("classes").children].forEach((item, i) => {
     const share = frame.shares?.[i] ?? 0,
       count = frame.counts?.[i] ?? 0;

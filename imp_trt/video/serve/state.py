@@ -24,13 +24,17 @@ _log = logging.getLogger(__name__)
 
 
 class FrameContent(TypedDict, total=False):
-    """Content of the newest frame; shares and counts are missing if the result cannot be read."""
+    """Content of the newest frame; shares and counts are missing if the result cannot be read.
+
+    canvas_age is there where the detector runs on some frames only: frames since it ran.
+    """
 
     sequence: int
     width: int
     height: int
     alpha: float
     min_score: float
+    canvas_age: int
     shares: list[float]
     counts: list[int]
 
@@ -141,6 +145,8 @@ class ViewState:
             "alpha": item.draw.opacity,
             "min_score": item.draw.min_score,
         }
+        if item.result.canvas_age is not None:
+            content["canvas_age"] = item.result.canvas_age
         try:
             instances = item.result.instances
             labels = instances.labels[instances.scores >= item.draw.min_score]  # [N] int32

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -106,6 +107,19 @@ def test_frame_legend_and_figures(browser: Chromium, shown: BrowserView) -> None
             "for (let i = 0; i < d.length; i += 4) s.add(d[i] + d[i + 1] / 256); return s.size })()"
         )
         assert colors > 5
+    assert page.errors == []
+    page.close()
+
+
+def test_the_age_of_the_canvas(browser: Chromium, shown: BrowserView) -> None:
+    page = opened(browser, shown)
+    height = "document.getElementById('canvas-age').offsetHeight"
+    assert page.run(height) == 0, "every frame has the detector"
+    for i, (age, words) in enumerate(((0, "0 frames"), (1, "1 frame"), (3, "3 frames")), 1):
+        item = segmented(i)
+        shown.write(replace(item, result=replace(item.result, canvas_age=age)))
+        page.until(f"document.getElementById('canvas-age').lastElementChild.textContent == '{words}'")
+        assert page.run(height) > 0
     assert page.errors == []
     page.close()
 

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -63,6 +64,13 @@ def test_a_frame_with_its_number_and_age(shown: BrowserView) -> None:
     assert answer.headers["Run"] == "live"
     colored = pixels(get(shown.port, "/frame?layers=classes")[1])
     assert abs(colored.astype(int) - picture(0)).max() > 20
+
+
+def test_the_age_of_the_canvas(shown: BrowserView) -> None:
+    assert "canvas_age" not in get_json(shown.port, "/state")["frame"]
+    item = segmented(1)
+    shown.write(replace(item, result=replace(item.result, canvas_age=3)))
+    assert get_json(shown.port, "/state")["frame"]["canvas_age"] == 3
 
 
 def test_a_viewer_waits_for_the_next_frame(shown: BrowserView) -> None:
