@@ -222,7 +222,9 @@ def _check_measures(path: Path, segmenter: Segmenter, measures: Sequence[str]) -
 
 def _names(paths: list[Path]) -> list[str]:
     """Return short names for headings: the names of the files, or of their folders if these are equal."""
-    for names in ([p.stem for p in paths], [p.resolve().parent.name for p in paths]):
+    from imp_trt.data.files import resolved
+
+    for names in ([p.stem for p in paths], [resolved(p).parent.name for p in paths]):
         if len(set(names)) == len(names):
             return names
     return ["baseline", "model"][-len(paths) :]

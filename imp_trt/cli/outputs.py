@@ -12,6 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imp_trt.data.files import resolved
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _default_place(spec: str, sources: Sequence[Source]) -> str:
         return (
             f"{path.stem}_segmented{'.png' if sources[0].fps is None and sources[0].frames == 1 else '.mp4'}"
         )
-    return f"{path.resolve().name}_segmented" if path.is_dir() else "segmented"
+    return f"{resolved(path).name}_segmented" if path.is_dir() else "segmented"
 
 
 def sink_makers(
@@ -109,10 +110,10 @@ def refuse_overwriting(
     from imp_trt.artifacts.artifact import manifest_path
     from imp_trt.data.images import IMAGE_SUFFIXES
 
-    inputs = {path.resolve() for source in sources for path in source.paths}
+    inputs = {resolved(path) for source in sources for path in source.paths}
     # Names of images in a folder or pattern are generated, so they must not go to a folder of input frames.
     folders = {path.parent for path in inputs if path.suffix.lower() in IMAGE_SUFFIXES}
-    model = {Path(artifact).resolve(), manifest_path(artifact).resolve()}
+    model = {resolved(artifact), resolved(manifest_path(artifact))}
     written = [
         (name, target)
         for name, place in found.items()
@@ -120,13 +121,13 @@ def refuse_overwriting(
         for target in _targets(name, place, names)
     ]
     for _, place in written:
-        target = Path(place).resolve()
+        target = resolved(place)
         if target in folders or ("%" in place and target.parent in folders) or _matches(target, inputs):
             raise UsageError("the output would overwrite the source", got=place, fix="choose another path")
         if _matches(target, model):
             raise UsageError("the output would overwrite the model", got=place, fix="choose another path")
     for one, other in combinations(written, 2):
-        same = Path(one[1]).resolve() == Path(other[1]).resolve()
+        same = resolved(one[1]) == resolved(other[1])
         if same or _may_collide(_names(*one), _names(*other)):
             raise UsageError(
                 "two outputs have the same path",
@@ -161,7 +162,7 @@ def _names(output: str, place: str) -> tuple[Path, str, str]:
     from imp_trt.data.images import IMAGE_SUFFIXES
     from imp_trt.video.encoder import VIDEO_CODECS
 
-    target = Path(place).resolve()
+    target = resolved(place)
     if "%" in place:
         return target.parent, target.name.partition("%")[0], re.split(r"%0?\d*d", target.name)[-1]
     files = IMAGE_SUFFIXES if output == "classes" else (*IMAGE_SUFFIXES, *VIDEO_CODECS, ".json")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from imp_trt.classes import ClassTable
-from imp_trt.data.files import write_atomically
+from imp_trt.data.files import resolved, write_atomically
 from imp_trt.errors import DatasetError, InvalidInput, OutputError, UsageError, suggestion
 from imp_trt.train.datasets.coco import BACKGROUNDS
 from imp_trt.train.datasets.reading import read_json
@@ -151,6 +151,6 @@ def write_description(path: Path, root: Path, layout: str, classes: ClassTable) 
     palette = data.get("palette")
     if not isinstance(palette, list) or len(palette) != len(classes):
         data["palette"] = [list(color) for color in classes.palette]
-    if path.resolve().parent != root.resolve():
-        data["root"] = str(root.resolve())
+    if resolved(path).parent != resolved(root):
+        data["root"] = str(resolved(root))
     return write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
