@@ -242,6 +242,8 @@ def _split_lines(report: SplitOverview) -> list[str]:
             lines.append(f"  {len(names)} {what}: {named(names)}")
     lines += [f"  {n} images are in {other} too" for other, n in report.shared.items()]
     lines += [f"  {n} objects dropped: {reason}" for reason, n in report.dropped.items()]
+    if report.hidden:
+        lines.append(f"  {report.hidden} objects hidden by others, or without a pixel")
     if report.crowds:
         lines.append(f"  {report.crowds} crowds")
     if report.faults:

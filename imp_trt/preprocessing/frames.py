@@ -117,8 +117,8 @@ def _warn_orientation(image: object) -> None:
     if 2 <= orientation <= 8 and orientation not in _warned:
         _warned.add(orientation)
         _log.warning(
-            "a PIL image has EXIF orientation %d, by which viewers and imp-segment turn it; it is segmented as "
-            "its pixels are stored. PIL.ImageOps.exif_transpose(image) turns it",
+            "a PIL image has EXIF orientation %d, by which viewers and imp-segment turn it; it is segmented "
+            "as its pixels are stored. PIL.ImageOps.exif_transpose(image) turns it",
             orientation,
         )
 
