@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from imp_trt.cli.common import command_parser, print_json, run_command, say
+from imp_trt.cli.common import command_parser, print_json, print_lines, run_command, say
 from imp_trt.errors import UsageError
 
 EXAMPLES = """examples:
@@ -97,7 +97,7 @@ def _run(options: argparse.Namespace) -> int:
     else:
         more = ", ..." if len(things) > 8 else ""
         say(f"{config.backbone} with {len(things)} classes: {', '.join(things[:8])}{more}")
-        print(path)
+        print_lines(str(path))
     return 0
 
 
