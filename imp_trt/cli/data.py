@@ -21,6 +21,7 @@ from imp_trt.cli.common import (
     run_command,
     say,
 )
+from imp_trt.cli.outputs import refuse_labeled
 from imp_trt.errors import DatasetError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def _run(options: argparse.Namespace) -> int:
         layout = replace(layout, description=None)  # its things are chosen anew
     opened, faults = _opened(layout, options.split or layout.splits)
     first = next(iter(opened.values()))
+    if options.samples:
+        refuse_labeled("--samples", options.samples, first, layout.root)
     faults += class_faults({split: dataset.classes for split, dataset in opened.items()})
     classes = _chosen(first.classes, options)
     datasets = {

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -16,6 +16,7 @@ from imp_trt.data.files import resolved
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
+    from imp_trt.data.dataset import Dataset
     from imp_trt.video.sinks import Sink
     from imp_trt.video.sinks.overlays import TimeSource
     from imp_trt.video.sources import Source
@@ -134,6 +135,38 @@ def refuse_overwriting(
                 got=f"{one[1]}, {other[1]}",
                 fix="use different folders or files",
             )
+
+
+def refuse_input(flag: str, output: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """UsageError if an output is one of the files that the command reads."""
+    if resolved(output) in {resolved(path) for path in inputs}:
+        raise UsageError(flag, expected="a new file", got=f"{output}, which is an input")
+
+
+def refuse_labeled(flag: str, output: Path, dataset: Dataset, root: Path | None = None) -> None:
+    """UsageError if an existing file may be an image or label of a data set.
+
+    Args:
+        flag: option of the output.
+        output: file to write.
+        dataset: images and labels that are read; synthetic ones have no files.
+        root: folder of the data set; its files may be those of other splits.
+    """
+    from imp_trt.train.datasets.overview import image_files
+    from imp_trt.train.datasets.view import FileDataset
+
+    target = resolved(output)
+    if not target.exists() or not isinstance(dataset, FileDataset):
+        return
+    among_images = target.parent in {resolved(folder) for folder in {p.parent for p in image_files(dataset)}}
+    below = root is not None and resolved(root) in target.parent.parents
+    if among_images or below:
+        raise UsageError(
+            flag,
+            expected="a new file",
+            got=f"{output}, which exists in the data set",
+            fix="choose a file outside of the data set",
+        )
 
 
 def _targets(output: str, place: str, names: Sequence[str]) -> list[str]:

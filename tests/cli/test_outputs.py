@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from imp_trt.artifacts.artifact import manifest_path
+from imp_trt.cli import demo, import_
 from imp_trt.cli.segment import main
 from tests.support import clips
 
@@ -100,4 +101,16 @@ def test_what_the_new_outputs_must_not_do(
     before = _contents()
     assert main([*argv, *MODEL]) == 2
     assert text in capsys.readouterr().err
+    assert _contents() == before
+
+
+def test_no_command_replaces_its_own_input(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out").mkdir()
+    Path("out/demo.mp4").write_bytes(Path("in/clip.mp4").read_bytes())
+    Path("weights.safetensors").write_bytes(b"of another library")
+    Path("link").symlink_to("out")
+    before = _contents()
+    assert demo.main(["out/demo.mp4", "-o", "link"]) == 2
+    assert import_.main(["weights.safetensors", "-o", "link/../weights.safetensors"]) == 2
+    assert capsys.readouterr().err.count("which is an input") == 2
     assert _contents() == before

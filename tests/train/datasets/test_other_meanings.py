@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imp_trt.cli import data as command
+from imp_trt.cli import eval as eval_command
+from imp_trt.cli import train as train_command
 from imp_trt.data import images
 from imp_trt.data.dataset import Dataset
 from imp_trt.errors import DatasetError
@@ -218,6 +220,47 @@ def test_hidden_objects_are_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["splits"]["train"]["hidden_objects"] == 1
     assert command.main([str(tmp_path), "-q"]) == 0
     assert "1 objects hidden by others, or without a pixel" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["data", "eval"])
+def test_no_picture_replaces_a_photo_or_label(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before anything is read: the files of other splits are inputs of the next command."""
+    where = _index(tmp_path / "set")
+    extra = tmp_path / "set/more/c.png"
+    _photo(extra)
+    before = {path: path.read_bytes() for path in (tmp_path / "set").rglob("*") if path.is_file()}
+    for file in ("images/a.png", "labels/b.png", "more/c.png"):
+        for target in (tmp_path / "set" / file, tmp_path / "set/images/.." / file):
+            argv = [where, "--samples", str(target)]
+            if flag == "eval":
+                argv = ["none.safetensors", "--data", where, "--image-grid", str(target)]
+            assert (command if flag == "data" else eval_command).main(argv) == 2
+    assert {path: path.read_bytes() for path in before} == before
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # a drawing is replaced
+        assert command.main([where, "--samples", "drawn.png", "-q"]) == 0
+
+
+def test_images_that_are_both_trained_on_and_validated_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = _index(tmp_path / "set")
+    (tmp_path / "set/val.txt").write_text("images/b.png labels/b.png\n")
+    (tmp_path / "set/rest.txt").write_text("images/c.png labels/b.png\n")
+    _photo(tmp_path / "set/images/c.png")
+    (tmp_path / "link").symlink_to("set")
+    for val, words in (
+        ("val", "1 of 1 images of --val are trained on"),
+        (f"{tmp_path}/link", "1 of 1 images of --val are trained on"),
+        ("rest", None),
+    ):
+        caplog.clear()
+        options = train_command.parser().parse_args(["--data", where, "--val", val, "-o", "run"])
+        train_command._validation(options, open_dataset(where, "train"))
+        assert ("are trained on" in caplog.text) == (words is not None)
+        assert (words or "") in caplog.text
 
 
 LINE = "0 0.2 0.2 0.6 0.2 0.6 0.6\n"
