@@ -199,8 +199,13 @@ def say(text: str) -> None:
     _to_stderr(printable(text) + "\n")
 
 
+def print_line(text: str) -> None:
+    """One line on stdout; see :func:`imp_trt.errors.printable`. A line break in a name begins no line."""
+    print_lines(printable(text))
+
+
 def print_lines(text: str) -> None:
-    """Lines on stdout: names in them come from files. The line breaks are kept, nothing else that moves."""
+    """Lines on stdout, of which names must be printable already: line breaks are kept, nothing that moves."""
     with _written_to_stdout():
         print("\n".join(printable(line) for line in text.split("\n")))
 

@@ -17,7 +17,7 @@ from imp_trt.cli.common import (
     command_parser,
     positive,
     print_json,
-    print_lines,
+    print_line,
     run_command,
     say,
 )
@@ -111,7 +111,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(_plain(layout, classes, reports, faults))
     else:
-        print_lines(_text(layout, classes, reports))
+        for line in _lines(layout, classes, reports):
+            print_line(line)
     if options.samples:
         _write_samples(options.samples, next(iter(datasets.values())), classes)
     if options.output:
@@ -216,7 +217,7 @@ def _plain(
     }
 
 
-def _text(layout: Layout, classes: ClassTable, reports: list[SplitOverview]) -> str:
+def _lines(layout: Layout, classes: ClassTable, reports: list[SplitOverview]) -> list[str]:
     lines = [f"{layout.root}: {layout.title}"]
     if layout.divides:
         lines.append("no splits: divided into train and val by file names")
@@ -224,7 +225,7 @@ def _text(layout: Layout, classes: ClassTable, reports: list[SplitOverview]) -> 
     lines.append(f"stuff: {_listed(classes.names[label] for label in classes.stuff)}")
     for report in reports:
         lines += ["", *_split_lines(report)]
-    return "\n".join([*lines, "", *_class_lines(classes, reports)])
+    return [*lines, "", *_class_lines(classes, reports)]
 
 
 def _listed(names: Iterable[str]) -> str:

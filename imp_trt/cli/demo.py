@@ -16,7 +16,7 @@ from imp_trt.cli.common import (
     command_parser,
     positive,
     print_json,
-    print_lines,
+    print_line,
     run_command,
     stage_progress,
 )
@@ -94,10 +94,10 @@ def _demo(options: argparse.Namespace) -> int:
         print_json({"outputs": places, **summary.to_dict(), "seconds": round(seconds, 1)})
         return 0
     for name, path in outputs.items():
-        print_lines(f"{name:<14} {path}")
+        print_line(f"{name:<14} {path}")
     speed = summary.timing_ms["total"]["p50"]
-    print_lines(f"{summary.frames} frames, {speed:.0f} ms each (median, network and resizing)")
-    print_lines(f"PASSED imp-demo {seconds:.1f}s")
+    print_line(f"{summary.frames} frames, {speed:.0f} ms each (median, network and resizing)")
+    print_line(f"PASSED imp-demo {seconds:.1f}s")
     return 0
 
 

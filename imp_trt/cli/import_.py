@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from imp_trt.cli.common import command_parser, print_json, print_lines, run_command, say
+from imp_trt.cli.common import command_parser, print_json, print_line, run_command, say
 from imp_trt.cli.outputs import refuse_input
 from imp_trt.errors import UsageError
 
@@ -99,7 +99,7 @@ def _run(options: argparse.Namespace) -> int:
     else:
         more = ", ..." if len(things) > 8 else ""
         say(f"{config.backbone} with {len(things)} classes: {', '.join(things[:8])}{more}")
-        print_lines(str(path))
+        print_line(str(path))
     return 0
 
 

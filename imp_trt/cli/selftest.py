@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import command_parser, positive, print_json, print_lines, run_command
+from imp_trt.cli.common import command_parser, positive, print_json, print_line, run_command
 from imp_trt.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _run(options: argparse.Namespace) -> int:
         print_json(result.to_dict())
     elif not result.failures:
         agreement = result.agreement
-        print_lines(
+        print_line(
             f"PASSED imp-selftest {result.path}: {agreement.frames} golden frames, labels "
             f"{agreement.label_agreement:.4%} equal, instances F1 {agreement.instance_f1:.4f}, "
             f"network {result.network_ms:.1f} ms, {result.seconds:.2f} s in all"

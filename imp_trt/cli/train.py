@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from imp_trt.cli.common import (
     command_parser,
     print_json,
-    print_lines,
+    print_line,
     run_command,
     say,
     say_padding,
@@ -334,7 +334,7 @@ def _print_result(written: dict[str, Path], as_json: bool) -> None:
         print_json({name: str(path) for name, path in written.items()})
         return
     for name, path in written.items():
-        print_lines(f"{name}: {path}")
+        print_line(f"{name}: {path}")
 
 
 if __name__ == "__main__":

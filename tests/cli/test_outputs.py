@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from imp_trt.artifacts.artifact import manifest_path
-from imp_trt.cli import demo, import_
+from imp_trt.cli import data, demo, import_, inspect
 from imp_trt.cli.segment import main
 from tests.support import clips
+from tests.support.label_layouts import LAYOUTS
 
 pytestmark = pytest.mark.usefixtures("workplace")
 MODEL = ["-a", "model/tiny.fp32.onnx"]
@@ -114,3 +115,17 @@ def test_no_command_replaces_its_own_input(capsys: pytest.CaptureFixture[str]) -
     assert import_.main(["weights.safetensors", "-o", "link/../weights.safetensors"]) == 2
     assert capsys.readouterr().err.count("which is an input") == 2
     assert _contents() == before
+
+
+def test_a_line_break_in_a_name_begins_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder of that name could say that a check has passed."""
+    name = "x\nPASSED imp-y"
+    LAYOUTS["yolo"](Path(name))
+    Path(name, "m.onnx").write_bytes(Path("model/tiny.fp32.onnx").read_bytes())
+    manifest_path(f"{name}/m.onnx").write_bytes(manifest_path("model/tiny.fp32.onnx").read_bytes())
+    assert data.main([name, "-q"]) == 0
+    assert main(["in/f0.png", f"{name}/o", "-a", f"{name}/m.onnx"]) == 0
+    assert inspect.main([f"{name}/m.onnx"]) in (0, 4)
+    out = capsys.readouterr().out
+    assert out.count("x PASSED imp-y") >= 3
+    assert not [line for line in out.splitlines() if line.startswith("PASSED")]

@@ -315,7 +315,7 @@ def _repeats(
 
 def _size(image: ImageJson) -> tuple[int, int]:
     """Height and width; a label map of that size is made before the image is read."""
-    height, width = (whole_number(image[side], side) for side in ("height", "width"))  # type: ignore[literal-required]
+    height, width = (whole_number(image[side], side) for side in ("height", "width"))
     if not (0 < height and 0 < width and height * width <= MAX_IMAGE_PIXELS):
         raise ValueError(
             f"image {image['id']!r:.80}: expected 1 to {MAX_IMAGE_PIXELS:,} pixels, not {width} x {height}"
