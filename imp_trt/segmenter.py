@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
 
@@ -121,7 +121,17 @@ class Segmenter:
         """Segment frames of any sizes, in batches of the network's size; the last batch is padded.
 
         The timing of each result is that of the network call it came from.
+
+        Raises:
+            InvalidInput: frames has no length and order, such as a generator; else see :meth:`run`.
         """
+        if not (hasattr(frames, "__len__") and hasattr(frames, "__getitem__")) or isinstance(frames, Mapping):
+            raise InvalidInput(
+                "frames",
+                expected="a list, or another sequence of frames",
+                got=type(frames).__name__,
+                fix="run_batch(list(frames)), or stream(frames)",
+            )
         batch = self._manifest.input.batch
         results: list[SegmentationResult] = []
         for start in range(0, len(frames), batch):

@@ -16,6 +16,7 @@ from torch import nn
 
 from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.data.dataset import Dataset
+from imp_trt.data.files import resolved
 from imp_trt.data.locks import Busy, LocksUnsupported, claim
 from imp_trt.errors import CheckpointError, UsageError
 from imp_trt.models.checkpoint import Checkpoint, load_model
@@ -125,7 +126,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         UsageError: another run uses the folder.
         OutputError: the folder is not writable.
     """
-    folder = folder.resolve()
+    folder = resolved(folder)
     if folder in _held.get() or distributed.rank() > 0:
         yield
         return

@@ -64,10 +64,11 @@ class TrainingState(_Later):
 
 
 class StopRequest:
-    """Whether the run should save its state and stop: after SIGINT, SIGTERM, or at the deadline.
+    """Whether the run should save its state and stop: after SIGINT, SIGTERM, SIGHUP, or at the deadline.
 
     After the first signal the current step finishes; a second one, at least SECOND_AFTER seconds later,
-    interrupts immediately. Outside the main thread no signal handlers are installed.
+    interrupts immediately. A SIGHUP that is ignored, as under nohup, stays ignored. Outside the main thread
+    no signal handlers are installed.
 
     Args:
         deadline: a :func:`time.monotonic` time, or None.
@@ -90,7 +91,9 @@ class StopRequest:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             try:
                 self._previous[number] = signal.signal(number, self._handle)
             except ValueError:  # not the main thread

@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 from imp_trt import errors
 from imp_trt.artifacts.engine_info import EngineBackendName
 from imp_trt.cuda.platform import LIBRARY_VARIABLE, installed_version
-from imp_trt.data.files import temporary_folder, unwritable, write_atomically
+from imp_trt.data.files import read_regular, temporary_folder, unwritable, write_atomically
 from imp_trt.errors import BuildError, DependencyMissing, ImpTrtError, OutputError
 from imp_trt.export.progress import Progress, silent
 from imp_trt.export.tensorrt.build_job import MODULES, BuildJob
@@ -29,8 +29,8 @@ WORKER = "imp_trt.export.tensorrt.build_worker"
 
 _HEARTBEAT_S = 1.0
 _TAIL_LINES = 5
+_MAX_CACHE = 1 << 30
 _log = logging.getLogger(__name__)
-
 
 _Event = dict[str, Any]
 """A line of JSON from the worker; imp_trt.export.tensorrt.build_worker documents the keys."""
@@ -130,10 +130,23 @@ def _prepare(model: bytes, job: BuildJob, folder: Path) -> tuple[BuildJob, Path 
         (folder / "model.onnx").write_bytes(model)
         (folder / "job.json").write_text(job.to_json())
         if cache is not None and cache.exists():
-            (folder / "timing.cache").write_bytes(cache.read_bytes())
+            (folder / "timing.cache").write_bytes(_stored(cache))
     except OSError as error:
         raise unwritable(folder, error) from error
     return job, cache
+
+
+def _stored(cache: Path) -> bytes:
+    """Content of the user's timing cache; OutputError if it is a pipe or device, which never ends."""
+    try:
+        return read_regular(cache, _MAX_CACHE)
+    except OSError as error:
+        raise OutputError(
+            f"timing cache {cache}",
+            expected=f"a regular file of at most {_MAX_CACHE >> 20} MB",
+            got=error.strerror,
+            fix="choose another file",
+        ) from error
 
 
 def _keep_timing_cache(new: Path, cache: Path) -> None:

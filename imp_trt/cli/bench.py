@@ -208,15 +208,16 @@ def _settings(options: argparse.Namespace) -> Settings:
 def _check_outputs(options: argparse.Namespace) -> None:
     """Reject output paths that would overwrite an input, before anything is measured."""
     from imp_trt.artifacts.artifact import manifest_path
+    from imp_trt.data.files import resolved
 
     paths = [options.artifact, manifest_path(options.artifact), options.weights, options.source]
-    inputs = {Path(path).resolve() for path in paths if path is not None}
+    inputs = {resolved(path) for path in paths if path is not None}
     for name, path in (("-o", options.output), ("--export-times", options.export_times)):
         if path is None:
             continue
         if path.suffix.lower() != ".json":
             raise UsageError(name, expected="a file that ends in .json", got=str(path))
-        if path.resolve() in inputs:
+        if resolved(path) in inputs:
             raise UsageError(name, expected="a new file", got=f"{path}, which is an input")
     if options.output is not None and options.output == options.export_times:
         raise UsageError("-o and --export-times", expected="different files", got=str(options.output))

@@ -8,6 +8,7 @@ Exit codes: 0 ok, 1 internal, 2 usage, 3 accuracy or precision gate, 4 engine in
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import math
@@ -17,14 +18,14 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import imp_trt
 from imp_trt.cli.interrupts import EXIT_INTERRUPTED, ends_by_second_signal
-from imp_trt.errors import DependencyMissing, ImpTrtError, printable
+from imp_trt.errors import DependencyMissing, ImpTrtError, OutputError, printable
 
 if TYPE_CHECKING:
     from imp_trt.preprocessing.letterbox import LetterboxTransform
@@ -128,11 +129,13 @@ def run_command(body: Callable[[], int | None], *, verbose: int = 0, quiet: bool
         verbose: 0 warnings and notices, 1 library messages too, 2 tracebacks too.
         quiet: warnings only.
     """
+    _check_streams()
     set_up_logging(verbose, quiet)
     try:
         with ends_by_second_signal():
             code = body() or 0
-            sys.stdout.flush()
+            with _written_to_stdout():
+                sys.stdout.flush()
             return code
     except KeyboardInterrupt:
         say("interrupted")
@@ -152,14 +155,59 @@ def run_command(body: Callable[[], int | None], *, verbose: int = 0, quiet: bool
         return _report(ImpTrtError(" ".join(text.split())), EXIT_INTERNAL, verbose)
 
 
+def _check_streams() -> None:
+    """Make stdout and stderr usable: closed ones go nowhere, and names of any characters can be printed."""
+    while True:
+        # The next file that is opened would get the number of a closed stream, and what is printed to it.
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        if descriptor > 2:
+            os.close(descriptor)
+            break
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a locale such as C has 128 characters
+
+
+@contextmanager
+def _written_to_stdout() -> Iterator[None]:
+    """Context manager: OutputError if what is printed cannot be written, such as to a full disk."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w")  # without this, Python reports it again on exit
+        raise OutputError(
+            "standard output cannot be written",
+            got=error.strerror,
+            fix="redirect it to another place, or free disk space",
+        ) from error
+
+
+def _to_stderr(text: str) -> None:
+    """Write to stderr; a full disk, a closed pipe or terminal does not end the command."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
 def say(text: str) -> None:
     """One line on stderr; see :func:`imp_trt.errors.printable`."""
-    print(printable(text), file=sys.stderr, flush=True)
+    _to_stderr(printable(text) + "\n")
+
+
+def print_line(text: str) -> None:
+    """One line on stdout; see :func:`imp_trt.errors.printable`. A line break in a name begins no line."""
+    print_lines(printable(text))
 
 
 def print_lines(text: str) -> None:
-    """Lines on stdout: names in them come from files. The line breaks are kept, nothing else that moves."""
-    print("\n".join(printable(line) for line in text.split("\n")))
+    """Lines on stdout, of which names must be printable already: line breaks are kept, nothing that moves."""
+    with _written_to_stdout():
+        print("\n".join(printable(line) for line in text.split("\n")))
 
 
 def say_padding(fit: LetterboxTransform) -> None:
@@ -175,7 +223,8 @@ def say_padding(fit: LetterboxTransform) -> None:
 
 def print_json(data: object) -> None:
     """Print data as one JSON document on stdout."""
-    print(json.dumps(data, indent=2, allow_nan=False))
+    with _written_to_stdout():
+        print(json.dumps(data, indent=2, allow_nan=False))
 
 
 def set_up_logging(verbose: int = 0, quiet: bool = False) -> None:
@@ -247,8 +296,7 @@ class Progress:
     def close(self) -> None:
         """Clear the progress line."""
         if self._terminal and self._width:
-            sys.stderr.write("\r" + " " * self._width + "\r")
-            sys.stderr.flush()
+            _to_stderr("\r" + " " * self._width + "\r")
             self._width = 0
             Progress.shown = None
 
@@ -266,12 +314,11 @@ class Progress:
         text = printable(text)
         if self._terminal:
             # Padded with spaces to overwrite a longer previous line.
-            sys.stderr.write("\r" + text.ljust(self._width))
+            _to_stderr("\r" + text.ljust(self._width))
             self._width = len(text)
             Progress.shown = self
         else:
-            sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+            _to_stderr(text + "\n")
 
 
 def stage_progress(command: str, quiet: bool) -> Callable[[str, int, int], None]:

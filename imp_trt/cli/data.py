@@ -17,10 +17,11 @@ from imp_trt.cli.common import (
     command_parser,
     positive,
     print_json,
-    print_lines,
+    print_line,
     run_command,
     say,
 )
+from imp_trt.cli.outputs import refuse_labeled
 from imp_trt.errors import DatasetError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def _run(options: argparse.Namespace) -> int:
         layout = replace(layout, description=None)  # its things are chosen anew
     opened, faults = _opened(layout, options.split or layout.splits)
     first = next(iter(opened.values()))
+    if options.samples:
+        refuse_labeled("--samples", options.samples, first, layout.root)
     faults += class_faults({split: dataset.classes for split, dataset in opened.items()})
     classes = _chosen(first.classes, options)
     datasets = {
@@ -108,7 +111,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(_plain(layout, classes, reports, faults))
     else:
-        print_lines(_text(layout, classes, reports))
+        for line in _lines(layout, classes, reports):
+            print_line(line)
     if options.samples:
         _write_samples(options.samples, next(iter(datasets.values())), classes)
     if options.output:
@@ -213,7 +217,7 @@ def _plain(
     }
 
 
-def _text(layout: Layout, classes: ClassTable, reports: list[SplitOverview]) -> str:
+def _lines(layout: Layout, classes: ClassTable, reports: list[SplitOverview]) -> list[str]:
     lines = [f"{layout.root}: {layout.title}"]
     if layout.divides:
         lines.append("no splits: divided into train and val by file names")
@@ -221,7 +225,7 @@ def _text(layout: Layout, classes: ClassTable, reports: list[SplitOverview]) -> 
     lines.append(f"stuff: {_listed(classes.names[label] for label in classes.stuff)}")
     for report in reports:
         lines += ["", *_split_lines(report)]
-    return "\n".join([*lines, "", *_class_lines(classes, reports)])
+    return [*lines, "", *_class_lines(classes, reports)]
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -242,6 +246,8 @@ def _split_lines(report: SplitOverview) -> list[str]:
             lines.append(f"  {len(names)} {what}: {named(names)}")
     lines += [f"  {n} images are in {other} too" for other, n in report.shared.items()]
     lines += [f"  {n} objects dropped: {reason}" for reason, n in report.dropped.items()]
+    if report.hidden:
+        lines.append(f"  {report.hidden} objects hidden by others, or without a pixel")
     if report.crowds:
         lines.append(f"  {report.crowds} crowds")
     if report.faults:

@@ -16,10 +16,11 @@ from imp_trt.cli.common import (
     command_parser,
     positive,
     print_json,
-    print_lines,
+    print_line,
     run_command,
     stage_progress,
 )
+from imp_trt.cli.outputs import refuse_input
 
 if TYPE_CHECKING:
     from imp_trt.results.result import SegmentationResult
@@ -34,6 +35,9 @@ CLIP_SEED = 7
 CLIP_SECONDS = 8
 CLIP_FPS = 15.0
 GRID_ROWS = 4
+
+
+_VIDEO, _GRID = "demo.mp4", "contact_sheet.png"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,8 +82,8 @@ def _demo(options: argparse.Namespace) -> int:
         clip = _open(options, stack)
         report = export_onnx(bundled(), options.output, progress=stage_progress("imp-demo", options.quiet))
         outputs = {
-            "video": options.output / "demo.mp4",
-            "contact_sheet": options.output / "contact_sheet.png",
+            "video": options.output / _VIDEO,
+            "contact_sheet": options.output / _GRID,
             "artifact": report.path,
             "manifest": report.path.with_name(report.path.name + ".json"),
         }
@@ -90,10 +94,10 @@ def _demo(options: argparse.Namespace) -> int:
         print_json({"outputs": places, **summary.to_dict(), "seconds": round(seconds, 1)})
         return 0
     for name, path in outputs.items():
-        print_lines(f"{name:<14} {path}")
+        print_line(f"{name:<14} {path}")
     speed = summary.timing_ms["total"]["p50"]
-    print_lines(f"{summary.frames} frames, {speed:.0f} ms each (median, network and resizing)")
-    print_lines(f"PASSED imp-demo {seconds:.1f}s")
+    print_line(f"{summary.frames} frames, {speed:.0f} ms each (median, network and resizing)")
+    print_line(f"PASSED imp-demo {seconds:.1f}s")
     return 0
 
 
@@ -112,6 +116,8 @@ def _open(options: argparse.Namespace, stack: ExitStack) -> _Clip:
         clip = _Clip(_street(count), count, CLIP_FPS)
     else:
         source = stack.enter_context(open_source(options.source))
+        for name in (_VIDEO, _GRID):
+            refuse_input("-o", options.output / name, source.paths)
         clip = _Clip(source, source.frames, source.fps)
     if options.max_frames:
         clip = replace(clip, count=min(clip.count or options.max_frames, options.max_frames))

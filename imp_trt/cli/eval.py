@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ from imp_trt.cli.common import (
     say,
     say_padding,
 )
-from imp_trt.errors import UsageError
+from imp_trt.cli.outputs import refuse_labeled
+from imp_trt.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
     from imp_trt.data.dataset import Dataset
@@ -104,6 +106,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     dataset = open_dataset(options.data, options.split)
     if dataset.terms and not options.quiet:
         say(f"license terms of the data: {dataset.terms}")
+    for flag, output in (("--image-grid", options.sheet), ("--report", options.report)):
+        if output:
+            refuse_labeled(flag, output, dataset, _root(options.data))
     paths = [p for p in (options.baseline, options.model) if p is not None]
     with ExitStack() as stack:
         models: list[tuple[str, Segmenter]] = []
@@ -130,6 +135,16 @@ def _evaluate(options: argparse.Namespace) -> int:
     else:
         print_lines("\n\n".join(table.text() for table in tables(scored)))
     return 0
+
+
+def _root(data: str) -> Path | None:
+    """Folder of a data set; None for scenes."""
+    from imp_trt.train.datasets.registry import find_layout
+
+    if data.partition(":")[0] != "scenes":
+        with suppress(DatasetError):  # of a layout that only its prefix opens
+            return find_layout(data).root
+    return None
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
@@ -222,7 +237,9 @@ def _check_measures(path: Path, segmenter: Segmenter, measures: Sequence[str]) -
 
 def _names(paths: list[Path]) -> list[str]:
     """Return short names for headings: the names of the files, or of their folders if these are equal."""
-    for names in ([p.stem for p in paths], [p.resolve().parent.name for p in paths]):
+    from imp_trt.data.files import resolved
+
+    for names in ([p.stem for p in paths], [resolved(p).parent.name for p in paths]):
         if len(set(names)) == len(names):
             return names
     return ["baseline", "model"][-len(paths) :]

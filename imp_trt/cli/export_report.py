@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from imp_trt.artifacts.artifact import canvas_path, golden_path
-from imp_trt.cli.common import print_lines
+from imp_trt.cli.common import print_line
 
 if TYPE_CHECKING:
     from imp_trt.export.report import ExportReport
@@ -15,34 +15,34 @@ if TYPE_CHECKING:
 def print_report(report: ExportReport) -> None:
     """Print the result of one export, with the outcome in the last line."""
     figures = report.manifest.verification
-    print_lines(f"artifact   {report.path}")
-    print_lines(f"manifest   {report.path}.json")
+    print_line(f"artifact   {report.path}")
+    print_line(f"manifest   {report.path}.json")
     if report.manifest.golden_sha256:
-        print_lines(f"golden     {golden_path(report.path)}")
+        print_line(f"golden     {golden_path(report.path)}")
     part = report.manifest.canvas_part
     if part is not None:
         whole, own = (path.stat().st_size / 1e6 for path in (report.path, canvas_path(report.path)))
-        print_lines(f"canvas     {canvas_path(report.path)} ({own:.1f} MB more than {whole:.1f} MB)")
+        print_line(f"canvas     {canvas_path(report.path)} ({own:.1f} MB more than {whole:.1f} MB)")
     for path in report.also:
-        print_lines(f"also       {path}")
+        print_line(f"also       {path}")
     _print_engine(report)
     where = figures["verified_on"]
     if where is None:
-        print_lines(f"UNVERIFIED imp-export {report.path}")
+        print_line(f"UNVERIFIED imp-export {report.path}")
         return
     _print_figures(figures)
     if part is not None:
         checked: Any = part.verification
-        print_lines(
+        print_line(
             f"part       {checked['label_agreement']:.4%} equal to PyTorch float32, "
             f"{checked['equal_to_whole']:.4%} to the whole network"
         )
     times = report.manifest.benchmark
     if times:
         pytorch = f" (PyTorch {times['pytorch_ms']:.1f} ms)" if "pytorch_ms" in times else ""
-        print_lines(f"network    {times['network_ms']:.1f} ms{pytorch}")
+        print_line(f"network    {times['network_ms']:.1f} ms{pytorch}")
     passed = "PASSED (graph only)" if report.graph_only else "PASSED"
-    print_lines(f"{passed} imp-export {report.path} verified_on={where}")
+    print_line(f"{passed} imp-export {report.path} verified_on={where}")
 
 
 def _print_engine(report: ExportReport) -> None:
@@ -53,19 +53,19 @@ def _print_engine(report: ExportReport) -> None:
     layers = ", ".join(f"{count} in {name}" for name, count in engine.layer_precisions.items()) or "unknown"
     source = report.manifest.verification["layer_precisions_from"]
     gpus = ", ".join(engine.compute_capabilities)
-    print_lines(f"built by   {engine.backend} {engine.version} for GPUs {gpus}")
-    print_lines(f"operators  {forms}")
-    print_lines(f"layers     {layers} ({source})")
+    print_line(f"built by   {engine.backend} {engine.version} for GPUs {gpus}")
+    print_line(f"operators  {forms}")
+    print_line(f"layers     {layers} ({source})")
     if report.not_run_reason:
-        print_lines(f"not run    the engine cannot run on this machine: {report.not_run_reason}")
+        print_line(f"not run    the engine cannot run on this machine: {report.not_run_reason}")
 
 
 def _print_figures(figures: Any) -> None:
     counts = figures["instances"]
-    print_lines(f"frames     {figures['source']}")
-    print_lines(f"labels     {figures['label_agreement']:.4%} equal to PyTorch float32")
+    print_line(f"frames     {figures['source']}")
+    print_line(f"labels     {figures['label_agreement']:.4%} equal to PyTorch float32")
     score = f"F1 {figures['instance_f1']:.4f} ({counts['matched']} of {counts['reference']} matched)"
-    print_lines(f"instances  {score if counts['reference'] else 'no detections on these frames'}")
+    print_line(f"instances  {score if counts['reference'] else 'no detections on these frames'}")
     if "miou" in figures:
         miou = figures["miou"]
-        print_lines(f"mIoU       {100 * miou['candidate']:.2f} (PyTorch {100 * miou['reference']:.2f})")
+        print_line(f"mIoU       {100 * miou['candidate']:.2f} (PyTorch {100 * miou['reference']:.2f})")

@@ -6,7 +6,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from imp_trt.cli.common import command_parser, print_json, run_command, say
+from imp_trt.cli.common import command_parser, print_json, print_line, run_command, say
+from imp_trt.cli.outputs import refuse_input
 from imp_trt.errors import UsageError
 
 EXAMPLES = """examples:
@@ -76,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     if options.output.suffix.lower() != ".safetensors":
         raise UsageError("-o", expected="a file that ends in .safetensors", got=str(options.output))
+    refuse_input("-o", options.output, [options.checkpoint])
     from imp_trt.models.checkpoint import save_checkpoint
     from imp_trt.models.importing import import_checkpoint
     from imp_trt.models.importing.classes import read_class_names
@@ -97,7 +99,7 @@ def _run(options: argparse.Namespace) -> int:
     else:
         more = ", ..." if len(things) > 8 else ""
         say(f"{config.backbone} with {len(things)} classes: {', '.join(things[:8])}{more}")
-        print(path)
+        print_line(str(path))
     return 0
 
 

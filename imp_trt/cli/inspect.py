@@ -13,10 +13,10 @@ from pathlib import Path
 from imp_trt.artifacts.manifest import EXPORT_AGAIN, Manifest
 from imp_trt.artifacts.plan_header import HEADER_BYTES, PlanHeader, read_plan_header
 from imp_trt.backends.preflight import TITLES, problems
-from imp_trt.cli.common import command_parser, print_json, print_lines, run_command
+from imp_trt.cli.common import command_parser, print_json, print_line, run_command
 from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.data.files import open_regular
-from imp_trt.errors import ArtifactError, CheckpointError, DependencyMissing, ImpTrtError, printable
+from imp_trt.errors import ArtifactError, CheckpointError, DependencyMissing, ImpTrtError
 
 EXAMPLES = """examples:
   imp-inspect street.fp16.drive-orin.engine        (exit code 0 if it can be loaded on this machine)
@@ -137,7 +137,7 @@ def _run(options: argparse.Namespace) -> int:
         print_json(_to_dict(found))
     else:
         for label, text in _lines(found):
-            print_lines(f"{label:<12}{printable(text)}".rstrip())
+            print_line(f"{label:<12}{text}".rstrip())
     return found.exit_code
 
 

@@ -21,18 +21,22 @@ TOGETHER_S = 0.5
 GRACE_S = 3.0
 """Time that a command has to end by itself after the second signal, to remove partial files."""
 
-_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
+"""Signals besides Ctrl-C that end a command: of a service manager, and of a terminal that is closed."""
+
+_NUMBERS = (signal.SIGINT, *_ENDS)
 
 
 @contextmanager
 def ends_by_second_signal(grace_s: float = GRACE_S) -> Iterator[None]:
-    """Context manager of a command: SIGTERM unwinds the stack as Ctrl-C does, and the second signal ends it.
+    """Context manager of a command: SIGTERM and SIGHUP unwind the stack as Ctrl-C does, the second ends it.
 
     Python calls signal handlers between two of its instructions. Inside a call that does not return, such as
     a GPU that hangs or a network whose loop does not end, they are never called. Here a thread, which needs
-    no Python from the main thread, waits for the second SIGINT or SIGTERM, leaves the command ``grace_s`` to
+    no Python from the main thread, waits for the second of these signals, leaves the command ``grace_s`` to
     unwind, and then ends the process with exit code 130; a third signal ends it at once. After an interrupted
-    command both signals have their default action, since the end of the process can hang as well.
+    command they have their default action, since the end of the process can hang as well. A SIGHUP that is
+    ignored, as under nohup, stays ignored.
 
     Has no effect outside the main thread, which receives the signals.
     """
@@ -41,7 +45,8 @@ def ends_by_second_signal(grace_s: float = GRACE_S) -> Iterator[None]:
         return
     received, sending = socket.socketpair()
     sending.setblocking(False)
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    ends = [n for n in _ENDS if n == signal.SIGTERM or signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _interrupt) for number in ends}
     wakeup = signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
     watch = _Watch(received, grace_s)
     watch.start()
@@ -56,10 +61,11 @@ def ends_by_second_signal(grace_s: float = GRACE_S) -> Iterator[None]:
         sending.close()
         watch.join()
         received.close()
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
         if unwound and watch.interrupted:
-            for number in _NUMBERS:
+            for number in (signal.SIGINT, *ends):
                 signal.signal(number, signal.SIG_DFL)
 
 

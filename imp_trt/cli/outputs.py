@@ -6,15 +6,17 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imp_trt.data.files import resolved
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
+    from imp_trt.data.dataset import Dataset
     from imp_trt.video.sinks import Sink
     from imp_trt.video.sinks.overlays import TimeSource
     from imp_trt.video.sources import Source
@@ -53,7 +55,7 @@ def _default_place(spec: str, sources: Sequence[Source]) -> str:
         return (
             f"{path.stem}_segmented{'.png' if sources[0].fps is None and sources[0].frames == 1 else '.mp4'}"
         )
-    return f"{path.resolve().name}_segmented" if path.is_dir() else "segmented"
+    return f"{resolved(path).name}_segmented" if path.is_dir() else "segmented"
 
 
 def sink_makers(
@@ -109,10 +111,10 @@ def refuse_overwriting(
     from imp_trt.artifacts.artifact import manifest_path
     from imp_trt.data.images import IMAGE_SUFFIXES
 
-    inputs = {path.resolve() for source in sources for path in source.paths}
+    inputs = {resolved(path) for source in sources for path in source.paths}
     # Names of images in a folder or pattern are generated, so they must not go to a folder of input frames.
     folders = {path.parent for path in inputs if path.suffix.lower() in IMAGE_SUFFIXES}
-    model = {Path(artifact).resolve(), manifest_path(artifact).resolve()}
+    model = {resolved(artifact), resolved(manifest_path(artifact))}
     written = [
         (name, target)
         for name, place in found.items()
@@ -120,19 +122,51 @@ def refuse_overwriting(
         for target in _targets(name, place, names)
     ]
     for _, place in written:
-        target = Path(place).resolve()
+        target = resolved(place)
         if target in folders or ("%" in place and target.parent in folders) or _matches(target, inputs):
             raise UsageError("the output would overwrite the source", got=place, fix="choose another path")
         if _matches(target, model):
             raise UsageError("the output would overwrite the model", got=place, fix="choose another path")
     for one, other in combinations(written, 2):
-        same = Path(one[1]).resolve() == Path(other[1]).resolve()
+        same = resolved(one[1]) == resolved(other[1])
         if same or _may_collide(_names(*one), _names(*other)):
             raise UsageError(
                 "two outputs have the same path",
                 got=f"{one[1]}, {other[1]}",
                 fix="use different folders or files",
             )
+
+
+def refuse_input(flag: str, output: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """UsageError if an output is one of the files that the command reads."""
+    if resolved(output) in {resolved(path) for path in inputs}:
+        raise UsageError(flag, expected="a new file", got=f"{output}, which is an input")
+
+
+def refuse_labeled(flag: str, output: Path, dataset: Dataset, root: Path | None = None) -> None:
+    """UsageError if an existing file may be an image or label of a data set.
+
+    Args:
+        flag: option of the output.
+        output: file to write.
+        dataset: images and labels that are read; synthetic ones have no files.
+        root: folder of the data set; its files may be those of other splits.
+    """
+    from imp_trt.train.datasets.overview import image_files
+    from imp_trt.train.datasets.view import FileDataset
+
+    target = resolved(output)
+    if not target.exists() or not isinstance(dataset, FileDataset):
+        return
+    among_images = target.parent in {resolved(folder) for folder in {p.parent for p in image_files(dataset)}}
+    below = root is not None and resolved(root) in target.parent.parents
+    if among_images or below:
+        raise UsageError(
+            flag,
+            expected="a new file",
+            got=f"{output}, which exists in the data set",
+            fix="choose a file outside of the data set",
+        )
 
 
 def _targets(output: str, place: str, names: Sequence[str]) -> list[str]:
@@ -161,7 +195,7 @@ def _names(output: str, place: str) -> tuple[Path, str, str]:
     from imp_trt.data.images import IMAGE_SUFFIXES
     from imp_trt.video.encoder import VIDEO_CODECS
 
-    target = Path(place).resolve()
+    target = resolved(place)
     if "%" in place:
         return target.parent, target.name.partition("%")[0], re.split(r"%0?\d*d", target.name)[-1]
     files = IMAGE_SUFFIXES if output == "classes" else (*IMAGE_SUFFIXES, *VIDEO_CODECS, ".json")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from imp_trt.cli.common import print_lines
+from imp_trt.cli.common import print_line
 
 COUNTED = {"dropped": "dropped", "deadline_misses": "late", "reconnects": "reconnected"}
 """Count of a report -> the word for it."""
@@ -16,31 +16,31 @@ def print_report(report: dict[str, Any]) -> None:
     """Print the report as text on stdout."""
     timing = report["timing_ms"]
     height, width = report["network_size"]
-    print_lines(
+    print_line(
         f"frames     {report['frames']} in {report['seconds']:.1f} s ({report['frames_per_second']:.1f}/s), "
         f"network {width}x{height} {report['precision']}"
     )
     live = any(source["live"] for source in report["sources"])
     if report["age_ms"] and (live or report["dropped"] or report["deadline_ms"]):
-        print_lines(_age_line(report))
+        print_line(_age_line(report))
     if timing:
         kinds = ("detected", "carried")
         means = "  ".join(f"{name} {t['mean']:.1f}" for name, t in timing.items() if name not in kinds)
         total = timing["total"]
-        print_lines(
+        print_line(
             f"time       {means} ms (mean); p50 {total['p50']:.1f}, p99 {total['p99']:.1f} ms for pre to post"
         )
     if report["canvas_age"] is not None:
-        print_lines(_carried_line(report))
+        print_line(_carried_line(report))
     shares = sorted(report["pixels"].items(), key=lambda item: -item[1])
     if shares:
-        print_lines("pixels     " + ", ".join(f"{name} {share:.1%}" for name, share in shares))
+        print_line("pixels     " + ", ".join(f"{name} {share:.1%}" for name, share in shares))
     if report["instances"]:
-        print_lines("instances  " + ", ".join(f"{name} {n}" for name, n in report["instances"].items()))
+        print_line("instances  " + ", ".join(f"{name} {n}" for name, n in report["instances"].items()))
     if report["skipped"]:
-        print_lines(_skipped_line(report))
+        print_line(_skipped_line(report))
     for name, place in report["outputs"].items():
-        print_lines(f"{name:<10} {place}")
+        print_line(f"{name:<10} {place}")
 
 
 def _carried_line(report: dict[str, Any]) -> str:

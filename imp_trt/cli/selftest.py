@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import command_parser, positive, print_json, print_lines, run_command
+from imp_trt.cli.common import command_parser, positive, print_json, print_line, run_command
 from imp_trt.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _run(options: argparse.Namespace) -> int:
         print_json(result.to_dict())
     elif not result.failures:
         agreement = result.agreement
-        print_lines(
+        print_line(
             f"PASSED imp-selftest {result.path}: {agreement.frames} golden frames, labels "
             f"{agreement.label_agreement:.4%} equal, instances F1 {agreement.instance_f1:.4f}, "
             + ("" if result.canvas is None else f"canvas part {result.canvas.label_agreement:.4%}, ")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from imp_trt.cli.common import (
     command_parser,
     print_json,
-    print_lines,
+    print_line,
     run_command,
     say,
     say_padding,
@@ -171,6 +171,7 @@ def _checkpoint(options: argparse.Namespace) -> Checkpoint | None:
 
 def _validation(options: argparse.Namespace, dataset: Dataset) -> Validation | None:
     from imp_trt.train.datasets import open_dataset
+    from imp_trt.train.datasets.unused import named
     from imp_trt.train.validation import Validation, check_validation
 
     if options.val is None:
@@ -195,7 +196,27 @@ def _validation(options: argparse.Namespace, dataset: Dataset) -> Validation | N
     check_validation(validation, dataset)
     if (name, split) == (options.data, options.split):
         _log.warning("--val is the data that is trained on: the best weights are those that fit it best")
+    elif shared := _shared_images(dataset, found):
+        _log.warning(
+            "%d of %d images of --val are trained on: the best weights are those that fit them best: %s",
+            len(shared),
+            len(found),
+            named(shared),
+        )
     return validation
+
+
+def _shared_images(one: Dataset, other: Dataset) -> list[str]:
+    """Names of the image files that are in both data sets."""
+    from imp_trt.data.files import resolved
+    from imp_trt.train.datasets.overview import image_files
+    from imp_trt.train.datasets.view import FileDataset
+
+    if not (isinstance(one, FileDataset) and isinstance(other, FileDataset)):
+        return []
+    return sorted(
+        str(p) for p in set.intersection(*({resolved(p) for p in image_files(d)} for d in (one, other)))
+    )
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
@@ -327,7 +348,7 @@ def _print_result(written: dict[str, Path], as_json: bool) -> None:
         print_json({name: str(path) for name, path in written.items()})
         return
     for name, path in written.items():
-        print_lines(f"{name}: {path}")
+        print_line(f"{name}: {path}")
 
 
 if __name__ == "__main__":

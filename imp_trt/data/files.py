@@ -333,8 +333,16 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     )
 
 
+def resolved(path: str | os.PathLike[str]) -> Path:
+    """An absolute path without links. Links that form a loop are kept: opening the file then reports them.
+
+    Path.resolve() raises RuntimeError for those before Python 3.13.
+    """
+    return Path(os.path.realpath(path))
+
+
 def room_for(path: Path) -> str:
     """How to fix a failed write: a temporary file is not where the user chose."""
-    if tempfile.tempdir is not None and path.resolve().is_relative_to(Path(tempfile.tempdir).resolve()):
+    if tempfile.tempdir is not None and resolved(path).is_relative_to(resolved(tempfile.tempdir)):
         return "free space in the temporary folder or set TMPDIR to another, or choose another path"
     return "choose another path, or free disk space"

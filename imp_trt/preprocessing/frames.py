@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any, Literal, Protocol, cast
 
@@ -17,6 +18,10 @@ from imp_trt.preprocessing.nv12_host import nv12_to_bgr
 
 ColorOrder = Literal["bgr", "rgb"]
 """Order of the channels of an image."""
+
+_log = logging.getLogger(__name__)
+_ORIENTATION = 0x112
+_warned: set[int] = set()
 
 COLORS: tuple[ColorOrder, ...] = ("bgr", "rgb")
 
@@ -59,6 +64,7 @@ def check_frame(frame: object, color: ColorOrder | None = None) -> tuple[NDArray
             raise InvalidInput(
                 "frame", expected="a PIL image in mode RGB", got=f"mode {mode}", fix="image.convert('RGB')"
             )
+        _warn_orientation(frame)
         pixels: NDArray[np.generic] = _decode(frame)
         default: ColorOrder = "rgb"
     elif isinstance(frame, np.ndarray):
@@ -67,6 +73,13 @@ def check_frame(frame: object, color: ColorOrder | None = None) -> tuple[NDArray
         pixels, default = _tensor_pixels(frame), "bgr"
     else:
         raise InvalidInput("frame", expected=_EXPECTED, got=_kind(frame), fix=_fix_type(frame))
+    if np.ma.is_masked(pixels):
+        raise InvalidInput(
+            "frame",
+            expected="a frame without masked pixels",
+            got="a masked array",
+            fix="frame.filled(0), or frame.data to segment the masked pixels too",
+        )
     _check_array(pixels)
     return np.ascontiguousarray(pixels, np.uint8), color or default
 
@@ -93,6 +106,21 @@ def to_bgr(frame: object, color: ColorOrder | None = None) -> NDArray[np.uint8]:
 def _is_pil(frame: object) -> bool:
     # By name: Pillow is not a dependency.
     return any(c.__module__ == "PIL.Image" and c.__name__ == "Image" for c in type(frame).__mro__)
+
+
+def _warn_orientation(image: object) -> None:
+    """Warn once of each EXIF orientation: files are turned by it, a PIL image is taken as its pixels are."""
+    try:
+        orientation = int(cast(Any, image).getexif().get(_ORIENTATION, 1))
+    except Exception:  # metadata may be damaged, and plugins raise anything
+        return
+    if 2 <= orientation <= 8 and orientation not in _warned:
+        _warned.add(orientation)
+        _log.warning(
+            "a PIL image has EXIF orientation %d, by which viewers and imp-segment turn it; it is segmented "
+            "as its pixels are stored. PIL.ImageOps.exif_transpose(image) turns it",
+            orientation,
+        )
 
 
 def _is_cpu_tensor(frame: object) -> bool:

@@ -44,8 +44,10 @@ def coco_results(
     """One entry for each instance; see :meth:`imp_trt.SegmentationResult.to_coco`.
 
     Raises:
-        InvalidInput: category_ids lacks the class of an instance.
+        InvalidInput: category_ids lacks the class of an instance, or an id is no integer.
     """
+    # A NumPy integer, such as one of pandas or a DataLoader, is not JSON.
+    image = image_id if isinstance(image_id, str) else _integer("image_id", image_id)
     results: list[CocoResult] = []
     for index, label in enumerate(instances.labels.tolist()):
         name = classes.names[label]
@@ -55,9 +57,10 @@ def coco_results(
         mask, x, y = instances.crop(index)
         results.append(
             {
-                # A NumPy integer, such as one of pandas or a DataLoader, is not JSON.
-                "image_id": image_id if isinstance(image_id, str) else operator.index(image_id),
-                "category_id": label if category_ids is None else int(category_ids[name]),
+                "image_id": image,
+                "category_id": label
+                if category_ids is None
+                else _integer(f"category_ids[{name!r}]", category_ids[name]),
                 "bbox": [left, top, right - left, bottom - top],
                 "score": float(instances.scores[index]),
                 "segmentation": {
@@ -67,6 +70,16 @@ def coco_results(
             }
         )
     return results
+
+
+def _integer(name: str, value: object) -> int:
+    """A number of Python, also from NumPy; True and 3.7 are none."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        return operator.index(value)  # type: ignore[arg-type]  # it checks
+    except TypeError as error:
+        raise InvalidInput(name, expected="an integer", got=repr(value)[:80]) from error
 
 
 def run_lengths(mask: NDArray[np.bool_], x: int, y: int, size: tuple[int, int]) -> NDArray[np.int64]:

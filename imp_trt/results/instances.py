@@ -168,9 +168,13 @@ class Instances:
 
 def _checked_indices(key: object, count: int) -> NDArray[np.bool_] | NDArray[np.intp]:
     """A boolean mask [N] or indices [M] as an array; an empty list selects nothing."""
+    if np.ma.is_masked(key):
+        raise IndexError("expected an index without masked elements, which NumPy ignores")
     array = np.asarray(key)
-    if array.ndim == 1 and not array.size:
+    if array.ndim == 1 and not array.size and array.dtype != np.bool_:
         return array.astype(np.intp)
+    if array.dtype != np.bool_ and isinstance(key, list | tuple) and _has_bools(key):
+        raise IndexError("expected booleans or indices, got both; NumPy takes True and False as 1 and 0")
     if array.ndim != 1 or array.dtype.kind not in "biu":
         raise IndexError(
             f"expected an index, a slice, a boolean mask [{count}] or indices, got {describe(array)}"
@@ -180,6 +184,10 @@ def _checked_indices(key: object, count: int) -> NDArray[np.bool_] | NDArray[np.
             raise IndexError(f"expected a boolean mask [{count}], got [{len(array)}]")
         return array
     return array.astype(np.intp)
+
+
+def _has_bools(key: Sequence[object]) -> bool:
+    return any(isinstance(value, bool | np.bool_) for value in key)
 
 
 def describe(value: object) -> str:

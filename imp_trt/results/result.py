@@ -353,7 +353,7 @@ class SegmentationResult:
             segmentation (compressed RLE of the mask at the frame's size).
 
         Raises:
-            InvalidInput: category_ids lacks the class of an instance.
+            InvalidInput: category_ids lacks the class of an instance, or an id is no integer.
         """
         return coco_results(self.instances.filter(min_score=min_score), self.classes, image_id, category_ids)
 

@@ -12,7 +12,7 @@ from types import FrameType
 
 @contextmanager
 def stop_on_interrupt(active: bool = True) -> Iterator[Event]:
-    """Context manager: the first Ctrl-C or SIGTERM sets an event, the second interrupts as usual.
+    """Context manager: the first Ctrl-C, SIGTERM or SIGHUP sets an event, the second interrupts.
 
     A camera never ends by itself, and the frames of a long video that are done are worth keeping:
 
@@ -26,7 +26,9 @@ def stop_on_interrupt(active: bool = True) -> Iterator[Event]:
         active: False has no effect.
     """
     stopped = Event()
-    numbers = [signal.SIGINT, signal.SIGTERM] if active and current_thread() is main_thread() else []
+    numbers = (
+        [signal.SIGINT, signal.SIGTERM, signal.SIGHUP] if active and current_thread() is main_thread() else []
+    )
     before = {
         number: handler
         for number in numbers

@@ -322,6 +322,14 @@ def test_a_tensor_on_the_cpu_is_a_frame(segmenter: Segmenter) -> None:
     assert np.array_equal(segmenter.run(torch.from_numpy(frame)).semantic, segmenter.run(frame).semantic)
 
 
+@pytest.mark.parametrize("kind", ["generator", "dict", "set"])
+def test_a_batch_is_a_sequence(segmenter: Segmenter, kind: str) -> None:
+    frame = tiny.frame()
+    frames = {"generator": (frame for _ in range(2)), "dict": {0: frame}, "set": {1, 2}}[kind]
+    with pytest.raises(InvalidInput, match="list\\(frames\\)"):
+        segmenter.run_batch(frames)  # type: ignore[arg-type]
+
+
 def test_a_path_is_refused_with_the_call_that_reads_it(segmenter: Segmenter) -> None:
     with pytest.raises(InvalidInput, match=r"run\(cv2\.imread\(path\)\)"):
         segmenter.run("photo.jpg")

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import runpy
+import shlex
 import signal
 import subprocess
 import sys
@@ -94,6 +96,7 @@ from pathlib import Path
 from imp_trt.cli.common import run_command
 # Background jobs of a shell inherit an ignored SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from imp_trt.data.files import temporary_beside
 def body():
     with temporary_beside(Path({str(tmp_path / "x.mp4")!r})) as name:
@@ -102,7 +105,7 @@ def body():
         time.sleep(60)
 raise SystemExit(run_command(body))
 """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         child = subprocess.Popen(
             [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -114,6 +117,87 @@ raise SystemExit(run_command(body))
         assert child.returncode == 130
         assert text == "interrupted\n"
         assert os.listdir(tmp_path) == []
+
+
+SAYS = """
+import os, sys
+from imp_trt.cli.common import Progress, print_json, print_lines, run_command, say
+def body():
+    with open(sys.argv[1], "w") as file:  # must not get the number of a closed stream
+        bar = Progress("imp-x", 3)
+        bar._every_s = 0
+        bar.update(1)
+        say("said")
+        print_lines("caf\\u00e9")
+        print_json({"a": 1})
+        bar.close()
+        file.write("kept")
+    return 0
+raise SystemExit(run_command(body))
+"""
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "error"),
+    [
+        (">&-", 0, "said"),
+        ("2>&-", 0, ""),
+        (">&- 2>&- <&-", 0, ""),
+        ("2>/dev/full", 0, ""),
+        (
+            ">/dev/full",
+            2,
+            "error: standard output cannot be written: got No space left on device. Fix: redirect it to "
+            "another place, or free disk space",
+        ),
+    ],
+)
+def test_streams_that_are_closed_or_full(redirection: str, code: int, error: str, tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(SAYS)} {tmp_path / 'file'} {redirection}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert (tmp_path / "file").read_text() == ("" if code else "kept")
+    lines = done.stderr.splitlines()
+    assert lines[-1:] == ([error] if error else [])
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_a_reader_of_messages_that_leaves_does_not_end_the_command(tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(SAYS)} {tmp_path / 'file'}"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} 2> >(exec true)"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert json.loads(done.stdout.partition("\n")[2]) == {"a": 1}
+
+
+def test_any_character_is_printed_in_a_locale_of_few(tmp_path: Path) -> None:
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    env.pop("PYTHONIOENCODING", None)
+    done = subprocess.run(
+        [sys.executable, "-c", SAYS, tmp_path / "file"], env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("caf\\xe9\n")
+
+
+def test_nohup_is_respected() -> None:
+    script = """
+import os, signal, time
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from imp_trt.cli.common import run_command
+from imp_trt.train.state import StopRequest
+def body():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.requested
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("goes on")
+raise SystemExit(run_command(body))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "goes on\n"), done.stderr
 
 
 def test_parser_has_the_common_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from imp_trt.artifacts.artifact import manifest_path
+from imp_trt.cli import data, demo, import_, inspect
 from imp_trt.cli.segment import main
 from tests.support import clips
+from tests.support.label_layouts import LAYOUTS
 
 pytestmark = pytest.mark.usefixtures("workplace")
 MODEL = ["-a", "model/tiny.fp32.onnx"]
@@ -101,3 +103,29 @@ def test_what_the_new_outputs_must_not_do(
     assert main([*argv, *MODEL]) == 2
     assert text in capsys.readouterr().err
     assert _contents() == before
+
+
+def test_no_command_replaces_its_own_input(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out").mkdir()
+    Path("out/demo.mp4").write_bytes(Path("in/clip.mp4").read_bytes())
+    Path("weights.safetensors").write_bytes(b"of another library")
+    Path("link").symlink_to("out")
+    before = _contents()
+    assert demo.main(["out/demo.mp4", "-o", "link"]) == 2
+    assert import_.main(["weights.safetensors", "-o", "link/../weights.safetensors"]) == 2
+    assert capsys.readouterr().err.count("which is an input") == 2
+    assert _contents() == before
+
+
+def test_a_line_break_in_a_name_begins_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder of that name could say that a check has passed."""
+    name = "x\nPASSED imp-y"
+    LAYOUTS["yolo"](Path(name))
+    Path(name, "m.onnx").write_bytes(Path("model/tiny.fp32.onnx").read_bytes())
+    manifest_path(f"{name}/m.onnx").write_bytes(manifest_path("model/tiny.fp32.onnx").read_bytes())
+    assert data.main([name, "-q"]) == 0
+    assert main(["in/f0.png", f"{name}/o", "-a", f"{name}/m.onnx"]) == 0
+    assert inspect.main([f"{name}/m.onnx"]) in (0, 4)
+    out = capsys.readouterr().out
+    assert out.count("x PASSED imp-y") >= 3
+    assert not [line for line in out.splitlines() if line.startswith("PASSED")]

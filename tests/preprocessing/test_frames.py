@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from imp_trt.errors import InvalidInput
+from imp_trt.preprocessing import frames
 from imp_trt.preprocessing.frames import check_frame, to_bgr
 from tests.support import tiny
 
@@ -47,6 +48,7 @@ REFUSED = [
     (np.zeros((6, 0, 3), np.uint8), "cropped"),
     (np.uint8(3), None),
     (np.zeros((), np.uint8), "image"),
+    (np.ma.masked_equal(FRAME, int(FRAME[0, 0, 0])), r"frame\.filled\(0\)"),
     (Image.fromarray(FRAME[..., 0]), r"convert\('RGB'\)"),
     (Image.fromarray(np.dstack([FRAME, FRAME[..., :1]])), r"convert\('RGB'\)"),
     (Image.fromarray(FRAME).convert("P"), r"convert\('RGB'\)"),
@@ -118,6 +120,30 @@ def test_pil_is_rgb_and_arrays_are_bgr_by_default() -> None:
     assert np.array_equal(to_bgr(image, "bgr"), FRAME)
     with pytest.raises(InvalidInput, match="color"):
         check_frame(FRAME, "hsv")
+
+
+def test_an_orientation_that_is_not_applied_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same file is turned by imp-segment and by read_image."""
+    image = Image.fromarray(FRAME)
+    exif = image.getexif()
+    exif[0x112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    frames._warned.clear()
+    for _ in range(3):
+        with Image.open(tmp_path / "turned.png") as opened:
+            assert check_frame(opened)[0].shape == FRAME.shape
+    assert [record.getMessage().count("exif_transpose") for record in caplog.records] == [1]
+    with Image.open(tmp_path / "turned.png") as opened:
+        caplog.clear()
+        frames._warned.clear()
+        assert check_frame(ImageOps.exif_transpose(opened))[0].shape == (8, 6, 3)
+    assert not caplog.records
+
+
+def test_an_array_whose_mask_hides_nothing_is_a_frame() -> None:
+    assert np.array_equal(check_frame(np.ma.masked_array(FRAME, np.zeros(FRAME.shape, bool)))[0], FRAME)
 
 
 def test_a_list_of_frames_names_run_batch() -> None:

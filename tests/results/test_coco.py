@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,6 +95,14 @@ def test_nothing_found() -> None:
 def test_image_ids_of_numpy_are_plain_data(image_id: int) -> None:
     entries = json.loads(json.dumps(found().to_coco(image_id)))
     assert {entry["image_id"] for entry in entries} == {4}
+
+
+@pytest.mark.parametrize("number", [None, 1.5, np.float32(1), True, np.True_])
+def test_ids_that_are_no_integers_are_refused(number: Any) -> None:
+    with pytest.raises(InvalidInput, match="image_id"):
+        found(0).to_coco(number)
+    with pytest.raises(InvalidInput, match="'car'"):
+        found().to_coco(1, {"car": number, "person": 2})
 
 
 def test_crops_by_index() -> None:

@@ -82,7 +82,11 @@ def test_masks_and_indices(
 
 
 @pytest.mark.parametrize(
-    "key", [[True, False], np.zeros(COUNT + 1, bool), "boxes", 1.0, None, [0.5], [[0]], True]
+    "key",
+    [
+        *([True, False], np.zeros(COUNT + 1, bool), np.zeros(0, bool), [True, 0, 1, 0, 0]),
+        *("boxes", 1.0, None, [0.5], [[0]], True, np.ma.masked_array([0, 1], [True, False])),
+    ],
 )
 def test_other_keys_are_refused(found: Instances, key: object) -> None:
     with pytest.raises(IndexError):

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable, default_palette
 from imp_trt.data.dataset import Sample, SampleCache, checked_index
-from imp_trt.data.instance_maps import renumbered
 from imp_trt.errors import DatasetError, InvalidInput
+from imp_trt.train.datasets.painting import count_hidden, paint
 from imp_trt.train.datasets.reading import (
     content_digest,
     has_content,
@@ -35,6 +34,7 @@ from imp_trt.train.datasets.reading import (
 from imp_trt.train.datasets.regions import Region, need_pycocotools, parse_region
 from imp_trt.train.datasets.splits import synonyms
 from imp_trt.train.datasets.unused import UnusedObjects, report_objects
+from imp_trt.train.datasets.values import class_names, path_below, report_repeated, whole_number
 
 _log = logging.getLogger(__name__)
 
@@ -141,13 +141,15 @@ class CocoDataset:
         data = cast(CocoJson, read_json(annotations, _CONTENT, source))
         try:
             categories = _without_root(data, str(annotations))
-            self.classes, class_of = _classes(categories, background)
-            images_of_file, self.unused = _images(data, class_of)
+            self.classes, class_of = _classes(categories, background, str(annotations))
+            images_of_file, self.unused = _images(data, class_of, str(annotations))
             self.terms = terms or _licenses(data)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, InvalidInput) as error:
             raise DatasetError(str(annotations), expected=_CONTENT, got=repr(error)[:300]) from error
         folders = [images] if isinstance(images, Path) else list(images)
         self.folder, images_of_file = _located(folders, images_of_file)
+        names = (image.file_name for image in images_of_file)
+        report_repeated(str(annotations), names, "images are listed with several ids, each with own objects")
         self.images = tuple(i for i in images_of_file if keep is None or keep(i))
         if keep is not None:
             _log.info("%s: %d of %d images are selected", name, len(self.images), len(images_of_file))
@@ -160,6 +162,7 @@ class CocoDataset:
         self._report(str(annotations), self.unused)
         need_files(self.folder, (image.file_name for image in self.images), layout, source)
         self._unlabeled = 0 if background else IGNORE_INDEX
+        self.hidden: dict[int, int] = {}
         self._cache = SampleCache() if cache else None
 
     def content_digest(self) -> str:
@@ -198,52 +201,26 @@ class CocoDataset:
         image = read_photo(self.folder / labeled.file_name, labeled.size)
         where = self.folder / labeled.file_name
         need_same_size(where, image, np.empty(labeled.size, np.uint8), "the size in the annotations")
-        return paint(image, labeled.objects, self.classes, self._unlabeled)
-
-
-def paint(
-    image: NDArray[np.uint8],
-    objects: Sequence[tuple[int, bool, Region]],
-    classes: ClassTable,
-    unlabeled: int,
-) -> Sample:
-    """Sample of an image and its regions.
-
-    Args:
-        image: [H, W, 3] uint8 BGR.
-        objects: class index, iscrowd, and region of each, of the size of the image. Crowds are at the bottom,
-            small instances above large ones.
-        classes: class table; only things have instances.
-        unlabeled: class index of the other pixels, or 255 to ignore them.
-    """
-    size = (image.shape[0], image.shape[1])
-    semantic = np.full(size, unlabeled, np.uint8)
-    painted = np.zeros(size, np.int32)
-    crowd = np.zeros(size, np.uint16)
-    layers = [
-        (number, label, group, region.mask()) for number, (label, group, region) in enumerate(objects, 1)
-    ]
-    layers.sort(key=lambda layer: (not layer[2], -int(layer[3].sum())))
-    for number, label, group, mask in layers:
-        thing = label in classes.things
-        semantic[mask] = label
-        painted[mask] = number if thing and not group else 0
-        crowd[mask] = number if thing and group else 0
-    return Sample(image, semantic, renumbered(painted), crowd if crowd.any() else None)
+        sample = paint(image, labeled.objects, self.classes, self._unlabeled)
+        self.hidden[index] = count_hidden(where, sample, labeled.objects, self.classes)
+        return sample
 
 
 def _located(folders: Sequence[Path], images: list[CocoImage]) -> tuple[Path, list[CocoImage]]:
     """The folder with most of the first images, and the images with paths of this system."""
-    for named in (images, [replace(i, file_name=i.file_name.replace("\\", "/")) for i in images]):
-        counts = [sum(has_content(f / i.file_name) for i in named[:_LOOKED_FOR]) for f in folders]
-        if any(counts):
-            return folders[counts.index(max(counts))], named
-    return folders[0], images
+    first = images[:_LOOKED_FOR]
+    counts = [sum(has_content(f / path_below(f, i.file_name)) for i in first) for f in folders]
+    folder = folders[counts.index(max(counts))]
+    return folder, [replace(i, file_name=path_below(folder, i.file_name)) for i in images]
 
 
-def _classes(categories: list[CategoryJson], background: bool) -> tuple[ClassTable, dict[int, int]]:
+def _classes(
+    categories: list[CategoryJson], background: bool, where: str
+) -> tuple[ClassTable, dict[int, int]]:
     """Class table in the order of the category ids, and the class index of each id."""
-    named = sorted((int(c["id"]), str(c["name"])) for c in categories)
+    texts = class_names([c["name"] for c in categories], where)
+    ids = (whole_number(c["id"], "a category id") for c in categories)
+    named = sorted(zip(ids, texts, strict=True))
     things = [(number, name) for number, name in named if name.lower() not in BACKGROUNDS]
     first = int(background)
     names = (BACKGROUND,) * first + tuple(name for _, name in things)
@@ -272,20 +249,21 @@ def _without_root(data: CocoJson, where: str) -> list[CategoryJson]:
     return kept
 
 
-def _images(data: CocoJson, class_of: Mapping[int, int]) -> tuple[list[CocoImage], UnusedObjects]:
+def _images(data: CocoJson, class_of: Mapping[int, int], where: str) -> tuple[list[CocoImage], UnusedObjects]:
     """Images in the order of their ids, each with its annotations, and the annotations that are not used."""
     sizes = {image["id"]: _size(image) for image in data["images"]}
     if len(sizes) != len(data["images"]):
         raise ValueError("image ids must be unique")
     objects: dict[object, list[tuple[int, bool, Region]]] = defaultdict(list)
-    unused = UnusedObjects()
+    unused, strange = UnusedObjects(), UnusedObjects()
+    seen: set[int] = set()
     for annotation in data["annotations"]:
         size = sizes.get(annotation["image_id"])
         if size is None:  # subsets often keep the annotations of the whole data set
             unused.add("of images that the file does not list", annotation)
             continue
         try:
-            number = annotation["category_id"]
+            number = whole_number(annotation["category_id"], "category_id")
             if number not in class_of:
                 raise ValueError(f"category {number} is not in the file's categories")
             region = parse_region(annotation["segmentation"], size)
@@ -297,16 +275,47 @@ def _images(data: CocoJson, class_of: Mapping[int, int]) -> tuple[list[CocoImage
         problem = region.problem()
         if problem is not None:
             unused.add(problem, annotation)
-        else:
-            objects[annotation["image_id"]].append((class_of[number], bool(crowd), region))
-    listed = sorted(data["images"], key=lambda image: image["id"])
-    images = [CocoImage(str(i["file_name"]), sizes[i["id"]], tuple(objects[i["id"]])) for i in listed]
+            continue
+        found = (class_of[number], bool(crowd), region)
+        listed = objects[annotation["image_id"]]
+        if _repeats(found, listed, seen, annotation["image_id"]):
+            unused.add("that repeat another of their image", annotation)
+            continue
+        listed.append(found)
+        if not region.fits(annotation.get("bbox")):
+            strange.add("with a bbox that is not that of their segmentation", annotation)
+    if len(strange):
+        used = sum(map(len, objects.values()))
+        _log.warning(
+            "%s: %s, of %d: the coordinates may be in another order, unit or image size",
+            where,
+            strange,
+            used,
+        )
+    ordered = sorted(data["images"], key=lambda image: image["id"])
+    images = [CocoImage(str(i["file_name"]), sizes[i["id"]], tuple(objects[i["id"]])) for i in ordered]
     return images, unused
+
+
+def _repeats(
+    found: tuple[int, bool, Region],
+    others: Sequence[tuple[int, bool, Region]],
+    seen: set[int],
+    image: object,
+) -> bool:
+    """Whether an object is one of the others of its image; ``seen`` are hashes of all objects."""
+    label, crowd, region = found
+    parts = region.polygons if region.runs is None else (region.runs,)
+    key = hash((image, label, crowd, *(part.tobytes() for part in parts)))
+    if key not in seen:
+        seen.add(key)
+        return False
+    return any(o[:2] == (label, crowd) and region.equals(o[2]) for o in others)
 
 
 def _size(image: ImageJson) -> tuple[int, int]:
     """Height and width; a label map of that size is made before the image is read."""
-    height, width = int(image["height"]), int(image["width"])
+    height, width = (whole_number(image[side], side) for side in ("height", "width"))
     if not (0 < height and 0 < width and height * width <= MAX_IMAGE_PIXELS):
         raise ValueError(
             f"image {image['id']!r:.80}: expected 1 to {MAX_IMAGE_PIXELS:,} pixels, not {width} x {height}"

@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from imp_trt.classes import ClassTable
-from imp_trt.data.files import write_atomically
+from imp_trt.data.files import resolved, write_atomically
 from imp_trt.errors import DatasetError, InvalidInput, OutputError, UsageError, suggestion
 from imp_trt.train.datasets.coco import BACKGROUNDS
 from imp_trt.train.datasets.reading import read_json
+from imp_trt.train.datasets.values import report_unknown, whole_number
 
 FILE = "dataset.json"
 _KEYS = ("classes", "things")
+_KNOWN = ("layout", *_KEYS, "palette", "name", "terms", "root")
 _WRITE = "write it again with imp-data FOLDER --things ... -o dataset.json"
 
 
@@ -59,6 +61,7 @@ def described_classes(data: Mapping[str, Any], present: ClassTable, where: str) 
     Raises:
         DatasetError: a key is missing or malformed, or the classes are not those of the labels.
     """
+    report_unknown(where, data, _KNOWN)
     classes, things, palette = (data.get(key) for key in (*_KEYS, "palette"))
     if not isinstance(things, list) or not all(isinstance(thing, str) for thing in things):
         raise DatasetError(
@@ -72,9 +75,13 @@ def described_classes(data: Mapping[str, Any], present: ClassTable, where: str) 
         table = chosen_things(present, things, None)
         if palette is None:
             return table
-        return replace(table, palette=tuple((int(r), int(g), int(b)) for r, g, b in palette))
+        return replace(table, palette=tuple((_level(r), _level(g), _level(b)) for r, g, b in palette))
     except (TypeError, ValueError, OverflowError, InvalidInput, UsageError) as error:
         raise DatasetError(where, expected="classes, things and palette", got=error, fix=_WRITE) from error
+
+
+def _level(value: object) -> int:
+    return whole_number(value, "a color of palette")
 
 
 def chosen_things(
@@ -151,6 +158,6 @@ def write_description(path: Path, root: Path, layout: str, classes: ClassTable) 
     palette = data.get("palette")
     if not isinstance(palette, list) or len(palette) != len(classes):
         data["palette"] = [list(color) for color in classes.palette]
-    if path.resolve().parent != root.resolve():
-        data["root"] = str(root.resolve())
+    if resolved(path).parent != resolved(root):
+        data["root"] = str(resolved(root))
     return write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())

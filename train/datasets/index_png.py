@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +38,7 @@ from imp_trt.errors import DatasetError, InvalidInput, suggestion
 from imp_trt.train.datasets.reading import (
     MAX_JSON_BYTES,
     content_digest,
+    has_content,
     need_files,
     need_folder,
     need_same_size,
@@ -47,12 +47,22 @@ from imp_trt.train.datasets.reading import (
     read_photo,
 )
 from imp_trt.train.datasets.unused import named
+from imp_trt.train.datasets.values import (
+    class_names,
+    path_below,
+    report_repeated,
+    report_unknown,
+    whole_number,
+)
 
 _log = logging.getLogger(__name__)
 
 LAYOUT = "<split>.txt with lines 'images/NAME.jpg labels/NAME.png', images/, labels/"
 
 _DESCRIPTION = "classes, things and optionally palette, ignore_index, groups, exclude, name, terms"
+
+
+_KEYS = ("classes", "things", "palette", "ignore_index", "groups", "exclude", "name", "terms", "root")
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,8 @@ def folder_spec(root: str | Path, file: Path | None = None) -> IndexPngSpec:
     path = file or Path(root) / "dataset.json"
     data = read_json(path, _DESCRIPTION)
     try:
-        names = tuple(_typed(n, str) for n in _typed(data["classes"], list))
+        names = class_names([_typed(n, str) for n in _typed(data["classes"], list)], str(path))
+        report_unknown(str(path), data, _KEYS)
         position = {name: index for index, name in enumerate(names)}
         things = sorted(
             _position(t, position) if isinstance(t, str) else _typed(t, int)
@@ -252,6 +263,7 @@ def _read_list(root: Path, split: str, exclude: frozenset[str], source: str) -> 
             else source,
         ) from error
     pairs: list[tuple[str, str]] = []
+    listed: set[str] = set()
     for number, line in enumerate(lines, 1):
         fields = _fields(line)
         if not fields or fields[0].startswith("#"):
@@ -263,11 +275,21 @@ def _read_list(root: Path, split: str, exclude: frozenset[str], source: str) -> 
                 got=line,
                 fix="if the paths contain spaces, put a tab between them, or double quotes around each",
             )
+        listed.add(fields[0])
         if fields[0] not in exclude:
-            pairs.append((fields[0], fields[1]))
-    twice = [name for name, count in Counter(image for image, _ in pairs).items() if count > 1]
-    if twice:
-        _log.warning("list %s: %d images are listed more than once: %s", path, len(twice), named(twice))
+            pairs.append((path_below(root, fields[0]), path_below(root, fields[1])))
+    report_repeated(f"list {path}", (image for image, _ in pairs), "images are listed more than once")
+    by_label = {str(Path(label)): str(Path(image)) for image, label in pairs}
+    shared = {str(Path(label)) for image, label in pairs if by_label[str(Path(label))] != str(Path(image))}
+    if shared:
+        _log.warning(
+            "list %s: %d label maps are those of several images: %s", path, len(shared), named(sorted(shared))
+        )
+    if listed & exclude:
+        _log.info("list %s: %d images are excluded", path, len(listed & exclude))
+    absent = sorted(name for name in exclude - listed if not has_content(root / name))
+    if absent:
+        _log.warning("list %s: %d files to exclude do not exist: %s", path, len(absent), named(absent))
     if not pairs:
         raise DatasetError(f"list {path}", expected="at least one pair of files", got="an empty list")
     need_files(root, (name for pair in pairs for name in pair), LAYOUT, source)
@@ -315,8 +337,8 @@ def _typed(value: object, kind: type[_T]) -> _T:
 
 
 def _rgb(color: Sequence[int]) -> Rgb:
-    red, green, blue = color
-    return int(red), int(green), int(blue)
+    red, green, blue = (whole_number(value, "a color of palette") for value in color)
+    return red, green, blue
 
 
 def _values(valid: NDArray[np.bool_]) -> str:

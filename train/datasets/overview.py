@@ -36,6 +36,7 @@ class SplitOverview:
         unlisted: names of image files beside the listed ones that the labels do not mention.
         shared: number of images that are in another split too, by that split.
         dropped: number of objects that cannot be used, by reason.
+        hidden: number of objects of which no pixel is left below others.
         sizes: number of images by height and width.
         pixels: labeled pixels of each class, and those that are ignored at 255.
         objects: number of instances by class index.
@@ -50,6 +51,7 @@ class SplitOverview:
     unlisted: list[str] = field(default_factory=list)
     shared: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
+    hidden: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     pixels: Counter[int] = field(default_factory=Counter)
     objects: Counter[int] = field(default_factory=Counter)
@@ -81,6 +83,7 @@ class SplitOverview:
             "images_not_in_labels": self.unlisted,
             "images_shared_with": self.shared,
             "dropped_objects": self.dropped,
+            "hidden_objects": self.hidden,
             "sizes": {f"{width}x{height}": n for (height, width), n in self.sizes.most_common()},
             "pixels": {name: self.pixels[k] / total for k, name in enumerate(classes.names)},
             "ignored_pixels": self.pixels[IGNORE_INDEX] / total,
@@ -116,6 +119,9 @@ def overview(
             found.faults.append((name, str(error)))
         if done is not None:
             done(index + 1)
+    hidden = getattr(inner, "hidden", None)
+    if isinstance(hidden, dict):  # of the images that were read
+        found.hidden = sum(hidden.values())
     return found
 
 

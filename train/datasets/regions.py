@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -16,6 +17,8 @@ from imp_trt.errors import DependencyMissing
 # Maximum coordinate of a polygon, in multiples of the image side: pycocotools allocates memory proportional
 # to the length of the edges, so a vertex at 1e9 would exhaust it.
 _REACH = 4
+# By how much a bbox may differ from the region.
+_BOX_PIXELS, _BOX_SHARE = 3.0, 0.2
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,47 @@ class Region:
         codec = need_pycocotools()
         filled = codec.decode(codec.merge(codec.frPyObjects(list(self.polygons), height, width)))
         return np.asarray(filled, np.bool_)
+
+    def bounds(self) -> NDArray[np.float64] | None:
+        """[4] float64, xyxy in pixels: the extent of polygons or runs; None for an empty region."""
+        if self.runs is None:
+            if not self.polygons:
+                return None
+            points = np.concatenate([polygon.reshape(-1, 2) for polygon in self.polygons])
+            return np.concatenate([points.min(axis=0), points.max(axis=0)])
+        height = self.size[0]
+        ends = np.cumsum(self.runs)
+        first, last = ends[:-1:2], ends[1::2] - 1  # of the runs inside
+        first, last = (a[self.runs[1::2] > 0] for a in (first, last))
+        if not first.size:
+            return None
+        columns = first // height, last // height
+        several = bool((columns[0] != columns[1]).any())  # a run that goes on in the next column
+        top = 0 if several else int((first % height).min())
+        bottom = height if several else int((last % height).max()) + 1
+        return np.array([columns[0].min(), top, columns[1].max() + 1, bottom], np.float64)
+
+    def equals(self, other: Region) -> bool:
+        """Whether both have the same polygons or runs."""
+        if self.runs is not None and other.runs is not None:
+            return np.array_equal(self.runs, other.runs)
+        same = self.runs is None and other.runs is None and len(self.polygons) == len(other.polygons)
+        return same and all(map(np.array_equal, self.polygons, other.polygons))
+
+    def fits(self, box: object) -> bool:
+        """Whether a bbox [x, y, width, height] may be that of this region; True for what is no box.
+
+        Sides may be off by a fifth of the size, since tools round, clip and smooth.
+        """
+        bounds = self.bounds()
+        try:
+            x, y, width, height = (float(v) for v in box)  # type: ignore[attr-defined]  # of any type
+        except (TypeError, ValueError, OverflowError):
+            return True
+        if bounds is None or not (0 < width < math.inf and 0 < height < math.inf):
+            return True
+        off = np.abs(bounds - (x, y, x + width, y + height)).max()
+        return bool(off <= max(_BOX_PIXELS, _BOX_SHARE * max(bounds[2] - bounds[0], bounds[3] - bounds[1])))
 
     def problem(self) -> str | None:
         """Why the region cannot contain a pixel of the image, or None."""

@@ -15,6 +15,7 @@ components. The color 224,224,192 (VOC's borders) is ignored, if it is none of a
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path, PurePosixPath
 
@@ -24,9 +25,9 @@ from numpy.typing import NDArray
 from imp_trt.classes import IGNORE_INDEX, ClassTable, Rgb, default_palette
 from imp_trt.data.dataset import Sample, checked_index
 from imp_trt.data.files import read_regular
-from imp_trt.data.images import IMAGE_SUFFIXES
+from imp_trt.data.images import IMAGE_SUFFIXES, warn_once
 from imp_trt.data.instance_maps import connected_instances, renumbered
-from imp_trt.errors import DatasetError, InvalidInput
+from imp_trt.errors import DatasetError, InvalidInput, printable
 from imp_trt.train.datasets.coco import BACKGROUNDS
 from imp_trt.train.datasets.reading import (
     content_digest,
@@ -36,6 +37,9 @@ from imp_trt.train.datasets.reading import (
     read_photo,
 )
 from imp_trt.train.datasets.unused import named
+from imp_trt.train.datasets.values import class_names, path_below, report_repeated
+
+_log = logging.getLogger(__name__)
 
 LAYOUT = "JPEGImages/*.jpg, SegmentationClass/*.png, ImageSets/Segmentation/<split>.txt"
 SOURCE = "in CVAT, export 'Segmentation mask 1.1' with 'Save images'; or complete the folder"
@@ -71,6 +75,7 @@ class ColorMaskDataset:
         self._stems = mask_names(root, split)
         self._objects = (root / "SegmentationObject").is_dir()
         self._images = _image_files(root / "JPEGImages", self._stems)
+        report_repeated(f"split {split!r} of {root}", self._stems, "images are listed more than once")
         labels = [self._label(stem) for stem in self._stems]
         objects = [self._object(stem) for stem in self._stems] if self._objects else []
         photos = [f"JPEGImages/{file}" for file in self._images]
@@ -92,7 +97,14 @@ class ColorMaskDataset:
             )
         colors = read_color_label(self.root / self._object(stem))
         need_same_size(photo, image, colors, self._object(stem))
-        return Sample(image, semantic, _instances(colors, semantic, self.classes))
+        instances = _instances(colors, semantic, self.classes)
+        without = np.unique(semantic[(instances == 0) & np.isin(semantic, self.classes.things)])
+        for label in without.tolist():
+            warn_once(
+                self.root / self._object(stem),
+                f"has no object where the mask has {printable(self.classes.names[label])}: no instance there",
+            )
+        return Sample(image, semantic, instances)
 
     def content_digest(self) -> str:
         """Short digest of the classes, the lists, the masks and the photos."""
@@ -122,10 +134,7 @@ class ColorMaskDataset:
         path = self.root / self.label_name(index)
         label = read_color_label(path)
         if label.ndim == 2:  # class indices in place of colors
-            table = np.full(256, -1, np.int16)
-            table[: len(self.classes)] = np.arange(len(self.classes))
-            table[IGNORE_INDEX] = IGNORE_INDEX
-            mapped = table[label]
+            mapped = self._gray_table(label, path)[label]
         else:
             mapped = self._table()[_codes(label)]
         if mapped.min() < 0:
@@ -138,6 +147,25 @@ class ColorMaskDataset:
                 fix="add them to labelmap.txt, or export without smoothing of edges",
             )
         return mapped.astype(np.uint8)
+
+    def _gray_table(self, label: NDArray[np.uint8], path: Path) -> NDArray[np.int16]:
+        """[256] class of each gray value: an index, or the gray color of a class; -1 for others."""
+        indices, colors = np.full((2, 256), -1, np.int16)
+        indices[: len(self.classes)] = np.arange(len(self.classes))
+        indices[IGNORE_INDEX] = IGNORE_INDEX
+        for code, index in self._codes.items():
+            if code == (code & 255) * 0x010101:
+                colors[code & 255] = index
+        used = np.unique(label)
+        is_index, is_color = ((table[used] >= 0).all() for table in (indices, colors))
+        if is_index and is_color and (indices[used] != colors[used]).any():
+            raise DatasetError(
+                f"mask {path}",
+                expected="values that are class indices, or gray colors of labelmap.txt",
+                got=f"values that are both: {named(used.tolist())}",
+                fix="write the mask as RGB",
+            )
+        return colors if is_color and not is_index else indices
 
     def _table(self) -> NDArray[np.int16]:
         if self._lookup is None:
@@ -170,7 +198,8 @@ def mask_names(root: Path, split: str) -> list[str]:
         names = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.png"))
     else:
         path = lists.get(split, root / f"ImageSets/Segmentation/{split}.txt")
-        names = [line.strip() for line in _text(path).splitlines() if line.strip()]
+        lines = (line.strip() for line in _text(path).splitlines())
+        names = [_stem(root, line) for line in lines if line]
     for name in names:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise DatasetError(
@@ -192,12 +221,25 @@ def _text(path: Path) -> str:
 
 def _image_files(folder: Path, stems: list[str]) -> list[str]:
     """File of each image in the folder; NAME.jpg where there is none."""
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in IMAGE_SUFFIXES:
             file = path.relative_to(folder).as_posix()
-            found.setdefault(file[: -len(path.suffix)], file)
-    return [found.get(stem, f"{stem}.jpg") for stem in stems]
+            found.setdefault(file[: -len(path.suffix)], []).append(file)
+    several = [" and ".join(found[stem]) for stem in dict.fromkeys(stems) if len(found.get(stem, ())) > 1]
+    if several:
+        _log.warning(
+            "%s: %d masks have several images, of which the first is taken: %s",
+            folder,
+            len(several),
+            named(several),
+        )
+    return [found.get(stem, [f"{stem}.jpg"])[0] for stem in stems]
+
+
+def _stem(root: Path, line: str) -> str:
+    """The name of a mask in a list, also as Windows writes it."""
+    return path_below(root / "SegmentationClass", f"{line}.png").removesuffix(".png")
 
 
 def _classes(path: Path) -> tuple[ClassTable, dict[int, int]]:
@@ -212,8 +254,8 @@ def _classes(path: Path) -> tuple[ClassTable, dict[int, int]]:
     try:
         if len({*colors}) != len(colors):
             raise InvalidInput("colors", expected="each color once", got=colors)
-        return ClassTable(names, things, colors), codes
-    except InvalidInput as error:
+        return ClassTable(class_names(names, str(path)), things, colors), codes
+    except (InvalidInput, ValueError) as error:
         raise DatasetError(str(path), expected="NAME:R,G,B:: per class", got=str(error)) from error
 
 

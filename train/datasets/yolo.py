@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +25,12 @@ from imp_trt.data.dataset import Sample, checked_index
 from imp_trt.data.files import read_regular
 from imp_trt.data.images import IMAGE_SUFFIXES
 from imp_trt.errors import DatasetError, DependencyMissing, InvalidInput
-from imp_trt.train.datasets.coco import BACKGROUND, BACKGROUNDS, paint
+from imp_trt.train.datasets.coco import BACKGROUND, BACKGROUNDS
+from imp_trt.train.datasets.painting import count_hidden, paint
 from imp_trt.train.datasets.reading import content_digest, has_content, need_files, read_photo
 from imp_trt.train.datasets.regions import Region, need_pycocotools
 from imp_trt.train.datasets.unused import UnusedObjects, report_objects
+from imp_trt.train.datasets.values import class_names, path_below, report_repeated, whole_number
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +77,10 @@ class YoloDataset:
             )
         need_files(Path(), (str(path) for path in self._images), LAYOUT, SOURCE)
         need_pycocotools()
+        labels = (str(_label_file(path)) for path in self._images)
+        report_repeated(str(description), labels, "text files are those of several images")
         self.unused = UnusedObjects()
+        self.hidden: dict[int, int] = {}
         for path in _without_image(self._images):
             self.unused.add("in text files without an image", {"id": path.name})
         self._objects = [_polygons(_label_file(path), class_of, self.unused) for path in self._images]
@@ -90,13 +96,16 @@ class YoloDataset:
 
     def __getitem__(self, index: int) -> Sample:
         position = checked_index(index, len(self))
-        image = read_photo(self._images[position])
+        path = self._images[position]
+        image = read_photo(path)
         height, width = image.shape[:2]
         objects = [
             (label, False, Region((height, width), (polygon * np.tile([width, height], polygon.size // 2),)))
             for label, polygon in self._objects[position]
         ]
-        return paint(image, objects, self.classes, 0)
+        sample = paint(image, objects, self.classes, 0)
+        self.hidden[position] = count_hidden(path, sample, objects, self.classes)
+        return sample
 
     def content_digest(self) -> str:
         """Short digest of the classes, the text files and the photos."""
@@ -133,12 +142,36 @@ def read_description(path: Path) -> dict[str, object]:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise ValueError("aliases, with which a small file can describe any amount of data")
         data = yaml.safe_load(text)
+        if isinstance(data, dict):
+            data |= _names_as_written(yaml.compose(text, yaml.SafeLoader))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
         raise DatasetError(str(path), expected=expected, got=reason, fix="export it again") from error
     if not isinstance(data, dict):
         raise DatasetError(str(path), expected=expected, got=type(data).__name__)
     return {str(key): value for key, value in data.items()}
+
+
+def _names_as_written(node: Any) -> dict[str, object]:
+    """The key names of YAML as text: its rules make False of no and off, and 8 of 010.
+
+    Raises:
+        ValueError: a key occurs twice, of which only the last would count.
+    """
+    _need_once([str(key.value) for key, _ in node.value])
+    for key, names in node.value:
+        if key.value == "names" and names.id == "mapping":
+            _need_once([f"names {number.value}" for number, _ in names.value])
+            return {"names": {number.value: name.value for number, name in names.value}}
+        if key.value == "names" and names.id == "sequence":
+            return {"names": [name.value for name in names.value]}
+    return {}
+
+
+def _need_once(keys: list[str]) -> None:
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise ValueError(f"twice in the file: {', '.join(twice)}")
 
 
 def split_names(path: Path) -> list[str]:
@@ -161,7 +194,8 @@ def image_files(description: Path, data: Mapping[str, object], split: str) -> li
     found: list[Path] = []
     for entry in entries:
         # Roboflow's ../train/images is written for another place than the one that the archive has.
-        places = [folder / text for text in (entry, entry.removeprefix("../")) for folder in (root, base)]
+        texts = (entry, entry.removeprefix("../"), entry.replace("\\", "/"))
+        places = [folder / text for text in texts for folder in (root, base)]
         place = next((p for p in places if p.exists()), None)
         if place is None:
             raise DatasetError(
@@ -171,6 +205,7 @@ def image_files(description: Path, data: Mapping[str, object], split: str) -> li
             found += _below(place)
         else:
             found += _listed(place, base)
+    report_repeated(str(description), map(str, found), f"images of {split} are listed more than once")
     return sorted(set(found))
 
 
@@ -196,7 +231,8 @@ def _listed(path: Path, base: Path) -> list[Path]:
         if line:
             # CVAT puts data/ before paths of files that are not below data.
             names = (line, line.removeprefix("data/"))
-            places = [folder / name for name in names for folder in (path.parent, base)]
+            folders = (path.parent, base)
+            places = [folder / path_below(folder, name) for name in names for folder in folders]
             found.append(next((p for p in places if has_content(p)), places[0]))
     return found
 
@@ -234,11 +270,19 @@ def _classes(data: Mapping[str, object], path: Path) -> tuple[ClassTable, dict[i
     expected = "names: a list, or a mapping of 0, 1, 2, ... to names"
     try:
         if isinstance(names, dict):
-            named = sorted((int(number), str(name)) for number, name in names.items())
+            numbers = [whole_number(number, "the number of a class") for number in names]
+            named = sorted(zip(numbers, class_names(list(names.values()), str(path)), strict=True))
         elif isinstance(names, list):
-            named = list(enumerate(map(str, names)))
+            named = list(enumerate(class_names(names, str(path))))
         else:
             raise ValueError(f"{names!r:.80}")
+        count = data.get("nc", len(named))
+        if count != len(named):
+            raise ValueError(f"nc: {count!r:.80}, but {len(named)} names")
+        if named and (named[0][0] < 0 or len({number for number, _ in named}) < len(named)):
+            raise ValueError(f"numbers {', '.join(str(number) for number, _ in named)[:80]}")
+        if "kpt_shape" in data:
+            raise ValueError("kpt_shape: boxes and keypoints, no polygons")
         things = [(number, name) for number, name in named if name.lower() not in BACKGROUNDS]
         table = (BACKGROUND, *(name for _, name in things))
         class_of = {number: 0 for number, _ in named}
@@ -252,12 +296,13 @@ def _polygons(path: Path, class_of: Mapping[int, int], unused: UnusedObjects) ->
     if not path.exists():
         return []
     found: list[Polygon] = []
+    seen: set[tuple[int, bytes]] = set()
     for number, line in enumerate(_lines(path), 1):
         if not line:
             continue
         fields, where = line.split(), f"{path} line {number}"
         try:
-            label = class_of[int(fields[0])]
+            label = class_of[whole_number(fields[0], "class")]
             points = np.array([float(field) for field in fields[1:]], np.float64)
         except (KeyError, ValueError) as error:
             raise DatasetError(
@@ -266,7 +311,9 @@ def _polygons(path: Path, class_of: Mapping[int, int], unused: UnusedObjects) ->
                 got=line[:80],
                 fix="correct the line, or add the class to names in data.yaml",
             ) from error
-        problem = _problem(points)
+        repeats = (label, points.tobytes()) in seen
+        seen.add((label, points.tobytes()))
+        problem = "that repeat another of their image" if repeats else _problem(points)
         if problem is None:
             found.append((label, points))
         else:

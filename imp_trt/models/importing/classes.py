@@ -4,12 +4,19 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
+import unicodedata
 from pathlib import Path
 
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
+from imp_trt.data.files import read_regular
 from imp_trt.errors import InvalidInput
 
+_log = logging.getLogger(__name__)
+
+_MAX_BYTES = 1 << 20
 _CATEGORIES: list[str] = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
 
 COCO_THINGS: tuple[str, ...] = tuple(name for name in _CATEGORIES[1:] if name != "N/A")
@@ -38,13 +45,15 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
     """Class names of a text file with one name a line, or of a JSON file with a list of names.
 
     Raises:
-        InvalidInput: the file cannot be read, is empty, or names a class twice.
+        InvalidInput: the file cannot be read or is no regular file, is empty, names a class twice, or has a
+            control character in a name.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        data = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
+        text = read_regular(path, _MAX_BYTES).decode("utf-8-sig")
+        # Not splitlines: it also divides at characters that a name may contain.
+        data = json.loads(text) if path.suffix.lower() == ".json" else re.split(r"\r\n|\r|\n", text)
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidInput(
             f"class names {path}", expected="a text file with one name a line, or a JSON list", got=error
         ) from error
@@ -53,6 +62,14 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
     names = tuple(name.strip() for name in data if name.strip())
     if not names:
         raise InvalidInput(f"class names {path}", expected="at least one name", got="none")
+    empty = sum(not name.strip() for name in data[: data.index(next(n for n in reversed(data) if n.strip()))])
+    if empty:
+        _log.warning("class names %s: %d empty ones before the last are left out", path, empty)
+    strange = [name for name in names if any(unicodedata.category(c) == "Cc" for c in name)]
+    if strange:
+        raise InvalidInput(
+            f"class names {path}", expected="names without control characters", got=repr(strange[0])
+        )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InvalidInput(f"class names {path}", expected="each name once", got=", ".join(twice[:3]))

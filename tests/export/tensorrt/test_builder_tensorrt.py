@@ -8,14 +8,15 @@ are used are looked up in TensorRT's own bindings by tests/bindings, where those
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 
 import pytest
 
-from imp_trt.errors import BuildError, PrecisionError
+from imp_trt.errors import BuildError, OutputError, PrecisionError
 from imp_trt.export.tensorrt import builder
 from imp_trt.export.tensorrt.build_job import BuildJob
-from imp_trt.export.tensorrt.builder import build_engine
+from imp_trt.export.tensorrt.builder import _prepare, build_engine
 from imp_trt.export.tensorrt.engine import custom_nodes
 from imp_trt.export.tensorrt.layer_types import check_engine, check_network, engine_types
 from tests.support.small_graphs import convolution
@@ -218,3 +219,14 @@ def test_which_networks_pass(precision, types, good):
         return
     with pytest.raises(PrecisionError, match=f"does not compute in {precision}"):
         check_network(precision, types)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless"])
+def test_a_timing_cache_that_never_ends_is_refused(kind, tmp_path):
+    cache = tmp_path / "timing.cache"
+    if kind == "pipe":
+        os.mkfifo(cache)
+    else:
+        cache.symlink_to("/dev/zero")
+    with pytest.raises(OutputError, match=r"timing cache .*regular file"):
+        _prepare(b"", BuildJob("tensorrt", "fp16", timing_cache=str(cache)), tmp_path)
