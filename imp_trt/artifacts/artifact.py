@@ -6,14 +6,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
+from imp_trt.artifacts.json_object import read_object
 from imp_trt.artifacts.manifest import (
+    CONTRACT_FIELD,
     EXPORT_AGAIN,
     MAX_MANIFEST_BYTES,
     EngineInfo,
@@ -24,6 +27,7 @@ from imp_trt.artifacts.manifest import (
     output_specs,
     parse_manifest,
 )
+from imp_trt.artifacts.network_manifest import NetworkManifest, parse_network_manifest
 from imp_trt.artifacts.replacement import file_state, finish, locked, next_path, replace_together
 from imp_trt.data.files import open_regular, read_regular, room_for, unwritable, written_beside
 from imp_trt.errors import ArtifactError, InvalidInput, OutputError
@@ -33,12 +37,16 @@ __all__ = [
     "EngineInfo",
     "InputContract",
     "Manifest",
+    "NetworkArtifact",
+    "NetworkManifest",
     "TensorSpec",
     "golden_path",
     "manifest_path",
     "output_specs",
     "read_artifact",
     "read_manifest",
+    "read_network",
+    "read_network_manifest",
     "write_artifact",
 ]
 
@@ -67,6 +75,29 @@ class Artifact:
     manifest: Manifest
 
 
+@dataclass(frozen=True)
+class NetworkArtifact:
+    """A verified file with a network of another make; the fields are those of :class:`Artifact`."""
+
+    path: Path
+    payload: bytes
+    manifest: NetworkManifest
+
+
+AnyManifest = Manifest | NetworkManifest
+_M = TypeVar("_M", Manifest, NetworkManifest, AnyManifest)
+
+
+@dataclass(frozen=True)
+class _Pair(Generic[_M]):
+    payload: bytes
+    manifest: _M
+
+
+_Parse = Callable[[bytes, Path], _M]
+"""From the bytes of a manifest; the path is for errors."""
+
+
 def manifest_path(path: str | os.PathLike[str]) -> Path:
     """``<file>.json`` for an artifact file."""
     path = Path(path)
@@ -92,11 +123,30 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     Raises:
         ArtifactError: the manifest is missing, unreadable, malformed or has another schema.
     """
-    path = Path(path)
+    return _read_manifest(Path(path), parse_manifest)
+
+
+def read_network_manifest(path: str | os.PathLike[str]) -> NetworkManifest:
+    """:func:`read_manifest` for a network of another make."""
+    return _read_manifest(Path(path), parse_network_manifest)
+
+
+def read_any_manifest(path: str | os.PathLike[str]) -> AnyManifest:
+    """:func:`read_manifest` for a file of either kind."""
+    return _read_manifest(Path(path), _parse_any)
+
+
+def _read_manifest(path: Path, parse: _Parse[_M]) -> _M:
     if os.path.exists(next_path(manifest_path(path))):
         with suppress(ArtifactError):
-            return read_artifact(path).manifest
-    return _parse_manifest(path, manifest_path(path))
+            return _read(path, parse).manifest
+    return _parse_manifest(path, manifest_path(path), parse)
+
+
+def _parse_any(data: bytes, path: Path) -> AnyManifest:
+    if CONTRACT_FIELD in read_object(data, path):
+        return parse_network_manifest(data, path)
+    return parse_manifest(data, path)
 
 
 def read_artifact(path: str | os.PathLike[str]) -> Artifact:
@@ -108,24 +158,34 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
     Raises:
         ArtifactError: either file is missing or unreadable, or they do not belong together.
     """
-    path = Path(path)
+    pair = _read(Path(path), parse_manifest)
+    return Artifact(Path(path), pair.payload, pair.manifest)
+
+
+def read_network(path: str | os.PathLike[str]) -> NetworkArtifact:
+    """:func:`read_artifact` for a network of another make."""
+    pair = _read(Path(path), parse_network_manifest)
+    return NetworkArtifact(Path(path), pair.payload, pair.manifest)
+
+
+def _read(path: Path, parse: _Parse[_M]) -> _Pair[_M]:
     check_regular(path, "artifact")  # named before its manifest
     for _ in range(_READ_ATTEMPTS):
         before = _state(path)
         try:
-            return _read_pair(path)
+            return _read_pair(path, parse)
         except ArtifactError:
             if _state(path) == before:
                 raise
-    return _read_pair(path)
+    return _read_pair(path, parse)
 
 
-def _read_pair(path: Path) -> Artifact:
+def _read_pair(path: Path, parse: _Parse[_M]) -> _Pair[_M]:
     """The manifest first, because a writer replaces it last."""
-    manifest: Manifest | None = None
+    manifest: _M | None = None
     missing: ArtifactError | None = None
     try:
-        manifest = _parse_manifest(path, manifest_path(path))
+        manifest = _parse_manifest(path, manifest_path(path), parse)
     except ArtifactError as error:
         missing = error
     kinds = MAX_PAYLOAD_BYTES if manifest is None else (manifest.kind,)
@@ -136,9 +196,9 @@ def _read_pair(path: Path) -> Artifact:
         following = next_path(manifest_path(path))
         if os.path.exists(following):
             with suppress(ArtifactError):
-                candidate = _parse_manifest(path, following)
+                candidate = _parse_manifest(path, following, parse)
                 if digest == candidate.sha256:
-                    return Artifact(path, payload, candidate)
+                    return _Pair(payload, candidate)
     if manifest is None:
         raise missing or AssertionError
     if digest != manifest.sha256:
@@ -148,12 +208,12 @@ def _read_pair(path: Path) -> Artifact:
             got=f"{digest} over {len(payload)} bytes",
             fix=f"the file is damaged or was replaced; copy both files again, or {EXPORT_AGAIN}",
         )
-    return Artifact(path, payload, manifest)
+    return _Pair(payload, manifest)
 
 
-def _parse_manifest(path: Path, source: Path) -> Manifest:
+def _parse_manifest(path: Path, source: Path, parse: _Parse[_M]) -> _M:
     """Read the manifest of the artifact ``path`` from the file ``source``."""
-    manifest = parse_manifest(read_bounded(source, "manifest", MAX_MANIFEST_BYTES), source)
+    manifest = parse(read_bounded(source, "manifest", MAX_MANIFEST_BYTES), source)
     suffix = SUFFIXES.get(manifest.kind)
     if suffix != path.suffix.lower():
         raise ArtifactError(
@@ -175,7 +235,7 @@ def _state(path: Path) -> list[tuple[int, int] | None]:
 
 
 def write_artifact(
-    path: str | os.PathLike[str], payload: bytes, manifest: Manifest, golden: bytes | None = None
+    path: str | os.PathLike[str], payload: bytes, manifest: AnyManifest, golden: bytes | None = None
 ) -> Path:
     """Write the file, its manifest and its golden frames so that either all appear or none does.
 
@@ -239,7 +299,7 @@ def _free_golden_path(path: Path, golden: bytes) -> Path:
     for suffix in SUFFIXES.values():
         if suffix != path.suffix.lower():
             with suppress(ArtifactError):
-                if read_manifest(path.with_suffix(suffix)).golden_sha256 not in ("", digest):
+                if read_any_manifest(path.with_suffix(suffix)).golden_sha256 not in ("", digest):
                     return own_golden_path(path)
     return shared
 
@@ -279,7 +339,7 @@ def _finish_replacement(path: Path) -> None:
         return
     try:
         payload = read_bounded(path, "artifact", max(MAX_PAYLOAD_BYTES.values()))
-        complete = _parse_manifest(path, following).sha256 == hashlib.sha256(payload).hexdigest()
+        complete = _parse_manifest(path, following, _parse_any).sha256 == hashlib.sha256(payload).hexdigest()
     except ArtifactError:
         complete = False
     finish((golden_path(path), own_golden_path(path), manifest_path(path)), complete)
@@ -319,5 +379,8 @@ def _typed(path: Path, what: str) -> Iterator[None]:
 
 def _fix(what: str) -> str:
     if what == "manifest":
-        return f"the manifest belongs next to the artifact; copy it there, or {EXPORT_AGAIN}"
+        return (
+            f"the manifest belongs next to the artifact; copy it there, or {EXPORT_AGAIN}; an .onnx file of "
+            "another make becomes an artifact by imp-export FILE.onnx"
+        )
     return f"check the path, or {EXPORT_AGAIN}"

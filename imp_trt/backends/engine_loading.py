@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from functools import cache
 
-from imp_trt.artifacts.artifact import Artifact
+from imp_trt.artifacts.artifact import Artifact, NetworkArtifact
 from imp_trt.artifacts.manifest import EXPORT_AGAIN, TensorSpec
 from imp_trt.errors import ArtifactError, DeviceError, EngineIncompatible, printable
 from imp_trt.plugins.tensorrt_types import ICudaEngine, Member, TensorRT
@@ -21,7 +21,15 @@ _LEVELS = {
     "INFO": logging.DEBUG,  # TensorRT logs much at this level
     "VERBOSE": logging.DEBUG,
 }
-_DTYPES = {"UINT8": "uint8", "FLOAT": "float32", "INT32": "int32"}
+_DTYPES = {
+    "UINT8": "uint8",
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
 _MAX_QUOTED = 3  # messages in an error
 
 
@@ -64,7 +72,9 @@ def _logger(trt: TensorRT, errors: deque[str]) -> object:
     return Logger()
 
 
-def deserialize(trt: TensorRT, log: MessageLog, artifact: Artifact, kept: list[object]) -> ICudaEngine:
+def deserialize(
+    trt: TensorRT, log: MessageLog, artifact: Artifact | NetworkArtifact, kept: list[object]
+) -> ICudaEngine:
     """The engine of an artifact that passed preflight.
 
     Args:
@@ -99,7 +109,7 @@ def deserialize(trt: TensorRT, log: MessageLog, artifact: Artifact, kept: list[o
     return engine
 
 
-def check_tensors(engine: ICudaEngine, artifact: Artifact) -> None:
+def check_tensors(engine: ICudaEngine, artifact: Artifact | NetworkArtifact) -> None:
     """Check that the engine's inputs and outputs are those of the manifest, on the GPU, in linear format.
 
     Raises:
@@ -108,7 +118,12 @@ def check_tensors(engine: ICudaEngine, artifact: Artifact) -> None:
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     actual = sorted(_describe(engine, name) for name in names)
     manifest = artifact.manifest
-    expected = sorted([_line("INPUT", manifest.input.spec), *(_line("OUTPUT", s) for s in manifest.outputs)])
+    expected = sorted(
+        [
+            *(_line("INPUT", spec) for spec in manifest.inputs),
+            *(_line("OUTPUT", spec) for spec in manifest.outputs),
+        ]
+    )
     if actual != expected:
         raise ArtifactError(
             f"engine {artifact.path}: its tensors differ from the manifest",
