@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imp_trt.artifacts.artifact import SUFFIXES
@@ -101,6 +101,19 @@ def make_engine_plan(onnx: Path, output: Path, options: ExportOptions, progress:
     return _plan(
         onnx, onnx.stem.removesuffix(f".{options.precision}"), output, options, target, platform, progress
     )
+
+
+def make_network_plan(onnx: Path, output: Path, options: ExportOptions, progress: Progress) -> ExportPlan:
+    """Like :func:`make_plan`, for an ONNX file of another make; its ``frames`` are the caller's to read."""
+    platform = Platform.detect()
+    target = find_target(options.target or _implied_target(output) or default_target(platform))
+    name = onnx.stem.removesuffix(f".{options.precision}")
+    plan = _plan(onnx, name, output, replace(options, frames=None), target, platform, progress)
+    if plan.path.exists() and plan.path.samefile(onnx):
+        raise UsageError(
+            f"output {plan.path}", expected="another file than the input", fix="choose another with -o"
+        )
+    return replace(plan, options=options)
 
 
 def _plan(

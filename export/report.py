@@ -7,13 +7,14 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from imp_trt.artifacts.artifact import canvas_path
+from imp_trt.artifacts.artifact import AnyManifest, canvas_path
 from imp_trt.artifacts.manifest import Manifest
+from imp_trt.artifacts.network_manifest import NetworkManifest
 from imp_trt.export.verification.gates import ENGINE
 
 
 @dataclass(frozen=True)
-class ExportReport:
+class _Report:
     """The result of an export.
 
     Attributes:
@@ -26,20 +27,10 @@ class ExportReport:
     """
 
     path: Path
-    manifest: Manifest
+    manifest: AnyManifest
     seconds: float
     also: tuple[Path, ...] = ()
     not_run_reason: str = ""
-
-    @property
-    def not_here(self) -> str:
-        """Deprecated: use not_run_reason."""
-        warnings.warn(
-            "ExportReport.not_here is deprecated, use ExportReport.not_run_reason",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return self.not_run_reason
 
     @property
     def graph_only(self) -> bool:
@@ -71,3 +62,36 @@ class ExportReport:
             "canvas_part": part,
             "bytes": {name: path.stat().st_size for name, path in files.items()},
         }
+
+
+@dataclass(frozen=True)
+class ExportReport(_Report):
+    """The result of the export of a segmentation network.
+
+    Attributes:
+        path: the artifact.
+        manifest: its manifest, including the results of the verification.
+        seconds: duration.
+        also: other files that were written (``keep_onnx``, ``function_free``).
+        not_run_reason: why the engine itself was not run on this machine; empty if it was, or if there is
+            none.
+    """
+
+    manifest: Manifest
+
+    @property
+    def not_here(self) -> str:
+        """Deprecated: use not_run_reason."""
+        warnings.warn(
+            "ExportReport.not_here is deprecated, use ExportReport.not_run_reason",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.not_run_reason
+
+
+@dataclass(frozen=True)
+class NetworkReport(_Report):
+    """The result of the export of an ONNX file of another make; the attributes are those of ExportReport."""
+
+    manifest: NetworkManifest

@@ -2,6 +2,7 @@
 from .artifacts import Manifest as Manifest
 from .backends import ResultFuture as ResultFuture
 from .classes import ClassTable as ClassTable
+from .engine import Engine as Engine
 from .errors import ImpTrtError as ImpTrtError
 from .preprocessing import Nv12Frame as Nv12Frame
 from .results import Instances as Instances

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+_OPSET = 18  # the first whose reductions take their axes as an input
 _MAX_CLASSES = 256  # of a uint8 class map
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -20,10 +21,13 @@ def without_argmax(model: ModelProto) -> ModelProto:
     """A copy in which each ArgMax over axis 1 that is cast to uint8 is ReduceMax, Equal, Where and ReduceMin.
 
     Bit-equal to ArgMax: the first of equal maxima wins. A pixel whose logits are NaN, for which ONNX does not
-    define ArgMax, gets a valid class: that of the largest other logit, or the last. Any other ArgMax stays.
+    define ArgMax, gets a valid class: that of the largest other logit, or the last. Any other ArgMax stays,
+    and so do all in files below opset 18.
     """
     changed = ModelProto()
     changed.CopyFrom(model)
+    if max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0) < _OPSET:
+        return changed
     graph = changed.graph
     values = {v.name: v for v in (*graph.value_info, *graph.input)}
     readers: dict[str, list[NodeProto]] = {}

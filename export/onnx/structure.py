@@ -17,14 +17,15 @@ DOMAIN = "imp_trt"
 """Domain of every custom node and function of this package."""
 
 # Field numbers of onnx.proto.
-_MODEL_GRAPH, _MODEL_OPSETS, _MODEL_FUNCTIONS = 7, 8, 25
+_MODEL_PRODUCER, _MODEL_GRAPH, _MODEL_OPSETS, _MODEL_FUNCTIONS = 2, 7, 8, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
 _NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN = 3, 4, 7
 _TENSOR_NAME = 8
 _FUNCTION_NAME, _FUNCTION_DOMAIN = 1, 10
 
-# TensorProto.DataType -> name in NumPy; the others cannot be inputs or outputs of an engine here.
+# TensorProto.DataType -> name in NumPy.
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16"}
+_DTYPES |= {4: "uint16", 5: "int16", 8: "string", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16"}
 
 _Value = int | memoryview
 
@@ -47,6 +48,7 @@ class Structure:
         functions: (domain, name) of the local functions.
         inputs, outputs: tensors of the graph, without initializers; -1 is a dimension without a fixed size.
         opset: of the standard operators; 0 if the file names none.
+        producer: program that wrote the file.
     """
 
     nodes: tuple[Node, ...]
@@ -54,6 +56,7 @@ class Structure:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     opset: int
+    producer: str = ""
 
     def custom_nodes(self) -> dict[str, tuple[str, ...]]:
         """This package's operators -> names of their nodes."""
@@ -93,7 +96,7 @@ def _structure(data: memoryview) -> Structure:
     functions: list[tuple[str, str]] = []
     tensors: dict[int, list[TensorSpec]] = {_GRAPH_INPUT: [], _GRAPH_OUTPUT: []}
     initializers: set[str] = set()
-    opset = 0
+    opset, producer = 0, ""
     for number, value, _, _ in _fields(data):
         if number == _MODEL_GRAPH:
             for inner, item, _, _ in _fields(_message(value)):
@@ -104,6 +107,8 @@ def _structure(data: memoryview) -> Structure:
                     initializers.update(_texts(item, _TENSOR_NAME))
                 elif inner in tensors:
                     tensors[inner].append(_tensor(item))
+        elif number == _MODEL_PRODUCER:
+            producer = str(_message(value), "utf-8")
         elif number == _MODEL_OPSETS:
             imports = {inner: item for inner, item, _, _ in _fields(_message(value))}
             version = imports.get(2, 0)
@@ -113,7 +118,7 @@ def _structure(data: memoryview) -> Structure:
             name, domain = _texts(value, _FUNCTION_NAME, _FUNCTION_DOMAIN)
             functions.append((domain, name))
     inputs = tuple(spec for spec in tensors[_GRAPH_INPUT] if spec.name not in initializers)
-    return Structure(tuple(nodes), tuple(functions), inputs, tuple(tensors[_GRAPH_OUTPUT]), opset)
+    return Structure(tuple(nodes), tuple(functions), inputs, tuple(tensors[_GRAPH_OUTPUT]), opset, producer)
 
 
 def _tensor(value: _Value) -> TensorSpec:

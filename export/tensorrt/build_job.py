@@ -37,6 +37,7 @@ class BuildJob:
         optimization_level: 0 to 5.
         hardware_compatibility: only TensorRT.
         version_compatible: whether later TensorRT versions may load the engine; only TensorRT.
+        foreign: the network is of another make: it may have no layer of the precision, or some in float32.
     """
 
     backend: EngineBackendName
@@ -52,6 +53,7 @@ class BuildJob:
     optimization_level: int = DEFAULT_OPTIMIZATION_LEVEL
     hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: bool = False
+    foreign: bool = False
 
     def to_json(self) -> str:
         """Text for :meth:`read`."""

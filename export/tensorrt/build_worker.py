@@ -99,7 +99,7 @@ def run(job: BuildJob, events: Events) -> dict[str, object]:
     events.send("progress", stage="parse", done=1, total=1)
     check_plugin_layers(trt, network, job)
     types = network_types(network)
-    check_network(job.precision, types)
+    check_network(job.precision, types, job.foreign)
     config = configure(trt, builder, job)
     monitor = _monitor(trt, events)
     config.progress_monitor = monitor
@@ -117,7 +117,7 @@ def run(job: BuildJob, events: Events) -> dict[str, object]:
         raise unwritable(Path(job.output), error) from error
     types_of_engine = _inspect(trt, logger, plan, job) if job.backend == "tensorrt" else None
     if types_of_engine is not None:
-        check_engine(job.precision, types_of_engine)
+        check_engine(job.precision, types_of_engine, job.foreign)
     return {
         "version": trt.__version__,
         "network_types": types,

@@ -54,6 +54,7 @@ def make_engine(
     options: EngineOptions,
     platform: Platform,
     progress: Progress | None = None,
+    foreign: bool = False,
 ) -> Engine:
     """Build an engine for a target that passed :func:`imp_trt.export.targets.check_target`.
 
@@ -67,6 +68,7 @@ def make_engine(
         target, options: what to build, and how.
         platform: of this machine.
         progress: called with the progress of the work.
+        foreign: the network is of another make; see BuildJob.
 
     Raises:
         BuildError: TensorRT cannot build the graph.
@@ -93,6 +95,7 @@ def make_engine(
         optimization_level=options.optimization_level,
         hardware_compatibility=options.hardware_compatibility,
         version_compatible=options.version_compatible,
+        foreign=foreign,
     )
     built = build_engine(graph, job, progress)
     header = read_plan_header(built.plan)

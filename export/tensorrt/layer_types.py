@@ -98,11 +98,12 @@ def _type_of(text: str) -> str:
     return next((names[word.upper()] for word in words if word.upper() in names), "")
 
 
-def check_network(precision: Precision, counts: Mapping[str, int]) -> None:
+def check_network(precision: Precision, counts: Mapping[str, int], foreign: bool = False) -> None:
     """Check that the typed network has the requested precision.
 
     All convolutions must have its type; for int8 and fp8 at least a quarter, because first and last layers
-    stay in a floating-point type, and the heads' last layers are counted once per pyramid level.
+    stay in a floating-point type, and the heads' last layers are counted once per pyramid level. A network of
+    another make may have none, or some in float32 whose weights exceed the type's range.
 
     Raises:
         PrecisionError: it has not; the message has both.
@@ -111,7 +112,9 @@ def check_network(precision: Precision, counts: Mapping[str, int]) -> None:
     quantized = precision in ("int8", "fp8")
     others = set(counts) - set(_ALLOWED[precision])
     enough = 4 * counts.get(required, 0) >= total if quantized else counts.get(required, 0) == total
-    if total and enough and not others:
+    if foreign:
+        enough = not total or counts.get(required, 0) > 0
+    if (total or foreign) and enough and not others:
         return
     raise PrecisionError(
         f"the graph does not compute in {precision}",
@@ -121,18 +124,19 @@ def check_network(precision: Precision, counts: Mapping[str, int]) -> None:
     )
 
 
-def check_engine(precision: Precision, counts: Mapping[str, int]) -> None:
+def check_engine(precision: Precision, counts: Mapping[str, int], foreign: bool = False) -> None:
     """Check that the built engine has layers of the requested precision and no other 16-bit float ones.
 
     The types of the network are known; this checks that the builder has kept them. uint8 is not checked: the
-    inspector's name for the uint8 frame differs between versions.
+    inspector's name for the uint8 frame differs between versions. A network of another make may have no layer
+    of the precision.
 
     Raises:
         PrecisionError: it has not; the message has both.
     """
     required = REQUIRED[precision]
     others = (set(counts) & {"Half", "BFloat16"}) - set(_ALLOWED[precision])
-    if counts.get(required, 0) > 0 and not others:
+    if (counts.get(required, 0) > 0 or foreign) and not others:
         return
     raise PrecisionError(
         f"the engine does not compute in {precision}",

@@ -6,14 +6,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
+from imp_trt.artifacts.json_object import read_object
 from imp_trt.artifacts.manifest import (
+    CONTRACT_FIELD,
     EXPORT_AGAIN,
     MAX_MANIFEST_BYTES,
     EngineInfo,
@@ -24,6 +27,7 @@ from imp_trt.artifacts.manifest import (
     output_specs,
     parse_manifest,
 )
+from imp_trt.artifacts.network_manifest import NetworkManifest, parse_network_manifest
 from imp_trt.artifacts.replacement import file_state, finish, locked, next_path, replace_together
 from imp_trt.data.files import open_regular, read_regular, room_for, unwritable, written_beside
 from imp_trt.errors import ArtifactError, InvalidInput, OutputError
@@ -33,6 +37,8 @@ __all__ = [
     "EngineInfo",
     "InputContract",
     "Manifest",
+    "NetworkArtifact",
+    "NetworkManifest",
     "TensorSpec",
     "canvas_path",
     "golden_path",
@@ -40,6 +46,8 @@ __all__ = [
     "output_specs",
     "read_artifact",
     "read_manifest",
+    "read_network",
+    "read_network_manifest",
     "write_artifact",
 ]
 
@@ -69,6 +77,30 @@ class Artifact:
     payload: bytes
     manifest: Manifest
     canvas: bytes | None = None
+
+
+@dataclass(frozen=True)
+class NetworkArtifact:
+    """A verified file with a network of another make; the fields are those of :class:`Artifact`."""
+
+    path: Path
+    payload: bytes
+    manifest: NetworkManifest
+
+
+AnyManifest = Manifest | NetworkManifest
+_M = TypeVar("_M", Manifest, NetworkManifest, AnyManifest)
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class _Pair(Generic[_M]):
+    payload: bytes
+    manifest: _M
+
+
+_Parse = Callable[[bytes, Path], _M]
+"""From the bytes of a manifest; the path is for errors."""
 
 
 def manifest_path(path: str | os.PathLike[str]) -> Path:
@@ -102,11 +134,30 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     Raises:
         ArtifactError: the manifest is missing, unreadable, malformed or has another schema.
     """
-    path = Path(path)
+    return _read_manifest(Path(path), parse_manifest)
+
+
+def read_network_manifest(path: str | os.PathLike[str]) -> NetworkManifest:
+    """:func:`read_manifest` for a network of another make."""
+    return _read_manifest(Path(path), parse_network_manifest)
+
+
+def read_any_manifest(path: str | os.PathLike[str]) -> AnyManifest:
+    """:func:`read_manifest` for a file of either kind."""
+    return _read_manifest(Path(path), _parse_any)
+
+
+def _read_manifest(path: Path, parse: _Parse[_M]) -> _M:
     if os.path.exists(next_path(manifest_path(path))):
         with suppress(ArtifactError):
-            return read_artifact(path).manifest
-    return _parse_manifest(path, manifest_path(path))
+            return _while_replaced(path, lambda: _read_pair(path, parse)).manifest
+    return _parse_manifest(path, manifest_path(path), parse)
+
+
+def _parse_any(data: bytes, path: Path) -> AnyManifest:
+    if CONTRACT_FIELD in read_object(data, path):
+        return parse_network_manifest(data, path)
+    return parse_manifest(data, path)
 
 
 def read_artifact(path: str | os.PathLike[str], canvas: bool = False) -> Artifact:
@@ -123,21 +174,39 @@ def read_artifact(path: str | os.PathLike[str], canvas: bool = False) -> Artifac
         ArtifactError: either file is missing or unreadable, or they do not belong together.
     """
     path = Path(path)
+
+    def read() -> Artifact:
+        pair = _read_pair(path, parse_manifest)
+        artifact = Artifact(path, pair.payload, pair.manifest)
+        return _with_canvas(artifact) if canvas else artifact
+
+    return _while_replaced(path, read)
+
+
+def read_network(path: str | os.PathLike[str]) -> NetworkArtifact:
+    """:func:`read_artifact` for a network of another make."""
+    path = Path(path)
+    pair = _while_replaced(path, lambda: _read_pair(path, parse_network_manifest))
+    return NetworkArtifact(path, pair.payload, pair.manifest)
+
+
+def _while_replaced(path: Path, read: Callable[[], _R]) -> _R:
+    """What read returns; read again if files of the artifact were replaced meanwhile."""
     check_regular(path, "artifact")  # named before its manifest
     for _ in range(_READ_ATTEMPTS):
         before = _state(path)
         try:
-            return _read_parts(path, canvas)
+            return read()
         except ArtifactError:
             if _state(path) == before:
                 raise
-    return _read_parts(path, canvas)
+    return read()
 
 
-def _read_parts(path: Path, canvas: bool) -> Artifact:
-    artifact = _read_pair(path)
-    part = artifact.manifest.canvas_part
-    if part is None or not canvas:
+def _with_canvas(artifact: Artifact) -> Artifact:
+    """The artifact with the bytes of its canvas part, if it has one."""
+    path, part = artifact.path, artifact.manifest.canvas_part
+    if part is None:
         return artifact
     final = canvas_path(path)
     # While the artifact is replaced, or if that was interrupted, the file is still hidden.
@@ -156,12 +225,12 @@ def _read_parts(path: Path, canvas: bool) -> Artifact:
     )
 
 
-def _read_pair(path: Path) -> Artifact:
+def _read_pair(path: Path, parse: _Parse[_M]) -> _Pair[_M]:
     """The manifest first, because a writer replaces it last."""
-    manifest: Manifest | None = None
+    manifest: _M | None = None
     missing: ArtifactError | None = None
     try:
-        manifest = _parse_manifest(path, manifest_path(path))
+        manifest = _parse_manifest(path, manifest_path(path), parse)
     except ArtifactError as error:
         missing = error
     kinds = MAX_PAYLOAD_BYTES if manifest is None else (manifest.kind,)
@@ -172,9 +241,9 @@ def _read_pair(path: Path) -> Artifact:
         following = next_path(manifest_path(path))
         if os.path.exists(following):
             with suppress(ArtifactError):
-                candidate = _parse_manifest(path, following)
+                candidate = _parse_manifest(path, following, parse)
                 if digest == candidate.sha256:
-                    return Artifact(path, payload, candidate)
+                    return _Pair(payload, candidate)
     if manifest is None:
         raise missing or AssertionError
     if digest != manifest.sha256:
@@ -184,17 +253,17 @@ def _read_pair(path: Path) -> Artifact:
             got=f"{digest} over {len(payload)} bytes",
             fix=f"the file is damaged or was replaced; copy both files again, or {EXPORT_AGAIN}",
         )
-    return Artifact(path, payload, manifest)
+    return _Pair(payload, manifest)
 
 
-def _parse_manifest(path: Path, source: Path) -> Manifest:
+def _parse_manifest(path: Path, source: Path, parse: _Parse[_M]) -> _M:
     """Read the manifest of the artifact ``path`` from the file ``source``."""
     whole = path.with_name(path.stem.removesuffix(".canvas") + path.suffix)
     if whole != path and not os.path.exists(source) and os.path.exists(manifest_path(whole)):
         raise ArtifactError(
             f"artifact {path}", expected="a file with a manifest", got="a canvas part", fix=f"pass {whole}"
         )
-    manifest = parse_manifest(read_bounded(source, "manifest", MAX_MANIFEST_BYTES), source)
+    manifest = parse(read_bounded(source, "manifest", MAX_MANIFEST_BYTES), source)
     suffix = SUFFIXES.get(manifest.kind)
     if suffix != path.suffix.lower():
         raise ArtifactError(
@@ -219,7 +288,7 @@ def _state(path: Path) -> list[tuple[int, int] | None]:
 def write_artifact(
     path: str | os.PathLike[str],
     payload: bytes,
-    manifest: Manifest,
+    manifest: AnyManifest,
     golden: bytes | None = None,
     canvas: bytes | None = None,
 ) -> Path:
@@ -250,7 +319,7 @@ def write_artifact(
         raise InvalidInput(
             f"artifact {path}", expected=f"a file name that ends with {suffix}", got=path.suffix or "none"
         )
-    part = manifest.canvas_part
+    part = manifest.canvas_part if isinstance(manifest, Manifest) else None
     if (part is None) != (canvas is None):
         raise InvalidInput(
             f"canvas part of artifact {path}",
@@ -259,9 +328,10 @@ def write_artifact(
         )
     if part is not None and canvas is not None:
         part = replace(part, sha256=hashlib.sha256(canvas).hexdigest())
+    if isinstance(manifest, Manifest):
+        manifest = replace(manifest, canvas_part=part)
     text = replace(
         manifest,
-        canvas_part=part,
         sha256=hashlib.sha256(payload).hexdigest(),
         golden_sha256="" if golden is None else hashlib.sha256(golden).hexdigest(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -298,7 +368,7 @@ def _free_golden_path(path: Path, golden: bytes) -> Path:
     for suffix in SUFFIXES.values():
         if suffix != path.suffix.lower():
             with suppress(ArtifactError):
-                if read_manifest(path.with_suffix(suffix)).golden_sha256 not in ("", digest):
+                if read_any_manifest(path.with_suffix(suffix)).golden_sha256 not in ("", digest):
                     return own_golden_path(path)
     return shared
 
@@ -352,7 +422,8 @@ def _finish_replacement(path: Path) -> None:
     if os.path.exists(following):
         with suppress(ArtifactError):
             payload = read_bounded(path, "artifact", max(MAX_PAYLOAD_BYTES.values()))
-            complete = _parse_manifest(path, following).sha256 == hashlib.sha256(payload).hexdigest()
+            candidate = _parse_manifest(path, following, _parse_any)
+            complete = candidate.sha256 == hashlib.sha256(payload).hexdigest()
     finish(others, complete)
 
 
@@ -390,7 +461,10 @@ def _typed(path: Path, what: str) -> Iterator[None]:
 
 def _fix(what: str) -> str:
     if what == "manifest":
-        return f"the manifest belongs next to the artifact; copy it there, or {EXPORT_AGAIN}"
+        return (
+            f"the manifest belongs next to the artifact; copy it there, or {EXPORT_AGAIN}; an .onnx file of "
+            "another make becomes an artifact by imp-export FILE.onnx"
+        )
     if what == "canvas part":
         return f"the canvas part belongs next to the artifact; copy it there, or {EXPORT_AGAIN}"
     return f"check the path, or {EXPORT_AGAIN}"

@@ -16,7 +16,6 @@ import io
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.artifacts.artifact import golden_path, own_golden_path, read_bounded
+from imp_trt.artifacts.artifact import AnyManifest, golden_path, own_golden_path, read_bounded
 from imp_trt.artifacts.fields import EXPORT_AGAIN, short
 from imp_trt.artifacts.manifest import Manifest
+from imp_trt.artifacts.npz import HEADER_BYTES, ZIP_ERRORS, array_header, malformed, read_array
 from imp_trt.artifacts.replacement import next_path
 from imp_trt.errors import ArtifactError
 
@@ -38,8 +38,8 @@ MAX_FRAMES = 8
 """Maximum number of frames in the file."""
 
 _MAX_FRAME_BYTES = 1 << 26
-_HEADER_BYTES = 1 << 12
 _FRAMES, _SIZES = "frames", "sizes"
+_WHAT = "golden frames"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +70,13 @@ def pack_golden(golden: Golden) -> bytes:
     return buffer.getvalue()
 
 
-def read_golden(path: str | os.PathLike[str], manifest: Manifest) -> bytes:
+def read_golden(path: str | os.PathLike[str], manifest: AnyManifest, limit: int | None = None) -> bytes:
     """The bytes of an artifact's golden file, whose hash is the manifest's.
 
     Args:
         path: of the artifact.
         manifest: of the artifact.
+        limit: maximum size of the file; None for MAX_FILE_BYTES.
 
     Raises:
         ArtifactError: the artifact was written without one, or the file is missing, too large or another one.
@@ -92,7 +93,7 @@ def read_golden(path: str | os.PathLike[str], manifest: Manifest) -> bytes:
     present = [place for place in places if place.exists()] or [golden_path(path)]
     digest = ""
     for place in present:
-        data = read_bounded(place, "golden frames", MAX_FILE_BYTES)
+        data = read_bounded(place, _WHAT, limit or MAX_FILE_BYTES)
         digest = hashlib.sha256(data).hexdigest()
         if digest == manifest.golden_sha256:
             return data
@@ -131,16 +132,11 @@ def unpack_golden(data: bytes, manifest: Manifest) -> Golden:
             if names != sorted(f"{name}.npy" for name in shapes):
                 raise _malformed(f"the arrays {', '.join(shapes)}", short(names))
             count = _count(archive)
-            arrays = {n: _array(archive, n, dtype, (count, *shape)) for n, (dtype, shape) in shapes.items()}
-    except (
-        zipfile.BadZipFile,
-        NotImplementedError,
-        OSError,
-        ValueError,
-        EOFError,
-        RuntimeError,
-        zlib.error,
-    ) as error:
+            arrays = {
+                n: read_array(archive, n, dtype, (count, *shape), _WHAT)
+                for n, (dtype, shape) in shapes.items()
+            }
+    except ZIP_ERRORS as error:
         raise _malformed("a file made by imp-export", short(error)) from error
     sizes = arrays.pop(_SIZES)
     if (sizes < 1).any() or (sizes > np.array([manifest.input.height, manifest.input.width])).any():
@@ -151,37 +147,11 @@ def unpack_golden(data: bytes, manifest: Manifest) -> Golden:
 def _count(archive: zipfile.ZipFile) -> int:
     """Number of frames, from the header of one array; the other arrays must have the same."""
     with archive.open(f"{_SIZES}.npy") as file:
-        shape, _, _ = _header(io.BytesIO(file.read(_HEADER_BYTES)))
+        shape, _, _ = array_header(io.BytesIO(file.read(HEADER_BYTES)))
     if not shape or not 1 <= shape[0] <= MAX_FRAMES:
         raise _malformed(f"1 to {MAX_FRAMES} frames", short(shape))
     return shape[0]
 
 
-def _array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    expected = math.prod(shape) * dtype.itemsize
-    # Neither the size in the archive's directory nor the shape in the array's header decides what is read.
-    with archive.open(f"{name}.npy") as file:
-        data = file.read(expected + _HEADER_BYTES)
-    stream = io.BytesIO(data)
-    actual = _header(stream)
-    content = memoryview(data)[stream.tell() :]
-    if actual != (shape, False, dtype) or len(content) != expected:
-        raise _malformed(
-            f"{name}: {dtype}{list(shape)}", f"{actual[2]}{list(actual[0])}, {len(content)} bytes"
-        )
-    if not expected:  # a network without a detector; not all versions of NumPy accept an empty buffer
-        return np.empty(shape, dtype)
-    return np.frombuffer(content, dtype).reshape(shape)
-
-
-def _header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, Fortran order and type in the header of a .npy file; the stream is left behind it."""
-    version = np.lib.format.read_magic(stream)
-    if version != (1, 0):
-        raise ValueError(f"version {version} of the .npy format")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER_BYTES)
-    return tuple(shape), bool(fortran), dtype
-
-
 def _malformed(expected: str, got: str) -> ArtifactError:
-    return ArtifactError("golden frames", expected=expected, got=got, fix=EXPORT_AGAIN)
+    return malformed(_WHAT, expected, got)

@@ -8,9 +8,8 @@ duplicate fields are rejected, and each error names the field.
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ from imp_trt.artifacts import fields as check
 from imp_trt.artifacts.canvas_part import CanvasPart, parse_canvas_part
 from imp_trt.artifacts.engine_info import EngineInfo, parse_engine_info
 from imp_trt.artifacts.fields import EXPORT_AGAIN
+from imp_trt.artifacts.json_object import MAX_MANIFEST_BYTES, bad_field, read_object
 from imp_trt.artifacts.tensor_spec import TensorSpec, parse_spec
 from imp_trt.classes import ClassTable
 from imp_trt.errors import ArtifactError, InvalidInput
@@ -43,8 +43,8 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
-MAX_MANIFEST_BYTES = 1 << 20
-_MAX_DEPTH = 32
+CONTRACT_FIELD = "contract"
+"""The field that says that a manifest is of another kind; see :mod:`imp_trt.artifacts.network_manifest`."""
 
 Kind = Literal["onnx", "engine", "checkpoint"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
@@ -65,7 +65,7 @@ MAX_PIXELS = 1 << 28
 _OP_FIELDS = {IMP_OP: frozenset(("version", "sampling")), ROI_ALIGN_OP: frozenset(("version",))}
 _OP_VERSION = re.compile(r"[0-9]{1,6}")
 # It becomes part of commands in error messages.
-_TARGET = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+TARGET = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Manifest:
         check.integer("schema_version", self.schema_version, SCHEMA_VERSION, SCHEMA_VERSION)
         check.choice("kind", self.kind, KINDS)
         check.choice("precision", self.precision, PRECISIONS)
-        check.matches("target", self.target, _TARGET, 'a name such as "jetson-orin"')
+        check.matches("target", self.target, TARGET, 'a name such as "jetson-orin"')
         check.integer("detections", self.detections, 0, 1 << 16)
         check.integer("mask_size", self.mask_size, 1, 1 << 10)
         _check_size("detections", self.input.batch * self.detections * self.mask_size**2)
@@ -194,7 +194,7 @@ class Manifest:
         for name in ("ops", "producer", "verification", "benchmark"):
             check.mapping(name, getattr(self, name))
         for name, details in self.ops.items():
-            _check_operator(name, details)
+            check_operator(name, details)
         for name, version in self.producer.items():
             check.text(f"producer.{name}", version)
         if self.terms is not None:
@@ -249,6 +249,11 @@ class Manifest:
             )
 
     @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The graph's inputs: the frame."""
+        return (self.input.spec,)
+
+    @property
     def sampling(self) -> Sampling:
         """The IMP sampling rule of the file, which is also used to paste masks."""
         rule = self.ops.get(IMP_OP, {}).get("sampling", "bilinear")
@@ -281,7 +286,7 @@ def _check_size(name: str, count: int) -> None:
         )
 
 
-def _check_operator(name: str, details: object) -> None:
+def check_operator(name: str, details: object) -> None:
     """InvalidInput unless these are a known operator and its fields: one that is misspelled has no effect."""
     known = _OP_FIELDS.get(name)
     if known is None:
@@ -310,42 +315,29 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
         ArtifactError: not JSON, too large, a duplicate, missing, unknown or malformed field, or
             another schema version.
     """
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise _bad(path, "size", f"at most {MAX_MANIFEST_BYTES} bytes", f"{len(data)} bytes")
-    try:
-        raw = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_unique_keys,
-            parse_constant=_finite,
-            parse_float=_finite,
+    raw = read_object(data, path)
+    if CONTRACT_FIELD in raw:
+        raise ArtifactError(
+            f"manifest {path}: field '{CONTRACT_FIELD}'",
+            expected="a segmentation network of this package, whose manifest has no such field",
+            got=f"{check.short(raw[CONTRACT_FIELD])}: an ONNX file of another make, exported by imp-export",
+            fix="open it with imp_trt.Engine",
         )
-    except check.FieldError as error:
-        raise _bad(path, error.name, error.expected, error.got) from error
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise _bad(path, "text", "a JSON object in UTF-8", check.short(error)) from error
-    if not isinstance(raw, dict):
-        raise _bad(path, "text", "a JSON object", type(raw).__name__)
-    if not _is_shallow(raw, _MAX_DEPTH):
-        raise _bad(path, "text", f"at most {_MAX_DEPTH} levels of nesting", "more")
     _check_schema(raw, path)
     try:
         return _build(raw)
     except check.FieldError as error:
-        raise _bad(path, error.name, error.expected, error.got) from error
+        raise bad_field(path, error.name, error.expected, error.got) from error
     except InvalidInput as error:
         raise ArtifactError(
             f"manifest {path}: {error.what}", expected=error.expected, got=error.got, fix=EXPORT_AGAIN
         ) from error
 
 
-def _bad(path: Path, name: str, expected: object, got: object) -> ArtifactError:
-    return ArtifactError(f"manifest {path}: field '{name}'", expected=expected, got=got, fix=EXPORT_AGAIN)
-
-
 def _check_schema(raw: Mapping[str, object], path: Path) -> None:
     version = raw.get("schema_version")
     if type(version) is not int:
-        raise _bad(path, "schema_version", SCHEMA_VERSION, check.short(version))
+        raise bad_field(path, "schema_version", SCHEMA_VERSION, check.short(version))
     if version != SCHEMA_VERSION:
         newer = version > SCHEMA_VERSION
         raise ArtifactError(
@@ -395,36 +387,3 @@ def _classes(raw: object) -> ClassTable:
         raise check.FieldError(
             f"classes: {error.what}", str(error.expected), check.short(error.got)
         ) from error
-
-
-def _is_shallow(value: object, depth: int) -> bool:
-    """Whether lists and objects are nested in at most this many levels; what writes them again recurses."""
-    level: list[object] = [value]
-    for _ in range(depth):
-        level = [
-            item
-            for parent in level
-            if isinstance(parent, dict | list)
-            for item in (parent.values() if isinstance(parent, dict) else parent)
-        ]
-        if not level:
-            return True
-    return not any(isinstance(item, dict | list) for item in level)
-
-
-def _unique_keys(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
-    # json keeps the last of two equal keys; another reader of the file may keep the first.
-    result: dict[str, object] = {}
-    for key, value in pairs:
-        if key in result:
-            raise check.FieldError(key[:80], "each field once", "the field twice")
-        result[key] = value
-    return result
-
-
-def _finite(text: str) -> float:
-    # NaN and Infinity are not JSON although Python reads them; 1e999 would become infinity.
-    value = float(text)
-    if not math.isfinite(value):
-        raise check.FieldError("text", "finite numbers", text[:80])
-    return value

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from imp_trt.artifacts.artifact import Artifact
+from imp_trt.artifacts.artifact import Artifact, NetworkArtifact
 from imp_trt.artifacts.manifest import EXPORT_AGAIN, TensorSpec
 from imp_trt.errors import ArtifactError, DeviceError, EngineIncompatible, printable
 from imp_trt.plugins.tensorrt_types import ICudaEngine, Member, TensorRT
@@ -23,7 +23,15 @@ _LEVELS = {
     "INFO": logging.DEBUG,  # TensorRT logs much at this level
     "VERBOSE": logging.DEBUG,
 }
-_DTYPES = {"UINT8": "uint8", "FLOAT": "float32", "INT32": "int32"}
+_DTYPES = {
+    "UINT8": "uint8",
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
 _MAX_QUOTED = 3  # messages in an error
 
 
@@ -66,7 +74,9 @@ def _logger(trt: TensorRT, errors: deque[str]) -> object:
     return Logger()
 
 
-def deserialize(trt: TensorRT, log: MessageLog, artifact: Artifact, kept: list[object]) -> ICudaEngine:
+def deserialize(
+    trt: TensorRT, log: MessageLog, artifact: Artifact | NetworkArtifact, kept: list[object]
+) -> ICudaEngine:
     """The engine of an artifact that passed preflight.
 
     Args:

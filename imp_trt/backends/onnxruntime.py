@@ -29,7 +29,7 @@ class _Node(Protocol):
     shape: Sequence[int | str | None]
 
 
-class _Session(Protocol):
+class OrtSession(Protocol):
     """onnxruntime.InferenceSession, which has no type information."""
 
     def get_inputs(self) -> Sequence[_Node]: ...
@@ -69,7 +69,7 @@ The instance F1 of the bundled int8 network against PyTorch is 0.87 in place of 
 
 _log = logging.getLogger(__name__)
 
-_ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)", "int32": "tensor(int32)"}
+_ONNX_TYPES = {"float32": "tensor(float)"}  # other names are NumPy's
 
 
 class OnnxRuntimeBackend:
@@ -111,11 +111,11 @@ class OnnxRuntimeBackend:
                 fix="pass it to trtexec, or imp-export --engine fp32 --target onnxruntime",
             )
         check_bounds(artifact.payload, str(artifact.path))
-        self._session: _Session | None = _session(
+        self._session: OrtSession | None = open_session(
             artifact.payload, str(artifact.path), self._threads, self._device
         )
-        _check("inputs", self._session.get_inputs(), (self.manifest.input.spec,), path)
-        _check("outputs", self._session.get_outputs(), self.manifest.outputs, path)
+        check_nodes("inputs", self._session.get_inputs(), (self.manifest.input.spec,), path)
+        check_nodes("outputs", self._session.get_outputs(), self.manifest.outputs, path)
         if self.manifest.precision == "int8" and _version() < _ROUNDS_HALF_RIGHT:
             _log.warning(
                 "%s: ONNX Runtime before %d.%d rounds wrongly in int8 networks, whose results are then less "
@@ -124,7 +124,7 @@ class OnnxRuntimeBackend:
                 *_ROUNDS_HALF_RIGHT,
             )
         self._names = [spec.name for spec in self.manifest.outputs]
-        self._canvas: _Session | None = None
+        self._canvas: OrtSession | None = None
         self._forked = False
         call_after_fork(self)
 
@@ -147,9 +147,9 @@ class OnnxRuntimeBackend:
             return part.shape
         artifact, part, payload = read_canvas_part(self._path, self.manifest)
         check_bounds(payload, str(artifact.path))
-        session = _session(payload, str(artifact.path), self._threads, self._device)
-        _check("inputs", session.get_inputs(), (self.manifest.input.spec, part.spec), self._path)
-        _check("outputs", session.get_outputs(), self.manifest.outputs[:1], self._path)
+        session = open_session(payload, str(artifact.path), self._threads, self._device)
+        check_nodes("inputs", session.get_inputs(), (self.manifest.input.spec, part.spec), self._path)
+        check_nodes("outputs", session.get_outputs(), self.manifest.outputs[:1], self._path)
         self._canvas = session
         return part.shape
 
@@ -177,7 +177,7 @@ class OnnxRuntimeBackend:
             never_release(self._session)
             self._session, self._forked = None, True
 
-    def _open_again(self) -> _Session:
+    def _open_again(self) -> OrtSession:
         if self._device.on_gpu:
             raise InvalidInput(
                 "a network on a GPU in a forked process",
@@ -192,10 +192,19 @@ class OnnxRuntimeBackend:
                 got=artifact.manifest.sha256,
                 fix="open a Segmenter in the new process",
             )
-        return _session(artifact.payload, self._path, self._threads, self._device)
+        return open_session(artifact.payload, self._path, self._threads, self._device)
 
 
-def _session(payload: bytes, path: str, threads: int, device: OrtDevice) -> _Session:
+def open_session(
+    payload: bytes, path: str, threads: int, device: OrtDevice, optimize: bool = True
+) -> OrtSession:
+    """A session of an ONNX file that :func:`imp_trt.backends.onnx_bounds.check_bounds` accepts.
+
+    Raises:
+        ArtifactError: ONNX Runtime rejects it.
+        DependencyMissing: onnxruntime is not installed, or lacks the device's provider.
+        DeviceError: the GPU cannot be used.
+    """
     try:
         ort = import_onnxruntime()
     except ModuleNotFoundError as error:
@@ -226,27 +235,29 @@ def _session(payload: bytes, path: str, threads: int, device: OrtDevice) -> _Ses
             got="the word 'location', with which a tensor refers to one",
             fix=f"{EXPORT_AGAIN}, or pip install --upgrade onnxruntime",
         )
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # fatal: failures are raised, and would be logged in addition
     providers = device.providers(ort.get_available_providers())
     try:
         with native_call():
-            session: _Session = ort.InferenceSession(payload, options, providers=providers)
+            session: OrtSession = ort.InferenceSession(payload, options, providers=providers)
     except Exception as error:
         raise ArtifactError(
             f"artifact {path}: ONNX Runtime {ort.__version__} rejects the graph",
-            got=_line(error),
+            got=one_line(error),
             fix=f"{EXPORT_AGAIN}, or pip install --upgrade onnxruntime",
         ) from error
     device.check(session)
     return session
 
 
-def _run(session: _Session, names: Sequence[str], inputs: HostOutputs) -> Sequence[NDArray[Any]]:
+def _run(session: OrtSession, names: Sequence[str], inputs: HostOutputs) -> Sequence[NDArray[Any]]:
     try:
         with native_call():
             arrays: Sequence[NDArray[Any]] = session.run(names, inputs)
     except Exception as error:
-        raise ImpTrtError("the network failed in ONNX Runtime", got=_line(error)) from error
+        raise ImpTrtError("the network failed in ONNX Runtime", got=one_line(error)) from error
     return arrays
 
 
@@ -255,10 +266,10 @@ def _version() -> tuple[int, ...]:
     return tuple(int(part) for part in import_onnxruntime().__version__.split(".")[:2])
 
 
-def _check(what: str, nodes: Sequence[_Node], specs: tuple[TensorSpec, ...], path: object) -> None:
+def check_nodes(what: str, nodes: Sequence[_Node], specs: Sequence[TensorSpec], path: object) -> None:
     """ArtifactError unless the graph's inputs or outputs are those of the manifest."""
     actual = [f"{n.name}: {n.type}{list(n.shape)}" for n in nodes]
-    expected = [f"{s.name}: {_ONNX_TYPES.get(s.dtype, s.dtype)}{list(s.shape)}" for s in specs]
+    expected = [f"{s.name}: {_ONNX_TYPES.get(s.dtype, f'tensor({s.dtype})')}{list(s.shape)}" for s in specs]
     if sorted(actual) != sorted(expected):
         raise ArtifactError(
             f"artifact {path}: {what} of the graph differ from the manifest",
@@ -268,5 +279,6 @@ def _check(what: str, nodes: Sequence[_Node], specs: tuple[TensorSpec, ...], pat
         )
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The message of an exception, short and without line breaks."""
     return " ".join(str(error).split())[:500]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from imp_trt.backends.base import Backend
+from imp_trt.backends.network_calls import NetworkBackend
 from imp_trt.errors import InvalidInput
 
 BackendName = Literal["onnxruntime", "openvino", "pytorch", "tensorrt", "tensorrt-rtx"]
@@ -20,6 +21,14 @@ _BACKENDS: dict[BackendName, tuple[str, str, tuple[str, ...]]] = {
     "pytorch": ("imp_trt.backends.pytorch", "PyTorchBackend", (".safetensors", ".pt", ".pth")),
     "tensorrt": ("imp_trt.backends.tensorrt", "TensorRtBackend", (".engine",)),
     "tensorrt-rtx": ("imp_trt.backends.tensorrt_rtx", "TensorRtRtxBackend", (".engine",)),
+}
+
+NetworkBackendName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
+
+_NETWORK_BACKENDS: dict[NetworkBackendName, tuple[str, str]] = {
+    "onnxruntime": ("imp_trt.backends.onnxruntime_arrays", "OnnxRuntimeArrays"),
+    "tensorrt": ("imp_trt.backends.tensorrt", "TensorRtArrays"),
+    "tensorrt-rtx": ("imp_trt.backends.tensorrt_rtx", "TensorRtRtxArrays"),
 }
 
 BACKEND_NAMES = tuple(_BACKENDS)
@@ -50,10 +59,7 @@ def open_backend(
         DependencyMissing: the backend's package or the GPU is missing.
     """
     suffix = Path(path).suffix.lower()
-    if backend is not None and backend not in _BACKENDS:
-        raise InvalidInput("backend", expected=f"one of {', '.join(BACKEND_NAMES)}", got=repr(backend))
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise InvalidInput("threads", expected="an integer of at least 1", got=repr(threads))
+    _check_options(backend, BACKEND_NAMES, threads)
     name = _choose(path, suffix, backend)
     options: dict[str, object] = {"threads": threads, "device": device}
     if suffix == _ENGINE:
@@ -61,6 +67,56 @@ def open_backend(
     module, kind, _ = _BACKENDS[name]
     loaded: Backend = getattr(import_module(module), kind)(path, **options)
     return loaded
+
+
+def open_network(
+    path: str | os.PathLike[str],
+    backend: NetworkBackendName | None = None,
+    *,
+    threads: int | None = None,
+    device: str | None = None,
+    graph: bool = True,
+) -> NetworkBackend:
+    """Load a network of another make with the backend that runs it; see :func:`open_backend`.
+
+    Raises:
+        InvalidInput, ArtifactError, EngineIncompatible, DependencyMissing: as :func:`open_backend`.
+    """
+    _check_options(backend, tuple(_NETWORK_BACKENDS), threads)
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".onnx", _ENGINE):
+        raise InvalidInput(
+            f"model file {path}",
+            expected="a file that ends with .onnx or .engine",
+            got=suffix or "no suffix",
+            fix="pass an artifact made by imp-export from an ONNX file; Segmenter opens checkpoints",
+        )
+    name: NetworkBackendName = "onnxruntime"
+    if suffix == _ENGINE:
+        from imp_trt.artifacts.artifact import read_network_manifest
+
+        engine = read_network_manifest(path).engine
+        name = engine.backend if engine is not None else "tensorrt"
+    if backend not in (None, name):
+        raise InvalidInput(
+            f"backend {backend!r} for {path}",
+            expected=repr(name),
+            got=repr(backend),
+            fix="leave the backend out",
+        )
+    options: dict[str, object] = {"threads": threads, "device": device}
+    if suffix == _ENGINE:
+        options["graph"] = graph
+    module, kind = _NETWORK_BACKENDS[name]
+    loaded: NetworkBackend = getattr(import_module(module), kind)(path, **options)
+    return loaded
+
+
+def _check_options(backend: str | None, names: tuple[str, ...], threads: object) -> None:
+    if backend is not None and backend not in names:
+        raise InvalidInput("backend", expected=f"one of {', '.join(names)}", got=repr(backend))
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise InvalidInput("threads", expected="an integer of at least 1", got=repr(threads))
 
 
 def _choose(path: str | os.PathLike[str], suffix: str, backend: BackendName | None) -> BackendName:

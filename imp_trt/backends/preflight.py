@@ -14,9 +14,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from imp_trt.artifacts.artifact import Artifact
+from imp_trt.artifacts.artifact import AnyManifest, Artifact, NetworkArtifact
 from imp_trt.artifacts.engine_info import EngineBackendName, EngineInfo
-from imp_trt.artifacts.manifest import Manifest
+from imp_trt.artifacts.network_manifest import NetworkManifest
 from imp_trt.artifacts.plan_header import HEADER_BYTES, RTX_CAPABILITIES, PlanHeader, read_plan_header
 from imp_trt.cuda.platform import LIBRARY_VARIABLE, Gpu, Platform
 from imp_trt.errors import DependencyMissing, EngineIncompatible, ImpTrtError, InvalidInput
@@ -50,7 +50,9 @@ class Problem:
         return kind(self.what, expected=self.expected, got=self.got, fix=self.fix)
 
 
-def check(artifact: Artifact, platform: Platform | None = None, backend: str | None = None) -> None:
+def check(
+    artifact: Artifact | NetworkArtifact, platform: Platform | None = None, backend: str | None = None
+) -> None:
     """Check that an engine loads.
 
     Args:
@@ -70,7 +72,7 @@ def check(artifact: Artifact, platform: Platform | None = None, backend: str | N
 
 
 def problems(
-    manifest: Manifest, header: PlanHeader, platform: Platform, backend: str | None = None
+    manifest: AnyManifest, header: PlanHeader, platform: Platform, backend: str | None = None
 ) -> list[Problem]:
     """All reasons why an engine does not load; those that an installation cannot fix come first.
 
@@ -135,7 +137,7 @@ def _load_kernels() -> None:
         driver.call("cuCtxSetCurrent", before)
 
 
-def export_command(manifest: Manifest, target: str, *more: str) -> str:
+def export_command(manifest: AnyManifest, target: str, *more: str) -> str:
     """The command that exports an artifact's network for a target, with the same options if it has them.
 
     Args:
@@ -145,6 +147,11 @@ def export_command(manifest: Manifest, target: str, *more: str) -> str:
     """
     # Low precision makes a GPU faster and a CPU slower.
     precision = "fp32" if target == "onnxruntime" else manifest.precision
+    if isinstance(manifest, NetworkManifest):
+        parts = ["imp-export", "FILE.onnx", "--engine", precision, "--target", target]
+        if manifest.engine is not None and target != "onnxruntime":
+            parts += _engine_options(manifest.engine, target)
+        return " ".join([*parts, *more])
     parts = ["imp-export", "--engine", precision, "--target", target]
     if not _is_bundled(manifest.weights_sha256):
         parts += ["--weights", "CHECKPOINT"]
@@ -186,7 +193,7 @@ def _backend_problems(engine: EngineInfo, backend: str | None) -> Iterator[Probl
         )
 
 
-def _header_problems(manifest: Manifest, engine: EngineInfo, header: PlanHeader) -> Iterator[Problem]:
+def _header_problems(manifest: AnyManifest, engine: EngineInfo, header: PlanHeader) -> Iterator[Problem]:
     again = export_command(manifest, manifest.target)
     fix = f"the two files do not belong together; copy both again, or {again}"
     if header.backend != engine.backend:
@@ -214,7 +221,7 @@ def _header_problems(manifest: Manifest, engine: EngineInfo, header: PlanHeader)
         )
 
 
-def _platform_problems(manifest: Manifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:
+def _platform_problems(manifest: AnyManifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:
     if engine.platform != platform.name:
         yield Problem(
             "engine's platform",
@@ -224,7 +231,7 @@ def _platform_problems(manifest: Manifest, engine: EngineInfo, platform: Platfor
         )
 
 
-def _library_problems(manifest: Manifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:
+def _library_problems(manifest: AnyManifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:
     title, installed = TITLES[engine.backend], platform.version(engine.backend)
     if engine.version_compatible:
         # TensorRT runs the library inside only with engine_host_code_allowed, which imp_trt does not set.
@@ -246,7 +253,7 @@ def _library_problems(manifest: Manifest, engine: EngineInfo, platform: Platform
         )
 
 
-def _missing_library(manifest: Manifest, engine: EngineInfo, platform: Platform) -> Problem:
+def _missing_library(manifest: AnyManifest, engine: EngineInfo, platform: Platform) -> Problem:
     other: EngineBackendName = "tensorrt" if engine.backend == "tensorrt-rtx" else "tensorrt-rtx"
     version = platform.version(other)
     fix = _install(engine, platform)
@@ -273,7 +280,7 @@ def _install(engine: EngineInfo, platform: Platform) -> str:
     return f"pip install {engine.backend}{suffix}=={version}"
 
 
-def _gpu_problems(manifest: Manifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:
+def _gpu_problems(manifest: AnyManifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:
     required, gpu = _required_gpu(engine), platform.gpu
     if not isinstance(gpu, Gpu):
         yield Problem(
@@ -311,7 +318,7 @@ def _runs_on(engine: EngineInfo, capability: str) -> bool:
     return capability in engine.compute_capabilities
 
 
-def _plugin_problems(manifest: Manifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:
+def _plugin_problems(manifest: AnyManifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:
     if not engine.plugins or isinstance(platform.plugins, str):
         return
     reason = platform.plugins

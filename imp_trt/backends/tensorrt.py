@@ -7,12 +7,14 @@ from importlib import import_module
 from typing import Any
 
 from imp_trt.backends.engine import EngineBackend
+from imp_trt.backends.engine_arrays import EngineArrays
+from imp_trt.backends.engine_core import EngineCore
 from imp_trt.errors import DependencyMissing
 from imp_trt.plugins.tensorrt_types import ICudaEngine, IExecutionContext, TensorRT
 
 
-class TensorRtBackend(EngineBackend):
-    """An engine in TensorRT. See :class:`imp_trt.backends.engine.EngineBackend`."""
+class TensorRtLibrary(EngineCore):
+    """What engines do in TensorRT."""
 
     name = "tensorrt"
 
@@ -21,6 +23,14 @@ class TensorRtBackend(EngineBackend):
 
     def _create_context(self, engine: ICudaEngine) -> IExecutionContext | None:
         return engine.create_execution_context()
+
+
+class TensorRtBackend(TensorRtLibrary, EngineBackend):
+    """An engine in TensorRT. See :class:`imp_trt.backends.engine.EngineBackend`."""
+
+
+class TensorRtArrays(TensorRtLibrary, EngineArrays):
+    """An engine in TensorRT. See :class:`imp_trt.backends.engine_arrays.EngineArrays`."""
 
 
 def import_library(module: str, extra: str) -> TensorRT:

@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 
 from imp_trt.backends.engine import EngineBackend
+from imp_trt.backends.engine_arrays import EngineArrays
+from imp_trt.backends.engine_core import EngineCore
 from imp_trt.backends.tensorrt import import_library
 from imp_trt.cuda import cache
 from imp_trt.data.files import write_atomically
@@ -16,8 +18,8 @@ from imp_trt.plugins.tensorrt_types import ICudaEngine, IExecutionContext, Membe
 _log = logging.getLogger(__name__)
 
 
-class TensorRtRtxBackend(EngineBackend):
-    """An engine in TensorRT-RTX. See :class:`imp_trt.backends.engine.EngineBackend`.
+class TensorRtRtxLibrary(EngineCore):
+    """What engines do in TensorRT-RTX.
 
     The network is captured as one graph if the library reports that it can be; else the library's built-in
     graphs are used. The kernels compiled for this GPU are kept in the cache folder for the next start.
@@ -69,8 +71,16 @@ class TensorRtRtxBackend(EngineBackend):
     def _cache_file(self) -> Path | None:
         folder = cache.folder()
         capability = "{}{}".format(*self._device.compute_capability)
-        name = f"{self.manifest.sha256[:32]}.sm{capability}.{self._trt.__version__}.bin"
+        name = f"{self._sha256[:32]}.sm{capability}.{self._trt.__version__}.bin"
         return None if folder is None else folder.with_name("tensorrt_rtx") / name
+
+
+class TensorRtRtxBackend(TensorRtRtxLibrary, EngineBackend):
+    """An engine in TensorRT-RTX. See :class:`imp_trt.backends.engine.EngineBackend`."""
+
+
+class TensorRtRtxArrays(TensorRtRtxLibrary, EngineArrays):
+    """An engine in TensorRT-RTX. See :class:`imp_trt.backends.engine_arrays.EngineArrays`."""
 
 
 def _read(path: Path | None) -> bytes:

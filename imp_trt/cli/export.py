@@ -19,6 +19,7 @@ from imp_trt.cli.common import (
     say,
     stage_progress,
 )
+from imp_trt.cli.export_network import add_shape_option, export_foreign, print_network_report
 from imp_trt.cli.export_report import print_report
 from imp_trt.errors import DependencyMissing, UsageError
 from imp_trt.export.options import EngineOptions, ExportOptions, check_calibration
@@ -31,6 +32,7 @@ EXAMPLES = """examples:
   imp-export --engine fp32 --target onnxruntime --weights model.safetensors -o models/
   imp-export --precisions fp16 int8 --calib recorded/ --weights model.safetensors   (.onnx files)
   imp-export model.fp16.onnx --target jetson-orin          (on the Jetson, without PyTorch)
+  imp-export yours.onnx --engine fp16 --shape images=1x3x640x640   (of another make, for imp_trt.Engine)
   imp-export --adopt plan.engine --onnx model.fp16.onnx    (an engine that trtexec built)
   imp-export --engine fp16 --target rtx --compute-capability 8.9,12.0  (needs no GPU)
   imp-export --parts --weights model.safetensors -o street.onnx   (for videos: imp-segment --detect-every)
@@ -49,8 +51,14 @@ CHECKPOINT_OPTIONS = {
     "function_free": "--function-free",
     "parts": "--parts",
     "keep_onnx": "--keep-onnx",
+    "shape": "--shape",
 }
 """Options that decide what is in an ONNX file."""
+
+FOREIGN_EXCLUDED = {
+    name: flag for name, flag in CHECKPOINT_OPTIONS.items() if name not in ("frames", "shape")
+}
+"""Options that an ONNX file of another make has no use for."""
 
 BUILD_OPTIONS = {
     "plugin_library": "--plugin-library",
@@ -83,8 +91,8 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="?",
         metavar="FILE",
-        help="an .onnx file of imp-export, to build its engine on this machine (no PyTorch needed); or a "
-        "checkpoint, as --weights",
+        help="an .onnx file of imp-export, to build its engine on this machine (no PyTorch needed); an .onnx "
+        "file of another make in float32; or a checkpoint, as --weights",
     )
     p.add_argument(
         "--engine", choices=ENGINES, help="precision (default: that of the .onnx file; of a checkpoint fp32)"
@@ -136,8 +144,10 @@ def _graph_options(p: argparse.ArgumentParser) -> None:
         "--frames",
         type=Path,
         metavar="DIR",
-        help="images for verification; supplemented with synthetic scenes up to 50",
+        help="images for verification; supplemented with synthetic scenes up to 50. For an .onnx file of "
+        "another make: an .npz file with one array for each input, or a folder of them (default: random)",
     )
+    add_shape_option(p)
     p.add_argument("--calib", type=Path, metavar="DIR", help="images for int8 and fp8 calibration")
     p.add_argument("--batch", type=positive, default=1, metavar="N", help="static batch size (default: 1)")
     p.add_argument(
@@ -258,6 +268,10 @@ def _export(options: argparse.Namespace) -> int:
     if options.adopt is not None:
         reports = [_adopt(options)]
     elif source is not None and source.suffix.lower() == ".onnx":
+        from imp_trt.export.network import is_foreign
+
+        if is_foreign(source):
+            return _export_foreign(options)
         reports = [_build_from_onnx(options)]
     else:
         reports = _export_checkpoint(options)
@@ -269,6 +283,16 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export_foreign(options: argparse.Namespace) -> int:
+    _refuse(options, f"{options.file}, an ONNX file of another make,", FOREIGN_EXCLUDED, "")
+    report = export_foreign(options, _engine(options))
+    if options.json:
+        print_json(report.to_dict())
+    else:
+        print_network_report(report)
+    return 0
+
+
 def _export_checkpoint(options: argparse.Namespace) -> list[ExportReport]:
     """Everything that can be refused is, before PyTorch and ONNX Runtime are imported."""
     from imp_trt.export.plan import make_plan
@@ -276,6 +300,8 @@ def _export_checkpoint(options: argparse.Namespace) -> list[ExportReport]:
 
     if options.file is not None and options.weights is not None:
         raise UsageError("one checkpoint", got=f"{options.file} and --weights {options.weights}")
+    if options.shape:
+        raise UsageError("--shape", expected="an .onnx file of another make", got="a checkpoint")
     if options.precisions is not None and options.engine is not None:
         raise UsageError("--engine and --precisions exclude each other", fix="leave one of them out")
     target = options.target
@@ -360,14 +386,17 @@ def _adopt(options: argparse.Namespace) -> ExportReport:
     )
 
 
-def _refuse(options: argparse.Namespace, what: str, names: Mapping[str, str]) -> None:
+def _refuse(
+    options: argparse.Namespace,
+    what: str,
+    names: Mapping[str, str],
+    reason: str = ": the ONNX file has been exported already",
+) -> None:
     """UsageError if one of these options was set."""
     defaults = parser()
     used = [flag for name, flag in names.items() if getattr(options, name) != defaults.get_default(name)]
     if used:
-        raise UsageError(
-            f"{what} takes no {', '.join(used)}", fix="leave it out: the ONNX file has been exported already"
-        )
+        raise UsageError(f"{what} takes no {', '.join(used)}", fix=f"leave it out{reason}")
 
 
 def _engine(options: argparse.Namespace) -> EngineOptions:

@@ -9,7 +9,7 @@ from imp_trt.artifacts.artifact import canvas_path, golden_path
 from imp_trt.cli.common import print_line
 
 if TYPE_CHECKING:
-    from imp_trt.export.report import ExportReport
+    from imp_trt.export.report import ExportReport, NetworkReport
 
 
 def print_report(report: ExportReport) -> None:
@@ -25,7 +25,7 @@ def print_report(report: ExportReport) -> None:
         print_line(f"canvas     {canvas_path(report.path)} ({own:.1f} MB more than {whole:.1f} MB)")
     for path in report.also:
         print_line(f"also       {path}")
-    _print_engine(report)
+    print_engine(report)
     where = figures["verified_on"]
     if where is None:
         print_line(f"UNVERIFIED imp-export {report.path}")
@@ -45,7 +45,8 @@ def print_report(report: ExportReport) -> None:
     print_line(f"{passed} imp-export {report.path} verified_on={where}")
 
 
-def _print_engine(report: ExportReport) -> None:
+def print_engine(report: ExportReport | NetworkReport) -> None:
+    """Print what built an engine, and the forms and types of its layers; nothing for an ONNX file."""
     engine = report.manifest.engine
     if engine is None:
         return

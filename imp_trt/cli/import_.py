@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         dest="source",
         default="auto",
         metavar="SOURCE",
-        help="code base that wrote it: torchvision, torchvision-v2, detectron2 or mmdet "
+        help="code base that wrote it: torchvision, torchvision-v2, detectron2, mmdet or maskrcnn-benchmark "
         "(default: auto, by its tensors' names)",
     )
     p.add_argument(
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         "--caffe",
         action=argparse.BooleanOptionalAction,
         help="whether the backbone is from Caffe2: BGR pixels, stride in the 1x1 convolutions "
-        "(default: what an mmdetection file says; yes for Detectron2)",
+        "(default: what an mmdetection file says; yes for Detectron2 and maskrcnn-benchmark)",
     )
     return p
 

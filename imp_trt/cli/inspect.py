@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from imp_trt.artifacts.artifact import AnyManifest
 from imp_trt.artifacts.manifest import EXPORT_AGAIN, Manifest
+from imp_trt.artifacts.network_manifest import RUNS, NetworkManifest
 from imp_trt.artifacts.plan_header import HEADER_BYTES, PlanHeader, read_plan_header
 from imp_trt.backends.preflight import TITLES, problems
 from imp_trt.cli.common import command_parser, print_json, print_line, run_command
@@ -57,7 +59,7 @@ class Inspection:
 
     path: Path
     size: int
-    manifest: Manifest | None = None
+    manifest: AnyManifest | None = None
     header: PlanHeader | None = None
     platform: Platform | None = None
     errors: list[ImpTrtError] = field(default_factory=list)
@@ -94,7 +96,7 @@ def inspect(path: Path, device: int = 0) -> Inspection:
 
 
 def _inspect_engine(found: Inspection, head: bytes, device: int) -> None:
-    from imp_trt.artifacts.artifact import read_artifact, read_manifest
+    from imp_trt.artifacts.artifact import read_any_manifest, read_artifact, read_network
 
     found.platform = Platform.detect(device)
     try:
@@ -109,8 +111,8 @@ def _inspect_engine(found: Inspection, head: bytes, device: int) -> None:
     except ArtifactError as error:
         found.errors.append(error)
     try:
-        found.manifest = read_manifest(found.path)
-        read_artifact(found.path)
+        found.manifest = read_any_manifest(found.path)
+        (read_network if isinstance(found.manifest, NetworkManifest) else read_artifact)(found.path)
     except ArtifactError as error:
         found.errors.append(error)
     if found.manifest is not None and found.header is not None:
@@ -118,12 +120,16 @@ def _inspect_engine(found: Inspection, head: bytes, device: int) -> None:
 
 
 def _inspect_other(found: Inspection) -> None:
-    from imp_trt.artifacts.artifact import read_manifest
+    from imp_trt.artifacts.artifact import read_any_manifest
     from imp_trt.backends import open_backend
+    from imp_trt.backends.opening import open_network
 
     try:
         if found.path.suffix.lower() == ".onnx":
-            found.manifest = read_manifest(found.path)
+            found.manifest = read_any_manifest(found.path)
+            if isinstance(found.manifest, NetworkManifest):
+                open_network(found.path).close()
+                return
         backend = open_backend(found.path)
         found.manifest = backend.manifest
         backend.close()
@@ -199,9 +205,24 @@ def _header(header: PlanHeader) -> str:
     return text
 
 
-def _manifest(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    engine, contract = manifest.engine, manifest.input
+def _manifest(manifest: AnyManifest) -> Iterator[tuple[str, str]]:
     yield "kind", f"{manifest.kind}, {manifest.precision}, for {manifest.target}"
+    yield from _built_by(manifest)
+    if isinstance(manifest, NetworkManifest):
+        yield from _network(manifest)
+    else:
+        yield from _segmenter(manifest)
+    if manifest.golden_sha256:
+        yield "golden", f"sha256 {manifest.golden_sha256}; imp-selftest replays it"
+    yield from _measured(manifest.benchmark.get("imp_bench"))
+    producers = ", ".join(f"{name} {version}" for name, version in manifest.producer.items())
+    yield "created", f"{manifest.created} by {producers or 'unknown'}".strip()
+    if isinstance(manifest, Manifest) and manifest.terms:
+        yield "license", " ".join(manifest.terms.split())
+
+
+def _built_by(manifest: AnyManifest) -> Iterator[tuple[str, str]]:
+    engine = manifest.engine
     if engine is not None:
         capabilities = ", ".join(engine.compute_capabilities)
         if engine.hardware_compatibility != "none":
@@ -210,6 +231,34 @@ def _manifest(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "built by", f"{TITLES[engine.backend]} {engine.version}{later}"
         yield "built for", f"compute capability {capabilities}, {engine.platform}"
         yield "layers", ", ".join(f"{n} {name}" for name, n in engine.layer_precisions.items()) or "unknown"
+
+
+def _network(manifest: NetworkManifest) -> Iterator[tuple[str, str]]:
+    """The part of a network of another make."""
+    engine = manifest.engine
+    yield "contract", f"{manifest.contract} {manifest.contract_version}: imp_trt.Engine runs it"
+    for what, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
+        for i, spec in enumerate(specs):
+            yield "" if i else what, str(spec)
+    for i, (name, count) in enumerate(manifest.ops.items()):
+        form = f" ({engine.operators[name]})" if engine and name in engine.operators else ""
+        yield "" if i else "operators", f"{name}{form}: {count}"
+    yield "source", f"ONNX file, sha256 {manifest.source_sha256}"
+    figures = manifest.verification
+    if not figures.get("verified_on"):
+        yield "verified", f"no: {figures.get('skipped', 'not recorded')}"
+        return
+    yield "verified", f"on {figures['verified_on']}, {figures.get('source', '')}"
+    for key, how in RUNS.items():
+        outputs = figures.get(key)
+        for name, each in outputs.items() if isinstance(outputs, dict) else ():
+            if isinstance(each, dict) and isinstance(each.get("agreeing"), float):
+                yield "", f"{name}: {each['agreeing']:.4%} agree{how}"
+
+
+def _segmenter(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """The part of a segmentation network."""
+    engine, contract = manifest.engine, manifest.input
     padding = f" padded with {contract.pad_value}" if contract.fit == "letterbox" else ""
     yield "input", f"{contract.spec}, {contract.color.upper()}, {contract.fit}{padding}"
     for i, spec in enumerate(manifest.outputs):
@@ -226,13 +275,6 @@ def _manifest(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "" if i else "operators", f"{name}{form}: {values}"
     yield "weights", f"sha256 {manifest.weights_sha256 or 'unknown'}"
     yield from _figures(manifest)
-    if manifest.golden_sha256:
-        yield "golden", f"sha256 {manifest.golden_sha256}; imp-selftest replays these frames"
-    yield from _measured(manifest.benchmark.get("imp_bench"))
-    producers = ", ".join(f"{name} {version}" for name, version in manifest.producer.items())
-    yield "created", f"{manifest.created} by {producers or 'unknown'}".strip()
-    if manifest.terms:
-        yield "license", " ".join(manifest.terms.split())
 
 
 def _figures(manifest: Manifest) -> Iterator[tuple[str, str]]:

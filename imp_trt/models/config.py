@@ -25,7 +25,7 @@ _MAX_SAMPLES = 16
 _MAX_FUSE_CONVS = 64
 _NOT_COUNTS = (
     *("anchor_sizes", "aspect_ratios", "anchor_scales", "rpn_nms", "score_threshold", "nms"),
-    *("box_convs", "mask_norm", "anchors", "anchor_offset", "box_weights", "roi_aligned"),
+    *("box_convs", "mask_norm", "anchors", "anchor_offset", "box_weights", "roi_aligned", "inclusive_boxes"),
 )
 _LARGEST = 1e6
 
@@ -44,7 +44,7 @@ Backbone = Literal[
     "efficientnet_lite2",
 ]
 SemanticHeadKind = Literal["none", "p2", "fpn"]
-Anchors = Literal["rounded", "exact"]
+Anchors = Literal["rounded", "exact", "legacy"]
 Norm = Literal["batch", "frozen_batch", "group"]
 Initial = Literal["scratch", "imagenet", "coco"]
 """Initial weights, see :func:`imp_trt.models.initial.initialize`."""
@@ -85,12 +85,16 @@ class DetectorConfig:
         mask_norm: batch normalization in the mask head, as in torchvision's "v2".
         anchors: "rounded" as in torchvision: corners are whole pixels, and the stride of p6 is the frame's
             size divided by its cells, rounded down. "exact" as in Detectron2 and mmdetection: not rounded,
-            and the stride of p6 is 64.
+            and the stride of p6 is 64. "legacy" as in maskrcnn-benchmark: the sides of a square of the
+            level's stride are rounded for each aspect ratio, then scaled; the stride of p6 is 64.
         anchor_offset: center of the first anchor of a level, in strides from the frame's corner; 0 to 1.
         box_weights: divisors of the box head's codes (dx, dy, dw, dh).
         roi_aligned: RoIAlign of Detectron2 and mmdetection, half a cell further up and left than
             torchvision's, see :func:`imp_trt.ops.pyramid_roi_align`.
         roi_samples: RoIAlign's samples per cell and axis.
+        inclusive_boxes: boxes of maskrcnn-benchmark end in their last pixel. Here they end behind it, as all
+            others do; but RoIAlign reads up to that pixel, and a box outside of the frame keeps one pixel in
+            it.
     """
 
     anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
@@ -117,6 +121,7 @@ class DetectorConfig:
     box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     roi_aligned: bool = False
     roi_samples: int = 2
+    inclusive_boxes: bool = False
 
     def __post_init__(self) -> None:
         for name in ("anchor_sizes", "aspect_ratios"):
@@ -136,7 +141,7 @@ class DetectorConfig:
         if not 0 <= self.anchor_offset <= 1:
             raise InvalidInput("anchor_offset", expected="0 to 1", got=self.anchor_offset)
         _check_numbers("box_weights", self.box_weights, (4, 4))
-        for name in ("mask_norm", "roi_aligned"):
+        for name in ("mask_norm", "roi_aligned", "inclusive_boxes"):
             if type(getattr(self, name)) is not bool:
                 raise InvalidInput(name, expected="True or False", got=type(getattr(self, name)).__name__)
         if self.mask_size > _MAX_MASK_SIZE:

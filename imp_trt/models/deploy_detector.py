@@ -15,7 +15,14 @@ from torch.nn import functional as F
 
 from imp_trt.errors import ExportError
 from imp_trt.models.config import DetectorConfig
-from imp_trt.models.detector import MIN_BOX_SIDE, RPN_LEVELS, Detections, Detector
+from imp_trt.models.detector import (
+    MIN_BOX_SIDE,
+    RPN_LEVELS,
+    Detections,
+    Detector,
+    inclusive_limits,
+    to_last_pixel,
+)
 from imp_trt.models.nms import FixedPointNms
 from imp_trt.ops.roi_align.torch import pyramid_roi_align
 
@@ -36,6 +43,8 @@ class StaticDetector(nn.Module):
     level_rows: Tensor
     anchors: Tensor
     corners: Tensor
+    least: Tensor
+    largest: Tensor
     pair_labels: Tensor
     box_weights: Tensor
 
@@ -74,6 +83,10 @@ class StaticDetector(nn.Module):
         height, width = image_size
         corners = torch.tensor([width, height, width, height], dtype=torch.float32)
         self.register_buffer("corners", corners, persistent=False)
+        if config.inclusive_boxes:
+            least, largest = inclusive_limits(image_size)
+            self.register_buffer("least", least, persistent=False)
+            self.register_buffer("largest", largest, persistent=False)
         pairs = torch.arange(self.num_things).repeat(config.proposals)
         self.register_buffer("pair_labels", pairs, persistent=False)  # [P * C] int64
 
@@ -136,6 +149,8 @@ class StaticDetector(nn.Module):
 
     def _pool(self, features: dict[str, Tensor], boxes: Tensor, size: int) -> Tensor:
         config = self.config
+        if config.inclusive_boxes:
+            boxes = to_last_pixel(boxes)
         levels = [features[name] for name in ("p2", "p3", "p4", "p5")]
         return pyramid_roi_align(
             levels[0],
@@ -151,6 +166,8 @@ class StaticDetector(nn.Module):
         )
 
     def _clip(self, boxes: Tensor) -> Tensor:  # [..., 4] xyxy, clipped to the image
+        if self.config.inclusive_boxes:
+            return torch.minimum(torch.maximum(boxes, self.least), self.largest)
         return torch.minimum(boxes.clamp(min=0), self.corners)
 
     def _best(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detections:

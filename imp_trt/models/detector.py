@@ -36,6 +36,8 @@ MASKS_AT_ONCE = 16
 """Maximum number of full-image masks that are float32 at the same time when targets are computed."""
 
 RPN_LEVELS = (*LEVELS, "p6")
+_EXACT_STRIDES = (*STRIDES, 2 * STRIDES[-1])
+"""Of the RPN's levels; torchvision's depend on the frame's size."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class Detector(nn.Module):
         sizes = [len(p) for p in proposals]
         with torch.no_grad():
             decoded = self.roi.box_coder.decode(deltas.float(), proposals)
+        if self.config.inclusive_boxes:
+            decoded = keep_a_pixel(decoded, image_size)
         rows = [
             self._select(p, clip_boxes_to_image(b, image_size))
             for p, b in zip(torch.split(probabilities, sizes), torch.split(decoded, sizes), strict=True)
@@ -182,13 +186,18 @@ class ShiftedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has 
     """
 
     def __init__(self, config: DetectorConfig) -> None:
-        self._exact, self._offset = config.anchors == "exact", config.anchor_offset
+        self._kind, self._offset = config.anchors, config.anchor_offset
         super().__init__(
             sizes=tuple(
                 tuple(size * scale for scale in config.anchor_scales) for size in config.anchor_sizes
             ),
             aspect_ratios=(config.aspect_ratios,) * len(config.anchor_sizes),
         )
+        if self._kind == "legacy":
+            self.cell_anchors = [
+                _legacy_anchors(sizes, config.aspect_ratios, stride)
+                for sizes, stride in zip(self.sizes, _EXACT_STRIDES, strict=True)
+            ]
 
     def generate_anchors(
         self,
@@ -198,7 +207,7 @@ class ShiftedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has 
         device: torch.device = torch.device("cpu"),  # noqa: B008  # torchvision's signature
     ) -> Tensor:
         """The anchors [A, 4] xyxy of a level around 0."""
-        if not self._exact:
+        if self._kind != "exact":
             return cast(Tensor, super().generate_anchors(scales, aspect_ratios, dtype, device))
         ratios = torch.as_tensor(aspect_ratios, dtype=dtype, device=device)[:, None]
         sides = torch.as_tensor(scales, dtype=dtype, device=device)[None]
@@ -207,8 +216,8 @@ class ShiftedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has 
 
     def grid_anchors(self, grid_sizes: list[list[int]], strides: list[list[Tensor]]) -> list[Tensor]:
         """The anchors [hwA, 4] xyxy of each level."""
-        if self._exact:
-            strides = [[torch.tensor(stride)] * 2 for stride in (*STRIDES, 2 * STRIDES[-1])]
+        if self._kind != "rounded":
+            strides = [[torch.tensor(stride)] * 2 for stride in _EXACT_STRIDES]
         levels: list[Tensor] = super().grid_anchors(grid_sizes, strides)
         if not self._offset:
             return levels
@@ -219,8 +228,35 @@ class ShiftedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has 
         return [level + self._offset * shift for level, shift in zip(levels, shifts, strict=True)]
 
 
-class AlignedRoIPool(nn.Module):
-    """RoIAlign of aligned boxes, with the parameters of torchvision's MultiScaleRoIAlign."""
+def _legacy_anchors(sizes: tuple[float, ...], aspect_ratios: tuple[float, ...], stride: int) -> Tensor:
+    """The anchors [A, 4] xyxy of a level around 0, as maskrcnn-benchmark makes them of a square."""
+    widths = torch.sqrt(stride**2 / torch.tensor(aspect_ratios, dtype=torch.float64)).round()
+    heights = (widths * torch.tensor(aspect_ratios, dtype=torch.float64)).round()
+    scales = torch.tensor(sizes, dtype=torch.float64) / stride
+    width, height = ((sides[:, None] * scales).flatten() for sides in (widths, heights))
+    return (torch.stack([-width, -height, width, height], dim=1) / 2).float()
+
+
+def inclusive_limits(image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Least and largest corners [4] xyxy of a box; see DetectorConfig.inclusive_boxes."""
+    height, width = image_size
+    return torch.tensor([0.0, 0, 1, 1]), torch.tensor([width - 1.0, height - 1, width, height])
+
+
+def keep_a_pixel(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Boxes [..., 4] xyxy clipped to the image, with at least one pixel in it."""
+    low, high = (limit.to(boxes) for limit in inclusive_limits(image_size))
+    return torch.minimum(torch.maximum(boxes, low), high)
+
+
+def to_last_pixel(boxes: Tensor) -> Tensor:
+    """What RoIAlign reads of boxes [..., 4] xyxy with DetectorConfig.inclusive_boxes."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([low, torch.maximum(high - 1, low)], -1)
+
+
+class PyramidRoIPool(nn.Module):
+    """RoIAlign of other code bases, with the parameters of torchvision's MultiScaleRoIAlign."""
 
     def __init__(self, size: int, config: DetectorConfig) -> None:
         super().__init__()
@@ -231,6 +267,8 @@ class AlignedRoIPool(nn.Module):
     ) -> Tensor:
         """Boxes [P_i, 4] of each image -> [sum of P_i, channels, size, size]."""
         config = self.config
+        if config.inclusive_boxes:
+            boxes = [to_last_pixel(rois) for rois in boxes]
         pooled = [
             pyramid_roi_align(
                 features["p2"][i : i + 1],
@@ -242,7 +280,7 @@ class AlignedRoIPool(nn.Module):
                 config.roi_samples,
                 config.canonical_level,
                 config.canonical_size,
-                aligned=True,
+                aligned=config.roi_aligned,
             )
             for i, rois in enumerate(boxes)
         ]
@@ -278,6 +316,22 @@ class _Float32RPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no type
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         objectness, deltas = super().forward(x)
         return [level.float() for level in objectness], [level.float() for level in deltas]
+
+
+class _InclusiveProposals(RegionProposalNetwork):  # type: ignore[misc]  # torchvision has no types
+    """Proposals outside of the image keep a pixel in it, where torchvision drops them."""
+
+    def filter_proposals(
+        self,
+        proposals: Tensor,
+        objectness: Tensor,
+        image_shapes: list[tuple[int, int]],
+        num_anchors_per_level: list[int],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """See torchvision; all images have one size."""
+        proposals = keep_a_pixel(proposals, image_shapes[0])
+        found = super().filter_proposals(proposals, objectness, image_shapes, num_anchors_per_level)
+        return cast("tuple[list[Tensor], list[Tensor]]", found)
 
 
 def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor, side: int) -> Tensor:
@@ -327,7 +381,8 @@ def _region_proposals(channels: int, config: DetectorConfig) -> RegionProposalNe
     anchors_per_cell = len(config.anchor_scales) * len(config.aspect_ratios)
     head = _Float32RPNHead(channels, anchors_per_cell, conv_depth=config.rpn_convs)
     per_level = config.pre_nms_per_level
-    rpn = RegionProposalNetwork(
+    kind = _InclusiveProposals if config.inclusive_boxes else RegionProposalNetwork
+    rpn = kind(
         ShiftedAnchors(config),
         head,
         fg_iou_thresh=0.7,
@@ -344,8 +399,8 @@ def _region_proposals(channels: int, config: DetectorConfig) -> RegionProposalNe
 
 def _roi_heads(channels: int, num_things: int, config: DetectorConfig) -> RoIHeads:
     def pool(size: int) -> nn.Module:
-        if config.roi_aligned:
-            return AlignedRoIPool(size, config)
+        if config.roi_aligned or config.inclusive_boxes:
+            return PyramidRoIPool(size, config)
         torchvision_pool: nn.Module = MultiScaleRoIAlign(
             list(LEVELS),
             size,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validation of frames in GPU memory, through DLPack or __cuda_array_interface__.
+"""Validation of frames and other arrays in GPU memory, through DLPack or __cuda_array_interface__.
 
 Nothing is copied. Both protocols also define how to wait for the work that fills the array: with DLPack the
 producer makes our stream wait, the other protocol names the producer's stream.
@@ -11,6 +11,7 @@ import ctypes
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
 from imp_trt.cuda import driver
@@ -18,8 +19,18 @@ from imp_trt.errors import DeviceError, InvalidInput
 from imp_trt.preprocessing.nv12 import Nv12Frame, YuvToBgr, frame_size, plane_layout
 
 _CUDA, _CUDA_MANAGED = 2, 13  # DLDeviceType
-_UNSIGNED = 1  # DLDataTypeCode
-_DLPACK_KINDS = {0: "int", _UNSIGNED: "uint", 2: "float", 4: "bfloat", 6: "bool"}
+_BOOL = 6  # DLDataTypeCode
+_DLPACK_KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex"}
+_NAMES = {  # in typestr, behind the byte order
+    "u1": "uint8",
+    "i1": "int8",
+    "b1": "bool",
+    "i4": "int32",
+    "i8": "int64",
+    "f2": "float16",
+    "f4": "float32",
+    "f8": "float64",
+}
 _LEGACY_STREAM = 1  # the default stream's number in both protocols and in the driver API
 
 _EXPECTED = "a uint8 array [H, W, 3] on the GPU whose pixels are packed"
@@ -60,21 +71,45 @@ class DeviceFrame:
     chroma: DeviceChroma | None = None
 
 
-class _Array(NamedTuple):
-    """Bytes on the GPU that are safe to read; strides in bytes, None means contiguous."""
+@dataclass(frozen=True)
+class DeviceView:
+    """Memory of an array on the GPU, as its producer describes it.
+
+    Attributes:
+        pointer: device address of its first element.
+        shape: of the array.
+        strides: bytes from one element to the next of each axis; None means C order.
+        dtype: NumPy's name of its type, or what the producer says if NumPy has none.
+        owner: keeps the memory alive; keep it until the GPU has read the array.
+    """
 
     pointer: int
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None
+    dtype: str
     owner: object
+
+    def in_c_order(self, itemsize: int) -> bool:
+        """Whether the elements, of that many bytes, are packed in C order."""
+        if self.strides is None or 0 in self.shape:
+            return True
+        step = itemsize
+        for side, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if side != 1 and stride != step:
+                return False
+            step *= side
+        return True
 
 
 class _Reader(NamedTuple):
-    """Who reads: GPU, stream, and what makes the stream wait for another."""
+    """Who reads: GPU, stream, and what makes the stream wait for another; and what it checks first."""
 
     device: int
     stream: int
     wait_for: Callable[[int], None]
+    name: str
+    expected: str
+    check: Callable[[DeviceView], None]
 
 
 def on_device(frame: object) -> bool:
@@ -98,16 +133,48 @@ def device_frame(frame: object, device: int, stream: int, wait_for: Callable[[in
     Raises:
         InvalidInput: another shape, dtype, layout or GPU, or the producer refuses; the message has the fix.
     """
-    reader = _Reader(device, stream, wait_for)
+
+    def read(array: object, name: str) -> DeviceView:
+        expected = _EXPECTED if name == "frame" else _EXPECTED_PLANE
+        return device_view(array, device, stream, wait_for, partial(_check_bytes, name), name, expected)
+
     if isinstance(frame, Nv12Frame):
-        return _nv12_frame(frame, reader)
-    array = _read(frame, "frame", reader)
+        return _nv12_frame(frame, read)
+    array = read(frame, "frame")
     pitch = _row_pitch(array.shape, array.strides)
     return DeviceFrame(array.pointer, (array.shape[0], array.shape[1]), pitch, array.owner)
 
 
-def _nv12_frame(frame: Nv12Frame, reader: _Reader) -> DeviceFrame:
-    y = _read(frame.y, "Y plane", reader)
+def device_view(
+    array: object,
+    device: int,
+    stream: int,
+    wait_for: Callable[[int], None],
+    check: Callable[[DeviceView], None],
+    what: str,
+    expected: str,
+) -> DeviceView:
+    """An array on the GPU that is safe to read on a stream. Nothing is copied.
+
+    Args:
+        array: of DLPack or __cuda_array_interface__; not changed.
+        device, stream, wait_for: see :func:`device_frame`.
+        check: raises InvalidInput if the array has another type or shape than it must have.
+        what, expected: name and description of the array, for errors.
+
+    Raises:
+        InvalidInput: another GPU, or the producer refuses; or check refuses it.
+    """
+    return _read(array, _Reader(device, stream, wait_for, what, expected, check))
+
+
+def _check_bytes(name: str, view: DeviceView) -> None:
+    if view.dtype != "uint8":
+        raise _rejected(name, view.dtype, view.shape, _fix_dtype(name, view.dtype))
+
+
+def _nv12_frame(frame: Nv12Frame, read: Callable[[object, str], DeviceView]) -> DeviceFrame:
+    y = read(frame.y, "Y plane")
     luma = plane_layout("Y plane", y.shape, y.strides)
     if frame.uv is None:
         h, w = frame_size(luma, None)
@@ -115,21 +182,27 @@ def _nv12_frame(frame: Nv12Frame, reader: _Reader) -> DeviceFrame:
     else:
         if not on_device(frame.uv):
             raise InvalidInput("UV plane", expected="memory of the GPU, as the Y plane", got=type(frame.uv))
-        array = _read(frame.uv, "UV plane", reader)
+        array = read(frame.uv, "UV plane")
         chroma = plane_layout("UV plane", array.shape, array.strides)
         h, w = frame_size(luma, chroma)
         uv, pitch, owner = array.pointer, chroma.pitch, (y.owner, array.owner)
     return DeviceFrame(y.pointer, (h, w), luma.pitch, owner, DeviceChroma(uv, pitch, YuvToBgr.of(frame)))
 
 
-def _read(array: object, name: str, reader: _Reader) -> _Array:
-    """Bytes of an object that is on a GPU; the reader's stream waits for what fills them."""
+def _read(array: object, reader: _Reader) -> DeviceView:
+    """An object that is on a GPU, checked; the reader's stream waits for what fills it."""
     index = _dlpack_device(array)
     if index is not None:
         if index != reader.device:
-            raise _other_device(name, index, reader.device)
-        return _from_dlpack(cast("_DLPackArray", array), name, reader)
-    return _from_interface(cast("_InterfaceArray", array), name, reader)
+            raise _other_device(reader.name, index, reader.device)
+        view = _from_dlpack(cast("_DLPackArray", array), reader)
+        reader.check(view)
+        return view
+    view, interface = _from_interface(cast("_InterfaceArray", array), reader)
+    reader.check(view)
+    _check_memory(view.pointer, reader)
+    _wait_for_producer(interface, reader)
+    return view
 
 
 class _DLPackArray(Protocol):
@@ -183,7 +256,7 @@ def _dlpack_device(frame: object) -> int | None:
         return None
 
 
-def _from_dlpack(array: _DLPackArray, name: str, reader: _Reader) -> _Array:
+def _from_dlpack(array: _DLPackArray, reader: _Reader) -> DeviceView:
     on_default_stream = False
     try:
         try:
@@ -194,19 +267,24 @@ def _from_dlpack(array: _DLPackArray, name: str, reader: _Reader) -> _Array:
             on_default_stream = True
     except Exception as error:
         raise InvalidInput(
-            name, expected=_expected(name), got=f"{type(error).__name__}: {error}", fix="pass tensor.detach()"
+            reader.name,
+            expected=reader.expected,
+            got=f"{type(error).__name__}: {error}",
+            fix="pass tensor.detach()",
         ) from error
     if on_default_stream:
         reader.wait_for(_LEGACY_STREAM)
     # The capsule is kept, not consumed: it owns the tensor until it is garbage collected.
     tensor = _DLTensor.from_address(_capsule_pointer(capsule, b"dltensor"))
-    shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
-    strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else None
     kind = tensor.dtype
-    if (kind.code, kind.bits, kind.lanes) != (_UNSIGNED, 8, 1):
-        dtype = f"{_DLPACK_KINDS.get(kind.code, 'kind ')}{kind.bits}"
-        raise _rejected(name, dtype, shape, _fix_dtype(name, dtype))
-    return _Array(int(tensor.data or 0) + tensor.byte_offset, shape, strides, capsule)
+    name = f"{_DLPACK_KINDS.get(kind.code, 'kind ')}{kind.bits}" if kind.code != _BOOL else "bool"
+    if kind.lanes != 1:
+        name += f"x{kind.lanes}"
+    shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
+    strides = None
+    if tensor.strides:
+        strides = tuple(tensor.strides[i] * (kind.bits // 8) for i in range(tensor.ndim))
+    return DeviceView(int(tensor.data or 0) + tensor.byte_offset, shape, strides, name, capsule)
 
 
 # ---- __cuda_array_interface__ ----
@@ -219,7 +297,7 @@ def _has_interface(frame: object) -> bool:
         return True
 
 
-def _from_interface(array: _InterfaceArray, name: str, reader: _Reader) -> _Array:
+def _from_interface(array: _InterfaceArray, reader: _Reader) -> tuple[DeviceView, Mapping[str, Any]]:
     try:
         interface = array.__cuda_array_interface__
         shape = tuple(int(side) for side in interface["shape"])
@@ -229,44 +307,47 @@ def _from_interface(array: _InterfaceArray, name: str, reader: _Reader) -> _Arra
         masked = interface.get("mask") is not None
     except Exception as error:
         raise InvalidInput(
-            f"{name}: its __cuda_array_interface__",
-            expected=_expected(name),
+            f"{reader.name}: its __cuda_array_interface__",
+            expected=reader.expected,
             got=f"{type(error).__name__}: {error}",
         ) from error
-    if kind[1:] != "u1":
-        raise _rejected(name, kind, shape, _fix_dtype(name, kind))
+    view = DeviceView(pointer, shape, strides, _NAMES.get(kind[1:], kind), array)
     if masked:
-        raise _rejected(name, "a masked array", shape, "pass the array without its mask")
+        reader.check(view)  # a wrong type is told first
+        raise InvalidInput(
+            reader.name,
+            expected=reader.expected,
+            got=f"a masked array {list(shape)}",
+            fix="pass the array without its mask",
+        )
     if strides is not None and len(strides) != len(shape):
         raise InvalidInput(
-            f"{name}: its __cuda_array_interface__",
-            expected=_expected(name),
+            f"{reader.name}: its __cuda_array_interface__",
+            expected=reader.expected,
             got=f"strides {strides} for shape {shape}",
         )
-    _check_memory(pointer, name, reader.device)
-    _wait_for_producer(interface, name, reader.wait_for)
-    return _Array(pointer, shape, strides, array)
+    return view, interface
 
 
-def _check_memory(pointer: int, name: str, device: int) -> None:
+def _check_memory(pointer: int, reader: _Reader) -> None:
     """The interface does not name the GPU; the driver knows which one owns the memory."""
     try:
         index = _pointer_attribute("DEVICE_ORDINAL", pointer)
     except DeviceError as error:
         raise InvalidInput(
-            name,
-            expected=_expected(name),
+            reader.name,
+            expected=reader.expected,
             got=f"address {pointer:#x}, which is no CUDA memory ({error.got})",
         ) from error
-    if index != device:
-        raise _other_device(name, index, device)
+    if index != reader.device:
+        raise _other_device(reader.name, index, reader.device)
     # Each context has its own address space: a kernel that reads another context's memory fails, and with it
     # all CUDA work of the process. Memory of a pool belongs to no context: all can read it.
     with suppress(DeviceError):
         owner = _pointer_attribute("CONTEXT", pointer)
         if owner not in (0, int(driver.call("cuCtxGetCurrent"))):
             raise InvalidInput(
-                name,
+                reader.name,
                 expected="memory of the GPU's primary context, which TensorRT, PyTorch and CuPy use",
                 got="memory of another CUDA context",
                 fix="with PyCUDA: import pycuda.autoprimaryctx in place of pycuda.autoinit",
@@ -278,23 +359,23 @@ def _pointer_attribute(name: str, pointer: int) -> int:
     return int(driver.call("cuPointerGetAttribute", attribute, pointer))
 
 
-def _wait_for_producer(interface: Mapping[str, Any], name: str, wait_for: Callable[[int], None]) -> None:
+def _wait_for_producer(interface: Mapping[str, Any], reader: _Reader) -> None:
     """Wait for the producer as its version of the interface defines it."""
     version, stream = int(interface.get("version", 0)), interface.get("stream")
     if version < 3:
         # These versions have no stream. The legacy default stream waits for all that do not opt out of it.
-        wait_for(_LEGACY_STREAM)
+        reader.wait_for(_LEGACY_STREAM)
     elif stream is not None:
         if not isinstance(stream, int) or stream == 0:
             raise InvalidInput(
-                f"{name}: stream of its __cuda_array_interface__",
+                f"{reader.name}: stream of its __cuda_array_interface__",
                 expected="None, 1, 2 or a handle",
                 got=repr(stream),
             )
-        wait_for(stream)
+        reader.wait_for(stream)
 
 
-# ---- both ----
+# ---- frames, of both protocols ----
 
 
 def _row_pitch(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> int:
@@ -320,12 +401,9 @@ def _row_pitch(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> int:
     return pitch
 
 
-def _expected(name: str) -> str:
-    return _EXPECTED if name == "frame" else _EXPECTED_PLANE
-
-
 def _rejected(name: str, kind: str, shape: tuple[int, ...], fix: str) -> InvalidInput:
-    return InvalidInput(name, expected=_expected(name), got=f"{kind} {list(shape)}", fix=fix)
+    expected = _EXPECTED if name == "frame" else _EXPECTED_PLANE
+    return InvalidInput(name, expected=expected, got=f"{kind} {list(shape)}", fix=fix)
 
 
 def _fix_dtype(name: str, kind: str) -> str:
@@ -353,5 +431,5 @@ def _other_device(name: str, index: int, device: int) -> InvalidInput:
         name,
         expected=f"memory of GPU {device}, where the engine is",
         got=f"memory of GPU {index}",
-        fix=f"copy it there, or open the Segmenter with device='cuda:{index}'",
+        fix=f"copy it there, or open the engine with device='cuda:{index}'",
     )

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from onnx import ModelProto
 
+from imp_trt.export.onnx.float16 import to_float16
+from tests.support import foreign
 from tests.support.bindings_build import write, write_model
 from tests.support.bindings_env import Unavailable
 from tests.support.bindings_matrix import Outcome, run_builds, skip_or_fail
@@ -31,6 +33,16 @@ def test_a_network_builds_in_both_forms(tmp_path: Path) -> None:
     outcomes = build(write_model(tmp_path, "panoptic-fpn-imp", "fp16"))
     assert [one.case.rpartition("_")[2] for one in outcomes] == ["plugin", "function"]
     assert [one.error for one in outcomes] == [None, None]
+
+
+@pytest.mark.slow
+def test_networks_of_another_make(tmp_path: Path) -> None:
+    projecting = to_float16(foreign.projecting())
+    outcomes = build(
+        write(tmp_path / "projecting", projecting, "fp16", foreign=True),
+        write(tmp_path / "plain", foreign.plain(), "fp32", foreign=True),
+    )
+    assert [one.error for one in outcomes] == [None] * 4
 
 
 @pytest.mark.slow

@@ -11,9 +11,9 @@ import pytest
 
 from imp_trt.artifacts.artifact import golden_path, read_artifact
 from imp_trt.artifacts.golden import read_golden, unpack_golden
-from imp_trt.export import ExportOptions, pipeline
+from imp_trt.export import ExportOptions, export_network, pipeline
 from imp_trt.export.pipeline import export_model
-from tests.support import torch_free
+from tests.support import foreign, torch_free
 from tests.support.networks import smooth_frames
 from tests.support.stub_packages import need_rtx
 from tests.support.typed_models import typed
@@ -62,6 +62,25 @@ def test_the_whole_route(exported: Path, tmp_path: Path) -> None:
     assert found.verification["verified_on"] in ("onnxruntime-cpu", "engine")
     assert found.verification["onnx"] == manifest.verification
     assert golden_path(engine).read_bytes() == golden_path(exported).read_bytes()
+
+
+def test_a_network_of_another_make(tmp_path: Path) -> None:
+    yours = foreign.save(tmp_path, foreign.plain())
+    output = ["-o", str(tmp_path / "device")]
+    bare = torch_free.run(tmp_path, "imp_trt.cli.export", str(yours), "--target", "onnxruntime", *output)
+    assert bare.returncode == 5, bare.stderr
+    assert "pip install 'onnx>=" in bare.stderr
+    artifact = export_network(
+        yours, tmp_path / "device", ExportOptions(precision="fp16", target="onnxruntime")
+    )
+    tested = torch_free.run(tmp_path, "imp_trt.cli.selftest", str(artifact.path))
+    assert tested.returncode == 0, tested.stderr
+    need_rtx()
+    built = torch_free.run(
+        tmp_path, "imp_trt.cli.export", str(artifact.path), "--target", "tensorrt-rtx", *output
+    )
+    assert built.returncode == 0, built.stderr
+    assert "1 calls, golden arrays of yours.fp16.onnx" in built.stdout
 
 
 def test_an_export_from_a_checkpoint_says_what_it_needs(weights: Path, tmp_path: Path) -> None:

@@ -183,6 +183,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_file_without_its_manifest_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.onnx")]) == 4
     assert "nothing at this path" in capsys.readouterr().err
-    (tmp_path / "foreign.onnx").write_bytes(tiny.graph().SerializeToString())
-    assert main([str(tmp_path / "foreign.onnx")]) == 4
-    assert "foreign.onnx.json" in capsys.readouterr().err
+    model = tiny.graph()
+    model.producer_name = "imp_trt"
+    (tmp_path / "lost.onnx").write_bytes(model.SerializeToString())
+    assert main([str(tmp_path / "lost.onnx")]) == 4
+    assert "lost.onnx.json" in capsys.readouterr().err

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import random
 import struct
@@ -14,10 +15,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from imp_trt.artifacts.manifest import parse_manifest
+from imp_trt.artifacts.manifest import TensorSpec, parse_manifest
+from imp_trt.artifacts.network_manifest import parse_network_manifest
+from imp_trt.artifacts.npz import read_arrays
 from imp_trt.artifacts.plan_header import read_plan_header
 from imp_trt.backends.onnx_bounds import check_bounds
 from imp_trt.errors import ImpTrtError
+from imp_trt.export.onnx.float16 import to_float16
+from imp_trt.export.onnx.foreign import read_foreign
 from imp_trt.models.checkpoint import read_checkpoint, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train.datasets.coco import CocoDataset
@@ -28,7 +33,7 @@ from research.ablation.cells import Cell
 from research.ablation.results import read_result
 from tests.fuzz.mutator import mutate, mutate_json
 from tests.research.ablation import made
-from tests.support import engines, fake_tensorrt, tiny
+from tests.support import engines, fake_tensorrt, foreign, tiny
 from tests.support.label_layouts import LAYOUTS
 from tests.support.label_layouts import NAMES as NAMES_OF_SCENE
 from tests.support.networks import small_config
@@ -68,6 +73,38 @@ def _manifest(folder: Path) -> Target:
         parse_manifest(data, Path("x.json")).to_json()
 
     return Target(run, [seed.encode() for seed in seeds], _JSON)
+
+
+def _network(folder: Path) -> Target:
+    onnx = foreign.manifest(foreign.plain(), sha256="0" * 64)
+    engine = foreign.manifest(foreign.plain(), kind="engine", engine=engines.info(), sha256="a" * 64)
+
+    def run(data: bytes) -> None:
+        parse_network_manifest(data, Path("x.json")).to_json()
+
+    return Target(run, [onnx.to_json().encode(), engine.to_json().encode()], _JSON)
+
+
+def _arrays(folder: Path) -> Target:
+    inputs = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros((0, 4), bool)}
+    specs = {name: TensorSpec(name, array.dtype.name, array.shape) for name, array in inputs.items()}
+    seeds = []
+    for save in (np.savez, np.savez_compressed):
+        buffer = io.BytesIO()
+        save(buffer, **inputs)
+        seeds.append(buffer.getvalue())
+    return Target(lambda data: read_arrays(data, specs, "x.npz"), seeds)
+
+
+def _foreign(folder: Path) -> Target:
+    path = folder / "yours.onnx"
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        to_float16(read_foreign(path, {"images": (1, 3, 16, 24)}).model)
+
+    open_sizes = foreign.plain(("B", 3, "H", "W"))
+    return Target(run, [foreign.plain().SerializeToString(), open_sizes.SerializeToString()])
 
 
 def _onnx(folder: Path) -> Target:
@@ -268,6 +305,9 @@ def _result(folder: Path) -> Target:
 
 _TARGETS: dict[str, Callable[[Path], Target]] = {
     "manifest": _manifest,
+    "network": _network,
+    "arrays": _arrays,
+    "foreign": _foreign,
     "onnx": _onnx,
     "safetensors": _safetensors,
     "coco": _coco,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -28,6 +29,7 @@ from tests.support.networks import detecting_network, small_config, smooth_frame
         ),
         ("roi_aligned", [1, "yes", None]),
         ("roi_samples", [0, -1, 17, 1.5, True]),
+        ("inclusive_boxes", [1, "yes", None]),
     ],
 )
 def test_fields_of_the_detector(field: str, values: list[object]) -> None:
@@ -64,13 +66,27 @@ def test_configurations_are_stored_and_older_ones_read() -> None:
     data = small_config().to_dict()
     for name in ("stride_in_1x1", "fuse_convs"):
         del data[name]
-    for name in ("anchors", "anchor_offset", "box_weights", "roi_aligned", "roi_samples"):
+    for name in ("anchors", "anchor_offset", "box_weights", "roi_aligned", "roi_samples", "inclusive_boxes"):
         del data["detector_config"][name]  # type: ignore[attr-defined]
     assert ModelConfig.from_dict(data) == small_config()
 
 
-def test_both_forms_agree() -> None:
-    network = detecting_network(switched())
+def legacy() -> ModelConfig:
+    config = switched()
+    detector = replace(
+        config.detector_config,
+        anchors="legacy",
+        inclusive_boxes=True,
+        roi_aligned=False,
+        roi_samples=2,
+        canonical_size=223,
+    )
+    return replace(config, detector_config=detector)
+
+
+@pytest.mark.parametrize("make", [switched, legacy])
+def test_both_forms_agree(make: Callable[[], ModelConfig]) -> None:
+    network = detecting_network(make())
     frames = smooth_frames()
     found = network.forward_frames(frames)
     with torch.no_grad():
@@ -100,8 +116,9 @@ def test_exact_anchors_with_an_offset() -> None:
                 torch.testing.assert_close(level[len(ratios) + a], right, atol=1e-4, rtol=0)
 
 
-def test_training_with_the_switches_has_gradients() -> None:
-    network = detecting_network(switched()).train()
+@pytest.mark.parametrize("make", [switched, legacy])
+def test_training_with_the_switches_has_gradients(make: Callable[[], ModelConfig]) -> None:
+    network = detecting_network(make()).train()
     assert network.detector is not None
     features = network.backbone(network.preprocess(smooth_frames(1)))
     masks = torch.zeros(1, 64, 96, dtype=torch.uint8)

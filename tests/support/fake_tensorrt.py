@@ -27,6 +27,7 @@ import onnxruntime as ort
 
 from imp_trt.artifacts.artifact import write_artifact
 from imp_trt.artifacts.manifest import Manifest
+from imp_trt.artifacts.network_manifest import NetworkManifest
 from imp_trt.cuda.platform import platform_name
 from tests.support import engines, tiny
 from tests.support.fake_cuda import FakeCuda
@@ -336,6 +337,30 @@ def engine_file(
     return write_artifact(
         path, payload, engine_manifest(manifest or tiny.manifest(batch), library, **changes)
     )
+
+
+def network_engine_file(
+    folder: Path,
+    library: str,
+    model: onnx.ModelProto,
+    manifest: NetworkManifest | None = None,
+    **changes: Any,
+) -> Path:
+    """An engine file of a network of another make, with its manifest; changes go to its engine part."""
+    from dataclasses import replace
+
+    from tests.support import foreign
+
+    values: dict[str, Any] = {
+        "backend": library.replace("_", "-"),
+        "version": VERSIONS[library],
+        "compute_capabilities": ("{}.{}".format(*CAPABILITY),),
+        "platform": platform_name(),
+        "operators": {},
+    }
+    base = manifest or foreign.manifest(model)
+    described = replace(base, kind="engine", engine=engines.info(**(values | changes)))
+    return write_artifact(folder / f"yours.fp32.{library}.engine", plan(model, library), described)
 
 
 def varying_graph(batch: int = 1) -> onnx.ModelProto:

@@ -23,6 +23,8 @@ SOURCES = (
     "export/tensorrt/layer_types.py",
     "imp_trt/backends/engine.py",
     "imp_trt/backends/engine_canvas.py",
+    "imp_trt/backends/engine_arrays.py",
+    "imp_trt/backends/engine_core.py",
     "imp_trt/backends/engine_loading.py",
     "imp_trt/backends/tensorrt.py",
     "plugins/python_plugin.py",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from imp_trt.classes import ClassTable, default_palette
 from imp_trt.errors import CheckpointError, InvalidInput
 from imp_trt.models.config import DetectorConfig, ModelConfig
-from imp_trt.models.importing import detectron2, mmdet, torchvision
+from imp_trt.models.importing import detectron2, maskrcnn_benchmark, mmdet, torchvision
 from imp_trt.models.importing.classes import COCO_THINGS, coco_rows_in_use
 from imp_trt.models.importing.layout import PREDICTORS, Converted, State
 from imp_trt.models.importing.reading import ForeignCheckpoint, read_foreign
@@ -24,7 +25,7 @@ from imp_trt.models.presets import system
 
 _log = logging.getLogger(__name__)
 
-Source = Literal["torchvision", "torchvision-v2", "detectron2", "mmdet"]
+Source = Literal["torchvision", "torchvision-v2", "detectron2", "mmdet", "maskrcnn-benchmark"]
 
 SOURCES: tuple[Source, ...] = get_args(Source)
 """Code bases whose checkpoints are imported."""
@@ -52,6 +53,7 @@ _CONVERTERS: dict[Source, tuple[Callable[[State], bool], _Convert]] = {
     ),
     "detectron2": (detectron2.fits, detectron2.convert),
     "mmdet": (mmdet.fits, mmdet.convert),
+    "maskrcnn-benchmark": (maskrcnn_benchmark.fits, maskrcnn_benchmark.convert),
 }
 
 
@@ -84,7 +86,7 @@ def import_checkpoint(
         batch_norm_eps: eps of the backbone's normalization, where it is not that of the source's default.
         caffe: whether the backbone is from Caffe2 (BGR pixels, and in ResNet-50 and 101 the stride in the 1x1
             convolutions). None takes the source's default: what an mmdetection file says, True for
-            Detectron2.
+            Detectron2 and maskrcnn-benchmark.
 
     Returns:
         The network in evaluation mode, with float32 weights.
@@ -113,15 +115,30 @@ def import_checkpoint(
     return network.eval()
 
 
+_RELATIVES: tuple[tuple[str, str], ...] = (  # names of tensors -> what has them
+    (r"(^|\.)(roi_heads\.box_predictor|roi_head\.bbox_head)\.[012]\.", "a cascade of box heads"),
+    (
+        r"(^|\.)(roi_heads\.res5|roi_heads\.box\.feature_extractor\.head|roi_head\.shared_head)\.",
+        "no FPN (C4)",
+    ),
+    (r"(^|\.)(transformer|decoder|encoder)\.", "a transformer"),
+    (r"(^|\.)(roi_heads|roi_head|rpn|rpn_head)\.", "a detector without masks, or with other heads"),
+    (r"^(model\.)*\d+\.", "layers by number, as YOLO has them"),
+)
+
+
 def _detect(path: str | Path, state: State) -> Source:
     for name, (fits, _) in _CONVERTERS.items():
         if fits(state):
             return name
+    kinds = (kind for pattern, kind in _RELATIVES if any(re.search(pattern, name) for name in state))
+    kind = next(kinds, "")
     raise CheckpointError(
         f"checkpoint {path}",
         expected=f"a Mask R-CNN with FPN of {', '.join(SOURCES)}",
-        got=f"{len(state)} tensors such as {', '.join(sorted(state)[:3])}",
-        fix="import a checkpoint of one of these, or build the network from ONNX with imp_trt.ops",
+        got=f"{len(state)} tensors such as {', '.join(sorted(state)[:3])}{kind and f' ({kind})'}",
+        fix="export the network to ONNX where it runs: imp-export FILE.onnx builds its engine, and "
+        "imp_trt.graph.add_projection adds class maps to an instance segmenter",
     )
 
 

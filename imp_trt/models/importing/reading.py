@@ -34,6 +34,9 @@ MAX_BYTES = 4 << 30
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "weights", "network")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+# torch.load hands a zip archive with such an entry to torch.jit.load. Names of entries are not compressed;
+# all bytes are searched, since readers of zip archives differ in which entries they see.
+_TORCHSCRIPT = b"constants.pkl"
 _COPY_AGAIN = "copy or download the file again"
 
 
@@ -70,6 +73,9 @@ def read_foreign(path: str | Path) -> ForeignCheckpoint:
             f"checkpoint {path}",
             expected=f"a file that ends with {', '.join(SUFFIXES)}",
             got=suffix or "no suffix",
+            fix="an ONNX file needs no import: imp-export FILE.onnx"
+            if suffix == ".onnx"
+            else "save the network's tensors where it runs: torch.save(model.state_dict(), 'model.pth')",
         )
     try:
         data = read_regular(path, MAX_BYTES)
@@ -119,6 +125,13 @@ def _load_torch(path: Path, data: bytes) -> object:
                 got=f"{len(data)} bytes that unpack to {unpacked}",
                 fix="write it again with torch.save",
             )
+    if _TORCHSCRIPT in data:
+        raise CheckpointError(
+            f"checkpoint {path}",
+            expected="tensors, as torch.save writes them",
+            got="a TorchScript archive, whose code runs while it is loaded",
+            fix="if you know its origin: torch.save(torch.jit.load(FILE).state_dict(), 'model.pth')",
+        )
     # weights_only=True would refuse files with a training configuration. The unpickler below is as strict
     # about what it calls, and passes over the rest.
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=_PICKLE)

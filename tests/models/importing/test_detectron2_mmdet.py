@@ -26,7 +26,7 @@ from imp_trt.models.importing.reading import ForeignCheckpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.outputs import OUTPUT_NAMES
 from tests.support.networks import smooth_frames
-from tests.support.two_stage import Network, Source, State, shapes, weights
+from tests.support.two_stage import Network, Source, State, compare, shapes, weights
 
 SIZE = (64, 96)
 NAMES = ("cat", "dog", "bird")
@@ -121,25 +121,6 @@ CASES: dict[str, tuple[Source, str]] = {
     ),
     "mmdet other pixels": (replace(MMDET, mean=(100.0, 110.0, 120.0), std=(50.0, 51.0, 52.0)), OTHER_PIXELS),
 }
-
-
-def compare(wanted: list[dict[str, Tensor]], found: dict[str, Tensor], first_thing: int) -> None:
-    """Boxes, scores, labels and masks agree.
-
-    In a hundred overlapping boxes of random weights one may have an IoU so near to a threshold that rounding
-    decides: nineteen of twenty must have their equal, and the first ones of each frame are all the same.
-    """
-    for i, one in enumerate(wanted):
-        count = int(found["num_detections"][i])
-        assert abs(count - len(one["scores"])) <= 2
-        assert len(one["scores"]) > 10
-        assert len(set(one["labels"].tolist())) > 1
-        equal = (one["labels"][:, None] + first_thing) == found["labels"][i, :count].long()
-        for name, tolerance in (("scores", 1e-4), ("boxes", 0.02), ("masks", 2e-3)):
-            ours, theirs = found[name][i, :count].reshape(count, -1), one[name].reshape(len(equal), -1)
-            equal &= (ours - theirs[:, None]).abs().amax(2) < tolerance
-        assert equal.any(1).float().mean() >= 0.95
-        assert equal.diagonal()[:10].all()
 
 
 SAMPLES = 0.02

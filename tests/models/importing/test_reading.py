@@ -152,6 +152,22 @@ def test_nothing_is_executed(name: str, index: int, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == [name]
 
 
+def test_torchscript_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.load hands such an archive to torch.jit.load, which runs the code in it."""
+    loaded: list[object] = []
+    monkeypatch.setattr(torch.jit, "load", lambda *arguments, **options: loaded.append(arguments))
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.zeros(1)}, buffer)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        root = archive.namelist()[0].partition("/")[0]
+        archive.writestr(f"{root}/constants.pkl", b"")
+    for name in ("script.pt", "script.pkl"):
+        (tmp_path / name).write_bytes(buffer.getvalue())
+        with pytest.raises(CheckpointError, match=r"TorchScript.*state_dict\(\)"):
+            read_foreign(tmp_path / name)
+    assert not loaded
+
+
 @pytest.mark.parametrize(
     "module", ["builtins", "__builtin__", "os", "posix", "torch", "torch._utils", "numpy"]
 )

@@ -87,15 +87,33 @@ def test_a_hundred_problems_are_ten_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "tensors",
+    ("names", "kind"),
     [
-        {"weight": torch.zeros(3)},
-        {"backbone.body.conv1.weight": torch.zeros(64, 3, 7, 7)},
-        {f"model.{i}.conv.weight": torch.zeros(1) for i in range(500)},
+        (["weight"], "such as weight."),
+        (["backbone.body.conv1.weight"], "such as backbone.body.conv1.weight."),
+        ([f"model.{i}.conv.weight" for i in range(500)], "as YOLO has them"),
+        (["rpn.head.conv.weight", "roi_heads.box_predictor.cls_score.weight"], "a detector without masks"),
+        (["roi_heads.box_predictor.0.cls_score.weight", "roi_heads.mask_head.predictor.weight"], "a cascade"),
+        (["roi_heads.res5.0.conv1.weight", "roi_heads.mask_head.predictor.weight"], "no FPN"),
+        (["transformer.encoder.layers.0.linear1.weight"], "a transformer"),
     ],
 )
-def test_another_network(tensors: dict[str, Tensor], tmp_path: Path) -> None:
-    assert "expected a Mask R-CNN with FPN of torchvision" in refusal(tmp_path, tensors)
+def test_another_network(names: list[str], kind: str, tmp_path: Path) -> None:
+    text = refusal(tmp_path, {name: torch.zeros(1) for name in names})
+    assert "expected a Mask R-CNN with FPN of torchvision" in text
+    assert kind in text
+    assert "imp-export FILE.onnx" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [("model.onnx", "imp-export FILE.onnx"), ("model.h5", "state_dict()"), ("model", "state_dict()")],
+)
+def test_another_kind_of_file(name: str, fix: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(CheckpointError) as caught:
+        import_checkpoint(tmp_path / name)
+    assert fix in str(caught.value)
 
 
 def test_another_depth(tmp_path: Path) -> None:
