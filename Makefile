@@ -4,7 +4,7 @@ PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help check ruff mypy pyright test test-all matrix bench fuzz mutation soak bindings drivers device
+.PHONY: help check ruff mypy pyright test test-all matrix bench fuzz mutation soak bindings drivers device docs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ test-all: ## the whole suite: at most ten minutes on two cores
 
 matrix: ## the tests with the lowest and the newest dependencies, on each Python that is installed
 	$(PYTHON) -m tests.matrix $(ARGS)
+
+docs: ## the documentation site in site/, offline, its generated pages current and its links checked
+	$(PYTHON) -m docs.tools.reference
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --quiet
 
 bench: ## the benchmarks that need neither a GPU nor a data set
 	$(PYTHON) -m tests.bench.bench_import

@@ -34,7 +34,14 @@ from imp_trt.export.progress import Progress, silent
 from imp_trt.export.report import ExportReport
 from imp_trt.export.tensorrt.engine import make_engine
 from imp_trt.export.verification.canvas import CanvasAgreement, replay_canvas
-from imp_trt.export.verification.gates import ENGINE, GATES, ONNXRUNTIME, Agreement, VerifiedOn, enforce
+from imp_trt.export.verification.gates import (
+    ENGINE,
+    ONNXRUNTIME,
+    Agreement,
+    VerifiedOn,
+    enforce,
+    gate_of,
+)
 from imp_trt.export.verification.golden import replay
 
 
@@ -193,11 +200,12 @@ def verify_engine(
     replayed = _replay(source, payload, manifest, golden, part, runs=not reason)
     verified_on, agreement, milliseconds, canvas = replayed
     plan.progress("verify", 1, 1)
-    enforce(agreement, manifest.precision)
+    gate = gate_of(source.manifest)
+    enforce(agreement, manifest.precision, gate)
     if part is not None:
         canvas.enforce(manifest.precision)
         manifest = part.in_manifest(manifest, canvas.to_dict(verified_on, manifest.precision))
-    figures = agreement.to_dict(GATES[manifest.precision])
+    figures = agreement.to_dict(gate)
     del figures["nms_unsettled"]  # only PyTorch reports it; it was 0 when the ONNX file was written
     entry |= {
         "verified_on": verified_on,

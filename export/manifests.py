@@ -13,7 +13,7 @@ from imp_trt.backends.onnxruntime_import import import_onnxruntime
 from imp_trt.cuda.platform import Gpu
 from imp_trt.export.plan import ExportPlan
 from imp_trt.export.tensorrt.engine import Engine
-from imp_trt.export.verification.gates import ENGINE, GATES, Agreement
+from imp_trt.export.verification.gates import ENGINE, Agreement
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -76,7 +76,7 @@ def verification_entry(
         "verified_on": verified_on,
         "against": "pytorch fp32",
         "source": plan.frames.description,
-        **agreement.to_dict(GATES[plan.options.precision]),
+        **agreement.to_dict(plan.gate),
     }
     entry.pop("skipped")
     return entry

@@ -14,7 +14,11 @@ from imp_trt.artifacts.fields import build
 from imp_trt.artifacts.manifest import PRECISIONS, QUANTIZED, Precision
 from imp_trt.errors import UsageError
 from imp_trt.export.tensorrt.build_job import DEFAULT_OPTIMIZATION_LEVEL
+from imp_trt.export.verification.gates import Gate
 from imp_trt.models.config import NMS_ITERATIONS
+
+AUTO = "auto"
+"""Value of keep_float16 that chooses the layers."""
 
 DEFAULT_FRAMES = 50
 """Default number of frames to verify on."""
@@ -69,6 +73,10 @@ class ExportOptions:
             10.7. It has no manifest: imp_trt runs the artifact.
         parts: also write the canvas part, ``<artifact's name>.canvas.onnx`` or ``.canvas.engine``: backbone
             and semantic head with the canvas as an input, for videos (Segmenter.stream with detect_every).
+        keep_float16: for int8 and fp8: names or patterns of layers that stay in float16, separated by commas,
+            or "auto": as few as the gate allows, by what each costs. None keeps those that are known to
+            cost much.
+        gate: None means the precision's in :data:`imp_trt.export.verification.gates.GATES`.
         calibrated: the network is an ONNX file, which contains its ranges: int8 and fp8 need no calibration.
 
     Raises:
@@ -86,6 +94,8 @@ class ExportOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
     function_free: bool = False
     parts: bool = False
+    keep_float16: str | None = None
+    gate: Gate | None = None
     calibrated: bool = False
 
     def __post_init__(self) -> None:
@@ -97,6 +107,8 @@ class ExportOptions:
                 raise UsageError(name, expected="an integer of at least 1", got=repr(value))
         if not self.calibrated or self.calibration is not None:
             check_calibration(self.precision, self.calibration is not None)
+        if self.keep_float16 is not None:
+            check_keep_float16(self.precision, self.keep_float16, self.verify)
 
 
 def check_calibration(precision: Precision, given: bool) -> None:
@@ -111,6 +123,18 @@ def check_calibration(precision: Precision, given: bool) -> None:
     if given and precision not in QUANTIZED:
         raise UsageError(
             f"precision {precision} takes no calibration frames", fix="leave --calib out, or --engine int8"
+        )
+
+
+def check_keep_float16(precision: Precision, keep: str, verify: bool) -> None:
+    """UsageError if no layer is quantized, or if `auto` has no comparison to go by."""
+    if precision not in QUANTIZED:
+        raise UsageError(
+            f"precision {precision} quantizes no layer", fix="leave --keep-float16 out, or --engine int8"
+        )
+    if keep == AUTO and not verify:
+        raise UsageError(
+            "--keep-float16 auto", expected="verification, whose gate it obeys", got="--no-verify"
         )
 
 

@@ -26,7 +26,7 @@ from imp_trt.artifacts.manifest import Manifest
 from imp_trt.backends.preflight import problems
 from imp_trt.backends.pytorch import PyTorchBackend
 from imp_trt.data.files import write_atomically
-from imp_trt.errors import printable
+from imp_trt.errors import UsageError, printable
 from imp_trt.export.manifests import (
     benchmark_entry,
     engine_manifest,
@@ -39,13 +39,17 @@ from imp_trt.export.options import ExportOptions, options_of
 from imp_trt.export.parts import ExportedPart, check_parts, export_part
 from imp_trt.export.plan import ExportPlan, make_plan
 from imp_trt.export.progress import Progress, silent
+from imp_trt.export.quantization.keep import advice, keep_float16
 from imp_trt.export.quantization.lowering import RUNS_ON_ONNXRUNTIME, Lowered, Ranges, calibrate, lower
 from imp_trt.export.report import ExportReport as ExportReport
 from imp_trt.export.tensorrt.engine import Engine, make_engine
+from imp_trt.export.verification.bisect import Bisection, bisect
 from imp_trt.export.verification.compare import Candidate, compare
 from imp_trt.export.verification.gates import ENGINE, ONNXRUNTIME, PYTORCH, Agreement, enforce
 from imp_trt.models.checkpoint import read_checkpoint
+from imp_trt.models.deploy import DeployModule
 from imp_trt.models.network import ImpNetwork
+from imp_trt.preprocessing.letterbox import LetterboxTransform
 
 _log = logging.getLogger(__name__)
 
@@ -157,15 +161,17 @@ def export_plans(plans: Sequence[ExportPlan]) -> list[ExportReport]:
         _log.warning("%s: %s", weights, printable(reference.manifest.terms))
     if any(plan.options.parts for plan in plans):
         check_parts(checkpoint.network.config)
+    _warn_of_frames(plans, reference.manifest)
     ranges = _shared_ranges(plans, checkpoint.network)
     exports = []
     for plan in plans:
         lowered = _lower(plan, checkpoint.network, ranges)
+        lowered = keep_float16(plan, lowered, checkpoint.network, reference)
         exported = _build(plan, lowered, reference.manifest)
         if plan.options.parts:
             exported = _with_part(exported, export_part(plan, lowered, ranges))
         if plan.options.verify:
-            exported = _verify(plan, lowered, exported, reference)
+            exported = _verify(plan, lowered, exported, reference, checkpoint.network)
         exports.append(exported)
     reports = _write(list(zip(plans, exports, strict=True)))
     seconds = time.perf_counter() - start
@@ -182,6 +188,24 @@ def export_onnx(
     """:func:`export_model` to an ONNX artifact; the same arguments, but the options' target is ignored."""
     options = replace(options_of(positional, keywords), target="onnxruntime")
     return export_model(weights, output, options, progress=progress)
+
+
+def bisect_export(plan: ExportPlan) -> Bisection:
+    """Compare an export with PyTorch node by node, on the first verification frame; nothing is written.
+
+    Raises:
+        UsageError: ONNX Runtime does not run the precision, or the batch size is not 1.
+    """
+    if plan.options.batch != 1:
+        raise UsageError("--bisect", expected="--batch 1", got=plan.options.batch)
+    checkpoint = read_checkpoint(plan.weights)
+    reference = PyTorchBackend.of(checkpoint, "cpu")
+    manifest = reference.manifest
+    lowered = keep_float16(plan, _lower(plan, checkpoint.network, None), checkpoint.network, reference)
+    image, _ = next(plan.frames.load(manifest.classes))
+    frame = LetterboxTransform.of((image.shape[0], image.shape[1]), manifest.input).apply(image)
+    module = DeployModule(checkpoint.network, plan.options.nms_iterations).eval()
+    return bisect(module, lowered.model, plan.options.precision, frame)
 
 
 def _shared_ranges(plans: Sequence[ExportPlan], network: ImpNetwork) -> Ranges | None:
@@ -204,6 +228,8 @@ def _build(plan: ExportPlan, lowered: Lowered, reference: Manifest) -> Exported:
     for_tensorrt = plan.target.backend != "onnxruntime"
     model = without_argmax(lowered.model) if for_tensorrt else lowered.model
     onnx = onnx_manifest(plan, model, reference)
+    if lowered.kept:
+        onnx = replace(onnx, verification={**onnx.verification, "kept_float16": list(lowered.kept)})
     graph = model.SerializeToString(deterministic=True)
     if not for_tensorrt:
         return Exported(model, graph, onnx, None, onnx)
@@ -225,7 +251,9 @@ def _with_part(exported: Exported, part: ExportedPart) -> Exported:
     )
 
 
-def _verify(plan: ExportPlan, lowered: Lowered, exported: Exported, reference: PyTorchBackend) -> Exported:
+def _verify(
+    plan: ExportPlan, lowered: Lowered, exported: Exported, reference: PyTorchBackend, network: ImpNetwork
+) -> Exported:
     """Compares the export, or its closest form that runs on this machine, with PyTorch.
 
     Returns:
@@ -237,9 +265,12 @@ def _verify(plan: ExportPlan, lowered: Lowered, exported: Exported, reference: P
     candidate = _candidate(plan, lowered, exported)
     compared = compare(reference, candidate, plan.frames, plan.progress)
     agreement = compared.agreement
-    enforce(agreement, plan.options.precision)
+    help_with_layers = ""
+    if agreement.failures(plan.gate) and not agreement.unconverged:
+        help_with_layers = advice(plan, lowered, network, reference.manifest)
+    enforce(agreement, plan.options.precision, plan.gate, help_with_layers)
     if compared.golden is not None:
-        enforce(compared.golden_agreement, plan.options.precision)
+        enforce(compared.golden_agreement, plan.options.precision, plan.gate)
     _warn_without_instances(exported.manifest, agreement)
     part = exported.part
     if part is not None:
@@ -273,6 +304,12 @@ def _candidate(plan: ExportPlan, lowered: Lowered, exported: Exported) -> Candid
     if plan.options.precision in RUNS_ON_ONNXRUNTIME:
         return Candidate(ONNXRUNTIME, exported.graph, exported.onnx_manifest, lowered.module, canvas)
     return Candidate(PYTORCH, b"", exported.onnx_manifest, lowered.module, canvas)
+
+
+def _warn_of_frames(plans: Sequence[ExportPlan], reference: Manifest) -> None:
+    verified = [plan.frames for plan in plans if plan.options.verify]
+    if verified and (unlike := verified[0].unlike(reference.classes)):
+        _log.warning("verification frames: %s", unlike)
 
 
 def _warn_without_instances(manifest: Manifest, agreement: Agreement) -> None:

@@ -26,6 +26,7 @@ from imp_trt.export.targets import (
 )
 from imp_trt.export.tensorrt.engine import uses_plugin
 from imp_trt.export.verification.frames import VerificationFrames
+from imp_trt.export.verification.gates import GATES, Gate
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +59,11 @@ class ExportPlan:
     frames: VerificationFrames
     calibration: CalibrationFrames | None
     progress: Progress = field(repr=False)
+
+    @property
+    def gate(self) -> Gate:
+        """What the export must reach."""
+        return self.options.gate or GATES[self.options.precision]
 
 
 def make_plan(weights: Path, output: Path, options: ExportOptions, progress: Progress) -> ExportPlan:

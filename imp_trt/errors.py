@@ -6,9 +6,11 @@ A message has up to three parts: the expected value, the actual value, and how t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 _MAX_PART = 1000
+_TROUBLESHOOTING = "docs/troubleshooting.md"
 
 
 def printable(text: object) -> str:
@@ -72,6 +74,15 @@ class ImpTrtError(Exception):
         text = ": ".join([parts[0], ", ".join(parts[1:])]) if len(parts) > 1 else parts[0]
         # The attributes keep what came from outside as it is; the message is printed and logged.
         return printable(f"{text}. Fix: {self.fix}" if self.fix else text)
+
+    @property
+    def reference(self) -> str:
+        """The paragraph of the documentation on errors of this kind, such as
+        ``docs/troubleshooting.md#artifact-error``.
+        """
+        name = next(cls.__name__ for cls in type(self).__mro__ if cls.__module__ == __name__)
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
+        return f"{_TROUBLESHOOTING}#{words}"
 
     def __reduce__(self) -> tuple[object, ...]:
         # By default, exceptions lose keyword-only arguments when they are pickled. Errors are sent between

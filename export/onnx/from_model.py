@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from onnx import ModelProto, NodeProto, helper, numpy_helper
+from torch.export import ExportedProgram
 
 import imp_trt
 from imp_trt.errors import ExportError, ImpTrtError, InvalidInput
@@ -106,9 +107,40 @@ def onnx_with_operators(
     Raises:
         ExportError: PyTorch cannot export the network, or two calls need different function bodies.
     """
-    tables = (mask_projection.translation_table(), multilevel_roi_align.translation_table(keep_bfloat16))
+    table = _table(keep_bfloat16)
+    model: ModelProto = _program(module, arguments, table, input_names, output_names).model_proto
+    bodies = [operator.function_for_model(model) for operator in _OPERATORS]
+    model.functions.extend(body for body in bodies if body is not None)
+    return model
+
+
+def pytorch_program(module: DeployModule) -> ExportedProgram:
+    """The PyTorch program that a network's ONNX file of one frame is translated from.
+
+    The nodes of its graph have the names of the values in the file, except where the translation of a node
+    takes several.
+    """
+    height, width = module.config.input_size
+    frame = torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    program = _program(module, (frame,), _table(False), [INPUT_NAME], OUTPUT_NAMES).exported_program
+    if program is None:
+        raise ExportError("PyTorch's program of the network", got="none")
+    return program
+
+
+def _table(keep_bfloat16: bool) -> dict[Any, Any]:
     # Any: torch types the keys as callables, which its operators are not.
-    table: dict[Any, Any] = {key: value for one in tables for key, value in one.items()}
+    tables = (mask_projection.translation_table(), multilevel_roi_align.translation_table(keep_bfloat16))
+    return {key: value for one in tables for key, value in one.items()}
+
+
+def _program(
+    module: torch.nn.Module,
+    arguments: tuple[torch.Tensor, ...],
+    table: dict[Any, Any],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+) -> torch.onnx.ONNXProgram:
     try:
         with _quiet_exporter(), torch.no_grad():
             program = torch.onnx.export(
@@ -132,10 +164,7 @@ def onnx_with_operators(
         raise ExportError("PyTorch cannot export the network", got=reason) from error
     if program is None:
         raise ExportError("PyTorch cannot export the network", got="no program")
-    model: ModelProto = program.model_proto
-    bodies = [operator.function_for_model(model) for operator in _OPERATORS]
-    model.functions.extend(body for body in bodies if body is not None)
-    return model
+    return program
 
 
 @contextmanager

@@ -14,6 +14,11 @@ from imp_trt.artifacts.manifest import InputContract
 from imp_trt.errors import InvalidInput
 from imp_trt.export.verification.frames import spread
 
+PURPOSE = (
+    "--calib names a folder of images like those of the application, 32 or more, from which the ranges of "
+    "int8 and fp8 are measured"
+)
+
 DEFAULT_LIMIT = 128
 """Default maximum number of calibration frames."""
 
@@ -41,7 +46,7 @@ class CalibrationFrames:
 
     def paths(self) -> list[Path]:
         """The images, in order."""
-        return spread(self.folder, self.limit)
+        return spread(self.folder, self.limit, PURPOSE)
 
     def load(self, contract: InputContract) -> Iterator[NDArray[np.uint8]]:
         """Frames [H, W, 3] uint8 BGR, resized as the contract defines.

@@ -7,7 +7,8 @@ The types are in the graph, not in options of a builder: TensorRT 11 takes stron
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from onnx import ModelProto
@@ -48,11 +49,24 @@ class Lowered:
         model: the graph with the function bodies of its custom operators.
         module: the PyTorch module with layers of the same type; not quantized.
         precision: of the graph.
+        unquantized: for int8 and fp8: the graph before its quantization.
+        ranges: for int8 and fp8: of the activations.
+        kept: layers that stay in float16 in addition to the usual ones.
     """
 
     model: ModelProto
     module: DeployModule
     precision: Precision
+    unquantized: ModelProto | None = None
+    ranges: Ranges | None = None
+    kept: tuple[str, ...] = ()
+
+    def keep(self, layers: Sequence[str]) -> Lowered:
+        """The same network with these layers in float16, in addition to the usual ones."""
+        if self.unquantized is None or self.ranges is None:
+            raise UsageError(f"precision {self.precision} quantizes no layer")
+        model = quantize(self.unquantized, self.precision, self.ranges, more=layers)
+        return replace(self, model=model, kept=tuple(layers))
 
 
 def lower(
@@ -94,7 +108,8 @@ def lower(
     model = onnx_from_module(module, batch)
     report("export", 1, 1)
     if calibration is not None and precision in QUANTIZED:
-        model = quantize(model, precision, ranges or calibrate(network, nms_iterations, calibration, report))
+        ranges = ranges or calibrate(network, nms_iterations, calibration, report)
+        return Lowered(quantize(model, precision, ranges), module, precision, model, ranges)
     return Lowered(model, module, precision)
 
 
@@ -115,7 +130,7 @@ def lower_canvas(lowered: Lowered, batch: int = 1, ranges: Ranges | None = None)
     if ranges is None:
         raise UsageError(f"canvas part in {lowered.precision}", expected="ranges of activations", got="none")
     keep = FIRST | DETECTING[lowered.precision]
-    return quantize(model, lowered.precision, ranges, tuple(keep))
+    return quantize(model, lowered.precision, ranges, tuple(keep), lowered.kept)
 
 
 def calibrate(

@@ -109,6 +109,7 @@ def quantize(
     precision: Precision,
     ranges: Mapping[Key, Histogram],
     keep: Collection[str] | None = None,
+    more: Collection[str] = (),
 ) -> ModelProto:
     """A copy of an exported model with its layers quantized, at opset 19.
 
@@ -118,6 +119,7 @@ def quantize(
         ranges: from imp_trt.export.quantization.calibration.collect_ranges.
         keep: layers that stay in float in addition to LOGITS, by name or by a prefix that ends before a
             dot; None means FIRST, and DETECTING if the model has a detector.
+        more: layers that stay in float in addition to keep.
 
     Raises:
         ExportError: a layer of the graph has no range from calibration.
@@ -126,11 +128,22 @@ def quantize(
     quantized.CopyFrom(model)
     raise_opset(quantized, QDQ_OPSET)
     if keep is None:
-        detects = any((layer_of(node) or "").startswith("detector.") for node in model.graph.node)
-        keep = FIRST | (DETECTING[precision] if detects else {})
-    _Rewriter(quantized, FORMATS[precision], ranges, tuple(keep)).run()
+        keep = _kept(model, precision)
+    _Rewriter(quantized, FORMATS[precision], ranges, (*keep, *more)).run()
     check(quantized)
     return quantized
+
+
+def quantized_layers(model: ModelProto, precision: Precision) -> list[str]:
+    """Names of the layers of a model that :func:`quantize` quantizes by default, in the graph's order."""
+    rewriter = _Rewriter(model, FORMATS[precision], {}, tuple(_kept(model, precision)))
+    layers = [(layer_of(node), node) for node in model.graph.node]
+    return list(dict.fromkeys(name for name, node in layers if name and rewriter.quantizes(name, node)))
+
+
+def _kept(model: ModelProto, precision: Precision) -> dict[str, str]:
+    detects = any((layer_of(node) or "").startswith("detector.") for node in model.graph.node)
+    return FIRST | (DETECTING[precision] if detects else {})
 
 
 def layer_of(node: NodeProto) -> str | None:
@@ -165,7 +178,7 @@ class _Rewriter:
             if layer is not None:
                 key = (layer, calls[layer])
                 calls[layer] += 1
-                if self._is_quantized(layer, node):
+                if self.quantizes(layer, node):
                     self.layers[node.output[0]] = layer
                     nodes += self._activation(node, 0, key)
                     nodes += self._weight(node)
@@ -177,7 +190,8 @@ class _Rewriter:
         used = {name for node in nodes for name in node.input} | {o.name for o in self.graph.output}
         _replace(self.graph.initializer, [i for i in self.tensors.values() if i.name in used])
 
-    def _is_quantized(self, layer: str, node: NodeProto) -> bool:
+    def quantizes(self, layer: str, node: NodeProto) -> bool:
+        """Whether the layer that a node computes is quantized."""
         if layer.rpartition(".")[2] in LOGITS or f"{layer}.".startswith(tuple(f"{k}." for k in self.keep)):
             return False
         if not self.form.grouped and any(a.name == "group" and a.i > 1 for a in node.attribute):

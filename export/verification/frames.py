@@ -15,6 +15,17 @@ from imp_trt.export.options import DEFAULT_FRAMES
 
 SCENES_SEED = 3
 SCENES_SIZE = (256, 512)
+PURPOSE = (
+    "--frames names a folder of images like those of the application, 50 or more, on which the export is "
+    "compared with PyTorch"
+)
+DRAWN = "procedural scenes"
+"""What a manifest calls the drawn streets."""
+
+UNLIKE = (
+    "drawn streets, which this network was not trained on: they show less than images of the application "
+    "would (--frames DIR)"
+)
 
 
 @dataclass(frozen=True)
@@ -41,12 +52,25 @@ class VerificationFrames:
             parts.append(f"{images} images of {self.folder.name}")
         if self.count > images:
             height, width = SCENES_SIZE
-            parts.append(f"{self.count - images} procedural scenes {width}x{height}, seed {SCENES_SEED}")
+            parts.append(f"{self.count - images} {DRAWN} {width}x{height}, seed {SCENES_SEED}")
         return ", ".join(parts)
 
     def check(self) -> None:
         """Raises SourceError if the folder does not exist or has no image."""
         self._paths()
+
+    def unlike(self, classes: ClassTable) -> str:
+        """What a comparison on these frames says less about, or empty.
+
+        Args:
+            classes: of the network; one of other classes than the scenes' was trained on other images.
+        """
+        from imp_trt.synthetic import SCENE_CLASSES
+
+        drawn = self.count - len(self._paths())
+        if drawn <= 0 or classes.names == SCENE_CLASSES.names:
+            return ""
+        return f"{drawn} of {self.count} are {UNLIKE}"
 
     def load(self, classes: ClassTable) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8] | None]]:
         """Frames [h, w, 3] uint8 BGR, each with its ground truth class map [h, w] uint8 or None.
@@ -70,19 +94,38 @@ class VerificationFrames:
     def _paths(self) -> list[Path]:
         if self.folder is None:
             return []
-        return spread(self.folder, self.count)
+        return spread(self.folder, self.count, PURPOSE)
 
 
-def spread(folder: Path, count: int) -> list[Path]:
+def spread(folder: Path, count: int, purpose: str) -> list[Path]:
     """The images of a folder, or `count` evenly spaced ones of them, in order.
 
-    Raises:
-        SourceError: the folder does not exist or has no image.
-    """
-    from imp_trt.video.sources import open_source
+    Args:
+        folder: images.
+        count: maximum number.
+        purpose: which option names the folder and what it is for, for the error.
 
-    with open_source(folder) as source:
-        paths: list[Path] = list(source.paths)
+    Raises:
+        SourceError: the folder does not exist or has no image, or it is a video or a stream.
+    """
+    from imp_trt.errors import SourceError
+    from imp_trt.video.sources import open_source
+    from imp_trt.video.sources.files import ImageSource
+
+    try:
+        with open_source(folder) as source:
+            paths = list(source.paths) if isinstance(source, ImageSource) else None
+    except SourceError as error:
+        raise SourceError(
+            str(folder), expected="a folder of images", got=error.got or error.what, fix=purpose
+        ) from error
+    if paths is None:
+        raise SourceError(
+            str(folder),
+            expected="a folder of images",
+            got="a video or stream",
+            fix=f"{purpose}; ffmpeg -i VIDEO -vf fps=1 FOLDER/%04d.png takes one per second",
+        )
     if len(paths) <= count:
         return paths
     return [paths[i * len(paths) // count] for i in range(count)]

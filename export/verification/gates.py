@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.artifacts.manifest import Precision
+from imp_trt.artifacts.manifest import Manifest, Precision
 from imp_trt.errors import VerificationError
 
 VerifiedOn = Literal["engine", "onnxruntime-cpu", "pytorch"]
@@ -47,6 +48,19 @@ GATES: dict[Precision, Gate] = {
     "fp8": Gate(0.98, 0.90, 1.0),
 }
 """Gates by precision."""
+
+
+def gate_of(manifest: Manifest) -> Gate:
+    """The gate that an artifact was exported with, or that of its precision."""
+    default = GATES[manifest.precision]
+    entry = manifest.verification.get("gates")
+    if not isinstance(entry, Mapping):
+        return default
+    labels, instances = entry.get("label_agreement"), entry.get("instance_f1")
+    drop = entry.get("miou_drop_points")
+    if not isinstance(labels, float | int) or not isinstance(drop, float | int):
+        return default
+    return Gate(float(labels), float(instances) if isinstance(instances, float | int) else None, float(drop))
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,23 +197,30 @@ class Agreement:
         return data
 
 
-def enforce(agreement: Agreement, precision: Precision) -> None:
+def enforce(agreement: Agreement, precision: Precision, gate: Gate | None = None, advice: str = "") -> None:
     """Check the gates of a precision.
+
+    Args:
+        agreement: with PyTorch.
+        precision: of the export.
+        gate: None means that of the precision.
+        advice: what else helps, before the usual.
 
     Raises:
         VerificationError: a gate failed; the message has all failed gates with both values.
     """
-    failures = agreement.failures(GATES[precision])
+    failures = agreement.failures(gate or GATES[precision])
     if not failures:
         return
     if agreement.unconverged:
         fix = "increase --nms-iterations, for example to 64"
     elif precision in ("int8", "fp8"):
         fix = (
-            "calibrate with more and other images (--calib), verify on more frames (--frames), or export fp16"
+            f"{advice}calibrate with more and other images (--calib), verify on more frames (--frames), set "
+            "another gate (--gate labels=0.97,instances=0.85), or export fp16"
         )
     else:
-        fix = "report this with the weights"
+        fix = "find the first node that differs with --bisect, and report it with the weights"
     raise VerificationError(
         f"the exported network's results differ from the trained one's ({agreement.frames} frames)",
         expected=f"the {precision} gates",

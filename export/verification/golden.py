@@ -97,7 +97,7 @@ def replay(backend: Backend, golden: Golden) -> tuple[Agreement, float]:
         for i in range(min(batch, len(golden) - start)):
             h, w = golden.sizes[start + i]
             classes = golden.outputs["semantic"][start + i], outputs["semantic"][i]
-            pair = _detections(golden.outputs, start + i), _detections(outputs, i)
+            pair = valid_detections(golden.outputs, start + i), valid_detections(outputs, i)
             agreement.add((classes[0][:h, :w], classes[1][:h, :w]), pair)
     return agreement, statistics.median(times)
 
@@ -118,8 +118,8 @@ def _first(golden: Golden, count: int) -> Golden:
     return Golden(golden.frames[:count], golden.sizes[:count], outputs)
 
 
-def _detections(outputs: Mapping[str, NDArray[Any]], i: int) -> Detections:
-    """The finite detections of frame i, as they are decoded for results."""
+def valid_detections(outputs: Mapping[str, NDArray[Any]], i: int) -> Detections:
+    """The finite detections of frame i of a network's outputs, as they are decoded for results."""
     count = min(max(int(outputs["num_detections"][i]), 0), outputs["scores"].shape[1])
     boxes, scores = outputs["boxes"][i, :count], outputs["scores"][i, :count]
     keep = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)

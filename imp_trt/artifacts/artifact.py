@@ -446,7 +446,7 @@ def _typed(path: Path, what: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ArtifactError(
-            f"{what} {path}", expected="a file", got="nothing at this path", fix=_fix(what)
+            f"{what} {path}", expected="a file", got="nothing at this path", fix=_fix(what, path)
         ) from error
     except PermissionError as error:
         raise ArtifactError(
@@ -455,16 +455,15 @@ def _typed(path: Path, what: str) -> Iterator[None]:
     except OSError as error:
         kind = "a file of the usual size" if error.errno == errno.EFBIG else "a regular file"
         raise ArtifactError(
-            f"{what} {path}", expected=kind, got=error.strerror or error, fix=_fix(what)
+            f"{what} {path}", expected=kind, got=error.strerror or error, fix=_fix(what, path)
         ) from error
 
 
-def _fix(what: str) -> str:
+def _fix(what: str, path: Path) -> str:
     if what == "manifest":
-        return (
-            f"the manifest belongs next to the artifact; copy it there, or {EXPORT_AGAIN}; an .onnx file of "
-            "another make becomes an artifact by imp-export FILE.onnx"
-        )
+        other = "; an .onnx file of another make becomes an artifact by imp-export FILE.onnx"
+        is_onnx = path.name.endswith(".onnx.json")
+        return f"the manifest belongs next to the artifact; copy it there, or {EXPORT_AGAIN}{other * is_onnx}"
     if what == "canvas part":
         return f"the canvas part belongs next to the artifact; copy it there, or {EXPORT_AGAIN}"
     return f"check the path, or {EXPORT_AGAIN}"

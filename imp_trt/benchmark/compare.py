@@ -227,9 +227,9 @@ class PyTorchBaseline:
     def check(self, images: Sequence[Image]) -> Agreement:
         """Check the artifact against the accuracy gates of its precision, as its export did."""
         from imp_trt.export.verification import gates
-        from imp_trt.export.verification.gates import GATES, Detections
+        from imp_trt.export.verification.gates import Detections, gate_of
 
-        agreement, gate = gates.Agreement(), GATES[self._manifest.precision]
+        agreement, gate = gates.Agreement(), gate_of(self._manifest)
         for image in images:
             both = self._eager.run(image), self._segment(image)
             a, b = (Detections(r.instances.boxes, r.instances.labels, r.instances.scores) for r in both)

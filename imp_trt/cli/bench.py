@@ -61,7 +61,12 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("artifact", type=Path, metavar="ARTIFACT", help=".onnx, .engine, .safetensors or .pt")
     p.add_argument("--backend", choices=BACKEND_NAMES, help="inference backend (default: by file type)")
-    p.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the network")
+    p.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="CPU threads of the network (default: one per physical core)",
+    )
     p.add_argument("--device", help="cpu or cuda (default: cuda if the backend finds a GPU)")
     frames = p.add_argument_group("input frames")
     frames.add_argument(

@@ -49,7 +49,7 @@ def command_parser(prog: str, description: str, examples: str = "") -> argparse.
         prog=prog,
         description=description,
         epilog=f"{examples}\n\n{EXIT_CODES_HELP}".strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
     group = parser.add_argument_group("common options")
@@ -60,6 +60,22 @@ def command_parser(prog: str, description: str, examples: str = "") -> argparse.
     )
     group.add_argument("--version", action="version", version=f"imp-trt {imp_trt.__version__}")
     return parser
+
+
+def help_text(action: argparse.Action) -> str:
+    """Help of an option, with its default if the text does not have it."""
+    text = str(action.help or "")
+    takes_value = action.nargs != 0 and action.option_strings
+    if takes_value and "default" not in text and action.default not in (None, argparse.SUPPRESS, (), []):
+        text += f" (default: {action.default})"
+    return text
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Shows defaults."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return help_text(action)
 
 
 def add_deprecated(container: argparse._ActionsContainer, flag: str, replacement: argparse.Action) -> None:
@@ -337,7 +353,7 @@ def stage_progress(command: str, quiet: bool) -> Callable[[str, int, int], None]
 def _report(error: ImpTrtError, code: int, verbose: int) -> int:
     if verbose > 1:
         traceback.print_exc()
-    say("error: " + " ".join(str(error).split()))
+    say(f"error: {' '.join(str(error).split())} (see {error.reference})")
     return code
 
 

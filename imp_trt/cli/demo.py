@@ -18,6 +18,7 @@ from imp_trt.cli.common import (
     print_json,
     print_line,
     run_command,
+    say,
     stage_progress,
 )
 from imp_trt.cli.outputs import refuse_input
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   imp-demo                       (synthetic street video)
   imp-demo drive.mp4 -o out      (your own video; the demo model was trained on synthetic scenes only)"""
+
+DRAWN_STREETS = (
+    "the bundled weights were trained on drawn streets and fail on photographs; for streets take "
+    "samples/weights/camvid_imp.safetensors of the repository, for other videos your own: "
+    "imp-export --weights FILE.safetensors -o out --target onnxruntime, then "
+    "imp-segment VIDEO -a out/FILE.fp32.onnx"
+)
 
 CLIP_SEED = 7
 CLIP_SECONDS = 8
@@ -68,7 +76,12 @@ def parser() -> argparse.ArgumentParser:
         help="output folder (default: imp-demo)",
     )
     p.add_argument("--max-frames", type=positive, metavar="N", help="stop after N frames")
-    p.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the network")
+    p.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="CPU threads of the network (default: one per physical core)",
+    )
     return p
 
 
@@ -77,6 +90,8 @@ def _demo(options: argparse.Namespace) -> int:
     from imp_trt.weights import bundled
 
     start = perf_counter()
+    if options.source is not None:
+        say(f"warning: {DRAWN_STREETS}")
     with ExitStack() as stack:
         # Opened before the export, so that an invalid path fails immediately.
         clip = _open(options, stack)
@@ -97,6 +112,8 @@ def _demo(options: argparse.Namespace) -> int:
         print_line(f"{name:<14} {path}")
     speed = summary.timing_ms["total"]["p50"]
     print_line(f"{summary.frames} frames, {speed:.0f} ms each (median, network and resizing)")
+    if options.source is not None:
+        print_line(f"note           {DRAWN_STREETS}")
     print_line(f"PASSED imp-demo {seconds:.1f}s")
     return 0
 

@@ -82,7 +82,12 @@ def parser() -> argparse.ArgumentParser:
     max_images = p.add_argument(
         "--max-images", dest="limit", type=positive, metavar="N", help="evaluate the first N images only"
     )
-    p.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the backend")
+    p.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="CPU threads of the network (default: one per physical core)",
+    )
     for flag, replacement in (
         ("--measure", metrics),
         ("--sheet", image_grid),

@@ -4,33 +4,36 @@
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imp_trt.artifacts.manifest import QUANTIZED, Precision
 from imp_trt.cli.common import (
     command_parser,
-    positive,
     print_json,
     print_lines,
     run_command,
-    say,
     stage_progress,
 )
 from imp_trt.cli.export_network import add_shape_option, export_foreign, print_network_report
-from imp_trt.cli.export_report import print_report
-from imp_trt.errors import DependencyMissing, UsageError
-from imp_trt.export.options import EngineOptions, ExportOptions, check_calibration
+from imp_trt.cli.export_options import engine_options, graph_options
+from imp_trt.cli.export_report import print_bisection, print_report
+from imp_trt.errors import DependencyMissing, UsageError, VerificationError
+from imp_trt.export.options import EngineOptions, ExportOptions, check_calibration, check_keep_float16
 
 if TYPE_CHECKING:
+    from imp_trt.export.plan import ExportPlan
     from imp_trt.export.report import ExportReport
 
 EXAMPLES = """examples:
   imp-export --engine fp16                                 (bundled demo weights, best available target)
   imp-export --engine fp32 --target onnxruntime --weights model.safetensors -o models/
   imp-export --precisions fp16 int8 --calib recorded/ --weights model.safetensors   (.onnx files)
+  imp-export --engine int8 --calib recorded/ --keep-float16 auto --weights model.safetensors
+  imp-export --engine fp16 --bisect --weights model.safetensors   (the first node that differs from PyTorch)
   imp-export model.fp16.onnx --target jetson-orin          (on the Jetson, without PyTorch)
   imp-export yours.onnx --engine fp16 --shape images=1x3x640x640   (of another make, for imp_trt.Engine)
   imp-export --adopt plan.engine --onnx model.fp16.onnx    (an engine that trtexec built)
@@ -39,13 +42,15 @@ EXAMPLES = """examples:
   imp-export --list-targets"""
 
 ENGINES = ("fp32", "fp16", "bf16", "int8", "fp8")
-GIB = 1 << 30
 
 CHECKPOINT_OPTIONS = {
     "weights": "--weights",
     "precisions": "--precisions",
     "frames": "--frames",
     "calib": "--calib",
+    "keep_float16": "--keep-float16",
+    "gate": "--gate",
+    "bisect": "--bisect",
     "batch": "--batch",
     "nms_iterations": "--nms-iterations",
     "function_free": "--function-free",
@@ -133,130 +138,10 @@ def parser() -> argparse.ArgumentParser:
         help="write the manifest of an engine that trtexec built from the file of --onnx",
     )
     p.add_argument("--onnx", type=Path, metavar="FILE", help="for --adopt: the .onnx file of imp-export")
-    _graph_options(p)
-    _engine_options(p)
-    return p
-
-
-def _graph_options(p: argparse.ArgumentParser) -> None:
-    """What is in an ONNX file, and how it is verified."""
-    p.add_argument(
-        "--frames",
-        type=Path,
-        metavar="DIR",
-        help="images for verification; supplemented with synthetic scenes up to 50. For an .onnx file of "
-        "another make: an .npz file with one array for each input, or a folder of them (default: random)",
-    )
+    graph_options(p)
     add_shape_option(p)
-    p.add_argument("--calib", type=Path, metavar="DIR", help="images for int8 and fp8 calibration")
-    p.add_argument("--batch", type=positive, default=1, metavar="N", help="static batch size (default: 1)")
-    p.add_argument(
-        "--nms-iterations",
-        type=positive,
-        default=32,
-        metavar="N",
-        help="iterations of each fixed-point NMS (default 32); more if verification reports too few",
-    )
-    p.add_argument(
-        "--nms-passes",
-        type=positive,
-        action=_DeprecatedNmsPasses,
-        dest="nms_iterations",
-        help=argparse.SUPPRESS,
-    )
-    p.add_argument(
-        "--no-verify",
-        action="store_true",
-        help="skip verification, which also leaves out the golden frames; recorded in the manifest",
-    )
-    p.add_argument(
-        "--function-free",
-        action="store_true",
-        help="also write NAME.function-free.onnx, without ONNX local functions, for trtexec and TensorRT "
-        "below 10.7 with the plugin library",
-    )
-
-    p.add_argument(
-        "--parts",
-        action="store_true",
-        help="also write NAME.canvas.onnx (or .canvas.engine), the network from a given canvas on; with it "
-        "videos run the detector on every k-th frame only (imp-segment --detect-every K); an engine from an "
-        "ONNX file that has it gets it too",
-    )
-
-
-def _engine_options(p: argparse.ArgumentParser) -> None:
-    group = p.add_argument_group("engine build options")
-    group.add_argument(
-        "--plugin",
-        action=argparse.BooleanOptionalAction,
-        help="implement custom operators as plugins (default for TensorRT), or as functions of standard "
-        "operators (default for TensorRT-RTX)",
-    )
-    group.add_argument(
-        "--plugin-library",
-        type=Path,
-        metavar="FILE",
-        help="C++ plugin library (default: the Python plugins)",
-    )
-    group.add_argument(
-        "--compute-capability",
-        type=_capabilities,
-        default=(),
-        metavar="8.6,8.9",
-        help="compute capabilities of the GPUs to build for; TensorRT-RTX only",
-    )
-    group.add_argument("--workspace", type=_gibibytes, metavar="GIB", help="maximum workspace size")
-    group.add_argument(
-        "--timing-cache", type=Path, metavar="FILE", help="timing cache file, read and updated"
-    )
-    group.add_argument(
-        "--optimization-level",
-        type=int,
-        choices=range(6),
-        default=3,
-        help="builder optimization level; higher levels take longer to build (default: 3)",
-    )
-    group.add_argument(
-        "--hardware-compatible",
-        choices=("ampere_plus", "same_compute_capability"),
-        help="hardware compatibility level: run on other GPUs, with lower performance; TensorRT only",
-    )
-    group.add_argument(
-        "--version-compatible",
-        action="store_true",
-        help="build for later TensorRT versions, for trtexec, Triton and C++ (imp_trt does not load such "
-        "engines)",
-    )
-    group.add_argument("--keep-onnx", action="store_true", help="also write the ONNX file and its manifest")
-
-
-class _DeprecatedNmsPasses(argparse.Action):
-    """The former name of --nms-iterations."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: object,
-        option_string: str | None = None,
-    ) -> None:
-        say(f"{option_string} is deprecated, use --nms-iterations")
-        setattr(namespace, self.dest, values)
-
-
-def _capabilities(text: str) -> tuple[str, ...]:
-    capabilities = tuple(dict.fromkeys(text.split(",")))
-    if not all(re.fullmatch(r"[0-9]{1,2}\.[0-9]", item) for item in capabilities):
-        raise argparse.ArgumentTypeError(f"{text} is not a list such as 8.6,8.9")
-    return capabilities
-
-
-def _gibibytes(text: str) -> int:
-    value = float(text)
-    if not 0 < value < 1 << 20:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number of GiB")
-    return int(value * GIB)
+    engine_options(p)
+    return p
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -274,7 +159,10 @@ def _export(options: argparse.Namespace) -> int:
             return _export_foreign(options)
         reports = [_build_from_onnx(options)]
     else:
-        reports = _export_checkpoint(options)
+        plans = _plans(options)
+        if options.bisect:
+            return _bisect(plans, options.json)
+        reports = _export_plans(plans)
     if options.json:
         print_json(reports[0].to_dict() if options.precisions is None else [r.to_dict() for r in reports])
     else:
@@ -293,9 +181,10 @@ def _export_foreign(options: argparse.Namespace) -> int:
     return 0
 
 
-def _export_checkpoint(options: argparse.Namespace) -> list[ExportReport]:
+def _plans(options: argparse.Namespace) -> list[ExportPlan]:
     """Everything that can be refused is, before PyTorch and ONNX Runtime are imported."""
     from imp_trt.export.plan import make_plan
+    from imp_trt.export.verification.gates import GATES
     from imp_trt.weights import bundled
 
     if options.file is not None and options.weights is not None:
@@ -309,16 +198,19 @@ def _export_checkpoint(options: argparse.Namespace) -> list[ExportReport]:
         target = target or "onnxruntime"
         if options.output.suffix in (".onnx", ".engine") and not options.output.is_dir():
             raise UsageError("output of --precisions", expected="a folder", got=str(options.output))
-        if options.calib is not None and not set(options.precisions) & set(QUANTIZED):
-            check_calibration(options.precisions[0], True)
+        if not set(options.precisions) & set(QUANTIZED):
+            if options.calib is not None:
+                check_calibration(options.precisions[0], True)
+            if options.keep_float16 is not None:
+                check_keep_float16(options.precisions[0], options.keep_float16, not options.no_verify)
     weights = options.file or options.weights or bundled()
     progress = stage_progress("imp-export", options.quiet)
     plans = []
     chosen_precisions: list[Precision] = options.precisions or [options.engine or "fp32"]
     for precision in dict.fromkeys(chosen_precisions):
-        calibration = options.calib
+        calibration, keep = options.calib, options.keep_float16
         if options.precisions is not None and precision not in QUANTIZED:
-            calibration = None  # it is for the others
+            calibration = keep = None  # they are for the others
         chosen = ExportOptions(
             precision=precision,
             target=target,
@@ -330,10 +222,38 @@ def _export_checkpoint(options: argparse.Namespace) -> list[ExportReport]:
             engine=_engine(options),
             function_free=options.function_free,
             parts=options.parts,
+            keep_float16=keep,
+            gate=replace(GATES[precision], **options.gate) if options.gate else None,
         )
         plans.append(make_plan(weights, options.output, chosen, progress))
-    try:
+    return plans
+
+
+def _export_plans(plans: list[ExportPlan]) -> list[ExportReport]:
+    with _export_extra():
         from imp_trt.export.pipeline import export_plans
+    return export_plans(plans)
+
+
+def _bisect(plans: list[ExportPlan], as_json: bool) -> int:
+    """Print the first node that differs; 3 if there is one."""
+    if len(plans) > 1:
+        raise UsageError("--bisect", expected="one precision", got=f"{len(plans)} of --precisions")
+    with _export_extra():
+        from imp_trt.export.pipeline import bisect_export
+    found = bisect_export(plans[0])
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print_bisection(found)
+    return VerificationError.exit_code if found.first else 0
+
+
+@contextmanager
+def _export_extra() -> Iterator[None]:
+    """DependencyMissing if what an import needs is not installed."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         raise DependencyMissing(
             "an export from a checkpoint needs PyTorch and ONNX",
@@ -341,7 +261,6 @@ def _export_checkpoint(options: argparse.Namespace) -> list[ExportReport]:
             fix="pip install 'imp-trt[export]'; or export it to ONNX on another machine, and build the "
             "engine here from that file: imp-export FILE.onnx",
         ) from error
-    return export_plans(plans)
 
 
 def _build_from_onnx(options: argparse.Namespace) -> ExportReport:

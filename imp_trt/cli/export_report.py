@@ -10,6 +10,7 @@ from imp_trt.cli.common import print_line
 
 if TYPE_CHECKING:
     from imp_trt.export.report import ExportReport, NetworkReport
+    from imp_trt.export.verification.bisect import Bisection
 
 
 def print_report(report: ExportReport) -> None:
@@ -37,12 +38,27 @@ def print_report(report: ExportReport) -> None:
             f"part       {checked['label_agreement']:.4%} equal to PyTorch float32, "
             f"{checked['equal_to_whole']:.4%} to the whole network"
         )
+    _print_unlike(report)
     times = report.manifest.benchmark
     if times:
         pytorch = f" (PyTorch {times['pytorch_ms']:.1f} ms)" if "pytorch_ms" in times else ""
         print_line(f"network    {times['network_ms']:.1f} ms{pytorch}")
     passed = "PASSED (graph only)" if report.graph_only else "PASSED"
     print_line(f"{passed} imp-export {report.path} verified_on={where}")
+
+
+def print_bisection(found: Bisection) -> None:
+    """Print the nodes before the first that differs from PyTorch, and that one in the last line."""
+    index = found.nodes.index(found.first) if found.first else len(found.nodes)
+    print_line(f"nodes      {len(found.nodes)} of {found.total} compared with PyTorch float32")
+    for node in found.nodes[max(0, index - 3) : index]:
+        print_line(f"before     {node}")
+    if found.choice is not None:
+        print_line(f"choice     {found.choice}; later nodes may differ because of it")
+    if found.first is None:
+        print_line(f"SAME imp-export: no node beyond a relative error of {found.tolerance:g}")
+    else:
+        print_line(f"DIFFERS imp-export: {found.first}, tolerance {found.tolerance:g}")
 
 
 def print_engine(report: ExportReport | NetworkReport) -> None:
@@ -59,6 +75,16 @@ def print_engine(report: ExportReport | NetworkReport) -> None:
     print_line(f"layers     {layers} ({source})")
     if report.not_run_reason:
         print_line(f"not run    the engine cannot run on this machine: {report.not_run_reason}")
+
+
+def _print_unlike(report: ExportReport) -> None:
+    """Say that a network of photographs was compared on drawn streets."""
+    from imp_trt.export.verification.frames import DRAWN, UNLIKE
+    from imp_trt.synthetic import SCENE_CLASSES
+
+    drawn = DRAWN in str(report.manifest.verification["source"])
+    if drawn and report.manifest.classes.names != SCENE_CLASSES.names:
+        print_line(f"note       frames are {UNLIKE}")
 
 
 def _print_figures(figures: Any) -> None:

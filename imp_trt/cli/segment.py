@@ -75,7 +75,12 @@ def parser() -> argparse.ArgumentParser:
         help=".onnx or .engine artifact, or .safetensors/.pt weights",
     )
     p.add_argument("--backend", choices=BACKEND_NAMES, help="inference backend (default: by file type)")
-    p.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the network")
+    p.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="CPU threads of the network (default: one per physical core)",
+    )
     p.add_argument("--device", help="cpu or cuda (default: cuda if the backend finds a GPU)")
     p.add_argument("--max-frames", type=positive, metavar="N", help="stop after N frames")
     p.add_argument(

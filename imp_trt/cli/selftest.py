@@ -43,7 +43,12 @@ def parser() -> argparse.ArgumentParser:
         EXAMPLES,
     )
     p.add_argument("file", type=Path, metavar="FILE", help=".engine or .onnx with manifest and golden frames")
-    p.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the network, for .onnx")
+    p.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="CPU threads of an .onnx file (default: one per physical core)",
+    )
     return p
 
 
@@ -71,9 +76,9 @@ class SelfTest:
 
     def to_dict(self) -> dict[str, object]:
         """Data for JSON."""
-        from imp_trt.export.verification.gates import GATES
+        from imp_trt.export.verification.gates import gate_of
 
-        figures = self.agreement.to_dict(GATES[self.manifest.precision])
+        figures = self.agreement.to_dict(gate_of(self.manifest))
         del figures["nms_unsettled"]  # only the export can count it
         return {
             "artifact": str(self.path),
@@ -105,7 +110,7 @@ def self_test(path: Path, threads: int | None = None) -> SelfTest:
     from imp_trt.artifacts.golden import read_golden, unpack_golden
     from imp_trt.backends import CanvasBackend, open_backend
     from imp_trt.export.verification.canvas import replay_canvas
-    from imp_trt.export.verification.gates import GATES
+    from imp_trt.export.verification.gates import gate_of
     from imp_trt.export.verification.golden import replay
 
     start = perf_counter()
@@ -129,7 +134,7 @@ def self_test(path: Path, threads: int | None = None) -> SelfTest:
             canvas = replay_canvas(backend, golden)
     finally:
         backend.close()
-    failures = agreement.failures(GATES[manifest.precision])
+    failures = agreement.failures(gate_of(manifest))
     failures += [] if canvas is None else canvas.failures(manifest.precision)
     seconds = perf_counter() - start
     return SelfTest(path, manifest, agreement, tuple(failures), network_ms, load_s, seconds, canvas)

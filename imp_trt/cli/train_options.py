@@ -11,6 +11,17 @@ from imp_trt.cli.common import add_deprecated, positive
 INITIALS = ("scratch", "imagenet", "coco")
 """Initial weights by name; any other value of --init is a file."""
 
+SYSTEMS = (
+    "mask-rcnn-imp",
+    "semantic-p2",
+    "semantic-fpn",
+    "panoptic-p2",
+    "panoptic-p2-imp",
+    "panoptic-fpn",
+    "panoptic-fpn-imp",
+)
+"""Names of imp_trt.models.presets.SYSTEMS, without importing PyTorch for --help."""
+
 
 def network_options(data: argparse._ArgumentGroup) -> None:
     """Data set, system, backbone and sizes."""
@@ -24,7 +35,8 @@ def network_options(data: argparse._ArgumentGroup) -> None:
     data.add_argument("--split", default="train", help="split to train on (default: train)")
     data.add_argument(
         "--system",
-        help="system of the paper (default: panoptic-fpn-imp, or that of the checkpoint of --init)",
+        help=f"network: {', '.join(SYSTEMS)}; those with -imp have Instance Mask Projection (default: "
+        "panoptic-fpn-imp, or that of the checkpoint of --init)",
     )
     data.add_argument(
         "--backbone",
@@ -153,7 +165,9 @@ def run_options(how: argparse._ArgumentGroup) -> None:
     how.add_argument(
         "--patience", type=positive, metavar="N", help="end a stage after N evaluations without a better mIoU"
     )
-    how.add_argument("--threads", type=positive, metavar="N", help="CPU threads of PyTorch")
+    how.add_argument(
+        "--threads", type=positive, metavar="N", help="CPU threads of PyTorch (default: PyTorch's)"
+    )
     how.add_argument(
         "--workers",
         type=positive,

@@ -148,7 +148,7 @@ raise SystemExit(run_command(body))
             ">/dev/full",
             2,
             "error: standard output cannot be written: got No space left on device. Fix: redirect it to "
-            "another place, or free disk space",
+            "another place, or free disk space (see docs/troubleshooting.md#output-error)",
         ),
     ],
 )

@@ -59,5 +59,8 @@ def test_the_demo_model_sees_the_street(made):
 
 def test_a_source_that_is_not_there(tmp_path, capsys):
     assert main([str(tmp_path / "none.mp4"), "-o", str(tmp_path / "out"), "-q"]) == 2
-    assert "none.mp4" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "none.mp4" in message
+    assert "trained on drawn streets" in message, "the warning comes before the work"
+    assert "samples/weights/camvid_imp.safetensors" in message
     assert not (tmp_path / "out").exists(), "a mistake is found before anything is written"

@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from imp_trt.cli import train as command
+from imp_trt.cli import train_options
 from imp_trt.errors import UsageError
 from imp_trt.models.checkpoint import load_model
+from imp_trt.models.presets import SYSTEMS
 from imp_trt.train import recipes, tensorboard
 from imp_trt.train.recipes import Stage
 from tests.models.test_efficientnet_lite import published_state
@@ -259,3 +261,11 @@ def test_the_weights_of_the_backbone_come_from_a_file(tiny, tmp_path, capsys):
     assert "another run" in capsys.readouterr().err
     assert command.main([*arguments, "--backbone-weights", str(tmp_path / "none.pth")]) != 0
     assert "none.pth" in capsys.readouterr().err
+
+
+def test_the_help_names_the_systems(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
+    assert all(name in text for name in SYSTEMS)
+    assert train_options.SYSTEMS == tuple(SYSTEMS)

@@ -8,13 +8,19 @@ import logging
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
 
+from imp_trt.artifacts.artifact import read_manifest
 from imp_trt.cli.export import main, parser
 from imp_trt.errors import CheckpointError
 from imp_trt.export import pipeline, plan
 from imp_trt.export.quantization import lowering
 from imp_trt.export.verification import gates as verify
+from imp_trt.export.verification.frames import VerificationFrames
+from imp_trt.synthetic import SCENE_CLASSES
+from tests.support.clips import write_clip
 
 ONNX = ["--target", "onnxruntime"]
 
@@ -76,6 +82,9 @@ def test_a_failed_gate_exits_with_3(weights, tmp_path, capsys, monkeypatch):
         (["--target", "rtx", "--timing-cache", "x"], "its timing cache is empty"),
         (["--weights", "absent.safetensors"], "absent.safetensors"),
         (["--frames", "absent"], "absent"),
+        (["--frames", "absent"], "--frames names a folder of images like those of the application"),
+        (["--engine", "int8", "--calib", "absent"], "--calib names a folder of images"),
+        (["--frames", __file__.replace(".py", ".mp4")], "--frames names a folder of images"),
     ],
 )
 def test_mistakes_exit_with_2_and_one_line(arguments, text, weights, tmp_path, capsys):
@@ -133,6 +142,27 @@ def test_instances_that_were_not_compared_are_not_called_equal(weights, tmp_path
     captured = capsys.readouterr()
     assert "instances  no detections on these frames" in captured.out.splitlines()
     assert "--frames" in captured.err
+
+
+def test_drawn_streets_are_said_to_be_unlike_the_training_set(weights, tmp_path, capsys):
+    """Before and after the comparison; not for the network of drawn streets."""
+    assert main([*ONNX, "--weights", str(weights), "-o", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert "WARNING: verification frames: 2 of 2 are drawn streets" in captured.err
+    assert "note       frames are drawn streets" in captured.out
+    classes = read_manifest(tmp_path / "small.fp32.onnx").classes
+    assert VerificationFrames(count=2).unlike(classes)
+    assert not VerificationFrames(count=2).unlike(SCENE_CLASSES)
+    cv2.imwrite(str(tmp_path / "street.png"), np.zeros((64, 96, 3), np.uint8))
+    assert VerificationFrames(tmp_path, 2).unlike(classes).startswith("1 of 2 are drawn")
+    assert not VerificationFrames(tmp_path, 1).unlike(classes)
+
+
+def test_a_video_is_no_folder_of_images(weights, tmp_path, capsys):
+    clip = tmp_path / "drive.mp4"
+    write_clip(clip, frames=2, size=(64, 96))
+    assert main([*ONNX, "--weights", str(weights), "-o", str(tmp_path), "--frames", str(clip)]) == 2
+    assert "ffmpeg -i VIDEO" in capsys.readouterr().err
 
 
 def test_a_file_for_parsers_that_prefer_functions(weights, tmp_path, capsys):

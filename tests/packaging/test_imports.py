@@ -25,6 +25,7 @@ LAYERS = (
     ("engine", "segmenter"),
     ("export", "graph", "train", "video"),
     ("benchmark", "cli"),
+    ("__main__",),
 )
 """Bottom first. The public face, imp_trt itself, may name anything and imports it when it is asked for."""
 
@@ -105,6 +106,7 @@ def test_no_circle_joins_packages(arrows: dict[tuple[str, str], list[str]]) -> N
 def test_the_root_holds_the_public_face_alone() -> None:
     assert {p.name for p in (ROOT / "imp_trt").glob("*.py")} == {
         "__init__.py",
+        "__main__.py",
         "_deprecated.py",
         "_lazy.py",
         "classes.py",
