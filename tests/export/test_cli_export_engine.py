@@ -37,6 +37,7 @@ from imp_trt.export import pipeline, plan
 from onnx import helper
 class Lowered:
     model = helper.make_model(helper.make_graph([], "g", [], []))
+    kept = ()
 pipeline.lower = lambda *arguments: Lowered
 sys.exit(main(sys.argv[1:]))
 """
