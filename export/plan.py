@@ -110,7 +110,7 @@ def make_engine_plan(onnx: Path, output: Path, options: ExportOptions, progress:
 
 
 def make_network_plan(onnx: Path, output: Path, options: ExportOptions, progress: Progress) -> ExportPlan:
-    """Like :func:`make_plan`, for an ONNX file of another make; its ``frames`` are the caller's to read."""
+    """Like :func:`make_plan`, for a third-party ONNX file; its ``frames`` are the caller's to read."""
     platform = Platform.detect()
     target = find_target(options.target or _implied_target(output) or default_target(platform))
     name = onnx.stem.removesuffix(f".{options.precision}")

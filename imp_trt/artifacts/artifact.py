@@ -81,7 +81,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class NetworkArtifact:
-    """A verified file with a network of another make; the fields are those of :class:`Artifact`."""
+    """A verified file with a third-party network; the fields are those of :class:`Artifact`."""
 
     path: Path
     payload: bytes
@@ -138,7 +138,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 
 
 def read_network_manifest(path: str | os.PathLike[str]) -> NetworkManifest:
-    """:func:`read_manifest` for a network of another make."""
+    """:func:`read_manifest` for a third-party network."""
     return _read_manifest(Path(path), parse_network_manifest)
 
 
@@ -184,7 +184,7 @@ def read_artifact(path: str | os.PathLike[str], canvas: bool = False) -> Artifac
 
 
 def read_network(path: str | os.PathLike[str]) -> NetworkArtifact:
-    """:func:`read_artifact` for a network of another make."""
+    """:func:`read_artifact` for a third-party network."""
     path = Path(path)
     pair = _while_replaced(path, lambda: _read_pair(path, parse_network_manifest))
     return NetworkArtifact(path, pair.payload, pair.manifest)
@@ -461,7 +461,7 @@ def _typed(path: Path, what: str) -> Iterator[None]:
 
 def _fix(what: str, path: Path) -> str:
     if what == "manifest":
-        other = "; an .onnx file of another make becomes an artifact by imp-export FILE.onnx"
+        other = "; a third-party .onnx file becomes an artifact by imp-export FILE.onnx"
         is_onnx = path.name.endswith(".onnx.json")
         return f"the manifest belongs next to the artifact; copy it there, or {EXPORT_AGAIN}{other * is_onnx}"
     if what == "canvas part":

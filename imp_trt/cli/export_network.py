@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""imp-export for an ONNX file of another make."""
+"""imp-export for a third-party ONNX file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add_shape_option(p: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=1x3x512x1024",
-        help="for an .onnx file of another make: shape of an input whose sizes the file leaves open",
+        help="for a third-party .onnx file: shape of an input whose sizes the file leaves open",
     )
 
 
@@ -70,7 +70,7 @@ def export_foreign(options: argparse.Namespace, engine: EngineOptions) -> Networ
 
 
 def print_network_report(report: NetworkReport) -> None:
-    """Print the result of the export of a network of another make, with the outcome in the last line."""
+    """Print the result of the export of a third-party network: at the end the outcome, and how to run it."""
     from imp_trt.artifacts.artifact import golden_path
 
     manifest = report.manifest

@@ -234,7 +234,7 @@ def _built_by(manifest: AnyManifest) -> Iterator[tuple[str, str]]:
 
 
 def _network(manifest: NetworkManifest) -> Iterator[tuple[str, str]]:
-    """The part of a network of another make."""
+    """The part of a third-party network."""
     engine = manifest.engine
     yield "contract", f"{manifest.contract} {manifest.contract_version}: imp_trt.Engine runs it"
     for what, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):

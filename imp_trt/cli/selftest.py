@@ -142,7 +142,7 @@ def self_test(path: Path, threads: int | None = None) -> SelfTest:
 
 @dataclass(frozen=True)
 class NetworkSelfTest:
-    """Result of the self-test of a network of another make.
+    """Result of the self-test of a third-party network.
 
     Attributes:
         path, manifest: the artifact.
@@ -168,7 +168,7 @@ class NetworkSelfTest:
 
 
 def self_test_network(path: Path, threads: int | None = None) -> NetworkSelfTest:
-    """Run a network of another make on its golden arrays; arguments and errors as for :func:`self_test`.
+    """Run a third-party network on its golden arrays; arguments and errors as for :func:`self_test`.
 
     Raises:
         VerificationError: an output agrees less than the tolerance of the precision requires.

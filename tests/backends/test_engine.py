@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""imp_trt.Engine: networks of another make in ONNX Runtime, and as engines on a fake GPU."""
+"""imp_trt.Engine: third-party networks in ONNX Runtime, and as engines on a fake GPU."""
 
 from __future__ import annotations
 

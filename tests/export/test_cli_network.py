@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""imp-export, imp-inspect and imp-selftest for ONNX files of another make."""
+"""imp-export, imp-inspect and imp-selftest for third-party ONNX files."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_mistakes_on_the_command_line(
 
 def test_shapes_belong_to_files_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "--weights", tmp_path / "x.safetensors", "--shape", "images=1x3")
-    assert (code, "an .onnx file of another make" in err) == (2, True)
+    assert (code, "a third-party .onnx file" in err) == (2, True)
 
 
 def test_failed_verification_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
