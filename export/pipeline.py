@@ -274,8 +274,8 @@ def _verify(
     _warn_without_instances(exported.manifest, agreement)
     part = exported.part
     if part is not None:
-        compared.canvas.enforce(plan.options.precision)
-        entry = compared.canvas.to_dict(candidate.verified_on, plan.options.precision)
+        compared.canvas.enforce(plan.options.precision, plan.gate)
+        entry = compared.canvas.to_dict(candidate.verified_on, plan.gate)
         exported = replace(
             exported,
             manifest=part.in_manifest(exported.manifest, entry),

@@ -102,8 +102,8 @@ def check_network(precision: Precision, counts: Mapping[str, int], foreign: bool
     """Check that the typed network has the requested precision.
 
     All convolutions must have its type; for int8 and fp8 at least a quarter, because first and last layers
-    stay in a floating-point type, and the heads' last layers are counted once per pyramid level. A third-party
-    network may have none, or some in float32 whose weights exceed the type's range.
+    stay in a floating-point type, and the heads' last layers are counted once per pyramid level. A
+    third-party network may have none, or some in float32 whose weights exceed the type's range.
 
     Raises:
         PrecisionError: it has not; the message has both.

@@ -134,8 +134,9 @@ def self_test(path: Path, threads: int | None = None) -> SelfTest:
             canvas = replay_canvas(backend, golden)
     finally:
         backend.close()
-    failures = agreement.failures(gate_of(manifest))
-    failures += [] if canvas is None else canvas.failures(manifest.precision)
+    gate = gate_of(manifest)
+    failures = agreement.failures(gate)
+    failures += [] if canvas is None else canvas.failures(gate)
     seconds = perf_counter() - start
     return SelfTest(path, manifest, agreement, tuple(failures), network_ms, load_s, seconds, canvas)
 

@@ -21,6 +21,7 @@ from imp_trt.export import ExportOptions, export_model
 from imp_trt.export.from_onnx import engine_from_onnx
 from imp_trt.export.onnx.from_model import onnx_from_canvas_module
 from imp_trt.export.verification import canvas as verification
+from imp_trt.export.verification.gates import GATES
 from imp_trt.models.checkpoint import save_checkpoint
 from imp_trt.models.deploy import CanvasModule, DeployModule
 from tests.support.networks import canvas_reading_network, detecting_network, small_config, smooth_frames
@@ -192,6 +193,20 @@ def test_a_part_that_differs_fails_and_nothing_is_written(weights, images, tmp_p
     with pytest.raises(VerificationError, match=r"canvas part.*equal to PyTorch.*the whole network"):
         export_model(weights, tmp_path / "out" / "small.onnx", options(images, target="onnxruntime"))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_part_has_the_gate_of_the_whole(weights, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        verification, "project_detections", lambda *given: project_detections(*given) * np.float32(0)
+    )
+    lowered = options(images, target="onnxruntime", gate=replace(GATES["fp32"], labels=0.01))
+    report = export_model(weights, tmp_path / "small.onnx", lowered)
+    part = report.manifest.canvas_part
+    assert part is not None
+    assert part.verification["label_agreement"] < GATES["fp32"].labels
+    assert part.verification["gates"] == {"label_agreement": 0.01, "equal_to_whole": 0.01}
+    assert selftest.main([str(report.path)]) == 0
+    assert "canvas part" in capsys.readouterr().out
 
 
 def test_networks_without_a_canvas_have_no_part(images, tmp_path):
