@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ from imp_trt.export.report import ExportReport
 from imp_trt.export.targets import check_version, find_target
 from imp_trt.export.tensorrt.engine import Engine
 from imp_trt.export.verification.frames import VerificationFrames
+
+_log = logging.getLogger(__name__)
 
 _TYPES_FROM = "not recorded by the program that built the engine"
 
@@ -70,6 +73,12 @@ def adopt_engine(
     path = Path(engine)
     payload = read_bounded(path, "engine", MAX_PAYLOAD_BYTES["engine"])
     header = _header(path, payload)
+    if source.manifest.canvas_part is not None:
+        _log.warning(
+            "the adopted engine has no canvas part, although %s has one: imp-export %s builds both",
+            onnx,
+            onnx,
+        )
     options = replace(options or ExportOptions(), precision=source.manifest.precision, calibrated=True)
     plan = _plan(source, path, output, header, options, progress or silent)
     if options.verify:

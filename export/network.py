@@ -16,6 +16,7 @@ from imp_trt.artifacts.artifact import (
     read_any_manifest,
     read_network,
     read_network_manifest,
+    whole_of,
     write_artifact,
 )
 from imp_trt.artifacts.golden import read_golden
@@ -104,6 +105,13 @@ def export_network(
     start = time.perf_counter()
     path, options = Path(onnx), options or ExportOptions()
     _check_options(options)
+    if not manifest_path(path).exists() and (whole := whole_of(path)) is not None:
+        raise ArtifactError(
+            f"ONNX file {path}",
+            expected="a third-party ONNX file, or an artifact",
+            got="the canvas part of an artifact",
+            fix=f"pass {whole}, from which both engines are built",
+        )
     plan = make_network_plan(path, Path(output), options, progress or silent)
     lowered = _from_artifact(plan, shapes) if manifest_path(path).exists() else _from_file(plan, shapes or {})
     if plan.target.backend == "onnxruntime":

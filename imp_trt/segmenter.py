@@ -248,7 +248,7 @@ class Segmenter:
                 )
             return
         temporal = detect_every is not None or detect_budget_ms is not None or blend != 0
-        if temporal and state is not None:
+        if state is not None and (temporal or carry != "flow"):
             raise InvalidInput(
                 "stream", expected="a state, which has its own options, or options", got="both"
             )

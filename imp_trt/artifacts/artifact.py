@@ -115,6 +115,19 @@ def canvas_path(path: str | os.PathLike[str]) -> Path:
     return path.with_suffix(f".canvas{path.suffix}")
 
 
+def whole_of(path: str | os.PathLike[str]) -> Path | None:
+    """The artifact whose canvas part has this path; None if there is none."""
+    path = Path(path)
+    whole = path.with_name(path.stem.removesuffix(".canvas") + path.suffix)
+    if whole == path:
+        return None
+    with suppress(ArtifactError):
+        manifest = _parse_any(read_bounded(manifest_path(whole), "manifest", MAX_MANIFEST_BYTES), whole)
+        if isinstance(manifest, Manifest) and manifest.canvas_part is not None:
+            return whole
+    return None
+
+
 def golden_path(path: str | os.PathLike[str]) -> Path:
     """``<file without its suffix>.golden.npz`` for an artifact file; see :mod:`imp_trt.artifacts.golden`."""
     return Path(path).with_suffix(".golden.npz")
@@ -258,8 +271,8 @@ def _read_pair(path: Path, parse: _Parse[_M]) -> _Pair[_M]:
 
 def _parse_manifest(path: Path, source: Path, parse: _Parse[_M]) -> _M:
     """Read the manifest of the artifact ``path`` from the file ``source``."""
-    whole = path.with_name(path.stem.removesuffix(".canvas") + path.suffix)
-    if whole != path and not os.path.exists(source) and os.path.exists(manifest_path(whole)):
+    whole = whole_of(path)
+    if whole is not None and not os.path.exists(source):
         raise ArtifactError(
             f"artifact {path}", expected="a file with a manifest", got="a canvas part", fix=f"pass {whole}"
         )
@@ -311,13 +324,20 @@ def write_artifact(
     Raises:
         InvalidInput: the manifest's kind does not match the suffix, it has values that JSON does not
             support, or only one of manifest and canvas has the canvas part.
-        OutputError: the folder is not writable or full.
+        OutputError: the folder is not writable or full, or the path is that of another artifact's canvas part.
     """
     path = Path(path)
     suffix = SUFFIXES.get(manifest.kind)
     if suffix is None or path.suffix.lower() != suffix:
         raise InvalidInput(
             f"artifact {path}", expected=f"a file name that ends with {suffix}", got=path.suffix or "none"
+        )
+    if (whole := whole_of(path)) is not None:
+        raise OutputError(
+            f"artifact {path}",
+            expected="a name that is free",
+            got=f"the canvas part of {whole}",
+            fix="choose another name",
         )
     part = manifest.canvas_part if isinstance(manifest, Manifest) else None
     if (part is None) != (canvas is None):

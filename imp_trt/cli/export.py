@@ -65,6 +65,9 @@ FOREIGN_EXCLUDED = {
 }
 """Options that a third-party ONNX file has no use for."""
 
+FILE_OPTIONS = {"function_free": "--function-free", "parts": "--parts", "keep_onnx": "--keep-onnx"}
+"""Options that ask for more files."""
+
 BUILD_OPTIONS = {
     "plugin_library": "--plugin-library",
     "compute_capability": "--compute-capability",
@@ -159,6 +162,8 @@ def _export(options: argparse.Namespace) -> int:
             return _export_foreign(options)
         reports = [_build_from_onnx(options)]
     else:
+        if options.bisect:
+            _refuse(options, "--bisect", FILE_OPTIONS, ": it writes no file")
         plans = _plans(options)
         if options.bisect:
             return _bisect(plans, options.json)

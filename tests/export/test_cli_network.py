@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imp_trt.artifacts.artifact import golden_path, read_network, write_artifact
+from imp_trt.artifacts.artifact import canvas_path, golden_path, read_network, write_artifact
 from imp_trt.cli import export, inspect, selftest
 from imp_trt.cuda.platform import Platform
 from imp_trt.errors import DependencyMissing
 from imp_trt.export.verification.arrays import pack_call
-from tests.support import foreign
+from tests.support import foreign, tiny_parts
 from tests.support.stub_packages import needs_rtx
 
 ONNX = ["--target", "onnxruntime", "-q"]
@@ -87,6 +87,10 @@ def test_an_unverified_file_never_says_passed(
         (["--batch", "2"], 2, "--batch"),
         (["--calib", "."], 2, "--calib"),
         (["--function-free"], 2, "--function-free"),
+        (["--parts"], 2, "takes no --parts"),
+        (["--bisect"], 2, "takes no --bisect"),
+        (["--gate", "labels=0.9"], 2, "takes no --gate"),
+        (["--keep-float16", "auto"], 2, "takes no --keep-float16"),
         (["--shape", "images=1x3"], 2, "a shape like [1, 3, 16, 24]"),
         (["--shape", "images=1x3x16x24", "--shape", "images=1x3x16x24"], 2, "each input once"),
         (["--shape", "images"], 2, "images=1x3x512x1024"),
@@ -118,6 +122,13 @@ def test_mistakes_on_the_command_line(
 def test_shapes_belong_to_files_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "--weights", tmp_path / "x.safetensors", "--shape", "images=1x3")
     assert (code, "a third-party .onnx file" in err) == (2, True)
+
+
+def test_a_canvas_part_is_no_third_party_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny_parts.artifact(tmp_path)
+    code, _, err = run(capsys, canvas_path(path), *ONNX, "-o", tmp_path / "out")
+    assert (code, "the canvas part of an artifact" in err, f"pass {path}" in err) == (4, True, True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_failed_verification_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
