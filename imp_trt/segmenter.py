@@ -252,6 +252,8 @@ class Segmenter:
             raise InvalidInput(
                 "stream", expected="a state, which has its own options, or options", got="both"
             )
+        if carry != "flow" and not temporal and state is None:
+            raise InvalidInput("carry", expected="detect_every or detect_budget_ms with it", got=repr(carry))
         if temporal:
             every = 1 if detect_every is None else detect_every
             state = TemporalState(TemporalOptions(every, detect_budget_ms, carry, blend))

@@ -80,11 +80,12 @@ class CanvasAgreement:
         return self.whole_equal / self.whole_pixels if self.whole_pixels else 0.0
 
     def failures(self, gate: Gate) -> list[str]:
-        """One message for each fraction below the gate's of labels."""
+        """One message for each fraction below the gate's for labels."""
+        least = gate.labels
         return [
-            f"class maps of the canvas part equal to {what} on {value:.4%} of the pixels, not {gate.labels:.2%}"
+            f"class maps of the canvas part equal to {what} on {value:.4%} of the pixels, not {least:.2%}"
             for what, value in (("PyTorch", self.label_agreement), ("the whole network", self.equal_to_whole))
-            if value < gate.labels
+            if value < least
         ]
 
     def enforce(self, precision: Precision, gate: Gate) -> None:

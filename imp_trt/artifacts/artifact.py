@@ -116,7 +116,7 @@ def canvas_path(path: str | os.PathLike[str]) -> Path:
 
 
 def whole_of(path: str | os.PathLike[str]) -> Path | None:
-    """The artifact whose canvas part has this path; None if there is none."""
+    """The artifact whose canvas part has this path; None if it is not that of a canvas part."""
     path = Path(path)
     whole = path.with_name(path.stem.removesuffix(".canvas") + path.suffix)
     if whole == path:
@@ -324,7 +324,8 @@ def write_artifact(
     Raises:
         InvalidInput: the manifest's kind does not match the suffix, it has values that JSON does not
             support, or only one of manifest and canvas has the canvas part.
-        OutputError: the folder is not writable or full, or the path is that of another artifact's canvas part.
+        OutputError: the folder is not writable or full, or the path belongs to another artifact's canvas
+            part.
     """
     path = Path(path)
     suffix = SUFFIXES.get(manifest.kind)

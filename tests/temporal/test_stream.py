@@ -268,6 +268,11 @@ def test_a_state_has_its_own_options(option: dict[str, Any]) -> None:
         next(segmenter.stream(drive(1), state=TemporalState(TemporalOptions(2)), **option))
 
 
+def test_what_carries_needs_something_to_carry() -> None:
+    with pytest.raises(InvalidInput, match="detect_every or detect_budget_ms with it"):
+        next(segmenter_of(SquareBackend(Clock())).stream(drive(1), carry="none"))
+
+
 def test_blending_runs_the_head_on_both_canvases() -> None:
     gone = [picture([(20, 40, 48, CAR)]), *[picture()] * 6]
     done = run(gone, TemporalOptions(1, blend=0.5, cut_change=math.inf))
