@@ -13,12 +13,15 @@ from pathlib import Path
 from imp_trt.artifacts.artifact import (
     MAX_PAYLOAD_BYTES,
     SUFFIXES,
+    check_regular,
+    read_any_manifest,
     read_bounded,
     read_manifest,
     write_artifact,
 )
 from imp_trt.artifacts.engine_info import EngineInfo, OperatorForm
 from imp_trt.artifacts.manifest import Manifest
+from imp_trt.artifacts.network_manifest import NetworkManifest
 from imp_trt.artifacts.plan_header import PlanHeader, read_plan_header
 from imp_trt.backends import open_backend
 from imp_trt.backends.preflight import TITLES, problems
@@ -64,11 +67,19 @@ def adopt_engine(
         ArtifactError: a file is missing or damaged, is no engine, or has other inputs and outputs.
         EngineIncompatible: the engine does not load on this machine.
         DependencyMissing: the engine's library or GPU is missing.
-        UsageError: the target is for another library.
+        UsageError: the target is for another library, or the ONNX file is that of a third-party network.
         VerificationError: a gate failed.
         OutputError: the output cannot be written.
     """
     start = time.perf_counter()
+    check_regular(Path(onnx), "artifact")
+    if isinstance(read_any_manifest(onnx), NetworkManifest):
+        raise UsageError(
+            f"adopting an engine of {onnx}",
+            expected="the ONNX file of a checkpoint",
+            got="that of a third-party network",
+            fix=f"imp-export {onnx} builds and verifies its engine",
+        )
     source = read_source(Path(onnx))
     path = Path(engine)
     payload = read_bounded(path, "engine", MAX_PAYLOAD_BYTES["engine"])

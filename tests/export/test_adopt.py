@@ -18,7 +18,7 @@ from imp_trt.errors import ArtifactError, DependencyMissing, EngineIncompatible,
 from imp_trt.export import adopt
 from imp_trt.export.adopt import adopt_engine
 from imp_trt.export.options import EngineOptions, ExportOptions
-from tests.support import engines, tiny, tiny_parts
+from tests.support import engines, foreign, tiny, tiny_parts
 from tests.support.fake_tensorrt import VERSIONS, fake_gpu, plan
 from tests.support.golden import onnx_artifact, wrong_golden
 
@@ -58,6 +58,12 @@ def test_a_canvas_part_is_not_adopted(tmp_path: Path, caplog: pytest.LogCaptureF
         report = adopt_engine(saved(tmp_path), path, options=ExportOptions(verify=False))
     assert read_artifact(report.path, canvas=True).manifest.canvas_part is None
     assert f"has no canvas part, although {path} has one" in caplog.text
+
+
+def test_the_file_of_a_third_party_network_is_refused(tmp_path: Path) -> None:
+    path = foreign.artifact(tmp_path, foreign.plain())
+    with fake_gpu(), pytest.raises(UsageError, match=f"third-party network.*imp-export {path}"):
+        adopt_engine(saved(tmp_path), path)
 
 
 def test_an_engine_of_another_network_is_refused(tmp_path: Path) -> None:

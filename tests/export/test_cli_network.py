@@ -16,7 +16,7 @@ from imp_trt.cli import export, inspect, selftest
 from imp_trt.cuda.platform import Platform
 from imp_trt.errors import DependencyMissing
 from imp_trt.export.verification.arrays import pack_call
-from tests.support import foreign, tiny_parts
+from tests.support import engines, foreign, tiny_parts
 from tests.support.stub_packages import needs_rtx
 
 ONNX = ["--target", "onnxruntime", "-q"]
@@ -48,6 +48,16 @@ def test_the_last_lines_say_how_to_use_it(
     assert "agreement  classes: 100.0000% equal, required 99.80%" in lines
     assert lines[-2] == f"PASSED imp-export {path} verified_on=onnxruntime-cpu"
     assert "imp_trt.Engine(PATH).run({name: array})" in lines[-1]
+
+
+def test_golden_arrays_that_have_a_name_of_their_own_are_named(
+    tmp_path: Path, yours: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_artifact(tmp_path / "out" / "a.engine", b"x", engines.manifest(), golden=b"other")
+    path = other.with_suffix(".onnx")
+    code, out, _ = run(capsys, yours, *ONNX, "-o", path)
+    assert (code, f"golden     {path}.golden.npz" in out.splitlines()) == (0, True)
+    assert golden_path(other).read_bytes() == b"other"
 
 
 def test_json(tmp_path: Path, yours: Path, capsys: pytest.CaptureFixture[str]) -> None:
