@@ -58,7 +58,7 @@ CHECKPOINT_OPTIONS = {
     "keep_onnx": "--keep-onnx",
     "shape": "--shape",
 }
-"""Options that decide what is in an ONNX file."""
+"""Options of an export from a checkpoint that an ONNX file of it takes no more."""
 
 FOREIGN_EXCLUDED = {
     name: flag for name, flag in CHECKPOINT_OPTIONS.items() if name not in ("frames", "shape")
