@@ -161,6 +161,25 @@ def test_typed_parts_are_those_of_the_whole(weights, images, tmp_path, precision
         assert {name: scales[0][name] for name in shared} == {name: scales[1][name] for name in shared}
 
 
+@pytest.mark.slow
+def test_layers_that_stay_in_float16_do_so_in_both_parts(weights, images, tmp_path):
+    found = []
+    for keep in (None, "*.backbone.*"):
+        chosen = options(
+            images,
+            precision="int8",
+            target="onnxruntime",
+            calibration=images,
+            verify=False,
+            keep_float16=keep,
+        )
+        report = export_model(weights, tmp_path / "small.onnx", chosen)
+        found.append([set(_scales(model)) for model in _graphs(report.path)])
+    for quantized, fewer in zip(*found, strict=True):
+        assert fewer < quantized
+        assert quantized - fewer == {name for name in quantized if ".backbone." in name}
+
+
 def _graphs(path):
     artifact = read_artifact(path, canvas=True)
     return [onnx.load_from_string(data) for data in (artifact.payload, artifact.canvas)]
