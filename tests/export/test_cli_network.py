@@ -15,6 +15,7 @@ from imp_trt.artifacts.artifact import canvas_path, golden_path, read_network, w
 from imp_trt.cli import export, inspect, selftest
 from imp_trt.cuda.platform import Platform
 from imp_trt.errors import DependencyMissing
+from imp_trt.export import network
 from imp_trt.export.verification.arrays import pack_call
 from tests.support import engines, foreign, tiny_parts
 from tests.support.stub_packages import needs_rtx
@@ -139,6 +140,15 @@ def test_a_canvas_part_is_no_third_party_file(tmp_path: Path, capsys: pytest.Cap
     code, _, err = run(capsys, canvas_path(path), *ONNX, "-o", tmp_path / "out")
     assert (code, "the canvas part of an artifact" in err, f"pass {path}" in err) == (4, True, True)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_canvas_part_is_no_output(
+    tmp_path: Path, yours: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "read_foreign", None)  # refused before any work
+    path = tiny_parts.artifact(tmp_path)
+    code, _, err = run(capsys, yours, *ONNX, "-o", canvas_path(path))
+    assert (code, f"the canvas part of {path}" in err) == (2, True)
 
 
 def test_failed_verification_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
