@@ -232,7 +232,7 @@ def test_what_was_written_before_a_failure_goes_again(quick, weights, tmp_path, 
     if there_before:
         path.write_bytes(b"earlier")
 
-    def full(path, payload, manifest, golden):
+    def full(*arguments):
         raise OutputError("disk", got="full")
 
     monkeypatch.setattr(pipeline, "write_artifact", full)
@@ -245,7 +245,7 @@ def test_a_manifest_that_lay_there_alone_survives_a_failed_export(quick, weights
     manifest = tmp_path / "small.fp32.onnx.json"
     manifest.write_text("of an artifact that was moved")
 
-    def full(path, payload, manifest, golden=None):
+    def full(*arguments):
         raise OutputError("disk", got="full")
 
     monkeypatch.setattr(pipeline, "write_artifact", full)
@@ -278,7 +278,7 @@ def test_a_failed_set_of_files_leaves_the_golden_frames_of_others(quick, weights
     assert report.manifest.golden_sha256
     (tmp_path / "a.function-free.onnx").unlink()
 
-    def full(path, payload, manifest, golden):
+    def full(*arguments):
         raise OutputError("disk", got="full")
 
     monkeypatch.setattr(pipeline, "write_artifact", full)
