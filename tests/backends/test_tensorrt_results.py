@@ -159,7 +159,7 @@ def test_copies_and_pickles_hold_the_answer(segmenter: Segmenter, wanted: list[S
 
 
 def test_a_result_is_the_dataclass_it_says(segmenter: Segmenter, wanted: list[SegmentationResult]) -> None:
-    names = ["semantic", "instances", "classes", "timing", "frame", "network_size"]
+    names = ["semantic", "instances", "classes", "timing", "frame", "network_size", "canvas_age"]
     result = segmenter.run(frame(0))
     assert [item.name for item in dataclasses.fields(result)] == names
     plain = dataclasses.asdict(result)
