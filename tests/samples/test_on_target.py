@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 import imp_trt
-from imp_trt.backends import engine
+from imp_trt.backends import engine_core
 from imp_trt.cli import export
 from tests.gpu.conftest import missing
 from tests.samples.conftest import SAMPLES
@@ -139,10 +139,10 @@ def test_every_option_of_the_steps_exists(on_target, tmp_path, target):
 
 def test_an_engine_that_is_not_captured_is_noticed(on_target, monkeypatch, tmp_path):
     warning = "engine runs without a CUDA graph of its own: %s"
-    assert warning in inspect.getsource(engine), "what the backend says"
+    assert warning in inspect.getsource(engine_core), "what the backend says"
 
     def answers(path, frames):
-        logging.getLogger("imp_trt.backends.engine").warning(warning, "cudaErrorStreamCaptureInvalidated")
+        logging.getLogger("imp_trt.backends.engine_core").warning(warning, "cudaErrorStreamCaptureInvalidated")
         return {}
 
     monkeypatch.setattr(on_target.run_engine, "answers", answers)
