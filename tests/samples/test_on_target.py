@@ -142,7 +142,9 @@ def test_an_engine_that_is_not_captured_is_noticed(on_target, monkeypatch, tmp_p
     assert warning in inspect.getsource(engine_core), "what the backend says"
 
     def answers(path, frames):
-        logging.getLogger("imp_trt.backends.engine_core").warning(warning, "cudaErrorStreamCaptureInvalidated")
+        logging.getLogger("imp_trt.backends.engine_core").warning(
+            warning, "cudaErrorStreamCaptureInvalidated"
+        )
         return {}
 
     monkeypatch.setattr(on_target.run_engine, "answers", answers)
