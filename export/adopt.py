@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -12,12 +13,15 @@ from pathlib import Path
 from imp_trt.artifacts.artifact import (
     MAX_PAYLOAD_BYTES,
     SUFFIXES,
+    check_regular,
+    read_any_manifest,
     read_bounded,
     read_manifest,
     write_artifact,
 )
 from imp_trt.artifacts.engine_info import EngineInfo, OperatorForm
 from imp_trt.artifacts.manifest import Manifest
+from imp_trt.artifacts.network_manifest import NetworkManifest
 from imp_trt.artifacts.plan_header import PlanHeader, read_plan_header
 from imp_trt.backends import open_backend
 from imp_trt.backends.preflight import TITLES, problems
@@ -32,6 +36,8 @@ from imp_trt.export.report import ExportReport
 from imp_trt.export.targets import check_version, find_target
 from imp_trt.export.tensorrt.engine import Engine
 from imp_trt.export.verification.frames import VerificationFrames
+
+_log = logging.getLogger(__name__)
 
 _TYPES_FROM = "not recorded by the program that built the engine"
 
@@ -61,15 +67,29 @@ def adopt_engine(
         ArtifactError: a file is missing or damaged, is no engine, or has other inputs and outputs.
         EngineIncompatible: the engine does not load on this machine.
         DependencyMissing: the engine's library or GPU is missing.
-        UsageError: the target is for another library.
+        UsageError: the target is for another library, or the ONNX file is that of a third-party network.
         VerificationError: a gate failed.
         OutputError: the output cannot be written.
     """
     start = time.perf_counter()
+    check_regular(Path(onnx), "artifact")
+    if isinstance(read_any_manifest(onnx), NetworkManifest):
+        raise UsageError(
+            f"adopting an engine of {onnx}",
+            expected="the ONNX file of a checkpoint",
+            got="that of a third-party network",
+            fix=f"imp-export {onnx} builds and verifies its engine",
+        )
     source = read_source(Path(onnx))
     path = Path(engine)
     payload = read_bounded(path, "engine", MAX_PAYLOAD_BYTES["engine"])
     header = _header(path, payload)
+    if source.manifest.canvas_part is not None:
+        _log.warning(
+            "the adopted engine has no canvas part, although %s has one: imp-export %s builds both",
+            onnx,
+            onnx,
+        )
     options = replace(options or ExportOptions(), precision=source.manifest.precision, calibrated=True)
     plan = _plan(source, path, output, header, options, progress or silent)
     if options.verify:

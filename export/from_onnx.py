@@ -203,8 +203,8 @@ def verify_engine(
     gate = gate_of(source.manifest)
     enforce(agreement, manifest.precision, gate)
     if part is not None:
-        canvas.enforce(manifest.precision)
-        manifest = part.in_manifest(manifest, canvas.to_dict(verified_on, manifest.precision))
+        canvas.enforce(manifest.precision, gate)
+        manifest = part.in_manifest(manifest, canvas.to_dict(verified_on, gate))
     figures = agreement.to_dict(gate)
     del figures["nms_unsettled"]  # only PyTorch reports it; it was 0 when the ONNX file was written
     entry |= {

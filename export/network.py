@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From an ONNX file of another make to a verified artifact: fix shapes, lower, build, verify, then write."""
+"""From a third-party ONNX file to a verified artifact: fix shapes, lower, build, verify, then write."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from imp_trt.artifacts.artifact import (
     read_any_manifest,
     read_network,
     read_network_manifest,
+    whole_of,
     write_artifact,
 )
 from imp_trt.artifacts.golden import read_golden
@@ -61,7 +62,7 @@ class _Lowered:
 
 
 def is_foreign(path: str | os.PathLike[str]) -> bool:
-    """Whether imp-export treats an .onnx file as one of another make: its manifest is missing or says so."""
+    """Whether imp-export treats an .onnx file as third-party: its manifest is missing or says so."""
     if not manifest_path(path).exists():
         return True
     return isinstance(read_any_manifest(path), NetworkManifest)
@@ -75,7 +76,7 @@ def export_network(
     shapes: Shapes | None = None,
     progress: Progress | None = None,
 ) -> NetworkReport:
-    """Export an ONNX file of another make to an engine or a checked ONNX file, for imp_trt.Engine.
+    """Export a third-party ONNX file to an engine or a checked ONNX file, for imp_trt.Engine.
 
     The network is any that ONNX Runtime runs, with this package's operators or without. Its outputs are
     compared with those of the float32 file in ONNX Runtime without optimizations. If an engine cannot run on
@@ -104,6 +105,13 @@ def export_network(
     start = time.perf_counter()
     path, options = Path(onnx), options or ExportOptions()
     _check_options(options)
+    if not manifest_path(path).exists() and (whole := whole_of(path)) is not None:
+        raise ArtifactError(
+            f"ONNX file {path}",
+            expected="a third-party ONNX file, or an artifact",
+            got="the canvas part of an artifact",
+            fix=f"pass {whole}, from which both engines are built",
+        )
     plan = make_network_plan(path, Path(output), options, progress or silent)
     lowered = _from_artifact(plan, shapes) if manifest_path(path).exists() else _from_file(plan, shapes or {})
     if plan.target.backend == "onnxruntime":
@@ -135,7 +143,7 @@ def export_network(
 def _check_options(options: ExportOptions) -> None:
     if options.precision not in TOLERANCES:
         raise UsageError(
-            "precision of a network of another make",
+            "precision of a third-party network",
             expected=" or ".join(TOLERANCES),
             got=options.precision,
             fix="--engine fp16; int8 and fp8 need the checkpoint that imp-train or imp-import made",
@@ -148,7 +156,7 @@ def _check_options(options: ExportOptions) -> None:
     ):
         if used:
             raise UsageError(
-                f"a network of another make takes no {name}",
+                f"a third-party network takes no {name}",
                 fix="leave it out; --shape sets sizes, --target onnxruntime writes the ONNX file",
             )
 
@@ -163,7 +171,7 @@ def _from_artifact(plan: ExportPlan, shapes: Shapes | None) -> _Lowered:
     if shapes:
         raise UsageError(
             f"--shape for {plan.weights}",
-            expected="an ONNX file of another make",
+            expected="a third-party ONNX file",
             got="an artifact of imp-export, whose shapes are fixed",
             fix="export the original file again",
         )
@@ -196,7 +204,7 @@ def _replayed(golden: bytes, manifest: NetworkManifest) -> Calls:
 
 
 def _from_file(plan: ExportPlan, shapes: Shapes) -> _Lowered:
-    """The network of a file of another make, and what it answers in float32."""
+    """The network of a third-party file, and what it answers in float32."""
     foreign = read_foreign(plan.weights, shapes)
     options = plan.options
     frames = None if options.frames is None else Path(options.frames)

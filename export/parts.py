@@ -14,7 +14,7 @@ from imp_trt.export.plan import ExportPlan
 from imp_trt.export.tensorrt.engine import Engine, make_engine
 
 if TYPE_CHECKING:
-    from imp_trt.export.quantization.lowering import Lowered, Ranges
+    from imp_trt.export.quantization.lowering import Lowered
     from imp_trt.models.config import ModelConfig
 
 
@@ -56,14 +56,14 @@ def check_parts(config: ModelConfig) -> None:
         )
 
 
-def export_part(plan: ExportPlan, lowered: Lowered, ranges: Ranges | None) -> ExportedPart:
+def export_part(plan: ExportPlan, lowered: Lowered) -> ExportedPart:
     """Lower the canvas part as the whole network was, and build its engine for an engine target."""
     from imp_trt.export.onnx.class_map import without_argmax
     from imp_trt.export.quantization.lowering import lower_canvas
     from imp_trt.models.deploy import CanvasModule
 
     batch = plan.options.batch
-    model = lower_canvas(lowered, batch, ranges)
+    model = lower_canvas(lowered, batch)
     shape = CanvasModule(lowered.module).canvas_shape(batch)
     if plan.target.backend == "onnxruntime":
         return ExportedPart(model.SerializeToString(deterministic=True), None, CanvasPart(shape))

@@ -169,7 +169,7 @@ def export_plans(plans: Sequence[ExportPlan]) -> list[ExportReport]:
         lowered = keep_float16(plan, lowered, checkpoint.network, reference)
         exported = _build(plan, lowered, reference.manifest)
         if plan.options.parts:
-            exported = _with_part(exported, export_part(plan, lowered, ranges))
+            exported = _with_part(exported, export_part(plan, lowered))
         if plan.options.verify:
             exported = _verify(plan, lowered, exported, reference, checkpoint.network)
         exports.append(exported)
@@ -209,9 +209,9 @@ def bisect_export(plan: ExportPlan) -> Bisection:
 
 
 def _shared_ranges(plans: Sequence[ExportPlan], network: ImpNetwork) -> Ranges | None:
-    """The ranges of activations, if more than one of the exports or their parts needs them."""
+    """The ranges of activations, if more than one of the exports needs them."""
     quantized = [(plan, plan.calibration) for plan in plans if plan.calibration is not None]
-    if not quantized or (len(quantized) < 2 and not quantized[0][0].options.parts):
+    if len(quantized) < 2:
         return None
     plan, calibration = quantized[0]
     return calibrate(network, plan.options.nms_iterations, calibration, plan.progress)
@@ -274,8 +274,8 @@ def _verify(
     _warn_without_instances(exported.manifest, agreement)
     part = exported.part
     if part is not None:
-        compared.canvas.enforce(plan.options.precision)
-        entry = compared.canvas.to_dict(candidate.verified_on, plan.options.precision)
+        compared.canvas.enforce(plan.options.precision, plan.gate)
+        entry = compared.canvas.to_dict(candidate.verified_on, plan.gate)
         exported = replace(
             exported,
             manifest=part.in_manifest(exported.manifest, entry),

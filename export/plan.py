@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from imp_trt.artifacts.artifact import SUFFIXES
+from imp_trt.artifacts.artifact import SUFFIXES, whole_of
 from imp_trt.artifacts.manifest import QUANTIZED, Precision
 from imp_trt.backends.preflight import check_plugins
 from imp_trt.cuda.platform import Gpu, Platform
@@ -110,7 +110,7 @@ def make_engine_plan(onnx: Path, output: Path, options: ExportOptions, progress:
 
 
 def make_network_plan(onnx: Path, output: Path, options: ExportOptions, progress: Progress) -> ExportPlan:
-    """Like :func:`make_plan`, for an ONNX file of another make; its ``frames`` are the caller's to read."""
+    """Like :func:`make_plan`, for a third-party ONNX file; its ``frames`` are the caller's to read."""
     platform = Platform.detect()
     target = find_target(options.target or _implied_target(output) or default_target(platform))
     name = onnx.stem.removesuffix(f".{options.precision}")
@@ -186,6 +186,13 @@ def _output_path(name: str, output: Path, precision: Precision, target: Target) 
         )
     path = output if output.suffix == suffix else output / f"{name}.{middle}{suffix}"
     check_writable(path, "output", "choose another with -o")
+    if (whole := whole_of(path)) is not None:
+        raise OutputError(
+            f"output {path}",
+            expected="a name that is free",
+            got=f"the canvas part of {whole}",
+            fix="choose another with -o",
+        )
     return path
 
 

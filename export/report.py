@@ -92,6 +92,6 @@ class ExportReport(_Report):
 
 @dataclass(frozen=True)
 class NetworkReport(_Report):
-    """The result of the export of an ONNX file of another make; the attributes are those of ExportReport."""
+    """The result of the export of a third-party ONNX file; the attributes are those of ExportReport."""
 
     manifest: NetworkManifest

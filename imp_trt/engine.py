@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks of another make: arrays in, arrays out, with the same runtimes as Segmenter."""
+"""Third-party networks: arrays in, arrays out, with the same runtimes as Segmenter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """A network that imp-export made from an ONNX file of another make.
+    """A network that imp-export made from a third-party ONNX file.
 
     >>> with Engine("detector.fp16.tensorrt.engine") as engine:
     ...     outputs = engine.run({"images": images})

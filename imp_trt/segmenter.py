@@ -248,10 +248,12 @@ class Segmenter:
                 )
             return
         temporal = detect_every is not None or detect_budget_ms is not None or blend != 0
-        if temporal and state is not None:
+        if state is not None and (temporal or carry != "flow"):
             raise InvalidInput(
                 "stream", expected="a state, which has its own options, or options", got="both"
             )
+        if carry != "flow" and not temporal and state is None:
+            raise InvalidInput("carry", expected="detect_every or detect_budget_ms with it", got=repr(carry))
         if temporal:
             every = 1 if detect_every is None else detect_every
             state = TemporalState(TemporalOptions(every, detect_budget_ms, carry, blend))

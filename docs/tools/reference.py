@@ -23,6 +23,7 @@ from imp_trt.cli.common import help_text
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "imp_trt" / "artifacts" / "manifest.schema.json"
+NETWORK_SCHEMA = SCHEMA.with_name("network_manifest.schema.json")
 WRITTEN = "<!-- Written by python -m docs.tools.reference; changes are lost with the next run. -->"
 
 COMMANDS_INTRO = """\
@@ -68,6 +69,13 @@ print(schema["title"])
 In Python, `imp_trt.artifacts.read_manifest(path)` reads and checks one; `imp-inspect FILE` prints it.
 Unknown and missing fields are errors, and so is another `schema_version`. A manifest protects against
 mix-ups, not against an attacker: [Security](../SECURITY.md).
+"""
+
+NETWORK_INTRO = """\
+An artifact that `imp-export` made of a [third-party ONNX file](onnx_files.md), for `imp_trt.Engine`, has a
+manifest of another layout. It has the field `contract`, which the one above does not have, and the schema
+[network_manifest.schema.json](../imp_trt/artifacts/network_manifest.schema.json) in the same folder.
+`imp_trt.artifacts.read_network(path).manifest` and `imp_trt.Engine(path).manifest` read it.
 """
 
 
@@ -122,10 +130,16 @@ def _escaped(text: str) -> str:
 
 def manifest_page() -> str:
     """Text of docs/manifest.md."""
-    schema = json.loads(SCHEMA.read_text())
-    rows = [f"| `{name}` | {kind} | {meaning} |" for name, kind, meaning in _fields(schema, "")]
-    table = "\n".join(["| Field | Type | Meaning |", "|---|---|---|", *rows])
-    return f"{WRITTEN}\n\n# Manifest\n\n{MANIFEST_INTRO}\n## Fields\n\n{table}\n"
+    return (
+        f"{WRITTEN}\n\n# Manifest\n\n{MANIFEST_INTRO}\n## Fields\n\n{_field_table(SCHEMA)}\n\n"
+        f"## Third-party networks\n\n{NETWORK_INTRO}\n{_field_table(NETWORK_SCHEMA)}\n"
+    )
+
+
+def _field_table(schema: Path) -> str:
+    fields = _fields(json.loads(schema.read_text()), "")
+    rows = [f"| `{name}` | {kind} | {meaning} |" for name, kind, meaning in fields]
+    return "\n".join(["| Field | Type | Meaning |", "|---|---|---|", *rows])
 
 
 def _fields(schema: dict[str, Any], prefix: str) -> Iterator[tuple[str, str, str]]:

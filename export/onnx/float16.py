@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""float16 layers in a float32 graph of another make, as the export of checkpoints has them.
+"""float16 layers in a third-party float32 graph, as the export of checkpoints has them.
 
 Convolutions, matrix products and what lies between them become float16. Float32 stay: what is before the
 first of them; what is behind the last of them on the way to an output, a sort, a comparison, an integer or
@@ -59,7 +59,7 @@ def to_float16(model: ModelProto) -> ModelProto:
     """A copy of a float32 model with layers in float16; inputs and outputs keep their types.
 
     Args:
-        model: with the types of its tensors; local functions of other makes are expanded.
+        model: with the types of its tensors; third-party local functions are expanded.
 
     Raises:
         DependencyMissing: the model calls instance mask projection, and PyTorch, which its body needs, is

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX files of another make: checked, with fixed shapes, ready to be lowered and built."""
+"""Third-party ONNX files: checked, with fixed shapes, ready to be lowered and built."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Co
 
 @dataclass(frozen=True, eq=False)
 class ForeignModel:
-    """A float32 model of another make with fixed input shapes.
+    """A third-party float32 model with fixed input shapes.
 
     Attributes:
         path: of the file.
@@ -43,7 +43,7 @@ class ForeignModel:
 
 
 def read_foreign(path: Path, shapes: Shapes) -> ForeignModel:
-    """An ONNX file of another make.
+    """A third-party ONNX file.
 
     Args:
         path: of the file.
@@ -122,7 +122,7 @@ def _loaded(path: Path, data: bytes) -> ModelProto:
         import onnx
     except ImportError as error:
         raise DependencyMissing(
-            f"export of {path}, a file of another make",
+            f"export of {path}, a third-party file",
             expected="the package onnx",
             got=error,
             fix="pip install 'onnx>=1.19'; or export it to ONNX elsewhere, and build the engine here",

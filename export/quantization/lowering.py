@@ -113,24 +113,21 @@ def lower(
     return Lowered(model, module, precision)
 
 
-def lower_canvas(lowered: Lowered, batch: int = 1, ranges: Ranges | None = None) -> ModelProto:
-    """The graph of a lowered network's canvas part, in the same precision and with the same ranges.
+def lower_canvas(lowered: Lowered, batch: int = 1) -> ModelProto:
+    """The graph of a lowered network's canvas part: same precision, ranges and layers in float16.
 
     Args:
         lowered: the whole network.
         batch: frames per call, fixed in the file.
-        ranges: of :func:`calibrate`; needed for int8 and fp8.
 
     Raises:
         ExportError: the network has no canvas part, or cannot be exported.
     """
     model = onnx_from_canvas_module(CanvasModule(lowered.module), batch)
-    if lowered.precision not in QUANTIZED:
+    if lowered.ranges is None:
         return model
-    if ranges is None:
-        raise UsageError(f"canvas part in {lowered.precision}", expected="ranges of activations", got="none")
     keep = FIRST | DETECTING[lowered.precision]
-    return quantize(model, lowered.precision, ranges, tuple(keep), lowered.kept)
+    return quantize(model, lowered.precision, lowered.ranges, tuple(keep), lowered.kept)
 
 
 def calibrate(

@@ -37,7 +37,7 @@ class BuildJob:
         optimization_level: 0 to 5.
         hardware_compatibility: only TensorRT.
         version_compatible: whether later TensorRT versions may load the engine; only TensorRT.
-        foreign: the network is of another make: it may have no layer of the precision, or some in float32.
+        foreign: the network is third-party: it may have no layer of the precision, or some in float32.
     """
 
     backend: EngineBackendName

@@ -68,7 +68,7 @@ def make_engine(
         target, options: what to build, and how.
         platform: of this machine.
         progress: called with the progress of the work.
-        foreign: the network is of another make; see BuildJob.
+        foreign: the network is third-party; see BuildJob.
 
     Raises:
         BuildError: TensorRT cannot build the graph.

@@ -102,8 +102,8 @@ def check_network(precision: Precision, counts: Mapping[str, int], foreign: bool
     """Check that the typed network has the requested precision.
 
     All convolutions must have its type; for int8 and fp8 at least a quarter, because first and last layers
-    stay in a floating-point type, and the heads' last layers are counted once per pyramid level. A network of
-    another make may have none, or some in float32 whose weights exceed the type's range.
+    stay in a floating-point type, and the heads' last layers are counted once per pyramid level. A
+    third-party network may have none, or some in float32 whose weights exceed the type's range.
 
     Raises:
         PrecisionError: it has not; the message has both.
@@ -128,7 +128,7 @@ def check_engine(precision: Precision, counts: Mapping[str, int], foreign: bool 
     """Check that the built engine has layers of the requested precision and no other 16-bit float ones.
 
     The types of the network are known; this checks that the builder has kept them. uint8 is not checked: the
-    inspector's name for the uint8 frame differs between versions. A network of another make may have no layer
+    inspector's name for the uint8 frame differs between versions. A third-party network may have no layer
     of the precision.
 
     Raises:

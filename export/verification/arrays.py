@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs to verify a network of another make on, and the comparison of its outputs."""
+"""Inputs to verify a third-party network on, and the comparison of its outputs."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def verification_inputs(specs: Sequence[TensorSpec], source: Path | None) -> Inp
     files = sorted(source.glob("*.npz")) if source.is_dir() else [source]
     if not files or files[0].suffix.lower() != ".npz" or not files[0].is_file():
         raise UsageError(
-            f"--frames {source} for a network of another make",
+            f"--frames {source} for a third-party network",
             expected="an .npz file, or a folder of them: for images the file names no scale",
             got="a folder without .npz files" if source.is_dir() else str(source),
             fix=_saving(specs),

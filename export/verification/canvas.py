@@ -16,7 +16,7 @@ from imp_trt.backends import CanvasBackend
 from imp_trt.backends.canvas import CanvasShape, project_detections
 from imp_trt.backends.decoding import HostOutputs
 from imp_trt.errors import VerificationError
-from imp_trt.export.verification.gates import GATES
+from imp_trt.export.verification.gates import Gate
 
 WHOLE_FRAMES = 8
 """Number of frames on which both parts of an export are compared with each other."""
@@ -79,22 +79,22 @@ class CanvasAgreement:
         """Fraction of pixels with the class of the whole network."""
         return self.whole_equal / self.whole_pixels if self.whole_pixels else 0.0
 
-    def failures(self, precision: Precision) -> list[str]:
-        """One message for each fraction below the gate of a precision."""
-        gate = GATES[precision].labels
+    def failures(self, gate: Gate) -> list[str]:
+        """One message for each fraction below the gate's for labels."""
+        least = gate.labels
         return [
-            f"class maps of the canvas part equal to {what} on {value:.4%} of the pixels, not {gate:.2%}"
+            f"class maps of the canvas part equal to {what} on {value:.4%} of the pixels, not {least:.2%}"
             for what, value in (("PyTorch", self.label_agreement), ("the whole network", self.equal_to_whole))
-            if value < gate
+            if value < least
         ]
 
-    def enforce(self, precision: Precision) -> None:
-        """Check both fractions against the gate of a precision.
+    def enforce(self, precision: Precision, gate: Gate) -> None:
+        """Check both fractions against the gate of an export in this precision.
 
         Raises:
             VerificationError: a gate failed.
         """
-        failures = self.failures(precision)
+        failures = self.failures(gate)
         if failures:
             raise VerificationError(
                 f"canvas part ({self.frames} frames)",
@@ -111,13 +111,13 @@ class CanvasAgreement:
             "equal_to_whole": round(self.equal_to_whole, 8),
         }
 
-    def to_dict(self, verified_on: str, precision: Precision) -> dict[str, object]:
+    def to_dict(self, verified_on: str, gate: Gate) -> dict[str, object]:
         """Data for the manifest."""
         return {
             "verified_on": verified_on,
             "against": "pytorch fp32",
             **self.fractions(),
-            "gates": {"label_agreement": GATES[precision].labels, "equal_to_whole": GATES[precision].labels},
+            "gates": {"label_agreement": gate.labels, "equal_to_whole": gate.labels},
         }
 
 

@@ -81,7 +81,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class NetworkArtifact:
-    """A verified file with a network of another make; the fields are those of :class:`Artifact`."""
+    """A verified file with a third-party network; the fields are those of :class:`Artifact`."""
 
     path: Path
     payload: bytes
@@ -115,6 +115,19 @@ def canvas_path(path: str | os.PathLike[str]) -> Path:
     return path.with_suffix(f".canvas{path.suffix}")
 
 
+def whole_of(path: str | os.PathLike[str]) -> Path | None:
+    """The artifact whose canvas part has this path; None if it is not that of a canvas part."""
+    path = Path(path)
+    whole = path.with_name(path.stem.removesuffix(".canvas") + path.suffix)
+    if whole == path:
+        return None
+    with suppress(ArtifactError):
+        manifest = _parse_any(read_bounded(manifest_path(whole), "manifest", MAX_MANIFEST_BYTES), whole)
+        if isinstance(manifest, Manifest) and manifest.canvas_part is not None:
+            return whole
+    return None
+
+
 def golden_path(path: str | os.PathLike[str]) -> Path:
     """``<file without its suffix>.golden.npz`` for an artifact file; see :mod:`imp_trt.artifacts.golden`."""
     return Path(path).with_suffix(".golden.npz")
@@ -138,7 +151,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 
 
 def read_network_manifest(path: str | os.PathLike[str]) -> NetworkManifest:
-    """:func:`read_manifest` for a network of another make."""
+    """:func:`read_manifest` for a third-party network."""
     return _read_manifest(Path(path), parse_network_manifest)
 
 
@@ -184,7 +197,7 @@ def read_artifact(path: str | os.PathLike[str], canvas: bool = False) -> Artifac
 
 
 def read_network(path: str | os.PathLike[str]) -> NetworkArtifact:
-    """:func:`read_artifact` for a network of another make."""
+    """:func:`read_artifact` for a third-party network."""
     path = Path(path)
     pair = _while_replaced(path, lambda: _read_pair(path, parse_network_manifest))
     return NetworkArtifact(path, pair.payload, pair.manifest)
@@ -258,8 +271,8 @@ def _read_pair(path: Path, parse: _Parse[_M]) -> _Pair[_M]:
 
 def _parse_manifest(path: Path, source: Path, parse: _Parse[_M]) -> _M:
     """Read the manifest of the artifact ``path`` from the file ``source``."""
-    whole = path.with_name(path.stem.removesuffix(".canvas") + path.suffix)
-    if whole != path and not os.path.exists(source) and os.path.exists(manifest_path(whole)):
+    whole = whole_of(path)
+    if whole is not None and not os.path.exists(source):
         raise ArtifactError(
             f"artifact {path}", expected="a file with a manifest", got="a canvas part", fix=f"pass {whole}"
         )
@@ -311,13 +324,21 @@ def write_artifact(
     Raises:
         InvalidInput: the manifest's kind does not match the suffix, it has values that JSON does not
             support, or only one of manifest and canvas has the canvas part.
-        OutputError: the folder is not writable or full.
+        OutputError: the folder is not writable or full, or the path belongs to another artifact's canvas
+            part.
     """
     path = Path(path)
     suffix = SUFFIXES.get(manifest.kind)
     if suffix is None or path.suffix.lower() != suffix:
         raise InvalidInput(
             f"artifact {path}", expected=f"a file name that ends with {suffix}", got=path.suffix or "none"
+        )
+    if (whole := whole_of(path)) is not None:
+        raise OutputError(
+            f"artifact {path}",
+            expected="a name that is free",
+            got=f"the canvas part of {whole}",
+            fix="choose another name",
         )
     part = manifest.canvas_part if isinstance(manifest, Manifest) else None
     if (part is None) != (canvas is None):
@@ -461,7 +482,7 @@ def _typed(path: Path, what: str) -> Iterator[None]:
 
 def _fix(what: str, path: Path) -> str:
     if what == "manifest":
-        other = "; an .onnx file of another make becomes an artifact by imp-export FILE.onnx"
+        other = "; a third-party .onnx file becomes an artifact by imp-export FILE.onnx"
         is_onnx = path.name.endswith(".onnx.json")
         return f"the manifest belongs next to the artifact; copy it there, or {EXPORT_AGAIN}{other * is_onnx}"
     if what == "canvas part":

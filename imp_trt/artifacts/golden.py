@@ -81,6 +81,13 @@ def read_golden(path: str | os.PathLike[str], manifest: AnyManifest, limit: int 
     Raises:
         ArtifactError: the artifact was written without one, or the file is missing, too large or another one.
     """
+    return find_golden(path, manifest, limit)[1]
+
+
+def find_golden(
+    path: str | os.PathLike[str], manifest: AnyManifest, limit: int | None = None
+) -> tuple[Path, bytes]:
+    """The path of an artifact's golden file, and its bytes; arguments, errors: see :func:`read_golden`."""
     if not manifest.golden_sha256:
         raise ArtifactError(
             f"artifact {path}",
@@ -96,7 +103,7 @@ def read_golden(path: str | os.PathLike[str], manifest: AnyManifest, limit: int 
         data = read_bounded(place, _WHAT, limit or MAX_FILE_BYTES)
         digest = hashlib.sha256(data).hexdigest()
         if digest == manifest.golden_sha256:
-            return data
+            return place, data
     raise ArtifactError(
         f"golden frames {present[-1]} do not match the manifest of {path}: sha256",
         expected=manifest.golden_sha256,

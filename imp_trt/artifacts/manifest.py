@@ -320,7 +320,7 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
         raise ArtifactError(
             f"manifest {path}: field '{CONTRACT_FIELD}'",
             expected="a segmentation network of this package, whose manifest has no such field",
-            got=f"{check.short(raw[CONTRACT_FIELD])}: an ONNX file of another make, exported by imp-export",
+            got=f"{check.short(raw[CONTRACT_FIELD])}: a third-party ONNX file, exported by imp-export",
             fix="open it with imp_trt.Engine",
         )
     _check_schema(raw, path)

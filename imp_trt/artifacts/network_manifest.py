@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manifest of a network of another make: arrays in, arrays out, nothing said of what they mean.
+"""The manifest of a third-party network: arrays in, arrays out, nothing said of what they mean.
 
 It has the field ``contract``, which no manifest of a segmentation network has: neither is mistaken for the
 other. The text is untrusted input, parsed as strictly as :mod:`imp_trt.artifacts.manifest` does.
@@ -55,7 +55,7 @@ _OPS = (IMP_OP, ROI_ALIGN_OP)
 
 @dataclass(frozen=True)
 class NetworkManifest:
-    """Contents of ``<artifact>.json`` for a network of another make.
+    """Contents of ``<artifact>.json`` for a third-party network.
 
     Attributes:
         kind: "onnx" or "engine".
@@ -157,7 +157,7 @@ def parse_network_manifest(data: bytes, path: Path) -> NetworkManifest:
     if CONTRACT_FIELD not in raw:
         raise ArtifactError(
             f"manifest {path}: field '{CONTRACT_FIELD}'",
-            expected="a network of another make, exported from its ONNX file",
+            expected="a third-party network, exported from its ONNX file",
             got="no such field, as in the manifest of a segmentation network of this package",
             fix="open it with imp_trt.Segmenter",
         )

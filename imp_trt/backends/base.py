@@ -97,7 +97,8 @@ class DeviceBackend(Backend, Protocol):
         """A checked frame on the GPU. Nothing is copied; the GPU waits for the work of the frame's producer.
 
         Raises:
-            InvalidInput: it is not a uint8 [h, w, 3] array with packed pixels on this GPU.
+            InvalidInput: it is neither a uint8 [h, w, 3] array with packed pixels on this GPU nor an
+                Nv12Frame with its planes there.
         """
         ...
 

@@ -131,16 +131,23 @@ class EngineBackend(EngineCore):
         self.check_caller()
         if self._canvas is None:
             with self._current():
-                self._canvas = CanvasEngine(
-                    *read_canvas_part(self._path, self.manifest)[:2],
-                    trt=self._trt,
-                    device=self._device,
-                    stream=self._stream,
-                    frames=self._uploader.input.pointer,
-                    handles=self._handles,
-                    create_context=self._create_context,
-                    capture=self.graph is not None,
-                )
+                kept = len(self._handles.kept)
+                try:
+                    self._canvas = CanvasEngine(
+                        *read_canvas_part(self._path, self.manifest)[:2],
+                        trt=self._trt,
+                        device=self._device,
+                        stream=self._stream,
+                        frames=self._uploader.input.pointer,
+                        handles=self._handles,
+                        create_context=self._create_context,
+                        capture=self.graph is not None,
+                    )
+                except BaseException:
+                    with suppress(ImpTrtError):
+                        self._stream.synchronize()
+                    self._handles.release_after(kept)  # the caller may try again
+                    raise
                 self._closer.callback(self._canvas.close)
                 self._ran()
         return self._canvas

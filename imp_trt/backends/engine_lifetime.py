@@ -28,7 +28,11 @@ class Handles:
     def release(self) -> None:
         """Release them in this order."""
         self.context = None
-        while self.kept:
+        self.release_after(0)
+
+    def release_after(self, count: int) -> None:
+        """Release those that were kept after the first count, the newest first."""
+        while len(self.kept) > count:
             self.kept.pop()
 
     def leak(self) -> None:

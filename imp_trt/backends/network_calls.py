@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs a network of another make: the protocols of its backends, and the check of its inputs."""
+"""What runs a third-party network: the protocols of its backends, and the check of its inputs."""
 
 from __future__ import annotations
 

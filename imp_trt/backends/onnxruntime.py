@@ -145,6 +145,8 @@ class OnnxRuntimeBackend:
         part = self.manifest.canvas_part
         if self._canvas is not None and part is not None:
             return part.shape
+        if self._forked:
+            self._check_forked()
         artifact, part, payload = read_canvas_part(self._path, self.manifest)
         check_bounds(payload, str(artifact.path))
         session = open_session(payload, str(artifact.path), self._threads, self._device)
@@ -177,13 +179,16 @@ class OnnxRuntimeBackend:
             never_release(self._session)
             self._session, self._forked = None, True
 
-    def _open_again(self) -> OrtSession:
+    def _check_forked(self) -> None:
         if self._device.on_gpu:
             raise InvalidInput(
                 "a network on a GPU in a forked process",
                 expected="the process that opened it",
                 fix="open a Segmenter in the new process, and start it by spawn",
             )
+
+    def _open_again(self) -> OrtSession:
+        self._check_forked()
         artifact = read_artifact(self._path)
         if artifact.manifest.sha256 != self.manifest.sha256:
             raise ArtifactError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network of another make in ONNX Runtime."""
+"""A third-party network in ONNX Runtime."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def open_network(
     device: str | None = None,
     graph: bool = True,
 ) -> NetworkBackend:
-    """Load a network of another make with the backend that runs it; see :func:`open_backend`.
+    """Load a third-party network with the backend that runs it; see :func:`open_backend`.
 
     Raises:
         InvalidInput, ArtifactError, EngineIncompatible, DependencyMissing: as :func:`open_backend`.

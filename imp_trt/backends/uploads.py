@@ -21,7 +21,7 @@ from imp_trt.preprocessing.frames import ColorOrder
 from imp_trt.preprocessing.letterbox import LetterboxTransform
 
 Frame = tuple[NDArray[np.uint8] | DeviceFrame, ColorOrder]
-"""Pixels, uint8 [h, w, 3] contiguous or on the GPU, and the order of their channels."""
+"""Pixels, uint8 [h, w, 3] contiguous or on the GPU (there also NV12), and the order of their channels."""
 
 
 class StagingBuffer:

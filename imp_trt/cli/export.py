@@ -35,7 +35,7 @@ EXAMPLES = """examples:
   imp-export --engine int8 --calib recorded/ --keep-float16 auto --weights model.safetensors
   imp-export --engine fp16 --bisect --weights model.safetensors   (the first node that differs from PyTorch)
   imp-export model.fp16.onnx --target jetson-orin          (on the Jetson, without PyTorch)
-  imp-export yours.onnx --engine fp16 --shape images=1x3x640x640   (of another make, for imp_trt.Engine)
+  imp-export yours.onnx --engine fp16 --shape images=1x3x640x640   (third-party, for imp_trt.Engine)
   imp-export --adopt plan.engine --onnx model.fp16.onnx    (an engine that trtexec built)
   imp-export --engine fp16 --target rtx --compute-capability 8.9,12.0  (needs no GPU)
   imp-export --parts --weights model.safetensors -o street.onnx   (for videos: imp-segment --detect-every)
@@ -58,12 +58,15 @@ CHECKPOINT_OPTIONS = {
     "keep_onnx": "--keep-onnx",
     "shape": "--shape",
 }
-"""Options that decide what is in an ONNX file."""
+"""Options of an export from a checkpoint that an ONNX file of it takes no more."""
 
 FOREIGN_EXCLUDED = {
     name: flag for name, flag in CHECKPOINT_OPTIONS.items() if name not in ("frames", "shape")
 }
-"""Options that an ONNX file of another make has no use for."""
+"""Options that a third-party ONNX file has no use for."""
+
+FILE_OPTIONS = {"function_free": "--function-free", "parts": "--parts", "keep_onnx": "--keep-onnx"}
+"""Options that ask for more files."""
 
 BUILD_OPTIONS = {
     "plugin_library": "--plugin-library",
@@ -96,8 +99,8 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="?",
         metavar="FILE",
-        help="an .onnx file of imp-export, to build its engine on this machine (no PyTorch needed); an .onnx "
-        "file of another make in float32; or a checkpoint, as --weights",
+        help="an .onnx file of imp-export, to build its engine on this machine (no PyTorch needed); a "
+        "third-party .onnx file in float32; or a checkpoint, as --weights",
     )
     p.add_argument(
         "--engine", choices=ENGINES, help="precision (default: that of the .onnx file; of a checkpoint fp32)"
@@ -159,6 +162,8 @@ def _export(options: argparse.Namespace) -> int:
             return _export_foreign(options)
         reports = [_build_from_onnx(options)]
     else:
+        if options.bisect:
+            _refuse(options, "--bisect", FILE_OPTIONS, ": it writes no file")
         plans = _plans(options)
         if options.bisect:
             return _bisect(plans, options.json)
@@ -172,7 +177,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _export_foreign(options: argparse.Namespace) -> int:
-    _refuse(options, f"{options.file}, an ONNX file of another make,", FOREIGN_EXCLUDED, "")
+    _refuse(options, f"{options.file}, a third-party ONNX file,", FOREIGN_EXCLUDED, "")
     report = export_foreign(options, _engine(options))
     if options.json:
         print_json(report.to_dict())
@@ -190,7 +195,7 @@ def _plans(options: argparse.Namespace) -> list[ExportPlan]:
     if options.file is not None and options.weights is not None:
         raise UsageError("one checkpoint", got=f"{options.file} and --weights {options.weights}")
     if options.shape:
-        raise UsageError("--shape", expected="an .onnx file of another make", got="a checkpoint")
+        raise UsageError("--shape", expected="a third-party .onnx file", got="a checkpoint")
     if options.precisions is not None and options.engine is not None:
         raise UsageError("--engine and --precisions exclude each other", fix="leave one of them out")
     target = options.target

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""imp-export for an ONNX file of another make."""
+"""imp-export for a third-party ONNX file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add_shape_option(p: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=1x3x512x1024",
-        help="for an .onnx file of another make: shape of an input whose sizes the file leaves open",
+        help="for a third-party .onnx file: shape of an input whose sizes the file leaves open",
     )
 
 
@@ -70,15 +70,16 @@ def export_foreign(options: argparse.Namespace, engine: EngineOptions) -> Networ
 
 
 def print_network_report(report: NetworkReport) -> None:
-    """Print the result of the export of a network of another make, with the outcome in the last line."""
-    from imp_trt.artifacts.artifact import golden_path
+    """Print the result of the export of a third-party network: at the end the outcome, and how to run it."""
+    from imp_trt.artifacts.golden import find_golden
+    from imp_trt.export.verification.arrays import MAX_GOLDEN_BYTES
 
     manifest = report.manifest
     figures = manifest.verification
     print_lines(f"artifact   {report.path}")
     print_lines(f"manifest   {report.path}.json")
     if manifest.golden_sha256:
-        print_lines(f"golden     {golden_path(report.path)}")
+        print_lines(f"golden     {find_golden(report.path, manifest, MAX_GOLDEN_BYTES)[0]}")
     for what, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:
             print_lines(f"{what:<10} {spec}")

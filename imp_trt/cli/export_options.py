@@ -21,8 +21,8 @@ def graph_options(p: argparse.ArgumentParser) -> None:
         "--frames",
         type=Path,
         metavar="DIR",
-        help="images for verification; supplemented with synthetic scenes up to 50. For an .onnx file of "
-        "another make: an .npz file with one array for each input, or a folder of them (default: random)",
+        help="images for verification; supplemented with synthetic scenes up to 50. For a third-party "
+        ".onnx file: an .npz file with one array for each input, or a folder of them (default: random)",
     )
     p.add_argument("--calib", type=Path, metavar="DIR", help="images for int8 and fp8 calibration")
     p.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from imp_trt.artifacts.artifact import canvas_path, golden_path
+from imp_trt.artifacts.artifact import canvas_path
 from imp_trt.cli.common import print_line
 
 if TYPE_CHECKING:
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 def print_report(report: ExportReport) -> None:
     """Print the result of one export, with the outcome in the last line."""
+    from imp_trt.artifacts.golden import find_golden
+
     figures = report.manifest.verification
     print_line(f"artifact   {report.path}")
     print_line(f"manifest   {report.path}.json")
     if report.manifest.golden_sha256:
-        print_line(f"golden     {golden_path(report.path)}")
+        print_line(f"golden     {find_golden(report.path, report.manifest)[0]}")
     part = report.manifest.canvas_part
     if part is not None:
         whole, own = (path.stat().st_size / 1e6 for path in (report.path, canvas_path(report.path)))

@@ -112,7 +112,10 @@ def _inspect_engine(found: Inspection, head: bytes, device: int) -> None:
         found.errors.append(error)
     try:
         found.manifest = read_any_manifest(found.path)
-        (read_network if isinstance(found.manifest, NetworkManifest) else read_artifact)(found.path)
+        if isinstance(found.manifest, NetworkManifest):
+            read_network(found.path)
+        else:
+            read_artifact(found.path, canvas=True)
     except ArtifactError as error:
         found.errors.append(error)
     if found.manifest is not None and found.header is not None:
@@ -120,7 +123,7 @@ def _inspect_engine(found: Inspection, head: bytes, device: int) -> None:
 
 
 def _inspect_other(found: Inspection) -> None:
-    from imp_trt.artifacts.artifact import read_any_manifest
+    from imp_trt.artifacts.artifact import read_any_manifest, read_artifact
     from imp_trt.backends import open_backend
     from imp_trt.backends.opening import open_network
 
@@ -130,6 +133,8 @@ def _inspect_other(found: Inspection) -> None:
             if isinstance(found.manifest, NetworkManifest):
                 open_network(found.path).close()
                 return
+            if found.manifest.canvas_part is not None:
+                read_artifact(found.path, canvas=True)
         backend = open_backend(found.path)
         found.manifest = backend.manifest
         backend.close()
@@ -234,7 +239,7 @@ def _built_by(manifest: AnyManifest) -> Iterator[tuple[str, str]]:
 
 
 def _network(manifest: NetworkManifest) -> Iterator[tuple[str, str]]:
-    """The part of a network of another make."""
+    """The part of a third-party network."""
     engine = manifest.engine
     yield "contract", f"{manifest.contract} {manifest.contract_version}: imp_trt.Engine runs it"
     for what, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):

@@ -134,15 +134,16 @@ def self_test(path: Path, threads: int | None = None) -> SelfTest:
             canvas = replay_canvas(backend, golden)
     finally:
         backend.close()
-    failures = agreement.failures(gate_of(manifest))
-    failures += [] if canvas is None else canvas.failures(manifest.precision)
+    gate = gate_of(manifest)
+    failures = agreement.failures(gate)
+    failures += [] if canvas is None else canvas.failures(gate)
     seconds = perf_counter() - start
     return SelfTest(path, manifest, agreement, tuple(failures), network_ms, load_s, seconds, canvas)
 
 
 @dataclass(frozen=True)
 class NetworkSelfTest:
-    """Result of the self-test of a network of another make.
+    """Result of the self-test of a third-party network.
 
     Attributes:
         path, manifest: the artifact.
@@ -168,7 +169,7 @@ class NetworkSelfTest:
 
 
 def self_test_network(path: Path, threads: int | None = None) -> NetworkSelfTest:
-    """Run a network of another make on its golden arrays; arguments and errors as for :func:`self_test`.
+    """Run a third-party network on its golden arrays; arguments and errors as for :func:`self_test`.
 
     Raises:
         VerificationError: an output agrees less than the tolerance of the precision requires.

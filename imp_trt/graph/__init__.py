@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes of ONNX files of other makes: instance mask projection behind a detector."""
+"""Changes of third-party ONNX files: instance mask projection behind a detector."""
 
 from imp_trt._lazy import attach_stub
 

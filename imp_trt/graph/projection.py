@@ -66,7 +66,7 @@ def add_projection(
     threshold: float = 0.5,
     output_names: tuple[str, str] = ("canvas", "class_map"),
 ) -> ModelProto:
-    """Adds instance mask projection to the ONNX file of an instance segmenter of any make.
+    """Adds instance mask projection to the ONNX file of any instance segmenter.
 
     The file gets two outputs: the canvas [B, C, H, W], the maximum of score * mask for each of C classes, and
     the class map [B, H, W] uint8, the class of the largest value of each pixel. The operator is a node of

@@ -21,7 +21,7 @@ from imp_trt.preprocessing.nv12 import Nv12Frame, YuvToBgr, frame_size, plane_la
 _CUDA, _CUDA_MANAGED = 2, 13  # DLDeviceType
 _BOOL = 6  # DLDataTypeCode
 _DLPACK_KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex"}
-_NAMES = {  # in typestr, behind the byte order
+_NAMES = {  # in typestr, behind the byte order, which is the GPU's
     "u1": "uint8",
     "i1": "int8",
     "b1": "bool",
@@ -311,7 +311,8 @@ def _from_interface(array: _InterfaceArray, reader: _Reader) -> tuple[DeviceView
             expected=reader.expected,
             got=f"{type(error).__name__}: {error}",
         ) from error
-    view = DeviceView(pointer, shape, strides, _NAMES.get(kind[1:], kind), array)
+    name = kind if kind[:1] == ">" else _NAMES.get(kind[1:], kind)
+    view = DeviceView(pointer, shape, strides, name, array)
     if masked:
         reader.check(view)  # a wrong type is told first
         raise InvalidInput(

@@ -111,6 +111,15 @@ def test_an_artifact_of_that_name_is_not_overwritten(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path)) == 2
 
 
+def test_a_part_is_not_overwritten_by_an_artifact_of_its_name(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    with pytest.raises(OutputError, match=f"the canvas part of {path}"):
+        write_artifact(canvas_path(path), b"other", tiny.manifest())
+    assert read_artifact(path, canvas=True).canvas == b"new" * 500
+    alone = write_artifact(tmp_path / "b.onnx", b"whole", tiny.manifest())
+    assert read_artifact(write_artifact(canvas_path(alone), b"other", tiny.manifest())).payload == b"other"
+
+
 def test_a_part_is_not_taken_for_an_artifact(tmp_path: Path) -> None:
     path = write(tmp_path)
     with pytest.raises(ArtifactError, match=rf"a canvas part.*pass {path}"):

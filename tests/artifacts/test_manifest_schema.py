@@ -11,17 +11,22 @@ from pathlib import Path
 import pytest
 
 from imp_trt.artifacts import EngineInfo, InputContract, Manifest, TensorSpec
+from imp_trt.artifacts.artifact import AnyManifest
 from imp_trt.artifacts.canvas_part import CanvasPart
-from tests.support import engines, tiny
+from imp_trt.artifacts.network_manifest import DTYPES, NetworkManifest
+from tests.support import engines, foreign, tiny
 
 jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema")
 
-SCHEMA = json.loads((files("imp_trt") / "artifacts" / "manifest.schema.json").read_text())
+FOLDER = files("imp_trt") / "artifacts"
+SCHEMA = json.loads((FOLDER / "manifest.schema.json").read_text())
+NETWORK_SCHEMA = json.loads((FOLDER / "network_manifest.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+NETWORK_VALIDATOR = jsonschema.Draft202012Validator(NETWORK_SCHEMA)
 WRITTEN_BEFORE = sorted((Path(__file__).parent / "written_before").glob("*.json"))
 
 
-def written(manifest: Manifest) -> dict[str, object]:
+def written(manifest: AnyManifest) -> dict[str, object]:
     data = json.loads(manifest.to_json())
     data["sha256"] = "0" * 64
     return data
@@ -38,6 +43,7 @@ MANIFESTS = {
 
 def test_the_schema_is_one():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.Draft202012Validator.check_schema(NETWORK_SCHEMA)
     assert WRITTEN_BEFORE
 
 
@@ -85,3 +91,44 @@ def test_wrong_values_are_found(path, value):
 def test_an_engine_needs_its_part():
     assert not VALIDATOR.is_valid({**MANIFESTS["onnx"], "kind": "engine"})
     assert not VALIDATOR.is_valid({**MANIFESTS["engine"], "kind": "onnx"})
+
+
+# ---- third-party networks ----
+
+
+NETWORKS = {
+    "onnx": written(foreign.manifest(foreign.projecting(), golden_sha256="1" * 64)),
+    "engine": written(foreign.manifest(foreign.plain(), kind="engine", engine=engines.info())),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_manifests_of_networks_are_valid(name):
+    assert [e.message for e in NETWORK_VALIDATOR.iter_errors(NETWORKS[name])] == []
+    assert not VALIDATOR.is_valid(NETWORKS[name])
+    assert not NETWORK_VALIDATOR.is_valid(MANIFESTS[name])
+
+
+def test_the_schema_of_networks_has_their_fields():
+    properties = NETWORK_SCHEMA["properties"]
+    assert set(properties) == set(NETWORK_SCHEMA["required"]) == {f.name for f in fields(NetworkManifest)}
+    assert properties["engine"] == SCHEMA["properties"]["engine"]
+    assert set(properties["inputs"]["items"]["properties"]["dtype"]["enum"]) == set(DTYPES)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("precision", "int8"),
+        ("inputs", []),
+        ("ops", {"InstanceMaskProjection": 0}),
+        ("ops", {"Another": 1}),
+        ("opset", None),
+        ("contract", "images"),
+        ("contract_version", 2),
+        ("engine", written(engines.manifest())["engine"]),
+        ("more", 1),
+    ],
+)
+def test_wrong_values_of_networks_are_found(name, value):
+    assert not NETWORK_VALIDATOR.is_valid({**NETWORKS["onnx"], name: value})

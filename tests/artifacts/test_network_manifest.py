@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manifest of a network of another make as untrusted text, and the arrays next to it."""
+"""The manifest of a third-party network as untrusted text, and the arrays next to it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from imp_trt.errors import (
     InvalidInput,
 )
 from imp_trt.models.outputs import OUTPUT_NAMES
-from tests.support import tiny
+from tests.support import tiny, tiny_parts
 
 
 def test_outputs_and_their_types(tmp_path: Path) -> None:
@@ -236,11 +236,13 @@ CUDA = "CUDAExecutionProvider"
 def test_a_network_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = FakeRuntime([CUDA, "CPUExecutionProvider"])
     runtime.install(monkeypatch)
-    backend = open_backend(tiny.artifact(tmp_path), device="cuda:1", threads=1)
+    backend = open_backend(tiny_parts.artifact(tmp_path), device="cuda:1", threads=1)
     assert runtime.asked == [(CUDA, {"device_id": 1}), "CPUExecutionProvider"]
     assert np.array_equal(backend.infer(tiny.frame()[None])["semantic"][0], tiny.truth(tiny.frame()))
     assert isinstance(backend, OnnxRuntimeBackend)
     backend.after_fork()
+    with pytest.raises(InvalidInput, match="forked"):
+        backend.open_canvas()
     with pytest.raises(InvalidInput, match="forked"):
         backend.infer(tiny.frame()[None])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""imp_trt.Engine: networks of another make in ONNX Runtime, and as engines on a fake GPU."""
+"""imp_trt.Engine: third-party networks in ONNX Runtime, and as engines on a fake GPU."""
 
 from __future__ import annotations
 
@@ -202,6 +202,7 @@ def test_memory_of_dropped_outputs_is_used_again(machine: Machine, network: Path
         (np.zeros((1, 3, 16, 23), np.float32), {}, r"float32\[1, 3, 16, 23\] on the GPU"),
         (np.zeros((1, 3, 16, 24), np.float32), {"strides": (4608, 1536, 4, 64)}, "C order"),
         (np.zeros((1, 3, 16, 24), np.float32), {"mask": 1}, "without its mask"),
+        (np.zeros((1, 3, 16, 24), np.float32), {"typestr": ">f4"}, r">f4\[1, 3, 16, 24\] on the GPU"),
         (np.zeros((1, 3, 16, 24), np.float32), {"data": (123, False)}, "no CUDA memory"),
     ],
 )

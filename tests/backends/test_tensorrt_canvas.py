@@ -17,6 +17,7 @@ from imp_trt.artifacts.artifact import write_artifact
 from imp_trt.artifacts.canvas_part import CanvasPart
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.backends import CanvasBackend, DeviceCanvasBackend
+from imp_trt.backends.engine import EngineBackend
 from imp_trt.errors import ArtifactError, DeviceError, EngineIncompatible
 from imp_trt.export.verification.canvas import replay_canvas
 from imp_trt.segmenter import Segmenter
@@ -117,9 +118,14 @@ def test_a_part_that_does_not_start(machine: Machine, tmp_path: Path, fails: str
     with Segmenter(engine_of(tmp_path, trt.__name__)) as segmenter:
         frame = tiny.frame()
         state = TemporalState()
+        backend = segmenter._open_backend()
+        assert isinstance(backend, EngineBackend)
+        kept = len(backend._handles.kept)
         trt.fails.add(fails)
-        with pytest.raises((DeviceError, EngineIncompatible)):
-            segmenter.run_next(frame, state)
+        for _ in range(2):
+            with pytest.raises((DeviceError, EngineIncompatible)):
+                segmenter.run_next(frame, state)
+            assert len(backend._handles.kept) == kept, "a try leaves no engine on the GPU"
         trt.fails.clear()
         assert segmenter.run(frame).size == (64, 96), "the whole network still runs"
         assert segmenter.run_next(frame, state).canvas_age == 0, "and the part starts at the next try"

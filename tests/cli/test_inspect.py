@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from imp_trt.artifacts.artifact import canvas_path
 from imp_trt.artifacts.manifest import parse_manifest
 from imp_trt.cli import inspect
 from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import DependencyMissing
-from tests.support import engines, tiny
+from tests.support import engines, tiny, tiny_parts
 
 NO_DRIVER = DependencyMissing("the NVIDIA driver", got="no libcuda.so.1", fix="install the driver")
 
@@ -136,6 +137,16 @@ def test_a_malformed_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     Path(f"{path}.json").write_text("{}")
     code, text = run(capsys, path)
     assert (code, "schema_version" in text, "TensorRT 10.3.0.26" in text) == (4, True, True)
+
+
+def test_a_canvas_part_is_checked_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny_parts.artifact(tmp_path)
+    code, text = run(capsys, path)
+    assert (code, "canvas part canvas: float32[1, 2, 16, 24] as second input" in text) == (0, True)
+    canvas_path(path).unlink()
+    code, text = run(capsys, path)
+    assert code == 4
+    assert f"canvas part {canvas_path(path)}" in text
 
 
 def test_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,20 +3,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from imp_trt import Segmenter
-from imp_trt.artifacts.artifact import read_artifact
+from imp_trt.artifacts.artifact import read_artifact, write_artifact
+from imp_trt.artifacts.canvas_part import CanvasPart
 from imp_trt.cli.export import main
 from imp_trt.cuda.platform import Platform
 from imp_trt.errors import ArtifactError, DependencyMissing, EngineIncompatible, UsageError, VerificationError
 from imp_trt.export import adopt
 from imp_trt.export.adopt import adopt_engine
 from imp_trt.export.options import EngineOptions, ExportOptions
-from tests.support import engines, tiny
+from tests.support import engines, foreign, tiny, tiny_parts
 from tests.support.fake_tensorrt import VERSIONS, fake_gpu, plan
 from tests.support.golden import onnx_artifact, wrong_golden
 
@@ -45,6 +47,23 @@ def test_an_adopted_engine_runs(tmp_path: Path, library: str) -> None:
     assert manifest.verification["verified_on"] == "engine"
     assert manifest.golden_sha256
     assert (tmp_path / "saved.plan").exists()
+
+
+def test_a_canvas_part_is_not_adopted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = onnx_artifact(tmp_path)
+    whole = read_artifact(path)
+    both = replace(whole.manifest, canvas_part=CanvasPart((1, *tiny_parts.SHAPE)))
+    write_artifact(path, whole.payload, both, canvas=tiny_parts.graph().SerializeToString())
+    with fake_gpu():
+        report = adopt_engine(saved(tmp_path), path, options=ExportOptions(verify=False))
+    assert read_artifact(report.path, canvas=True).manifest.canvas_part is None
+    assert f"has no canvas part, although {path} has one" in caplog.text
+
+
+def test_the_file_of_a_third_party_network_is_refused(tmp_path: Path) -> None:
+    path = foreign.artifact(tmp_path, foreign.plain())
+    with fake_gpu(), pytest.raises(UsageError, match=f"third-party network.*imp-export {path}"):
+        adopt_engine(saved(tmp_path), path)
 
 
 def test_an_engine_of_another_network_is_refused(tmp_path: Path) -> None:

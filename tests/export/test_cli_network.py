@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""imp-export, imp-inspect and imp-selftest for ONNX files of another make."""
+"""imp-export, imp-inspect and imp-selftest for third-party ONNX files."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imp_trt.artifacts.artifact import golden_path, read_network, write_artifact
+from imp_trt.artifacts.artifact import canvas_path, golden_path, read_network, write_artifact
 from imp_trt.cli import export, inspect, selftest
 from imp_trt.cuda.platform import Platform
 from imp_trt.errors import DependencyMissing
+from imp_trt.export import network
 from imp_trt.export.verification.arrays import pack_call
-from tests.support import foreign
+from tests.support import engines, foreign, tiny_parts
 from tests.support.stub_packages import needs_rtx
 
 ONNX = ["--target", "onnxruntime", "-q"]
@@ -48,6 +49,16 @@ def test_the_last_lines_say_how_to_use_it(
     assert "agreement  classes: 100.0000% equal, required 99.80%" in lines
     assert lines[-2] == f"PASSED imp-export {path} verified_on=onnxruntime-cpu"
     assert "imp_trt.Engine(PATH).run({name: array})" in lines[-1]
+
+
+def test_golden_arrays_that_have_a_name_of_their_own_are_named(
+    tmp_path: Path, yours: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_artifact(tmp_path / "out" / "a.engine", b"x", engines.manifest(), golden=b"other")
+    path = other.with_suffix(".onnx")
+    code, out, _ = run(capsys, yours, *ONNX, "-o", path)
+    assert (code, f"golden     {path}.golden.npz" in out.splitlines()) == (0, True)
+    assert golden_path(other).read_bytes() == b"other"
 
 
 def test_json(tmp_path: Path, yours: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,6 +98,10 @@ def test_an_unverified_file_never_says_passed(
         (["--batch", "2"], 2, "--batch"),
         (["--calib", "."], 2, "--calib"),
         (["--function-free"], 2, "--function-free"),
+        (["--parts"], 2, "takes no --parts"),
+        (["--bisect"], 2, "takes no --bisect"),
+        (["--gate", "labels=0.9"], 2, "takes no --gate"),
+        (["--keep-float16", "auto"], 2, "takes no --keep-float16"),
         (["--shape", "images=1x3"], 2, "a shape like [1, 3, 16, 24]"),
         (["--shape", "images=1x3x16x24", "--shape", "images=1x3x16x24"], 2, "each input once"),
         (["--shape", "images"], 2, "images=1x3x512x1024"),
@@ -117,7 +132,23 @@ def test_mistakes_on_the_command_line(
 
 def test_shapes_belong_to_files_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "--weights", tmp_path / "x.safetensors", "--shape", "images=1x3")
-    assert (code, "an .onnx file of another make" in err) == (2, True)
+    assert (code, "a third-party .onnx file" in err) == (2, True)
+
+
+def test_a_canvas_part_is_no_third_party_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny_parts.artifact(tmp_path)
+    code, _, err = run(capsys, canvas_path(path), *ONNX, "-o", tmp_path / "out")
+    assert (code, "the canvas part of an artifact" in err, f"pass {path}" in err) == (4, True, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_canvas_part_is_no_output(
+    tmp_path: Path, yours: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "read_foreign", None)  # refused before any work
+    path = tiny_parts.artifact(tmp_path)
+    code, _, err = run(capsys, yours, *ONNX, "-o", canvas_path(path))
+    assert (code, f"the canvas part of {path}" in err) == (2, True)
 
 
 def test_failed_verification_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX files of another make: what becomes of them, what is verified, and what is refused."""
+"""Third-party ONNX files: what becomes of them, what is verified, and what is refused."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from imp_trt.export import ExportOptions, export_model
 from imp_trt.export.from_onnx import engine_from_onnx
 from imp_trt.export.onnx.from_model import onnx_from_canvas_module
 from imp_trt.export.verification import canvas as verification
+from imp_trt.export.verification.gates import GATES
 from imp_trt.models.checkpoint import save_checkpoint
 from imp_trt.models.deploy import CanvasModule, DeployModule
 from tests.support.networks import canvas_reading_network, detecting_network, small_config, smooth_frames
@@ -160,6 +161,25 @@ def test_typed_parts_are_those_of_the_whole(weights, images, tmp_path, precision
         assert {name: scales[0][name] for name in shared} == {name: scales[1][name] for name in shared}
 
 
+@pytest.mark.slow
+def test_layers_that_stay_in_float16_do_so_in_both_parts(weights, images, tmp_path):
+    found = []
+    for keep in (None, "*.backbone.*"):
+        chosen = options(
+            images,
+            precision="int8",
+            target="onnxruntime",
+            calibration=images,
+            verify=False,
+            keep_float16=keep,
+        )
+        report = export_model(weights, tmp_path / "small.onnx", chosen)
+        found.append([set(_scales(model)) for model in _graphs(report.path)])
+    for quantized, fewer in zip(*found, strict=True):
+        assert fewer < quantized
+        assert quantized - fewer == {name for name in quantized if ".backbone." in name}
+
+
 def _graphs(path):
     artifact = read_artifact(path, canvas=True)
     return [onnx.load_from_string(data) for data in (artifact.payload, artifact.canvas)]
@@ -192,6 +212,20 @@ def test_a_part_that_differs_fails_and_nothing_is_written(weights, images, tmp_p
     with pytest.raises(VerificationError, match=r"canvas part.*equal to PyTorch.*the whole network"):
         export_model(weights, tmp_path / "out" / "small.onnx", options(images, target="onnxruntime"))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_part_has_the_gate_of_the_whole(weights, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        verification, "project_detections", lambda *given: project_detections(*given) * np.float32(0)
+    )
+    lowered = options(images, target="onnxruntime", gate=replace(GATES["fp32"], labels=0.01))
+    report = export_model(weights, tmp_path / "small.onnx", lowered)
+    part = report.manifest.canvas_part
+    assert part is not None
+    assert part.verification["label_agreement"] < GATES["fp32"].labels
+    assert part.verification["gates"] == {"label_agreement": 0.01, "equal_to_whole": 0.01}
+    assert selftest.main([str(report.path)]) == 0
+    assert "canvas part" in capsys.readouterr().out
 
 
 def test_networks_without_a_canvas_have_no_part(images, tmp_path):

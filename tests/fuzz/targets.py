@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from imp_trt.artifacts.canvas_part import CanvasPart
 from imp_trt.artifacts.manifest import TensorSpec, parse_manifest
 from imp_trt.artifacts.network_manifest import parse_network_manifest
 from imp_trt.artifacts.npz import read_arrays
@@ -66,7 +67,12 @@ def make(name: str, folder: Path) -> Target:
 
 
 def _manifest(folder: Path) -> Target:
-    seeds = [tiny.manifest(sha256="0" * 64).to_json(), engines.manifest(sha256="a" * 64).to_json()]
+    part = CanvasPart((1, 2, 16, 24), "1" * 64)
+    seeds = [
+        tiny.manifest(sha256="0" * 64).to_json(),
+        tiny.manifest(sha256="0" * 64, canvas_part=part).to_json(),
+        engines.manifest(sha256="a" * 64).to_json(),
+    ]
 
     def run(data: bytes) -> None:
         # What is accepted can be shown and written again.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""imp_trt.Engine on a real GPU: networks of another make, built by TensorRT-RTX, against ONNX Runtime."""
+"""imp_trt.Engine on a real GPU: third-party networks, built by TensorRT-RTX, against ONNX Runtime."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX files with the outputs of instance segmenters of other makes: the inputs are the detections."""
+"""ONNX files with the outputs of third-party instance segmenters: the inputs are the detections."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Projection behind detectors of other makes: equal to the NumPy operator, in ONNX Runtime."""
+"""Projection behind third-party detectors: equal to the NumPy operator, in ONNX Runtime."""
 
 from __future__ import annotations
 

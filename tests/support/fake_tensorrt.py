@@ -346,7 +346,7 @@ def network_engine_file(
     manifest: NetworkManifest | None = None,
     **changes: Any,
 ) -> Path:
-    """An engine file of a network of another make, with its manifest; changes go to its engine part."""
+    """An engine file of a third-party network, with its manifest; changes go to its engine part."""
     from dataclasses import replace
 
     from tests.support import foreign

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX files of another make, small, with and without this package's operators."""
+"""Small third-party ONNX files, with and without this package's operators."""
 
 from __future__ import annotations
 

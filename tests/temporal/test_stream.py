@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -258,6 +259,18 @@ def test_results_that_are_changed_do_not_change_later_ones() -> None:
             result.semantic,
         ):
             array[...] = 0
+
+
+@pytest.mark.parametrize("option", [{"detect_every": 2}, {"blend": 0.5}, {"carry": "none"}])
+def test_a_state_has_its_own_options(option: dict[str, Any]) -> None:
+    segmenter = segmenter_of(SquareBackend(Clock()))
+    with pytest.raises(InvalidInput, match="own options"):
+        next(segmenter.stream(drive(1), state=TemporalState(TemporalOptions(2)), **option))
+
+
+def test_what_carries_needs_something_to_carry() -> None:
+    with pytest.raises(InvalidInput, match="detect_every or detect_budget_ms with it"):
+        next(segmenter_of(SquareBackend(Clock())).stream(drive(1), carry="none"))
 
 
 def test_blending_runs_the_head_on_both_canvases() -> None:

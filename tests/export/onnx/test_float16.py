@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""float16 layers in files of another make: which become float16, which stay float32, and how they round."""
+"""float16 layers in third-party files: which become float16, which stay float32, and how they round."""
 
 from __future__ import annotations
 

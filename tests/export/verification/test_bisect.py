@@ -120,7 +120,11 @@ def test_the_command(quick, weights, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [(["--batch", "2"], "--batch 1"), (["--precisions", "fp32", "fp16"], "one precision")],
+    [
+        (["--batch", "2"], "--batch 1"),
+        (["--precisions", "fp32", "fp16"], "one precision"),
+        (["--parts", "--keep-onnx"], "--bisect takes no --parts, --keep-onnx"),
+    ],
 )
 def test_mistakes(arguments, text, weights, tmp_path, capsys):
     options = ["--bisect", "--target", "onnxruntime", "--weights", str(weights), "-o", str(tmp_path)]
