@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames that lie on the GPU: read where they are, after what fills them, or refused with the remedy."""
+"""Frames that lie on the GPU: read in place after the work that fills them, or rejected with a typed error."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NV12 frames on the GPU: planes are read where they are, whoever made them, or refused with the remedy."""
+"""NV12 frames on the GPU: read in place from any producer, or rejected with a typed error."""
 
 from __future__ import annotations
 
