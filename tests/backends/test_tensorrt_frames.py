@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames that lie on the GPU: read in place after the work that fills them, or rejected with a typed error."""
+"""Frames that lie on the GPU: read in place after the work that fills them, or rejected."""
 
 from __future__ import annotations
 
