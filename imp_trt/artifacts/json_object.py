@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 
 from imp_trt.artifacts import fields as check
 from imp_trt.artifacts.fields import EXPORT_AGAIN
+from imp_trt.data.unique_keys import DuplicateKey, unique_keys
 from imp_trt.errors import ArtifactError
 
 MAX_MANIFEST_BYTES = 1 << 20
@@ -27,12 +27,14 @@ def read_object(data: bytes, path: Path) -> dict[str, object]:
     try:
         raw = json.loads(
             data.decode("utf-8"),
-            object_pairs_hook=_unique_keys,
+            object_pairs_hook=unique_keys,
             parse_constant=_finite,
             parse_float=_finite,
         )
     except check.FieldError as error:
         raise bad_field(path, error.name, error.expected, error.got) from error
+    except DuplicateKey as error:
+        raise bad_field(path, error.key, "each field once", "the field twice") from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise bad_field(path, "text", "a JSON object in UTF-8", check.short(error)) from error
     if not isinstance(raw, dict):
@@ -60,16 +62,6 @@ def _is_shallow(value: object, depth: int) -> bool:
         if not level:
             return True
     return not any(isinstance(item, dict | list) for item in level)
-
-
-def _unique_keys(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
-    # json keeps the last of two equal keys; another reader of the file may keep the first.
-    result: dict[str, object] = {}
-    for key, value in pairs:
-        if key in result:
-            raise check.FieldError(key[:80], "each field once", "the field twice")
-        result[key] = value
-    return result
 
 
 def _finite(text: str) -> float:

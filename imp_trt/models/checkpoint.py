@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from imp_trt.data.files import open_regular, write_atomically
+from imp_trt.data.unique_keys import unique_keys
 from imp_trt.errors import CheckpointError, InvalidInput
 from imp_trt.models.config import ModelConfig
 from imp_trt.models.network import ImpNetwork
@@ -148,7 +149,7 @@ def _read_safetensors(path: Path, file: BinaryIO) -> Checkpoint:
         raise _refused(path, "a complete safetensors file", f"a header of {size:,} bytes")
     head = start + file.read(size)
     try:
-        header = _object(json.loads(head[8:]))
+        header = _object(json.loads(head[8:], object_pairs_hook=unique_keys))
         texts = _object(header.pop("__metadata__", None) or {})
     except (ValueError, TypeError, RecursionError) as error:
         raise _refused(path, "a complete safetensors file", _line(error)) from error
@@ -158,7 +159,9 @@ def _read_safetensors(path: Path, file: BinaryIO) -> Checkpoint:
             path, f"format {FORMAT} version {FORMAT_VERSION}", "format {} version {}".format(*found), FOREIGN
         )
     try:
-        config, metadata = json.loads(texts["config"]), json.loads(texts["metadata"])
+        config, metadata = (
+            json.loads(texts[name], object_pairs_hook=unique_keys) for name in ("config", "metadata")
+        )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _refused(path, "JSON config and metadata", _line(error)) from error
     declared = {

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 
@@ -44,6 +45,18 @@ def test_truncated_file(saved, keep):
     content = saved.read_bytes()
     saved.write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
     with pytest.raises(CheckpointError, match="Fix"):
+        load_model(saved)
+
+
+def test_config_that_gives_a_field_twice(saved):
+    content = saved.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    config = header["__metadata__"]["config"]
+    header["__metadata__"]["config"] = config[:-1] + ', "fpn_channels": 8, "fpn_channels": 16}'
+    text = json.dumps(header).encode()
+    saved.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + size :])
+    with pytest.raises(CheckpointError, match="'fpn_channels' is given twice"):
         load_model(saved)
 
 

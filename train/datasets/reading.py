@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from imp_trt.data.files import read_regular
 from imp_trt.data.images import checked_header, decode_pixels, load_image, read_image_bytes, warn_once
+from imp_trt.data.unique_keys import unique_keys
 from imp_trt.errors import DatasetError, SourceError
 
 MAX_JSON_BYTES = 4 << 30
@@ -155,7 +156,7 @@ def read_json(path: Path, content: str, source: str = "copy the file again") -> 
         source: where to get the file, for the error message.
 
     Raises:
-        DatasetError: the file is missing, not JSON, or not a JSON object.
+        DatasetError: the file is missing, not JSON, not a JSON object, or gives a key twice.
     """
     try:
         text = read_regular(path, MAX_JSON_BYTES).decode("utf-8-sig")
@@ -166,7 +167,7 @@ def read_json(path: Path, content: str, source: str = "copy the file again") -> 
                 got="a Git LFS pointer",
                 fix="run 'git lfs pull' in the repository it came from",
             )
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=unique_keys)
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise DatasetError(
             str(path),

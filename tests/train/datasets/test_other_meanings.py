@@ -67,6 +67,23 @@ def _coco(root: Path, change: Change) -> str:
     return f"coco:{root}/train.json,{root}"
 
 
+@pytest.mark.parametrize(
+    ("once", "twice"),
+    [
+        ('"iscrowd": 0', '"iscrowd": 1, "iscrowd": 0'),
+        ('"categories": [', '"categories": [], "categories": ['),
+        ('"name": "cat"', '"name": "cat", "name": "dog"'),
+    ],
+)
+def test_a_key_given_twice(once: str, twice: str, tmp_path: Path) -> None:
+    where = _coco(tmp_path, lambda data: None)
+    path = tmp_path / "train.json"
+    path.write_text(path.read_text().replace(once, twice, 1))
+    key = once.partition('"')[2].partition('"')[0]
+    with pytest.raises(DatasetError, match=f"key '{key}' is given twice"):
+        open_dataset(where, "train")
+
+
 def _boxes(data: Dataset) -> list[tuple[int, str, list[int]]]:
     """Image, class and box of each instance."""
     found = []
