@@ -10,19 +10,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from imp_trt.artifacts.artifact import (
-    MAX_PAYLOAD_BYTES,
-    SUFFIXES,
-    check_regular,
-    read_any_manifest,
-    read_bounded,
-    read_manifest,
-    write_artifact,
-)
+from imp_trt.artifacts.artifact import MAX_PAYLOAD_BYTES, SUFFIXES
 from imp_trt.artifacts.engine_info import EngineInfo, OperatorForm
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.artifacts.network_manifest import NetworkManifest
 from imp_trt.artifacts.plan_header import PlanHeader, read_plan_header
+from imp_trt.artifacts.reading import check_regular, read_any_manifest, read_bounded, read_manifest
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends import open_backend
 from imp_trt.backends.preflight import TITLES, problems
 from imp_trt.cuda.platform import Gpu, Platform

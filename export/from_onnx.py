@@ -17,9 +17,11 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from imp_trt.artifacts.artifact import Artifact, check_regular, read_artifact, read_manifest, write_artifact
+from imp_trt.artifacts.artifact import Artifact
 from imp_trt.artifacts.golden import Golden, read_golden, unpack_golden
 from imp_trt.artifacts.manifest import QUANTIZED, Manifest, TensorSpec
+from imp_trt.artifacts.reading import check_regular, read_artifact, read_manifest
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends import CanvasBackend, open_backend
 from imp_trt.backends.preflight import problems
 from imp_trt.cuda.cpus import usable_cpus

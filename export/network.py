@@ -11,17 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import imp_trt
-from imp_trt.artifacts.artifact import (
-    manifest_path,
-    read_any_manifest,
-    read_network,
-    read_network_manifest,
-    whole_of,
-    write_artifact,
-)
+from imp_trt.artifacts.artifact import manifest_path
 from imp_trt.artifacts.golden import read_golden
 from imp_trt.artifacts.manifest import TensorSpec
 from imp_trt.artifacts.network_manifest import NetworkManifest, NetworkPrecision
+from imp_trt.artifacts.reading import read_any_manifest, read_network, read_network_manifest, whole_of
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends.onnxruntime_import import import_onnxruntime
 from imp_trt.backends.preflight import problems
 from imp_trt.errors import ArtifactError, UsageError

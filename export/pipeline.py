@@ -14,15 +14,10 @@ from typing import overload
 
 from onnx import ModelProto
 
-from imp_trt.artifacts.artifact import (
-    canvas_path,
-    golden_path,
-    manifest_path,
-    own_golden_path,
-    read_manifest,
-    write_artifact,
-)
+from imp_trt.artifacts.artifact import canvas_path, golden_path, manifest_path, own_golden_path
 from imp_trt.artifacts.manifest import Manifest
+from imp_trt.artifacts.reading import read_manifest
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends.preflight import problems
 from imp_trt.backends.pytorch import PyTorchBackend
 from imp_trt.data.files import write_atomically

@@ -8,8 +8,9 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from imp_trt.artifacts.artifact import SUFFIXES, whole_of
+from imp_trt.artifacts.artifact import SUFFIXES
 from imp_trt.artifacts.manifest import QUANTIZED, Precision
+from imp_trt.artifacts.reading import whole_of
 from imp_trt.backends.preflight import check_plugins
 from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import CheckpointError, ImpTrtError, OutputError, UsageError

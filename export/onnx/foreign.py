@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imp_trt.artifacts.artifact import MAX_PAYLOAD_BYTES, manifest_path, read_bounded
+from imp_trt.artifacts.artifact import MAX_PAYLOAD_BYTES, manifest_path
 from imp_trt.artifacts.manifest import TensorSpec
 from imp_trt.artifacts.network_manifest import DTYPES
+from imp_trt.artifacts.reading import read_bounded
 from imp_trt.backends.onnx_bounds import check_bounds
 from imp_trt.errors import ArtifactError, DependencyMissing, UsageError
 from imp_trt.export.onnx.structure import DOMAIN, Structure, read_structure

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.artifacts.artifact import read_bounded
 from imp_trt.artifacts.manifest import TensorSpec
 from imp_trt.artifacts.network_manifest import NetworkPrecision
 from imp_trt.artifacts.npz import read_arrays
+from imp_trt.artifacts.reading import read_bounded
 from imp_trt.errors import UsageError, VerificationError
 
 Arrays = Mapping[str, NDArray[Any]]

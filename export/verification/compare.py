@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imp_trt.artifacts.artifact import Manifest, write_artifact
 from imp_trt.artifacts.golden import unpack_golden
+from imp_trt.artifacts.manifest import Manifest
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends import Backend, CanvasBackend
 from imp_trt.backends.canvas import CanvasShape
 from imp_trt.backends.decoding import HostOutputs

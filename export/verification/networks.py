@@ -13,9 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imp_trt.artifacts.artifact import write_artifact
 from imp_trt.artifacts.manifest import TensorSpec
 from imp_trt.artifacts.network_manifest import NetworkManifest
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends.onnxruntime import one_line, open_session
 from imp_trt.backends.onnxruntime_providers import OrtDevice
 from imp_trt.backends.opening import open_network

@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.artifacts.artifact import AnyManifest, golden_path, own_golden_path, read_bounded
+from imp_trt.artifacts.artifact import AnyManifest, golden_path, own_golden_path
 from imp_trt.artifacts.fields import EXPORT_AGAIN, short
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.artifacts.npz import HEADER_BYTES, ZIP_ERRORS, array_header, malformed, read_array
+from imp_trt.artifacts.reading import read_bounded
 from imp_trt.artifacts.replacement import next_path
 from imp_trt.errors import ArtifactError
 

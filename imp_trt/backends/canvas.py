@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.artifacts.artifact import Artifact, read_artifact
+from imp_trt.artifacts.artifact import Artifact
 from imp_trt.artifacts.canvas_part import CanvasPart
 from imp_trt.artifacts.manifest import Manifest, Precision
+from imp_trt.artifacts.reading import read_artifact
 from imp_trt.errors import ArtifactError
 from imp_trt.ops.mask_projection.numpy import instance_mask_projection_numpy
 

@@ -16,8 +16,9 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.artifacts.artifact import Artifact, read_artifact
+from imp_trt.artifacts.artifact import Artifact
 from imp_trt.artifacts.manifest import Manifest
+from imp_trt.artifacts.reading import read_artifact
 from imp_trt.backends.canvas import CanvasShape, read_canvas_part
 from imp_trt.backends.decoding import HostOutputs
 from imp_trt.backends.device_outputs import DeviceOutputs

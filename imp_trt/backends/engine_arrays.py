@@ -15,9 +15,10 @@ from weakref import WeakSet, finalize
 
 import numpy as np
 
-from imp_trt.artifacts.artifact import NetworkArtifact, read_network
+from imp_trt.artifacts.artifact import NetworkArtifact
 from imp_trt.artifacts.manifest import TensorSpec
 from imp_trt.artifacts.network_manifest import NetworkManifest, spec_bytes
+from imp_trt.artifacts.reading import read_network
 from imp_trt.backends.device_array import DeviceArray
 from imp_trt.backends.device_slots import closed_by
 from imp_trt.backends.engine_core import EngineCore

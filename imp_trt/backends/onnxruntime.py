@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.artifacts.artifact import read_artifact
 from imp_trt.artifacts.manifest import EXPORT_AGAIN, Manifest, TensorSpec
+from imp_trt.artifacts.reading import read_artifact
 from imp_trt.backends.canvas import CanvasShape, read_canvas_part
 from imp_trt.backends.decoding import HostOutputs
 from imp_trt.backends.native_calls import call_after_fork, native_call, never_release

@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from imp_trt.artifacts.artifact import read_network
 from imp_trt.artifacts.manifest import TensorSpec
 from imp_trt.artifacts.network_manifest import NetworkManifest
+from imp_trt.artifacts.reading import read_network
 from imp_trt.backends.native_calls import call_after_fork, native_call, never_release
 from imp_trt.backends.network_calls import HostArray
 from imp_trt.backends.onnx_bounds import check_bounds

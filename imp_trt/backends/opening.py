@@ -93,7 +93,7 @@ def open_network(
         )
     name: NetworkBackendName = "onnxruntime"
     if suffix == _ENGINE:
-        from imp_trt.artifacts.artifact import read_network_manifest
+        from imp_trt.artifacts.reading import read_network_manifest
 
         engine = read_network_manifest(path).engine
         name = engine.backend if engine is not None else "tensorrt"
@@ -134,7 +134,7 @@ def _choose(path: str | os.PathLike[str], suffix: str, backend: BackendName | No
         )
     if suffix == _ENGINE:
         # Two libraries have engines; only the manifest says which one built this.
-        from imp_trt.artifacts.artifact import read_manifest
+        from imp_trt.artifacts.reading import read_manifest
 
         engine = read_manifest(path).engine
         supported = [engine.backend] if engine is not None else supported

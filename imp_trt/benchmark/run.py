@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt._deprecated import renamed_fields
-from imp_trt.artifacts.artifact import read_artifact, write_manifest
 from imp_trt.artifacts.manifest import Manifest
+from imp_trt.artifacts.reading import read_artifact
+from imp_trt.artifacts.writing import write_manifest
 from imp_trt.backends.opening import BackendName
 from imp_trt.benchmark import machine
 from imp_trt.benchmark.compare import Baseline, Comparison, PyTorchBaseline, baseline_weights, compare

@@ -269,7 +269,7 @@ def _export_extra() -> Iterator[None]:
 
 
 def _build_from_onnx(options: argparse.Namespace) -> ExportReport:
-    from imp_trt.artifacts.artifact import check_regular, read_manifest
+    from imp_trt.artifacts.reading import check_regular, read_manifest
     from imp_trt.export.from_onnx import engine_from_onnx
 
     _refuse(options, f"an engine from {options.file}", CHECKPOINT_OPTIONS)

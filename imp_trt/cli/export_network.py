@@ -39,7 +39,8 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 def export_foreign(options: argparse.Namespace, engine: EngineOptions) -> NetworkReport:
     """Export the file of the options."""
-    from imp_trt.artifacts.artifact import check_regular, manifest_path, read_network_manifest
+    from imp_trt.artifacts.artifact import manifest_path
+    from imp_trt.artifacts.reading import check_regular, read_network_manifest
     from imp_trt.export.network import export_network
 
     check_regular(options.file, "ONNX file")

@@ -96,7 +96,7 @@ def inspect(path: Path, device: int = 0) -> Inspection:
 
 
 def _inspect_engine(found: Inspection, head: bytes, device: int) -> None:
-    from imp_trt.artifacts.artifact import read_any_manifest, read_artifact, read_network
+    from imp_trt.artifacts.reading import read_any_manifest, read_artifact, read_network
 
     found.platform = Platform.detect(device)
     try:
@@ -123,7 +123,7 @@ def _inspect_engine(found: Inspection, head: bytes, device: int) -> None:
 
 
 def _inspect_other(found: Inspection) -> None:
-    from imp_trt.artifacts.artifact import read_any_manifest, read_artifact
+    from imp_trt.artifacts.reading import read_any_manifest, read_artifact
     from imp_trt.backends import open_backend
     from imp_trt.backends.opening import open_network
 

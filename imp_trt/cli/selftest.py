@@ -106,8 +106,9 @@ def self_test(path: Path, threads: int | None = None) -> SelfTest:
         ArtifactError: a file is missing or damaged, or was exported without golden frames.
         EngineIncompatible, DependencyMissing, DeviceError: the artifact does not run on this machine.
     """
-    from imp_trt.artifacts.artifact import SUFFIXES, check_regular, read_manifest
+    from imp_trt.artifacts.artifact import SUFFIXES
     from imp_trt.artifacts.golden import read_golden, unpack_golden
+    from imp_trt.artifacts.reading import check_regular, read_manifest
     from imp_trt.backends import CanvasBackend, open_backend
     from imp_trt.export.verification.canvas import replay_canvas
     from imp_trt.export.verification.gates import gate_of
@@ -174,8 +175,8 @@ def self_test_network(path: Path, threads: int | None = None) -> NetworkSelfTest
     Raises:
         VerificationError: an output agrees less than the tolerance of the precision requires.
     """
-    from imp_trt.artifacts.artifact import read_network_manifest
     from imp_trt.artifacts.golden import read_golden
+    from imp_trt.artifacts.reading import read_network_manifest
     from imp_trt.backends.opening import open_network
     from imp_trt.export.verification.arrays import (
         MAX_GOLDEN_BYTES,
@@ -202,8 +203,9 @@ def self_test_network(path: Path, threads: int | None = None) -> NetworkSelfTest
 
 
 def _is_network(path: Path) -> bool:
-    from imp_trt.artifacts.artifact import SUFFIXES, check_regular, read_any_manifest
+    from imp_trt.artifacts.artifact import SUFFIXES
     from imp_trt.artifacts.network_manifest import NetworkManifest
+    from imp_trt.artifacts.reading import check_regular, read_any_manifest
 
     if path.suffix not in SUFFIXES.values():
         return False

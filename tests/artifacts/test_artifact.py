@@ -16,13 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imp_trt.artifacts.artifact import (
-    manifest_path,
-    read_artifact,
-    read_manifest,
-    write_artifact,
-    write_manifest,
-)
+from imp_trt.artifacts.artifact import manifest_path
+from imp_trt.artifacts.reading import read_artifact, read_manifest
+from imp_trt.artifacts.writing import write_artifact, write_manifest
 from imp_trt.data import files
 from imp_trt.errors import ArtifactError, InvalidInput, OutputError
 from tests.support import tiny
@@ -107,7 +103,7 @@ def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(
-        "imp_trt.artifacts.artifact.open_regular", refuse
+        "imp_trt.artifacts.reading.open_regular", refuse
     )  # permissions do not bind the superuser
     with pytest.raises(ArtifactError, match="Permission denied"):
         read_artifact(path)

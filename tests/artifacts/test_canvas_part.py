@@ -13,14 +13,10 @@ from typing import Any
 
 import pytest
 
-from imp_trt.artifacts.artifact import (
-    canvas_path,
-    manifest_path,
-    read_artifact,
-    read_manifest,
-    write_artifact,
-)
+from imp_trt.artifacts.artifact import canvas_path, manifest_path
 from imp_trt.artifacts.canvas_part import CanvasPart
+from imp_trt.artifacts.reading import read_artifact, read_manifest
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.errors import ArtifactError, InvalidInput, OutputError
 from tests.support import engines, tiny
 
@@ -50,6 +46,27 @@ def test_manifests_without_a_part_are_as_before(tmp_path: Path) -> None:
     path = write_artifact(tmp_path / "a.fp32.onnx", b"x", tiny.manifest())
     assert "canvas_part" not in json.loads(manifest_path(path).read_text())
     assert read_artifact(path, canvas=True).canvas is None
+
+
+def test_files_that_the_new_artifact_does_not_have_are_removed(tmp_path: Path) -> None:
+    path = write(tmp_path, golden=b"golden")
+    write_artifact(path, b"x", tiny.manifest())
+    assert sorted(os.listdir(tmp_path)) == ["a.fp32.onnx", "a.fp32.onnx.json"]
+
+
+def test_files_that_are_not_the_old_artifacts_stay(tmp_path: Path) -> None:
+    path = write(tmp_path, golden=b"golden")
+    for name in ("a.fp32.canvas.onnx", "a.fp32.golden.npz"):
+        (tmp_path / name).write_bytes(b"of somebody else")
+    write_artifact(path, b"x", tiny.manifest())
+    assert len(os.listdir(tmp_path)) == 4
+
+
+def test_golden_frames_that_another_artifact_shares_stay(tmp_path: Path) -> None:
+    path = write(tmp_path, golden=b"golden")
+    write_artifact(path.with_suffix(".engine"), b"plan", engines.manifest(), b"golden")
+    write_artifact(path, b"x", tiny.manifest())
+    assert "a.fp32.golden.npz" in os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])

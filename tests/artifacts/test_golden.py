@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from imp_trt.artifacts import golden as module
-from imp_trt.artifacts.artifact import golden_path, read_artifact, read_manifest, write_artifact
+from imp_trt.artifacts.artifact import golden_path
 from imp_trt.artifacts.golden import MAX_FRAMES, Golden, pack_golden, read_golden, unpack_golden
+from imp_trt.artifacts.reading import read_artifact, read_manifest
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.errors import ArtifactError, OutputError
 from tests.support import engines, tiny
 from tests.support.golden import golden

@@ -12,16 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imp_trt.artifacts.artifact import (
-    read_any_manifest,
-    read_artifact,
-    read_manifest,
-    read_network,
-    write_artifact,
-)
 from imp_trt.artifacts.manifest import TensorSpec, parse_manifest
 from imp_trt.artifacts.network_manifest import NetworkManifest, parse_network_manifest
 from imp_trt.artifacts.npz import read_arrays
+from imp_trt.artifacts.reading import read_any_manifest, read_artifact, read_manifest, read_network
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.errors import ArtifactError, InvalidInput
 from tests.support import engines, foreign, tiny
 

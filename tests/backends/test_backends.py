@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from imp_trt.artifacts.artifact import write_artifact
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends import open_backend
 from imp_trt.backends.onnxruntime import OnnxRuntimeBackend
 from imp_trt.backends.onnxruntime_import import import_onnxruntime

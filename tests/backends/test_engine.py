@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from imp_trt import Engine, Segmenter
-from imp_trt.artifacts.artifact import write_artifact
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.errors import ArtifactError, DeviceError, InvalidInput
 from tests.support import foreign, tiny
 from tests.support.fake_tensorrt import engine_file, network_engine_file

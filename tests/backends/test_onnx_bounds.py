@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from imp_trt.artifacts.artifact import write_artifact
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends.onnx_bounds import check_bounds
 from imp_trt.backends.onnxruntime import OnnxRuntimeBackend
 from imp_trt.errors import ArtifactError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imp_trt.artifacts.artifact import write_artifact
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends import open_backend
 from imp_trt.backends.openvino import OpenVinoBackend, has_bfloat16
 from imp_trt.errors import ArtifactError, DependencyMissing, InvalidInput

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from imp_trt.artifacts.artifact import read_artifact
 from imp_trt.artifacts.plan_header import PlanHeader, read_plan_header
+from imp_trt.artifacts.reading import read_artifact
 from imp_trt.backends import preflight
 from imp_trt.backends.preflight import check, export_command, problems
 from imp_trt.cli.export import parser

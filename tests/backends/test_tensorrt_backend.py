@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imp_trt.artifacts.artifact import read_artifact
+from imp_trt.artifacts.reading import read_artifact
 from imp_trt.backends import open_backend
 from imp_trt.backends.engine import EngineBackend
 from imp_trt.cli.segment import main

@@ -13,9 +13,9 @@ import onnx
 import pytest
 
 from imp_trt import Nv12Frame
-from imp_trt.artifacts.artifact import write_artifact
 from imp_trt.artifacts.canvas_part import CanvasPart
 from imp_trt.artifacts.manifest import Manifest
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends import CanvasBackend, DeviceCanvasBackend
 from imp_trt.backends.engine import EngineBackend
 from imp_trt.errors import ArtifactError, DeviceError, EngineIncompatible

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from imp_trt.artifacts.artifact import manifest_path, read_artifact, read_manifest
+from imp_trt.artifacts.artifact import manifest_path
+from imp_trt.artifacts.reading import read_artifact, read_manifest
 from imp_trt.benchmark.gates import parse_gate
 from imp_trt.benchmark.measure import WarmUp
 from imp_trt.benchmark.run import Settings, absent_stages, backend_of, gpu_of, record, run_benchmark

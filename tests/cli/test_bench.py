@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from imp_trt.artifacts.artifact import manifest_path, read_manifest
+from imp_trt.artifacts.artifact import manifest_path
+from imp_trt.artifacts.reading import read_manifest
 from imp_trt.cli import inspect
 from imp_trt.cli.bench import main
 from imp_trt.export import ExportOptions

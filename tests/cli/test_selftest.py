@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imp_trt.artifacts.artifact import golden_path, read_artifact, write_artifact
+from imp_trt.artifacts.artifact import golden_path
 from imp_trt.artifacts.golden import Golden, pack_golden
+from imp_trt.artifacts.reading import read_artifact
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.cli.selftest import main
 from tests.support import tiny
 from tests.support.fake_tensorrt import VERSIONS, engine_manifest, fake_gpu, plan

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from imp_trt.artifacts.artifact import manifest_path, read_artifact
+from imp_trt.artifacts.artifact import manifest_path
+from imp_trt.artifacts.reading import read_artifact
 from imp_trt.data.files import open_regular, read_regular, temporary_folder, unwritable
 from imp_trt.errors import ArtifactError, CheckpointError, DatasetError, ImpTrtError, OutputError
 from tests.support import tiny

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from imp_trt import Segmenter
-from imp_trt.artifacts.artifact import read_artifact, write_artifact
 from imp_trt.artifacts.canvas_part import CanvasPart
+from imp_trt.artifacts.reading import read_artifact
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.cli.export import main
 from imp_trt.cuda.platform import Platform
 from imp_trt.errors import ArtifactError, DependencyMissing, EngineIncompatible, UsageError, VerificationError

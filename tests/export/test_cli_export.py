@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from imp_trt.artifacts.artifact import read_manifest
+from imp_trt.artifacts.reading import read_manifest
 from imp_trt.cli.export import main, parser
 from imp_trt.errors import CheckpointError
 from imp_trt.export import pipeline, plan

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from imp_trt.artifacts.artifact import read_artifact
+from imp_trt.artifacts.reading import read_artifact
 from imp_trt.cli.export import main
 from imp_trt.cuda.platform import Platform
 from imp_trt.errors import DependencyMissing

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imp_trt.artifacts.artifact import canvas_path, golden_path, read_network, write_artifact
+from imp_trt.artifacts.artifact import canvas_path, golden_path
+from imp_trt.artifacts.reading import read_network
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.cli import export, inspect, selftest
 from imp_trt.cuda.platform import Platform
 from imp_trt.errors import DependencyMissing

@@ -9,8 +9,9 @@ from pathlib import Path
 import cv2
 import pytest
 
-from imp_trt.artifacts.artifact import golden_path, read_artifact
+from imp_trt.artifacts.artifact import golden_path
 from imp_trt.artifacts.golden import read_golden, unpack_golden
+from imp_trt.artifacts.reading import read_artifact
 from imp_trt.export import ExportOptions, export_network, pipeline
 from imp_trt.export.pipeline import export_model
 from tests.support import foreign, torch_free

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from imp_trt.artifacts.artifact import golden_path, read_artifact
+from imp_trt.artifacts.artifact import golden_path
 from imp_trt.artifacts.golden import read_golden
 from imp_trt.artifacts.plan_header import read_plan_header
+from imp_trt.artifacts.reading import read_artifact
 from imp_trt.cli.export import main
 from imp_trt.cuda.platform import Platform, platform_name
 from imp_trt.errors import ArtifactError, DependencyMissing, UsageError, VerificationError

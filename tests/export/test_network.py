@@ -15,9 +15,10 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from imp_trt import Engine
-from imp_trt.artifacts.artifact import golden_path, manifest_path, read_network
+from imp_trt.artifacts.artifact import golden_path, manifest_path
 from imp_trt.artifacts.network_manifest import NetworkManifest
 from imp_trt.artifacts.plan_header import read_plan_header
+from imp_trt.artifacts.reading import read_network
 from imp_trt.cuda.platform import Platform, platform_name
 from imp_trt.errors import (
     ArtifactError,

@@ -11,7 +11,9 @@ import onnx
 import pytest
 import torch
 
-from imp_trt.artifacts.artifact import canvas_path, golden_path, read_artifact, write_artifact
+from imp_trt.artifacts.artifact import canvas_path, golden_path
+from imp_trt.artifacts.reading import read_artifact
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends import CanvasBackend, open_backend
 from imp_trt.backends.canvas import project_detections
 from imp_trt.cli import inspect, selftest

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from imp_trt.artifacts.artifact import read_artifact
+from imp_trt.artifacts.reading import read_artifact
 from imp_trt.errors import (
     ArtifactError,
     CheckpointError,

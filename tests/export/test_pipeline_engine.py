@@ -11,7 +11,7 @@ import cv2
 import onnx
 import pytest
 
-from imp_trt.artifacts.artifact import read_artifact
+from imp_trt.artifacts.reading import read_artifact
 from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import CheckpointError, DependencyMissing, PrecisionError, UsageError, VerificationError
 from imp_trt.export import ExportOptions, pipeline, plan

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from imp_trt.artifacts.artifact import read_manifest
+from imp_trt.artifacts.reading import read_manifest
 from imp_trt.data.dataset import Sample
 from imp_trt.export import ExportOptions
 from imp_trt.export.pipeline import export_model, export_onnx

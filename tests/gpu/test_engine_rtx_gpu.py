@@ -13,7 +13,7 @@ import pytest
 from onnx import ModelProto
 
 from imp_trt import Engine
-from imp_trt.artifacts.artifact import read_network
+from imp_trt.artifacts.reading import read_network
 from imp_trt.backends import preflight
 from imp_trt.cuda.platform import Platform
 from imp_trt.errors import ImpTrtError

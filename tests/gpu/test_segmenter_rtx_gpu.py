@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from imp_trt.artifacts.artifact import read_artifact
+from imp_trt.artifacts.reading import read_artifact
 from imp_trt.backends import preflight
 from imp_trt.backends.engine import EngineBackend
 from imp_trt.cuda import driver

@@ -11,8 +11,9 @@ import onnxruntime
 import pytest
 
 import imp_trt
-from imp_trt.artifacts.artifact import read_artifact, write_artifact
 from imp_trt.artifacts.manifest import parse_manifest
+from imp_trt.artifacts.reading import read_artifact
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.classes import ClassTable
 from tests.samples.conftest import CLIP_FRAMES, CLIP_SIZE
 from tests.support import engines, tiny

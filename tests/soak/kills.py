@@ -33,7 +33,7 @@ from pathlib import Path
 
 import cv2
 
-from imp_trt.artifacts.artifact import read_artifact, read_manifest
+from imp_trt.artifacts.reading import read_artifact, read_manifest
 from imp_trt.models.checkpoint import load_model
 from imp_trt.train.state import read_state
 
@@ -87,7 +87,7 @@ class Work:
 EXPORT = """
 import sys
 from pathlib import Path
-from imp_trt.artifacts.artifact import write_artifact
+from imp_trt.artifacts.writing import write_artifact
 from tests.support import tiny
 payload = bytes([int(sys.argv[2]) % 256]) * 8388608
 print("ready", flush=True)

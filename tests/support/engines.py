@@ -6,9 +6,9 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from imp_trt.artifacts.artifact import write_artifact
 from imp_trt.artifacts.engine_info import EngineInfo
 from imp_trt.artifacts.manifest import Manifest
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.cuda.platform import Gpu, Platform
 from tests.support import tiny
 

@@ -25,9 +25,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from imp_trt.artifacts.artifact import write_artifact
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.artifacts.network_manifest import NetworkManifest
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.cuda.platform import platform_name
 from tests.support import engines, tiny
 from tests.support.fake_cuda import FakeCuda

@@ -14,8 +14,8 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from imp_trt.artifacts.artifact import write_artifact
 from imp_trt.artifacts.network_manifest import NetworkManifest
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.export.onnx.from_model import onnx_with_operators
 from imp_trt.export.onnx.structure import read_structure
 from imp_trt.ops.mask_projection.torch import instance_mask_projection

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from imp_trt.artifacts.artifact import write_artifact
 from imp_trt.artifacts.golden import Golden, pack_golden
+from imp_trt.artifacts.writing import write_artifact
 from tests.support import tiny
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imp_trt.artifacts.artifact import write_artifact
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from tests.support import tiny

@@ -11,7 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from imp_trt.artifacts.artifact import InputContract, Manifest, write_artifact
+from imp_trt.artifacts.manifest import InputContract, Manifest
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.classes import ClassTable
 
 CLASSES = ClassTable(

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from imp_trt.artifacts.artifact import write_artifact
 from imp_trt.artifacts.canvas_part import CanvasPart
+from imp_trt.artifacts.writing import write_artifact
 from tests.support import tiny
 
 SHAPE = (2, tiny.HEIGHT // 4, tiny.WIDTH // 4)

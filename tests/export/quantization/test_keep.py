@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from imp_trt.artifacts.artifact import read_manifest
+from imp_trt.artifacts.reading import read_manifest
 from imp_trt.cli.export import main
 from imp_trt.errors import UsageError
 from imp_trt.export import plan
