@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Collection
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.artifacts.manifest import Manifest
 from imp_trt.backends.runners import HostRunner
 from imp_trt.data.dataset import Dataset, Sample
 from imp_trt.errors import InvalidInput
@@ -16,7 +18,7 @@ from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from imp_trt.train.evaluation import Evaluation, evaluate, measurable
 from research.ablation.canvas import CanvasMeasure
-from research.ablation.canvas_override import CanvasOverrideBackend
+from research.ablation.canvas_override import OVERRIDES, CanvasChange, CanvasOverrideBackend
 from research.ablation.cells import Variant
 
 
@@ -36,30 +38,43 @@ def measure(
         The evaluation, and :meth:`CanvasMeasure.scores` of the network's own canvas; None if it has
         none or it is overridden.
     """
+    if variant.canvas_override:
+        change = OVERRIDES[variant.canvas_override]
+        return evaluate_changed(model, change, dataset, variant.measures, limit, threads, device), None
     samples = _LastSample(dataset)
-    runner: Segmenter | HostRunner
-    with ExitStack() as stack:
-        if variant.canvas_override:
-            backend = CanvasOverrideBackend(
-                model, variant.canvas_override, samples.current, threads=threads, device=device
-            )
-            stack.callback(backend.close)
-            runner, manifest = HostRunner(backend), backend.manifest
-            canvas = None
-        else:
-            segmenter = stack.enter_context(Segmenter(model, threads=threads, device=device))
-            runner, manifest = segmenter, segmenter.manifest
-            canvas = CanvasMeasure(dataset.classes) if manifest.detections else None
+    with Segmenter(model, threads=threads, device=device) as segmenter:
+        canvas = CanvasMeasure(dataset.classes) if segmenter.manifest.detections else None
 
         def predict(frame: NDArray[np.uint8]) -> SegmentationResult:
-            result = runner.submit(frame, None).result()
+            result = segmenter.run(frame)
             if canvas is not None:
                 canvas.add(samples.current(), result)
             return result
 
-        chosen = [m for m in measurable(manifest) if variant.measures is None or m in variant.measures]
-        evaluation = evaluate(predict, samples, chosen, limit)
+        evaluation = evaluate(predict, samples, _chosen(segmenter.manifest, variant.measures), limit)
     return evaluation, canvas.scores() if canvas is not None else None
+
+
+def evaluate_changed(
+    model: Path,
+    change: CanvasChange,
+    dataset: Dataset,
+    measures: Collection[str] | None,
+    limit: int | None,
+    threads: int,
+    device: str,
+) -> Evaluation:
+    """Evaluate a checkpoint with other instances on its canvas; arguments: see :func:`measure`."""
+    samples = _LastSample(dataset)
+    backend = CanvasOverrideBackend(model, change, samples.current, threads=threads, device=device)
+    with closing(backend):
+        runner = HostRunner(backend)
+        chosen = _chosen(backend.manifest, measures)
+        return evaluate(lambda frame: runner.submit(frame, None).result(), samples, chosen, limit)
+
+
+def _chosen(manifest: Manifest, measures: Collection[str] | None) -> list[str]:
+    return [m for m in measurable(manifest) if measures is None or m in measures]
 
 
 class EvenlySpaced:
