@@ -48,6 +48,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         return
     share()
     options.numprocesses, options.dist, options.loadscopereorder = WORKERS, "loadfile", False
+    if options.maxworkerrestart is None:
+        # The tests of a file that a new process repeats are never counted as done: pytest would wait forever.
+        options.maxworkerrestart = "0"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
