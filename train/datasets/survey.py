@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks at label maps before they are used: maps without labels, maps without things, absent classes."""
+"""Looks at label maps before they are used: without labels or things, of blended values, absent classes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from imp_trt.classes import IGNORE_INDEX
 from imp_trt.data.dataset import Dataset
 from imp_trt.errors import DatasetError
+from imp_trt.train.datasets.blending import MIN_SHARE, BlendedBoundaries
 from imp_trt.train.datasets.unused import named, report_absent, report_empty
 
 LIMIT = 200
@@ -40,7 +41,8 @@ class LabelMapDataset(Protocol):
 
 
 def survey(dataset: Dataset) -> None:
-    """Log label maps that are ignored as a whole or show no thing, and classes that none shows.
+    """Log label maps that are ignored as a whole or show no thing, maps that were resized with interpolation,
+    and classes that none shows.
 
     Label maps that cannot be read are left to the access to their sample.
 
@@ -53,11 +55,14 @@ def survey(dataset: Dataset) -> None:
     void: list[str] = []
     without_things: list[str] = []
     looked_at, things = 0, list(dataset.classes.things)
+    boundaries = BlendedBoundaries()
     try:
         for index in _spread(len(dataset)):
             if looked_at >= LIMIT and len(void) < looked_at and (not things or areas[things].any()):
                 break
-            counts = np.bincount(dataset.label_map(index).ravel(), minlength=256)
+            label_map = dataset.label_map(index)
+            boundaries.add(label_map)
+            counts = np.bincount(label_map.ravel(), minlength=256)
             looked_at += 1
             areas += counts
             if counts[IGNORE_INDEX] == counts.sum():
@@ -85,6 +90,14 @@ def survey(dataset: Dataset) -> None:
         )
     else:
         report_empty(where, without_things, looked_at, "objects")
+    if boundaries.share >= MIN_SHARE:
+        _log.warning(
+            "%s: %.0f%% of the class boundaries have a pixel of a third class between the two, as after a "
+            "resize with interpolation, which makes classes that are not there; resize label maps with "
+            "nearest neighbor",
+            where,
+            100 * boundaries.share,
+        )
     if looked_at == len(dataset):
         report_absent(where, [n for k, n in enumerate(dataset.classes.names) if not areas[k]])
 
