@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -98,7 +99,7 @@ class OpenVinoBackend:
         artifact = read_artifact(path)
         self.manifest = artifact.manifest
         self.precision: Precision = precision or ("bfloat16" if has_bfloat16() else "float32")
-        compiled = _compile(artifact.payload, os.fspath(path), threads or usable_cpus(), self.precision)
+        compiled = _compiled(artifact.payload, os.fspath(path), threads or usable_cpus(), self.precision)
         inputs = _ports("inputs", compiled.inputs, (self.manifest.input.spec,), path)
         self._outputs = _ports("outputs", compiled.outputs, self.manifest.outputs, path)
         self._input = next(iter(inputs))
@@ -126,7 +127,7 @@ class OpenVinoBackend:
         if self._canvas is not None and part is not None:
             return part.shape
         artifact, part, payload = read_canvas_part(self._path, self.manifest)
-        compiled = _compile(payload, str(artifact.path), self._threads, self.precision)
+        compiled = _compiled(payload, str(artifact.path), self._threads, self.precision)
         _ports("inputs", compiled.inputs, (self.manifest.input.spec, part.spec), self._path)
         outputs = _ports("outputs", compiled.outputs, self.manifest.outputs[:1], self._path)
         self._canvas = compiled.create_infer_request(), outputs["semantic"]
@@ -157,6 +158,17 @@ def has_bfloat16(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> bool:
         return False
     flags = {flag for line in text.splitlines() if line.startswith("flags") for flag in line.split()}
     return not flags.isdisjoint(("amx_bf16", "avx512_bf16"))
+
+
+def _compiled(payload: bytes, path: str, threads: int, precision: Precision) -> _Compiled:
+    """The compiled network, made in a thread that ends.
+
+    OpenVINO's CPU plugin gives the thread that loads it a stack for signals (sigaltstack), and frees the stack
+    when the plugin is released, in whichever thread that is. If another thread does it, the next signal kills
+    the process (OpenVINO 2026.4).
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_compile, payload, path, threads, precision).result()
 
 
 def _compile(payload: bytes, path: str, threads: int, precision: Precision) -> _Compiled:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,6 +59,27 @@ def test_closed(tmp_path: Path) -> None:
     backend.close()
     with pytest.raises(InvalidInput, match="closed"):
         backend.infer(tiny.frame()[None])
+
+
+@needs_openvino
+def test_signals_arrive_after_another_thread_released_it(tmp_path: Path) -> None:
+    path = tiny.artifact(tmp_path)
+    program = f"""
+import gc, os, signal, threading
+from imp_trt.backends import open_backend
+
+backends = [open_backend({str(path)!r}, "openvino")]
+def release():
+    backends.pop().close()
+    gc.collect()
+thread = threading.Thread(target=release)
+thread.start()
+thread.join()
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
 @needs_openvino
