@@ -79,7 +79,6 @@ def signal_handlers():
     """A command that was interrupted twice leaves signals their default action: the next would end pytest."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     handlers = {number: signal.getsignal(number) for number in numbers}
-    signal.set_wakeup_fd(-1)  # what still watches for a second signal would end this process
     yield
     for number, handler in handlers.items():
         if handler is not None and signal.getsignal(number) is not handler:

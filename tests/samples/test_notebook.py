@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -18,20 +15,9 @@ from tests.samples.conftest import SAMPLES
 NOTEBOOK = SAMPLES / "notebook" / "checkpoint_to_overlay.ipynb"
 
 
-# In a process of its own: after nbclient has run in a worker process of pytest-xdist, SIGINT ends the worker.
-RUN = """
-import sys, nbclient, nbformat
-source, target, folder = sys.argv[1:]
-notebook = nbformat.read(source, as_version=4)
-resources = {"metadata": {"path": folder}}
-nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3", resources=resources).execute()
-nbformat.write(notebook, target)
-"""
-
-
-def read(path=NOTEBOOK):
+def read():
     nbformat = pytest.importorskip("nbformat", reason="needs nbformat (extra dev)")
-    return nbformat.read(path, as_version=4)
+    return nbformat.read(NOTEBOOK, as_version=4)
 
 
 def test_it_has_ten_cells_and_no_outputs():
@@ -41,17 +27,16 @@ def test_it_has_ten_cells_and_no_outputs():
 
 
 @pytest.mark.slow
-def test_it_runs(tmp_path):
-    pytest.importorskip("nbclient", reason="needs nbclient (extra dev)")
+def test_it_runs(tmp_path, monkeypatch):
+    nbclient = pytest.importorskip("nbclient", reason="needs nbclient (extra dev)")
     pytest.importorskip("ipykernel", reason="needs ipykernel (extra dev)")
-    executed = tmp_path / "executed.ipynb"
-    subprocess.run(
-        [sys.executable, "-c", RUN, str(NOTEBOOK), str(executed), str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "IPYTHONDIR": str(tmp_path / "ipython")},
-        timeout=300,
-        check=True,
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = read()
+    client = nbclient.NotebookClient(
+        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     )
-    notebook = read(executed)
+    client.execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     pictures = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
     frame, overlay = (
