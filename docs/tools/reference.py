@@ -67,8 +67,9 @@ print(schema["title"])
 ```
 
 In Python, `imp_trt.artifacts.read_manifest(path)` reads and checks one; `imp-inspect FILE` prints it.
-Unknown and missing fields are errors, and so is another `schema_version`. A manifest protects against
-mix-ups, not against an attacker: [Security](../SECURITY.md).
+Unknown and missing fields are errors, and so is another `schema_version`. A manifest that was edited or
+damaged after it was written is used with a warning: its checksum differs. Class names and colors may be
+edited. A manifest protects against mix-ups, not against an attacker: [Security](../SECURITY.md).
 """
 
 NETWORK_INTRO = """\

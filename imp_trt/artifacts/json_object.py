@@ -3,21 +3,47 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from imp_trt.artifacts import fields as check
 from imp_trt.artifacts.fields import EXPORT_AGAIN
 from imp_trt.data.unique_keys import DuplicateKey, unique_keys
-from imp_trt.errors import ArtifactError
+from imp_trt.errors import ArtifactError, InvalidInput
+
+CHECKSUM_FIELD = "checksum"
+"""SHA-256 of all other fields, so that a changed value does not pass for what was exported."""
 
 MAX_MANIFEST_BYTES = 1 << 20
 _MAX_DEPTH = 32
 
+_log = logging.getLogger(__name__)
+_told: set[tuple[Path, str]] = set()
+
+
+def object_text(fields: Mapping[str, object]) -> str:
+    """The text of a manifest with these fields and their checksum.
+
+    Raises:
+        InvalidInput: a value that JSON does not support.
+    """
+    try:
+        return json.dumps({**fields, CHECKSUM_FIELD: _checksum(fields)}, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            "manifest", expected="finite numbers, strings, lists and dicts", got=error
+        ) from error
+
 
 def read_object(data: bytes, path: Path) -> dict[str, object]:
-    """The JSON object in the bytes of a manifest; path is used in errors only.
+    """The JSON object in the bytes of a manifest, without its checksum; path is used in messages only.
+
+    A checksum that differs is logged: class names and colors may be edited, a flipped bit may not be.
 
     Raises:
         ArtifactError: not JSON, too large, too deep, or a field twice.
@@ -41,7 +67,28 @@ def read_object(data: bytes, path: Path) -> dict[str, object]:
         raise bad_field(path, "text", "a JSON object", type(raw).__name__)
     if not _is_shallow(raw, _MAX_DEPTH):
         raise bad_field(path, "text", f"at most {_MAX_DEPTH} levels of nesting", "more")
+    if CHECKSUM_FIELD in raw:
+        _compare(raw.pop(CHECKSUM_FIELD), _checksum(raw), path)
     return raw
+
+
+def _compare(written: object, found: str, path: Path) -> None:
+    if not isinstance(written, str) or not re.fullmatch(r"[0-9a-f]{64}", written):
+        raise bad_field(path, CHECKSUM_FIELD, "64 digits", check.short(written))
+    if written != found and (path, found) not in _told:
+        _told.add((path, found))
+        _log.warning(
+            "manifest %s was changed after it was written: its checksum differs, so its values may not be "
+            "those that were verified. If nobody edited it, copy it again, or %s",
+            path,
+            EXPORT_AGAIN,
+        )
+
+
+def _checksum(fields: Mapping[str, object]) -> str:
+    # Independent of the order of the fields and of white space.
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def bad_field(path: Path, name: str, expected: object, got: object) -> ArtifactError:

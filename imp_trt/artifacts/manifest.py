@@ -7,7 +7,6 @@ duplicate fields are rejected, and each error names the field.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -18,7 +17,7 @@ from imp_trt.artifacts import fields as check
 from imp_trt.artifacts.canvas_part import CanvasPart, parse_canvas_part
 from imp_trt.artifacts.engine_info import EngineInfo, parse_engine_info
 from imp_trt.artifacts.fields import EXPORT_AGAIN
-from imp_trt.artifacts.json_object import MAX_MANIFEST_BYTES, bad_field, read_object
+from imp_trt.artifacts.json_object import MAX_MANIFEST_BYTES, bad_field, object_text, read_object
 from imp_trt.artifacts.tensor_spec import TensorSpec, parse_spec
 from imp_trt.classes import ClassTable
 from imp_trt.errors import ArtifactError, InvalidInput
@@ -271,12 +270,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Text of the manifest file; raises InvalidInput for values that JSON does not support."""
-        try:
-            return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-        except (TypeError, ValueError) as error:
-            raise InvalidInput(
-                "manifest", expected="finite numbers, strings, lists and dicts", got=error
-            ) from error
+        return object_text(self.to_dict())
 
 
 def _check_size(name: str, count: int) -> None:

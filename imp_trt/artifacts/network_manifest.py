@@ -7,7 +7,6 @@ other. The text is untrusted input, parsed as strictly as :mod:`imp_trt.artifact
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from typing import Literal
 
 from imp_trt.artifacts import fields as check
 from imp_trt.artifacts.engine_info import EngineInfo, parse_engine_info
-from imp_trt.artifacts.json_object import bad_field, read_object
+from imp_trt.artifacts.json_object import bad_field, object_text, read_object
 from imp_trt.artifacts.manifest import (
     CONTRACT_FIELD,
     EXPORT_AGAIN,
@@ -132,12 +131,7 @@ class NetworkManifest:
 
     def to_json(self) -> str:
         """Text of the manifest file; raises InvalidInput for values that JSON does not support."""
-        try:
-            return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-        except (TypeError, ValueError) as error:
-            raise InvalidInput(
-                "manifest", expected="finite numbers, strings, lists and dicts", got=error
-            ) from error
+        return object_text(self.to_dict())
 
 
 def spec_bytes(spec: TensorSpec) -> int:

@@ -163,9 +163,9 @@ def has_bfloat16(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> bool:
 def _compiled(payload: bytes, path: str, threads: int, precision: Precision) -> _Compiled:
     """The compiled network, made in a thread that ends.
 
-    OpenVINO's CPU plugin gives the thread that loads it a stack for signals (sigaltstack), and frees the stack
-    when the plugin is released, in whichever thread that is. If another thread does it, the next signal kills
-    the process (OpenVINO 2026.4).
+    OpenVINO's CPU plugin gives the thread that loads it a stack for signals (sigaltstack), and frees that
+    stack when the plugin is released, in whichever thread that is. If another thread does it, the next signal
+    kills the process (OpenVINO 2026.4).
     """
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(_compile, payload, path, threads, precision).result()

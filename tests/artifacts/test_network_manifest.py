@@ -99,7 +99,7 @@ def test_malformed_fields_are_named(path: str, value: object, named: str) -> Non
     assert "yours.onnx.json" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted(good()))
+@pytest.mark.parametrize("name", sorted(good().keys() - {"checksum"}))
 def test_missing_fields_are_named(name: str) -> None:
     data = good()
     del data[name]
