@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m research.temporal: measure a video, or write the page from the result files.
+"""python -m research.temporal: measure a video, or write the page and its charts from the result files.
 
 python -m research.temporal camvid.onnx --video camvid:DIR -o research/temporal/results/camvid.json
 python -m research.temporal scenes.onnx --video streets -o research/temporal/results/streets.json
@@ -35,7 +35,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.page is not None:
         results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-        write_atomically(options.page, page(results).encode())
+        text, images = page(results)
+        write_atomically(options.page, text.encode())
+        for path, svg in images.items():
+            write_atomically(options.page.parent / path, svg.encode())
         return
     if options.artifact is None or options.video is None or options.output is None:
         parser.error("ARTIFACT, --video and -o are needed")

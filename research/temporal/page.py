@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of the measurements."""
+"""The page of the measurements, and its charts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from imp_trt.train.report import charts
 
 NOTES = Path(__file__).parent / "notes.md"
 _HEAD = (
@@ -14,15 +16,40 @@ _HEAD = (
 )
 
 
-def page(results: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: the notes, then a table for each video."""
+_CURVES = {"thing_iou": "IoU of things", "flicker": "flicker of thing pixels"}
+
+
+def page(results: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, str]]:
+    """The page: Markdown with the notes, then curves and a table for each video; and the charts.
+
+    Returns:
+        The text, and by path relative to it the SVG files that it shows.
+    """
     parts = [_HEAD, "", NOTES.read_text().strip(), ""]
+    images: dict[str, str] = {}
     for result in results:
-        parts += _section(result)
-    return "\n".join(parts).rstrip() + "\n"
+        made = {f"temporal/{result['video']}-{key}.svg": _chart(result, key) for key in _CURVES}
+        images |= {path: svg for path, (svg, _) in made.items()}
+        parts += _section(result, [f"![{title}]({path})" for path, (_, title) in made.items()])
+    return "\n".join(parts).rstrip() + "\n", images
 
 
-def _section(result: Mapping[str, Any]) -> list[str]:
+def _chart(result: Mapping[str, Any], key: str) -> tuple[str, str]:
+    """SVG and title: a figure over k, the detector on every k-th frame, with the flow and without."""
+    rows = [row for row in result["rows"] if not row["blend"]]
+    (own,) = (row[key] for row in rows if row["every"] in (0, 1))
+    series: dict[str, dict[float, float | None]] = {}
+    for carry, name in (("none", "not moved"), ("flow", "moved along the flow")):
+        series[name] = {1.0: own}
+        series[name] |= {
+            float(row["every"]): row[key] for row in rows if row["every"] > 1 and row["carry"] == carry
+        }
+    title = f"{result['video']}: {_CURVES[key]}"
+    x_label = "detector on every k-th frame"
+    return charts.lines(series, title=title, x_label=x_label, y_label="%", even=True), title
+
+
+def _section(result: Mapping[str, Any], images: Sequence[str]) -> list[str]:
     machine, (height, width) = result["machine"], result["network_size"]
     threads = machine["threads"]
     flicker = result["truth_flicker"]
@@ -34,6 +61,8 @@ def _section(result: Mapping[str, Any]) -> list[str]:
         f"{machine['cpus']} CPUs ({machine['cpu']}), load {result['load_after']} at the end, "
         f"{result['measured']}. Flicker of the labels themselves: "
         f"{_percent(flicker)} %.",
+        "",
+        *images,
         "",
         "| detector on | carried by | mIoU | things | flicker | network with detector, ms | without "
         "| skipped | flow and moving, ms | frame p50, ms | p99 | times as fast | bound |",

@@ -68,7 +68,9 @@ def test_a_measurement_and_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [row["detected"] for row in rows] == [6, 3, 3, 6]
     assert rows[1]["ms"]["carried"]["p50"] > 0
     assert all(0 <= row["mean_iou"] <= 1 for row in rows)
-    text = page([result])
+    text, images = page([result])
+    assert set(images) == {"temporal/squares-thing_iou.svg", "temporal/squares-flicker.svg"}
+    assert all(f"]({path})" in text for path in images)
     (table,) = text.split("## squares")[1:]
     lines = [line for line in table.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 4
@@ -82,7 +84,12 @@ def test_the_page_in_the_repository_is_that_of_its_results() -> None:
     root = Path(__file__).resolve().parents[3]
     results = [json.loads(p.read_text()) for p in sorted((root / "research/temporal/results").glob("*.json"))]
     assert {result["video"] for result in results} == {"camvid", *VIDEOS}
-    assert (root / "docs/temporal.md").read_text() == page(results)
+    text, images = page(results)
+    assert (root / "docs/temporal.md").read_text() == text
+    assert len(images) == 2 * len(results)
+    for path, svg in images.items():
+        assert svg.startswith("<svg"), path
+        assert (root / "docs" / path).is_file(), path
 
 
 def test_procedural_videos_are_labeled() -> None:
