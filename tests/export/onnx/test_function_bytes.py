@@ -53,6 +53,8 @@ MASK_PROJECTION = {
     ("rect", FLOAT, 56, 4): "bcf6f6d92411203ccce953771e5d527015fc9c95d269fe2225ca4affe19785e0",
 }
 ALIGNED_ROI_ALIGN = "6f80741aebec7ca2bf94cd612663fef64ba6c6666905910909ac28d79ead55e7"
+ADAPTIVE_ROI_ALIGN = "fb10c6a4344c21097b33d6ef5e234cf8358b162ec0ae6d70e8a91c23bfe7269d"
+ALIGNED_ADAPTIVE_ROI_ALIGN = "d487f0171cb26210572f668c2c663f9e33d4c5c7639cbe14e32936cccb506449"
 ROI_ALIGN = "d28e53d2c79abff5561db93c263a8b950d6bc30285b43e10819744252260c0f2"
 
 
@@ -74,3 +76,5 @@ def test_mask_projection_is_the_same_to_the_byte(variant: tuple[str, int, int, i
 def test_roi_align_is_the_same_to_the_byte() -> None:
     assert digest(multilevel_roi_align.function_proto()) == ROI_ALIGN
     assert digest(multilevel_roi_align.function_proto(aligned=True)) == ALIGNED_ROI_ALIGN
+    assert digest(multilevel_roi_align.function_proto(adaptive=True)) == ADAPTIVE_ROI_ALIGN
+    assert digest(multilevel_roi_align.function_proto(True, adaptive=True)) == ALIGNED_ADAPTIVE_ROI_ALIGN
