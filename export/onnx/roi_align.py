@@ -48,7 +48,7 @@ def function_proto(aligned: bool = False, adaptive: bool = False) -> FunctionPro
         aligned: whether the boxes of all calls are aligned.
         adaptive: whether the sampling ratio of all calls is 0.
     """
-    # No body reads aligned, nor the adaptive one the ratio, but ONNX wants them declared where a node has them.
+    # A body need not read these attributes, but ONNX wants them declared where a node has them.
     attributes = (*ATTRIBUTES, ALIGNED) if aligned else ATTRIBUTES
     body = _adaptive_body if adaptive else _body
     return build_function(NAME, attributes, INPUTS, "pooled", lambda op, t: body(op, t, aligned))

@@ -18,11 +18,12 @@ _LARGEST = 3.4028234663852886e38  # of float32
 
 
 def write_body(op: Operators, t: Tensors, aligned: bool) -> None:
-    """The pooling; ``roi_align`` has written ``t.flat`` [M, 4], width, height and level [M, 1] of each box."""
+    """The pooling of boxes ``t.flat`` [M, 4], whose ``t.width``, ``t.height`` and ``t.level`` are [M, 1]."""
     _boxes(op, t)
     _images(op, t)
     size = {
-        side: ir.RefAttr(side, "output_size", ir.AttributeType.INT) for side in ("output_height", "output_width")
+        side: ir.RefAttr(side, "output_size", ir.AttributeType.INT)
+        for side in ("output_height", "output_width")
     }
     mode = "half_pixel" if aligned else "output_half_pixel"
     before = t.zero_f

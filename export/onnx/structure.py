@@ -120,7 +120,9 @@ def _structure(data: memoryview) -> Structure:
             name, domain = _texts(value, _FUNCTION_NAME, _FUNCTION_DOMAIN)
             functions.append((domain, name))
             nodes_of = (item for inner, item, _, _ in _fields(_message(value)) if inner == _FUNCTION_NODE)
-            adaptive |= domain == DOMAIN and ["RoiAlign"] in (_texts(node, _NODE_OP_TYPE) for node in nodes_of)
+            adaptive |= domain == DOMAIN and ["RoiAlign"] in (
+                _texts(node, _NODE_OP_TYPE) for node in nodes_of
+            )
     inputs = tuple(spec for spec in tensors[_GRAPH_INPUT] if spec.name not in initializers)
     outputs = tuple(tensors[_GRAPH_OUTPUT])
     return Structure(tuple(nodes), tuple(functions), inputs, outputs, opset, producer, adaptive)

@@ -75,8 +75,8 @@ def parser() -> argparse.ArgumentParser:
         "--roi-samples",
         type=int,
         metavar="N",
-        help="samples per bin and axis of RoIAlign; 0: as many as the bin has cells, for which an engine needs "
-        "plugins (default: what an mmdetection file says; 0 for Detectron2, else 2)",
+        help="samples per bin and axis of RoIAlign; 0: as many as the bin has cells, for which an engine "
+        "needs plugins (default: what an mmdetection file says; 0 for Detectron2, else 2)",
     )
     return p
 

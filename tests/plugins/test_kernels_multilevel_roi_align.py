@@ -143,7 +143,9 @@ ADAPTIVE = torch.tensor(
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-@pytest.mark.parametrize(("dtype", "hwc8"), [(dtype, False) for dtype in DTYPES] + [("f16", True), ("bf16", True)])
+@pytest.mark.parametrize(
+    ("dtype", "hwc8"), [(dtype, False) for dtype in DTYPES] + [("f16", True), ("bf16", True)]
+)
 @pytest.mark.parametrize("size", [7, 14, 1])
 def test_adaptive_sampling(size: int, dtype: str, hwc8: bool, aligned: bool) -> None:
     levels = pyramid(batch=1, channels=9)

@@ -204,7 +204,7 @@ def _within_reach(rois: Tensor, p2: Tensor) -> Tensor:
     out along one axis; it has no samples, as one without extent.
     """
     height, width = (STRIDES[0] * side + REACH for side in p2.shape[2:])
-    image, low, high = rois.split((1, 2, 2), 1)
+    image, low, high = rois[:, :1], rois[:, 1:3], rois[:, 3:]
     largest = rois.new_tensor([width, height])
     low, high = (torch.minimum(corner.clamp(min=-REACH), largest) for corner in (low, high))
     return torch.cat([image, low, torch.maximum(low, high)], 1)

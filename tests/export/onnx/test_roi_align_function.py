@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 
 from imp_trt.errors import ExportError
 from imp_trt.export.onnx import roi_align as multilevel_roi_align
-from imp_trt.export.onnx.function_builder import PLUGIN_ATTRIBUTES
 from imp_trt.export.onnx.from_model import onnx_with_operators
+from imp_trt.export.onnx.function_builder import PLUGIN_ATTRIBUTES
 from imp_trt.export.onnx.graph_checks import graph_problems
 from imp_trt.ops.roi_align.torch import pyramid_roi_align
 from tests.support.roi_align import awkward_boxes, boxes_of_every_level, pyramid
@@ -116,7 +116,9 @@ def test_adaptive_sampling(shape, aligned):
         expected = pyramid_roi_align(*levels, boxes, *call, aligned=aligned).numpy()
         np.testing.assert_allclose(result, expected, atol=1e-6)
     fixed = pyramid_roi_align(*levels, boxes, 7, 2, aligned=aligned).numpy()
-    assert np.abs(fixed - pyramid_roi_align(*levels, boxes, *ADAPTIVE[0], aligned=aligned).numpy()).max() > 0.1
+    assert (
+        np.abs(fixed - pyramid_roi_align(*levels, boxes, *ADAPTIVE[0], aligned=aligned).numpy()).max() > 0.1
+    )
 
 
 def test_adaptive_sampling_of_float16_features():
