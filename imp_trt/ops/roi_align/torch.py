@@ -61,7 +61,7 @@ def _composed(
     levels = (p2, p3, p4, p5)
     batch, count = boxes.shape[:2]
     rois, which = _rois(boxes, canonical_level, canonical_size)
-    if sampling_ratio == 0:
+    if sampling_ratio < 1:
         rois = _within_reach(rois, p2)
     out = p2.new_zeros((batch * count, p2.shape[1], output_size, output_size))
     for index, (features, stride) in enumerate(zip(levels, STRIDES, strict=True)):
@@ -120,7 +120,7 @@ def _multilevel_roi_align_backward(
     aligned: bool = False,
 ) -> list[Tensor]:
     rois, which = _rois(boxes, canonical_level, canonical_size)
-    if sampling_ratio == 0:
+    if sampling_ratio < 1:
         rois = _within_reach(rois, p2)
     size = grad.shape[-1]
     grads = []
