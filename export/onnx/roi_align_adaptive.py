@@ -31,7 +31,9 @@ def write_body(op: Operators, t: Tensors, aligned: bool) -> None:
         a = t.under(f"p{level}")
         a.index = op.Constant(value_int=level - 2)
         a.chosen = op.Equal(t.level, a.index)  # [M, 1]
-        a.own = op.And(a.chosen, t.finite)  # [M, 1]
+        if aligned:
+            _extended(op, a, t, 1.0 / stride)
+        a.own = op.And(a.chosen, a.extended if aligned else t.finite)  # [M, 1]
         # The boxes of other levels have no samples, or one in each bin where they are not aligned.
         a.rois = op.Where(a.own, t.near, t.zero_f)  # [M, 4]
         a.features = op.Cast(t[f"p{level}"], to=FLOAT)  # of float16, ONNX Runtime has no RoiAlign
@@ -51,11 +53,24 @@ def write_body(op: Operators, t: Tensors, aligned: bool) -> None:
     t.pooled = op.CastLike(before, t.p2)  # [M, C, S, S]
 
 
+def _extended(op: Operators, a: Tensors, t: Tensors, scale: float) -> None:
+    """Which boxes have samples on a level: of no sample, OpenVINO takes the mean as 0 / 0."""
+    a.scale = op.Constant(value_float=scale)
+    a.scaled = op.Mul(t.near, a.scale)  # [M, 4]
+    a.corners = op.Sub(a.scaled, t.half_f)  # [M, 4]
+    a.low, a.high = op.Split(a.corners, t.pairs, axis=1, outputs=2)  # [M, 2] each
+    a.extent = op.Sub(a.high, a.low)  # [M, 2]
+    a.least = op.ReduceMin(a.extent, t.v1, keepdims=1)  # [M, 1]
+    a.positive = op.Greater(a.least, t.zero_f)  # [M, 1]
+    a.extended = op.And(a.positive, t.finite)  # [M, 1]
+
+
 def _boxes(op: Operators, t: Tensors) -> None:
     """Which boxes are finite, and their corners at most REACH pixels outside of the frame.
 
     Of a box that is turned inside out along an axis, which ONNX Runtime refuses, the side becomes 0.
     """
+    t.half_f = op.Constant(value_float=0.5)
     t.largest = op.Constant(value_float=_LARGEST)
     t.pairs = op.Constant(value_ints=[2, 2])
     t.least = op.Constant(value_float=-float(REACH))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnxruntime
 import pytest
 import torch
@@ -126,6 +127,21 @@ def test_adaptive_sampling_of_float16_features():
     (result,) = run(file_with(levels, boxes, ADAPTIVE[:1], TensorProto.FLOAT16), levels, boxes)
     assert result.dtype == np.float16
     np.testing.assert_allclose(result, pyramid_roi_align(*levels, boxes, 7, 0).numpy(), atol=2e-3)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_adaptive_sampling_in_openvino(aligned):
+    """A box without extent has no samples: OpenVINO would divide by their number."""
+    openvino = pytest.importorskip("openvino", reason="needs the package openvino")
+    levels, boxes = pyramid(), boxes_of_every_level()
+    boxes = torch.cat([boxes, torch.tensor([[8.0, 8, 8, 8], [8, 8, 8, 40]]).expand(2, -1, -1)], 1)
+    model = file_with(levels, boxes, ADAPTIVE[:1], aligned=(0,) if aligned else ())
+    core = openvino.Core()
+    opened = core.read_model(onnx.inliner.inline_local_functions(model).SerializeToString(), b"")
+    compiled = core.compile_model(opened, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    result = compiled({n: t.numpy() for n, t in zip(NAMES, (*levels, boxes), strict=True)})[0]
+    expected = pyramid_roi_align(*levels, boxes, 7, 0, aligned=aligned).numpy()
+    np.testing.assert_allclose(result, expected, atol=1e-4)
 
 
 def test_adaptive_and_fixed_sampling_in_one_file():
