@@ -37,7 +37,7 @@ from imp_trt.export.progress import Progress, silent
 from imp_trt.export.quantization.keep import advice, keep_float16
 from imp_trt.export.quantization.lowering import RUNS_ON_ONNXRUNTIME, Lowered, Ranges, calibrate, lower
 from imp_trt.export.report import ExportReport as ExportReport
-from imp_trt.export.tensorrt.engine import Engine, make_engine
+from imp_trt.export.tensorrt.engine import Engine, check_adaptive, make_engine
 from imp_trt.export.verification.bisect import Bisection, bisect
 from imp_trt.export.verification.compare import Candidate, compare
 from imp_trt.export.verification.gates import ENGINE, ONNXRUNTIME, PYTORCH, Agreement, enforce
@@ -154,8 +154,12 @@ def export_plans(plans: Sequence[ExportPlan]) -> list[ExportReport]:
     reference = PyTorchBackend.of(checkpoint, "cpu")
     if reference.manifest.terms:
         _log.warning("%s: %s", weights, printable(reference.manifest.terms))
+    config = checkpoint.network.config
     if any(plan.options.parts for plan in plans):
-        check_parts(checkpoint.network.config)
+        check_parts(config)
+    if config.detector and config.detector_config.roi_samples == 0:
+        for plan in plans:
+            check_adaptive(plan.target, plan.options.engine)
     _warn_of_frames(plans, reference.manifest)
     ranges = _shared_ranges(plans, checkpoint.network)
     exports = []

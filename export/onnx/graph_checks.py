@@ -17,7 +17,7 @@ MAX_TOPK = 3840
 
 # Supported by ONNX Runtime and by TensorRT 10.3 to 11.x. Excluded: NonZero, NonMaxSuppression and other
 # operators with data-dependent output shapes, scatters, control flow, RoiAlign (a plugin that needs a GPU
-# when it is parsed), GroupNormalization (TensorRT 10.9), Mod, random numbers.
+# when it is parsed; see IN_BODIES), GroupNormalization (TensorRT 10.9), Mod, random numbers.
 ALLOWED_OPS = frozenset(
     """
     Abs Add And ArgMax AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant
@@ -28,6 +28,9 @@ ALLOWED_OPS = frozenset(
     Sign Size Slice Softmax Split Sqrt Squeeze Sub Sum TopK Transpose Trilu Unsqueeze Where
     """.split()
 )
+
+IN_BODIES = {"ImpMultilevelRoiAlign": frozenset({"RoiAlign"})}
+"""Custom operator -> what its body has besides: an engine is built with the plugin in place of that body."""
 
 
 def graph_problems(model: ModelProto) -> list[str]:
@@ -77,7 +80,8 @@ def _operators(model: ModelProto) -> Iterator[str]:
             if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):
                 yield f"{where}: {node.op_type} has a subgraph"
             if node.domain in ("", "ai.onnx"):
-                if node.op_type not in ALLOWED_OPS:
+                allowed = IN_BODIES.get(where.removeprefix("function "), frozenset())
+                if node.op_type not in ALLOWED_OPS | allowed:
                     yield f"{where}: {node.op_type} is not supported by every target"
                 yield from _details(where, node, constants)
             elif (node.domain, node.op_type) not in functions:

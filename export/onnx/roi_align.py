@@ -4,7 +4,7 @@
 The body reads only the level that each box belongs to. All levels form one table with a row of C channels
 per cell, so that a sample is a row index. Each output cell is a product of 2 * ratio * ratio weights with as
 many gathered rows, once for the upper and once for the lower row of the bilinear samples (both at once would
-double the largest temporary and is not faster).
+double the largest temporary and is not faster). ``roi_align_adaptive`` has the body with adaptive sampling.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from imp_trt.export.onnx.function_builder import (
     cast,
     custom_op,
 )
+from imp_trt.export.onnx.roi_align_adaptive import write_body as write_adaptive_body
 
 NAME = "ImpMultilevelRoiAlign"
 ATTRIBUTES = ("output_size", "sampling_ratio", "canonical_level", "canonical_size")
@@ -38,17 +39,19 @@ FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 _FEATURES = (TensorProto.FLOAT, TensorProto.FLOAT16)  # for MatMul in ONNX Runtime, and for the plugin
 
 
-def function_proto(aligned: bool = False) -> FunctionProto:
+def function_proto(aligned: bool = False, adaptive: bool = False) -> FunctionProto:
     """The function ``imp_trt.ImpMultilevelRoiAlign``: inputs, attributes and result as the torch operator's.
 
     One body is used by all calls: sizes come from attribute references and from the shapes of the inputs.
 
     Args:
         aligned: whether the boxes of all calls are aligned.
+        adaptive: whether the sampling ratio of all calls is 0.
     """
-    # The body does not read the attribute, but ONNX wants it declared where a node has it.
+    # A body need not read these attributes, but ONNX wants them declared where a node has them.
     attributes = (*ATTRIBUTES, ALIGNED) if aligned else ATTRIBUTES
-    return build_function(NAME, attributes, INPUTS, "pooled", lambda op, t: _body(op, t, aligned))
+    body = _adaptive_body if adaptive else _body
+    return build_function(NAME, attributes, INPUTS, "pooled", lambda op, t: body(op, t, aligned))
 
 
 # B images of N boxes, M = B * N, S = output_size, R = sampling_ratio, C channels. The comment at the end of a
@@ -243,22 +246,33 @@ def _row(op: Operators, t: Tensors, row: str) -> None:
     r.sum = op.MatMul(r.weights, r.taps)  # [M*S*S, 1, C]
 
 
+def _adaptive_body(op: Operators, t: Tensors, aligned: bool) -> None:
+    t.v1 = op.Constant(value_ints=[1])
+    t.zero_f, t.two_f = (op.Constant(value_float=x) for x in (0.0, 2.0))
+    t.level0 = op.attribute("canonical_level", "INT")
+    t.size0 = op.attribute("canonical_size", "INT")
+    _levels(op, t)
+    write_adaptive_body(op, t, aligned)
+
+
 def function_for_model(model: ModelProto) -> FunctionProto | None:
     """The function that the ``ImpMultilevelRoiAlign`` nodes of a model's graph call; None without nodes.
 
     Raises:
-        ExportError: some of them have aligned boxes and some have not.
+        ExportError: some of them have aligned boxes or adaptive sampling, and some have not.
     """
     calls = [node for node in model.graph.node if node.op_type == NAME and node.domain == DOMAIN]
     aligned = {any(a.name == ALIGNED and a.i for a in node.attribute) for node in calls}
-    if len(aligned) > 1:
-        raise ExportError(
-            f"nodes of {NAME}",
-            expected="aligned boxes in all calls or in none",
-            got="both",
-            fix="call pyramid_roi_align with the same aligned everywhere",
-        )
-    return function_proto(aligned.pop()) if calls else None
+    adaptive = {any(a.name == "sampling_ratio" and a.i == 0 for a in node.attribute) for node in calls}
+    for name, found in (("aligned boxes", aligned), ("adaptive sampling", adaptive)):
+        if len(found) > 1:
+            raise ExportError(
+                f"nodes of {NAME}",
+                expected=f"{name} in all calls or in none",
+                got="both",
+                fix="call pyramid_roi_align with the same aligned, and sampling_ratio 0 or not, everywhere",
+            )
+    return function_proto(aligned.pop(), adaptive.pop()) if calls else None
 
 
 def translation_table(keep_bfloat16: bool = False) -> TranslationTable:

@@ -21,7 +21,7 @@ _MODEL_PRODUCER, _MODEL_GRAPH, _MODEL_OPSETS, _MODEL_FUNCTIONS = 2, 7, 8, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
 _NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN = 3, 4, 7
 _TENSOR_NAME = 8
-_FUNCTION_NAME, _FUNCTION_DOMAIN = 1, 10
+_FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 7, 10
 
 # TensorProto.DataType -> name in NumPy.
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16"}
@@ -49,6 +49,7 @@ class Structure:
         inputs, outputs: tensors of the graph, without initializers; -1 is a dimension without a fixed size.
         opset: of the standard operators; 0 if the file names none.
         producer: program that wrote the file.
+        adaptive: a function of this package pools with ONNX's RoiAlign: adaptive sampling.
     """
 
     nodes: tuple[Node, ...]
@@ -57,6 +58,7 @@ class Structure:
     outputs: tuple[TensorSpec, ...]
     opset: int
     producer: str = ""
+    adaptive: bool = False
 
     def custom_nodes(self) -> dict[str, tuple[str, ...]]:
         """This package's operators -> names of their nodes."""
@@ -96,7 +98,7 @@ def _structure(data: memoryview) -> Structure:
     functions: list[tuple[str, str]] = []
     tensors: dict[int, list[TensorSpec]] = {_GRAPH_INPUT: [], _GRAPH_OUTPUT: []}
     initializers: set[str] = set()
-    opset, producer = 0, ""
+    opset, producer, adaptive = 0, "", False
     for number, value, _, _ in _fields(data):
         if number == _MODEL_GRAPH:
             for inner, item, _, _ in _fields(_message(value)):
@@ -117,8 +119,13 @@ def _structure(data: memoryview) -> Structure:
         elif number == _MODEL_FUNCTIONS:
             name, domain = _texts(value, _FUNCTION_NAME, _FUNCTION_DOMAIN)
             functions.append((domain, name))
+            nodes_of = (item for inner, item, _, _ in _fields(_message(value)) if inner == _FUNCTION_NODE)
+            adaptive |= domain == DOMAIN and ["RoiAlign"] in (
+                _texts(node, _NODE_OP_TYPE) for node in nodes_of
+            )
     inputs = tuple(spec for spec in tensors[_GRAPH_INPUT] if spec.name not in initializers)
-    return Structure(tuple(nodes), tuple(functions), inputs, tuple(tensors[_GRAPH_OUTPUT]), opset, producer)
+    outputs = tuple(tensors[_GRAPH_OUTPUT])
+    return Structure(tuple(nodes), tuple(functions), inputs, outputs, opset, producer, adaptive)
 
 
 def _tensor(value: _Value) -> TensorSpec:

@@ -71,6 +71,7 @@ def make_engine(
         foreign: the network is third-party; see BuildJob.
 
     Raises:
+        UsageError: the network samples RoIAlign adaptively, and its operators are to be function bodies.
         BuildError: TensorRT cannot build the graph.
         PrecisionError: the graph or the engine has another precision.
         DependencyMissing: the builder is missing.
@@ -78,7 +79,10 @@ def make_engine(
     if target.backend == "onnxruntime":
         raise UsageError(f"target {target.name}", expected="one with engines")
     graph = _serialized(_without_argmax(model))
-    nodes = read_structure(graph).custom_nodes()
+    structure = read_structure(graph)
+    if structure.adaptive:
+        check_adaptive(target, options)
+    nodes = structure.custom_nodes()
     form: OperatorForm = "plugin" if nodes and uses_plugin(target, options) else "function"
     version = platform.version(target.backend) or ""
     if form == "plugin" and target.backend == "tensorrt" and version_pair(version) < _PLUGIN_TAKES_PRECEDENCE:
@@ -141,6 +145,17 @@ def _without_argmax(model: bytes | ModelProto) -> bytes | ModelProto:
 
 def _serialized(model: bytes | ModelProto) -> bytes:
     return model if isinstance(model, bytes) else model.SerializeToString(deterministic=True)
+
+
+def check_adaptive(target: Target, options: EngineOptions) -> None:
+    """UsageError if an engine of a network with adaptive RoIAlign would be built without its plugin."""
+    if target.backend != "onnxruntime" and not uses_plugin(target, options):
+        raise UsageError(
+            f"RoIAlign with adaptive sampling for target {target.name}",
+            expected="plugin layers: TensorRT has no layer for it",
+            got="function bodies",
+            fix="--plugin; or import the checkpoint with --roi-samples 2, which changes its results a little",
+        )
 
 
 def uses_plugin(target: Target, options: EngineOptions) -> bool:

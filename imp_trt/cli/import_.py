@@ -71,6 +71,13 @@ def parser() -> argparse.ArgumentParser:
         help="whether the backbone is from Caffe2: BGR pixels, stride in the 1x1 convolutions "
         "(default: what an mmdetection file says; yes for Detectron2 and maskrcnn-benchmark)",
     )
+    p.add_argument(
+        "--roi-samples",
+        type=int,
+        metavar="N",
+        help="samples per bin and axis of RoIAlign; 0: as many as the bin has cells, for which an engine "
+        "needs plugins (default: what an mmdetection file says; 0 for Detectron2, else 2)",
+    )
     return p
 
 
@@ -89,6 +96,7 @@ def _run(options: argparse.Namespace) -> int:
         input_size=tuple(options.input_size),
         batch_norm_eps=options.batch_norm_eps,
         caffe=options.caffe,
+        roi_samples=options.roi_samples,
     )
     config = network.config
     metadata = {"imported_from": options.checkpoint.name}

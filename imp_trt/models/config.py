@@ -21,13 +21,16 @@ _MAX_COUNT = 1 << 16
 _MAX_CHANNELS = 1 << 14
 _MAX_MASK_SIZE = 1 << 10
 _MAX_ANCHORS = 64
-_MAX_SAMPLES = 16
 _MAX_FUSE_CONVS = 64
 _NOT_COUNTS = (
     *("anchor_sizes", "aspect_ratios", "anchor_scales", "rpn_nms", "score_threshold", "nms"),
-    *("box_convs", "mask_norm", "anchors", "anchor_offset", "box_weights", "roi_aligned", "inclusive_boxes"),
+    *("box_convs", "mask_norm", "anchors", "anchor_offset", "box_weights"),
+    *("roi_aligned", "roi_samples", "inclusive_boxes"),
 )
 _LARGEST = 1e6
+
+MAX_ROI_SAMPLES = 16
+"""Limit of roi_samples."""
 
 NMS_ITERATIONS = 32
 """Iterations of each fixed-point NMS in an exported graph; dense anchors with smooth scores needed 18."""
@@ -91,7 +94,8 @@ class DetectorConfig:
         box_weights: divisors of the box head's codes (dx, dy, dw, dh).
         roi_aligned: RoIAlign of Detectron2 and mmdetection, half a cell further up and left than
             torchvision's, see :func:`imp_trt.ops.pyramid_roi_align`.
-        roi_samples: RoIAlign's samples per cell and axis.
+        roi_samples: RoIAlign's samples per bin and axis; 0 is adaptive as in Detectron2 and mmdetection: as
+            many as the bin has cells, rounded up.
         inclusive_boxes: boxes of maskrcnn-benchmark end in their last pixel. Here they end behind it, as all
             others do; but RoIAlign reads up to that pixel, and a box outside of the frame keeps one pixel in
             it.
@@ -135,7 +139,7 @@ class DetectorConfig:
             if item.name not in _NOT_COUNTS:
                 _check_integer(item.name, getattr(self, item.name), _MAX_COUNT)
         _check_integer("box_convs", self.box_convs, _MAX_COUNT, low=0)
-        _check_integer("roi_samples", self.roi_samples, _MAX_SAMPLES)
+        _check_integer("roi_samples", self.roi_samples, MAX_ROI_SAMPLES, low=0)
         _check_choice("anchors", self.anchors, ANCHORS)
         _check_numbers("anchor_offset", (self.anchor_offset,), (1, 1), positive=False)
         if not 0 <= self.anchor_offset <= 1:

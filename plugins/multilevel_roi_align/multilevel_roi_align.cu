@@ -9,6 +9,25 @@ static_assert(IMP_RA_CHANNELS % (2 * kEight) == 0, "whole pairs of groups");
 // Whether features are [B, C, H, W] or TensorRT's kHWC8, [B, H, W, C rounded up to 8].
 enum class Layout { linear, hwc8 };
 
+// ratio: 0 for adaptive sampling.
+template <class T>
+__device__ __forceinline__ RoiGrid roi_grid(const float* box, int which, const Level<T>& level, const Level<T>& p2,
+                                            int output_size, int ratio, bool aligned)
+{
+    float left = box[0], top = box[1], right = box[2], bottom = box[3];
+    if (ratio < 1) {
+        left = within_reach(left, p2.width);
+        top = within_reach(top, p2.height);
+        right = within_reach(right, p2.width);
+        bottom = within_reach(bottom, p2.height);
+    }
+    const RoiAxis y = roi_axis(top, bottom, which, output_size, aligned);
+    const RoiAxis x = roi_axis(left, right, which, output_size, aligned);
+    const int rows = ratio < 1 ? adaptive_ratio(y.bin) : ratio;
+    const int columns = ratio < 1 ? adaptive_ratio(x.bin) : ratio;
+    return {y, x, level.height, level.width, rows, columns};
+}
+
 template <Layout layout, class T>
 __device__ __forceinline__ void pool_box(RoiMemory& memory, const Level<T> (&levels)[kLevels],
                                          const float* boxes, T* out, int boxes_per_image, int channels,
@@ -33,8 +52,7 @@ __device__ __forceinline__ void pool_box(RoiMemory& memory, const Level<T> (&lev
     for (int k = 1; k < kLevels; ++k) {  // an index that varies would put the array into local memory
         level = which == k ? levels[k] : level;
     }
-    const RoiGrid grid = {roi_axis(box[1], box[3], which, output_size, aligned),
-                          roi_axis(box[0], box[2], which, output_size, aligned), level.height, level.width, ratio};
+    const RoiGrid grid = roi_grid(box, which, level, levels[0], output_size, ratio, aligned);
     fill_tables(memory, grid, output_size);
     __syncthreads();
     const long long plane = static_cast<long long>(level.height) * level.width;

@@ -14,6 +14,7 @@ namespace imp {
 
 constexpr int kLevels = 4;          // strides 4, 8, 16, 32
 constexpr float kLevelEps = 1e-6F;  // added before rounding down, as torchvision's LevelMapper does
+constexpr float kReach = 16384.0F;  // pixels outside of the frame that adaptive sampling clamps corners to
 
 // False for a box that pools zeros: a corner, the width or the height is not finite.
 IMP_HD bool box_is_finite(const float* box)
@@ -47,6 +48,15 @@ IMP_HD RoiAxis roi_axis(float low, float high, int level, int output_size, bool 
     const float start = low * scale - offset, size = high * scale - offset - start;
     return {start, (!aligned && size < 1.0F ? 1.0F : size) / static_cast<float>(output_size)};
 }
+
+// A corner as adaptive sampling reads it: it bounds the samples of a box. cells: of p2 along the axis.
+IMP_HD float within_reach(float corner, int cells)
+{
+    return fminf(fmaxf(corner, -kReach), 4.0F * static_cast<float>(cells) + kReach);
+}
+
+// Adaptive sampling: as many samples as a bin has cells, rounded up; none in a box without extent.
+IMP_HD int adaptive_ratio(float bin) { return static_cast<int>(fminf(fmaxf(ceilf(bin), 0.0F), 1e9F)); }
 
 // The two cells that a sample blends along one axis; `low` is kNoSample where it lies outside the map.
 struct alignas(16) RoiSample {

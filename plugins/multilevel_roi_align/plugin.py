@@ -31,9 +31,9 @@ class MultilevelRoiAlign(PluginOperator):
     aligned: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("output_size", "sampling_ratio", "canonical_size"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(name, expected="an integer >= 1", got=getattr(self, name))
+        for name, least in (("output_size", 1), ("sampling_ratio", 0), ("canonical_size", 1)):
+            if getattr(self, name) < least:
+                raise InvalidInput(name, expected=f"an integer >= {least}", got=getattr(self, name))
         if self.aligned not in (0, 1):
             raise InvalidInput("aligned", expected="0 or 1", got=self.aligned)
 

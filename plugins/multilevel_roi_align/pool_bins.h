@@ -21,10 +21,17 @@ struct RoiMemory {
     RoiSample columns[kTable];
 };
 
+// rows, columns: samples of a bin along y and x; with adaptive sampling those of a box, and 0 if it has none.
 struct RoiGrid {
     RoiAxis y, x;
-    int height, width, ratio;
+    int height, width, rows, columns;
 };
+
+__device__ __forceinline__ float samples_of_bin(const RoiGrid& grid)
+{
+    const float samples = static_cast<float>(grid.rows) * static_cast<float>(grid.columns);
+    return samples < 1.0F ? 1.0F : samples;
+}
 
 // Samples beyond the table are worked out where they are used.
 __device__ __forceinline__ RoiSample sample_of(const RoiSample* table, RoiAxis axis, int bin, int i,
@@ -38,12 +45,13 @@ __device__ __forceinline__ RoiSample sample_of(const RoiSample* table, RoiAxis a
 __device__ __forceinline__ void fill_tables(RoiMemory& memory, const RoiGrid& grid, int bins)
 {
     for (int e = threadIdx.x; e < 2 * kTable; e += IMP_RA_THREADS) {
-        const int entry = e % kTable, bin = entry / grid.ratio, i = entry % grid.ratio;
         const bool row = e < kTable;
+        const int ratio = row ? grid.rows : grid.columns;
+        const int entry = e % kTable, bin = ratio > 0 ? entry / ratio : bins, i = entry - bin * ratio;
         if (bin < bins) {
             const RoiAxis axis = row ? grid.y : grid.x;
             (row ? memory.rows : memory.columns)[entry] =
-                roi_sample(axis, bin, i, grid.ratio, row ? grid.height : grid.width);
+                roi_sample(axis, bin, i, ratio, row ? grid.height : grid.width);
         }
     }
 }
@@ -54,15 +62,15 @@ __device__ __forceinline__ float pool_bin(const RoiMemory& memory, const RoiGrid
                                           int row, int column)
 {
     float sum = 0.0F;
-    for (int i = 0; i < grid.ratio; ++i) {
-        const RoiSample y = sample_of(memory.rows, grid.y, row, i, grid.ratio, grid.height);
+    for (int i = 0; i < grid.rows; ++i) {
+        const RoiSample y = sample_of(memory.rows, grid.y, row, i, grid.rows, grid.height);
         if (y.low == kNoSample) {
             continue;
         }
         const T* upper = channel + static_cast<long long>(y.low) * grid.width;
         const T* lower = channel + static_cast<long long>(y.high) * grid.width;
-        for (int j = 0; j < grid.ratio; ++j) {
-            const RoiSample x = sample_of(memory.columns, grid.x, column, j, grid.ratio, grid.width);
+        for (int j = 0; j < grid.columns; ++j) {
+            const RoiSample x = sample_of(memory.columns, grid.x, column, j, grid.columns, grid.width);
             if (x.low == kNoSample) {
                 continue;
             }
@@ -72,7 +80,7 @@ __device__ __forceinline__ float pool_bin(const RoiMemory& memory, const RoiGrid
                    corner2 * to_float(lower[x.low]) + corner3 * to_float(lower[x.high]);
         }
     }
-    return sum / (static_cast<float>(grid.ratio) * static_cast<float>(grid.ratio));
+    return sum / samples_of_bin(grid);
 }
 
 // A bin of 2 x 2 samples, whose places and weights are the same in every channel: worked out once.
@@ -143,7 +151,7 @@ __device__ __forceinline__ void pool_channels(const RoiMemory& memory, const Roi
         return;
     }
     const unsigned long long plane = static_cast<unsigned long long>(grid.height) * grid.width;
-    const bool pairs = grid.ratio == 2 && plane <= 0x7fffffffU;  // 32 bits hold a place
+    const bool pairs = grid.rows == 2 && grid.columns == 2 && plane <= 0x7fffffffU;  // 32 bits hold a place
     for (unsigned int cell = threadIdx.x - first * cells; cell < cells; cell += IMP_RA_THREADS) {
         const int row = static_cast<int>(cell / side), column = static_cast<int>(cell % side);
         const T* channel = features + first * plane;

@@ -81,15 +81,15 @@ __device__ __forceinline__ void sum_any_bin(float (&sums)[kEight], const RoiMemo
                                             const RoiGrid& grid, const Eight<T>* features,
                                             unsigned int groups, int row, int column)
 {
-    for (int i = 0; i < grid.ratio; ++i) {
-        const RoiSample y = sample_of(memory.rows, grid.y, row, i, grid.ratio, grid.height);
+    for (int i = 0; i < grid.rows; ++i) {
+        const RoiSample y = sample_of(memory.rows, grid.y, row, i, grid.rows, grid.height);
         if (y.low == kNoSample) {
             continue;
         }
         const Eight<T>* upper = features + static_cast<unsigned long long>(y.low) * grid.width * groups;
         const Eight<T>* lower = features + static_cast<unsigned long long>(y.high) * grid.width * groups;
-        for (int j = 0; j < grid.ratio; ++j) {
-            const RoiSample x = sample_of(memory.columns, grid.x, column, j, grid.ratio, grid.width);
+        for (int j = 0; j < grid.columns; ++j) {
+            const RoiSample x = sample_of(memory.columns, grid.x, column, j, grid.columns, grid.width);
             if (x.low == kNoSample) {
                 continue;
             }
@@ -137,12 +137,12 @@ __device__ __forceinline__ void pool_groups(const RoiMemory& memory, const RoiGr
         return;
     }
     const unsigned long long plane = static_cast<unsigned long long>(grid.height) * grid.width;
-    const bool two = grid.ratio == 2 && plane * groups <= 0x7fffffffU;  // 32 bits hold a place
+    const bool two = grid.rows == 2 && grid.columns == 2 && plane * groups <= 0x7fffffffU;  // 32 bits hold a place
     for (unsigned int cell = threadIdx.x / 2 - first * cells; cell < cells; cell += IMP_RA_THREADS / 2) {
         const int row = static_cast<int>(cell / side), column = static_cast<int>(cell % side);
         WholeBin bin;
         const bool whole = two && whole_bin(memory, grid, row, column, groups, bin);
-        const float samples = static_cast<float>(grid.ratio) * static_cast<float>(grid.ratio);
+        const float samples = samples_of_bin(grid);
         if (whole) {
             for (unsigned int group = 2 * first + half; group * kEight < channels; group += 2 * together) {
                 float sums[kEight] = {};

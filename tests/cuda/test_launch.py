@@ -101,6 +101,10 @@ def test_multilevel_roi_align(fake):
     assert fake.launches.pop().values[-1] == 1
     assert launch.grid == (6, -(-40 // constants["IMP_RA_CHANNELS"]), 1)
     assert launch.block == (constants["IMP_RA_THREADS"], 1, 1)
+    pool(sampling_ratio=0)
+    assert fake.launches.pop().values[-4] == 0
+    with pytest.raises(InvalidInput, match=r"sampling_ratio: expected 0 .* got -1"):
+        pool(sampling_ratio=-1)
     pool(boxes_per_image=0)
     assert len(fake.launches) == 1
     with pytest.raises(InvalidInput, match="dtype: expected f32 or f16 or bf16, got 'f64'"):

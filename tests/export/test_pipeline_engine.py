@@ -20,8 +20,10 @@ from imp_trt.export.targets import EngineOptions
 from imp_trt.export.tensorrt import engine
 from imp_trt.export.verification import compare as verification
 from imp_trt.export.verification import gates as verify
+from imp_trt.models.checkpoint import save_checkpoint
+from imp_trt.models.network import ImpNetwork
 from imp_trt.segmenter import Segmenter
-from tests.support.networks import smooth_frames
+from tests.support.networks import small_config, smooth_frames
 from tests.support.stub_packages import needs_rtx
 from tests.support.typed_models import typed
 
@@ -209,6 +211,18 @@ def test_what_is_impossible_is_reported_before_any_work(lowered, images):
         )
     with pytest.raises(DependencyMissing, match="Python package tensorrt"):
         export_model("no/such.safetensors", ".", ExportOptions(precision="fp16", target="tensorrt"))
+
+
+def test_adaptive_roi_align_without_plugins_is_reported_before_the_network_is_lowered(
+    lowered, tmp_path, monkeypatch
+):
+    config = small_config()
+    config = replace(config, detector_config=replace(config.detector_config, roi_samples=0))
+    path = save_checkpoint(tmp_path / "adaptive.safetensors", ImpNetwork(config), {})
+    monkeypatch.setattr(pipeline, "lower", None)
+    with pytest.raises(UsageError, match=r"RoIAlign with adaptive sampling for target rtx.*--plugin"):
+        export_model(path, tmp_path, ExportOptions(precision="fp16", target="rtx"))
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_builder_that_is_not_installed(weights, tmp_path, monkeypatch):

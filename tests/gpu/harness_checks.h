@@ -113,7 +113,8 @@ inline void check_refusals(IPluginCreatorV3One& creator, const Case& given)
         if (given.fields[i].type == nvinfer1::PluginFieldType::kINT32 && name != "canonical_level" &&
             !optional) {
             changed = given.fields;
-            changed[i] = make_field(name, nvinfer1::PluginFieldType::kINT32, int32_t{0});
+            const int32_t bad = name == "sampling_ratio" ? -1 : 0; // there 0 is adaptive
+            changed[i] = make_field(name, nvinfer1::PluginFieldType::kINT32, bad);
             refuses(creator, changed, name);
         }
     }

@@ -67,10 +67,18 @@ def test_other_layouts_and_no_boxes(device):
     assert pyramid_roi_align(*levels, boxes[:, :0], 7).shape == (0, 3, 7, 7)
 
 
-def test_aligned_boxes_are_those_of_the_cpu(device):
+@pytest.mark.parametrize("ratio", [2, 0])
+def test_aligned_boxes_are_those_of_the_cpu(device, ratio):
     levels, boxes = pyramid(), boxes_of_every_level(count=6)
-    expected = pyramid_roi_align(*levels, boxes, 7, aligned=True)
-    out = pyramid_roi_align(*(level.to(device) for level in levels), boxes.to(device), 7, aligned=True)
+    expected = pyramid_roi_align(*levels, boxes, 7, ratio, aligned=True)
+    out = pyramid_roi_align(*(level.to(device) for level in levels), boxes.to(device), 7, ratio, aligned=True)
+    torch.testing.assert_close(out.cpu(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_adaptive_sampling_of_awkward_boxes_is_that_of_the_cpu(device):
+    levels, boxes = pyramid(batch=1), torch.cat([awkward_boxes(), boxes_of_every_level(batch=1)], 1)
+    expected = pyramid_roi_align(*levels, boxes, 7, 0)
+    out = pyramid_roi_align(*(level.to(device) for level in levels), boxes.to(device), 7, 0)
     torch.testing.assert_close(out.cpu(), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -135,8 +143,8 @@ def test_in_a_cuda_graph():
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
-@pytest.mark.parametrize("channels", [3, 72])
-def test_channels_last_khwc8_gives_the_same_bits(channels, dtype):
+@pytest.mark.parametrize(("channels", "ratio"), [(3, 2), (72, 2), (72, 0)])
+def test_channels_last_khwc8_gives_the_same_bits(channels, ratio, dtype):
     """TensorRT's HWC8, which no PyTorch operator hands over."""
     need_torch_cuda()
     levels, boxes = [p.to("cuda", dtype) for p in pyramid(channels=channels)], boxes_of_every_level().cuda()
@@ -150,7 +158,7 @@ def test_channels_last_khwc8_gives_the_same_bits(channels, dtype):
         channels=channels,
         sizes=[(p.shape[2], p.shape[3]) for p in levels],
         output_size=7,
-        sampling_ratio=2,
+        sampling_ratio=ratio,
         canonical_level=4,
         canonical_size=224,
         dtype=tensors.DTYPES[dtype],
@@ -158,4 +166,4 @@ def test_channels_last_khwc8_gives_the_same_bits(channels, dtype):
         stream=tensors.stream_of(out),
         device=kernels.shared_device(0),
     )
-    assert torch.equal(out, pyramid_roi_align(*levels, boxes, 7))
+    assert torch.equal(out, pyramid_roi_align(*levels, boxes, 7, ratio))

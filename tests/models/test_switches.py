@@ -28,7 +28,7 @@ from tests.support.networks import detecting_network, small_config, smooth_frame
             [(1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 0.0), 10.0, (1.0, 1.0, 1.0, math.inf), [1, 1, 1, 1]],
         ),
         ("roi_aligned", [1, "yes", None]),
-        ("roi_samples", [0, -1, 17, 1.5, True]),
+        ("roi_samples", [-1, 17, 1.5, True, None]),
         ("inclusive_boxes", [1, "yes", None]),
     ],
 )
@@ -62,7 +62,8 @@ def switched() -> ModelConfig:
 
 def test_configurations_are_stored_and_older_ones_read() -> None:
     config = switched()
-    assert ModelConfig.from_dict(config.to_dict()) == config
+    for one in (config, adaptive()):
+        assert ModelConfig.from_dict(one.to_dict()) == one
     data = small_config().to_dict()
     for name in ("stride_in_1x1", "fuse_convs"):
         del data[name]
@@ -84,7 +85,19 @@ def legacy() -> ModelConfig:
     return replace(config, detector_config=detector)
 
 
-@pytest.mark.parametrize("make", [switched, legacy])
+def adaptive() -> ModelConfig:
+    config = switched()
+    return replace(config, detector_config=replace(config.detector_config, roi_samples=0))
+
+
+def adaptive_and_not_aligned() -> ModelConfig:
+    config = small_config("panoptic-fpn-imp")
+    return replace(config, detector_config=replace(config.detector_config, roi_samples=0))
+
+
+@pytest.mark.parametrize(
+    "make", [switched, legacy, adaptive, pytest.param(adaptive_and_not_aligned, marks=pytest.mark.slow)]
+)
 def test_both_forms_agree(make: Callable[[], ModelConfig]) -> None:
     network = detecting_network(make())
     frames = smooth_frames()
@@ -116,7 +129,7 @@ def test_exact_anchors_with_an_offset() -> None:
                 torch.testing.assert_close(level[len(ratios) + a], right, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("make", [switched, legacy])
+@pytest.mark.parametrize("make", [switched, legacy, pytest.param(adaptive, marks=pytest.mark.slow)])
 def test_training_with_the_switches_has_gradients(make: Callable[[], ModelConfig]) -> None:
     network = detecting_network(make()).train()
     assert network.detector is not None

@@ -90,7 +90,10 @@ MUTANTS = (
         "return {high, 1.0F - high, cell, cell + 1};",
     ),
     Mutant(ROI_ALIGN, "0.25F / static_cast<float>(1 << level)", "0.25F"),
+    Mutant(ROI_ALIGN, "kReach = 16384.0F", "kReach = 64.0F"),
+    Mutant(ROI_ALIGN, "ceilf(bin)", "floorf(bin)"),
     # ---- pool_bins.h ----
+    Mutant(POOL, "samples < 1.0F ? 1.0F : samples", "samples"),
     Mutant(POOL, "return sum * 0.25F;", "return sum;"),
     Mutant(
         POOL,

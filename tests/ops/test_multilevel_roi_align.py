@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from torch import library
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from imp_trt import ops
-from imp_trt.ops.roi_align.torch import assign_levels, pyramid_roi_align
+from imp_trt.ops.roi_align.torch import REACH, assign_levels, pyramid_roi_align
 from tests.support.roi_align import awkward_boxes, boxes_of_every_level, pyramid, reference
 
 
@@ -47,7 +47,7 @@ def test_equals_the_reference(boxes):
     assert (np.abs(out.numpy() - expected) <= tolerance[:, None, None, None]).all()
 
 
-@pytest.mark.parametrize(("size", "ratio"), [(7, 2), (3, 1)])
+@pytest.mark.parametrize(("size", "ratio"), [(7, 2), (3, 1), (2, 0)])
 def test_aligned_equals_the_reference(size, ratio):
     small = torch.tensor([[10.0, 10, 11, 12], [20, 20, 23, 21], [0, 0, 0.5, 40], [95, 50, 99, 54]])
     boxes = torch.cat([boxes_of_every_level(count=6), small.expand(2, -1, -1)], 1)
@@ -82,6 +82,81 @@ def test_levels_follow_torchvision_on_their_borders():
     assert assign_levels(torch.tensor([float("nan"), 0, 1, 1])).item() == 0
 
 
+def adaptive_boxes():
+    """[1, N, 4] for 160x96: many samples, elongated, no area, turned inside out, outside of the frame."""
+    rows = [
+        [0, 0, 160, 96],
+        [2, 3, 158, 11],  # on p2, 39 x 2 cells
+        [5.5, 1, 9, 95],
+        [-300, -200, 700, 500],
+        [-40, 20, 44, 60],
+        [120, 60, 220, 160],
+        [0, 0, 28, 28],  # 7 cells of p2: exactly one per bin
+        [0, 0, 28.0001, 56],
+        [8, 8, 8, 8],
+        [8, 8, 8, 40],
+        [8, 8, 9, 10],
+        [60, 60, 20, 30],
+        [60, 30, 20, 60],
+        [-80, -60, -20, -10],
+        [400, 10, 440, 50],
+    ]
+    return torch.tensor([rows], dtype=torch.float32)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("size", [7, 3, 1])
+def test_adaptive_sampling_equals_the_reference_and_torchvision(size, aligned):
+    levels, boxes = pyramid(batch=1), adaptive_boxes()
+    every = torch.cat([boxes, boxes_of_every_level(batch=1, count=12)], 1)
+    assert assign_levels(every).unique().tolist() == [0, 1, 2, 3]
+    ours, theirs = ([p.clone().requires_grad_() for p in levels] for _ in range(2))
+    out = pyramid_roi_align(*ours, every, size, 0, aligned=aligned)
+    expected = reference([p.double().numpy() for p in levels], every.numpy(), size, 0, aligned=aligned)
+    np.testing.assert_allclose(out.detach().numpy(), expected, atol=1e-4)
+    which = assign_levels(every[0])
+    low, high = every[0].split(2, 1)  # torchvision raises for a box that is turned inside out
+    rois = torch.cat([torch.zeros(len(which), 1), low, torch.maximum(low, high)], 1)
+    single = [
+        roi_align(theirs[k], roi[None], size, 1 / (4 << k), 0, aligned=aligned)
+        for k, roi in zip(which.tolist(), rois, strict=True)
+    ]
+    assert torch.equal(out, torch.cat(single))
+    weight = torch.rand(out.shape, generator=torch.Generator().manual_seed(1))
+    (out * weight).sum().backward()
+    (torch.cat(single) * weight).sum().backward()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_adaptive_sampling_takes_as_many_samples_as_a_bin_has_cells():
+    """A box of 36 x 6 cells into 3 x 3 bins: 12 x 2 samples, by hand."""
+    levels = pyramid(batch=1, channels=1, height=64, width=256)
+    plane = levels[0][0, 0]
+    boxes = torch.tensor([[[8.0, 12, 152, 36]]])  # cells 2 to 38 and 3 to 9 of p2
+    (pooled,) = pyramid_roi_align(*levels, boxes, 3, 0)[0]
+    for row in range(3):
+        for column in range(3):
+            ys = [3 + 2 * row + i + 0.5 for i in range(2)]
+            xs = [2 + 12 * column + j + 0.5 for j in range(12)]
+            cells = [plane[int(y) : int(y) + 2, int(x) : int(x) + 2].mean() for y in ys for x in xs]
+            torch.testing.assert_close(pooled[row, column], torch.stack(cells).mean())
+    assert not torch.allclose(pooled, pyramid_roi_align(*levels, boxes, 3, 2)[0, 0], atol=1e-3)
+
+
+def test_adaptive_sampling_of_awkward_boxes_is_bounded():
+    levels, boxes = pyramid(batch=1), awkward_boxes()
+    height, width = (4 * side + REACH for side in levels[0].shape[2:])
+    clamped = torch.minimum(boxes.clamp(min=-REACH), torch.tensor([width, height, width, height]))
+    broken = ~torch.isfinite(boxes[0]).all(1) | ~torch.isfinite(boxes[0, :, 2:] - boxes[0, :, :2]).all(1)
+    for aligned in (False, True):
+        out = pyramid_roi_align(*levels, boxes, 7, 0, aligned=aligned)
+        assert torch.isfinite(out).all()
+        assert not out[broken].any()
+        other = pyramid_roi_align(*levels, clamped[:, ~broken], 7, 0, aligned=aligned)
+        assert torch.equal(out[~broken], other)
+
+
 def test_half_precision_keeps_coordinates_in_float32():
     # x = 2049 is 2048 in float16: the box would move by a pixel.
     level = torch.zeros(1, 1, 8, 1024)
@@ -97,11 +172,12 @@ def test_operator_contract():
     levels = [p.requires_grad_() for p in pyramid(batch=1, channels=2, height=32, width=32)]
     boxes = boxes_of_every_level(batch=1, count=3, height=32, width=32)
     # The fourth check, of compiled autograd, repeats these through the compiler and takes half a minute.
-    library.opcheck(
-        torch.ops.imp_trt.multilevel_roi_align.default,
-        (*levels, boxes, 2, 2, 4, 224, True),
-        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
-    )
+    for ratio in (2, 0):
+        library.opcheck(
+            torch.ops.imp_trt.multilevel_roi_align.default,
+            (*levels, boxes, 2, ratio, 4, 224, True),
+            test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+        )
 
 
 def test_public_name():
@@ -121,7 +197,7 @@ def test_inputs_stay_as_they_are():
     assert all(torch.equal(a, b) for a, b in zip((*levels, boxes), before, strict=True))
 
 
-@pytest.mark.parametrize(("size", "ratio"), [(0, 2), (7, 0), (7, -1)])
+@pytest.mark.parametrize(("size", "ratio"), [(0, 2), (-1, 0), (7, -1)])
 def test_sizes_below_one_are_refused(size, ratio):
-    with pytest.raises(ValueError, match="expected output_size and sampling_ratio >= 1"):
+    with pytest.raises(ValueError, match="expected output_size >= 1 and sampling_ratio >= 0"):
         pyramid_roi_align(*pyramid(), boxes_of_every_level(), size, ratio)

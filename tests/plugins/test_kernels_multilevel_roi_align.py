@@ -123,6 +123,54 @@ def test_aligned_boxes(size: int, ratio: int, dtype: str, hwc8: bool) -> None:
     assert not torch.equal(expected, pyramid_roi_align(*rounded, boxes, size, ratio))
 
 
+ADAPTIVE = torch.tensor(
+    [
+        [
+            [2, 3, 158, 11],  # elongated: 39 x 2 cells of p2
+            [5.5, 1, 9, 95],
+            [-300, -200, 700, 500],
+            [120, 60, 220, 160],
+            [0, 0, 28, 28],  # exactly one cell in each of 7 bins
+            [0, 0, 28.0001, 56],
+            [8, 8, 8, 40],
+            [8, 8, 9, 10],
+            [60, 30, 20, 60],
+            [-80, -60, -20, -10],
+        ]
+    ],
+    dtype=torch.float32,
+)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "hwc8"), [(dtype, False) for dtype in DTYPES] + [("f16", True), ("bf16", True)]
+)
+@pytest.mark.parametrize("size", [7, 14, 1])
+def test_adaptive_sampling(size: int, dtype: str, hwc8: bool, aligned: bool) -> None:
+    levels = pyramid(batch=1, channels=9)
+    boxes = torch.cat([ADAPTIVE, boxes_of_every_level(batch=1, count=10)], 1)
+    rounded = [level.to(TORCH_DTYPES[dtype]) for level in levels]
+    expected = pyramid_roi_align(*rounded, boxes, size, 0, aligned=aligned)
+    got = pool(levels, boxes, size, 0, dtype=dtype, hwc8=hwc8, aligned=aligned)
+    assert torch.equal(got, expected)
+    assert not torch.equal(expected, pyramid_roi_align(*rounded, boxes, size, 2, aligned=aligned))
+
+
+@pytest.mark.parametrize(("dtype", "hwc8"), [("f32", False), ("f16", True)])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_adaptive_sampling_of_awkward_boxes_ends(dtype: str, hwc8: bool, aligned: bool) -> None:
+    """A box of 1e9 pixels on the finest level has no more samples than one that ends 16384 pixels outside."""
+    levels, far = pyramid(batch=1, channels=1, height=32, width=32), 1e9
+    rows = [[-far, 8, far, 9], [8, -far, 9, far], [-far, -far, far, far], [far, far, 3e38, 3e38]]
+    boxes = torch.cat([awkward_boxes(), torch.tensor([rows])], 1)
+    rounded = [level.to(TORCH_DTYPES[dtype]) for level in levels]
+    expected = pyramid_roi_align(*rounded, boxes, 3, 0, aligned=aligned)
+    assert torch.equal(pool(levels, boxes, 3, 0, dtype=dtype, hwc8=hwc8, aligned=aligned), expected)
+    assert expected.isfinite().all()
+    assert expected[-4:-1].any()
+
+
 def test_equals_torchvision() -> None:
     levels, boxes = pyramid(), boxes_of_every_level()
     names = ["0", "1", "2", "3"]

@@ -22,6 +22,7 @@ CALLS = {
     "bilinear f16": None,
     "rect bf16": None,
     "roi_align f32": None,
+    "adaptive f32": None,
     "nearest bf16": "context",
     "roi_align bf16": "context",
     "nearest f32": "boxes",
@@ -37,8 +38,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     calls = []
     for name, changed in CALLS.items():
         kind, element = name.split()
-        if kind == "roi_align":
-            case = roi_align_case(folder / name, element)
+        if kind in ("roi_align", "adaptive"):
+            case = roi_align_case(folder / name, element, 0 if kind == "adaptive" else 2)
         else:
             case = mask_projection_case(folder / name, kind, element, "i64")
         calls.append((str(case), changed))
@@ -46,7 +47,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     return {**dict(zip(CALLS, answers, strict=True)), "log": {"text": log}}
 
 
-@pytest.mark.parametrize("name", ["bilinear f16", "rect bf16", "roi_align f32"])
+@pytest.mark.parametrize("name", ["bilinear f16", "rect bf16", "roi_align f32", "adaptive f32"])
 def test_the_result_under_capture_is_right(results: dict[str, Any], name: str) -> None:
     result = results[name]
     assert "error" not in result

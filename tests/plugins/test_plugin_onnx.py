@@ -58,6 +58,15 @@ def test_aligned_boxes_become_a_field(tmp_path: Path) -> None:
     assert result["plugin_layers"] == 0
 
 
+def test_adaptive_sampling_becomes_a_plugin_layer_and_nothing_else(tmp_path: Path) -> None:
+    """The plugin takes precedence over the body, whose RoiAlign the parser does not know."""
+    result = _build(tmp_path, roi_align_model("f16", aligned=True, ratio=0), plugin=True)
+    assert result["plugin_layers"] == result["layers"] == 1
+    assert result["names_in_plan"] == ["ImpMultilevelRoiAlign"]
+    result, _ = run_rtx(rtx_plugins.build, str(tmp_path / "model.onnx"), False)
+    assert any("RoiAlign" in error for error in result["errors"])
+
+
 def test_a_file_without_functions_becomes_a_plugin_layer(tmp_path: Path) -> None:
     result = _build(tmp_path, mask_projection_model("f16", functions=False), plugin=True)
     assert result["plugin_layers"] == result["layers"] == 1

@@ -90,6 +90,11 @@ def test_fields_are_declared_parsed_and_written_back(name: str, declared: str, w
     assert result["metadata"].startswith(f"{first[0]}={first[1]} ")
 
 
+def test_a_sampling_ratio_of_0_is_a_field() -> None:
+    result, _ = run_rtx(rtx_plugins.fields, None, ROI, {**rtx_plugins.FIELDS[ROI], "sampling_ratio": 0})
+    assert " sampling_ratio:5:1:00000000 " in result["written"]
+
+
 @pytest.mark.parametrize("name", [IMP, ROI])
 def test_every_method_that_tensorrt_asks_for_is_there(name: str) -> None:
     # The bindings take the default for these alone; a call of any other that is missing is a failure.

@@ -127,7 +127,7 @@ def mask_projection_case(folder: Path, sampling: str, element: str, labels: str 
     return write_case(folder, "InstanceMaskProjection", fields, inputs, element, expected)
 
 
-def roi_align_case(folder: Path, element: str) -> Path:
+def roi_align_case(folder: Path, element: str, ratio: int = 2) -> Path:
     """Boxes of all levels, and ones that pool zeros, over more channels than a block takes."""
     from tests.support import roi_align  # needs PyTorch, which takes seconds to import
 
@@ -136,7 +136,7 @@ def roi_align_case(folder: Path, element: str) -> Path:
     ]
     every = roi_align.boxes_of_every_level(1, 5, 64, 96).numpy()
     boxes = np.concatenate([every, roi_align.awkward_boxes().numpy()[:, [0, 7, 11]]], 1)
-    size, ratio, aligned = 3, 2, element == "f16"
+    size, aligned = 3, element == "f16"
     expected = roi_align.reference(
         [level.astype(np.float64) for level in levels], boxes, size, ratio, aligned=aligned
     )
@@ -156,4 +156,5 @@ def write_cases(folder: Path) -> list[Path]:
     ]
     cases.append(mask_projection_case(folder / "nearest_f16", "nearest", "f16"))
     cases.append(mask_projection_case(folder / "rect_bf16", "rect", "bf16", "i64"))
-    return cases + [roi_align_case(folder / f"roi_align_{element}", element) for element in TYPES]
+    cases += [roi_align_case(folder / f"roi_align_{element}", element) for element in TYPES]
+    return cases + [roi_align_case(folder / f"adaptive_{element}", element, 0) for element in ("f32", "f16")]

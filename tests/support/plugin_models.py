@@ -57,14 +57,16 @@ def mask_projection_model(
     return _model(mask_projection.NAME, inputs, canvas, attributes, function, functions)
 
 
-def roi_align_model(element: str, functions: bool = True, aligned: bool = False) -> ModelProto:
+def roi_align_model(
+    element: str, functions: bool = True, aligned: bool = False, ratio: int = 2
+) -> ModelProto:
     """p2..p5 of the type, boxes -> pooled [5, 8, 3, 3]."""
-    attributes = {"output_size": 3, "sampling_ratio": 2, "canonical_level": 4, "canonical_size": 224}
+    attributes = {"output_size": 3, "sampling_ratio": ratio, "canonical_level": 4, "canonical_size": 224}
     if aligned:
         attributes["aligned"] = 1
     sides = {"p2": 32, "p3": 16, "p4": 8, "p5": 4}
     inputs = {name: (ELEMENTS[element], [1, 8, side, side]) for name, side in sides.items()}
     inputs["boxes"] = (TensorProto.FLOAT, [1, 5, 4])
     pooled = {"pooled": (ELEMENTS[element], [5, 8, 3, 3])}
-    function = multilevel_roi_align.function_proto(aligned)
+    function = multilevel_roi_align.function_proto(aligned, ratio == 0)
     return _model(multilevel_roi_align.NAME, inputs, pooled, attributes, function, functions)

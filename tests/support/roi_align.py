@@ -25,7 +25,8 @@ def reference(
 ) -> NDArray[np.float64]:
     """Levels [B, C, H_l, W_l], boxes [B, N, 4] -> [B*N, C, size, size]; zeros where a box is not finite.
 
-    A ratio of 0 takes as many samples as there are cells in a bin, rounded up, as Detectron2 does.
+    A ratio of 0 takes as many samples as there are cells in a bin, rounded up, as torchvision and Detectron2
+    do: none in a box without extent.
     """
     batch, count = boxes.shape[:2]
     channels = levels[0].shape[1]
@@ -51,7 +52,7 @@ def _pool(
     x0, y0, x1, y1 = box
     width, height = (x1 - x0, y1 - y0) if least == 0 else (max(x1 - x0, least), max(y1 - y0, least))
     cell_w, cell_h = width / size, height / size
-    rows, columns = (ratio or max(math.ceil(cell), 1) for cell in (cell_h, cell_w))
+    rows, columns = (ratio or math.ceil(cell) for cell in (cell_h, cell_w))
     out = np.zeros((features.shape[0], size, size))
     for row in range(size):
         for column in range(size):
@@ -60,7 +61,7 @@ def _pool(
                     y = y0 + row * cell_h + (i + 0.5) * cell_h / rows
                     x = x0 + column * cell_w + (j + 0.5) * cell_w / columns
                     out[:, row, column] += _sample(features, y, x)
-    return out / (rows * columns)
+    return out / max(rows * columns, 1)
 
 
 def _sample(features: NDArray[np.float64], y: float, x: float) -> NDArray[np.float64]:

@@ -42,7 +42,7 @@ class Source:
     mean: tuple[float, float, float] = (103.53, 116.28, 123.675)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     stride_in_1x1: bool = True
-    samples: int = 2
+    samples: int = 0
     blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
     groups: int = 1
     width: int = 64

@@ -65,6 +65,7 @@ def import_checkpoint(
     input_size: tuple[int, int] = DEFAULT_INPUT_SIZE,
     batch_norm_eps: float | None = None,
     caffe: bool | None = None,
+    roi_samples: int | None = None,
 ) -> ImpNetwork:
     """A network with the weights of a Mask R-CNN or Panoptic FPN of another code base.
 
@@ -73,8 +74,9 @@ def import_checkpoint(
     Panoptic FPN becomes the system "panoptic-fpn"; its semantic classes are those of its head, of which the
     first, "things", stands for every thing, and the classes of its detector follow.
 
-    RoIAlign of Detectron2 and mmdetection takes as many samples as a bin has cells, rounded up. Here it takes
-    2 x 2: where boxes are large on their level, boxes and masks differ a little from the source's.
+    RoIAlign of Detectron2 and mmdetection samples adaptively, and so does the network: an engine of it needs
+    plugins. With ``roi_samples=2`` it does not, and boxes and masks differ a little from the source's where
+    boxes are large on their level.
 
     Args:
         path: a .pth, .pt, .pkl or .safetensors file with a state dict, or a training checkpoint around one.
@@ -87,6 +89,8 @@ def import_checkpoint(
         caffe: whether the backbone is from Caffe2 (BGR pixels, and in ResNet-50 and 101 the stride in the 1x1
             convolutions). None takes the source's default: what an mmdetection file says, True for
             Detectron2 and maskrcnn-benchmark.
+        roi_samples: samples per bin and axis of RoIAlign, 0 for adaptive sampling. None takes the source's
+            default: what an mmdetection file says, 0 for Detectron2, else 2.
 
     Returns:
         The network in evaluation mode, with float32 weights.
@@ -94,7 +98,7 @@ def import_checkpoint(
     Raises:
         CheckpointError: the file cannot be read, is not of that source, or has other tensors than a network
             of its sizes.
-        InvalidInput: source, classes or input_size is invalid.
+        InvalidInput: source, classes, input_size or roi_samples is invalid.
     """
     if source != "auto" and source not in SOURCES:
         raise InvalidInput("source", expected=f"one of auto, {', '.join(SOURCES)}", got=source)
@@ -109,6 +113,8 @@ def import_checkpoint(
             fix="--from auto",
         )
     converted = convert(foreign, batch_norm_eps, caffe)
+    if roi_samples is not None:
+        converted = replace(converted, detector={**converted.detector, "roi_samples": roi_samples})
     converted, names = _named(converted, classes or foreign.classes)
     network = ImpNetwork(_config(converted, names, input_size))
     _load(path, network, _with_things(converted))

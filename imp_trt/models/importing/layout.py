@@ -78,10 +78,13 @@ class Pixels:
         return {"mean": tuple(m / 255 for m in mean), "std": tuple(s / 255 for s in std)}
 
 
-def detector_fields(state: State, source: str) -> dict[str, Any]:
+def detector_fields(state: State, source: str, roi_samples: int = 0) -> dict[str, Any]:
     """Fields of DetectorConfig that both Detectron2 and mmdetection differ in, of renamed tensors.
 
-    Their RoIAlign takes as many samples as a bin has cells, rounded up; here the number is fixed.
+    Args:
+        state: renamed tensors.
+        source: for the message.
+        roi_samples: 0, their default, is adaptive sampling.
     """
     return {
         "head_channels": rows(state, "detector.roi.box_head.fc6.weight", source),
@@ -91,12 +94,8 @@ def detector_fields(state: State, source: str) -> dict[str, Any]:
         ),
         "anchors": "exact",
         "roi_aligned": True,
-        "roi_samples": ROI_SAMPLES,
+        "roi_samples": roi_samples,
     }
-
-
-ROI_SAMPLES = 2
-"""Instead of a number that depends on the box."""
 
 
 def background_first(state: dict[str, Tensor], source: str) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from imp_trt.models.config import MAX_ROI_SAMPLES
 from imp_trt.models.importing.layout import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -52,8 +53,8 @@ def convert(foreign: ForeignCheckpoint, batch_norm_eps: float | None, caffe: boo
     """Names, sizes and switches of an mmdetection state dict.
 
     Args:
-        foreign: of version 2 or 3; the style of the backbone and the normalization of pixels are read from
-            the configuration in it.
+        foreign: of version 2 or 3; the style of the backbone, the normalization of pixels and the samples of
+            RoIAlign are read from the configuration in it.
         batch_norm_eps: of the backbone; None takes 1e-5.
         caffe: whether the backbone is of the style "caffe": BGR, and the stride in the 1x1 convolutions. None
             takes what the file's configuration says, without one False.
@@ -76,7 +77,8 @@ def convert(foreign: ForeignCheckpoint, batch_norm_eps: float | None, caffe: boo
         **_pixels(foreign.settings, in_1x1).apply(renamed),
     }
     count = background_first(renamed, SOURCE)
-    return Converted(SOURCE, backbone, renamed, count, model, detector_fields(renamed, SOURCE))
+    detector = detector_fields(renamed, SOURCE, _roi_samples(foreign.settings))
+    return Converted(SOURCE, backbone, renamed, count, model, detector)
 
 
 def _name(name: str) -> str:
@@ -84,6 +86,13 @@ def _name(name: str) -> str:
         name = re.sub("^" + pattern, replacement, name)
     body = "backbone.body."
     return body + backbone_name(name.removeprefix(body)) if name.startswith(body) else name
+
+
+def _roi_samples(settings: str) -> int:
+    """Samples of RoIAlign where the configuration has one number for boxes and masks, else 0: adaptive."""
+    found = set(re.findall(r"\bsampling_ratio\s*=\s*(\d{1,3})\b", settings))
+    samples = int(found.pop()) if len(found) == 1 else 0
+    return samples if samples <= MAX_ROI_SAMPLES else 0
 
 
 def _pixels(settings: str, caffe: bool) -> Pixels:

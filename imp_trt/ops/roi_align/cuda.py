@@ -64,6 +64,8 @@ def launch_multilevel_roi_align(
         raise InvalidInput("layout", expected=" or ".join(_DTYPES), got=repr(layout))
     if dtype not in _DTYPES[layout]:
         raise InvalidInput("dtype", expected=" or ".join(_DTYPES[layout]), got=repr(dtype))
+    if sampling_ratio < 0:
+        raise InvalidInput("sampling_ratio", expected="0 (adaptive) or more", got=sampling_ratio)
     constants = kernels.geometry(_OP)
     grid = (batch * boxes_per_image, -(-channels // constants["IMP_RA_CHANNELS"]), 1)
     block = (constants["IMP_RA_THREADS"], 1, 1)

@@ -25,6 +25,9 @@ STRIDES = (4, 8, 16, 32)
 LEVEL_EPS = 1e-6
 """Added to the level before rounding down, as torchvision's LevelMapper does."""
 
+REACH = 1 << 14
+"""Pixels outside of the frame that corners are clamped to with adaptive sampling: it bounds the samples."""
+
 
 def assign_levels(boxes: Tensor, canonical_level: int = 4, canonical_size: int = 224) -> Tensor:
     """Index in STRIDES of the level of each box (FPN paper, eq. 1; torchvision's rounding).
@@ -58,6 +61,8 @@ def _composed(
     levels = (p2, p3, p4, p5)
     batch, count = boxes.shape[:2]
     rois, which = _rois(boxes, canonical_level, canonical_size)
+    if sampling_ratio < 1:
+        rois = _within_reach(rois, p2)
     out = p2.new_zeros((batch * count, p2.shape[1], output_size, output_size))
     for index, (features, stride) in enumerate(zip(levels, STRIDES, strict=True)):
         rows = torch.nonzero(which == index).squeeze(1)
@@ -115,6 +120,8 @@ def _multilevel_roi_align_backward(
     aligned: bool = False,
 ) -> list[Tensor]:
     rois, which = _rois(boxes, canonical_level, canonical_size)
+    if sampling_ratio < 1:
+        rois = _within_reach(rois, p2)
     size = grad.shape[-1]
     grads = []
     for index, (features, stride) in enumerate(zip((p2, p3, p4, p5), STRIDES, strict=True)):
@@ -190,6 +197,19 @@ def _rois(boxes: Tensor, canonical_level: int, canonical_size: int) -> tuple[Ten
     return torch.cat([image.unsqueeze(1), flat], 1), assign_levels(flat, canonical_level, canonical_size)
 
 
+def _within_reach(rois: Tensor, p2: Tensor) -> Tensor:
+    """Rois [R, 5] as adaptive sampling reads them, for the frame that p2 [B, C, H, W] covers.
+
+    Their corners lie at most REACH pixels outside of it. torchvision raises for a box that is turned inside
+    out along one axis; it has no samples, as one without extent.
+    """
+    height, width = (STRIDES[0] * side + REACH for side in p2.shape[2:])
+    image, low, high = rois[:, :1], rois[:, 1:3], rois[:, 3:]
+    largest = rois.new_tensor([width, height])
+    low, high = (torch.minimum(corner.clamp(min=-REACH), largest) for corner in (low, high))
+    return torch.cat([image, low, torch.maximum(low, high)], 1)
+
+
 def pyramid_roi_align(
     p2: Tensor,
     p3: Tensor,
@@ -211,7 +231,9 @@ def pyramid_roi_align(
         p2, p3, p4, p5: [B, C, H_l, W_l] features at strides 4, 8, 16 and 32, of one dtype.
         boxes: [B, N, 4] float32 xyxy in input pixels.
         output_size: side of the pooled grid.
-        sampling_ratio: samples per cell and axis, at least 1.
+        sampling_ratio: samples per bin and axis. 0 is adaptive, as in torchvision and Detectron2: as many in
+            each bin and axis as the bin has cells of the box's level, rounded up; corners more than REACH
+            pixels outside of the frame are clamped, after the level is chosen.
         canonical_level, canonical_size: see :func:`assign_levels`.
         aligned: as of ``torchvision.ops.roi_align``: cell i of a level covers [i, i + 1), where it is the
             point i otherwise, and a box may be smaller than a cell.
@@ -220,10 +242,12 @@ def pyramid_roi_align(
         [B*N, C, output_size, output_size] in the dtype of the features.
 
     Raises:
-        ValueError: output_size or sampling_ratio is below 1.
+        ValueError: output_size is below 1, or sampling_ratio below 0.
     """
-    if output_size < 1 or sampling_ratio < 1:
-        raise ValueError(f"expected output_size and sampling_ratio >= 1, got {output_size}, {sampling_ratio}")
+    if output_size < 1 or sampling_ratio < 0:
+        raise ValueError(
+            f"expected output_size >= 1 and sampling_ratio >= 0, got {output_size}, {sampling_ratio}"
+        )
     pooled: Tensor = torch.ops.imp_trt.multilevel_roi_align(
         p2, p3, p4, p5, boxes, output_size, sampling_ratio, canonical_level, canonical_size, aligned
     )

@@ -53,6 +53,8 @@ MASK_PROJECTION = {
     ("rect", FLOAT, 56, 4): "bcf6f6d92411203ccce953771e5d527015fc9c95d269fe2225ca4affe19785e0",
 }
 ALIGNED_ROI_ALIGN = "6f80741aebec7ca2bf94cd612663fef64ba6c6666905910909ac28d79ead55e7"
+ADAPTIVE_ROI_ALIGN = "60f5bb519ef6e31c2a2433d668787e2e8aa0ca03463d24f9ecb7133b0385275e"
+ALIGNED_ADAPTIVE_ROI_ALIGN = "204f1a522e4ee60616853e7b8656b51e8cb5379cb9c336f51cd0f23a58ff2dcc"
 ROI_ALIGN = "d28e53d2c79abff5561db93c263a8b950d6bc30285b43e10819744252260c0f2"
 
 
@@ -74,3 +76,5 @@ def test_mask_projection_is_the_same_to_the_byte(variant: tuple[str, int, int, i
 def test_roi_align_is_the_same_to_the_byte() -> None:
     assert digest(multilevel_roi_align.function_proto()) == ROI_ALIGN
     assert digest(multilevel_roi_align.function_proto(aligned=True)) == ALIGNED_ROI_ALIGN
+    assert digest(multilevel_roi_align.function_proto(adaptive=True)) == ADAPTIVE_ROI_ALIGN
+    assert digest(multilevel_roi_align.function_proto(True, adaptive=True)) == ALIGNED_ADAPTIVE_ROI_ALIGN

@@ -120,6 +120,23 @@ def test_a_function_of_another_opset():
     assert any("has opset 17, the model 18" in p for p in graph_problems(graph([call()], functions=[other])))
 
 
+def test_roi_align_in_the_body_of_the_operator_that_has_a_plugin():
+    body = helper.make_function(
+        "imp_trt",
+        "ImpMultilevelRoiAlign",
+        ["a"],
+        ["b"],
+        [helper.make_node("RoiAlign", ["a"], ["b"], name="n")],
+        [helper.make_opsetid("", 18)],
+    )
+    other = helper.make_function(
+        "imp_trt", "Other", ["c"], ["d"], [helper.make_node("RoiAlign", ["c"], ["d"], name="m")], []
+    )
+    model = graph([helper.make_node("Relu", ["x"], ["y"], name="r")], functions=[body, other])
+    found = [problem for problem in graph_problems(model) if "RoiAlign is not" in problem]
+    assert found == ["function Other: RoiAlign is not supported by every target"]
+
+
 def test_names_used_twice():
     clash = double()
     clash.node[0].output[0] = clash.output[0] = "x"

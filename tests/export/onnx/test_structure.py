@@ -13,6 +13,7 @@ from imp_trt.errors import ArtifactError
 from imp_trt.export.onnx.functions import without_functions
 from imp_trt.export.onnx.structure import DOMAIN, Node, read_structure, without_function_bodies
 from tests.support import tiny
+from tests.support.plugin_models import roi_align_model
 
 
 def model() -> onnx.ModelProto:
@@ -54,6 +55,14 @@ def test_what_the_onnx_package_reads() -> None:
     assert found.inputs == (TensorSpec("x", "uint8", (1, 2, 300, 3)),), "weights are no inputs"
     assert found.outputs == (TensorSpec("y", "float16", (-1, 7)),)
     assert found.custom_nodes() == {"ImpThing": ("first", "second")}
+
+
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_whether_roi_align_is_adaptive(ratio: int) -> None:
+    assert read_structure(roi_align_model("f32", ratio=ratio).SerializeToString()).adaptive is (ratio == 0)
+    other = model()
+    other.functions[1].node[0].op_type = "RoiAlign"
+    assert not read_structure(other.SerializeToString()).adaptive, "a function of another domain"
 
 
 def test_the_tensors_of_a_network_are_those_of_its_manifest() -> None:

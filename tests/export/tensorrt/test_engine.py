@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from imp_trt.errors import UsageError
 from imp_trt.export.onnx.class_map import without_argmax
 from imp_trt.export.onnx.functions import without_functions
 from imp_trt.export.targets import TARGETS, EngineOptions
@@ -16,6 +17,7 @@ from imp_trt.export.tensorrt import engine as engine_module
 from imp_trt.export.tensorrt.builder import BuildResult
 from imp_trt.export.tensorrt.engine import custom_nodes, make_engine, uses_plugin
 from tests.support import engines
+from tests.support.plugin_models import roi_align_model
 from tests.support.typed_models import typed
 
 OPERATORS = {"ImpMultilevelRoiAlign", "InstanceMaskProjection"}
@@ -97,6 +99,22 @@ def test_an_engine_without_custom_operators(handed):
     made = make_engine(bare, "fp16", TARGETS["tensorrt"], EngineOptions(), engines.orin())
     assert handed["job"].plugins == "function"
     assert made.info.operators == {}
+
+
+@pytest.mark.parametrize(
+    ("target", "options"), [("tensorrt", EngineOptions(plugin=False)), ("rtx", EngineOptions())]
+)
+def test_adaptive_roi_align_needs_the_plugin(handed, target, options):
+    """TensorRT has no layer for it: nothing else may be built in its place."""
+    adaptive = roi_align_model("f16", ratio=0)
+    for model in (adaptive, adaptive.SerializeToString()):
+        with pytest.raises(UsageError, match=r"adaptive sampling.*plugin layers.*--roi-samples 2"):
+            make_engine(model, "fp16", TARGETS[target], options, engines.orin())
+    assert "job" not in handed
+    make_engine(adaptive, "fp16", TARGETS["tensorrt"], EngineOptions(), engines.orin())
+    assert handed["job"].plugins == "plugin"
+    make_engine(roi_align_model("f16"), "fp16", TARGETS[target], options, engines.orin())
+    assert handed["job"].plugins == "function"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from imp_trt.export.onnx.from_model import onnx_from_module
 from imp_trt.models.checkpoint import load_model, save_checkpoint
+from imp_trt.models.config import DetectorConfig
 from imp_trt.models.deploy import DeployModule
+from imp_trt.models.detector import PyramidRoIPool
 from imp_trt.models.importing import import_checkpoint
 from imp_trt.models.importing.classes import COCO_STUFF
 from imp_trt.models.importing.convert import _CONVERTERS, _config, _named, _with_things
@@ -41,6 +43,8 @@ CAFFE_STYLE = """model = dict(
     data_preprocessor=dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False),
     backbone=dict(type='ResNet', depth=50, style='caffe'))"""
 OTHER_PIXELS = "mean=[100.0, 110.0, 120.0], std=[50.0, 51.0, 52.0], to_rgb=True, style='pytorch'"
+
+FIXED_SAMPLES = f"{PYTORCH_STYLE}, roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=2)"
 
 MMDET_NAMES = (
     (r"backbone\.bottom_up\.stem\.conv1\.norm", "backbone.bn1"),
@@ -119,31 +123,9 @@ CASES: dict[str, tuple[Source, str]] = {
         replace(MMDET, bgr=True, mean=DETECTRON2.mean, std=(1, 1, 1), stride_in_1x1=True),
         CAFFE_STYLE,
     ),
+    "mmdet 2 x 2 samples": (replace(MMDET, samples=2), FIXED_SAMPLES),
     "mmdet other pixels": (replace(MMDET, mean=(100.0, 110.0, 120.0), std=(50.0, 51.0, 52.0)), OTHER_PIXELS),
 }
-
-
-SAMPLES = 0.02
-"""Mean difference of pooled features, in standard deviations."""
-
-
-@pytest.mark.slow
-def test_two_samples_instead_of_as_many_as_cells() -> None:
-    """What that changes: Detectron2 and mmdetection take as many as a bin has cells, rounded up."""
-    fixed = Network(fixture(MMDET), MMDET)
-    adaptive = Network(fixture(MMDET), replace(MMDET, samples=0))
-    levels = fixed.pyramid(frames())
-    boxes = fixed.proposals(levels, 0, SIZE)
-    for side in (7, 14):
-        two, many = (network.pool(levels, 0, boxes, side) for network in (fixed, adaptive))
-        assert 0 < (two - many).abs().mean() < SAMPLES * many.std()
-    for two, many in zip(fixed.detect(frames()), adaptive.detect(frames()), strict=True):
-        distance = torch.cdist(two["boxes"], many["boxes"])
-        distance += 1e3 * (two["labels"][:, None] != many["labels"])
-        nearest, index = distance.min(1)
-        same = nearest < 2
-        assert same.float().mean() > 0.8
-        assert (two["scores"] - many["scores"][index])[same].abs().mean() < 0.02
 
 
 @pytest.mark.slow
@@ -152,12 +134,39 @@ def test_parity(name: str, tmp_path: Path) -> None:
     source, kind = CASES[name]
     named = {} if "mmdet" in name else {"classes": NAMES}  # mmdetection's are in the file
     network = import_checkpoint(write(source, tmp_path, kind), input_size=SIZE, **named)
+    assert network.config.detector_config.roi_samples == source.samples
     assert network.config.classes.names == ("background", *NAMES)
     wanted = Network(fixture(source), source).detect(frames())
     compare(wanted, network.forward_frames(frames()), 1)
     with torch.no_grad():
         outputs = DeployModule(network)(frames())
     compare(wanted, dict(zip(OUTPUT_NAMES, outputs, strict=True)), 1)
+
+
+def test_pooled_features_have_as_many_samples_as_cells() -> None:
+    """Those of the network against torchvision's RoIAlign with a sampling ratio of 0, in both forms."""
+    config = fields(DETECTRON2)[1]["detector_config"]
+    assert (config["roi_samples"], config["roi_aligned"]) == (0, True)
+    levels = [torch.randn(1, 32, 256 >> k, 320 >> k) for k in range(5)]
+    boxes = torch.tensor([[2.0, 3, 500, 60], [100, 80, 180, 160], [1000, 30, 1270, 900], [8, 8, 8, 30]])
+    features = {f"p{k}": level for k, level in enumerate(levels, 2)}
+    for side in (7, 14):
+        wanted = Network({}, DETECTRON2).pool(levels, 0, boxes, side)
+        pool = PyramidRoIPool(side, DetectorConfig(**config))
+        torch.testing.assert_close(pool(features, [boxes], [(1024, 1280)]), wanted)
+        fixed = PyramidRoIPool(side, DetectorConfig(**{**config, "roi_samples": 2}))
+        assert (fixed(features, [boxes], [(1024, 1280)]) - wanted).abs().amax() > 0.1
+
+
+def test_samples_of_an_mmdetection_file() -> None:
+    for settings, samples in (
+        (PYTORCH_STYLE, 0),
+        (FIXED_SAMPLES, 2),
+        (f"{FIXED_SAMPLES} sampling_ratio=0", 0),
+        ("sampling_ratio=999", 0),
+        ("sampling_ratio = 4", 4),
+    ):
+        assert fields(MMDET, settings)[1]["detector_config"]["roi_samples"] == samples
 
 
 @pytest.mark.slow

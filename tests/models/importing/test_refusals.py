@@ -149,10 +149,11 @@ def test_the_command_writes_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureF
     assert network.config.input_size == SIZE
     assert network.config.classes.names == ("background", "cat", "dog")
     assert metadata["imported_from"] == "model.pth"
+    assert network.config.detector_config.roi_samples == 2
 
 
 @pytest.mark.parametrize(
-    "bad", ["size", "names", "source", "damaged", "missing", "suffix", "no output folder"]
+    "bad", ["size", "names", "samples", "source", "damaged", "missing", "suffix", "no output folder"]
 )
 def test_bad_input_leaves_no_file(bad: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = saved(tmp_path, state())
@@ -160,6 +161,7 @@ def test_bad_input_leaves_no_file(bad: str, tmp_path: Path, capsys: pytest.Captu
     options = {
         "size": ["--input-size", "63", "64"],
         "names": ["--classes", str(tmp_path / "names.txt")],
+        "samples": ["--roi-samples", "17"],
         "source": ["--from", "elsewhere"],
         "suffix": ["-o", str(tmp_path / "out.pth")],
         "no output folder": ["-o", str(tmp_path / "names.txt" / "out.safetensors")],
