@@ -5,6 +5,8 @@
 
 namespace imp_trt {
 
+constexpr int kMaxSamplingRatio = 64; // per bin and axis; the number comes from files, and bounds the time
+
 // Device pointers and sizes of one call; the README says what they mean. All arrays are contiguous.
 // hwc8: levels are [batch, heights[i], widths[i], channels rounded up to 8]; not for f32.
 struct MultilevelRoiAlignCall {

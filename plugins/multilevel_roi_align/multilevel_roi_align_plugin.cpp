@@ -29,8 +29,8 @@ const char* MultilevelRoiAlign::field_problem() const
     if (output_size_ < 1) {
         return "output_size must be at least 1";
     }
-    if (sampling_ratio_ < 0) {
-        return "sampling_ratio must be at least 0";
+    if (sampling_ratio_ < 0 || sampling_ratio_ > kMaxSamplingRatio) {
+        return "sampling_ratio must be 0 to 64";
     }
     if (canonical_size_ < 1) {
         return "canonical_size must be at least 1";

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from imp_trt.cuda.driver import Device
 from imp_trt.errors import InvalidInput
-from imp_trt.ops.roi_align.cuda import launch_multilevel_roi_align, prepare
+from imp_trt.ops.roi_align.cuda import MAX_SAMPLING_RATIO, launch_multilevel_roi_align, prepare
 from imp_trt.plugins.python_plugin import FLOATING, PluginOperator, ShapeBuilder, Tensor
 from imp_trt.plugins.tensorrt_types import DimsExprs, IDimensionExpr
 
@@ -31,9 +31,13 @@ class MultilevelRoiAlign(PluginOperator):
     aligned: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("output_size", 1), ("sampling_ratio", 0), ("canonical_size", 1)):
-            if getattr(self, name) < least:
-                raise InvalidInput(name, expected=f"an integer >= {least}", got=getattr(self, name))
+        for name in ("output_size", "canonical_size"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(name, expected="an integer >= 1", got=getattr(self, name))
+        if not 0 <= self.sampling_ratio <= MAX_SAMPLING_RATIO:
+            raise InvalidInput(
+                "sampling_ratio", expected=f"0 (adaptive) to {MAX_SAMPLING_RATIO}", got=self.sampling_ratio
+            )
         if self.aligned not in (0, 1):
             raise InvalidInput("aligned", expected="0 or 1", got=self.aligned)
 

@@ -103,8 +103,9 @@ def test_multilevel_roi_align(fake):
     assert launch.block == (constants["IMP_RA_THREADS"], 1, 1)
     pool(sampling_ratio=0)
     assert fake.launches.pop().values[-4] == 0
-    with pytest.raises(InvalidInput, match=r"sampling_ratio: expected 0 .* got -1"):
-        pool(sampling_ratio=-1)
+    for ratio in (-1, 65, 2**31 - 1):
+        with pytest.raises(InvalidInput, match=rf"sampling_ratio: expected 0 .* got {ratio}"):
+            pool(sampling_ratio=ratio)
     pool(boxes_per_image=0)
     assert len(fake.launches) == 1
     with pytest.raises(InvalidInput, match="dtype: expected f32 or f16 or bf16, got 'f64'"):

@@ -113,9 +113,11 @@ inline void check_refusals(IPluginCreatorV3One& creator, const Case& given)
         if (given.fields[i].type == nvinfer1::PluginFieldType::kINT32 && name != "canonical_level" &&
             !optional) {
             changed = given.fields;
-            const int32_t bad = name == "sampling_ratio" ? -1 : 0; // there 0 is adaptive
-            changed[i] = make_field(name, nvinfer1::PluginFieldType::kINT32, bad);
-            refuses(creator, changed, name);
+            const bool samples = name == "sampling_ratio"; // there 0 is adaptive
+            for (const int32_t bad : {samples ? -1 : 0, samples ? 65 : -1}) {
+                changed[i] = make_field(name, nvinfer1::PluginFieldType::kINT32, bad);
+                refuses(creator, changed, name);
+            }
         }
     }
     require(creator.createPlugin("layer", nullptr, TensorRTPhase::kBUILD) == nullptr, "accepted no fields");

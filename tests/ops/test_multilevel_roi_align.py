@@ -197,7 +197,7 @@ def test_inputs_stay_as_they_are():
     assert all(torch.equal(a, b) for a, b in zip((*levels, boxes), before, strict=True))
 
 
-@pytest.mark.parametrize(("size", "ratio"), [(0, 2), (-1, 0), (7, -1)])
-def test_sizes_below_one_are_refused(size, ratio):
-    with pytest.raises(ValueError, match="expected output_size >= 1 and sampling_ratio >= 0"):
+@pytest.mark.parametrize(("size", "ratio"), [(0, 2), (-1, 0), (7, -1), (7, 65), (7, 2**31 - 1)])
+def test_sizes_out_of_range_are_refused(size, ratio):
+    with pytest.raises(ValueError, match="expected output_size >= 1 and sampling_ratio 0 to 64"):
         pyramid_roi_align(*pyramid(), boxes_of_every_level(), size, ratio)

@@ -137,6 +137,7 @@ def test_text_may_end_with_zero() -> None:
                 ("aligned", "twice"),
                 ("output_size", 0),
                 ("sampling_ratio", -1),
+                ("sampling_ratio", 65),
                 ("canonical_size", 0),
                 ("canonical_level", 4.0),
             ],

@@ -11,6 +11,9 @@ from imp_trt.cuda import kernels
 from imp_trt.cuda.driver import Device
 from imp_trt.errors import InvalidInput
 
+MAX_SAMPLING_RATIO = 64
+"""Samples per bin and axis that a call may ask for: the number comes from files, and bounds the time."""
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -64,8 +67,10 @@ def launch_multilevel_roi_align(
         raise InvalidInput("layout", expected=" or ".join(_DTYPES), got=repr(layout))
     if dtype not in _DTYPES[layout]:
         raise InvalidInput("dtype", expected=" or ".join(_DTYPES[layout]), got=repr(dtype))
-    if sampling_ratio < 0:
-        raise InvalidInput("sampling_ratio", expected="0 (adaptive) or more", got=sampling_ratio)
+    if not 0 <= sampling_ratio <= MAX_SAMPLING_RATIO:
+        raise InvalidInput(
+            "sampling_ratio", expected=f"0 (adaptive) to {MAX_SAMPLING_RATIO}", got=sampling_ratio
+        )
     constants = kernels.geometry(_OP)
     grid = (batch * boxes_per_image, -(-channels // constants["IMP_RA_CHANNELS"]), 1)
     block = (constants["IMP_RA_THREADS"], 1, 1)

@@ -18,6 +18,7 @@ from torch import Tensor, library
 from torchvision.ops import roi_align
 
 from imp_trt.ops.roi_align import cuda as multilevel_roi_align_cuda
+from imp_trt.ops.roi_align.cuda import MAX_SAMPLING_RATIO
 
 STRIDES = (4, 8, 16, 32)
 """Input pixels per cell of p2..p5."""
@@ -231,7 +232,7 @@ def pyramid_roi_align(
         p2, p3, p4, p5: [B, C, H_l, W_l] features at strides 4, 8, 16 and 32, of one dtype.
         boxes: [B, N, 4] float32 xyxy in input pixels.
         output_size: side of the pooled grid.
-        sampling_ratio: samples per bin and axis. 0 is adaptive, as in torchvision and Detectron2: as many in
+        sampling_ratio: samples per bin and axis, at most 64. 0 is adaptive, as in torchvision: as many in
             each bin and axis as the bin has cells of the box's level, rounded up; corners more than REACH
             pixels outside of the frame are clamped, after the level is chosen.
         canonical_level, canonical_size: see :func:`assign_levels`.
@@ -242,11 +243,12 @@ def pyramid_roi_align(
         [B*N, C, output_size, output_size] in the dtype of the features.
 
     Raises:
-        ValueError: output_size is below 1, or sampling_ratio below 0.
+        ValueError: output_size is below 1, or sampling_ratio not 0 to 64.
     """
-    if output_size < 1 or sampling_ratio < 0:
+    if output_size < 1 or not 0 <= sampling_ratio <= MAX_SAMPLING_RATIO:
         raise ValueError(
-            f"expected output_size >= 1 and sampling_ratio >= 0, got {output_size}, {sampling_ratio}"
+            f"expected output_size >= 1 and sampling_ratio 0 to {MAX_SAMPLING_RATIO}, "
+            f"got {output_size}, {sampling_ratio}"
         )
     pooled: Tensor = torch.ops.imp_trt.multilevel_roi_align(
         p2, p3, p4, p5, boxes, output_size, sampling_ratio, canonical_level, canonical_size, aligned
