@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tests in fresh virtual environments: lowest and newest dependencies, on each Python.
 
-    python -m tests.matrix [--python 3.10 ...] [--deps lowest newest] [--extra dev] [--folder DIR] [--plan]
+    python -m tests.matrix [--python 3.10 ...] [--deps lowest newest] [--extra NAME] [--folder DIR] [--plan]
                            [TEST ...]
 
-"newest" installs the extra as pip resolves it. "lowest" holds every requirement of the extra to the release
-series of its lower bound in pyproject.toml (numpy>=1.26: 1.26.*; pytest>=8: 8.0.*), and runs on the oldest
-Python alone: newer ones have no wheels of the oldest versions. TEST is what pytest runs (default: the whole
-suite). A version of Python that is not installed is reported as not run. Exit code 1: an environment failed,
-or none ran.
+"newest" installs the extra dev as pip resolves it. "lowest" holds every requirement of the extra test (dev
+without trackers, which wants newer packages) to the release series of its lower bound in pyproject.toml
+(numpy>=1.26: 1.26.*; pytest>=8: 8.0.*), on the oldest and the newest Python. TEST is what pytest runs
+(default: the whole suite). A version of Python that is not installed is reported as not run. Exit code 1: an
+environment failed, or none ran.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--python", nargs="+", default=pythons(table), metavar="VERSION")
     parser.add_argument("--deps", nargs="+", choices=("lowest", "newest"), default=("lowest", "newest"))
-    parser.add_argument("--extra", default="dev", help='of pyproject.toml; "" for none')
+    parser.add_argument("--extra", help='of pyproject.toml; "" for none; default: dev, and test for lowest')
     parser.add_argument("--folder", type=Path, help="where the environments are made and kept")
     parser.add_argument("--plan", action="store_true", help="say what would run, and stop")
     parser.add_argument("tests", nargs="*", metavar="TEST", help="arguments of pytest")
@@ -124,10 +124,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     results: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="imp_trt_matrix_") as scratch:
         for deps in options.deps:
+            extra = options.extra if options.extra is not None else {"lowest": "test", "newest": "dev"}[deps]
             every = pythons(table)
             ends = [version for version in options.python if version in (every[0], every[-1])]
             for version in ends if deps == "lowest" else options.python:
-                pins = lowest(table, options.extra, version) if deps == "lowest" else []
+                pins = lowest(table, extra, version) if deps == "lowest" else []
                 name = f"python{version}-{deps}"
                 program = interpreter(version)
                 if program is None:
@@ -137,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 else:
                     folder = (options.folder or Path(scratch)).resolve() / name
                     folder.parent.mkdir(parents=True, exist_ok=True)
-                    results[name] = run(program, folder, options.extra, pins, options.tests)
+                    results[name] = run(program, folder, extra, pins, options.tests)
     for name, result in results.items():
         print(f"{name}: {result}")
     failed = any(result.startswith("FAILED") for result in results.values())
