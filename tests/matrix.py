@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,10 +52,12 @@ def requirements(table: dict[str, Any], extra: str) -> Iterator[Requirement]:
 def lowest(table: dict[str, Any], extra: str, python: str) -> list[str]:
     """Constraints, such as "numpy==1.26.*", of what an extra needs on a version of Python, such as "3.10".
 
+    Of two lower bounds the higher one counts.
+
     Raises:
-        ValueError: a requirement has no lower bound, or two that differ.
+        ValueError: a requirement has no lower bound.
     """
-    pins: dict[str, str] = {}
+    bounds: dict[str, Version] = {}
     for requirement in [*requirements(table, ""), *requirements(table, extra)]:
         if requirement.marker and not requirement.marker.evaluate({"python_version": python}):
             continue
@@ -62,10 +65,9 @@ def lowest(table: dict[str, Any], extra: str, python: str) -> list[str]:
         if bound is None:
             raise ValueError(f"pyproject.toml: '{requirement}' has no lower bound")
         name = requirement.name
-        pin = f"{name}=={bound}.*" if "." in bound else f"{name}=={bound}.0.*"
-        if pins.setdefault(name, pin) != pin:
-            raise ValueError(f"pyproject.toml: {name} has the lower bounds of {pins[name]} and {pin}")
-    return sorted(pins.values())
+        bounds[name] = max(bounds.get(name, Version("0")), Version(bound))
+    pins = ((name, str(bound)) for name, bound in bounds.items())
+    return sorted(f"{name}=={text}.*" if "." in text else f"{name}=={text}.0.*" for name, text in pins)
 
 
 def pythons(table: dict[str, Any]) -> list[str]:
