@@ -155,6 +155,8 @@ def test_detector_fields_of_other_types() -> None:
                 continue
             if isinstance(value, float) and other == 1.5:
                 continue
+            if name == "roi_samples" and type(other) is int and other == 0:
+                continue  # adaptive
             if isinstance(other, list):
                 other = tuple(other)
             with pytest.raises(InvalidInput):
