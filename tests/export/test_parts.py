@@ -199,6 +199,7 @@ def _scales(model):
     return found
 
 
+@pytest.mark.slow
 def test_a_batch_has_a_canvas_for_each_frame(weights, images, tmp_path):
     report = export_model(weights, tmp_path / "small.onnx", options(images, target="onnxruntime", batch=2))
     part = report.manifest.canvas_part
@@ -207,6 +208,7 @@ def test_a_batch_has_a_canvas_for_each_frame(weights, images, tmp_path):
     assert part.verification["equal_to_whole"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_part_that_differs_fails_and_nothing_is_written(weights, images, tmp_path, monkeypatch):
     monkeypatch.setattr(
         verification, "project_detections", lambda *given: project_detections(*given) * np.float32(0)
@@ -216,6 +218,7 @@ def test_a_part_that_differs_fails_and_nothing_is_written(weights, images, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_part_has_the_gate_of_the_whole(weights, images, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         verification, "project_detections", lambda *given: project_detections(*given) * np.float32(0)
@@ -294,6 +297,7 @@ def test_the_self_test_replays_both_parts(exported, tmp_path, capsys):
     assert "class maps of the canvas part equal to PyTorch on" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command(weights, images, tmp_path, capsys):
     path = tmp_path / "small.onnx"
     arguments = ["--weights", str(weights), "-o", str(path), "--parts", "--no-verify", "--quiet"]

@@ -77,6 +77,7 @@ def test_layers_and_what_is_between_them() -> None:
     assert "w0" not in stored, "weights are not stored twice"
 
 
+@pytest.mark.slow
 def test_it_is_the_same_every_time() -> None:
     model = inferred(foreign.plain())
     files = set()

@@ -164,9 +164,15 @@ class Page:
         return value
 
     def click(self, selector: str) -> None:
-        """Click with the mouse in the middle of an element."""
+        """Click with the mouse in the middle of an element, once it stays where it is."""
         box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
-        x, y = self.run(f"(() => {{ const b = {box}; return [b.x + b.width / 2, b.y + b.height / 2] }})()")
+        middle = f"(() => {{ const b = {box}; return [b.x + b.width / 2, b.y + b.height / 2] }})()"
+        x, y = self.run(middle)
+        for _ in range(100):  # what appears elsewhere on the page moves it
+            time.sleep(0.05)
+            before, (x, y) = (x, y), self.run(middle)
+            if (x, y) == before:
+                break
         for kind in ("mousePressed", "mouseReleased"):
             self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
