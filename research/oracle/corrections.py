@@ -18,17 +18,15 @@ MIN_IOU = 0.5
 
 @dataclass(frozen=True)
 class _Matched:
-    """Detections that stand for an object, and the objects that have none.
+    """Detections that stand for an object.
 
     Attributes:
         detections: [M] int64 indices, in the order of the scores.
         objects: [M] int64, the object of each.
-        missed: [K - M] int64.
     """
 
     detections: Tensor
     objects: Tensor
-    missed: Tensor
 
 
 def match(detected: Drawn, truth: Drawn) -> _Matched:
@@ -47,9 +45,7 @@ def match(detected: Drawn, truth: Drawn) -> _Matched:
             pairs.append((index, best))
             overlap[:, best] = -1.0
     found = torch.tensor(pairs, dtype=torch.int64, device=truth.labels.device).reshape(-1, 2)
-    free = torch.ones_like(truth.labels, dtype=torch.bool)
-    free[found[:, 1]] = False
-    return _Matched(found[:, 0], found[:, 1], free.nonzero()[:, 0])
+    return _Matched(found[:, 0], found[:, 1])
 
 
 def _chosen(drawn: Drawn, index: Tensor) -> Drawn:
