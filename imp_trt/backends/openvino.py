@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -195,10 +196,13 @@ def _compile(payload: bytes, path: str, threads: int, precision: Precision) -> _
         # Its generated types are wider than what it returns.
         return cast(_Compiled, core.compile_model(network, "CPU", options))
     except Exception as error:
+        # Before, it mistransforms the minimum of a concatenation, which the canvas has.
+        old = tuple(map(int, re.findall(r"\d+", openvino.__version__)[:2])) < (2026, 1)
+        upgrade = "install OpenVINO 2026.1 or newer, " if old else ""
         raise ArtifactError(
             f"artifact {path}: OpenVINO {openvino.__version__} rejects the graph",
             got=_line(error),
-            fix=f"leave the backend out, to run it in ONNX Runtime, or {EXPORT_AGAIN}",
+            fix=f"{upgrade}leave the backend out, to run it in ONNX Runtime, or {EXPORT_AGAIN}",
         ) from error
 
 

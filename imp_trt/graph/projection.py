@@ -278,8 +278,9 @@ def _class_map(kind: int, request: _Request) -> list[NodeProto]:
     canvas = ir.Value(name=request.canvas)
     if kind != TensorProto.FLOAT:
         canvas = op.Cast(canvas, to=TensorProto.FLOAT)
-    before = op.Constant(value_ints=[0, 1, 0, 0, 0, 0, 0, 0])
-    planes = op.Pad(canvas, before, op.Constant(value_float=request.threshold))
+    # A tensor: onnx 1.19 refuses the pads of a Constant with value_ints.
+    pads = op.Constant(value=ir.tensor([0, 1, 0, 0, 0, 0, 0, 0], dtype=ir.DataType.INT64))
+    planes = op.Pad(canvas, pads, op.Constant(value_float=request.threshold))
     index = op.ArgMax(planes, axis=1, keepdims=0)
     if request.classes != tuple(range(len(request.classes))):
         index = op.Gather(op.Constant(value_ints=list(request.classes)), index)

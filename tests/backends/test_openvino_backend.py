@@ -101,6 +101,21 @@ def test_graphs_that_are_not_those_of_the_manifest(tmp_path: Path) -> None:
             OpenVinoBackend(path)
 
 
+@needs_openvino
+def test_old_versions_name_the_one_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    path = write_artifact(tmp_path / "bad.onnx", b"nothing", tiny.manifest())
+    for version, named in {
+        "2025.4.1-20426-82bbf0292c5-releases/2025/4": True,
+        "2026.1.0-21367": False,
+    }.items():
+        monkeypatch.setattr(openvino, "__version__", version)
+        with pytest.raises(ArtifactError, match="rejects the graph") as raised:
+            OpenVinoBackend(path)
+        assert ("install OpenVINO 2026.1 or newer" in str(raised.value)) is named
+
+
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(DependencyMissing, match=r"imp-trt\[openvino\]"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -124,8 +125,11 @@ def test_the_picture_is_that_of_pillow(
 ) -> None:
     path = tmp_path / name
     save(path)
-    with Image.open(path) as image:
-        expected = np.asarray(image.convert("RGB"))[..., ::-1]
+    try:
+        with Image.open(path) as image:
+            expected = np.asarray(image.convert("RGB"))[..., ::-1]
+    except OSError as error:  # before Pillow 13: the YCbCr TIFF that it wrote itself
+        pytest.skip(f"Pillow {PIL.__version__} cannot read it: {error}")
     found = reader(path)
     assert (found.shape, found.dtype) == (expected.shape, np.uint8)
     assert np.abs(found.astype(int) - expected).mean() <= tolerance

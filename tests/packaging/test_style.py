@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("imp_trt", "export", "train", "plugins", "research")
 
 
+@pytest.mark.lint
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=lambda c: c[0])
 def test_ruff(command):
     done = subprocess.run(
@@ -23,6 +24,7 @@ def test_ruff(command):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.lint
 @pytest.mark.slow
 def test_mypy_at_the_root():
     """Strict, and it sees the linked folders: an error planted there must be found."""
@@ -36,6 +38,7 @@ def test_mypy_at_the_root():
     assert int(checked[1]) >= len(sources)
 
 
+@pytest.mark.lint
 @pytest.mark.slow
 def test_pyright_at_the_root():
     command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson"]

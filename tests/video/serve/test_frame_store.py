@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError  # before Python 3.11 a class of its own
 from threading import Event
 
 import pytest
@@ -50,7 +51,7 @@ def test_waiting_viewers_are_woken_by_frames_of_their_source_only() -> None:
         waiting = pool.submit(ask)
         assert asking.wait(5)
         frames.put(segmented(2, "rear"))
-        with pytest.raises(TimeoutError):
+        with pytest.raises(FutureTimeoutError):
             waiting.result(0.05)
         frames.put(segmented(3, "front"))
         assert waiting.result(5) == 4
