@@ -279,7 +279,7 @@ def test_the_real_bindings_take_the_arguments(fake):
     frame_fit.launch_letterbox_nv12(fit_of((8, 8)), NV12, 32, 0, 2, device)
     for launch in fake.launches:
         arguments = (*launch.grid, *launch.block, 0, launch.stream, (launch.values, launch.types), 0)
-        with pytest.raises(RuntimeError, match="driver|libcuda"):  # only the library is missing
+        with pytest.raises(RuntimeError, match=r"driver|libcuda"):  # only the library is missing
             real.cuLaunchKernel(real.CUfunction(8), *arguments)
 
 
