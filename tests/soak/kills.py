@@ -104,7 +104,7 @@ from imp_trt.train.run import Run, train_pair
 from tests.train.boxes import CONFIG, RECIPE, Boxes
 torch.set_num_threads(1)
 recipe = RECIPE.with_iterations(30, 20)
-run = Run(Boxes(), recipe, 0, Path(sys.argv[1]), quiet=True, save_every=1)
+run = Run(Boxes(), recipe, 0, Path(sys.argv[1]), quiet=True, save_every=4)
 print("ready", flush=True)
 train_pair(run, CONFIG)
 """
