@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from imp_trt.artifacts.network_manifest import NetworkManifest
 from imp_trt.artifacts.writing import write_artifact
+from imp_trt.export import ExportOptions, export_network
 from imp_trt.export.onnx.from_model import onnx_with_operators
 from imp_trt.export.onnx.structure import read_structure
 from imp_trt.ops.mask_projection.torch import instance_mask_projection
@@ -133,3 +134,19 @@ def manifest(model: ModelProto, **changes: Any) -> NetworkManifest:
 def artifact(folder: Path, model: ModelProto, name: str = "yours.fp32.onnx") -> Path:
     """The model as an artifact."""
     return write_artifact(folder / name, model.SerializeToString(deterministic=True), manifest(model))
+
+
+def export(path: Path, output: Path, shapes: Any = None, **options: Any) -> Any:
+    """export_network for ONNX Runtime, unless options say otherwise."""
+    chosen = ExportOptions(**({"target": "onnxruntime"} | options))
+    return export_network(path, output, chosen, shapes=shapes)
+
+
+def images_of(path: Path, seed: int = 0) -> Any:
+    """Inputs and the outputs of ONNX Runtime for a file."""
+    import onnxruntime as ort
+
+    inputs = images(seed)
+    session = ort.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return inputs, dict(zip(names, session.run(names, inputs), strict=True))
