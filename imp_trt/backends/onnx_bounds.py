@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 
 from imp_trt.artifacts.manifest import EXPORT_AGAIN
 from imp_trt.backends.onnx_file import Function, Node, OnnxFile, elements, parse
-from imp_trt.backends.onnx_shapes import ABSENT, UNKNOWN, Known, known_outputs, known_tensor
+from imp_trt.backends.onnx_known import known_outputs
+from imp_trt.backends.onnx_shapes import ABSENT, UNKNOWN, Known, known_tensor
 from imp_trt.errors import ArtifactError
 
 MAX_NODES = 200_000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes of the outputs of ONNX operators, and values of small constants, as far as they can be known."""
+"""Shapes of the outputs of ONNX operators, as far as they can be known."""
 
 from __future__ import annotations
 
@@ -41,46 +41,7 @@ def known_tensor(tensor: Tensor) -> Known:
     return Known(tensor.shape if elements(tensor.shape) >= 0 else None, tensor.values, constant=True)
 
 
-def known_outputs(op: str, inputs: Sequence[Known], attributes: Attributes) -> list[Known]:
-    """What is known of the outputs of a standard operator; nothing for the operators not listed here."""
-    rule = _RULES.get(op)
-    if rule is None:
-        return []
-    constant = all(i.constant for i in inputs)
-    try:
-        if op == "Split":
-            return [Known(shape, constant=constant) for shape in _split(inputs, attributes)]
-        with np.errstate(all="ignore"):
-            shape = rule(inputs, attributes)
-            values = _evaluate(op, inputs, attributes, shape)
-    except (ArithmeticError, IndexError, KeyError, TypeError, ValueError, AttributeError, MemoryError):
-        return []  # ONNX Runtime says what is wrong
-    if shape is not None and elements(shape) < 0:
-        return []
-    # Sizes are static: what is filled from the shape of an activation is a constant all the same.
-    constant = constant or values is not None or op in ("ConstantOfShape", "Range")
-    return [Known(shape, values, constant)] * (2 if op in ("TopK", "MaxPool") else 1)
-
-
-def _evaluate(
-    op: str, inputs: Sequence[Known], attributes: Attributes, shape: Shape | None
-) -> NDArray[np.generic] | None:
-    """Values of a small output. Shape is known even where its input is not a constant."""
-    if op == "Shape":
-        return None if inputs[0].shape is None else np.array(_part_of_shape(inputs[0].shape, attributes))
-    if op == "Constant":
-        return _constant(attributes).values
-    function = _VALUES.get(op)
-    if function is None or shape is None or elements(shape) > MAX_VALUES:
-        return None
-    arrays = [i.values for i in inputs if i is not ABSENT]
-    if any(a is None for a in arrays):
-        return None
-    result = np.asarray(function([a for a in arrays if a is not None], attributes))
-    return result if result.shape == shape else None
-
-
-def _part_of_shape(shape: Shape, attributes: Attributes) -> Shape:
+def part_of_shape(shape: Shape, attributes: Attributes) -> Shape:
     start, end = attributes.get("start"), attributes.get("end")
     return shape[_index(start, None) : _index(end, None)]
 
@@ -89,7 +50,7 @@ def _index(value: object, default: int | None) -> int | None:
     return value if isinstance(value, int) else default
 
 
-def _constant(attributes: Attributes) -> Known:
+def constant_of(attributes: Attributes) -> Known:
     for name in ("value", "value_int", "value_float", "value_ints", "value_floats"):
         value = attributes.get(name)
         if isinstance(value, Tensor):
@@ -128,7 +89,7 @@ def _numbers(known: Known) -> list[int]:
     return [int(v) for v in known.values.ravel()]
 
 
-def _axis(attributes: Attributes, default: int, rank: int) -> int:
+def axis_of(attributes: Attributes, default: int, rank: int) -> int:
     axis = attributes.get("axis")
     axis = axis if isinstance(axis, int) else default
     if not -rank <= axis < rank:
@@ -156,11 +117,11 @@ def _concat(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
     known = [s for s in shapes if s is not None]
     if len(known) < len(shapes):
         return None
-    axis = _axis(attributes, 0, len(known[0]))
+    axis = axis_of(attributes, 0, len(known[0]))
     return (*known[0][:axis], sum(s[axis] for s in known), *known[0][axis + 1 :])
 
 
-def _reshape(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
+def reshape(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
     source, wanted = inputs[0].shape, _numbers(inputs[1])
     if source is None:
         return None
@@ -171,7 +132,7 @@ def _reshape(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
     return tuple(sizes)
 
 
-def _expand(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
+def expand(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
     wanted = tuple(_numbers(inputs[1]))
     return broadcast([inputs[0].shape or (1,), wanted])
 
@@ -199,15 +160,15 @@ def _transpose(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
     return tuple(shape[i] for i in order) if isinstance(order, list) else shape[::-1]
 
 
-def _axes(inputs: Sequence[Known], attributes: Attributes) -> list[int] | None:
+def axes_of(inputs: Sequence[Known], attributes: Attributes) -> list[int] | None:
     if len(inputs) > 1:
         return _numbers(inputs[1])
     axes = attributes.get("axes")
     return axes if isinstance(axes, list) else None
 
 
-def _unsqueeze(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
-    shape, axes = inputs[0].shape, _axes(inputs, attributes)
+def unsqueeze(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
+    shape, axes = inputs[0].shape, axes_of(inputs, attributes)
     if shape is None or axes is None:
         return None
     rank = len(shape) + len(axes)
@@ -215,8 +176,8 @@ def _unsqueeze(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
     return tuple(1 if i in added else next(rest) for i in range(rank))
 
 
-def _squeeze(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
-    shape, axes = inputs[0].shape, _axes(inputs, attributes)
+def squeeze(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
+    shape, axes = inputs[0].shape, axes_of(inputs, attributes)
     if shape is None:
         return None
     dropped = {i for i, n in enumerate(shape) if n == 1} if axes is None else {a % len(shape) for a in axes}
@@ -227,7 +188,7 @@ def _gather(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
     shape, indices = inputs[0].shape, inputs[1].shape
     if shape is None or indices is None:
         return None
-    axis = _axis(attributes, 0, len(shape))
+    axis = axis_of(attributes, 0, len(shape))
     return (*shape[:axis], *indices, *shape[axis + 1 :])
 
 
@@ -236,11 +197,11 @@ def _slice(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
     return (
         None
         if shape is None
-        else tuple(len(range(n)[s]) for n, s in zip(shape, _slices(inputs), strict=True))
+        else tuple(len(range(n)[s]) for n, s in zip(shape, slices_of(inputs), strict=True))
     )
 
 
-def _slices(inputs: Sequence[Known]) -> list[slice]:
+def slices_of(inputs: Sequence[Known]) -> list[slice]:
     shape = inputs[0].shape or ()
     starts, ends = _numbers(inputs[1]), _numbers(inputs[2])
     axes = _numbers(inputs[3]) if len(inputs) > 3 and inputs[3] is not ABSENT else list(range(len(starts)))
@@ -279,11 +240,11 @@ def _resize(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
     return tuple(int(n * scale) for n, scale in zip(shape, scales, strict=True))
 
 
-def _split(inputs: Sequence[Known], attributes: Attributes) -> list[Shape]:
+def split(inputs: Sequence[Known], attributes: Attributes) -> list[Shape]:
     shape = inputs[0].shape
     if shape is None:
         return []
-    axis = _axis(attributes, 0, len(shape))
+    axis = axis_of(attributes, 0, len(shape))
     if len(inputs) > 1 and inputs[1] is not ABSENT:
         sizes = _numbers(inputs[1])
     else:
@@ -299,12 +260,12 @@ def _one_hot(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
     if indices is None:
         return None
     depth, rank = _numbers(inputs[1])[0], len(indices) + 1
-    axis = _axis(attributes, -1, rank)
+    axis = axis_of(attributes, -1, rank)
     return (*indices[:axis], depth, *indices[axis:])
 
 
 def _reduce(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
-    shape, axes = inputs[0].shape, _axes(inputs, attributes)
+    shape, axes = inputs[0].shape, axes_of(inputs, attributes)
     if shape is None:
         return None
     axis = attributes.get("axis")
@@ -323,7 +284,7 @@ def _topk(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
     shape = inputs[0].shape
     if shape is None:
         return None
-    axis = _axis(attributes, -1, len(shape))
+    axis = axis_of(attributes, -1, len(shape))
     return (*shape[:axis], _numbers(inputs[1])[0], *shape[axis + 1 :])
 
 
@@ -367,7 +328,7 @@ def _scalar(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
 
 
 def _shape_of(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
-    return None if inputs[0].shape is None else (len(_part_of_shape(inputs[0].shape, attributes)),)
+    return None if inputs[0].shape is None else (len(part_of_shape(inputs[0].shape, attributes)),)
 
 
 def _depth_to_space(inputs: Sequence[Known], attributes: Attributes) -> Shape | None:
@@ -379,19 +340,19 @@ def _depth_to_space(inputs: Sequence[Known], attributes: Attributes) -> Shape | 
 
 Rule = Callable[[Sequence[Known], Attributes], "Shape | None"]
 
-_RULES: dict[str, Rule] = {
-    "Constant": lambda inputs, attributes: _constant(attributes).shape,
+RULES: dict[str, Rule] = {
+    "Constant": lambda inputs, attributes: constant_of(attributes).shape,
     "MatMul": _matmul,
     "Gemm": _gemm,
     "Concat": _concat,
-    "Reshape": _reshape,
-    "Expand": _expand,
+    "Reshape": reshape,
+    "Expand": expand,
     "Tile": _tile,
     "ConstantOfShape": _constant_of_shape,
     "Range": _range,
     "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze,
-    "Squeeze": _squeeze,
+    "Unsqueeze": unsqueeze,
+    "Squeeze": squeeze,
     "Gather": _gather,
     "GatherElements": lambda inputs, attributes: inputs[1].shape,
     "Slice": _slice,
@@ -411,95 +372,18 @@ _RULES: dict[str, Rule] = {
     "DepthToSpace": _depth_to_space,
     "GlobalAveragePool": lambda i, a: None if i[0].shape is None else (*i[0].shape[:2], 1, 1),
 }
-_RULES |= dict.fromkeys(
+RULES |= dict.fromkeys(
     """Abs Acos Asin Atan BatchNormalization Cast Ceil Clip Cos CumSum DequantizeLinear Elu Erf Exp EyeLike
     Floor HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN LeakyRelu Log LogSoftmax Neg Not
     QuantizeLinear Reciprocal Relu Round Selu Sigmoid Sign Sin Softmax Softplus Softsign Sqrt Tan Tanh Trilu
     CastLike GroupNormalization LayerNormalization Dropout""".split(),
     _same,
 )
-_RULES |= dict.fromkeys(
+RULES |= dict.fromkeys(
     """Add And BitShift Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow PRelu
     Sub Sum Where Xor""".split(),
     _broadcast,
 )
-_RULES |= dict.fromkeys(
+RULES |= dict.fromkeys(
     "ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare".split(), _reduce
 )
-
-Arrays = Sequence[NDArray[np.generic]]
-
-
-def _divide(arrays: Arrays, attributes: Attributes) -> NDArray[np.generic]:
-    a, b = arrays
-    if a.dtype.kind == "f" or b.dtype.kind == "f":
-        return np.asarray(np.true_divide(a, b))
-    return np.asarray(np.trunc(np.true_divide(a, b)).astype(np.int64))
-
-
-def _folded(function: Callable[..., object]) -> Callable[[Arrays, Attributes], object]:
-    def fold(arrays: Arrays, attributes: Attributes) -> object:
-        result: object = arrays[0]
-        for other in arrays[1:]:
-            result = function(result, other)
-        return result
-
-    return fold
-
-
-def _known(arrays: Arrays) -> list[Known]:
-    return [Known(a.shape, a, constant=True) for a in arrays]
-
-
-def _reduced(function: Callable[..., object]) -> Callable[[Arrays, Attributes], object]:
-    def reduce(arrays: Arrays, attributes: Attributes) -> object:
-        axes = _axes(_known(arrays), attributes)
-        keep = bool(attributes.get("keepdims", 1))
-        return function(arrays[0], axis=tuple(axes) if axes else None, keepdims=keep)
-
-    return reduce
-
-
-def _cast(arrays: Arrays, attributes: Attributes) -> object:
-    integer = attributes.get("to") in (2, 3, 4, 5, 6, 7, 12, 13)
-    return arrays[0].astype(np.int64) if integer else arrays[0].astype(np.float64)
-
-
-def _fill(arrays: Arrays, attributes: Attributes) -> object:
-    value = attributes.get("value")
-    filled = value.values.ravel()[0] if isinstance(value, Tensor) and value.values is not None else 0.0
-    return np.full([int(n) for n in arrays[0]], filled)
-
-
-def _rearranged(rule: Rule) -> Callable[[Arrays, Attributes], object]:
-    return lambda arrays, attributes: arrays[0].reshape(rule(_known(arrays), attributes) or ())
-
-
-_VALUES: dict[str, Callable[[Arrays, Attributes], object]] = {
-    "Identity": lambda arrays, attributes: arrays[0],
-    "Cast": _cast,
-    "Concat": lambda arrays, a: np.concatenate(list(arrays), _axis(a, 0, arrays[0].ndim)),
-    "Gather": lambda arrays, a: np.take(arrays[0], arrays[1].astype(np.int64), _axis(a, 0, arrays[0].ndim)),
-    "Slice": lambda arrays, attributes: arrays[0][tuple(_slices(_known(arrays)))],
-    "Squeeze": _rearranged(_squeeze),
-    "Unsqueeze": _rearranged(_unsqueeze),
-    "Reshape": _rearranged(_reshape),
-    "Expand": lambda arrays, a: np.broadcast_to(arrays[0], _expand(_known(arrays), a) or ()),
-    "Tile": lambda arrays, attributes: np.tile(arrays[0], [int(n) for n in arrays[1]]),
-    "ConstantOfShape": _fill,
-    "Range": lambda arrays, attributes: np.arange(*(a.ravel()[0] for a in arrays)),
-    "Add": _folded(np.add),
-    "Sub": _folded(np.subtract),
-    "Mul": _folded(np.multiply),
-    "Div": _divide,
-    "Max": _folded(np.maximum),
-    "Min": _folded(np.minimum),
-    "Pow": _folded(np.power),
-    "Neg": lambda arrays, attributes: np.negative(arrays[0].astype(np.float64)),
-    "Ceil": lambda arrays, attributes: np.ceil(arrays[0].astype(np.float64)),
-    "Floor": lambda arrays, attributes: np.floor(arrays[0].astype(np.float64)),
-    "ReduceProd": _reduced(np.prod),
-    "ReduceSum": _reduced(np.sum),
-    "ReduceMax": _reduced(np.max),
-    "ReduceMin": _reduced(np.min),
-}

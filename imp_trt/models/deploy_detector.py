@@ -14,15 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imp_trt.errors import ExportError
+from imp_trt.models.box_conventions import inclusive_limits, to_last_pixel
 from imp_trt.models.config import DetectorConfig
-from imp_trt.models.detector import (
-    MIN_BOX_SIDE,
-    RPN_LEVELS,
-    Detections,
-    Detector,
-    inclusive_limits,
-    to_last_pixel,
-)
+from imp_trt.models.detector import MIN_BOX_SIDE, RPN_LEVELS, Detections, Detector
 from imp_trt.models.nms import FixedPointNms
 from imp_trt.ops.roi_align.torch import pyramid_roi_align
 
