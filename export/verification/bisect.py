@@ -155,7 +155,8 @@ def relative_error(expected: NDArray[Any], got: NDArray[Any]) -> float:
         return float("inf")
     if not finite.any():
         return 0.0
-    difference, size = (float(np.sqrt(np.mean(v[finite] ** 2))) for v in (a - b, a))
+    a, b = a[finite], b[finite]
+    difference, size = (float(np.sqrt(np.mean(v**2))) for v in (a - b, a))
     return difference / size if size else float(difference > 0)
 
 
