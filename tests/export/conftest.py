@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One small network, exported once for all tests of this folder."""
+"""One small network, exported once for all tests of this folder, and a machine without a GPU."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import cv2
 import pytest
 
+from imp_trt.cuda.platform import Platform, platform_name
+from imp_trt.errors import DependencyMissing
 from imp_trt.models.checkpoint import save_checkpoint
+from tests.support import engines
+from tests.support.fake_tensorrt import VERSIONS
 from tests.support.networks import detecting_network, small_config, smooth_frames
 from tests.support.typed_models import typed
 
@@ -38,3 +44,12 @@ def calibration_folder(tmp_path_factory):
     for index, frame in enumerate(smooth_frames(2, seed=9).numpy()):
         cv2.imwrite(str(folder / f"{index}.png"), frame)
     return folder
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a TensorRT whose GPU is busy elsewhere; the target's own checks are tested elsewhere."""
+    here = engines.orin(gpu=DependencyMissing("the NVIDIA driver", got="no libcuda.so.1"))
+    here = replace(here, name=platform_name(), tensorrt=VERSIONS["tensorrt"])
+    monkeypatch.setattr(Platform, "detect", classmethod(lambda cls, device=0: here))
+    monkeypatch.setattr("imp_trt.export.plan.check_target", lambda *arguments: None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from imp_trt.artifacts.golden import read_golden
 from imp_trt.artifacts.plan_header import read_plan_header
 from imp_trt.artifacts.reading import read_artifact
 from imp_trt.cli.export import main
-from imp_trt.cuda.platform import Platform, platform_name
+from imp_trt.cuda.platform import platform_name
 from imp_trt.errors import ArtifactError, DependencyMissing, UsageError, VerificationError
 from imp_trt.export import from_onnx
 from imp_trt.export.from_onnx import engine_from_onnx
@@ -48,15 +47,6 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
     monkeypatch.setattr(from_onnx, "make_engine", make_engine)
     return built
-
-
-@pytest.fixture
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with a TensorRT whose GPU is busy elsewhere; the target's own checks are tested elsewhere."""
-    here = engines.orin(gpu=DependencyMissing("the NVIDIA driver", got="no libcuda.so.1"))
-    here = replace(here, name=platform_name(), tensorrt=VERSIONS["tensorrt"])
-    monkeypatch.setattr(Platform, "detect", classmethod(lambda cls, device=0: here))
-    monkeypatch.setattr("imp_trt.export.plan.check_target", lambda *arguments: None)
 
 
 def test_where_the_engine_runs_it_is_verified(tmp_path: Path, builder: list[bytes]) -> None:

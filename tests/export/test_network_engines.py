@@ -55,14 +55,6 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> list[ModelProto]:
     return built
 
 
-@pytest.fixture
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = engines.orin(gpu=DependencyMissing("the NVIDIA driver", got="no libcuda.so.1"))
-    here = replace(here, name=platform_name(), tensorrt=VERSIONS["tensorrt"])
-    monkeypatch.setattr(Platform, "detect", classmethod(lambda cls, device=0: here))
-    monkeypatch.setattr("imp_trt.export.plan.check_target", lambda *arguments: None)
-
-
 def test_where_the_engine_runs_it_is_verified(tmp_path: Path, builder: list[ModelProto]) -> None:
     path = foreign.save(tmp_path, foreign.plain())
     with fake_gpu():
