@@ -97,10 +97,7 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
     network = network.to(run.device).to(memory_format=torch.channels_last)
     optimizer = _prepare(network, run)
     path = run.folder / f"{name}.resume.pt"
-    state = read_state(path, identity, run.data_digest)
-    if state is not None:
-        step, total = state["step"], schedule.iterations
-        _LOGGER.info("%s resumes at step %d of %d: %s", path, step, total, _inputs(run, identity))
+    state = _saved_state(run, path, identity, schedule.iterations)
     average = _restore(network, optimizer, run.recipe.ema_decay, state)
     first = 0 if state is None else state["step"]
     sources = _sources(state)
@@ -153,6 +150,14 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
         # Received during the last step: the stage is done, but the next one must not start.
         raise KeyboardInterrupt
     return run.folder / f"{name}.safetensors"
+
+
+def _saved_state(run: Run, path: Path, identity: str, total: int) -> TrainingState | None:
+    """What a stopped training saved, if anything; the log says what identifies it."""
+    state = read_state(path, identity, run.data_digest)
+    if state is not None:
+        _LOGGER.info("%s resumes at step %d of %d: %s", path, state["step"], total, _inputs(run, identity))
+    return state
 
 
 def best_path(path: Path) -> Path:

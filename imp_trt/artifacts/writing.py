@@ -67,43 +67,14 @@ def write_artifact(
             part.
     """
     path = Path(path)
-    suffix = SUFFIXES.get(manifest.kind)
-    if suffix is None or path.suffix.lower() != suffix:
-        raise InvalidInput(
-            f"artifact {path}", expected=f"a file name that ends with {suffix}", got=path.suffix or "none"
-        )
-    if (whole := whole_of(path)) is not None:
-        raise OutputError(
-            f"artifact {path}",
-            expected="a name that is free",
-            got=f"the canvas part of {whole}",
-            fix="choose another name",
-        )
-    part = manifest.canvas_part if isinstance(manifest, Manifest) else None
-    if (part is None) != (canvas is None):
-        raise InvalidInput(
-            f"canvas part of artifact {path}",
-            expected="its bytes and its entry in the manifest",
-            got="only the bytes" if part is None else "only the entry",
-        )
-    if part is not None and canvas is not None:
-        part = replace(part, sha256=hashlib.sha256(canvas).hexdigest())
-    if isinstance(manifest, Manifest):
-        manifest = replace(manifest, canvas_part=part)
-    text = replace(
-        manifest,
-        sha256=hashlib.sha256(payload).hexdigest(),
-        golden_sha256="" if golden is None else hashlib.sha256(golden).hexdigest(),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    ).to_json()
-    if len(text.encode()) > MAX_MANIFEST_BYTES:
-        raise InvalidInput("manifest", expected=f"at most {MAX_MANIFEST_BYTES} bytes", got=len(text))
+    _check_path(path, manifest)
+    text = _manifest_text(path, manifest, payload, golden, canvas)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.parent) as folder, ExitStack() as stack:
             # The large file is the last one to be written: only then the others have names. Of the others
             # the manifest is last: while it is hidden, readers look for it.
-            files = {manifest_path(path): text.encode(), path: payload}
+            files = {manifest_path(path): text, path: payload}
             if golden is not None:
                 files = {_free_golden_path(path, golden): golden, **files}
             if canvas is not None:
@@ -122,6 +93,52 @@ def write_artifact(
             fix=room_for(path),
         ) from error
     return path
+
+
+def _check_path(path: Path, manifest: AnyManifest) -> None:
+    """Raises InvalidInput if the suffix is not that of the kind, OutputError if the name is taken."""
+    suffix = SUFFIXES.get(manifest.kind)
+    if suffix is None or path.suffix.lower() != suffix:
+        raise InvalidInput(
+            f"artifact {path}", expected=f"a file name that ends with {suffix}", got=path.suffix or "none"
+        )
+    if (whole := whole_of(path)) is not None:
+        raise OutputError(
+            f"artifact {path}",
+            expected="a name that is free",
+            got=f"the canvas part of {whole}",
+            fix="choose another name",
+        )
+
+
+def _manifest_text(
+    path: Path, manifest: AnyManifest, payload: bytes, golden: bytes | None, canvas: bytes | None
+) -> bytes:
+    """The manifest as JSON, with the hashes of the files and the time set."""
+    part = manifest.canvas_part if isinstance(manifest, Manifest) else None
+    if (part is None) != (canvas is None):
+        raise InvalidInput(
+            f"canvas part of artifact {path}",
+            expected="its bytes and its entry in the manifest",
+            got="only the bytes" if part is None else "only the entry",
+        )
+    if part is not None and canvas is not None:
+        part = replace(part, sha256=hashlib.sha256(canvas).hexdigest())
+    if isinstance(manifest, Manifest):
+        manifest = replace(manifest, canvas_part=part)
+    text = (
+        replace(
+            manifest,
+            sha256=hashlib.sha256(payload).hexdigest(),
+            golden_sha256="" if golden is None else hashlib.sha256(golden).hexdigest(),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+        .to_json()
+        .encode()
+    )
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise InvalidInput("manifest", expected=f"at most {MAX_MANIFEST_BYTES} bytes", got=len(text))
+    return text
 
 
 def _only_in_present(path: Path, new: set[Path]) -> list[Path]:

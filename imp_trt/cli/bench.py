@@ -48,7 +48,7 @@ _DEFAULT_PERCENTILES = "50,90,95,99,99.9"
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    from imp_trt.benchmark.gates import BASELINES, GRAMMAR
+    from imp_trt.benchmark.gates import BASELINES
     from imp_trt.benchmark.samples import STAGES, TEMPORAL_STAGES
 
     described = {**STAGES, **{name: f"{text} (--detect-every)" for name, text in TEMPORAL_STAGES.items()}}
@@ -68,7 +68,14 @@ def parser() -> argparse.ArgumentParser:
         help="CPU threads of the network (default: one per physical core)",
     )
     p.add_argument("--device", help="cpu or cuda (default: cuda if the backend finds a GPU)")
-    frames = p.add_argument_group("input frames")
+    _add_frames(p.add_argument_group("input frames"))
+    _add_results(p.add_argument_group("results"))
+    add_temporal(p.add_argument_group("video with a detector that runs on some frames"))
+    _add_baselines(p, BASELINES)
+    return p
+
+
+def _add_frames(frames: argparse._ArgumentGroup) -> None:
     frames.add_argument(
         "--source", help="image, folder, quoted pattern or video (default: synthetic streets)"
     )
@@ -87,7 +94,11 @@ def parser() -> argparse.ArgumentParser:
         help="duration of the measurement; at least 10 frames, and as many as --assert needs (default: 3s)",
     )
     frames.add_argument("--frames", type=positive, metavar="N", help="measure exactly N frames instead")
-    out = p.add_argument_group("results")
+
+
+def _add_results(out: argparse._ArgumentGroup) -> None:
+    from imp_trt.benchmark.gates import GRAMMAR
+
     out.add_argument(
         "--percentiles",
         default=_DEFAULT_PERCENTILES,
@@ -107,9 +118,6 @@ def parser() -> argparse.ArgumentParser:
         "--export-times", type=Path, metavar="FILE.json", help="write the stage times of each frame to a file"
     )
     out.add_argument("--record", action="store_true", help="write the results into the artifact's manifest")
-    add_temporal(p.add_argument_group("video with a detector that runs on some frames"))
-    _add_baselines(p, BASELINES)
-    return p
 
 
 def _add_baselines(p: argparse.ArgumentParser, names: tuple[str, ...]) -> None:

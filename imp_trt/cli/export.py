@@ -19,7 +19,7 @@ from imp_trt.cli.common import (
     stage_progress,
 )
 from imp_trt.cli.export_network import add_shape_option, export_foreign, print_network_report
-from imp_trt.cli.export_options import engine_options, graph_options
+from imp_trt.cli.export_options import engine_options, graph_options, verification_options
 from imp_trt.cli.export_report import print_bisection, print_report
 from imp_trt.errors import DependencyMissing, UsageError, VerificationError
 from imp_trt.export.options import EngineOptions, ExportOptions, check_calibration, check_keep_float16
@@ -142,6 +142,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--onnx", type=Path, metavar="FILE", help="for --adopt: the .onnx file of imp-export")
     graph_options(p)
+    verification_options(p)
     add_shape_option(p)
     engine_options(p)
     return p

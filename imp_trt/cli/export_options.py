@@ -16,14 +16,7 @@ GATE_FIELDS = {"labels": ("labels", 1.0), "instances": ("instances", 1.0), "miou
 
 
 def graph_options(p: argparse.ArgumentParser) -> None:
-    """What is in an ONNX file, and how it is verified."""
-    p.add_argument(
-        "--frames",
-        type=Path,
-        metavar="DIR",
-        help="images for verification; supplemented with synthetic scenes up to 50. For a third-party "
-        ".onnx file: an .npz file with one array for each input, or a folder of them (default: random)",
-    )
+    """What is in an ONNX file."""
     p.add_argument("--calib", type=Path, metavar="DIR", help="images for int8 and fp8 calibration")
     p.add_argument(
         "--keep-float16",
@@ -31,19 +24,6 @@ def graph_options(p: argparse.ArgumentParser) -> None:
         help="layers that stay in float16 in int8 and fp8: names or patterns, such as "
         "'network.backbone.body.stages.1*,detector.mask_head', separated by commas; auto measures what each "
         "layer costs and keeps as few as the gate allows",
-    )
-    p.add_argument(
-        "--gate",
-        type=gate_fields,
-        metavar="FIELD=VALUE",
-        help="another gate than the precision's, for example labels=0.97,instances=0.85: fraction of pixels "
-        "with the same class, F1 of instances, and miou, points that may be lost on frames with ground truth",
-    )
-    p.add_argument(
-        "--bisect",
-        action="store_true",
-        help="write no file; name the first node of the network whose values differ from PyTorch's in "
-        "float32, on the first verification frame",
     )
     p.add_argument("--batch", type=positive, default=1, metavar="N", help="static batch size (default: 1)")
     p.add_argument(
@@ -61,11 +41,6 @@ def graph_options(p: argparse.ArgumentParser) -> None:
         help=argparse.SUPPRESS,
     )
     p.add_argument(
-        "--no-verify",
-        action="store_true",
-        help="skip verification, which also leaves out the golden frames; recorded in the manifest",
-    )
-    p.add_argument(
         "--function-free",
         action="store_true",
         help="also write NAME.function-free.onnx, without ONNX local functions, for trtexec and TensorRT "
@@ -77,6 +52,35 @@ def graph_options(p: argparse.ArgumentParser) -> None:
         help="also write NAME.canvas.onnx (or .canvas.engine), the network from a given canvas on; with it "
         "videos run the detector on every k-th frame only (imp-segment --detect-every K); an engine from an "
         "ONNX file that has it gets it too",
+    )
+
+
+def verification_options(p: argparse.ArgumentParser) -> None:
+    """How an ONNX file is compared with PyTorch."""
+    p.add_argument(
+        "--frames",
+        type=Path,
+        metavar="DIR",
+        help="images for verification; supplemented with synthetic scenes up to 50. For a third-party "
+        ".onnx file: an .npz file with one array for each input, or a folder of them (default: random)",
+    )
+    p.add_argument(
+        "--gate",
+        type=gate_fields,
+        metavar="FIELD=VALUE",
+        help="another gate than the precision's, for example labels=0.97,instances=0.85: fraction of pixels "
+        "with the same class, F1 of instances, and miou, points that may be lost on frames with ground truth",
+    )
+    p.add_argument(
+        "--bisect",
+        action="store_true",
+        help="write no file; name the first node of the network whose values differ from PyTorch's in "
+        "float32, on the first verification frame",
+    )
+    p.add_argument(
+        "--no-verify",
+        action="store_true",
+        help="skip verification, which also leaves out the golden frames; recorded in the manifest",
     )
 
 

@@ -20,11 +20,16 @@ FULL_MINUTES = 8
 
 def plan(options: argparse.Namespace) -> list[TimedStep]:
     """The steps in the order of what they decide; paths are absolute."""
-    build = options.work / "plugins"
+    steps = [*_checks_of_operators(options.work / "plugins"), *_times_and_integrations(options.engine)]
+    scale = max(1.0, options.minutes / FULL_MINUTES)
+    chosen = [step for step in steps if not options.only or options.only in step.name]
+    return [TimedStep(**{**vars(step), "cap_s": step.cap_s * scale}) for step in _with_needs(chosen, steps)]
+
+
+def _checks_of_operators(build: Path) -> list[TimedStep]:
     library, harness = build / "libimp_trt_plugins.so", build / "plugin_harness"
     built = ("--harness", str(harness), "--library", str(library))
-    engine = ("--engine", str(options.engine)) if options.engine else ()
-    steps = [
+    return [
         TimedStep("machine", "what the figures belong to", _module("machine"), 10),
         TimedStep(
             "C++ build",
@@ -58,6 +63,12 @@ def plan(options: argparse.Namespace) -> list[TimedStep]:
                 ("racecheck", "no race in shared memory, where a planted one is found"),
             )
         ),
+    ]
+
+
+def _times_and_integrations(engine: Path | None) -> list[TimedStep]:
+    arguments = ("--engine", str(engine)) if engine else ()
+    return [
         TimedStep(
             "operators",
             "times of IMP against Algorithm 1, backward, letterbox, RoIAlign against torchvision's",
@@ -75,7 +86,7 @@ def plan(options: argparse.Namespace) -> list[TimedStep]:
         TimedStep(
             "PyCUDA sample",
             "whether frames of PyCUDA reach the network",
-            _gpu_module("check_pycuda", *engine),
+            _gpu_module("check_pycuda", *arguments),
             20,
             on_gpu=True,
         ),
@@ -87,9 +98,6 @@ def plan(options: argparse.Namespace) -> list[TimedStep]:
             on_gpu=True,
         ),
     ]
-    scale = max(1.0, options.minutes / FULL_MINUTES)
-    chosen = [step for step in steps if not options.only or options.only in step.name]
-    return [TimedStep(**{**vars(step), "cap_s": step.cap_s * scale}) for step in _with_needs(chosen, steps)]
 
 
 def run(options: argparse.Namespace, command: list[str]) -> int:
