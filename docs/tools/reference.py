@@ -2,8 +2,8 @@
 """Pages that are written from the sources: options from the parsers, fields from the manifest's schema,
 and the public names of the packages.
 
-python -m docs.tools.reference     rewrites docs/commands.md, docs/manifest.md and docs/api; a test holds
-them current
+python -m docs.tools.reference     rewrites docs/commands.md, docs/manifest.md and docs/api; a test verifies
+that they are current
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from imp_trt import errors
 from imp_trt.__main__ import COMMANDS
-from imp_trt.cli.common import help_text
+from imp_trt.cli.common import EXIT_CODES, help_text
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "imp_trt" / "artifacts" / "manifest.schema.json"
@@ -37,20 +37,9 @@ all commands have:
 | `-q`, `--quiet` | no progress; only warnings on stderr |
 | `-v`, `--verbose` | more log messages on stderr; `-vv`: tracebacks |
 | `--version` | print the version |
-
-## Exit codes
-
-| Code | Meaning |
-|---|---|
-| 0 | ok |
-| 1 | internal error |
-| 2 | usage or bad input |
-| 3 | accuracy or precision gate failed; no file is written |
-| 4 | artifact or engine not usable on this machine |
-| 5 | dependency or GPU missing |
-| 6 | latency gate failed |
-| 130 | interrupted; finished frames and training states are kept. A recording from a camera ends with 0 |
 """
+
+EXIT_CODES_NOTE = "A recording from a camera that Ctrl-C ends exits with 0."
 
 MANIFEST_INTRO = """\
 Every artifact has a manifest: `NAME.onnx.json`, `NAME.engine.json`. It says what the file contains and
@@ -82,7 +71,9 @@ manifest of another layout. It has the field `contract`, which the one above doe
 
 def commands_page() -> str:
     """Text of docs/commands.md."""
-    parts = [WRITTEN, "# Commands", COMMANDS_INTRO]
+    codes = "\n".join(f"| {code} | {text} |" for code, text in EXIT_CODES.items())
+    codes = f"## Exit codes\n\n| Code | Meaning |\n|---|---|\n{codes}\n\n{EXIT_CODES_NOTE}"
+    parts = [WRITTEN, "# Commands", COMMANDS_INTRO, codes]
     for name, module in COMMANDS.items():
         parts.append(_command(name, import_module(module).parser()))
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -104,7 +95,7 @@ def _table(group: argparse._ArgumentGroup) -> str:
     title = {"positional arguments": "Argument", "options": "Option"}.get(group.title or "", "Option")
     if not actions or group.title == "common options":
         return ""
-    rows = [f"| {_name(action)} | {_escaped(help_text(action))} |" for action in actions]
+    rows = [f"| {_name(action)} | {_escaped(help_text(action).replace('%%', '%'))} |" for action in actions]
     header = "" if group.title in ("positional arguments", "options") else f"**{group.title}**\n\n"
     return header + "\n".join([f"| {title} | Meaning |", "|---|---|", *rows])
 

@@ -36,11 +36,17 @@ _ADDRESS_SPACE = 4 << 30
 EXIT_INTERNAL = 1
 EXIT_USAGE = 2
 
-EXIT_CODES_HELP = (
-    "exit codes: 0 ok, 1 internal error, 2 usage or bad input, 3 accuracy or precision gate failed, "
-    "4 artifact or engine not usable on this machine, 5 dependency or GPU missing, 6 latency gate failed, "
-    "130 interrupted (finished frames and training states are kept, partial files removed)"
-)
+EXIT_CODES = {
+    0: "ok",
+    1: "export, engine build or CUDA failure, or internal error",
+    2: "usage or bad input",
+    3: "accuracy or precision gate failed, no file is written",
+    4: "artifact or engine not usable on this machine",
+    5: "dependency or GPU missing",
+    6: "latency gate failed",
+    130: "interrupted; finished frames and training states are kept",
+}
+_EXIT_CODES_HELP = "\n  ".join(["exit codes:", *(f"{code:<5}{text}" for code, text in EXIT_CODES.items())])
 
 
 def command_parser(prog: str, description: str, examples: str = "") -> argparse.ArgumentParser:
@@ -48,7 +54,7 @@ def command_parser(prog: str, description: str, examples: str = "") -> argparse.
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
-        epilog=f"{examples}\n\n{EXIT_CODES_HELP}".strip(),
+        epilog=f"{examples}\n\n{_EXIT_CODES_HELP}".strip(),
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
