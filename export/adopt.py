@@ -58,7 +58,7 @@ def adopt_engine(
         progress: called with the progress of the work.
 
     Raises:
-        ArtifactError: a file is missing or damaged, is no engine, or has other inputs and outputs.
+        ArtifactError: a file is missing or damaged, is not an engine, or has other inputs and outputs.
         EngineIncompatible: the engine does not load on this machine.
         DependencyMissing: the engine's library or GPU is missing.
         UsageError: the target is for another library, or the ONNX file is that of a third-party network.

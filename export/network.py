@@ -44,7 +44,7 @@ class _Lowered:
     Attributes:
         graph: the ONNX file.
         manifest: of the graph as an ONNX artifact, not verified yet.
-        calls: to verify on; none without verification, or if the answers are unknown.
+        calls: to verify on; none without verification, or if the outputs are unknown.
         source: description of the calls.
         golden: content of the file of golden arrays, or None.
     """
@@ -199,7 +199,7 @@ def _replayed(golden: bytes, manifest: NetworkManifest) -> Calls:
 
 
 def _from_file(plan: ExportPlan, shapes: Shapes) -> _Lowered:
-    """The network of a third-party file, and what it answers in float32."""
+    """The network of a third-party file, and its outputs in float32."""
     foreign = read_foreign(plan.weights, shapes)
     options = plan.options
     frames = None if options.frames is None else Path(options.frames)

@@ -85,7 +85,7 @@ def make_plan(weights: Path, output: Path, options: ExportOptions, progress: Pro
 
 
 def make_engine_plan(onnx: Path, output: Path, options: ExportOptions, progress: Progress) -> ExportPlan:
-    """Like :func:`make_plan`, for an engine from an ONNX file in place of a checkpoint.
+    """Like :func:`make_plan`, for an engine from an ONNX file instead of a checkpoint.
 
     Args:
         onnx: the file; ``<precision>.onnx`` at its end is not part of the engine's name.

@@ -51,7 +51,7 @@ class Target:
         capabilities: compute capabilities of its GPUs; empty means that of this machine's GPU.
         platform: operating system and architecture that engines must be built on; None for any.
         drive: whether it is an NVIDIA DRIVE product.
-        refusal: why nothing can be built for it, or None.
+        rejection: why nothing can be built for it, or None.
     """
 
     name: TargetName
@@ -290,7 +290,7 @@ def _check_options(target: Target, options: EngineOptions) -> None:
             target, "NVIDIA does not support version-compatible engines on DRIVE", "leave it out"
         )
     if options.plugin is False and options.plugin_library is not None:
-        raise UsageError("--no-plugin and --plugin-library exclude each other", fix="leave one of them out")
+        raise UsageError("--no-plugin and --plugin-library cannot be combined", fix="leave one of them out")
     if options.plugin_library is not None and not options.plugin_library.is_file():
         raise DependencyMissing(
             f"the plugin library {options.plugin_library}",

@@ -63,7 +63,7 @@ class Engine:
 
     @property
     def manifest(self) -> NetworkManifest:
-        """What the artifact says of itself."""
+        """Manifest of the artifact."""
         return self._manifest
 
     @property

@@ -121,7 +121,7 @@ class OutputError(ImpTrtError):
 
 
 class DatasetError(ImpTrtError):
-    """A data set is missing, incomplete or malformed: complete the named files."""
+    """A dataset is missing, incomplete or malformed: complete the named files."""
 
     exit_code = 2
 

@@ -20,7 +20,7 @@ from imp_trt import Segmenter
 from imp_trt.export import ExportOptions, export_onnx
 from imp_trt.models import ImpNetwork, coco_config, coco_mask_rcnn_imp, save_checkpoint
 
-TERMS = "torchvision's COCO_V1 weights: trained on COCO; the data set may have its own license terms"
+TERMS = "torchvision's COCO_V1 weights: trained on COCO; the dataset may have its own license terms"
 
 
 def main(arguments: list[str] | None = None) -> Path:

@@ -5,7 +5,7 @@
                            [TEST ...]
 
 "newest" installs the extra dev as pip resolves it. "lowest" holds every requirement of the extra test (dev
-without trackers, which wants newer packages) to the release series of its lower bound in pyproject.toml
+without trackers, which requires newer packages) to the release series of its lower bound in pyproject.toml
 (numpy>=1.26: 1.26.*; pytest>=8: 8.0.*), on the oldest and the newest Python. TEST is what pytest runs
 (default: the whole suite). A version of Python that is not installed is reported as not run. Exit code 1: an
 environment failed, or none ran.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The factor that gives the canvas the standard deviation of the features beside it."""
+"""The factor that gives the canvas the standard deviation of the features next to it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def measure_canvas_scale(
     low, high = LIMITS
     ratio = feature_std / canvas_std if canvas_std > 0 else low
     scale = float(f"{min(max(ratio, low), high):.3g}")
-    _log.info("canvas scale %g: standard deviation %.3g beside %.3g", scale, canvas_std, feature_std)
+    _log.info("canvas scale %g: standard deviation %.3g, features %.3g", scale, canvas_std, feature_std)
     return scale
 
 

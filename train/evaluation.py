@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation of a predictor on a labeled data set with selected metrics."""
+"""Evaluation of a predictor on a labeled dataset with selected metrics."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class EvaluationDict(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Scores on a data set.
+    """Scores on a dataset.
 
     Attributes:
-        data: name of the data set.
+        data: name of the dataset.
         classes: class table of the scores.
         images: number of images.
         semantic: scores of the class maps.
@@ -115,7 +115,7 @@ def evaluate(
     limit: int | None = None,
     on_image: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Score a predictor on a data set.
+    """Score a predictor on a dataset.
 
     Args:
         predict: frame [H, W, 3] uint8 BGR -> result of that frame, such as Segmenter.run.
@@ -126,7 +126,7 @@ def evaluate(
         on_image: called with the number of finished images.
 
     Raises:
-        InvalidInput: an unknown metric, or the predictor's classes differ from those of the data set.
+        InvalidInput: an unknown metric, or the predictor's classes differ from those of the dataset.
         DependencyMissing: the metric "instances" needs a package that is not installed.
     """
     unknown = sorted(set(measures) - set(MEASURES))
@@ -162,7 +162,7 @@ def evaluate(
 
 
 def require_same_classes(what: str, actual: ClassTable, expected: ClassTable) -> None:
-    """Require that class names and things equal those of the data set.
+    """Require that class names and things equal those of the dataset.
 
     Raises:
         InvalidInput: they differ; ``what`` names the owner of ``actual`` in the message.
@@ -170,9 +170,9 @@ def require_same_classes(what: str, actual: ClassTable, expected: ClassTable) ->
     if (actual.names, actual.things) != (expected.names, expected.things):
         raise InvalidInput(
             what,
-            expected=f"those of the data set: {', '.join(expected.names)}; things {list(expected.things)}",
+            expected=f"those of the dataset: {', '.join(expected.names)}; things {list(expected.things)}",
             got=f"{', '.join(actual.names)}; things {list(actual.things)}",
-            fix="evaluate the model on the data set it was trained on",
+            fix="evaluate the model on the dataset it was trained on",
         )
 
 

@@ -84,7 +84,7 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
 
     Returns:
         The checkpoint ``<name>.safetensors`` in the run's folder, with the last weights; with a validation
-        ``<name>.best.safetensors`` beside it has those with the best score.
+        ``<name>.best.safetensors`` next to it has those with the best score.
 
     Raises:
         TimeBudgetSpent: the run reached its deadline; its state is saved.
@@ -161,7 +161,7 @@ def _saved_state(run: Run, path: Path, identity: str, total: int) -> TrainingSta
 
 
 def best_path(path: Path) -> Path:
-    """File with the weights of the best score, beside a stage's checkpoint."""
+    """File with the weights of the best score, next to a stage's checkpoint."""
     return path.with_name(f"{path.stem}.best{path.suffix}")
 
 

@@ -65,7 +65,7 @@ class DatasetFacts(TypedDict):
 
 
 def dataset_facts(dataset: Dataset) -> DatasetFacts:
-    """Properties that identify a data set without reading all of it: name, length and first sample."""
+    """Properties that identify a dataset without reading all of it: name, length and first sample."""
     sample = dataset[0]
     pixels = hashlib.sha256()
     for array in (sample.image, sample.semantic, sample.instances):
@@ -80,13 +80,13 @@ def dataset_facts(dataset: Dataset) -> DatasetFacts:
 
 @runtime_checkable
 class _DigestedDataset(Protocol):
-    """A data set that can describe its content without decoding it."""
+    """A dataset that can describe its content without decoding it."""
 
     def content_digest(self) -> str: ...
 
 
 def dataset_digest(dataset: Dataset) -> str:
-    """Short digest of a data set's content, labels included; of data sets without files, of the first sample.
+    """Short digest of a dataset's content, labels included; of datasets without files, of the first sample.
 
     Raises:
         DatasetError: a file cannot be read.

@@ -75,7 +75,7 @@ def accept_former_names(*names: str) -> Callable[[type[T]], type[T]]:
                 kwargs[current[old]] = kwargs.pop(old)
             generated(self, *args, **kwargs)
 
-        setattr(cls, "__init__", __init__)  # noqa: B010  # mypy refuses the assignment
+        setattr(cls, "__init__", __init__)  # noqa: B010  # mypy rejects the assignment
         for old, new in current.items():
             setattr(cls, old, _former_attribute(cls.__name__, old, new))
         return cls

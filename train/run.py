@@ -61,7 +61,7 @@ class Run:
             Mask R-CNN.
         backbone_weights: with initial "imagenet", a file with the backbone's weights; None takes the
             published ones.
-        checkpoint: initial weights of the whole network, in place of ``initial``: what it has in common with
+        checkpoint: initial weights of the whole network, instead of ``initial``: what it has in common with
             the networks of both stages is copied (:func:`imp_trt.models.finetune.copy_weights`).
         validation: evaluation during training; None: none. It changes nothing but when a stage ends.
         tensorboard: also write the curves in TensorBoard's format.
@@ -98,13 +98,13 @@ class Run:
     def terms(self) -> str | None:
         """License terms of the data, and of the data that the initial weights are from."""
         before = self.checkpoint.metadata.get("terms") if self.checkpoint is not None else None
-        # Those of a checkpoint may already be of several data sets.
+        # Those of a checkpoint may already be of several datasets.
         parts = [self.dataset.terms, *str(before or "").split(TERMS_OF_WEIGHTS)]
         return TERMS_OF_WEIGHTS.join(dict.fromkeys(terms for terms in parts if terms)) or None
 
     @cached_property
     def data_digest(self) -> str:
-        """Digest of the data set's content: a file of a run with other labels is not reused."""
+        """Digest of the dataset's content: a file of a run with other labels is not reused."""
         return dataset_digest(self.dataset)
 
     @property
@@ -336,7 +336,7 @@ def _check(run: Run, config: ModelConfig) -> None:
             f"the network's classes and the classes of {run.dataset.name}",
             expected=f"{', '.join(data.names)}, things {data.things}",
             got=f"{', '.join(network.names)}, things {network.things}",
-            fix="build the config with the data set's class table",
+            fix="build the config with the dataset's class table",
         )
     if config.detector:
         require_objects(run.dataset)

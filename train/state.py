@@ -126,7 +126,7 @@ def read_state(path: Path, identity: str, data_digest: str | None = None) -> Tra
     Args:
         path: the saved state.
         identity: identity of the run.
-        data_digest: digest of its data set's content, if that is to be compared too.
+        data_digest: digest of its dataset's content, if that is to be compared too.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -179,7 +179,7 @@ def require_same_data(path: Path, actual: object, data_digest: str | None) -> No
     """Raise UsageError if a file was made with other images or labels; older files do not record them."""
     if None not in (actual, data_digest) and actual != data_digest:
         raise UsageError(
-            f"{path} was made with other images or labels of the same data set",
+            f"{path} was made with other images or labels of the same dataset",
             expected=f"data {data_digest}",
             got=f"data {actual}",
             fix="choose another folder with -o, restore the data, or delete the file",

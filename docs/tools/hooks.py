@@ -41,7 +41,7 @@ def page_of(name: str) -> str:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the documents outside of docs/, and the pictures that they show."""
+    """Add the documents outside of docs/, and the images that they show."""
     for name in tracked("*.md"):
         if not name.startswith(("docs/", ".github/")) and name != "README.md":
             files.append(File.generated(config, page_of(name), content=(ROOT / name).read_text()))

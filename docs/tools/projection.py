@@ -67,7 +67,7 @@ def arrow(x0: float, y0: float, x1: float, y1: float) -> str:
 
 
 def main() -> None:
-    """Write the picture."""
+    """Write the image."""
     shapes = masks()
     canvas = instance_mask_projection_numpy(
         BOXES[None], SCORES[None], LABELS[None], shapes[None], num_classes=2, canvas_size=SIZE

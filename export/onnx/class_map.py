@@ -63,7 +63,7 @@ def _is_class_map(node: NodeProto, casts: list[NodeProto], values: dict[str, Val
 def _reductions(
     model: ModelProto, argmax: NodeProto, casts: list[NodeProto], logits: ValueInfoProto
 ) -> list[NodeProto]:
-    """The nodes in place of an ArgMax, whose casts then read the last one."""
+    """The nodes instead of an ArgMax, whose casts then read the last one."""
     graph, old = model.graph, argmax.output[0]
     shape = [dim.dim_value for dim in logits.type.tensor_type.shape.dim]
     kind = logits.type.tensor_type.elem_type

@@ -141,7 +141,7 @@ class _Lowering:
         self._taken = set(self._types) | {name for n in graph.node for name in n.output}
 
     def lower(self, node: NodeProto) -> Iterator[NodeProto]:
-        """The nodes in place of a node."""
+        """The nodes instead of a node."""
         positions = self._operands(node)
         if not self._becomes_half(node, positions):
             yield node

@@ -2,7 +2,7 @@
 """A float16 graph as a float32 one that rounds where a GPU does.
 
 ONNX Runtime has few float16 kernels for CPUs: it computes in float32, and removes the casts between two such
-layers. Its answers then say nothing of values that overflow in float16. In the graph made here each float16
+layers. Its outputs do not show values that overflow in float16. In the graph made here each float16
 tensor is a float32 one that was cast to float16 and back, which ONNX Runtime keeps.
 """
 

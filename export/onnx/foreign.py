@@ -151,7 +151,7 @@ def _damaged(path: Path, error: Exception) -> ArtifactError:
 
 
 def _check_operators(path: Path, model: ModelProto) -> None:
-    """Operators of other domains would be refused by ONNX Runtime, or by TensorRT, with less to say."""
+    """Operators of other domains would be rejected by ONNX Runtime, or by TensorRT, with less to say."""
     from onnx import defs
 
     functions = {(f.domain, f.name) for f in model.functions}

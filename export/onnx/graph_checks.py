@@ -30,7 +30,7 @@ ALLOWED_OPS = frozenset(
 )
 
 IN_BODIES = {"ImpMultilevelRoiAlign": frozenset({"RoiAlign"})}
-"""Custom operator -> what its body has besides: an engine is built with the plugin in place of that body."""
+"""Custom operator -> what its body has besides: an engine is built with the plugin instead of that body."""
 
 
 def graph_problems(model: ModelProto) -> list[str]:

@@ -68,7 +68,7 @@ def _extended(op: Operators, a: Tensors, t: Tensors, scale: float) -> None:
 def _boxes(op: Operators, t: Tensors) -> None:
     """Which boxes are finite, and their corners at most REACH pixels outside of the frame.
 
-    Of a box that is turned inside out along an axis, which ONNX Runtime refuses, the side becomes 0.
+    Of a box that is turned inside out along an axis, which ONNX Runtime rejects, the side becomes 0.
     """
     t.half_f = op.Constant(value_float=0.5)
     t.largest = op.Constant(value_float=_LARGEST)

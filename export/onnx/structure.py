@@ -159,7 +159,7 @@ def _texts(value: _Value, *numbers: int) -> list[str]:
 
 def _message(value: _Value) -> memoryview:
     if isinstance(value, int):
-        raise ValueError("a number in place of a message")
+        raise ValueError("a number instead of a message")
     return value
 
 

@@ -122,7 +122,7 @@ def _consumer(
 
 
 def as_float16(model: ModelProto) -> ModelProto:
-    """A copy with float16 in place of bfloat16, for ONNX's checker.
+    """A copy with float16 instead of bfloat16, for ONNX's checker.
 
     TensorRT supports bfloat16 convolutions at opset 18, ONNX only from opset 22. The graphs differ only in
     the type, so the copy shows whether the rest is valid.

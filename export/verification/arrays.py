@@ -217,7 +217,7 @@ def enforce_arrays(agreement: Mapping[str, OutputAgreement], precision: NetworkP
 
 
 def pack_call(inputs: Arrays, outputs: Arrays) -> bytes | None:
-    """One call and its answers as an .npz file; None if it would be larger than MAX_GOLDEN_BYTES."""
+    """One call and its outputs as an .npz file; None if it would be larger than MAX_GOLDEN_BYTES."""
     arrays = {f"input{i}": array for i, array in enumerate(inputs.values())}
     arrays |= {f"output{i}": array for i, array in enumerate(outputs.values())}
     if sum(array.nbytes for array in arrays.values()) > 8 * MAX_GOLDEN_BYTES:

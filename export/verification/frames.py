@@ -20,11 +20,11 @@ PURPOSE = (
     "compared with PyTorch"
 )
 DRAWN = "procedural scenes"
-"""What a manifest calls the drawn streets."""
+"""What a manifest calls the synthetic street scenes."""
 
 UNLIKE = (
-    "drawn streets, which this network was not trained on: they show less than images of the application "
-    "would (--frames DIR)"
+    "synthetic street scenes, which this network was not trained on: they show less than images of the "
+    "application would (--frames DIR)"
 )
 
 

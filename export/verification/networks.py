@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verification of a third-party network: what the float32 file answers, and what the artifact does."""
+"""Verification of a third-party network: the float32 file, and what the artifact makes of it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Golden frames of an artifact: inputs of the network and the trained network's answers, in one small file.
+"""Golden frames of an artifact: inputs of the network and the trained network's outputs, in one small file.
 
 ``<artifact without its suffix>.golden.npz`` is written with the artifact, and its hash is in the manifest. A
 device that has neither PyTorch nor the checkpoint verifies an engine with it, when the engine is built and
@@ -92,7 +92,7 @@ def find_golden(
     if not manifest.golden_sha256:
         raise ArtifactError(
             f"artifact {path}",
-            expected="golden frames and answers, as imp-export writes them",
+            expected="golden frames and outputs, as imp-export writes them",
             got="a manifest without field 'golden_sha256'",
             fix=EXPORT_AGAIN,
         )

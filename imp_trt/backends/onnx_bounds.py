@@ -4,7 +4,7 @@
 A file of some kilobytes can contain a loop that does not end, functions that call each other 2^29 times, or
 an operator that fills gigabytes from two numbers; ONNX Runtime evaluates what depends on constants alone
 while it loads. The files that imp-export writes have static shapes and no control flow, so control flow is
-refused, and the sizes of tensors are followed through the graph.
+rejected, and the sizes of tensors are followed through the graph.
 """
 
 from __future__ import annotations

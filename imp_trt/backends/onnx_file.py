@@ -291,7 +291,7 @@ def _signed(value: int) -> int:
 
 def _bytes(value: int | memoryview) -> memoryview:
     if isinstance(value, int):
-        raise ValueError("a number in place of a message")
+        raise ValueError("a number instead of a message")
     return value
 
 

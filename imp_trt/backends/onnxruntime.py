@@ -65,7 +65,7 @@ _KEEPS_TO_THE_FILE = (1, 24)
 _ROUNDS_HALF_RIGHT = (1, 30)
 """Earlier versions are off by one for a third of the values that QuantizeLinear makes of float16.
 
-The instance F1 of the bundled int8 network against PyTorch is 0.87 in place of 0.97."""
+The instance F1 of the bundled int8 network against PyTorch is 0.87 instead of 0.97."""
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from imp_trt.errors import DependencyMissing, DeviceError, InvalidInput
 CPU_PROVIDER = "CPUExecutionProvider"
 
 _GPU_PROVIDERS = {  # device -> provider, and what to install
-    "cuda": ("CUDAExecutionProvider", "pip install onnxruntime-gpu in place of onnxruntime"),
+    "cuda": ("CUDAExecutionProvider", "pip install onnxruntime-gpu instead of onnxruntime"),
     "tensorrt-rtx": (
         "NvTensorRTRTXExecutionProvider",
         "install an onnxruntime that was built with TensorRT-RTX",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""imp-data: say what a data set contains, check all of its labels, and choose its things and stuff."""
+"""imp-data: say what a dataset contains, check all of its labels, and choose its things and stuff."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "folder",
         metavar="FOLDER",
-        help="data set, as for imp-train --data: a folder, a dataset.json that names its folder, or NAME:DIR",
+        help="dataset, as for imp-train --data: a folder, a dataset.json that names its folder, or NAME:DIR",
     )
     p.add_argument(
         "--split", action="append", metavar="NAME", help="split to read; can be repeated (default: all)"

@@ -33,7 +33,7 @@ EXAMPLES = """examples:
   imp-demo drive.mp4 -o out      (your own video; the demo model was trained on synthetic scenes only)"""
 
 DRAWN_STREETS = (
-    "the bundled weights were trained on drawn streets and fail on photographs; for streets take "
+    "the bundled weights were trained on synthetic street scenes and fail on photographs; for streets take "
     "samples/weights/camvid_imp.safetensors of the repository, for other videos your own: "
     "imp-export --weights FILE.safetensors -o out --target onnxruntime, then "
     "imp-segment VIDEO -a out/FILE.fp32.onnx"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""imp-eval: evaluate a checkpoint or an artifact on a labeled data set, optionally against a baseline."""
+"""imp-eval: evaluate a checkpoint or an artifact on a labeled dataset, optionally against a baseline."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def parser() -> argparse.ArgumentParser:
 
     p = command_parser(
         "imp-eval",
-        "Evaluate a checkpoint or an artifact on a labeled data set, optionally against a baseline.",
+        "Evaluate a checkpoint or an artifact on a labeled dataset, optionally against a baseline.",
         EXAMPLES,
     )
     p.add_argument("model", type=Path, help="checkpoint (.safetensors, .pt) or artifact (.onnx, .engine)")
     p.add_argument("--baseline", type=Path, metavar="MODEL", help="model to compare with")
-    p.add_argument("--data", required=True, help=f"data set: {NAMES}")
+    p.add_argument("--data", required=True, help=f"dataset: {NAMES}")
     p.add_argument("--split", default="val", help="split to evaluate on (default: val)")
     metrics = p.add_argument(
         "--metrics",
@@ -143,7 +143,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _root(data: str) -> Path | None:
-    """Folder of a data set; None for scenes."""
+    """Folder of a dataset; None for scenes."""
     from imp_trt.train.datasets.registry import find_layout
 
     if data.partition(":")[0] != "scenes":

@@ -110,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
         choices=ENGINES,
         nargs="+",
         metavar="PRECISION",
-        help="several precisions in one run, in place of --engine; by default as .onnx files, from which "
+        help="several precisions in one run, instead of --engine; by default as .onnx files, from which "
         "devices build their engines",
     )
     p.add_argument(
@@ -188,7 +188,7 @@ def _export_foreign(options: argparse.Namespace) -> int:
 
 
 def _plans(options: argparse.Namespace) -> list[ExportPlan]:
-    """Everything that can be refused is, before PyTorch and ONNX Runtime are imported."""
+    """Everything that can be rejected is, before PyTorch and ONNX Runtime are imported."""
     from imp_trt.export.plan import make_plan
     from imp_trt.export.verification.gates import GATES
     from imp_trt.weights import bundled
@@ -198,7 +198,7 @@ def _plans(options: argparse.Namespace) -> list[ExportPlan]:
     if options.shape:
         raise UsageError("--shape", expected="a third-party .onnx file", got="a checkpoint")
     if options.precisions is not None and options.engine is not None:
-        raise UsageError("--engine and --precisions exclude each other", fix="leave one of them out")
+        raise UsageError("--engine and --precisions cannot be combined", fix="leave one of them out")
     target = options.target
     if options.precisions is not None:
         target = target or "onnxruntime"

@@ -80,7 +80,7 @@ def print_engine(report: ExportReport | NetworkReport) -> None:
 
 
 def _print_unlike(report: ExportReport) -> None:
-    """Say that a network of photographs was compared on drawn streets."""
+    """Say that a network of photographs was compared on synthetic street scenes."""
     from imp_trt.export.verification.frames import DRAWN, UNLIKE
     from imp_trt.synthetic import SCENE_CLASSES
 

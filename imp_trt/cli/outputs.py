@@ -144,13 +144,13 @@ def refuse_input(flag: str, output: Path, inputs: Iterable[str | os.PathLike[str
 
 
 def refuse_labeled(flag: str, output: Path, dataset: Dataset, root: Path | None = None) -> None:
-    """UsageError if an existing file may be an image or label of a data set.
+    """UsageError if an existing file may be an image or label of a dataset.
 
     Args:
         flag: option of the output.
         output: file to write.
         dataset: images and labels that are read; synthetic ones have no files.
-        root: folder of the data set; its files may be those of other splits.
+        root: folder of the dataset; its files may be those of other splits.
     """
     from imp_trt.train.datasets.overview import image_files
     from imp_trt.train.datasets.view import FileDataset
@@ -164,8 +164,8 @@ def refuse_labeled(flag: str, output: Path, dataset: Dataset, root: Path | None 
         raise UsageError(
             flag,
             expected="a new file",
-            got=f"{output}, which exists in the data set",
-            fix="choose a file outside of the data set",
+            got=f"{output}, which exists in the dataset",
+            fix="choose a file outside of the dataset",
         )
 
 

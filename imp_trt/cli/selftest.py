@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""imp-selftest: run an artifact on its golden frames and compare the answers, for example at boot."""
+"""imp-selftest: run an artifact on its golden frames and compare the outputs, for example at boot."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ EXAMPLES = """examples:
   imp-selftest street.fp16.jetson-orin.engine
   imp-selftest street.fp32.onnx --json
 
-Exit code 0: the answers agree. 3: they differ by more than the gates of the precision.
+Exit code 0: the outputs agree. 3: they differ by more than the gates of the precision.
 4: the artifact or its golden frames are damaged, or the engine does not load on this machine."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0 passed, 3 other answers, 4 artifact not usable."""
+    """Entry point; returns the exit code: 0 passed, 3 outputs differ, 4 artifact not usable."""
     options = parser().parse_args(argv)
     return run_command(lambda: _run(options), verbose=options.verbose, quiet=options.quiet)
 
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = command_parser(
         "imp-selftest",
-        "Run an artifact on its golden frames and compare the answers with those of the trained network.",
+        "Run an artifact on its golden frames and compare the outputs with those of the trained network.",
         EXAMPLES,
     )
     p.add_argument("file", type=Path, metavar="FILE", help=".engine or .onnx with manifest and golden frames")
@@ -58,7 +58,7 @@ class SelfTest:
 
     Attributes:
         path, manifest: the artifact.
-        agreement: of its answers with the golden ones.
+        agreement: of its outputs with the golden ones.
         canvas: agreement of its canvas part; None if it has none.
         failures: one message for each gate that failed; empty if the test passed.
         network_ms: median time of a network call.
@@ -102,7 +102,7 @@ def self_test(path: Path, threads: int | None = None) -> SelfTest:
         threads: CPU threads of an .onnx file; None leaves the choice to ONNX Runtime.
 
     Raises:
-        UsageError: the file is no artifact.
+        UsageError: the file is not an artifact.
         ArtifactError: a file is missing or damaged, or was exported without golden frames.
         EngineIncompatible, DependencyMissing, DeviceError: the artifact does not run on this machine.
     """
@@ -238,7 +238,7 @@ def _run(options: argparse.Namespace) -> int:
     if result.failures:
         raise VerificationError(
             f"self-test of {result.path}",
-            expected=f"the answers of the trained network within the {result.manifest.precision} gates",
+            expected=f"the outputs of the trained network within the {result.manifest.precision} gates",
             got="; ".join(result.failures),
             fix="do not use this artifact here; imp-doctor checks driver and libraries; after an update of "
             "either, build the engine again",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""imp-train: train a network on a data set, optionally also the baseline without IMP."""
+"""imp-train: train a network on a dataset, optionally also the baseline without IMP."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = command_parser(
-        "imp-train", "Train a network on a data set, optionally also the baseline without IMP.", EXAMPLES
+        "imp-train", "Train a network on a dataset, optionally also the baseline without IMP.", EXAMPLES
     )
     network_options(p.add_argument_group("data and network"))
     training = p.add_argument_group("training")
@@ -207,7 +207,7 @@ def _validation(options: argparse.Namespace, dataset: Dataset) -> Validation | N
 
 
 def _shared_images(one: Dataset, other: Dataset) -> list[str]:
-    """Names of the image files that are in both data sets."""
+    """Names of the image files that are in both datasets."""
     from imp_trt.data.files import resolved
     from imp_trt.train.datasets.overview import image_files
     from imp_trt.train.datasets.view import FileDataset

@@ -24,11 +24,11 @@ SYSTEMS = (
 
 
 def network_options(data: argparse._ArgumentGroup) -> None:
-    """Data set, system, backbone and sizes."""
+    """Dataset, system, backbone and sizes."""
     data.add_argument(
         "--data",
         required=True,
-        help="data set: scenes, NAME:DIR (camvid, ccp, cityscapes, modanet, coco, components), or a folder "
+        help="dataset: scenes, NAME:DIR (camvid, ccp, cityscapes, modanet, coco, components), or a folder "
         "whose layout is recognized: COCO JSON, color masks, YOLO segmentation, Cityscapes, index PNGs with "
         "dataset.json; imp-data FOLDER says what it contains",
     )
@@ -153,7 +153,7 @@ def run_options(how: argparse._ArgumentGroup) -> None:
     how.add_argument(
         "--val",
         metavar="SPLIT|DATA",
-        help="evaluate during training on this split of --data, or on the split val of another data set; the "
+        help="evaluate during training on this split of --data, or on the split val of another dataset; the "
         "weights with the best mIoU are kept in NAME.best.safetensors, the scores in NAME.val.jsonl",
     )
     how.add_argument(

@@ -96,7 +96,7 @@ def load(op: str, entry: str, device: Device, stream: int | None = None) -> Kern
         op: folder in plugins/.
         entry: name of the kernel.
         device: made current in this thread.
-        stream: one that is about to be used; loading while it records a graph is refused.
+        stream: one that is about to be used; loading while it records a graph is rejected.
 
     Raises:
         UsageError: the stream is recording.

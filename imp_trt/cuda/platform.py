@@ -49,7 +49,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Platform:
-    """What is installed for engines; an error with its fix in place of what is missing.
+    """What is installed for engines; an error with its fix instead of what is missing.
 
     Attributes:
         name: operating system and architecture, e.g. "linux-x86_64".

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets: samples of image, class map and instance map, and their in-memory cache."""
+"""Datasets: samples of image, class map and instance map, and their in-memory cache."""
 
 from __future__ import annotations
 
@@ -122,10 +122,10 @@ class SampleCache:
 
 
 class CachedDataset:
-    """Wraps a data set with an in-memory cache.
+    """Wraps a dataset with an in-memory cache.
 
     Args:
-        dataset: data set to wrap; 256x512 samples take about 0.7 MB each.
+        dataset: dataset to wrap; 256x512 samples take about 0.7 MB each.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -157,13 +157,13 @@ class CachedDataset:
 
 @runtime_checkable
 class NamedImages(Protocol):
-    """A data set whose images have names."""
+    """A dataset whose images have names."""
 
     def image_name(self, index: int) -> str: ...
 
 
 def image_name(dataset: Dataset, index: int) -> str:
-    """Name of an image: its path in the data set, or its number where a data set has no files."""
+    """Name of an image: its path in the dataset, or its number where a dataset has no files."""
     return dataset.image_name(index) if isinstance(dataset, NamedImages) else f"image {index + 1}"
 
 

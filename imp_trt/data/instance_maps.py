@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instances: connected components of the thing classes, and the boxes and labels of an instance map.
 
-The IMP paper (Fu, Berg and Berg, ICCV 2019) derives the instances of its clothing data set the same way.
+The IMP paper (Fu, Berg and Berg, ICCV 2019) derives the instances of its clothing dataset the same way.
 """
 
 from __future__ import annotations

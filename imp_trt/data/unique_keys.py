@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON objects that give a key twice are refused: of two equal keys, readers keep different ones."""
+"""JSON objects that give a key twice are rejected: of two equal keys, readers keep different ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class DuplicateKey(ValueError):
 
 
 def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """The ``object_pairs_hook`` of json.loads that refuses what Python would pass over in silence.
+    """The ``object_pairs_hook`` of json.loads that rejects what Python would pass over in silence.
 
     Args:
         pairs: keys and values of one object, in the order of the text.

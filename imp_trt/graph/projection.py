@@ -278,7 +278,7 @@ def _class_map(kind: int, request: _Request) -> list[NodeProto]:
     canvas = ir.Value(name=request.canvas)
     if kind != TensorProto.FLOAT:
         canvas = op.Cast(canvas, to=TensorProto.FLOAT)
-    # A tensor: onnx 1.19 refuses the pads of a Constant with value_ints.
+    # A tensor: onnx 1.19 rejects the pads of a Constant with value_ints.
     pads = op.Constant(value=ir.tensor([0, 1, 0, 0, 0, 0, 0, 0], dtype=ir.DataType.INT64))
     planes = op.Pad(canvas, pads, op.Constant(value_float=request.threshold))
     index = op.ArgMax(planes, axis=1, keepdims=0)
@@ -290,7 +290,7 @@ def _class_map(kind: int, request: _Request) -> list[NodeProto]:
 
 
 def _add_function(model: ModelProto, opset: int) -> None:
-    """The function body for all projections of the model, in place of one that it may have."""
+    """The function body for all projections of the model, instead of one that it may have."""
     for function in filter(None, [mask_projection.function_for_model(model)]):
         # Newer opsets add types to its operators, and change none that it uses.
         function.opset_import[0].version = opset

@@ -22,7 +22,7 @@ DISTANCES = (10, 25, 50, 100, 200, 400)
 
 OBJECT_DISTANCES = (0.02, 0.05, 0.1, 0.2, 0.5)
 """Fractions of an object's size, the square root of its area. Distances in pixels depend on the resolution:
-82 % of the thing pixels of CamVid at 480x360 lie within 10 px of a boundary."""
+82% of the thing pixels of CamVid at 480x360 lie within 10 px of a boundary."""
 
 DILATION = 0.02
 """Width of Boundary IoU's bands, as a fraction of the image diagonal (Cheng et al., CVPR 2021)."""
@@ -117,7 +117,7 @@ class BoundaryMeasure:
     images, as for the IoU. Void counts as inside of every mask, so that it creates no contour.
 
     Args:
-        classes: class table of the data set.
+        classes: class table of the dataset.
         distances: distances of the bands in pixels, ascending.
     """
 

@@ -144,7 +144,7 @@ class InstanceMeasure:
     the areas of the ground-truth masks, for boxes too, as in COCO.
 
     Args:
-        classes: class table of the data set.
+        classes: class table of the dataset.
 
     Raises:
         DependencyMissing: faster-coco-eval is not installed.

@@ -135,7 +135,7 @@ class PanopticMeasure:
     the crowd region of its class. These are the rules of the evaluation code of COCO and Cityscapes.
 
     Args:
-        classes: class table of the data set.
+        classes: class table of the dataset.
         min_score, max_covered, min_stuff_area: see :func:`imp_trt.results.panoptic.fuse_panoptic`.
     """
 

@@ -42,7 +42,7 @@ _DTYPES = {
 }
 """safetensors' names of the types that a checkpoint may have."""
 
-# Integers in place of a kernel are quantized values whose scale is elsewhere.
+# Integers instead of a kernel are quantized values whose scale is elsewhere.
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _INTEGERS = (torch.int64, torch.int32)
 _MAX_UNPACKED_MORE = 1 << 20
@@ -206,7 +206,7 @@ def _read_pt(path: Path, file: BinaryIO) -> Checkpoint:
 
 
 def _check_archive(path: Path, data: bytes) -> None:
-    """Refuse archives that are larger unpacked: PyTorch stores its tensors without compression."""
+    """Reject archives that are larger unpacked: PyTorch stores its tensors without compression."""
     if not zipfile.is_zipfile(io.BytesIO(data)):
         return
     try:

@@ -172,7 +172,7 @@ class ModelConfig:
         semantic_channels: channels of the semantic head.
         mean, std: per-channel RGB normalization of images in 0-1.
         canvas_scale: factor of the canvas where the semantic head reads it; a measured one gives the canvas
-            the standard deviation of the features beside it. An exported convolution includes it.
+            the standard deviation of the features next to it. An exported convolution includes it.
         stride_in_1x1: the first 1x1 convolution of a stage has its stride, as in the ResNets of Caffe2
             (MSRA), not the 3x3 one; only for BOTTLENECKS.
         fuse_convs: 3x3 convolutions of the semantic head after the levels are merged; 4 in the paper, 0 in

@@ -159,7 +159,7 @@ class DeployModule(nn.Module):
 
 
 class CanvasModule(nn.Module):
-    """Backbone and semantic head of a network with IMP; the canvas is an input in place of the detector.
+    """Backbone and semantic head of a network with IMP; the canvas is an input instead of the detector.
 
     Args:
         whole: the static form of the network, whose layers it shares; without quantization its class map on

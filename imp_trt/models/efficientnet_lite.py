@@ -149,7 +149,7 @@ def block_repeats(name: str) -> list[int]:
 
 
 def _scaled_width(width: int, factor: float) -> int:
-    """The nearest multiple of 8, at least 90 % of the scaled width."""
+    """The nearest multiple of 8, at least 90% of the scaled width."""
     scaled = width * factor
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * scaled else rounded + 8

@@ -48,7 +48,7 @@ _COCO_SYNONYMS = {
     "sofa": "couch",
     "tv monitor": "tv",
 }
-"""COCO's names of classes that other data sets name differently. COCO has no class for Cityscapes' rider."""
+"""COCO's names of classes that other datasets name differently. COCO has no class for Cityscapes' rider."""
 
 State = Mapping[str, Tensor]
 
@@ -211,7 +211,7 @@ def coco_rows(things: Iterable[str], categories: Iterable[str]) -> dict[int, int
 def match_names(names: Iterable[str], known: Iterable[str]) -> dict[int, int]:
     """Index of each name -> index of the same class in ``known``; names without one are left out.
 
-    Case is ignored, ``_`` equals a space, and COCO's name is found for a synonym of other data sets.
+    Case is ignored, ``_`` equals a space, and COCO's name is found for a synonym of other datasets.
     """
     places = {_normalized(name): index for index, name in enumerate(known)}
     matched = {}

@@ -25,7 +25,7 @@ class SystemFields(_BackgroundScore):
 
 
 SYSTEMS: dict[str, SystemFields] = {
-    # Best background score of trained detectors on both real data sets: tests/bench/RESULTS.md.
+    # Best background score of trained detectors on both real datasets: tests/bench/RESULTS.md.
     "mask-rcnn-imp": {"semantic_head": "none", "detector": True, "imp": True, "background_score": 0.3},
     "semantic-p2": {"semantic_head": "p2", "detector": False, "imp": False},
     "semantic-fpn": {"semantic_head": "fpn", "detector": False, "imp": False},

@@ -121,7 +121,7 @@ class SemanticHead(nn.Module):
 class CanvasArgmax(nn.Module):
     """Semantic logits from the canvas (Mask R-CNN-IMP): thing channels against a constant background score.
 
-    The first stuff class has the background score, since the paper's clothing data sets have one
+    The first stuff class has the background score, since the paper's clothing datasets have one
     background class; other stuff classes are never predicted.
     """
 

@@ -131,7 +131,7 @@ def device_frame(frame: object, device: int, stream: int, wait_for: Callable[[in
         wait_for: makes that stream wait for all work enqueued so far on another, given by its handle.
 
     Raises:
-        InvalidInput: another shape, dtype, layout or GPU, or the producer refuses; the message has the fix.
+        InvalidInput: another shape, dtype, layout or GPU, or the producer rejects; the message has the fix.
     """
 
     def read(array: object, name: str) -> DeviceView:
@@ -163,7 +163,7 @@ def device_view(
         what, expected: name and description of the array, for errors.
 
     Raises:
-        InvalidInput: another GPU, or the producer refuses; or check refuses it.
+        InvalidInput: another GPU, or the producer rejects; or check rejects it.
     """
     return _read(array, _Reader(device, stream, wait_for, what, expected, check))
 
@@ -314,7 +314,7 @@ def _from_interface(array: _InterfaceArray, reader: _Reader) -> tuple[DeviceView
     name = kind if kind[:1] == ">" else _NAMES.get(kind[1:], kind)
     view = DeviceView(pointer, shape, strides, name, array)
     if masked:
-        reader.check(view)  # a wrong type is told first
+        reader.check(view)  # a wrong type is reported first
         raise InvalidInput(
             reader.name,
             expected=reader.expected,
@@ -351,7 +351,7 @@ def _check_memory(pointer: int, reader: _Reader) -> None:
                 reader.name,
                 expected="memory of the GPU's primary context, which TensorRT, PyTorch and CuPy use",
                 got="memory of another CUDA context",
-                fix="with PyCUDA: import pycuda.autoprimaryctx in place of pycuda.autoinit",
+                fix="with PyCUDA: import pycuda.autoprimaryctx instead of pycuda.autoinit",
             )
 
 

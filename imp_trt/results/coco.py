@@ -44,7 +44,7 @@ def coco_results(
     """One entry for each instance; see :meth:`imp_trt.SegmentationResult.to_coco`.
 
     Raises:
-        InvalidInput: category_ids lacks the class of an instance, or an id is no integer.
+        InvalidInput: category_ids lacks the class of an instance, or an id is not an integer.
     """
     # A NumPy integer, such as one of pandas or a DataLoader, is not JSON.
     image = image_id if isinstance(image_id, str) else _integer("image_id", image_id)

@@ -30,7 +30,7 @@ def disagreement_map(
     - no label (255), it is 0.
 
     Above 0.5 the two contradict each other; the lower the value, the better they agree. On CamVid's
-    validation frames the project's model was wrong in 61 % of the pixels above 0.5 (2 % of all) and in 5.9 %
+    validation frames the project's model was wrong in 61% of the pixels above 0.5 (2% of all) and in 5.9%
     of the others (tests/bench/bench_disagreement.py). Confusion of two stuff classes does not show.
 
     Args:

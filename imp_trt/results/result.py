@@ -275,7 +275,7 @@ class SegmentationResult:
 
     def legend_classes(self, min_score: float = DEFAULT_SCORE_THRESHOLD) -> tuple[int, ...]:
         """The classes to list in a legend, most important first: those of the instances that are drawn,
-        then those with at least 0.5 % of the pixels, by area."""
+        then those with at least 0.5% of the pixels, by area."""
         counts = self.pixel_counts()
         instances = self.instances.filter(min_score=min_score)
         drawn = dict.fromkeys(instances.labels.tolist())  # in descending order of score, each once
@@ -344,8 +344,8 @@ class SegmentationResult:
         """The instances in COCO's results format, as data for JSON.
 
         Args:
-            image_id: of the frame, in its data set.
-            category_ids: class name -> the data set's category id; None takes the class index.
+            image_id: of the frame, in its dataset.
+            category_ids: class name -> the dataset's category id; None takes the class index.
             min_score: instances with a lower score are left out. Average precision needs all of them.
 
         Returns:
@@ -353,7 +353,7 @@ class SegmentationResult:
             segmentation (compressed RLE of the mask at the frame's size).
 
         Raises:
-            InvalidInput: category_ids lacks the class of an instance, or an id is no integer.
+            InvalidInput: category_ids lacks the class of an instance, or an id is not an integer.
         """
         return coco_results(self.instances.filter(min_score=min_score), self.classes, image_id, category_ids)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classes, paints and light of the procedural streets.
+"""Classes, paints and light of the synthetic street scenes.
 
 All things share one list of paints: cars, buses, coats and signs have the same colors, so
 that the color does not reveal the class.

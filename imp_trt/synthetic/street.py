@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Street scenes as a data set, and as a video of a moving camera."""
+"""Street scenes as a dataset, and as a video of a moving camera."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Motion:
         change: how much of the frame the motion does not explain. It is the mean absolute difference between
             its luma and that of the frame before, moved along, after a common change of brightness is taken
             out, divided by the contrast (the mean absolute deviation of luma in the frame that has more of
-            it); 0 for a difference of at most NOISE. 0 is perfect motion; two pictures that have nothing in
+            it); 0 for a difference of at most NOISE. 0 is perfect motion; two images that have nothing in
             common are about 1.
     """
 

@@ -25,7 +25,7 @@ CUT_CHANGE: dict[Carry, float] = {"flow": 0.35, "none": 0.6}
 
 Between frames of a drive at 15 Hz the change was at most 0.15 with the flow and 0.34 without it, four frames
 apart 0.29 and 0.50. Between photos of different scenes it was 0.72 and more; between places along one road
-0.39 and more with the flow for 95 % of them.
+0.39 and more with the flow for 95% of them.
 """
 
 
@@ -49,7 +49,7 @@ class TemporalOptions:
             the budget. Not less than detect_every - 1.
         max_gap_s: a longer time between two frames resets the state, as does time that runs backward; only
             for frames that have a time.
-        cut_change: a change of the picture above this resets the state, see
+        cut_change: a change of the image above this resets the state, see
             :class:`imp_trt.temporal.motion.Motion`; math.inf never does; None is 0.35 with the flow, 0.6
             without.
 

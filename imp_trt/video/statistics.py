@@ -65,7 +65,7 @@ class Snapshot(TypedDict):
 
 
 class Durations:
-    """Histogram of milliseconds with logarithmic buckets: percentiles are exact within 0.25 %.
+    """Histogram of milliseconds with logarithmic buckets: percentiles are exact within 0.25%.
 
     The range is one microsecond to three hours. Mean, last and maximum are exact.
     """

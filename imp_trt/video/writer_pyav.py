@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _INSTALL = "pip install 'imp-trt[video]'"
-# 11 ms of one core for a 1920x1080 frame; "veryfast" takes 34 ms for a file of 60 % of the size.
+# 11 ms of one core for a 1920x1080 frame; "veryfast" takes 34 ms for a file of 60% of the size.
 # No B-frames: no frame is delayed, and the file needs no edit list, which some readers ignore.
 _X264 = {"preset": "ultrafast", "crf": "20", "bf": "0"}
 _OPENH264_BITS_PER_PIXEL = 0.2

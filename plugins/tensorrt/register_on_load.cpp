@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Programs that load plugin libraries with a bare dlopen, as Triton and trtexec --staticPlugins do, never ask for
 // getCreators(). With IMP_TRT_REGISTER_ON_LOAD=1 in the environment the library registers itself when it is
-// loaded. Not by default: IPluginRegistry::loadLibrary() then refuses the library, its creators being there.
+// loaded. Not by default: IPluginRegistry::loadLibrary() then rejects the library, its creators being there.
 
 #include "tensorrt/log.h"
 

@@ -18,12 +18,12 @@ THRESHOLD = 0.5
 
 
 class CanvasMeasure:
-    """Accumulates recall and precision of the canvas against the ground truth over a data set.
+    """Accumulates recall and precision of the canvas against the ground truth over a dataset.
 
     The ground truth is sampled at the center of each canvas cell; void pixels are ignored.
 
     Args:
-        classes: class table of the data set.
+        classes: class table of the dataset.
     """
 
     def __init__(self, classes: ClassTable) -> None:

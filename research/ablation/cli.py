@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's ablation on a data set, cell by cell, and the page generated from its results."""
+"""The paper's ablation on a dataset, cell by cell, and the page generated from its results."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--results", type=Path, help="folder of the result files (default: OUTPUT/results)")
     p.add_argument("--page", type=Path, help="write this Markdown page and its charts from the result files")
     what = p.add_argument_group("experiment")
-    what.add_argument("--data", help="data set, as for imp-train; without it no cell is run")
+    what.add_argument("--data", help="dataset, as for imp-train; without it no cell is run")
     what.add_argument("--splits", nargs=2, default=("train", "val"), metavar=("TRAIN", "VAL"))
     what.add_argument("--recipe", default="scenes-short", help="recipe of every system, as for imp-train")
     what.add_argument(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training and evaluation of the cells of one data set."""
+"""Training and evaluation of the cells of one dataset."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CURVE_LINES = 60
 
 @dataclass(frozen=True)
 class Experiment:
-    """Settings that the cells of one data set share.
+    """Settings that the cells of one dataset share.
 
     Attributes:
         train, val: labeled images for training and evaluation.
@@ -55,7 +55,7 @@ class Experiment:
         work: folder of checkpoints and resume states; processes may share it.
         results: folder of the result files.
         splits: names of the two splits.
-        option: the data set as given to the command, with DIR for its folder.
+        option: the dataset as given to the command, with DIR for its folder.
         backbone, init: backbone and its initial weights.
         anchor_scales: of :class:`imp_trt.models.config.DetectorConfig`; None for the preset's.
         half: store checkpoints as float16.
@@ -88,12 +88,12 @@ class Experiment:
 
     @property
     def data(self) -> str:
-        """Folder name of the data set: its name without the part after a slash."""
+        """Folder name of the dataset: its name without the part after a slash."""
         return re.sub(r"[^\w.-]+", "-", self.train.name.partition("/")[0]) or "data"
 
     @property
     def folder(self) -> Path:
-        """Folder of the data set's checkpoints."""
+        """Folder of the dataset's checkpoints."""
         return self.work / self.data
 
     def path(self, cell: Cell) -> Path:

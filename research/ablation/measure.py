@@ -25,7 +25,7 @@ from research.ablation.cells import Variant
 def measure(
     model: Path, variant: Variant, dataset: Dataset, limit: int | None, threads: int, device: str
 ) -> tuple[Evaluation, dict[str, object] | None]:
-    """Evaluate a checkpoint on a data set as its variant prescribes.
+    """Evaluate a checkpoint on a dataset as its variant prescribes.
 
     Args:
         model: checkpoint.
@@ -78,7 +78,7 @@ def _chosen(manifest: Manifest, measures: Collection[str] | None) -> list[str]:
 
 
 class EvenlySpaced:
-    """At most so many samples of a data set, evenly spaced: neighbors in a list are often alike."""
+    """At most so many samples of a dataset, evenly spaced: neighbors in a list are often alike."""
 
     def __init__(self, dataset: Dataset, count: int) -> None:
         self.name, self.classes, self.terms = dataset.name, dataset.classes, dataset.terms
@@ -95,7 +95,7 @@ class EvenlySpaced:
 
 
 class _LastSample:
-    """Wraps a data set and remembers the last sample it returned."""
+    """Wraps a dataset and remembers the last sample it returned."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.name, self.classes, self.terms = dataset.name, dataset.classes, dataset.terms

@@ -31,7 +31,7 @@ _INTRODUCTION = """\
 Fu, Berg and Berg (ICCV 2019) feed the masks of an instance detector back into semantic segmentation (IMP).
 This page repeats their comparison of seven systems. The numbers in tables and charts come from the result
 files of `research.ablation`; the notes in front of the tables are written by hand, and the paper's own
-numbers are marked as such. Systems of one data set share data and schedule; the members of a pair
+numbers are marked as such. Systems of one dataset share data and schedule; the members of a pair
 also share the weights of their first stage, seed by seed, and differ only in IMP, unless stated
 otherwise.
 All scores are in percent, higher is better. For a system with several seeds, a figure is the mean over them,
@@ -40,7 +40,7 @@ both members of a pair have, paired by seed, in points.
 """
 
 _PAPER_NOTE = """\
-The paper trained on clothing data sets that are not public (VCP) or no longer complete (ModaNet), and on
+The paper trained on clothing datasets that are not public (VCP) or no longer complete (ModaNet), and on
 Cityscapes, from ImageNet or COCO weights, for 70,000 to 130,000 iterations. Only the direction and
 the size of the gains can be compared with the runs above, not the scores.
 """

@@ -38,7 +38,7 @@ class CellResult:
     """Result of a finished cell.
 
     Attributes:
-        data: name of the data set.
+        data: name of the dataset.
         cell: the cell.
         settings: everything else that the scores depend on: data (as given to the command), backbone,
             input_size, init, half, recipe (as plain data), recipe_name, network, shown (the canvas

@@ -49,7 +49,7 @@ def systems_section(data: DataSummary) -> str:
 
 
 def fit_section(data: DataSummary) -> str | None:
-    """Scores on images of the training set beside those on validation images; None if none were measured."""
+    """Scores on images of the training set next to those on validation images; None if none were measured."""
     names = ("mIoU", "thing mIoU")
     rows = []
     for cell, result in data.results.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results of one data set and their means and ranges over seeds."""
+"""Results of one dataset and their means and ranges over seeds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from research.ablation.results import (
 )
 
 NOTES = "notes.md"
-"""File in a data set's folder whose text is included in the page."""
+"""File in a dataset's folder whose text is included in the page."""
 
 Get = Callable[[Evaluation], float]
 """One figure of an evaluation; NaN where it was not measured."""
@@ -63,10 +63,10 @@ class Spread:
 
 @dataclass(frozen=True, eq=False)
 class DataSummary:
-    """All results of one data set.
+    """All results of one dataset.
 
     Attributes:
-        name: name of the data set.
+        name: name of the dataset.
         results: results by cell.
         timing: content of the timing file, or None.
         notes: text of the notes file, or None.
@@ -79,7 +79,7 @@ class DataSummary:
 
     @property
     def classes(self) -> ClassTable:
-        """Class table of the data set."""
+        """Class table of the dataset."""
         return self.first.evaluation.classes
 
     @property
@@ -170,7 +170,7 @@ def band(position: int, accuracy: bool = False) -> Get:
 
 
 def read_summaries(folder: Path) -> list[DataSummary]:
-    """Read all results below a folder, sorted by data set.
+    """Read all results below a folder, sorted by dataset.
 
     Raises:
         InvalidInput: a file is damaged, or a folder has results of two experiments.
@@ -202,7 +202,7 @@ def _require_one_experiment(result: CellResult, others: Mapping[Cell, CellResult
             raise InvalidInput(
                 f"results of {result.data}, cell {result.cell.name}",
                 expected=f"the classes of {other.cell.name}",
-                got="others: the labels were merged in two ways, or of two data sets",
+                got="others: the labels were merged in two ways, or of two datasets",
                 fix="keep each experiment's results in a folder of its own",
             )
 

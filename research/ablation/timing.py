@@ -29,7 +29,7 @@ WARM_UP = 3
 
 
 def time_systems(experiment: Experiment, cells: Sequence[Cell]) -> Path:
-    """Time trained cells on validation images and write the data set's timing file.
+    """Time trained cells on validation images and write the dataset's timing file.
 
     Each image is run through all systems, starting with a different one each time, so that a slowdown of
     the machine affects all of them alike. Run it on an otherwise idle machine. Of each system the first

@@ -18,7 +18,7 @@ from research.oracle.corrections import CORRECTIONS
 
 
 def table(model: Path, dataset: Dataset, limit: int | None, threads: int) -> str:
-    """The Markdown table of a checkpoint with IMP on a data set."""
+    """The Markdown table of a checkpoint with IMP on a dataset."""
     lines = ["| canvas | mIoU | things | gain on things |", "|---|---|---|---|"]
     before: SemanticScores | None = None
     for name, change in CORRECTIONS.items():

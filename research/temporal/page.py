@@ -60,7 +60,7 @@ def _section(result: Mapping[str, Any], images: Sequence[str]) -> list[str]:
         f"{result['artifact']} in ONNX Runtime, {threads} thread{'s' if threads != 1 else ''} of "
         f"{machine['cpus']} CPUs ({machine['cpu']}), load {result['load_after']} at the end, "
         f"{result['measured']}. Flicker of the labels themselves: "
-        f"{_percent(flicker)} %.",
+        f"{_percent(flicker)}%.",
         "",
         *images,
         "",
@@ -84,7 +84,7 @@ def _row(row: Mapping[str, Any], frames: int, own: float) -> str:
         skipped = 1 - carried["p50"] / times["detected"]["p50"]
         without = 1 - row["detected"] / frames
         mean = times["detected"]["p50"] * (1 - without) + carried["p50"] * without
-        share, bound = f"{100 * skipped:.0f} %", f"{times['detected']['p50'] / mean:.2f}"
+        share, bound = f"{100 * skipped:.0f}%", f"{times['detected']['p50'] / mean:.2f}"
         speed = f"{times['detected']['p50'] / (mean + times['carry']['p50']):.2f}"
     carry = times.get("carry")
     cells += [share, "" if carry is None else f"{carry['p50']:.1f}"]

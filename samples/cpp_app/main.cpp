@@ -92,7 +92,7 @@ void segment(const char* engine_path, const char* plugin_library)
     }
     const std::vector<char> plan = read_file(engine_path);
     std::unique_ptr<nvinfer1::ICudaEngine> engine(need(
-        runtime->deserializeCudaEngine(plan.data(), plan.size()), "TensorRT refuses the engine; see its message"));
+        runtime->deserializeCudaEngine(plan.data(), plan.size()), "TensorRT rejects the engine; see its message"));
     std::unique_ptr<nvinfer1::IExecutionContext> context(need(engine->createExecutionContext(), "out of memory"));
 
     std::map<std::string, Tensor> tensors;
@@ -100,7 +100,7 @@ void segment(const char* engine_path, const char* plugin_library)
         const char* const name = engine->getIOTensorName(i);
         tensors[name] = make_tensor(*engine, name);
         if (!context->setTensorAddress(name, tensors[name].device)) {
-            throw std::runtime_error(std::string("TensorRT refuses the address of ") + name);
+            throw std::runtime_error(std::string("TensorRT rejects the address of ") + name);
         }
     }
     // imp-export's contract: frame [B, H, W, 3] -> semantic [B, H, W], boxes, scores, labels, masks, num_detections.

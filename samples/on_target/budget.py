@@ -37,7 +37,7 @@ class TimedStep:
             line of its standard error names.
         cap_s: seconds after which it is ended.
         on_gpu: whether it shows, if it passes, that kernels ran.
-        background: whether it runs beside the following steps.
+        background: whether it runs concurrently with the following steps.
         after: name of the background step to wait for.
     """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build the C++ plugin library with CMake: build_library.py WORK/plugins/libimp_trt_plugins.so [--harness]
 
---harness also builds tests/gpu/plugin_harness, beside the library, both for the GPU of this machine alone.
+--harness also builds tests/gpu/plugin_harness, next to the library, both for the GPU of this machine alone.
 The build log goes to stderr. Exit code 5 if cmake, nvcc or TensorRT's headers are missing.
 """
 
@@ -38,7 +38,7 @@ def main(library: Path, harness: bool) -> int:
         return MISSING_EXIT
     if configured.returncode:
         return 1
-    jobs = str(max(1, (os.cpu_count() or 2) // 2))  # other steps run beside it
+    jobs = str(max(1, (os.cpu_count() or 2) // 2))  # other steps run concurrently
     built = subprocess.run(
         ["cmake", "--build", str(build), "--parallel", jobs], stdout=sys.stderr, check=False
     )

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_LINKED = ("export", "plugins", "train")  # links in imp_trt/ to folders beside it
+_LINKED = ("export", "plugins", "train")  # links in imp_trt/ to folders next to it
 
 _copy: list[Path] = []
 
@@ -32,7 +32,7 @@ def folder() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Of a child process: it imports this checkout, whatever is installed, and ``tests`` beside it."""
+    """Of a child process: it imports this checkout, whatever is installed, and ``tests`` next to it."""
     paths = [str(folder()), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"}
 

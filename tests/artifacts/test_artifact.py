@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Artifacts on disk: what is damaged is refused, what is written is whole."""
+"""Artifacts on disk: what is damaged is rejected, what is written is whole."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manifest as untrusted text: every malformed file is refused with the field's name."""
+"""The manifest as untrusted text: every malformed file is rejected with the field's name."""
 
 from __future__ import annotations
 

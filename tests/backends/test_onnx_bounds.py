@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX files of some kilobytes that would take gigabytes or never end are refused before they are loaded."""
+"""ONNX files of some kilobytes that would take gigabytes or never end are rejected before they are loaded."""
 
 from __future__ import annotations
 

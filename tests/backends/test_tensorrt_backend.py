@@ -128,7 +128,7 @@ def test_rtx_keeps_what_it_compiled(tmp_path: Path, cache: Path) -> None:
         (kept,) = (cache / "tensorrt_rtx").iterdir()
         assert kept.read_bytes() == b"compiled"
         assert "sm89.1.7.1.116" in kept.name
-        for old in (b"of another driver", b""):  # refused by TensorRT-RTX, then replaced
+        for old in (b"of another driver", b""):  # rejected by TensorRT-RTX, then replaced
             kept.write_bytes(old)
             Segmenter(path).close()
             assert kept.read_bytes() == b"compiled"

@@ -149,7 +149,7 @@ def test_a_frame_is_kept_alive_until_the_gpu_has_read_it(cuda: FakeGpu, segmente
     assert owner() is None
 
 
-# ---- refusals ----
+# ---- rejections ----
 
 
 @pytest.mark.parametrize(

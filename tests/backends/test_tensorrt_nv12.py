@@ -153,7 +153,7 @@ def test_both_planes_are_kept_alive_until_the_gpu_has_read_them(cuda: FakeGpu, s
     assert all(owner() is None for owner in owners)
 
 
-# ---- refusals ----
+# ---- rejections ----
 
 
 @pytest.mark.parametrize("kind", KINDS)

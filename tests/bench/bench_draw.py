@@ -77,7 +77,7 @@ def check_picture(picture: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> None
     """SystemExit unless two images are equal."""
     wrong = int((picture != wanted).any(axis=2).sum())
     if wrong:
-        raise SystemExit(f"the picture differs in {wrong} pixels: no time is worth taking")
+        raise SystemExit(f"the image differs in {wrong} pixels: no time is worth taking")
 
 
 def milliseconds(run: Callable[[], Any], repeats: int) -> dict[str, float]:

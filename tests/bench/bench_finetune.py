@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning on few pictures against training from scratch, with as many steps.
+"""Fine-tuning on few images against training from scratch, with as many steps.
 
     python -m tests.bench.bench_finetune --init samples/weights/camvid_imp.safetensors --iterations 150
 
-The pictures are procedural street scenes, written as a data set of files; as many others give the scores.
+The images are synthetic street scenes, written as a dataset of files; as many others give the scores.
 From scratch both the recipe of the fine-tuning and that for training from scratch are tried.
 """
 
@@ -25,7 +25,7 @@ SIZE = (256, 512)
 
 
 def write_pictures(folder: Path, parts: dict[str, Dataset]) -> None:
-    """The data sets as index PNGs, one split each."""
+    """The datasets as index PNGs, one split each."""
     for name in ("images", "labels"):
         (folder / name).mkdir()
     for split, dataset in parts.items():

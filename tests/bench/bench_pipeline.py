@@ -125,7 +125,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--artifact", help="default: a network that computes next to nothing")
-    parser.add_argument("--clip", type=Path, help="default: drawn streets")
+    parser.add_argument("--clip", type=Path, help="default: synthetic street scenes")
     parser.add_argument("--size", type=int, nargs=2, default=(540, 960), metavar=("H", "W"))
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1, help="of the network")

@@ -227,7 +227,7 @@ def main() -> int:
         "--stall-at", type=float, nargs="*", metavar="SECONDS", help="default: in the warm-up"
     )
     parser.add_argument("--artifact", help="default: a network that computes next to nothing")
-    parser.add_argument("--clip", help="default: drawn pictures of 960x540")
+    parser.add_argument("--clip", help="default: drawn images of 960x540")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--leak", type=int, default=0, metavar="BYTES")
     parser.add_argument("--max-growth", type=float, default=5, metavar="MB")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The comparison of run_pipeline with a plain loop: runs, and refuses to time ways that differ."""
+"""The comparison of run_pipeline with a plain loop: runs, and does not time ways whose outputs differ."""
 
 from __future__ import annotations
 

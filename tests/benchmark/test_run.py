@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is refused before anything is measured, and what goes into a manifest."""
+"""What is rejected before anything is measured, and what goes into a manifest."""
 
 from __future__ import annotations
 

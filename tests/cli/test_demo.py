@@ -61,6 +61,6 @@ def test_a_source_that_is_not_there(tmp_path, capsys):
     assert main([str(tmp_path / "none.mp4"), "-o", str(tmp_path / "out"), "-q"]) == 2
     message = capsys.readouterr().err
     assert "none.mp4" in message
-    assert "trained on drawn streets" in message, "the warning comes before the work"
+    assert "trained on synthetic street scenes" in message, "the warning comes before the work"
     assert "samples/weights/camvid_imp.safetensors" in message
     assert not (tmp_path / "out").exists(), "a mistake is found before anything is written"

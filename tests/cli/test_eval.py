@@ -128,7 +128,7 @@ def test_chosen_measures_and_no_frames(models, capsys, tmp_path):
         (["imp", "--data", "camvid:/nowhere"], "/nowhere"),
         (["imp", *DATA, "--metrics", "beauty"], "semantic, boundary, instances, panoptic"),
         (["semantic", *DATA, "--metrics", "semantic", "panoptic"], "some of semantic, boundary"),
-        (["imp", *DATA, "--baseline", "other"], "those of the data set"),
+        (["imp", *DATA, "--baseline", "other"], "those of the dataset"),
         (["imp", *DATA, "--report", "page.pdf"], "ends in .html"),
         (["imp", *DATA, "--image-grid", "sheet.jpg"], "ends in .png"),
         (["imp", *DATA, "--image-grid", "sheet.png", "--num-images", "0"], "--num-images of at least 1"),

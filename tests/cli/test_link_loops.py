@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Links that form a loop are refused as any unreadable file is, in every place that takes a path."""
+"""Links that form a loop are rejected as any unreadable file is, in every place that takes a path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TAKES = {
     "segment: artifact": ["segment", "in/f0.png", "null:", "-a", "loop.onnx"],
     "segment: source": ["segment", "loop.png", "null:", "-a", MODEL],
     "segment: video": ["segment", "loop.mp4", "null:", "-a", MODEL],
-    "segment: picture in the loop": ["segment", "loop/f.png", "null:", "-a", MODEL],
+    "segment: image in the loop": ["segment", "loop/f.png", "null:", "-a", MODEL],
     "segment: list": ["segment", "in/f0.png", "null:", "--save-json", "loop/r.jsonl", "-a", MODEL],
     "bench: artifact": ["bench", "loop.onnx"],
     "bench: source": ["bench", MODEL, "--source", "loop.png"],

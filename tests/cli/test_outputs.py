@@ -32,7 +32,7 @@ DESTROYERS = {
     "class maps into the overlays' folder": (["in", "v", "--save-classes", "v/%06d.png"], "same path"),
     "overlays into the class maps' folder": (["in", "v/%06d.png", "--save-classes", "v"], "same path"),
     "two patterns of one folder": (["in", "v/%d.png", "--save-classes", "./v/%06d.png"], "same path"),
-    "one picture in the other's folder": (["in/f0.png", "v", "--save-classes", "v/f0.png"], "same path"),
+    "one image in the other's folder": (["in/f0.png", "v", "--save-classes", "v/f0.png"], "same path"),
     "JSON over an overlay": (["in/f0.png", "v", "--save-json", "v/f0.png"], "same path"),
     "a folder and a file of one name": (["in", "v", "--save-json", "./v"], "same path"),
     "a video and a folder of one name": (["in", "v.mp4", "--save-classes", "v.mp4"], "same path"),

@@ -178,7 +178,7 @@ def test_what_is_validated_on(tmp_path, monkeypatch):
 
 
 def folder_of(root):
-    """Two scenes as a data set of files."""
+    """Two scenes as a dataset of files."""
     from imp_trt.synthetic import StreetScenes
     from tests.bench.bench_finetune import write_pictures
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which drivers, cuda-bindings and NVRTCs work together: `python -m tests.cuda.driver_matrix`.
 
-Needs no GPU. The driver is tests/support/stub_libcuda.c, which refuses what is newer than the CUDA it is set
+Needs no GPU. The driver is tests/support/stub_libcuda.c, which rejects what is newer than the CUDA it is set
 to; cuda-bindings and NVRTC are the published packages, installed by pip into folders of their own below
 --cache (0.8 GB). Each driver runs with each cuda-bindings: a session that calls every function of the driver
 that imp_trt calls; and with each set of NVRTCs, which compile a kernel. Prints a line for each combination;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files of every kind against Pillow, in inference and in data sets: as Pillow shows it, or told."""
+"""Image files of every kind against Pillow, in inference and datasets: equal, or with a warning."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _alpha(mode: str, **settings: Any) -> Callable[[Path], None]:
 
 
 def _deep(channels: int) -> NDArray[np.uint16]:
-    """The picture in 16 bits: gray, or RGB and alpha."""
+    """The image in 16 bits: gray, or RGB and alpha."""
     image = gray() if channels == 1 else np.dstack([rgb(), np.full((*image_files.SIZE, 1), 77, np.uint8)])
     return (image if channels == 1 else image[..., :channels]).astype(np.uint16) * 257
 
@@ -276,7 +276,7 @@ def test_transparency_that_is_not_in_the_colors_is_dropped(
     two = np.dstack([gray(), np.zeros_like(gray())]).astype(dtype) * dtype(scale)
     found = reader(image_files.png(tmp_path / "b.png", two, 8 * two.itemsize))
     assert np.array_equal(found, np.dstack([gray()] * 3))
-    if dtype == np.uint16:  # 8 bits are refused: OpenCV multiplies them
+    if dtype == np.uint16:  # 8 bits are rejected: OpenCV multiplies them
         assert np.array_equal(reader(image_files.tiff(tmp_path / "c.tif", pixels, extra=2)), rgb()[..., ::-1])
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NEEDS = {
     "camera": "a camera or a stream",
     "checkpoint": "a Mask R-CNN checkpoint of another code base",
-    "data": "a labeled data set",
+    "data": "a labeled dataset",
     "gpu": "an NVIDIA GPU with TensorRT or TensorRT-RTX",
     "jetson": "a Jetson",
     "minutes": "minutes: it trains, calibrates or verifies a real network",

@@ -12,7 +12,9 @@ import pytest
 from imp_trt.models.checkpoint import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
-CARDS = sorted([*(ROOT / "samples" / "weights").glob("*_imp.md"), *(ROOT / "imp_trt" / "weights").glob("*.md")])
+CARDS = sorted(
+    [*(ROOT / "samples" / "weights").glob("*_imp.md"), *(ROOT / "imp_trt" / "weights").glob("*.md")]
+)
 
 
 @pytest.fixture(params=CARDS, ids=lambda path: path.stem)

@@ -145,11 +145,11 @@ def test_instances_that_were_not_compared_are_not_called_equal(weights, tmp_path
 
 
 def test_drawn_streets_are_said_to_be_unlike_the_training_set(weights, tmp_path, capsys):
-    """Before and after the comparison; not for the network of drawn streets."""
+    """Before and after the comparison; not for the network of synthetic street scenes."""
     assert main([*ONNX, "--weights", str(weights), "-o", str(tmp_path)]) == 0
     captured = capsys.readouterr()
-    assert "WARNING: verification frames: 2 of 2 are drawn streets" in captured.err
-    assert "note       frames are drawn streets" in captured.out
+    assert "WARNING: verification frames: 2 of 2 are synthetic street scenes" in captured.err
+    assert "note       frames are synthetic street scenes" in captured.out
     classes = read_manifest(tmp_path / "small.fp32.onnx").classes
     assert VerificationFrames(count=2).unlike(classes)
     assert not VerificationFrames(count=2).unlike(SCENE_CLASSES)
@@ -217,7 +217,7 @@ def test_of_a_set_all_files_are_written_or_none(weights, tmp_path, capsys, monke
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--precisions", "fp16", "--engine", "fp16"], "exclude each other"),
+        (["--precisions", "fp16", "--engine", "fp16"], "cannot be combined"),
         (["--precisions", "fp32", "fp16", "--calib", "."], "takes no calibration frames"),
         (["--precisions", "fp32", "int8"], "--calib DIR"),
         (["--precisions", "fp16", "bf16"], "no bfloat16 convolutions"),

@@ -147,7 +147,7 @@ def test_a_canvas_part_is_no_third_party_file(tmp_path: Path, capsys: pytest.Cap
 def test_a_canvas_part_is_no_output(
     tmp_path: Path, yours: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(network, "read_foreign", None)  # refused before any work
+    monkeypatch.setattr(network, "read_foreign", None)  # rejected before any work
     path = tiny_parts.artifact(tmp_path)
     code, _, err = run(capsys, yours, *ONNX, "-o", canvas_path(path))
     assert (code, f"the canvas part of {path}" in err) == (2, True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engines from ONNX artifacts: what is verified, what is written, and what is refused."""
+"""Engines from ONNX artifacts: what is verified, what is written, and what is rejected."""
 
 from __future__ import annotations
 

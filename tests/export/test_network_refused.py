@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Third-party ONNX files and options that are refused."""
+"""Third-party ONNX files and options that are rejected."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ from tests.support.networks import CLASSES, smooth_frames
 
 @pytest.fixture
 def quick(monkeypatch, model):
-    """The graph of the session's export in place of a new one."""
+    """The graph of the session's export instead of a new one."""
     monkeypatch.setattr(lowering, "onnx_from_module", lambda module, batch: model)
 
 

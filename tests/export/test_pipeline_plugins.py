@@ -125,5 +125,5 @@ def test_without_a_gpu_nothing_is_reported(export, monkeypatch, caplog):
     with pytest.raises(LongWork):
         export("tensorrt-rtx", plugin=True)
     said = [record.getMessage() for record in caplog.records]
-    other = ("for tests only", "drawn streets")  # the terms of the weights, and the frames
+    other = ("for tests only", "synthetic street scenes")  # the terms of the weights, and the frames
     assert not [text for text in said if not any(part in text for part in other)]

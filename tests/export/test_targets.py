@@ -95,7 +95,7 @@ IMPOSSIBLE = [
         "built on Ampere or newer, not on 7.5",
     ),
     ("tensorrt", "fp16", H100, {"hardware_compatibility": "any"}, "one of none"),
-    ("tensorrt", "fp16", H100, {"plugin": False, "plugin_library": Path("x.so")}, "exclude each other"),
+    ("tensorrt", "fp16", H100, {"plugin": False, "plugin_library": Path("x.so")}, "cannot be combined"),
     ("drive-orin", "fp16", ORIN, {"version_compatible": True}, "does not support .* on DRIVE"),
     ("drive-thor", "fp16", THOR, {"version_compatible": True}, "does not support .* on DRIVE"),
     ("drive-orin-6", "fp16", ORIN, {}, "no IPluginV3.*DriveOS 7"),

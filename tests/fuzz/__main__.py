@@ -46,7 +46,7 @@ def fuzz(name: str, seconds: float, seed: int, keep: Path) -> tuple[int, int, li
         target = targets.make(name, Path(folder))
         for data in target.seeds:
             if not targets.accepts(target, data):
-                raise ValueError(f"a seed of {name} is refused")
+                raise ValueError(f"a seed of {name} is rejected")
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             data = rng.choice(target.mutators)(rng.choice(target.seeds), rng)

@@ -333,7 +333,7 @@ NAMES = tuple(_TARGETS)
 
 
 def accepts(target: Target, data: bytes) -> bool:
-    """Whether an input is read; False if it is refused as documented; any other exception passes through."""
+    """Whether an input is read; False if it is rejected as documented; any other exception passes through."""
     try:
         target.run(data)
     except ImpTrtError as error:

@@ -195,7 +195,7 @@ inline void check_formats(Plugin& plugin, const Case& given)
         };
         nvinfer1::PluginTensorDesc& desc = descs[static_cast<size_t>(pos)].desc;
         const nvinfer1::PluginTensorDesc right = desc;
-        require(supports(), "a format is refused");
+        require(supports(), "a format is rejected");
         desc.type = DataType::kBOOL;
         require(!supports(), "another type is accepted");
         desc = right;

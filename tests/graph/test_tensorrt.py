@@ -21,7 +21,7 @@ pytestmark = needs_rtx
 
 
 def with_convolution(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """A 1 x 1 convolution in place of a node Identity: the builder checks the types of convolutions."""
+    """A 1 x 1 convolution instead of a node Identity: the builder checks the types of convolutions."""
     (node,) = [n for n in model.graph.node if n.output[0] == name]
     node.CopyFrom(helper.make_node("Conv", [node.input[0], "weights"], [name], name=node.name))
     (value,) = [v for v in model.graph.output if v.name == name]

@@ -39,7 +39,7 @@ def shaken(rng: np.random.Generator, mask: NDArray[np.bool_]) -> NDArray[np.bool
 
 
 def cases(seed: int) -> list[Any]:
-    """Pictures of crowded objects; answers are partly right, doubled, invented and equal in score."""
+    """Images of crowded objects; answers are partly right, doubled, invented and equal in score."""
     rng = np.random.default_rng(seed)
     pictures = []
     for picture in range(4):

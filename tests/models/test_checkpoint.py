@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints round-trip, refuse damage, and never execute what they carry."""
+"""Checkpoints round-trip, reject damage, and never execute what they carry."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What instance mask projection refuses, and the words it uses."""
+"""What instance mask projection rejects, and the words it uses."""
 
 from __future__ import annotations
 

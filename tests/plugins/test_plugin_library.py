@@ -193,7 +193,7 @@ def test_a_driver_that_is_older_than_the_library_is_reported(
     """The CUDA runtime says cudaErrorInsufficientDriver there, and also where no driver is installed."""
     release = run("nvcc", "--version").partition("release ")[2]
     if int(release.split(".")[0]) < 13:
-        pytest.skip("needs nvcc of CUDA 13: its programs refuse drivers for CUDA 12")
+        pytest.skip("needs nvcc of CUDA 13: its programs reject drivers for CUDA 12")
     build_stub(tmp_path)
     old = {"LD_LIBRARY_PATH": str(tmp_path), "STUB_LIBCUDA_VERSION": "12020", "STUB_LIBCUDA_LOG": os.devnull}
     command = [str(built.harness), str(built.plugin), str(cases[0]), "--no-gpu"]

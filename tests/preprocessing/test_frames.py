@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is a frame and what is not: every refusal names the conversion."""
+"""What is a frame and what is not: every rejection names the conversion."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_pil_image_that_cannot_be_decoded_is_refused(kind: str) -> None:
     closed = Image.open(whole)
     closed.close()
     for image in (cut, closed):
-        if image is not None:  # Pillow refuses to open a WebP that is cut short
+        if image is not None:  # Pillow does not open a WebP that is cut short
             with pytest.raises(InvalidInput, match="complete image"):
                 check_frame(image)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NV12 in host memory: its colors against OpenCV and the ITU's equations, its layouts, its refusals."""
+"""NV12 in host memory: its colors against OpenCV and the ITU's equations, its layouts, its rejections."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_planes_of_a_decoder_are_read_through_dlpack() -> None:
     np.testing.assert_array_equal(to_bgr(Nv12Frame(*frame.planes)), to_bgr(Nv12Frame(Y, UV)))
 
 
-# ---- refusals ----
+# ---- rejections ----
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of results, against a plain drawing of the same."""
+"""Images of results, against a plain drawing of the same."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ GROUND = np.full((200, 300, 3), 90, np.uint8)
 
 
 def named(*boxes: tuple[float, float, float, float], **options: bool | tuple[int, ...]) -> NDArray[np.uint8]:
-    """A gray picture with the names of cars with these boxes, best first, and nothing else of them."""
+    """A gray image with the names of cars with these boxes, best first, and nothing else of them."""
     found = Instances(
         np.array(boxes, np.float32).reshape(-1, 4),
         np.full(len(boxes), 2, np.int32),

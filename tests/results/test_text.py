@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Class names in pictures, whatever OpenCV can draw."""
+"""Class names in images, whatever OpenCV can draw."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ CLIP_FRAMES, CLIP_FPS, CLIP_SIZE = 30, 15.0, (96, 160)
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seconds of a drawn street, 160 x 96, 15 frames a second."""
+    """Two seconds of a synthetic street scene, 160 x 96, 15 frames a second."""
     path = tmp_path_factory.mktemp("clip") / "street.mp4"
     height, width = CLIP_SIZE
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), CLIP_FPS, (width, height))

@@ -72,7 +72,7 @@ def test_the_plugin_library_is_loaded_before_the_engine(program, tmp_path):
 
 @pytest.mark.parametrize(
     ("engine", "gpus", "said"),
-    [(b"garbage", "1", "TensorRT refuses the engine"), (tensorrt_on_host.engine(8, 8), "0", "no CUDA GPU: ")],
+    [(b"garbage", "1", "TensorRT rejects the engine"), (tensorrt_on_host.engine(8, 8), "0", "no CUDA GPU: ")],
 )
 def test_failures_are_reported(program, tmp_path, engine, gpus, said):
     done = _run(program, tmp_path, engine, b"", gpus=gpus)

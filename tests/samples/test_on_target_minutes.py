@@ -340,7 +340,7 @@ def host_as_gpu(monkeypatch):
 
 
 def once(work, *_):
-    """In place of a measurement."""
+    """Instead of a measurement."""
     work()
     return 1.0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos with properties that OpenCV cannot write: made with PyAV, from pictures whose colors are known."""
+"""Videos with properties that OpenCV cannot write: made with PyAV, from images whose colors are known."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write(
     turned: Mapping[str, Any] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """A video of pictures.
+    """A video of images.
 
     Args:
         path: its suffix chooses the container.

@@ -26,7 +26,7 @@ from tests.support.plugin_cases import Case, decoded, encoded, read_case
 
 DRIVEN = (
     "create",
-    "refuse",
+    "reject",
     "text",
     "capabilities",
     "types",

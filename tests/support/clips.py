@@ -19,7 +19,7 @@ def picture(index: int, size: tuple[int, int] = (48, 64)) -> NDArray[np.uint8]:
 
 
 def write_clip(path: Path, frames: int = 10, fps: float = 25.0, size: tuple[int, int] = (48, 64)) -> Path:
-    """A video of frames pictures."""
+    """A video of frames images."""
     codec = cv2.VideoWriter.fourcc(*CODECS[path.suffix])
     writer = cv2.VideoWriter(str(path), codec, fps, (size[1], size[0]))
     for i in range(frames):
@@ -29,7 +29,7 @@ def write_clip(path: Path, frames: int = 10, fps: float = 25.0, size: tuple[int,
 
 
 def moved_to_front(data: bytes) -> bytes:
-    """An MP4 with its index before its pictures, as files for the web have it.
+    """An MP4 with its index before its images, as files for the web have it.
 
     Only such a file still opens when its end is missing.
     """

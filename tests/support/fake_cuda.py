@@ -3,7 +3,7 @@
 
 Device memory is host memory filled with junk. Work on a stream stays in a queue until it is synchronized
 (cuStreamSynchronize, cuEventSynchronize) or looks (cuEventQuery does one piece at a time), so that a missing
-synchronization shows. A capturing stream records instead, and refuses what CUDA refuses there. Every
+synchronization shows. A capturing stream records instead, and rejects what CUDA rejects there. Every
 function has the parameters of the real one (tests/cuda/test_fake_cuda.py); `fail` makes one return an error.
 
     fake = FakeCuda(kernels={"imp_frame_fit": function})  # function(grid, block, *arguments)

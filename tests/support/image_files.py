@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files of every kind, with the picture that each shows."""
+"""Image files of every kind, with the image that each shows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def gray() -> NDArray[np.uint8]:
 
 
 def with_orientation(path: Path, orientation: int) -> Path:
-    """The picture with an EXIF orientation; the suffix chooses the format."""
+    """The image with an EXIF orientation; the suffix chooses the format."""
     image = Image.fromarray(rgb())
     exif = Image.Exif()
     exif[0x112] = orientation

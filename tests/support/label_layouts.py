@@ -175,7 +175,7 @@ def _cityscapes(root: Path) -> Written:
 
 
 def _voc(root: Path, lists: bool = True, objects: bool = True) -> Written:
-    """Without lists as CVAT exports a task, with them as a data set with splits."""
+    """Without lists as CVAT exports a task, with them as a dataset with splits."""
     written = Written(root)
     root.mkdir(parents=True, exist_ok=True)
     table = [f"{name}:{','.join(map(str, color))}::" for name, color in zip(NAMES, COLORS, strict=True)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labeled pictures and answers made of whole masks, for what compares the two."""
+"""Labeled images and answers made of whole masks, for what compares the two."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def labeled(
 
 
 class Pets:
-    """A few pictures of a cat and a dog, identified by their first pixel."""
+    """A few images of a cat and a dog, identified by their first pixel."""
 
     name, classes, terms, size = "pets", CLASSES, None, (48, 64)
 

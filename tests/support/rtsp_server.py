@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small RTSP server for tests: RFC 2326 over TCP, pictures as JPEG in RTP (RFC 2435), digest logins.
+"""A small RTSP server for tests: RFC 2326 over TCP, images as JPEG in RTP (RFC 2435), digest logins.
 
 It needs nothing but the standard library and OpenCV, and does on demand what real cameras do: vanish, freeze,
-come back with other pictures.
+come back with other images.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _REALM, _NONCE = "camera", "5f0c"
 
 
 class RtspServer:
-    """Serves pictures in a loop to every client, until it is left.
+    """Serves images in a loop to every client, until it is left.
 
     Args:
-        pictures: each [h, w, 3] uint8 BGR, h and w multiples of 8.
-        fps: pictures a second.
+        images: each [h, w, 3] uint8 BGR, h and w multiples of 8.
+        fps: images a second.
         login: (user, password) to ask for.
         port: 0 takes a free one; a server that "comes back" takes its old one.
     """
@@ -194,7 +194,7 @@ def _jpeg(picture: NDArray[np.uint8]) -> tuple[int, int, bytes, bytes]:
 
 
 def _packets(jpeg: tuple[int, int, bytes, bytes], sequence: int, stamp: int) -> list[bytes]:
-    """RTP packets (RFC 3550) of one picture: type 1 (4:2:0), Q 255 (tables come along)."""
+    """RTP packets (RFC 3550) of one image: type 1 (4:2:0), Q 255 (tables come along)."""
     width, height, tables, scan = jpeg
     packets: list[bytes] = []
     for offset in range(0, len(scan), _PAYLOAD):

@@ -33,7 +33,7 @@ class ScriptedCapture:
     """One connection; has the methods of cv2.VideoCapture that sources use.
 
     Args:
-        steps: what each read does: a gray level or picture is handed over, None is a failed read, an
+        steps: what each read does: a gray level or image is handed over, None is a failed read, an
             exception is raised, a callable is called before the next step. After the last, reads fail.
         before_read: called before each read.
     """

@@ -2,7 +2,7 @@
 """Source of a package ``tensorrt`` whose objects are those of TensorRT-RTX, as far as these can be had.
 
 It stands in for a TensorRT on a GPU in the building process: parsing and building are real; the timing cache,
-the engine inspector and what TensorRT-RTX refuses to set are recorded in a file named by $RECORD.
+the engine inspector and what TensorRT-RTX does not let a program set are recorded in a file named by $RECORD.
 """
 
 SOURCE = r'''

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A data set that trains in seconds: bright squares and dim bars on a gray ground."""
+"""A dataset that trains in seconds: bright squares and dim bars on a gray ground."""
 
 from __future__ import annotations
 

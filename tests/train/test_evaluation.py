@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scoring a predictor on a data set by every measure at once."""
+"""Scoring a predictor on a dataset by every measure at once."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ def small_state():
 
 
 def read_again(path):
-    """Whether the state is refused; it is never another one."""
+    """Whether the state is rejected; it is never another one."""
     try:
         assert torch.equal(state.read_state(path, "i")["network"]["w"], small_state()["network"]["w"])
     except CheckpointError as error:

@@ -67,7 +67,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def scored(monkeypatch):
-    """Evaluations with these scores, in place of real ones."""
+    """Evaluations with these scores, instead of real ones."""
 
     def use(*scores):
         rest = list(scores)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data sets that commands open by name, one module per format."""
+"""The datasets that commands open by name, one module per format."""
 
 from imp_trt._lazy import attach_stub
 

@@ -117,7 +117,7 @@ class CityscapesDataset:
         root: folder with ``leftImg8bit`` and ``gtFine``.
         split: train or val; the annotations of test are not public.
         cities: cities to load; None loads all of the split, requires that they exist, and warns
-            of those that have fewer images than the official data set.
+            of those that have fewer images than the official dataset.
         cache: cache decoded samples in memory. A sample takes 12 MB.
 
     Raises:
@@ -197,7 +197,7 @@ class CityscapesDataset:
                 raise DatasetError(
                     f"{labels} and {numbers}",
                     expected="the same classes",
-                    got=f"different ones in {100 * (1 - same.mean()):.0f} % of the pixels",
+                    got=f"different ones in {100 * (1 - same.mean()):.0f}% of the pixels",
                     fix=SOURCE,
                 )
             instance_ids = np.where(same, instance_ids, np.uint16(0))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets in COCO's format: one JSON file of images, categories and annotations, and a folder of images.
+"""Datasets in COCO's format: one JSON file of images, categories and annotations, and a folder of images.
 
 Every category is a class with instances; pixels without annotation are the class ``background``, or
 ignored. Categories that only group others, as Roboflow exports them, are left out. Annotations without a
-usable region are counted and logged, and refused if none is left. A label map has one instance per pixel,
+usable region are counted and logged, and rejected if none is left. A label map has one instance per pixel,
 so where annotations overlap the smaller one is on top: boxes and masks are those of the visible parts.
 """
 
@@ -104,7 +104,7 @@ class CocoImage:
 
 
 class CocoDataset:
-    """A data set in COCO's format.
+    """A dataset in COCO's format.
 
     Args:
         annotations: JSON file.
@@ -154,9 +154,7 @@ class CocoDataset:
         if keep is not None:
             _log.info("%s: %d of %d images are selected", name, len(self.images), len(images_of_file))
         if not self.images:
-            raise DatasetError(
-                f"data set {name}", expected="at least one image", got=f"none in {annotations}"
-            )
+            raise DatasetError(f"dataset {name}", expected="at least one image", got=f"none in {annotations}")
         if any(region.polygons for image in self.images for _, _, region in image.objects):
             need_pycocotools()
         self._report(str(annotations), self.unused)
@@ -259,7 +257,7 @@ def _images(data: CocoJson, class_of: Mapping[int, int], where: str) -> tuple[li
     seen: set[int] = set()
     for annotation in data["annotations"]:
         size = sizes.get(annotation["image_id"])
-        if size is None:  # subsets often keep the annotations of the whole data set
+        if size is None:  # subsets often keep the annotations of the whole dataset
             unused.add("of images that the file does not list", annotation)
             continue
         try:
@@ -333,7 +331,7 @@ def _licenses(data: CocoJson) -> str | None:
 
 
 def open_coco(where: str, split: str) -> CocoDataset:
-    """Open COCO, or any data set in its format.
+    """Open COCO, or any dataset in its format.
 
     Args:
         where: a folder in COCO's layout (``annotations/instances_<split>2017.json`` and
@@ -369,7 +367,7 @@ def open_coco(where: str, split: str) -> CocoDataset:
                 folders = [images, root / "images" / images.name, root / "images"]
                 return CocoDataset(annotations, folders, f"{root.name}/{name}")
     raise DatasetError(
-        f"data set {where!r}",
+        f"dataset {where!r}",
         expected=LAYOUT,
         got=f"files missing: annotations/instances_{split}2017.json, {split}2017/",
         fix=SOURCE,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dataset.json`` of a data set in a known layout: which classes are things and which are stuff.
+"""``dataset.json`` of a dataset in a known layout: which classes are things and which are stuff.
 
 ::
 
@@ -95,7 +95,7 @@ def chosen_things(
         stuff: names of the stuff; the others stay what they are, unless ``things`` is given too.
 
     Raises:
-        UsageError: a name is no class, the background is a thing, or a class is in both or neither.
+        UsageError: a name is not a class, the background is a thing, or a class is in both or neither.
     """
     for name in (*(things or ()), *(stuff or ())):
         if name not in classes.names:
@@ -129,12 +129,12 @@ def write_description(path: Path, root: Path, layout: str, classes: ClassTable) 
 
     Args:
         path: file to write.
-        root: folder of the data set.
+        root: folder of the dataset.
         layout: its layout; index PNGs have none in the file.
         classes: table of its classes.
 
     Raises:
-        OutputError: the file exists and is no dataset.json, or cannot be written.
+        OutputError: the file exists and is not a dataset.json, or cannot be written.
     """
     data: dict[str, Any] = {}
     source = path if path.exists() else root / FILE

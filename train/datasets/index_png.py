@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentation data sets of index PNGs, with instances as connected components.
+"""Segmentation datasets of index PNGs, with instances as connected components.
 
 A folder holds ``<split>.txt``; each line is ``images/NAME.jpg labels/NAME.png`` (blank lines and lines
 that start with # are skipped). Paths with spaces are separated by a tab, or each is in double quotes. A
-label map is an 8-bit single-channel PNG of class indices with the size of its image. A custom data set
+label map is an 8-bit single-channel PNG of class indices with the size of its image. A custom dataset
 also has ``dataset.json``::
 
     {"classes": ["sky", "road", "car"],          names; position = class index
@@ -15,7 +15,7 @@ also has ``dataset.json``::
      "name": "mine", "terms": "CC BY 4.0"}       optional
 
 Such labels have no instances: these are the connected components of the thing classes, as in the
-IMP paper's clothing data set VCP (Fu, Berg and Berg, ICCV 2019).
+IMP paper's clothing dataset VCP (Fu, Berg and Berg, ICCV 2019).
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ _KEYS = ("classes", "things", "palette", "ignore_index", "groups", "exclude", "n
 
 @dataclass(frozen=True)
 class IndexPngSpec:
-    """Meaning of the label values of a data set.
+    """Meaning of the label values of a dataset.
 
     Attributes:
-        name: short name of the data set.
+        name: short name of the dataset.
         classes: class table.
         native: class index of label value 0, 1, 2, ...; 255 = ignore.
         ignore: additional label values to ignore.
@@ -94,7 +94,7 @@ class IndexPngSpec:
         invalid = [v for v in self.native if v != IGNORE_INDEX and not 0 <= v < len(self.classes)]
         if invalid or len(self.native) > 256 or any(not 0 <= v <= 255 for v in self.ignore):
             raise DatasetError(
-                f"label values of data set {self.name!r}",
+                f"label values of dataset {self.name!r}",
                 expected=f"at most 256 values, each a class below {len(self.classes)} or 255 (ignore)",
                 got=f"classes {invalid} for {len(self.native)} values, ignored values {list(self.ignore)}",
             )
@@ -157,7 +157,7 @@ class IndexPngDataset:
     """A folder of images and index PNGs, with instances as connected components.
 
     Args:
-        root: folder of the data set.
+        root: folder of the dataset.
         split: name of the list, without ``.txt``.
         spec: meaning of the label values.
         min_area: components with fewer pixels are not instances.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layouts of data sets, recognized by the content of a folder."""
+"""Layouts of datasets, recognized by the content of a folder."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Layout:
             return self._seen(inner, None if split == "all" else self._part(inner, split), split)
         if present is None:
             raise DatasetError(
-                f"data set {str(self.root)!r} ({self.title})",
+                f"dataset {str(self.root)!r} ({self.title})",
                 expected=f"one of the splits {', '.join(self.splits)}",
                 got=repr(split),
                 fix=f"add --split {self.splits[-1]}, or add the split {split} to the data",
@@ -93,7 +93,7 @@ class Layout:
             return self.openers[split]()
         except OSError as error:  # no permission, or a name that is too long
             raise DatasetError(
-                f"split {split!r} of data set {str(self.root)!r}",
+                f"split {split!r} of dataset {str(self.root)!r}",
                 expected="readable files",
                 got=f"{error.strerror}: {str(error.filename)!r:.200}",
                 fix="correct the path, or the permissions of the file",
@@ -105,7 +105,7 @@ class Layout:
         positions = divided(names, split)
         if not positions:
             raise DatasetError(
-                f"split {split!r} of data set {str(self.root)!r}",
+                f"split {split!r} of dataset {str(self.root)!r}",
                 expected="two images or more, to divide them into train and val",
                 got=len(names),
                 fix="add images, or add --split all",
@@ -141,7 +141,7 @@ def recognize(path: str | Path) -> Layout:
         return _recognized(Path(path))
     except OSError as error:  # no permission, or a name that is too long
         raise DatasetError(
-            f"data set {str(path)!r:.200}",
+            f"dataset {str(path)!r:.200}",
             expected=f"one of {NAMES}",
             got=error.strerror,
             fix="correct the path",
@@ -165,7 +165,7 @@ def _recognized(where: Path) -> Layout:
 
 
 def _described(root: Path, file: Path, data: dict[str, Any]) -> Layout:
-    need_folder(root, "the folder of the data set", f"correct root in {file}")
+    need_folder(root, "the folder of the dataset", f"correct root in {file}")
     if "layout" not in data:
         openers = index_png_openers(root, folder_spec(root, file))
         return Layout("index-png", "index PNGs with dataset.json", root, openers)
@@ -244,7 +244,7 @@ def _coco(root: Path) -> Layout | None:
         folders = _image_folders(root, split, path)
         name = f"{root.resolve().name}/{split}"
         openers[split] = partial(
-            CocoDataset, path, folders, name, layout=title, source="export the data set with its images"
+            CocoDataset, path, folders, name, layout=title, source="export the dataset with its images"
         )
     return Layout("coco", title, root, openers)
 

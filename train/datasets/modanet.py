@@ -59,7 +59,7 @@ def open_modanet(root: str | Path, split: str) -> CocoDataset:
         raise DatasetError("split of ModaNet", expected="train or val", got=repr(split))
     if not (folder / ANNOTATIONS).is_file():
         raise DatasetError(
-            f"data set {str(root)!r}", expected=LAYOUT, got=f"files missing: {ANNOTATIONS}", fix=SOURCE
+            f"dataset {str(root)!r}", expected=LAYOUT, got=f"files missing: {ANNOTATIONS}", fix=SOURCE
         )
     excluded = _excluded(folder / "exclude.txt")
 

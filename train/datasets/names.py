@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of data sets, for command line help without further imports."""
+"""Names of datasets, for command line help without further imports."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a data set contains, and what is wrong with it: every label is read."""
+"""What a dataset contains, and what is wrong with it: every label is read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SplitOverview:
         images: number of images.
         unlabeled: names of images without any label: only background, or all ignored.
         without_objects: names of images without an instance or crowd.
-        unlisted: names of image files beside the listed ones that the labels do not mention.
+        unlisted: names of image files next to the listed ones that the labels do not mention.
         shared: number of images that are in another split too, by that split.
         dropped: number of objects that cannot be used, by reason.
         hidden: number of objects of which no pixel is left below others.
@@ -126,7 +126,7 @@ def overview(
 
 
 def image_files(dataset: FileDataset) -> set[Path]:
-    """Files of the images of a data set."""
+    """Files of the images of a dataset."""
     return {dataset.image_path(index) for index in range(len(dataset))}
 
 

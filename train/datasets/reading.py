@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading of images and JSON files of data sets, and checks for missing files."""
+"""Reading of images and JSON files of datasets, and checks for missing files."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def read_json(path: Path, content: str, source: str = "copy the file again") -> 
 
 
 def content_digest(settings: object, labels: Iterable[Path], photos: Iterable[Path]) -> str:
-    """Short digest of what a data set contains: settings, label files and photos.
+    """Short digest of what a dataset contains: settings, label files and photos.
 
     Of the photos only sizes, heads and tails are read, because all of them may take minutes.
 
@@ -213,7 +213,7 @@ def need_folder(folder: Path, layout: str, source: str) -> None:
     """Require that a folder exists.
 
     Args:
-        folder: root of a data set.
+        folder: root of a dataset.
         layout: expected content, for the error message.
         source: where to get it, for the error message.
 
@@ -221,14 +221,14 @@ def need_folder(folder: Path, layout: str, source: str) -> None:
         DatasetError: the folder does not exist.
     """
     if not folder.is_dir():
-        raise DatasetError(f"data set {str(folder)!r}", expected=layout, got="no such folder", fix=source)
+        raise DatasetError(f"dataset {str(folder)!r}", expected=layout, got="no such folder", fix=source)
 
 
 def need_files(root: Path, names: Iterable[str], layout: str, source: str) -> None:
     """Require that files exist and are not empty; interrupted downloads leave both.
 
     Args:
-        root: root of the data set.
+        root: root of the dataset.
         names: paths of its files, relative to the root.
         layout: expected content, for the error message.
         source: where to get it, for the error message.
@@ -241,7 +241,7 @@ def need_files(root: Path, names: Iterable[str], layout: str, source: str) -> No
     if missing:
         first = ", ".join(missing[:_MAX_NAMED]) + (", ..." if len(missing) > _MAX_NAMED else "")
         raise DatasetError(
-            f"data set {str(root)!r}",
+            f"dataset {str(root)!r}",
             expected=layout,
             got=f"{len(missing)} of {len(expected)} files missing: {first}",
             fix=source,

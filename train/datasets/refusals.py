@@ -30,17 +30,17 @@ _ROBOFLOW = "in Roboflow, export 'COCO Segmentation'"
 def refusal(root: Path) -> DatasetError:
     """The error for a folder in no known layout."""
     got, fix = _what(root)
-    return DatasetError(f"data set {str(root)!r}", expected=KNOWN, got=got, fix=fix)
+    return DatasetError(f"dataset {str(root)!r}", expected=KNOWN, got=got, fix=fix)
 
 
 def refused_file(path: Path) -> DatasetError:
-    """The error for a file in place of a folder."""
+    """The error for a file instead of a folder."""
     archive = path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
     return DatasetError(
-        f"data set {str(path)!r}",
+        f"dataset {str(path)!r}",
         expected=f"a folder: {KNOWN}",
         got="an archive" if archive else "a file",
-        fix="unpack it and give the folder" if archive else "give the folder of the data set",
+        fix="unpack it and give the folder" if archive else "give the folder of the dataset",
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets by name, for the option ``--data``."""
+"""Datasets by name, for the option ``--data``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 def open_dataset(name_or_path: str, split: str) -> Dataset:
-    """Open a data set by name.
+    """Open a dataset by name.
 
     Args:
         name_or_path: ``scenes`` (procedural, needs no files; ``scenes:HEIGHTxWIDTH`` for another
@@ -34,13 +34,13 @@ def open_dataset(name_or_path: str, split: str) -> Dataset:
             ``coco:JSON,IMAGES``, or a folder whose layout is recognized, with or without
             ``components:`` before it if it holds index PNGs and a ``dataset.json``: semantic label maps
             whose instances are the connected components of the thing classes, as in the paper's clothing
-            data set VCP. Also a ``dataset.json`` that lies elsewhere and names the folder.
-        split: train, val, or another split of the data set; valid, for example, is val.
+            dataset VCP. Also a ``dataset.json`` that lies elsewhere and names the folder.
+        split: train, val, or another split of the dataset; valid, for example, is val.
 
     Label maps without labels or things and classes without pixels are logged as warnings.
 
     Raises:
-        DatasetError: the data set does not exist, is incomplete, or has no labels.
+        DatasetError: the dataset does not exist, is incomplete, or has no labels.
         DependencyMissing: a required package is not installed.
     """
     dataset = _open(name_or_path, split)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labeled images as a picture: class colors over the image, instances outlined and named."""
+"""Labeled images side by side in one image: class colors over the image, instances outlined and named."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from imp_trt.results.drawing import color_map
 from imp_trt.results.image_grid import make_grid
 
 WIDTH = 480
-"""Width of an image in the picture, pixels."""
+"""Width of each image in the sheet, pixels."""
 
 
 def write_samples(path: Path, samples: list[Sample], classes: ClassTable) -> Path:

@@ -12,7 +12,7 @@ _SYNONYMS = (
     ("test", "testing"),
 )
 VAL_SHARE = 5
-"""One of this many images of a data set without splits belongs to val."""
+"""One of this many images of a dataset without splits belongs to val."""
 
 
 def canonical(split: str) -> str:
@@ -34,7 +34,7 @@ def matching(split: str, present: Iterable[str]) -> str | None:
 
 
 def divided(names: Sequence[str], split: str) -> list[int]:
-    """Positions of the train or val images of a data set that has no splits.
+    """Positions of the train or val images of a dataset that has no splits.
 
     Assigned by a hash of the file name, so that an image stays where it is when others are added; with two
     images or more, neither split is empty.

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @runtime_checkable
 class LabelMapDataset(Protocol):
-    """A data set of label maps, which can be read without their images.
+    """A dataset of label maps, which can be read without their images.
 
     Attributes:
         min_area: things with fewer pixels are not instances.
@@ -71,7 +71,7 @@ def survey(dataset: Dataset) -> None:
                 without_things.append(dataset.label_name(index))
     except DatasetError:
         return
-    where = f"data set {dataset.name}"
+    where = f"dataset {dataset.name}"
     if len(void) == looked_at:
         raise DatasetError(
             where,
@@ -112,7 +112,7 @@ def require_objects(dataset: Dataset) -> None:
         if dataset[index].instances.any():
             return
     raise DatasetError(
-        f"data set {dataset.name}",
+        f"dataset {dataset.name}",
         expected=f"objects of {named(dataset.classes.names[thing] for thing in dataset.classes.things)}",
         got=f"none in {len(dataset)} samples",
         fix="label objects, or train a system without detector (--system semantic-fpn)",

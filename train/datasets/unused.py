@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Account of what a data set contains but cannot be used: counted, named, refused if it is everything."""
+"""Account of what a dataset contains but cannot be used: counted, named, rejected if it is everything."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class UnusedObjects:
 def report_objects(
     where: str, images: Sequence[tuple[str, Sequence[str]]], unused: UnusedObjects, classes: Sequence[str]
 ) -> None:
-    """Log what cannot be used of a data set with annotated objects.
+    """Log what cannot be used of a dataset with annotated objects.
 
     Args:
         where: name of the file, for messages.

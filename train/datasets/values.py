@@ -76,7 +76,7 @@ def _is_control(character: str) -> bool:
 
 
 def path_below(folder: Path, name: str) -> str:
-    """A path from a list, with slashes in place of the backslashes of Windows where only that file exists."""
+    """A path from a list, with slashes instead of the backslashes of Windows where only that file exists."""
     if "\\" not in name:
         return name
     slashes = name.replace("\\", "/")

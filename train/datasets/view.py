@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A data set of files seen with other things, or some of its images alone."""
+"""A dataset of files seen with other things, or some of its images alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIN_AREA = 50
 
 @runtime_checkable
 class FileDataset(Dataset, Protocol):
-    """A data set whose images are files."""
+    """A dataset whose images are files."""
 
     def image_name(self, index: int) -> str:
         """Name of an image in messages."""
@@ -36,14 +36,14 @@ class FileDataset(Dataset, Protocol):
 
 
 class DatasetView:
-    """Wraps a data set.
+    """Wraps a dataset.
 
     Args:
-        dataset: data set to wrap.
+        dataset: dataset to wrap.
         positions: images to keep; None keeps all.
         classes: other table of the same names. Classes that are no longer things lose their instances;
             those of classes that become things are connected components.
-        name, terms: None keeps those of the data set.
+        name, terms: None keeps those of the dataset.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class DatasetView:
         return self.dataset.image_path(self._positions[index])
 
     def content_digest(self) -> str:
-        """Short digest of the wrapped data set, the selected images and the things."""
+        """Short digest of the wrapped dataset, the selected images and the things."""
         settings = f"{self.dataset.content_digest()} {self._positions} {self._classes.things}"
         return hashlib.sha256(settings.encode()).hexdigest()[:16]
 

@@ -133,7 +133,7 @@ class ColorMaskDataset:
         """
         path = self.root / self.label_name(index)
         label = read_color_label(path)
-        if label.ndim == 2:  # class indices in place of colors
+        if label.ndim == 2:  # class indices instead of colors
             mapped = self._gray_table(label, path)[label]
         else:
             mapped = self._table()[_codes(label)]

@@ -48,7 +48,7 @@ Polygon = tuple[int, NDArray[np.float64]]
 
 
 class YoloDataset:
-    """A split of a data set in YOLO's segmentation format.
+    """A split of a dataset in YOLO's segmentation format.
 
     Args:
         description: data.yaml.
@@ -238,7 +238,7 @@ def _listed(path: Path, base: Path) -> list[Path]:
 
 
 def _label_file(image: Path) -> Path:
-    """Text file of an image: labels in place of the last folder images."""
+    """Text file of an image: labels instead of the last folder images."""
     parts = list(image.parts)
     for index in range(len(parts) - 2, -1, -1):
         if parts[index] == "images":
@@ -248,7 +248,7 @@ def _label_file(image: Path) -> Path:
 
 
 def _without_image(images: list[Path]) -> list[Path]:
-    """Text files beside those of the images that belong to none."""
+    """Text files next to those of the images that belong to none."""
     expected = {_label_file(path) for path in images}
     folders = {path.parent for path in expected} - {path.parent for path in images}
     return sorted({file for folder in folders for file in folder.glob("*.txt")} - expected)

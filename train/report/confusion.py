@@ -18,7 +18,7 @@ class ConfusionCell:
     """One cell.
 
     Attributes:
-        text: percent of the true class's pixels, rounded; empty below 0.5 %.
+        text: percent of the true class's pixels, rounded; empty below 0.5%.
         fraction: of the true class's pixels, 0-1, for the shade of the cell.
         correct: on the diagonal.
     """

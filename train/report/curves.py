@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Charts of the training log beside a checkpoint: losses, and the scores of the validation."""
+"""Charts of the training log next to a checkpoint: losses, and the scores of the validation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 _log = logging.getLogger("imp_trt.train")
 
 MAX_LOG_BYTES = 64 << 20
-"""Larger files beside a checkpoint are not read."""
+"""Larger files next to a checkpoint are not read."""
 
 
 def training_curves(models: Sequence[tuple[str, Path]]) -> list[str]:
@@ -21,7 +21,7 @@ def training_curves(models: Sequence[tuple[str, Path]]) -> list[str]:
 
     Args:
         models: name in the legend and checkpoint of each. The logs ``NAME.jsonl`` and ``NAME.val.jsonl`` are
-            read beside ``NAME.safetensors`` and ``NAME.best.safetensors``.
+            read next to ``NAME.safetensors`` and ``NAME.best.safetensors``.
     """
     from imp_trt.train.report import charts
 

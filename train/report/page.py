@@ -30,8 +30,8 @@ def write_report(
         path: HTML file to write; replaced if it exists.
         scored: (model,) or (baseline, model), evaluated on the same data.
         machine: machine of the timings.
-        terms: license terms of the data; with pictures, the page states that they also apply to it.
-        pictures: rows of the image section.
+        terms: license terms of the data; with images, the page states that they also apply to it.
+        images: rows of the image section.
         curves: charts of the training, SVG text of :func:`imp_trt.train.report.curves.training_curves`.
 
     Raises:

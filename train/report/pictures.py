@@ -36,7 +36,7 @@ class PictureScores:
 
     Args:
         predict: frame -> result.
-        dataset: data set in the order of the predictions; call :meth:`picture_done` after each image.
+        dataset: dataset in the order of the predictions; call :meth:`picture_done` after each image.
 
     Attributes:
         scores: mean IoU of the thing classes in each finished image, of all its classes if it has no things.

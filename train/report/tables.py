@@ -176,7 +176,7 @@ def _object_bands(scored: Sequence[Scored], bands: Sequence[BoundaryScores | Non
     known = next((b.object_distances for b in bands if b is not None and b.object_distances), ())
     rows = tuple(
         (
-            f"{100 * distance:g} %",
+            f"{100 * distance:g}%",
             *_cells(
                 [b.object_bands[k].thing_iou if b and b.object_distances == known else None for b in bands]
             ),

@@ -45,7 +45,7 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
     """Class names of a text file with one name a line, or of a JSON file with a list of names.
 
     Raises:
-        InvalidInput: the file cannot be read or is no regular file, is empty, names a class twice, or has a
+        InvalidInput: the file cannot be read, is not a regular file, is empty, names a class twice, or has a
             control character in a name.
     """
     path = Path(path)

@@ -2,7 +2,7 @@
 """Tensors of .pth, .pt, .pkl and .safetensors files. Nothing in a file is executed.
 
 Pickles name classes and functions to call. Here only those that build tensors, arrays and containers can be
-called; every other name becomes an inert object, so that a training configuration stored beside the weights
+called; every other name becomes an inert object, so that a training configuration stored next to the weights
 does not keep a file from being read.
 """
 
@@ -132,7 +132,7 @@ def _load_torch(path: Path, data: bytes) -> object:
             got="a TorchScript archive, whose code runs while it is loaded",
             fix="if you know its origin: torch.save(torch.jit.load(FILE).state_dict(), 'model.pth')",
         )
-    # weights_only=True would refuse files with a training configuration. The unpickler below is as strict
+    # weights_only=True would reject files with a training configuration. The unpickler below is as strict
     # about what it calls, and passes over the rest.
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=_PICKLE)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each thing that some target could not run or could misread is refused."""
+"""Each thing that some target could not run or could misread is rejected."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types that a target would refuse, or that would move boxes, are found."""
+"""Types that a target would reject, or that would move boxes, are found."""
 
 from __future__ import annotations
 

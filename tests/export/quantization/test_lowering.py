@@ -273,7 +273,7 @@ def test_calibration_is_required_and_progress_is_reported(network):
     steps = []
     with pytest.raises(UsageError, match=r"precision int8.*calibration frames.*--calib"):
         lower(network, "int8", progress=lambda *step: steps.append(step))
-    assert steps == [], "refused before any work"
+    assert steps == [], "rejected before any work"
     with pytest.raises(UsageError, match="one of fp32, fp16"):
         lower(network, "fp64")
 

@@ -40,7 +40,7 @@ def everything() -> dict[str, Any]:
     return {
         "mask_projection": mask_projection(registry, trt),
         "roi_align": roi_align(registry, trt),
-        "refused": refused(registry, trt),
+        "rejected": refused(registry, trt),
     }
 
 

@@ -169,7 +169,7 @@ def test_layer_of_a_roi_align(real: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_attributes_that_no_plugin_takes(real: dict[str, Any]) -> None:
-    first, second = real["refused"]
+    first, second = real["rejected"]
     assert first.startswith("InvalidInput")
     assert second.startswith("InvalidInput")
     assert "cubic" in second

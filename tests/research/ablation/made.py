@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results as the ablation writes them, of a data set of two pets, without any training."""
+"""Results as the ablation writes them, of a dataset of two pets, without any training."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Result files: what is written is read again, and what does not belong is refused."""
+"""Result files: what is written is read again, and what does not belong is rejected."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ void check_destruction(const Case& given)
     }
 }
 
-// Each value must be refused, with the field and the value named.
+// Each value must be rejected, with the field and the value named.
 void check_bad_texts(const Case& given)
 {
     Case changed = given;
@@ -157,7 +157,7 @@ void with_plugin(const Case& given)
 
 const std::map<std::string, Check> checks{
     {"create", check_creation},
-    {"refuse", [](const Case& given) { check_refusals(find_creator(given.op), given); }},
+    {"reject", [](const Case& given) { check_refusals(find_creator(given.op), given); }},
     {"text", check_bad_texts},
     {"capabilities", check_capabilities},
     {"types", with_plugin<check_types>},

@@ -182,7 +182,7 @@ def test_wrong_label_maps_are_refused(tmp_path: Path, label: np.ndarray, named: 
         data[0]
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", None])
+@pytest.mark.parametrize("content", [b"", b"not an image", None])
 def test_files_that_do_not_decode_are_named(tmp_path: Path, content: bytes | None) -> None:
     data = IndexPngDataset(_write(tmp_path), "train", SPEC)
     path = tmp_path / "images/a.png"
@@ -208,7 +208,7 @@ def test_photos_that_are_cut_off_are_refused(tmp_path: Path, share: float, monke
 
 def test_label_maps_whose_numbers_opencv_would_change_are_refused(tmp_path: Path) -> None:
     root = _describe(_write(tmp_path))
-    # One bit a pixel: OpenCV gives 0 and 255 for 0 and 1, and 255 is what the data set ignores.
+    # One bit a pixel: OpenCV gives 0 and 255 for 0 and 1, and 255 is what the dataset ignores.
     rows = b"".join(b"\0" + b"\x55" * 4 for _ in range(24))
     head = struct.pack(">IIBBBBB", 32, 24, 1, 0, 0, 0, 0)
     chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))

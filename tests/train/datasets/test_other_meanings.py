@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels that look valid and mean something else: refused, read as they are meant, or said and counted."""
+"""Labels that look valid and mean something else: rejected, read as they are meant, or said and counted."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_hidden_objects_are_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_no_picture_replaces_a_photo_or_label(
     flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused before anything is read: the files of other splits are inputs of the next command."""
+    """Rejected before anything is read: the files of other splits are inputs of the next command."""
     where = _index(tmp_path / "set")
     extra = tmp_path / "set/more/c.png"
     _photo(extra)

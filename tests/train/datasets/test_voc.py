@@ -17,7 +17,7 @@ from tests.support.label_layouts import LAYOUTS, H, W
 
 
 def _palette_png(path: Path, values: NDArray[np.uint8]) -> None:
-    """An indexed PNG with PASCAL VOC's palette, as in the original data set."""
+    """An indexed PNG with PASCAL VOC's palette, as in the original dataset."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -12,7 +12,7 @@ from tests.support.pictures import CAT, CLASSES, FLOOR, WALL, answer, labeled
 
 
 class Rooms:
-    """Pictures of a wall above a floor with a cat before it; the first labels are void in one corner."""
+    """Images of a wall above a floor with a cat before it; the first labels are void in one corner."""
 
     name, terms, classes = "rooms/val", "for cats only", CLASSES
 

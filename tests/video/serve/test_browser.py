@@ -364,14 +364,14 @@ def test_another_site_gets_neither_frames_nor_figures(
             page.until("document.title == 'elsewhere'")
             image = (
                 "new Promise((resolve) => { const i = new Image(); i.onload = () => resolve('seen');"
-                "i.onerror = () => resolve('refused'); i.src = '%sframe?after=0' })"
+                "i.onerror = () => resolve('rejected'); i.src = '%sframe?after=0' })"
             )
-            read = "fetch('%sstate', %s).then(() => 'read', () => 'refused')"
+            read = "fetch('%sstate', %s).then(() => 'read', () => 'rejected')"
             for root in (shown.url, shown.url.replace("127.0.0.1", "localhost")):
-                assert page.run(image % root) == "refused"
-                assert page.run(read % (root, "{}")) == "refused"
-            script = "import('%spage.js').then(() => 'run', () => 'refused')"
-            assert page.run(script % shown.url) == "refused"
+                assert page.run(image % root) == "rejected"
+                assert page.run(read % (root, "{}")) == "rejected"
+            script = "import('%spage.js').then(() => 'run', () => 'rejected')"
+            assert page.run(script % shown.url) == "rejected"
             page.close()
         finally:
             other.shutdown()

@@ -75,7 +75,7 @@ def test_disagreement_glows_where_class_map_and_instances_contradict_each_other(
     glow = seen("disagreement").astype(int)
     level = glow.sum(axis=2)
     assert level[24, 16] > 2 * level[24, 48] > 2 * level[2, 2]
-    assert (glow[2, 2] < picture(0)[2, 2]).all(), "where they agree the picture is dim"
+    assert (glow[2, 2] < picture(0)[2, 2]).all(), "where they agree the image is dim"
     assert glow[24, 16, 2] > 1.5 * glow[24, 16, 0], "it glows in yellow and red"
     # It lies over the class colors and under the outlines.
     assert not np.array_equal(seen("classes,disagreement"), seen("disagreement"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The view over HTTP: what it shows, whom it refuses, and how it ends."""
+"""The view over HTTP: what it shows, whom it rejects, and how it ends."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_invalid_requests(shown: BrowserView) -> None:
         "/frame?alpha=200",
     ):
         assert get(shown.port, path)[0].status == 400, path
-    with ask(shown.port, "http://[/state") as peer:  # http.client refuses to send it
+    with ask(shown.port, "http://[/state") as peer:  # http.client does not send it
         assert peer.recv(100).startswith(b"HTTP/1.1 400")
     assert get(shown.port, f"http://localhost:{shown.port}/state")[0].status == 200
     for path in ("/..%2f..%2fetc/passwd", "/../view.py", "/view.py", "/frame/"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Picture sequences: names, formats, exact class maps."""
+"""Image sequences: names, formats, exact class maps."""
 
 from __future__ import annotations
 

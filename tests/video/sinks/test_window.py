@@ -139,7 +139,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, list[str]]]:
-    """A pipe in place of the viewer's input, and what the viewer said."""
+    """A pipe instead of the viewer's input, and what the viewer said."""
     words: list[str] = []
     reader, writer = os.pipe()
     keep = os.dup(0)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every property that a video can carry: the frames are those of FFmpeg and the colors those of the pictures.
+"""Every property that a video can carry: the frames are those of FFmpeg and the colors those of the images.
 
-What a decoder does not honor is told: no file is read differently without a word.
+What a decoder does not honor is reported: no file is silently read differently.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class Case:
     """A video, and what is expected of it.
 
     Attributes:
-        shown: the stored picture as it is displayed.
+        shown: the stored image as it is displayed.
         warning: of PyAV's decoder.
-        opencv: whether OpenCV's decoder gives the same; otherwise it must warn or refuse.
+        opencv: whether OpenCV's decoder gives the same; otherwise it must warn or reject.
     """
 
     suffix: str
@@ -193,7 +193,7 @@ def test_frames_are_those_of_ffmpeg(
 
 
 def _difference(frames: list[Frame], case: Case) -> float:
-    """The largest mean difference of a frame and its picture."""
+    """The largest mean difference of a frame and its image."""
     size = case.settings.get("size", av_clips.SIZE)
     shown = [case.shown(av_clips.picture(index, size)) for index in range(len(frames))]
     assert all(f.image.shape == image.shape for f, image in zip(frames, shown, strict=True))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sources: what opens, what is refused, and that no damaged file passes for a short one."""
+"""Sources: what opens, what is rejected, and that no damaged file passes for a short one."""
 
 from __future__ import annotations
 

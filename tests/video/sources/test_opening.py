@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which spec opens what, and what refusals say. No camera is needed."""
+"""Which spec opens what, and what rejections say. No camera is needed."""
 
 from __future__ import annotations
 
