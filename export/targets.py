@@ -51,7 +51,7 @@ class Target:
         capabilities: compute capabilities of its GPUs; empty means that of this machine's GPU.
         platform: operating system and architecture that engines must be built on; None for any.
         drive: whether it is an NVIDIA DRIVE product.
-        rejection: why nothing can be built for it, or None.
+        refusal: why nothing can be built for it, or None.
     """
 
     name: TargetName

@@ -45,7 +45,7 @@ def on_files(files: Files, config: Any) -> Files:
     for name in tracked("*.md"):
         if not name.startswith(("docs/", ".github/")) and name != "README.md":
             files.append(File.generated(config, page_of(name), content=(ROOT / name).read_text()))
-    for name in tracked("samples/pictures/*.png", "samples/pictures/*.webp"):
+    for name in tracked("samples/images/*.png", "samples/images/*.webp"):
         files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
     return files
 

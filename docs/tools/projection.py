@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws docs/pictures/projection.svg: what the operator does, with values that it computes.
+"""Draws docs/images/projection.svg: what the operator does, with values that it computes.
 
 python docs/tools/projection.py
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from imp_trt.ops import instance_mask_projection_numpy
 
-OUTPUT = Path(__file__).resolve().parents[1] / "pictures" / "projection.svg"
+OUTPUT = Path(__file__).resolve().parents[1] / "images" / "projection.svg"
 SIZE = (120, 200)  # of the canvas
 NAMES = ("car", "person")
 COLORS = ("#1976d2", "#c62828")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import onnx
-from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
 from imp_trt.errors import ExportError
 from imp_trt.export.onnx.function_builder import DOMAIN, PLUGIN_ATTRIBUTES
@@ -171,8 +171,3 @@ def _custom_nodes(model: ModelProto) -> Iterator[str]:
     domains = {o.domain for o in model.opset_import}
     if model.functions and DOMAIN not in domains:
         yield f"domain {DOMAIN} is not imported"
-
-
-def functions_by_name(model: ModelProto) -> dict[str, FunctionProto]:
-    """The functions of a model, by name."""
-    return {f.name: f for f in model.functions}

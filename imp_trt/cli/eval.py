@@ -26,7 +26,7 @@ from imp_trt.errors import DatasetError, UsageError
 if TYPE_CHECKING:
     from imp_trt.data.dataset import Dataset
     from imp_trt.segmenter import Segmenter
-    from imp_trt.train.report.pictures import PictureRow
+    from imp_trt.train.report.example_images import ImageRow
     from imp_trt.train.report.tables import Scored
 
 EXAMPLES = """examples:
@@ -58,7 +58,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--split", default="val", help="split to evaluate on (default: val)")
     metrics = p.add_argument(
         "--metrics",
-        dest="measure",
         nargs="+",
         metavar="NAME",
         help="semantic, boundary, instances, panoptic (default: all that the model supports)",
@@ -66,21 +65,19 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--report", type=Path, metavar="FILE.html", help="write an HTML report, a single file")
     image_grid = p.add_argument(
         "--image-grid",
-        dest="sheet",
         type=Path,
         metavar="FILE.png",
         help="write the example images of the report as one PNG",
     )
     num_images = p.add_argument(
         "--num-images",
-        dest="pictures",
         type=_non_negative,
         default=6,
         metavar="N",
         help="number of example images in report and image grid (default: 6)",
     )
     max_images = p.add_argument(
-        "--max-images", dest="limit", type=positive, metavar="N", help="evaluate the first N images only"
+        "--max-images", type=positive, metavar="N", help="evaluate the first N images only"
     )
     p.add_argument(
         "--threads",
@@ -111,7 +108,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     dataset = open_dataset(options.data, options.split)
     if dataset.terms and not options.quiet:
         say(f"license terms of the data: {dataset.terms}")
-    for flag, output in (("--image-grid", options.sheet), ("--report", options.report)):
+    for flag, output in (("--image-grid", options.image_grid), ("--report", options.report)):
         if output:
             refuse_labeled(flag, output, dataset, _root(options.data))
     paths = [p for p in (options.baseline, options.model) if p is not None]
@@ -120,7 +117,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         for name, path in zip(_names(paths), paths, strict=True):
             segmenter = stack.enter_context(Segmenter(path, threads=options.threads))
             require_same_classes(f"classes of {path}", segmenter.classes, dataset.classes)
-            _check_measures(path, segmenter, options.measure or ())
+            _check_measures(path, segmenter, options.metrics or ())
             models.append((name, segmenter))
         if not options.quiet:
             say_padding(LetterboxTransform.of(dataset[0].size, models[-1][1].manifest.input))
@@ -129,8 +126,8 @@ def _evaluate(options: argparse.Namespace) -> int:
             evaluated, scores = _score(name, path, segmenter, dataset, options)
             scored.append(evaluated)
             image_scores.append(scores)
-        if options.report or options.sheet:
-            rows = _example_images(dataset, models, image_scores, options.pictures)
+        if options.report or options.image_grid:
+            rows = _example_images(dataset, models, image_scores, options.num_images)
             _write(options, scored, dataset, rows)
     if options.json:
         plain = {"model": str(options.model), **scored[-1].evaluation.to_dict()}
@@ -155,10 +152,10 @@ def _root(data: str) -> Path | None:
 def _check_outputs(options: argparse.Namespace) -> None:
     from imp_trt.train.report.page import require_packages
 
-    if options.sheet:
-        if options.sheet.suffix.lower() != ".png":
-            raise UsageError("--image-grid", expected="a file that ends in .png", got=str(options.sheet))
-        if not options.pictures:
+    if options.image_grid:
+        if options.image_grid.suffix.lower() != ".png":
+            raise UsageError("--image-grid", expected="a file that ends in .png", got=str(options.image_grid))
+        if not options.num_images:
             raise UsageError("--image-grid", expected="--num-images of at least 1", got="--num-images 0")
     if options.report:
         if options.report.suffix.lower() not in (".html", ".htm"):
@@ -171,59 +168,57 @@ def _score(
 ) -> tuple[Scored, list[float]]:
     """Evaluate a model; returns the evaluation, and a score of each image."""
     from imp_trt.train.evaluation import evaluate, measurable
-    from imp_trt.train.report.pictures import PictureScores
+    from imp_trt.train.report.example_images import ImageScores
     from imp_trt.train.report.tables import Scored
 
-    measures = options.measure or measurable(segmenter.manifest)
+    measures = options.metrics or measurable(segmenter.manifest)
     progress = Progress(
-        f"imp-eval {name}", min(len(dataset), options.limit or len(dataset)), quiet=options.quiet
+        f"imp-eval {name}", min(len(dataset), options.max_images or len(dataset)), quiet=options.quiet
     )
-    each = PictureScores(segmenter.run, dataset)
+    each = ImageScores(segmenter.run, dataset)
 
-    def picture_done(finished: int) -> None:
-        if options.pictures and (options.report or options.sheet):
-            each.picture_done(finished)
+    def image_done(finished: int) -> None:
+        if options.num_images and (options.report or options.image_grid):
+            each.image_done(finished)
         progress.update(finished)
 
-    evaluation = evaluate(each.predict, dataset, measures, options.limit, picture_done)
+    evaluation = evaluate(each.predict, dataset, measures, options.max_images, image_done)
     progress.close()
     return Scored(name, str(path), evaluation), each.scores
 
 
 def _example_images(
     dataset: Dataset, models: list[tuple[str, Segmenter]], image_scores: list[list[float]], count: int
-) -> list[PictureRow]:
+) -> list[ImageRow]:
     from imp_trt.train.evaluation import measurable
-    from imp_trt.train.report.pictures import picture_row, telling
+    from imp_trt.train.report.example_images import image_row, telling
 
     if not count:
         return []
     predictors = [(name, segmenter.run) for name, segmenter in models]
     detects = "instances" in measurable(models[-1][1].manifest)
     return [
-        picture_row(dataset, index, predictors, [scores[index] for scores in image_scores], instances=detects)
+        image_row(dataset, index, predictors, [scores[index] for scores in image_scores], instances=detects)
         for index in telling(image_scores, count)
     ]
 
 
-def _write(
-    options: argparse.Namespace, scored: list[Scored], dataset: Dataset, rows: list[PictureRow]
-) -> None:
+def _write(options: argparse.Namespace, scored: list[Scored], dataset: Dataset, rows: list[ImageRow]) -> None:
     from imp_trt.cuda.cpus import usable_cpus
     from imp_trt.cuda.platform import cpu_model
     from imp_trt.train.report.curves import training_curves
+    from imp_trt.train.report.example_images import write_sheet
     from imp_trt.train.report.page import write_report
-    from imp_trt.train.report.pictures import write_sheet
 
-    if options.sheet:
-        say(f"image grid: {write_sheet(options.sheet, rows, dataset.classes)}")
+    if options.image_grid:
+        say(f"image grid: {write_sheet(options.image_grid, rows, dataset.classes)}")
     if not options.report:
         return
     threads = f"{options.threads} of its" if options.threads else "its"
     machine = f"{cpu_model()} with {threads} {usable_cpus()} CPUs"
     curves = training_curves([(s.name, Path(s.model)) for s in scored])
     path = write_report(
-        options.report, scored, machine=machine, terms=dataset.terms, pictures=rows, curves=curves
+        options.report, scored, machine=machine, terms=dataset.terms, images=rows, curves=curves
     )
     say(f"report: {path}")
 

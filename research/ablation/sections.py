@@ -198,7 +198,8 @@ def time_section(data: DataSummary) -> str:
 def variant_section(data: DataSummary) -> str:
     """Scores of the variants at the first seed."""
     seeds = data.seeds
-    rows = [_variant_row(data, Cell(HEADLINE, v, seeds[0])) for v in _variants_of(HEADLINE)]
+    cells = (Cell(HEADLINE, v, seeds[0]) for v in _variants_of(HEADLINE))
+    rows = [_variant_row(data, cell) for cell in cells if cell in data.results]
     names = ("mIoU", "thing mIoU", "mAcc", "thing boundary IoU", "mask AP")
     text = [table((f"`{HEADLINE}`, seed {seeds[0]}", *names), rows)]
     spread = data.spread(HEADLINE, FIGURES["thing mIoU"])
@@ -279,11 +280,11 @@ def _variants_of(system: str) -> list[str]:
 
 def _variant_row(data: DataSummary, cell: Cell) -> list[str]:
     names = ("mIoU", "thing mIoU", "mAcc", "thing boundary IoU", "mask AP")
-    result = data.results.get(cell)
-    label = _VARIANT_LABELS[cell.variant]
-    if result is None:
-        return [label, "no result", *[NONE] * (len(names) - 1)]
-    return [label, *(percent(Spread.of([FIGURES[n](result.evaluation)])) for n in names)]
+    result = data.results[cell]
+    return [
+        _VARIANT_LABELS[cell.variant],
+        *(percent(Spread.of([FIGURES[n](result.evaluation)])) for n in names),
+    ]
 
 
 _VARIANT_LABELS = {

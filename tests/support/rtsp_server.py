@@ -37,7 +37,7 @@ class RtspServer:
 
     def __init__(
         self,
-        pictures: Sequence[NDArray[np.uint8]],
+        images: Sequence[NDArray[np.uint8]],
         *,
         fps: float = 25.0,
         login: tuple[str, str] | None = None,
@@ -45,7 +45,7 @@ class RtspServer:
     ) -> None:
         self.frozen = threading.Event()
         self.requests: list[str] = []
-        self._jpegs = [_jpeg(picture) for picture in pictures]
+        self._jpegs = [_jpeg(image) for image in images]
         self._fps, self._login = fps, login
         self._leaving = threading.Event()
         self._threads: list[threading.Thread] = []

@@ -11,7 +11,7 @@ from imp_trt.classes import ClassTable
 from imp_trt.data.files import write_atomically
 from imp_trt.errors import DependencyMissing
 from imp_trt.train.report.confusion import confusion_table
-from imp_trt.train.report.pictures import PictureRow, data_url
+from imp_trt.train.report.example_images import ImageRow, data_url
 from imp_trt.train.report.tables import Scored, class_values, tables
 
 
@@ -21,7 +21,7 @@ def write_report(
     *,
     machine: str,
     terms: str | None = None,
-    pictures: Sequence[PictureRow] = (),
+    images: Sequence[ImageRow] = (),
     curves: Sequence[str] = (),
 ) -> Path:
     """Write a report with tables, charts and images of one model, or of a baseline and a model.
@@ -67,7 +67,7 @@ def write_report(
         ],
         charts=figures,
         curves=curves,
-        pictures=[(row.caption, [(name, data_url(p)) for name, p in row.panels]) for row in pictures],
+        examples=[(row.caption, [(name, data_url(p)) for name, p in row.panels]) for row in images],
         legend=zip(evaluation.classes.names, evaluation.classes.palette, strict=True),
         terms=terms,
         machine=machine,

@@ -12,8 +12,8 @@ pytest.importorskip("matplotlib", reason="the page needs Matplotlib: pip install
 pytest.importorskip("jinja2", reason="the page needs Jinja2: pip install 'imp-trt[eval]'")
 
 from imp_trt.errors import DependencyMissing, OutputError
+from imp_trt.train.report.example_images import image_row
 from imp_trt.train.report.page import write_report
-from imp_trt.train.report.pictures import picture_row
 from imp_trt.train.report.tables import Scored, tables
 from tests.train.report.conftest import ROOMS, half_blind, perfect
 
@@ -35,9 +35,9 @@ class Balanced(HTMLParser):
 
 @pytest.fixture
 def page(scored, tmp_path):
-    rows = [picture_row(ROOMS, 3, [("plain", half_blind), ("imp", perfect)], [0.0, 1.0])]
+    rows = [image_row(ROOMS, 3, [("plain", half_blind), ("imp", perfect)], [0.0, 1.0])]
     path = write_report(
-        tmp_path / "deep" / "report.html", scored, machine="abacus", terms=ROOMS.terms, pictures=rows
+        tmp_path / "deep" / "report.html", scored, machine="abacus", terms=ROOMS.terms, images=rows
     )
     return path.read_text()
 

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 
 from imp_trt.results.image_grid import BAR, GAP
-from imp_trt.train.report.pictures import (
+from imp_trt.train.report.example_images import (
     PANEL_WIDTH,
-    PictureScores,
+    ImageScores,
     data_url,
-    picture_row,
+    image_row,
     telling,
     write_sheet,
 )
@@ -47,15 +47,15 @@ def test_an_image_without_a_score_is_no_gain():
 
 
 def test_each_image_is_scored_by_its_things():
-    each = PictureScores(half_blind, ROOMS)
+    each = ImageScores(half_blind, ROOMS)
     for index in range(len(ROOMS)):
         each.predict(ROOMS[index].image)
-        each.picture_done(index + 1)
+        each.image_done(index + 1)
     assert each.scores == [1.0, 1.0, 0.0, 0.0]
 
 
 def test_panels_show_image_truth_and_answers():
-    row = picture_row(ROOMS, 3, [("plain", half_blind), ("imp", perfect)], [0.0, 1.0])
+    row = image_row(ROOMS, 3, [("plain", half_blind), ("imp", perfect)], [0.0, 1.0])
     assert [name for name, _ in row.panels] == ["image", "ground truth", "plain", "imp"]
     assert row.caption == "image 4: mean IoU of its things, %: plain 0.0, imp 100.0"
     image, truth, plain, imp = (panel.astype(int) for _, panel in row.panels)
@@ -76,7 +76,7 @@ def test_another_panel_shows_the_instances_alone():
         return lambda frame: answer(nothing_but_floor, [cat], [CAT], [score])
 
     for score, visible in ((0.31, True), (0.29, False)):
-        row = picture_row(ROOMS, 3, [("imp", detects(score))], [0.0], instances=True)
+        row = image_row(ROOMS, 3, [("imp", detects(score))], [0.0], instances=True)
         assert [name for name, _ in row.panels] == ["image", "ground truth", "imp", "instances alone"]
         truth, alone = row.panels[1][1].astype(int), row.panels[3][1].astype(int)
         assert ((alone == truth)[cat].all()) == visible
@@ -84,12 +84,12 @@ def test_another_panel_shows_the_instances_alone():
 
 
 def test_large_images_are_made_smaller():
-    panel = picture_row(Wide(), 0, [], []).panels[0][1]
+    panel = image_row(Wide(), 0, [], []).panels[0][1]
     assert panel.shape == (round(100 * PANEL_WIDTH / 1000), PANEL_WIDTH, 3)
 
 
 def test_a_panel_in_a_page_is_the_image():
-    panel = picture_row(ROOMS, 3, [], []).panels[0][1]
+    panel = image_row(ROOMS, 3, [], []).panels[0][1]
     head, data = data_url(panel).split(",", 1)
     assert head == "data:image/jpeg;base64"
     seen = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
@@ -97,7 +97,7 @@ def test_a_panel_in_a_page_is_the_image():
 
 
 def test_a_sheet_has_a_line_of_panels_for_each_row(tmp_path):
-    rows = [picture_row(ROOMS, index, [("imp", perfect)], [1.0]) for index in (3, 0)]
+    rows = [image_row(ROOMS, index, [("imp", perfect)], [1.0]) for index in (3, 0)]
     path = write_sheet(tmp_path / "sheet.png", rows, ROOMS.classes)
     seen = cv2.imread(str(path))
     height, width = rows[0].panels[0][1].shape[:2]
@@ -109,7 +109,7 @@ def test_a_sheet_has_a_line_of_panels_for_each_row(tmp_path):
 
 
 def test_rows_of_other_sizes_are_as_wide_as_the_narrowest(tmp_path):
-    rows = [picture_row(Wide(), 0, [], []), picture_row(ROOMS, 0, [], [])]
+    rows = [image_row(Wide(), 0, [], []), image_row(ROOMS, 0, [], [])]
     seen = cv2.imread(str(write_sheet(tmp_path / "sheet.png", rows, CLASSES)))
     assert seen.shape[1] == 2 * ROOMS[0].size[1] + GAP
 
@@ -119,5 +119,5 @@ def test_captions_name_the_file():
         def image_name(self, index):
             return f"images/{index}.png"
 
-    row = picture_row(Named(), 3, [("imp", perfect)], [1.0])
+    row = image_row(Named(), 3, [("imp", perfect)], [1.0])
     assert row.caption.startswith("images/3.png: mean IoU")

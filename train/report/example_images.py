@@ -31,12 +31,12 @@ PANEL_WIDTH = 480
 _QUALITY = 88
 
 
-class PictureScores:
+class ImageScores:
     """A predictor that also computes a score per image.
 
     Args:
         predict: frame -> result.
-        dataset: dataset in the order of the predictions; call :meth:`picture_done` after each image.
+        dataset: dataset in the order of the predictions; call :meth:`image_done` after each image.
 
     Attributes:
         scores: mean IoU of the thing classes in each finished image, of all its classes if it has no things.
@@ -53,15 +53,15 @@ class PictureScores:
         self._last = self._predict(frame)
         return self._last
 
-    def picture_done(self, finished: int) -> None:
+    def image_done(self, finished: int) -> None:
         """Score the last result; ``finished`` is the number of finished images."""
         if self._last is not None:
             sample = self._dataset[finished - 1]
-            self.scores.append(_picture_iou(sample, self._last.semantic, self._dataset.classes))
+            self.scores.append(_image_iou(sample, self._last.semantic, self._dataset.classes))
 
 
 @dataclass(frozen=True)
-class PictureRow:
+class ImageRow:
     """One image of the report.
 
     Attributes:
@@ -88,7 +88,7 @@ def telling(scores: Sequence[Sequence[float]], count: int) -> list[int]:
     return [*best, *worst]
 
 
-def write_sheet(path: str | Path, rows: Sequence[PictureRow], classes: ClassTable) -> Path:
+def write_sheet(path: str | Path, rows: Sequence[ImageRow], classes: ClassTable) -> Path:
     """Write the panels of all rows as one PNG.
 
     Args:
@@ -111,14 +111,14 @@ def data_url(image: NDArray[np.uint8]) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 
-def picture_row(
+def image_row(
     dataset: Dataset,
     index: int,
     models: Sequence[tuple[str, Predict]],
     scores: Sequence[float],
     *,
     instances: bool = False,
-) -> PictureRow:
+) -> ImageRow:
     """Panels of one image: the image, and overlays of the ground truth and of each model's class map.
 
     Args:
@@ -141,7 +141,7 @@ def picture_row(
     things = bool(np.isin(sample.semantic, dataset.classes.things).any())
     what = "its things" if things else "its classes"
     caption = f"{image_name(dataset, index)}: mean IoU of {what}, %: {', '.join(parts)}"
-    return PictureRow(caption, tuple((name, _shrink(image, PANEL_WIDTH)) for name, image in panels))
+    return ImageRow(caption, tuple((name, _shrink(image, PANEL_WIDTH)) for name, image in panels))
 
 
 def instances_alone(result: SegmentationResult, num_classes: int) -> NDArray[np.uint8]:
@@ -160,7 +160,7 @@ def instances_alone(result: SegmentationResult, num_classes: int) -> NDArray[np.
     return np.where(canvas.max(0) > background, canvas.argmax(0), IGNORE_INDEX).astype(np.uint8)
 
 
-def _picture_iou(sample: Sample, semantic: NDArray[np.uint8], classes: ClassTable) -> float:
+def _image_iou(sample: Sample, semantic: NDArray[np.uint8], classes: ClassTable) -> float:
     matrix = ConfusionMatrix(len(classes))
     matrix.add(sample.semantic, semantic)
     scores = matrix.scores(classes)
