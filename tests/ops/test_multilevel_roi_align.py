@@ -10,6 +10,7 @@ from torch import library
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from imp_trt import ops
+from imp_trt.errors import InvalidInput
 from imp_trt.ops.roi_align.torch import REACH, assign_levels, pyramid_roi_align
 from tests.support.roi_align import awkward_boxes, boxes_of_every_level, pyramid, reference
 
@@ -199,5 +200,5 @@ def test_inputs_stay_as_they_are():
 
 @pytest.mark.parametrize(("size", "ratio"), [(0, 2), (-1, 0), (7, -1), (7, 65), (7, 2**31 - 1)])
 def test_sizes_out_of_range_are_refused(size, ratio):
-    with pytest.raises(ValueError, match="expected output_size >= 1 and sampling_ratio 0 to 64"):
+    with pytest.raises(InvalidInput, match="expected output_size >= 1 and sampling_ratio 0 to 64"):
         pyramid_roi_align(*pyramid(), boxes_of_every_level(), size, ratio)

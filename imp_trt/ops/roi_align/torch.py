@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, library
 from torchvision.ops import roi_align
 
+from imp_trt.errors import InvalidInput
 from imp_trt.ops.roi_align import cuda as multilevel_roi_align_cuda
 from imp_trt.ops.roi_align.cuda import MAX_SAMPLING_RATIO
 
@@ -243,12 +244,13 @@ def pyramid_roi_align(
         [B*N, C, output_size, output_size] in the dtype of the features.
 
     Raises:
-        ValueError: output_size is below 1, or sampling_ratio not 0 to 64.
+        InvalidInput: output_size is below 1, or sampling_ratio not 0 to 64.
     """
     if output_size < 1 or not 0 <= sampling_ratio <= MAX_SAMPLING_RATIO:
-        raise ValueError(
-            f"expected output_size >= 1 and sampling_ratio 0 to {MAX_SAMPLING_RATIO}, "
-            f"got {output_size}, {sampling_ratio}"
+        raise InvalidInput(
+            "pyramid_roi_align",
+            expected=f"output_size >= 1 and sampling_ratio 0 to {MAX_SAMPLING_RATIO}",
+            got=f"{output_size} and {sampling_ratio}",
         )
     pooled: Tensor = torch.ops.imp_trt.multilevel_roi_align(
         p2, p3, p4, p5, boxes, output_size, sampling_ratio, canonical_level, canonical_size, aligned
