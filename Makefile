@@ -21,10 +21,10 @@ mypy:
 pyright:
 	$(PYTHON) -m pyright --pythonpath $(PYTHON)
 
-test: ## the tests that are not marked slow: at most two minutes on two cores
+test: ## the tests that are not marked slow: three minutes on two cores
 	$(PYTHON) -m pytest -m "not slow" $(ARGS)
 
-test-all: ## the whole suite: at most ten minutes on two cores
+test-all: ## the whole suite: twelve minutes on two cores
 	$(PYTHON) -m pytest $(ARGS)
 
 matrix: ## the tests with the lowest and the newest dependencies, on each Python that is installed
