@@ -282,3 +282,21 @@ def test_rates_that_a_container_cannot_hold_are_refused(tmp_path: Path, name: st
 
 def test_every_encoder_is_known() -> None:
     assert set(ENCODERS) == {"pyav", "opencv"}
+
+
+@each_encoder
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_recording_that_another_program_replaced_is_an_error(
+    tmp_path: Path, encoder: str, replaced: bool
+) -> None:
+    path = tmp_path / "x.mkv"
+    writer = VideoWriter(path, 10, encoder=encoder)
+    writer.write(clips.picture(0))
+    path.rename(tmp_path / "moved.mkv")
+    if replaced:
+        path.write_bytes(b"of the other program")
+    with pytest.raises(OutputError, match="another program"):
+        writer.close()
+    writer.abort()
+    assert clips.played(tmp_path / "moved.mkv") == 1
+    assert path.exists() == replaced
