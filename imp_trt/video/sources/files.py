@@ -22,7 +22,7 @@ from imp_trt.data.images import IMAGE_SUFFIXES, read_image
 from imp_trt.errors import SourceError
 from imp_trt.video.containers import declares_crop, lists_frames, missing_bytes, shown_share
 from imp_trt.video.sources.captures import Capture
-from imp_trt.video.sources.decoder import PyAvCapture, opencv_capture, pyav_decodes
+from imp_trt.video.sources.decoder import OnlyCover, PyAvCapture, opencv_capture, pyav_decodes
 from imp_trt.video.sources.frame import Frame
 from imp_trt.video.sources.source import ClosingSource, Source
 
@@ -232,7 +232,12 @@ def _captures(path: Path) -> Iterator[Capture]:
         )
     if pyav_decodes():
         try:
-            yield PyAvCapture(path.resolve())
+            capture = PyAvCapture(path.resolve())
+            yield capture
+            if capture.has_cover:
+                return
+        except OnlyCover:
+            return
         except OSError as error:
             _log.debug("PyAV does not open %s: %s", path, error)
     yield opencv_capture(path.resolve())
