@@ -71,14 +71,25 @@ def sink_makers(
         if name == "classes":
             makers.append(partial(sinks.ClassMaps, place))
         elif name == "panoptic":
-            makers.append(partial(sinks.PanopticMaps, place))
+            makers.append(
+                partial(sinks.PanopticMaps, place)
+                if args.min_score is None
+                else partial(sinks.PanopticMaps, place, args.min_score)
+            )
         elif name == "json":
-            makers.append(partial(sinks.JsonLines, place, args.min_score))
+            makers.append(partial(sinks.JsonLines, place, min_score(args)))
         else:
             makers.append(partial(sinks.overlay_sink, place, fps, times=times))
     if shows_window(args):
         makers.append(sinks.Window)
     return makers
+
+
+def min_score(args: argparse.Namespace) -> float:
+    """The minimum score of reported and drawn instances; panoptic maps have a default of their own."""
+    from imp_trt.results.result import DEFAULT_SCORE_THRESHOLD
+
+    return DEFAULT_SCORE_THRESHOLD if args.min_score is None else float(args.min_score)
 
 
 def shows_window(args: argparse.Namespace) -> bool:
