@@ -18,7 +18,7 @@ from imp_trt.errors import UsageError
 if TYPE_CHECKING:
     from imp_trt.data.dataset import Dataset
     from imp_trt.video.sinks import Sink
-    from imp_trt.video.sinks.overlays import TimeSource
+    from imp_trt.video.sinks.overlays import FrameRates, TimeSource
     from imp_trt.video.sources import Source
 
 
@@ -63,8 +63,11 @@ def sink_makers(
 ) -> list[Callable[[], Sink]]:
     """Return one factory function per output, including the window."""
     from imp_trt.video import sinks
+    from imp_trt.video.pipeline import short_names
 
-    fps = args.fps or next((source.fps for source in sources if source.fps), None)
+    fps: FrameRates = args.fps or sources[0].fps
+    if len(sources) > 1 and not args.fps:
+        fps = {name: source.fps for name, source in zip(short_names(sources), sources, strict=True)}
     times: TimeSource = "constant" if args.fps else "container"
     makers: list[Callable[[], Sink]] = []
     for name, place in found.items():

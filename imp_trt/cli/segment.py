@@ -120,7 +120,7 @@ def _add_outputs(out: argparse._ArgumentGroup) -> None:
         "is then printed on stderr)",
     )
     out.add_argument(
-        "--fps", type=_rate, help="frame rate of overlay videos (default: that of the source, or 25)"
+        "--fps", type=_rate, help="frame rate of overlay videos (default: that of each source, or 25)"
     )
 
 

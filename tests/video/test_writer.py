@@ -300,3 +300,33 @@ def test_a_recording_that_another_program_replaced_is_an_error(
     writer.abort()
     assert clips.played(tmp_path / "moved.mkv") == 1
     assert path.exists() == replaced
+
+
+@pytest.mark.parametrize(
+    ("suffix", "installed", "advice"),
+    [
+        (".avi", True, "write .mp4 or .mkv"),
+        (".mkv", True, "choose the encoder pyav"),
+        (".mkv", False, "pip install 'imp-trt[video]'"),
+    ],
+)
+def test_what_keeps_frame_times(
+    tmp_path: Path,
+    suffix: str,
+    installed: bool,
+    advice: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def encoder() -> str:
+        if not installed:
+            raise DependencyMissing("H.264 video needs PyAV")
+        return "libx264"
+
+    monkeypatch.setattr(writer_pyav, "h264_encoder", encoder)
+    writer = VideoWriter(tmp_path / f"x{suffix}", 25, encoder="opencv")
+    with caplog.at_level(logging.WARNING, "imp_trt"):
+        for time_s in (0, 2):
+            writer.write(clips.picture(0), time_s)
+        writer.close()
+    assert f"off their times; to keep them, {advice}" in caplog.text
