@@ -25,7 +25,7 @@ DEFAULT_FPS = 25.0
 """Frame rate of a video made from images, or from a container without a frame rate."""
 
 FrameRates = float | Mapping[str, float | None] | None
-"""Frame rate of a video, or rates by the short names of several sources; None for DEFAULT_FPS."""
+"""Frame rate of a video, or of that of each source by its short name; None for DEFAULT_FPS."""
 
 TimeSource = Literal["container", "capture", "constant"]
 
@@ -41,8 +41,8 @@ class OverlayVideo(BaseSink):
 
     Args:
         path: see :class:`imp_trt.video.writer.VideoWriter`.
-        fps: frame rate, None for DEFAULT_FPS; frames that have a time keep it. With several sources of
-            different rates, a rate for each short name, see :func:`imp_trt.video.pipeline.short_names`.
+        fps: frame rate, None for DEFAULT_FPS; frames that have a time keep it. With several sources,
+            also a mapping from the name of a source (SegmentedFrame.source) to its rate.
         times: one of TIMES. "container" keeps the frame times of the source file, including variable frame
             rates. "capture" is for live sources whose frames have no times, so that dropped frames do not
             make the recording run faster.
