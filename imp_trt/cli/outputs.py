@@ -18,7 +18,7 @@ from imp_trt.errors import UsageError
 if TYPE_CHECKING:
     from imp_trt.data.dataset import Dataset
     from imp_trt.video.sinks import Sink
-    from imp_trt.video.sinks.overlays import TimeSource
+    from imp_trt.video.sinks.overlays import FrameRates, TimeSource
     from imp_trt.video.sources import Source
 
 
@@ -63,22 +63,36 @@ def sink_makers(
 ) -> list[Callable[[], Sink]]:
     """Return one factory function per output, including the window."""
     from imp_trt.video import sinks
+    from imp_trt.video.pipeline import short_names
 
-    fps = args.fps or next((source.fps for source in sources if source.fps), None)
+    fps: FrameRates = args.fps or sources[0].fps
+    if len(sources) > 1 and not args.fps:
+        fps = {name: source.fps for name, source in zip(short_names(sources), sources, strict=True)}
     times: TimeSource = "constant" if args.fps else "container"
     makers: list[Callable[[], Sink]] = []
     for name, place in found.items():
         if name == "classes":
             makers.append(partial(sinks.ClassMaps, place))
         elif name == "panoptic":
-            makers.append(partial(sinks.PanopticMaps, place))
+            makers.append(
+                partial(sinks.PanopticMaps, place)
+                if args.min_score is None
+                else partial(sinks.PanopticMaps, place, args.min_score)
+            )
         elif name == "json":
-            makers.append(partial(sinks.JsonLines, place, args.min_score))
+            makers.append(partial(sinks.JsonLines, place, min_score(args)))
         else:
             makers.append(partial(sinks.overlay_sink, place, fps, times=times))
     if shows_window(args):
         makers.append(sinks.Window)
     return makers
+
+
+def min_score(args: argparse.Namespace) -> float:
+    """The minimum score of reported and drawn instances; panoptic maps have a default of their own."""
+    from imp_trt.results.result import DEFAULT_SCORE_THRESHOLD
+
+    return DEFAULT_SCORE_THRESHOLD if args.min_score is None else float(args.min_score)
 
 
 def shows_window(args: argparse.Namespace) -> bool:

@@ -24,7 +24,7 @@ from imp_trt.cli.common import (
     seconds,
 )
 from imp_trt.cli.interrupts import EXIT_INTERRUPTED
-from imp_trt.cli.outputs import is_stdout, places, refuse_overwriting, sink_makers
+from imp_trt.cli.outputs import is_stdout, min_score, places, refuse_overwriting, sink_makers
 from imp_trt.cli.segment_report import COUNTED, print_report
 from imp_trt.cli.temporal_options import add_temporal, temporal_of
 from imp_trt.errors import UsageError
@@ -120,7 +120,7 @@ def _add_outputs(out: argparse._ArgumentGroup) -> None:
         "is then printed on stderr)",
     )
     out.add_argument(
-        "--fps", type=_rate, help="frame rate of overlay videos (default: that of the source, or 25)"
+        "--fps", type=_rate, help="frame rate of overlay videos (default: that of each source, or 25)"
     )
 
 
@@ -193,8 +193,7 @@ def _add_drawing(draw: argparse._ArgumentGroup) -> None:
     draw.add_argument(
         "--min-score",
         type=_fraction,
-        default=0.3,
-        help="minimum score of reported and drawn instances (default: 0.3)",
+        help="minimum score of reported, drawn and panoptic instances (default: 0.3; --save-panoptic: 0.5)",
     )
     draw.add_argument("--no-labels", action="store_true", help="do not draw the labels of instances")
     draw.add_argument("--legend", action="store_true", help="draw a legend of the classes")
@@ -239,7 +238,7 @@ def _run(args: argparse.Namespace) -> int:
         segmenter = stack.enter_context(Segmenter(args.artifact, args.backend, args.threads, args.device))
         if temporal is not None:
             segmenter.open_canvas()  # before an output is opened
-        results = FrameResults(args.min_score) if args.json else None
+        results = FrameResults(min_score(args)) if args.json else None
         summary, interrupted = _segment(args, sources, segmenter, outputs, results)
         report = {
             "source": redacted(args.source),
@@ -298,7 +297,7 @@ def _segment(
             sources if len(sources) > 1 else sources[0],
             sinks,
             max_frames=args.max_frames,
-            draw=DrawOptions(args.alpha, args.min_score, not args.no_labels, args.legend, args.style),
+            draw=DrawOptions(args.alpha, min_score(args), not args.no_labels, args.legend, args.style),
             track=args.track,
             temporal=temporal_of(args),
             policy=args.policy,

@@ -112,7 +112,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         OSError: the folder is not writable.
     """
     sweep(path.parent)
-    temporary, descriptor = _create(path)
+    temporary, descriptor = create_temporary(path)
     try:
         yield temporary
     finally:
@@ -190,7 +190,7 @@ def _create_folder(prefix: str) -> tuple[Path, int]:
         folder = Path(tempfile.mkdtemp(prefix=prefix))
         lock = folder / _LOCK
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if _lock(descriptor) and _is_at(lock, descriptor):
+        if _lock(descriptor) and is_at(lock, descriptor):
             return folder, descriptor
         os.close(descriptor)  # another process removed it before it was locked
 
@@ -228,7 +228,7 @@ def _create_unnamed(folder: Path) -> int | None:
 
 def _link(descriptor: int, path: Path) -> Path | None:
     """Give a file without a name a temporary one; None if that is not possible, such as without /proc."""
-    temporary = _temporary_name(path)
+    temporary = temporary_name(path)
     try:
         # With a descriptor, which is not used, os.link follows the link in /proc.
         os.link(f"/proc/self/fd/{descriptor}", temporary, src_dir_fd=descriptor, follow_symlinks=True)
@@ -237,16 +237,17 @@ def _link(descriptor: int, path: Path) -> Path | None:
     return temporary
 
 
-def _temporary_name(path: Path) -> Path:
-    return path.with_name(f".{path.stem[:64]}.{secrets.token_hex(8)}.part{path.suffix}")
+def temporary_name(path: Path, token: str | None = None) -> Path:
+    """The path of a temporary file beside path that sweep removes; token is 16 hexadecimal digits."""
+    return path.with_name(f".{path.stem[:64]}.{token or secrets.token_hex(8)}.part{path.suffix}")
 
 
-def _create(path: Path) -> tuple[Path, int]:
+def create_temporary(path: Path) -> tuple[Path, int]:
     """Create a locked temporary file; returns its path and the descriptor that holds the lock."""
     while True:
-        temporary = _temporary_name(path)
+        temporary = temporary_name(path)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        if _lock(descriptor) and _is_at(temporary, descriptor):
+        if _lock(descriptor) and is_at(temporary, descriptor):
             return temporary, descriptor
         os.close(descriptor)  # another process swept it before it was locked
 
@@ -262,7 +263,8 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _is_at(path: Path, descriptor: int) -> bool:
+def is_at(path: Path, descriptor: int) -> bool:
+    """Whether path is the name of an open file."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
@@ -276,21 +278,23 @@ def sweep(folder: Path) -> None:
         return
     with suppress(OSError), os.scandir(folder) as entries:
         for name in [entry.name for entry in entries if _TEMPORARY.fullmatch(entry.name)]:
-            _remove_if_dead(folder / name)
+            remove_if_dead(folder / name)
     end = time.monotonic()
     if len(_next_scan) >= _MAX_FOLDERS:
         _next_scan.clear()
     _next_scan[folder] = end + (end - start) / _SCAN_FRACTION
 
 
-def _remove_if_dead(temporary: Path) -> None:
+def remove_if_dead(temporary: Path) -> None:
+    """Remove a temporary file unless its process is alive. Never raises OSError."""
     with suppress(OSError):
         descriptor = os.open(temporary, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             # Fails while the process that made it, or a child of it, is alive: on this machine, in another
             # container, or on another client of a network file system.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            temporary.unlink()
+            if is_at(temporary, descriptor):  # otherwise it was renamed, and the name may be in use again
+                temporary.unlink()
         finally:
             os.close(descriptor)
 

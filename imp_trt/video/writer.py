@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt._deprecated import renamed_parameters
-from imp_trt.data.files import temporary_beside
+from imp_trt.data.locks import only_temporary_beside
 from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
 from imp_trt.video import writer_pyav
 from imp_trt.video.containers import missing_bytes
@@ -67,7 +67,8 @@ class VideoWriter:
             does not store frame times.
 
     Raises:
-        OutputError: unknown suffix, or the path is not writable.
+        OutputError: unknown suffix, the path is not writable, or another VideoWriter, in this process or
+            another, is writing it.
         InvalidInput: fps is not a positive number, or the encoder is unknown or does not support the suffix.
         DependencyMissing: encoder "pyav" without the package, or without H.264 in it.
     """
@@ -97,7 +98,7 @@ class VideoWriter:
             raise self._error("the path is a folder")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._temporary = temporary_beside(self._path)
+            self._temporary = only_temporary_beside(self._path)
             # Absolute, because FFmpeg takes the part of a relative path before a colon for a protocol.
             self._file = self._temporary.__enter__().absolute()
         except OSError as error:
@@ -106,7 +107,7 @@ class VideoWriter:
         self._encoder: Encoder | None = None
         self._size: tuple[int, int] | None = None
         self._written = 0
-        self._named = False  # whether the file has its final name
+        self._named: os.stat_result | None = None  # of the file, once it has its final name
         self._done = False
 
     @property
@@ -168,6 +169,9 @@ class VideoWriter:
         except OSError as error:
             failure = error
             self._encoder.release()
+        if self._replaced():
+            self._end()
+            raise self._error("another program replaced, moved or removed it")
         count = max(self._encoder.count(), 0)
         lost = failure is not None or missing_bytes(self._file) or count < self._written
         try:
@@ -194,7 +198,7 @@ class VideoWriter:
             with suppress(OSError):
                 self._encoder.finish()
             self._encoder.release()
-            if self._encoder.count() < 1:
+            if not self._replaced() and self._encoder.count() < 1:
                 self._path.unlink(missing_ok=True)
         self._end()
 
@@ -208,9 +212,18 @@ class VideoWriter:
     def _take_name(self) -> None:
         """Give the file its name, replacing an earlier one; the encoder goes on writing to it."""
         os.replace(self._file, self._path)
-        self._named, self._file = True, self._path.absolute()
+        self._named, self._file = os.stat(self._path), self._path.absolute()
         if self._encoder is not None:
             self._encoder.file = self._file
+
+    def _replaced(self) -> bool:
+        """Whether the file had its name and lost it: nothing prevents that where there are no locks."""
+        if self._named is None:
+            return False
+        try:
+            return not os.path.samestat(self._named, os.stat(self._path))
+        except OSError:
+            return True
 
     def _open(self, size: tuple[int, int]) -> Encoder:
         if self._kind == "pyav":

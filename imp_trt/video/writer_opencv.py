@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.errors import OutputError
+from imp_trt.errors import DependencyMissing, OutputError
+from imp_trt.video import writer_pyav
 from imp_trt.video.encoder import TICKS, VIDEO_CODECS
 
 _log = logging.getLogger(__name__)
@@ -48,10 +49,10 @@ class OpenCvEncoder:
         self._writer.release()
         if self._max_error > self._period:
             _log.warning(
-                "%s has a constant frame rate: frames are up to %.2f s off their times; "
-                "pip install 'imp-trt[video]' to keep frame times",
+                "%s has a constant frame rate: frames are up to %.2f s off their times; to keep them, %s",
                 self._name,
                 self._max_error / TICKS,
+                "write .mp4 or .mkv" if self.file.suffix.lower() == ".avi" else _keeps_times(),
             )
 
     def release(self) -> None:
@@ -73,3 +74,11 @@ class OpenCvEncoder:
             return count
         finally:
             capture.release()
+
+
+def _keeps_times() -> str:
+    try:
+        writer_pyav.h264_encoder()
+    except DependencyMissing:
+        return "pip install 'imp-trt[video]'"
+    return "choose the encoder pyav"

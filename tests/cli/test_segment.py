@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ import pytest
 from imp_trt.artifacts.artifact import manifest_path
 from imp_trt.cli.segment import main
 from imp_trt.data.images import encode_image
+from imp_trt.results.result import SegmentationResult
 from imp_trt.video.sinks import NullSink, SegmentedFrame
 from imp_trt.video.sources import open_source
 from tests.support import clips, tiny
@@ -350,3 +352,31 @@ def test_the_report_gives_way_to_json_lines_on_stdout(place: str) -> None:
 
 def _run(command: list[str], stdout: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("options", "drawn", "fused"), [([], 0.3, 0.5), (["--min-score", "0.75"], 0.75, 0.75)]
+)
+def test_the_minimum_score_reaches_every_output(
+    options: list[str], drawn: float, fused: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: dict[str, float] = {}
+    fuse, to_dict, plot = (getattr(SegmentationResult, name) for name in ("panoptic", "to_dict", "plot"))
+
+    def panoptic(result: SegmentationResult, min_score: float = 0.5) -> Any:
+        used["panoptic"] = min_score
+        return fuse(result, min_score)
+
+    def lines(result: SegmentationResult, min_score: float = -1) -> Any:
+        used["json"] = min_score
+        return to_dict(result, min_score)
+
+    def overlay(result: SegmentationResult, *arguments: Any, **named: Any) -> Any:
+        used["overlay"] = named["min_score"]
+        return plot(result, *arguments, **named)
+
+    for name, function in (("panoptic", panoptic), ("to_dict", lines), ("plot", overlay)):
+        monkeypatch.setattr(SegmentationResult, name, function)
+    argv = ["in/f0.png", "o.png", "--save-panoptic", "p", "--save-json", "r.jsonl", "--style", "panoptic"]
+    assert main([*argv, *options, *MODEL]) == 0
+    assert used == {"panoptic": fused, "json": drawn, "overlay": drawn}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -146,6 +147,19 @@ def test_a_camera_needs_somewhere_to_go(camera: Camera, capsys: pytest.CaptureFi
         report["frames"] + report["dropped"], 1, None,
     )  # fmt: skip
     assert report["sources"][0]["name"] == "front"
+
+
+@pytest.mark.parametrize(("options", "rates"), [([], (12, 4)), (["--fps", "7"], (7, 7))])
+def test_each_source_keeps_its_frame_rate(
+    options: list[str], rates: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    for fps in (12, 4):
+        clips.write_clip(Path(f"in/{fps}.mp4"), frames=fps, fps=fps)
+    # .avi does not store the times of frames, which hide a wrong rate.
+    with caplog.at_level(logging.WARNING, "imp_trt"):
+        assert main(["in/12.mp4", "--add-source", "in/4.mp4", "o.avi", *options, *MODEL]) == 0
+    assert [open_file(Path(f"o_{name}.avi")).fps for name in (12, 4)] == list(rates)
+    assert "off their times" not in caplog.text
 
 
 def test_several_files_go_to_files_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from imp_trt.data.locks import Busy, LocksUnsupported, claim
+from imp_trt.data import files
+from imp_trt.data.locks import Busy, LocksUnsupported, claim, only_temporary_beside
 from imp_trt.errors import OutputError
 
 HOLDER = """
@@ -67,3 +71,62 @@ def test_a_file_system_without_locks_says_so(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(LocksUnsupported, match=r"No locks available.*local disk"), claim(tmp_path / "lock"):
         pytest.fail("claimed")
+
+
+def test_a_path_has_one_writer_before_and_after_the_file_has_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"earlier")  # an existing file may be replaced
+    for _ in range(2):
+        with only_temporary_beside(path) as temporary:
+            with pytest.raises(OutputError, match="nothing else is writing"), only_temporary_beside(path):
+                pass
+            files._next_scan.clear()
+            files.sweep(tmp_path)
+            os.replace(temporary, path)
+            with pytest.raises(OutputError, match="nothing else is writing"), only_temporary_beside(path):
+                pass
+            with only_temporary_beside(tmp_path / "b.mp4"):
+                pass
+        assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_what_a_killed_writer_leaves_does_not_keep_the_next_out(tmp_path: Path) -> None:
+    process = os.fork()
+    if not process:
+        try:
+            with only_temporary_beside(tmp_path / "a"):
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+    assert len(os.listdir(tmp_path)) == 1
+    files._next_scan[tmp_path] = float("inf")  # also without a sweep
+    with only_temporary_beside(tmp_path / "a") as temporary:
+        assert temporary.read_bytes() == b""
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_forked_process_does_not_keep_a_closed_file_locked(tmp_path: Path) -> None:
+    with only_temporary_beside(tmp_path / "a") as temporary:
+        os.replace(temporary, tmp_path / "a")
+        process = os.fork()
+        if not process:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with only_temporary_beside(tmp_path / "a"):
+            pass
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+
+
+def test_files_are_written_without_locks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with only_temporary_beside(tmp_path / "a") as one, only_temporary_beside(tmp_path / "a") as other:
+        assert one != other
+        os.replace(one, tmp_path / "a")
+    assert os.listdir(tmp_path) == ["a"]

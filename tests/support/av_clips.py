@@ -138,6 +138,29 @@ def trimmed(source: Path, target: Path, seconds: float) -> Path:
     return target
 
 
+def joined(sources: Sequence[Path], target: Path, *, cover: bool = False) -> Path:
+    """A file with the video streams of the sources, copied without encoding.
+
+    Args:
+        cover: mark the last one as a cover image.
+    """
+    import av
+    from av.stream import Disposition
+
+    with av.open(str(target), "w") as writer:
+        readers = [av.open(str(source)) for source in sources]
+        copies = [writer.add_stream_from_template(reader.streams.video[0]) for reader in readers]
+        if cover:
+            copies[-1].disposition = Disposition.attached_pic
+        for reader, copy in zip(readers, copies, strict=True):
+            for packet in reader.demux(reader.streams.video[0]):
+                if packet.dts is not None:
+                    packet.stream = copy
+                    writer.mux(packet)
+            reader.close()
+    return target
+
+
 def decoded(path: Path) -> list[tuple[NDArray[np.uint8], float]]:
     """Images [h, w, 3] BGR as stored and times in seconds from the stream's start, by PyAV alone."""
     import av

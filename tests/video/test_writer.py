@@ -282,3 +282,51 @@ def test_rates_that_a_container_cannot_hold_are_refused(tmp_path: Path, name: st
 
 def test_every_encoder_is_known() -> None:
     assert set(ENCODERS) == {"pyav", "opencv"}
+
+
+@each_encoder
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_recording_that_another_program_replaced_is_an_error(
+    tmp_path: Path, encoder: str, replaced: bool
+) -> None:
+    path = tmp_path / "x.mkv"
+    writer = VideoWriter(path, 10, encoder=encoder)
+    writer.write(clips.picture(0))
+    path.rename(tmp_path / "moved.mkv")
+    if replaced:
+        path.write_bytes(b"of the other program")
+    with pytest.raises(OutputError, match="another program"):
+        writer.close()
+    writer.abort()
+    assert clips.played(tmp_path / "moved.mkv") == 1
+    assert path.exists() == replaced
+
+
+@pytest.mark.parametrize(
+    ("suffix", "installed", "advice"),
+    [
+        (".avi", True, "write .mp4 or .mkv"),
+        (".mkv", True, "choose the encoder pyav"),
+        (".mkv", False, "pip install 'imp-trt[video]'"),
+    ],
+)
+def test_what_keeps_frame_times(
+    tmp_path: Path,
+    suffix: str,
+    installed: bool,
+    advice: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def encoder() -> str:
+        if not installed:
+            raise DependencyMissing("H.264 video needs PyAV")
+        return "libx264"
+
+    monkeypatch.setattr(writer_pyav, "h264_encoder", encoder)
+    writer = VideoWriter(tmp_path / f"x{suffix}", 25, encoder="opencv")
+    with caplog.at_level(logging.WARNING, "imp_trt"):
+        for time_s in (0, 2):
+            writer.write(clips.picture(0), time_s)
+        writer.close()
+    assert f"off their times; to keep them, {advice}" in caplog.text

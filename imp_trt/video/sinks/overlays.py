@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -23,6 +24,9 @@ _log = logging.getLogger(__name__)
 DEFAULT_FPS = 25.0
 """Frame rate of a video made from images, or from a container without a frame rate."""
 
+FrameRates = float | Mapping[str, float | None] | None
+"""Frame rate of a video, or of that of each source by its short name; None for DEFAULT_FPS."""
+
 TimeSource = Literal["container", "capture", "constant"]
 
 TIMES: tuple[TimeSource, ...] = ("container", "capture", "constant")
@@ -37,7 +41,8 @@ class OverlayVideo(BaseSink):
 
     Args:
         path: see :class:`imp_trt.video.writer.VideoWriter`.
-        fps: frame rate, None for DEFAULT_FPS; frames that have a time keep it.
+        fps: frame rate, None for DEFAULT_FPS; frames that have a time keep it. With several sources,
+            also a mapping from the name of a source (SegmentedFrame.source) to its rate.
         times: one of TIMES. "container" keeps the frame times of the source file, including variable frame
             rates. "capture" is for live sources whose frames have no times, so that dropped frames do not
             make the recording run faster.
@@ -54,7 +59,7 @@ class OverlayVideo(BaseSink):
     def __init__(
         self,
         path: str | os.PathLike[str],
-        fps: float | None,
+        fps: FrameRates,
         *,
         times: TimeSource = "container",
         encoder: EncoderName | None = None,
@@ -62,11 +67,11 @@ class OverlayVideo(BaseSink):
         if times not in TIMES:
             raise InvalidInput("times", expected=f"one of {', '.join(TIMES)}", got=times)
         self._path = Path(path)
-        self._fps = fps or DEFAULT_FPS
+        self._fps = fps
         self._times = times
         self._encoder: EncoderName | None = encoder
         # The file for a single source is opened now, so that an unwritable path fails early.
-        self._writers = {"": VideoWriter(self._path, self._fps, encoder=encoder)}
+        self._writers = {"": self._new_writer("", self._path)}
         self._used: set[str] = set()
         self._done = False
 
@@ -76,9 +81,8 @@ class OverlayVideo(BaseSink):
             raise OutputError(f"video {self._path} cannot be written", got="a closed sink")
         writer = self._writers.get(item.source)
         if writer is None:
-            writer = self._writers[item.source] = VideoWriter(
-                self._path_of(item.source), self._fps, encoder=self._encoder
-            )
+            writer = self._new_writer(item.source, self._path_of(item.source))
+            self._writers[item.source] = writer
         frame = item.frame
         size = (item.overlay.shape[0], item.overlay.shape[1])
         if writer.size not in (None, size) and frame.time_s is not None:
@@ -115,8 +119,12 @@ class OverlayVideo(BaseSink):
             size[0],
             free,
         )
-        writer = self._writers[source] = VideoWriter(free, self._fps, encoder=self._encoder)
+        writer = self._writers[source] = self._new_writer(source, free)
         return writer
+
+    def _new_writer(self, source: str, path: Path) -> VideoWriter:
+        fps = self._fps.get(source) if isinstance(self._fps, Mapping) else self._fps
+        return VideoWriter(path, fps or DEFAULT_FPS, encoder=self._encoder)
 
     def _path_of(self, source: str) -> Path:
         if not source:
@@ -125,12 +133,12 @@ class OverlayVideo(BaseSink):
 
 
 @renamed_parameters(place="path")
-def overlay_sink(path: str | os.PathLike[str], fps: float | None, *, times: TimeSource = "container") -> Sink:
+def overlay_sink(path: str | os.PathLike[str], fps: FrameRates, *, times: TimeSource = "container") -> Sink:
     """Create the overlay sink for a path: a video file, images, or ``null:``.
 
     Args:
         path: ``*.mp4`` or another video file, ``null:``, an image file, a pattern, or a folder.
-        fps: frame rate of a video; None for DEFAULT_FPS.
+        fps: frame rate of a video, or of each source; None for DEFAULT_FPS, see :class:`OverlayVideo`.
         times: source of the frame times of a video, see :class:`OverlayVideo`.
 
     Raises:

@@ -59,11 +59,11 @@ class PanopticMaps(ImageSink):
                 got="the name of an image",
                 fix=f"pass its folder, {folder.parent}",
             )
-        super().__init__(folder)
-        self._min_score = min_score
         self._json = folder / JSON_NAME
         if self._json.is_dir():
             raise OutputError(f"{self._json} cannot be written", expected="a file", got="a folder")
+        super().__init__(folder)
+        self._min_score = min_score
         # The file has two lists. They are collected in temporary files to keep memory constant.
         self._annotations = TextFile(folder / f".{JSON_NAME}.annotations")
         self._images = TextFile(folder / f".{JSON_NAME}.images")
@@ -100,6 +100,7 @@ class PanopticMaps(ImageSink):
 
     def abort(self) -> None:
         """See :meth:`Sink.abort`."""
+        super().abort()
         self._annotations.discard()
         self._images.discard()
 

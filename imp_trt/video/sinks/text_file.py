@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from imp_trt.data.files import make_folder, temporary_beside, unwritable
+from imp_trt.data.files import make_folder, unwritable
+from imp_trt.data.locks import only_temporary_beside
 from imp_trt.errors import OutputError
 
 REPLACES_AFTER_S = 2.0
@@ -33,7 +34,8 @@ class TextFile:
         done: committed or discarded.
 
     Raises:
-        OutputError: the path cannot be written. The methods raise it too, for example on a full disk.
+        OutputError: the path cannot be written, or another TextFile, in this process or another, is writing
+            it. The methods raise it too, for example on a full disk.
     """
 
     def __init__(self, path: Path, *, named: bool = False) -> None:
@@ -41,7 +43,7 @@ class TextFile:
         if path.is_dir():
             raise OutputError(f"{path} cannot be written", expected="a file", got="a folder")
         make_folder(path.parent)
-        self._temporary = temporary_beside(path)
+        self._temporary = only_temporary_beside(path)
         self._named = False
         self._name_early = named
         self._first_s: float | None = None

@@ -48,18 +48,26 @@ def pyav_decodes() -> bool:
     return _version(av.__version__) >= _MIN_PYAV
 
 
+class OnlyCover(OSError):
+    """The file has no video stream but a cover image, such as that of a piece of music."""
+
+
 class PyAvCapture:
     """A video file decoded with PyAV; the interface of :class:`Capture`.
 
     Frames are turned and mirrored as the display matrix says, converted with the stream's color matrix and
     range, HDR is mapped to SDR, and frames of another size are resized to that of the first, as FFmpeg does.
     What cannot be honored is logged as a warning: pixels that are not square, other rotations than by quarter
-    turns, interlacing, stereoscopic views, and HDR with PyAV 17.
+    turns, interlacing, stereoscopic views, further video streams, and HDR with PyAV 17.
 
     Args:
         path: a regular file.
 
+    Attributes:
+        has_cover: the file has a cover image, which OpenCV takes for a video of one frame.
+
     Raises:
+        OnlyCover: its only video stream is a cover image.
         OSError: FFmpeg does not read it, or it has no video stream.
     """
 
@@ -74,10 +82,7 @@ class PyAvCapture:
         except av.error.FFmpegError as error:
             raise OSError(str(error)) from error
         try:
-            stream = self._container.streams.best("video")
-            if stream is None:
-                raise OSError("no video stream")
-            self._stream: VideoStream = stream  # type: ignore[assignment]
+            self._select_stream()
             self._stream.thread_type = "AUTO"
             self._stream.codec_context.thread_count = min(usable_cpus(), 16)
         except BaseException:
@@ -88,6 +93,18 @@ class PyAvCapture:
         self._time_s: float | None = None
         self._size: tuple[int, int] | None = None
         self._warned: set[str] = set()
+
+    def _select_stream(self) -> None:
+        from av.stream import Disposition
+
+        streams = self._container.streams.video
+        videos = [s for s in streams if not s.disposition & Disposition.attached_pic]
+        if not videos:
+            raise OnlyCover("a cover image only") if streams else OSError("no video stream")
+        best = self._container.streams.best("video")
+        self._stream: VideoStream = next((s for s in videos if s is best), videos[0])
+        self._others = [s for s in videos if s is not self._stream]
+        self.has_cover = len(videos) < len(streams)
 
     def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
         """The next frame, [h, w, 3] uint8 BGR; (False, None) at the end."""
@@ -130,7 +147,7 @@ class PyAvCapture:
         seconds = 0.0
         if stream.duration is not None and stream.time_base is not None:
             seconds = float(stream.duration * stream.time_base)
-        elif self._container.duration is not None:
+        elif self._container.duration is not None and not self._others:  # it is that of the longest stream
             seconds = self._container.duration / 1e6
             if self._container.format.name.startswith(("matroska", "flv")):
                 seconds -= float(self._start * (stream.time_base or 0))  # it counts from 0
@@ -201,11 +218,18 @@ class PyAvCapture:
             self._warn(_NOT_SQUARE.format(ratio.numerator, ratio.denominator))
         if frame.interlaced_frame:
             self._warn("it is interlaced; both fields of a frame are processed as one image")
+        if self._others:
+            others = ", ".join(map(_description, self._others))
+            self._warn(f"of its video streams, {_description(self._stream)} is read, but not {others}")
 
     def _warn(self, text: str) -> None:
         if text not in self._warned:
             self._warned.add(text)
             _log.warning("%s: %s", self._name, text)
+
+
+def _description(stream: VideoStream) -> str:
+    return f"stream {stream.index} ({stream.width}x{stream.height})"
 
 
 def opencv_capture(path: Path) -> Capture:

@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 
@@ -21,13 +22,24 @@ from imp_trt.data.images import IMAGE_SUFFIXES, read_image
 from imp_trt.errors import SourceError
 from imp_trt.video.containers import declares_crop, lists_frames, missing_bytes, shown_share
 from imp_trt.video.sources.captures import Capture
-from imp_trt.video.sources.decoder import PyAvCapture, opencv_capture, pyav_decodes
+from imp_trt.video.sources.decoder import OnlyCover, PyAvCapture, opencv_capture, pyav_decodes
 from imp_trt.video.sources.frame import Frame
 from imp_trt.video.sources.source import ClosingSource, Source
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
 
+_OTHER_IMAGES = frozenset(
+    ".apng .arw .avif .cr2 .cr3 .dib .dng .exr .gif .hdr .heic .heif .j2k .jfif .jp2 .jpe .jxl .nef .orf "
+    ".pbm .pcx .pfm .pic .pnm .psd .raf .rw2 .svg .tga .xcf".split()
+)
+_OTHER_VIDEOS = frozenset(
+    ".264 .265 .3gp .asf .h264 .h265 .hevc .m2ts .mjpeg .mjpg .mts .mxf .ogv .vob .y4m".split()
+)
+_MAX_NAMES = 3
+_MAX_SEARCHED = 100  # folders below a sub-folder
+
 _log = logging.getLogger(__name__)
+_warned: set[str] = set()
 
 
 class ImageSource(ClosingSource):
@@ -220,7 +232,12 @@ def _captures(path: Path) -> Iterator[Capture]:
         )
     if pyav_decodes():
         try:
-            yield PyAvCapture(path.resolve())
+            capture = PyAvCapture(path.resolve())
+            yield capture
+            if capture.has_cover:
+                return
+        except OnlyCover:
+            return
         except OSError as error:
             _log.debug("PyAV does not open %s: %s", path, error)
     yield opencv_capture(path.resolve())
@@ -233,17 +250,55 @@ def natural_key(path: Path) -> list[tuple[int, int, str]]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Return the image files in a folder in natural order; SourceError if there are none."""
+    """Return the image files in a folder in natural order; SourceError if there are none.
+
+    Images of other formats, videos and sub-folders with images are not read: a warning names them, once.
+    """
     try:
-        names = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
+        shown = [p for p in folder.iterdir() if not p.name.startswith(".")]
+        names = [p for p in shown if p.is_file()]
+        unread = _unread(names, [p for p in shown if p.is_dir()])
     except OSError as error:
         raise SourceError(f"folder {folder}", expected="a readable folder", got=error.strerror) from error
     images = sorted((p for p in names if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_key)
     if not images:
         raise SourceError(
-            f"folder {folder}", expected="images in it", got=f"{len(names)} files, none of them an image"
+            f"folder {folder}",
+            expected="images in it",
+            got=unread or f"{len(names)} files, none of them an image",
+            fix="convert them, or pass a sub-folder or video" if unread else None,
         )
+    text = f"folder {folder}: not read: {unread}"
+    if unread and text not in _warned:
+        _warned.add(text)
+        _log.warning("%s", text)
     return images
+
+
+def _unread(files: Sequence[Path], folders: Sequence[Path]) -> str:
+    """What a folder has besides the images that are read: numbers and some names, or ""."""
+    suffixes = [(path, path.suffix.lower()) for path in files]
+    kinds = {
+        f"images of other formats than {' '.join(IMAGE_SUFFIXES)}": [
+            path for path, suffix in suffixes if suffix in _OTHER_IMAGES
+        ],
+        "videos": [path for path, suffix in suffixes if suffix in VIDEO_SUFFIXES or suffix in _OTHER_VIDEOS],
+        "sub-folders with images": [path for path in folders if _has_images(path)],
+    }
+    return ", ".join(f"{len(found)} {kind} ({_some(found)})" for kind, found in kinds.items() if found)
+
+
+def _has_images(folder: Path) -> bool:
+    return any(
+        name.lower().endswith(IMAGE_SUFFIXES)
+        for _, _, names in islice(os.walk(folder), _MAX_SEARCHED)
+        for name in names
+    )
+
+
+def _some(paths: Sequence[Path]) -> str:
+    names = [path.name for path in sorted(paths, key=natural_key)[:_MAX_NAMES]]
+    return ", ".join(names) + (", ..." if len(paths) > _MAX_NAMES else "")
 
 
 def images_matching(pattern: str) -> list[Path]:

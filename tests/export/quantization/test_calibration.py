@@ -38,6 +38,15 @@ def test_frames_are_fitted_as_in_use_and_spread_evenly(tmp_path):
     np.testing.assert_array_equal(loaded[1], LetterboxTransform.of((50, 70), contract).apply(images[2]))
 
 
+def test_what_a_folder_has_besides_its_images_is_named_once(tmp_path, caplog):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "b.avif").write_bytes(b"x")
+    frames = CalibrationFrames(tmp_path)
+    assert len(frames.paths()) == 1
+    (message,) = caplog.messages
+    assert "b.avif" in message
+
+
 def test_a_damaged_image_is_named(calibration_folder, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG cut short")
     with pytest.raises(SourceError, match=r"broken\.png"):

@@ -16,6 +16,7 @@ from imp_trt.errors import OutputError
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video import sinks
 from imp_trt.video.sinks import (
+    ClassMaps,
     DrawOptions,
     JsonLines,
     LegendHistory,
@@ -184,3 +185,27 @@ def test_opacity_is_that_of_the_style() -> None:
     assert DrawOptions().opacity == 0.25
     assert DrawOptions(style="classes").opacity == DrawOptions(style="panoptic").opacity == 0.5
     assert DrawOptions(alpha=0.0).opacity == 0.0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: OverlayVideo(folder / "o.mkv", 10),
+        lambda folder: JsonLines(folder / "r.jsonl"),
+        lambda folder: PanopticMaps(folder / "maps"),
+        lambda folder: ClassMaps(folder / "maps"),
+        lambda folder: OverlayImages(folder / "%06d.png"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["close", "abort"])
+def test_an_output_has_one_writer(
+    tmp_path: Path, item: MakeItem, make: Callable[[Path], Sink], ending: str
+) -> None:
+    for _ in range(2):  # a finished output may be replaced
+        sink = make(tmp_path)
+        for frame in range(2):
+            with pytest.raises(OutputError, match="nothing else is writing"):
+                make(tmp_path)
+            sink.write(item(frame))
+        getattr(sink, ending)()
+    assert not [path for path in tmp_path.rglob(".*")]

@@ -300,6 +300,35 @@ def test_hdr_is_mapped_to_sdr_or_told(
     assert mapped == changed or ("HDR" in caplog.text and changed)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_further_video_streams_are_named(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    front = av_clips.write(tmp_path / "front.mp4", frames=8)
+    rear = av_clips.write(tmp_path / "rear.mp4", frames=30, size=(48, 64))
+    path = av_clips.joined([front, rear], tmp_path / f"both{suffix}")
+    with caplog.at_level(logging.WARNING, "imp_trt"), open_source(path) as source:
+        frames = list(source)
+    assert len(frames) == (8 if frames[0].image.shape[:2] == (64, 96) else 30)
+    (message,) = caplog.messages  # not that it is damaged
+    assert "stream 0 (96x64)" in message
+    assert "stream 1 (64x48)" in message
+
+
+@pytest.mark.parametrize("videos", [0, 1])
+def test_a_cover_is_not_a_video(tmp_path: Path, videos: int, caplog: pytest.LogCaptureFixture) -> None:
+    cover = av_clips.write(tmp_path / "cover.mov", "png", "rgb24", frames=1, size=(300, 300))
+    video = av_clips.write(tmp_path / "video.mp4")
+    path = av_clips.joined([video, cover][1 - videos :], tmp_path / "x.mp4", cover=True)
+    with caplog.at_level(logging.WARNING, "imp_trt"):
+        if not videos:
+            with pytest.raises(SourceError, match="none: audio only"):
+                open_source(path)
+            return
+        assert [frame.image.shape[0] for frame in open_source(path)] == [64] * 8
+    assert not caplog.messages
+
+
 def test_a_file_that_names_other_files_is_not_followed(tmp_path: Path, reader: str) -> None:
     av_clips.write(tmp_path / "secret.mp4")
     for name, text in (

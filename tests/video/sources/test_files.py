@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -37,6 +38,35 @@ def test_a_folder_in_natural_order(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(encode_image(tiny.frame(), ".jpg"))
     (tmp_path / "sub.png").mkdir()
     assert [frame.name for frame in open_source(tmp_path)] == ["f1", "f2", "f10"]
+
+
+UNREAD = [
+    (
+        ["b.gif", "c.JP2", "d.avif", "e.jfif"],
+        "4 images of other formats than .png .jpg",
+        "(b.gif, c.JP2, d.avif, ...)",
+    ),
+    (["b.mp4", "c.3gp"], "2 videos", "(b.mp4, c.3gp)"),
+    (["sub/x.png", "deep/er/x.JPG", "empty/notes.txt"], "2 sub-folders with images", "(deep, sub)"),
+]
+
+
+@pytest.mark.parametrize(("names", "count", "some"), UNREAD)
+def test_what_a_folder_has_besides_the_images_that_are_read_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: list[str], count: str, some: str
+) -> None:
+    for name in (*names, "notes.txt", ".hidden.gif", "labels/a.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(SourceError, match=re.escape(count)):
+        open_source(tmp_path)
+    (tmp_path / "a.png").write_bytes(encode_image(tiny.frame(), ".png"))
+    with caplog.at_level(logging.WARNING, "imp_trt"):
+        for _ in range(2):
+            assert len(list(open_source(tmp_path))) == 1
+    (message,) = caplog.messages
+    assert count in message
+    assert some in message
 
 
 def test_a_pattern_and_equal_names(tmp_path: Path) -> None:
