@@ -6,16 +6,14 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt._deprecated import renamed_parameters
-from imp_trt.data.files import make_folder, unwritable, write_atomically
+from imp_trt.data.files import make_folder, write_atomically
 from imp_trt.data.images import IMAGE_SUFFIXES, encode_image
-from imp_trt.data.locks import only_temporary_beside
 from imp_trt.errors import OutputError
 from imp_trt.video.sinks.sink import BaseSink, SegmentedFrame
 
@@ -31,8 +29,7 @@ class ImageSink(BaseSink, ABC):
         suffix: format of the files in a folder.
 
     Raises:
-        OutputError: the path is not writable, a pattern without the suffix of an image, or another sink, in
-            this process or another, is writing to the same folder or pattern.
+        OutputError: the path is not writable, or a pattern without the suffix of an image.
     """
 
     @renamed_parameters(place="path")
@@ -57,14 +54,6 @@ class ImageSink(BaseSink, ABC):
             self._suffix = self._file.suffix.lower()
         make_folder(self._folder)
         self._written = 0
-        self._claim = ExitStack()
-        if not self._single:
-            # Empty: its lock keeps two runs from mixing their images.
-            images = self._folder / (self._pattern or f"*{self._suffix}")
-            try:
-                self._claim.enter_context(only_temporary_beside(images))
-            except OSError as error:
-                raise unwritable(images, error) from error
 
     def write(self, item: SegmentedFrame) -> bool:
         """See :meth:`Sink.write`."""
@@ -79,14 +68,6 @@ class ImageSink(BaseSink, ABC):
         write_atomically(path, encode_image(self._image(item), self._suffix), sync=False)
         self._written += 1
         return True
-
-    def close(self) -> None:
-        """See :meth:`Sink.close`."""
-        self._claim.close()
-
-    def abort(self) -> None:
-        """See :meth:`Sink.abort`."""
-        self._claim.close()
 
     def _name(self, item: SegmentedFrame) -> str:
         """File name of a frame, relative to the folder."""

@@ -100,7 +100,6 @@ class PanopticMaps(ImageSink):
 
     def abort(self) -> None:
         """See :meth:`Sink.abort`."""
-        super().abort()
         self._annotations.discard()
         self._images.discard()
 

@@ -16,7 +16,6 @@ from imp_trt.errors import OutputError
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video import sinks
 from imp_trt.video.sinks import (
-    ClassMaps,
     DrawOptions,
     JsonLines,
     LegendHistory,
@@ -193,8 +192,6 @@ def test_opacity_is_that_of_the_style() -> None:
         lambda folder: OverlayVideo(folder / "o.mkv", 10),
         lambda folder: JsonLines(folder / "r.jsonl"),
         lambda folder: PanopticMaps(folder / "maps"),
-        lambda folder: ClassMaps(folder / "maps"),
-        lambda folder: OverlayImages(folder / "%06d.png"),
     ],
 )
 @pytest.mark.parametrize("ending", ["close", "abort"])
