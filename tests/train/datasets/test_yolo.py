@@ -45,6 +45,7 @@ def test_lines_that_are_no_polygons(lines: str, told: str, tmp_path: Path) -> No
         open_dataset(str(_write(tmp_path, lines)), "train")
 
 
+NO_VALUES = ("!!int ''", "!!float ''", "!!float _", "!!bool maybe", "!!timestamp x", "2024-13-45")
 BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]\ntrain: images/train\n"
 
 
@@ -56,6 +57,7 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]\ntrain: images/train\n"
         ("!!python/object/apply:os.system ['true']\n", "ConstructorError"),
         (BOMB, "aliases"),
         ("[" * 1200, "YAML file"),
+        *((f"names: [car]\nx: {value}\n", "YAML file") for value in NO_VALUES),
         ("train: images/train\n", "names: a list"),
         ("names: {a: b}\ntrain: images/train\n", "names: a list"),
         ("names: {.inf: b}\ntrain: images/train\n", "names: a list"),
