@@ -13,6 +13,7 @@ An image without a text file has no objects. Every class is a thing; pixels of n
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -169,9 +170,9 @@ def _names_as_written(node: Any) -> dict[str, object]:
 
 
 def _need_once(keys: list[str]) -> None:
-    twice = sorted({key for key in keys if keys.count(key) > 1})
+    twice = sorted(key for key, count in Counter(keys).items() if count > 1)
     if twice:
-        raise ValueError(f"twice in the file: {', '.join(twice)}")
+        raise ValueError(f"twice in the file: {', '.join(twice[:3])}")
 
 
 def split_names(path: Path) -> list[str]:

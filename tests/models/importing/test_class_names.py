@@ -39,6 +39,8 @@ def test_a_name_may_contain_what_other_standards_take_for_a_line_break(tmp_path:
     [
         (b"c\0at\ndog\n", "control characters"),
         (b"cat\ncat\n", "each name once"),
+        (b"\n".join(b"%x" % i for i in range(256)), "at most 255 names.*256"),
+        (b"\n".join(b"%x" % i for i in range(180_000)), "at most 255 names"),
         (b"\n\n", "at least one name"),
         (b"caf\xe9\n", "a text file"),
         (b"cat\n" * (1 << 19), "a text file"),
