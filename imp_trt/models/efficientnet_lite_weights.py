@@ -96,8 +96,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def _is_weight(name: object, value: object) -> bool:
     """Whether a named tensor has values that can be copied: not sparse, not quantized, not on "meta"."""
-    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
-    return isinstance(name, str) and dense and value.device.type == "cpu"
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        return False
+    return value.layout == torch.strided and not value.is_quantized and value.device.type == "cpu"
 
 
 def renamed(backbone: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ MAX_BYTES = 4 << 30
 """Largest file; a ResNeXt-101 Mask R-CNN with the state of its optimizer has 1 GB."""
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "weights", "network")
+_MAX_AXES = 32
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 # torch.load hands a zip archive with such an entry to torch.jit.load. Names of entries are not compressed;
 # all bytes are searched, since readers of zip archives differ in which entries they see.
@@ -229,13 +230,18 @@ def _values(shape: object, dtype: object, data: object, order: Literal["C", "F"]
         data = data.encode("latin1")
     if not isinstance(data, bytes | bytearray):
         raise _UnsupportedArray(f"values as {type(data).__name__}")
-    if not isinstance(shape, tuple) or not all(type(length) is int and length >= 0 for length in shape):
+    if not isinstance(shape, tuple) or len(shape) > _MAX_AXES or not all(map(_is_length, shape)):
         raise pickle.UnpicklingError(f"an array of shape {shape!r:.80}")
     size = math.prod(shape) * dtype.dtype.itemsize
     if size != len(data):
         raise pickle.UnpicklingError(f"{len(data)} bytes for an array of {size}")
     stored = np.ndarray(shape, dtype.dtype, data, order=order)
-    return stored.astype(dtype.dtype.newbyteorder("="), order="C")  # a copy: tensors are writable
+    values: np.ndarray[Any, Any] = stored.astype(dtype.dtype.newbyteorder("="), order="C")
+    return values  # a copy: tensors are writable
+
+
+def _is_length(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_BYTES
 
 
 _NUMPY_CLASSES = {"ndarray": _Array, "dtype": _Dtype}
