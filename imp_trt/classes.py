@@ -12,6 +12,9 @@ from imp_trt.errors import InvalidInput
 IGNORE_INDEX = 255
 """Semantic label of pixels that the loss and the metrics ignore."""
 
+MAX_NAME = 1000
+"""Largest number of characters of a class name."""
+
 Rgb = tuple[int, int, int]
 
 
@@ -26,7 +29,8 @@ class ClassTable:
         palette: one RGB color per class, 0-255.
 
     Raises:
-        InvalidInput: sizes differ, an index is out of range, or a name occurs twice.
+        InvalidInput: sizes differ, an index is out of range, a name occurs twice or has more than 1000
+            characters, or a lone surrogate, which no file in UTF-8 can hold.
     """
 
     names: tuple[str, ...]
@@ -36,6 +40,10 @@ class ClassTable:
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= IGNORE_INDEX:
             raise InvalidInput("class names", expected="1 to 255 names", got=len(self.names))
+        unusable = next((name for name in self.names if not _is_storable(name)), None)
+        if unusable is not None:
+            expected = f"at most {MAX_NAME} characters, without lone surrogates"
+            raise InvalidInput("class name", expected=expected, got=repr(unusable)[:80])
         if len(set(self.names)) != len(self.names):
             raise InvalidInput("class names", expected="each name once", got=self.names)
         if len(self.palette) != len(self.names):
@@ -71,6 +79,10 @@ class ClassTable:
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidInput("class table", expected="names, things, palette", got=repr(error)) from error
+
+
+def _is_storable(name: str) -> bool:
+    return len(name) <= MAX_NAME and not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _name(value: object) -> str:

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING
 
+from imp_trt.data.files import read_regular
 from imp_trt.errors import CheckpointError
+from imp_trt.models.checkpoint import MAX_CHECKPOINT_BYTES
 from imp_trt.models.config import ModelConfig
 from imp_trt.train.config import CANVAS_KEYS
 from imp_trt.train.losses import trains_semantic
@@ -98,7 +100,7 @@ def _weights_digest(run: Run) -> dict[str, object]:
     if run.backbone_weights is None or run.initial == "scratch":
         return {}
     try:
-        content = run.backbone_weights.read_bytes()
+        content = read_regular(run.backbone_weights, MAX_CHECKPOINT_BYTES)
     except OSError as error:
         raise CheckpointError(
             f"backbone weights {run.backbone_weights}",

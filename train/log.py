@@ -12,10 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypedDict
 
-from imp_trt.data.files import make_folder, write_atomically
+from imp_trt.data.files import make_folder, read_regular, write_atomically
+from imp_trt.errors import OutputError
 
 LOG_EVERY = 20
 """Steps per log line, and before the estimate of the remaining time."""
+
+_MAX_BYTES = 1 << 30
 
 _LOGGER = logging.getLogger("imp_trt.train")
 
@@ -100,12 +103,21 @@ class TrainingLog:
         self._bar.close()
 
     def _drop_repeated_steps(self, path: Path) -> None:
-        if path.is_file():
-            lines = path.read_text().splitlines(keepends=True)
+        try:
+            lines = read_regular(path, _MAX_BYTES).splitlines(keepends=True)
             # A killed process may leave an incomplete last line.
-            complete = [line for line in lines if line.endswith("\n")]
+            complete = [line for line in lines if line.endswith(b"\n")]
             kept = [line for line in complete if json.loads(line)["step"] <= self.first]
-            write_atomically(path, "".join(kept).encode())
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+            raise OutputError(
+                f"training log {path}",
+                expected="no file, or the JSON lines of this run",
+                got=f"{type(error).__name__}: {error}"[:300],
+                fix="move the file away",
+            ) from error
+        write_atomically(path, b"".join(kept))
 
     def add(self, step: int, losses: dict[str, float], lr: float) -> None:
         """Add a step; every LOG_EVERY steps a line is written."""

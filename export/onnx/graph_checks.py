@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import onnx
@@ -102,10 +103,10 @@ def _details(where: str, node: NodeProto, constants: dict[str, TensorProto]) -> 
 
 def _names(model: ModelProto) -> Iterator[str]:
     """Duplicate names: TensorRT's parser has one table of functions and one of tensors for the whole file."""
-    functions = [f.name for f in model.functions]
+    functions = Counter(f.name for f in model.functions)
     schemas = {s.name for s in onnx.defs.get_all_schemas()}
-    for name in functions:
-        if functions.count(name) > 1:
+    for name, count in functions.items():
+        if count > 1:
             yield f"two functions {name}"
         if name in schemas:
             yield f"function {name} has the name of an ONNX operator"

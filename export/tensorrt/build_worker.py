@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from imp_trt.artifacts.engine_info import EngineBackendName
-from imp_trt.data.files import unwritable
+from imp_trt.data.files import read_regular, unwritable
 from imp_trt.errors import BuildError, DependencyMissing, ImpTrtError
 from imp_trt.export.tensorrt.build_job import MODULES, BuildJob
 from imp_trt.export.tensorrt.layer_types import check_engine, check_network, engine_types, network_types
@@ -158,7 +158,7 @@ def configure(trt: TensorRT, builder: Builder, job: BuildJob) -> IBuilderConfig:
         config.hardware_compatibility_level = level
     if job.timing_cache is not None:
         path = Path(job.timing_cache)
-        stored = path.read_bytes() if path.exists() else b""
+        stored = read_regular(path) if path.exists() else b""
         # A damaged cache or one of another version is not an error: it only saves time.
         cache = config.create_timing_cache(stored) or config.create_timing_cache(b"")
         if not config.set_timing_cache(cache, ignore_mismatch=False):

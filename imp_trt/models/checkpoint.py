@@ -182,7 +182,7 @@ def _read_safetensors(path: Path, file: BinaryIO) -> Checkpoint:
 
 def _read_pt(path: Path, file: BinaryIO) -> Checkpoint:
     data = file.read()
-    _check_archive(path, data)
+    check_archive(path, data)
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises various types for a damaged or unsafe file
@@ -205,8 +205,16 @@ def _read_pt(path: Path, file: BinaryIO) -> Checkpoint:
     return _checkpoint(path, data, config, content["metadata"], weights)
 
 
-def _check_archive(path: Path, data: bytes) -> None:
-    """Reject archives that are larger unpacked: PyTorch stores its tensors without compression."""
+def check_archive(path: Path, data: bytes) -> None:
+    """Reject archives that are larger unpacked: PyTorch stores its tensors without compression.
+
+    Args:
+        path: of the file, for messages.
+        data: its content; anything but a zip archive is accepted.
+
+    Raises:
+        CheckpointError: the archive is damaged, or far larger unpacked.
+    """
     if not zipfile.is_zipfile(io.BytesIO(data)):
         return
     try:

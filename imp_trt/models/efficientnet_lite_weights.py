@@ -7,7 +7,7 @@ state dict each. Only that file is read: no code of the package runs.
 
 from __future__ import annotations
 
-import pickle
+import io
 import re
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution
@@ -16,7 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from imp_trt.data.files import read_regular
 from imp_trt.errors import CheckpointError, DependencyMissing
+from imp_trt.models.checkpoint import MAX_CHECKPOINT_BYTES, check_archive
 from imp_trt.models.efficientnet_lite import GROUPS, block_repeats
 
 _LAYERS = {
@@ -66,25 +68,37 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """A state dict from a .pth file, read without executing code.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or contains other objects than tensors.
+        CheckpointError: the file is missing, damaged, not a regular one, larger than a checkpoint may be, or
+            contains other objects than tensors.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        data = read_regular(path, MAX_CHECKPOINT_BYTES)
+        check_archive(path, data)
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # torch raises various types for a damaged or unsafe file
         raise CheckpointError(
             f"pretrained weights {path}",
             expected="a PyTorch state dict",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300],
             fix="check the path, or download the file again",
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(_is_weight(*item) for item in state.items()):
         raise CheckpointError(
             f"pretrained weights {path}",
-            expected="a PyTorch state dict",
+            expected="a PyTorch state dict of dense tensors",
             got=type(state).__name__,
             fix="save the model's state_dict()",
         )
     return state
+
+
+def _is_weight(name: object, value: object) -> bool:
+    """Whether a named tensor has values that can be copied: not sparse, not quantized, not on "meta"."""
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        return False
+    return value.layout == torch.strided and not value.is_quantized and value.device.type == "cpu"
 
 
 def renamed(backbone: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

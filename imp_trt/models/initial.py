@@ -275,7 +275,8 @@ def _imagenet_url(backbone: str) -> str:
 def backbone_name(name: str) -> str:
     first, _, rest = name.partition(".")
     if first.startswith("layer"):
-        return f"stages.{int(first.removeprefix('layer')) - 1}.{rest}"
+        stage = first.removeprefix("layer")
+        return f"stages.{int(stage) - 1}.{rest}" if re.fullmatch("[0-9]", stage) else name
     return f"stem.{'0' if first == 'conv1' else '1'}.{rest}"
 
 

@@ -66,6 +66,8 @@ MALFORMED = [
     ("classes.names", [1, 2, 3, 4], "classes.names"),
     ("classes.names", ["a", "a", "b", "c"], "class names"),
     ("classes.names", [], "class names"),
+    ("classes.names", ["\ud800", "a", "b", "c"], "lone surrogates"),
+    ("classes.names", ["x" * 1001, "a", "b", "c"], "at most 1000 characters"),
     ("classes.things", [2, True], "classes.things"),
     ("classes.things", [2, 9], "things"),
     ("classes.things", [2.0], "classes.things"),

@@ -8,6 +8,8 @@ import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -96,6 +98,39 @@ def _state(path: Path) -> object:
     return read_state(path, "me")
 
 
+def _backbone(path: Path) -> object:
+    from imp_trt.models.efficientnet_lite_weights import read_state
+
+    return read_state(path)
+
+
+def _identity(path: Path) -> object:
+    from imp_trt.train.identity import _weights_digest
+    from imp_trt.train.run import Run
+
+    run = SimpleNamespace(checkpoint=None, backbone_weights=path, initial="imagenet")
+    return _weights_digest(cast(Run, run))
+
+
+def _labels(path: Path) -> object:
+    from imp_trt.train.datasets.reading import content_digest
+
+    return content_digest({}, [path], [])
+
+
+def _photos(path: Path) -> object:
+    from imp_trt.train.datasets.reading import content_digest
+
+    return content_digest({}, [], [path])
+
+
+def _log(path: Path) -> object:
+    from imp_trt.train.log import TrainingLog
+
+    with TrainingLog(path, 1, 0, {}, quiet=True) as log:
+        return log
+
+
 @pytest.mark.parametrize("make", KINDS)
 @pytest.mark.parametrize(
     ("name", "read", "error"),
@@ -106,6 +141,11 @@ def _state(path: Path) -> object:
         ("x.pt", _checkpoint, CheckpointError),
         ("x.json", _json, DatasetError),
         ("state.pt", _state, CheckpointError),
+        ("x.pth", _backbone, CheckpointError),
+        ("backbone.pth", _identity, CheckpointError),
+        ("labels.png", _labels, DatasetError),
+        ("photo.jpg", _photos, DatasetError),
+        ("stage_one.jsonl", _log, OutputError),
     ],
 )
 def test_every_reader(

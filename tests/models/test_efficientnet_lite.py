@@ -7,6 +7,7 @@ import csv
 import math
 import pickle
 import sys
+import zipfile
 from collections.abc import Iterator
 
 import pytest
@@ -199,7 +200,20 @@ class _Bomb:
         return (sys.exit, (3,))
 
 
-@pytest.mark.parametrize("content", ["code", "damaged", "list", "none"])
+NO_STATE = {
+    "memo": b"\x80\x02h\x05.",
+    "stack": b"\x80\x02.",
+    "reduce": b"\x80\x02ccollections\nOrderedDict\nK\x05\x85R.",
+    "mark": b"\x80\x02t.",
+}
+NO_WEIGHTS = {
+    "number": {1: torch.zeros(1)},
+    "sparse": {"w": torch.zeros(2, 2).to_sparse()},
+    "meta": {"w": torch.zeros(2, device="meta")},
+}
+
+
+@pytest.mark.parametrize("content", ["code", "damaged", "list", "none", *NO_STATE, *NO_WEIGHTS])
 def test_a_file_that_is_no_state_dict_is_refused_and_not_executed(tmp_path, content):
     path = tmp_path / "weights.pth"
     if content == "code":
@@ -208,8 +222,19 @@ def test_a_file_that_is_no_state_dict_is_refused_and_not_executed(tmp_path, cont
         path.write_bytes(b"PK\x03\x04 half a download")
     elif content == "list":
         torch.save([torch.zeros(1)], path)
+    elif content in NO_STATE:
+        path.write_bytes(NO_STATE[content])
+    elif content in NO_WEIGHTS:
+        torch.save(NO_WEIGHTS[content], path)
     with pytest.raises(CheckpointError, match=r"weights\.pth"):
         read_state(path)
+
+
+def test_weights_that_unpack_to_far_more_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "weights.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(1 << 24))
+    with pytest.raises(CheckpointError, match="unpacked"):
+        read_state(tmp_path / "weights.pth")
 
 
 def test_a_file_needs_an_initialization_that_reads_it(tmp_path):

@@ -103,6 +103,11 @@ def test_imagenet_weights_come_from_the_cache(cache):
         assert layer.bias is None or not layer.bias.any()
 
 
+def test_a_layer_without_a_number_is_unknown():
+    with pytest.raises(CheckpointError, match=r"unknown.*layerx\.weight"):
+        copy_backbone(ImpNetwork(small_config(backbone="resnet18")), {"layerx.weight": torch.zeros(1)})
+
+
 def test_a_head_without_normalization_keeps_its_signal(cache):
     # N(0, 0.01) in four layers of 3x3 that nothing normalizes leaves hardly any of it.
     torch.save(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from imp_trt.data.dataset import CachedDataset
+from imp_trt.errors import OutputError
 from imp_trt.models.checkpoint import load_model
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
@@ -189,6 +190,16 @@ def test_a_log_with_half_a_line_is_continued(tmp_path):
     (tmp_path / "stage_one.jsonl").write_text('{"step": 900, "lr": 1}\n{"ste')
     trained(tmp_path, replace(RECIPE, stage_one=Stage(1, 1e-3)))
     assert [line["step"] for line in lines_of(tmp_path / "stage_one.jsonl")] == [1]
+
+
+@pytest.mark.parametrize("text", ["[]\n", "{}\n", "1\n", "x\n"])
+def test_another_file_in_place_of_the_log_is_refused(tmp_path, text):
+    (tmp_path / "stage_one.jsonl").write_text(text)
+    with (
+        pytest.raises(OutputError, match="move the file away"),
+        log.TrainingLog(tmp_path / "stage_one.jsonl", 1, 0, {}, quiet=True),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])

@@ -160,4 +160,6 @@ def write_description(path: Path, root: Path, layout: str, classes: ClassTable) 
         data["palette"] = [list(color) for color in classes.palette]
     if resolved(path).parent != resolved(root):
         data["root"] = str(resolved(root))
-    return write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    # A folder whose name is not UTF-8 has lone surrogates; JSON has the same escape sequences as Python.
+    return write_atomically(path, text.encode("utf-8", "backslashreplace"))

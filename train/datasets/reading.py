@@ -15,8 +15,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.data.files import read_regular
-from imp_trt.data.images import checked_header, decode_pixels, load_image, read_image_bytes, warn_once
+from imp_trt.data.files import open_regular, read_regular
+from imp_trt.data.images import (
+    MAX_BYTES,
+    checked_header,
+    decode_pixels,
+    load_image,
+    read_image_bytes,
+    warn_once,
+)
 from imp_trt.data.unique_keys import unique_keys
 from imp_trt.errors import DatasetError, SourceError
 
@@ -190,15 +197,15 @@ def content_digest(settings: object, labels: Iterable[Path], photos: Iterable[Pa
         labels, photos: files in the order of the samples.
 
     Raises:
-        DatasetError: a file cannot be read.
+        DatasetError: a file cannot be read, or is not a regular one.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     path = Path()
     try:
         for path in labels:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            digest.update(hashlib.sha256(read_regular(path, MAX_JSON_BYTES)).digest())
         for path in photos:
-            with path.open("rb") as file:
+            with open_regular(path, MAX_BYTES) as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - _PIECE))
                 tail = file.read(_PIECE)

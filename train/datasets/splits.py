@@ -39,7 +39,9 @@ def divided(names: Sequence[str], split: str) -> list[int]:
     Assigned by a hash of the file name, so that an image stays where it is when others are added; with two
     images or more, neither split is empty.
     """
-    keys = [hashlib.sha256(f"imp-trt split 1:{name}".encode()).digest() for name in names]
+    keys = [
+        hashlib.sha256(f"imp-trt split 1:{name}".encode("utf-8", "surrogatepass")).digest() for name in names
+    ]
     val = {index for index, key in enumerate(keys) if int.from_bytes(key[:8], "big") % VAL_SHARE == 0}
     if len(names) > 1 and len(val) in (0, len(names)):
         val = {min(range(len(names)), key=keys.__getitem__)}

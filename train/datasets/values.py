@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from imp_trt.classes import MAX_NAME
 from imp_trt.train.datasets.unused import named
 
 _log = logging.getLogger(__name__)
@@ -41,11 +42,12 @@ def class_names(names: Sequence[object], where: str) -> tuple[str, ...]:
         where: name of the file in messages.
 
     Raises:
-        ValueError: a name is neither text nor an integer, is empty, or has control characters.
+        ValueError: a name is neither text nor an integer, is empty, has more than 1000 characters, or has
+            control characters or lone surrogates.
     """
     for name in names:
         text = str(name) if type(name) is int else name
-        if not isinstance(text, str) or not text.strip() or any(map(_is_control, text)):
+        if not isinstance(text, str) or not text.strip() or not _is_line(text):
             raise ValueError(f"class names must be text in one line, not {name!r:.80}")
     texts = tuple(map(str, names))
     padded = [repr(name) for name in texts if name != name.strip()]
@@ -71,8 +73,8 @@ def _look(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", seen).strip()
 
 
-def _is_control(character: str) -> bool:
-    return unicodedata.category(character) == "Cc"
+def _is_line(text: str) -> bool:
+    return len(text) <= MAX_NAME and not any(unicodedata.category(c) in ("Cc", "Cs") for c in text)
 
 
 def path_below(folder: Path, name: str) -> str:

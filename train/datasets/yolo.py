@@ -13,6 +13,7 @@ An image without a text file has no objects. Every class is a thing; pixels of n
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def read_description(path: Path) -> dict[str, object]:
         data = yaml.safe_load(text)
         if isinstance(data, dict):
             data |= _names_as_written(yaml.compose(text, yaml.SafeLoader))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except Exception as error:  # PyYAML raises many types for values that are none of their tag: !!int ''
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
         raise DatasetError(str(path), expected=expected, got=reason, fix="export it again") from error
     if not isinstance(data, dict):
@@ -169,9 +170,9 @@ def _names_as_written(node: Any) -> dict[str, object]:
 
 
 def _need_once(keys: list[str]) -> None:
-    twice = sorted({key for key in keys if keys.count(key) > 1})
+    twice = sorted(key for key, count in Counter(keys).items() if count > 1)
     if twice:
-        raise ValueError(f"twice in the file: {', '.join(twice)}")
+        raise ValueError(f"twice in the file: {', '.join(twice[:3])}")
 
 
 def split_names(path: Path) -> list[str]:

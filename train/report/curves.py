@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
 
+from imp_trt.data.files import read_regular
+
 _log = logging.getLogger("imp_trt.train")
 
 MAX_LOG_BYTES = 64 << 20
@@ -59,10 +61,11 @@ def _total(line: dict[str, object]) -> object:
 def _series(path: Path, value_of: Callable[[dict[str, object]], object]) -> dict[float, float | None]:
     """Value by step; empty without a log, or if it is not one."""
     try:
-        if not path.is_file() or path.stat().st_size > MAX_LOG_BYTES:
-            return {}
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        text = read_regular(path, MAX_LOG_BYTES).decode("utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
         return {float(line["step"]): _number(value_of(line)) for line in lines}
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         _log.warning("no curves from %s: %s", path, error)
         return {}

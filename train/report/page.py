@@ -72,7 +72,8 @@ def write_report(
         terms=terms,
         machine=machine,
     )
-    return write_atomically(path, text.encode())
+    # Names of files that are not UTF-8 have lone surrogates.
+    return write_atomically(path, text.encode("utf-8", "replace"))
 
 
 def require_packages() -> None:

@@ -7,10 +7,12 @@ import json
 import logging
 import re
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
+from imp_trt.classes import IGNORE_INDEX, MAX_NAME
 from imp_trt.data.files import read_regular
 from imp_trt.errors import InvalidInput
 
@@ -45,8 +47,9 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
     """Class names of a text file with one name a line, or of a JSON file with a list of names.
 
     Raises:
-        InvalidInput: the file cannot be read, is not a regular file, is empty, names a class twice, or has a
-            control character in a name.
+        InvalidInput: the file cannot be read, is not a regular file, is empty, has more than 255 names, names
+            a class twice, or has a name of more than 1000 characters or with a control
+            character.
     """
     path = Path(path)
     try:
@@ -62,15 +65,19 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
     names = tuple(name.strip() for name in data if name.strip())
     if not names:
         raise InvalidInput(f"class names {path}", expected="at least one name", got="none")
+    if len(names) > IGNORE_INDEX:
+        raise InvalidInput(f"class names {path}", expected=f"at most {IGNORE_INDEX} names", got=len(names))
     empty = sum(not name.strip() for name in data[: data.index(next(n for n in reversed(data) if n.strip()))])
     if empty:
         _log.warning("class names %s: %d empty ones before the last are left out", path, empty)
-    strange = [name for name in names if any(unicodedata.category(c) == "Cc" for c in name)]
+    strange = [name for name in names if any(unicodedata.category(c) in ("Cc", "Cs") for c in name)]
     if strange:
-        raise InvalidInput(
-            f"class names {path}", expected="names without control characters", got=repr(strange[0])
-        )
-    twice = sorted({name for name in names if names.count(name) > 1})
+        expected = "names without control characters and lone surrogates"
+        raise InvalidInput(f"class names {path}", expected=expected, got=repr(strange[0])[:80])
+    longest = max(map(len, names))
+    if longest > MAX_NAME:
+        raise InvalidInput(f"class names {path}", expected=f"at most {MAX_NAME} characters", got=longest)
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InvalidInput(f"class names {path}", expected="each name once", got=", ".join(twice[:3]))
     return names

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tensors of .pth, .pt, .pkl and .safetensors files. Nothing in a file is executed.
 
-Pickles name classes and functions to call. Here only those that build tensors, arrays and containers can be
-called; every other name becomes an inert object, so that a training configuration stored next to the weights
-does not keep a file from being read.
+Pickles name classes and functions to call. Here only those that build tensors and containers can be called;
+every other name becomes an inert object, so that a training configuration stored next to the weights does not
+keep a file from being read. NumPy's own classes are not called either: an array of objects over bytes of the
+file takes them for addresses.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -17,7 +20,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -33,6 +36,7 @@ MAX_BYTES = 4 << 30
 """Largest file; a ResNeXt-101 Mask R-CNN with the state of its optimizer has 1 GB."""
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "weights", "network")
+_MAX_AXES = 32
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 # torch.load hands a zip archive with such an entry to torch.jit.load. Names of entries are not compressed;
 # all bytes are searched, since readers of zip archives differ in which entries they see.
@@ -64,7 +68,8 @@ def read_foreign(path: str | Path) -> ForeignCheckpoint:
     (``module.``) are removed.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of another type, or has no named tensors.
+        CheckpointError: the file is missing, damaged, of another type, has no named tensors, or has arrays of
+            objects or records.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -93,8 +98,16 @@ def read_foreign(path: str | Path) -> ForeignCheckpoint:
             content = _load_torch(path, data)
         else:
             content = _Unpickler(io.BytesIO(data), encoding="latin1").load()
+        tensors = _strip_prefix(_tensors(path, content))
     except CheckpointError:
         raise
+    except _UnsupportedArray as error:
+        raise CheckpointError(
+            f"checkpoint {path}",
+            expected="arrays of numbers or text",
+            got=error,
+            fix="save the model's tensors alone, as arrays of numbers",
+        ) from error
     except (Exception, RecursionError) as error:  # a damaged file raises errors of many types
         text = str(error).splitlines()[0][:200] if str(error) else ""
         raise CheckpointError(
@@ -103,7 +116,6 @@ def read_foreign(path: str | Path) -> ForeignCheckpoint:
             got=f"{type(error).__name__}: {text}",
             fix=_COPY_AGAIN,
         ) from error
-    tensors = _strip_prefix(_tensors(path, content))
     meta = content.get("meta") if isinstance(content, Mapping) else None
     meta = meta if isinstance(meta, Mapping) else {}
     return ForeignCheckpoint(path, tensors, _classes(meta), _settings(meta))
@@ -159,7 +171,85 @@ _NUMPY_MODULES = tuple(
     f"numpy.{core}.{part}" for core in ("core", "_core") for part in ("multiarray", "numeric")
 )
 _TORCH_NAMES = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
-_NUMPY_NAMES = ("_reconstruct", "scalar", "_frombuffer")
+
+
+class _UnsupportedArray(pickle.UnpicklingError):
+    """An array, or its dtype, that is not made from a file."""
+
+
+class _Dtype:
+    """Stands for numpy.dtype in a pickle: numbers and text of a fixed length."""
+
+    def __init__(self, code: str, align: object = False, copy: object = True) -> None:
+        if not isinstance(code, str) or not re.fullmatch("[fiubcSU][0-9]{1,9}", code):
+            raise _UnsupportedArray(f"dtype {code!r:.80}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Version, byte order, subarray, names, fields, and sizes that follow from the code."""
+        _, order, *parts = state[:5]
+        if order not in ("<", ">", "|", "=") or parts != [None, None, None]:
+            raise _UnsupportedArray(f"dtype with {state!r:.80}")
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array:
+    """Stands for numpy.ndarray in a pickle.
+
+    Attributes:
+        values: the array, in C order and native byte order; None before it is complete.
+    """
+
+    values: np.ndarray[Any, Any] | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, data = state
+        self.values = _values(shape, dtype, data, "F" if fortran else "C")
+
+
+def _reconstruct(kind: object, shape: object, code: object) -> _Array:
+    if kind is not _Array or shape != (0,) or code not in (b"b", "b"):
+        raise _UnsupportedArray("a subclass of numpy.ndarray")
+    return _Array()
+
+
+def _frombuffer(data: object, dtype: object, shape: object, order: object) -> _Array:
+    array = _Array()
+    array.values = _values(shape, dtype, data, "F" if order == "F" else "C")
+    return array
+
+
+def _scalar(dtype: object, data: object) -> object:
+    return _values((), dtype, data, "C").item()
+
+
+def _values(shape: object, dtype: object, data: object, order: Literal["C", "F"]) -> np.ndarray[Any, Any]:
+    if not isinstance(dtype, _Dtype):
+        raise _UnsupportedArray("a dtype that is none of NumPy's numbers and text")
+    if isinstance(data, str):  # the bytes of Python 2
+        data = data.encode("latin1")
+    if not isinstance(data, bytes | bytearray):
+        raise _UnsupportedArray(f"values as {type(data).__name__}")
+    if not isinstance(shape, tuple) or len(shape) > _MAX_AXES or not all(map(_is_length, shape)):
+        raise pickle.UnpicklingError(f"an array of shape {shape!r:.80}")
+    size = math.prod(shape) * dtype.dtype.itemsize
+    if size != len(data):
+        raise pickle.UnpicklingError(f"{len(data)} bytes for an array of {size}")
+    stored = np.ndarray(shape, dtype.dtype, data, order=order)
+    values: np.ndarray[Any, Any] = stored.astype(dtype.dtype.newbyteorder("="), order="C")
+    return values  # a copy: tensors are writable
+
+
+def _is_length(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_BYTES
+
+
+_NUMPY_CLASSES = {"ndarray": _Array, "dtype": _Dtype}
+_NUMPY_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "_reconstruct": _reconstruct,
+    "_frombuffer": _frombuffer,
+    "scalar": _scalar,
+}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -168,6 +258,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module in ("builtins", "__builtin__") and name in _CONTAINERS:
             return _CONTAINERS[name]
+        if module in ("builtins", "__builtin__") and name == "bytes":
+            return _guarded(_no_bytes)
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("_codecs", "encode"):  # bytes in pickles of protocol 2
@@ -176,10 +268,10 @@ class _Unpickler(pickle.Unpickler):
             return _guarded(getattr(import_module("torch._utils"), name))
         if module == "torch" and (name == "Size" or isinstance(getattr(torch, name, None), torch.dtype)):
             return getattr(torch, name)
-        if module in _NUMPY_MODULES and name in _NUMPY_NAMES:
-            return _guarded(super().find_class(module, name))
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
+        if module in _NUMPY_MODULES and name in _NUMPY_FUNCTIONS:
+            return _guarded(_NUMPY_FUNCTIONS[name])
+        if module == "numpy" and name in _NUMPY_CLASSES:
+            return _NUMPY_CLASSES[name]
         return type("_Inert", (_Inert,), {})
 
 
@@ -192,6 +284,11 @@ def _encode(text: str, encoding: str) -> bytes:
     if encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
         raise pickle.UnpicklingError(f"encoding {encoding!r}")
     return text.encode(encoding)
+
+
+def _no_bytes(*arguments: object) -> object:
+    """The data of an array without elements in pickles of protocol 2; bytes(n) could be of any size."""
+    return _Inert() if arguments else b""
 
 
 def _load(file: BinaryIO, **options: Any) -> object:
@@ -207,7 +304,8 @@ def _tensors(path: Path, content: object) -> dict[str, Tensor]:
     for _ in range(3):
         if not isinstance(content, Mapping):
             break
-        found = {str(name): _tensor(value) for name, value in content.items() if _is_array(value)}
+        values = ((name, _tensor(value)) for name, value in content.items())
+        found = {str(name): value for name, value in values if value is not None}
         if found:
             return found
         content = next((content[name] for name in _WRAPPERS if name in content), None)
@@ -219,12 +317,13 @@ def _tensors(path: Path, content: object) -> dict[str, Tensor]:
     )
 
 
-def _is_array(value: object) -> bool:
-    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiub")
-
-
-def _tensor(value: Tensor | np.ndarray[Any, Any]) -> Tensor:
-    return value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
+def _tensor(value: object) -> Tensor | None:
+    """A tensor or an array of numbers as a tensor; None for anything else."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, _Array) and value.values is not None and value.values.dtype.kind in "fiub":
+        return torch.from_numpy(value.values)
+    return None
 
 
 def _strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

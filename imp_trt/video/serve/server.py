@@ -303,8 +303,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         frame = shown.item.frame
         age = "" if frame.captured_s is None else f"{(state.clock() - frame.captured_s) * 1e3:.1f}"
-        about = {"Sequence": shown.sequence, "Index": frame.index, "Name": quote(frame.name), "Age": age}
-        headers = {f"Frame-{name}": str(value) for name, value in about.items()}
+        name = quote(frame.name, errors="replace")  # of a file whose name may not be UTF-8
+        about = {"Sequence": shown.sequence, "Index": frame.index, "Name": name, "Age": age}
+        headers = {f"Frame-{key}": str(value) for key, value in about.items()}
         self._send(HTTPStatus.OK, "image/jpeg", jpeg, headers)
 
     def _send_stream(self, request: FrameRequest) -> None:

@@ -39,6 +39,9 @@ def test_a_name_may_contain_what_other_standards_take_for_a_line_break(tmp_path:
     [
         (b"c\0at\ndog\n", "control characters"),
         (b"cat\ncat\n", "each name once"),
+        (b"cat\n" + b"x" * 1001, "at most 1000 characters"),
+        (b"\n".join(b"%x" % i for i in range(256)), "at most 255 names.*256"),
+        (b"\n".join(b"%x" % i for i in range(180_000)), "at most 255 names"),
         (b"\n\n", "at least one name"),
         (b"caf\xe9\n", "a text file"),
         (b"cat\n" * (1 << 19), "a text file"),
@@ -48,6 +51,12 @@ def test_files_of_other_content_are_refused(content: bytes, told: str, tmp_path:
     (tmp_path / "names.txt").write_bytes(content)
     with pytest.raises(InvalidInput, match=told):
         read_class_names(tmp_path / "names.txt")
+
+
+def test_names_in_json_with_a_lone_surrogate(tmp_path: Path) -> None:
+    (tmp_path / "names.json").write_text(r'["cat", "\ud800x"]')
+    with pytest.raises(InvalidInput, match="lone surrogates"):
+        read_class_names(tmp_path / "names.json")
 
 
 @pytest.mark.parametrize("kind", ["pipe", "endless", "loop", "folder"])

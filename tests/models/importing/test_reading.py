@@ -191,6 +191,129 @@ def test_a_pickle_changes_nothing_that_outlives_it(tmp_path: Path) -> None:
     assert torch._utils._rebuild_tensor_v2.__defaults__ is not None
 
 
+def array_pickle(dtype: str, state: bytes = b"", data: bytes = b"A" * 8) -> bytes:
+    """A pickle of numpy.ndarray((1,), dtype, data): a call of the class, not what NumPy writes."""
+    text = b"X" + len(dtype).to_bytes(4, "little") + dtype.encode()
+    values = b"C" + bytes([len(data)]) + data
+    return b"cnumpy\nndarray\n(K\x01\x85" + text + values + b"tR" + state
+
+
+def dtype_pickle(code: str, state: object = None) -> bytes:
+    """A pickle of numpy.dtype(code, False, True) with a state, without its frame."""
+    built = b"" if state is None else pickle.dumps(state, protocol=2)[2:-1] + b"b"
+    return b"cnumpy\ndtype\n(X" + len(code).to_bytes(4, "little") + code.encode() + b"\x89\x88tR" + built
+
+
+def raw_array(call: str, dtype: bytes, data: bytes = b"C\x08" + b"A" * 8, module: str = "_core") -> bytes:
+    """A pickle of one element over bytes of the file, by one of the ways that NumPy uses."""
+    if call == "scalar":
+        return f"cnumpy.{module}.multiarray\nscalar\n(".encode() + dtype + data + b"tR"
+    if call == "_frombuffer":
+        start = f"cnumpy.{module}.numeric\n_frombuffer\n(".encode()
+        return start + data + dtype + b"K\x01\x85X\x01\x00\x00\x00CtR"
+    start = f"cnumpy.{module}.multiarray\n_reconstruct\n(cnumpy\nndarray\n".encode()
+    return start + b"K\x00\x85C\x01btR" + b"(K\x01K\x01\x85" + dtype + b"\x89" + data + b"tb"
+
+
+def write_stream(value: bytes, path: Path) -> None:
+    """{"w": list(value)} as a pickle, or as the pickle of a zip archive of PyTorch."""
+    stream = b"\x80\x02}X\x01\x00\x00\x00wcbuiltins\nlist\n" + value + b"\x85Rs."
+    if path.suffix == ".pkl":
+        path.write_bytes(stream)
+        return
+    buffer = io.BytesIO()
+    torch.save({"w": torch.zeros(2)}, buffer)
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(path, "w") as archive:
+        for item in source.infolist():
+            pickled = item.filename.endswith("data.pkl")
+            archive.writestr(item.filename, stream if pickled else source.read(item))
+
+
+RECORD = (3, "<", None, ("a",), {"a": (None, 0)}, 8, 1, 16)
+SUBARRAY = (3, "<", ("O", (1,)), None, None, 8, 1, 16)
+BAD_DTYPES = {
+    "objects": dtype_pickle("O8"),
+    "objects without size": dtype_pickle("O"),
+    "a record": dtype_pickle("V8", RECORD),
+    "a record over a number": dtype_pickle("f8", RECORD),
+    "a subarray": dtype_pickle("f8", SUBARRAY),
+    "two fields": dtype_pickle("f4,O"),
+    "times": dtype_pickle("M8"),
+    "an order that is none": dtype_pickle("f8", (3, "O", None, None, None, -1, -1, 0)),
+    "text": b"X\x01\x00\x00\x00O",
+    "another class": b"cnumpy\nobject_\n",
+}
+
+
+@pytest.mark.parametrize("name", ["a.pkl", "a.pth"])
+@pytest.mark.parametrize("call", ["_reconstruct", "_frombuffer", "scalar"])
+@pytest.mark.parametrize("dtype", BAD_DTYPES)
+def test_arrays_of_objects_and_records(dtype: str, call: str, name: str, tmp_path: Path) -> None:
+    """An array of objects takes bytes of the file for addresses: reading an element crashes."""
+    module = "core" if name == "a.pkl" else "_core"
+    write_stream(raw_array(call, BAD_DTYPES[dtype], module=module), tmp_path / name)
+    with pytest.raises(CheckpointError, match="arrays of numbers"):
+        read_foreign(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.pkl", "a.pth"])
+@pytest.mark.parametrize("dtype", ["O", "f8"])
+def test_numpy_is_not_called(dtype: str, name: str, tmp_path: Path) -> None:
+    write_stream(array_pickle(dtype), tmp_path / name)
+    with pytest.raises(CheckpointError, match="TypeError"):
+        read_foreign(tmp_path / name)
+
+
+@pytest.mark.parametrize("call", ["_reconstruct", "_frombuffer", "scalar"])
+@pytest.mark.parametrize("size", [0, 4, 7, 16])
+def test_arrays_of_another_size_than_their_data(size: int, call: str, tmp_path: Path) -> None:
+    data = b"C" + bytes([size]) + bytes(size)
+    write_stream(raw_array(call, dtype_pickle("f8"), data), tmp_path / "a.pkl")
+    with pytest.raises(CheckpointError, match=f"{size} bytes for an array of 8"):
+        read_foreign(tmp_path / "a.pkl")
+
+
+@pytest.mark.parametrize("shape", [(-1,), (2, -4), (1 << 62, 1 << 62), (8,) + (1,) * 40, (8.0,), 8])
+def test_arrays_of_an_impossible_shape(shape: object) -> None:
+    dtype = reading._Dtype("u1")
+    with pytest.raises(pickle.UnpicklingError):
+        reading._Array().__setstate__((1, shape, dtype, False, bytes(8)))
+
+
+def test_subclasses_of_arrays(tmp_path: Path) -> None:
+    write_pickle({"w": np.ones(2).view(np.recarray)}, tmp_path / "a.pkl")
+    with pytest.raises(CheckpointError, match="subclass"):
+        read_foreign(tmp_path / "a.pkl")
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "i4", "i8", "u1", "?", ">f4", ">i8"])
+def test_arrays_are_those_of_numpy(dtype: str, protocol: int, tmp_path: Path) -> None:
+    values = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    arrays = {"c": values, "f": np.asfortranarray(values), "part": values[:, ::2], "zero": values[:0]}
+    arrays |= {"one": np.array(values[1, 1, 1])}
+    content = {"model": arrays, "other": [np.float32(1.5), np.str_("x"), np.array(["a"]), np.array(1j)]}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, protocol))
+    found = read_foreign(tmp_path / "a.pkl").tensors
+    for name, array in arrays.items():
+        assert np.array_equal(found[name].numpy(), array)
+        assert found[name].shape == array.shape
+        assert found[name].numpy().dtype == array.dtype.newbyteorder("=")
+
+
+def test_names_as_scalars_of_numpy(tmp_path: Path) -> None:
+    write_pickle({np.str_("layer"): np.ones(2, np.float32)}, tmp_path / "a.pkl")
+    assert list(read_foreign(tmp_path / "a.pkl").tensors) == ["layer"]
+
+
+def test_containers_with_attributes_of_another_meaning(tmp_path: Path) -> None:
+    """BUILD sets attributes of a dictionary, which hide its methods."""
+    stream = b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x01sb."
+    (tmp_path / "a.pkl").write_bytes(stream)
+    with pytest.raises(CheckpointError):
+        read_foreign(tmp_path / "a.pkl")
+
+
 def test_an_archive_that_unpacks_to_far_more(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from imp_trt.errors import DatasetError
 from imp_trt.train.datasets import open_dataset
 from imp_trt.train.datasets.description import chosen_things, write_description
 from imp_trt.train.datasets.layouts import recognize
+from imp_trt.train.datasets.splits import divided
 from imp_trt.train.datasets.view import FileDataset
 from tests.support.label_layouts import LAYOUTS, NAMES, Scene, Written, coco_json, scene
 
@@ -96,6 +98,15 @@ def test_things_change_what_a_data_set_is(tmp_path: Path) -> None:
     again = _opened(written)[0]
     assert again.content_digest() != before
     assert again.name == f"{tmp_path.name}/train"
+
+
+def test_a_folder_whose_name_is_not_utf_8(tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"\xff")
+    root.mkdir()
+    table = ClassTable(("road", "car"), (1,), ((0, 0, 0), (1, 1, 1)))
+    file = write_description(tmp_path / "dataset.json", root, "coco", table)
+    assert json.loads(file.read_text(encoding="utf-8"))["root"] == str(root.resolve())
+    assert sorted(divided([root.name, "b.png"], "train") + divided([root.name, "b.png"], "val")) == [0, 1]
 
 
 def test_stuff_becomes_things_as_connected_components(tmp_path: Path) -> None:

@@ -168,6 +168,8 @@ COCO_REFUSED: dict[str, tuple[Change, str]] = {
     "width 128.9": (lambda d: d["images"][0].update(width=128.9), "width must be an integer"),
     "no name": (_names("cat", None), "class names must be text"),
     "empty name": (_names("cat", "  "), "class names must be text"),
+    "name with a lone surrogate": (_names("cat", "\ud800x"), "class names must be text"),
+    "name without end": (_names("cat", "x" * 1001), "class names must be text"),
     "name of two lines": (_names("cat", "a\nb"), "class names must be text"),
 }
 
@@ -315,6 +317,8 @@ def test_names_of_yaml_are_as_they_are_written(names: str, wanted: tuple[str, st
         ("names: {0.5: cat, 1: dog}", "must be an integer, not '0.5'"),
         ("names: {0: cat, '0': dog}", "twice in the file: names 0"),
         ("names: [cat, [dog]]", "class names must be text"),
+        ('names: [cat, "\\ud800"]', "YAML file|class names must be text"),
+        (f"names: [cat, {'x' * 1001}]", "class names must be text"),
         ("names: [cat, dog]\nkpt_shape: [2, 2]", "keypoints"),
     ],
 )

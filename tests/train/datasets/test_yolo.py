@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from imp_trt.errors import DatasetError, DependencyMissing
-from imp_trt.train.datasets import open_dataset
+from imp_trt.train.datasets import open_dataset, yolo
 from tests.support.label_layouts import LAYOUTS, scene, yolo_lines
 
 POLYGON = "0 0.1 0.1 0.9 0.1 0.9 0.9\n"
@@ -45,6 +46,7 @@ def test_lines_that_are_no_polygons(lines: str, told: str, tmp_path: Path) -> No
         open_dataset(str(_write(tmp_path, lines)), "train")
 
 
+NO_VALUES = ("!!int ''", "!!float ''", "!!float _", "!!bool maybe", "!!timestamp x", "2024-13-45")
 BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]\ntrain: images/train\n"
 
 
@@ -56,6 +58,7 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]\ntrain: images/train\n"
         ("!!python/object/apply:os.system ['true']\n", "ConstructorError"),
         (BOMB, "aliases"),
         ("[" * 1200, "YAML file"),
+        *((f"names: [car]\nx: {value}\n", "YAML file") for value in NO_VALUES),
         ("train: images/train\n", "names: a list"),
         ("names: {a: b}\ntrain: images/train\n", "names: a list"),
         ("names: {.inf: b}\ntrain: images/train\n", "names: a list"),
@@ -70,6 +73,16 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]\ntrain: images/train\n"
 def test_descriptions_that_cannot_be_used(description: str, told: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=told):
         open_dataset(str(_write(tmp_path, description=description)), "train")
+
+
+def test_many_keys_take_little_time(tmp_path: Path) -> None:
+    """Comparing each of them with each takes minutes."""
+    keys = [str(number) for number in range(180_000)]
+    start = time.process_time()
+    yolo._need_once(keys)
+    with pytest.raises(ValueError, match="twice in the file: 7"):
+        yolo._need_once([*keys, "7"])
+    assert time.process_time() - start < 10
 
 
 def test_a_list_of_images_as_cvat_writes_it(tmp_path: Path) -> None:

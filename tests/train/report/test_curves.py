@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 
 import pytest
 
@@ -65,6 +66,13 @@ def test_a_damaged_log_is_a_warning(tmp_path, text, caplog, monkeypatch):
     (tmp_path / "imp.jsonl").write_text(text, errors="surrogateescape")
     assert training_curves([("mine", tmp_path / "imp.safetensors")]) == []
     assert "no curves from" in caplog.text
+
+
+def test_a_log_that_never_ends_is_a_warning(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    os.mkfifo(tmp_path / "imp.jsonl")
+    assert training_curves([("mine", tmp_path / "imp.safetensors")]) == []
+    assert "a FIFO" in caplog.text
 
 
 def test_the_charts_are_on_the_page(tmp_path, scored):

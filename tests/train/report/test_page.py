@@ -73,7 +73,7 @@ def test_one_model_alone(scored, tmp_path):
 
 def test_names_cannot_become_markup(scored, tmp_path):
     model = Scored("<b>imp</b>", "<i>", scored[1].evaluation)
-    text = write_report(tmp_path / "x.html", [model], machine="abacus", terms="<u>").read_text()
+    text = write_report(tmp_path / "x.html", [model], machine="abacus", terms="<u>\udcff").read_text("utf-8")
     assert not re.search(r"<b>imp|<i>\.|<u>", text)
 
 

@@ -66,6 +66,16 @@ def test_a_frame_with_its_number_and_age(shown: BrowserView) -> None:
     assert abs(colored.astype(int) - picture(0)).max() > 20
 
 
+def test_a_frame_whose_name_is_not_utf_8() -> None:
+    """The header is read by decodeURIComponent, which accepts UTF-8 only."""
+    with view() as opened:
+        item = segmented()
+        opened.write(replace(item, frame=replace(item.frame, name="a\udcff\ud800b")))
+        answer, _ = get(opened.port, "/frame")
+        assert answer.status == 200
+        assert answer.headers["Frame-Name"] == "a%3F%3Fb"
+
+
 def test_the_age_of_the_canvas(shown: BrowserView) -> None:
     assert "canvas_age" not in get_json(shown.port, "/state")["frame"]
     item = segmented(1)
