@@ -183,6 +183,8 @@ def test_missing_inputs_and_places_that_cannot_be_written(weights, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="writable folder"):
         export_onnx(weights, tmp_path / "file" / "below")
+    with pytest.raises(OutputError, match="at most 238 bytes"):
+        export_onnx(weights, tmp_path / f"{'x' * 240}.onnx")
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(OutputError, match="got a folder"):
         export_onnx(weights, tmp_path / "folder.onnx")
