@@ -14,14 +14,13 @@ from typing import overload
 
 from onnx import ModelProto
 
-from imp_trt.artifacts.artifact import canvas_path, golden_path, manifest_path, own_golden_path
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.artifacts.reading import read_manifest
 from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends.preflight import problems
 from imp_trt.backends.pytorch import PyTorchBackend
 from imp_trt.data.files import write_atomically
-from imp_trt.errors import UsageError, printable
+from imp_trt.errors import ImpTrtError, UsageError, printable
 from imp_trt.export.manifests import (
     benchmark_entry,
     engine_manifest,
@@ -131,7 +130,7 @@ def export_model(
         BuildError: TensorRT cannot build the graph.
         PrecisionError: the engine has another precision.
         VerificationError: a gate failed.
-        OutputError: the output cannot be written.
+        OutputError: a file cannot be written; the message names those that are complete.
     """
     plan = make_plan(Path(weights), Path(output), options_of(positional, keywords), progress or silent)
     return export_plans([plan])[0]
@@ -141,6 +140,7 @@ def export_plans(plans: Sequence[ExportPlan]) -> list[ExportReport]:
     """Export one checkpoint in several ways, for example precisions.
 
     The weights are read and calibrated once. Nothing is written before all exports have passed their gates.
+    Every artifact is written completely or not at all; if one cannot be written, those before it stay.
 
     Args:
         plans: at least one, of the same checkpoint, with different paths.
@@ -329,7 +329,8 @@ def _write(exports: Sequence[tuple[ExportPlan, Exported]]) -> list[ExportReport]
         artifact = partial(
             write_artifact, plan.path, exported.payload, exported.manifest, exported.golden, canvas
         )
-        writes |= {**others, plan.path: artifact}
+        # The artifact first: without it the others are of no use.
+        writes |= {plan.path: artifact, **others}
     _write_all(writes)
     return [
         ExportReport(plan.path, read_manifest(plan.path), 0.0, others, exported.not_run_reason)
@@ -352,17 +353,23 @@ def _other_files(plan: ExportPlan, exported: Exported) -> dict[Path, Callable[[]
     return writes
 
 
-def _files_of(path: Path) -> tuple[Path, ...]:
-    return path, manifest_path(path), golden_path(path), own_golden_path(path), canvas_path(path)
-
-
 def _write_all(writes: Mapping[Path, Callable[[], object]]) -> None:
-    """Write files in order; if one fails, delete those that did not exist before."""
-    new = [file for path in writes for file in _files_of(path) if not file.exists()]
+    """Write files in order, each completely or not at all; those before a failure stay, and are named."""
+    written: list[str] = []
     try:
-        for write in writes.values():
+        for path, write in writes.items():
             write()
+            written.append(str(path))
+    except ImpTrtError as error:
+        if not written:
+            raise
+        raise type(error)(
+            f"{error.what} (complete before it: {', '.join(written)})",
+            expected=error.expected,
+            got=error.got,
+            fix=error.fix,
+        ) from error
     except BaseException:
-        for file in new:
-            file.unlink(missing_ok=True)
+        if written:
+            _log.warning("complete before it ended: %s", printable(", ".join(written)))
         raise

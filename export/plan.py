@@ -11,6 +11,7 @@ from pathlib import Path
 from imp_trt.artifacts.artifact import SUFFIXES
 from imp_trt.artifacts.manifest import QUANTIZED, Precision
 from imp_trt.artifacts.reading import whole_of
+from imp_trt.artifacts.writing import check_name_length
 from imp_trt.backends.preflight import check_plugins
 from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import CheckpointError, ImpTrtError, OutputError, UsageError
@@ -186,6 +187,7 @@ def _output_path(name: str, output: Path, precision: Precision, target: Target) 
             fix="choose another with -o, or another --target",
         )
     path = output if output.suffix == suffix else output / f"{name}.{middle}{suffix}"
+    check_name_length(path)
     check_writable(path, "output", "choose another with -o")
     if (whole := whole_of(path)) is not None:
         raise OutputError(

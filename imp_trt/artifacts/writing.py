@@ -32,7 +32,7 @@ from imp_trt.artifacts.reading import (
     whole_of,
 )
 from imp_trt.artifacts.replacement import finish, locked, next_path, replace_together
-from imp_trt.data.files import room_for, unwritable, written_beside
+from imp_trt.data.files import MAX_NAME_BYTES, room_for, unwritable, written_beside
 from imp_trt.errors import ArtifactError, InvalidInput, OutputError
 
 
@@ -63,8 +63,8 @@ def write_artifact(
     Raises:
         InvalidInput: the manifest's kind does not match the suffix, it has values that JSON does not
             support, or only one of manifest and canvas has the canvas part.
-        OutputError: the folder is not writable or full, or the path belongs to another artifact's canvas
-            part.
+        OutputError: the folder is not writable or full, the name is too long, or the path belongs to another
+            artifact's canvas part.
     """
     path = Path(path)
     _check_path(path, manifest)
@@ -96,12 +96,13 @@ def write_artifact(
 
 
 def _check_path(path: Path, manifest: AnyManifest) -> None:
-    """Raises InvalidInput if the suffix is not that of the kind, OutputError if the name is taken."""
+    """Raises InvalidInput if the suffix is not that of the kind, OutputError for a taken or too long name."""
     suffix = SUFFIXES.get(manifest.kind)
     if suffix is None or path.suffix.lower() != suffix:
         raise InvalidInput(
             f"artifact {path}", expected=f"a file name that ends with {suffix}", got=path.suffix or "none"
         )
+    check_name_length(path)
     if (whole := whole_of(path)) is not None:
         raise OutputError(
             f"artifact {path}",
@@ -109,6 +110,24 @@ def _check_path(path: Path, manifest: AnyManifest) -> None:
             got=f"the canvas part of {whole}",
             fix="choose another name",
         )
+
+
+def check_name_length(path: Path) -> None:
+    """OutputError if the artifact's other files would have names that are too long, also while replaced."""
+    name = len(os.fsencode(path.name))
+    added = max(len(os.fsencode(next_path(file).name)) for file in _others(path)) - name
+    if name + added > MAX_NAME_BYTES:
+        raise OutputError(
+            f"artifact {path}",
+            expected=f"a file name of at most {MAX_NAME_BYTES - added} bytes",
+            got=f"{name} bytes",
+            fix="choose a shorter name",
+        )
+
+
+def _others(path: Path) -> tuple[Path, ...]:
+    """The files that an artifact may have besides its main one, see :func:`finish`."""
+    return canvas_path(path), golden_path(path), own_golden_path(path), manifest_path(path)
 
 
 def _manifest_text(
@@ -218,7 +237,6 @@ def write_manifest(artifact: Artifact, changed: Manifest) -> Path:
 
 def _finish_replacement(path: Path) -> None:
     """Complete, or undo, the replacement of an artifact by a process that was killed or interrupted."""
-    others = (canvas_path(path), golden_path(path), own_golden_path(path), manifest_path(path))
     following = next_path(manifest_path(path))
     complete = False
     if os.path.exists(following):
@@ -226,4 +244,4 @@ def _finish_replacement(path: Path) -> None:
             payload = read_bounded(path, "artifact", max(MAX_PAYLOAD_BYTES.values()))
             candidate = parse_manifest_of(path, following, parse_any_manifest)
             complete = candidate.sha256 == hashlib.sha256(payload).hexdigest()
-    finish(others, complete)
+    finish(_others(path), complete)

@@ -16,12 +16,15 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Protocol
 from weakref import WeakSet
+
+from imp_trt.errors import InvalidInput
 
 LONGEST_CALL_S = 60.0
 """A fork or an exit that waited this long goes on: the call hangs."""
@@ -39,14 +42,21 @@ class _Gate:
     """Counts the threads within native calls, and can be shut."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        # No Ctrl-C comes between the acquisition of a lock and the body of its "with". One comes there with a
+        # condition, whose methods are written in Python: the lock would be held for ever.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._inside: dict[int, int] = {}  # thread -> nested calls
         self._shut_by: list[int] = []  # threads that fork or end the process
+
+    def depth(self) -> int:
+        """Number of nested calls that this thread is in."""
+        return self._inside.get(threading.get_ident(), 0)
 
     def enter(self, wait: bool = True) -> bool:
         """Go in; False if the gate is shut and the caller does not wait."""
         thread = threading.get_ident()
-        with self._changed:
+        with self._lock:
             while self._shut_by and thread not in self._inside and thread not in self._shut_by:
                 if not wait:
                     return False
@@ -54,34 +64,37 @@ class _Gate:
             self._inside[thread] = self._inside.get(thread, 0) + 1
         return True
 
-    def leave(self) -> None:
+    def leave(self, depth: int) -> None:
+        """Be in this many calls; can be repeated after an interrupt."""
         thread = threading.get_ident()
-        with self._changed:
-            self._inside[thread] -= 1
-            if not self._inside[thread]:
-                del self._inside[thread]
+        with self._lock:
+            if depth:
+                self._inside[thread] = depth
+            else:
+                self._inside.pop(thread, None)
                 self._changed.notify_all()
 
     def wait_until_open(self) -> None:
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: not self._shut_by)
 
     def shut(self) -> None:
         """Let no other thread in, and wait until all are out."""
-        with self._changed:
+        with self._lock:
             self._shut_by.append(threading.get_ident())
             # Those who shut it themselves do not wait for each other.
             self._changed.wait_for(lambda: not (self._inside.keys() - self._shut_by), LONGEST_CALL_S)
 
     def open(self) -> None:
-        with self._changed:
+        with self._lock:
             self._shut_by.remove(threading.get_ident())
             self._changed.notify_all()
 
     def after_fork(self) -> None:
         """Forget the parent's other threads."""
         thread = threading.get_ident()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._inside = {thread: self._inside[thread]} if thread in self._inside else {}
         self._shut_by = []
 
@@ -94,45 +107,95 @@ _inherited: WeakSet[Inherited] = WeakSet()
 @contextmanager
 def native_call() -> Iterator[None]:
     """Within it the process neither forks nor ends. May be nested."""
-    _gate.enter()
+    depth = _gate.depth()
     try:
+        _gate.enter()
         yield
     finally:
-        _gate.leave()
+        try:
+            _gate.leave(depth)
+        except BaseException:  # Ctrl-C
+            _gate.leave(depth)
+            raise
 
 
 class CallLock:
-    """A lock for the calls of one network, held within :func:`native_call`; free in a forked process."""
+    """A lock for the calls of one network, held within :func:`native_call`; free in a forked process.
+
+    Ctrl-C raises KeyboardInterrupt between any two steps of these methods. None of them leaves the lock held,
+    with one exception that Python does not let them handle: at the start of ``__exit__``. The next call of
+    that thread does then what ``__exit__`` should have done.
+
+    Raises:
+        InvalidInput: on entry, if this thread holds the lock, such as in a signal handler.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # only its owner can release it; never held twice
         self._owner: int | None = None
+        self._depth = 0  # of the owner's calls before this one
+        self._frame: FrameType | None = None  # of the owner's "with"
         call_after_fork(self)
 
     def __enter__(self) -> None:
-        while True:
-            self._lock.acquire()
-            if _gate.enter(wait=False):
-                self._owner = threading.get_ident()
-                return
-            # Not held while waiting: at the end of the process that would be for ever.
-            self._lock.release()
-            _gate.wait_until_open()
+        if self._owner == threading.get_ident():
+            if _is_running(self._frame):
+                raise InvalidInput(
+                    "a network is called within a call of itself",
+                    fix="call it after that, or in another thread",
+                )
+            self._leave(self._depth)
+        depth = _gate.depth()
+        try:
+            while True:
+                self._lock.acquire()
+                if _gate.enter(wait=False):
+                    self._depth, self._frame = depth, sys._getframe(1)
+                    self._owner = threading.get_ident()
+                    return
+                # Not held while waiting: at the end of the process that would be for ever.
+                self._lock.release()
+                _gate.wait_until_open()
+        except BaseException:
+            self._leave(depth)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._owner = None
-        _gate.leave()
-        self._lock.release()
+        depth = self._depth
+        try:
+            self._leave(depth)
+        except BaseException:  # Ctrl-C
+            self._leave(depth)
+            raise
+
+    def _leave(self, depth: int) -> None:
+        """Leave the gate and release the lock if it is this thread's; can be repeated after an interrupt."""
+        _gate.leave(depth)
+        if self._owner == threading.get_ident():
+            self._owner = self._frame = None
+        try:
+            while True:
+                self._lock.release()
+        except RuntimeError:  # it is no longer, or never was, this thread's
+            pass
 
     def after_fork(self) -> None:
         """See :class:`Inherited`."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         if self._owner == threading.get_ident():
             self._lock.acquire()
         else:
-            self._owner = None
+            self._owner = self._frame = None
+
+
+def _is_running(frame: FrameType | None) -> bool:
+    """Whether a frame is one of the callers."""
+    at: FrameType | None = sys._getframe()
+    while at is not None and at is not frame:
+        at = at.f_back
+    return at is not None
 
 
 def call_after_fork(owner: Inherited) -> None:

@@ -22,6 +22,7 @@ from imp_trt.cli.common import (
     say,
     seconds,
 )
+from imp_trt.cli.outputs import attempt_all
 from imp_trt.cli.temporal_options import add_temporal, temporal_of
 from imp_trt.errors import UsageError
 
@@ -153,20 +154,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from imp_trt.benchmark.gates import enforce
-    from imp_trt.benchmark.run import record, run_benchmark
+    from imp_trt.benchmark.run import run_benchmark
 
     settings = _settings(options)
     _check_outputs(options)
     with ExitStack() as stack:
         report = run_benchmark(settings, _ProgressBars(stack, options.quiet))
     data = report.to_dict()
-    if options.json:
-        print_json(data)
-    else:
-        print_lines(report.text())
-    _write(options, report, data)
-    if options.record:
-        say(f"recorded in {record(options.artifact, data)}")
+    attempt_all(
+        partial(_write_report, options, data),
+        partial(_write_times, options, report, data),
+        partial(_record, options, data),
+        partial(_print, options, report, data),
+    )
     enforce(report.verdicts)
     return 0
 
@@ -232,21 +232,40 @@ def _check_outputs(options: argparse.Namespace) -> None:
             raise UsageError(name, expected="a file that ends in .json", got=str(path))
         if resolved(path) in inputs:
             raise UsageError(name, expected="a new file", got=f"{path}, which is an input")
-    if options.output is not None and options.output == options.export_times:
+    if options.output and options.export_times and resolved(options.output) == resolved(options.export_times):
         raise UsageError("-o and --export-times", expected="different files", got=str(options.output))
     if options.record and options.artifact.suffix.lower() not in (".onnx", ".engine"):
         raise UsageError("--record", expected="an artifact with a manifest", got=str(options.artifact))
 
 
-def _write(options: argparse.Namespace, report: Report, data: dict[str, object]) -> None:
+def _write_report(options: argparse.Namespace, data: dict[str, object]) -> None:
     from imp_trt.data.files import write_atomically
 
     if options.output is not None:
         write_atomically(options.output, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+
+
+def _write_times(options: argparse.Namespace, report: Report, data: dict[str, object]) -> None:
+    from imp_trt.data.files import write_atomically
+
     if options.export_times is not None:
         rows = [{k: round(v, 4) for k, v in row.items()} for row in report.latency.samples.rows]
         times = {"unit": "ms", "model": data["model"], "warm_up": data["warm_up"], "frames": rows}
         write_atomically(options.export_times, (json.dumps(times, allow_nan=False) + "\n").encode())
+
+
+def _record(options: argparse.Namespace, data: dict[str, object]) -> None:
+    from imp_trt.benchmark.run import record
+
+    if options.record:
+        say(f"recorded in {record(options.artifact, data)}")
+
+
+def _print(options: argparse.Namespace, report: Report, data: dict[str, object]) -> None:
+    if options.json:
+        print_json(data)
+    else:
+        print_lines(report.text())
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def run_command(body: Callable[[], int | None], *, verbose: int = 0, quiet: bool
     try:
         with ends_by_second_signal():
             code = body() or 0
-            with _written_to_stdout():
+            with written_to_stdout():
                 sys.stdout.flush()
             return code
     except KeyboardInterrupt:
@@ -194,7 +194,7 @@ def _check_streams() -> None:
 
 
 @contextmanager
-def _written_to_stdout() -> Iterator[None]:
+def written_to_stdout() -> Iterator[None]:
     """Context manager: OutputError if what is printed cannot be written, such as to a full disk."""
     try:
         yield
@@ -228,7 +228,7 @@ def print_line(text: str) -> None:
 
 def print_lines(text: str) -> None:
     """Lines on stdout, of which names must be printable already: line breaks are kept, nothing that moves."""
-    with _written_to_stdout():
+    with written_to_stdout():
         print("\n".join(printable(line) for line in text.split("\n")))
 
 
@@ -245,7 +245,7 @@ def say_padding(fit: LetterboxTransform) -> None:
 
 def print_json(data: object) -> None:
     """Print data as one JSON document on stdout."""
-    with _written_to_stdout():
+    with written_to_stdout():
         print(json.dumps(data, indent=2, allow_nan=False))
 
 

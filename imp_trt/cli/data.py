@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from imp_trt.cli.common import (
     run_command,
     say,
 )
-from imp_trt.cli.outputs import refuse_labeled
+from imp_trt.cli.outputs import attempt_all, refuse_labeled
 from imp_trt.errors import DatasetError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -108,23 +109,14 @@ def _run(options: argparse.Namespace) -> int:
         if dataset.classes.names == classes.names
     }
     reports = _reports(layout, datasets, options)
-    if options.json:
-        print_json(_plain(layout, classes, reports, faults))
-    else:
-        for line in _lines(layout, classes, reports):
-            print_line(line)
-    if options.samples:
-        _write_samples(options.samples, next(iter(datasets.values())), classes)
-    if options.output:
-        from imp_trt.train.datasets.description import write_description
-
-        say(f"written: {write_description(options.output, layout.root, layout.kind, classes)}")
-    faults += [fault for report in reports for fault in report.faults]
-    for where, message in faults[:_MAX_FAULTS]:
-        say(f"fault: {where}: {message}")
-    if faults:
-        say(f"{len(faults)} faults; correct them before training")
-    return EXIT_USAGE if faults else 0
+    all_faults = faults + [fault for report in reports for fault in report.faults]
+    attempt_all(
+        partial(_write_description, options.output, layout, classes),
+        partial(_write_samples, options.samples, next(iter(datasets.values())), classes),
+        partial(_print, options.json, layout, classes, reports, faults),
+        partial(_say_faults, all_faults),
+    )
+    return EXIT_USAGE if all_faults else 0
 
 
 def _opened(layout: Layout, splits: Sequence[str]) -> tuple[dict[str, FileDataset], list[Fault]]:
@@ -188,9 +180,18 @@ def _reports(
     return reports
 
 
-def _write_samples(path: Path, dataset: FileDataset, classes: ClassTable) -> None:
+def _write_description(path: Path | None, layout: Layout, classes: ClassTable) -> None:
+    from imp_trt.train.datasets.description import write_description
+
+    if path is not None:
+        say(f"written: {write_description(path, layout.root, layout.kind, classes)}")
+
+
+def _write_samples(path: Path | None, dataset: FileDataset, classes: ClassTable) -> None:
     from imp_trt.train.datasets.samples import write_samples
 
+    if path is None:
+        return
     samples = []
     for index in range(0, len(dataset), max(1, len(dataset) // SAMPLES)):
         with suppress(DatasetError):  # reported as a fault
@@ -199,6 +200,23 @@ def _write_samples(path: Path, dataset: FileDataset, classes: ClassTable) -> Non
             break
     if samples:
         say(f"samples: {write_samples(path, samples, classes)}")
+
+
+def _print(
+    as_json: bool, layout: Layout, classes: ClassTable, reports: list[SplitOverview], faults: list[Fault]
+) -> None:
+    if as_json:
+        print_json(_plain(layout, classes, reports, faults))
+    else:
+        for line in _lines(layout, classes, reports):
+            print_line(line)
+
+
+def _say_faults(faults: list[Fault]) -> None:
+    for where, message in faults[:_MAX_FAULTS]:
+        say(f"fault: {where}: {message}")
+    if faults:
+        say(f"{len(faults)} faults; correct them before training")
 
 
 def _plain(

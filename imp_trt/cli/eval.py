@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from imp_trt.cli.common import (
     say,
     say_padding,
 )
-from imp_trt.cli.outputs import refuse_labeled
+from imp_trt.cli.outputs import attempt_all, refuse_labeled
 from imp_trt.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
@@ -102,7 +103,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     from imp_trt.segmenter import Segmenter
     from imp_trt.train.datasets import open_dataset
     from imp_trt.train.evaluation import require_same_classes
-    from imp_trt.train.report.tables import tables
 
     _check_outputs(options)
     dataset = open_dataset(options.data, options.split)
@@ -126,9 +126,16 @@ def _evaluate(options: argparse.Namespace) -> int:
             evaluated, scores = _score(name, path, segmenter, dataset, options)
             scored.append(evaluated)
             image_scores.append(scores)
-        if options.report or options.image_grid:
-            rows = _example_images(dataset, models, image_scores, options.num_images)
-            _write(options, scored, dataset, rows)
+        attempt_all(
+            partial(_write, options, scored, dataset, models, image_scores),
+            partial(_print, options, scored),
+        )
+    return 0
+
+
+def _print(options: argparse.Namespace, scored: list[Scored]) -> None:
+    from imp_trt.train.report.tables import tables
+
     if options.json:
         plain = {"model": str(options.model), **scored[-1].evaluation.to_dict()}
         if options.baseline:
@@ -136,7 +143,6 @@ def _evaluate(options: argparse.Namespace) -> int:
         print_json(plain)
     else:
         print_lines("\n\n".join(table.text() for table in tables(scored)))
-    return 0
 
 
 def _root(data: str) -> Path | None:
@@ -203,17 +209,39 @@ def _example_images(
     ]
 
 
-def _write(options: argparse.Namespace, scored: list[Scored], dataset: Dataset, rows: list[ImageRow]) -> None:
+def _write(
+    options: argparse.Namespace,
+    scored: list[Scored],
+    dataset: Dataset,
+    models: list[tuple[str, Segmenter]],
+    image_scores: list[list[float]],
+) -> None:
+    """Write the image grid and the report, if they are requested."""
+    if not (options.report or options.image_grid):
+        return
+    rows = _example_images(dataset, models, image_scores, options.num_images)
+    writes = []
+    if options.image_grid:
+        writes.append(partial(_write_image_grid, options.image_grid, dataset, rows))
+    if options.report:
+        writes.append(partial(_write_report, options, scored, dataset, rows))
+    attempt_all(*writes)
+
+
+def _write_image_grid(path: Path, dataset: Dataset, rows: list[ImageRow]) -> None:
+    from imp_trt.train.report.example_images import write_sheet
+
+    say(f"image grid: {write_sheet(path, rows, dataset.classes)}")
+
+
+def _write_report(
+    options: argparse.Namespace, scored: list[Scored], dataset: Dataset, rows: list[ImageRow]
+) -> None:
     from imp_trt.cuda.cpus import usable_cpus
     from imp_trt.cuda.platform import cpu_model
     from imp_trt.train.report.curves import training_curves
-    from imp_trt.train.report.example_images import write_sheet
     from imp_trt.train.report.page import write_report
 
-    if options.image_grid:
-        say(f"image grid: {write_sheet(options.image_grid, rows, dataset.classes)}")
-    if not options.report:
-        return
     threads = f"{options.threads} of its" if options.threads else "its"
     machine = f"{cpu_model()} with {threads} {usable_cpus()} CPUs"
     curves = training_curves([(s.name, Path(s.model)) for s in scored])

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outputs of imp-segment: selection of the sinks, and protection of existing files."""
+"""Outputs of the commands: the sinks of imp-segment, protection of existing files, failed outputs."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imp_trt.cli.common import say, written_to_stdout
 from imp_trt.data.files import resolved
 from imp_trt.errors import UsageError
 
@@ -181,6 +183,34 @@ def refuse_labeled(flag: str, output: Path, dataset: Dataset, root: Path | None 
             got=f"{output}, which exists in the dataset",
             fix="choose a file outside of the dataset",
         )
+
+
+def attempt_all(*outputs: Callable[[], object]) -> None:
+    """Write or print each output, also after another one failed; then raise the first error.
+
+    What was measured took minutes: an output that cannot be written does not take the others with it.
+
+    Args:
+        outputs: writes or prints one output each; files first, since a closed stdout is common.
+    """
+    errors: list[BaseException] = []
+    for output in (*outputs, _flush):
+        try:
+            output()
+        except BaseException as error:
+            errors.append(error)
+    for later in errors[1:]:
+        if isinstance(later, BrokenPipeError):
+            sys.stdout = open(os.devnull, "w")  # without this, Python reports it again on exit
+        else:
+            say(f"error: {' '.join(str(later).split()) or type(later).__name__}")
+    if errors:
+        raise errors[0]
+
+
+def _flush() -> None:
+    with written_to_stdout():
+        sys.stdout.flush()
 
 
 def _targets(output: str, place: str, names: Sequence[str]) -> list[str]:

@@ -19,6 +19,11 @@ from typing import BinaryIO
 
 from imp_trt.errors import OutputError
 
+MAX_NAME_BYTES = 255
+"""Longest name of a file on Linux."""
+
+_MAX_SUFFIX_BYTES = 64  # longer ones are no file format
+
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.part(\.\w+)?")
 _LOCK = ".lock"
 _MAX_FOLDERS = 256
@@ -238,8 +243,15 @@ def _link(descriptor: int, path: Path) -> Path | None:
 
 
 def temporary_name(path: Path, token: str | None = None) -> Path:
-    """The path of a temporary file beside path that sweep removes; token is 16 hexadecimal digits."""
-    return path.with_name(f".{path.stem[:64]}.{token or secrets.token_hex(8)}.part{path.suffix}")
+    """The path of a temporary file next to path that sweep removes; token is 16 hexadecimal digits.
+
+    It has the suffix of path and is as valid: path's own name may have MAX_NAME_BYTES already.
+    """
+    suffix = path.suffix if len(os.fsencode(path.suffix)) <= _MAX_SUFFIX_BYTES else ""
+    ending = f".{token or secrets.token_hex(8)}.part{suffix}"
+    room = MAX_NAME_BYTES - len(os.fsencode(f".{ending}"))
+    stem = os.fsdecode(os.fsencode(path.stem[:64])[:room])
+    return path.with_name(f".{stem}{ending}")
 
 
 def create_temporary(path: Path) -> tuple[Path, int]:

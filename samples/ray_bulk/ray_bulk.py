@@ -3,9 +3,9 @@
 
 python samples/ray_bulk/ray_bulk.py street.fp32.onnx recordings/ -o results/ --workers 4 --cpus 2
 
-Every video becomes results/<its path>.jsonl, one line per frame. A second run processes the
-remaining videos, because files appear only when they are complete. A video that cannot be read, or that
-crashes its worker, does not end the run.
+Every video becomes results/<its path>.jsonl, one line per frame; until it is complete, the file is
+named <its path>.jsonl.partial. A second run processes the remaining videos. A video that cannot be read,
+or that crashes its worker, does not end the run.
 """
 
 from __future__ import annotations
@@ -60,11 +60,15 @@ class Worker:
 
     def segment(self, video: str, results: str) -> dict[str, Any]:
         """Segment one video; returns statistics, or {"error": message}."""
+        # JsonLines keeps what a killed worker has written, so its file gets the final name afterwards.
+        partial = f"{results}.partial"
         try:
             with open_source(video) as source:
-                sinks = [JsonLines(results)]
+                sinks = [JsonLines(partial)]
                 summary = run_pipeline(self._segmenter, source, sinks, temporal=self._temporal)
-        except ImpTrtError as error:  # such as a damaged video; the worker continues with the next one
+            Path(partial).replace(results)
+        except (ImpTrtError, OSError) as error:
+            # Such as a damaged video; the worker continues with the next one.
             return {"error": str(error)}
         return {"frames": summary.frames, "seconds": summary.seconds}
 

@@ -16,7 +16,9 @@ from imp_trt.video.sinks import JsonLines
 
 
 def segment(artifact: str, video: str, folder: Path) -> RunSummary:
-    """Write <video>.overlay.mp4 and <video>.jsonl to a folder. Both appear when they are complete.
+    """Write <video>.overlay.mp4 and <video>.jsonl to a folder.
+
+    Both grow while the video is segmented, and hold every finished frame however the run ends.
 
     Raises:
         ImpTrtError: the network or the video cannot be opened, or the results cannot be written.

@@ -145,6 +145,19 @@ def test_unwritable_places(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["file", "taken.onnx"]
 
 
+@pytest.mark.parametrize(("letters", "expected"), [(77, None), (78, "at most 238 bytes, got 239 bytes")])
+def test_the_longest_name(tmp_path: Path, letters: int, expected: str | None) -> None:
+    path = tmp_path / f"{'字' * letters}{'' if expected else 'xx'}.onnx"
+    if expected is None:
+        write_artifact(path, PAYLOAD, tiny.manifest(), golden=b"golden")
+        write_artifact(path, PAYLOAD, tiny.manifest(), golden=b"golden")
+        assert read_artifact(path).payload == PAYLOAD
+    else:
+        with pytest.raises(OutputError, match=expected):
+            write_artifact(path, PAYLOAD, tiny.manifest())
+        assert os.listdir(tmp_path) == []
+
+
 Fault = Callable[[pytest.MonkeyPatch, BaseException], None]
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dis
+import itertools
 import multiprocessing
 import os
 import subprocess
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import CodeType, FrameType
 
 import numpy as np
 import pytest
@@ -249,6 +252,83 @@ def test_a_fork_within_a_call_goes_on(tmp_path: Path) -> None:
         assert os.waitpid(child, 0)[1] == 0
 
     fork()
+    with lock:
+        pass
+
+
+def interrupted(number: int, work: Callable[[], object]) -> bool:
+    """Work with KeyboardInterrupt at the number-th place in native_calls where Python handles signals.
+
+    Returns:
+        Whether there are that many.
+    """
+    files = {native_calls.__file__, threading.__file__}
+    names: dict[CodeType, dict[int, str]] = {}
+    before: dict[FrameType, str] = {}
+    left = number
+
+    def trace(frame: FrameType, event: str, argument: object) -> object:
+        nonlocal left
+        code = frame.f_code
+        if code.co_filename not in files:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            opcodes = names.setdefault(code, {i.offset: i.opname for i in dis.get_instructions(code)})
+            if before.get(frame, "").startswith(("CALL", "JUMP", "POP_JUMP", "RESUME")):
+                left -= 1
+                if left < 0:
+                    raise KeyboardInterrupt
+            before[frame] = opcodes[frame.f_lasti]
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
+
+
+@pytest.mark.parametrize("enter", [native_call, CallLock])
+def test_an_interrupt_anywhere_leaves_no_call_open(enter: Callable[[], object]) -> None:
+    problems: list[object] = []
+
+    def use(context: object) -> None:
+        with context:  # type: ignore[attr-defined]
+            pass
+
+    def body() -> None:
+        for number in itertools.count():
+            context = enter()
+            if not interrupted(number, lambda context=context: use(context)):  # type: ignore[misc]
+                problems.append(None if number > 10 else number)
+                return
+            lock = context if enter is CallLock else native_call()
+            use(lock)
+            if threading.get_ident() in native_calls._gate._inside:
+                problems.append(f"{number}: still in a call")
+            other = threading.Thread(target=use, args=(lock if enter is CallLock else native_call(),))
+            other.daemon = True
+            other.start()
+            other.join(10)
+            if other.is_alive():
+                problems.append(f"{number}: another thread waits")
+                return
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    thread.join(LIMIT_S)
+    assert problems == [None], "the thread itself waits" if thread.is_alive() else problems
+
+
+def test_a_call_within_a_call_is_rejected() -> None:
+    lock = CallLock()
+    with lock:
+        with pytest.raises(InvalidInput, match="within a call of itself"), lock:
+            pass
     with lock:
         pass
 

@@ -54,6 +54,44 @@ def test_json_files_and_times(capsys: pytest.CaptureFixture[str]) -> None:
     assert times["warm_up"]["frames"] == 1
 
 
+@pytest.mark.parametrize(
+    ("output", "times"),
+    [("file/r.json", "t.json"), ("r.json", "file/t.json"), ("file/r.json", "file/t.json")],
+)
+def test_a_file_that_cannot_be_written_takes_no_other_output(
+    output: str, times: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").touch()
+    argv = [*SHORT, *STREETS, "--json", "--record", "-o", output, "--export-times", times]
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["latency"]
+    assert "recorded in" in err
+    failed = [path for path in (output, times) if path.startswith("file/")]
+    assert err.count("error: ") == len(failed)
+    assert [path for path in (output, times) if not Path(path).exists()] == failed
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "full"])
+def test_a_stdout_that_fails_takes_no_file(closed: bool, unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "w") as full, os.fdopen(writer, "w") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "imp_trt.cli.bench", *SHORT, *STREETS, "-o", "r.json", "--record"],
+            stdout=pipe if closed else full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+    assert done.returncode == (1 if closed else 2), done.stderr
+    assert json.loads(Path("r.json").read_text())["latency"]
+    assert set(read_manifest(MODEL).benchmark) == {"imp_bench"}
+    assert "Exception ignored" not in done.stderr
+
+
 def test_gates_decide_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SHORT, *STREETS, "--assert", "p50<1000s", "--assert", "infer.max<1000s"]) == 0
     assert "p50<1000s: passed" in capsys.readouterr().out
@@ -81,6 +119,7 @@ def test_gates_decide_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
         (["-o", f"{MODEL}.json"], "a new file"),
         (["--export-times", f"{MODEL}.json"], "a new file"),
         (["-o", "a.json", "--export-times", "a.json"], "different files"),
+        (["-o", "in/../a.json", "--export-times", "./a.json"], "different files"),
         (["--compare", "pytorch"], "--weights FILE"),
     ],
 )

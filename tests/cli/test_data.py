@@ -138,6 +138,27 @@ def test_wrong_options_leave_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("failing", ["-o", "--samples", "stdout"])
+def test_an_output_that_cannot_be_written_takes_no_other(
+    failing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = LAYOUTS["index-png"](tmp_path / "export")
+    written.photos[1].write_bytes(b"no image")
+    (tmp_path / "file").touch()
+    paths = {"-o": tmp_path / "d.json", "--samples": tmp_path / "s.png"}
+    if failing in paths:
+        paths[failing] = tmp_path / "file" / paths[failing].name
+    else:
+        monkeypatch.setattr("sys.stdout", open("/dev/full", "w"))
+    flags = [str(argument) for pair in paths.items() for argument in pair]
+    assert command.main([str(tmp_path / "export"), *flags, "-q"]) == 2
+    out, err = capsys.readouterr()
+    assert "error: " in err
+    assert "fault: " in err
+    assert ("things: " in out) == (failing != "stdout")
+    assert [path.exists() for path in paths.values()] == [flag != failing for flag in paths]
+
+
 def test_labels_are_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = LAYOUTS["coco-roboflow"](tmp_path)
     before = written.labels[0].read_bytes()

@@ -121,6 +121,28 @@ def test_chosen_measures_and_no_frames(models, capsys, tmp_path):
     assert "<figure>" not in page.read_text()
 
 
+@pytest.mark.parametrize("failing", ["--report", "--image-grid", "both", "images"])
+def test_an_output_that_cannot_be_written_takes_no_other(models, capsys, monkeypatch, tmp_path, failing):
+    (tmp_path / "file").touch()
+    places = {"--report": tmp_path / "r.html", "--image-grid": tmp_path / "g.png"}
+    broken = {"both": list(places), "images": []}.get(failing, [failing])
+    places |= {flag: tmp_path / "file" / places[flag].name for flag in broken}
+    if failing == "images":
+
+        def interrupted(*arguments):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(command, "_example_images", interrupted)
+    flags = [str(argument) for pair in places.items() for argument in pair]
+    arguments = [models["semantic"], *DATA, "--metrics", "semantic", "--num-images", "1", "--json", "-q"]
+    assert command.main([*arguments, *flags]) == (130 if failing == "images" else 2)
+    said = capsys.readouterr()
+    assert json.loads(said.out)["semantic"]
+    assert said.err.count("error: ") == len(broken)
+    written = {flag for flag, place in places.items() if place.exists()}
+    assert written == (set() if failing == "images" else set(places) - set(broken))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

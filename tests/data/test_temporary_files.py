@@ -130,6 +130,32 @@ def test_data_is_written_with_and_without_files_that_have_no_name(
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\U0001f600" * 60 + ".jsonl",
+        "字" * 83 + ".json",
+        "a" * 250 + ".json",
+        "x." + "b" * 253,
+        "\udcff" * 255,
+    ],
+    ids=["emoji", "cjk", "ascii", "suffix", "not utf-8"],
+)
+@pytest.mark.parametrize("unnamed", [True, False])
+def test_every_name_that_the_file_system_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, unnamed: bool
+) -> None:
+    if not unnamed:
+        monkeypatch.setattr(files, "_create_unnamed", lambda folder: None)
+    write_atomically(tmp_path / name, b"data")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {name: b"data"}
+    leave_behind(tmp_path, name)
+    sweep(tmp_path)
+    files._next_scan.clear()
+    sweep(tmp_path)
+    assert os.listdir(tmp_path) == [name]
+
+
 def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
     with full_disk(1000), pytest.raises(OutputError, match="File too large"):
         write_atomically(tmp_path / "a", bytes(2000))

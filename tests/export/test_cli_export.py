@@ -206,7 +206,7 @@ def test_a_set_of_precisions_in_one_run(weights, tmp_path, capsys, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_of_a_set_all_files_are_written_or_none(weights, tmp_path, capsys, monkeypatch):
+def test_of_a_set_none_is_written_if_one_misses_its_gate(weights, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(verify.GATES, "fp16", verify.Gate(1.5, 0.99, 0.1))
     arguments = ["--precisions", "fp32", "fp16", "--weights", str(weights), "-o", str(tmp_path)]
     assert main(arguments) == 3

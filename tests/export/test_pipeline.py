@@ -10,7 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
+from imp_trt.artifacts.golden import read_golden
 from imp_trt.artifacts.reading import read_artifact
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.errors import (
     ArtifactError,
     CheckpointError,
@@ -22,7 +24,9 @@ from imp_trt.errors import (
 )
 from imp_trt.export import ExportOptions, pipeline, plan
 from imp_trt.export.onnx.class_map import without_argmax
-from imp_trt.export.pipeline import export_model, export_onnx
+from imp_trt.export.pipeline import export_model, export_onnx, export_plans
+from imp_trt.export.plan import make_plan
+from imp_trt.export.progress import silent
 from imp_trt.export.quantization import lowering
 from imp_trt.export.targets import EngineOptions
 from imp_trt.export.verification import compare as verification
@@ -179,6 +183,8 @@ def test_missing_inputs_and_places_that_cannot_be_written(weights, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="writable folder"):
         export_onnx(weights, tmp_path / "file" / "below")
+    with pytest.raises(OutputError, match="at most 238 bytes"):
+        export_onnx(weights, tmp_path / f"{'x' * 240}.onnx")
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(OutputError, match="got a folder"):
         export_onnx(weights, tmp_path / "folder.onnx")
@@ -226,19 +232,91 @@ def test_a_file_without_functions_for_old_parsers(quick, weights, tmp_path, mode
         Segmenter(bare)
 
 
+@pytest.fixture
+def full(monkeypatch):
+    """Makes the file whose name ends like this unwritable."""
+
+    def fail_at(suffix, error=None):
+        for name in ("write_artifact", "write_atomically"):
+            write = getattr(pipeline, name)
+
+            def stop(path, *arguments, write=write):
+                if str(path).endswith(suffix):
+                    raise error or OutputError("disk", got="full")
+                return write(path, *arguments)
+
+            monkeypatch.setattr(pipeline, name, stop)
+
+    return fail_at
+
+
 @pytest.mark.parametrize("there_before", [False, True])
-def test_what_was_written_before_a_failure_goes_again(quick, weights, tmp_path, monkeypatch, there_before):
+def test_without_its_artifact_a_function_free_file_is_not_written(
+    quick, weights, tmp_path, full, there_before
+):
     path = tmp_path / "small.fp32.function-free.onnx"
     if there_before:
         path.write_bytes(b"earlier")
-
-    def full(*arguments):
-        raise OutputError("disk", got="full")
-
-    monkeypatch.setattr(pipeline, "write_artifact", full)
-    with pytest.raises(OutputError, match="full"):
+    full("fp32.onnx")
+    with pytest.raises(OutputError, match=r"disk: got full$"):
         export_onnx(weights, tmp_path, ExportOptions(verify=False, function_free=True))
     assert list(tmp_path.iterdir()) == ([path] if there_before else [])
+
+
+@pytest.mark.parametrize("verified_before", [False, True])
+@pytest.mark.parametrize("suffix", ["fp32.onnx", "fp16.function-free.onnx"])
+def test_a_later_file_that_cannot_be_written_takes_no_complete_artifact(
+    quick, weights, tmp_path, full, suffix, verified_before
+):
+    plans = [
+        make_plan(
+            weights,
+            tmp_path,
+            ExportOptions(
+                precision=precision, target="onnxruntime", frame_count=1, function_free=True, parts=True
+            ),
+            silent,
+        )
+        for precision in ("fp16", "fp32")
+    ]
+    earlier = ExportOptions(precision="fp16", frame_count=1, verify=verified_before)
+    export_onnx(weights, tmp_path, earlier)
+    full(suffix)
+    with pytest.raises(OutputError, match=r"disk \(complete before it: .*small\.fp16\.onnx.*\): got full"):
+        export_plans(plans)
+    manifest = read_artifact(tmp_path / "small.fp16.onnx", canvas=True).manifest
+    assert manifest.canvas_part is not None
+    assert read_golden(tmp_path / "small.fp16.onnx", manifest)
+    assert not (tmp_path / "small.fp32.onnx").exists()
+
+
+def test_an_interrupt_between_two_precisions_keeps_the_first(quick, weights, tmp_path, full, caplog):
+    plans = [
+        make_plan(
+            weights,
+            tmp_path,
+            ExportOptions(precision=precision, target="onnxruntime", verify=False),
+            silent,
+        )
+        for precision in ("fp16", "fp32")
+    ]
+    full("fp32.onnx", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        export_plans(plans)
+    read_artifact(tmp_path / "small.fp16.onnx")
+    assert "complete before it ended: " in caplog.text
+    assert "small.fp16.onnx" in caplog.text
+
+
+def test_an_artifact_that_another_process_wrote_meanwhile_stays(quick, weights, tmp_path, monkeypatch):
+    def late(path, *arguments):
+        write_artifact(path, *arguments)  # the other process, which had the lock
+        raise OutputError("disk", got="full")
+
+    monkeypatch.setattr(pipeline, "write_artifact", late)
+    with pytest.raises(OutputError, match="full"):
+        export_onnx(weights, tmp_path, ExportOptions(verify=False))
+    read_artifact(tmp_path / "small.fp32.onnx")
 
 
 def test_a_manifest_that_lay_there_alone_survives_a_failed_export(quick, weights, tmp_path, monkeypatch):

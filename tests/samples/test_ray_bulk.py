@@ -56,6 +56,36 @@ def test_a_worker_goes_on_after_a_damaged_video(sample, artifact, clip, tmp_path
     assert len(results.read_text().splitlines()) == CLIP_FRAMES
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_unfinished_video_is_done_again(sample, artifact, clip, tmp_path, monkeypatch, killed):
+    program = sample("ray_bulk/ray_bulk.py")
+    videos, output = tmp_path / "in", tmp_path / "out"
+    videos.mkdir()
+    shutil.copy(clip, videos)
+    task = program.unfinished(videos, output)[0]
+    run_pipeline = program.run_pipeline
+
+    class Killed(BaseException):
+        pass
+
+    def stop(segmenter, source, sinks, **options):
+        run_pipeline(segmenter, source, sinks, **options)
+        raise Killed if killed else program.ImpTrtError("damaged")
+
+    worker = program.Worker(str(artifact), 1)
+    monkeypatch.setattr(program, "run_pipeline", stop)
+    if killed:
+        with pytest.raises(Killed):
+            worker.segment(*map(str, task))
+    else:
+        assert worker.segment(*map(str, task)) == {"error": "damaged"}
+    assert program.unfinished(videos, output) == [task]
+    monkeypatch.setattr(program, "run_pipeline", run_pipeline)
+    assert worker.segment(*map(str, task))["frames"] == CLIP_FRAMES
+    assert [path.name for path in output.iterdir()] == [f"{clip.name}.jsonl"]
+    assert not program.unfinished(videos, output)
+
+
 def test_a_worker_runs_the_detector_on_every_kth_frame(sample, clip, tmp_path):
     worker = sample("ray_bulk/ray_bulk.py").Worker(str(tiny_parts.artifact(tmp_path)), 1, 2)
     results = tmp_path / "x.jsonl"
