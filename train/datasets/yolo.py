@@ -110,8 +110,9 @@ class YoloDataset:
 
     def content_digest(self) -> str:
         """Short digest of the classes, the text files and the photos."""
-        labels = [path for path in map(_label_file, self._images) if path.is_file()]
-        names = [path.name for path in self._images]
+        expected = [(image.name, _label_file(image)) for image in self._images]
+        names = [(image, label.name if label.is_file() else None) for image, label in expected]
+        labels = [label for _, label in expected if label.is_file()]
         return content_digest([self.classes.to_dict(), names], labels, self._images)
 
     def image_name(self, index: int) -> str:
