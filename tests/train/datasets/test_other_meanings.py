@@ -363,7 +363,8 @@ def _index(root: Path, lines: str = "", **changes: object) -> str:
         ("images/a.png labels/a.png\nimages/b.png labels/a.png\n", {}, "1 label maps are those of several"),
         ("images/a.png labels/a.png\n./images/a.png labels/b.png\n", {}, "images are listed more than once"),
         ("", {"ignore_label": 0}, "keys without effect: ignore_label"),
-        ("", {"exclude": ["a.png"]}, "1 files to exclude do not exist: a.png"),
+        ("", {"exclude": ["a.png"]}, "1 entries of exclude name no image: a.png"),
+        ("", {"exclude": ["labels/a.png"]}, "1 entries of exclude name no image: labels/a.png"),
         ("", {"classes": ["ground", "cat", "Cat"], "things": ["cat"]}, "'cat' and 'Cat'"),
     ],
 )
@@ -372,6 +373,19 @@ def test_index_pngs_that_are_accepted_are_named(
 ) -> None:
     assert len(open_dataset(_index(tmp_path, lines, **changes), "train")) == 2
     assert told in caplog.text
+
+
+@pytest.mark.parametrize(
+    "spelled", ["./images/a.png", "images\\a.png", "{root}/images/a.png", "labels/../images/a.png", "{link}"]
+)
+def test_images_to_exclude_in_other_spellings(
+    spelled: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "link").symlink_to("set")
+    name = spelled.format(root=tmp_path / "set", link=tmp_path / "link/images/a.png")
+    data = open_dataset(_index(tmp_path / "set", exclude=[name]), "train")
+    assert [data.image_name(index) for index in range(len(data))] == ["images/b.png"]  # type: ignore[attr-defined]
+    assert not caplog.records
 
 
 def test_lists_of_windows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
