@@ -96,8 +96,8 @@ def read_color_label(path: Path) -> NDArray[np.uint8]:
     """Read a label map in colors from a PNG: [H, W, 3] uint8 BGR, also of a palette; [H, W] if it is gray.
 
     Raises:
-        DatasetError: the file cannot be read or decoded, is not a PNG of 8 bits (of fewer with a palette), or
-            is rotated by EXIF metadata.
+        DatasetError: the file cannot be read or decoded, is not a PNG of 8 bits (of fewer with a palette), is
+            rotated by EXIF metadata, or has transparent pixels of another color than black.
     """
     with _as_dataset_error(path):
         data = read_image_bytes(path)
@@ -115,6 +115,16 @@ def read_color_label(path: Path) -> NDArray[np.uint8]:
         raise DatasetError(
             f"label map {path}", expected="no EXIF orientation", got=f"orientation {header.orientation}"
         )
+    if not gray and label.shape[2] == 4:
+        # Tools leave any color below transparency; black means no object anyway.
+        unclear = (label[..., 3] < 255) & ((label[..., 3] > 0) | label[..., :3].any(axis=2))
+        if unclear.any():
+            raise DatasetError(
+                f"label map {path}",
+                expected="opaque colors; what is transparent is black",
+                got=f"{int(unclear.sum())} transparent pixels of other colors",
+                fix="save it as RGB, the transparent pixels black (background) or 224,224,192 (ignored)",
+            )
     return np.asarray(label if gray else label[..., :3], np.uint8)
 
 

@@ -427,6 +427,31 @@ def _voc(root: Path, colors: NDArray[np.uint8] = COLORS, labels: str = LABELS, l
     return str(root)
 
 
+@pytest.mark.parametrize(
+    ("alpha", "hidden", "refused"),
+    [(0, (0, 0, 0), False), (0, (128, 0, 0), True), (9, (0, 0, 0), True), (255, (0, 128, 0), False)],
+)
+@pytest.mark.parametrize("palette", [False, True])
+def test_masks_with_transparent_pixels(
+    alpha: int, hidden: tuple[int, int, int], refused: bool, palette: bool, tmp_path: Path
+) -> None:
+    where = _voc(tmp_path)
+    file = tmp_path / "SegmentationClass/a.png"
+    if palette:
+        image = Image.fromarray(_mask()).convert("P")
+        image.putpalette([*hidden, *COLORS[1:].ravel().tolist()])
+        image.save(file, transparency=bytes([alpha, 255, 255]))
+    else:
+        colors = np.array([hidden, *COLORS[1:]], np.uint8)[_mask()]
+        opacity = np.where(_mask(), 255, alpha).astype(np.uint8)
+        Image.fromarray(np.dstack([colors, opacity])).save(file)
+    if refused:
+        with pytest.raises(DatasetError, match=r"a\.png.*transparent pixels of other colors"):
+            open_dataset(where, "train")[0]
+    else:
+        assert len(_boxes(open_dataset(where, "train"))) == 2
+
+
 GRAY = "background:0,0,0::\ncat:{0},{0},{0}::\ndog:{1},{1},{1}::\n"
 
 
