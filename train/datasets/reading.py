@@ -115,9 +115,10 @@ def read_color_label(path: Path) -> NDArray[np.uint8]:
         raise DatasetError(
             f"label map {path}", expected="no EXIF orientation", got=f"orientation {header.orientation}"
         )
-    if not gray and label.shape[2] == 4:
+    colors = np.asarray(label, np.uint8)
+    if not gray and colors.shape[2] == 4:
         # Tools leave any color below transparency; black means no object anyway.
-        unclear = (label[..., 3] < 255) & ((label[..., 3] > 0) | label[..., :3].any(axis=2))
+        unclear = (colors[..., 3] < 255) & ((colors[..., 3] > 0) | colors[..., :3].any(axis=2))
         if unclear.any():
             raise DatasetError(
                 f"label map {path}",
@@ -125,7 +126,7 @@ def read_color_label(path: Path) -> NDArray[np.uint8]:
                 got=f"{int(unclear.sum())} transparent pixels of other colors",
                 fix="save it as RGB, the transparent pixels black (background) or 224,224,192 (ignored)",
             )
-    return np.asarray(label if gray else label[..., :3], np.uint8)
+    return colors if gray else colors[..., :3]
 
 
 @contextmanager
