@@ -170,7 +170,7 @@ def require_same_run(path: Path, actual: object, identity: str) -> None:
         raise UsageError(
             f"{path} belongs to another run",
             expected="the same data, seed, recipe and network",
-            got="a file made with others",
+            got="a file made with others, or by an earlier version",
             fix="choose another folder with -o, or delete the file",
         )
 
@@ -179,7 +179,8 @@ def require_same_data(path: Path, actual: object, data_digest: str | None) -> No
     """Raise UsageError if a file was made with other images or labels; older files do not record them."""
     if None not in (actual, data_digest) and actual != data_digest:
         raise UsageError(
-            f"{path} was made with other images or labels of the same dataset",
+            f"{path} was made with other images or labels of the same dataset, "
+            "or by an earlier version with other digests",
             expected=f"data {data_digest}",
             got=f"data {actual}",
             fix="choose another folder with -o, restore the data, or delete the file",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ PURPOSE = (
 )
 DRAWN = "procedural scenes"
 """What a manifest calls the synthetic street scenes."""
+
+_LABEL_MAP = re.compile(r"(.+)_(mask|labels?|labelids|gt|seg)", re.IGNORECASE)
+_PNG_COLOR_TYPE, _GRAY_OR_PALETTE = 25, (0, 3)
 
 UNLIKE = (
     "synthetic street scenes, which this network was not trained on: they show less than images of the "
@@ -100,6 +104,9 @@ class VerificationFrames:
 def spread(folder: Path, count: int, purpose: str) -> list[Path]:
     """The images of a folder, or `count` evenly spaced ones of them, in order.
 
+    Label maps next to their images are left out with a warning: PNGs in gray or with a palette, such as
+    a_mask.png next to a.jpg.
+
     Args:
         folder: images.
         count: maximum number.
@@ -126,6 +133,31 @@ def spread(folder: Path, count: int, purpose: str) -> list[Path]:
             got="a video or stream",
             fix=f"{purpose}; ffmpeg -i VIDEO -vf fps=1 FOLDER/%04d.png takes one per second",
         )
+    paths = _without_label_maps(paths)
     if len(paths) <= count:
         return paths
     return [paths[i * len(paths) // count] for i in range(count)]
+
+
+def _without_label_maps(paths: list[Path]) -> list[Path]:
+    from imp_trt.data.images import warn_once
+
+    stems = {path.stem for path in paths}
+    matches = {path: _LABEL_MAP.fullmatch(path.stem) for path in paths if path.suffix.lower() == ".png"}
+    labels = [path for path, match in matches.items() if match and match[1] in stems and _is_indexed(path)]
+    if labels:
+        text = f"is a label map of another image, as are {len(labels)} in all: they are not used"
+        warn_once(labels[0], text)
+    left_out = set(labels)
+    return [path for path in paths if path not in left_out]
+
+
+def _is_indexed(path: Path) -> bool:
+    """Whether a PNG is gray or has a palette."""
+    from imp_trt.data.files import open_regular
+
+    try:
+        with open_regular(path) as file:
+            return file.read(_PNG_COLOR_TYPE + 1)[_PNG_COLOR_TYPE] in _GRAY_OR_PALETTE
+    except (OSError, IndexError):  # reported where the image is read
+        return False

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from imp_trt.errors import UsageError
@@ -18,6 +19,7 @@ from imp_trt.train.config import Stage
 from imp_trt.train.datasets import IndexPngDataset, open_dataset
 from imp_trt.train.datasets.coco import CocoDataset
 from imp_trt.train.datasets.index_png import folder_spec
+from imp_trt.train.datasets.reading import content_digest
 from imp_trt.train.provenance import dataset_digest
 from imp_trt.train.run import Run, train_stage_one
 from imp_trt.train.state import TimeBudgetSpent
@@ -69,6 +71,41 @@ def test_the_digest_of_a_folder_follows_its_content(tmp_path: Path, change: Call
     assert dataset_digest(open_dataset(str(_folder(tmp_path / "copy")), "train")) == first
     change(root)
     assert dataset_digest(open_dataset(str(root), "train")) != first
+
+
+def _overwrite(path: Path, start: float, end: float) -> None:
+    """Change a part of a file, but not its size."""
+    data = bytearray(path.read_bytes())
+    for at in range(int(start * len(data)), int(end * len(data))):
+        data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "start", "end"),
+    [(s, 0.6, 0.601) for s in (".bmp", ".tif", ".ppm")] + [(s, 0.3, 0.5) for s in (".png", ".jpg")],
+)
+def test_the_digest_covers_all_of_a_photo(tmp_path: Path, suffix: str, start: float, end: float) -> None:
+    photo = tmp_path / f"a{suffix}"
+    noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
+    cv2.imwrite(str(photo), noise, [cv2.IMWRITE_JPEG_QUALITY, 95] if suffix == ".jpg" else [])
+    assert photo.stat().st_size > 60_000
+    first = content_digest([], [], [photo])
+    assert content_digest([], [], [photo]) == first
+    _overwrite(photo, start, end)
+    assert content_digest([], [], [photo]) != first
+
+
+def test_the_digest_follows_a_text_file_that_moves_to_another_image(tmp_path: Path) -> None:
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+    (tmp_path / "data.yaml").write_text("names: [car]\ntrain: images\n")
+    for name in "ab":
+        cv2.imwrite(str(tmp_path / f"images/{name}.png"), Boxes()[0].image)
+    (tmp_path / "labels/a.txt").write_text("0 0.2 0.2 0.6 0.3 0.5 0.7\n")
+    first = dataset_digest(open_dataset(str(tmp_path), "train"))
+    (tmp_path / "labels/a.txt").rename(tmp_path / "labels/b.txt")
+    assert dataset_digest(open_dataset(str(tmp_path), "train")) != first
 
 
 def test_the_digest_follows_the_options_of_the_data_set(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from imp_trt.classes import ClassTable, default_palette
 from imp_trt.errors import DatasetError, InvalidInput
 from imp_trt.train.datasets.index_png import LAYOUT, IndexPngSpec
 from imp_trt.train.datasets.reading import need_folder, read_json
+from imp_trt.train.datasets.values import class_names, report_unknown, whole_number
 
 TERMS = (
     "Clothing Co-Parsing (Yang, Luo, Lin, CVPR 2014): photos of identifiable people, research use only, "
@@ -25,6 +26,8 @@ SOURCE = (
     "download the data from https://github.com/bearpaw/clothing-co-parsing (research use), write its label "
     "maps as 8-bit PNGs, and add train.txt, val.txt and groups.json"
 )
+
+_KEYS = ("group_names", "things", "native_to_group")
 
 
 def ccp_spec(root: str | Path) -> IndexPngSpec:
@@ -39,9 +42,13 @@ def ccp_spec(root: str | Path) -> IndexPngSpec:
     path = Path(root) / "groups.json"
     data = read_json(path, "group_names, things and native_to_group", SOURCE)
     try:
-        names = tuple(str(n) for n in data["group_names"])
-        classes = ClassTable(names, tuple(int(t) for t in data["things"]), default_palette(len(names)))
-        native = tuple(int(g) for g in data["native_to_group"])
+        lists = [data[key] for key in _KEYS]
+        if not all(isinstance(value, list) for value in lists):
+            raise TypeError("not three lists")
+        names = class_names(lists[0], str(path))
+        things, native = (tuple(whole_number(label, "a class") for label in value) for value in lists[1:])
+        classes = ClassTable(names, things, default_palette(len(names)))
+        report_unknown(str(path), data, _KEYS)
     except (KeyError, TypeError, ValueError, InvalidInput) as error:
         raise DatasetError(
             str(path), expected="group_names, things and native_to_group", got=repr(error)

@@ -11,7 +11,7 @@ also has ``dataset.json``::
      "palette": [[70, 130, 180], ...],           optional, one RGB color per class
      "ignore_index": 255,                        optional: a label value or a list of them
      "groups": [0, 1, 1, 2],                     optional: class index of label value 0, 1, 2, ...
-     "exclude": ["images/broken.jpg"],           optional: images to exclude
+     "exclude": ["images/broken.jpg"],           optional: images to exclude, also as absolute paths
      "name": "mine", "terms": "CC BY 4.0"}       optional
 
 Such labels have no instances: these are the connected components of the thing classes, as in the
@@ -263,7 +263,8 @@ def _read_list(root: Path, split: str, exclude: frozenset[str], source: str) -> 
             else source,
         ) from error
     pairs: list[tuple[str, str]] = []
-    listed: set[str] = set()
+    left_out: set[Path] = set()
+    excluded = {_place(root, name): name for name in exclude}
     for number, line in enumerate(lines, 1):
         fields = _fields(line)
         if not fields or fields[0].startswith("#"):
@@ -275,8 +276,10 @@ def _read_list(root: Path, split: str, exclude: frozenset[str], source: str) -> 
                 got=line,
                 fix="if the paths contain spaces, put a tab between them, or double quotes around each",
             )
-        listed.add(fields[0])
-        if fields[0] not in exclude:
+        place = _place(root, fields[0]) if excluded else None
+        if place in excluded:
+            left_out.add(place)
+        else:
             pairs.append((path_below(root, fields[0]), path_below(root, fields[1])))
     report_repeated(f"list {path}", (image for image, _ in pairs), "images are listed more than once")
     by_label = {str(Path(label)): str(Path(image)) for image, label in pairs}
@@ -285,15 +288,27 @@ def _read_list(root: Path, split: str, exclude: frozenset[str], source: str) -> 
         _log.warning(
             "list %s: %d label maps are those of several images: %s", path, len(shared), named(sorted(shared))
         )
-    if listed & exclude:
-        _log.info("list %s: %d images are excluded", path, len(listed & exclude))
-    absent = sorted(name for name in exclude - listed if not has_content(root / name))
-    if absent:
-        _log.warning("list %s: %d files to exclude do not exist: %s", path, len(absent), named(absent))
+    if left_out:
+        _log.info("list %s: %d images are excluded", path, len(left_out))
+    labels = {_place(root, label) for _, label in pairs} if excluded else set()
+    others = {place: name for place, name in excluded.items() if place not in left_out}
+    # An image of another list is none of this one, but exists.
+    unknown = sorted(name for place, name in others.items() if place in labels or not has_content(place))
+    if unknown:
+        _log.warning("list %s: %d entries of exclude name no image: %s", path, len(unknown), named(unknown))
     if not pairs:
         raise DatasetError(f"list {path}", expected="at least one pair of files", got="an empty list")
     need_files(root, (name for pair in pairs for name in pair), LAYOUT, source)
     return pairs
+
+
+def _place(root: Path, name: str) -> Path:
+    """The file of a path from a list or from exclude, which may be spelled differently there."""
+    place = root / name.replace("\\", "/")
+    try:
+        return place.parent.resolve() / place.name
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or a NUL
+        return place
 
 
 def is_list(path: Path) -> bool:

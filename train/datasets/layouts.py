@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from imp_trt.train.datasets.reading import need_folder
 from imp_trt.train.datasets.refusals import refusal, refused_file
 from imp_trt.train.datasets.splits import canonical, divided, matching
 from imp_trt.train.datasets.survey import survey
+from imp_trt.train.datasets.unused import named
 from imp_trt.train.datasets.view import DatasetView, FileDataset
 from imp_trt.train.datasets.voc import ColorMaskDataset, mask_lists
 from imp_trt.train.datasets.yolo import YoloDataset, split_names
@@ -49,6 +50,8 @@ class Layout:
             and val by file names.
         description: content of its dataset.json, if that names the layout.
         where: path of that file.
+        unread: labels in the folder that are in no split.
+        unread_fix: how to open those.
     """
 
     kind: str
@@ -57,6 +60,8 @@ class Layout:
     openers: Openers
     description: Mapping[str, Any] | None = None
     where: Path | None = None
+    unread: tuple[Path, ...] = ()
+    unread_fix: str = ""
 
     @property
     def divides(self) -> bool:
@@ -134,11 +139,13 @@ class Layout:
 def recognize(path: str | Path) -> Layout:
     """The layout of a folder, or of the folder that a dataset.json is about.
 
+    Labels in the folder that are in no split are logged as a warning.
+
     Raises:
         DatasetError: there is no such folder, or it has no known layout: with what it is, and what to do.
     """
     try:
-        return _recognized(Path(path))
+        return _reported(_recognized(Path(path)))
     except OSError as error:  # no permission, or a name that is too long
         raise DatasetError(
             f"dataset {str(path)!r:.200}",
@@ -146,6 +153,13 @@ def recognize(path: str | Path) -> Layout:
             got=error.strerror,
             fix="correct the path",
         ) from error
+
+
+def _reported(layout: Layout) -> Layout:
+    if layout.unread:
+        listed = named(path.relative_to(layout.root) for path in layout.unread)
+        _log.warning("%s: not read: %s; %s", layout.root, listed, layout.unread_fix)
+    return layout
 
 
 def _recognized(where: Path) -> Layout:
@@ -176,7 +190,7 @@ def _described(root: Path, file: Path, data: dict[str, Any]) -> Layout:
         raise DatasetError(
             str(file), expected=f"layout {found.kind!r}, as the folder has", got=repr(data["layout"])[:80]
         )
-    return Layout(found.kind, found.title, root, found.openers, data, file)
+    return replace(found, description=data, where=file)
 
 
 def _refusal(root: Path) -> DatasetError:
@@ -231,14 +245,17 @@ def index_png_openers(root: Path, spec: IndexPngSpec) -> Openers:
 
 
 def coco_layout(root: Path) -> Layout | None:
-    """The layout of a folder with COCO JSON, or None."""
-    return _coco(root)
+    """The layout of a folder with COCO JSON, or None; files in no split are logged as a warning."""
+    found = _coco(root)
+    return None if found is None else _reported(found)
 
 
 def _coco(root: Path) -> Layout | None:
-    title, files = _coco_files(root)
-    if not files:
+    groups = [(title, files) for title, files in _coco_files(root) if files]
+    if not groups:
         return None
+    title, chosen = groups[0]
+    files = {split: path for split, path in chosen}  # of several years the last
     openers: Openers = {}
     for split, path in files.items():
         folders = _image_folders(root, split, path)
@@ -246,31 +263,34 @@ def _coco(root: Path) -> Layout | None:
         openers[split] = partial(
             CocoDataset, path, folders, name, layout=title, source="export the dataset with its images"
         )
-    return Layout("coco", title, root, openers)
+    present = dict.fromkeys(path for _, group in groups for _, path in group)
+    unread = tuple(path for path in present if path not in files.values())
+    return Layout(
+        "coco", title, root, openers, unread=unread, unread_fix="--data coco:JSON,IMAGES opens one of them"
+    )
 
 
-def _coco_files(root: Path) -> tuple[str, dict[str, Path]]:
-    """Origin of a folder with COCO JSON, and the file of each split."""
-    roboflow = {path.parent.name: path for path in sorted(root.glob(f"*/{_ROBOFLOW}"))}
-    if (root / _ROBOFLOW).is_file() and not roboflow:
-        roboflow = {_name_of(root.resolve().name): root / _ROBOFLOW}
-    if roboflow:
-        return "COCO JSON as Roboflow exports it", roboflow
+def _coco_files(root: Path) -> list[tuple[str, list[tuple[str, Path]]]]:
+    """Origins of COCO JSON, each with the split and path of its files; the first with files is read."""
+    roboflow = [(path.parent.name, path) for path in sorted(root.glob(f"*/{_ROBOFLOW}"))]
+    alone, label_studio = root / _ROBOFLOW, root / "result.json"
     folder = root / "annotations"
     found = sorted(folder.glob("instances_*.json")) or [
         path for path in sorted(folder.glob("*.json")) if not path.name.startswith(_OTHER_TASKS)
     ]
-    if found:
-        files = {_split_of(path): path for path in found}  # of several years the last
-        return "COCO JSON as CVAT exports it" if list(files) == ["default"] else "COCO JSON", files
-    if (root / "result.json").is_file():
-        return "COCO JSON as Label Studio exports it", {"all": root / "result.json"}
-    named = {
-        path.stem: path
+    cvat = [path.name for path in found] == ["instances_default.json"]
+    others = [
+        (path.stem, path)
         for path in sorted(root.glob("*.json"))
         if path.stem in _ALONE or canonical(path.stem) in ("train", "val", "test")
-    }
-    return "COCO JSON", named
+    ]
+    return [
+        ("COCO JSON as Roboflow exports it", roboflow),
+        ("COCO JSON as Roboflow exports it", [(_name_of(root.resolve().name), alone)] * alone.is_file()),
+        (f"COCO JSON{' as CVAT exports it' * cvat}", [(_split_of(path), path) for path in found]),
+        ("COCO JSON as Label Studio exports it", [("all", label_studio)] * label_studio.is_file()),
+        ("COCO JSON", others),
+    ]
 
 
 def _split_of(path: Path) -> str:
@@ -298,7 +318,8 @@ def _yolo(root: Path) -> Layout | None:
     }
     if not openers:
         openers = {"train": partial(YoloDataset, found[0], "train", f"{name}/train")}
-    return Layout("yolo", "YOLO segmentation", root, openers)
+    fix = f"{found[0].name} is read instead; move it away to read another"
+    return Layout("yolo", "YOLO segmentation", root, openers, unread=tuple(found[1:]), unread_fix=fix)
 
 
 def _color_masks(root: Path) -> Layout | None:
@@ -312,4 +333,6 @@ def _color_masks(root: Path) -> Layout | None:
         for split in mask_lists(folder) or ("all",)
     }
     origin = "CVAT exports them" if (folder / "labelmap.txt").is_file() else "PASCAL VOC has them"
-    return Layout("voc", f"color masks as {origin}", root, openers)
+    unread = tuple(year for year in years if year != folder)
+    fix = f"--data {unread[0]} opens that folder alone" if unread else ""
+    return Layout("voc", f"color masks as {origin}", root, openers, unread=unread, unread_fix=fix)

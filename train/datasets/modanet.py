@@ -15,12 +15,16 @@ downloaded (exclude.txt), and confusions of footwear and boots (unchanged).
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 
 from imp_trt.data.files import read_regular
 from imp_trt.errors import DatasetError
 from imp_trt.train.datasets.coco import CocoDataset, CocoImage
 from imp_trt.train.datasets.reading import MAX_JSON_BYTES, need_folder, read_json
+from imp_trt.train.datasets.unused import named
+
+_log = logging.getLogger(__name__)
 
 TERMS = (
     "ModaNet (Zheng et al., ACM Multimedia 2018): annotations CC BY-NC 4.0; photos of identifiable people, "
@@ -62,12 +66,14 @@ def open_modanet(root: str | Path, split: str) -> CocoDataset:
             f"dataset {str(root)!r}", expected=LAYOUT, got=f"files missing: {ANNOTATIONS}", fix=SOURCE
         )
     excluded = _excluded(folder / "exclude.txt")
+    listed: set[str] = set()
 
     def keep(image: CocoImage) -> bool:
-        in_val = in_validation(image.file_name)
-        return bool(image.objects) and image.file_name not in excluded and in_val == (split == "val")
+        name, in_val = _plain(image.file_name), in_validation(image.file_name)
+        listed.add(name)
+        return bool(image.objects) and name not in excluded and in_val == (split == "val")
 
-    return CocoDataset(
+    dataset = CocoDataset(
         folder / ANNOTATIONS,
         folder / "images",
         f"modanet/{split}",
@@ -76,6 +82,11 @@ def open_modanet(root: str | Path, split: str) -> CocoDataset:
         layout=LAYOUT,
         source=SOURCE,
     )
+    unknown = sorted(excluded - listed)
+    if unknown:
+        text = "%s: %d lines are no file name of the annotations, such as %s: %s"
+        _log.warning(text, folder / "exclude.txt", len(unknown), min(listed), named(unknown))
+    return dataset
 
 
 def missing_photos(root: str | Path) -> list[str]:
@@ -101,4 +112,10 @@ def _excluded(path: Path) -> frozenset[str]:
         text = read_regular(path, MAX_JSON_BYTES).decode("utf-8-sig") if path.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(str(path), expected="a text file of file names", got=repr(error)) from error
-    return frozenset(line.strip() for line in text.splitlines())
+    lines = (line.strip() for line in text.splitlines())
+    return frozenset(_plain(line) for line in lines if line and not line.startswith("#"))
+
+
+def _plain(name: str) -> str:
+    """A file name without the folder of the photos, in which people include it."""
+    return name.replace("\\", "/").removeprefix("./").removeprefix("images/")

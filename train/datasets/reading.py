@@ -8,8 +8,9 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import cv2
 import numpy as np
@@ -32,6 +33,10 @@ MAX_JSON_BYTES = 4 << 30
 
 _MAX_NAMED = 3
 _PIECE = 4096
+_PIECES = 10
+_UNCOMPRESSED = (b"BM", b"II", b"MM", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
+"""First bytes of BMP, TIFF and PNM: an edit may leave all other bytes, and the size, as they were."""
+
 _Label = TypeVar("_Label", np.uint8, np.uint16)
 _REPLACE = "copy the file again or remove it from the list"
 _LFS = "version https://git-lfs.github.com/spec/"
@@ -98,8 +103,8 @@ def read_color_label(path: Path) -> NDArray[np.uint8]:
     """Read a label map in colors from a PNG: [H, W, 3] uint8 BGR, also of a palette; [H, W] if it is gray.
 
     Raises:
-        DatasetError: the file cannot be read or decoded, is not a PNG of 8 bits (of fewer with a palette), or
-            is rotated by EXIF metadata.
+        DatasetError: the file cannot be read or decoded, is not a PNG of 8 bits (of fewer with a palette), is
+            rotated by EXIF metadata, or has transparent pixels of another color than black.
     """
     with _as_dataset_error(path):
         data = read_image_bytes(path)
@@ -117,7 +122,18 @@ def read_color_label(path: Path) -> NDArray[np.uint8]:
         raise DatasetError(
             f"label map {path}", expected="no EXIF orientation", got=f"orientation {header.orientation}"
         )
-    return np.asarray(label if gray else label[..., :3], np.uint8)
+    colors = np.asarray(label, np.uint8)
+    if not gray and colors.shape[2] == 4:
+        # Tools leave any color below transparency; black means no object anyway.
+        unclear = (colors[..., 3] < 255) & ((colors[..., 3] > 0) | colors[..., :3].any(axis=2))
+        if unclear.any():
+            raise DatasetError(
+                f"label map {path}",
+                expected="opaque colors; what is transparent is black",
+                got=f"{int(unclear.sum())} transparent pixels of other colors",
+                fix="save it as RGB, the transparent pixels black (background) or 224,224,192 (ignored)",
+            )
+    return colors if gray else colors[..., :3]
 
 
 @contextmanager
@@ -190,7 +206,8 @@ def read_json(path: Path, content: str, source: str = "copy the file again") -> 
 def content_digest(settings: object, labels: Iterable[Path], photos: Iterable[Path]) -> str:
     """Short digest of what a dataset contains: settings, label files and photos.
 
-    Of the photos only sizes, heads and tails are read, because all of them may take minutes.
+    Of large photos in compressed formats only their sizes and a few pieces are read, because all of them may
+    take minutes.
 
     Args:
         settings: plain data, such as the meaning of label values.
@@ -206,14 +223,25 @@ def content_digest(settings: object, labels: Iterable[Path], photos: Iterable[Pa
             digest.update(hashlib.sha256(read_regular(path, MAX_JSON_BYTES)).digest())
         for path in photos:
             with open_regular(path, MAX_BYTES) as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - _PIECE))
-                tail = file.read(_PIECE)
-                file.seek(0)
-                digest.update(f"{size} ".encode() + file.read(_PIECE) + tail)
+                for piece in _pieces(file):
+                    digest.update(piece)
     except OSError as error:
         raise DatasetError(str(path), expected="a readable file", got=error.strerror) from error
     return digest.hexdigest()[:16]
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    """Size of a photo, and its content; pieces over its whole length if it is large and compressed."""
+    size = file.seek(0, os.SEEK_END)
+    yield f"{size} ".encode()
+    file.seek(0)
+    whole = size <= _PIECES * _PIECE or file.read(2) in _UNCOMPRESSED
+    for index in range(0 if whole else _PIECES):
+        file.seek((size - _PIECE) * index // (_PIECES - 1))
+        yield file.read(_PIECE)
+    if whole:
+        file.seek(0)
+        yield from iter(partial(file.read, 1 << 20), b"")
 
 
 def need_folder(folder: Path, layout: str, source: str) -> None:

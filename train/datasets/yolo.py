@@ -30,7 +30,7 @@ from imp_trt.train.datasets.coco import BACKGROUND, BACKGROUNDS
 from imp_trt.train.datasets.painting import count_hidden, paint
 from imp_trt.train.datasets.reading import content_digest, has_content, need_files, read_photo
 from imp_trt.train.datasets.regions import Region, need_pycocotools
-from imp_trt.train.datasets.unused import UnusedObjects, report_objects
+from imp_trt.train.datasets.unused import UnusedObjects, named, report_objects
 from imp_trt.train.datasets.values import class_names, path_below, report_repeated, whole_number
 
 _log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ SPLITS = ("train", "val", "test")
 _MAX_YAML_BYTES = 1 << 20
 _MAX_TEXT_BYTES = 1 << 26
 _MAX_FILES = 5_000_000
+_OTHER_IMAGES = (".avif", ".dng", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".mpo", ".pbm", ".pfm", ".tga")
 _REACH = 1.5
 """Largest coordinate; what is drawn grows with it."""
 
@@ -110,8 +111,9 @@ class YoloDataset:
 
     def content_digest(self) -> str:
         """Short digest of the classes, the text files and the photos."""
-        labels = [path for path in map(_label_file, self._images) if path.is_file()]
-        names = [path.name for path in self._images]
+        expected = [(image.name, _label_file(image)) for image in self._images]
+        names = [(image, label.name if label.is_file() else None) for image, label in expected]
+        labels = [label for _, label in expected if label.is_file()]
         return content_digest([self.classes.to_dict(), names], labels, self._images)
 
     def image_name(self, index: int) -> str:
@@ -212,7 +214,7 @@ def image_files(description: Path, data: Mapping[str, object], split: str) -> li
 
 def _below(folder: Path) -> list[Path]:
     """Images in a folder and below; data.yaml may name any folder of the machine."""
-    found = []
+    found, others = [], []
     try:
         for number, path in enumerate(folder.rglob("*")):
             if number >= _MAX_FILES:
@@ -221,8 +223,14 @@ def _below(folder: Path) -> list[Path]:
                 )
             if path.suffix.lower() in IMAGE_SUFFIXES:
                 found.append(path)
+            elif path.suffix.lower() in _OTHER_IMAGES:
+                others.append(path.name)
     except OSError as error:
         raise DatasetError(f"folder {folder}", expected="a readable folder", got=error.strerror) from error
+    if others:
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        text = "folder %s: %d images are not read: %s; convert them to one of %s"
+        _log.warning(text, folder, len(others), named(sorted(others)), kinds)
     return found
 
 

@@ -12,6 +12,7 @@ from imp_trt.artifacts.manifest import InputContract
 from imp_trt.errors import ExportError, InvalidInput, SourceError
 from imp_trt.export.quantization import calibration
 from imp_trt.export.quantization.calibration import CalibrationFrames, Histogram, collect_ranges
+from imp_trt.export.verification.frames import VerificationFrames
 from imp_trt.models.backbone import COMPACT_WIDTHS
 from imp_trt.preprocessing.letterbox import LetterboxTransform
 
@@ -45,6 +46,20 @@ def test_what_a_folder_has_besides_its_images_is_named_once(tmp_path, caplog):
     assert len(frames.paths()) == 1
     (message,) = caplog.messages
     assert "b.avif" in message
+
+
+@pytest.mark.parametrize("suffix", ["mask", "label", "labels", "gt", "seg", "labelIds"])
+def test_label_maps_next_to_their_images_are_no_frames(suffix, tmp_path, caplog):
+    for name in ("a", "b"):
+        cv2.imwrite(str(tmp_path / f"{name}.jpg"), np.zeros((8, 8, 3), np.uint8))
+        cv2.imwrite(str(tmp_path / f"{name}_{suffix}.png"), np.zeros((8, 8), np.uint8))
+    cv2.imwrite(str(tmp_path / f"c_{suffix}.png"), np.zeros((8, 8), np.uint8))  # a gray photo of that name
+    cv2.imwrite(str(tmp_path / f"a_{suffix}.jpg"), np.zeros((8, 8, 3), np.uint8))
+    frames = CalibrationFrames(tmp_path)
+    assert [path.name for path in frames.paths()] == ["a.jpg", f"a_{suffix}.jpg", "b.jpg", f"c_{suffix}.png"]
+    assert len(caplog.records) == 1
+    assert f"a_{suffix}.png is a label map of another image, as are 2 in all" in caplog.text
+    assert VerificationFrames(tmp_path, 9).description.startswith("4 images")
 
 
 def test_a_damaged_image_is_named(calibration_folder, tmp_path):

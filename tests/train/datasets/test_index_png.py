@@ -93,6 +93,31 @@ def test_groups_merge_labels_and_the_empty_photo_is_left_out(tmp_path: Path) -> 
     assert data.terms == ccp_spec(root).terms
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"things": [1.9]}, r"a class must be an integer, not 1\.9"),
+        ({"things": "1"}, "not three lists"),
+        ({"native_to_group": [0, 0.7]}, r"a class must be an integer, not 0\.7"),
+        ({"native_to_group": [0, True]}, "a class must be an integer, not True"),
+        ({"group_names": ["background", None]}, "class names must be text in one line, not None"),
+        ({"group_names": "ab"}, "not three lists"),
+    ],
+)
+def test_wrong_groups_are_refused(tmp_path: Path, changes: dict[str, object], told: str) -> None:
+    groups = {"group_names": ["background", "dress"], "things": [1], "native_to_group": [0, 1]}
+    (tmp_path / "groups.json").write_text(json.dumps(groups | changes))
+    with pytest.raises(DatasetError, match=told):
+        ccp_spec(tmp_path)
+
+
+def test_unknown_keys_of_groups_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    groups = {"group_names": ["background", "dress"], "things": [1], "native_to_group": [0, 1], "exclude": []}
+    (tmp_path / "groups.json").write_text(json.dumps(groups))
+    ccp_spec(tmp_path)
+    assert "keys without effect: exclude" in caplog.text
+
+
 def test_a_folder_describes_itself(tmp_path: Path) -> None:
     root = _describe(_write(tmp_path), terms="CC BY 4.0", name="mine", exclude=["images/b.png"])
     data = open_dataset(str(root), "train")

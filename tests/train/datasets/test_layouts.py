@@ -181,6 +181,64 @@ def test_photos_of_another_size_are_named(layout: str, tmp_path: Path) -> None:
         _ = [sample for data in _opened(written) for sample in data]
 
 
+def _coco_file(path: Path) -> None:
+    cv2.imwrite(str(path.parent.parent / "a.png"), scene(0).photo)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(coco_json({"a.png": scene(0)}))
+
+
+def _years(root: Path) -> None:
+    for year in (2014, 2017):
+        _coco_file(root / f"annotations/instances_train{year}.json")
+
+
+def _beside_roboflow(root: Path) -> None:
+    LAYOUTS["coco-roboflow"](root)
+    _coco_file(root / "annotations/instances_val.json")
+
+
+def _years_of_voc(root: Path) -> None:
+    for year in ("VOC2007", "VOC2012"):
+        LAYOUTS["voc"](root / year)
+
+
+def _two_descriptions(root: Path) -> None:
+    LAYOUTS["yolo"](root)
+    (root / "dataset.yaml").write_text("names: [a]\n")
+
+
+def _other_suffixes(root: Path) -> None:
+    LAYOUTS["yolo"](root)
+    (root / "images/train/b.HEIC").write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (_years, "not read: annotations/instances_train2014.json; --data coco:JSON,IMAGES opens"),
+        (_beside_roboflow, "not read: annotations/instances_val.json; --data coco:JSON,IMAGES opens"),
+        (_years_of_voc, "not read: VOC2007; --data {root}/VOC2007 opens"),
+        (_two_descriptions, "not read: dataset.yaml; data.yaml is read instead"),
+        (_other_suffixes, "1 images are not read: b.HEIC; convert them"),
+    ],
+)
+def test_labels_and_images_that_are_not_read_are_named(
+    write: Callable[[Path], None], told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path)
+    open_dataset(str(tmp_path), "train")
+    assert told.format(root=tmp_path) in caplog.text
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_nothing_is_unread_in_an_export(
+    layout: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    LAYOUTS[layout](tmp_path)
+    open_dataset(str(tmp_path), "train")
+    assert "not read" not in caplog.text
+
+
 def _labelme(root: Path) -> None:
     cv2.imwrite(str(root / "a.png"), scene(0).photo)
     (root / "a.json").write_text(json.dumps({"shapes": [], "imagePath": "a.png", "version": "5.4"}))

@@ -100,6 +100,14 @@ def test_photos_that_are_gone_are_named_and_can_be_listed(tmp_path: Path) -> Non
     assert not {image.file_name for image in data.images} & set(gone)
 
 
+def test_lines_of_exclude_that_name_no_photo(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = _write(tmp_path)
+    (root / "exclude.txt").write_text("# gone\n\nimages/0000000.jpg\n./0000001.jpg\n2\n0000003.JPG\n")
+    names = [image.file_name for image in open_dataset(f"modanet:{root}", "train").images]
+    assert names[:2] == PHOTOS[2:4]
+    assert "2 lines are no file name of the annotations, such as 0000000.jpg: 0000003.JPG, 2" in caplog.text
+
+
 def test_a_missing_set_says_where_it_is(tmp_path: Path) -> None:
     for where in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(DatasetError, match=r"github\.com/eBay/modanet.*paperdoll"):

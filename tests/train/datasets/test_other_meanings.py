@@ -367,7 +367,8 @@ def _index(root: Path, lines: str = "", **changes: object) -> str:
         ("images/a.png labels/a.png\nimages/b.png labels/a.png\n", {}, "1 label maps are those of several"),
         ("images/a.png labels/a.png\n./images/a.png labels/b.png\n", {}, "images are listed more than once"),
         ("", {"ignore_label": 0}, "keys without effect: ignore_label"),
-        ("", {"exclude": ["a.png"]}, "1 files to exclude do not exist: a.png"),
+        ("", {"exclude": ["a.png"]}, "1 entries of exclude name no image: a.png"),
+        ("", {"exclude": ["labels/a.png"]}, "1 entries of exclude name no image: labels/a.png"),
         ("", {"classes": ["ground", "cat", "Cat"], "things": ["cat"]}, "'cat' and 'Cat'"),
     ],
 )
@@ -376,6 +377,19 @@ def test_index_pngs_that_are_accepted_are_named(
 ) -> None:
     assert len(open_dataset(_index(tmp_path, lines, **changes), "train")) == 2
     assert told in caplog.text
+
+
+@pytest.mark.parametrize(
+    "spelled", ["./images/a.png", "images\\a.png", "{root}/images/a.png", "labels/../images/a.png", "{link}"]
+)
+def test_images_to_exclude_in_other_spellings(
+    spelled: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "link").symlink_to("set")
+    name = spelled.format(root=tmp_path / "set", link=tmp_path / "link/images/a.png")
+    data = open_dataset(_index(tmp_path / "set", exclude=[name]), "train")
+    assert [data.image_name(index) for index in range(len(data))] == ["images/b.png"]  # type: ignore[attr-defined]
+    assert not caplog.records
 
 
 def test_lists_of_windows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -415,6 +429,31 @@ def _voc(root: Path, colors: NDArray[np.uint8] = COLORS, labels: str = LABELS, l
     (root / "labelmap.txt").write_text(labels)
     (root / "ImageSets/Segmentation/train.txt").write_text(lists)
     return str(root)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "hidden", "refused"),
+    [(0, (0, 0, 0), False), (0, (128, 0, 0), True), (9, (0, 0, 0), True), (255, (0, 128, 0), False)],
+)
+@pytest.mark.parametrize("palette", [False, True])
+def test_masks_with_transparent_pixels(
+    alpha: int, hidden: tuple[int, int, int], refused: bool, palette: bool, tmp_path: Path
+) -> None:
+    where = _voc(tmp_path)
+    file = tmp_path / "SegmentationClass/a.png"
+    if palette:
+        image = Image.fromarray(_mask()).convert("P")
+        image.putpalette([*hidden, *COLORS[1:].ravel().tolist()])
+        image.save(file, transparency=bytes([alpha, 255, 255]))
+    else:
+        colors = np.array([hidden, *COLORS[1:]], np.uint8)[_mask()]
+        opacity = np.where(_mask(), 255, alpha).astype(np.uint8)
+        Image.fromarray(np.dstack([colors, opacity])).save(file)
+    if refused:
+        with pytest.raises(DatasetError, match=r"a\.png.*transparent pixels of other colors"):
+            open_dataset(where, "train")[0]
+    else:
+        assert len(_boxes(open_dataset(where, "train"))) == 2
 
 
 GRAY = "background:0,0,0::\ncat:{0},{0},{0}::\ndog:{1},{1},{1}::\n"
