@@ -95,7 +95,7 @@ def _weights_digest(run: Run) -> dict[str, object]:
     """Digest of the file with the initial weights of network or backbone, if the run has one."""
     if run.checkpoint is not None:
         return {"initial": "checkpoint", "checkpoint": run.checkpoint.sha256}
-    if run.backbone_weights is None or run.initial == "scratch":
+    if run.backbone_weights is None:
         return {}
     try:
         content = run.backbone_weights.read_bytes()

@@ -329,7 +329,40 @@ def _initialized(run: Run, config: ModelConfig) -> ImpNetwork:
     return network
 
 
+def check_backbone_weights(path: Path | None, initial: str, checkpoint: Checkpoint | None) -> None:
+    """Check that a file with the backbone's weights exists and would be used.
+
+    Args:
+        path, initial, checkpoint: ``backbone_weights``, ``initial`` and ``checkpoint`` of a :class:`Run`.
+
+    Raises:
+        UsageError: the run starts from other weights.
+        CheckpointError: there is no such file.
+    """
+    if path is None:
+        return
+    if checkpoint is not None:
+        raise UsageError(
+            "backbone weights",
+            expected="none with the weights of a whole network",
+            got=str(path),
+            fix="leave out --backbone-weights",
+        )
+    if initial != "imagenet":
+        raise UsageError(
+            f"--backbone-weights {path}",
+            expected="initial weights 'imagenet', of which it is the backbone",
+            got=repr(initial),
+            fix="add --init imagenet, or leave out --backbone-weights",
+        )
+    if not path.is_file():
+        raise CheckpointError(
+            f"backbone weights {path}", expected="an existing file", got="none", fix="check the path"
+        )
+
+
 def _check(run: Run, config: ModelConfig) -> None:
+    check_backbone_weights(run.backbone_weights, run.initial, run.checkpoint)
     data, network = run.dataset.classes, config.classes
     if (data.names, data.things) != (network.names, network.things):
         raise UsageError(
@@ -343,13 +376,6 @@ def _check(run: Run, config: ModelConfig) -> None:
     if run.validation is not None:
         check_validation(run.validation, run.dataset)
     if run.checkpoint is not None:
-        if run.backbone_weights is not None:
-            raise UsageError(
-                "backbone weights",
-                expected="none with the weights of a whole network",
-                got=str(run.backbone_weights),
-                fix="leave out --backbone-weights",
-            )
         plan_transfer(config, run.checkpoint.network.config)
     if (run.recipe.freeze_stages or run.recipe.freeze_norm) and not run.is_pretrained:
         raise UsageError(

@@ -81,7 +81,7 @@ def _train(options: argparse.Namespace) -> int:
     from imp_trt.models.presets import without_imp
     from imp_trt.train import distributed, tensorboard
     from imp_trt.train.datasets import open_dataset
-    from imp_trt.train.run import Run
+    from imp_trt.train.run import Run, check_backbone_weights
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -89,11 +89,13 @@ def _train(options: argparse.Namespace) -> int:
     checkpoint = _checkpoint(options)
     with distributed.joined(str(chosen)) as device:
         quiet = options.quiet or distributed.rank() > 0
+        plan = _recipe(options)
+        initial = "scratch" if checkpoint is not None else options.init or plan.initial
+        # Before a large dataset is read.
+        check_backbone_weights(options.backbone_weights, initial, checkpoint)
         dataset = open_dataset(options.data, options.split)
         if dataset.terms and not quiet:
             say(f"license terms of the data: {dataset.terms}")
-        plan = _recipe(options)
-        initial = "scratch" if checkpoint is not None else options.init or plan.initial
         config = _config(options, dataset.classes, initial, checkpoint)
         if options.pair and not config.imp:
             raise UsageError(

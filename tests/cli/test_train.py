@@ -16,7 +16,7 @@ import torch
 
 from imp_trt.cli import train as command
 from imp_trt.cli import train_options
-from imp_trt.errors import UsageError
+from imp_trt.errors import CheckpointError, UsageError
 from imp_trt.models.checkpoint import load_model
 from imp_trt.models.presets import SYSTEMS
 from imp_trt.train import recipes, tensorboard
@@ -261,6 +261,23 @@ def test_the_weights_of_the_backbone_come_from_a_file(tiny, tmp_path, capsys):
     assert "another run" in capsys.readouterr().err
     assert command.main([*arguments, "--backbone-weights", str(tmp_path / "none.pth")]) != 0
     assert "none.pth" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "words"),
+    [
+        ([], UsageError, "got 'scratch'. Fix: add --init imagenet, or leave out --backbone-weights"),
+        (["--init", "coco"], UsageError, "got 'coco'"),
+        (["--recipe", "cityscapes"], UsageError, "got 'coco'"),
+        (["--init", "imagenet"], CheckpointError, "none.pth: expected an existing file"),
+    ],
+)
+def test_backbone_weights_without_effect_are_refused(tiny, tmp_path, capsys, monkeypatch, more, error, words):
+    monkeypatch.setattr("imp_trt.train.datasets.open_dataset", None)  # refused before it is opened
+    arguments = [*tiny, "--backbone", "resnet18", "--backbone-weights", str(tmp_path / "none.pth"), *more]
+    assert command.main([*arguments, "-q", "-o", str(tmp_path / "run")]) == error.exit_code
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_help_names_the_systems(capsys):
