@@ -13,7 +13,7 @@ from imp_trt.errors import CheckpointError
 from imp_trt.models.config import ModelConfig
 from imp_trt.train.config import CANVAS_KEYS
 from imp_trt.train.losses import trains_semantic
-from imp_trt.train.provenance import config_digest, dataset_digest, dataset_facts
+from imp_trt.train.provenance import config_digest, dataset_facts
 from imp_trt.train.renamed import json_key, plain_dict
 
 if TYPE_CHECKING:
@@ -87,8 +87,7 @@ def _early_stopping(run: Run) -> dict[str, object]:
     """Settings of the validation, if it can end a stage."""
     if run.validation is None or run.validation.patience is None:
         return {}
-    data = dataset_digest(run.validation.dataset)
-    return {"validation": [data, run.validation.every, run.validation.patience]}
+    return {"validation": [run.validation.data_digest, run.validation.every, run.validation.patience]}
 
 
 def _weights_digest(run: Run) -> dict[str, object]:

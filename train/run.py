@@ -63,7 +63,8 @@ class Run:
             published ones.
         checkpoint: initial weights of the whole network, instead of ``initial``: what it has in common with
             the networks of both stages is copied (:func:`imp_trt.models.finetune.copy_weights`).
-        validation: evaluation during training; None: none. It changes nothing but when a stage ends.
+        validation: evaluation during training; None: none. It changes nothing but when a stage ends; a folder
+            has the scores of one.
         tensorboard: also write the curves in TensorBoard's format.
         quiet: no progress bar.
         deadline: a :func:`time.monotonic` time; after it the state is saved at the next step
@@ -180,7 +181,7 @@ def train_stage_one(run: Run, config: ModelConfig) -> Path:
     run, shared = _stage_one(run, config)
     run_id = identity(run, shared, 1)
     with exclusive(run.folder):
-        done = find_finished(run, "stage_one", run_id)
+        done = find_finished(run, 1, "stage_one", run_id)
         if done is not None:
             return done
         torch.manual_seed(run.seed)
@@ -205,7 +206,7 @@ def train_stage_two(run: Run, config: ModelConfig, stage_one: Path, name: str) -
     first, metadata = load_model(stage_one)
     run_id = identity(run, config, 2, str(metadata.get("identity")))
     with exclusive(run.folder):
-        done = find_finished(run, name, run_id)
+        done = find_finished(run, 2, name, run_id)
         if done is not None:
             return done
         network = _second_network(run, config, first)
