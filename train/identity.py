@@ -15,7 +15,7 @@ from imp_trt.models.checkpoint import MAX_CHECKPOINT_BYTES
 from imp_trt.models.config import ModelConfig
 from imp_trt.train.config import CANVAS_KEYS
 from imp_trt.train.losses import trains_semantic
-from imp_trt.train.provenance import config_digest, dataset_digest, dataset_facts
+from imp_trt.train.provenance import config_digest, dataset_facts
 from imp_trt.train.renamed import json_key, plain_dict
 
 if TYPE_CHECKING:
@@ -89,15 +89,14 @@ def _early_stopping(run: Run) -> dict[str, object]:
     """Settings of the validation, if it can end a stage."""
     if run.validation is None or run.validation.patience is None:
         return {}
-    data = dataset_digest(run.validation.dataset)
-    return {"validation": [data, run.validation.every, run.validation.patience]}
+    return {"validation": [run.validation.data_digest, run.validation.every, run.validation.patience]}
 
 
 def _weights_digest(run: Run) -> dict[str, object]:
     """Digest of the file with the initial weights of network or backbone, if the run has one."""
     if run.checkpoint is not None:
         return {"initial": "checkpoint", "checkpoint": run.checkpoint.sha256}
-    if run.backbone_weights is None or run.initial == "scratch":
+    if run.backbone_weights is None:
         return {}
     try:
         content = read_regular(run.backbone_weights, MAX_CHECKPOINT_BYTES)

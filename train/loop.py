@@ -8,7 +8,7 @@ state and executes exactly the steps of an uninterrupted one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train import distributed
 from imp_trt.train.batches import batch_stream, class_weights, draw_ohem_ratio
+from imp_trt.train.config import Stage
 from imp_trt.train.ema import WeightAverage
 from imp_trt.train.log import LogState, TrainingLog
 from imp_trt.train.losses import StageLosses, trains_semantic
@@ -28,12 +29,15 @@ from imp_trt.train.optimizer import Optimizer, TrainingDiverged
 from imp_trt.train.provenance import source_version
 from imp_trt.train.schedule import learning_rate
 from imp_trt.train.state import (
+    VALIDATION_KEY,
     StopRequest,
     TimeBudgetSpent,
     TrainingState,
+    ValidationFacts,
     read_state,
     require_same_data,
     require_same_run,
+    require_same_validation,
     save_state,
 )
 from imp_trt.train.targets import Batch
@@ -46,11 +50,14 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger("imp_trt.train")
 
 
-def find_finished(run: Run, name: str, identity: str) -> Path | None:
+def find_finished(run: Run, stage: int, name: str, identity: str) -> Path | None:
     """The stage's checkpoint if this run has already written it, else None.
 
+    A run without validation takes that of one with any: its weights are the same.
+
     Raises:
-        UsageError: a checkpoint of that name belongs to another run, or was trained with other labels.
+        UsageError: a checkpoint of that name belongs to another run, was trained with other labels, or has
+            another validation than this run.
     """
     path = run.folder / f"{name}.safetensors"
     # All processes must agree before the first of them writes.
@@ -60,8 +67,29 @@ def find_finished(run: Run, name: str, identity: str) -> Path | None:
     metadata = load_model(path)[1]
     require_same_run(path, metadata.get("identity"), identity)
     require_same_data(path, metadata.get("data_digest"), run.data_digest)
+    validation = _validation_facts(run, stage)
+    if validation is not None:
+        require_same_validation(path, metadata, validation)
+        if not best_path(path).is_file():
+            _LOGGER.warning(
+                "%s is reused, but %s does not exist: no best weights are known; train in another folder to "
+                "get them",
+                path,
+                best_path(path),
+            )
     _LOGGER.info("%s is reused: it was trained with %s", path, _inputs(run, identity))
     return path
+
+
+def _schedule(run: Run, stage: int) -> Stage:
+    return run.recipe.stage_one if stage == 1 else run.recipe.stage_two
+
+
+def _validation_facts(run: Run, stage: int) -> ValidationFacts | None:
+    """What the scores of a stage depend on; None if none are made."""
+    if run.validation is None:
+        return None
+    return run.validation.facts(_schedule(run, stage).iterations)
 
 
 def _inputs(run: Run, identity: str) -> str:
@@ -93,20 +121,22 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
         TrainingDiverged: a loss or a gradient is not finite.
         CheckpointError: the saved state is damaged.
     """
-    schedule = run.recipe.stage_one if stage == 1 else run.recipe.stage_two
+    total = _schedule(run, stage).iterations
     network = network.to(run.device).to(memory_format=torch.channels_last)
     optimizer = _prepare(network, run)
     path = run.folder / f"{name}.resume.pt"
-    state = _saved_state(run, path, identity, schedule.iterations)
+    validation = _validation_facts(run, stage)
+    state = _saved_state(run, path, identity, validation, total)
     average = _restore(network, optimizer, run.recipe.ema_decay, state)
     first = 0 if state is None else state["step"]
     sources = _sources(state)
     is_writer = distributed.rank() == 0
-    log, curves = _logs(run, name, schedule.iterations, state)
+    log, curves = _logs(run, name, total, state)
     provenance = {
         "identity": identity,
         "config_digest": digest,
         "data_digest": run.data_digest,
+        VALIDATION_KEY: validation,
         "sources": sources,
     }
 
@@ -115,7 +145,7 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
         save_checkpoint(path, weights, metadata, run.half and stage == 2)
 
     history = state.get("validation", []) if state is not None else []
-    validator = _validator(run, name, schedule.iterations, identity, history, write, curves)
+    validator = _validator(run, name, total, provenance, history, write, curves)
 
     def save(step: int) -> None:
         if is_writer:
@@ -126,6 +156,7 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
                 step=step,
                 sources=sources,
                 data_digest=run.data_digest,
+                validation_facts=validation,
                 log=log.state(),
             )
             if average is not None:
@@ -135,14 +166,14 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
             save_state(path, saved)
 
     with log, StopRequest(run.deadline) as stop:
-        steps = range(first, schedule.iterations)
+        steps = range(first, total)
         done = _steps(run, network, optimizer, average, stage, steps, log, stop, save, validator)
     if curves is not None:
         curves.close()
     if average is not None:
         average.copy_to(network)
     if is_writer:
-        more: dict[str, object] = {"stopped_early_at": done} if done < schedule.iterations else {}
+        more: dict[str, object] = {"stopped_early_at": done} if done < total else {}
         write(run.folder / f"{name}.safetensors", network, more)
         path.unlink(missing_ok=True)
     distributed.wait()
@@ -152,10 +183,14 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
     return run.folder / f"{name}.safetensors"
 
 
-def _saved_state(run: Run, path: Path, identity: str, total: int) -> TrainingState | None:
+def _saved_state(
+    run: Run, path: Path, identity: str, validation: ValidationFacts | None, total: int
+) -> TrainingState | None:
     """What a stopped training saved, if anything; the log says what identifies it."""
     state = read_state(path, identity, run.data_digest)
     if state is not None:
+        # Its scores are the first part of the history.
+        require_same_validation(path, state, validation)
         _LOGGER.info("%s resumes at step %d of %d: %s", path, state["step"], total, _inputs(run, identity))
     return state
 
@@ -169,17 +204,19 @@ def _validator(
     run: Run,
     name: str,
     total: int,
-    identity: str,
+    provenance: Mapping[str, object],
     history: list[ValidationScores],
     write: Callable[[Path, ImpNetwork, dict[str, object]], None],
     curves: TensorBoardCurves | None,
 ) -> Validator | None:
-    """The validation of a stage; UsageError if the folder has the best weights of another run."""
+    """The validation of a stage; UsageError if the folder has the best weights of another one."""
     if run.validation is None:
         return None
     best = best_path(run.folder / f"{name}.safetensors")
     if distributed.any_process(best.is_file(), run.device):
-        require_same_run(best, load_model(best)[1].get("identity"), identity)
+        metadata = load_model(best)[1]
+        require_same_run(best, metadata.get("identity"), str(provenance["identity"]))
+        require_same_validation(best, metadata, run.validation.facts(total))
 
     def on_best(network: ImpNetwork, step: int, score: float) -> None:
         write(best, network, {"step": step, "validation_score": score})
@@ -254,8 +291,7 @@ def _steps(
     validator: Validator | None,
 ) -> int:
     """Execute the steps; returns the number of those done, fewer than all if the validation ended them."""
-    recipe = run.recipe
-    schedule = recipe.stage_one if stage == 1 else recipe.stage_two
+    recipe, schedule = run.recipe, _schedule(run, stage)
     weights = None
     if recipe.class_weights and trains_semantic(network.config, recipe, stage):
         weights = class_weights(run.dataset).to(run.device)

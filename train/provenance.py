@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypedDict, runtime_checkable
 
 import imp_trt
+from imp_trt.data.dataset import CachedDataset
 
 if TYPE_CHECKING:
     from imp_trt.data.dataset import Dataset
@@ -91,6 +92,8 @@ def dataset_digest(dataset: Dataset) -> str:
     Raises:
         DatasetError: a file cannot be read.
     """
+    if isinstance(dataset, CachedDataset):
+        dataset = dataset.dataset
     if isinstance(dataset, _DigestedDataset):
         return dataset.content_digest()
     return dataset_facts(dataset)["first_sample"]

@@ -63,7 +63,8 @@ class Run:
             published ones.
         checkpoint: initial weights of the whole network, instead of ``initial``: what it has in common with
             the networks of both stages is copied (:func:`imp_trt.models.finetune.copy_weights`).
-        validation: evaluation during training; None: none. It changes nothing but when a stage ends.
+        validation: evaluation during training; None: none. It changes nothing but when a stage ends; a folder
+            has the scores of one.
         tensorboard: also write the curves in TensorBoard's format.
         quiet: no progress bar.
         deadline: a :func:`time.monotonic` time; after it the state is saved at the next step
@@ -180,7 +181,7 @@ def train_stage_one(run: Run, config: ModelConfig) -> Path:
     run, shared = _stage_one(run, config)
     run_id = identity(run, shared, 1)
     with exclusive(run.folder):
-        done = find_finished(run, "stage_one", run_id)
+        done = find_finished(run, 1, "stage_one", run_id)
         if done is not None:
             return done
         torch.manual_seed(run.seed)
@@ -205,7 +206,7 @@ def train_stage_two(run: Run, config: ModelConfig, stage_one: Path, name: str) -
     first, metadata = load_model(stage_one)
     run_id = identity(run, config, 2, str(metadata.get("identity")))
     with exclusive(run.folder):
-        done = find_finished(run, name, run_id)
+        done = find_finished(run, 2, name, run_id)
         if done is not None:
             return done
         network = _second_network(run, config, first)
@@ -329,7 +330,40 @@ def _initialized(run: Run, config: ModelConfig) -> ImpNetwork:
     return network
 
 
+def check_backbone_weights(path: Path | None, initial: str, checkpoint: Checkpoint | None) -> None:
+    """Check that a file with the backbone's weights exists and would be used.
+
+    Args:
+        path, initial, checkpoint: ``backbone_weights``, ``initial`` and ``checkpoint`` of a :class:`Run`.
+
+    Raises:
+        UsageError: the run starts from other weights.
+        CheckpointError: there is no such file.
+    """
+    if path is None:
+        return
+    if checkpoint is not None:
+        raise UsageError(
+            "backbone weights",
+            expected="none with the weights of a whole network",
+            got=str(path),
+            fix="leave out --backbone-weights",
+        )
+    if initial != "imagenet":
+        raise UsageError(
+            f"--backbone-weights {path}",
+            expected="initial weights 'imagenet', of which it is the backbone",
+            got=repr(initial),
+            fix="add --init imagenet, or leave out --backbone-weights",
+        )
+    if not path.is_file():
+        raise CheckpointError(
+            f"backbone weights {path}", expected="an existing file", got="none", fix="check the path"
+        )
+
+
 def _check(run: Run, config: ModelConfig) -> None:
+    check_backbone_weights(run.backbone_weights, run.initial, run.checkpoint)
     data, network = run.dataset.classes, config.classes
     if (data.names, data.things) != (network.names, network.things):
         raise UsageError(
@@ -343,13 +377,6 @@ def _check(run: Run, config: ModelConfig) -> None:
     if run.validation is not None:
         check_validation(run.validation, run.dataset)
     if run.checkpoint is not None:
-        if run.backbone_weights is not None:
-            raise UsageError(
-                "backbone weights",
-                expected="none with the weights of a whole network",
-                got=str(run.backbone_weights),
-                fix="leave out --backbone-weights",
-            )
         plan_transfer(config, run.checkpoint.network.config)
     if (run.recipe.freeze_stages or run.recipe.freeze_norm) and not run.is_pretrained:
         raise UsageError(

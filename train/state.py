@@ -8,7 +8,7 @@ import io
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TypedDict
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 PARTS = frozenset({"network", "optimiser", "identity", "step", "log"})
 """Keys of a saved state."""
+
+VALIDATION_KEY = "validation_facts"
+"""Key of :class:`ValidationFacts` in saved states and in the metadata of checkpoints."""
 
 MAX_STATE_BYTES = 16 << 30
 
@@ -44,6 +47,13 @@ class TimeBudgetSpent(ImpTrtError):
 _Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 
+class ValidationFacts(TypedDict):
+    """What the scores of a validation depend on besides the weights: digest of its data, steps between."""
+
+    data: str
+    every: int
+
+
 class _Later(TypedDict, total=False):
     """Keys that are missing in older states."""
 
@@ -51,6 +61,7 @@ class _Later(TypedDict, total=False):
     data_digest: str
     average: dict[str, Tensor]  # with Recipe.ema_decay
     validation: list[ValidationScores]  # with Run.validation
+    validation_facts: ValidationFacts | None
 
 
 class TrainingState(_Later):
@@ -185,3 +196,30 @@ def require_same_data(path: Path, actual: object, data_digest: str | None) -> No
             got=f"data {actual}",
             fix="choose another folder with -o, restore the data, or delete the file",
         )
+
+
+def require_same_validation(
+    path: Path, recorded: Mapping[str, object], validation: ValidationFacts | None
+) -> None:
+    """Raise UsageError if a file was made with another validation; older files do not record it.
+
+    Args:
+        path: file of a stage.
+        recorded: its metadata, or the saved state.
+        validation: the validation of this run; None if it has none.
+    """
+    before = recorded.get(VALIDATION_KEY, validation)
+    if before != validation:
+        raise UsageError(
+            f"{path} was made with another validation",
+            expected=_described(validation),
+            got=_described(before),
+            fix="the same --val and --val-every, or choose another folder with -o",
+        )
+
+
+def _described(validation: object) -> str:
+    """A validation in words."""
+    if not isinstance(validation, Mapping):
+        return "no validation"
+    return f"data {validation.get('data')} every {validation.get('every')} steps"

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypedDict
 
@@ -26,7 +27,8 @@ from imp_trt.results.result import SegmentationResult
 from imp_trt.train import distributed
 from imp_trt.train.ema import WeightAverage
 from imp_trt.train.evaluation import Evaluation, evaluate, require_same_classes
-from imp_trt.train.state import StopRequest
+from imp_trt.train.provenance import dataset_digest
+from imp_trt.train.state import StopRequest, ValidationFacts
 
 _LOGGER = logging.getLogger("imp_trt.train")
 
@@ -50,6 +52,19 @@ class Validation:
     dataset: Dataset
     every: int | None = None
     patience: int | None = None
+
+    @cached_property
+    def data_digest(self) -> str:
+        """Digest of the dataset's content."""
+        return dataset_digest(self.dataset)
+
+    def interval(self, total: int) -> int:
+        """Steps between two evaluations of a stage of ``total`` steps."""
+        return self.every or max(1, total // DEFAULT_VALIDATIONS)
+
+    def facts(self, total: int) -> ValidationFacts | None:
+        """What scores of a stage of ``total`` steps depend on; None without steps, where none are made."""
+        return {"data": self.data_digest, "every": self.interval(total)} if total else None
 
     def __post_init__(self) -> None:
         for name in ("every", "patience"):
@@ -97,7 +112,7 @@ class Validator:
         on_scores: Callable[[ValidationScores], None] | None = None,
     ) -> None:
         self._dataset, self._patience = settings.dataset, settings.patience
-        self._every = settings.every or max(1, total // DEFAULT_VALIDATIONS)
+        self._every = settings.interval(total)
         self._total, self._path, self._device = total, path, device
         self._on_best, self._on_scores = on_best, on_scores
         self.history = list(history)

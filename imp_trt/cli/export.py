@@ -22,7 +22,7 @@ from imp_trt.cli.export_network import add_shape_option, export_foreign, print_n
 from imp_trt.cli.export_options import engine_options, graph_options, verification_options
 from imp_trt.cli.export_report import print_bisection, print_report
 from imp_trt.errors import DependencyMissing, UsageError, VerificationError
-from imp_trt.export.options import EngineOptions, ExportOptions, check_calibration, check_keep_float16
+from imp_trt.export.options import AUTO, EngineOptions, ExportOptions, check_calibration, check_keep_float16
 
 if TYPE_CHECKING:
     from imp_trt.export.plan import ExportPlan
@@ -179,6 +179,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def _export_foreign(options: argparse.Namespace) -> int:
     _refuse(options, f"{options.file}, a third-party ONNX file,", FOREIGN_EXCLUDED, "")
+    _check_verification(options)
     report = export_foreign(options, _engine(options))
     if options.json:
         print_json(report.to_dict())
@@ -193,6 +194,7 @@ def _plans(options: argparse.Namespace) -> list[ExportPlan]:
     from imp_trt.export.verification.gates import GATES
     from imp_trt.weights import bundled
 
+    _check_verification(options)
     if options.file is not None and options.weights is not None:
         raise UsageError("one checkpoint", got=f"{options.file} and --weights {options.weights}")
     if options.shape:
@@ -309,6 +311,17 @@ def _adopt(options: argparse.Namespace) -> ExportReport:
         chosen,
         progress=stage_progress("imp-export", options.quiet),
     )
+
+
+def _check_verification(options: argparse.Namespace) -> None:
+    """UsageError if there is an option of the verification, but nothing that it has an effect on."""
+    if options.keep_float16 == AUTO:
+        return  # which obeys the gate on these frames, and checks that they are compared
+    if options.bisect:
+        names = {"gate": "--gate", "no_verify": "--no-verify"}
+        _refuse(options, "--bisect", names, ": it compares the values of nodes, without a gate")
+    elif options.no_verify:
+        _refuse(options, "--no-verify", {"gate": "--gate", "frames": "--frames"}, ": nothing is compared")
 
 
 def _refuse(

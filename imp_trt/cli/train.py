@@ -81,7 +81,7 @@ def _train(options: argparse.Namespace) -> int:
     from imp_trt.models.presets import without_imp
     from imp_trt.train import distributed, tensorboard
     from imp_trt.train.datasets import open_dataset
-    from imp_trt.train.run import Run
+    from imp_trt.train.run import Run, check_backbone_weights
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -89,19 +89,15 @@ def _train(options: argparse.Namespace) -> int:
     checkpoint = _checkpoint(options)
     with distributed.joined(str(chosen)) as device:
         quiet = options.quiet or distributed.rank() > 0
+        plan = _recipe(options)
+        initial = "scratch" if checkpoint is not None else options.init or plan.initial
+        # Before a large dataset is read.
+        check_backbone_weights(options.backbone_weights, initial, checkpoint)
         dataset = open_dataset(options.data, options.split)
         if dataset.terms and not quiet:
             say(f"license terms of the data: {dataset.terms}")
-        plan = _recipe(options)
-        initial = "scratch" if checkpoint is not None else options.init or plan.initial
         config = _config(options, dataset.classes, initial, checkpoint)
-        if options.pair and not config.imp:
-            raise UsageError(
-                "--with-baseline",
-                expected="a system with IMP",
-                got=options.system or DEFAULT_SYSTEM,
-                fix="omit --with-baseline",
-            )
+        _check_effect(options, config)
         # Configured now, so that an error is reported before hours of training.
         control = without_imp(config) if options.pair or options.stage == "plain" else config
         validation = _validation(options, dataset)
@@ -224,6 +220,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
     from imp_trt.train.recipes import changed, recipe
 
+    _check_settings(options)
     plan = recipe(_recipe_name(options))
     if options.iterations:
         one, two = options.iterations
@@ -231,6 +228,44 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     if options.batch:
         plan = replace(plan, batch=options.batch)
     return changed(plan, options.settings)
+
+
+def _check_settings(options: argparse.Namespace) -> None:
+    """UsageError if --set names a field that another option sets."""
+    fields = {
+        "--batch-size": ("batch",) if options.batch else (),
+        "--iterations": ("stage_one.iterations", "stage_two.iterations") if options.iterations else (),
+        "--init": ("initial",) if options.init else (),
+    }
+    for setting in options.settings:
+        for flag, names in fields.items():
+            if setting.partition("=")[0] in names:
+                raise UsageError(
+                    f"{flag} and --set {setting}",
+                    expected="one of them",
+                    got="both, for the same field",
+                    fix="leave one of them out",
+                )
+
+
+def _check_effect(options: argparse.Namespace, config: ModelConfig) -> None:
+    """UsageError if an option is about a part that the network does not have."""
+    from imp_trt.models.finetune import system_of
+
+    canvas_head = config.imp and config.semantic_head != "none"
+    needs = {
+        "--canvas-skip": (options.canvas_skip, canvas_head, "a semantic head with IMP"),
+        "--sampling": (options.sampling, config.imp, "IMP"),
+        "--anchor-scales": (options.anchor_scales, config.detector, "a detector"),
+        "--with-baseline": (options.pair, config.imp, "IMP"),
+    }
+    for flag, (given, is_used, part) in needs.items():
+        if given and not is_used:
+            raise UsageError(
+                f"{flag} with --system {system_of(config)}",
+                expected=f"a system with {part}",
+                fix=f"omit {flag}, or choose another --system",
+            )
 
 
 def _recipe_name(options: argparse.Namespace) -> str:
@@ -307,6 +342,9 @@ def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> Non
         f"recipe {_recipe_name(options)}: {parts}, batch size {plan.batch}, {plan.precision}, on {run.device}"
         f"{processes}, seed {run.seed}; results in {run.folder}"
     )
+    if options.pair and options.stage != "all":
+        trained = {"one": "stage one", "imp": "stage two with IMP", "plain": "stage two of the baseline"}
+        say(f"--stage {options.stage}: {trained[options.stage]} alone; --with-baseline is without effect")
     say_padding(LetterboxTransform.of(run.dataset[0].size, InputContract(*config.input_size)))
 
 

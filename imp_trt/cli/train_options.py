@@ -98,8 +98,8 @@ def recipe_options(how: argparse._ArgumentGroup) -> None:
         "--backbone-weights",
         type=Path,
         metavar="FILE",
-        help="with --init imagenet: .pth file of the backbone's weights (default: torchvision's, or those of "
-        "the package in imp-trt[lite])",
+        help="only with --init imagenet: .pth file of the backbone's weights (default: torchvision's, or "
+        "those of the package in imp-trt[lite])",
     )
     batch_size = how.add_argument(
         "--batch-size",

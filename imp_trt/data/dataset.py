@@ -133,6 +133,11 @@ class CachedDataset:
         self._cache = SampleCache()
 
     @property
+    def dataset(self) -> Dataset:
+        """The wrapped dataset."""
+        return self._dataset
+
+    @property
     def name(self) -> str:
         return self._dataset.name
 

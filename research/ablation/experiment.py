@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system
 from imp_trt.train.config import Recipe
 from imp_trt.train.evaluation import Evaluation
-from imp_trt.train.provenance import config_digest, dataset_facts
+from imp_trt.train.provenance import config_digest, dataset_digest, dataset_facts
 from imp_trt.train.run import Run, stage_one_key, train_stage_one, train_stage_two
 from research.ablation.cells import VARIANTS, Cell, Variant
 from research.ablation.measure import EvenlySpaced, measure
@@ -113,11 +114,17 @@ class Experiment:
         detector = replace(config.detector_config, anchor_scales=self.anchor_scales)
         return replace(config, detector_config=detector)
 
+    @cached_property
+    def _digests(self) -> tuple[str, str]:
+        """Digests of the content of train and val."""
+        return dataset_digest(self.train), dataset_digest(self.val)
+
     def settings(self, cell: Cell) -> dict[str, Any]:
         """Settings that a cell's scores depend on in addition to system and seed, as plain data."""
         validation: dict[str, object] = {
             "split": self.splits[1],
             "images": min(len(self.val), self.limit or len(self.val)),
+            "digest": self._digests[1],
         }
         if self.limit is not None:
             validation["limit"] = self.limit
@@ -132,7 +139,7 @@ class Experiment:
             "recipe": replace(self.recipe, **cell.recipe).to_dict(),
             "network": {**cell.config, **dict(VARIANTS[cell.variant].after)},
             "shown": VARIANTS[cell.variant].canvas_override,
-            "train": {"split": self.splits[0], "images": len(self.train)},
+            "train": {"split": self.splits[0], "images": len(self.train), "digest": self._digests[0]},
             "val": validation,
         }
         plain: dict[str, Any] = json.loads(json.dumps(facts))
@@ -170,6 +177,11 @@ class Experiment:
         difference = settings_difference(found.settings, self.settings(cell), cell.unused)
         if found.evaluation.classes != self.val.classes:
             difference = "other classes"
+        if VARIANTS[cell.variant].trains and self.training_images:
+            scored = 0 if found.on_training is None else found.on_training.images
+            wanted = min(self.training_images, len(self.train))
+            if scored != wanted:
+                difference = difference or f"scores of {scored} training images, not {wanted}"
         if difference is not None:
             raise UsageError(
                 f"{path} belongs to another experiment",

@@ -42,8 +42,8 @@ class CellResult:
         cell: the cell.
         settings: everything else that the scores depend on: data (as given to the command), backbone,
             input_size, init, half, recipe (as plain data), recipe_name, network, shown (the canvas
-            override), train and val (split and number of images), and stage_one, the folder of the first
-            stage, which cells may share.
+            override), train and val (split, number of images and, except in older files, digest of their
+            content), and stage_one, the folder of the first stage, which cells may share.
         machine: hardware and software that it was evaluated with. ``source`` is the version of the source
             that evaluated it, ``trained_by`` the versions that trained its two stages, if the checkpoints
             record them; older files have digests of the source files instead, ``code`` and ``trained_by``.

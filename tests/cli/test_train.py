@@ -16,7 +16,7 @@ import torch
 
 from imp_trt.cli import train as command
 from imp_trt.cli import train_options
-from imp_trt.errors import UsageError
+from imp_trt.errors import CheckpointError, UsageError
 from imp_trt.models.checkpoint import load_model
 from imp_trt.models.presets import SYSTEMS
 from imp_trt.train import recipes, tensorboard
@@ -225,16 +225,54 @@ def test_an_interrupted_command_exits_130_and_leaves_its_state(tmp_path):
     assert files == {".lock", "stage_one.jsonl", "stage_one.resume.pt"}
 
 
+def recipe_of(*arguments):
+    return command._recipe(command.parser().parse_args(["--data", "scenes", "-o", "x", *arguments]))
+
+
 def test_settings_come_after_the_other_options():
-    """--set has the last word, so that a field can be given although an option also sets it."""
-    options = command.parser().parse_args(
-        ["--data", "scenes", "-o", "x", "--batch", "3", "--set", "batch=5", "--iterations", "40", "50"]
-    )
-    plan = command._recipe(options)
-    assert plan.batch == 5
+    plan = recipe_of("--set", "batch=5", "--iterations", "40", "50", "--set", "stage_one.lr=0.5")
+    assert (plan.batch, plan.stage_one.lr) == (5, 0.5)
     assert (plan.stage_one.iterations, plan.stage_two.iterations) == (40, 50)
     with pytest.raises(UsageError, match="expected"):
-        command._recipe(command.parser().parse_args(["--data", "s", "-o", "x", "--set", "batch"]))
+        recipe_of("--set", "batch")
+
+
+@pytest.mark.parametrize(
+    ("option", "setting"),
+    [
+        (["--batch-size", "8"], "batch=1"),
+        (["--iterations", "5", "6"], "stage_one.iterations=100"),
+        (["--iterations", "5", "6"], "stage_two.iterations=100"),
+        (["--init", "scratch"], "initial=imagenet"),
+    ],
+)
+def test_two_options_for_one_field_are_refused(option, setting):
+    with pytest.raises(UsageError, match=f"{option[0]} and --set {setting}"):
+        recipe_of(*option, "--set", setting)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--system", "semantic-fpn", "--canvas-skip"], "--canvas-skip with --system semantic-fpn"),
+        (["--system", "mask-rcnn-imp", "--canvas-skip"], "a semantic head with IMP"),
+        (["--system", "panoptic-fpn", "--sampling", "rect"], "--sampling with --system panoptic-fpn"),
+        (["--system", "semantic-p2", "--anchor-scales", "1", "1.41"], "a system with a detector"),
+        (["--system", "panoptic-p2", "--with-baseline"], "--with-baseline with --system panoptic-p2"),
+    ],
+)
+def test_options_for_a_part_that_a_system_lacks_are_refused(tiny, tmp_path, capsys, arguments, words):
+    assert command.main([*tiny, *arguments, "-q", "-o", str(tmp_path / "run")]) == UsageError.exit_code
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_of_a_pair_says_what_is_trained(tiny, tmp_path, capsys):
+    arguments = [*tiny, "--iterations", "0", "0", "--with-baseline", "--stage", "imp"]
+    assert command.main([*arguments, "-o", str(tmp_path)]) == 0
+    said = "--stage imp: stage two with IMP alone; --with-baseline is without effect"
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "plain.safetensors").exists()
 
 
 def test_the_anchors_and_the_skip_reach_the_network(tiny, tmp_path):
@@ -261,6 +299,23 @@ def test_the_weights_of_the_backbone_come_from_a_file(tiny, tmp_path, capsys):
     assert "another run" in capsys.readouterr().err
     assert command.main([*arguments, "--backbone-weights", str(tmp_path / "none.pth")]) != 0
     assert "none.pth" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "words"),
+    [
+        ([], UsageError, "got 'scratch'. Fix: add --init imagenet, or leave out --backbone-weights"),
+        (["--init", "coco"], UsageError, "got 'coco'"),
+        (["--recipe", "cityscapes"], UsageError, "got 'coco'"),
+        (["--init", "imagenet"], CheckpointError, "none.pth: expected an existing file"),
+    ],
+)
+def test_backbone_weights_without_effect_are_refused(tiny, tmp_path, capsys, monkeypatch, more, error, words):
+    monkeypatch.setattr("imp_trt.train.datasets.open_dataset", None)  # refused before it is opened
+    arguments = [*tiny, "--backbone", "resnet18", "--backbone-weights", str(tmp_path / "none.pth"), *more]
+    assert command.main([*arguments, "-q", "-o", str(tmp_path / "run")]) == error.exit_code
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_help_names_the_systems(capsys):

@@ -103,6 +103,7 @@ def test_an_unverified_file_never_says_passed(
         (["--parts"], 2, "takes no --parts"),
         (["--bisect"], 2, "takes no --bisect"),
         (["--gate", "labels=0.9"], 2, "takes no --gate"),
+        (["--frames", "f.npz", "--no-verify"], 2, "--no-verify takes no --frames"),
         (["--keep-float16", "auto"], 2, "takes no --keep-float16"),
         (["--shape", "images=1x3"], 2, "a shape like [1, 3, 16, 24]"),
         (["--shape", "images=1x3x16x24", "--shape", "images=1x3x16x24"], 2, "each input once"),

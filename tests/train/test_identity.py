@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from imp_trt.data.dataset import CachedDataset
 from imp_trt.errors import UsageError
 from imp_trt.models.checkpoint import load_model
 from imp_trt.train.config import Stage
@@ -68,6 +69,7 @@ def _change_meaning(root: Path) -> None:
 def test_the_digest_of_a_folder_follows_its_content(tmp_path: Path, change: Callable[[Path], None]) -> None:
     root = _folder(tmp_path / "a")
     first = dataset_digest(open_dataset(str(root), "train"))
+    assert dataset_digest(CachedDataset(open_dataset(str(root), "train"))) == first
     assert dataset_digest(open_dataset(str(_folder(tmp_path / "copy")), "train")) == first
     change(root)
     assert dataset_digest(open_dataset(str(root), "train")) != first

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from imp_trt.errors import InvalidInput, UsageError
-from imp_trt.models.checkpoint import Checkpoint, load_model
+from imp_trt.models.checkpoint import Checkpoint, load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train import loop, validation
 from imp_trt.train.config import Stage
@@ -197,6 +197,46 @@ def test_the_best_weights_of_another_run_are_not_replaced(tmp_path, whole):
     (tmp_path / "stage_one.best.safetensors").write_bytes((whole / "stage_one.best.safetensors").read_bytes())
     with pytest.raises(UsageError, match="another run"):
         train_stage_one(run_in(tmp_path, replace(PLAN, batch=1)), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (Validation(Boxes(), every=2), "every 2 steps, got data .* every 2"),
+        (Validation(Held(), 3), "every 3 steps"),
+    ],
+)
+def test_a_finished_stage_with_another_validation_is_refused(whole, settings, expected):
+    with pytest.raises(UsageError, match=f"another validation: expected data .* {expected}.*folder with -o"):
+        train_stage_one(run_in(whole, validation=settings), CONFIG)
+
+
+def test_a_finished_stage_is_reused_without_validation_but_none_is_added(tmp_path, whole):
+    assert train_stage_one(run_in(whole, validation=None), CONFIG) == whole / "stage_one.safetensors"
+    short = replace(PLAN, stage_one=Stage(2, 1e-3, 1e-3, warmup=1))
+    train_stage_one(run_in(tmp_path, short, validation=None), CONFIG)
+    with pytest.raises(UsageError, match="got no validation"):
+        train_stage_one(run_in(tmp_path, short), CONFIG)
+
+
+def test_a_stopped_stage_and_its_best_weights_keep_their_validation(tmp_path, monkeypatch):
+    with dying_after(3, monkeypatch), pytest.raises(MemoryError):
+        train_stage_one(run_in(tmp_path, save_every=2), CONFIG)
+    for settings in (None, Validation(Boxes(), 2), Validation(Held(), 3)):
+        with pytest.raises(UsageError, match=r"resume\.pt was made with another validation"):
+            train_stage_one(run_in(tmp_path, validation=settings), CONFIG)
+    (tmp_path / "stage_one.resume.pt").unlink()
+    with pytest.raises(UsageError, match=r"best\.safetensors was made with another validation"):
+        train_stage_one(run_in(tmp_path, validation=Validation(Held(), 3)), CONFIG)
+
+
+def test_an_older_file_is_reused_and_a_lack_of_best_weights_is_said(tmp_path, whole, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    network, metadata = load_model(whole / "stage_one.safetensors")
+    del metadata["validation_facts"]
+    path = save_checkpoint(tmp_path / "stage_one.safetensors", network, metadata)
+    assert train_stage_one(run_in(tmp_path, validation=Validation(Boxes())), CONFIG) == path
+    assert "stage_one.best.safetensors does not exist" in caplog.text
 
 
 def test_a_detector_alone_is_scored_by_its_things(tmp_path):

@@ -24,7 +24,7 @@ from imp_trt.train.state import TimeBudgetSpent
 from research.ablation.cells import CONTROL, HEADLINE, Cell
 from research.ablation.experiment import Experiment, _trained_by
 from research.ablation.measure import EvenlySpaced
-from research.ablation.results import read_result, read_results
+from research.ablation.results import read_result, read_results, write_json
 from research.ablation.timing import time_systems
 from tests.research.ablation.test_results import OLD
 
@@ -182,20 +182,54 @@ def test_an_old_checkpoint_is_loaded_and_names_its_code():
     assert _trained_by([load_model(bundled())[1]]) == {"trained_by": ["digest 60e59fcf6db7"]}
 
 
-def test_an_old_result_under_a_former_name_counts(tmp_path):
+@pytest.fixture
+def old_result(tmp_path):
+    """A result without digests of the data, and its experiment."""
     shutil.copytree(OLD, tmp_path / "results")
     (old,) = read_results(tmp_path / "results")
     train, val = (open_dataset("scenes", split) for split in ("train", "val"))
     plan, results = recipe("scenes-short-canvas-rate-10"), tmp_path / "results"
     run = Experiment(train, val, "scenes-short", plan, (256, 512), tmp_path, results, half=True)
-    run = replace(run, option="scenes")
+    return old, replace(run, option="scenes")
+
+
+def test_an_old_result_under_a_former_name_counts(tmp_path, old_result):
+    old, run = old_result
     assert run.done(old.cell)
     assert not run.done(Cell(HEADLINE, "empty-canvas", 0))
     with pytest.raises(UsageError, match="half: true, not false"):
         replace(run, half=False).done(old.cell)
     # The first stage has kept its key, so checkpoints that exist are found too.
-    stage = Run(train, run.recipe, 0, tmp_path, half=True)
+    stage = Run(run.train, run.recipe, 0, tmp_path, half=True)
     assert f"stage-one-{stage_one_key(stage, run.config(old.cell))}" == old.settings["stage_one"]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_result_of_other_images_or_labels_is_refused(old_result, split):
+    old, run = old_result
+    run = replace(run, val=CachedDataset(run.val))
+    data = {**old.settings[split], "digest": run.settings(old.cell)[split]["digest"]}
+    settings = {**old.settings, split: data}
+    write_json(run.path(old.cell), replace(old, settings=settings).to_dict())
+    assert run.done(old.cell)
+    data["digest"] = "other"
+    write_json(run.path(old.cell), replace(old, settings=settings).to_dict())
+    with pytest.raises(UsageError, match=f'{split}.digest: "other", not'):
+        run.done(old.cell)
+
+
+def test_a_result_without_the_training_images_that_are_asked_for_is_refused(old_result):
+    old, run = old_result
+    cell = Cell(HEADLINE, "base", 0)
+    result = replace(old, cell=cell, settings=run.settings(cell))
+    write_json(run.path(cell), result.to_dict())
+    assert run.done(cell)
+    count = old.evaluation.images
+    with pytest.raises(UsageError, match=f"scores of 0 training images, not {count}"):
+        replace(run, training_images=count).done(cell)
+    write_json(run.path(cell), replace(result, on_training=old.evaluation).to_dict())
+    assert replace(run, training_images=count).done(cell)
+    assert run.done(cell)
 
 
 def test_the_digest_of_a_cell_covers_what_its_scores_depend_on(tmp_path):
