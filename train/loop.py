@@ -8,7 +8,8 @@ state and executes exactly the steps of an uninterrupted one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from imp_trt.errors import ImpTrtError
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train import distributed
@@ -305,7 +307,9 @@ def _steps(
             _stop_if_requested(run, stop, step, steps, save)
             if step > steps.start and step % run.save_every == 0:
                 save(step)
-            batch = next(batches).to(run.device)
+            with _saved_on_failure(save, step, steps.start):
+                batch = next(batches)
+            batch = batch.to(run.device)
             torch.manual_seed(_step_seed(run.seed, stage, step))
             lr = learning_rate(schedule, step, recipe.lr_factor)
             ohem_ratio = draw_ohem_ratio(recipe, (run.seed, stage, step))
@@ -317,6 +321,21 @@ def _steps(
         if distributed.any_process(distributed.rank() == 0 and validator.is_due(steps.stop), run.device):
             _stop_if_requested(run, stop, steps.stop, steps, save)  # it was interrupted
     return steps.stop
+
+
+@contextmanager
+def _saved_on_failure(save: Callable[[int], None], step: int, first: int) -> Iterator[None]:
+    """Save the state before a step whose images cannot be read: hours may have passed since the last one."""
+    try:
+        yield
+    except Exception:
+        if step > first:
+            try:
+                save(step)
+                _LOGGER.info("the state is saved; the same command resumes before step %d", step)
+            except (OSError, ImpTrtError) as error:
+                _LOGGER.warning("the state cannot be saved: %s", error)
+        raise
 
 
 def _stop_if_requested(

@@ -172,12 +172,12 @@ class VideoWriter:
         if self._replaced():
             self._end()
             raise self._error("another program replaced, moved or removed it")
-        count = max(self._encoder.count(), 0)
+        count = self._encoder.count()
         lost = failure is not None or missing_bytes(self._file) or count < self._written
         try:
             if not count and self._named:
                 self._path.unlink(missing_ok=True)
-            elif count and not self._named:
+            elif count > 0 and not self._named:
                 self._take_name()
         except OSError as error:
             raise self._error(error.strerror or str(error)) from error
@@ -185,10 +185,13 @@ class VideoWriter:
             self._end()
         if lost:
             reason = (failure.strerror or str(failure)) if failure else "is the disk full?"
-            kept = "; they are kept" if count else ""
-            raise self._error(
-                f"only {count} of {self._written} frames could be read back{kept}; {reason}"
-            ) from failure
+            # Without a free descriptor, or with a damaged end, nobody knows what the file holds.
+            if count < 0 and self._named:
+                what = f"its {self._written} frames could not be read back; it is kept"
+            else:
+                kept = "; they are kept" if count > 0 else ""
+                what = f"only {max(count, 0)} of {self._written} frames could be read back{kept}"
+            raise self._error(f"{what}; {reason}") from failure
 
     def abort(self) -> None:
         """End the file without raising: if it has its name, its frames are kept. Idempotent."""
@@ -198,7 +201,7 @@ class VideoWriter:
             with suppress(OSError):
                 self._encoder.finish()
             self._encoder.release()
-            if not self._replaced() and self._encoder.count() < 1:
+            if not self._replaced() and self._encoder.count() == 0:
                 self._path.unlink(missing_ok=True)
         self._end()
 

@@ -3,19 +3,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from imp_trt.errors import CheckpointError
+from imp_trt.errors import CheckpointError, DatasetError
 from imp_trt.models.checkpoint import load_model
 from imp_trt.train import loop, state
 from imp_trt.train.config import Stage
@@ -72,6 +74,26 @@ def test_a_deadline_saves_the_state_and_the_same_run_continues(tmp_path, monkeyp
     assert len(calls) == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "stage_one.resume.pt"]
     monkeypatch.undo()
+    assert same(weights_of(train_stage_one(run_in(tmp_path), CONFIG)), whole)
+
+
+def test_an_image_that_cannot_be_read_costs_no_step(tmp_path, monkeypatch, whole):
+    real = loop.batch_stream
+
+    @contextmanager
+    def failing(*args):
+        def some(batches):
+            yield from itertools.islice(batches, 3)
+            raise DatasetError("image", expected="a readable file", got="a damaged one")
+
+        with real(*args) as batches:
+            yield some(batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "batch_stream", failing)
+        with pytest.raises(DatasetError):
+            train_stage_one(run_in(tmp_path), CONFIG)
+    assert torch.load(tmp_path / "stage_one.resume.pt", weights_only=True)["step"] == 3
     assert same(weights_of(train_stage_one(run_in(tmp_path), CONFIG)), whole)
 
 

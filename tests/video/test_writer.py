@@ -170,6 +170,25 @@ def test_lost_frames_are_noticed(tmp_path: Path, encoder: str, suffix: str) -> N
     assert os.listdir(tmp_path) == ([f"x{suffix}"] if kept else [])
 
 
+@each_encoder
+@pytest.mark.parametrize("ending", ["close", "abort"])
+def test_a_recording_that_cannot_be_opened_at_its_end_is_kept(
+    tmp_path: Path, encoder: str, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as without a free descriptor: nobody knows then what the file holds."""
+    writer = VideoWriter(tmp_path / "x.mkv", 25, encoder=encoder)
+    for i in range(3):
+        writer.write(clips.picture(i))
+    monkeypatch.setattr(type(writer._encoder), "count", lambda self: -1)
+    if ending == "close":
+        with pytest.raises(OutputError, match="its 3 frames could not be read back; it is kept"):
+            writer.close()
+    else:
+        writer.abort()
+    assert os.listdir(tmp_path) == ["x.mkv"]
+    assert (tmp_path / "x.mkv").stat().st_size > 500
+
+
 @needs_pyav
 def test_a_matroska_file_without_its_last_frame_is_noticed(tmp_path: Path) -> None:
     """The container has no frame count, and reading the whole file would take too long."""

@@ -70,19 +70,22 @@ class PanopticMaps(ImageSink):
         self._next_s = time.monotonic() + _EVERY_S
         self._classes: ClassTable | None = None
         self._segments: list[dict[str, object]] = []
+        self.recovers = True
 
     def write(self, item: SegmentedFrame) -> bool:
         """See :meth:`Sink.write`."""
+        super().write(item)
         first = self._classes is None
         self._classes = item.result.classes
-        super().write(item)
         number = self._written
         name = self._name(item)
         height, width = item.result.size
         image = {"id": number, "file_name": name, "width": width, "height": height}
         annotation = {"image_id": number, "file_name": name, "segments_info": self._segments}
+        self.recovers = False  # while only one of the lists has the frame
         self._images.write(f"{'' if first else ','}\n{json.dumps(image)}")
         self._annotations.write(f"{'' if first else ','}\n{json.dumps(annotation, allow_nan=False)}")
+        self.recovers = True
         start = time.monotonic()
         if start >= self._next_s:
             self._write_json()

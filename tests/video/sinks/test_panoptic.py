@@ -17,6 +17,7 @@ from imp_trt.errors import OutputError
 from imp_trt.results.panoptic import Panoptic, Segment
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video.sinks import PanopticMaps
+from imp_trt.video.sinks import images as images_module
 from imp_trt.video.sinks import panoptic as panoptic_module
 from imp_trt.video.sinks.panoptic import _colorize, segment_colors
 from tests.support import tiny
@@ -105,6 +106,23 @@ def test_a_run_without_frames_leaves_nothing(tmp_path: Path) -> None:
 def test_maps_need_a_folder(tmp_path: Path, place: str) -> None:
     with pytest.raises(OutputError, match="folder"):
         PanopticMaps(tmp_path / place)
+
+
+def test_maps_before_a_failed_write_have_their_json(
+    tmp_path: Path, item: MakeItem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = PanopticMaps(tmp_path)
+    assert sink.write(item(0))
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(images_module, "write_atomically", full)
+    with pytest.raises(OutputError, match="full"):
+        sink.write(item(1))
+    assert sink.recovers
+    sink.close()
+    assert [image["file_name"] for image in read(tmp_path)["images"]] == ["name0.png"]
 
 
 def test_the_json_file_of_a_long_run_can_be_read_before_its_end(
