@@ -239,8 +239,9 @@ def _weighted_sums(op: Operators, t: Tensors, columns: Sequence[Tensors], biline
 
 def _coordinates(op: Operators, t: Tensors, a: Tensors, low: ir.Value, size: ir.Value) -> None:
     """The mask coordinate of the contract, u = (x + 0.5 - x0) * P / w."""
-    a.center = op.Add(a.pixels, t.half_f)  # [pixels]
-    a.inside = op.Sub(a.center, low)  # [B, S, pixels]
+    # The names of the fields become names in the file, whose bytes must not change.
+    a.centre = op.Add(a.pixels, t.half_f)  # [pixels]
+    a.inside = op.Sub(a.centre, low)  # [B, S, pixels]
     a.grown = op.Mul(a.inside, t.P_f)  # [B, S, pixels]
     a.u = op.Div(a.grown, size)  # [B, S, pixels]
 

@@ -158,7 +158,7 @@ def test_drawn_streets_are_said_to_be_unlike_the_training_set(weights, tmp_path,
     assert VerificationFrames(count=2).unlike(classes)
     assert not VerificationFrames(count=2).unlike(SCENE_CLASSES)
     cv2.imwrite(str(tmp_path / "street.png"), np.zeros((64, 96, 3), np.uint8))
-    assert VerificationFrames(tmp_path, 2).unlike(classes).startswith("1 of 2 are drawn")
+    assert VerificationFrames(tmp_path, 2).unlike(classes).startswith("1 of 2 are synthetic")
     assert not VerificationFrames(tmp_path, 1).unlike(classes)
 
 
