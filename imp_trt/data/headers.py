@@ -199,7 +199,10 @@ def _first_directory(data: bytes) -> tuple[dict[int, int], bool]:
         raise ValueError(f"a TIFF directory of {count} tags")
     start, size = offset + (8 if big else 2), 20 if big else 12
     entries = (start + size * index for index in range(count))
-    tags = dict(_integer_tags(data, order, big, entries))
+    tags: dict[int, int] = {}
+    for tag, value in _integer_tags(data, order, big, entries):
+        if tags.setdefault(tag, value) != value:  # readers differ in which one they take
+            raise ValueError(f"a TIFF directory with two values of tag {tag}")
     following = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, start + size * count)[0]
     return tags, following != 0
 

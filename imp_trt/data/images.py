@@ -152,6 +152,8 @@ def checked_header(data: bytes, what: str) -> ImageHeader:
     if _jpeg_truncated(data) or (header.format == "PNG" and b"IEND\xaeB`\x82" not in data):
         raise SourceError(what, expected="a complete file", got="a truncated file", fix="copy it again")
     height, width = header.size
+    if height < 1 or width < 1:  # or a size of another type, which decoders read all the same
+        raise SourceError(what, expected="an image with a size", got=f"{width}x{height}", fix="save it again")
     if height * width > MAX_PIXELS:
         raise SourceError(
             what,

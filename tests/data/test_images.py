@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import resource
+import struct
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -322,6 +323,22 @@ def test_the_size_is_checked_before_decoding(tmp_path: Path, reader: _Reader, su
     with pytest.raises((SourceError, DatasetError), match=f"at most {MAX_PIXELS} pixels"):
         reader(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+@pytest.mark.parametrize(
+    ("width", "message"),
+    [([(256, 9, 30000)], "an image with a size, got 0x30000"), ([(256, 4, 8), (256, 4, 30000)], "tag 256")],
+)
+def test_tiff_sizes_that_decoders_read_otherwise_are_rejected(
+    tmp_path: Path, width: list[tuple[int, int, int]], message: str
+) -> None:
+    """As a signed integer, and twice: libtiff reads 30000, and would allocate gigabytes."""
+    entries = [*width, (257, 4, 30000), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (278, 4, 30000)]
+    directory = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4))
+    with pytest.raises(SourceError, match=message):
+        read_image(path)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".bmp", ".ppm"])
