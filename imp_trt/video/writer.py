@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from imp_trt._deprecated import renamed_parameters
 from imp_trt.data.files import temporary_beside
+from imp_trt.data.native_calls import native_call
 from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
 from imp_trt.video import writer_pyav
 from imp_trt.video.containers import missing_bytes
@@ -135,7 +136,8 @@ class VideoWriter:
         rows, columns = image.shape[0] % 2, image.shape[1] % 2
         if rows or columns:
             border = cv2.BORDER_REPLICATE
-            image = np.asarray(cv2.copyMakeBorder(image, 0, rows, 0, columns, border), np.uint8)
+            with native_call():
+                image = np.asarray(cv2.copyMakeBorder(image, 0, rows, 0, columns, border), np.uint8)
         try:
             if self._encoder is None:
                 self._encoder = self._open((image.shape[0], image.shape[1]))

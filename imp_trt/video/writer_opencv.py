@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.native_calls import native_call
 from imp_trt.errors import OutputError
 from imp_trt.video.encoder import TICKS, VIDEO_CODECS
 
@@ -27,6 +28,7 @@ class OpenCvEncoder:
         name: name of the video for messages.
     """
 
+    @native_call()
     def __init__(self, file: Path, rate: Fraction, size: tuple[int, int], name: str) -> None:
         self.file, self._name = file, name
         self._period = TICKS / rate
@@ -37,12 +39,14 @@ class OpenCvEncoder:
         self._written = 0
         self._max_error = Fraction(0)  # largest difference between requested and written time, in ticks
 
+    @native_call()
     def write(self, image: NDArray[np.uint8], ticks: int) -> None:
         """See :meth:`imp_trt.video.encoder.Encoder.write`."""
         self._writer.write(image)
         self._max_error = max(self._max_error, abs(ticks - self._written * self._period))
         self._written += 1
 
+    @native_call()
     def finish(self) -> None:
         """See :meth:`imp_trt.video.encoder.Encoder.finish`."""
         self._writer.release()
@@ -54,10 +58,12 @@ class OpenCvEncoder:
                 self._max_error / TICKS,
             )
 
+    @native_call()
     def release(self) -> None:
         """See :meth:`imp_trt.video.encoder.Encoder.release`."""
         self._writer.release()
 
+    @native_call()
     def count(self) -> int:
         """See :meth:`imp_trt.video.encoder.Encoder.count`."""
         capture = cv2.VideoCapture(str(self.file))

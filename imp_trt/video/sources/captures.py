@@ -7,7 +7,8 @@ import logging
 import os
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, TypedDict, cast
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.native_calls import waiting_call
 from imp_trt.errors import DependencyMissing, SourceError
 from imp_trt.video.sources.addresses import redacted
 
@@ -57,6 +59,37 @@ class Capture(Protocol):
 
 class _Device(Capture, Protocol):
     def set(self, prop: int, value: float, /) -> bool: ...
+
+
+class GuardedCapture:
+    """A capture of OpenCV whose calls the end of the process does not interrupt; see :class:`Capture`.
+
+    Args:
+        call: around each call: waiting_call for cameras and streams, native_call for files.
+    """
+
+    def __init__(self, capture: _Device, call: Callable[[], AbstractContextManager[None]]) -> None:
+        self._capture, self._call = capture, call
+
+    def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
+        """See :meth:`Capture.read`."""
+        with self._call():
+            return self._capture.read()
+
+    def get(self, prop: int, /) -> float:
+        """See :meth:`Capture.get`."""
+        with self._call():
+            return self._capture.get(prop)
+
+    def set(self, prop: int, value: float, /) -> bool:
+        """Set a property; False if the driver rejects it."""
+        with self._call():
+            return self._capture.set(prop, value)
+
+    def release(self) -> None:
+        """Close it."""
+        with self._call():
+            self._capture.release()
 
 
 def open_stream(url: str, read_timeout_s: float = READ_TIMEOUT_S) -> Capture:
@@ -160,11 +193,12 @@ def _set(capture: _Device, device: Path, properties: Mapping[str, int | str]) ->
 
 
 def _open(name: str, backend: int, settings: list[int]) -> _Device | None:
-    capture = cv2.VideoCapture(name, backend, settings)
-    if capture.isOpened():
-        # OpenCV's stubs say that read() always returns an image; without one it returns None.
-        return cast(_Device, capture)
-    capture.release()
+    with waiting_call():
+        capture = cv2.VideoCapture(name, backend, settings)
+        if capture.isOpened():
+            # OpenCV's stubs say that read() always returns an image; without one it returns None.
+            return GuardedCapture(cast(_Device, capture), waiting_call)
+        capture.release()
     return None
 
 

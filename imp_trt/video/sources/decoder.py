@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.cuda.cpus import usable_cpus
-from imp_trt.video.sources.captures import Capture
+from imp_trt.data.native_calls import native_call
+from imp_trt.video.sources.captures import Capture, GuardedCapture
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -89,6 +90,7 @@ class PyAvCapture:
         self._size: tuple[int, int] | None = None
         self._warned: set[str] = set()
 
+    @native_call()
     def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
         """The next frame, [h, w, 3] uint8 BGR; (False, None) at the end."""
         frame = next(self._frames, None)
@@ -208,6 +210,7 @@ class PyAvCapture:
             _log.warning("%s: %s", self._name, text)
 
 
+@native_call()
 def opencv_capture(path: Path) -> Capture:
     """Open a file with OpenCV; warns of what OpenCV does not honor."""
     available = cv2.videoio_registry.getBackends()
@@ -221,7 +224,7 @@ def opencv_capture(path: Path) -> Capture:
             _log.warning("%s: %s", path, _NOT_SQUARE.format(*map(int, ratio)))
         _warn_of_opencv()
     # OpenCV's stubs say that read() always returns an image; at the end of the file it returns None.
-    return cast(Capture, capture)
+    return GuardedCapture(cast(GuardedCapture, capture), native_call)
 
 
 def _version(text: str) -> tuple[int, int]:
