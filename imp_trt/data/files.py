@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from imp_trt.errors import OutputError
+from imp_trt.errors import ImpTrtError, OutputError
 
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.part(\.\w+)?")
 _LOCK = ".lock"
@@ -331,6 +331,27 @@ def unwritable(path: Path, error: OSError) -> OutputError:
         got=error.strerror or error,
         fix=room_for(path),
     )
+
+
+def utf8_name(path: str | os.PathLike[str], what: str, error: type[ImpTrtError]) -> str:
+    """A path or address for OpenCV, which ends the process if a name is not UTF-8.
+
+    Args:
+        what: what it names, for the message; its other bytes are shown as ``\\xff``.
+        error: raised if the name is not UTF-8.
+    """
+    name = os.fspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError as cause:
+        shown = what.encode(errors="backslashreplace").decode()
+        raise error(
+            re.sub(r"\\udc([89a-f][0-9a-f])", r"\\x\1", shown),
+            expected="a name in UTF-8, which OpenCV needs",
+            got="other bytes",
+            fix="rename the file or folder",
+        ) from cause
+    return name
 
 
 def resolved(path: str | os.PathLike[str]) -> Path:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.files import utf8_name
 from imp_trt.data.native_calls import native_call
 from imp_trt.errors import OutputError
 from imp_trt.video.encoder import TICKS, VIDEO_CODECS
@@ -33,6 +34,7 @@ class OpenCvEncoder:
         self.file, self._name = file, name
         self._period = TICKS / rate
         fourcc = cv2.VideoWriter.fourcc(*VIDEO_CODECS[file.suffix.lower()])
+        utf8_name(file.with_name(name), f"video {name} cannot be written", OutputError)
         self._writer = cv2.VideoWriter(str(file), fourcc, float(rate), (size[1], size[0]))
         if not self._writer.isOpened():
             raise OutputError(f"video {name} cannot be written", got="OpenCV has no encoder for it")

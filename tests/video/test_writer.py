@@ -282,3 +282,11 @@ def test_rates_that_a_container_cannot_hold_are_refused(tmp_path: Path, name: st
 
 def test_every_encoder_is_known() -> None:
     assert set(ENCODERS) == {"pyav", "opencv"}
+
+
+def test_opencv_is_not_given_names_that_are_not_utf8(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / os.fsdecode(b"x\xff.avi"), 25)
+    with pytest.raises(OutputError, match=r"video x\\xff\.avi cannot be written.*UTF-8"):
+        writer.write(clips.picture(0))
+    writer.abort()
+    assert os.listdir(tmp_path) == []

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.files import utf8_name
 from imp_trt.data.native_calls import waiting_call
 from imp_trt.errors import DependencyMissing, SourceError
 from imp_trt.video.sources.addresses import redacted
@@ -193,6 +194,7 @@ def _set(capture: _Device, device: Path, properties: Mapping[str, int | str]) ->
 
 
 def _open(name: str, backend: int, settings: list[int]) -> _Device | None:
+    utf8_name(name, f"source {redacted(name)}", SourceError)
     with waiting_call():
         capture = cv2.VideoCapture(name, backend, settings)
         if capture.isOpened():

@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.cuda.cpus import usable_cpus
+from imp_trt.data.files import utf8_name
 from imp_trt.data.native_calls import native_call
+from imp_trt.errors import SourceError
 from imp_trt.video.sources.captures import Capture, GuardedCapture
 
 if TYPE_CHECKING:
@@ -217,7 +219,7 @@ def opencv_capture(path: Path) -> Capture:
     # Other backends than FFmpeg guess from the name, for example with numbered images.
     backend = cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in available else cv2.CAP_ANY
     threads = [cv2.CAP_PROP_N_THREADS, usable_cpus()] if backend == cv2.CAP_FFMPEG else []
-    capture = cv2.VideoCapture(str(path), backend, threads)
+    capture = cv2.VideoCapture(utf8_name(path, f"video {path}", SourceError), backend, threads)
     ratio = capture.get(cv2.CAP_PROP_SAR_NUM), capture.get(cv2.CAP_PROP_SAR_DEN)
     if capture.isOpened():
         if min(ratio) > 0 and ratio[0] != ratio[1]:
