@@ -106,17 +106,19 @@ def temporary_beside(path: Path) -> Iterator[Path]:
 
     Rename it to ``path`` to keep it. It has the suffix of ``path``, since some writers choose the format by
     it. A lock shows that its process is alive: what a killed process leaves is removed by the next call for
-    the same folder.
+    the same folder. A forked process removes nothing of its parent.
 
     Raises:
         OSError: the folder is not writable.
     """
     sweep(path.parent)
     temporary, descriptor = _create(path)
+    owner = os.getpid()
     try:
         yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
+        if os.getpid() == owner:
+            temporary.unlink(missing_ok=True)
         os.close(descriptor)
 
 
@@ -136,6 +138,7 @@ def written_beside(path: Path, data: bytes, *, sync: bool = True) -> Iterator[Pa
     sweep(path.parent)
     unnamed = _create_unnamed(path.parent)
     temporary: Path | None = None
+    owner = os.getpid()
     try:
         if unnamed is not None:
             write_data(unnamed, data, sync=sync)
@@ -144,7 +147,7 @@ def written_beside(path: Path, data: bytes, *, sync: bool = True) -> Iterator[Pa
             yield temporary
             return
     finally:
-        if temporary is not None:
+        if temporary is not None and os.getpid() == owner:
             temporary.unlink(missing_ok=True)
         if unnamed is not None:
             os.close(unnamed)
@@ -158,7 +161,8 @@ def written_beside(path: Path, data: bytes, *, sync: bool = True) -> Iterator[Pa
 def temporary_folder(prefix: str) -> Iterator[Path]:
     """A new folder in the system's folder for temporary files; removed with its content on exit.
 
-    Folders of the same prefix whose process was killed are removed too.
+    Folders of the same prefix whose process was killed are removed too. A forked process removes nothing of
+    its parent.
 
     Raises:
         OutputError: the folder for temporary files, usually /tmp or $TMPDIR, is not writable.
@@ -172,11 +176,13 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
             got=error.strerror or error,
             fix="set TMPDIR to a folder that is writable and has free space",
         ) from error
+    owner = os.getpid()
     try:
         yield folder
     finally:
-        # Files that cannot be deleted after a child process was killed are not an error.
-        shutil.rmtree(folder, ignore_errors=True)
+        if os.getpid() == owner:
+            # Files that cannot be deleted after a child process was killed are not an error.
+            shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)
 
 

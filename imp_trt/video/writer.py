@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from imp_trt._deprecated import renamed_parameters
 from imp_trt.data.files import temporary_beside
-from imp_trt.data.native_calls import native_call
+from imp_trt.data.native_calls import call_after_fork, native_call
 from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
 from imp_trt.video import writer_pyav
 from imp_trt.video.containers import missing_bytes
@@ -109,6 +109,11 @@ class VideoWriter:
         self._written = 0
         self._named = False  # whether the file has its final name
         self._done = False
+        call_after_fork(self)
+
+    def after_fork(self) -> None:
+        """See :class:`imp_trt.data.native_calls.Inherited`: the file is the parent's, and closed here."""
+        self._done = True
 
     @property
     def size(self) -> tuple[int, int] | None:

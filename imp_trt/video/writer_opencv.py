@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.data.files import utf8_name
-from imp_trt.data.native_calls import native_call
+from imp_trt.data.native_calls import call_after_fork, native_call, never_release
 from imp_trt.errors import OutputError
 from imp_trt.video.encoder import TICKS, VIDEO_CODECS
 
@@ -38,8 +38,13 @@ class OpenCvEncoder:
         self._writer = cv2.VideoWriter(str(file), fourcc, float(rate), (size[1], size[0]))
         if not self._writer.isOpened():
             raise OutputError(f"video {name} cannot be written", got="OpenCV has no encoder for it")
+        call_after_fork(self)
         self._written = 0
         self._max_error = Fraction(0)  # largest difference between requested and written time, in ticks
+
+    def after_fork(self) -> None:
+        """See :class:`imp_trt.data.native_calls.Inherited`: its destructor would write the parent's index."""
+        never_release(self._writer)
 
     @native_call()
     def write(self, image: NDArray[np.uint8], ticks: int) -> None:

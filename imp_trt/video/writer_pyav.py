@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.cuda.cpus import usable_cpus
-from imp_trt.data.native_calls import native_call
+from imp_trt.data.native_calls import call_after_fork, native_call, never_release
 from imp_trt.errors import DependencyMissing, OutputError
 from imp_trt.video.encoder import TICKS
 
@@ -104,6 +104,11 @@ class PyAvEncoder:
         except av.error.FFmpegError as error:
             self.release()
             raise _as_os_error(error) from error
+        call_after_fork(self)
+
+    def after_fork(self) -> None:
+        """See :class:`imp_trt.data.native_calls.Inherited`: it would wait for the parent's threads."""
+        never_release((self._container, self._stream))
 
     def _add_stream(self, container: OutputContainer, rate: Fraction, size: tuple[int, int]) -> VideoStream:
         encoder = h264_encoder()

@@ -167,6 +167,29 @@ def test_temporary_folders_of_killed_processes_are_removed(
     assert os.listdir(tmp_path) == ["x_of_others"]
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: temporary_beside(folder / "a"),
+        lambda folder: written_beside(folder / "a", b"x"),
+        lambda folder: temporary_folder("x_"),
+    ],
+)
+def test_a_forked_process_removes_nothing_of_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    child = None
+    with make(tmp_path) as made:
+        child = os.fork()
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+            assert made.exists()
+    if not child:
+        os._exit(0)
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_large_folder_is_not_scanned_for_every_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ import imp_trt
 from imp_trt.data import native_calls
 from imp_trt.data.images import encode_image
 from imp_trt.data.native_calls import native_call, waiting_call
+from imp_trt.errors import SourceError
 from imp_trt.video import open_source, run_pipeline
 from imp_trt.video.sinks import OverlayImages, OverlayVideo, PanopticMaps
 from imp_trt.video.sources import files
@@ -189,3 +191,58 @@ def test_a_fork_does_not_wait_for_a_camera(monkeypatch: pytest.MonkeyPatch) -> N
     thread.join()
     with native_call(), waiting_call():
         pass
+
+
+CHILD = """
+import os, sys
+import numpy as np
+from pathlib import Path
+if sys.argv[2] != "av":
+    sys.modules["av"] = None
+from imp_trt.video import open_source
+from imp_trt.video.writer import VideoWriter
+folder = Path(sys.argv[1])
+(folder / "old.mkv").write_text("old")
+writers = [VideoWriter(folder / name, 30.0) for name in ("a.avi", "a.mkv", "old.mkv")]
+source = open_source(folder / "clip.mp4")
+frames = iter(source)
+next(frames)
+noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+def write():
+    for i in range(40):
+        for writer in writers: writer.write(np.roll(noise, i, 1))
+write()
+child = os.fork()
+if child == 0:
+    source.close()
+    for writer in writers[:2]: writer.abort()
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+write()
+for writer in writers: writer.close()  # counts the frames
+assert len(list(frames)) == 9
+"""
+
+
+@pytest.mark.parametrize("decoder", ["av", "opencv"])
+def test_a_child_leaves_videos_of_its_parent_alone(tmp_path: Path, decoder: str) -> None:
+    clips.write_clip(tmp_path / "clip.mp4")
+    argv = [sys.executable, "-c", CHILD, str(tmp_path), decoder]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [clips.played(tmp_path / name) for name in ("a.avi", "a.mkv", "old.mkv")] == [80] * 3
+
+
+def test_a_child_says_that_a_source_is_its_parents(tmp_path: Path) -> None:
+    with open_source(clips.write_clip(tmp_path / "clip.mp4")) as source:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                with pytest.raises(SourceError, match="open it after the fork"):
+                    list(source)
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        assert len(list(source)) == 10

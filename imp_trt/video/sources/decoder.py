@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.data.files import utf8_name
-from imp_trt.data.native_calls import native_call
+from imp_trt.data.native_calls import call_after_fork, native_call, never_release
 from imp_trt.errors import SourceError
-from imp_trt.video.sources.captures import Capture, GuardedCapture
+from imp_trt.video.sources.captures import Capture, GuardedCapture, inherited
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -91,10 +91,19 @@ class PyAvCapture:
         self._time_s: float | None = None
         self._size: tuple[int, int] | None = None
         self._warned: set[str] = set()
+        self._inherited = False
+        call_after_fork(self)
+
+    def after_fork(self) -> None:
+        """See :class:`imp_trt.data.native_calls.Inherited`."""
+        never_release((self._container, self._stream, self._frames))
+        self._inherited = True
 
     @native_call()
     def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
         """The next frame, [h, w, 3] uint8 BGR; (False, None) at the end."""
+        if self._inherited:
+            raise inherited(self._name)
         frame = next(self._frames, None)
         if frame is None:
             return False, None
@@ -117,7 +126,8 @@ class PyAvCapture:
 
     def release(self) -> None:
         """Close the file."""
-        self._container.close()
+        if not self._inherited:
+            self._container.close()
 
     def _shown_frames(self) -> int:
         """Frames that are shown: without those before an edit list's start, and the empty chunks of AVI.
@@ -226,7 +236,7 @@ def opencv_capture(path: Path) -> Capture:
             _log.warning("%s: %s", path, _NOT_SQUARE.format(*map(int, ratio)))
         _warn_of_opencv()
     # OpenCV's stubs say that read() always returns an image; at the end of the file it returns None.
-    return GuardedCapture(cast(GuardedCapture, capture), native_call)
+    return GuardedCapture(cast(GuardedCapture, capture), native_call, str(path))
 
 
 def _version(text: str) -> tuple[int, int]:
