@@ -94,10 +94,24 @@ def _without_waiting(path: str, flags: int) -> int:
 
 def _check_regular(info: os.stat_result, path: str | os.PathLike[str], limit: int | None) -> None:
     if not stat.S_ISREG(info.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(info.st_mode), "another kind of file")
-        raise OSError(errno.EINVAL, f"{kind}, not a regular file")
+        raise _not_regular(info.st_mode)
     if limit is not None and info.st_size > limit:
         raise OSError(errno.EFBIG, f"{info.st_size:,} bytes, more than {limit:,}")
+
+
+def _not_regular(mode: int) -> OSError:
+    kind = _KINDS.get(stat.S_IFMT(mode), "another kind of file")
+    return OSError(errno.EINVAL, f"{kind}, not a regular file")
+
+
+def _check_replaceable(path: Path) -> None:
+    """OSError for a FIFO, device or socket: a rename would remove it, and its reader would wait forever."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # mostly a new file; other reasons make the write itself fail
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a folder makes the rename fail
+        raise _not_regular(mode)
 
 
 @contextmanager
@@ -109,8 +123,9 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     the same folder. A forked process removes nothing of its parent.
 
     Raises:
-        OSError: the folder is not writable.
+        OSError: the folder is not writable, or there is a FIFO, device or socket at ``path``.
     """
+    _check_replaceable(path)
     sweep(path.parent)
     temporary, descriptor = _create(path)
     owner = os.getpid()
@@ -133,8 +148,9 @@ def written_beside(path: Path, data: bytes, *, sync: bool = True) -> Iterator[Pa
         sync: fsync the file.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or there is a FIFO, device or socket at ``path``.
     """
+    _check_replaceable(path)
     sweep(path.parent)
     unnamed = _create_unnamed(path.parent)
     temporary: Path | None = None
@@ -305,7 +321,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, sync: bool = 
     """Write data to path atomically. Missing folders are created.
 
     Args:
-        path: file to write; replaced if it exists.
+        path: file to write; replaced if it exists, unless it is a FIFO, device or socket.
         data: content.
         sync: fsync the file; otherwise a power failure may lose the write.
 

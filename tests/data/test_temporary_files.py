@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import signal
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from imp_trt.data.files import (
     written_beside,
 )
 from imp_trt.errors import OutputError
+from imp_trt.video.writer import VideoWriter
 from tests.support.full_disk import full_disk
 
 
@@ -128,6 +130,34 @@ def test_data_is_written_with_and_without_files_that_have_no_name(
         assert (tmp_path / "a").read_bytes() == data
     assert sorted(os.listdir(tmp_path)) == ["a", "plain"]
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "device", "socket"])
+def test_only_regular_files_are_replaced(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.mkv"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/null")  # not itself, which root could replace
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    before = path.lstat()
+    with pytest.raises(OutputError, match=f"a {kind}, not a regular file"):
+        write_atomically(path, b"x")
+    with pytest.raises(OutputError, match=f"a {kind}, not a regular file"):
+        VideoWriter(path, 25)
+    assert os.path.samestat(path.lstat(), before)
+    assert os.listdir(tmp_path) == ["a.mkv"]
+
+
+@pytest.mark.parametrize("target", ["b", "missing"])
+def test_links_to_regular_files_are_replaced(tmp_path: Path, target: str) -> None:
+    (tmp_path / "b").write_bytes(b"b")
+    (tmp_path / "a").symlink_to(target)
+    write_atomically(tmp_path / "a", b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"
+    assert (tmp_path / "b").read_bytes() == b"b"
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
