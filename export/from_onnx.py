@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import platform as machine
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from imp_trt.backends import CanvasBackend, open_backend
 from imp_trt.backends.preflight import problems
 from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.cuda.platform import Gpu, Platform
+from imp_trt.data.files import temporary_folder
 from imp_trt.errors import ArtifactError, DependencyMissing, UsageError
 from imp_trt.export.manifests import engine_manifest
 from imp_trt.export.onnx.structure import Structure, read_structure
@@ -248,8 +248,8 @@ def _replay_file(path: Path, golden: Golden, parts: bool) -> tuple[Agreement, fl
 @contextmanager
 def written(payload: bytes, manifest: Manifest, canvas: bytes | None = None) -> Iterator[Path]:
     """An engine, with its canvas part if it has one, as an artifact in a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="imp_trt_export_") as folder:
-        yield write_artifact(Path(folder) / "candidate.engine", payload, manifest, canvas=canvas)
+    with temporary_folder("imp_trt_export_") as folder:
+        yield write_artifact(folder / "candidate.engine", payload, manifest, canvas=canvas)
 
 
 def check_verifiable(source: OnnxSource, platform: Platform) -> None:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from imp_trt.artifacts.manifest import TensorSpec
 from imp_trt.artifacts.network_manifest import NetworkManifest
-from imp_trt.backends.native_calls import CallLock
 from imp_trt.backends.network_calls import DeviceNetworkBackend, NetworkBackend, checked_inputs
 from imp_trt.backends.opening import NetworkBackendName, open_network
+from imp_trt.data.native_calls import CallLock
 from imp_trt.errors import InvalidInput
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from types import TracebackType
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.backends import Backend, CanvasBackend, DeviceBackend, open_backend
 from imp_trt.backends.futures import ResultFuture
-from imp_trt.backends.native_calls import CallLock
 from imp_trt.backends.opening import BackendName
 from imp_trt.backends.runners import DeviceRunner, HostRunner
 from imp_trt.classes import ClassTable
+from imp_trt.data.native_calls import CallLock
 from imp_trt.errors import InvalidInput, printable
 from imp_trt.preprocessing.frames import ColorOrder
 from imp_trt.results.result import SegmentationResult

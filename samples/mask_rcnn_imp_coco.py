@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from imp_trt import Segmenter
+from imp_trt.data import read_image, write_atomically
+from imp_trt.data.images import encode_image
+from imp_trt.errors import SourceError
 from imp_trt.export import ExportOptions, export_onnx
 from imp_trt.models import ImpNetwork, coco_config, coco_mask_rcnn_imp, save_checkpoint
 
@@ -32,9 +34,10 @@ def main(arguments: list[str] | None = None) -> Path:
     parser.add_argument("--input-size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"))
     parser.add_argument("--random-weights", action="store_true", help="do not download anything")
     options = parser.parse_args(arguments)
-    frame = cv2.imread(str(options.image))  # BGR; None if the file is not an image
-    if frame is None:
-        parser.error(f"{options.image} is not a readable image")
+    try:
+        frame = read_image(options.image)  # [h, w, 3] uint8 BGR
+    except SourceError as error:
+        parser.error(str(error))
     size = (options.input_size[0], options.input_size[1])
     network = ImpNetwork(coco_config(size)) if options.random_weights else coco_mask_rcnn_imp(size)
     terms = "random weights" if options.random_weights else TERMS
@@ -49,7 +52,7 @@ def main(arguments: list[str] | None = None) -> Path:
     overlay = options.output / f"{options.image.stem}.overlay.png"
     with Segmenter(report.path) as segmenter:
         result = segmenter.run(frame)
-    cv2.imwrite(str(overlay), result.plot(frame, legend=True))
+    write_atomically(overlay, encode_image(result.plot(frame, legend=True), ".png"))
     names = [result.classes.names[c] for c in np.unique(result.semantic)]
     print(f"{len(result.instances)} instances; pixels of {', '.join(names)}; {overlay}")
     return overlay

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import platform as machine
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ from imp_trt.backends.onnxruntime_providers import OrtDevice
 from imp_trt.backends.opening import open_network
 from imp_trt.cuda.cpus import usable_cores, usable_cpus
 from imp_trt.cuda.platform import Gpu
+from imp_trt.data.files import temporary_folder
 from imp_trt.errors import ExportError
 from imp_trt.export.plan import ExportPlan
 from imp_trt.export.progress import Progress
@@ -172,9 +172,9 @@ def verify_network(
 
 def _opened(stack: ExitStack, payload: bytes, manifest: NetworkManifest) -> _Run:
     """The artifact as its users run it."""
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="imp_trt_export_"))
+    folder = stack.enter_context(temporary_folder("imp_trt_export_"))
     suffix = ".engine" if manifest.kind == "engine" else ".onnx"
-    backend = open_network(write_artifact(Path(folder) / f"candidate{suffix}", payload, manifest))
+    backend = open_network(write_artifact(folder / f"candidate{suffix}", payload, manifest))
     stack.callback(backend.close)
     return backend.run
 

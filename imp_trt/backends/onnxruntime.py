@@ -15,11 +15,11 @@ from imp_trt.artifacts.manifest import EXPORT_AGAIN, Manifest, TensorSpec
 from imp_trt.artifacts.reading import read_artifact
 from imp_trt.backends.canvas import CanvasShape, read_canvas_part
 from imp_trt.backends.decoding import HostOutputs
-from imp_trt.backends.native_calls import call_after_fork, native_call, never_release
 from imp_trt.backends.onnx_bounds import check_bounds
 from imp_trt.backends.onnxruntime_import import import_onnxruntime
 from imp_trt.backends.onnxruntime_providers import OrtDevice
 from imp_trt.cuda.cpus import usable_cores
+from imp_trt.data.native_calls import call_after_fork, native_call, never_release
 from imp_trt.errors import ArtifactError, DependencyMissing, ImpTrtError, InvalidInput
 
 

@@ -10,12 +10,12 @@ from typing import Any
 from imp_trt.artifacts.manifest import TensorSpec
 from imp_trt.artifacts.network_manifest import NetworkManifest
 from imp_trt.artifacts.reading import read_network
-from imp_trt.backends.native_calls import call_after_fork, native_call, never_release
 from imp_trt.backends.network_calls import HostArray
 from imp_trt.backends.onnx_bounds import check_bounds
 from imp_trt.backends.onnxruntime import OrtSession, check_nodes, one_line, open_session
 from imp_trt.backends.onnxruntime_providers import OrtDevice
 from imp_trt.cuda.cpus import usable_cores
+from imp_trt.data.native_calls import call_after_fork, native_call, never_release
 from imp_trt.errors import ArtifactError, ImpTrtError, InvalidInput
 
 

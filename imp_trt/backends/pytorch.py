@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from imp_trt.artifacts.manifest import IMP_OP, InputContract, Manifest
 from imp_trt.backends.canvas import CanvasShape
 from imp_trt.backends.decoding import HostOutputs
-from imp_trt.backends.native_calls import call_after_fork, native_call
 from imp_trt.cuda.cpus import usable_cpus
+from imp_trt.data.native_calls import call_after_fork, native_call
 from imp_trt.errors import CheckpointError, DependencyMissing, InvalidInput
 
 if TYPE_CHECKING:

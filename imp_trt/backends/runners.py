@@ -16,9 +16,9 @@ from imp_trt.backends import Backend, DeviceBackend
 from imp_trt.backends.decoding import decode_instances
 from imp_trt.backends.device_outputs import DeviceLazyOutputs, DeviceOutputs
 from imp_trt.backends.futures import ResultFuture
-from imp_trt.backends.native_calls import in_forked_process, native_call
 from imp_trt.backends.uploads import Frame
 from imp_trt.cuda.cpus import usable_cpus
+from imp_trt.data.native_calls import in_forked_process, native_call
 from imp_trt.preprocessing.batch import preprocess_batch
 from imp_trt.preprocessing.device_arrays import DeviceFrame, on_device
 from imp_trt.preprocessing.frames import ColorOrder, check_color, check_frame, to_bgr

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from imp_trt.errors import OutputError
+from imp_trt.errors import ImpTrtError, OutputError
 
 MAX_NAME_BYTES = 255
 """Longest name of a file on Linux."""
@@ -99,10 +99,24 @@ def _without_waiting(path: str, flags: int) -> int:
 
 def _check_regular(info: os.stat_result, path: str | os.PathLike[str], limit: int | None) -> None:
     if not stat.S_ISREG(info.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(info.st_mode), "another kind of file")
-        raise OSError(errno.EINVAL, f"{kind}, not a regular file")
+        raise _not_regular(info.st_mode)
     if limit is not None and info.st_size > limit:
         raise OSError(errno.EFBIG, f"{info.st_size:,} bytes, more than {limit:,}")
+
+
+def _not_regular(mode: int) -> OSError:
+    kind = _KINDS.get(stat.S_IFMT(mode), "another kind of file")
+    return OSError(errno.EINVAL, f"{kind}, not a regular file")
+
+
+def check_replaceable(path: Path) -> None:
+    """OSError for a FIFO, device or socket: a rename would remove it, and its reader would wait forever."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # mostly a new file; other reasons make the write itself fail
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a folder makes the rename fail
+        raise _not_regular(mode)
 
 
 @contextmanager
@@ -111,17 +125,20 @@ def temporary_beside(path: Path) -> Iterator[Path]:
 
     Rename it to ``path`` to keep it. It has the suffix of ``path``, since some writers choose the format by
     it. A lock shows that its process is alive: what a killed process leaves is removed by the next call for
-    the same folder.
+    the same folder. A forked process removes nothing of its parent.
 
     Raises:
-        OSError: the folder is not writable.
+        OSError: the folder is not writable, or there is a FIFO, device or socket at ``path``.
     """
+    check_replaceable(path)
     sweep(path.parent)
     temporary, descriptor = create_temporary(path)
+    owner = os.getpid()
     try:
         yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
+        if os.getpid() == owner:
+            temporary.unlink(missing_ok=True)
         os.close(descriptor)
 
 
@@ -136,11 +153,13 @@ def written_beside(path: Path, data: bytes, *, sync: bool = True) -> Iterator[Pa
         sync: fsync the file.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or there is a FIFO, device or socket at ``path``.
     """
+    check_replaceable(path)
     sweep(path.parent)
     unnamed = _create_unnamed(path.parent)
     temporary: Path | None = None
+    owner = os.getpid()
     try:
         if unnamed is not None:
             write_data(unnamed, data, sync=sync)
@@ -149,7 +168,7 @@ def written_beside(path: Path, data: bytes, *, sync: bool = True) -> Iterator[Pa
             yield temporary
             return
     finally:
-        if temporary is not None:
+        if temporary is not None and os.getpid() == owner:
             temporary.unlink(missing_ok=True)
         if unnamed is not None:
             os.close(unnamed)
@@ -163,7 +182,8 @@ def written_beside(path: Path, data: bytes, *, sync: bool = True) -> Iterator[Pa
 def temporary_folder(prefix: str) -> Iterator[Path]:
     """A new folder in the system's folder for temporary files; removed with its content on exit.
 
-    Folders of the same prefix whose process was killed are removed too.
+    Folders of the same prefix whose process was killed are removed too. A forked process removes nothing of
+    its parent.
 
     Raises:
         OutputError: the folder for temporary files, usually /tmp or $TMPDIR, is not writable.
@@ -177,11 +197,13 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
             got=error.strerror or error,
             fix="set TMPDIR to a folder that is writable and has free space",
         ) from error
+    owner = os.getpid()
     try:
         yield folder
     finally:
-        # Files that cannot be deleted after a child process was killed are not an error.
-        shutil.rmtree(folder, ignore_errors=True)
+        if os.getpid() == owner:
+            # Files that cannot be deleted after a child process was killed are not an error.
+            shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)
 
 
@@ -315,7 +337,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, sync: bool = 
     """Write data to path atomically. Missing folders are created.
 
     Args:
-        path: file to write; replaced if it exists.
+        path: file to write; replaced if it exists, unless it is a FIFO, device or socket.
         data: content.
         sync: fsync the file; otherwise a power failure may lose the write.
 
@@ -347,6 +369,27 @@ def unwritable(path: Path, error: OSError) -> OutputError:
         got=error.strerror or error,
         fix=room_for(path),
     )
+
+
+def utf8_name(path: str | os.PathLike[str], what: str, error: type[ImpTrtError]) -> str:
+    """A path or address for OpenCV, which ends the process if a name is not UTF-8.
+
+    Args:
+        what: what it names, for the message; its other bytes are shown as ``\\xff``.
+        error: raised if the name is not UTF-8.
+    """
+    name = os.fspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError as cause:
+        shown = what.encode(errors="backslashreplace").decode()
+        raise error(
+            re.sub(r"\\udc([89a-f][0-9a-f])", r"\\x\1", shown),
+            expected="a name in UTF-8, which OpenCV needs",
+            got="other bytes",
+            fix="rename the file or folder",
+        ) from cause
+    return name
 
 
 def resolved(path: str | os.PathLike[str]) -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.data.headers import ImageHeader, parse_header
+from imp_trt.data.native_calls import native_call
 from imp_trt.errors import OutputError, SourceError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -164,6 +165,7 @@ def checked_header(data: bytes, what: str) -> ImageHeader:
     return header
 
 
+@native_call()
 def decode_pixels(data: bytes, flags: int, what: str) -> NDArray[np.generic]:
     """Decode an image whose header was checked, with flags of cv2.imdecode.
 
@@ -227,6 +229,7 @@ def _oriented(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(image[::down, ::across])
 
 
+@native_call()
 def encode_image(image: NDArray[np.uint8], suffix: str) -> bytes:
     """Encode an image.
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from imp_trt.data.files import (
+    check_replaceable,
     create_temporary,
     is_at,
     make_folder,
@@ -88,22 +89,25 @@ def only_temporary_beside(path: Path) -> Iterator[Path]:
     locks, a second writer is not noticed.
 
     Raises:
-        OSError: the folder is not writable.
+        OSError: the folder is not writable, or there is a FIFO, device or socket at ``path``.
         OutputError: something else is writing ``path``.
     """
+    check_replaceable(path)
     sweep(path.parent)
     temporary, descriptor = _create_only(path)
+    owner = os.getpid()
     try:
         if _is_locked(path):  # another writer's temporary file, which it renamed
             raise _in_use(path)
         yield temporary
     finally:
-        # If it was renamed, the name may be that of the next writer's file.
-        with suppress(OSError):
-            if is_at(temporary, descriptor):
-                temporary.unlink()
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a forked process may have the descriptor too
+        if os.getpid() == owner:  # a forked process leaves the file and its lock to its parent
+            with suppress(OSError):
+                # If it was renamed, the name may be that of the next writer's file.
+                if is_at(temporary, descriptor):
+                    temporary.unlink()
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # a forked process may have the descriptor too
         os.close(descriptor)
 
 

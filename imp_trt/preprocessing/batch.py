@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.native_calls import native_call
 from imp_trt.preprocessing.frames import ColorOrder
 from imp_trt.preprocessing.letterbox import LetterboxTransform
 
@@ -32,6 +33,7 @@ def preprocess_batch(
             transform.apply(pixels, out=image)
         else:
             # After the resize, where there are usually fewer pixels to swap.
-            cv2.cvtColor(transform.apply(pixels), cv2.COLOR_RGB2BGR, dst=image)
+            with native_call():
+                cv2.cvtColor(transform.apply(pixels), cv2.COLOR_RGB2BGR, dst=image)
     if len(frames) < len(batch):
         batch[len(frames) :] = pad_value

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.native_calls import native_call
 from imp_trt.errors import InvalidInput
 from imp_trt.preprocessing.device_arrays import on_device
 from imp_trt.preprocessing.nv12 import Nv12Frame
@@ -99,7 +100,8 @@ def to_bgr(frame: object, color: ColorOrder | None = None) -> NDArray[np.uint8]:
     pixels, order = check_frame(frame, color)
     if order == "bgr":
         return pixels
-    converted: NDArray[np.uint8] = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), np.uint8)
+    with native_call():
+        converted: NDArray[np.uint8] = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), np.uint8)
     return converted
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.artifacts.manifest import InputContract
+from imp_trt.data.native_calls import native_call
 from imp_trt.errors import InvalidInput
 
 Size = tuple[int, int]
@@ -98,7 +99,8 @@ class LetterboxTransform:
             image[...] = frame
         else:
             # OpenCV writes into the view: its rows are longer than the image, its pixels are contiguous.
-            cv2.resize(frame, (rw, rh), dst=image, interpolation=self._interpolation)
+            with native_call():
+                cv2.resize(frame, (rw, rh), dst=image, interpolation=self._interpolation)
         return out
 
     def invert_mask(self, semantic: NDArray[np.uint8]) -> NDArray[np.uint8]:

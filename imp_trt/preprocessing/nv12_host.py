@@ -7,11 +7,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.native_calls import native_call
 from imp_trt.preprocessing.nv12 import Nv12Frame, YuvToBgr, frame_size, plane_layout
 
 _STRIP = 128  # rows that are converted at once; even. Their integers stay in the processor's cache.
 
 
+@native_call()
 def nv12_to_bgr(y: NDArray[np.uint8], uv: NDArray[np.uint8] | None, frame: Nv12Frame) -> NDArray[np.uint8]:
     """A BGR image from planes in host memory.
 

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import IGNORE_INDEX
+from imp_trt.data.native_calls import native_call
 from imp_trt.ops.mask_projection.numpy import mask_crops
 from imp_trt.results.instances import Instances
 
 _STUFF, _THING = 1, 2
 
 
+@native_call()
 def disagreement_map(
     semantic: NDArray[np.uint8], instances: Instances, things: Sequence[int]
 ) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
+from imp_trt.data.native_calls import native_call
 from imp_trt.errors import InvalidInput
 from imp_trt.results.instances import Instances
 from imp_trt.results.panoptic import Panoptic
@@ -37,6 +38,7 @@ def class_colors(classes: ClassTable) -> NDArray[np.uint8]:
     return table
 
 
+@native_call()
 def color_map(semantic: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.uint8]:
     """A class map [h, w] uint8 as an image [h, w, 3] uint8 BGR in the classes' colors."""
     # A lookup in OpenCV: NumPy's fancy indexing takes ten times as long.
@@ -44,6 +46,7 @@ def color_map(semantic: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.ui
     return np.asarray(image, np.uint8)
 
 
+@native_call()
 def draw_result(
     frame: NDArray[np.uint8],
     semantic: NDArray[np.uint8],
@@ -91,6 +94,7 @@ def draw_result(
     return image
 
 
+@native_call()
 def draw_panoptic(
     frame: NDArray[np.uint8],
     panoptic: Panoptic,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
+from imp_trt.data.native_calls import native_call
 from imp_trt.results.drawing import class_colors
 from imp_trt.results.text import drawn, drawn_names
 
@@ -51,6 +52,7 @@ def _row(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return np.asarray(np.hstack(parts), np.uint8)
 
 
+@native_call()
 def _title_bar(titles: Sequence[str], column: int, width: int) -> NDArray[np.uint8]:
     bar = np.full((BAR, width, 3), _BACKGROUND, np.uint8)
     for index, title in enumerate(titles):
@@ -59,6 +61,7 @@ def _title_bar(titles: Sequence[str], column: int, width: int) -> NDArray[np.uin
     return bar
 
 
+@native_call()
 def _legend(classes: ClassTable, width: int) -> NDArray[np.uint8]:
     """Color and name of every class, as many per line as fit."""
     lines, x = [np.full((BAR, width, 3), _BACKGROUND, np.uint8)], 6

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
+from imp_trt.data.native_calls import native_call
 
 Bgr = tuple[int, int, int]
 
@@ -61,6 +62,7 @@ def shade(rgb: tuple[int, int, int], rank: int) -> Bgr:
     return (round(b * 255), round(g * 255), round(r * 255))
 
 
+@native_call()
 def smooth_map(semantic: NDArray[np.uint8], size: tuple[int, int] | None) -> NDArray[np.uint8]:
     """A class map whose edges are smooth lines where enlargement had made them stairs.
 

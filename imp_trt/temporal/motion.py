@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.native_calls import native_call
 from imp_trt.preprocessing.frames import ColorOrder
 from imp_trt.results.instances import MASK_THRESHOLD
 
@@ -111,12 +112,14 @@ class Motion:
         return np.where(finite, moved.reshape(-1, 4), boxes).astype(np.float32)
 
 
+@native_call()
 def luma_of(image: NDArray[np.uint8], order: ColorOrder = "bgr") -> Luma:
     """The luma of an image [h, w, 3] at the size of the canvas."""
     code = cv2.COLOR_BGR2GRAY if order == "bgr" else cv2.COLOR_RGB2GRAY
     return np.asarray(cv2.cvtColor(image, code), np.uint8)
 
 
+@native_call()
 def _flow(before: Luma, after: Luma) -> Flow:
     h, w = before.shape
     bottom, right = _flow_padding(h, w)
@@ -141,6 +144,7 @@ def _flow_padding(h: int, w: int) -> tuple[int, int]:
     return max(least - h, 0), max(least - w, 0)
 
 
+@native_call()
 def _sample(plane: NDArray[Any], flow: Flow, border: int) -> NDArray[Any]:
     """The plane [h, w] at each pixel plus its flow, bilinear."""
     h, w = plane.shape

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from imp_trt.classes import ClassTable
 from imp_trt.data.files import write_atomically
 from imp_trt.data.images import encode_image
+from imp_trt.data.native_calls import native_call
 from imp_trt.errors import InvalidInput
 from imp_trt.results.drawing import class_colors, color_map
 from imp_trt.results.image_grid import make_grid
@@ -74,11 +75,11 @@ def canvas_image(result: SegmentationResult, scale: float = 0.5) -> NDArray[np.u
 def _row(item: SegmentedFrame, width: int) -> list[NDArray[np.uint8]]:
     full_height, full_width = item.result.size
     size = (width, max(1, round(full_height * width / full_width)))
-    classes = color_map(item.result.semantic, item.result.classes)
-    tiles = [
-        cv2.resize(item.frame.image, size, interpolation=cv2.INTER_AREA),
-        cv2.resize(canvas_image(item.result), size, interpolation=cv2.INTER_LINEAR),
-        cv2.resize(classes, size, interpolation=cv2.INTER_NEAREST),
-        cv2.resize(item.overlay, size, interpolation=cv2.INTER_AREA),
-    ]
-    return [np.asarray(tile, np.uint8) for tile in tiles]
+    tiles = (
+        (item.frame.image, cv2.INTER_AREA),
+        (canvas_image(item.result), cv2.INTER_LINEAR),
+        (color_map(item.result.semantic, item.result.classes), cv2.INTER_NEAREST),
+        (item.overlay, cv2.INTER_AREA),
+    )
+    with native_call():
+        return [np.asarray(cv2.resize(tile, size, interpolation=how), np.uint8) for tile, how in tiles]

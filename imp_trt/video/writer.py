@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from imp_trt._deprecated import renamed_parameters
 from imp_trt.data.locks import only_temporary_beside
+from imp_trt.data.native_calls import call_after_fork, native_call
 from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
 from imp_trt.video import writer_pyav
 from imp_trt.video.containers import missing_bytes
@@ -109,6 +110,11 @@ class VideoWriter:
         self._written = 0
         self._named: os.stat_result | None = None  # of the file, once it has its final name
         self._done = False
+        call_after_fork(self)
+
+    def after_fork(self) -> None:
+        """See :class:`imp_trt.data.native_calls.Inherited`: the file is the parent's, and closed here."""
+        self._done = True
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -136,7 +142,8 @@ class VideoWriter:
         rows, columns = image.shape[0] % 2, image.shape[1] % 2
         if rows or columns:
             border = cv2.BORDER_REPLICATE
-            image = np.asarray(cv2.copyMakeBorder(image, 0, rows, 0, columns, border), np.uint8)
+            with native_call():
+                image = np.asarray(cv2.copyMakeBorder(image, 0, rows, 0, columns, border), np.uint8)
         try:
             if self._encoder is None:
                 self._encoder = self._open((image.shape[0], image.shape[1]))

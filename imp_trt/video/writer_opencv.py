@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.files import utf8_name
+from imp_trt.data.native_calls import call_after_fork, native_call, never_release
 from imp_trt.errors import DependencyMissing, OutputError
 from imp_trt.video import writer_pyav
 from imp_trt.video.encoder import TICKS, VIDEO_CODECS
@@ -28,22 +30,31 @@ class OpenCvEncoder:
         name: name of the video for messages.
     """
 
+    @native_call()
     def __init__(self, file: Path, rate: Fraction, size: tuple[int, int], name: str) -> None:
         self.file, self._name = file, name
         self._period = TICKS / rate
         fourcc = cv2.VideoWriter.fourcc(*VIDEO_CODECS[file.suffix.lower()])
+        utf8_name(file.with_name(name), f"video {name} cannot be written", OutputError)
         self._writer = cv2.VideoWriter(str(file), fourcc, float(rate), (size[1], size[0]))
         if not self._writer.isOpened():
             raise OutputError(f"video {name} cannot be written", got="OpenCV has no encoder for it")
+        call_after_fork(self)
         self._written = 0
         self._max_error = Fraction(0)  # largest difference between requested and written time, in ticks
 
+    def after_fork(self) -> None:
+        """See :class:`imp_trt.data.native_calls.Inherited`: its destructor would write the parent's index."""
+        never_release(self._writer)
+
+    @native_call()
     def write(self, image: NDArray[np.uint8], ticks: int) -> None:
         """See :meth:`imp_trt.video.encoder.Encoder.write`."""
         self._writer.write(image)
         self._max_error = max(self._max_error, abs(ticks - self._written * self._period))
         self._written += 1
 
+    @native_call()
     def finish(self) -> None:
         """See :meth:`imp_trt.video.encoder.Encoder.finish`."""
         self._writer.release()
@@ -55,10 +66,12 @@ class OpenCvEncoder:
                 "write .mp4 or .mkv" if self.file.suffix.lower() == ".avi" else _keeps_times(),
             )
 
+    @native_call()
     def release(self) -> None:
         """See :meth:`imp_trt.video.encoder.Encoder.release`."""
         self._writer.release()
 
+    @native_call()
     def count(self) -> int:
         """See :meth:`imp_trt.video.encoder.Encoder.count`."""
         capture = cv2.VideoCapture(str(self.file))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.cuda.cpus import usable_cpus
+from imp_trt.data.native_calls import call_after_fork, native_call, never_release
 from imp_trt.errors import DependencyMissing, OutputError
 from imp_trt.video.encoder import TICKS
 
@@ -84,6 +85,7 @@ class PyAvEncoder:
         OSError: the file cannot be written.
     """
 
+    @native_call()
     def __init__(self, file: Path, rate: Fraction, size: tuple[int, int], name: str) -> None:
         import av.error
 
@@ -102,6 +104,11 @@ class PyAvEncoder:
         except av.error.FFmpegError as error:
             self.release()
             raise _as_os_error(error) from error
+        call_after_fork(self)
+
+    def after_fork(self) -> None:
+        """See :class:`imp_trt.data.native_calls.Inherited`: it would wait for the parent's threads."""
+        never_release((self._container, self._stream))
 
     def _add_stream(self, container: OutputContainer, rate: Fraction, size: tuple[int, int]) -> VideoStream:
         encoder = h264_encoder()
@@ -123,6 +130,7 @@ class PyAvEncoder:
         context.open()
         return stream
 
+    @native_call()
     def write(self, image: NDArray[np.uint8], ticks: int) -> None:
         """See :meth:`imp_trt.video.encoder.Encoder.write`."""
         import av
@@ -134,6 +142,7 @@ class PyAvEncoder:
         self._mux(frame)
         self._written, self._last = self._written + 1, ticks
 
+    @native_call()
     def finish(self) -> None:
         """See :meth:`imp_trt.video.encoder.Encoder.finish`."""
         import av.error
@@ -147,6 +156,7 @@ class PyAvEncoder:
         except av.error.FFmpegError as error:
             raise _as_os_error(error) from error
 
+    @native_call()
     def release(self) -> None:
         """See :meth:`imp_trt.video.encoder.Encoder.release`."""
         import av.error
@@ -156,6 +166,7 @@ class PyAvEncoder:
             with suppress(av.error.FFmpegError, OSError):
                 container.close()
 
+    @native_call()
     def count(self) -> int:
         """See :meth:`imp_trt.video.encoder.Encoder.count`."""
         import av.error

@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import cv2
-
 import imp_trt
+from imp_trt.data import read_image, write_atomically
+from imp_trt.data.images import encode_image
 
 MIN_SCORE = 0.3  # minimum score of listed instances, the same as in the overlay
 
@@ -20,16 +20,13 @@ def segment(artifact: str, image: str) -> None:
     """Write <image>.overlay.png, .classes.png and .json, and list the instances.
 
     Raises:
-        imp_trt.ImpTrtError: the network cannot be opened, or a file cannot be written.
+        imp_trt.ImpTrtError: the image cannot be read, the network not opened, or a file not written.
     """
-    frame = cv2.imread(image)  # BGR; None if the file is not an image
-    if frame is None:
-        sys.exit(f"{image} is not a readable image")
+    frame = read_image(Path(image))  # [h, w, 3] uint8 BGR
     stem = Path(image).with_suffix("")
     with imp_trt.Segmenter(artifact) as segmenter:
         result = segmenter.run(frame)
-    if not cv2.imwrite(f"{stem}.overlay.png", result.plot(frame, legend=True)):
-        sys.exit(f"{stem}.overlay.png cannot be written")
+    write_atomically(f"{stem}.overlay.png", encode_image(result.plot(frame, legend=True), ".png"))
     result.save(f"{stem}.classes.png")  # 8 bits, one channel, pixel = class index
     result.save(f"{stem}.json")
     instances = result.instances.filter(min_score=MIN_SCORE)

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 
 from imp_trt import Segmenter
-from imp_trt.backends import native_calls, open_backend
-from imp_trt.backends.native_calls import CallLock, native_call
+from imp_trt.backends import open_backend
+from imp_trt.data import native_calls
+from imp_trt.data.native_calls import CallLock, native_call
 from imp_trt.errors import ArtifactError, InvalidInput
 from tests.support import tiny
 

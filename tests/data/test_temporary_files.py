@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import signal
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from imp_trt.data.files import (
     written_beside,
 )
 from imp_trt.errors import OutputError
+from imp_trt.video.writer import VideoWriter
 from tests.support.full_disk import full_disk
 
 
@@ -156,6 +158,34 @@ def test_every_name_that_the_file_system_takes(
     assert os.listdir(tmp_path) == [name]
 
 
+@pytest.mark.parametrize("kind", ["FIFO", "device", "socket"])
+def test_only_regular_files_are_replaced(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.mkv"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/null")  # not itself, which root could replace
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    before = path.lstat()
+    with pytest.raises(OutputError, match=f"a {kind}, not a regular file"):
+        write_atomically(path, b"x")
+    with pytest.raises(OutputError, match=f"a {kind}, not a regular file"):
+        VideoWriter(path, 25)
+    assert os.path.samestat(path.lstat(), before)
+    assert os.listdir(tmp_path) == ["a.mkv"]
+
+
+@pytest.mark.parametrize("target", ["b", "missing"])
+def test_links_to_regular_files_are_replaced(tmp_path: Path, target: str) -> None:
+    (tmp_path / "b").write_bytes(b"b")
+    (tmp_path / "a").symlink_to(target)
+    write_atomically(tmp_path / "a", b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"
+    assert (tmp_path / "b").read_bytes() == b"b"
+
+
 def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
     with full_disk(1000), pytest.raises(OutputError, match="File too large"):
         write_atomically(tmp_path / "a", bytes(2000))
@@ -191,6 +221,29 @@ def test_temporary_folders_of_killed_processes_are_removed(
         assert folder.is_dir()
         assert not list(tmp_path.glob("*/large"))
     assert os.listdir(tmp_path) == ["x_of_others"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: temporary_beside(folder / "a"),
+        lambda folder: written_beside(folder / "a", b"x"),
+        lambda folder: temporary_folder("x_"),
+    ],
+)
+def test_a_forked_process_removes_nothing_of_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    child = None
+    with make(tmp_path) as made:
+        child = os.fork()
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+            assert made.exists()
+    if not child:
+        os._exit(0)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_large_folder_is_not_scanned_for_every_file(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import sys
 
@@ -11,6 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
+from imp_trt.data.images import encode_image
+from imp_trt.errors import OutputError, SourceError
 from tests.samples.conftest import SAMPLES
 from tests.support import tiny
 
@@ -63,13 +66,20 @@ def test_segment_image_lists_what_is_sure_enough(tmp_path, sample, artifact, cap
     assert capsys.readouterr().out.startswith("car          0.90")
     (tmp_path / "photo.overlay.png").unlink()
     (tmp_path / "photo.overlay.png").mkdir()
-    with pytest.raises(SystemExit, match=r"photo\.overlay\.png cannot be written"):
+    with pytest.raises(OutputError, match=r"photo\.overlay\.png cannot be written"):
         program.segment(str(artifact), str(picture))
 
 
 def test_segment_image_says_what_is_no_frame(tmp_path, sample, artifact):
-    with pytest.raises(SystemExit, match="not a readable image"):
+    with pytest.raises(SourceError, match="can decode"):
         sample("image/segment_image.py").segment(str(artifact), str(artifact))
+
+
+def test_segment_image_takes_any_name(tmp_path, sample, artifact):
+    image = tmp_path / os.fsdecode(b"x\xff.png")
+    image.write_bytes(encode_image(tiny.frame(), ".png"))
+    sample("image/segment_image.py").segment(str(artifact), str(image))
+    assert (tmp_path / os.fsdecode(b"x\xff.overlay.png")).exists()
 
 
 def test_segment_image_says_what_is_no_network(tmp_path, monkeypatch):

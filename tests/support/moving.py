@@ -122,8 +122,8 @@ class SquareBackend:
 
 def segmenter_of(backend: SquareBackend) -> Segmenter:
     """A Segmenter on the backend."""
-    from imp_trt.backends.native_calls import CallLock
     from imp_trt.backends.runners import HostRunner
+    from imp_trt.data.native_calls import CallLock
 
     segmenter = Segmenter.__new__(Segmenter)
     segmenter._runner, segmenter._temporal = HostRunner(backend), None

@@ -349,3 +349,11 @@ def test_what_keeps_frame_times(
             writer.write(clips.picture(0), time_s)
         writer.close()
     assert f"off their times; to keep them, {advice}" in caplog.text
+
+
+def test_opencv_is_not_given_names_that_are_not_utf8(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / os.fsdecode(b"x\xff.avi"), 25)
+    with pytest.raises(OutputError, match=r"video x\\xff\.avi cannot be written.*UTF-8"):
+        writer.write(clips.picture(0))
+    writer.abort()
+    assert os.listdir(tmp_path) == []

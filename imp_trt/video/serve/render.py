@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.native_calls import native_call
 from imp_trt.errors import OutputError
 from imp_trt.results.drawing import class_colors, color_map
 from imp_trt.results.result import SegmentationResult
@@ -96,7 +97,8 @@ def render(item: SegmentedFrame, view: View) -> NDArray[np.uint8]:
     image = frame
     if "classes" in view.layers:
         colors = color_map(result.semantic, result.classes)
-        image = np.asarray(cv2.addWeighted(frame, 1 - alpha, colors, alpha, 0), np.uint8)
+        with native_call():
+            image = np.asarray(cv2.addWeighted(frame, 1 - alpha, colors, alpha, 0), np.uint8)
     if "canvas" in view.layers:
         image = blend_canvas(image, result)
     if "disagreement" in view.layers:
@@ -110,17 +112,19 @@ def blend_canvas(image: NDArray[np.uint8], result: SegmentationResult) -> NDArra
     """Blend the IMP canvas into a darkened image [h, w, 3] uint8 BGR, in the colors of the classes."""
     canvas = result.canvas()  # [T, ch, cw] float32, scores
     if not len(canvas):
-        return np.asarray(cv2.convertScaleAbs(image, alpha=_BACKGROUND_BRIGHTNESS), np.uint8)
+        with native_call():
+            return np.asarray(cv2.convertScaleAbs(image, alpha=_BACKGROUND_BRIGHTNESS), np.uint8)
     things = np.asarray(result.classes.things)
     scores = canvas.max(axis=0)  # [ch, cw]
     colors = class_colors(result.classes)[things[canvas.argmax(axis=0)]]
     # Mixed with white: dark blue, a common color of cars, is invisible on a dark background.
     foreground = (127.5 + colors * 0.5) * scores[..., None]
     size = (image.shape[1], image.shape[0])
-    foreground = cv2.resize(foreground.astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
-    brightness = cv2.resize((255 * _BACKGROUND_BRIGHTNESS * (1 - 0.6 * scores)).astype(np.uint8), size)
-    background = cv2.multiply(image, cv2.merge([brightness] * 3), scale=1 / 255)
-    return np.asarray(cv2.addWeighted(background, 1.0, foreground, 0.75, 0), np.uint8)
+    with native_call():
+        foreground = cv2.resize(foreground.astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
+        brightness = cv2.resize((255 * _BACKGROUND_BRIGHTNESS * (1 - 0.6 * scores)).astype(np.uint8), size)
+        background = cv2.multiply(image, cv2.merge([brightness] * 3), scale=1 / 255)
+        return np.asarray(cv2.addWeighted(background, 1.0, foreground, 0.75, 0), np.uint8)
 
 
 def blend_disagreement(image: NDArray[np.uint8], result: SegmentationResult) -> NDArray[np.uint8]:
@@ -129,8 +133,10 @@ def blend_disagreement(image: NDArray[np.uint8], result: SegmentationResult) -> 
     The colors match the legend in page.css: black at 0, red at 0.5, the limit of agreement, and pale yellow
     at 1.
     """
-    heat = cv2.applyColorMap(cv2.convertScaleAbs(result.disagreement, alpha=255), cv2.COLORMAP_INFERNO)
-    return np.asarray(cv2.addWeighted(image, _BACKGROUND_BRIGHTNESS, heat, 0.9, 0), np.uint8)
+    disagreement = result.disagreement
+    with native_call():
+        heat = cv2.applyColorMap(cv2.convertScaleAbs(disagreement, alpha=255), cv2.COLORMAP_INFERNO)
+        return np.asarray(cv2.addWeighted(image, _BACKGROUND_BRIGHTNESS, heat, 0.9, 0), np.uint8)
 
 
 def upscale(item: SegmentedFrame) -> SegmentedFrame:
@@ -143,8 +149,10 @@ def upscale(item: SegmentedFrame) -> SegmentedFrame:
     small = result.instances
     mask_boxes = small.boxes if small.mask_boxes is None else small.mask_boxes
     instances = replace(small, boxes=small.boxes * factor, mask_boxes=mask_boxes * factor, size=size[::-1])
-    semantic = np.asarray(cv2.resize(result.semantic, size, interpolation=cv2.INTER_NEAREST), np.uint8)
-    image = np.asarray(cv2.resize(item.frame.image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    semantic = result.semantic
+    with native_call():
+        semantic = np.asarray(cv2.resize(semantic, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+        image = np.asarray(cv2.resize(item.frame.image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
     return replace(
         item,
         frame=replace(item.frame, image=image),
@@ -152,6 +160,7 @@ def upscale(item: SegmentedFrame) -> SegmentedFrame:
     )
 
 
+@native_call()
 def limit_size(image: NDArray[np.uint8], max_side: int = MAX_SIDE) -> NDArray[np.uint8]:
     """Downscale an image [h, w, 3] whose longer side exceeds max_side pixels."""
     scale = max_side / max(image.shape[:2])
@@ -161,6 +170,7 @@ def limit_size(image: NDArray[np.uint8], max_side: int = MAX_SIDE) -> NDArray[np
     return np.asarray(cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA), np.uint8)
 
 
+@native_call()
 def encode_jpeg(image: NDArray[np.uint8]) -> bytes:
     """Encode an image [h, w, 3] uint8 BGR as JPEG; OutputError if OpenCV fails."""
     done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])

@@ -16,6 +16,7 @@ from imp_trt._deprecated import renamed_parameters
 from imp_trt.classes import ClassTable, Rgb
 from imp_trt.data.files import temporary_beside, unwritable
 from imp_trt.data.images import IMAGE_SUFFIXES
+from imp_trt.data.native_calls import native_call
 from imp_trt.errors import OutputError
 from imp_trt.results.panoptic import Panoptic, Segment
 from imp_trt.video.sinks.images import ImageSink
@@ -165,6 +166,7 @@ def _shade(color: Rgb, count: int) -> int:
     return segment_id
 
 
+@native_call()
 def _colorize(indices: _SegmentMap, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Map segment indices [h, w] to their ids as colors [h, w, 3] uint8 BGR."""
     colors = np.stack([ids >> 16, ids >> 8 & 255, ids & 255], axis=-1).astype(np.uint8)
@@ -175,6 +177,7 @@ def _colorize(indices: _SegmentMap, ids: NDArray[np.int64]) -> NDArray[np.uint8]
     return np.asarray(cv2.LUT(cv2.merge([indices] * 3), table), np.uint8)
 
 
+@native_call()
 def _segment_info(segment: Segment, segment_id: int, indices: _SegmentMap) -> dict[str, object]:
     """Return an entry of segments_info; indices is the map of segment indices [h, w]."""
     x, y, width, height = cv2.boundingRect((indices == segment.id).view(np.uint8))

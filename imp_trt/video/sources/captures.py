@@ -7,7 +7,8 @@ import logging
 import os
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, TypedDict, cast
 from urllib.parse import urlsplit
@@ -16,6 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.files import utf8_name
+from imp_trt.data.native_calls import call_after_fork, never_release, waiting_call
 from imp_trt.errors import DependencyMissing, SourceError
 from imp_trt.video.sources.addresses import redacted
 
@@ -57,6 +60,60 @@ class Capture(Protocol):
 
 class _Device(Capture, Protocol):
     def set(self, prop: int, value: float, /) -> bool: ...
+
+
+def inherited(name: str) -> SourceError:
+    """The error for a read in a forked process: the threads of the decoder are the parent's."""
+    return SourceError(
+        f"source {redacted(name)}",
+        expected="a source that this process opened",
+        got="one of the process that forked it",
+        fix="open it after the fork, or read it in the parent",
+    )
+
+
+class GuardedCapture:
+    """A capture of OpenCV whose calls the end of the process does not interrupt; see :class:`Capture`.
+
+    A forked process neither reads nor releases that of its parent.
+
+    Args:
+        call: around each call: waiting_call for cameras and streams, native_call for files.
+        name: path or address, for messages.
+    """
+
+    def __init__(self, capture: _Device, call: Callable[[], AbstractContextManager[None]], name: str) -> None:
+        self._capture, self._call, self._name = capture, call, name
+        self._inherited = False
+        call_after_fork(self)
+
+    def after_fork(self) -> None:
+        """See :class:`imp_trt.data.native_calls.Inherited`."""
+        never_release(self._capture)
+        self._inherited = True
+
+    def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
+        """See :meth:`Capture.read`."""
+        if self._inherited:
+            raise inherited(self._name)
+        with self._call():
+            return self._capture.read()
+
+    def get(self, prop: int, /) -> float:
+        """See :meth:`Capture.get`."""
+        with self._call():
+            return self._capture.get(prop)
+
+    def set(self, prop: int, value: float, /) -> bool:
+        """Set a property; False if the driver rejects it."""
+        with self._call():
+            return self._capture.set(prop, value)
+
+    def release(self) -> None:
+        """Close it."""
+        if not self._inherited:
+            with self._call():
+                self._capture.release()
 
 
 def open_stream(url: str, read_timeout_s: float = READ_TIMEOUT_S) -> Capture:
@@ -160,11 +217,13 @@ def _set(capture: _Device, device: Path, properties: Mapping[str, int | str]) ->
 
 
 def _open(name: str, backend: int, settings: list[int]) -> _Device | None:
-    capture = cv2.VideoCapture(name, backend, settings)
-    if capture.isOpened():
-        # OpenCV's stubs say that read() always returns an image; without one it returns None.
-        return cast(_Device, capture)
-    capture.release()
+    utf8_name(name, f"source {redacted(name)}", SourceError)
+    with waiting_call():
+        capture = cv2.VideoCapture(name, backend, settings)
+        if capture.isOpened():
+            # OpenCV's stubs say that read() always returns an image; without one it returns None.
+            return GuardedCapture(cast(_Device, capture), waiting_call, name)
+        capture.release()
     return None
 
 

@@ -19,7 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.cuda.cpus import usable_cpus
-from imp_trt.video.sources.captures import Capture
+from imp_trt.data.files import utf8_name
+from imp_trt.data.native_calls import call_after_fork, native_call, never_release
+from imp_trt.errors import SourceError
+from imp_trt.video.sources.captures import Capture, GuardedCapture, inherited
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -93,6 +96,8 @@ class PyAvCapture:
         self._time_s: float | None = None
         self._size: tuple[int, int] | None = None
         self._warned: set[str] = set()
+        self._inherited = False
+        call_after_fork(self)
 
     def _select_stream(self) -> None:
         from av.stream import Disposition
@@ -106,8 +111,16 @@ class PyAvCapture:
         self._others = [s for s in videos if s is not self._stream]
         self.has_cover = len(videos) < len(streams)
 
+    def after_fork(self) -> None:
+        """See :class:`imp_trt.data.native_calls.Inherited`."""
+        never_release((self._container, self._stream, self._frames))
+        self._inherited = True
+
+    @native_call()
     def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
         """The next frame, [h, w, 3] uint8 BGR; (False, None) at the end."""
+        if self._inherited:
+            raise inherited(self._name)
         frame = next(self._frames, None)
         if frame is None:
             return False, None
@@ -130,7 +143,8 @@ class PyAvCapture:
 
     def release(self) -> None:
         """Close the file."""
-        self._container.close()
+        if not self._inherited:
+            self._container.close()
 
     def _shown_frames(self) -> int:
         """Frames that are shown: without those before an edit list's start, and the empty chunks of AVI.
@@ -232,20 +246,21 @@ def _description(stream: VideoStream) -> str:
     return f"stream {stream.index} ({stream.width}x{stream.height})"
 
 
+@native_call()
 def opencv_capture(path: Path) -> Capture:
     """Open a file with OpenCV; warns of what OpenCV does not honor."""
     available = cv2.videoio_registry.getBackends()
     # Other backends than FFmpeg guess from the name, for example with numbered images.
     backend = cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in available else cv2.CAP_ANY
     threads = [cv2.CAP_PROP_N_THREADS, usable_cpus()] if backend == cv2.CAP_FFMPEG else []
-    capture = cv2.VideoCapture(str(path), backend, threads)
+    capture = cv2.VideoCapture(utf8_name(path, f"video {path}", SourceError), backend, threads)
     ratio = capture.get(cv2.CAP_PROP_SAR_NUM), capture.get(cv2.CAP_PROP_SAR_DEN)
     if capture.isOpened():
         if min(ratio) > 0 and ratio[0] != ratio[1]:
             _log.warning("%s: %s", path, _NOT_SQUARE.format(*map(int, ratio)))
         _warn_of_opencv()
     # OpenCV's stubs say that read() always returns an image; at the end of the file it returns None.
-    return cast(Capture, capture)
+    return GuardedCapture(cast(GuardedCapture, capture), native_call, str(path))
 
 
 def _version(text: str) -> tuple[int, int]:

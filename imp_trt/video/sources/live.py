@@ -44,6 +44,8 @@ class LiveSource(ClosingSource):
 
     Native reads cannot be interrupted, so they run in a daemon thread. Closing, from any thread, ends the
     iteration immediately. A read that takes longer than stall_s counts as a failure and is abandoned.
+    The end of the process waits for a read in progress, at most LONGEST_WAIT_S of
+    :mod:`imp_trt.data.native_calls`.
 
     Args:
         name: name or address; credentials are removed.

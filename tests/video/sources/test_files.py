@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from imp_trt.data.images import encode_image, read_image
 from imp_trt.errors import SourceError
 from imp_trt.video.containers import missing_bytes
-from imp_trt.video.sources import VideoSource, open_source
+from imp_trt.video.sources import VideoSource, files, open_source
 from imp_trt.video.writer import VideoWriter
 from tests.support import clips, tiny
 
@@ -289,3 +289,16 @@ def test_unreadable_image_and_folder(tmp_path: Path) -> None:
     os.symlink("loop.png", tmp_path / "loop.png")
     with pytest.raises(SourceError):
         open_source(tmp_path / "loop.png")
+
+
+@pytest.mark.parametrize("av", [True, False])
+def test_names_that_are_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, av: bool) -> None:
+    path = clips.write_clip(tmp_path / "x.mp4", 3).rename(tmp_path / os.fsdecode(b"x\xff.mp4"))
+    if av and files.pyav_decodes():
+        assert len(list(open_source(path))) == 3
+        return
+    monkeypatch.setattr(files, "pyav_decodes", lambda: False)
+    with pytest.raises(SourceError, match=r"x\\xff\.mp4.*UTF-8"):
+        open_source(path)
+    with pytest.raises(SourceError, match=r"http://127\.0\.0\.1:9/\\xff.*UTF-8"):
+        open_source(os.fsdecode(b"http://127.0.0.1:9/\xff"))

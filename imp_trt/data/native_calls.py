@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls into native libraries, kept apart from a fork and from the end of the process.
 
-Every backend calls its library through here. A process forks, and ends, only between such calls:
+Backends, and whatever else calls OpenCV or FFmpeg, does so within :func:`native_call`. A process forks, and
+ends, only between such calls:
 
 - A child that is forked during a call inherits the library's locks as they are then, held by threads that it
   does not have, and waits forever. So a fork waits for the calls under way, and later calls for the fork.
 - A daemon thread that returns from C++ while Python ends is ended within the C++ code, which aborts the
   process. So the exit waits for the calls under way, and later calls of such threads wait for the end.
+
+Reads of cameras and streams take as long as the device or the server lets them: see :func:`waiting_call`.
 
 What a child does with a network that it inherits is up to its backend: see :class:`Inherited`.
 """
@@ -28,6 +31,9 @@ from imp_trt.errors import InvalidInput
 
 LONGEST_CALL_S = 60.0
 """A fork or an exit that waited this long goes on: the call hangs."""
+
+LONGEST_WAIT_S = 6.0
+"""As LONGEST_CALL_S, for waiting_call: longer than the timeout of OpenCV for streams, 5 s."""
 
 
 class Inherited(Protocol):
@@ -78,12 +84,13 @@ class _Gate:
         with self._lock:
             self._changed.wait_for(lambda: not self._shut_by)
 
-    def shut(self) -> None:
-        """Let no other thread in, and wait until all are out."""
+    def shut(self, limit_s: float | None = None) -> None:
+        """Let no other thread in, and wait until all are out; limit_s: LONGEST_CALL_S by default."""
         with self._lock:
             self._shut_by.append(threading.get_ident())
             # Those who shut it themselves do not wait for each other.
-            self._changed.wait_for(lambda: not (self._inside.keys() - self._shut_by), LONGEST_CALL_S)
+            limit_s = LONGEST_CALL_S if limit_s is None else limit_s
+            self._changed.wait_for(lambda: not (self._inside.keys() - self._shut_by), limit_s)
 
     def open(self) -> None:
         with self._lock:
@@ -100,13 +107,17 @@ class _Gate:
 
 
 _gate = _Gate()
+_waiting = _Gate()
 _forked = False
 _inherited: WeakSet[Inherited] = WeakSet()
 
 
 @contextmanager
 def native_call() -> Iterator[None]:
-    """Within it the process neither forks nor ends. May be nested."""
+    """Within it the process neither forks nor ends. May be nested; also a decorator, ``@native_call()``.
+
+    Not for code that waits for other threads, which may have to wait for the fork.
+    """
     depth = _gate.depth()
     try:
         _gate.enter()
@@ -117,6 +128,20 @@ def native_call() -> Iterator[None]:
         except BaseException:  # Ctrl-C
             _gate.leave(depth)
             raise
+
+
+@contextmanager
+def waiting_call() -> Iterator[None]:
+    """For a call that waits for a device or a server: an exit waits for its end, a fork does not.
+
+    Not within native_call, for which a fork would wait.
+    """
+    depth = _waiting.depth()
+    try:
+        _waiting.enter()
+        yield
+    finally:
+        _waiting.leave(depth)
 
 
 class CallLock:
@@ -202,8 +227,8 @@ def call_after_fork(owner: Inherited) -> None:
     """Have owner.after_fork called in every forked process, as long as the owner lives."""
     _inherited.add(owner)
     # Before the finalizers of the owner, which weakref runs at exit: the last one registered runs first.
-    atexit.unregister(_gate.shut)
-    atexit.register(_gate.shut)
+    atexit.unregister(_shut_at_exit)
+    atexit.register(_shut_at_exit)
 
 
 def never_release(handle: object) -> None:
@@ -219,13 +244,20 @@ def in_forked_process() -> bool:
     return _forked
 
 
+def _shut_at_exit() -> None:
+    _waiting.shut(LONGEST_WAIT_S)
+    _gate.shut()
+
+
 def _in_child() -> None:
     global _forked
     _forked = True
     _gate.after_fork()
+    _waiting.after_fork()
     for owner in list(_inherited):
         owner.after_fork()
 
 
+atexit.register(_shut_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_gate.shut, after_in_parent=_gate.open, after_in_child=_in_child)
