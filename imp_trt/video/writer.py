@@ -179,12 +179,12 @@ class VideoWriter:
         if self._replaced():
             self._end()
             raise self._error("another program replaced, moved or removed it")
-        count = self._encoder.count()
-        lost = failure is not None or missing_bytes(self._file) or count < self._written
+        count = self._count(self._encoder)
+        lost = failure is not None or (count or 0) < self._written or missing_bytes(self._file)
         try:
-            if not count and self._named:
+            if count == 0 and self._named:
                 self._path.unlink(missing_ok=True)
-            elif count > 0 and not self._named:
+            elif count and not self._named:
                 self._take_name()
         except OSError as error:
             raise self._error(error.strerror or str(error)) from error
@@ -192,12 +192,12 @@ class VideoWriter:
             self._end()
         if lost:
             reason = (failure.strerror or str(failure)) if failure else "is the disk full?"
-            # Without a free descriptor, or with a damaged end, nobody knows what the file holds.
-            if count < 0 and self._named:
-                what = f"its {self._written} frames could not be read back; it is kept"
+            if count is None:
+                kept = "; it is kept" if self._named else ""
+                what = f"its {self._written} frames could not be read back{kept}"
             else:
-                kept = "; they are kept" if count > 0 else ""
-                what = f"only {max(count, 0)} of {self._written} frames could be read back{kept}"
+                kept = "; they are kept" if count else ""
+                what = f"only {count} of {self._written} frames could be read back{kept}"
             raise self._error(f"{what}; {reason}") from failure
 
     def abort(self) -> None:
@@ -208,9 +208,20 @@ class VideoWriter:
             with suppress(OSError):
                 self._encoder.finish()
             self._encoder.release()
-            if not self._replaced() and self._encoder.count() == 0:
+            if not self._replaced() and self._count(self._encoder) == 0:
                 self._path.unlink(missing_ok=True)
         self._end()
+
+    def _count(self, encoder: Encoder) -> int | None:
+        """Number of frames in the file; None if that cannot be known, such as without a free descriptor."""
+        count = encoder.count()
+        if count < 0:
+            try:
+                with self._file.open("rb"):
+                    pass
+            except OSError:
+                return None
+        return max(count, 0)
 
     def _end(self) -> None:
         if not self._done:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 from fractions import Fraction
 from pathlib import Path
 
@@ -175,16 +176,28 @@ def test_lost_frames_are_noticed(tmp_path: Path, encoder: str, suffix: str) -> N
 def test_a_recording_that_cannot_be_opened_at_its_end_is_kept(
     tmp_path: Path, encoder: str, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as without a free descriptor: nobody knows then what the file holds."""
+    """Nobody knows what it holds if no descriptor is free."""
     writer = VideoWriter(tmp_path / "x.mkv", 25, encoder=encoder)
     for i in range(3):
         writer.write(clips.picture(i))
-    monkeypatch.setattr(type(writer._encoder), "count", lambda self: -1)
-    if ending == "close":
-        with pytest.raises(OutputError, match="its 3 frames could not be read back; it is kept"):
-            writer.close()
-    else:
-        writer.abort()
+    encoded = writer._encoder
+    assert encoded is not None
+
+    limits, count = resource.getrlimit(resource.RLIMIT_NOFILE), encoded.count
+
+    def without_descriptors() -> int:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        return count()
+
+    monkeypatch.setattr(encoded, "count", without_descriptors)
+    try:
+        if ending == "close":
+            with pytest.raises(OutputError, match="its 3 frames could not be read back; it is kept"):
+                writer.close()
+        else:
+            writer.abort()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert os.listdir(tmp_path) == ["x.mkv"]
     assert (tmp_path / "x.mkv").stat().st_size > 500
 
