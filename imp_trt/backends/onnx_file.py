@@ -20,6 +20,9 @@ _DTYPES = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11
 # Field of the typed data of a tensor: floats, int32 and narrower, int64, doubles, uint32 and uint64.
 _FLOATS, _INT32, _INT64, _DOUBLES, _UINT64 = 4, 5, 7, 10, 11
 
+_ORT_FORMAT = b"ORTM"
+"""Bytes 4 to 8 of a flatbuffer that ONNX Runtime would read in place of an ONNX file."""
+
 Field = tuple[int, "int | memoryview"]
 """Number, and an integer or the bytes of a string, message or packed list."""
 
@@ -74,12 +77,16 @@ class OnnxFile:
 
 def parse(data: bytes) -> OnnxFile:
     """Parse a serialized ModelProto; ValueError if it is malformed."""
+    if data[4:8] == _ORT_FORMAT:
+        raise ValueError("a file in ONNX Runtime's own format")
     model = OnnxFile()
     for number, value in _fields(memoryview(data)):
         if number == 7:
             _graph(_bytes(value), model)
         elif number == 25:
             model.functions.append(_function(_bytes(value)))
+    if not model.nodes:
+        raise ValueError("a graph without nodes")
     return model
 
 
@@ -245,6 +252,8 @@ def _fields(data: memoryview) -> Iterator[Field]:
     while at < end:
         key, at = _varint(data, at)
         number, wire = key >> 3, key & 7
+        if number == 0:
+            raise ValueError("a field with the number 0")
         if wire == 0:
             value, at = _varint(data, at)
             yield number, value

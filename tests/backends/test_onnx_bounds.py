@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends.onnx_bounds import check_bounds
-from imp_trt.backends.onnxruntime import OnnxRuntimeBackend
+from imp_trt.backends.onnxruntime import OnnxRuntimeBackend, open_session
+from imp_trt.backends.onnxruntime_providers import OrtDevice
 from imp_trt.errors import ArtifactError
 from tests.support import tiny
 
@@ -180,6 +182,39 @@ def test_malformed_files(cut: int) -> None:
     data = tiny.graph().SerializeToString()
     with pytest.raises(ArtifactError):
         check_bounds(data[:-cut], "x.onnx")
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A field of up to 127 bytes as protobuf encodes it."""
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x12\x7f\0\0ORTM" + bytes(121), "ONNX Runtime's own format"),
+        (b"\0\0" + tiny.graph().SerializeToString(), "number 0"),
+        (b"", "without nodes"),
+        (field(2, b"a producer"), "without nodes"),
+        (field(7, b""), "without nodes"),
+    ],
+)
+def test_files_that_are_not_onnx(data: bytes, message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        check_bounds(data, "x.onnx")
+
+
+def test_onnxruntime_reads_onnx_alone(tmp_path: Path) -> None:
+    """Also where no check comes before."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "tiny.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    onnxruntime.InferenceSession(tiny.graph().SerializeToString(), options)
+    data = (tmp_path / "tiny.ort").read_bytes()
+    assert data[4:8] == b"ORTM"
+    with pytest.raises(ArtifactError, match="rejects the graph"):
+        open_session(data, "x.onnx", 1, OrtDevice())
 
 
 def test_the_backend_checks_first(tmp_path: Path) -> None:
