@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bounds of an ONNX file's time and memory, checked before ONNX Runtime loads it.
+"""Bounds of an ONNX file's time and memory, checked before a runtime loads it.
 
 A file of some kilobytes can contain a loop that does not end, functions that call each other 2^29 times, or
 an operator that fills gigabytes from two numbers; ONNX Runtime evaluates what depends on constants alone
@@ -45,19 +45,31 @@ _Functions = Mapping[tuple[str, str, str], Function]
 
 def check_bounds(payload: bytes, path: str) -> None:
     """ArtifactError unless loading and running the file takes bounded time and memory."""
+    model = check_graph(payload, path)
+    Sizes(_by_key(model), path).follow(model)
+
+
+def check_graph(payload: bytes, path: str) -> OnnxFile:
+    """ArtifactError if the file refers to others, or has control flow, sparse tensors or too many nodes.
+
+    The sizes of its tensors are not checked: a builder of engines has limits of its own.
+    """
     try:
         model = parse(payload)
     except (ValueError, OverflowError) as error:
         raise ArtifactError(
             f"artifact {path}: the check before loading rejects the graph",
-            expected="a complete ONNX file",
+            expected="a complete ONNX file with all of its tensors",
             got=error,
             fix=f"copy the file again, or {EXPORT_AGAIN}",
         ) from error
-    functions = {(f.domain, f.name, f.overload): f for f in model.functions}
     _check_operators(model, path)
-    _check_expansion(model, functions, path)
-    Sizes(functions, path).follow(model)
+    _check_expansion(model, _by_key(model), path)
+    return model
+
+
+def _by_key(model: OnnxFile) -> _Functions:
+    return {(f.domain, f.name, f.overload): f for f in model.functions}
 
 
 def _check_operators(model: OnnxFile, path: str) -> None:

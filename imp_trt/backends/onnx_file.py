@@ -155,6 +155,8 @@ def _attribute(data: memoryview, node: Node) -> None:
             content = _signed(value)
         elif number == 5:
             content = _tensor(_bytes(value))
+        elif number == 10:
+            _tensor(_bytes(value))
         elif number == 7:
             packed = (value & 0xFFFFFFFF).to_bytes(4, "little") if isinstance(value, int) else value
             floats += np.frombuffer(packed, "<f4").tolist()
@@ -182,6 +184,8 @@ def _tensor(data: memoryview) -> Tensor:
             name = _text(value)
         elif number == 9:
             raw = _bytes(value)
+        elif number == 13 or (number == 14 and value != 0):
+            raise ValueError("a tensor in another file")
         elif number in (_FLOATS, _INT32, _INT64, _DOUBLES, _UINT64):
             typed.setdefault(number, []).append(value)
     tensor = Tensor(tuple(dims), name=name)

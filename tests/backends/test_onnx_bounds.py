@@ -15,9 +15,11 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from imp_trt.artifacts.writing import write_artifact
+from imp_trt.backends import Backend
 from imp_trt.backends.onnx_bounds import check_bounds
 from imp_trt.backends.onnxruntime import OnnxRuntimeBackend, open_session
 from imp_trt.backends.onnxruntime_providers import OrtDevice
+from imp_trt.backends.openvino import OpenVinoBackend
 from imp_trt.errors import ArtifactError
 from tests.support import tiny
 
@@ -177,6 +179,20 @@ def test_a_size_behind_a_function() -> None:
     refused(model, "elements")
 
 
+@pytest.mark.parametrize("where", ["initializer", "Constant"])
+@pytest.mark.parametrize("by", ["location", "entry"])
+def test_tensors_in_other_files(where: str, by: str) -> None:
+    tensor = TensorProto(name="v", data_type=TensorProto.FLOAT, dims=[2])
+    if by == "location":
+        tensor.data_location = TensorProto.EXTERNAL
+    else:
+        tensor.external_data.add(key="location", value="/etc/hostname")
+    model = with_nodes([NODE("Constant", [], ["c"], value=tensor)] if where == "Constant" else [])
+    if where == "initializer":
+        model.graph.initializer.append(tensor)
+    refused(model, "another file")
+
+
 @pytest.mark.parametrize("cut", [1, 7, 100])
 def test_malformed_files(cut: int) -> None:
     data = tiny.graph().SerializeToString()
@@ -217,8 +233,9 @@ def test_onnxruntime_reads_onnx_alone(tmp_path: Path) -> None:
         open_session(data, "x.onnx", 1, OrtDevice())
 
 
-def test_the_backend_checks_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", [OnnxRuntimeBackend, OpenVinoBackend])
+def test_the_backend_checks_first(tmp_path: Path, backend: type[Backend]) -> None:
     model = with_nodes([loop(1 << 62)], turns=1 << 62, v=np.float32(1))
     path = write_artifact(tmp_path / "loop.onnx", model.SerializeToString(), tiny.manifest())
     with pytest.raises(ArtifactError, match="control flow"):
-        OnnxRuntimeBackend(path)
+        backend(path)

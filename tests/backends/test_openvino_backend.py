@@ -105,7 +105,9 @@ def test_graphs_that_are_not_those_of_the_manifest(tmp_path: Path) -> None:
 def test_old_versions_name_the_one_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import openvino
 
-    path = write_artifact(tmp_path / "bad.onnx", b"nothing", tiny.manifest())
+    model = tiny.graph()
+    model.graph.node[0].input[0] = "nothing"
+    path = write_artifact(tmp_path / "bad.onnx", model.SerializeToString(), tiny.manifest())
     for version, named in {
         "2025.4.1-20426-82bbf0292c5-releases/2025/4": True,
         "2026.1.0-21367": False,
