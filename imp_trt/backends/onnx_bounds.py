@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from imp_trt.artifacts.manifest import EXPORT_AGAIN
-from imp_trt.backends.onnx_file import Function, Node, OnnxFile, elements, parse
+from imp_trt.backends.onnx_file import MAX_RANK, Function, Node, OnnxFile, elements, parse
 from imp_trt.backends.onnx_known import known_outputs
 from imp_trt.backends.onnx_shapes import ABSENT, UNKNOWN, Known, known_tensor
 from imp_trt.errors import ArtifactError
@@ -108,7 +108,7 @@ def _check_expansion(model: OnnxFile, functions: _Functions, path: str) -> None:
                 active.add(key)
                 counts[key] = count(functions[key].nodes, depth + 1)
                 active.discard(key)
-            total += counts[key]
+            total += 1 + counts[key]  # a call takes time even if nothing is in the function
         return total
 
     total = count(model.nodes, 0)
@@ -151,6 +151,9 @@ class Sizes:
     def _check(self, node: Node, output: Known) -> None:
         if output.shape is None:
             return
+        if len(output.shape) > MAX_RANK:
+            got = f"{len(output.shape):,}, the output of {node.op[:80]}"
+            raise _refused(self._path, f"tensors of at most {MAX_RANK} dimensions", got)
         count = elements(output.shape)
         limit = MAX_CONSTANT if output.constant else MAX_ACTIVATION
         self._constants += count if output.constant else 0

@@ -9,12 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 MAX_VALUES = 4096
 """Tensors with at most this many elements are read, since they may be shapes of others."""
+
+MAX_RANK = 64
+"""Dimensions of a tensor; ONNX Runtime and NumPy support fewer."""
+
+_MANY = 1 << 62
+"""A number of elements beyond every bound."""
 
 _DTYPES = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8", 12: "<u4", 13: "<u8"}
 # Field of the typed data of a tensor: floats, int32 and narrower, int64, doubles, uint32 and uint64.
@@ -161,7 +168,7 @@ def _attribute(data: memoryview, node: Node) -> None:
             packed = (value & 0xFFFFFFFF).to_bytes(4, "little") if isinstance(value, int) else value
             floats += np.frombuffer(packed, "<f4").tolist()
         elif number == 8:
-            integers += [_signed(v) for v in _packed(value)]
+            integers += [_signed(v) for v in islice(_packed(value), MAX_VALUES + 1)]
         elif number in (6, 11):
             node.has_subgraph = True
         elif number in (22, 23):
@@ -177,7 +184,8 @@ def _tensor(data: memoryview) -> Tensor:
     typed: dict[int, list[memoryview | int]] = {}
     for number, value in _fields(data):
         if number == 1:
-            dims += [_signed(v) for v in _packed(value)]
+            dims += [_signed(v) for v in islice(_packed(value), MAX_RANK + 1)]
+            _check_rank(dims)
         elif number == 2 and isinstance(value, int):
             kind = value
         elif number == 8:
@@ -187,7 +195,9 @@ def _tensor(data: memoryview) -> Tensor:
         elif number == 13 or (number == 14 and value != 0):
             raise ValueError("a tensor in another file")
         elif number in (_FLOATS, _INT32, _INT64, _DOUBLES, _UINT64):
-            typed.setdefault(number, []).append(value)
+            parts = typed.setdefault(number, [])
+            if len(parts) <= MAX_VALUES:
+                parts.append(value)
     tensor = Tensor(tuple(dims), name=name)
     count = elements(tensor.shape)
     if kind in _DTYPES and 0 <= count <= MAX_VALUES:
@@ -208,18 +218,25 @@ def _values(
         parts = [v for v in typed[number] if isinstance(v, memoryview)]
         flat = np.concatenate([np.frombuffer(v, stored) for v in parts if len(v) % 4 == 0] or [np.zeros(0)])
     else:
-        numbers = [_signed(v) for values in typed.values() for value in values for v in _packed(value)]
-        flat = np.array(numbers[: MAX_VALUES + 1], np.int64)
+        numbers = (v for values in typed.values() for value in values for v in _packed(value))
+        flat = np.array([_signed(v) for v in islice(numbers, MAX_VALUES + 1)], np.int64)
     return flat.reshape(shape) if flat.size == elements(shape) else None
 
 
+def _check_rank(dims: list[int]) -> None:
+    if len(dims) > MAX_RANK:
+        raise ValueError(f"a tensor of more than {MAX_RANK} dimensions")
+
+
 def elements(shape: tuple[int, ...]) -> int:
-    """Number of elements of a tensor; -1 if a dimension is negative."""
+    """Number of elements of a tensor, exact up to 2^62; -1 if a dimension is negative."""
     count = 1
     for size in shape:
         if size < 0:
             return -1
         count *= size
+        if count > _MANY:
+            break  # the exact product of some hundred thousand dimensions takes minutes
     return count
 
 
@@ -242,6 +259,7 @@ def _shape(type_proto: memoryview) -> tuple[int, ...] | None:
                 if not sizes:
                     return None
                 dims.append(_signed(sizes[-1]))
+                _check_rank(dims)
             return tuple(dims)
     return None
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -82,6 +83,7 @@ def refused(model: ModelProto, match: str) -> None:
             ],
             {"n": [1 << 16, 1]},
         ),
+        ([NODE("ConstantOfShape", ["n"], ["y"])], {"n": [1 << 62] * 50}),
         # Each below the limit, all of them not.
         ([NODE("ConstantOfShape", ["n"], [f"y{i}"]) for i in range(30)], {"n": [1 << 24]}),
         ([NODE("Concat", ["a"] * 200, ["y"], axis=0), NODE("Concat", ["y"] * 10, ["z"], axis=0)],
@@ -90,6 +92,10 @@ def refused(model: ModelProto, match: str) -> None:
 )  # fmt: skip
 def test_small_files_with_large_tensors(nodes: list[NodeProto], constants: dict[str, object]) -> None:
     refused(with_nodes(nodes, **constants), "elements")
+
+
+def test_shapes_of_many_dimensions() -> None:
+    refused(with_nodes([NODE("ConstantOfShape", ["n"], ["y"])], n=[1 << 62] * 300), "64 dimensions")
 
 
 def test_sizes_that_are_not_known() -> None:
@@ -160,6 +166,34 @@ def functions(depth: int, calls: int, last: str = "Identity") -> ModelProto:
 @pytest.mark.parametrize(("depth", "calls"), [(29, 2), (10, 8), (3, 1000)])
 def test_functions_that_call_each_other(depth: int, calls: int) -> None:
     refused(functions(depth, calls), "nested|nodes")
+
+
+def test_functions_that_call_nothing_else() -> None:
+    model = functions(15, 30)
+    del model.functions[0].node[:]
+    refused(model, "nodes")
+
+
+def test_dimensions_whose_product_takes_minutes() -> None:
+    model = with_nodes([])
+    model.graph.initializer.append(TensorProto(name="v", data_type=1, dims=[1 << 62] * 400_000))
+    refused(model, "64 dimensions")
+    model = with_nodes([])
+    model.graph.input.append(helper.make_tensor_value_info("v", TensorProto.FLOAT, [2] * 65))
+    refused(model, "64 dimensions")
+
+
+def test_integers_beyond_those_of_the_shape() -> None:
+    """They are not read: a list of them would take 16 times the file."""
+    tensor = TensorProto(name="v", data_type=TensorProto.INT64, dims=[1])
+    tensor.int64_data.extend([1] * 1_000_000)
+    model = with_nodes([NODE("ConstantOfShape", ["v"], ["y"])])
+    model.graph.initializer.append(tensor)
+    tracemalloc.start()
+    refused(model, "a size that is not known")
+    model_bytes, (_, peak) = model.ByteSize(), tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * model_bytes
 
 
 def test_recursion() -> None:
