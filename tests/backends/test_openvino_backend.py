@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends import open_backend
@@ -106,7 +107,8 @@ def test_old_versions_name_the_one_to_install(tmp_path: Path, monkeypatch: pytes
     import openvino
 
     model = tiny.graph()
-    model.graph.node[0].input[0] = "nothing"
+    step = next(tensor for tensor in model.graph.initializer if tensor.name == "step")
+    step.CopyFrom(numpy_helper.from_array(np.float32(64), "step"))  # int32 / float32
     path = write_artifact(tmp_path / "bad.onnx", model.SerializeToString(), tiny.manifest())
     for version, named in {
         "2025.4.1-20426-82bbf0292c5-releases/2025/4": True,
