@@ -22,6 +22,7 @@ from imp_trt.artifacts.manifest import QUANTIZED, Manifest, TensorSpec
 from imp_trt.artifacts.reading import check_regular, read_artifact, read_manifest
 from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends import CanvasBackend, open_backend
+from imp_trt.backends.onnx_bounds import check_graph
 from imp_trt.backends.preflight import problems
 from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.cuda.platform import Gpu, Platform
@@ -91,6 +92,8 @@ def read_source(path: Path, precision: str | None = None) -> OnnxSource:
             f"{_export_of(precision)}",
         )
     artifact = read_artifact(path, canvas=True)
+    for graph in filter(None, (artifact.payload, artifact.canvas)):
+        check_graph(graph, str(path))
     check_structure(read_structure(artifact.payload), artifact)
     golden = read_golden(path, manifest) if manifest.golden_sha256 else None
     return OnnxSource(artifact, golden)

@@ -17,6 +17,7 @@ from imp_trt.artifacts.manifest import TensorSpec
 from imp_trt.artifacts.network_manifest import NetworkManifest, NetworkPrecision
 from imp_trt.artifacts.reading import read_any_manifest, read_network, read_network_manifest, whole_of
 from imp_trt.artifacts.writing import write_artifact
+from imp_trt.backends.onnx_bounds import check_graph
 from imp_trt.backends.onnxruntime_import import import_onnxruntime
 from imp_trt.backends.preflight import problems
 from imp_trt.errors import ArtifactError, UsageError
@@ -162,6 +163,7 @@ def _check_options(options: ExportOptions) -> None:
 def _from_artifact(plan: ExportPlan, shapes: Shapes | None) -> _Lowered:
     """The network of an ONNX artifact that export_network wrote; neither the package onnx nor PyTorch."""
     artifact = read_network(plan.weights)
+    check_graph(artifact.payload, str(artifact.path))
     manifest = artifact.manifest
     if shapes:
         raise UsageError(

@@ -7,33 +7,66 @@ they have few elements, and nothing is nested deeper than graph, node, attribute
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-MAX_VALUES = 4096
-"""Tensors with at most this many elements are read, since they may be shapes of others."""
+from imp_trt.backends.onnx_tensor import MAX_VALUES, Tensor, check_rank, read_tensor
+from imp_trt.backends.onnx_wire import (
+    BYTES,
+    FIXED32,
+    INT,
+    Message,
+    Reader,
+    Value,
+    bytes_of,
+    integers,
+    number_of,
+    packed,
+    text_of,
+)
 
-_DTYPES = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8", 12: "<u4", 13: "<u8"}
-# Field of the typed data of a tensor: floats, int32 and narrower, int64, doubles, uint32 and uint64.
-_FLOATS, _INT32, _INT64, _DOUBLES, _UINT64 = 4, 5, 7, 10, 11
+MAX_STORED = 200_000
+"""Nodes, functions, tensors and inputs of a file, each."""
 
-Field = tuple[int, "int | memoryview"]
-"""Number, and an integer or the bytes of a string, message or packed list."""
+_ORT_FORMAT = b"ORTM"
+"""Bytes 4 to 8 of a flatbuffer that ONNX Runtime would read in place of an ONNX file."""
+
+_MODEL = Message(
+    one={1: INT, 2: BYTES, 3: BYTES, 4: BYTES, 5: INT, 6: BYTES, 7: BYTES},
+    many={8: BYTES, 14: BYTES, 20: BYTES, 25: BYTES, 26: BYTES},
+)
+_GRAPH = Message(
+    one={2: BYTES, 10: BYTES},
+    many=dict.fromkeys((1, 5, 11, 12, 13, 14, 15, 16), BYTES),
+)
+_FUNCTION = Message(
+    one=dict.fromkeys((1, 8, 10, 13), BYTES),
+    many=dict.fromkeys((4, 5, 6, 7, 9, 11, 12, 14), BYTES),
+)
+_NODE = Message(one=dict.fromkeys((3, 4, 6, 7, 8), BYTES), many=dict.fromkeys((1, 2, 5, 9, 10), BYTES))
+_ATTRIBUTE = Message(
+    one={1: BYTES, 2: FIXED32, 3: INT, 4: BYTES, 5: BYTES, 6: BYTES, 13: BYTES, 14: BYTES, 20: INT, 21: BYTES,
+         22: BYTES},
+    many={7: FIXED32, 8: INT, 9: BYTES, 10: BYTES, 11: BYTES, 15: BYTES, 23: BYTES},
+)  # fmt: skip
+_VALUE_INFO = Message(one=dict.fromkeys((1, 2, 3), BYTES), many={4: BYTES})
+_TYPE = Message(one=dict.fromkeys((1, 4, 5, 6, 7, 8, 9), BYTES), many={})
+_TENSOR_TYPE = Message(one={1: INT, 2: BYTES}, many={})
+_SHAPE = Message(one={}, many={1: BYTES})
+_DIMENSION = Message(one={1: INT, 2: BYTES, 3: BYTES}, many={})
+
+# AttributeProto.AttributeType -> field with the value.
+_VALUE_OF = {1: 2, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 7: 8, 8: 9, 9: 10, 10: 11, 11: 22, 12: 23, 13: 14, 14: 15}
+
+_Item = TypeVar("_Item")
+
+AttributeValue = int | float | str | list[int] | list[float] | list[str] | Tensor | None
 
 
-@dataclass
-class Tensor:
-    """Shape of a stored tensor, and its values if it has few."""
-
-    shape: tuple[int, ...]
-    values: NDArray[np.generic] | None = None
-    name: str = ""
-
-
-@dataclass
+@dataclass(slots=True)
 class Node:
     """A node; attributes have the values that shapes depend on, None for others."""
 
@@ -42,16 +75,16 @@ class Node:
     overload: str = ""
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
-    attributes: dict[str, int | float | list[int] | list[float] | Tensor | None] = field(default_factory=dict)
+    attributes: dict[str, AttributeValue] = field(default_factory=dict)
     references: dict[str, str] = field(default_factory=dict)
     """Attribute -> attribute of the function around it that has its value."""
     has_subgraph: bool = False
     has_sparse: bool = False
 
 
-@dataclass
+@dataclass(slots=True)
 class Function:
-    """A local function."""
+    """A local function; defaults are the values of attributes that a call leaves out."""
 
     name: str = ""
     domain: str = ""
@@ -59,6 +92,7 @@ class Function:
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
+    defaults: dict[str, AttributeValue] = field(default_factory=dict)
 
 
 @dataclass
@@ -73,227 +107,161 @@ class OnnxFile:
 
 
 def parse(data: bytes) -> OnnxFile:
-    """Parse a serialized ModelProto; ValueError if it is malformed."""
-    model = OnnxFile()
-    for number, value in _fields(memoryview(data)):
+    """Parse a serialized ModelProto; ValueError if it is malformed, or could be read in two ways."""
+    if data[4:8] == _ORT_FORMAT:
+        raise ValueError("a file in ONNX Runtime's own format")
+    model, reader = OnnxFile(), Reader()
+    for number, value in reader.fields(memoryview(data), _MODEL):
         if number == 7:
-            _graph(_bytes(value), model)
+            _graph(reader, bytes_of(value), model)
         elif number == 25:
-            model.functions.append(_function(_bytes(value)))
+            _add(model.functions, _function(reader, bytes_of(value)))
+    if not model.nodes:
+        raise ValueError("a graph without nodes")
     return model
 
 
-def _graph(data: memoryview, model: OnnxFile) -> None:
-    for number, value in _fields(data):
+def _add(stored: list[_Item], item: _Item) -> None:
+    if len(stored) >= MAX_STORED:
+        raise ValueError(f"more than {MAX_STORED:,} nodes, functions or tensors")
+    stored.append(item)
+
+
+def _graph(reader: Reader, data: memoryview, model: OnnxFile) -> None:
+    for number, value in reader.fields(data, _GRAPH):
         if number == 1:
-            model.nodes.append(_node(_bytes(value)))
+            _add(model.nodes, _node(reader, bytes_of(value)))
         elif number == 5:
-            model.initializers.append(_tensor(_bytes(value)))
+            _add(model.initializers, read_tensor(reader, bytes_of(value)))
         elif number == 11:
-            name, shape = _value_info(_bytes(value))
+            name, shape = _value_info(reader, bytes_of(value))
+            if name in model.inputs or len(model.inputs) >= MAX_STORED:
+                raise ValueError("an input twice, or too many")
             model.inputs[name] = shape
         elif number == 15:
             model.has_sparse = True
+    if len({tensor.name for tensor in model.initializers}) < len(model.initializers):
+        raise ValueError("two initializers of the same name")
 
 
-def _function(data: memoryview) -> Function:
-    function = Function()
-    for number, value in _fields(data):
+def _function(reader: Reader, data: memoryview) -> Function:
+    function, defaults = Function(), Node()
+    for number, value in reader.fields(data, _FUNCTION):
         if number == 1:
-            function.name = _text(value)
+            function.name = text_of(value)
         elif number == 4:
-            function.inputs.append(_text(value))
+            function.inputs.append(text_of(value))
         elif number == 5:
-            function.outputs.append(_text(value))
+            function.outputs.append(text_of(value))
         elif number == 7:
-            function.nodes.append(_node(_bytes(value)))
+            _add(function.nodes, _node(reader, bytes_of(value)))
         elif number == 10:
-            function.domain = _text(value)
+            function.domain = text_of(value)
+        elif number == 11:
+            _attribute(reader, bytes_of(value), defaults)
         elif number == 13:
-            function.overload = _text(value)
+            function.overload = text_of(value)
+    if defaults.has_subgraph or defaults.has_sparse or defaults.references:
+        raise ValueError("a function with a default that is no value")
+    function.defaults = defaults.attributes
     return function
 
 
-def _node(data: memoryview) -> Node:
+def _node(reader: Reader, data: memoryview) -> Node:
     node = Node()
-    for number, value in _fields(data):
+    for number, value in reader.fields(data, _NODE):
         if number == 1:
-            node.inputs.append(_text(value))
+            node.inputs.append(text_of(value))
         elif number == 2:
-            node.outputs.append(_text(value))
+            node.outputs.append(text_of(value))
         elif number == 4:
-            node.op = _text(value)
+            node.op = text_of(value)
         elif number == 5:
-            _attribute(_bytes(value), node)
+            _attribute(reader, bytes_of(value), node)
         elif number == 7:
-            node.domain = _text(value)
+            node.domain = text_of(value)
         elif number == 8:
-            node.overload = _text(value)
+            node.overload = text_of(value)
     return node
 
 
-def _attribute(data: memoryview, node: Node) -> None:
-    name, reference = "", ""
-    content: int | float | Tensor | None = None
-    integers: list[int] = []
-    floats: list[float] = []
-    for number, value in _fields(data):
+def _attribute(reader: Reader, data: memoryview, node: Node) -> None:
+    """Add an attribute to its node; ValueError if its type is not that of its value."""
+    name, reference, kind, given = "", "", 0, 0
+    values: list[Value] = []
+    for number, value in reader.fields(data, _ATTRIBUTE):
         if number == 1:
-            name = _text(value)
+            name = text_of(value)
+        elif number == 20:
+            kind = number_of(value)
         elif number == 21:
-            reference = _text(value)
-        elif number == 2 and isinstance(value, int):
-            content = float(np.uint32(value & 0xFFFFFFFF).view(np.float32))
-        elif number == 3 and isinstance(value, int):
-            content = _signed(value)
-        elif number == 5:
-            content = _tensor(_bytes(value))
-        elif number == 7:
-            packed = (value & 0xFFFFFFFF).to_bytes(4, "little") if isinstance(value, int) else value
-            floats += np.frombuffer(packed, "<f4").tolist()
-        elif number == 8:
-            integers += [_signed(v) for v in _packed(value)]
-        elif number in (6, 11):
-            node.has_subgraph = True
-        elif number in (22, 23):
-            node.has_sparse = True
-    node.attributes[name] = integers or floats or content
+            reference = text_of(value)
+        elif number != 13:
+            if given not in (0, number):
+                raise ValueError("an attribute with values of two types")
+            given = number
+            if len(values) <= MAX_VALUES:
+                values.append(value)
+    expected = _VALUE_OF.get(kind)
+    if expected is None or given not in (0, expected) or (reference and given):
+        raise ValueError("an attribute with a value of another type than its own")
+    if name in node.attributes or name in node.references:
+        raise ValueError("an attribute twice")
+    node.has_subgraph |= expected in (6, 11)
+    node.has_sparse |= expected in (22, 23)
     if reference:
         node.references[name] = reference
-
-
-def _tensor(data: memoryview) -> Tensor:
-    dims: list[int] = []
-    kind, raw, name = 0, None, ""
-    typed: dict[int, list[memoryview | int]] = {}
-    for number, value in _fields(data):
-        if number == 1:
-            dims += [_signed(v) for v in _packed(value)]
-        elif number == 2 and isinstance(value, int):
-            kind = value
-        elif number == 8:
-            name = _text(value)
-        elif number == 9:
-            raw = _bytes(value)
-        elif number in (_FLOATS, _INT32, _INT64, _DOUBLES, _UINT64):
-            typed.setdefault(number, []).append(value)
-    tensor = Tensor(tuple(dims), name=name)
-    count = elements(tensor.shape)
-    if kind in _DTYPES and 0 <= count <= MAX_VALUES:
-        tensor.values = _values(np.dtype(_DTYPES[kind]), tensor.shape, raw, typed)
-    return tensor
-
-
-def _values(
-    dtype: np.dtype[np.generic],
-    shape: tuple[int, ...],
-    raw: memoryview | None,
-    typed: dict[int, list[memoryview | int]],
-) -> NDArray[np.generic] | None:
-    if raw is not None:
-        flat = np.frombuffer(raw, dtype) if len(raw) % dtype.itemsize == 0 else np.zeros(0)
-    elif _FLOATS in typed or _DOUBLES in typed:
-        number, stored = (_FLOATS, "<f4") if _FLOATS in typed else (_DOUBLES, "<f8")
-        parts = [v for v in typed[number] if isinstance(v, memoryview)]
-        flat = np.concatenate([np.frombuffer(v, stored) for v in parts if len(v) % 4 == 0] or [np.zeros(0)])
     else:
-        numbers = [_signed(v) for values in typed.values() for value in values for v in _packed(value)]
-        flat = np.array(numbers[: MAX_VALUES + 1], np.int64)
-    return flat.reshape(shape) if flat.size == elements(shape) else None
+        node.attributes[name] = _content(reader, expected, values)
 
 
-def elements(shape: tuple[int, ...]) -> int:
-    """Number of elements of a tensor; -1 if a dimension is negative."""
-    count = 1
-    for size in shape:
-        if size < 0:
-            return -1
-        count *= size
-    return count
+def _content(reader: Reader, number: int, values: list[Value]) -> AttributeValue:
+    """The value of an attribute; if it is missing, what protobuf has in its place."""
+    if number == 2:
+        return float(np.frombuffer(packed(values[0], 4), "<f4")[0]) if values else 0.0
+    if number == 3:
+        return number_of(values[0]) if values else 0
+    if number == 4:
+        return str(bytes_of(values[0]), "utf-8", "replace") if values else ""
+    if number == 5:
+        return read_tensor(reader, bytes_of(values[0])) if values else None
+    content: list[int] | list[float] | list[str] | None = None
+    if number == 10:
+        for value in values:
+            read_tensor(reader, bytes_of(value))
+    elif number == 7:
+        content = np.frombuffer(b"".join(packed(v, 4) for v in values), "<f4").tolist()
+    elif number == 8:
+        content = list(islice((i for v in values for i in integers(v)), MAX_VALUES + 1))
+    elif number == 9:
+        content = [""] * len(values)
+    if len(values if content is None else content) > MAX_VALUES:
+        raise ValueError(f"an attribute of more than {MAX_VALUES:,} values")
+    return content
 
 
-def _value_info(data: memoryview) -> tuple[str, tuple[int, ...] | None]:
+def _value_info(reader: Reader, data: memoryview) -> tuple[str, tuple[int, ...] | None]:
     name, shape = "", None
-    for number, value in _fields(data):
+    for number, value in reader.fields(data, _VALUE_INFO):
         if number == 1:
-            name = _text(value)
+            name = text_of(value)
         elif number == 2:
-            shape = _shape(_bytes(value))
+            shape = _shape(reader, bytes_of(value))
     return name, shape
 
 
-def _shape(type_proto: memoryview) -> tuple[int, ...] | None:
-    for tensor_type in _messages(type_proto, 1):
-        for shape in _messages(tensor_type, 2):
-            dims: list[int] = []
-            for dim in _messages(shape, 1):
-                sizes = [v for number, v in _fields(dim) if number == 1 and isinstance(v, int)]
-                if not sizes:
-                    return None
-                dims.append(_signed(sizes[-1]))
-            return tuple(dims)
-    return None
-
-
-def _messages(data: memoryview, wanted: int) -> Iterator[memoryview]:
-    return (_bytes(value) for number, value in _fields(data) if number == wanted)
-
-
-def _fields(data: memoryview) -> Iterator[Field]:
-    """The fields of a message; ValueError if one extends beyond its end."""
-    at, end = 0, len(data)
-    while at < end:
-        key, at = _varint(data, at)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, at = _varint(data, at)
-            yield number, value
-            continue
-        if wire == 2:
-            size, at = _varint(data, at)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire}")
-        if size > end - at:
-            raise ValueError("a field that extends beyond its message")
-        part = data[at : at + size]
-        at += size
-        yield number, part if wire == 2 else int.from_bytes(part, "little")
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if at >= len(data) or shift > 63:
-            raise ValueError("a number that does not end")
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at += 1
-        if byte < 128:
-            return value & (1 << 64) - 1, at
-        shift += 7
-
-
-def _packed(value: int | memoryview) -> Iterator[int]:
-    if isinstance(value, int):
-        yield value
-        return
-    at = 0
-    while at < len(value):
-        number, at = _varint(value, at)
-        yield number
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def _bytes(value: int | memoryview) -> memoryview:
-    if isinstance(value, int):
-        raise ValueError("a number instead of a message")
-    return value
-
-
-def _text(value: int | memoryview) -> str:
-    return str(_bytes(value), "utf-8", "replace")
+def _shape(reader: Reader, type_proto: memoryview) -> tuple[int, ...] | None:
+    kinds = dict(reader.fields(type_proto, _TYPE))
+    if not kinds.keys() - {6} == {1}:  # no tensor, or several types, of which protobuf takes the last
+        return None
+    shape = dict(reader.fields(bytes_of(kinds[1]), _TENSOR_TYPE)).get(2)
+    if shape is None:
+        return None
+    dims: list[int] = []
+    for _, value in reader.fields(bytes_of(shape), _SHAPE):
+        dimension = dict(reader.fields(bytes_of(value), _DIMENSION))
+        if 1 not in dimension or 2 in dimension or number_of(dimension[1]) < 0:
+            return None
+        dims.append(number_of(dimension[1]))
+        check_rank(dims)
+    return tuple(dims)

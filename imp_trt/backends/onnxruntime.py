@@ -41,6 +41,8 @@ class OrtSession(Protocol):
 
 
 SESSION_CONFIG = {
+    # By default, bytes that start like ONNX Runtime's own format are read as that, which no check has seen.
+    "session.load_model_format": "ONNX",
     # The hash covers this one file. By default, tensors stored outside of it would be read from the current
     # folder; with a path that is not a folder, loading them fails.
     "session.model_external_initializers_file_folder_path": os.devnull,

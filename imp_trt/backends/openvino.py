@@ -17,6 +17,7 @@ from imp_trt.artifacts.manifest import EXPORT_AGAIN, Manifest, TensorSpec
 from imp_trt.artifacts.reading import read_artifact
 from imp_trt.backends.canvas import CanvasShape, read_canvas_part
 from imp_trt.backends.decoding import HostOutputs
+from imp_trt.backends.onnx_bounds import check_bounds
 from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.errors import ArtifactError, DependencyMissing, ImpTrtError, InvalidInput
 
@@ -173,6 +174,7 @@ def _compiled(payload: bytes, path: str, threads: int, precision: Precision) -> 
 
 
 def _compile(payload: bytes, path: str, threads: int, precision: Precision) -> _Compiled:
+    check_bounds(payload, path)  # OpenVINO would also read tensors from any other file
     try:
         import onnx
         import openvino

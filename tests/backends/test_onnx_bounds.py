@@ -4,18 +4,23 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from imp_trt.artifacts.writing import write_artifact
+from imp_trt.backends import Backend
 from imp_trt.backends.onnx_bounds import check_bounds
-from imp_trt.backends.onnxruntime import OnnxRuntimeBackend
+from imp_trt.backends.onnxruntime import OnnxRuntimeBackend, open_session
+from imp_trt.backends.onnxruntime_providers import OrtDevice
+from imp_trt.backends.openvino import OpenVinoBackend
 from imp_trt.errors import ArtifactError
 from tests.support import tiny
 
@@ -78,6 +83,7 @@ def refused(model: ModelProto, match: str) -> None:
             ],
             {"n": [1 << 16, 1]},
         ),
+        ([NODE("ConstantOfShape", ["n"], ["y"])], {"n": [1 << 62] * 50}),
         # Each below the limit, all of them not.
         ([NODE("ConstantOfShape", ["n"], [f"y{i}"]) for i in range(30)], {"n": [1 << 24]}),
         ([NODE("Concat", ["a"] * 200, ["y"], axis=0), NODE("Concat", ["y"] * 10, ["z"], axis=0)],
@@ -86,6 +92,10 @@ def refused(model: ModelProto, match: str) -> None:
 )  # fmt: skip
 def test_small_files_with_large_tensors(nodes: list[NodeProto], constants: dict[str, object]) -> None:
     refused(with_nodes(nodes, **constants), "elements")
+
+
+def test_shapes_of_many_dimensions() -> None:
+    refused(with_nodes([NODE("ConstantOfShape", ["n"], ["y"])], n=[1 << 62] * 100), "64 dimensions")
 
 
 def test_sizes_that_are_not_known() -> None:
@@ -158,6 +168,40 @@ def test_functions_that_call_each_other(depth: int, calls: int) -> None:
     refused(functions(depth, calls), "nested|nodes")
 
 
+def test_functions_that_call_nothing_else() -> None:
+    model = functions(15, 30)
+    del model.functions[0].node[:]
+    refused(model, "nodes")
+
+
+def test_calls_of_a_node_with_many_inputs() -> None:
+    model = functions(1, 1000)
+    model.functions[0].node.append(NODE("Concat", ["x"] * 100_000, ["z"], axis=0))
+    refused(model, "nodes")
+
+
+def test_dimensions_whose_product_takes_minutes() -> None:
+    model = with_nodes([])
+    model.graph.initializer.append(TensorProto(name="v", data_type=1, dims=[1 << 62] * 400_000))
+    refused(model, "64 dimensions")
+    model = with_nodes([])
+    model.graph.input.append(helper.make_tensor_value_info("v", TensorProto.FLOAT, [2] * 65))
+    refused(model, "64 dimensions")
+
+
+def test_integers_beyond_those_of_the_shape() -> None:
+    """They are not read: a list of them would take 16 times the file."""
+    tensor = TensorProto(name="v", data_type=TensorProto.INT64, dims=[1])
+    tensor.int64_data.extend([1] * 1_000_000)
+    model = with_nodes([NODE("ConstantOfShape", ["v"], ["y"])])
+    model.graph.initializer.append(tensor)
+    tracemalloc.start()
+    refused(model, "a size that is not known")
+    model_bytes, (_, peak) = model.ByteSize(), tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * model_bytes
+
+
 def test_recursion() -> None:
     refused(functions(3, 1, last="F3"), "recursion")
 
@@ -175,6 +219,20 @@ def test_a_size_behind_a_function() -> None:
     refused(model, "elements")
 
 
+@pytest.mark.parametrize("where", ["initializer", "Constant"])
+@pytest.mark.parametrize("by", ["location", "entry"])
+def test_tensors_in_other_files(where: str, by: str) -> None:
+    tensor = TensorProto(name="v", data_type=TensorProto.FLOAT, dims=[2])
+    if by == "location":
+        tensor.data_location = TensorProto.EXTERNAL
+    else:
+        tensor.external_data.add(key="location", value="/etc/hostname")
+    model = with_nodes([NODE("Constant", [], ["c"], value=tensor)] if where == "Constant" else [])
+    if where == "initializer":
+        model.graph.initializer.append(tensor)
+    refused(model, "another file")
+
+
 @pytest.mark.parametrize("cut", [1, 7, 100])
 def test_malformed_files(cut: int) -> None:
     data = tiny.graph().SerializeToString()
@@ -182,8 +240,42 @@ def test_malformed_files(cut: int) -> None:
         check_bounds(data[:-cut], "x.onnx")
 
 
-def test_the_backend_checks_first(tmp_path: Path) -> None:
+def field(number: int, content: bytes) -> bytes:
+    """A field of up to 127 bytes as protobuf encodes it."""
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x12\x7f\0\0ORTM" + bytes(121), "ONNX Runtime's own format"),
+        (b"\0\0" + tiny.graph().SerializeToString(), "number 0"),
+        (b"", "without nodes"),
+        (field(2, b"a producer"), "without nodes"),
+        (field(7, b""), "without nodes"),
+    ],
+)
+def test_files_that_are_not_onnx(data: bytes, message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        check_bounds(data, "x.onnx")
+
+
+def test_onnxruntime_reads_onnx_alone(tmp_path: Path) -> None:
+    """Also where no check comes before."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "tiny.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    onnxruntime.InferenceSession(tiny.graph().SerializeToString(), options)
+    data = (tmp_path / "tiny.ort").read_bytes()
+    assert data[4:8] == b"ORTM"
+    with pytest.raises(ArtifactError, match="rejects the graph"):
+        open_session(data, "x.onnx", 1, OrtDevice())
+
+
+@pytest.mark.parametrize("backend", [OnnxRuntimeBackend, OpenVinoBackend])
+def test_the_backend_checks_first(tmp_path: Path, backend: type[Backend]) -> None:
     model = with_nodes([loop(1 << 62)], turns=1 << 62, v=np.float32(1))
     path = write_artifact(tmp_path / "loop.onnx", model.SerializeToString(), tiny.manifest())
     with pytest.raises(ArtifactError, match="control flow"):
-        OnnxRuntimeBackend(path)
+        backend(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends import open_backend
@@ -105,7 +106,10 @@ def test_graphs_that_are_not_those_of_the_manifest(tmp_path: Path) -> None:
 def test_old_versions_name_the_one_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import openvino
 
-    path = write_artifact(tmp_path / "bad.onnx", b"nothing", tiny.manifest())
+    model = tiny.graph()
+    step = next(tensor for tensor in model.graph.initializer if tensor.name == "step")
+    step.CopyFrom(numpy_helper.from_array(np.float32(64), "step"))  # int32 / float32
+    path = write_artifact(tmp_path / "bad.onnx", model.SerializeToString(), tiny.manifest())
     for version, named in {
         "2025.4.1-20426-82bbf0292c5-releases/2025/4": True,
         "2026.1.0-21367": False,

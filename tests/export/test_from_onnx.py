@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from onnx.external_data_helper import set_external_data
 
 from imp_trt.artifacts.artifact import golden_path
 from imp_trt.artifacts.golden import read_golden
@@ -122,6 +123,15 @@ def test_the_graph_must_be_that_of_the_manifest(tmp_path: Path) -> None:
     path = onnx_artifact(tmp_path, ops={"ImpMultilevelRoiAlign": {"version": "1"}})
     with pytest.raises(ArtifactError, match="custom operators of the graph differ"):
         engine_from_onnx(path, tmp_path / "out")
+
+
+def test_tensors_in_other_files_are_not_read(tmp_path: Path) -> None:
+    """TensorRT's parser would read them from any file."""
+    model = tiny.graph()
+    set_external_data(model.graph.initializer[0], "/etc/hostname")
+    model.graph.initializer[0].ClearField("raw_data")
+    with pytest.raises(ArtifactError, match="a tensor in another file"):
+        engine_from_onnx(onnx_artifact(tmp_path, model), tmp_path / "out")
 
 
 def test_targets_without_engines_are_refused(tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper
+from onnx.external_data_helper import set_external_data
 
 from imp_trt import Engine
 from imp_trt.artifacts.plan_header import read_plan_header
 from imp_trt.artifacts.reading import read_network
 from imp_trt.cuda.platform import Platform, platform_name
 from imp_trt.errors import (
+    ArtifactError,
     BuildError,
     DependencyMissing,
     UsageError,
@@ -121,6 +123,15 @@ def test_an_artifact_becomes_an_engine_with_its_golden_arrays(
     with pytest.raises(UsageError, match="shapes are fixed"):
         export(artifact, tmp_path / "more", {"images": (1, 3, 16, 24)}, precision="fp16")
     assert not (tmp_path / "more").exists()
+
+
+def test_an_artifact_with_tensors_in_other_files(tmp_path: Path) -> None:
+    model = foreign.plain()
+    set_external_data(model.graph.initializer[0], "/etc/hostname")
+    model.graph.initializer[0].ClearField("raw_data")
+    path = foreign.artifact(tmp_path, model)
+    with fake_gpu(), pytest.raises(ArtifactError, match="a tensor in another file"):
+        export(path, tmp_path / "out", target="tensorrt")
 
 
 @needs_rtx
