@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from imp_trt import Segmenter
 from imp_trt.data import read_image, write_atomically
-from imp_trt.data.images import encode_image
 from imp_trt.errors import SourceError
 from imp_trt.export import ExportOptions, export_onnx
 from imp_trt.models import ImpNetwork, coco_config, coco_mask_rcnn_imp, save_checkpoint
@@ -52,7 +52,8 @@ def main(arguments: list[str] | None = None) -> Path:
     overlay = options.output / f"{options.image.stem}.overlay.png"
     with Segmenter(report.path) as segmenter:
         result = segmenter.run(frame)
-    write_atomically(overlay, encode_image(result.plot(frame, legend=True), ".png"))
+    _, data = cv2.imencode(".png", result.plot(frame, legend=True))
+    write_atomically(overlay, data.tobytes())
     names = [result.classes.names[c] for c in np.unique(result.semantic)]
     print(f"{len(result.instances)} instances; pixels of {', '.join(names)}; {overlay}")
     return overlay

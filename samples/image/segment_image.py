@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import cv2
+
 import imp_trt
 from imp_trt.data import read_image, write_atomically
-from imp_trt.data.images import encode_image
 
 MIN_SCORE = 0.3  # minimum score of listed instances, the same as in the overlay
 
@@ -26,7 +27,8 @@ def segment(artifact: str, image: str) -> None:
     stem = Path(image).with_suffix("")
     with imp_trt.Segmenter(artifact) as segmenter:
         result = segmenter.run(frame)
-    write_atomically(f"{stem}.overlay.png", encode_image(result.plot(frame, legend=True), ".png"))
+    _, overlay = cv2.imencode(".png", result.plot(frame, legend=True))
+    write_atomically(f"{stem}.overlay.png", overlay.tobytes())
     result.save(f"{stem}.classes.png")  # 8 bits, one channel, pixel = class index
     result.save(f"{stem}.json")
     instances = result.instances.filter(min_score=MIN_SCORE)
