@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 from imp_trt.backends.onnx_bounds import Sizes, check_bounds
 from imp_trt.backends.onnx_file import parse
@@ -246,7 +247,10 @@ def test_shapes_and_values_are_those_of_onnxruntime(
     data = model.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except RuntimeException:
+        pytest.skip(f"ONNX Runtime {onnxruntime.__version__} cannot evaluate this {node.op_type}")
     known = Sizes({}, "x").follow(parse(data))
     for name, wanted in zip(node.output, session.run(None, {}), strict=True):
         assert known[name].shape == wanted.shape

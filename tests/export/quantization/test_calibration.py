@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from imp_trt.artifacts.manifest import InputContract
+from imp_trt.data import images
 from imp_trt.errors import ExportError, InvalidInput, SourceError
 from imp_trt.export.quantization import calibration
 from imp_trt.export.quantization.calibration import CalibrationFrames, Histogram, collect_ranges
@@ -49,7 +50,8 @@ def test_what_a_folder_has_besides_its_images_is_named_once(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("suffix", ["mask", "label", "labels", "gt", "seg", "labelIds"])
-def test_label_maps_next_to_their_images_are_no_frames(suffix, tmp_path, caplog):
+def test_label_maps_next_to_their_images_are_no_frames(suffix, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(images, "_warned", set())  # a folder of the same name was warned of
     for name in ("a", "b"):
         cv2.imwrite(str(tmp_path / f"{name}.jpg"), np.zeros((8, 8, 3), np.uint8))
         cv2.imwrite(str(tmp_path / f"{name}_{suffix}.png"), np.zeros((8, 8), np.uint8))
