@@ -293,6 +293,7 @@ def interrupted(number: int, work: Callable[[], object]) -> bool:
     return False
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="needs opcodes traced after a trace function raised")
 @pytest.mark.parametrize("enter", [native_call, CallLock])
 def test_an_interrupt_anywhere_leaves_no_call_open(enter: Callable[[], object]) -> None:
     problems: list[object] = []

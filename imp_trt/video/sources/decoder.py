@@ -77,6 +77,7 @@ class PyAvCapture:
     def __init__(self, path: Path) -> None:
         import av
         import av.error
+        from av.video.reformatter import VideoReformatter
 
         self._name = str(path)
         try:
@@ -93,6 +94,7 @@ class PyAvCapture:
             raise
         self._start = self._stream.start_time or 0  # kept, because FFmpeg changes an unknown one later
         self._frames = self._decode()
+        self._reformatter = VideoReformatter()
         self._time_s: float | None = None
         self._size: tuple[int, int] | None = None
         self._warned: set[str] = set()
@@ -113,7 +115,7 @@ class PyAvCapture:
 
     def after_fork(self) -> None:
         """See :class:`imp_trt.data.native_calls.Inherited`."""
-        never_release((self._container, self._stream, self._frames))
+        never_release((self._container, self._stream, self._frames, self._reformatter))
         self._inherited = True
 
     @native_call()
@@ -198,13 +200,15 @@ class PyAvCapture:
         if size != self._size:
             self._warn("its size changes; frames are resized to the first one's")
         width, height = self._size
-        convert = partial(frame.to_ndarray, format="bgr24", width=width, height=height)
+        # Its own: that of PyAV 19 belongs to the thread, with which a fork would release it and wait.
+        reformat = partial(self._reformatter.reformat, frame, format="bgr24", width=width, height=height)
         is_hdr = frame.color_trc in (_PQ, _HLG)
         if not is_hdr and frame.color_primaries != _BT2020_PRIMARIES:
-            return np.asarray(convert(), np.uint8)
+            return np.asarray(reformat().to_ndarray(), np.uint8)
         if is_hdr and _version(av.__version__) < _HDR_TO_SDR_PYAV:
             self._warn("HDR colors are not mapped to SDR, which needs PyAV 18")
-        return np.asarray(convert(dst_color_trc=_BT709, dst_color_primaries=_BT709), np.uint8)
+        changed = reformat(dst_color_trc=_BT709, dst_color_primaries=_BT709)
+        return np.asarray(changed.to_ndarray(), np.uint8)
 
     def _oriented(self, frame: VideoFrame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image as its display matrix shows it: (x, y) is displayed at (a x + c y, b x + d y)."""
