@@ -49,7 +49,7 @@ class _Gate:
 
     def __init__(self) -> None:
         # No Ctrl-C comes between the acquisition of a lock and the body of its "with". One comes there with a
-        # condition, whose methods are written in Python: the lock would be held for ever.
+        # condition, whose methods are written in Python: the lock would be held forever.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._inside: dict[int, int] = {}  # thread -> nested calls
@@ -178,7 +178,7 @@ class CallLock:
                     self._depth, self._frame = depth, sys._getframe(1)
                     self._owner = threading.get_ident()
                     return
-                # Not held while waiting: at the end of the process that would be for ever.
+                # Not held while waiting: at the end of the process that would be forever.
                 self._lock.release()
                 _gate.wait_until_open()
         except BaseException:

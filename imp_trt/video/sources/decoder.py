@@ -38,7 +38,7 @@ _BT709, _BT2020_PRIMARIES = 1, 9
 _NOT_SQUARE = (
     "its pixels are not square ({}:{}); frames are processed as stored, in which shapes are stretched"
 )
-_MAX_BAD_PACKETS = 1000  # in a row; a file of noise must not be searched for ever
+_MAX_BAD_PACKETS = 1000  # in a row; a file of noise must not be searched forever
 
 
 @cache
