@@ -32,7 +32,7 @@ MAX_STORED = 200_000
 """Nodes, functions, tensors and inputs of a file, each."""
 
 _ORT_FORMAT = b"ORTM"
-"""Bytes 4 to 8 of a flatbuffer that ONNX Runtime would read in place of an ONNX file."""
+"""Bytes 4 to 8 of a flatbuffer that ONNX Runtime would read instead of an ONNX file."""
 
 _MODEL = Message(
     one={1: INT, 2: BYTES, 3: BYTES, 4: BYTES, 5: INT, 6: BYTES, 7: BYTES},

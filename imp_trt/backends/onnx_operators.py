@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators of ONNX that a file may contain: how the sizes of their outputs are known.
 
-An operator that is not listed here is refused: sequences, strings, control flow, generators of numbers,
+An operator that is not listed here is rejected: sequences, strings, control flow, generators of numbers,
 audio and losses, which no network for inference on images needs.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fields of protobuf messages, read as protobuf itself reads them, or refused.
+"""Fields of protobuf messages, read as protobuf itself reads them, or rejected.
 
 Protobuf merges a message that is given twice, keeps the last of several numbers, and ignores a field that is
 encoded as another type. A reader that did otherwise would check another model than the one that runs, so all
