@@ -17,6 +17,7 @@ from imp_trt.backends.network_calls import DeviceNetworkBackend, NetworkBackend,
 from imp_trt.backends.opening import NetworkBackendName, open_network
 from imp_trt.data.native_calls import CallLock
 from imp_trt.errors import InvalidInput
+from imp_trt.preprocessing.array_input import ArrayInput
 
 if TYPE_CHECKING:
     from imp_trt.backends.device_array import DeviceArray
@@ -76,7 +77,7 @@ class Engine:
         """Name, type and shape of each output."""
         return self._manifest.outputs
 
-    def run(self, inputs: Mapping[str, object]) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Mapping[str, ArrayInput]) -> dict[str, NDArray[Any]]:
         """Run the network once, and wait for it.
 
         Args:
@@ -99,7 +100,7 @@ class Engine:
         with self._lock:
             return backend.run(checked)
 
-    def run_on_device(self, inputs: Mapping[str, object]) -> dict[str, DeviceArray]:
+    def run_on_device(self, inputs: Mapping[str, ArrayInput]) -> dict[str, DeviceArray]:
         """Run an engine without waiting for it; the outputs stay on the GPU.
 
         Args:
@@ -147,7 +148,7 @@ class Engine:
         inputs, outputs = (", ".join(map(str, specs)) for specs in (self.inputs, self.outputs))
         return f"Engine({self._manifest.kind}, {self._manifest.precision}, {inputs} -> {outputs})"
 
-    def _checked(self, inputs: Mapping[str, object]) -> tuple[NetworkBackend, dict[str, object]]:
+    def _checked(self, inputs: Mapping[str, ArrayInput]) -> tuple[NetworkBackend, dict[str, object]]:
         backend = self._backend
         if backend is None:
             raise InvalidInput("engine is closed", fix="open the artifact again")

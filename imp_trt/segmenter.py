@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
+from typing import cast
 
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.backends import Backend, CanvasBackend, DeviceBackend, open_backend
@@ -18,6 +19,7 @@ from imp_trt.backends.runners import DeviceRunner, HostRunner
 from imp_trt.classes import ClassTable
 from imp_trt.data.native_calls import CallLock
 from imp_trt.errors import InvalidInput, printable
+from imp_trt.preprocessing.frame_like import FrameLike, TimedFrame
 from imp_trt.preprocessing.frames import ColorOrder
 from imp_trt.results.result import SegmentationResult
 from imp_trt.temporal import TemporalOptions, TemporalState
@@ -93,7 +95,7 @@ class Segmenter:
         """Names, colors and things of the classes."""
         return self._manifest.classes
 
-    def run(self, frame: object, color: ColorOrder | None = None) -> SegmentationResult:
+    def run(self, frame: FrameLike, color: ColorOrder | None = None) -> SegmentationResult:
         """Segment one frame.
 
         Args:
@@ -116,7 +118,7 @@ class Segmenter:
     __call__ = run
 
     def run_batch(
-        self, frames: Sequence[object], color: ColorOrder | None = None
+        self, frames: Sequence[FrameLike], color: ColorOrder | None = None
     ) -> list[SegmentationResult]:
         """Segment frames of any sizes, in batches of the network's size; the last batch is padded.
 
@@ -138,7 +140,7 @@ class Segmenter:
             results += self._run(frames[start : start + batch], color)
         return results
 
-    def submit(self, frame: object, color: ColorOrder | None = None) -> ResultFuture:
+    def submit(self, frame: FrameLike, color: ColorOrder | None = None) -> ResultFuture:
         """Segment one frame without waiting for the network.
 
         An engine enqueues the work; frames finish in the order in which they were submitted. A frame in
@@ -154,7 +156,7 @@ class Segmenter:
 
     def run_next(
         self,
-        frame: object,
+        frame: FrameLike,
         state: TemporalState,
         *,
         color: ColorOrder | None = None,
@@ -202,7 +204,7 @@ class Segmenter:
 
     def stream(
         self,
-        source: str | os.PathLike[str] | Iterable[object],
+        source: str | os.PathLike[str] | Iterable[FrameLike | TimedFrame],
         color: ColorOrder | None = None,
         *,
         detect_every: int | None = None,
@@ -259,10 +261,10 @@ class Segmenter:
             state = TemporalState(TemporalOptions(every, detect_budget_ms, carry, blend))
         if state is not None:
             for item in source:
-                image, time_s = getattr(item, "image", item), getattr(item, "time_s", None)
+                image, time_s = _image(item), getattr(item, "time_s", None)
                 yield self.run_next(image, state, color=color, time_s=time_s, keep=True)
             return
-        frames = (getattr(item, "image", item) for item in source)
+        frames = map(_image, source)
         while chunk := list(islice(frames, self._manifest.input.batch)):
             yield from self._run(chunk, color, keep=True)
 
@@ -317,12 +319,16 @@ class Segmenter:
         return self._temporal
 
     def _run(
-        self, frames: Sequence[object], color: ColorOrder | None, keep: bool = False
+        self, frames: Sequence[FrameLike], color: ColorOrder | None, keep: bool = False
     ) -> list[SegmentationResult]:
         """Segment at most B frames with one network call."""
         runner = self._open_runner()
         with self._lock:
             return runner.run(frames, color, keep)
+
+
+def _image(item: FrameLike | TimedFrame) -> FrameLike:
+    return cast(FrameLike, getattr(item, "image", item))
 
 
 def _with_canvas(backend: Backend) -> CanvasBackend:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from imp_trt.backends.device_outputs import DeviceOutputs
     from imp_trt.backends.uploads import Frame
     from imp_trt.preprocessing.device_arrays import DeviceFrame
+    from imp_trt.preprocessing.frame_like import FrameLike
     from imp_trt.preprocessing.frames import ColorOrder
     from imp_trt.preprocessing.letterbox import LetterboxTransform
 
@@ -93,7 +94,7 @@ class DeviceBackend(Backend, Protocol):
         """
         ...
 
-    def accept(self, frame: object) -> DeviceFrame:
+    def accept(self, frame: FrameLike) -> DeviceFrame:
         """A checked frame on the GPU. Nothing is copied; the GPU waits for the work of the frame's producer.
 
         Raises:

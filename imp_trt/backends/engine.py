@@ -32,6 +32,7 @@ from imp_trt.cuda.driver import DeviceBuffer
 from imp_trt.errors import ImpTrtError
 from imp_trt.preprocessing import letterbox_cuda
 from imp_trt.preprocessing.device_arrays import DeviceFrame, device_frame
+from imp_trt.preprocessing.frame_like import FrameLike
 from imp_trt.preprocessing.frames import ColorOrder
 from imp_trt.preprocessing.letterbox import LetterboxTransform
 
@@ -60,7 +61,7 @@ class EngineBackend(EngineCore):
         arrays = {"semantic": np.stack(maps)} | outputs.detections({})
         return {spec.name: arrays[spec.name] for spec in self.manifest.outputs}
 
-    def accept(self, frame: object) -> DeviceFrame:
+    def accept(self, frame: FrameLike) -> DeviceFrame:
         """See :meth:`imp_trt.backends.DeviceBackend.accept`."""
         self.check_caller()
         with self._current():

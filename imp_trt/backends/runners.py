@@ -21,6 +21,7 @@ from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.data.native_calls import in_forked_process, native_call
 from imp_trt.preprocessing.batch import preprocess_batch
 from imp_trt.preprocessing.device_arrays import DeviceFrame, on_device
+from imp_trt.preprocessing.frame_like import FrameLike
 from imp_trt.preprocessing.frames import ColorOrder, check_color, check_frame, to_bgr
 from imp_trt.preprocessing.letterbox import LetterboxTransform
 from imp_trt.results.result import SegmentationResult
@@ -46,7 +47,7 @@ class HostRunner:
         """Accepts any thread."""
 
     def run(
-        self, frames: Sequence[object], color: ColorOrder | None, keep: bool = False
+        self, frames: Sequence[FrameLike], color: ColorOrder | None, keep: bool = False
     ) -> list[SegmentationResult]:
         """Segment at most B frames with one network call; with keep, results hold their frame as BGR."""
         start = perf_counter()
@@ -84,7 +85,7 @@ class HostRunner:
             )
         ]
 
-    def submit(self, frame: object, color: ColorOrder | None) -> ResultFuture:
+    def submit(self, frame: FrameLike, color: ColorOrder | None) -> ResultFuture:
         """Segment one frame now."""
         return ResultFuture(self.run([frame], color)[0])
 
@@ -123,7 +124,7 @@ class DeviceRunner:
         self.backend.check_caller()
 
     def run(
-        self, frames: Sequence[object], color: ColorOrder | None, keep: bool = False
+        self, frames: Sequence[FrameLike], color: ColorOrder | None, keep: bool = False
     ) -> list[SegmentationResult]:
         """Segment at most B frames; returns when the network is done, with its outputs on the GPU.
 
@@ -137,7 +138,7 @@ class DeviceRunner:
             timing.update(upload=upload, infer=infer, total=total)
         return results
 
-    def submit(self, frame: object, color: ColorOrder | None) -> ResultFuture:
+    def submit(self, frame: FrameLike, color: ColorOrder | None) -> ResultFuture:
         """Enqueue one frame without waiting."""
         outputs, (result,), (timing,) = self._start([frame], color, False, False, perf_counter())
         return ResultFuture(result, outputs, timing)
@@ -148,7 +149,7 @@ class DeviceRunner:
         self.run([np.zeros((contract.height, contract.width, 3), np.uint8)], None)
 
     def _start(
-        self, frames: Sequence[object], color: ColorOrder | None, keep: bool, wait: bool, begin: float
+        self, frames: Sequence[FrameLike], color: ColorOrder | None, keep: bool, wait: bool, begin: float
     ) -> tuple[DeviceOutputs, list[SegmentationResult], list[dict[str, float]]]:
         checked = [self._check(frame, color, keep) for frame in frames]
         transforms = [transform_of(size_of(pixels), self._manifest.input) for pixels, _ in checked]
@@ -168,14 +169,16 @@ class DeviceRunner:
             timings.append(timing)
         return outputs, results, timings
 
-    def _check(self, frame: object, color: ColorOrder | None, keep: bool) -> Frame:
+    def _check(self, frame: FrameLike, color: ColorOrder | None, keep: bool) -> Frame:
         if not isinstance(frame, np.ndarray) and on_device(frame):
             check_color(color, frame)
             return self.backend.accept(frame), color or "bgr"
         return check_kept(frame, color, keep)
 
 
-def check_kept(frame: object, color: ColorOrder | None, keep: bool) -> tuple[NDArray[np.uint8], ColorOrder]:
+def check_kept(
+    frame: FrameLike, color: ColorOrder | None, keep: bool
+) -> tuple[NDArray[np.uint8], ColorOrder]:
     """The pixels of a frame in host memory, in BGR order if the result keeps them."""
     return (to_bgr(frame, color), "bgr") if keep else check_frame(frame, color)
 

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 from imp_trt.cuda import driver
 from imp_trt.errors import DeviceError, InvalidInput
+from imp_trt.preprocessing.array_input import SupportsCudaArrayInterface, SupportsDLPack
 from imp_trt.preprocessing.nv12 import Nv12Frame, YuvToBgr, frame_size, plane_layout
 
 _CUDA, _CUDA_MANAGED = 2, 13  # DLDeviceType
@@ -195,23 +196,14 @@ def _read(array: object, reader: _Reader) -> DeviceView:
     if index is not None:
         if index != reader.device:
             raise _other_device(reader.name, index, reader.device)
-        view = _from_dlpack(cast("_DLPackArray", array), reader)
+        view = _from_dlpack(cast("SupportsDLPack", array), reader)
         reader.check(view)
         return view
-    view, interface = _from_interface(cast("_InterfaceArray", array), reader)
+    view, interface = _from_interface(cast("SupportsCudaArrayInterface", array), reader)
     reader.check(view)
     _check_memory(view.pointer, reader)
     _wait_for_producer(interface, reader)
     return view
-
-
-class _DLPackArray(Protocol):
-    def __dlpack__(self, *, stream: int | None = None) -> object: ...
-
-
-class _InterfaceArray(Protocol):
-    @property
-    def __cuda_array_interface__(self) -> Mapping[str, Any]: ...
 
 
 # ---- DLPack ----
@@ -256,7 +248,7 @@ def _dlpack_device(frame: object) -> int | None:
         return None
 
 
-def _from_dlpack(array: _DLPackArray, reader: _Reader) -> DeviceView:
+def _from_dlpack(array: SupportsDLPack, reader: _Reader) -> DeviceView:
     on_default_stream = False
     try:
         try:
@@ -297,7 +289,9 @@ def _has_interface(frame: object) -> bool:
         return True
 
 
-def _from_interface(array: _InterfaceArray, reader: _Reader) -> tuple[DeviceView, Mapping[str, Any]]:
+def _from_interface(
+    array: SupportsCudaArrayInterface, reader: _Reader
+) -> tuple[DeviceView, Mapping[str, Any]]:
     try:
         interface = array.__cuda_array_interface__
         shape = tuple(int(side) for side in interface["shape"])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from imp_trt.errors import InvalidInput
+from imp_trt.preprocessing.array_input import ArrayInput
 
 Matrix = Literal["bt601", "bt709"]
 """Matrix between RGB and YUV: ITU-R BT.601 (OpenCV, small video) or BT.709 (most video from 720 lines)."""
@@ -43,8 +44,8 @@ class Nv12Frame:
         InvalidInput: another matrix or range. The planes are checked when the frame is used.
     """
 
-    y: object
-    uv: object = None
+    y: ArrayInput
+    uv: ArrayInput | None = None
     matrix: Matrix = "bt601"
     color_range: ColorRange = "limited"
 

@@ -26,6 +26,7 @@ from imp_trt.results.serialization import ResultDict, instance_dict, npz_bytes
 if TYPE_CHECKING:
     import supervision
 
+    from imp_trt.preprocessing.frame_like import FrameLike
     from imp_trt.preprocessing.frames import ColorOrder
     from imp_trt.results.drawing import Style
 
@@ -215,7 +216,7 @@ class SegmentationResult:
 
     def plot(
         self,
-        frame: object | None = None,
+        frame: FrameLike | None = None,
         *,
         color: ColorOrder | None = None,
         style: Style = "instances",
@@ -292,7 +293,7 @@ class SegmentationResult:
         return listed
 
     def show(
-        self, frame: object | None = None, *, color: ColorOrder | None = None, title: str = "imp-trt"
+        self, frame: FrameLike | None = None, *, color: ColorOrder | None = None, title: str = "imp-trt"
     ) -> None:
         """Show the overlay in a window until a key is pressed or the window is closed.
 
@@ -390,7 +391,7 @@ class SegmentationResult:
         )
 
     def save(
-        self, path: str | os.PathLike[str], frame: object | None = None, *, color: ColorOrder | None = None
+        self, path: str | os.PathLike[str], frame: FrameLike | None = None, *, color: ColorOrder | None = None
     ) -> Path:
         """Write the result to one file, atomically.
 

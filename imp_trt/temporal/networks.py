@@ -17,6 +17,7 @@ from imp_trt.backends.runners import check_kept, size_of, transform_of
 from imp_trt.backends.uploads import Frame
 from imp_trt.preprocessing.batch import preprocess_batch
 from imp_trt.preprocessing.device_arrays import DeviceFrame, on_device
+from imp_trt.preprocessing.frame_like import FrameLike
 from imp_trt.preprocessing.frames import ColorOrder, check_color
 from imp_trt.preprocessing.letterbox import LetterboxTransform
 from imp_trt.temporal.motion import Luma, luma_of
@@ -53,7 +54,7 @@ class FrameNetwork(Protocol):
     manifest: Manifest
     shape: CanvasShape
 
-    def load(self, frame: object, color: ColorOrder | None, keep: bool) -> LoadedFrame:
+    def load(self, frame: FrameLike, color: ColorOrder | None, keep: bool) -> LoadedFrame:
         """Check a frame; with keep, in BGR order if it is in host memory."""
         ...
 
@@ -79,7 +80,7 @@ class HostNetwork:
         )
         self._canvas = np.zeros(self.shape, np.float32)
 
-    def load(self, frame: object, color: ColorOrder | None, keep: bool) -> LoadedFrame:
+    def load(self, frame: FrameLike, color: ColorOrder | None, keep: bool) -> LoadedFrame:
         """See :meth:`FrameNetwork.load`."""
         pixels, order = check_kept(frame, color, keep)
         transform = transform_of(size_of(pixels), self.manifest.input)
@@ -109,7 +110,7 @@ class DeviceNetwork:
         self.shape = backend.open_canvas()
         self._canvas = np.zeros(self.shape, np.float32)
 
-    def load(self, frame: object, color: ColorOrder | None, keep: bool) -> LoadedFrame:
+    def load(self, frame: FrameLike, color: ColorOrder | None, keep: bool) -> LoadedFrame:
         """See :meth:`FrameNetwork.load`."""
         if not isinstance(frame, np.ndarray) and on_device(frame):
             check_color(color, frame)

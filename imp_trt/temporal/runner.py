@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from imp_trt.backends import CanvasBackend, DeviceCanvasBackend
 from imp_trt.backends.canvas import project_detections
 from imp_trt.backends.decoding import DETECTION_NAMES, HostOutputs, decode_instances
+from imp_trt.preprocessing.frame_like import FrameLike
 from imp_trt.preprocessing.frames import ColorOrder
 from imp_trt.results.result import SegmentationResult
 from imp_trt.temporal.carried import Carried, give_ids
@@ -49,7 +50,7 @@ class TemporalRunner:
 
     def run(
         self,
-        frame: object,
+        frame: FrameLike,
         state: TemporalState,
         color: ColorOrder | None,
         time_s: float | None,

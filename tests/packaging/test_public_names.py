@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,10 @@ EXAMPLES = [
     *sorted((ROOT / "samples").rglob("*.py")),
     *[p for p in sorted(ROOT.rglob("*.md")) if not {".venv", "research", "tests"} & set(p.parts)],
 ]
+ANY_VALUE = {
+    "ImpTrtError.__init__",  # writes any value in its message
+    "DeviceFrame.__init__",  # keeps what owns the memory
+}
 
 
 def imports(text: str) -> list[tuple[str, str]]:
@@ -74,3 +80,37 @@ def test_examples_use_public_names(path: Path) -> None:
         if public is None or (name and name not in public):
             private.append(f"{module}: {name or 'import of a module'}")
     assert not private
+
+
+def methods(package: str) -> list[tuple[str, Callable[..., object]]]:
+    """(name, function) of the public functions, and of the public methods of the public classes."""
+    found: list[tuple[str, Callable[..., object]]] = []
+    for name in (module := importlib.import_module(package)).__all__:
+        value = getattr(module, name)
+        if inspect.isfunction(value):
+            found.append((name, value))
+        elif inspect.isclass(value):
+            found += [
+                (f"{name}.{key}", method)
+                for key, method in vars(value).items()
+                if inspect.isfunction(method) and (key == "__init__" or not key.startswith("_"))
+            ]
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_parameters_have_types_that_editors_can_check(package: str) -> None:
+    """``object`` accepts a path or None where a frame or an array is meant."""
+    try:
+        functions = methods(package)
+    except ModuleNotFoundError as error:
+        pytest.skip(f"needs {error.name}")
+    vague = [
+        f"{name}({parameter.name}: {parameter.annotation})"
+        for name, function in functions
+        for parameter in inspect.signature(function).parameters.values()
+        if re.fullmatch(r"(Sequence\[|Iterable\[)?object\]?( \| None)?", str(parameter.annotation))
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and name not in ANY_VALUE
+    ]
+    assert not vague

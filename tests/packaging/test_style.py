@@ -52,6 +52,43 @@ def test_pyright_at_the_root():
     assert report["summary"]["filesAnalyzed"] >= len(sources)
 
 
+MISUSE = """
+import cv2, numpy as np, torch
+from PIL import Image
+import imp_trt
+from imp_trt.video import open_source
+
+segmenter, engine = imp_trt.Segmenter(""), imp_trt.Engine("")
+frame = np.zeros((2, 2, 3), np.uint8)
+segmenter.run(frame)
+segmenter.run(torch.from_numpy(frame))
+segmenter.run(Image.open(""))
+segmenter.run(imp_trt.Nv12Frame(frame))
+segmenter.run_batch([frame, torch.from_numpy(frame)])
+segmenter.stream(open_source(""))
+segmenter.stream([frame])
+engine.run({"a": frame, "b": torch.from_numpy(frame)})
+segmenter.run("frame.jpg")  # wrong
+segmenter.run([frame])  # wrong
+segmenter.run(None)  # wrong
+segmenter.stream(["frame.jpg"])  # wrong
+engine.run({"a": [1]})  # wrong
+"""
+
+
+@pytest.mark.lint
+@pytest.mark.slow
+def test_type_checkers_see_what_is_no_frame(tmp_path):
+    pytest.importorskip("PIL")
+    path = tmp_path / "misuse.py"
+    path.write_text(MISUSE)
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    found = {int(line) for line in re.findall(r"misuse\.py:(\d+): error: ", done.stdout)}
+    lines = MISUSE.splitlines()
+    assert found == {number for number, line in enumerate(lines, 1) if line.endswith("# wrong")}, done.stdout
+
+
 def test_every_relative_link_in_the_documents_leads_somewhere():
     broken = []
     for page in [*ROOT.glob("*.md"), *ROOT.glob("*/**/*.md")]:
