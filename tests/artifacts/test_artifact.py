@@ -267,6 +267,7 @@ def killed_at(call: str, path: Path) -> None:
         os._exit(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "kept"),
     [

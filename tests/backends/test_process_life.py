@@ -104,6 +104,7 @@ def run(program: str, path: Path, threads: int) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("what", PROGRAMS)
 def test_onnx_runtime(tmp_path: Path, what: str, threads: int) -> None:
@@ -293,6 +294,7 @@ def interrupted(number: int, work: Callable[[], object]) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="needs opcodes traced after a trace function raised")
 @pytest.mark.parametrize("enter", [native_call, CallLock])
 def test_an_interrupt_anywhere_leaves_no_call_open(enter: Callable[[], object]) -> None:

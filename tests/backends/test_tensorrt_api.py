@@ -14,6 +14,8 @@ from tests.support.docstrings import signatures
 from tests.support.fake_cuda import FakeCuda
 from tests.support.rtx import run_rtx
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("ILogger", "Runtime", "ICudaEngine", "IExecutionContext", "IRuntimeConfig", "IRuntimeCache")
 ENUMERATIONS = ("DataType", "TensorIOMode", "TensorLocation", "TensorFormat", "CudaGraphStrategy")
 # Set by the fakes' constructors, so that dir() of the class does not show them.

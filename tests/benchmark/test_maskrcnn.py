@@ -70,6 +70,7 @@ def test_without_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         MaskRCNNBaseline(tiny.manifest(), 1, tmp_path)
 
 
+@pytest.mark.slow
 def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone() -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()

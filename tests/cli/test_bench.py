@@ -72,6 +72,7 @@ def test_a_file_that_cannot_be_written_takes_no_other_output(
     assert [path for path in (output, times) if not Path(path).exists()] == failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "full"])
 def test_a_stdout_that_fails_takes_no_file(closed: bool, unbuffered: str) -> None:

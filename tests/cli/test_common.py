@@ -182,6 +182,7 @@ def test_any_character_is_printed_in_a_locale_of_few(tmp_path: Path) -> None:
     assert done.stdout.startswith("caf\\xe9\n")
 
 
+@pytest.mark.slow
 def test_nohup_is_respected() -> None:
     script = """
 import os, signal, time

@@ -31,6 +31,7 @@ def plant(folder: Path, monkeypatch: pytest.MonkeyPatch, **sources: str) -> None
     monkeypatch.setenv("PYTHONPATH", str(folder / "stubs"))
 
 
+@pytest.mark.slow
 def test_one_child_imports_all_and_survives_nothing_it_should_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +126,7 @@ def test_a_broken_package_has_its_own_fix(
     assert "imp-trt[" not in first["fix"], "it is installed"
 
 
+@pytest.mark.slow
 def test_the_command_names_what_is_planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(
         tmp_path,

@@ -306,6 +306,7 @@ def test_a_window_only_with_a_display_and_not_headless(monkeypatch: pytest.Monke
     assert made() == set()
 
 
+@pytest.mark.slow
 def test_as_a_process_libraries_stay_silent() -> None:
     _break_video()
     Path("in/noise.mp4").write_bytes(b"noise" * 1000)
@@ -323,6 +324,7 @@ def test_as_a_process_libraries_stay_silent() -> None:
         assert child.stderr.startswith(f"error: video {source}: expected")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
     [

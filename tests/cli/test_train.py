@@ -98,6 +98,7 @@ def test_a_detector_that_nothing_has_trained_is_warned_of(tiny, tmp_path, capsys
     assert "WARNING" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_options_reach_the_recipe_and_the_network(tiny, tmp_path):
     change = ["--iterations", "1", "0", "--batch", "1", "--set", "crop=32,64", "--set", "stage_one.lr=0.5"]
     arguments = [*tiny, *change, "--norm", "group", "--system", "semantic-p2", "--seed", "3", "-q"]
@@ -275,6 +276,7 @@ def test_a_stage_of_a_pair_says_what_is_trained(tiny, tmp_path, capsys):
     assert not (tmp_path / "plain.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_anchors_and_the_skip_reach_the_network(tiny, tmp_path):
     arguments = [*tiny, "--anchor-scales", "1", "1.5", "--canvas-skip", "--iterations", "0", "0", "-q"]
     assert command.main([*arguments, "-o", str(tmp_path)]) == 0
@@ -283,6 +285,7 @@ def test_the_anchors_and_the_skip_reach_the_network(tiny, tmp_path):
     assert config.canvas_skip
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_backbone_come_from_a_file(tiny, tmp_path, capsys):
     state = published_state("efficientnet_lite0")
     torch.save(state, tmp_path / "mine.pth")

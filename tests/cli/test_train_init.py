@@ -39,6 +39,7 @@ def saved(path, classes=SCENES, name="panoptic-fpn-imp", metadata=None, **change
     return save_checkpoint(path, network, metadata or {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["tiny", pytest.param("tiny-detector-first", marks=pytest.mark.slow)])
 def test_without_steps_the_result_is_the_checkpoint(base, tmp_path, recipe):
     file = saved(tmp_path / "mine.safetensors", canvas_scale=3.0)
@@ -52,6 +53,7 @@ def test_without_steps_the_result_is_the_checkpoint(base, tmp_path, recipe):
     assert metadata["initial_sha256"] == read_checkpoint(file).sha256
 
 
+@pytest.mark.slow
 def test_what_is_taken_is_said_and_terms_are_kept(base, tmp_path, capsys):
     names = (*SCENES.names[:-1], "unicorn")
     file = saved(

@@ -25,6 +25,7 @@ def stub(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "version",
     [

@@ -40,6 +40,7 @@ def real():
         pytest.skip(str(error))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", OPERATORS)
 @pytest.mark.parametrize(
     "arch",

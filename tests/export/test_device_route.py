@@ -65,6 +65,7 @@ def test_the_whole_route(exported: Path, tmp_path: Path) -> None:
     assert golden_path(engine).read_bytes() == golden_path(exported).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_network_of_another_make(tmp_path: Path) -> None:
     yours = foreign.save(tmp_path, foreign.plain())
     output = ["-o", str(tmp_path / "device")]

@@ -76,6 +76,7 @@ def test_the_module_gives_the_class_map_of_the_whole_on_its_own_canvas(network):
     assert 0.02 < (empty != semantic).float().mean() < 0.98, "the canvas matters in these tests"
 
 
+@pytest.mark.slow
 def test_a_part_has_two_inputs_and_no_operator_of_its_own(network):
     model = onnx_from_canvas_module(CanvasModule(DeployModule(network, ITERATIONS)))
     assert [i.name for i in model.graph.input] == ["frame", "canvas"]
@@ -100,6 +101,7 @@ def test_one_manifest_names_and_verifies_both_files(exported):
     assert data["bytes"]["canvas"] < data["bytes"]["whole"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_both_parts_together_are_the_whole(exported, name):
     if name == "openvino":

@@ -263,6 +263,7 @@ def test_without_its_artifact_a_function_free_file_is_not_written(
     assert list(tmp_path.iterdir()) == ([path] if there_before else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verified_before", [False, True])
 @pytest.mark.parametrize("suffix", ["fp32.onnx", "fp16.function-free.onnx"])
 def test_a_later_file_that_cannot_be_written_takes_no_complete_artifact(

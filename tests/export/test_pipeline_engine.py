@@ -63,6 +63,7 @@ def images(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_an_engine_whose_graph_was_verified(lowered, weights, images, tmp_path):
     out = tmp_path / "out"
     seen = []

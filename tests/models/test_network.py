@@ -72,6 +72,7 @@ def test_each_system_runs(name, classes, frames):
     assert out["boxes"].shape[1] == (50 if SYSTEMS[name]["detector"] else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "resnet101", "resnext101_32x8d"])
 def test_fpn_strides_of_torchvision_backbones(backbone, classes):
     network = ImpNetwork(system("semantic-fpn", classes, (64, 96), backbone, norm="group"))

@@ -51,6 +51,7 @@ def test_the_street_is_crowded() -> None:
     assert in_the_fullest_tile(*goal) < 10 <= in_the_fullest_tile(*street)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_120"])
 def test_algorithm_1_compiles(arch: str) -> None:
     try:

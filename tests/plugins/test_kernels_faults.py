@@ -139,6 +139,7 @@ def test_the_kernel_itself_has_no_fault(sanitizer: str, tmp_path: Path) -> None:
 QUICK = {"a row below the canvas"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAULTS]
 )

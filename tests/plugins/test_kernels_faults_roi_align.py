@@ -107,6 +107,7 @@ def run(
     kernels.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["linear", "hwc8"])
 @pytest.mark.parametrize("sanitizer", ["address", pytest.param("thread", marks=pytest.mark.slow)])
 def test_the_kernel_itself_has_no_fault(sanitizer: str, layout: str, tmp_path: Path) -> None:

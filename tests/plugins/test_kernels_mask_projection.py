@@ -73,6 +73,7 @@ def test_is_within_rounding_of_the_definition(rule: str, dtype: type) -> None:
     assert_close(Projection(case, 3, CANVAS, 0.75, rule, TYPES[dtype]).canvas(), truth, ROUNDING[dtype])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", DEGENERATE_DTYPES)
 def test_degenerate_numbers(rule: str, dtype: type) -> None:
@@ -86,6 +87,7 @@ def test_degenerate_numbers(rule: str, dtype: type) -> None:
     agree()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES_OF_LARGE_CASES)
 def test_membership_where_corners_meet_pixel_centers_and_tile_borders(rule: str) -> None:
     rng = np.random.default_rng(0)
@@ -196,6 +198,7 @@ def test_boxes_that_end_near_a_tile(cells: int, rule: str) -> None:
     assert_same_bits(case, 1, (20, 70), 1.0, rule, "f32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sides", [(4, 30), (10, 64), (60, 300)])
 @pytest.mark.parametrize("cells", [14, 28, 112])

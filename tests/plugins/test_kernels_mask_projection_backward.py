@@ -68,6 +68,7 @@ def test_gradients_are_those_of_pytorch(
     assert all(g.any() for g in got)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_degenerate_numbers(rule: str) -> None:
     @QUICK

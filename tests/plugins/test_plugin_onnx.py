@@ -50,6 +50,7 @@ def test_roi_align_becomes_a_plugin_layer(element: str, tmp_path: Path) -> None:
     assert result["names_in_plan"] == ["ImpMultilevelRoiAlign"]
 
 
+@pytest.mark.slow
 def test_aligned_boxes_become_a_field(tmp_path: Path) -> None:
     result = _build(tmp_path, roi_align_model("f16", aligned=True), plugin=True)
     assert result["plugin_layers"] == 1
@@ -58,6 +59,7 @@ def test_aligned_boxes_become_a_field(tmp_path: Path) -> None:
     assert result["plugin_layers"] == 0
 
 
+@pytest.mark.slow
 def test_adaptive_sampling_becomes_a_plugin_layer_and_nothing_else(tmp_path: Path) -> None:
     """The plugin takes precedence over the body, whose RoiAlign the parser does not know."""
     result = _build(tmp_path, roi_align_model("f16", aligned=True, ratio=0), plugin=True)
@@ -72,6 +74,7 @@ def test_a_file_without_functions_becomes_a_plugin_layer(tmp_path: Path) -> None
     assert result["plugin_layers"] == result["layers"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [mask_projection_model, roi_align_model])
 def test_without_registration_the_function_body_is_used(model: object, tmp_path: Path) -> None:
     result = _build(tmp_path, model("f16"), plugin=False)  # type: ignore[operator]

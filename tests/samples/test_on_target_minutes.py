@@ -88,6 +88,7 @@ def test_results_are_merged_and_the_table_names_seconds_verdict_and_what_is_miss
     assert all(text in table for text in ("mask_projection_us", "street", "7.50", str(runs.path)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("exits", "code"), [((0, 0), 0), ((5, 5), 5), ((5, 0), 0), ((0, 1), 1)], ids=str)
 def test_the_exit_code_says_whether_kernels_ran(runs, exits, code):
     steps = [runs.step(str(i), f"raise SystemExit({n})", on_gpu=True) for i, n in enumerate(exits)]
@@ -122,6 +123,7 @@ def test_the_end_of_the_minutes_is_no_fault(runs):
     assert steps["long"]["missing"] == steps["last"]["missing"] == "time: the minutes were used up"
 
 
+@pytest.mark.slow
 def test_a_background_step_runs_beside_the_others_until_its_files_are_wanted(runs, tmp_path):
     made = tmp_path / "made"
     build = f"import time, pathlib; time.sleep(1.5); pathlib.Path({str(made)!r}).touch()"
@@ -141,6 +143,7 @@ def test_a_program_that_is_not_there_is_skipped(runs, on_target):
     assert "No such file" in runs.read()[1]["tool"]["missing"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_with_the_table(tmp_path, sign):
     program = (

@@ -191,6 +191,7 @@ def test_several_files_keep_every_frame(sample, artifact, clip, tmp_path, capsys
     assert [_frames_in(out / f"overlay_{name}.mp4") for name in ("street", "rear")] == [CLIP_FRAMES] * 2
 
 
+@pytest.mark.slow
 def test_one_stream_that_is_not_there_closes_the_others(sample, artifact, pictures, capsys):
     program = sample("rtsp_streams/rtsp_streams.py")
     with RtspServer(pictures, fps=CLIP_FPS) as server:
@@ -216,6 +217,7 @@ def _interrupted_at(program, monkeypatch, name, frame):
     monkeypatch.setattr(kind, "write", watch)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_the_camera_recorded(sample, artifact, pictures, tmp_path, monkeypatch, capsys):
     program = sample("camera/camera.py")
     _interrupted_at(program, monkeypatch, "Alarm", 5)
@@ -239,6 +241,7 @@ def test_ctrl_c_keeps_what_the_streams_gave(sample, artifact, pictures, tmp_path
     assert sum(_frames_in(path) for path in tmp_path.glob("overlay_*.mp4")) == len(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["camera/camera.py", "rtsp_streams/rtsp_streams.py"])
 def test_a_port_in_use_leaves_no_files(sample, artifact, pictures, tmp_path, capsys, name):
     with RtspServer(pictures, fps=CLIP_FPS) as server, BrowserView(0, classes=tiny.CLASSES) as other:

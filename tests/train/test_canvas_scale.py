@@ -63,6 +63,7 @@ def measured(network, **changes):
     return measure_canvas_scale(network, Boxes(), replace(RECIPE, **changes), seed=0)
 
 
+@pytest.mark.slow
 def test_the_scale_is_the_ratio_of_the_standard_deviations():
     network = detecting_network(CONFIG)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -79,6 +80,7 @@ def test_the_scale_is_the_ratio_of_the_standard_deviations():
     assert measured(network) == pytest.approx(scale / 2, rel=0.02)
 
 
+@pytest.mark.slow
 def test_stage_two_measures_the_scale_of_a_recipe_without_one(tmp_path, monkeypatch):
     seen = []
 

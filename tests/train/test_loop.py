@@ -57,6 +57,7 @@ def dying_after(steps, monkeypatch):
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "killed_at", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(5, marks=pytest.mark.slow)]
 )
@@ -100,6 +101,7 @@ def test_stage_two_with_imp_resumes_to_the_bit(tmp_path, monkeypatch, changes):
     assert resumed["semantic.fuse.0.0.weight"][:, CONFIG.semantic_channels :].any()
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(tmp_path):
     short = replace(RECIPE, stage_one=Stage(1, 1e-3))
     one, two = (weights_of(trained(tmp_path / str(s), short, seed=s)) for s in (0, 1))

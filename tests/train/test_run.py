@@ -172,6 +172,7 @@ PINNED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name == "smoke" else pytest.mark.slow) for name in PINNED]
 )
@@ -294,6 +295,7 @@ BOTH_WAYS += [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "recipe"), BOTH_WAYS, ids=lambda v: v if isinstance(v, str) else "")
 def test_every_system_takes_a_step_of_both_stages(tmp_path, name, recipe):
     step = Stage(1, 1e-3, 1e-3, warmup=1)

@@ -77,6 +77,7 @@ def test_a_deadline_saves_the_state_and_the_same_run_continues(tmp_path, monkeyp
     assert same(weights_of(train_stage_one(run_in(tmp_path), CONFIG)), whole)
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_read_costs_no_step(tmp_path, monkeypatch, whole):
     real = loop.batch_stream
 

@@ -82,6 +82,7 @@ def scored(monkeypatch):
     return use
 
 
+@pytest.mark.slow
 def test_validation_changes_no_weight(tmp_path, whole):
     path = train_stage_one(run_in(tmp_path, validation=None), CONFIG)
     assert same_weights(path, whole / "stage_one.safetensors")
@@ -219,6 +220,7 @@ def test_a_finished_stage_is_reused_without_validation_but_none_is_added(tmp_pat
         train_stage_one(run_in(tmp_path, short), CONFIG)
 
 
+@pytest.mark.slow
 def test_a_stopped_stage_and_its_best_weights_keep_their_validation(tmp_path, monkeypatch):
     with dying_after(3, monkeypatch), pytest.raises(MemoryError):
         train_stage_one(run_in(tmp_path, save_every=2), CONFIG)

@@ -320,6 +320,7 @@ def test_the_first_of_two_errors_is_the_one(segmenter: Segmenter, monkeypatch: p
     assert len(given) == 2
 
 
+@pytest.mark.slow
 def test_a_source_that_is_stuck_does_not_hold_up_the_end(segmenter: Segmenter) -> None:
     freed = threading.Event()
 

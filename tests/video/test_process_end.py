@@ -107,6 +107,7 @@ class Camera(BaseHTTPRequestHandler):
             pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what", [what if what in FAST else pytest.param(what, marks=pytest.mark.slow) for what in PROGRAMS]
 )

@@ -23,6 +23,8 @@ from tests.support.networks import detecting_network, small_config, smooth_frame
 from tests.support.parity import assert_same
 from tests.support.typed_models import ITERATIONS
 
+pytestmark = pytest.mark.slow
+
 
 def session(model):
     options = onnxruntime.SessionOptions()

@@ -110,6 +110,7 @@ def test_function_equals_the_reference(
     assert_close(got, truth, ROUNDING[dtype])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", DEGENERATE_DTYPES)
 def test_function_agrees_on_degenerate_numbers(rule: str, dtype: type) -> None:
@@ -146,6 +147,7 @@ def test_function_saturates(rule: str) -> None:
         assert project(case, 3, (13, 11), 1.0, rule).max() == top
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_bands_blocks_and_sizes_do_not_change_the_result(rule: str) -> None:
     case = ordinary(4, count=30, cells=6, classes=4)
@@ -222,6 +224,7 @@ class _Projection(torch.nn.Module):
         return instance_mask_projection(boxes, scores, labels, masks, 3, (9, 8), 0.25, "nearest") + 1
 
 
+@pytest.mark.slow
 def test_torch_export_gives_one_node_with_its_attributes() -> None:
     case = ordinary(9, count=6, cells=4, canvas=(36, 32))
     tensors = tuple(torch.from_numpy(array) for array in case)

@@ -14,6 +14,8 @@ from imp_trt.export import onnx_with_operators
 from imp_trt.export.onnx.from_model import operators_of
 from imp_trt.ops import instance_mask_projection
 
+pytestmark = pytest.mark.slow
+
 
 class Foreign(nn.Module):
     """A convolution over an image and the canvases of one or two sampling rules."""

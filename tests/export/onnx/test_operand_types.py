@@ -15,6 +15,8 @@ from torch import nn
 from imp_trt.export import onnx_with_operators
 from imp_trt.ops import instance_mask_projection, pyramid_roi_align
 
+pytestmark = pytest.mark.slow
+
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 ROUNDING = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float64: 1e-6}

@@ -65,6 +65,7 @@ def ranges(calibration_folder):
     return collect_ranges(typed("fp32").module, CalibrationFrames(calibration_folder))
 
 
+@pytest.mark.slow
 def test_a_layer_with_a_wrong_range_costs_most(ranges, one_thread):
     module, frames = typed("fp32").module, smooth_frames(2).numpy()
     layers = quantized_layers(typed("fp16").model, "int8")

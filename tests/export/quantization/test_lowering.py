@@ -61,6 +61,7 @@ def run(model, frames):
     return dict(zip(OUTPUT_NAMES, map(np.concatenate, zip(*results, strict=True)), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", TYPES)
 def test_the_borders_are_those_of_the_contract(lowered, precision):
     model = lowered[precision].model

@@ -32,6 +32,7 @@ def built(model, precision="fp32", **job):
     return build_engine(model.SerializeToString(), BuildJob("tensorrt-rtx", precision, **job))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ONE_QUICK)
 def test_the_network_builds_with_function_bodies(precision):
     model = typed(precision).model

@@ -96,6 +96,7 @@ def test_an_unforeseen_exception_is_a_build_error(stub):
         build_engine(b"", JOB)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ImportError", "OSError"])
 def test_a_library_that_does_not_load_is_missing(stub, kind):
     stub(f"raise {kind}('libnvinfer.so.10: cannot open shared object file')")
@@ -103,6 +104,7 @@ def test_a_library_that_does_not_load_is_missing(stub, kind):
         build_engine(b"", JOB)
 
 
+@pytest.mark.slow
 def test_a_builder_without_its_gpu(stub):
     stub("""
         __version__ = "10.3.0"
@@ -121,6 +123,7 @@ def test_text_printed_on_stdout_is_ignored(stub):
         build_engine(b"", JOB)
 
 
+@pytest.mark.slow
 def test_text_printed_while_python_starts_is_ignored(stub, tmp_path):
     folder = tmp_path / "stubs"
     stub("raise ImportError('gone')")
@@ -202,6 +205,7 @@ def test_a_silent_builder_shows_a_sign_of_life(monkeypatch):
     assert seen == [("build", 7, 100)] * 4
 
 
+@pytest.mark.slow
 def test_an_exception_in_the_callback_ends_the_child(stub, monkeypatch, tmp_path):
     stub(HANGING)
     monkeypatch.setenv("STARTED", str(tmp_path / "started"))
@@ -218,6 +222,7 @@ def test_an_exception_in_the_callback_ends_the_child(stub, monkeypatch, tmp_path
     assert gone(pids), "the child and what it started"
 
 
+@pytest.mark.slow
 def test_the_child_does_not_outlive_a_killed_parent(stub, monkeypatch, tmp_path, scratch):
     stub(HANGING)
     monkeypatch.setenv("STARTED", str(tmp_path / "started"))

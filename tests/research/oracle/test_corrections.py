@@ -80,6 +80,7 @@ def test_nothing_detected_and_nothing_there(change) -> None:
     assert len(change(DETECTED, none).boxes) == (4 if change is OWN else 0)
 
 
+@pytest.mark.slow
 def test_the_table_ends_at_the_oracle_canvas(tmp_path: Path) -> None:
     # The class map of mask-rcnn-imp is its canvas: with that of the ground truth it is nearly the truth.
     torch.manual_seed(0)

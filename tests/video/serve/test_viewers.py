@@ -188,6 +188,7 @@ def test_an_answer_on_its_way_is_not_cut_off(shown: BrowserView, monkeypatch: py
     assert body.endswith(b"\xff\xd9")
 
 
+@pytest.mark.slow
 def test_a_drawing_that_stalls_does_not_hold_up_the_end(
     shown: BrowserView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +228,7 @@ def test_an_exception_in_the_run_is_failed() -> None:
     assert opened._state.frames.run == "failed"
 
 
+@pytest.mark.slow
 def test_a_request_has_a_limit_as_a_whole(shown: BrowserView, monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then keeps a timeout for each byte from ever passing."""
     monkeypatch.setattr(server.Handler, "timeout", 1.0)
@@ -241,6 +243,7 @@ def test_a_request_has_a_limit_as_a_whole(shown: BrowserView, monkeypatch: pytes
         assert len(threads()) == 1
 
 
+@pytest.mark.slow
 def test_unfinished_requests_do_not_hold_the_places(
     shown: BrowserView, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def test_rtsp(capfd: pytest.CaptureFixture[str]) -> None:
     assert "s3cret" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.slow
 def test_rtsp_servers_that_vanish_and_come_back() -> None:
     kinds: list[str] = []
     with RtspServer(PICTURES[:1], fps=50) as server:
@@ -69,6 +70,7 @@ def test_rtsp_servers_that_vanish_and_come_back() -> None:
     assert kinds[-1] == "reconnected"
 
 
+@pytest.mark.slow
 def test_rtsp_servers_that_freeze() -> None:
     lost = threading.Event()
     with RtspServer(PICTURES, fps=50) as server:
