@@ -188,6 +188,7 @@ STAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), KeyboardInterrupt(), MemoryError()]
@@ -309,6 +310,7 @@ def test_the_first_export_that_is_killed_between_the_renames_is_found(tmp_path: 
     assert read_manifest(path).sha256 == hashlib.sha256(b"new" * 400_000).hexdigest()
 
 
+@pytest.mark.slow
 def test_readers_never_see_a_mixed_pair(tmp_path: Path) -> None:
     path = write(tmp_path, b"0" * 200_000)
     done = threading.Event()

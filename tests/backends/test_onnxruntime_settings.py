@@ -81,6 +81,7 @@ def test_the_users_own_setting_is_kept(value: str | None, kept: str) -> None:
     assert done.stdout.split() == [kept, "True"]
 
 
+@pytest.mark.slow
 def test_one_place_imports_onnx_runtime() -> None:
     found = []
     folders = ("imp_trt", "export", "train", "plugins", "research", "samples")

@@ -62,6 +62,7 @@ def test_closed(tmp_path: Path) -> None:
         backend.infer(tiny.frame()[None])
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_signals_arrive_after_another_thread_released_it(tmp_path: Path) -> None:
     path = tiny.artifact(tmp_path)

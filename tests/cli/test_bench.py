@@ -54,6 +54,7 @@ def test_json_files_and_times(capsys: pytest.CaptureFixture[str]) -> None:
     assert times["warm_up"]["frames"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("output", "times"),
     [("file/r.json", "t.json"), ("r.json", "file/t.json"), ("file/r.json", "file/t.json")],
@@ -141,6 +142,7 @@ def test_what_argparse_refuses(argv: list[str]) -> None:
     assert caught.value.code == 2
 
 
+@pytest.mark.slow
 def test_recording_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     before = manifest_path(MODEL).read_bytes()
     assert main([*SHORT, *STREETS]) == 0

@@ -121,6 +121,7 @@ def test_chosen_measures_and_no_frames(models, capsys, tmp_path):
     assert "<figure>" not in page.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", ["--report", "--image-grid", "both", "images"])
 def test_an_output_that_cannot_be_written_takes_no_other(models, capsys, monkeypatch, tmp_path, failing):
     (tmp_path / "file").touch()

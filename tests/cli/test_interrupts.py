@@ -73,6 +73,7 @@ def test_a_third_signal_does_not_wait() -> None:
     assert process.returncode == 130
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_unwinds(number: int) -> None:
     process = start(POLITE, "0")

@@ -34,6 +34,7 @@ TAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", TAKES)
 def test_a_loop_of_links_is_no_internal_error(place: str, capsys: pytest.CaptureFixture[str]) -> None:
     for suffix in ("", ".onnx", ".png", ".mp4", ".json", ".pt", ".safetensors"):

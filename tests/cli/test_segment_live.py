@@ -272,6 +272,7 @@ def test_the_browser_view_is_reported_the_last_numbers_and_the_names_of_files(
     assert (seen[0]["delivered"], seen[0]["in_flight"]) == (5, 0)
 
 
+@pytest.mark.slow
 def test_a_stream_in_a_process_of_its_own_is_recorded_until_ctrl_c() -> None:
     pictures = [tiny.frame(64, 96, seed) for seed in range(5)]
     with RtspServer(pictures, fps=50, login=("user", "se/cret")) as server:

@@ -71,6 +71,7 @@ def test_padding_is_reported_before_the_training(tiny, tmp_path, capsys):
     assert "20% of the network input is padding (frames 128x64, input 160x64)" in (capsys.readouterr().err)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "words"),
     [

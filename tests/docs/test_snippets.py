@@ -69,6 +69,7 @@ def workspace(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", sorted({b.page for b in RUN if b.language == "python"}))
 def test_python_blocks_run(page, workspace, monkeypatch):
     """The blocks of a page share their names, as if they were typed one after the other."""

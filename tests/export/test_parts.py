@@ -29,6 +29,8 @@ from imp_trt.models.deploy import CanvasModule, DeployModule
 from tests.support.networks import canvas_reading_network, detecting_network, small_config, smooth_frames
 from tests.support.stub_packages import needs_rtx
 
+pytestmark = pytest.mark.slow
+
 ITERATIONS = 16
 
 

@@ -134,6 +134,7 @@ def config_change(*names: str, value: object) -> Callable[[Content], None]:
 VALUES = [1.5, -1, 0, "8", None, [], {}, True, 1e400, 10**30, [[[]]], float("nan")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["fpn_channels", "semantic_channels", "input_size", "mean", "classes", "detector"]
 )

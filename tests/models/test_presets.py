@@ -144,6 +144,7 @@ def test_compact_systems_keep_the_names_and_shapes_of_checkpoints_that_exist(nam
     assert hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()[:16] == digest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PUBLISHED, reason="samples/weights has no weights")
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
 def test_published_weights_load(path):

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from tests.support.cuda_on_host.host_kernels import HostKernels, Out
 from tests.support.cuda_on_host.operators import TORCH_DTYPES, garbage
 
+pytestmark = pytest.mark.slow
+
 PROBE = """
 #include "common/scalar_types.h"
 

@@ -40,6 +40,7 @@ def test_mask_projection_becomes_a_plugin_layer(element: str, tmp_path: Path) ->
     assert result["fields_in_plan"] == sorted(rtx_plugins.FIELDS["InstanceMaskProjection"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("element", ["f32", "f16", "bf16"])
 def test_roi_align_becomes_a_plugin_layer(element: str, tmp_path: Path) -> None:
     result = _build(tmp_path, roi_align_model(element), plugin=True)

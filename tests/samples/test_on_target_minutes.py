@@ -66,6 +66,7 @@ def runs(on_target, tmp_path):
     return Runs(on_target.budget, tmp_path)
 
 
+@pytest.mark.slow
 def test_results_are_merged_and_the_table_names_seconds_verdict_and_what_is_missing(runs, capsys):
     times = (
         "import json; print('a line');"

@@ -29,6 +29,7 @@ def recordings(tmp_path, clip):
     return folder
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(sample, recordings, tmp_path):
     unfinished = sample("ray_bulk/ray_bulk.py").unfinished
     results = tmp_path / "results"

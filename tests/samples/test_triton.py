@@ -116,6 +116,7 @@ def test_the_client_gives_what_a_segmenter_gives(repository, sample, tmp_path, b
     assert there.classes == here.classes
 
 
+@pytest.mark.slow
 def test_the_client_segments_a_video(repository, sample, tmp_path, artifact, clip):
     home, _ = _written(repository, tmp_path, artifact)
     client = sample("triton/client.py")

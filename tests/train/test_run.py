@@ -61,6 +61,7 @@ def small(name, **changes):
     return system(name, CLASSES, (64, 96), detector_config=SMALL_DETECTOR, **changes)
 
 
+@pytest.mark.slow
 def test_pair_shares_stage_one_and_its_crops(pair):
     folder, with_imp, plain = pair
     assert sorted(p.name for p in folder.iterdir()) == [

@@ -109,6 +109,7 @@ def test_a_deadline_that_has_passed_makes_no_step_and_spares_finished_runs(tmp_p
     assert train_stage_one(run, CONFIG) == done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
     [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGHUP))],

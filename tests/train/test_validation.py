@@ -151,6 +151,7 @@ def test_an_interrupted_evaluation_is_repeated(tmp_path, monkeypatch, whole, ste
     assert same_weights(tmp_path / "stage_one.safetensors", whole / "stage_one.safetensors")
 
 
+@pytest.mark.slow
 def test_a_stage_ends_when_patience_does(tmp_path, scored, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
     caplog.set_level(logging.INFO, logger="imp_trt.train")
@@ -241,6 +242,7 @@ def test_an_older_file_is_reused_and_a_lack_of_best_weights_is_said(tmp_path, wh
     assert "stage_one.best.safetensors does not exist" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_detector_alone_is_scored_by_its_things(tmp_path):
     plan = replace(PLAN, semantic_in_stage_one=False, stage_one=Stage(2, 1e-3, 1e-3, warmup=1))
     run = run_in(tmp_path, replace(plan, stage_two=Stage(2, 1e-3, 1e-3, warmup=1)))

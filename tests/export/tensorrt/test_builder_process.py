@@ -78,12 +78,14 @@ def test_a_job_survives_serialization(tmp_path):
     assert BuildJob.read(path) == JOB
 
 
+@pytest.mark.slow
 def test_a_crash_is_reported_with_the_end_of_stderr(stub):
     stub("import os, sys; print('last words', file=sys.stderr, flush=True); os.abort()")
     with pytest.raises(BuildError, match=r"builder crashed: got SIGABRT; last output: .*last words"):
         build_engine(b"", JOB)
 
 
+@pytest.mark.slow
 def test_a_kill_by_the_system_is_about_memory(stub):
     stub("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(BuildError, match=r"was killed.*memory.*--workspace"):
@@ -170,6 +172,7 @@ def test_what_the_callback_raises_is_not_about_files(stub, monkeypatch, error):
         build_engine(b"", JOB)
 
 
+@pytest.mark.slow
 def test_the_building_process_needs_neither_pytorch_nor_onnx(stub):
     stub("""
         import sys

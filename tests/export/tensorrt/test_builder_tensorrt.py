@@ -78,6 +78,7 @@ def test_a_build_with_every_option(tensorrt, tmp_path):
     assert cache.read_bytes() == b"+measured"
 
 
+@pytest.mark.slow
 @needs_rtx
 @pytest.mark.parametrize(
     ("before", "used"),

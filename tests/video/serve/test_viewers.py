@@ -139,6 +139,7 @@ def test_too_many_viewers(shown: BrowserView, monkeypatch: pytest.MonkeyPatch) -
     ended(lambda: get(shown.port, "/about")[0].status == 200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["close", "abort"])
 def test_the_end(end: str) -> None:
     opened = view()

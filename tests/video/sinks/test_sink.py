@@ -186,6 +186,7 @@ def test_opacity_is_that_of_the_style() -> None:
     assert DrawOptions(alpha=0.0).opacity == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

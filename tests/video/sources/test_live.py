@@ -254,6 +254,7 @@ def test_a_read_that_stalls_is_abandoned() -> None:
     source.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["opening", "reading"])
 def test_hanging_from_the_start_is_rejected(where: str) -> None:
     hang = threading.Event()
