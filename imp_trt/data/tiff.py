@@ -32,7 +32,7 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class Field:
-    """A tag's integers: where they are in the file, how many, their byte order and type as struct has them."""
+    """Integers of a tag: where they are in the file, how many, and byte order and type as struct has them."""
 
     offset: int
     count: int
