@@ -51,7 +51,7 @@ class Target:
         capabilities: compute capabilities of its GPUs; empty means that of this machine's GPU.
         platform: operating system and architecture that engines must be built on; None for any.
         drive: whether it is an NVIDIA DRIVE product.
-        refusal: why nothing can be built for it, or None.
+        unsupported: why nothing can be built for it, or None.
     """
 
     name: TargetName
@@ -63,7 +63,7 @@ class Target:
     capabilities: tuple[str, ...] = ()
     platform: str | None = None
     drive: bool = False
-    refusal: str | None = None
+    unsupported: str | None = None
 
 
 _ALL = ((10, 3), (12, 0))
@@ -110,7 +110,7 @@ TARGETS = {
             capabilities=("8.7",),
             platform="linux-aarch64",
             drive=True,
-            refusal="DriveOS 6 has TensorRT 8.x, which has no IPluginV3 and no local functions",
+            unsupported="DriveOS 6 has TensorRT 8.x, which has no IPluginV3 and no local functions",
         ),
         Target(
             "drive-thor",
@@ -233,8 +233,8 @@ def check_target(target: Target, precision: Precision, options: EngineOptions, p
         UsageError: the combination is not supported; the message has the reason.
         DependencyMissing: the builder or its GPU is missing.
     """
-    if target.refusal:
-        raise _unsupported(target, target.refusal, "use DriveOS 7, or --target onnxruntime")
+    if target.unsupported:
+        raise _unsupported(target, target.unsupported, "use DriveOS 7, or --target onnxruntime")
     if target.backend == "onnxruntime":
         _check_onnxruntime(target, precision, options)
         return
@@ -402,8 +402,8 @@ def list_targets(platform: Platform) -> str:
         gpus = ", ".join(target.capabilities) or "-"
         lines.append(f"{mark} {target.name:13} {target.backend:13} {target.note}")
         lines.append(f"  {'':13} GPUs {gpus}; {target.source} ({target.as_of})")
-        if target.refusal:
-            lines.append(f"  {'':13} not supported: {target.refusal}")
+        if target.unsupported:
+            lines.append(f"  {'':13} not supported: {target.unsupported}")
     return "\n".join([*lines, "", "* best on this machine"])
 
 

@@ -29,7 +29,7 @@ from imp_trt.models.semantic import SemanticHead
 from imp_trt.train import distributed
 from imp_trt.train.canvas_scale import measure_canvas_scale
 from imp_trt.train.config import Recipe
-from imp_trt.train.datasets.survey import require_objects
+from imp_trt.train.datasets.label_map_checks import require_objects
 from imp_trt.train.identity import identity, stage_digest
 from imp_trt.train.loop import find_finished, train_stage
 from imp_trt.train.losses import trains_semantic

@@ -77,7 +77,7 @@ def _check_functions(model: OnnxFile, path: str) -> None:
         key = (function.domain, function.name, function.overload)
         if function.domain in _STANDARD or key in keys:
             got = f"the function {function.name[:80]!r} of domain {function.domain[:80]!r}"
-            raise _refused(path, "functions of other domains than ONNX's, each once", got)
+            raise _invalid(path, "functions of other domains than ONNX's, each once", got)
         keys.add(key)
 
 
@@ -86,9 +86,9 @@ def _check_operators(model: OnnxFile, path: str) -> None:
     for node in _all_nodes(model):
         sparse = sparse or node.has_sparse
         if node.has_subgraph:
-            raise _refused(path, "a graph without control flow", f"the operator {node.op[:80]}")
+            raise _invalid(path, "a graph without control flow", f"the operator {node.op[:80]}")
     if sparse:
-        raise _refused(path, "dense tensors", "a sparse tensor, which takes more memory than its file")
+        raise _invalid(path, "dense tensors", "a sparse tensor, which takes more memory than its file")
 
 
 def _all_nodes(model: OnnxFile) -> Iterator[Node]:
@@ -110,7 +110,7 @@ def _check_expansion(model: OnnxFile, functions: _Functions, path: str) -> None:
                 total += _weight(node)
                 continue
             if key in active or depth >= MAX_DEPTH:
-                raise _refused(path, f"functions nested at most {MAX_DEPTH} deep", "recursion or more")
+                raise _invalid(path, f"functions nested at most {MAX_DEPTH} deep", "recursion or more")
             if key not in counts:
                 active.add(key)
                 counts[key] = count(functions[key].nodes, depth + 1)
@@ -120,7 +120,7 @@ def _check_expansion(model: OnnxFile, functions: _Functions, path: str) -> None:
 
     total = count(model.nodes, 0)
     if total > MAX_NODES:
-        raise _refused(path, f"at most {MAX_NODES:,} nodes", f"{total:,} with functions expanded")
+        raise _invalid(path, f"at most {MAX_NODES:,} nodes", f"{total:,} with functions expanded")
 
 
 def _weight(node: Node) -> int:
@@ -142,7 +142,7 @@ class Sizes:
         known |= {tensor.name: known_tensor(tensor) for tensor in model.initializers}
         opened = [name for name, tensor in known.items() if tensor.shape is None]
         if opened:
-            raise _refused(self._path, "inputs with fixed shapes", f"{opened[0][:80]!r} without one")
+            raise _invalid(self._path, "inputs with fixed shapes", f"{opened[0][:80]!r} without one")
         self._run(model.nodes, known, {})
         return known
 
@@ -159,7 +159,7 @@ class Sizes:
             )
             for name, output in zip(node.outputs, outputs, strict=False):
                 if name in known:
-                    raise _refused(self._path, "tensors that one node computes", f"{name[:80]!r} twice")
+                    raise _invalid(self._path, "tensors that one node computes", f"{name[:80]!r} twice")
                 if name:
                     known[name] = output
 
@@ -172,7 +172,7 @@ class Sizes:
         if node.domain not in _STANDARD or node.op not in ALLOWED:
             domain = "" if node.domain in _STANDARD else f" of domain {node.domain[:80]!r}"
             expected = "operators whose sizes are known before they run"
-            raise _refused(self._path, expected, f"the operator {node.op[:80]}{domain}")
+            raise _invalid(self._path, expected, f"the operator {node.op[:80]}{domain}")
         outputs = known_outputs(node.op, inputs, attributes, len(node.outputs))
         for output in outputs:
             self._check(node, output)
@@ -180,26 +180,26 @@ class Sizes:
         if buffer is None or buffer > MAX_ACTIVATION:
             got = "an unknown number" if buffer is None else f"{buffer:,}"
             expected = f"at most {MAX_ACTIVATION:,} elements in between"
-            raise _refused(self._path, expected, f"{got} in {node.op[:80]}")
+            raise _invalid(self._path, expected, f"{got} in {node.op[:80]}")
         return outputs
 
     def _check(self, node: Node, output: Known) -> None:
         shape = output.shape
         count = output.most if shape is None else elements(shape)
         if count is None:
-            raise _refused(self._path, "static shapes", f"{node.op[:80]} of a size that is not known")
+            raise _invalid(self._path, "static shapes", f"{node.op[:80]} of a size that is not known")
         if len(shape or ()) > MAX_RANK:
             got = f"{len(shape or ()):,}, the output of {node.op[:80]}"
-            raise _refused(self._path, f"tensors of at most {MAX_RANK} dimensions", got)
+            raise _invalid(self._path, f"tensors of at most {MAX_RANK} dimensions", got)
         limit = MAX_CONSTANT if output.constant else MAX_ACTIVATION
         self._constants += count if output.constant else 0
         if count > limit or self._constants > MAX_CONSTANTS:
             where = "a shape that is not known" if shape is None else list(shape)[:8]
             got = f"{count:,} in {where}, the output of {node.op[:80]}"
-            raise _refused(self._path, f"tensors of at most {limit:,} elements", got)
+            raise _invalid(self._path, f"tensors of at most {limit:,} elements", got)
 
 
-def _refused(path: str, expected: str, got: object) -> ArtifactError:
+def _invalid(path: str, expected: str, got: object) -> ArtifactError:
     return ArtifactError(
         f"artifact {path}: the graph would take too much time or memory",
         expected=expected,

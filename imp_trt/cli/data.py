@@ -22,7 +22,7 @@ from imp_trt.cli.common import (
     run_command,
     say,
 )
-from imp_trt.cli.outputs import attempt_all, refuse_labeled
+from imp_trt.cli.outputs import attempt_all, reject_labeled
 from imp_trt.errors import DatasetError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _run(options: argparse.Namespace) -> int:
     opened, faults = _opened(layout, options.split or layout.splits)
     first = next(iter(opened.values()))
     if options.samples:
-        refuse_labeled("--samples", options.samples, first, layout.root)
+        reject_labeled("--samples", options.samples, first, layout.root)
     faults += class_faults({split: dataset.classes for split, dataset in opened.items()})
     classes = _chosen(first.classes, options)
     datasets = {
@@ -251,7 +251,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _split_lines(report: SplitOverview) -> list[str]:
-    from imp_trt.train.datasets.unused import named
+    from imp_trt.train.datasets.dropped import named
 
     sizes = named(f"{n} of {width}x{height}" for (height, width), n in report.sizes.most_common())
     lines = [f"{report.name}: {report.images} images, {sum(report.objects.values())} objects; {sizes}"]

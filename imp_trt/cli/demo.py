@@ -21,7 +21,7 @@ from imp_trt.cli.common import (
     say,
     stage_progress,
 )
-from imp_trt.cli.outputs import refuse_input
+from imp_trt.cli.outputs import reject_input
 
 if TYPE_CHECKING:
     from imp_trt.results.result import SegmentationResult
@@ -134,7 +134,7 @@ def _open(options: argparse.Namespace, stack: ExitStack) -> _Clip:
     else:
         source = stack.enter_context(open_source(options.source))
         for name in (_VIDEO, _GRID):
-            refuse_input("-o", options.output / name, source.paths)
+            reject_input("-o", options.output / name, source.paths)
         clip = _Clip(source, source.frames, source.fps)
     if options.max_frames:
         clip = replace(clip, count=min(clip.count or options.max_frames, options.max_frames))

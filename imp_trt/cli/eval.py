@@ -21,7 +21,7 @@ from imp_trt.cli.common import (
     say,
     say_padding,
 )
-from imp_trt.cli.outputs import attempt_all, refuse_labeled
+from imp_trt.cli.outputs import attempt_all, reject_labeled
 from imp_trt.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         say(f"license terms of the data: {dataset.terms}")
     for flag, output in (("--image-grid", options.image_grid), ("--report", options.report)):
         if output:
-            refuse_labeled(flag, output, dataset, _root(options.data))
+            reject_labeled(flag, output, dataset, _root(options.data))
     paths = [p for p in (options.baseline, options.model) if p is not None]
     with ExitStack() as stack:
         models: list[tuple[str, Segmenter]] = []

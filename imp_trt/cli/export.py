@@ -164,7 +164,7 @@ def _export(options: argparse.Namespace) -> int:
         reports = [_build_from_onnx(options)]
     else:
         if options.bisect:
-            _refuse(options, "--bisect", FILE_OPTIONS, ": it writes no file")
+            _reject(options, "--bisect", FILE_OPTIONS, ": it writes no file")
         plans = _plans(options)
         if options.bisect:
             return _bisect(plans, options.json)
@@ -178,7 +178,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _export_foreign(options: argparse.Namespace) -> int:
-    _refuse(options, f"{options.file}, a third-party ONNX file,", FOREIGN_EXCLUDED, "")
+    _reject(options, f"{options.file}, a third-party ONNX file,", FOREIGN_EXCLUDED, "")
     _check_verification(options)
     report = export_foreign(options, _engine(options))
     if options.json:
@@ -275,7 +275,7 @@ def _build_from_onnx(options: argparse.Namespace) -> ExportReport:
     from imp_trt.artifacts.reading import check_regular, read_manifest
     from imp_trt.export.from_onnx import engine_from_onnx
 
-    _refuse(options, f"an engine from {options.file}", CHECKPOINT_OPTIONS)
+    _reject(options, f"an engine from {options.file}", CHECKPOINT_OPTIONS)
     check_regular(options.file, "artifact")
     precision = options.engine or read_manifest(options.file).precision
     chosen = ExportOptions(
@@ -300,7 +300,7 @@ def _adopt(options: argparse.Namespace) -> ExportReport:
             got=str(options.file or "none"),
             fix=f"imp-export --adopt {options.adopt} --onnx FILE.onnx",
         )
-    _refuse(
+    _reject(
         options, f"--adopt {options.adopt}", {**CHECKPOINT_OPTIONS, **BUILD_OPTIONS, "engine": "--engine"}
     )
     chosen = ExportOptions(target=options.target, verify=not options.no_verify, engine=_engine(options))
@@ -319,12 +319,12 @@ def _check_verification(options: argparse.Namespace) -> None:
         return  # which obeys the gate on these frames, and checks that they are compared
     if options.bisect:
         names = {"gate": "--gate", "no_verify": "--no-verify"}
-        _refuse(options, "--bisect", names, ": it compares the values of nodes, without a gate")
+        _reject(options, "--bisect", names, ": it compares the values of nodes, without a gate")
     elif options.no_verify:
-        _refuse(options, "--no-verify", {"gate": "--gate", "frames": "--frames"}, ": nothing is compared")
+        _reject(options, "--no-verify", {"gate": "--gate", "frames": "--frames"}, ": nothing is compared")
 
 
-def _refuse(
+def _reject(
     options: argparse.Namespace,
     what: str,
     names: Mapping[str, str],

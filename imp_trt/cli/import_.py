@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from imp_trt.cli.common import command_parser, print_json, print_line, run_command, say
-from imp_trt.cli.outputs import refuse_input
+from imp_trt.cli.outputs import reject_input
 from imp_trt.errors import UsageError
 
 EXAMPLES = """examples:
@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     if options.output.suffix.lower() != ".safetensors":
         raise UsageError("-o", expected="a file that ends in .safetensors", got=str(options.output))
-    refuse_input("-o", options.output, [options.checkpoint])
+    reject_input("-o", options.output, [options.checkpoint])
     from imp_trt.models.checkpoint import save_checkpoint
     from imp_trt.models.importing import import_checkpoint
     from imp_trt.models.importing.classes import read_class_names

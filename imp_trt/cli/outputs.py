@@ -113,7 +113,7 @@ def is_stdout(place: str) -> bool:
     return os.path.samestat(one, other) and not os.path.samestat(one, os.stat(os.devnull))
 
 
-def refuse_overwriting(
+def reject_overwriting(
     artifact: str, sources: Sequence[Source], names: Sequence[str], found: dict[str, str]
 ) -> None:
     """Check that no output overwrites an input frame, the model, or another output.
@@ -153,13 +153,13 @@ def refuse_overwriting(
             )
 
 
-def refuse_input(flag: str, output: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+def reject_input(flag: str, output: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
     """UsageError if an output is one of the files that the command reads."""
     if resolved(output) in {resolved(path) for path in inputs}:
         raise UsageError(flag, expected="a new file", got=f"{output}, which is an input")
 
 
-def refuse_labeled(flag: str, output: Path, dataset: Dataset, root: Path | None = None) -> None:
+def reject_labeled(flag: str, output: Path, dataset: Dataset, root: Path | None = None) -> None:
     """UsageError if an existing file may be an image or label of a dataset.
 
     Args:

@@ -24,7 +24,7 @@ from imp_trt.cli.common import (
     seconds,
 )
 from imp_trt.cli.interrupts import EXIT_INTERRUPTED
-from imp_trt.cli.outputs import is_stdout, min_score, places, refuse_overwriting, sink_makers
+from imp_trt.cli.outputs import is_stdout, min_score, places, reject_overwriting, sink_makers
 from imp_trt.cli.segment_report import COUNTED, print_report
 from imp_trt.cli.temporal_options import add_temporal, temporal_of
 from imp_trt.errors import UsageError
@@ -234,7 +234,7 @@ def _run(args: argparse.Namespace) -> int:
         stdout_taken = is_stdout(outputs.get("json", ""))
         if stdout_taken and args.json:
             raise UsageError("--json and --save-json on stdout", expected="only one of them")
-        refuse_overwriting(args.artifact, sources, short_names(sources), outputs)
+        reject_overwriting(args.artifact, sources, short_names(sources), outputs)
         segmenter = stack.enter_context(Segmenter(args.artifact, args.backend, args.threads, args.device))
         if temporal is not None:
             segmenter.open_canvas()  # before an output is opened

@@ -167,7 +167,7 @@ def _checkpoint(options: argparse.Namespace) -> Checkpoint | None:
 
 def _validation(options: argparse.Namespace, dataset: Dataset) -> Validation | None:
     from imp_trt.train.datasets import open_dataset
-    from imp_trt.train.datasets.unused import named
+    from imp_trt.train.datasets.dropped import named
     from imp_trt.train.validation import Validation, check_validation
 
     if options.val is None:

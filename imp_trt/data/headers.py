@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-_EXIF_ORIENTATION = 0x112
-_MAX_TAGS = 4096
+from imp_trt.data import tiff
 
 # JPEG: markers without a length, and those of a frame header (not DHT, JPG and DAC).
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
-# TIFF: field types, and tags.
-_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
-_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _CHANNELS, _EXTRA, _FORMAT = 256, 257, 258, 262, 277, 338, 339
+# TIFF: values of tags.
 _LAB = (8, 9, 10)
 _ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 1, 2
 _FORMATS = {2: "signed integers", 3: "floating point", 5: "complex integers", 6: "complex numbers"}
@@ -153,22 +149,22 @@ def _pnm(data: bytes) -> ImageHeader:
 
 
 def _tiff(data: bytes) -> ImageHeader:
-    tags, more = _first_directory(data)
+    tags, more = tiff.first_directory(data)
 
     def value(tag: int, default: int) -> int:
-        return tags.get(tag, default)
+        return tags[tag].first(data) if tag in tags else default
 
-    sample_format, photometric = value(_FORMAT, 1), value(_PHOTOMETRIC, 2)
-    bits, extra = value(_BITS, 1), value(_EXTRA, 0)
+    sample_format, photometric = value(tiff.SAMPLE_FORMAT, 1), value(tiff.PHOTOMETRIC, 2)
+    bits, extra = value(tiff.BITS, 1), value(tiff.EXTRA_SAMPLES, 0)
     unsupported = _FORMATS.get(sample_format) or ("CIE L*a*b* colors" if photometric in _LAB else None)
     return ImageHeader(
         "TIFF",
-        (value(_HEIGHT, 0), value(_WIDTH, 0)),
+        (value(tiff.HEIGHT, 0), value(tiff.WIDTH, 0)),
         bits,
-        _valid_orientation(value(_EXIF_ORIENTATION, 1)),
+        _valid_orientation(value(tiff.ORIENTATION, 1)),
         several=more,
         # OpenCV multiplies colors of 8 bits that are not multiplied yet.
-        premultiplied=value(_CHANNELS, 1) == 4
+        premultiplied=value(tiff.CHANNELS, 1) == 4
         and (extra == _ASSOCIATED_ALPHA or (extra == _UNASSOCIATED_ALPHA and bits == 8)),
         unsupported=unsupported,
     )
@@ -177,42 +173,11 @@ def _tiff(data: bytes) -> ImageHeader:
 def _orientation(exif: bytes) -> int:
     """Orientation of an EXIF block, which is a TIFF without pixels; 1 if it has none or is damaged."""
     try:
-        tags, _ = _first_directory(exif)
+        field = tiff.first_directory(exif)[0].get(tiff.ORIENTATION)
+        return 1 if field is None else _valid_orientation(field.first(exif))
     except (struct.error, IndexError, ValueError):
         return 1
-    return _valid_orientation(tags.get(_EXIF_ORIENTATION, 1))
 
 
 def _valid_orientation(value: int) -> int:
     return value if 1 <= value <= 8 else 1
-
-
-def _first_directory(data: bytes) -> tuple[dict[int, int], bool]:
-    """First integers of the tags of a TIFF's first directory, and whether another directory follows."""
-    if data[:2] not in (b"II", b"MM"):
-        raise ValueError("not a TIFF")
-    order = "<" if data.startswith(b"II") else ">"
-    big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
-    offset = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, 8 if big else 4)[0]
-    count = struct.unpack_from(f"{order}{'Q' if big else 'H'}", data, offset)[0]
-    if count > _MAX_TAGS:
-        raise ValueError(f"a TIFF directory of {count} tags")
-    start, size = offset + (8 if big else 2), 20 if big else 12
-    entries = (start + size * index for index in range(count))
-    tags: dict[int, int] = {}
-    for tag, value in _integer_tags(data, order, big, entries):
-        if tags.setdefault(tag, value) != value:  # readers differ in which one they take
-            raise ValueError(f"a TIFF directory with two values of tag {tag}")
-    following = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, start + size * count)[0]
-    return tags, following != 0
-
-
-def _integer_tags(data: bytes, order: str, big: bool, entries: Iterator[int]) -> Iterator[tuple[int, int]]:
-    for entry in entries:
-        tag, kind, number = struct.unpack_from(f"{order}HH{'Q' if big else 'I'}", data, entry)
-        if kind not in _INTEGERS or not number:
-            continue
-        at = entry + (12 if big else 8)
-        if number * struct.calcsize(f"={_INTEGERS[kind]}") > (8 if big else 4):  # elsewhere
-            at = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, at)[0]
-        yield tag, struct.unpack_from(f"{order}{_INTEGERS[kind]}", data, at)[0]

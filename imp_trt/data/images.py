@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data import tiff
 from imp_trt.data.headers import ImageHeader, parse_header
 from imp_trt.data.native_calls import native_call
 from imp_trt.errors import OutputError, SourceError
@@ -165,13 +166,21 @@ def checked_header(data: bytes, what: str) -> ImageHeader:
     return header
 
 
-@native_call()
 def decode_pixels(data: bytes, flags: int, what: str) -> NDArray[np.generic]:
     """Decode an image whose header was checked, with flags of cv2.imdecode.
 
     Raises:
-        SourceError: OpenCV cannot decode it.
+        SourceError: OpenCV cannot decode it, or it is a TIFF of damaged data.
     """
+    image = _decode(data, flags, what)
+    damage = tiff.damage(data, image) if data[:2] in (b"II", b"MM") else None
+    if damage is not None:
+        raise SourceError(what, expected="a complete file", got=damage, fix="copy it again")
+    return image
+
+
+@native_call()
+def _decode(data: bytes, flags: int, what: str) -> NDArray[np.generic]:
     try:
         # The orientation is applied here, because versions of OpenCV differ in the formats they apply it to.
         if flags != cv2.IMREAD_UNCHANGED:

@@ -119,7 +119,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         with open_regular(path, MAX_CHECKPOINT_BYTES) as file:
             if reader is None:
                 found = f"suffix {path.suffix!r}"
-                raise _refused(path, "a .safetensors, .pt or .pth file", found, FOREIGN)
+                raise _invalid(path, "a .safetensors, .pt or .pth file", found, FOREIGN)
             return reader(path, file)
     except FileNotFoundError as error:
         raise CheckpointError(
@@ -146,16 +146,16 @@ def _read_safetensors(path: Path, file: BinaryIO) -> Checkpoint:
     start = file.read(8)
     size = int.from_bytes(start, "little")
     if len(start) < 8 or size > min(MAX_HEADER_BYTES, os.fstat(file.fileno()).st_size):
-        raise _refused(path, "a complete safetensors file", f"a header of {size:,} bytes")
+        raise _invalid(path, "a complete safetensors file", f"a header of {size:,} bytes")
     head = start + file.read(size)
     try:
         header = _object(json.loads(head[8:], object_pairs_hook=unique_keys))
         texts = _object(header.pop("__metadata__", None) or {})
     except (ValueError, TypeError, RecursionError) as error:
-        raise _refused(path, "a complete safetensors file", _line(error)) from error
+        raise _invalid(path, "a complete safetensors file", _line(error)) from error
     if texts.get("format") != FORMAT or texts.get("format_version") != FORMAT_VERSION:
         found = (_line(texts.get(name)) for name in ("format", "format_version"))
-        raise _refused(
+        raise _invalid(
             path, f"format {FORMAT} version {FORMAT_VERSION}", "format {} version {}".format(*found), FOREIGN
         )
     try:
@@ -163,7 +163,7 @@ def _read_safetensors(path: Path, file: BinaryIO) -> Checkpoint:
             json.loads(texts[name], object_pairs_hook=unique_keys) for name in ("config", "metadata")
         )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise _refused(path, "JSON config and metadata", _line(error)) from error
+        raise _invalid(path, "JSON config and metadata", _line(error)) from error
     declared = {
         name: (_DTYPES.get(str(entry.get("dtype"))), entry.get("shape"))
         if isinstance(entry, dict)
@@ -176,7 +176,7 @@ def _read_safetensors(path: Path, file: BinaryIO) -> Checkpoint:
     try:
         weights = load(data)
     except (SafetensorError, KeyError, ValueError) as error:
-        raise _refused(path, "a complete safetensors file", _line(error)) from error
+        raise _invalid(path, "a complete safetensors file", _line(error)) from error
     return _checkpoint(path, data, config, metadata, weights)
 
 
@@ -193,10 +193,10 @@ def _read_pt(path: Path, file: BinaryIO) -> Checkpoint:
             fix="save it as safetensors",
         ) from error
     if not isinstance(content, dict) or not {"config", "metadata", "weights"} <= set(content):
-        raise _refused(path, "a dictionary with config, metadata and weights", _keys(content), FOREIGN)
+        raise _invalid(path, "a dictionary with config, metadata and weights", _keys(content), FOREIGN)
     weights = content["weights"]
     if not isinstance(weights, Mapping):
-        raise _refused(path, "weights as a dictionary of tensors", type(weights).__name__)
+        raise _invalid(path, "weights as a dictionary of tensors", type(weights).__name__)
     declared = {
         name: (value.dtype, list(value.shape)) if isinstance(value, Tensor) else (None, type(value).__name__)
         for name, value in weights.items()
@@ -221,9 +221,9 @@ def check_archive(path: Path, data: bytes) -> None:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
-        raise _refused(path, "a complete .pt file", _line(error)) from error
+        raise _invalid(path, "a complete .pt file", _line(error)) from error
     if unpacked > len(data) + _MAX_UNPACKED_MORE:
-        raise _refused(path, f"at most {len(data):,} bytes unpacked", f"{unpacked:,} bytes")
+        raise _invalid(path, f"at most {len(data):,} bytes unpacked", f"{unpacked:,} bytes")
 
 
 _Declared = Mapping[Any, tuple["torch.dtype | None", object]]
@@ -237,11 +237,11 @@ def _check_config(path: Path, data: object, declared: _Declared) -> ModelConfig:
         with torch.device("meta"):  # sizes only
             expected = ImpNetwork(config).state_dict()
     except (InvalidInput, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        raise _refused(path, "a model config of this version", _line(error)) from error
+        raise _invalid(path, "a model config of this version", _line(error)) from error
     missing = sorted(set(expected) - set(declared))
     extra = sorted(str(name)[:80] for name in set(declared) - set(expected))
     if missing or extra:
-        raise _refused(
+        raise _invalid(
             path,
             f"the {len(expected)} tensors of its config",
             f"{len(missing)} missing {missing[:3]}, {len(extra)} unknown {extra[:3]}",
@@ -251,32 +251,32 @@ def _check_config(path: Path, data: object, declared: _Declared) -> ModelConfig:
         if dtype is None or dtype not in (_FLOATS if floating else _INTEGERS):
             kinds = "floating-point numbers" if floating else "integers"
             got = "another type" if dtype is None else str(dtype)
-            raise _refused(path, kinds, got, tensor=name)
+            raise _invalid(path, kinds, got, tensor=name)
         if shape != list(expected[name].shape):
-            raise _refused(path, list(expected[name].shape), _line(shape), tensor=name)
+            raise _invalid(path, list(expected[name].shape), _line(shape), tensor=name)
     return config
 
 
 def _checkpoint(path: Path, data: bytes, config: ModelConfig, metadata: object, weights: Any) -> Checkpoint:
     if not isinstance(metadata, dict):
-        raise _refused(path, "metadata as a dictionary", type(metadata).__name__)
+        raise _invalid(path, "metadata as a dictionary", type(metadata).__name__)
     model = ImpNetwork(config)
     expected = model.state_dict()
     converted = {}
     for name, value in weights.items():
         if value.layout != torch.strided or value.device.type != "cpu":
             kind = value.layout if value.layout != torch.strided else f"one on {value.device.type}"
-            raise _refused(path, "a dense tensor with values", str(kind), tensor=name)
+            raise _invalid(path, "a dense tensor with values", str(kind), tensor=name)
         # Checked after the conversion: 1e300 is finite as float64 only.
         converted[name] = value.to(expected[name].dtype)
         if value.is_floating_point() and not torch.isfinite(converted[name]).all():
-            raise _refused(path, f"finite values in {expected[name].dtype}", "NaN or infinity", tensor=name)
+            raise _invalid(path, f"finite values in {expected[name].dtype}", "NaN or infinity", tensor=name)
     model.load_state_dict(converted)
     model.eval()
     return Checkpoint(model, metadata, hashlib.sha256(data).hexdigest())
 
 
-def _refused(
+def _invalid(
     path: Path, expected: object, got: object, fix: str = _REPLACE_FILE, tensor: object = None
 ) -> CheckpointError:
     what = f"checkpoint {path}" if tensor is None else f"checkpoint {path}, tensor {tensor}"

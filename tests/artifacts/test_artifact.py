@@ -47,7 +47,7 @@ def test_overwriting_replaces_both(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 1, 16, 64, len(PAYLOAD) // 4, len(PAYLOAD) // 2, len(PAYLOAD) - 1])
-def test_truncated_payload_is_refused(tmp_path: Path, kept: int) -> None:
+def test_truncated_payload_is_rejected(tmp_path: Path, kept: int) -> None:
     path = write(tmp_path)
     path.write_bytes(PAYLOAD[:kept])
     with pytest.raises(ArtifactError, match="sha256") as caught:
@@ -55,7 +55,7 @@ def test_truncated_payload_is_refused(tmp_path: Path, kept: int) -> None:
     assert f"{kept} bytes" in str(caught.value)
 
 
-def test_every_flipped_bit_is_refused(tmp_path: Path) -> None:
+def test_every_flipped_bit_is_rejected(tmp_path: Path) -> None:
     path = write(tmp_path)
     generator = np.random.default_rng(0)
     for position, bit in zip(
@@ -99,11 +99,11 @@ def test_impossible_names(name: str) -> None:
 def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path)
 
-    def refuse(*args: object, **kwargs: object) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(
-        "imp_trt.artifacts.reading.open_regular", refuse
+        "imp_trt.artifacts.reading.open_regular", fail
     )  # permissions do not bind the superuser
     with pytest.raises(ArtifactError, match="Permission denied"):
         read_artifact(path)

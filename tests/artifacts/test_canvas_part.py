@@ -71,7 +71,7 @@ def test_golden_frames_that_another_artifact_shares_stay(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
-def test_a_damaged_part_is_refused_and_the_whole_still_runs(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_part_is_rejected_and_the_whole_still_runs(tmp_path: Path, damage: str) -> None:
     path = write(tmp_path)
     place = canvas_path(path)
     if damage == "missing":
@@ -102,7 +102,7 @@ def test_a_damaged_part_is_refused_and_the_whole_still_runs(tmp_path: Path, dama
         ("other", 1),
     ],
 )
-def test_malformed_parts_are_refused(tmp_path: Path, field: str, value: object) -> None:
+def test_malformed_parts_are_rejected(tmp_path: Path, field: str, value: object) -> None:
     path = write(tmp_path)
     data = json.loads(manifest_path(path).read_text())
     data["canvas_part"][field] = value
@@ -111,7 +111,7 @@ def test_malformed_parts_are_refused(tmp_path: Path, field: str, value: object) 
         read_manifest(path)
 
 
-def test_an_entry_without_its_bytes_and_bytes_without_their_entry_are_refused(tmp_path: Path) -> None:
+def test_an_entry_without_its_bytes_and_bytes_without_their_entry_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="canvas part"):
         write_artifact(tmp_path / "a.onnx", b"x", tiny.manifest(), canvas=b"y")
     with pytest.raises(InvalidInput, match="canvas part"):

@@ -144,13 +144,13 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_other_arrays_are_refused(change: Callable[[dict[str, np.ndarray]], None]) -> None:
+def test_other_arrays_are_rejected(change: Callable[[dict[str, np.ndarray]], None]) -> None:
     with pytest.raises(ArtifactError, match="golden frames: expected"):
         unpack_golden(changed(change), MANIFEST)
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"no zip file at all", pack_golden(golden())[:-40]])
-def test_other_files_are_refused(data: bytes) -> None:
+def test_other_files_are_rejected(data: bytes) -> None:
     with pytest.raises(ArtifactError, match="golden frames"):
         unpack_golden(data, MANIFEST)
 
@@ -188,7 +188,7 @@ def test_a_bomb_is_not_unpacked(shape: str, content: bytes, monkeypatch: pytest.
     assert max(read) < 1 << 17
 
 
-def test_a_manifest_that_asks_for_much_is_refused_first() -> None:
+def test_a_manifest_that_asks_for_much_is_rejected_first() -> None:
     large = replace(tiny.manifest(detections=1 << 8, mask_size=1 << 10), outputs=())
     with pytest.raises(ArtifactError, match="at most"):
         unpack_golden(pack_golden(golden()), large)

@@ -250,7 +250,7 @@ JSON = st.recursive(
 
 @settings(deadline=None)
 @given(st.sampled_from(sorted(good())), JSON)
-def test_any_value_in_any_field_parses_or_is_refused(name: str, value: object) -> None:
+def test_any_value_in_any_field_parses_or_is_rejected(name: str, value: object) -> None:
     try:
         manifest = parse(good() | {name: value})
     except ArtifactError:
@@ -260,7 +260,7 @@ def test_any_value_in_any_field_parses_or_is_refused(name: str, value: object) -
 
 @settings(deadline=None)
 @given(st.sampled_from(sorted(good_engine()["engine"])), JSON)
-def test_any_value_in_any_engine_field_parses_or_is_refused(name: str, value: object) -> None:
+def test_any_value_in_any_engine_field_parses_or_is_rejected(name: str, value: object) -> None:
     data = good_engine()
     data["engine"][name] = value
     try:
@@ -282,7 +282,7 @@ def test_outputs_are_derived() -> None:
     assert str(manifest.input.spec) == "frame: uint8[2, 64, 96, 3]"
 
 
-def test_values_that_json_cannot_hold_are_refused() -> None:
+def test_values_that_json_cannot_hold_are_rejected() -> None:
     with pytest.raises(InvalidInput, match="finite"):
         tiny.manifest(benchmark={"ms": float("nan")}).to_json()
     with pytest.raises(InvalidInput, match="strings"):
@@ -380,7 +380,7 @@ def test_no_flipped_bit_passes_unnoticed(
     assert told > 50
 
 
-def test_an_edited_manifest_is_used_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_edited_manifest_is_used_and_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     text = tiny.manifest(sha256="0" * 64).to_json().replace('"sky"', '"Sky"')
     for _ in range(2):
         assert parse_manifest(text.encode(), PATH).classes.names[1] == "Sky"

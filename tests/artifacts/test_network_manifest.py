@@ -107,7 +107,7 @@ def test_missing_fields_are_named(name: str) -> None:
         parse(data)
 
 
-def test_later_versions_are_told_apart() -> None:
+def test_later_versions_are_reported_apart() -> None:
     with pytest.raises(ArtifactError, match=r"expected 1, got 2.*upgrade imp-trt"):
         parse(good(contract_version=2, unknown="field"))
 

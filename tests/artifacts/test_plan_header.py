@@ -76,7 +76,7 @@ def test_a_cut_rtx_header_gives_what_is_left() -> None:
 
 @settings(deadline=None)
 @given(st.sampled_from([b"", b"ftrt", b"vtrt", b"vtrt\0\0\0\0"]), st.binary(max_size=200))
-def test_any_bytes_are_read_or_refused(tag: bytes, rest: bytes) -> None:
+def test_any_bytes_are_read_or_rejected(tag: bytes, rest: bytes) -> None:
     try:
         header = read_plan_header(tag + rest)
     except ArtifactError:

@@ -69,7 +69,7 @@ def test_impossible_choices(name: str, options: dict[str, object], error: str) -
 
 
 @pytest.mark.parametrize("kept", [0, 1, 64, 0.5, 0.99])
-def test_a_graph_cut_short_that_matches_its_manifest_is_refused(tmp_path: Path, kept: float) -> None:
+def test_a_graph_cut_short_that_matches_its_manifest_is_rejected(tmp_path: Path, kept: float) -> None:
     whole = tiny.graph().SerializeToString()
     part = whole[: int(kept if kept > 0.99 or kept == 0 else kept * len(whole))]
     path = write_artifact(tmp_path / "bad.onnx", part, tiny.manifest())
@@ -126,7 +126,7 @@ def _dynamic() -> bytes:
         (tiny.graph(batch=2).SerializeToString(), "inputs of the graph differ"),
     ],
 )
-def test_a_graph_other_than_the_manifest_says_is_refused(
+def test_a_graph_other_than_the_manifest_says_is_rejected(
     tmp_path: Path, payload: bytes, message: str
 ) -> None:
     path = write_artifact(tmp_path / "other.onnx", payload, tiny.manifest())

@@ -36,7 +36,7 @@ def with_nodes(nodes: Sequence[NodeProto], **constants: object) -> ModelProto:
     return model
 
 
-def refused(model: ModelProto, match: str) -> None:
+def rejected(model: ModelProto, match: str) -> None:
     start = time.perf_counter()
     with pytest.raises(ArtifactError, match=match):
         check_bounds(model.SerializeToString(), "x.onnx")
@@ -91,11 +91,11 @@ def refused(model: ModelProto, match: str) -> None:
     ],
 )  # fmt: skip
 def test_small_files_with_large_tensors(nodes: list[NodeProto], constants: dict[str, object]) -> None:
-    refused(with_nodes(nodes, **constants), "elements")
+    rejected(with_nodes(nodes, **constants), "elements")
 
 
 def test_shapes_of_many_dimensions() -> None:
-    refused(with_nodes([NODE("ConstantOfShape", ["n"], ["y"])], n=[1 << 62] * 100), "64 dimensions")
+    rejected(with_nodes([NODE("ConstantOfShape", ["n"], ["y"])], n=[1 << 62] * 100), "64 dimensions")
 
 
 def test_sizes_that_are_not_known() -> None:
@@ -104,11 +104,11 @@ def test_sizes_that_are_not_known() -> None:
         NODE("ReduceMax", ["i"], ["m"]),
         NODE("Expand", ["v", "m"], ["y"]),
     ]
-    refused(with_nodes(nodes, v=[1.0]), "Expand of a size that is not known")
+    rejected(with_nodes(nodes, v=[1.0]), "Expand of a size that is not known")
 
 
 def test_generators_by_attribute() -> None:
-    refused(with_nodes([NODE("RandomNormal", [], ["y"], shape=[1 << 40])]), "RandomNormal")
+    rejected(with_nodes([NODE("RandomNormal", [], ["y"], shape=[1 << 40])]), "RandomNormal")
 
 
 def test_sparse_tensors() -> None:
@@ -118,7 +118,7 @@ def test_sparse_tensors() -> None:
         values, numpy_helper.from_array(np.zeros(1, np.int64)), [1 << 20, 1 << 20]
     )
     model.graph.sparse_initializer.append(sparse)
-    refused(model, "sparse")
+    rejected(model, "sparse")
 
 
 def loop(turns: int) -> NodeProto:
@@ -140,7 +140,7 @@ def loop(turns: int) -> NodeProto:
 
 
 def test_loops() -> None:
-    refused(with_nodes([loop(1 << 62)], turns=1 << 62, v=np.float32(1)), "control flow")
+    rejected(with_nodes([loop(1 << 62)], turns=1 << 62, v=np.float32(1)), "control flow")
 
 
 def test_a_loop_in_a_function() -> None:
@@ -149,7 +149,7 @@ def test_a_loop_in_a_function() -> None:
     )
     body = helper.make_function("d", "F", ["turns", "v"], ["y"], [loop(1)], [helper.make_opsetid("", 18)])
     model.functions.append(body)
-    refused(model, "control flow")
+    rejected(model, "control flow")
 
 
 def functions(depth: int, calls: int, last: str = "Identity") -> ModelProto:
@@ -165,28 +165,28 @@ def functions(depth: int, calls: int, last: str = "Identity") -> ModelProto:
 
 @pytest.mark.parametrize(("depth", "calls"), [(29, 2), (10, 8), (3, 1000)])
 def test_functions_that_call_each_other(depth: int, calls: int) -> None:
-    refused(functions(depth, calls), "nested|nodes")
+    rejected(functions(depth, calls), "nested|nodes")
 
 
 def test_functions_that_call_nothing_else() -> None:
     model = functions(15, 30)
     del model.functions[0].node[:]
-    refused(model, "nodes")
+    rejected(model, "nodes")
 
 
 def test_calls_of_a_node_with_many_inputs() -> None:
     model = functions(1, 1000)
     model.functions[0].node.append(NODE("Concat", ["x"] * 100_000, ["z"], axis=0))
-    refused(model, "nodes")
+    rejected(model, "nodes")
 
 
 def test_dimensions_whose_product_takes_minutes() -> None:
     model = with_nodes([])
     model.graph.initializer.append(TensorProto(name="v", data_type=1, dims=[1 << 62] * 400_000))
-    refused(model, "64 dimensions")
+    rejected(model, "64 dimensions")
     model = with_nodes([])
     model.graph.input.append(helper.make_tensor_value_info("v", TensorProto.FLOAT, [2] * 65))
-    refused(model, "64 dimensions")
+    rejected(model, "64 dimensions")
 
 
 def test_integers_beyond_those_of_the_shape() -> None:
@@ -196,14 +196,14 @@ def test_integers_beyond_those_of_the_shape() -> None:
     model = with_nodes([NODE("ConstantOfShape", ["v"], ["y"])])
     model.graph.initializer.append(tensor)
     tracemalloc.start()
-    refused(model, "a size that is not known")
+    rejected(model, "a size that is not known")
     model_bytes, (_, peak) = model.ByteSize(), tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2 * model_bytes
 
 
 def test_recursion() -> None:
-    refused(functions(3, 1, last="F3"), "recursion")
+    rejected(functions(3, 1, last="F3"), "recursion")
 
 
 def test_a_size_behind_a_function() -> None:
@@ -216,7 +216,7 @@ def test_a_size_behind_a_function() -> None:
     nodes = [reference, NODE("Mul", ["n", "k"], ["m"]), NODE("ConstantOfShape", ["m"], ["y"])]
     opsets = [helper.make_opsetid("", 18)]
     model.functions.append(helper.make_function("d", "F", ["n"], ["y"], nodes, opsets, ["k"]))
-    refused(model, "elements")
+    rejected(model, "elements")
 
 
 @pytest.mark.parametrize("where", ["initializer", "Constant"])
@@ -230,7 +230,7 @@ def test_tensors_in_other_files(where: str, by: str) -> None:
     model = with_nodes([NODE("Constant", [], ["c"], value=tensor)] if where == "Constant" else [])
     if where == "initializer":
         model.graph.initializer.append(tensor)
-    refused(model, "another file")
+    rejected(model, "another file")
 
 
 @pytest.mark.parametrize("cut", [1, 7, 100])

@@ -16,7 +16,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 from imp_trt.backends.onnx_bounds import Sizes, check_bounds
 from imp_trt.backends.onnx_file import parse
 from imp_trt.errors import ArtifactError
-from tests.backends.test_onnx_bounds import NODE, refused, with_nodes
+from tests.backends.test_onnx_bounds import NODE, rejected, with_nodes
 from tests.support import tiny
 
 BIG = 1 << 28
@@ -89,9 +89,9 @@ def test_files_that_can_be_read_in_two_ways(data: bytes, message: str) -> None:
 
 def test_initializers_and_results_have_names_of_their_own() -> None:
     model = with_nodes([NODE("Relu", ["n"], ["y"]), NODE("Abs", ["n"], ["y"])], n=[1.0])
-    refused(model, "'y' twice")
+    rejected(model, "'y' twice")
     model.graph.initializer.append(model.graph.initializer[-1])
-    refused(model, "two initializers of the same name")
+    rejected(model, "two initializers of the same name")
 
 
 def identity(domain: str, name: str) -> onnx.FunctionProto:
@@ -104,13 +104,13 @@ def identity(domain: str, name: str) -> onnx.FunctionProto:
 def test_a_function_does_not_hide_a_standard_operator(domain: str) -> None:
     model = with_nodes([NODE("Tile", ["v", "n"], ["y"])], n=[BIG], v=[1.0])
     model.functions.append(identity(domain, "Tile"))
-    refused(model, "functions of other domains.*'Tile'")
+    rejected(model, "functions of other domains.*'Tile'")
 
 
 def test_a_function_does_not_hide_another() -> None:
     model = with_nodes([])
     model.functions.extend([identity("d", "F"), identity("d", "F")])
-    refused(model, "each once.*'F'")
+    rejected(model, "each once.*'F'")
 
 
 def test_defaults_of_a_function() -> None:
@@ -121,7 +121,7 @@ def test_defaults_of_a_function() -> None:
     ones = {"x": np.ones((1, 1, 4, 4), F32), "w": np.ones((1, 1, 1, 1), F32)}
     model = with_nodes([helper.make_node("F", ["x", "w"], ["y"], domain="d")], **ones)
     model.functions.append(function)
-    refused(model, "elements")
+    rejected(model, "elements")
 
 
 # ---- large outputs ----
@@ -168,12 +168,12 @@ LONG = np.ones(1 << 16, F32)
     ],
 )  # fmt: skip
 def test_small_files_with_large_outputs(nodes: list[NodeProto], constants: dict[str, object]) -> None:
-    refused(with_nodes(nodes, **constants), "elements|of a size that is not known")
+    rejected(with_nodes(nodes, **constants), "elements|of a size that is not known")
 
 
 def test_a_policy_of_resize_decides_the_size() -> None:
     node = NODE("Resize", ["x", "", "", "n"], ["y"], keep_aspect_ratio_policy="not_smaller")
-    refused(with_nodes([node], x=np.ones((1, 1, 128, 1), F32), n=[1, 1, 1, 2048]), "Resize of a size")
+    rejected(with_nodes([node], x=np.ones((1, 1, 128, 1), F32), n=[1, 1, 1, 2048]), "Resize of a size")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_policy_of_resize_decides_the_size() -> None:
     ],
 )
 def test_operators_that_are_not_listed(nodes: list[NodeProto]) -> None:
-    refused(with_nodes(nodes), f"got the operator {nodes[0].op_type}")
+    rejected(with_nodes(nodes), f"got the operator {nodes[0].op_type}")
 
 
 # ---- the same as in ONNX Runtime ----
@@ -275,4 +275,4 @@ def test_positions_are_bounded() -> None:
         NODE("Reshape", ["g", "flat"], ["y"]),
     ]
     check_bounds(with_nodes(nodes, flat=[-1]).SerializeToString(), "x.onnx")
-    refused(with_nodes([NODE("NonZero", ["frame"], ["i"]), NODE("MatMul", ["i", "i"], ["y"])]), "elements")
+    rejected(with_nodes([NODE("NonZero", ["frame"], ["i"]), NODE("MatMul", ["i", "i"], ["y"])]), "elements")

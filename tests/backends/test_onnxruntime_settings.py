@@ -61,7 +61,7 @@ def test_a_run_leaves_no_file_and_no_connection(tmp_path: Path) -> None:
     assert [p for p in home.rglob("*") if "python" not in p.name.lower()] == []
 
 
-def test_nothing_is_said_where_the_home_folder_cannot_be_written(tmp_path: Path) -> None:
+def test_nothing_is_reported_where_the_home_folder_cannot_be_written(tmp_path: Path) -> None:
     # Telemetry warns there, whatever the session's log level.
     run(tiny.artifact(tmp_path), Path("/proc/no/such/home"), threads=1, TMPDIR=str(tmp_path))
 
@@ -125,7 +125,7 @@ def test_connections_would_be_seen() -> None:
     ("version", "precision", "warned"),
     [("1.29.1", "int8", True), ("1.30.0", "int8", False), ("1.29.1", "fp16", False)],
 )
-def test_int8_on_a_version_that_rounds_wrongly_is_said(
+def test_int8_on_a_version_that_rounds_wrongly_is_reported(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -140,7 +140,7 @@ def in_child(work: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_a_child_refuses_a_file_that_was_replaced(tmp_path: Path) -> None:
+def test_a_child_rejects_a_file_that_was_replaced(tmp_path: Path) -> None:
     path = tiny.artifact(tmp_path)
     with Segmenter(path) as segmenter:
         other = tiny.graph(num_detections=1).SerializeToString()

@@ -68,7 +68,7 @@ def test_no_terms(tmp_path: Path, path: Path, terms: str | None, caplog: pytest.
 @pytest.mark.parametrize(
     "name", ["gpu please", "", "meta", "mps", "xpu:0", "cpu:1", "CUDA", "cuda:", "cuda:-1", "cuda:01", 0]
 )
-def test_other_devices_are_refused(name: str) -> None:
+def test_other_devices_are_rejected(name: str) -> None:
     with pytest.raises(InvalidInput, match="device"):
         choose_device(name)
 

@@ -306,7 +306,7 @@ def test_score_threshold_leaves_instances_out(path: Path) -> None:
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
-def test_an_impossible_score_threshold_is_refused(path: Path, threshold: float) -> None:
+def test_an_impossible_score_threshold_is_rejected(path: Path, threshold: float) -> None:
     with pytest.raises(InvalidInput, match="score_threshold"):
         Segmenter(path, score_threshold=threshold)
 
@@ -330,7 +330,7 @@ def test_a_batch_is_a_sequence(segmenter: Segmenter, kind: str) -> None:
         segmenter.run_batch(frames)  # type: ignore[arg-type]
 
 
-def test_a_path_is_refused_with_the_call_that_reads_it(segmenter: Segmenter) -> None:
+def test_a_path_is_rejected_with_the_call_that_reads_it(segmenter: Segmenter) -> None:
     with pytest.raises(InvalidInput, match=r"run\(cv2\.imread\(path\)\)"):
         segmenter.run("photo.jpg")
     with pytest.raises(InvalidInput, match="run_batch"):

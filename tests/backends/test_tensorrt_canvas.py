@@ -132,7 +132,7 @@ def test_a_part_that_does_not_start(machine: Machine, tmp_path: Path, fails: str
     assert nothing_left(machine)
 
 
-def test_a_part_with_other_tensors_is_refused(machine: Machine, tmp_path: Path) -> None:
+def test_a_part_with_other_tensors_is_rejected(machine: Machine, tmp_path: Path) -> None:
     path = engine_of(tmp_path, machine[0].__name__, tiny_parts.graph(inputs=("frame", "prior")))
     with Segmenter(path) as segmenter, pytest.raises(ArtifactError, match=r"canvas.*prior"):
         segmenter.run_next(tiny.frame(), TemporalState())

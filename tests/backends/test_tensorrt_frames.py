@@ -234,7 +234,7 @@ def test_memory_that_is_not_the_gpus(segmenter: Segmenter) -> None:
         segmenter.run(Interface(tiny.frame()))
 
 
-def test_a_producer_that_refuses(cuda: FakeGpu, segmenter: Segmenter) -> None:
+def test_a_producer_that_rejects(cuda: FakeGpu, segmenter: Segmenter) -> None:
     class NeedsGradient(Dlpack):
         def __dlpack__(self, *, stream: int | None = None) -> Any:
             raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
@@ -243,7 +243,7 @@ def test_a_producer_that_refuses(cuda: FakeGpu, segmenter: Segmenter) -> None:
         segmenter.run(NeedsGradient(on_gpu(cuda, tiny.frame())))
 
 
-def test_what_is_no_frame_on_a_gpu_is_refused_as_ever(segmenter: Segmenter) -> None:
+def test_what_is_no_frame_on_a_gpu_is_rejected_as_ever(segmenter: Segmenter) -> None:
     for other in ([1, 2], object()):
         assert not on_device(other)
         with pytest.raises(InvalidInput, match="NumPy array"):

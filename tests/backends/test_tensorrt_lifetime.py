@@ -43,7 +43,7 @@ from tests.support.segmenters import Machine, cpu_twin, nothing_left, same
         ("execute", DeviceError, "cannot run the network.*an address is missing"),
     ],
 )
-def test_what_tensorrt_refuses_is_a_typed_error_and_leaves_nothing(
+def test_what_tensorrt_rejects_is_a_typed_error_and_leaves_nothing(
     machine: Machine, path: Path, what: str, error: type[ImpTrtError], words: str
 ) -> None:
     machine[0].fails.add(what)
@@ -110,7 +110,7 @@ def test_a_failing_download_can_be_tried_again(machine: Machine, path: Path, fun
         assert same(result, cpu.run(tiny.frame()))
 
 
-def test_an_engine_that_does_not_fit_is_refused_before_tensorrt_sees_it(tmp_path: Path) -> None:
+def test_an_engine_that_does_not_fit_is_rejected_before_tensorrt_sees_it(tmp_path: Path) -> None:
     with fake_gpu() as (trt, _):
         trt.__version__ = "10.9.0.1"
         with pytest.raises(EngineIncompatible, match=r"10\.3\.0\.26.*10\.9\.0\.1.*imp-export"):
@@ -123,7 +123,7 @@ def test_an_engine_that_does_not_fit_is_refused_before_tensorrt_sees_it(tmp_path
     assert caught.value.exit_code == 5
 
 
-def test_an_engine_with_other_tensors_than_its_manifest_is_refused(machine: Machine, tmp_path: Path) -> None:
+def test_an_engine_with_other_tensors_than_its_manifest_is_rejected(machine: Machine, tmp_path: Path) -> None:
     name = machine[0].__name__
     path = engine_file(tmp_path, name, tiny.graph(), manifest=tiny.manifest(2))
     with pytest.raises(ArtifactError, match=r"\[2, 64, 96, 3\].*\[1, 64, 96, 3\]"):

@@ -216,7 +216,7 @@ def test_memory_of_another_gpu_or_context(cuda: FakeGpu, segmenter: Segmenter) -
         segmenter.run(frame)
 
 
-def test_an_order_of_channels_is_refused(cuda: FakeGpu, segmenter: Segmenter) -> None:
+def test_an_order_of_channels_is_rejected(cuda: FakeGpu, segmenter: Segmenter) -> None:
     with pytest.raises(InvalidInput, match=r"color.*Nv12Frame states"):
         segmenter.run(Nv12Frame(Interface(on_gpu(cuda, Y)), Interface(on_gpu(cuda, UV))), "rgb")
 

@@ -55,12 +55,12 @@ def test_another_answer_is_rejected(baseline: MaskRCNNBaseline, monkeypatch: pyt
 
 
 def test_what_the_exporter_says_is_reported(tmp_path: Path) -> None:
-    class Refused(torch.nn.Module):
+    class Failing(torch.nn.Module):
         def forward(self, images: list[torch.Tensor]) -> torch.Tensor:
             raise RuntimeError("not\nthis one")
 
     with pytest.raises(ImpTrtError, match="RuntimeError: not this one"):
-        export_maskrcnn(Refused(), (64, 96), tmp_path / "work" / "baseline.onnx")
+        export_maskrcnn(Failing(), (64, 96), tmp_path / "work" / "baseline.onnx")
     assert list((tmp_path / "work").iterdir()) == []
 
 

@@ -61,7 +61,7 @@ def test_every_option_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_be_built_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_be_built_is_rejected(tmp_path: Path) -> None:
     unknown = ModelProto()
     unknown.CopyFrom(convolution("fp16"))
     unknown.graph.node[0].op_type = "Unknown"

@@ -136,7 +136,7 @@ def test_usage_errors(argv: list[str], said: str, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("argv", [["--duration", "0s"], ["--frames", "0"], ["--compare", "tensorflow"]])
-def test_what_argparse_refuses(argv: list[str]) -> None:
+def test_what_argparse_rejects(argv: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([*SHORT, *argv])
     assert caught.value.code == 2

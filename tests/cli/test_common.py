@@ -212,7 +212,7 @@ def test_parser_has_the_common_options(capsys: pytest.CaptureFixture[str]) -> No
     assert "exit codes" in capsys.readouterr().out
 
 
-def test_json_refuses_what_is_not_json() -> None:
+def test_json_rejects_what_is_not_json() -> None:
     with pytest.raises(ValueError, match="JSON"):
         print_json({"x": float("nan")})
 

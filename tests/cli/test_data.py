@@ -59,7 +59,7 @@ def _faulty(root: Path) -> None:
         cv2.imwrite(str(root / name), scene(0).photo)
 
 
-def test_what_is_missing_and_dropped_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_and_dropped_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _faulty(tmp_path)
     found = _json(capsys, str(tmp_path), "--split", "all")["splits"]["all"]
     assert found["images_without_labels"] == found["images_without_objects"] == ["b.png"]

@@ -341,8 +341,8 @@ def test_the_report_gives_way_to_json_lines_on_stdout(place: str) -> None:
     else:
         target = os.open("both.txt", os.O_RDWR | os.O_CREAT)
     try:
-        refused = _run([*command, "--json"], target)
-        assert (refused.returncode, "--json" in refused.stderr) == (2, True)
+        rejected = _run([*command, "--json"], target)
+        assert (rejected.returncode, "--json" in rejected.stderr) == (2, True)
         done = _run(command, target)
         assert done.returncode == 0, done.stderr
         assert "frames     5 in" in done.stderr

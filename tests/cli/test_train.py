@@ -248,7 +248,7 @@ def test_settings_come_after_the_other_options():
         (["--init", "scratch"], "initial=imagenet"),
     ],
 )
-def test_two_options_for_one_field_are_refused(option, setting):
+def test_two_options_for_one_field_are_rejected(option, setting):
     with pytest.raises(UsageError, match=f"{option[0]} and --set {setting}"):
         recipe_of(*option, "--set", setting)
 
@@ -263,7 +263,7 @@ def test_two_options_for_one_field_are_refused(option, setting):
         (["--system", "panoptic-p2", "--with-baseline"], "--with-baseline with --system panoptic-p2"),
     ],
 )
-def test_options_for_a_part_that_a_system_lacks_are_refused(tiny, tmp_path, capsys, arguments, words):
+def test_options_for_a_part_that_a_system_lacks_are_rejected(tiny, tmp_path, capsys, arguments, words):
     assert command.main([*tiny, *arguments, "-q", "-o", str(tmp_path / "run")]) == UsageError.exit_code
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -314,8 +314,8 @@ def test_the_weights_of_the_backbone_come_from_a_file(tiny, tmp_path, capsys):
         (["--init", "imagenet"], CheckpointError, "none.pth: expected an existing file"),
     ],
 )
-def test_backbone_weights_without_effect_are_refused(tiny, tmp_path, capsys, monkeypatch, more, error, words):
-    monkeypatch.setattr("imp_trt.train.datasets.open_dataset", None)  # refused before it is opened
+def test_backbone_weights_without_effect_are_errors(tiny, tmp_path, capsys, monkeypatch, more, error, words):
+    monkeypatch.setattr("imp_trt.train.datasets.open_dataset", None)  # rejected before it is opened
     arguments = [*tiny, "--backbone", "resnet18", "--backbone-weights", str(tmp_path / "none.pth"), *more]
     assert command.main([*arguments, "-q", "-o", str(tmp_path / "run")]) == error.exit_code
     assert words in capsys.readouterr().err

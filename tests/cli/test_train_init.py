@@ -54,7 +54,7 @@ def test_without_steps_the_result_is_the_checkpoint(base, tmp_path, recipe):
 
 
 @pytest.mark.slow
-def test_what_is_taken_is_said_and_terms_are_kept(base, tmp_path, capsys):
+def test_what_is_taken_is_reported_and_terms_are_kept(base, tmp_path, capsys):
     names = (*SCENES.names[:-1], "unicorn")
     file = saved(
         tmp_path / "mine.safetensors", replace(SCENES, names=names), metadata={"terms": "research only"}
@@ -141,7 +141,7 @@ def test_weights_of_another_program_name_the_import(base, tmp_path, capsys):
     assert "imp-import FILE" in capsys.readouterr().err
 
 
-def test_backbone_weights_beside_a_checkpoint_are_refused(base, tmp_path, capsys):
+def test_backbone_weights_beside_a_checkpoint_are_rejected(base, tmp_path, capsys):
     file = saved(tmp_path / "mine.safetensors")
     assert command.main([*base, str(file), "-q", "--backbone-weights", "b.pth"]) == UsageError.exit_code
     assert "--backbone-weights" in capsys.readouterr().err
@@ -200,7 +200,7 @@ def folder_of(root):
         (["--val", "camvid:nowhere"], "nowhere"),
     ],
 )
-def test_a_validation_that_cannot_be_is_refused(base, tmp_path, capsys, more, words):
+def test_a_validation_that_cannot_be_is_rejected(base, tmp_path, capsys, more, words):
     assert command.main([*base, "scratch", "-q", *more]) == UsageError.exit_code
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

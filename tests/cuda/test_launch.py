@@ -85,7 +85,7 @@ def test_mask_projection_of_many_planes_or_none(fake):
 @pytest.mark.parametrize(
     ("name", "value"), [("sampling", "cubic"), ("dtype", "f64"), ("dtype", "float16"), ("label_bytes", 2)]
 )
-def test_mask_projection_refuses(fake, name, value):
+def test_mask_projection_rejects(fake, name, value):
     with pytest.raises(InvalidInput, match=rf"{name}: expected .* or .*, got {value!r}"):
         project(**{name: value})
 

@@ -103,7 +103,7 @@ def test_headers_are_found_through_headers(tmp_path, real):
         nvrtc.read_program(tmp_path, "op/op.cu")
 
 
-def test_one_name_for_two_files_is_refused(tmp_path):
+def test_one_name_for_two_files_is_rejected(tmp_path):
     for name, text in {
         "op/op.cu": '#include "common/a.h"\n#include "b.h"',
         "common/a.h": '#include "b.h"',

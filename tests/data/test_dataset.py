@@ -51,7 +51,7 @@ def test_sample_knows_its_size() -> None:
         (np.zeros((0, 5, 3), np.uint8), np.zeros((0, 5), np.uint8), np.zeros((0, 5), np.int32), "image"),
     ],
 )
-def test_sample_refuses_other_shapes_and_types(image, semantic, instances, named) -> None:
+def test_sample_rejects_other_shapes_and_types(image, semantic, instances, named) -> None:
     with pytest.raises(DatasetError, match=rf"sample\.{named}: expected"):
         Sample(image, semantic, instances)
 
@@ -79,7 +79,7 @@ def test_cached_dataset_makes_each_sample_once_and_returns_it_unchanged() -> Non
         (np.ones((4, 5), np.uint16), "instance number 0 in crowds"),
     ],
 )
-def test_crowds_of_other_shapes_or_with_instances_are_refused(crowd, named) -> None:
+def test_crowds_of_other_shapes_or_with_instances_are_rejected(crowd, named) -> None:
     plain = _sample(instance=3)
     assert plain.crowd is None
     with pytest.raises(DatasetError, match=named):

@@ -162,7 +162,7 @@ def test_a_white_of_pnm_other_than_255(
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("bits", [10, 12, 14])
-def test_fewer_bits_than_the_file_has_are_told_once(
+def test_fewer_bits_than_the_file_has_are_reported_once(
     tmp_path: Path, reader: _Reader, bits: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Raw values of a camera: right by the file's own rule, and almost black."""
@@ -178,7 +178,7 @@ def test_fewer_bits_than_the_file_has_are_told_once(
     (".webp", lambda path: _several(path, lossless=True)),
     (".png", lambda path: _several(path)),
 ])  # fmt: skip
-def test_further_pages_are_told(
+def test_further_pages_are_reported(
     tmp_path: Path, reader: _Reader, suffix: str, save: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / f"a{suffix}"
@@ -246,7 +246,7 @@ def test_labels_of_the_stored_pixels_are_known_by_their_size(
         ("transparent pixels", lambda path: image_files.tiff(path, _deep(4), extra=1)),
     ],
 )  # fmt: skip
-def test_colors_that_cannot_be_converted_are_refused(
+def test_colors_that_cannot_be_converted_are_rejected(
     tmp_path: Path, reader: _Reader, what: str, save: Callable[[Path], object]
 ) -> None:
     save(tmp_path / "a.tif")
@@ -361,7 +361,7 @@ def test_damaged_headers_raise_typed_errors(tmp_path: Path, suffix: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["palette", "rgb", "16 bits", "4 bits", "gray with alpha", "jpeg", "turned"])
-def test_label_maps_of_other_kinds_are_refused(tmp_path: Path, kind: str) -> None:
+def test_label_maps_of_other_kinds_are_rejected(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "label.png"
     labels = (gray() // 64).astype(np.uint8)
     if kind == "palette":

@@ -68,7 +68,7 @@ def test_small_components_keep_their_class_but_get_no_number() -> None:
     ("semantic", "connectivity"),
     [(np.zeros((3, 3, 1), np.uint8), 8), (np.zeros((3, 3), np.int32), 8), (np.zeros((3, 3), np.uint8), 6)],
 )
-def test_wrong_maps_are_refused(semantic, connectivity) -> None:
+def test_wrong_maps_are_rejected(semantic, connectivity) -> None:
     with pytest.raises(InvalidInput, match="expected"):
         connected_instances(semantic, [1], connectivity=connectivity)
 

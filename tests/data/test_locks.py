@@ -65,10 +65,10 @@ def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path) -> None
 
 
 def test_a_file_system_without_locks_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", fail)
     with pytest.raises(LocksUnsupported, match=r"No locks available.*local disk"), claim(tmp_path / "lock"):
         pytest.fail("claimed")
 
@@ -122,10 +122,10 @@ def test_a_forked_process_does_not_keep_a_closed_file_locked(tmp_path: Path) -> 
 
 
 def test_files_are_written_without_locks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", fail)
     with only_temporary_beside(tmp_path / "a") as one, only_temporary_beside(tmp_path / "a") as other:
         assert one != other
         os.replace(one, tmp_path / "a")

@@ -96,10 +96,10 @@ def test_a_new_file_that_was_swept_before_it_was_locked_is_made_again(
 def test_without_locks_nothing_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leave_behind(tmp_path)
 
-    def refuse(*_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", fail)
     write_atomically(tmp_path / "a", b"a")
     assert len(os.listdir(tmp_path)) == 2
 
@@ -111,10 +111,10 @@ def test_data_is_written_with_and_without_files_that_have_no_name(
     (tmp_path / "plain").write_bytes(b"")
     if supported is not True:
 
-        def refuse(*_: Any, **__: Any) -> None:
+        def fail(*_: Any, **__: Any) -> None:
             raise OSError(errno.ENOENT, "No such file or directory")
 
-        monkeypatch.setattr(os, "link", refuse)
+        monkeypatch.setattr(os, "link", fail)
     if supported is False:
         real = os.open
 

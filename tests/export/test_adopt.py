@@ -61,13 +61,13 @@ def test_a_canvas_part_is_not_adopted(tmp_path: Path, caplog: pytest.LogCaptureF
     assert f"has no canvas part, although {path} has one" in caplog.text
 
 
-def test_the_file_of_a_third_party_network_is_refused(tmp_path: Path) -> None:
+def test_the_file_of_a_third_party_network_is_rejected(tmp_path: Path) -> None:
     path = foreign.artifact(tmp_path, foreign.plain())
     with fake_gpu(), pytest.raises(UsageError, match=f"third-party network.*imp-export {path}"):
         adopt_engine(saved(tmp_path), path)
 
 
-def test_an_engine_of_another_network_is_refused(tmp_path: Path) -> None:
+def test_an_engine_of_another_network_is_rejected(tmp_path: Path) -> None:
     path = onnx_artifact(tmp_path)
     before = sorted(tmp_path.iterdir())
     other = saved(tmp_path, plan(tiny.graph(2)))
@@ -77,14 +77,14 @@ def test_an_engine_of_another_network_is_refused(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_an_engine_with_other_answers_is_refused(tmp_path: Path) -> None:
+def test_an_engine_with_other_answers_is_rejected(tmp_path: Path) -> None:
     path = onnx_artifact(tmp_path, frames=wrong_golden())
     with fake_gpu(), pytest.raises(VerificationError, match=r"50\.0000%"):
         adopt_engine(saved(tmp_path), path)
     assert not (tmp_path / "saved.engine").exists()
 
 
-def test_an_engine_that_does_not_load_is_refused(tmp_path: Path) -> None:
+def test_an_engine_that_does_not_load_is_rejected(tmp_path: Path) -> None:
     path = onnx_artifact(tmp_path)
     with fake_gpu() as (trt, _):
         trt.fails.add("deserialize")

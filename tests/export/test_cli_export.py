@@ -148,7 +148,7 @@ def test_instances_that_were_not_compared_are_not_called_equal(weights, tmp_path
     assert "--frames" in captured.err
 
 
-def test_drawn_streets_are_said_to_be_unlike_the_training_set(weights, tmp_path, capsys):
+def test_drawn_streets_are_reported_to_be_unlike_the_training_set(weights, tmp_path, capsys):
     """Before and after the comparison; not for the network of synthetic street scenes."""
     assert main([*ONNX, "--weights", str(weights), "-o", str(tmp_path)]) == 0
     captured = capsys.readouterr()
@@ -231,7 +231,7 @@ def test_of_a_set_none_is_written_if_one_misses_its_gate(weights, tmp_path, caps
         (["a.onnx", "--target", "onnxruntime"], "a.onnx"),
     ],
 )
-def test_mistakes_are_told_before_anything_heavy_is_imported(arguments, text, tmp_path):
+def test_mistakes_are_reported_before_anything_heavy_is_imported(arguments, text, tmp_path):
     code = (
         "import sys; from imp_trt.cli.export import main; code = main(sys.argv[1:]); "
         "heavy = {'torch', 'onnx', 'onnxruntime', 'onnxscript', 'tensorrt', 'tensorrt_rtx'}; "

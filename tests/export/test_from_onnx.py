@@ -107,7 +107,7 @@ def test_unverified_only_on_request(tmp_path: Path, builder: list[bytes]) -> Non
     assert not golden_path(report.path).exists()
 
 
-def test_nothing_to_verify_with_is_said_before_the_build(
+def test_nothing_to_verify_with_is_reported_before_the_build(
     tmp_path: Path, no_gpu: None, monkeypatch: pytest.MonkeyPatch, builder: list[bytes]
 ) -> None:
     monkeypatch.setattr(from_onnx, "find_spec", lambda name: None)
@@ -134,7 +134,7 @@ def test_tensors_in_other_files_are_not_read(tmp_path: Path) -> None:
         engine_from_onnx(onnx_artifact(tmp_path, model), tmp_path / "out")
 
 
-def test_targets_without_engines_are_refused(tmp_path: Path) -> None:
+def test_targets_without_engines_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="an ONNX file, which ONNX Runtime runs as it is"):
         engine_from_onnx(onnx_artifact(tmp_path), ".", ExportOptions(precision="fp16", target="onnxruntime"))
 

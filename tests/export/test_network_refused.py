@@ -132,7 +132,7 @@ def unknown_size() -> ModelProto:
     ],
 )
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_files_that_are_refused(
+def test_files_that_are_rejected(
     tmp_path: Path, make: Callable[[], ModelProto], kind: type[Exception], message: str, precision: str
 ) -> None:
     path = foreign.save(tmp_path, make())
@@ -181,7 +181,7 @@ def test_our_own_file_without_its_manifest(tmp_path: Path) -> None:
         ({"target": "jetson-orin"}, "on the device itself"),
     ],
 )
-def test_options_that_are_refused(tmp_path: Path, options: Any, message: str) -> None:
+def test_options_that_are_rejected(tmp_path: Path, options: Any, message: str) -> None:
     path = foreign.save(tmp_path, foreign.plain())
     with pytest.raises(UsageError, match=message):
         export(path, tmp_path / "out", **options)

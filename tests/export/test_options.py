@@ -16,7 +16,7 @@ from imp_trt.export.options import EngineOptions, ExportOptions, options_of
     ("field", "value"),
     [("precision", "fp64"), ("batch", 0), ("batch", True), ("nms_iterations", 0), ("frame_count", 2.0)],
 )
-def test_values_out_of_range_are_refused(field, value):
+def test_values_out_of_range_are_rejected(field, value):
     with pytest.raises(UsageError, match=field):
         ExportOptions(**{field: value})
 
@@ -64,7 +64,7 @@ def test_the_form_of_version_0_1_warns(given, keywords, expected):
     ("given", "keywords"),
     [([ExportOptions()], {"batch": 2}), ([], {"precison": "fp16"}), ([ExportOptions(), "rtx"], {})],
 )
-def test_other_arguments_are_refused(given, keywords):
+def test_other_arguments_are_rejected(given, keywords):
     with pytest.raises(TypeError, match="ExportOptions"):
         options_of(given, keywords)
 

@@ -115,7 +115,7 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize(("name", "precision", "here", "options", "reason"), IMPOSSIBLE)
-def test_impossible_combinations_are_refused_with_the_reason(name, precision, here, options, reason):
+def test_impossible_combinations_are_rejected_with_the_reason(name, precision, here, options, reason):
     with pytest.raises(UsageError, match=reason):
         check_target(TARGETS[name], precision, EngineOptions(**options), here)
 
@@ -205,7 +205,7 @@ def test_every_profile_is_dated_and_sourced():
         assert target.source
         assert target.note
         assert all(re.fullmatch(r"\d+\.\d", text) for text in target.capabilities)
-        if target.backend == "tensorrt" and not target.refusal:
+        if target.backend == "tensorrt" and not target.unsupported:
             assert target.versions is not None
             assert (10, 3) <= target.versions[0] < target.versions[1] <= (12, 0)
 

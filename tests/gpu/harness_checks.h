@@ -82,7 +82,7 @@ inline IPluginV3* create(IPluginCreatorV3One& creator, const std::vector<Field>&
     return creator.createPlugin("layer", &collection, phase);
 }
 
-inline void refuses(IPluginCreatorV3One& creator, const std::vector<Field>& fields, const std::string& name)
+inline void rejects(IPluginCreatorV3One& creator, const std::vector<Field>& fields, const std::string& name)
 {
     g_log.take();
     const std::unique_ptr<IPluginV3> plugin(create(creator, fields));
@@ -91,7 +91,7 @@ inline void refuses(IPluginCreatorV3One& creator, const std::vector<Field>& fiel
     require(log.find(name) != std::string::npos, "the log does not name the field " + name + ": " + log);
 }
 
-inline void check_refusals(IPluginCreatorV3One& creator, const Case& given)
+inline void check_rejections(IPluginCreatorV3One& creator, const Case& given)
 {
     for (size_t i = 0; i < given.fields.size(); ++i) {
         const std::string& name = given.fields[i].name;
@@ -99,24 +99,24 @@ inline void check_refusals(IPluginCreatorV3One& creator, const Case& given)
         std::vector<Field> changed = given.fields;
         changed.erase(changed.begin() + static_cast<std::ptrdiff_t>(i));
         if (!optional) {
-            refuses(creator, changed, name);
+            rejects(creator, changed, name);
         }
         changed = given.fields;
         changed.push_back(given.fields[i]);
-        refuses(creator, changed, name);
+        rejects(creator, changed, name);
         changed = given.fields;
         changed[i].type = nvinfer1::PluginFieldType::kFLOAT64;
-        refuses(creator, changed, name);
+        rejects(creator, changed, name);
         changed = given.fields;
         changed[i].length = 0;
-        refuses(creator, changed, name);
+        rejects(creator, changed, name);
         if (given.fields[i].type == nvinfer1::PluginFieldType::kINT32 && name != "canonical_level" &&
             !optional) {
             changed = given.fields;
             const bool samples = name == "sampling_ratio"; // there 0 is adaptive
             for (const int32_t bad : {samples ? -1 : 0, samples ? 65 : -1}) {
                 changed[i] = make_field(name, nvinfer1::PluginFieldType::kINT32, bad);
-                refuses(creator, changed, name);
+                rejects(creator, changed, name);
             }
         }
     }

@@ -43,7 +43,7 @@ IPluginCreatorV3One& find_creator(void* library, const std::string& name)
 void drive(void* library, const Case& given, const Options& options)
 {
     IPluginCreatorV3One& creator = find_creator(library, given.op);
-    check_refusals(creator, given);
+    check_rejections(creator, given);
     Plugin plugin(create(creator, given.fields));
     check_types(plugin, given);
     check_shapes(plugin, given);

@@ -69,12 +69,12 @@ def moderate(case: Case) -> Case:
 def only_kernels(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The composed form must not stand in for the kernels on a GPU."""
 
-    def refuse(*args: object) -> None:
+    def fail(*args: object) -> None:
         raise AssertionError("the composed form ran instead of the kernel")
 
     if device == "cuda":
-        monkeypatch.setattr(mask_projection, "_composed", refuse)
-        monkeypatch.setattr(mask_projection, "_composed_backward", refuse)
+        monkeypatch.setattr(mask_projection, "_composed", fail)
+        monkeypatch.setattr(mask_projection, "_composed_backward", fail)
 
 
 @pytest.mark.usefixtures("only_kernels")

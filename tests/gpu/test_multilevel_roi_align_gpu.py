@@ -27,11 +27,11 @@ BOXES = {
 def only_kernels(device, monkeypatch):
     """The composed form must not stand in for the kernel on a GPU."""
 
-    def refuse(*args):
+    def fail(*args):
         raise AssertionError("the composed form ran instead of the kernel")
 
     if device == "cuda":
-        monkeypatch.setattr(multilevel_roi_align, "_composed", refuse)
+        monkeypatch.setattr(multilevel_roi_align, "_composed", fail)
 
 
 @pytest.mark.usefixtures("only_kernels")

@@ -93,10 +93,10 @@ def test_preflight_foresees_whether_the_engine_loads(engine: Path, monkeypatch: 
     monkeypatch.setattr(preflight, "check", lambda *a, **k: None)
     try:
         Segmenter(engine).close()
-        refused = None
+        rejected = None
     except ImpTrtError as error:
-        refused = error
-    assert (foreseen is None) == (refused is None), f"foreseen: {foreseen}; TensorRT-RTX itself: {refused}"
+        rejected = error
+    assert (foreseen is None) == (rejected is None), f"foreseen: {foreseen}; TensorRT-RTX itself: {rejected}"
 
 
 def test_parity_with_pytorch(segmenter: Segmenter, frames: list[NDArray[np.uint8]]) -> None:

@@ -201,12 +201,12 @@ def test_an_object_that_fills_the_image_has_no_boundary():
 
 
 @pytest.mark.parametrize("distances", [(), (5, 5), (10, 5), (-1, 3)])
-def test_distances_that_do_not_ascend_are_refused(distances):
+def test_distances_that_do_not_ascend_are_rejected(distances):
     with pytest.raises(InvalidInput, match="ascending"):
         BoundaryMeasure(CLASSES, distances)
 
 
-def test_an_image_that_does_not_fit_is_refused():
+def test_an_image_that_does_not_fit_is_rejected():
     measure = BoundaryMeasure(CLASSES)
     with pytest.raises(InvalidInput, match="class map"):
         measure.add(labeled(np.zeros((4, 4), np.uint8)), answer(np.zeros((4, 5), np.uint8)))

@@ -91,7 +91,7 @@ def test_scores_come_back_from_json_as_they_were():
         (np.zeros((2, 2), np.uint8), np.full((2, 2), 200, np.uint8)),
     ],
 )
-def test_maps_that_do_not_fit_are_refused(truth, found):
+def test_maps_that_do_not_fit_are_rejected(truth, found):
     matrix = ConfusionMatrix(4)
     with pytest.raises(InvalidInput, match="class map"):
         matrix.add(truth, found)

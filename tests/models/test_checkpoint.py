@@ -123,7 +123,7 @@ def test_malformed_content(tmp_path, network, part, value):
         load_model(tmp_path / "model.pt")
 
 
-def test_three_anchor_sizes_are_refused(tmp_path, network):
+def test_three_anchor_sizes_are_rejected(tmp_path, network):
     config = network.config.to_dict()
     config["detector_config"]["anchor_sizes"] = [16, 32, 64]
     content = {"config": config, "metadata": META, "weights": network.state_dict()}

@@ -27,7 +27,7 @@ from tests.support.networks import small_config
 Content = dict[Any, Any]
 
 
-def refused(path: Path, match: str = "expected") -> None:
+def rejected(path: Path, match: str = "expected") -> None:
     with pytest.raises(CheckpointError, match=match) as caught:
         load_model(path)
     assert len(str(caught.value)) < 700 + len(str(path))
@@ -87,7 +87,7 @@ def laughs(depth: int = 60) -> object:
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 def test_pt_files(tmp_path: Path, network: ImpNetwork, change: Callable[[Content], object]) -> None:
     torch.save(change(content(network)), tmp_path / "x.pt")
-    refused(tmp_path / "x.pt")
+    rejected(tmp_path / "x.pt")
 
 
 def test_a_zip_bomb(tmp_path: Path, network: ImpNetwork) -> None:
@@ -96,7 +96,7 @@ def test_a_zip_bomb(tmp_path: Path, network: ImpNetwork) -> None:
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data/999", bytes(200 << 20))
     (tmp_path / "x.pt").write_bytes(buffer.getvalue())
-    refused(tmp_path / "x.pt", "unpacked")
+    rejected(tmp_path / "x.pt", "unpacked")
 
 
 @pytest.mark.parametrize("suffix", [".PT", ".SafeTensors", ".pth"])
@@ -145,7 +145,7 @@ def test_config_fields_of_other_types(tmp_path: Path, network: ImpNetwork, name:
             continue
         (tmp_path / "x.safetensors").write_bytes(saved)
         rewrite(tmp_path / "x.safetensors", config_change(name, value=value))
-        refused(tmp_path / "x.safetensors")
+        rejected(tmp_path / "x.safetensors")
 
 
 def test_detector_fields_of_other_types() -> None:
@@ -189,7 +189,7 @@ def test_safetensors_headers(
 ) -> None:
     path = save_checkpoint(tmp_path / "x.safetensors", network, {})
     rewrite(path, change)
-    refused(path, match)
+    rejected(path, match)
 
 
 def test_nothing_is_read_before_the_shapes_are_compared(tmp_path: Path, network: ImpNetwork) -> None:
@@ -198,7 +198,7 @@ def test_nothing_is_read_before_the_shapes_are_compared(tmp_path: Path, network:
     with path.open("ab") as file:
         file.truncate(3 << 30)  # sparse
     tracemalloc.start()
-    refused(path)
+    rejected(path)
     assert tracemalloc.get_traced_memory()[1] < 64 << 20
     tracemalloc.stop()
 
@@ -207,7 +207,7 @@ def test_nothing_is_read_before_the_shapes_are_compared(tmp_path: Path, network:
 def test_header_lengths(tmp_path: Path, network: ImpNetwork, size: int) -> None:
     path = save_checkpoint(tmp_path / "x.safetensors", network, {})
     path.write_bytes(struct.pack("<Q", size) + path.read_bytes()[8:])
-    refused(path, "complete safetensors")
+    rejected(path, "complete safetensors")
 
 
 @pytest.fixture

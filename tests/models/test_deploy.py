@@ -135,7 +135,7 @@ def test_too_few_nms_iterations_are_noticed():
 
 
 @pytest.mark.parametrize("field", ["pre_nms_per_level", "proposals", "candidates", "detections"])
-def test_more_boxes_than_tensorrt_can_rank_are_refused(config: ModelConfig, field):
+def test_more_boxes_than_tensorrt_can_rank_are_rejected(config: ModelConfig, field):
     many = replace(config, detector_config=replace(config.detector_config, **{field: 3841}))
     with pytest.raises(ExportError, match=f"{field}.*1 to 3840"):
         DeployModule(ImpNetwork(many))

@@ -96,7 +96,7 @@ def test_a_system_with_group_norm_in_float16():
     assert (exact["semantic"] == low["semantic"]).float().mean() > 0.99
 
 
-def test_a_weight_beyond_the_type_is_refused(network):
+def test_a_weight_beyond_the_type_is_rejected(network):
     wide = detecting_network(small_config())
     with torch.no_grad():
         wide.semantic.classify.weight[0, 0] = 1e5
@@ -105,6 +105,6 @@ def test_a_weight_beyond_the_type_is_refused(network):
     DeployModule(wide, dtype=torch.bfloat16)
 
 
-def test_other_types_are_refused(network):
+def test_other_types_are_rejected(network):
     with pytest.raises(ExportError, match=r"type of the layers.*got torch.float64"):
         DeployModule(network, dtype=torch.float64)

@@ -71,7 +71,7 @@ def test_the_static_detector_has_the_same_anchors_and_boxes(tmp_path):
 
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -1.0)])
-def test_anchor_scales_that_are_none_are_refused(scales):
+def test_anchor_scales_that_are_none_are_rejected(scales):
     with pytest.raises(InvalidInput, match="anchor_scales"):
         replace(COMPACT_DETECTOR, anchor_scales=scales)
 

@@ -136,7 +136,7 @@ def test_the_stages_compute_what_the_published_network_computes(name, norm):
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
-def test_a_state_of_another_network_is_refused(change):
+def test_a_state_of_another_network_is_rejected(change):
     state = published_state(LITE0)
     if change == "missing":
         del state["_blocks.3._bn1.weight"]
@@ -214,7 +214,7 @@ NO_WEIGHTS = {
 
 
 @pytest.mark.parametrize("content", ["code", "damaged", "list", "none", *NO_STATE, *NO_WEIGHTS])
-def test_a_file_that_is_no_state_dict_is_refused_and_not_executed(tmp_path, content):
+def test_a_file_that_is_no_state_dict_is_rejected_and_not_executed(tmp_path, content):
     path = tmp_path / "weights.pth"
     if content == "code":
         path.write_bytes(pickle.dumps(_Bomb()))
@@ -230,7 +230,7 @@ def test_a_file_that_is_no_state_dict_is_refused_and_not_executed(tmp_path, cont
         read_state(path)
 
 
-def test_weights_that_unpack_to_far_more_are_refused(tmp_path):
+def test_weights_that_unpack_to_far_more_are_rejected(tmp_path):
     with zipfile.ZipFile(tmp_path / "weights.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data.pkl", bytes(1 << 24))
     with pytest.raises(CheckpointError, match="unpacked"):

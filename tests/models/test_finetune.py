@@ -153,21 +153,21 @@ def test_a_network_without_imp_gains_the_canvas():
         ({"detector_config": DetectorConfig()}, ["head_channels=256", "head_channels=1024"]),
     ],
 )
-def test_other_sizes_are_refused_with_those_of_the_checkpoint(source, change, words):
+def test_other_sizes_are_rejected_with_those_of_the_checkpoint(source, change, words):
     config = finetune_config(source.config, OTHER, **change)
-    with pytest.raises(CheckpointError) as refused:
+    with pytest.raises(CheckpointError) as rejected:
         plan_transfer(config, source.config)
     for word in words:
-        assert word in str(refused.value)
+        assert word in str(rejected.value)
 
 
-def test_anchors_of_another_number_are_refused(source):
+def test_anchors_of_another_number_are_rejected(source):
     detector = replace(source.config.detector_config, anchor_scales=(1.0, 1.4))
     with pytest.raises(CheckpointError, match=r"anchor_scales=\(1\.0,\)"):
         plan_transfer(replace(source.config, detector_config=detector), source.config)
 
 
-def test_what_changes_the_meaning_of_weights_is_said(source):
+def test_what_changes_the_meaning_of_weights_is_reported(source):
     transfer = started(source, CLASSES, mean=(0.5, 0.5, 0.5))[1]
     assert transfer.lines()[-1] == "other than in the checkpoint: mean=(0.5, 0.5, 0.5)"
 
@@ -188,6 +188,6 @@ def test_a_head_without_convolutions_reads_the_canvas_where_it_classifies(name):
     assert not kernel.any()
 
 
-def test_an_unknown_system_is_refused(source):
+def test_an_unknown_system_is_rejected(source):
     with pytest.raises(InvalidInput, match="system"):
         finetune_config(source.config, CLASSES, "nope")

@@ -123,7 +123,7 @@ def test_the_control_without_imp_differs_in_the_canvas_channels_alone(config):
         ({"semantic_head": "none", "imp": False}, "reads the canvas"),
     ],
 )
-def test_contradictions_in_the_configuration_are_refused(classes, changes, text):
+def test_contradictions_in_the_configuration_are_rejected(classes, changes, text):
     with pytest.raises(InvalidInput, match=text):
         ModelConfig(classes=classes, **{"input_size": (64, 96), **changes})
 
@@ -137,7 +137,7 @@ def test_configuration_survives_json(config):
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(1, 64, 96, 3), torch.zeros(64, 96, 3, dtype=torch.uint8)])
-def test_frames_of_another_type_or_rank_are_refused(network, bad):
+def test_frames_of_another_type_or_rank_are_rejected(network, bad):
     with pytest.raises(InvalidInput, match="uint8"):
         network.forward_frames(bad)
 

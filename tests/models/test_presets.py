@@ -25,7 +25,7 @@ PUBLISHED = sorted((Path(__file__).parents[2] / "samples" / "weights").glob("*.s
 PAPER_BACKBONES = ("resnet50", "resnet101", "resnext101_32x8d")
 
 
-def test_masks_of_an_odd_side_are_refused_where_they_are_asked_for():
+def test_masks_of_an_odd_side_are_rejected_where_they_are_asked_for():
     # The mask head doubles a side of mask_size / 2.
     with pytest.raises(InvalidInput, match="mask_size"):
         DetectorConfig(mask_size=27)

@@ -101,7 +101,7 @@ def test_tensors_on_two_devices() -> None:
         by_torch(scores=torch.zeros(2, 3, device="meta"))
 
 
-def test_the_operator_itself_refuses_an_unknown_rule() -> None:
+def test_the_operator_itself_rejects_an_unknown_rule() -> None:
     tensors = [torch.as_tensor(v) for v in arrays().values()]
     with pytest.raises(InvalidInput, match="sampling"):
         torch.ops.imp_trt.instance_mask_projection(*tensors, 3, 6, 7, 1.0, "cubic")

@@ -199,6 +199,6 @@ def test_inputs_stay_as_they_are():
 
 
 @pytest.mark.parametrize(("size", "ratio"), [(0, 2), (-1, 0), (7, -1), (7, 65), (7, 2**31 - 1)])
-def test_sizes_out_of_range_are_refused(size, ratio):
+def test_sizes_out_of_range_are_rejected(size, ratio):
     with pytest.raises(InvalidInput, match="expected output_size >= 1 and sampling_ratio 0 to 64"):
         pyramid_roi_align(*pyramid(), boxes_of_every_level(), size, ratio)

@@ -65,7 +65,7 @@ def test_a_wrong_root_is_named(tmp_path: Path) -> None:
     assert f"TENSORRT_ROOT={tmp_path} has no NvInferRuntime.h" in _words(done.stderr)
 
 
-def test_tensorrt_8_is_refused(tmp_path: Path) -> None:
+def test_tensorrt_8_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "NvInferRuntime.h").touch()
     (tmp_path / "NvInferVersion.h").write_text(
         "#define NV_TENSORRT_MAJOR 8 //!< .\n#define NV_TENSORRT_MINOR 6 //!< .\n"
@@ -172,7 +172,7 @@ def test_tensorrt_rtx_loads_it_and_builds_the_same_plan_as_with_python(built: Bu
         there, _ = run_rtx(rtx_plugins.fields, None, name, rtx_plugins.FIELDS[name])
         assert here == {key: there[key] for key in here}
         field = next(iter(rtx_plugins.FIELDS[name]))
-        (missing, wrong), log = run_rtx(rtx_plugins.refusals, library, name, [(field, None), (field, 1.0)])
+        (missing, wrong), log = run_rtx(rtx_plugins.rejections, library, name, [(field, None), (field, 1.0)])
         assert not missing["made"]
         assert not wrong["made"]
         assert f"[E] {name}: field {field} is missing" in log  # through TensorRT's own logger

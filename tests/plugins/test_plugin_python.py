@@ -30,7 +30,7 @@ def test_a_name_that_is_already_registered_is_reported() -> None:
     assert ROI in answer
 
 
-def test_a_missing_or_foreign_library_is_refused(tmp_path: Any) -> None:
+def test_a_missing_or_foreign_library_is_rejected(tmp_path: Any) -> None:
     foreign = tmp_path / "libfoo.so"
     foreign.write_bytes(b"\x7fELF")
     other_major = tmp_path / "libimp_trt_plugins.so"
@@ -144,8 +144,8 @@ def test_text_may_end_with_zero() -> None:
         ),
     ],
 )
-def test_bad_fields_are_refused_by_name(name: str, bad: list[tuple[str, Any]]) -> None:
-    results, _ = run_rtx(rtx_plugins.refusals, None, name, bad)
+def test_bad_fields_are_rejected_by_name(name: str, bad: list[tuple[str, Any]]) -> None:
+    results, _ = run_rtx(rtx_plugins.rejections, None, name, bad)
     for (field, value), result in zip(bad, results, strict=True):
         assert not result["made"], (field, value)
         assert field in result["log"], (field, value, result["log"])

@@ -23,7 +23,7 @@ class FakeTensor:
         return self
 
 
-REFUSED = [
+REJECTED = [
     (None, "cv2.imread returns None"),
     ("photo.jpg", "cv2.imread"),
     (Path("photo.jpg"), "cv2.imread"),
@@ -55,7 +55,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("frame", "fix"), REFUSED)
+@pytest.mark.parametrize(("frame", "fix"), REJECTED)
 def test_other_objects_are_rejected_with_a_fix(frame: object, fix: str | None) -> None:
     with pytest.raises(InvalidInput, match=fix) as caught:
         check_frame(frame)
@@ -64,7 +64,7 @@ def test_other_objects_are_rejected_with_a_fix(frame: object, fix: str | None) -
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP"])
-def test_a_pil_image_that_cannot_be_decoded_is_refused(kind: str) -> None:
+def test_a_pil_image_that_cannot_be_decoded_is_rejected(kind: str) -> None:
     whole = io.BytesIO()
     Image.fromarray(tiny.frame()).save(whole, kind)
     cut = Image.open(io.BytesIO(whole.getvalue()[: len(whole.getvalue()) // 2])) if kind != "WEBP" else None
@@ -122,7 +122,7 @@ def test_pil_is_rgb_and_arrays_are_bgr_by_default() -> None:
         check_frame(FRAME, "hsv")
 
 
-def test_an_orientation_that_is_not_applied_is_said_once(
+def test_an_orientation_that_is_not_applied_is_reported_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The same file is turned by imp-segment and by read_image."""
@@ -169,7 +169,7 @@ def test_tensors_on_the_cpu_are_read_in_place() -> None:
     ("dtype", "fix"),
     [("float32", r"\* 255"), ("bfloat16", "torch.uint8"), ("int64", "clip"), ("bool", "255")],
 )
-def test_tensors_of_other_types_are_refused(dtype: str, fix: str) -> None:
+def test_tensors_of_other_types_are_rejected(dtype: str, fix: str) -> None:
     torch = pytest.importorskip("torch", reason="needs PyTorch")
     with pytest.raises(InvalidInput, match=fix):
         check_frame(torch.zeros((4, 4, 3), dtype=getattr(torch, dtype)))

@@ -146,7 +146,7 @@ def test_a_box_drawn_on_the_frame_is_found_there_again() -> None:
     np.testing.assert_allclose(transform.invert_boxes(box)[0], [100, 60, 300, 180], atol=4)
 
 
-def test_wrong_sizes_are_refused() -> None:
+def test_wrong_sizes_are_rejected() -> None:
     transform = LetterboxTransform.of((50, 40), InputContract(height=64, width=96))
     with pytest.raises(InvalidInput, match="frame"):
         transform.apply(tiny.frame(40, 50))
@@ -183,7 +183,7 @@ def test_the_padding_is_that_of_the_contract() -> None:
     assert (fitted[:32] == 200).all()
 
 
-def test_another_dtype_is_refused() -> None:
+def test_another_dtype_is_rejected() -> None:
     transform = LetterboxTransform.of((32, 64), InputContract(height=64, width=64))
     with pytest.raises(InvalidInput, match="float32"):
         transform.apply(np.zeros((32, 64, 3), np.float32))  # type: ignore[arg-type]

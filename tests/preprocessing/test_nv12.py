@@ -155,7 +155,7 @@ def test_planes_of_a_decoder_are_read_through_dlpack() -> None:
         (None, UV, "Y plane"),
     ],
 )
-def test_what_is_no_nv12_is_refused(y: Any, uv: Any, words: str) -> None:
+def test_what_is_no_nv12_is_rejected(y: Any, uv: Any, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         check_frame(Nv12Frame(y, uv))
 
@@ -167,12 +167,12 @@ def test_colors_that_are_not_known() -> None:
         Nv12Frame(Y, UV, color_range="tv")  # type: ignore[arg-type]
 
 
-def test_an_order_of_channels_is_refused() -> None:
+def test_an_order_of_channels_is_rejected() -> None:
     with pytest.raises(InvalidInput, match=r"color.*Nv12Frame states"):
         check_frame(Nv12Frame(Y, UV), "bgr")
 
 
-def test_planes_without_their_type_are_told_of_it() -> None:
+def test_planes_without_their_type_are_reported_of_it() -> None:
     with pytest.raises(InvalidInput, match="Nv12Frame"):
         check_frame(packed(Y, UV))
 

@@ -98,7 +98,7 @@ def test_image_ids_of_numpy_are_plain_data(image_id: int) -> None:
 
 
 @pytest.mark.parametrize("number", [None, 1.5, np.float32(1), True, np.True_])
-def test_ids_that_are_no_integers_are_refused(number: Any) -> None:
+def test_ids_that_are_no_integers_are_rejected(number: Any) -> None:
     with pytest.raises(InvalidInput, match="image_id"):
         found(0).to_coco(number)
     with pytest.raises(InvalidInput, match="'car'"):

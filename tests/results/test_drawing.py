@@ -119,7 +119,7 @@ def test_the_legend_has_the_order_of_the_table_and_every_labeled_class() -> None
         assert chips == sorted(chips), "road, sky, car from top to bottom"
 
 
-def test_a_legend_of_unknown_classes_is_refused() -> None:
+def test_a_legend_of_unknown_classes_is_rejected() -> None:
     with pytest.raises(InvalidInput, match="legend"):
         named(legend=(0, 4))
 

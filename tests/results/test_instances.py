@@ -88,7 +88,7 @@ def test_masks_and_indices(
         *("boxes", 1.0, None, [0.5], [[0]], True, np.ma.masked_array([0, 1], [True, False])),
     ],
 )
-def test_other_keys_are_refused(found: Instances, key: object) -> None:
+def test_other_keys_are_rejected(found: Instances, key: object) -> None:
     with pytest.raises(IndexError):
         found[key]  # type: ignore[index]
 

@@ -124,7 +124,7 @@ def test_the_result_fuses_itself_with_the_same_rule_and_stays_as_it_was():
 @pytest.mark.parametrize(
     "wrong", [{"min_score": 1.5}, {"max_covered": -0.1}, {"min_stuff_area": -1}, {"min_score": float("nan")}]
 )
-def test_values_out_of_range_are_refused(wrong):
+def test_values_out_of_range_are_rejected(wrong):
     with pytest.raises(InvalidInput, match=next(iter(wrong))):
         answer(semantic()).panoptic(**wrong)
 

@@ -270,7 +270,7 @@ def test_save(tmp_path: Path) -> None:
         assert arrays["names"].tolist() == list(tiny.CLASSES.names)
 
 
-def test_save_refusals_leave_nothing(tmp_path: Path) -> None:
+def test_save_errors_leave_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for name, frame in (
         ("map.jpg", None),

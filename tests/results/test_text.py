@@ -26,7 +26,7 @@ def opencv_4(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("opencv_4")
-def test_names_become_ascii_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_names_become_ascii_and_that_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="imp_trt"):
         assert text.drawn_names(CLASSES) == PLAIN
         assert text.drawn_names(CLASSES) == PLAIN

@@ -65,7 +65,7 @@ def test_colors_are_those_of_the_header(sample, tmp_path, colorspace, color_rang
     assert np.abs(shown - truth).max() <= 6
 
 
-def test_a_matrix_that_is_not_known_is_refused(sample, artifact, tmp_path, capsys):
+def test_a_matrix_that_is_not_known_is_rejected(sample, artifact, tmp_path, capsys):
     clip = av_clips.write(tmp_path / "wide.mp4", context={"colorspace": 9, "color_range": 1}, frames=2)
     assert sample(PROGRAM).main([str(artifact), str(clip)]) == 2
     assert "color matrix" in capsys.readouterr().err

@@ -272,7 +272,7 @@ def test_two_steps_report_at_the_same_time(runs):
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "many", "nan"])
-def test_minutes_that_are_none_are_refused(tmp_path, value):
+def test_minutes_that_are_none_are_rejected(tmp_path, value):
     command = [sys.executable, str(FOLDER / "on_target.py"), "--minutes", value]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2

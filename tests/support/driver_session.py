@@ -72,7 +72,7 @@ def launch_everything(stream, device):
         mask_projection_cuda._launch_backward(POINTERS, call, stream, device)
 
 
-def refused(work, *arguments):
+def rejected(work, *arguments):
     """The error as the user reads it."""
     try:
         work(*arguments)
@@ -116,11 +116,11 @@ def drive():
     kernel = kernels.load("frame_fit", "imp_semantic_back", device)
     nothing = ((0, 1, 1), (1, 1, 1), stream.handle, [])
     saw["errors"] = [
-        refused(driver.device_info, 7),
-        refused(DeviceBuffer, 1 << 60),
-        refused(kernel.launch, *nothing),
-        refused(Graph.capture, stream.handle, lambda: kernel.launch(*nothing)),
-        refused(Module, image("frame_fit"), ["imp_frame_fit", "imp_frame"]),
+        rejected(driver.device_info, 7),
+        rejected(DeviceBuffer, 1 << 60),
+        rejected(kernel.launch, *nothing),
+        rejected(Graph.capture, stream.handle, lambda: kernel.launch(*nothing)),
+        rejected(Module, image("frame_fit"), ["imp_frame_fit", "imp_frame"]),
     ]
     for thing in (graph, stream, mark, end, memory, pinned, device) * 2:
         thing.close()

@@ -139,6 +139,31 @@ def tiff(
     return path
 
 
+def tiff_tiles(path: Path, image: NDArray[np.uint8], side: int) -> Path:
+    """A TIFF of Deflate tiles [side, side], padded at the right and lower edge; image: [h, w, 3] RGB."""
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((0, -height % side), (0, -width % side), (0, 0)))
+    tiles = [
+        zlib.compress(padded[top : top + side, left : left + side].tobytes())
+        for top in range(0, height, side)
+        for left in range(0, width, side)
+    ]
+    sizes = [len(tile) for tile in tiles]
+    offsets = [8 + sum(sizes[:index]) for index in range(len(sizes))]
+    start = 8 + sum(sizes)
+    tags = {256: [width], 257: [height], 258: [8] * 3, 259: [8], 262: [2], 277: [3], 284: [1]}
+    tags |= {322: [side], 323: [side], 324: offsets, 325: sizes}
+    entries, lists, end = b"", b"", start + 2 + 12 * len(tags) + 4
+    for tag, values in tags.items():
+        content = struct.pack(f"<{len(values)}I", *values)
+        if len(values) > 1:
+            content, lists = struct.pack("<I", end + len(lists)), lists + content
+        entries += struct.pack("<HHI", tag, 4, len(values)) + content
+    directory = struct.pack("<H", len(tags)) + entries + b"\0" * 4 + lists
+    path.write_bytes(b"II*\0" + struct.pack("<I", start) + b"".join(tiles) + directory)
+    return path
+
+
 def bmp(path: Path, bits: int, *, top_down: bool = False) -> Path:
     """A BMP of 16 (5-6-5), 24 or 32 bits."""
     image = rgb().astype(np.uint32)

@@ -112,7 +112,7 @@ def fields(library: str | None, name: str, given: dict[str, Any]) -> dict[str, s
     return result
 
 
-def refusals(library: str | None, name: str, bad: list[tuple[str, Any]]) -> list[dict[str, Any]]:
+def rejections(library: str | None, name: str, bad: list[tuple[str, Any]]) -> list[dict[str, Any]]:
     """Changes one field at a time: a value, None to leave it out, "twice", or (type, values)."""
     _kept.append(trt.Builder(trt.Logger(trt.Logger.ERROR)))  # whose logger the registry hands to plugins
     register([library])

@@ -157,6 +157,6 @@ def test_video_moves_smoothly_and_repeats() -> None:
         lambda: street_video(0, 3, fps=0),
     ],
 )
-def test_wrong_arguments_are_refused_at_once(make) -> None:
+def test_wrong_arguments_are_rejected_at_once(make) -> None:
     with pytest.raises(InvalidInput, match="expected"):
         make()

@@ -145,7 +145,7 @@ def test_doubling_repeats_label_pixels() -> None:
     assert np.array_equal(actual.semantic, np.kron(sample.semantic, np.ones((2, 2), np.uint8)))
 
 
-def test_wrong_arguments_are_refused() -> None:
+def test_wrong_arguments_are_rejected() -> None:
     for crop, scales in (((0, 5), (1, 1)), ((5, 5), (0, 1)), ((5, 5), (2, 1)), ((5, 5), (1, float("inf")))):
         with pytest.raises(InvalidInput, match="expected"):
             random_crop(_sample(), _chance(0), crop, scales)

@@ -173,7 +173,7 @@ def test_the_backbone_has_its_own_rate_and_keeps_its_statistics(tmp_path, monkey
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
-def test_scales_that_are_none_are_refused(value):
+def test_scales_that_are_none_are_rejected(value):
     with pytest.raises(InvalidInput, match="canvas_scale"):
         small_config(canvas_scale=value)
     with pytest.raises(UsageError, match="canvas_scale"):

@@ -155,7 +155,7 @@ def test_each_process_takes_its_part_of_the_same_batch(monkeypatch):
         assert torch.equal(part.semantic, whole.semantic[2 * rank : 2 * rank + 2])
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused(monkeypatch):
+def test_a_batch_that_cannot_be_shared_out_is_rejected(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
     with pytest.raises(UsageError, match="multiple of the 3 processes"):
         distributed.part_of(4)

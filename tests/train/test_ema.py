@@ -59,6 +59,6 @@ def test_without_a_decay_no_average_is_kept(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_a_decay_outside_its_range_is_refused(decay):
+def test_a_decay_outside_its_range_is_rejected(decay):
     with pytest.raises(UsageError, match="ema_decay"):
         replace(RECIPE, ema_decay=decay)

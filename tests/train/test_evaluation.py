@@ -102,19 +102,19 @@ def test_an_evaluation_comes_back_from_json_as_it_was():
         lambda d: d["classes"].pop("things"),
     ],
 )
-def test_a_spoiled_evaluation_is_refused(spoil):
+def test_a_corrupt_evaluation_is_rejected(spoil):
     data = evaluate(perfect, PETS, limit=1).to_dict()
     spoil(data)
     with pytest.raises(InvalidInput):
         Evaluation.from_dict(data)
 
 
-def test_unknown_measures_are_refused():
+def test_unknown_measures_are_rejected():
     with pytest.raises(InvalidInput, match="sharpness"):
         evaluate(perfect, PETS, ("semantic", "sharpness"))
 
 
-def test_a_predictor_of_other_classes_is_refused():
+def test_a_predictor_of_other_classes_is_rejected():
     other = ClassTable(("x", "wall", "dog", "floor"), CLASSES.things, CLASSES.palette)
     with pytest.raises(InvalidInput, match="classes of the predictor"):
         evaluate(lambda frame: replace(perfect(frame), classes=other), PETS)

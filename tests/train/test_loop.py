@@ -195,7 +195,7 @@ def test_a_log_with_half_a_line_is_continued(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[]\n", "{}\n", "1\n", "x\n"])
-def test_another_file_in_place_of_the_log_is_refused(tmp_path, text):
+def test_another_file_in_place_of_the_log_is_rejected(tmp_path, text):
     (tmp_path / "stage_one.jsonl").write_text(text)
     with (
         pytest.raises(OutputError, match="move the file away"),

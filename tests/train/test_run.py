@@ -201,7 +201,7 @@ def test_losses_of_the_recipes_are_what_they_were(tmp_path, monkeypatch, name):
             assert totals[0] == pytest.approx(wanted[0], rel=1e-2)
 
 
-def test_what_is_said_about_the_canvas_matters_to_networks_that_learn_from_it():
+def test_what_is_reported_about_the_canvas_matters_to_networks_that_learn_from_it():
     run = Run(Boxes(), RECIPE, 0, None)
     other = replace(run, recipe=replace(RECIPE, canvas_lr_mult=3.0))
     assert identity(other, CONFIG, 2) != identity(run, CONFIG, 2)
@@ -220,7 +220,7 @@ def test_what_is_said_about_the_canvas_matters_to_networks_that_learn_from_it():
     ],
     ids=["seed", "batch", "length", "initial"],
 )
-def test_a_folder_of_another_run_is_refused(pair, change):
+def test_a_folder_of_another_run_is_rejected(pair, change):
     run = replace(Run(Boxes(), RECIPE, 0, pair[0]), **change)
     with pytest.raises(UsageError, match="another run"):
         train_stage_one(run, CONFIG)
@@ -365,7 +365,7 @@ def test_frozen_norms_need_the_statistics_they_were_frozen_with(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{"names": ("ground", "bar", "box")}, {"things": (1,)}])
-def test_a_network_with_other_classes_than_the_data_is_refused(tmp_path, changes):
+def test_a_network_with_other_classes_than_the_data_is_rejected(tmp_path, changes):
     config = replace(CONFIG, classes=replace(CLASSES, **changes))
     run = Run(Boxes(), RECIPE, 0, tmp_path)
     for train in (train_stage_one, lambda r, c: train_stage_two(r, c, tmp_path / "missing", "imp")):
@@ -426,13 +426,13 @@ def test_other_canvas_sources_train(tmp_path, source):
 
 def test_two_runs_in_one_folder_exclude_each_other(tmp_path):
     run = Run(Boxes(), RECIPE, 0, tmp_path, quiet=True)
-    refused = []
+    rejected = []
 
     def second():
         try:
             train_stage_one(replace(run, seed=1), CONFIG)
         except UsageError as error:
-            refused.append(str(error))
+            rejected.append(str(error))
 
     with exclusive(tmp_path):
         thread = threading.Thread(target=second)
@@ -442,9 +442,9 @@ def test_two_runs_in_one_folder_exclude_each_other(tmp_path):
             pass
         with exclusive(tmp_path / "other"):
             pass
-    assert len(refused) == 1
-    assert f"in use by process {os.getpid()}" in refused[0]
-    assert "choose another folder" in refused[0]
+    assert len(rejected) == 1
+    assert f"in use by process {os.getpid()}" in rejected[0]
+    assert "choose another folder" in rejected[0]
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == [LOCK_NAME]
     with exclusive(tmp_path):  # the lock is released with the block
         pass
@@ -462,10 +462,10 @@ def test_a_lock_of_a_dead_process_is_no_obstacle(tmp_path):
 
 
 def test_without_locks_a_run_goes_on_with_a_warning(tmp_path, monkeypatch, caplog):
-    def refuse(*_):
+    def fail(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", fail)
     monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
     with exclusive(tmp_path):
         pass

@@ -208,7 +208,7 @@ def test_the_best_weights_of_another_run_are_not_replaced(tmp_path, whole):
         (Validation(Held(), 3), "every 3 steps"),
     ],
 )
-def test_a_finished_stage_with_another_validation_is_refused(whole, settings, expected):
+def test_a_finished_stage_with_another_validation_is_rejected(whole, settings, expected):
     with pytest.raises(UsageError, match=f"another validation: expected data .* {expected}.*folder with -o"):
         train_stage_one(run_in(whole, validation=settings), CONFIG)
 
@@ -233,7 +233,7 @@ def test_a_stopped_stage_and_its_best_weights_keep_their_validation(tmp_path, mo
         train_stage_one(run_in(tmp_path, validation=Validation(Held(), 3)), CONFIG)
 
 
-def test_an_older_file_is_reused_and_a_lack_of_best_weights_is_said(tmp_path, whole, caplog, monkeypatch):
+def test_an_older_file_is_reused_and_a_lack_of_best_weights_is_reported(tmp_path, whole, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
     network, metadata = load_model(whole / "stage_one.safetensors")
     del metadata["validation_facts"]
@@ -260,7 +260,7 @@ def test_a_tenth_of_a_stage_is_the_default_interval(tmp_path):
     assert [step for step in range(51) if validator.is_due(step)] == list(range(5, 51, 5))
 
 
-def test_other_classes_are_refused(tmp_path):
+def test_other_classes_are_rejected(tmp_path):
     class Others(Held):
         classes = replace(CLASSES, names=("a", "b", "c"))
 
@@ -269,7 +269,7 @@ def test_other_classes_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"every": 0}, {"patience": 0}])
-def test_settings_out_of_range_are_refused(change):
+def test_settings_out_of_range_are_rejected(change):
     with pytest.raises(UsageError, match="at least 1"):
         Validation(Held(), **change)
 

@@ -344,10 +344,10 @@ def test_a_thread_that_cannot_start_leaves_nothing(
     segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start: Callable[[threading.Thread], None] = threading.Thread.start
-    for refused in ("writing", "drawing", "capture"):
+    for rejected in ("writing", "drawing", "capture"):
 
-        def limited(self: threading.Thread, refused: str = refused) -> None:
-            if refused in self.name:
+        def limited(self: threading.Thread, rejected: str = rejected) -> None:
+            if rejected in self.name:
                 raise RuntimeError("can't start new thread")
             start(self)
 

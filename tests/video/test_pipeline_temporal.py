@@ -71,7 +71,7 @@ def test_frames_with_and_without_the_detector() -> None:
     assert summary.to_dict()["carried"] == 6
 
 
-def test_without_it_nothing_is_said_about_a_canvas() -> None:
+def test_without_it_nothing_is_reported_about_a_canvas() -> None:
     sink = Recorder()
     summary = run_pipeline(segmenter_of(SquareBackend()), clip(3), [sink])
     assert (summary.carried, summary.canvas_age) == (0, None)

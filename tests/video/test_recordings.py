@@ -279,13 +279,13 @@ def test_one_video_that_fails_to_close_does_not_take_the_others_along(
 
     close = VideoWriter.close
 
-    def refuse(self: VideoWriter) -> None:
+    def fail(self: VideoWriter) -> None:
         if "front" in str(self._path):
             self.abort()
             raise OutputError("front is damaged")
         close(self)
 
-    monkeypatch.setattr(VideoWriter, "close", refuse)
+    monkeypatch.setattr(VideoWriter, "close", fail)
     with pytest.raises(OutputError, match="front"):
         run_pipeline(
             segmenter, [Camera(name="front"), Camera(name="rear")], [OverlayVideo(tmp_path / "o.mp4", 25)]

@@ -274,7 +274,7 @@ def test_a_constant_rate_is_no_reason_to_warn(tmp_path: Path, caplog: pytest.Log
 
 
 def test_a_missing_encoder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Refusing:
+    class Failing:
         def isOpened(self) -> bool:
             return False
 
@@ -286,7 +286,7 @@ def test_a_missing_encoder_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
         def __init__(self, *args: object) -> None:
             pass
 
-    monkeypatch.setattr(writer_opencv.cv2, "VideoWriter", Refusing)
+    monkeypatch.setattr(writer_opencv.cv2, "VideoWriter", Failing)
     writer = VideoWriter(tmp_path / "x.mp4", 25, encoder="opencv")
     with pytest.raises(OutputError, match="encoder"):
         writer.write(clips.picture(0))
@@ -306,7 +306,7 @@ def test_a_frame_an_hour(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "fps"), [("x.mp4", 1 / 3600), ("x.mov", 1e-9), ("x.mkv", 5e-324)])
-def test_rates_that_a_container_cannot_hold_are_refused(tmp_path: Path, name: str, fps: float) -> None:
+def test_rates_that_a_container_cannot_hold_are_rejected(tmp_path: Path, name: str, fps: float) -> None:
     with pytest.raises(InvalidInput, match="or more often"):
         VideoWriter(tmp_path / name, fps)
     assert os.listdir(tmp_path) == []

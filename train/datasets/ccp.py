@@ -15,8 +15,8 @@ from pathlib import Path
 from imp_trt.classes import ClassTable, default_palette
 from imp_trt.errors import DatasetError, InvalidInput
 from imp_trt.train.datasets.index_png import LAYOUT, IndexPngSpec
+from imp_trt.train.datasets.label_values import class_names, report_unknown, whole_number
 from imp_trt.train.datasets.reading import need_folder, read_json
-from imp_trt.train.datasets.values import class_names, report_unknown, whole_number
 
 TERMS = (
     "Clothing Co-Parsing (Yang, Luo, Lin, CVPR 2014): photos of identifiable people, research use only, "

@@ -21,6 +21,8 @@ import numpy as np
 from imp_trt.classes import IGNORE_INDEX, ClassTable, default_palette
 from imp_trt.data.dataset import Sample, SampleCache, checked_index
 from imp_trt.errors import DatasetError, InvalidInput
+from imp_trt.train.datasets.dropped import DroppedObjects, report_objects
+from imp_trt.train.datasets.label_values import class_names, path_below, report_repeated, whole_number
 from imp_trt.train.datasets.painting import count_hidden, paint
 from imp_trt.train.datasets.reading import (
     content_digest,
@@ -33,8 +35,6 @@ from imp_trt.train.datasets.reading import (
 )
 from imp_trt.train.datasets.regions import Region, need_pycocotools, parse_region
 from imp_trt.train.datasets.splits import synonyms
-from imp_trt.train.datasets.unused import UnusedObjects, report_objects
-from imp_trt.train.datasets.values import class_names, path_below, report_repeated, whole_number
 
 _log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class CocoDataset:
         try:
             categories = _without_root(data, str(annotations))
             self.classes, class_of = _classes(categories, background, str(annotations))
-            images_of_file, self.unused = _images(data, class_of, str(annotations))
+            images_of_file, self.dropped = _images(data, class_of, str(annotations))
             self.terms = terms or _licenses(data)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, InvalidInput) as error:
             raise DatasetError(str(annotations), expected=_CONTENT, got=repr(error)[:300]) from error
@@ -157,7 +157,7 @@ class CocoDataset:
             raise DatasetError(f"dataset {name}", expected="at least one image", got=f"none in {annotations}")
         if any(region.polygons for image in self.images for _, _, region in image.objects):
             need_pycocotools()
-        self._report(str(annotations), self.unused)
+        self._report(str(annotations), self.dropped)
         need_files(self.folder, (image.file_name for image in self.images), layout, source)
         self._unlabeled = 0 if background else IGNORE_INDEX
         self.hidden: dict[int, int] = {}
@@ -169,13 +169,13 @@ class CocoDataset:
         photos = (self.folder / name for name in names)
         return content_digest([names, self._unlabeled], [self._annotations], photos)
 
-    def _report(self, where: str, unused: UnusedObjects) -> None:
+    def _report(self, where: str, dropped: DroppedObjects) -> None:
         things = {label: self.classes.names[label] for label in self.classes.things}
         images = [
             (image.file_name, [things[label] for label, _, _ in image.objects if label in things])
             for image in self.images
         ]
-        report_objects(where, images, unused, list(things.values()))
+        report_objects(where, images, dropped, list(things.values()))
         if all(crowd for image in self.images for _, crowd, _ in image.objects):
             _log.warning("%s: all objects are crowds (iscrowd 1), which are not detected one by one", where)
 
@@ -247,18 +247,20 @@ def _without_root(data: CocoJson, where: str) -> list[CategoryJson]:
     return kept
 
 
-def _images(data: CocoJson, class_of: Mapping[int, int], where: str) -> tuple[list[CocoImage], UnusedObjects]:
+def _images(
+    data: CocoJson, class_of: Mapping[int, int], where: str
+) -> tuple[list[CocoImage], DroppedObjects]:
     """Images in the order of their ids, each with its annotations, and the annotations that are not used."""
     sizes = {image["id"]: _size(image) for image in data["images"]}
     if len(sizes) != len(data["images"]):
         raise ValueError("image ids must be unique")
     objects: dict[object, list[tuple[int, bool, Region]]] = defaultdict(list)
-    unused, strange = UnusedObjects(), UnusedObjects()
+    dropped, strange = DroppedObjects(), DroppedObjects()
     seen: set[int] = set()
     for annotation in data["annotations"]:
         size = sizes.get(annotation["image_id"])
         if size is None:  # subsets often keep the annotations of the whole dataset
-            unused.add("of images that the file does not list", annotation)
+            dropped.add("of images that the file does not list", annotation)
             continue
         try:
             number = whole_number(annotation["category_id"], "category_id")
@@ -272,12 +274,12 @@ def _images(data: CocoJson, class_of: Mapping[int, int], where: str) -> tuple[li
             raise ValueError(f"annotation {annotation.get('id')}: {error!r}") from error
         problem = region.problem()
         if problem is not None:
-            unused.add(problem, annotation)
+            dropped.add(problem, annotation)
             continue
         found = (class_of[number], bool(crowd), region)
         listed = objects[annotation["image_id"]]
         if _repeats(found, listed, seen, annotation["image_id"]):
-            unused.add("that repeat another of their image", annotation)
+            dropped.add("that repeat another of their image", annotation)
             continue
         listed.append(found)
         if not region.fits(annotation.get("bbox")):
@@ -292,7 +294,7 @@ def _images(data: CocoJson, class_of: Mapping[int, int], where: str) -> tuple[li
         )
     ordered = sorted(data["images"], key=lambda image: image["id"])
     images = [CocoImage(str(i["file_name"]), sizes[i["id"]], tuple(objects[i["id"]])) for i in ordered]
-    return images, unused
+    return images, dropped
 
 
 def _repeats(

@@ -24,8 +24,8 @@ from imp_trt.classes import ClassTable
 from imp_trt.data.files import resolved, write_atomically
 from imp_trt.errors import DatasetError, InvalidInput, OutputError, UsageError, suggestion
 from imp_trt.train.datasets.coco import BACKGROUNDS
+from imp_trt.train.datasets.label_values import report_unknown, whole_number
 from imp_trt.train.datasets.reading import read_json
-from imp_trt.train.datasets.values import report_unknown, whole_number
 
 FILE = "dataset.json"
 _KEYS = ("classes", "things")

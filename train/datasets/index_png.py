@@ -35,6 +35,14 @@ from imp_trt.data.dataset import Sample, SampleCache, checked_index
 from imp_trt.data.files import open_regular, read_regular
 from imp_trt.data.instance_maps import connected_instances
 from imp_trt.errors import DatasetError, InvalidInput, suggestion
+from imp_trt.train.datasets.dropped import named
+from imp_trt.train.datasets.label_values import (
+    class_names,
+    path_below,
+    report_repeated,
+    report_unknown,
+    whole_number,
+)
 from imp_trt.train.datasets.reading import (
     MAX_JSON_BYTES,
     content_digest,
@@ -45,14 +53,6 @@ from imp_trt.train.datasets.reading import (
     read_json,
     read_label_map,
     read_photo,
-)
-from imp_trt.train.datasets.unused import named
-from imp_trt.train.datasets.values import (
-    class_names,
-    path_below,
-    report_repeated,
-    report_unknown,
-    whole_number,
 )
 
 _log = logging.getLogger(__name__)

@@ -16,14 +16,14 @@ from imp_trt.train.datasets.ccp import ccp_spec
 from imp_trt.train.datasets.cityscapes import CITIES, CityscapesDataset
 from imp_trt.train.datasets.coco import CocoDataset
 from imp_trt.train.datasets.description import FILE, described_classes, described_root, read_description
+from imp_trt.train.datasets.dropped import named
 from imp_trt.train.datasets.index_png import IndexPngDataset, IndexPngSpec, folder_spec, is_list
+from imp_trt.train.datasets.label_map_checks import check_label_maps
 from imp_trt.train.datasets.modanet import ANNOTATIONS, open_modanet
 from imp_trt.train.datasets.names import NAMES
 from imp_trt.train.datasets.reading import need_folder
-from imp_trt.train.datasets.refusals import refusal, refused_file
 from imp_trt.train.datasets.splits import canonical, divided, matching
-from imp_trt.train.datasets.survey import survey
-from imp_trt.train.datasets.unused import named
+from imp_trt.train.datasets.unknown_layouts import not_a_folder, unknown_layout
 from imp_trt.train.datasets.view import DatasetView, FileDataset
 from imp_trt.train.datasets.voc import ColorMaskDataset, mask_lists
 from imp_trt.train.datasets.yolo import YoloDataset, split_names
@@ -127,7 +127,7 @@ class Layout:
     def _seen(self, inner: FileDataset, positions: list[int] | None, split: str) -> FileDataset:
         if positions is None and self.description is None:
             return inner
-        survey(inner)
+        check_label_maps(inner)
         classes, terms, name = None, None, self.root.resolve().name
         if self.description is not None:
             classes = described_classes(self.description, inner.classes, str(self.where))
@@ -167,14 +167,14 @@ def _recognized(where: Path) -> Layout:
         data = read_description(where)
         return _described(described_root(where, data), where, data)
     if where.is_file():
-        raise refused_file(where)
+        raise not_a_folder(where)
     need_folder(where, f"one of {NAMES}", "correct the path, or use 'scenes', which needs no files")
     file = where / FILE
     if file.is_file():
         return _described(where, file, read_description(file))
     found = _detect(where)
     if found is None:
-        raise _refusal(where)
+        raise _unknown_layout(where)
     return found
 
 
@@ -185,7 +185,7 @@ def _described(root: Path, file: Path, data: dict[str, Any]) -> Layout:
         return Layout("index-png", "index PNGs with dataset.json", root, openers)
     found = _detect(root)
     if found is None:
-        raise _refusal(root)
+        raise _unknown_layout(root)
     if found.kind != data["layout"]:
         raise DatasetError(
             str(file), expected=f"layout {found.kind!r}, as the folder has", got=repr(data["layout"])[:80]
@@ -193,8 +193,8 @@ def _described(root: Path, file: Path, data: dict[str, Any]) -> Layout:
     return replace(found, description=data, where=file)
 
 
-def _refusal(root: Path) -> DatasetError:
-    error = refusal(root)
+def _unknown_layout(root: Path) -> DatasetError:
+    error = unknown_layout(root)
     inner = [p for p in sorted(root.iterdir())[:100] if p.is_dir() and _detect(p) is not None]
     if len(inner) != 1:
         return error

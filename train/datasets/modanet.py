@@ -21,8 +21,8 @@ from pathlib import Path
 from imp_trt.data.files import read_regular
 from imp_trt.errors import DatasetError
 from imp_trt.train.datasets.coco import CocoDataset, CocoImage
+from imp_trt.train.datasets.dropped import named
 from imp_trt.train.datasets.reading import MAX_JSON_BYTES, need_folder, read_json
-from imp_trt.train.datasets.unused import named
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from imp_trt.data.images import IMAGE_SUFFIXES
 from imp_trt.data.instance_maps import instance_table
 from imp_trt.errors import DatasetError
 from imp_trt.train.datasets.coco import BACKGROUNDS
-from imp_trt.train.datasets.unused import UnusedObjects, named
+from imp_trt.train.datasets.dropped import DroppedObjects, named
 from imp_trt.train.datasets.view import DatasetView, FileDataset
 
 Fault = tuple[str, str]
@@ -108,9 +108,9 @@ def overview(
     inner = dataset
     while isinstance(inner, DatasetView):
         inner = inner.dataset
-    unused = getattr(inner, "unused", None)
-    if isinstance(unused, UnusedObjects):
-        found.dropped = unused.counts()
+    dropped = getattr(inner, "dropped", None)
+    if isinstance(dropped, DroppedObjects):
+        found.dropped = dropped.counts()
     for index in range(min(len(dataset), limit or len(dataset))):
         name = dataset.image_name(index)
         try:

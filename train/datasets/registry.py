@@ -15,12 +15,12 @@ from imp_trt.train.datasets.cityscapes import CityscapesDataset
 from imp_trt.train.datasets.coco import open_coco
 from imp_trt.train.datasets.description import FILE
 from imp_trt.train.datasets.index_png import LAYOUT, IndexPngDataset, folder_spec
+from imp_trt.train.datasets.label_map_checks import check_label_maps
 from imp_trt.train.datasets.layouts import Layout, coco_layout, index_png_openers, recognize
 from imp_trt.train.datasets.modanet import open_modanet
 from imp_trt.train.datasets.names import NAMES
 from imp_trt.train.datasets.reading import need_folder
 from imp_trt.train.datasets.splits import canonical, matching, synonyms
-from imp_trt.train.datasets.survey import survey
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def open_dataset(name_or_path: str, split: str) -> Dataset:
         DependencyMissing: a required package is not installed.
     """
     dataset = _open(name_or_path, split)
-    survey(dataset)
+    check_label_maps(dataset)
     return dataset
 
 

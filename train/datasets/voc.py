@@ -29,6 +29,8 @@ from imp_trt.data.images import IMAGE_SUFFIXES, warn_once
 from imp_trt.data.instance_maps import connected_instances, renumbered
 from imp_trt.errors import DatasetError, InvalidInput, printable
 from imp_trt.train.datasets.coco import BACKGROUNDS
+from imp_trt.train.datasets.dropped import named
+from imp_trt.train.datasets.label_values import class_names, path_below, report_repeated
 from imp_trt.train.datasets.reading import (
     content_digest,
     need_files,
@@ -36,8 +38,6 @@ from imp_trt.train.datasets.reading import (
     read_color_label,
     read_photo,
 )
-from imp_trt.train.datasets.unused import named
-from imp_trt.train.datasets.values import class_names, path_below, report_repeated
 
 _log = logging.getLogger(__name__)
 

@@ -27,11 +27,11 @@ from imp_trt.data.files import read_regular
 from imp_trt.data.images import IMAGE_SUFFIXES
 from imp_trt.errors import DatasetError, DependencyMissing, InvalidInput
 from imp_trt.train.datasets.coco import BACKGROUND, BACKGROUNDS
+from imp_trt.train.datasets.dropped import DroppedObjects, named, report_objects
+from imp_trt.train.datasets.label_values import class_names, path_below, report_repeated, whole_number
 from imp_trt.train.datasets.painting import count_hidden, paint
 from imp_trt.train.datasets.reading import content_digest, has_content, need_files, read_photo
 from imp_trt.train.datasets.regions import Region, need_pycocotools
-from imp_trt.train.datasets.unused import UnusedObjects, named, report_objects
-from imp_trt.train.datasets.values import class_names, path_below, report_repeated, whole_number
 
 _log = logging.getLogger(__name__)
 
@@ -81,17 +81,17 @@ class YoloDataset:
         need_pycocotools()
         labels = (str(_label_file(path)) for path in self._images)
         report_repeated(str(description), labels, "text files are those of several images")
-        self.unused = UnusedObjects()
+        self.dropped = DroppedObjects()
         self.hidden: dict[int, int] = {}
         for path in _without_image(self._images):
-            self.unused.add("in text files without an image", {"id": path.name})
-        self._objects = [_polygons(_label_file(path), class_of, self.unused) for path in self._images]
+            self.dropped.add("in text files without an image", {"id": path.name})
+        self._objects = [_polygons(_label_file(path), class_of, self.dropped) for path in self._images]
         names = self.classes.names
         listed = [
             (path.name, [names[label] for label, _ in objects if label])
             for path, objects in zip(self._images, self._objects, strict=True)
         ]
-        report_objects(str(description), listed, self.unused, names[1:])
+        report_objects(str(description), listed, self.dropped, names[1:])
 
     def __len__(self) -> int:
         return len(self._images)
@@ -301,7 +301,7 @@ def _classes(data: Mapping[str, object], path: Path) -> tuple[ClassTable, dict[i
         raise DatasetError(str(path), expected=expected, got=str(error)[:300], fix="correct names") from error
 
 
-def _polygons(path: Path, class_of: Mapping[int, int], unused: UnusedObjects) -> list[Polygon]:
+def _polygons(path: Path, class_of: Mapping[int, int], dropped: DroppedObjects) -> list[Polygon]:
     if not path.exists():
         return []
     found: list[Polygon] = []
@@ -326,7 +326,7 @@ def _polygons(path: Path, class_of: Mapping[int, int], unused: UnusedObjects) ->
         if problem is None:
             found.append((label, points))
         else:
-            unused.add(problem, {"id": f"{path.name}:{number}"})
+            dropped.add(problem, {"id": f"{path.name}:{number}"})
     return found
 
 

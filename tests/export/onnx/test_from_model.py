@@ -114,7 +114,7 @@ def test_a_network_without_detector_gives_the_same_bytes_twice():
     assert_same(network.forward_frames(smooth_frames(1)), run(session(first), smooth_frames(1)), 0)
 
 
-def test_a_batch_below_one_is_refused(module):
+def test_a_batch_below_one_is_rejected(module):
     with pytest.raises(InvalidInput, match="batch"):
         onnx_from_module(module, batch=0)
 

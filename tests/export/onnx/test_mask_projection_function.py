@@ -169,14 +169,14 @@ def test_one_body_serves_two_calls() -> None:
         assert_close(got, instance_mask_projection_reference(*case, classes, size, scale, "bilinear"))
 
 
-def test_two_rules_in_one_file_are_refused() -> None:
+def test_two_rules_in_one_file_are_rejected() -> None:
     case = ordinary(6)
     nodes = [call("masks", rule, 3, (5, 5), 1.0, rule) for rule in ("nearest", "rect")]
     with pytest.raises(ExportError, match="one sampling rule, type and mask size per file"):
         function_for_model(graph_model(case, nodes))
 
 
-def test_unknown_rule_and_type_are_refused_and_no_node_needs_no_function() -> None:
+def test_unknown_rule_and_type_are_rejected_and_no_node_needs_no_function() -> None:
     with pytest.raises(ExportError, match="expected bilinear or nearest or rect, got cubic"):
         function_proto("cubic")
     with pytest.raises(ExportError, match="expected FLOAT or FLOAT16 or BFLOAT16, got DOUBLE"):

@@ -87,7 +87,7 @@ def test_a_graph_in_two_parts_is_one_graph() -> None:
     assert [node.name for node in read_structure(data).nodes] == ["one", "two"]
 
 
-def test_what_is_cut_off_or_no_model_is_refused() -> None:
+def test_what_is_cut_off_or_no_model_is_rejected() -> None:
     data = model().SerializeToString()
     graph = data.index(b"mit Umlaut")
     for end in range(graph - 200, graph + 200):  # within the graph, whose length comes first

@@ -18,7 +18,7 @@ from imp_trt.models.backbone import COMPACT_WIDTHS
 from imp_trt.preprocessing.letterbox import LetterboxTransform
 
 
-def test_an_empty_or_missing_folder_is_refused(tmp_path):
+def test_an_empty_or_missing_folder_is_rejected(tmp_path):
     with pytest.raises(SourceError):
         CalibrationFrames(tmp_path)
     with pytest.raises(SourceError):
@@ -135,7 +135,7 @@ def test_an_input_that_is_not_finite_is_named(module, calibration_folder):
 @pytest.mark.parametrize(
     ("copies", "different", "text"), [(3, 1, "1 different ones among 3"), (3, 3, "3 cal")]
 )
-def test_few_or_duplicate_frames_are_told(module, tmp_path, caplog, copies, different, text):
+def test_few_or_duplicate_frames_are_reported(module, tmp_path, caplog, copies, different, text):
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (64, 96, 3), dtype=np.uint8) for _ in range(different)]
     for index in range(copies):

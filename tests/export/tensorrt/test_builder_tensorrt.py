@@ -223,7 +223,7 @@ def test_which_networks_pass(precision, types, good):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "endless"])
-def test_a_timing_cache_that_never_ends_is_refused(kind, tmp_path):
+def test_a_timing_cache_that_never_ends_is_rejected(kind, tmp_path):
     cache = tmp_path / "timing.cache"
     if kind == "pipe":
         os.mkfifo(cache)

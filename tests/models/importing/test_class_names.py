@@ -47,7 +47,7 @@ def test_a_name_may_contain_what_other_standards_take_for_a_line_break(tmp_path:
         (b"cat\n" * (1 << 19), "a text file"),
     ],
 )
-def test_files_of_other_content_are_refused(content: bytes, told: str, tmp_path: Path) -> None:
+def test_files_of_other_content_are_rejected(content: bytes, told: str, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_bytes(content)
     with pytest.raises(InvalidInput, match=told):
         read_class_names(tmp_path / "names.txt")

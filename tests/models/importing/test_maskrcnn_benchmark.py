@@ -150,7 +150,7 @@ def test_one_box_for_all_classes() -> None:
     assert all(torch.equal(row, theirs["roi_heads.box.predictor.bbox_pred.weight"][4:]) for row in boxes[1:])
 
 
-def test_a_nearly_right_file_is_refused() -> None:
+def test_a_nearly_right_file_is_rejected() -> None:
     """Group normalization in the box head, and no fc7."""
     state = file_names({name: torch.zeros(shape) for name, shape in shapes(LEGACY).items()})
     state["roi_heads.box.feature_extractor.gn.weight"] = torch.zeros(64)

@@ -40,7 +40,7 @@ def everything() -> dict[str, Any]:
     return {
         "mask_projection": mask_projection(registry, trt),
         "roi_align": roi_align(registry, trt),
-        "rejected": refused(registry, trt),
+        "rejected": rejected(registry, trt),
     }
 
 
@@ -85,7 +85,7 @@ def roi_align(registry: stub.Registry, trt: Any) -> dict[str, Any]:
     }
 
 
-def refused(registry: stub.Registry, trt: Any) -> list[str]:
+def rejected(registry: stub.Registry, trt: Any) -> list[str]:
     """Messages of calls whose attributes no plugin takes."""
     op = torch.ops.imp_trt.instance_mask_projection.default
     tensors = [stub.Tensor(name, trt.DataType.FLOAT) for name in ("boxes", "scores", "labels", "masks")]

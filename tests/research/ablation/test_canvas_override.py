@@ -87,6 +87,6 @@ def test_the_detections_stay_the_networks_own(tmp_path):
     assert evaluation.instances.to_dict() == plain.instances.to_dict()
 
 
-def test_a_network_without_a_canvas_is_refused(tmp_path):
+def test_a_network_without_a_canvas_is_rejected(tmp_path):
     with pytest.raises(InvalidInput, match="with IMP"):
         scored(network(tmp_path, "panoptic-fpn"), VARIANTS["oracle-canvas"])

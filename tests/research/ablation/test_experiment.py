@@ -142,10 +142,10 @@ def test_a_finished_cell_is_not_trained_again(filled):
 
 
 @pytest.mark.slow
-def test_results_of_another_recipe_are_refused(filled):
-    with pytest.raises(UsageError, match="another experiment") as refused:
+def test_results_of_another_recipe_are_rejected(filled):
+    with pytest.raises(UsageError, match="another experiment") as rejected:
         replace(filled, recipe=replace(TINY, batch=4)).done(PAIR[0])
-    assert "recipe.batch: 2, not 4" in str(refused.value)
+    assert "recipe.batch: 2, not 4" in str(rejected.value)
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_an_old_result_under_a_former_name_counts(tmp_path, old_result):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_result_of_other_images_or_labels_is_refused(old_result, split):
+def test_a_result_of_other_images_or_labels_is_rejected(old_result, split):
     old, run = old_result
     run = replace(run, val=CachedDataset(run.val))
     data = {**old.settings[split], "digest": run.settings(old.cell)[split]["digest"]}
@@ -218,7 +218,7 @@ def test_a_result_of_other_images_or_labels_is_refused(old_result, split):
         run.done(old.cell)
 
 
-def test_a_result_without_the_training_images_that_are_asked_for_is_refused(old_result):
+def test_a_result_without_the_training_images_that_are_asked_for_is_rejected(old_result):
     old, run = old_result
     cell = Cell(HEADLINE, "base", 0)
     result = replace(old, cell=cell, settings=run.settings(cell))

@@ -156,14 +156,14 @@ def test_all_variants_belong_to_one_experiment(tmp_path):
     assert not data.missing
 
 
-def test_two_experiments_in_one_folder_are_refused(tmp_path):
+def test_two_experiments_in_one_folder_are_rejected(tmp_path):
     kept(tmp_path, made(Cell(CONTROL, "base", 0), 4))
     kept(tmp_path, made(Cell(CONTROL, "base", 1), 4, half=False))
     with pytest.raises(InvalidInput, match="another experiment"):
         read_summaries(tmp_path)
 
 
-def test_results_with_other_classes_are_refused(tmp_path):
+def test_results_with_other_classes_are_rejected(tmp_path):
     kept(tmp_path, made(Cell(CONTROL, "base", 0), 4))
     data = made(Cell(HEADLINE, "base", 0), 4).to_dict()
     text = json.dumps(data).replace('"cat"', '"fox"')
@@ -175,7 +175,7 @@ def test_results_with_other_classes_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "change", [{"backbone": "resnet50"}, {"input_size": [512, 1024]}, {"format": "imp_trt.timing/9"}, None]
 )
-def test_times_of_other_networks_are_refused(tmp_path, change):
+def test_times_of_other_networks_are_rejected(tmp_path, change):
     result = made(Cell(CONTROL, "base", 0), 4)
     kept(tmp_path, result)
     found = {"format": "imp_trt.timing/1", **{k: result.settings[k] for k in ("backbone", "input_size")}}
@@ -311,5 +311,5 @@ def test_scores_on_training_images_stand_beside_the_others(tmp_path):
     assert row[1:] == [f"{100 * figure:.1f}" for figure in figures]
 
 
-def test_without_scores_on_training_images_nothing_is_said_of_them(written):
+def test_without_scores_on_training_images_nothing_is_reported_of_them(written):
     assert "Training images against" not in written[1]

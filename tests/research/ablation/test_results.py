@@ -53,7 +53,7 @@ def test_an_old_result_is_read_under_its_current_names():
     assert CellResult.from_dict(old.to_dict()).to_dict() == old.to_dict()
 
 
-def test_an_old_result_and_a_new_one_of_the_same_cell_are_refused(tmp_path):
+def test_an_old_result_and_a_new_one_of_the_same_cell_are_rejected(tmp_path):
     shutil.copytree(OLD, tmp_path, dirs_exist_ok=True)
     (old,) = read_results(tmp_path)
     write_json(tmp_path / "scenes" / f"{old.cell.name}.json", old.to_dict())
@@ -82,13 +82,13 @@ def test_sources_are_named_once_and_by_kind(result):
         {"seconds": None},
     ],
 )
-def test_a_file_of_another_kind_is_refused_by_name(result, tmp_path, change):
+def test_a_file_of_another_kind_is_rejected_by_name(result, tmp_path, change):
     path = write_json(tmp_path / "cell.json", {**result.to_dict(), **change})
     with pytest.raises(InvalidInput, match=r"cell\.json"):
         read_result(path)
 
 
-def test_a_file_that_is_cut_short_is_refused(result, tmp_path):
+def test_a_file_that_is_cut_short_is_rejected(result, tmp_path):
     path = tmp_path / "cell.json"
     path.write_text(json.dumps(result.to_dict())[:500])
     with pytest.raises(InvalidInput, match="delete the file"):
@@ -122,7 +122,7 @@ def test_a_recipe_field_that_came_later_had_its_default():
 
 
 @pytest.mark.parametrize("name", ["pets/panoptic-fpn-imp-rect-s5.json", "dogs/panoptic-fpn-imp-rect-s4.json"])
-def test_a_result_in_the_place_of_another_is_refused(result, tmp_path, name):
+def test_a_result_in_the_place_of_another_is_rejected(result, tmp_path, name):
     write_json(tmp_path / name, result.to_dict())
     with pytest.raises(InvalidInput, match=r"panoptic-fpn-imp-rect-s4\.json for what it holds"):
         read_results(tmp_path)

@@ -125,7 +125,7 @@ void check_bad_texts(const Case& given)
         for (const std::string text : {"bogus", "bxxxxxxx", "rest", "rects", "rec"}) {
             field.bytes.assign(text.begin(), text.end());
             field.length = static_cast<int32_t>(text.size());
-            refuses(find_creator(given.op), changed.fields, field.name);
+            rejects(find_creator(given.op), changed.fields, field.name);
             g_log.take();
             require(create(find_creator(given.op), changed.fields, TensorRTPhase::kRUNTIME) == nullptr,
                     "accepted " + text);
@@ -133,10 +133,10 @@ void check_bad_texts(const Case& given)
         }
         field.bytes.clear();
         field.length = 0;
-        refuses(find_creator(given.op), changed.fields, field.name);
+        rejects(find_creator(given.op), changed.fields, field.name);
         field.bytes = {'\0'};
         field.length = 1;
-        refuses(find_creator(given.op), changed.fields, field.name);
+        rejects(find_creator(given.op), changed.fields, field.name);
         // Parsers differ in whether the length counts a terminating zero.
         field = right;
         field.bytes.push_back('\0');
@@ -157,7 +157,7 @@ void with_plugin(const Case& given)
 
 const std::map<std::string, Check> checks{
     {"create", check_creation},
-    {"reject", [](const Case& given) { check_refusals(find_creator(given.op), given); }},
+    {"reject", [](const Case& given) { check_rejections(find_creator(given.op), given); }},
     {"text", check_bad_texts},
     {"capabilities", check_capabilities},
     {"types", with_plugin<check_types>},

@@ -49,7 +49,7 @@ def _open(root: Path, labels: list[NDArray[np.uint8]]) -> None:
         (cv2.INTER_AREA, (160, 120)),
     ],
 )
-def test_blended_values_are_told(
+def test_blended_values_are_reported(
     how: int, size: tuple[int, int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     label = np.where(_street() == 255, 9, _street()).astype(np.uint8)

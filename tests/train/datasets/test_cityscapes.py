@@ -143,7 +143,7 @@ def test_images_come_in_order_and_open_by_name(tmp_path: Path) -> None:
     assert "non-commercial" in (data.terms or "")
 
 
-def test_half_a_set_is_refused_with_what_is_missing(tmp_path: Path) -> None:
+def test_half_a_set_is_rejected_with_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no such folder.*cityscapes-dataset\.com"):
         open_dataset(f"cityscapes:{tmp_path / 'nowhere'}", "val")
     with pytest.raises(DatasetError, match=r"3 of 3 files missing: leftImg8bit/val/frankfurt.*downloads"):
@@ -163,7 +163,7 @@ def test_half_a_set_is_refused_with_what_is_missing(tmp_path: Path) -> None:
         assert name in str(caught.value)
 
 
-def test_labels_of_another_image_are_refused(tmp_path: Path) -> None:
+def test_labels_of_another_image_are_rejected(tmp_path: Path) -> None:
     data = CityscapesDataset(_write(tmp_path), "val", cities=("lindau",))
     labels, ids = _labels()
     stem = tmp_path / "gtFine/val/lindau/lindau_000000_000019_gtFine"

@@ -166,12 +166,12 @@ def test_pycocotools_is_asked_for_at_once(tmp_path: Path, monkeypatch: pytest.Mo
         ({"images": []}, "at least one image"),
     ],
 )
-def test_wrong_files_are_refused(tmp_path: Path, changes: dict[str, Any], named: str | None) -> None:
+def test_wrong_files_are_rejected(tmp_path: Path, changes: dict[str, Any], named: str | None) -> None:
     with pytest.raises(DatasetError, match=named):
         _dataset(tmp_path, _content(**changes))
 
 
-def test_photos_of_another_size_are_refused(tmp_path: Path) -> None:
+def test_photos_of_another_size_are_rejected(tmp_path: Path) -> None:
     data = _dataset(tmp_path)
     cv2.imwrite(str(tmp_path / "val2017/a.png"), np.zeros((H, W + 1, 3), np.uint8))
     with pytest.raises(DatasetError, match="31x20 and 30x20"):
@@ -236,7 +236,7 @@ def _object(number: int, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("reason", "changes"), _UNUSABLE.items())
-def test_objects_without_a_usable_region_are_told_and_refused_if_all_are(
+def test_objects_without_a_usable_region_are_reported_and_rejected_if_all_are(
     tmp_path: Path, reason: str, changes: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("pycocotools.mask", reason="needs pycocotools")
@@ -266,7 +266,7 @@ def test_images_without_objects_and_classes_that_none_shows_are_named(
         _dataset(tmp_path, _content(annotations=[]))
 
 
-def test_crowds_alone_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_crowds_alone_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _dataset(tmp_path, _content(annotations=[_object(1, iscrowd=1, segmentation=_runs(5, 10, 5, 10))]))
     assert "all objects are crowds" in caplog.text
 

@@ -117,7 +117,7 @@ def _matches(words: str, text: str) -> bool:
     return re.search(words, text) is not None
 
 
-COCO_REFUSED: dict[str, tuple[Change, str]] = {
+COCO_REJECTED: dict[str, tuple[Change, str]] = {
     "category id 1.7": (lambda d: d["categories"][0].update(id=1.7), "a category id must be an integer"),
     "category id false": (lambda d: d["categories"][0].update(id=False), "must be an integer, not False"),
     "category_id true": (_first(category_id=True), "category_id must be an integer"),
@@ -130,9 +130,9 @@ COCO_REFUSED: dict[str, tuple[Change, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", COCO_REFUSED)
-def test_coco_that_is_refused(name: str, tmp_path: Path) -> None:
-    change, words = COCO_REFUSED[name]
+@pytest.mark.parametrize("name", COCO_REJECTED)
+def test_coco_that_is_rejected(name: str, tmp_path: Path) -> None:
+    change, words = COCO_REJECTED[name]
     with pytest.raises(DatasetError, match=words):
         open_dataset(write_coco(tmp_path, change), "train")
 

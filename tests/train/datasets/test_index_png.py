@@ -13,12 +13,12 @@ import pytest
 from imp_trt.classes import ClassTable, default_palette
 from imp_trt.data.dataset import Dataset
 from imp_trt.errors import DatasetError
-from imp_trt.train.datasets import open_dataset, survey
+from imp_trt.train.datasets import label_map_checks, open_dataset
 from imp_trt.train.datasets.camvid import camvid_spec
 from imp_trt.train.datasets.ccp import ccp_spec
 from imp_trt.train.datasets.index_png import IndexPngDataset, IndexPngSpec, folder_spec
+from imp_trt.train.datasets.label_map_checks import require_objects
 from imp_trt.train.datasets.reading import read_photo
-from imp_trt.train.datasets.survey import require_objects
 
 CLASSES = ClassTable(("ground", "car", "sky"), (1,), ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
 
@@ -104,7 +104,7 @@ def test_groups_merge_labels_and_the_empty_photo_is_left_out(tmp_path: Path) -> 
         ({"group_names": "ab"}, "not three lists"),
     ],
 )
-def test_wrong_groups_are_refused(tmp_path: Path, changes: dict[str, object], told: str) -> None:
+def test_wrong_groups_are_rejected(tmp_path: Path, changes: dict[str, object], told: str) -> None:
     groups = {"group_names": ["background", "dress"], "things": [1], "native_to_group": [0, 1]}
     (tmp_path / "groups.json").write_text(json.dumps(groups | changes))
     with pytest.raises(DatasetError, match=told):
@@ -149,7 +149,7 @@ def test_palettes_are_distinct() -> None:
         ({"terms": 3}, "3"),
     ],
 )
-def test_wrong_descriptions_are_refused(tmp_path: Path, changes: dict[str, object], named: str) -> None:
+def test_wrong_descriptions_are_rejected(tmp_path: Path, changes: dict[str, object], named: str) -> None:
     with pytest.raises(DatasetError, match=named):
         folder_spec(_describe(tmp_path, **changes))
 
@@ -159,7 +159,7 @@ def test_empty_terms_are_no_terms(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "\x00"])
-def test_descriptions_that_are_no_json_object_are_refused(tmp_path: Path, content: str) -> None:
+def test_descriptions_that_are_no_json_object_are_rejected(tmp_path: Path, content: str) -> None:
     (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(DatasetError, match=r"dataset\.json"):
         folder_spec(tmp_path)
@@ -200,7 +200,7 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
         (np.zeros((24, 32, 3), np.uint8), "3 channels"),
     ],
 )
-def test_wrong_label_maps_are_refused(tmp_path: Path, label: np.ndarray, named: str) -> None:
+def test_wrong_label_maps_are_rejected(tmp_path: Path, label: np.ndarray, named: str) -> None:
     data = IndexPngDataset(_write(tmp_path), "train", SPEC)
     cv2.imwrite(str(tmp_path / "labels/a.png"), label)
     with pytest.raises(DatasetError, match=named):
@@ -217,7 +217,7 @@ def test_files_that_do_not_decode_are_named(tmp_path: Path, content: bytes | Non
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
-def test_photos_that_are_cut_off_are_refused(tmp_path: Path, share: float, monkeypatch) -> None:
+def test_photos_that_are_cut_off_are_rejected(tmp_path: Path, share: float, monkeypatch) -> None:
     # OpenCV 4 makes a image of what there is; OpenCV 5 does not.
     noise = np.random.default_rng(0).integers(0, 255, (64, 80, 3), np.uint8)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: noise)
@@ -231,7 +231,7 @@ def test_photos_that_are_cut_off_are_refused(tmp_path: Path, share: float, monke
             read_photo(path)
 
 
-def test_label_maps_whose_numbers_opencv_would_change_are_refused(tmp_path: Path) -> None:
+def test_label_maps_whose_numbers_opencv_would_change_are_rejected(tmp_path: Path) -> None:
     root = _describe(_write(tmp_path))
     # One bit a pixel: OpenCV gives 0 and 255 for 0 and 1, and 255 is what the dataset ignores.
     rows = b"".join(b"\0" + b"\x55" * 4 for _ in range(24))
@@ -294,7 +294,7 @@ def test_classes_without_pixels(tmp_path: Path, caplog: pytest.LogCaptureFixture
 
 
 def test_rare_things_are_found_behind_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(survey, "LIMIT", 2)
+    monkeypatch.setattr(label_map_checks, "LIMIT", 2)
     void = np.full((24, 32), 11)
     data = open_dataset(str(_with_labels(tmp_path, void, void, void, _car())), "train")
     assert len(data) == 4
@@ -322,7 +322,7 @@ def test_names_with_spaces_but_nothing_around_them(tmp_path: Path) -> None:
         open_dataset(str(tmp_path), "train")
 
 
-def test_images_that_are_listed_twice_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_that_are_listed_twice_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _describe(_write(tmp_path, ("a", "b", "a")))
     assert len(open_dataset(str(tmp_path), "train")) == 3
     assert "1 images are listed more than once: images/a.png" in caplog.text

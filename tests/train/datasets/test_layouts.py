@@ -317,7 +317,7 @@ def _lists(root: Path) -> None:
         (lambda root: None, r"expected COCO JSON.*no files"),
     ],
 )
-def test_other_folders_are_told_how_to_convert(
+def test_other_folders_are_reported_how_to_convert(
     write: Callable[[Path], None], told: str, tmp_path: Path
 ) -> None:
     write(tmp_path)
@@ -340,7 +340,7 @@ def test_paths_that_are_none(name: str) -> None:
         open_dataset(name, "train")
 
 
-def test_a_split_that_is_missing_is_told_with_those_there_are(tmp_path: Path) -> None:
+def test_a_split_that_is_missing_is_reported_with_those_there_are(tmp_path: Path) -> None:
     LAYOUTS["coco-roboflow"](tmp_path)
     with pytest.raises(DatasetError, match=r"one of the splits train, valid, got 'test'"):
         open_dataset(str(tmp_path), "test")
@@ -383,7 +383,7 @@ def test_a_pattern_of_coco_understands_valid(tmp_path: Path) -> None:
         ({"root": 3}, "root: a path"),
     ],
 )
-def test_wrong_descriptions_are_refused(changes: dict[str, object], told: str, tmp_path: Path) -> None:
+def test_wrong_descriptions_are_rejected(changes: dict[str, object], told: str, tmp_path: Path) -> None:
     LAYOUTS["coco-cvat"](tmp_path / "export")
     data = {"layout": "coco", "root": "export", "things": ["car"], "classes": list(NAMES)} | changes
     (tmp_path / "dataset.json").write_text(json.dumps(data))

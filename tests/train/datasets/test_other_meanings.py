@@ -217,12 +217,12 @@ def _voc(root: Path, colors: NDArray[np.uint8] = COLORS, labels: str = LABELS, l
 
 
 @pytest.mark.parametrize(
-    ("alpha", "hidden", "refused"),
+    ("alpha", "hidden", "rejected"),
     [(0, (0, 0, 0), False), (0, (128, 0, 0), True), (9, (0, 0, 0), True), (255, (0, 128, 0), False)],
 )
 @pytest.mark.parametrize("palette", [False, True])
 def test_masks_with_transparent_pixels(
-    alpha: int, hidden: tuple[int, int, int], refused: bool, palette: bool, tmp_path: Path
+    alpha: int, hidden: tuple[int, int, int], rejected: bool, palette: bool, tmp_path: Path
 ) -> None:
     where = _voc(tmp_path)
     file = tmp_path / "SegmentationClass/a.png"
@@ -234,7 +234,7 @@ def test_masks_with_transparent_pixels(
         colors = np.array([hidden, *COLORS[1:]], np.uint8)[two_classes()]
         opacity = np.where(two_classes(), 255, alpha).astype(np.uint8)
         Image.fromarray(np.dstack([colors, opacity])).save(file)
-    if refused:
+    if rejected:
         with pytest.raises(DatasetError, match=r"a\.png.*transparent pixels of other colors"):
             open_dataset(where, "train")[0]
     else:

@@ -90,7 +90,7 @@ def test_regions_without_area_are_empty() -> None:
         ({"size": [8, 10]}, "counts must be a list"),
     ],
 )
-def test_what_is_no_region_is_refused(segmentation: object, named: str) -> None:
+def test_what_is_no_region_is_rejected(segmentation: object, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         parse_region(segmentation, (8, 10))
 

@@ -94,7 +94,7 @@ def test_colors_of_no_class_are_named(tmp_path: Path) -> None:
         ("\0", "line 1"),
     ],
 )
-def test_wrong_label_maps_are_refused(text: str, told: str, tmp_path: Path) -> None:
+def test_wrong_label_maps_are_rejected(text: str, told: str, tmp_path: Path) -> None:
     LAYOUTS["voc"](tmp_path)
     (tmp_path / "labelmap.txt").write_text(text)
     with pytest.raises(DatasetError, match=told):
@@ -110,7 +110,7 @@ def test_wrong_label_maps_are_refused(text: str, told: str, tmp_path: Path) -> N
         ("no", "missing"),
     ],
 )
-def test_wrong_lists_are_refused(line: str, told: str, tmp_path: Path) -> None:
+def test_wrong_lists_are_rejected(line: str, told: str, tmp_path: Path) -> None:
     LAYOUTS["voc"](tmp_path)
     (tmp_path / "ImageSets/Segmentation/train.txt").write_text(line)
     with pytest.raises(DatasetError, match=told):

@@ -21,7 +21,7 @@ class FakeCapture:
 
     opens = True
     opens_with_settings = True
-    refused: int | None = None
+    rejected: int | None = None
     made: list[FakeCapture]
 
     def __init__(self, *arguments: Any) -> None:
@@ -32,7 +32,7 @@ class FakeCapture:
 
     def set(self, prop: int, value: float) -> bool:
         self.settings.append((prop, value))
-        return prop != self.refused
+        return prop != self.rejected
 
     def isOpened(self) -> bool:
         return self.opens and (self.opens_with_settings or not self.arguments[2])
@@ -78,11 +78,11 @@ def test_a_camera_is_asked_for_its_codec_first(fake: type[FakeCapture], tmp_path
     ]
 
 
-def test_what_a_camera_refuses_is_logged(
+def test_what_a_camera_rejects_is_logged(
     fake: type[FakeCapture], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "video0").touch()
-    fake.refused = cv2.CAP_PROP_FPS
+    fake.rejected = cv2.CAP_PROP_FPS
     captures.open_camera(tmp_path / "video0", {"fps": 240, "width": 640, "height": 480})
     (record,) = caplog.records
     assert record.getMessage().endswith("video0 rejects fps 240")

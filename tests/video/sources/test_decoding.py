@@ -283,7 +283,7 @@ def test_a_stream_that_changes_its_size(
 @pytest.mark.parametrize(
     ("transfer", "changed"), [(16, True), pytest.param(18, True, marks=pytest.mark.slow), (1, False)]
 )
-def test_hdr_is_mapped_to_sdr_or_told(
+def test_hdr_is_mapped_to_sdr_or_reported(
     tmp_path: Path, transfer: int, changed: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     context = {

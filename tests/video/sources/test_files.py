@@ -52,7 +52,7 @@ UNREAD = [
 
 
 @pytest.mark.parametrize(("names", "count", "some"), UNREAD)
-def test_what_a_folder_has_besides_the_images_that_are_read_is_said_once(
+def test_what_a_folder_has_besides_the_images_that_are_read_is_reported_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, names: list[str], count: str, some: str
 ) -> None:
     for name in (*names, "notes.txt", ".hidden.gif", "labels/a.txt"):

@@ -44,7 +44,7 @@ def saved(folder: Path, tensors: dict[str, Tensor]) -> Path:
     return path
 
 
-def refusal(folder: Path, tensors: dict[str, Tensor], **options: object) -> str:
+def error_of(folder: Path, tensors: dict[str, Tensor], **options: object) -> str:
     with pytest.raises(CheckpointError) as caught:
         import_checkpoint(saved(folder, tensors), input_size=SIZE, **options)
     text = str(caught.value)
@@ -56,34 +56,34 @@ def refusal(folder: Path, tensors: dict[str, Tensor], **options: object) -> str:
 def test_a_missing_tensor(tmp_path: Path) -> None:
     tensors = dict(state())
     del tensors["rpn.head.bbox_pred.bias"]
-    assert "rpn.head.bbox_pred.bias is missing" in refusal(tmp_path, tensors)
+    assert "rpn.head.bbox_pred.bias is missing" in error_of(tmp_path, tensors)
 
 
 def test_an_unknown_tensor(tmp_path: Path) -> None:
-    text = refusal(tmp_path, {**state(), "roi_heads.keypoint.weight": torch.zeros(1)})
+    text = error_of(tmp_path, {**state(), "roi_heads.keypoint.weight": torch.zeros(1)})
     assert "roi.keypoint.weight is not part of the network" in text
 
 
 def test_another_shape(tmp_path: Path) -> None:
     name = "roi_heads.box_head.fc7.bias"
-    text = refusal(tmp_path, {**state(), name: torch.zeros(32)})
+    text = error_of(tmp_path, {**state(), name: torch.zeros(32)})
     assert "fc7.bias is [32], not [64]" in text
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_not_finite(value: float, tmp_path: Path) -> None:
     name = "roi_heads.box_head.fc7.bias"
-    assert "holds NaN" in refusal(tmp_path, {**state(), name: torch.full((WIDTH,), value)})
+    assert "holds NaN" in error_of(tmp_path, {**state(), name: torch.full((WIDTH,), value)})
 
 
 def test_integers(tmp_path: Path) -> None:
     name = "roi_heads.box_head.fc7.bias"
-    assert "dtype int64" in refusal(tmp_path, {**state(), name: torch.zeros(WIDTH, dtype=torch.int64)})
+    assert "dtype int64" in error_of(tmp_path, {**state(), name: torch.zeros(WIDTH, dtype=torch.int64)})
 
 
 def test_a_hundred_problems_are_ten_lines(tmp_path: Path) -> None:
     tensors = {n: v for n, v in state().items() if "layer3" not in n or n.endswith("conv1.weight")}
-    assert "more" in refusal(tmp_path, tensors)
+    assert "more" in error_of(tmp_path, tensors)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_hundred_problems_are_ten_lines(tmp_path: Path) -> None:
     ],
 )
 def test_another_network(names: list[str], kind: str, tmp_path: Path) -> None:
-    text = refusal(tmp_path, {name: torch.zeros(1) for name in names})
+    text = error_of(tmp_path, {name: torch.zeros(1) for name in names})
     assert "expected a Mask R-CNN with FPN of torchvision" in text
     assert kind in text
     assert "imp-export FILE.onnx" in text
@@ -118,11 +118,11 @@ def test_another_kind_of_file(name: str, fix: str, tmp_path: Path) -> None:
 
 def test_another_depth(tmp_path: Path) -> None:
     tensors = {n: v for n, v in state().items() if "layer3.1" not in n}
-    assert "stages of 2, 2, 1, 2 blocks" in refusal(tmp_path, tensors)
+    assert "stages of 2, 2, 1, 2 blocks" in error_of(tmp_path, tensors)
 
 
 def test_the_wrong_source(tmp_path: Path) -> None:
-    assert "--from auto" in refusal(tmp_path, state(), source="torchvision-v2")
+    assert "--from auto" in error_of(tmp_path, state(), source="torchvision-v2")
 
 
 def test_the_wrong_number_of_names(tmp_path: Path) -> None:

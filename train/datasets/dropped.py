@@ -13,14 +13,14 @@ _log = logging.getLogger(__name__)
 _MAX_NAMED = 3
 
 
-class UnusedObjects:
+class DroppedObjects:
     """Annotations that are left out, by reason."""
 
     def __init__(self) -> None:
         self._by_reason: dict[str, list[object]] = {}
 
     def add(self, reason: str, annotation: Mapping[str, object]) -> None:
-        """Count an annotation as unused."""
+        """Count an annotation that is left out."""
         self._by_reason.setdefault(reason, []).append(annotation.get("id", "without id"))
 
     def counts(self) -> dict[str, int]:
@@ -37,14 +37,14 @@ class UnusedObjects:
 
 
 def report_objects(
-    where: str, images: Sequence[tuple[str, Sequence[str]]], unused: UnusedObjects, classes: Sequence[str]
+    where: str, images: Sequence[tuple[str, Sequence[str]]], dropped: DroppedObjects, classes: Sequence[str]
 ) -> None:
     """Log what cannot be used of a dataset with annotated objects.
 
     Args:
         where: name of the file, for messages.
         images: file name and class names of the objects of each image.
-        unused: annotations that are left out.
+        dropped: annotations that are left out.
         classes: names of the classes with objects.
 
     Raises:
@@ -55,11 +55,12 @@ def report_objects(
         raise DatasetError(
             where,
             expected="objects with regions inside their images",
-            got=f"none: {unused}" if len(unused) else "no annotations of these images",
+            got=f"none: {dropped}" if len(dropped) else "no annotations of these images",
             fix="export polygons in pixels, or run-length encodings, with the images' own ids",
         )
-    if len(unused):
-        _log.warning("%s: %d of %d objects are not used: %s", where, len(unused), used + len(unused), unused)
+    if len(dropped):
+        total = used + len(dropped)
+        _log.warning("%s: %d of %d objects are not used: %s", where, len(dropped), total, dropped)
     report_empty(where, [name for name, objects in images if not objects], len(images), "objects")
     present = {name for _, objects in images for name in objects}
     report_absent(where, [name for name in classes if name not in present])

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from imp_trt.classes import MAX_NAME
-from imp_trt.train.datasets.unused import named
+from imp_trt.train.datasets.dropped import named
 
 _log = logging.getLogger(__name__)
 

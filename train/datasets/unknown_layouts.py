@@ -27,13 +27,13 @@ _CVAT = "in CVAT, export 'COCO 1.0' or 'Segmentation mask 1.1', with 'Save image
 _ROBOFLOW = "in Roboflow, export 'COCO Segmentation'"
 
 
-def refusal(root: Path) -> DatasetError:
+def unknown_layout(root: Path) -> DatasetError:
     """The error for a folder in no known layout."""
     got, fix = _what(root)
     return DatasetError(f"dataset {str(root)!r}", expected=KNOWN, got=got, fix=fix)
 
 
-def refused_file(path: Path) -> DatasetError:
+def not_a_folder(path: Path) -> DatasetError:
     """The error for a file instead of a folder."""
     archive = path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
     return DatasetError(

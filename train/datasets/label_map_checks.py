@@ -13,7 +13,7 @@ from imp_trt.classes import IGNORE_INDEX
 from imp_trt.data.dataset import Dataset
 from imp_trt.errors import DatasetError
 from imp_trt.train.datasets.blending import MIN_SHARE, BlendedBoundaries
-from imp_trt.train.datasets.unused import named, report_absent, report_empty
+from imp_trt.train.datasets.dropped import named, report_absent, report_empty
 
 LIMIT = 200
 """Number of evenly spaced label maps that are looked at; more only while none has labels or things."""
@@ -40,7 +40,7 @@ class LabelMapDataset(Protocol):
         ...
 
 
-def survey(dataset: Dataset) -> None:
+def check_label_maps(dataset: Dataset) -> None:
     """Log label maps that are ignored as a whole or show no thing, maps that were resized with interpolation,
     and classes that none shows.
 
