@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import cv2
@@ -10,11 +11,22 @@ import pytest
 
 from imp_trt.cuda.platform import Platform, platform_name
 from imp_trt.errors import DependencyMissing
+from imp_trt.export.quantization import lowering
 from imp_trt.models.checkpoint import save_checkpoint
 from tests.support import engines
 from tests.support.fake_tensorrt import VERSIONS
 from tests.support.networks import detecting_network, small_config, smooth_frames
+from tests.support.shared_exports import shared
 from tests.support.typed_models import typed
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_exports() -> Iterator[None]:
+    """One network is exported once; tests of the export itself call it in imp_trt.export.onnx.from_model."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("onnx_from_module", "onnx_from_canvas_module"):
+            patch.setattr(lowering, name, shared(getattr(lowering, name)))
+        yield
 
 
 @pytest.fixture(scope="session")
