@@ -233,10 +233,11 @@ def test_a_lite_backbone_in_lower_precision(images, tmp_path, precision):
     assert np.isfinite(found.instances.scores).all()
 
 
+# Each kind of head and detector once: an engine takes ten seconds.
 @pytest.mark.slow
 @needs_rtx
-@pytest.mark.parametrize("name", SYSTEMS)
-def test_an_engine_of_every_system_with_a_lite_backbone(tmp_path, name):
+@pytest.mark.parametrize("name", ["panoptic-fpn-imp", "panoptic-p2", "mask-rcnn-imp"])
+def test_engines_of_systems_with_a_lite_backbone(tmp_path, name):
     weights = save_checkpoint(tmp_path / "lite.safetensors", detecting_network(lite(name=name)), {})
     options = ExportOptions(precision="fp16", target="tensorrt-rtx", verify=False)
     engine = export_model(weights, tmp_path, options).manifest.engine
