@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from imp_trt.artifacts.artifact import Artifact
+from imp_trt.artifacts.artifact import SUFFIXES, Artifact
 from imp_trt.artifacts.golden import Golden, read_golden, unpack_golden
 from imp_trt.artifacts.manifest import QUANTIZED, Manifest, TensorSpec
 from imp_trt.artifacts.reading import check_regular, read_artifact, read_manifest
@@ -233,7 +233,10 @@ def _replay(
     if runs:
         with written(payload, manifest, None if part is None else part.payload) as path:
             return ENGINE, *_replay_file(path, golden, part is not None)
-    return ONNXRUNTIME, *_replay_file(source.artifact.path, golden, part is not None)
+    # Not the file itself, which may have been replaced while the engine was built.
+    graph = source.artifact
+    with written(graph.payload, graph.manifest, graph.canvas) as path:
+        return ONNXRUNTIME, *_replay_file(path, golden, part is not None)
 
 
 def _replay_file(path: Path, golden: Golden, parts: bool) -> tuple[Agreement, float, CanvasAgreement]:
@@ -250,9 +253,9 @@ def _replay_file(path: Path, golden: Golden, parts: bool) -> tuple[Agreement, fl
 
 @contextmanager
 def written(payload: bytes, manifest: Manifest, canvas: bytes | None = None) -> Iterator[Path]:
-    """An engine, with its canvas part if it has one, as an artifact in a temporary folder."""
+    """A network, with its canvas part if it has one, as an artifact in a temporary folder."""
     with temporary_folder("imp_trt_export_") as folder:
-        yield write_artifact(folder / "candidate.engine", payload, manifest, canvas=canvas)
+        yield write_artifact(folder / f"candidate{SUFFIXES[manifest.kind]}", payload, manifest, canvas=canvas)
 
 
 def check_verifiable(source: OnnxSource, platform: Platform) -> None:

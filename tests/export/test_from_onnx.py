@@ -78,6 +78,24 @@ def test_where_it_cannot_run_its_graph_is_verified(tmp_path: Path, no_gpu: None)
     assert "no libcuda.so.1" in report.not_run_reason
 
 
+def test_a_file_that_is_replaced_during_the_build(
+    tmp_path: Path, no_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph that was built is verified, not the one that is there now."""
+    path = onnx_artifact(tmp_path)
+    before = read_artifact(path).manifest.sha256
+    build = from_onnx.make_engine
+
+    def replace_it(*arguments: object) -> Engine:
+        onnx_artifact(tmp_path, tiny.graph(num_detections=0), frames=golden(3))
+        return build(*arguments)
+
+    monkeypatch.setattr(from_onnx, "make_engine", replace_it)
+    report = engine_from_onnx(path, tmp_path / "out")
+    assert read_artifact(path).manifest.sha256 != before
+    assert report.manifest.verification["instances"] == {"reference": 4, "candidate": 4, "matched": 4}
+
+
 @pytest.mark.parametrize("here", ["engine", "graph"])
 def test_other_answers_leave_nothing(tmp_path: Path, here: str, request: pytest.FixtureRequest) -> None:
     path = onnx_artifact(tmp_path, frames=wrong_golden())
