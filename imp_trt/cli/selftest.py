@@ -10,11 +10,12 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from imp_trt.cli.common import command_parser, positive, print_json, print_line, run_command
-from imp_trt.errors import UsageError, VerificationError
+from imp_trt.errors import ArtifactError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from imp_trt.artifacts.artifact import AnyManifest
     from imp_trt.artifacts.manifest import Manifest
     from imp_trt.artifacts.network_manifest import NetworkManifest
     from imp_trt.export.verification.arrays import OutputAgreement
@@ -129,6 +130,7 @@ def self_test(path: Path, threads: int | None = None) -> SelfTest:
     backend = open_backend(path, threads=threads)
     try:
         load_s = perf_counter() - opening
+        _check_same(path, manifest, backend.manifest)
         agreement, network_ms = replay(backend, golden)
         canvas = None
         if manifest.canvas_part is not None and isinstance(backend, CanvasBackend):
@@ -191,6 +193,7 @@ def self_test_network(path: Path, threads: int | None = None) -> NetworkSelfTest
     call = unpack_call(golden, manifest.inputs, manifest.outputs)
     backend = open_network(path, threads=threads)
     try:
+        _check_same(path, manifest, backend.manifest)
         start = perf_counter()
         outputs = backend.run(call[0])
         network_ms = (perf_counter() - start) * 1e3
@@ -200,6 +203,17 @@ def self_test_network(path: Path, threads: int | None = None) -> NetworkSelfTest
     agreement = compare_arrays({"": lambda _: outputs}, [call], manifest.outputs, tolerance)[""]
     enforce_arrays(agreement, manifest.precision)
     return NetworkSelfTest(path, manifest, agreement, network_ms)
+
+
+def _check_same(path: Path, read: AnyManifest, opened: AnyManifest) -> None:
+    """ArtifactError if the artifact was replaced after its golden frames were read."""
+    if read.sha256 != opened.sha256:
+        raise ArtifactError(
+            f"artifact {path}, replaced during its self-test",
+            expected=f"the file of the golden frames, sha256 {read.sha256}",
+            got=opened.sha256,
+            fix="repeat it",
+        )
 
 
 def _is_network(path: Path) -> bool:

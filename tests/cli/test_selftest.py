@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from imp_trt import backends
 from imp_trt.artifacts.artifact import golden_path
 from imp_trt.artifacts.golden import Golden, pack_golden
 from imp_trt.artifacts.reading import read_artifact
@@ -87,6 +89,24 @@ def test_padding_is_not_compared(tmp_path: Path) -> None:
     assert main([str(onnx_artifact(tmp_path, frames=frames))]) == 0
     whole = Golden(right.frames, right.sizes, frames.outputs)
     assert main([str(onnx_artifact(tmp_path, frames=whole))]) == 3
+
+
+def test_an_artifact_that_is_replaced_meanwhile_exits_with_4(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network that runs is not judged by the golden frames of another one."""
+    path = onnx_artifact(tmp_path)
+    opening = backends.open_backend
+
+    def replace_it(*arguments: Any, **options: Any) -> backends.Backend:
+        onnx_artifact(tmp_path, tiny.graph(num_detections=0))
+        return opening(*arguments, **options)
+
+    monkeypatch.setattr(backends, "open_backend", replace_it)
+    assert main([str(path)]) == 4
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "replaced during its self-test" in captured.err
 
 
 @pytest.mark.parametrize(
