@@ -40,7 +40,7 @@ from imp_trt.benchmark.report import FramesInfo, ModelInfo, Report
 from imp_trt.benchmark.samples import PERCENTILES, TEMPORAL_STAGES
 from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.data.files import temporary_folder
-from imp_trt.errors import UsageError
+from imp_trt.errors import ArtifactError, UsageError
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from imp_trt.temporal import TemporalOptions
@@ -231,10 +231,18 @@ def record(path: Path, report: Mapping[str, Any]) -> Path:
         report: Report.to_dict(), possibly read back from JSON.
 
     Raises:
-        ArtifactError: the manifest does not belong to the file.
+        ArtifactError: the manifest does not belong to the file, or the file is not the one that was measured.
         OutputError: the manifest cannot be written.
     """
     artifact = read_artifact(path)
+    measured = report["model"]["sha256"]
+    if artifact.manifest.sha256 != measured:
+        raise ArtifactError(
+            f"artifact {path}, replaced since it was measured",
+            expected=f"the file that was measured, sha256 {measured}",
+            got=artifact.manifest.sha256,
+            fix="measure it again",
+        )
     frames = report["frames"]
     figures = {
         "machine": report["machine"],

@@ -12,6 +12,7 @@ import pytest
 
 from imp_trt.artifacts.artifact import manifest_path
 from imp_trt.artifacts.reading import read_artifact, read_manifest
+from imp_trt.artifacts.writing import write_artifact
 from imp_trt.benchmark.gates import parse_gate
 from imp_trt.benchmark.measure import WarmUp
 from imp_trt.benchmark.run import Settings, absent_stages, backend_of, gpu_of, record, run_benchmark
@@ -108,6 +109,15 @@ def test_the_manifest_gains_the_figures_and_keeps_the_rest(tmp_path: Path) -> No
     with pytest.raises(ArtifactError, match="sha256"):
         record(path, data)
     assert json.loads(manifest_path(path).read_text())["benchmark"]["imp_bench"] == figures
+
+
+def test_figures_of_another_file_are_not_recorded(tmp_path: Path) -> None:
+    path = tiny.artifact(tmp_path)
+    data = run_benchmark(settings(path), silent).to_dict()
+    write_artifact(path, tiny.graph(num_detections=1).SerializeToString(), tiny.manifest())
+    with pytest.raises(ArtifactError, match="the file that was measured"):
+        record(path, data)
+    assert read_manifest(path).benchmark == {}
 
 
 def test_stages_that_a_backend_does_not_have() -> None:
