@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from imp_trt.artifacts.artifact import manifest_path
 from imp_trt.artifacts.reading import read_artifact, read_manifest
 from imp_trt.artifacts.writing import write_artifact
+from imp_trt.backends.opening import BackendName
 from imp_trt.benchmark.gates import parse_gate
 from imp_trt.benchmark.measure import WarmUp
 from imp_trt.benchmark.run import Settings, absent_stages, backend_of, gpu_of, record, run_benchmark
@@ -132,3 +134,26 @@ def test_stages_that_a_backend_does_not_have() -> None:
     assert gpu_of(engines.manifest(), None) == 0
     assert gpu_of(tiny.manifest(), None) is None
     assert gpu_of(weights, "cpu") is None
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_the_backend_that_was_asked_for_is_the_one_that_is_reported(
+    tmp_path: Path, backend: BackendName
+) -> None:
+    pytest.importorskip(backend)
+    path = tiny.artifact(tmp_path, ops={})
+    data = run_benchmark(settings(path, backend=backend), silent).to_dict()
+    assert data["model"]["backend"] == backend
+    assert data["model"]["backend_version"] == version(backend)
+    title = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[backend]
+    assert data["latency"]["not_measured"]["upload"] == f"{title} uses host memory; nothing is copied"
+    record(path, data)
+    assert read_manifest(path).benchmark["imp_bench"]["backend"] == backend
+
+
+def test_onnxruntime_on_a_gpu() -> None:
+    assert gpu_of(tiny.manifest(), "cuda:1") == 1
+    assert gpu_of(tiny.manifest(), "tensorrt-rtx") == 0
+    assert gpu_of(tiny.manifest(), "cpu", "openvino") is None
+    assert gpu_of(tiny.manifest(), None, "openvino") is None
+    assert absent_stages(tiny.manifest(), "cuda")["upload"] == "included in infer with ONNX Runtime"
