@@ -165,13 +165,17 @@ def _from_artifact(plan: ExportPlan, shapes: Shapes | None) -> _Lowered:
     artifact = read_network(plan.weights)
     check_graph(artifact.payload, str(artifact.path))
     manifest = artifact.manifest
-    if shapes:
-        raise UsageError(
-            f"--shape for {plan.weights}",
-            expected="a third-party ONNX file",
-            got="an artifact of imp-export, whose shapes are fixed",
-            fix="export the original file again",
-        )
+    for option, used, why in (
+        ("--shape", bool(shapes), "whose shapes are fixed"),
+        ("--frames", plan.options.frames is not None, "which is verified with its golden arrays"),
+    ):
+        if used:
+            raise UsageError(
+                f"{option} for {plan.weights}",
+                expected="a third-party ONNX file",
+                got=f"an artifact of imp-export, {why}",
+                fix="leave it out, or export the original file again",
+            )
     if plan.options.precision != manifest.precision:
         raise UsageError(
             f"{plan.weights}: an artifact keeps its precision",
@@ -192,6 +196,10 @@ def _from_artifact(plan: ExportPlan, shapes: Shapes | None) -> _Lowered:
             got="none: its inputs and outputs are too large, or it was exported unverified",
             fix="export the original file for this target, or --no-verify",
         )
+    if plan.target.backend != "onnxruntime":  # what was measured of the file does not hold for its engine
+        skipped = {"verified_on": None, "skipped": "by request (--no-verify)"}
+        verification = {**skipped, "onnx": dict(manifest.verification)}
+        manifest = replace(manifest, verification=verification, benchmark={})
     return _Lowered(artifact.payload, replace(manifest, target=plan.target.name), calls, source, golden)
 
 
