@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import io
+import keyword
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +31,9 @@ MAX_GOLDEN_BYTES = 32 << 20
 _MAX_INPUT_BYTES = 1 << 31
 _SEED = 0
 _TINY = 1e-6
+_MOST_NAMES = 5
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def _read(path: Path, specs: Sequence[TensorSpec]) -> Arrays:
 
 def _saving(specs: Sequence[TensorSpec]) -> str:
     """The call that writes a file of inputs."""
-    if all(spec.name.isidentifier() for spec in specs):
+    if all(spec.name.isidentifier() and not keyword.iskeyword(spec.name) for spec in specs):
         arrays = ", ".join(f"{spec.name}=..." for spec in specs)
     else:
         arrays = "**{" + ", ".join(f"{spec.name!r}: ..." for spec in specs) + "}"
@@ -134,12 +139,17 @@ class OutputAgreement:
         values, agreeing: numbers of values.
         difference: the largest, as a fraction of the output's largest magnitude; infinite if one is not
             finite where the other is.
+        finite: whether the reference had a finite value.
+        varying: whether the reference differed between calls.
     """
 
     calls: int = 0
     values: int = 0
     agreeing: int = 0
     difference: float = 0.0
+    finite: bool = False
+    varying: bool = False
+    _first: NDArray[Any] | None = field(default=None, repr=False)
 
     @property
     def share(self) -> float:
@@ -152,6 +162,9 @@ class OutputAgreement:
         self.values += reference.size
         if not reference.size:
             return
+        self._first = reference if self._first is None else self._first
+        self.varying |= self._first is not reference and self._first.tobytes() != reference.tobytes()
+        self.finite |= reference.dtype.kind not in "f" or bool(np.isfinite(reference).any())
         if reference.dtype.kind not in "f":
             self.agreeing += int((reference == candidate).sum())
             return
@@ -211,6 +224,24 @@ def enforce_arrays(agreement: Mapping[str, OutputAgreement], precision: NetworkP
             got=got,
             fix="verify on inputs like those in use: --frames FILE.npz; or --engine fp32; or --no-verify",
         )
+
+
+def warn_of_untested(agreement: Mapping[str, OutputAgreement]) -> None:
+    """Log outputs whose comparison says little: those that are not finite, or the same in each call."""
+    compared = {name: each for name, each in agreement.items() if each.values}
+    undefined = [name for name, each in compared.items() if not each.finite]
+    same = [
+        name
+        for name, each in compared.items()
+        if each.calls > 1 and not each.varying and name not in undefined
+    ]
+    for names, what in (
+        (undefined, "NaN or infinite in all calls, so none of its values was compared"),
+        (same, "the same in all calls, so the comparison says little if it depends on the inputs"),
+    ):
+        if names:
+            listed = ", ".join(map(repr, names[:_MOST_NAMES])) + ", ..." * (len(names) > _MOST_NAMES)
+            _log.warning("output %s: %s. Verify on inputs like those in use: --frames FILE.npz", listed, what)
 
 
 # ---- golden arrays ----
