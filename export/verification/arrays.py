@@ -209,19 +209,25 @@ def compare_arrays(
     return agreement
 
 
+def failures(agreement: Mapping[str, OutputAgreement], precision: NetworkPrecision) -> list[str]:
+    """One message for each output that agrees less than the tolerance of the precision requires."""
+    least = TOLERANCES[precision].share
+    return [
+        f"{name!r}: {each.share:.4%}, largest difference {each.difference:.3g}"
+        for name, each in agreement.items()
+        if each.share < least
+    ]
+
+
 def enforce_arrays(agreement: Mapping[str, OutputAgreement], precision: NetworkPrecision) -> None:
     """VerificationError if an output agrees less than the tolerance of the precision requires."""
     tolerance = TOLERANCES[precision]
-    failed = {name: each for name, each in agreement.items() if each.share < tolerance.share}
+    failed = failures(agreement, precision)
     if failed:
-        got = "; ".join(
-            f"{name!r}: {each.share:.4%}, largest difference {each.difference:.3g}"
-            for name, each in failed.items()
-        )
         raise VerificationError(
             f"outputs in {precision} against the float32 file in ONNX Runtime",
             expected=f"{tolerance.share:.2%} of the values within {tolerance.difference:g} of the largest",
-            got=got,
+            got="; ".join(failed),
             fix="verify on inputs like those in use: --frames FILE.npz; or --engine fp32; or --no-verify",
         )
 

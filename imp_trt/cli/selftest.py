@@ -159,11 +159,19 @@ class NetworkSelfTest:
     agreement: Mapping[str, OutputAgreement]
     network_ms: float
 
+    @property
+    def failures(self) -> list[str]:
+        """One message for each output that agrees too little; empty if the test passed."""
+        from imp_trt.export.verification.arrays import failures
+
+        return failures(self.agreement, self.manifest.precision)
+
     def to_dict(self) -> dict[str, object]:
         """Data for JSON."""
         return {
             "artifact": str(self.path),
-            "passed": True,
+            "passed": not self.failures,
+            "failures": self.failures,
             "precision": self.manifest.precision,
             "sha256": self.manifest.sha256,
             "outputs": {name: each.to_dict() for name, each in self.agreement.items()},
@@ -177,6 +185,15 @@ def self_test_network(path: Path, threads: int | None = None) -> NetworkSelfTest
     Raises:
         VerificationError: an output agrees less than the tolerance of the precision requires.
     """
+    from imp_trt.export.verification.arrays import enforce_arrays
+
+    tested = _tested_network(path, threads)
+    enforce_arrays(tested.agreement, tested.manifest.precision)
+    return tested
+
+
+def _tested_network(path: Path, threads: int | None) -> NetworkSelfTest:
+    """:func:`self_test_network` without the tolerance."""
     from imp_trt.artifacts.golden import read_golden
     from imp_trt.artifacts.reading import read_network_manifest
     from imp_trt.backends.opening import open_network
@@ -184,7 +201,6 @@ def self_test_network(path: Path, threads: int | None = None) -> NetworkSelfTest
         MAX_GOLDEN_BYTES,
         TOLERANCES,
         compare_arrays,
-        enforce_arrays,
         unpack_call,
     )
 
@@ -201,7 +217,6 @@ def self_test_network(path: Path, threads: int | None = None) -> NetworkSelfTest
         backend.close()
     tolerance = TOLERANCES[manifest.precision]
     agreement = compare_arrays({"": lambda _: outputs}, [call], manifest.outputs, tolerance)[""]
-    enforce_arrays(agreement, manifest.precision)
     return NetworkSelfTest(path, manifest, agreement, network_ms)
 
 
@@ -229,10 +244,13 @@ def _is_network(path: Path) -> bool:
 
 def _run(options: argparse.Namespace) -> int:
     if _is_network(options.file):
-        tested = self_test_network(options.file, options.threads)
+        from imp_trt.export.verification.arrays import enforce_arrays
+
+        tested = _tested_network(options.file, options.threads)
         if options.json:
             print_json(tested.to_dict())
-        else:
+        enforce_arrays(tested.agreement, tested.manifest.precision)
+        if not options.json:
             shares = ", ".join(f"{name} {each.share:.4%}" for name, each in tested.agreement.items())
             print_line(
                 f"PASSED imp-selftest {tested.path}: agreement {shares}, network {tested.network_ms:.1f} ms"
