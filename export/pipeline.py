@@ -39,7 +39,7 @@ from imp_trt.export.report import ExportReport as ExportReport
 from imp_trt.export.tensorrt.engine import Engine, check_adaptive, make_engine
 from imp_trt.export.verification.bisect import Bisection, bisect
 from imp_trt.export.verification.compare import Candidate, compare
-from imp_trt.export.verification.gates import ENGINE, ONNXRUNTIME, PYTORCH, Agreement, enforce
+from imp_trt.export.verification.gates import ENGINE, GATES, ONNXRUNTIME, PYTORCH, Agreement, enforce
 from imp_trt.models.checkpoint import read_checkpoint
 from imp_trt.models.deploy import DeployModule
 from imp_trt.models.network import ImpNetwork
@@ -309,6 +309,15 @@ def _warn_of_frames(plans: Sequence[ExportPlan], reference: Manifest) -> None:
     verified = [plan.frames for plan in plans if plan.options.verify]
     if verified and (unlike := verified[0].unlike(reference.classes)):
         _log.warning("verification frames: %s", unlike)
+    for plan in plans:
+        gate, default = plan.gate, GATES[plan.options.precision]
+        other = plan.options.verify and gate.miou_drop != default.miou_drop
+        if other and not plan.frames.has_ground_truth(reference.classes):
+            _log.warning(
+                "the gate for mIoU has no effect: only synthetic street scenes have ground truth, and only "
+                "for a network of their classes. imp-eval measures the mIoU of an artifact on a dataset"
+            )
+            return
 
 
 def _warn_without_instances(manifest: Manifest, agreement: Agreement) -> None:

@@ -69,7 +69,8 @@ def verification_options(p: argparse.ArgumentParser) -> None:
         type=gate_fields,
         metavar="FIELD=VALUE",
         help="another gate than the precision's, for example labels=0.97,instances=0.85: fraction of pixels "
-        "with the same class, F1 of instances, and miou, points that may be lost on frames with ground truth",
+        "with the same class, F1 of instances, and miou, points that may be lost on frames with ground truth "
+        "(the synthetic scenes, for a network of their classes)",
     )
     p.add_argument(
         "--bisect",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -332,6 +333,14 @@ def test_a_manifest_that_lay_there_alone_survives_a_failed_export(quick, weights
         export_onnx(weights, tmp_path, ExportOptions(verify=False))
     assert list(tmp_path.iterdir()) == [manifest]
     assert manifest.read_text() == "of an artifact that was moved"
+
+
+@pytest.mark.parametrize(("drop", "said"), [(0.05, True), (verify.GATES["fp32"].miou_drop, False)])
+def test_a_gate_for_miou_without_ground_truth_is_said(quick, weights, tmp_path, caplog, drop, said):
+    """Only the synthetic scenes have ground truth, for a network of their classes."""
+    gate = replace(verify.GATES["fp32"], miou_drop=drop)
+    export_onnx(weights, tmp_path, ExportOptions(gate=gate, frame_count=1))
+    assert ("the gate for mIoU has no effect" in caplog.text) == said
 
 
 def test_a_network_that_finds_nothing_is_no_proof(quick, weights, tmp_path, monkeypatch, caplog):
