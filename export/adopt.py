@@ -21,9 +21,16 @@ from imp_trt.backends import open_backend
 from imp_trt.backends.preflight import TITLES, problems
 from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import ArtifactError, DependencyMissing, EngineIncompatible, UsageError
-from imp_trt.export.from_onnx import OnnxSource, check_verifiable, read_source, verify_engine, written
+from imp_trt.export.from_onnx import (
+    EXPORTED_ALREADY,
+    OnnxSource,
+    check_verifiable,
+    read_source,
+    verify_engine,
+    written,
+)
 from imp_trt.export.manifests import engine_manifest
-from imp_trt.export.options import ExportOptions
+from imp_trt.export.options import ExportOptions, reject_options_of_a_checkpoint
 from imp_trt.export.plan import ExportPlan, check_writable
 from imp_trt.export.progress import Progress, silent
 from imp_trt.export.report import ExportReport
@@ -84,6 +91,8 @@ def adopt_engine(
             onnx,
             onnx,
         )
+    if options is not None:
+        reject_options_of_a_checkpoint(options, f"adopting {engine}", EXPORTED_ALREADY, frames=True)
     options = replace(options or ExportOptions(), precision=source.manifest.precision, calibrated=True)
     plan = _plan(source, path, output, header, options, progress or silent)
     if options.verify:

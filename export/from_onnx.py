@@ -30,7 +30,7 @@ from imp_trt.data.files import temporary_folder
 from imp_trt.errors import ArtifactError, DependencyMissing, UsageError
 from imp_trt.export.manifests import engine_manifest
 from imp_trt.export.onnx.structure import Structure, read_structure
-from imp_trt.export.options import ExportOptions
+from imp_trt.export.options import ExportOptions, reject_options_of_a_checkpoint
 from imp_trt.export.parts import ExportedPart, part_from_onnx
 from imp_trt.export.plan import ExportPlan, make_engine_plan
 from imp_trt.export.progress import Progress, silent
@@ -46,6 +46,8 @@ from imp_trt.export.verification.gates import (
     gate_of,
 )
 from imp_trt.export.verification.golden import replay
+
+EXPORTED_ALREADY = "the ONNX file has been exported already"
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +139,8 @@ def engine_from_onnx(
 
     Raises:
         ArtifactError: a file is missing or damaged, or they do not belong together.
-        UsageError: the file has another precision, or the target and its options are not supported.
+        UsageError: the file has another precision, the target and its options are not supported, or an option
+            belongs to the export of the file.
         DependencyMissing: the target's builder or its GPU is missing, or nothing can verify the graph.
         BuildError: TensorRT cannot build the graph.
         PrecisionError: the engine has another precision.
@@ -147,6 +150,7 @@ def engine_from_onnx(
     start = time.perf_counter()
     source = read_source(Path(onnx), None if options is None else options.precision)
     options = options or ExportOptions(precision=source.manifest.precision, calibrated=True)
+    reject_options_of_a_checkpoint(options, f"an engine from {onnx}", EXPORTED_ALREADY, frames=True)
     plan = make_engine_plan(Path(onnx), Path(output), options, progress or silent)
     if options.verify:
         check_verifiable(source, plan.platform)

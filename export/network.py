@@ -23,7 +23,7 @@ from imp_trt.backends.preflight import problems
 from imp_trt.errors import ArtifactError, UsageError
 from imp_trt.export.onnx.foreign import ForeignModel, Shapes, read_foreign, set_shape
 from imp_trt.export.onnx.structure import read_structure
-from imp_trt.export.options import ExportOptions
+from imp_trt.export.options import ExportOptions, reject_options_of_a_checkpoint
 from imp_trt.export.plan import ExportPlan, make_network_plan
 from imp_trt.export.progress import Progress, silent
 from imp_trt.export.report import NetworkReport
@@ -144,17 +144,9 @@ def _check_options(options: ExportOptions) -> None:
             got=options.precision,
             fix="--engine fp16; int8 and fp8 need the checkpoint that imp-train or imp-import made",
         )
-    for name, used in (
-        ("--calib", options.calibration is not None),
-        ("--batch", options.batch != 1),
-        ("--function-free", options.function_free),
-        ("--keep-onnx", options.engine.keep_onnx),
-    ):
-        if used:
-            raise UsageError(
-                f"a third-party network takes no {name}",
-                fix="leave it out; --shape sets sizes, --target onnxruntime writes the ONNX file",
-            )
+    reject_options_of_a_checkpoint(
+        options, "a third-party network", "--shape sets sizes, --target onnxruntime writes the ONNX file"
+    )
 
 
 # ---- the graph ----
