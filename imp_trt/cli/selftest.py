@@ -116,7 +116,7 @@ def self_test(path: Path, threads: int | None = None) -> SelfTest:
     from imp_trt.export.verification.golden import replay
 
     start = perf_counter()
-    if path.suffix not in SUFFIXES.values():
+    if path.suffix.lower() not in SUFFIXES.values():
         raise UsageError(
             f"file {path}",
             expected=f"an artifact: {' or '.join(SUFFIXES.values())}",
@@ -236,7 +236,7 @@ def _is_network(path: Path) -> bool:
     from imp_trt.artifacts.network_manifest import NetworkManifest
     from imp_trt.artifacts.reading import check_regular, read_any_manifest
 
-    if path.suffix not in SUFFIXES.values():
+    if path.suffix.lower() not in SUFFIXES.values():
         return False
     check_regular(path, "artifact")
     return isinstance(read_any_manifest(path), NetworkManifest)

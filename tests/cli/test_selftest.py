@@ -40,6 +40,15 @@ def test_an_artifact_with_the_right_answers_passes(
     assert data["sha256"] == read_artifact(path).manifest.sha256
 
 
+def test_a_suffix_in_capitals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As every other command reads it."""
+    path = tmp_path / "TINY.ONNX"
+    source = read_artifact(onnx_artifact(tmp_path))
+    write_artifact(path, source.payload, source.manifest, pack_golden(golden()))
+    assert main([str(path)]) == 0
+    assert "PASSED" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("batch", [2, 3])
 def test_frames_fill_up_a_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str], batch: int) -> None:
     assert main([str(onnx_artifact(tmp_path, batch=batch, frames=golden(5))), "--json"]) == 0
