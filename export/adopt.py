@@ -31,7 +31,7 @@ from imp_trt.export.from_onnx import (
 )
 from imp_trt.export.manifests import engine_manifest
 from imp_trt.export.options import ExportOptions, reject_options_of_a_checkpoint
-from imp_trt.export.plan import ExportPlan, check_writable
+from imp_trt.export.plan import ExportPlan, check_suffix, check_writable
 from imp_trt.export.progress import Progress, silent
 from imp_trt.export.report import ExportReport
 from imp_trt.export.targets import check_version, find_target
@@ -144,6 +144,8 @@ def _plan(
     check_version(target, str(header.version), f"the engine is of {header.version}")
     suffix = SUFFIXES["engine"]
     place = path if output is None else Path(output)
+    if output is not None:
+        check_suffix(place, suffix, target)
     if output is not None and place.suffix != suffix:
         place = place / path.name
     place = place.with_suffix(suffix)
