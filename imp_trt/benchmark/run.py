@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import time
@@ -359,7 +358,7 @@ def _model(path: Path, manifest: Manifest, backend: BackendName) -> ModelInfo:
     return {
         "file": path.name,
         "kind": manifest.kind,
-        "sha256": manifest.sha256 or hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": manifest.sha256 or manifest.weights_sha256,  # of a checkpoint, which may have been replaced
         "weights_sha256": manifest.weights_sha256,
         "backend": backend,
         "backend_version": engine.version

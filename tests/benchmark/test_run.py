@@ -17,7 +17,7 @@ from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends.opening import BackendName
 from imp_trt.benchmark.gates import parse_gate
 from imp_trt.benchmark.measure import WarmUp
-from imp_trt.benchmark.run import Settings, absent_stages, backend_of, gpu_of, record, run_benchmark
+from imp_trt.benchmark.run import Settings, _model, absent_stages, backend_of, gpu_of, record, run_benchmark
 from imp_trt.benchmark.samples import STAGES
 from imp_trt.errors import ArtifactError, UsageError
 from tests.support import engines, tiny
@@ -157,3 +157,9 @@ def test_onnxruntime_on_a_gpu() -> None:
     assert gpu_of(tiny.manifest(), "cpu", "openvino") is None
     assert gpu_of(tiny.manifest(), None, "openvino") is None
     assert absent_stages(tiny.manifest(), "cuda")["upload"] == "included in infer with ONNX Runtime"
+
+
+def test_a_checkpoint_is_named_by_the_bytes_that_ran(tmp_path: Path) -> None:
+    """The file may have been replaced, or be gone, when the report is made."""
+    weights = replace(tiny.manifest(), kind="checkpoint", sha256="", weights_sha256="ab" * 32)
+    assert _model(tmp_path / "gone.safetensors", weights, "pytorch")["sha256"] == "ab" * 32
