@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from imp_trt import backends
 from imp_trt.artifacts.artifact import golden_path
@@ -85,6 +86,15 @@ def test_instances_that_are_missing_or_not_finite_exit_with_3(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(onnx_artifact(tmp_path, tiny.graph(num_detections=0)))]) == 3
+    assert "instance F1 0.0000, gate 0.97" in capsys.readouterr().err
+
+
+def test_other_masks_exit_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Class map, boxes and scores are right."""
+    model = tiny.graph()
+    masks = next(i for i in model.graph.initializer if i.name == "masks_value")
+    masks.CopyFrom(numpy_helper.from_array(1 - numpy_helper.to_array(masks), masks.name))
+    assert main([str(onnx_artifact(tmp_path, model))]) == 3
     assert "instance F1 0.0000, gate 0.97" in capsys.readouterr().err
 
 
