@@ -9,7 +9,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from operator import index
 from pathlib import Path
 
@@ -145,7 +144,8 @@ def _planes(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Labels of the planes, and indices in the class map of background and planes."""
     try:
-        labels = tuple(range(index(things)) if isinstance(things, Integral) else map(index, things))
+        every = range(things) if isinstance(things, int) else things
+        labels = tuple(index(label) for label in every)
     except TypeError as error:
         raise InvalidInput("things", expected="a number or labels, integers", got=things) from error
     if not 1 <= len(labels) <= _MAX_PLANES or len(set(labels)) != len(labels):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, TypeGuard
 
 from imp_trt.errors import CheckpointError
 from imp_trt.models.importing.layout import STRIDES, level_sizes
@@ -137,7 +137,7 @@ def _numbers(value: object) -> tuple[float, ...]:
     return tuple(float(item) for item in value)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
