@@ -32,6 +32,10 @@ _MAX_INPUT_BYTES = 1 << 31
 _SEED = 0
 _TINY = 1e-6
 _MOST_NAMES = 5
+_MIN_IN_CHANNEL = 16
+
+SMALL = 0.01
+"""Fraction of an output's largest magnitude below which a channel is not seen by its tolerance."""
 
 _log = logging.getLogger(__name__)
 
@@ -141,6 +145,8 @@ class OutputAgreement:
             finite where the other is.
         finite: whether the reference had a finite value.
         varying: whether the reference differed between calls.
+        small_values, small_agreeing: numbers of values in channels whose largest magnitude is below SMALL of
+            the output's, such as scores next to boxes in pixels, and of those that agree by their own.
     """
 
     calls: int = 0
@@ -149,6 +155,8 @@ class OutputAgreement:
     difference: float = 0.0
     finite: bool = False
     varying: bool = False
+    small_values: int = 0
+    small_agreeing: int = 0
     _first: NDArray[Any] | None = field(default=None, repr=False)
 
     @property
@@ -172,10 +180,30 @@ class OutputAgreement:
         same = (a == b) | (np.isnan(a) & np.isnan(b))
         finite = np.isfinite(a) & np.isfinite(b)
         scale = max(float(np.abs(a[np.isfinite(a)]).max(initial=0.0)), _TINY)
-        error = np.where(finite, np.abs(np.where(finite, a, 0) - np.where(finite, b, 0)) / scale, np.inf)
-        error = np.where(same, 0.0, error)
+        distance = np.where(finite, np.abs(np.where(finite, a, 0) - np.where(finite, b, 0)), np.inf)
+        distance = np.where(same, 0.0, distance)
+        error = distance / scale
+        self._add_small(np.where(np.isfinite(a), np.abs(a), 0), distance, scale, tolerance)
         self.agreeing += int((error <= tolerance.difference).sum())
         self.difference = max(self.difference, float(error.max()))
+
+    def _add_small(
+        self,
+        magnitude: NDArray[np.float64],
+        distance: NDArray[np.float64],
+        scale: float,
+        tolerance: Tolerance,
+    ) -> None:
+        """Count the values of small channels in [B, C, N] or [B, N, C], the fewer are the channels."""
+        if magnitude.ndim != 3:
+            return
+        axis = 1 if magnitude.shape[1] <= magnitude.shape[2] else 2
+        if magnitude.size < _MIN_IN_CHANNEL * magnitude.shape[axis]:
+            return
+        own = magnitude.max(axis=(0, 3 - axis), keepdims=True)
+        small = np.broadcast_to((own > 0) & (own < SMALL * scale), magnitude.shape)
+        self.small_values += int(small.sum())
+        self.small_agreeing += int((small & (distance <= tolerance.difference * own)).sum())
 
     def to_dict(self) -> dict[str, object]:
         """Data for the manifest."""
@@ -232,8 +260,11 @@ def enforce_arrays(agreement: Mapping[str, OutputAgreement], precision: NetworkP
         )
 
 
-def warn_of_untested(agreement: Mapping[str, OutputAgreement]) -> None:
-    """Log outputs whose comparison says little: those that are not finite, or the same in each call."""
+def warn_of_untested(agreement: Mapping[str, OutputAgreement], precision: NetworkPrecision) -> None:
+    """Log outputs whose comparison says little.
+
+    They are not finite, the same in each call, or have channels that disagree beside much larger ones.
+    """
     compared = {name: each for name, each in agreement.items() if each.values}
     undefined = [name for name, each in compared.items() if not each.finite]
     same = [
@@ -248,6 +279,18 @@ def warn_of_untested(agreement: Mapping[str, OutputAgreement]) -> None:
         if names:
             listed = ", ".join(map(repr, names[:_MOST_NAMES])) + ", ..." * (len(names) > _MOST_NAMES)
             _log.warning("output %s: %s. Verify on inputs like those in use: --frames FILE.npz", listed, what)
+    tolerance = TOLERANCES[precision]
+    for name, each in compared.items():
+        if each.small_agreeing < tolerance.share * each.small_values:
+            _log.warning(
+                "output %r has channels of less than %g of its largest value, by which all are compared: "
+                "only %.2f%% of their values are within %g of their own largest. Make them an output of "
+                "their own, or export fp32",
+                name,
+                SMALL,
+                100 * each.small_agreeing / each.small_values,
+                tolerance.difference,
+            )
 
 
 # ---- golden arrays ----

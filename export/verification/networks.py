@@ -164,7 +164,7 @@ def verify_network(
         agreement = compare_arrays(runs, _reported(calls(), plan.progress), manifest.outputs, tolerance)
     for each in agreement.values():
         enforce_arrays(each, manifest.precision)
-    warn_of_untested(next(iter(agreement.values())))
+    warn_of_untested(next(iter(agreement.values())), manifest.precision)
     entry = {name: value for name, value in manifest.verification.items() if name != "skipped"} | {
         "verified_on": verified_on,
         "against": "the float32 file in ONNX Runtime, without optimizations",

@@ -129,6 +129,24 @@ def test_outputs_that_the_inputs_do_not_reach_are_named(
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(("error", "said"), [(0.0, False), (0.005, False), (0.3, True)])
+def test_scores_next_to_boxes_in_pixels(
+    caplog: pytest.LogCaptureFixture, last: bool, error: float, said: bool
+) -> None:
+    """As in YOLO's output [B, 4 + classes, N]: an error of 0.3 of a score is within 0.01 of 640 pixels."""
+    random = np.random.default_rng(0)
+    boxes, scores = 640 * random.random((1, 4, 300)), random.random((1, 8, 300))
+    reference, candidate = (np.concatenate([boxes, s], 1).astype("f4") for s in (scores, scores + error))
+    if last:
+        reference, candidate = reference.swapaxes(1, 2), candidate.swapaxes(1, 2)
+    agreement = arrays.OutputAgreement()
+    agreement.add(reference, candidate, arrays.TOLERANCES["fp16"])
+    assert agreement.share == 1.0
+    arrays.warn_of_untested({"output0": agreement}, "fp16")
+    assert ("output 'output0' has channels" in caplog.text) == said
+
+
 @pytest.mark.parametrize("ir_version", [3, 8])
 def test_weights_that_are_inputs_too(tmp_path: Path, ir_version: int) -> None:
     """Older exporters list weights among the inputs, with the file's values as defaults."""
