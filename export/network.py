@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ from imp_trt.export.verification.arrays import (
     verification_inputs,
 )
 from imp_trt.export.verification.networks import Calls, Reference, verify_network
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,11 +215,17 @@ def _from_file(plan: ExportPlan, shapes: Shapes) -> _Lowered:
     for value, spec in zip(model.graph.output, outputs, strict=True):
         set_shape(value, spec.shape)
     if options.precision == "fp16":
-        from imp_trt.export.onnx.float16 import to_float16
+        from imp_trt.export.onnx.float16 import has_float16, to_float16
 
         plan.progress("export", 0, 1)
         model = to_float16(model)
         plan.progress("export", 1, 1)
+        if not has_float16(model):
+            _log.warning(
+                "%s: no layer is in float16. Convolutions, matrix products and what lies between them "
+                "become float16, unless their weights exceed its range",
+                plan.weights,
+            )
     if plan.target.backend != "onnxruntime":
         from imp_trt.export.onnx.class_map import without_argmax
 

@@ -84,6 +84,11 @@ def to_float16(model: ModelProto) -> ModelProto:
     return inferred
 
 
+def has_float16(model: ModelProto) -> bool:
+    """Whether a model of :func:`to_float16` has a tensor in float16."""
+    return any(value.type.tensor_type.elem_type == _HALF for value in model.graph.value_info)
+
+
 def _read(nodes: list[NodeProto], outputs: set[str]) -> list[NodeProto]:
     """The nodes without casts that nothing reads."""
     read = {name for node in nodes for name in node.input} | outputs

@@ -282,6 +282,20 @@ def test_pictures_are_no_inputs(tmp_path: Path) -> None:
         export(path, tmp_path / "out", frames=tmp_path / "missing.npz")
 
 
+def test_a_file_in_which_no_layer_becomes_float16(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = foreign.plain()
+    nodes = [node for node in model.graph.node if node.name in ("center", "normalize")]
+    del model.graph.node[:], model.graph.output[:]
+    model.graph.node.extend(nodes)
+    model.graph.output.append(helper.make_tensor_value_info("normalized", TensorProto.FLOAT, (1, 3, 16, 24)))
+    path = foreign.save(tmp_path, model)
+    export(path, tmp_path / "out", precision="fp16")
+    assert "no layer is in float16" in caplog.text
+    caplog.clear()
+    export(foreign.save(tmp_path, foreign.plain()), tmp_path / "out", precision="fp16")
+    assert caplog.text == ""
+
+
 def test_weights_beyond_float16_stay_float32(tmp_path: Path) -> None:
     """Weights of 6e5, which float16 cannot have, and inputs whose results it can."""
     path = foreign.save(tmp_path, foreign.plain(scale=1e6))
