@@ -81,7 +81,8 @@ def verification_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--no-verify",
         action="store_true",
-        help="skip verification, which also leaves out the golden frames; recorded in the manifest",
+        help="skip verification, recorded in the manifest; the export of a checkpoint then has no golden "
+        "frames, an engine keeps those of its .onnx file",
     )
 
 
