@@ -21,10 +21,17 @@ from imp_trt.backends import open_backend
 from imp_trt.backends.preflight import TITLES, problems
 from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import ArtifactError, DependencyMissing, EngineIncompatible, UsageError
-from imp_trt.export.from_onnx import OnnxSource, check_verifiable, read_source, verify_engine, written
+from imp_trt.export.from_onnx import (
+    EXPORTED_ALREADY,
+    OnnxSource,
+    check_verifiable,
+    read_source,
+    verify_engine,
+    written,
+)
 from imp_trt.export.manifests import engine_manifest
-from imp_trt.export.options import ExportOptions
-from imp_trt.export.plan import ExportPlan, check_writable
+from imp_trt.export.options import ExportOptions, reject_options_of_a_checkpoint
+from imp_trt.export.plan import ExportPlan, check_suffix, check_writable
 from imp_trt.export.progress import Progress, silent
 from imp_trt.export.report import ExportReport
 from imp_trt.export.targets import check_version, find_target
@@ -84,6 +91,8 @@ def adopt_engine(
             onnx,
             onnx,
         )
+    if options is not None:
+        reject_options_of_a_checkpoint(options, f"adopting {engine}", EXPORTED_ALREADY, frames=True)
     options = replace(options or ExportOptions(), precision=source.manifest.precision, calibrated=True)
     plan = _plan(source, path, output, header, options, progress or silent)
     if options.verify:
@@ -135,6 +144,8 @@ def _plan(
     check_version(target, str(header.version), f"the engine is of {header.version}")
     suffix = SUFFIXES["engine"]
     place = path if output is None else Path(output)
+    if output is not None:
+        check_suffix(place, suffix, target)
     if output is not None and place.suffix != suffix:
         place = place / path.name
     place = place.with_suffix(suffix)

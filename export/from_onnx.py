@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from imp_trt.artifacts.artifact import Artifact
+from imp_trt.artifacts.artifact import SUFFIXES, Artifact
 from imp_trt.artifacts.golden import Golden, read_golden, unpack_golden
 from imp_trt.artifacts.manifest import QUANTIZED, Manifest, TensorSpec
 from imp_trt.artifacts.reading import check_regular, read_artifact, read_manifest
@@ -30,7 +30,7 @@ from imp_trt.data.files import temporary_folder
 from imp_trt.errors import ArtifactError, DependencyMissing, UsageError
 from imp_trt.export.manifests import engine_manifest
 from imp_trt.export.onnx.structure import Structure, read_structure
-from imp_trt.export.options import ExportOptions
+from imp_trt.export.options import ExportOptions, reject_options_of_a_checkpoint
 from imp_trt.export.parts import ExportedPart, part_from_onnx
 from imp_trt.export.plan import ExportPlan, make_engine_plan
 from imp_trt.export.progress import Progress, silent
@@ -46,6 +46,8 @@ from imp_trt.export.verification.gates import (
     gate_of,
 )
 from imp_trt.export.verification.golden import replay
+
+EXPORTED_ALREADY = "the ONNX file has been exported already"
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +139,8 @@ def engine_from_onnx(
 
     Raises:
         ArtifactError: a file is missing or damaged, or they do not belong together.
-        UsageError: the file has another precision, or the target and its options are not supported.
+        UsageError: the file has another precision, the target and its options are not supported, or an option
+            belongs to the export of the file.
         DependencyMissing: the target's builder or its GPU is missing, or nothing can verify the graph.
         BuildError: TensorRT cannot build the graph.
         PrecisionError: the engine has another precision.
@@ -147,6 +150,7 @@ def engine_from_onnx(
     start = time.perf_counter()
     source = read_source(Path(onnx), None if options is None else options.precision)
     options = options or ExportOptions(precision=source.manifest.precision, calibrated=True)
+    reject_options_of_a_checkpoint(options, f"an engine from {onnx}", EXPORTED_ALREADY, frames=True)
     plan = make_engine_plan(Path(onnx), Path(output), options, progress or silent)
     if options.verify:
         check_verifiable(source, plan.platform)
@@ -233,7 +237,10 @@ def _replay(
     if runs:
         with written(payload, manifest, None if part is None else part.payload) as path:
             return ENGINE, *_replay_file(path, golden, part is not None)
-    return ONNXRUNTIME, *_replay_file(source.artifact.path, golden, part is not None)
+    # Not the file itself, which may have been replaced while the engine was built.
+    graph = source.artifact
+    with written(graph.payload, graph.manifest, graph.canvas) as path:
+        return ONNXRUNTIME, *_replay_file(path, golden, part is not None)
 
 
 def _replay_file(path: Path, golden: Golden, parts: bool) -> tuple[Agreement, float, CanvasAgreement]:
@@ -250,9 +257,9 @@ def _replay_file(path: Path, golden: Golden, parts: bool) -> tuple[Agreement, fl
 
 @contextmanager
 def written(payload: bytes, manifest: Manifest, canvas: bytes | None = None) -> Iterator[Path]:
-    """An engine, with its canvas part if it has one, as an artifact in a temporary folder."""
+    """A network, with its canvas part if it has one, as an artifact in a temporary folder."""
     with temporary_folder("imp_trt_export_") as folder:
-        yield write_artifact(folder / "candidate.engine", payload, manifest, canvas=canvas)
+        yield write_artifact(folder / f"candidate{SUFFIXES[manifest.kind]}", payload, manifest, canvas=canvas)
 
 
 def check_verifiable(source: OnnxSource, platform: Platform) -> None:

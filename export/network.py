@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from imp_trt.backends.preflight import problems
 from imp_trt.errors import ArtifactError, UsageError
 from imp_trt.export.onnx.foreign import ForeignModel, Shapes, read_foreign, set_shape
 from imp_trt.export.onnx.structure import read_structure
-from imp_trt.export.options import ExportOptions
+from imp_trt.export.options import ExportOptions, reject_options_of_a_checkpoint
 from imp_trt.export.plan import ExportPlan, make_network_plan
 from imp_trt.export.progress import Progress, silent
 from imp_trt.export.report import NetworkReport
@@ -36,6 +37,8 @@ from imp_trt.export.verification.arrays import (
     verification_inputs,
 )
 from imp_trt.export.verification.networks import Calls, Reference, verify_network
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,17 +147,9 @@ def _check_options(options: ExportOptions) -> None:
             got=options.precision,
             fix="--engine fp16; int8 and fp8 need the checkpoint that imp-train or imp-import made",
         )
-    for name, used in (
-        ("--calib", options.calibration is not None),
-        ("--batch", options.batch != 1),
-        ("--function-free", options.function_free),
-        ("--keep-onnx", options.engine.keep_onnx),
-    ):
-        if used:
-            raise UsageError(
-                f"a third-party network takes no {name}",
-                fix="leave it out; --shape sets sizes, --target onnxruntime writes the ONNX file",
-            )
+    reject_options_of_a_checkpoint(
+        options, "a third-party network", "--shape sets sizes, --target onnxruntime writes the ONNX file"
+    )
 
 
 # ---- the graph ----
@@ -165,13 +160,17 @@ def _from_artifact(plan: ExportPlan, shapes: Shapes | None) -> _Lowered:
     artifact = read_network(plan.weights)
     check_graph(artifact.payload, str(artifact.path))
     manifest = artifact.manifest
-    if shapes:
-        raise UsageError(
-            f"--shape for {plan.weights}",
-            expected="a third-party ONNX file",
-            got="an artifact of imp-export, whose shapes are fixed",
-            fix="export the original file again",
-        )
+    for option, used, why in (
+        ("--shape", bool(shapes), "whose shapes are fixed"),
+        ("--frames", plan.options.frames is not None, "which is verified with its golden arrays"),
+    ):
+        if used:
+            raise UsageError(
+                f"{option} for {plan.weights}",
+                expected="a third-party ONNX file",
+                got=f"an artifact of imp-export, {why}",
+                fix="leave it out, or export the original file again",
+            )
     if plan.options.precision != manifest.precision:
         raise UsageError(
             f"{plan.weights}: an artifact keeps its precision",
@@ -192,6 +191,10 @@ def _from_artifact(plan: ExportPlan, shapes: Shapes | None) -> _Lowered:
             got="none: its inputs and outputs are too large, or it was exported unverified",
             fix="export the original file for this target, or --no-verify",
         )
+    if plan.target.backend != "onnxruntime":  # what was measured of the file does not hold for its engine
+        skipped = {"verified_on": None, "skipped": "by request (--no-verify)"}
+        verification = {**skipped, "onnx": dict(manifest.verification)}
+        manifest = replace(manifest, verification=verification, benchmark={})
     return _Lowered(artifact.payload, replace(manifest, target=plan.target.name), calls, source, golden)
 
 
@@ -212,11 +215,17 @@ def _from_file(plan: ExportPlan, shapes: Shapes) -> _Lowered:
     for value, spec in zip(model.graph.output, outputs, strict=True):
         set_shape(value, spec.shape)
     if options.precision == "fp16":
-        from imp_trt.export.onnx.float16 import to_float16
+        from imp_trt.export.onnx.float16 import has_float16, to_float16
 
         plan.progress("export", 0, 1)
         model = to_float16(model)
         plan.progress("export", 1, 1)
+        if not has_float16(model):
+            _log.warning(
+                "%s: no layer is in float16. Convolutions, matrix products and what lies between them "
+                "become float16, unless their weights exceed its range",
+                plan.weights,
+            )
     if plan.target.backend != "onnxruntime":
         from imp_trt.export.onnx.class_map import without_argmax
 

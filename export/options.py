@@ -138,6 +138,36 @@ def check_keep_float16(precision: Precision, keep: str, verify: bool) -> None:
         )
 
 
+_OF_A_CHECKPOINT = {
+    "batch": "--batch",
+    "nms_iterations": "--nms-iterations",
+    "calibration": "--calib",
+    "function_free": "--function-free",
+    "parts": "--parts",
+    "keep_float16": "--keep-float16",
+    "gate": "--gate",
+}
+"""Fields of ExportOptions that only an export from a checkpoint uses, and their flags."""
+
+
+def reject_options_of_a_checkpoint(options: ExportOptions, what: str, fix: str, frames: bool = False) -> None:
+    """UsageError if an option has another value than its default and only a checkpoint's export uses it.
+
+    Args:
+        options: to check.
+        what, fix: for the message.
+        frames: whether frames to verify on are not used either.
+    """
+    names = {**_OF_A_CHECKPOINT, **({"frames": "--frames"} if frames else {})}
+    used = [flag for name, flag in names.items() if getattr(options, name) != getattr(_DEFAULTS, name)]
+    used += ["--keep-onnx"] if options.engine.keep_onnx else []
+    if used:
+        raise UsageError(f"{what} takes no {', '.join(used)}", fix=f"leave it out; {fix}")
+
+
+_DEFAULTS = ExportOptions()
+
+
 def options_of(positional: Sequence[object], keywords: Mapping[str, object]) -> ExportOptions:
     """The options of a call; warns for arguments in the form of version 0.1.
 

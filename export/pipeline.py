@@ -19,7 +19,7 @@ from imp_trt.artifacts.reading import read_manifest
 from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends.preflight import problems
 from imp_trt.backends.pytorch import PyTorchBackend
-from imp_trt.data.files import write_atomically
+from imp_trt.data.files import resolved, write_atomically
 from imp_trt.errors import ImpTrtError, UsageError, printable
 from imp_trt.export.manifests import (
     benchmark_entry,
@@ -39,7 +39,7 @@ from imp_trt.export.report import ExportReport as ExportReport
 from imp_trt.export.tensorrt.engine import Engine, check_adaptive, make_engine
 from imp_trt.export.verification.bisect import Bisection, bisect
 from imp_trt.export.verification.compare import Candidate, compare
-from imp_trt.export.verification.gates import ENGINE, ONNXRUNTIME, PYTORCH, Agreement, enforce
+from imp_trt.export.verification.gates import ENGINE, GATES, ONNXRUNTIME, PYTORCH, Agreement, enforce
 from imp_trt.models.checkpoint import read_checkpoint
 from imp_trt.models.deploy import DeployModule
 from imp_trt.models.network import ImpNetwork
@@ -309,6 +309,25 @@ def _warn_of_frames(plans: Sequence[ExportPlan], reference: Manifest) -> None:
     verified = [plan.frames for plan in plans if plan.options.verify]
     if verified and (unlike := verified[0].unlike(reference.classes)):
         _log.warning("verification frames: %s", unlike)
+    if any(plan.options.verify and _frames_of_calibration(plan) for plan in plans):
+        _log.warning(
+            "verification frames: they are the calibration frames too, whose ranges fit them. Name other "
+            "images of the application with --frames"
+        )
+    for plan in plans:
+        gate, default = plan.gate, GATES[plan.options.precision]
+        other = plan.options.verify and gate.miou_drop != default.miou_drop
+        if other and not plan.frames.has_ground_truth(reference.classes):
+            _log.warning(
+                "the gate for mIoU has no effect: only synthetic street scenes have ground truth, and only "
+                "for a network of their classes. imp-eval measures the mIoU of an artifact on a dataset"
+            )
+            return
+
+
+def _frames_of_calibration(plan: ExportPlan) -> bool:
+    folder, calibration = plan.frames.folder, plan.calibration
+    return folder is not None and calibration is not None and resolved(folder) == resolved(calibration.folder)
 
 
 def _warn_without_instances(manifest: Manifest, agreement: Agreement) -> None:

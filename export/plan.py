@@ -32,6 +32,12 @@ from imp_trt.export.verification.gates import GATES, Gate
 
 _log = logging.getLogger(__name__)
 
+_FILES = {
+    *SUFFIXES.values(),
+    *(".plan", ".trt", ".eng", ".ort", ".pb", ".safetensors", ".pt", ".pth", ".json", ".npz"),
+}
+"""Suffixes, in lower case, that no one means a folder with."""
+
 _RTX_QUANTIZED = (
     "NVIDIA documents int8 in TensorRT-RTX for weights only, and float8 for matrix products: the engine may "
     "be smaller and no faster than a float16 one (support matrices up to 1.5, release notes of 1.7)"
@@ -178,14 +184,7 @@ def _output_path(name: str, output: Path, precision: Precision, target: Target) 
     """The artifact's path; rejects early what could not be written after minutes of work."""
     suffix = ".onnx" if target.backend == "onnxruntime" else ".engine"
     middle = precision if target.backend == "onnxruntime" else f"{precision}.{target.name}"
-    other_suffixes = set(SUFFIXES.values()) - {suffix}
-    if output.suffix in other_suffixes and not output.is_dir():
-        raise UsageError(
-            f"output {output} for target {target.name}",
-            expected=f"a folder, or a file name that ends with {suffix}",
-            got=output.suffix,
-            fix="choose another with -o, or another --target",
-        )
+    check_suffix(output, suffix, target)
     path = output if output.suffix == suffix else output / f"{name}.{middle}{suffix}"
     check_name_length(path)
     check_writable(path, "output", "choose another with -o")
@@ -197,6 +196,18 @@ def _output_path(name: str, output: Path, precision: Precision, target: Target) 
             fix="choose another with -o",
         )
     return path
+
+
+def check_suffix(output: Path, suffix: str, target: Target) -> None:
+    """UsageError for an output that is named as a model file of another kind: it would become a folder."""
+    other = output.suffix.lower() in _FILES and output.suffix != suffix
+    if other and not output.is_dir():
+        raise UsageError(
+            f"output {output} for target {target.name}",
+            expected=f"a folder, or a file name that ends with {suffix}",
+            got=output.suffix,
+            fix="choose another with -o, or another --target",
+        )
 
 
 def check_writable(path: Path, what: str, fix: str) -> None:

@@ -78,15 +78,30 @@ def to_float16(model: ModelProto) -> ModelProto:
     kept = [i for i in changed.graph.initializer if i.name in used]
     del changed.graph.initializer[:]
     changed.graph.initializer.extend(kept)
+    _without_weights_as_inputs(changed, {i.name for i in model.graph.initializer})
     replace_bodies(changed)
     inferred: ModelProto = shape_inference.infer_shapes(changed, data_prop=True)
     return inferred
+
+
+def has_float16(model: ModelProto) -> bool:
+    """Whether a model of :func:`to_float16` has a tensor in float16."""
+    return any(value.type.tensor_type.elem_type == _HALF for value in model.graph.value_info)
 
 
 def _read(nodes: list[NodeProto], outputs: set[str]) -> list[NodeProto]:
     """The nodes without casts that nothing reads."""
     read = {name for node in nodes for name in node.input} | outputs
     return [node for node in nodes if node.op_type != "Cast" or node.output[0] in read]
+
+
+def _without_weights_as_inputs(model: ModelProto, weights: set[str]) -> None:
+    """Weights that a caller could replace, as old files have them, become constants."""
+    inputs = [i for i in model.graph.input if i.name not in weights]
+    kept = [type(i).FromString(i.SerializeToString()) for i in inputs]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.ir_version = max(model.ir_version, 4)  # the first in which weights need not be inputs
 
 
 def _expanded(model: ModelProto) -> ModelProto:

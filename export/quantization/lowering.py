@@ -62,10 +62,15 @@ class Lowered:
     kept: tuple[str, ...] = ()
 
     def keep(self, layers: Sequence[str]) -> Lowered:
-        """The same network with these layers in float16, in addition to the usual ones."""
+        """The same network with these layers in float16, in addition to the usual ones.
+
+        Raises:
+            UsageError: none of its layers would be quantized.
+        """
         if self.unquantized is None or self.ranges is None:
             raise UsageError(f"precision {self.precision} quantizes no layer")
         model = quantize(self.unquantized, self.precision, self.ranges, more=layers)
+        _check_quantized(model, self.precision)
         return replace(self, model=model, kept=tuple(layers))
 
 
@@ -95,7 +100,8 @@ def lower(
         ranges: of :func:`calibrate`, for several precisions of one network; None calibrates here.
 
     Raises:
-        UsageError: unknown precision, or missing calibration frames.
+        UsageError: unknown precision, missing calibration frames, or a network without a layer that is
+            quantized.
         SourceError: the folder of calibration frames is missing or empty.
         ExportError: the network cannot be exported in that precision.
     """
@@ -109,8 +115,21 @@ def lower(
     report("export", 1, 1)
     if calibration is not None and precision in QUANTIZED:
         ranges = ranges or calibrate(network, nms_iterations, calibration, report)
-        return Lowered(quantize(model, precision, ranges), module, precision, model, ranges)
+        quantized = quantize(model, precision, ranges)
+        _check_quantized(quantized, precision)
+        return Lowered(quantized, module, precision, model, ranges)
     return Lowered(model, module, precision)
+
+
+def _check_quantized(model: ModelProto, precision: Precision) -> None:
+    """UsageError for a graph that has the name of a quantized one alone."""
+    if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        raise UsageError(
+            f"precision {precision}",
+            expected="at least one quantized layer",
+            got="none: all stay in float16",
+            fix="--engine fp16, or keep fewer layers with --keep-float16",
+        )
 
 
 def lower_canvas(lowered: Lowered, batch: int = 1) -> ModelProto:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import io
+import keyword
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +31,13 @@ MAX_GOLDEN_BYTES = 32 << 20
 _MAX_INPUT_BYTES = 1 << 31
 _SEED = 0
 _TINY = 1e-6
+_MOST_NAMES = 5
+_MIN_IN_CHANNEL = 16
+
+SMALL = 0.01
+"""Fraction of an output's largest magnitude below which a channel is not seen by its tolerance."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ def _read(path: Path, specs: Sequence[TensorSpec]) -> Arrays:
 
 def _saving(specs: Sequence[TensorSpec]) -> str:
     """The call that writes a file of inputs."""
-    if all(spec.name.isidentifier() for spec in specs):
+    if all(spec.name.isidentifier() and not keyword.iskeyword(spec.name) for spec in specs):
         arrays = ", ".join(f"{spec.name}=..." for spec in specs)
     else:
         arrays = "**{" + ", ".join(f"{spec.name!r}: ..." for spec in specs) + "}"
@@ -134,12 +143,21 @@ class OutputAgreement:
         values, agreeing: numbers of values.
         difference: the largest, as a fraction of the output's largest magnitude; infinite if one is not
             finite where the other is.
+        finite: whether the reference had a finite value.
+        varying: whether the reference differed between calls.
+        small_values, small_agreeing: numbers of values in channels whose largest magnitude is below SMALL of
+            the output's, such as scores next to boxes in pixels, and of those that agree by their own.
     """
 
     calls: int = 0
     values: int = 0
     agreeing: int = 0
     difference: float = 0.0
+    finite: bool = False
+    varying: bool = False
+    small_values: int = 0
+    small_agreeing: int = 0
+    _first: NDArray[Any] | None = field(default=None, repr=False)
 
     @property
     def share(self) -> float:
@@ -152,6 +170,9 @@ class OutputAgreement:
         self.values += reference.size
         if not reference.size:
             return
+        self._first = reference if self._first is None else self._first
+        self.varying |= self._first is not reference and self._first.tobytes() != reference.tobytes()
+        self.finite |= reference.dtype.kind not in "f" or bool(np.isfinite(reference).any())
         if reference.dtype.kind not in "f":
             self.agreeing += int((reference == candidate).sum())
             return
@@ -159,10 +180,30 @@ class OutputAgreement:
         same = (a == b) | (np.isnan(a) & np.isnan(b))
         finite = np.isfinite(a) & np.isfinite(b)
         scale = max(float(np.abs(a[np.isfinite(a)]).max(initial=0.0)), _TINY)
-        error = np.where(finite, np.abs(np.where(finite, a, 0) - np.where(finite, b, 0)) / scale, np.inf)
-        error = np.where(same, 0.0, error)
+        distance = np.where(finite, np.abs(np.where(finite, a, 0) - np.where(finite, b, 0)), np.inf)
+        distance = np.where(same, 0.0, distance)
+        error = distance / scale
+        self._add_small(np.where(np.isfinite(a), np.abs(a), 0), distance, scale, tolerance)
         self.agreeing += int((error <= tolerance.difference).sum())
         self.difference = max(self.difference, float(error.max()))
+
+    def _add_small(
+        self,
+        magnitude: NDArray[np.float64],
+        distance: NDArray[np.float64],
+        scale: float,
+        tolerance: Tolerance,
+    ) -> None:
+        """Count the values of small channels in [B, C, N] or [B, N, C], the fewer are the channels."""
+        if magnitude.ndim != 3:
+            return
+        axis = 1 if magnitude.shape[1] <= magnitude.shape[2] else 2
+        if magnitude.size < _MIN_IN_CHANNEL * magnitude.shape[axis]:
+            return
+        own = magnitude.max(axis=(0, 3 - axis), keepdims=True)
+        small = np.broadcast_to((own > 0) & (own < SMALL * scale), magnitude.shape)
+        self.small_values += int(small.sum())
+        self.small_agreeing += int((small & (distance <= tolerance.difference * own)).sum())
 
     def to_dict(self) -> dict[str, object]:
         """Data for the manifest."""
@@ -196,21 +237,60 @@ def compare_arrays(
     return agreement
 
 
+def failures(agreement: Mapping[str, OutputAgreement], precision: NetworkPrecision) -> list[str]:
+    """One message for each output that agrees less than the tolerance of the precision requires."""
+    least = TOLERANCES[precision].share
+    return [
+        f"{name!r}: {each.share:.4%}, largest difference {each.difference:.3g}"
+        for name, each in agreement.items()
+        if each.share < least
+    ]
+
+
 def enforce_arrays(agreement: Mapping[str, OutputAgreement], precision: NetworkPrecision) -> None:
     """VerificationError if an output agrees less than the tolerance of the precision requires."""
     tolerance = TOLERANCES[precision]
-    failed = {name: each for name, each in agreement.items() if each.share < tolerance.share}
+    failed = failures(agreement, precision)
     if failed:
-        got = "; ".join(
-            f"{name!r}: {each.share:.4%}, largest difference {each.difference:.3g}"
-            for name, each in failed.items()
-        )
         raise VerificationError(
             f"outputs in {precision} against the float32 file in ONNX Runtime",
             expected=f"{tolerance.share:.2%} of the values within {tolerance.difference:g} of the largest",
-            got=got,
+            got="; ".join(failed),
             fix="verify on inputs like those in use: --frames FILE.npz; or --engine fp32; or --no-verify",
         )
+
+
+def warn_of_untested(agreement: Mapping[str, OutputAgreement], precision: NetworkPrecision) -> None:
+    """Log outputs whose comparison says little.
+
+    They are not finite, the same in each call, or have channels that disagree beside much larger ones.
+    """
+    compared = {name: each for name, each in agreement.items() if each.values}
+    undefined = [name for name, each in compared.items() if not each.finite]
+    same = [
+        name
+        for name, each in compared.items()
+        if each.calls > 1 and not each.varying and name not in undefined
+    ]
+    for names, what in (
+        (undefined, "NaN or infinite in all calls, so none of its values was compared"),
+        (same, "the same in all calls, so the comparison says little if it depends on the inputs"),
+    ):
+        if names:
+            listed = ", ".join(map(repr, names[:_MOST_NAMES])) + ", ..." * (len(names) > _MOST_NAMES)
+            _log.warning("output %s: %s. Verify on inputs like those in use: --frames FILE.npz", listed, what)
+    tolerance = TOLERANCES[precision]
+    for name, each in compared.items():
+        if each.small_agreeing < tolerance.share * each.small_values:
+            _log.warning(
+                "output %r has channels of less than %g of its largest value, by which all are compared: "
+                "only %.2f%% of their values are within %g of their own largest. Make them an output of "
+                "their own, or export fp32",
+                name,
+                SMALL,
+                100 * each.small_agreeing / each.small_values,
+                tolerance.difference,
+            )
 
 
 # ---- golden arrays ----

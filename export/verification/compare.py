@@ -222,8 +222,8 @@ def _chunks(items: Iterator[_T], size: int) -> Iterator[list[_T]]:
 def _detections(results: tuple[SegmentationResult, SegmentationResult]) -> tuple[Detections, Detections]:
     first, second = (r.instances for r in results)
     return (
-        Detections(first.boxes, first.labels, first.scores),
-        Detections(second.boxes, second.labels, second.scores),
+        Detections(first.boxes, first.labels, first.scores, first.masks),
+        Detections(second.boxes, second.labels, second.scores, second.masks),
     )
 
 

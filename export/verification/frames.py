@@ -76,6 +76,12 @@ class VerificationFrames:
             return ""
         return f"{drawn} of {self.count} are {UNLIKE}"
 
+    def has_ground_truth(self, classes: ClassTable) -> bool:
+        """Whether a frame has ground truth for a network of these classes."""
+        from imp_trt.synthetic import SCENE_CLASSES
+
+        return self.count > len(self._paths()) and classes.names == SCENE_CLASSES.names
+
     def load(self, classes: ClassTable) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8] | None]]:
         """Frames [h, w, 3] uint8 BGR, each with its ground truth class map [h, w] uint8 or None.
 

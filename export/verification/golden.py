@@ -123,4 +123,5 @@ def valid_detections(outputs: Mapping[str, NDArray[Any]], i: int) -> Detections:
     count = min(max(int(outputs["num_detections"][i]), 0), outputs["scores"].shape[1])
     boxes, scores = outputs["boxes"][i, :count], outputs["scores"][i, :count]
     keep = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
-    return Detections(boxes[keep], outputs["labels"][i, :count][keep], scores[keep])
+    labels, masks = (outputs[name][i, :count][keep] for name in ("labels", "masks"))
+    return Detections(boxes[keep], labels, scores[keep], masks)

@@ -24,7 +24,14 @@ from imp_trt.data.files import temporary_folder
 from imp_trt.errors import ExportError
 from imp_trt.export.plan import ExportPlan
 from imp_trt.export.progress import Progress
-from imp_trt.export.verification.arrays import TOLERANCES, Arrays, Inputs, compare_arrays, enforce_arrays
+from imp_trt.export.verification.arrays import (
+    TOLERANCES,
+    Arrays,
+    Inputs,
+    compare_arrays,
+    enforce_arrays,
+    warn_of_untested,
+)
 from imp_trt.export.verification.gates import ENGINE, ONNXRUNTIME, VerifiedOn
 
 if TYPE_CHECKING:
@@ -157,6 +164,7 @@ def verify_network(
         agreement = compare_arrays(runs, _reported(calls(), plan.progress), manifest.outputs, tolerance)
     for each in agreement.values():
         enforce_arrays(each, manifest.precision)
+    warn_of_untested(next(iter(agreement.values())), manifest.precision)
     entry = {name: value for name, value in manifest.verification.items() if name != "skipped"} | {
         "verified_on": verified_on,
         "against": "the float32 file in ONNX Runtime, without optimizations",

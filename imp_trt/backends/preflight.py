@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from imp_trt.artifacts.artifact import AnyManifest, Artifact, NetworkArtifact
 from imp_trt.artifacts.engine_info import EngineBackendName, EngineInfo
+from imp_trt.artifacts.manifest import Manifest
 from imp_trt.artifacts.network_manifest import NetworkManifest
 from imp_trt.artifacts.plan_header import HEADER_BYTES, RTX_CAPABILITIES, PlanHeader, read_plan_header
 from imp_trt.cuda.platform import LIBRARY_VARIABLE, Gpu, Platform
@@ -158,10 +159,24 @@ def export_command(manifest: AnyManifest, target: str, *more: str) -> str:
     if manifest.input.batch != 1:
         parts += ["--batch", str(manifest.input.batch)]
     if precision in ("int8", "fp8"):
-        parts += ["--calib", "FOLDER"]
+        parts += ["--calib", "FOLDER", *_kept_float16(manifest)]
+    if manifest.canvas_part is not None:
+        parts.append("--parts")
     if manifest.engine is not None and target != "onnxruntime":
         parts += _engine_options(manifest.engine, target)
     return " ".join([*parts, *more])
+
+
+def _kept_float16(manifest: Manifest) -> list[str]:
+    """The layers that the export kept in float16, whose names are untrusted text."""
+    kept = manifest.verification.get("kept_float16")
+    if not isinstance(kept, list) or not kept or not all(map(_is_layer, kept)):
+        return []
+    return ["--keep-float16", ",".join(kept)]
+
+
+def _is_layer(name: object) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.]{1,100}", name) is not None
 
 
 def _engine_options(engine: EngineInfo, target: str) -> list[str]:

@@ -232,7 +232,7 @@ class PyTorchBaseline:
         agreement, gate = gates.Agreement(), gate_of(self._manifest)
         for image in images:
             both = self._eager.run(image), self._segment(image)
-            a, b = (Detections(r.instances.boxes, r.instances.labels, r.instances.scores) for r in both)
+            a, b = (Detections(i.boxes, i.labels, i.scores, i.masks) for i in (r.instances for r in both))
             agreement.add((both[0].semantic, both[1].semantic), (a, b))
         failures = agreement.failures(gate)
         if failures:

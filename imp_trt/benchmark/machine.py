@@ -19,7 +19,10 @@ from imp_trt.cuda.platform import Gpu, Platform, cpu_model, platform_name
 MAX_OTHER_LOAD = 0.1
 """Fraction of the CPU time used by other programs above which a warning is reported."""
 
-_PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "onnxruntime", "torch", "torchvision")
+_PACKAGES = (
+    *("numpy", "opencv-python", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("torch", "torchvision"),
+)
 _GPU_FIELDS = (
     "name",
     "driver_version",

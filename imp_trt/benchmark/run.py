@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import time
@@ -40,7 +39,7 @@ from imp_trt.benchmark.report import FramesInfo, ModelInfo, Report
 from imp_trt.benchmark.samples import PERCENTILES, TEMPORAL_STAGES
 from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.data.files import temporary_folder
-from imp_trt.errors import UsageError
+from imp_trt.errors import ArtifactError, UsageError
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from imp_trt.temporal import TemporalOptions
@@ -121,18 +120,19 @@ def run_benchmark(
         load_ms = (clock() - begin) * 1e3
         manifest = segmenter.manifest
         temporal = _temporal(settings, segmenter)
-        absent = absent_stages(manifest, settings.device)
+        absent = absent_stages(manifest, settings.device, settings.backend)
         if temporal is not None:
             absent |= dict.fromkeys(("upload", "download"), "included in infer with --detect-every")
         _check_model(settings, manifest, absent)
-        info = machine.describe(backend_of(manifest), threads, gpu_of(manifest, settings.device))
+        backend = backend_of(manifest, settings.backend)
+        info = machine.describe(backend, threads, gpu_of(manifest, settings.device, backend))
         monitor = machine.CpuMonitor()
         stepper = Stepper(segmenter, feed, clock, temporal=temporal)
         latency, throughput = _measure(settings, segmenter, stepper, feed, clock, progress, temporal)
         comparisons = _compare(settings, segmenter, feed, clock, pause, progress)
         warning = machine.busy_warning(info["load_average"], info["cpus"], monitor.others())
     report = Report(
-        model=_model(settings.path, manifest),
+        model=_model(settings.path, manifest, backend),
         frames=_frames(feed, stepper),
         machine=info,
         load_ms=load_ms,
@@ -187,21 +187,28 @@ def _temporal(settings: Settings, segmenter: Segmenter) -> TemporalOptions | Non
     return settings.temporal if settings.source else replace(settings.temporal, cut_change=math.inf)
 
 
-def backend_of(manifest: Manifest) -> str:
-    """Return the name of the library that runs a model file."""
+def backend_of(manifest: Manifest, chosen: BackendName | None = None) -> BackendName:
+    """Return the name of the library that runs a model file.
+
+    Args:
+        chosen: the backend that was asked for; None if the file decides.
+    """
+    if chosen is not None:
+        return chosen
     if manifest.engine is not None:
         return manifest.engine.backend
     return "pytorch" if manifest.kind == "checkpoint" else "onnxruntime"
 
 
-def gpu_of(manifest: Manifest, device: str | None) -> int | None:
+def gpu_of(manifest: Manifest, device: str | None, chosen: BackendName | None = None) -> int | None:
     """Return the index of the GPU that runs a model file; None for the CPU.
 
     Args:
         device: see Segmenter.
+        chosen: see backend_of.
     """
-    backend = backend_of(manifest)
-    if backend == "onnxruntime" or device == "cpu":
+    backend = backend_of(manifest, chosen)
+    if device == "cpu" or (backend in ("onnxruntime", "openvino") and device is None):
         return None
     if backend == "pytorch":
         import torch
@@ -211,14 +218,17 @@ def gpu_of(manifest: Manifest, device: str | None) -> int | None:
     return int((device or "").partition(":")[2] or 0)
 
 
-def absent_stages(manifest: Manifest, device: str | None) -> dict[str, str]:
+def absent_stages(
+    manifest: Manifest, device: str | None, chosen: BackendName | None = None
+) -> dict[str, str]:
     """Return the stages that a backend does not have or does not measure separately, with reasons."""
     if manifest.engine is not None:
         return {}
-    if gpu_of(manifest, device) is not None:
-        reason = "included in infer with PyTorch"
-    elif backend_of(manifest) == "onnxruntime":
-        reason = "ONNX Runtime uses host memory; nothing is copied"
+    title = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}.get(backend_of(manifest, chosen))
+    if gpu_of(manifest, device, chosen) is not None:
+        reason = f"included in infer with {title or 'PyTorch'}"
+    elif title:
+        reason = f"{title} uses host memory; nothing is copied"
     else:
         reason = "PyTorch runs on the CPU; nothing is copied"
     return dict.fromkeys(("upload", "download"), reason)
@@ -231,13 +241,22 @@ def record(path: Path, report: Mapping[str, Any]) -> Path:
         report: Report.to_dict(), possibly read back from JSON.
 
     Raises:
-        ArtifactError: the manifest does not belong to the file.
+        ArtifactError: the manifest does not belong to the file, or the file is not the one that was measured.
         OutputError: the manifest cannot be written.
     """
     artifact = read_artifact(path)
+    measured = report["model"]["sha256"]
+    if artifact.manifest.sha256 != measured:
+        raise ArtifactError(
+            f"artifact {path}, replaced since it was measured",
+            expected=f"the file that was measured, sha256 {measured}",
+            got=artifact.manifest.sha256,
+            fix="measure it again",
+        )
     frames = report["frames"]
     figures = {
         "machine": report["machine"],
+        "backend": report["model"]["backend"],
         "measured": report["measured"],
         # The file name only, because the path depends on the machine.
         "frames": {**frames, "source": os.path.basename(frames["source"].rstrip("/"))},
@@ -332,18 +351,19 @@ def _frames(feed: Feed, stepper: Stepper) -> FramesInfo:
     }
 
 
-def _model(path: Path, manifest: Manifest) -> ModelInfo:
+def _model(path: Path, manifest: Manifest, backend: BackendName) -> ModelInfo:
     engine = manifest.engine
-    backend = backend_of(manifest)
     versions = machine.versions()
-    names = {"onnxruntime": "onnxruntime", "pytorch": "torch"}
+    packages = ("torch",) if backend == "pytorch" else (backend, f"{backend}-gpu")
     return {
         "file": path.name,
         "kind": manifest.kind,
-        "sha256": manifest.sha256 or hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": manifest.sha256 or manifest.weights_sha256,  # of a checkpoint, which may have been replaced
         "weights_sha256": manifest.weights_sha256,
         "backend": backend,
-        "backend_version": engine.version if engine else versions.get(names[backend]),
+        "backend_version": engine.version
+        if engine
+        else next((versions[name] for name in packages if name in versions), None),
         "precision": manifest.precision,
         "target": manifest.target,
         "network_size": [manifest.input.height, manifest.input.width],

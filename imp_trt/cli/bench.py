@@ -157,7 +157,7 @@ def _run(options: argparse.Namespace) -> int:
     from imp_trt.benchmark.run import run_benchmark
 
     settings = _settings(options)
-    _check_outputs(options)
+    _check_options(options)
     with ExitStack() as stack:
         report = run_benchmark(settings, _ProgressBars(stack, options.quiet))
     data = report.to_dict()
@@ -218,11 +218,17 @@ def _settings(options: argparse.Namespace) -> Settings:
     )
 
 
-def _check_outputs(options: argparse.Namespace) -> None:
-    """Reject output paths that would overwrite an input, before anything is measured."""
+def _check_options(options: argparse.Namespace) -> None:
+    """Reject options without effect, and outputs that would overwrite an input, before measuring."""
     from imp_trt.artifacts.artifact import manifest_path
     from imp_trt.data.files import resolved
 
+    for name, value, baseline in (
+        ("--weights", options.weights, "pytorch"),
+        ("--work-dir", options.work_dir, "maskrcnn"),
+    ):
+        if value is not None and baseline not in options.compare:
+            raise UsageError(name, expected=f"--compare {baseline} with it", fix="leave it out, or add that")
     paths = [options.artifact, manifest_path(options.artifact), options.weights, options.source]
     inputs = {resolved(path) for path in paths if path is not None}
     for name, path in (("-o", options.output), ("--export-times", options.export_times)):

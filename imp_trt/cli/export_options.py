@@ -69,7 +69,8 @@ def verification_options(p: argparse.ArgumentParser) -> None:
         type=gate_fields,
         metavar="FIELD=VALUE",
         help="another gate than the precision's, for example labels=0.97,instances=0.85: fraction of pixels "
-        "with the same class, F1 of instances, and miou, points that may be lost on frames with ground truth",
+        "with the same class, F1 of instances, and miou, points that may be lost on frames with ground truth "
+        "(the synthetic scenes, for a network of their classes)",
     )
     p.add_argument(
         "--bisect",
@@ -80,7 +81,8 @@ def verification_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--no-verify",
         action="store_true",
-        help="skip verification, which also leaves out the golden frames; recorded in the manifest",
+        help="skip verification, recorded in the manifest; the export of a checkpoint then has no golden "
+        "frames, an engine keeps those of its .onnx file",
     )
 
 

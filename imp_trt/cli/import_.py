@@ -62,14 +62,15 @@ def parser() -> argparse.ArgumentParser:
         "--batch-norm-eps",
         type=float,
         metavar="EPS",
-        help="eps of the backbone's batch normalization, if not the source's default (torchvision: 0 for its "
-        "COCO weights and what was fine-tuned from them, else 1e-5)",
+        help="eps of the backbone's batch normalization (default: 0 for torchvision's COCO weights and "
+        "maskrcnn-benchmark, else 1e-5; what was fine-tuned from torchvision's COCO weights needs 0)",
     )
     p.add_argument(
         "--caffe",
         action=argparse.BooleanOptionalAction,
         help="whether the backbone is from Caffe2: BGR pixels, stride in the 1x1 convolutions "
-        "(default: what an mmdetection file says; yes for Detectron2 and maskrcnn-benchmark)",
+        "(default: what an mmdetection file says; yes for maskrcnn-benchmark, and for Detectron2 unless the "
+        "file has the mean of RGB pixels; rejected for torchvision)",
     )
     p.add_argument(
         "--roi-samples",

@@ -10,11 +10,12 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from imp_trt.cli.common import command_parser, positive, print_json, print_line, run_command
-from imp_trt.errors import UsageError, VerificationError
+from imp_trt.errors import ArtifactError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from imp_trt.artifacts.artifact import AnyManifest
     from imp_trt.artifacts.manifest import Manifest
     from imp_trt.artifacts.network_manifest import NetworkManifest
     from imp_trt.export.verification.arrays import OutputAgreement
@@ -115,7 +116,7 @@ def self_test(path: Path, threads: int | None = None) -> SelfTest:
     from imp_trt.export.verification.golden import replay
 
     start = perf_counter()
-    if path.suffix not in SUFFIXES.values():
+    if path.suffix.lower() not in SUFFIXES.values():
         raise UsageError(
             f"file {path}",
             expected=f"an artifact: {' or '.join(SUFFIXES.values())}",
@@ -129,6 +130,7 @@ def self_test(path: Path, threads: int | None = None) -> SelfTest:
     backend = open_backend(path, threads=threads)
     try:
         load_s = perf_counter() - opening
+        _check_same(path, manifest, backend.manifest)
         agreement, network_ms = replay(backend, golden)
         canvas = None
         if manifest.canvas_part is not None and isinstance(backend, CanvasBackend):
@@ -157,11 +159,19 @@ class NetworkSelfTest:
     agreement: Mapping[str, OutputAgreement]
     network_ms: float
 
+    @property
+    def failures(self) -> list[str]:
+        """One message for each output that agrees too little; empty if the test passed."""
+        from imp_trt.export.verification.arrays import failures
+
+        return failures(self.agreement, self.manifest.precision)
+
     def to_dict(self) -> dict[str, object]:
         """Data for JSON."""
         return {
             "artifact": str(self.path),
-            "passed": True,
+            "passed": not self.failures,
+            "failures": self.failures,
             "precision": self.manifest.precision,
             "sha256": self.manifest.sha256,
             "outputs": {name: each.to_dict() for name, each in self.agreement.items()},
@@ -175,6 +185,15 @@ def self_test_network(path: Path, threads: int | None = None) -> NetworkSelfTest
     Raises:
         VerificationError: an output agrees less than the tolerance of the precision requires.
     """
+    from imp_trt.export.verification.arrays import enforce_arrays
+
+    tested = _tested_network(path, threads)
+    enforce_arrays(tested.agreement, tested.manifest.precision)
+    return tested
+
+
+def _tested_network(path: Path, threads: int | None) -> NetworkSelfTest:
+    """:func:`self_test_network` without the tolerance."""
     from imp_trt.artifacts.golden import read_golden
     from imp_trt.artifacts.reading import read_network_manifest
     from imp_trt.backends.opening import open_network
@@ -182,7 +201,6 @@ def self_test_network(path: Path, threads: int | None = None) -> NetworkSelfTest
         MAX_GOLDEN_BYTES,
         TOLERANCES,
         compare_arrays,
-        enforce_arrays,
         unpack_call,
     )
 
@@ -191,6 +209,7 @@ def self_test_network(path: Path, threads: int | None = None) -> NetworkSelfTest
     call = unpack_call(golden, manifest.inputs, manifest.outputs)
     backend = open_network(path, threads=threads)
     try:
+        _check_same(path, manifest, backend.manifest)
         start = perf_counter()
         outputs = backend.run(call[0])
         network_ms = (perf_counter() - start) * 1e3
@@ -198,8 +217,18 @@ def self_test_network(path: Path, threads: int | None = None) -> NetworkSelfTest
         backend.close()
     tolerance = TOLERANCES[manifest.precision]
     agreement = compare_arrays({"": lambda _: outputs}, [call], manifest.outputs, tolerance)[""]
-    enforce_arrays(agreement, manifest.precision)
     return NetworkSelfTest(path, manifest, agreement, network_ms)
+
+
+def _check_same(path: Path, read: AnyManifest, opened: AnyManifest) -> None:
+    """ArtifactError if the artifact was replaced after its golden frames were read."""
+    if read.sha256 != opened.sha256:
+        raise ArtifactError(
+            f"artifact {path}, replaced during its self-test",
+            expected=f"the file of the golden frames, sha256 {read.sha256}",
+            got=opened.sha256,
+            fix="repeat it",
+        )
 
 
 def _is_network(path: Path) -> bool:
@@ -207,7 +236,7 @@ def _is_network(path: Path) -> bool:
     from imp_trt.artifacts.network_manifest import NetworkManifest
     from imp_trt.artifacts.reading import check_regular, read_any_manifest
 
-    if path.suffix not in SUFFIXES.values():
+    if path.suffix.lower() not in SUFFIXES.values():
         return False
     check_regular(path, "artifact")
     return isinstance(read_any_manifest(path), NetworkManifest)
@@ -215,10 +244,13 @@ def _is_network(path: Path) -> bool:
 
 def _run(options: argparse.Namespace) -> int:
     if _is_network(options.file):
-        tested = self_test_network(options.file, options.threads)
+        from imp_trt.export.verification.arrays import enforce_arrays
+
+        tested = _tested_network(options.file, options.threads)
         if options.json:
             print_json(tested.to_dict())
-        else:
+        enforce_arrays(tested.agreement, tested.manifest.precision)
+        if not options.json:
             shares = ", ".join(f"{name} {each.share:.4%}" for name, each in tested.agreement.items())
             print_line(
                 f"PASSED imp-selftest {tested.path}: agreement {shares}, network {tested.network_ms:.1f} ms"

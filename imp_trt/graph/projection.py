@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
 
 import onnx
@@ -26,6 +28,8 @@ from imp_trt.ops.mask_projection.options import Sampling, check_options
 
 _MAX_BYTES = (1 << 31) - 1  # of a protocol buffer, thus of an ONNX file in one piece
 _MAX_PLANES = 255  # one class for each and one for the background, in a class map of uint8
+_log = logging.getLogger(__name__)
+
 _CANVAS_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
@@ -89,7 +93,8 @@ def add_projection(
         things: the detector's label of each plane of the canvas, in order; C for the labels 0 to C - 1.
             Instances with other labels contribute nothing. ``range(1, 91)`` for torchvision's COCO models.
         canvas_size: (H, W) of canvas and class map.
-        spatial_scale: canvas pixels per pixel of the boxes, 1 / stride.
+        spatial_scale: canvas pixels per pixel of the boxes, 1 / stride: 0.25 for a canvas of a quarter of the
+            image's sides.
         sampling: how masks are sampled.
         prototypes: for masks that are combinations of prototypes.
         classes: class table of the class map, written to the file's metadata: plane k is class
@@ -116,6 +121,7 @@ def add_projection(
         plane_labels, indices, size, float(spatial_scale), sampling, float(threshold), *output_names
     )
     changed = _at_opset(_loaded(model))
+    _warn_of_size(changed, request)
     tensors = GraphTensors(_with_shapes(changed))  # what is inferred does not belong to the file
     _check_names(changed, tensors, request)
     op = Operators()
@@ -137,7 +143,11 @@ def _planes(
     things: int | Sequence[int], classes: ClassTable | None, background: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Labels of the planes, and indices in the class map of background and planes."""
-    labels = tuple(range(things)) if isinstance(things, int) else tuple(int(label) for label in things)
+    try:
+        every = range(things) if isinstance(things, int) else things
+        labels = tuple(index(label) for label in every)
+    except TypeError as error:
+        raise InvalidInput("things", expected="a number or labels, integers", got=things) from error
     if not 1 <= len(labels) <= _MAX_PLANES or len(set(labels)) != len(labels):
         raise InvalidInput("things", expected=f"1 to {_MAX_PLANES} labels, each once", got=things)
     indices = tuple(range(1, len(labels) + 1)) if classes is None else classes.things
@@ -148,6 +158,33 @@ def _planes(
     if not 0 <= background <= 255 or background in indices:
         raise InvalidInput("background", expected=f"0 to 255 without {list(indices)}", got=background)
     return labels, (background, *indices)
+
+
+def _warn_of_size(model: ModelProto, request: _Request) -> None:
+    """Log a canvas that the boxes of the model's images fill in part, or that they leave."""
+    found = _image_size(model)
+    if found is None:
+        return
+    spanned = tuple(side * request.spatial_scale for side in found)
+    if any(abs(a - b) > 1 + b / 20 for a, b in zip(spanned, request.canvas_size, strict=True)):
+        _log.warning(
+            "the images of %dx%d pixels span %.0fx%.0f of the canvas of %dx%d at spatial_scale=%g: pass "
+            "canvas_size=(H, W) and spatial_scale that belong together, unless the boxes are in other pixels",
+            *found,
+            *spanned,
+            *request.canvas_size,
+            request.spatial_scale,
+        )
+
+
+def _image_size(model: ModelProto) -> tuple[int, int] | None:
+    """Height and width of the only input that is an image of a fixed size; None if there is none."""
+    sizes = []
+    for value in model.graph.input:
+        sides = [dim.dim_value for dim in value.type.tensor_type.shape.dim][-3:]
+        if len(sides) == 3 and 3 in (sides[0], sides[2]):
+            sizes.append((sides[1], sides[2]) if sides[0] == 3 else (sides[0], sides[1]))
+    return sizes[0] if len(sizes) == 1 and min(sizes[0]) > 0 else None
 
 
 def _loaded(model: ModelProto | str | os.PathLike[str]) -> ModelProto:

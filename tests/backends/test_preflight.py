@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from imp_trt.artifacts.canvas_part import CanvasPart
 from imp_trt.artifacts.plan_header import PlanHeader, read_plan_header
 from imp_trt.artifacts.reading import read_artifact
 from imp_trt.backends import preflight
@@ -303,6 +305,21 @@ def test_the_command_names_what_the_file_was_made_with(
     monkeypatch.setattr("imp_trt.weights.bundled", lambda: demo)
     digest = hashlib.sha256(b"demo").hexdigest()
     assert "--weights" not in export_command(engines.manifest(weights_sha256=digest), "tensorrt")
+
+
+def test_the_command_keeps_layers_and_the_canvas_part() -> None:
+    """An engine that was built by it would run no video with detect_every, or fail its gate."""
+    kept = {"kept_float16": ["detector.mask_head.0.0", "network.semantic"]}
+    part = CanvasPart((1, 2, 16, 24), engine=engines.info())
+    manifest = engines.manifest(precision="int8", verification=kept, canvas_part=part)
+    _, *arguments = shlex.split(export_command(manifest, "tensorrt"))
+    options = parser().parse_args(arguments)
+    assert options.parts
+    assert options.keep_float16 == "detector.mask_head.0.0,network.semantic"
+    assert "--keep-float16" not in export_command(replace(manifest, precision="fp16"), "tensorrt")
+    for names in ([], ["a; rm -rf x"], "all", [1]):
+        other = replace(manifest, verification={"kept_float16": names})
+        assert "--keep-float16" not in export_command(other, "tensorrt")
 
 
 OPTIONS = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 
 from imp_trt.artifacts.artifact import manifest_path
 from imp_trt.artifacts.reading import read_artifact, read_manifest
+from imp_trt.artifacts.writing import write_artifact
+from imp_trt.backends.opening import BackendName
 from imp_trt.benchmark.gates import parse_gate
 from imp_trt.benchmark.measure import WarmUp
-from imp_trt.benchmark.run import Settings, absent_stages, backend_of, gpu_of, record, run_benchmark
+from imp_trt.benchmark.run import Settings, _model, absent_stages, backend_of, gpu_of, record, run_benchmark
 from imp_trt.benchmark.samples import STAGES
 from imp_trt.errors import ArtifactError, UsageError
 from tests.support import engines, tiny
@@ -110,6 +113,15 @@ def test_the_manifest_gains_the_figures_and_keeps_the_rest(tmp_path: Path) -> No
     assert json.loads(manifest_path(path).read_text())["benchmark"]["imp_bench"] == figures
 
 
+def test_figures_of_another_file_are_not_recorded(tmp_path: Path) -> None:
+    path = tiny.artifact(tmp_path)
+    data = run_benchmark(settings(path), silent).to_dict()
+    write_artifact(path, tiny.graph(num_detections=1).SerializeToString(), tiny.manifest())
+    with pytest.raises(ArtifactError, match="the file that was measured"):
+        record(path, data)
+    assert read_manifest(path).benchmark == {}
+
+
 def test_stages_that_a_backend_does_not_have() -> None:
     assert backend_of(tiny.manifest()) == "onnxruntime"
     assert set(absent_stages(tiny.manifest(), None)) == {"upload", "download"}
@@ -122,3 +134,32 @@ def test_stages_that_a_backend_does_not_have() -> None:
     assert gpu_of(engines.manifest(), None) == 0
     assert gpu_of(tiny.manifest(), None) is None
     assert gpu_of(weights, "cpu") is None
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_the_backend_that_was_asked_for_is_the_one_that_is_reported(
+    tmp_path: Path, backend: BackendName
+) -> None:
+    pytest.importorskip(backend)
+    path = tiny.artifact(tmp_path, ops={})
+    data = run_benchmark(settings(path, backend=backend), silent).to_dict()
+    assert data["model"]["backend"] == backend
+    assert data["model"]["backend_version"] == version(backend)
+    title = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[backend]
+    assert data["latency"]["not_measured"]["upload"] == f"{title} uses host memory; nothing is copied"
+    record(path, data)
+    assert read_manifest(path).benchmark["imp_bench"]["backend"] == backend
+
+
+def test_onnxruntime_on_a_gpu() -> None:
+    assert gpu_of(tiny.manifest(), "cuda:1") == 1
+    assert gpu_of(tiny.manifest(), "tensorrt-rtx") == 0
+    assert gpu_of(tiny.manifest(), "cpu", "openvino") is None
+    assert gpu_of(tiny.manifest(), None, "openvino") is None
+    assert absent_stages(tiny.manifest(), "cuda")["upload"] == "included in infer with ONNX Runtime"
+
+
+def test_a_checkpoint_is_named_by_the_bytes_that_ran(tmp_path: Path) -> None:
+    """The file may have been replaced, or be gone, when the report is made."""
+    weights = replace(tiny.manifest(), kind="checkpoint", sha256="", weights_sha256="ab" * 32)
+    assert _model(tmp_path / "gone.safetensors", weights, "pytorch")["sha256"] == "ab" * 32

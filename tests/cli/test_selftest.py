@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
+from imp_trt import backends
 from imp_trt.artifacts.artifact import golden_path
 from imp_trt.artifacts.golden import Golden, pack_golden
 from imp_trt.artifacts.reading import read_artifact
@@ -36,6 +39,15 @@ def test_an_artifact_with_the_right_answers_passes(
     assert data["gates"]["label_agreement"] == 0.998
     assert data["network_ms"] < 1000
     assert data["sha256"] == read_artifact(path).manifest.sha256
+
+
+def test_a_suffix_in_capitals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As every other command reads it."""
+    path = tmp_path / "TINY.ONNX"
+    source = read_artifact(onnx_artifact(tmp_path))
+    write_artifact(path, source.payload, source.manifest, pack_golden(golden()))
+    assert main([str(path)]) == 0
+    assert "PASSED" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("batch", [2, 3])
@@ -77,6 +89,15 @@ def test_instances_that_are_missing_or_not_finite_exit_with_3(
     assert "instance F1 0.0000, gate 0.97" in capsys.readouterr().err
 
 
+def test_other_masks_exit_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Class map, boxes and scores are right."""
+    model = tiny.graph()
+    masks = next(i for i in model.graph.initializer if i.name == "masks_value")
+    masks.CopyFrom(numpy_helper.from_array(1 - numpy_helper.to_array(masks), masks.name))
+    assert main([str(onnx_artifact(tmp_path, model))]) == 3
+    assert "instance F1 0.0000, gate 0.97" in capsys.readouterr().err
+
+
 def test_padding_is_not_compared(tmp_path: Path) -> None:
     right = golden()
     semantic = right.outputs["semantic"].copy()
@@ -87,6 +108,24 @@ def test_padding_is_not_compared(tmp_path: Path) -> None:
     assert main([str(onnx_artifact(tmp_path, frames=frames))]) == 0
     whole = Golden(right.frames, right.sizes, frames.outputs)
     assert main([str(onnx_artifact(tmp_path, frames=whole))]) == 3
+
+
+def test_an_artifact_that_is_replaced_meanwhile_exits_with_4(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network that runs is not judged by the golden frames of another one."""
+    path = onnx_artifact(tmp_path)
+    opening = backends.open_backend
+
+    def replace_it(*arguments: Any, **options: Any) -> backends.Backend:
+        onnx_artifact(tmp_path, tiny.graph(num_detections=0))
+        return opening(*arguments, **options)
+
+    monkeypatch.setattr(backends, "open_backend", replace_it)
+    assert main([str(path)]) == 4
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "replaced during its self-test" in captured.err
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,10 @@ def test_files_that_are_no_engine_of_this_machine(
         (["--onnx", "tiny.fp16.onnx"], "pass the .onnx file alone"),
         (["--adopt", "saved.plan", "--onnx", "tiny.fp16.onnx", "--workspace", "1"], "takes no --workspace"),
         (["--adopt", "saved.plan", "--onnx", "tiny.fp16.onnx", "--target", "rtx"], "one of tensorrt "),
+        (
+            ["--adopt", "saved.plan", "--onnx", "tiny.fp16.onnx", "-o", "new.trt"],
+            "ends with .engine, got .trt",
+        ),
     ],
 )
 def test_mistakes_on_the_command_line(

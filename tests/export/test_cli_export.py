@@ -103,6 +103,14 @@ def test_mistakes_exit_with_2_and_one_line(arguments, text, weights, tmp_path, c
     assert len(captured.err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["model.plan", "model.trt", "model.ONNX", "model.engine", "new.safetensors"])
+def test_a_file_of_another_kind_is_no_folder(name, weights, tmp_path, capsys):
+    output = tmp_path / name
+    assert main([*ONNX, "--weights", str(weights), "-o", str(output), "-q"]) == 2
+    assert "a file name that ends with .onnx" in capsys.readouterr().err
+    assert not output.exists()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -203,6 +203,11 @@ def test_selftest(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_artifact(artifact, found.payload, found.manifest, pack_call(inputs, wrong))
     assert selftest.main([str(artifact)]) == 3
     assert "'logits': 0.0000%" in capsys.readouterr().err
+    assert selftest.main([str(artifact), "--json"]) == 3
+    out, err = capsys.readouterr()
+    data = json.loads(out)
+    assert (data["passed"], data["outputs"]["logits"]["agreeing"]) == (False, 0.0)
+    assert data["failures"][0] in err
     golden_path(artifact).unlink()
     assert selftest.main([str(artifact)]) == 4
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from onnx.external_data_helper import set_external_data
@@ -18,9 +19,11 @@ from imp_trt.cli.export import main
 from imp_trt.cuda.platform import platform_name
 from imp_trt.errors import ArtifactError, DependencyMissing, UsageError, VerificationError
 from imp_trt.export import from_onnx
+from imp_trt.export.adopt import adopt_engine
 from imp_trt.export.from_onnx import engine_from_onnx
-from imp_trt.export.options import ExportOptions
+from imp_trt.export.options import EngineOptions, ExportOptions
 from imp_trt.export.tensorrt.engine import Engine
+from imp_trt.export.verification.gates import Gate
 from tests.support import engines, tiny
 from tests.support.fake_tensorrt import CAPABILITY, VERSIONS, fake_gpu, plan
 from tests.support.golden import golden, onnx_artifact, wrong_golden
@@ -78,6 +81,24 @@ def test_where_it_cannot_run_its_graph_is_verified(tmp_path: Path, no_gpu: None)
     assert "no libcuda.so.1" in report.not_run_reason
 
 
+def test_a_file_that_is_replaced_during_the_build(
+    tmp_path: Path, no_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph that was built is verified, not the one that is there now."""
+    path = onnx_artifact(tmp_path)
+    before = read_artifact(path).manifest.sha256
+    build = from_onnx.make_engine
+
+    def replace_it(*arguments: object) -> Engine:
+        onnx_artifact(tmp_path, tiny.graph(num_detections=0), frames=golden(3))
+        return build(*arguments)
+
+    monkeypatch.setattr(from_onnx, "make_engine", replace_it)
+    report = engine_from_onnx(path, tmp_path / "out")
+    assert read_artifact(path).manifest.sha256 != before
+    assert report.manifest.verification["instances"] == {"reference": 4, "candidate": 4, "matched": 4}
+
+
 @pytest.mark.parametrize("here", ["engine", "graph"])
 def test_other_answers_leave_nothing(tmp_path: Path, here: str, request: pytest.FixtureRequest) -> None:
     path = onnx_artifact(tmp_path, frames=wrong_golden())
@@ -105,6 +126,28 @@ def test_unverified_only_on_request(tmp_path: Path, builder: list[bytes]) -> Non
         report = engine_from_onnx(path, tmp_path / "out", ExportOptions(verify=False))
     assert report.manifest.verification["verified_on"] is None
     assert not golden_path(report.path).exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        ({"batch": 2, "frames": "recorded"}, "--batch, --frames"),
+        ({"gate": Gate(0.5, None, 1.0), "parts": True}, "--parts, --gate"),
+        ({"engine": EngineOptions(keep_onnx=True)}, "--keep-onnx"),
+    ],
+)
+def test_options_of_the_files_export_are_rejected(
+    tmp_path: Path, builder: list[bytes], options: dict[str, Any], flags: str
+) -> None:
+    path = onnx_artifact(tmp_path)
+    engine = tmp_path / "plan.engine"
+    engine.write_bytes(plan(tiny.graph()))
+    chosen = ExportOptions(precision="fp16", **options)
+    with fake_gpu(), pytest.raises(UsageError, match=f"takes no {flags}.*exported already"):
+        engine_from_onnx(path, tmp_path / "out", chosen)
+    with fake_gpu(), pytest.raises(UsageError, match=f"takes no {flags}.*exported already"):
+        adopt_engine(engine, path, tmp_path / "out", chosen)
+    assert not builder
 
 
 def test_nothing_to_verify_with_is_reported_before_the_build(

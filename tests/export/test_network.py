@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from imp_trt import Engine
 from imp_trt.artifacts.artifact import golden_path
@@ -111,6 +112,72 @@ def test_a_large_call_is_written_without_golden_arrays(
     assert not golden_path(report.path).exists()
     with pytest.raises(ArtifactError, match=r"golden arrays to verify.*too large.*--no-verify"):
         export(report.path, tmp_path, target="tensorrt-rtx")
+
+
+def test_outputs_that_the_inputs_do_not_reach_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """NaN agrees with NaN, and a constant with itself."""
+    model = foreign.plain()
+    gain = next(i for i in model.graph.initializer if i.name == "gain")
+    gain.CopyFrom(numpy_helper.from_array(np.array([np.nan], np.float32), "gain"))
+    export(foreign.save(tmp_path, model), tmp_path / "out")
+    assert "output 'logits', 'pooled': NaN or infinite in all calls" in caplog.text
+    assert "output 'classes': the same in all calls" in caplog.text
+    caplog.clear()
+    export(foreign.save(tmp_path, foreign.plain()), tmp_path / "out")
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(("error", "said"), [(0.0, False), (0.005, False), (0.3, True)])
+def test_scores_next_to_boxes_in_pixels(
+    caplog: pytest.LogCaptureFixture, last: bool, error: float, said: bool
+) -> None:
+    """As in YOLO's output [B, 4 + classes, N]: an error of 0.3 of a score is within 0.01 of 640 pixels."""
+    random = np.random.default_rng(0)
+    boxes, scores = 640 * random.random((1, 4, 300)), random.random((1, 8, 300))
+    reference, candidate = (np.concatenate([boxes, s], 1).astype("f4") for s in (scores, scores + error))
+    if last:
+        reference, candidate = reference.swapaxes(1, 2), candidate.swapaxes(1, 2)
+    agreement = arrays.OutputAgreement()
+    agreement.add(reference, candidate, arrays.TOLERANCES["fp16"])
+    assert agreement.share == 1.0
+    arrays.warn_of_untested({"output0": agreement}, "fp16")
+    assert ("output 'output0' has channels" in caplog.text) == said
+
+
+@pytest.mark.parametrize("ir_version", [3, 8])
+def test_weights_that_are_inputs_too(tmp_path: Path, ir_version: int) -> None:
+    """Older exporters list weights among the inputs, with the file's values as defaults."""
+    model = foreign.plain(opset=13)
+    model.ir_version = ir_version
+    model.graph.input.extend(
+        helper.make_tensor_value_info(i.name, i.data_type, i.dims) for i in model.graph.initializer
+    )
+    report = export(foreign.save(tmp_path, model), tmp_path / "out", precision="fp16")
+    assert [spec.name for spec in report.manifest.inputs] == ["images"]
+    with Engine(report.path) as engine:
+        engine.warmup()
+
+
+def test_an_artifact_takes_no_other_inputs(tmp_path: Path) -> None:
+    artifact = export(foreign.save(tmp_path, foreign.plain()), tmp_path / "out").path
+    np.savez(tmp_path / "call.npz", **foreign.images())
+    with pytest.raises(UsageError, match=r"--frames .*verified with its golden arrays.*leave it out"):
+        export(artifact, tmp_path, frames=tmp_path / "call.npz")
+    with pytest.raises(UsageError, match=r"--shape .*whose shapes are fixed"):
+        export(artifact, tmp_path, {"images": (1, 3, 16, 24)})
+
+
+@pytest.mark.parametrize("name", ["in", "images/0", "lambda"])
+def test_the_command_that_saves_inputs_is_python(tmp_path: Path, name: str) -> None:
+    model = foreign.plain()
+    model.graph.input[0].name = model.graph.node[0].input[0] = name
+    with pytest.raises(UsageError) as caught:
+        export(foreign.save(tmp_path, model), tmp_path / "out", frames=tmp_path / "missing.npz")
+    call = ast.parse(str(caught.value.fix).strip(), mode="eval").body
+    assert isinstance(call, ast.Call)
 
 
 def test_unverified_only_on_request(tmp_path: Path) -> None:
@@ -213,6 +280,20 @@ def test_pictures_are_no_inputs(tmp_path: Path) -> None:
         export(path, tmp_path / "out", frames=tmp_path / "pictures")
     with pytest.raises(UsageError, match=r"got .*missing\.npz"):
         export(path, tmp_path / "out", frames=tmp_path / "missing.npz")
+
+
+def test_a_file_in_which_no_layer_becomes_float16(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = foreign.plain()
+    nodes = [node for node in model.graph.node if node.name in ("center", "normalize")]
+    del model.graph.node[:], model.graph.output[:]
+    model.graph.node.extend(nodes)
+    model.graph.output.append(helper.make_tensor_value_info("normalized", TensorProto.FLOAT, (1, 3, 16, 24)))
+    path = foreign.save(tmp_path, model)
+    export(path, tmp_path / "out", precision="fp16")
+    assert "no layer is in float16" in caplog.text
+    caplog.clear()
+    export(foreign.save(tmp_path, foreign.plain()), tmp_path / "out", precision="fp16")
+    assert caplog.text == ""
 
 
 def test_weights_beyond_float16_stay_float32(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,26 @@ def test_an_artifact_becomes_an_engine_with_its_golden_arrays(
     with pytest.raises(UsageError, match="shapes are fixed"):
         export(artifact, tmp_path / "more", {"images": (1, 3, 16, 24)}, precision="fp16")
     assert not (tmp_path / "more").exists()
+
+
+@pytest.mark.parametrize("here", ["engine", "graph", "unverified"])
+def test_an_engine_has_no_figures_of_its_onnx_file(
+    tmp_path: Path, builder: list[ModelProto], here: str, request: pytest.FixtureRequest
+) -> None:
+    artifact = export(foreign.save(tmp_path, foreign.plain()), tmp_path / "out", precision="fp16")
+    known = artifact.manifest
+    assert {"outputs", "outputs_rounded"} <= set(known.verification)
+    machine = nullcontext(request.getfixturevalue("no_gpu")) if here == "graph" else fake_gpu()
+    with machine:
+        report = export(
+            artifact.path, tmp_path, precision="fp16", target="tensorrt", verify=here != "unverified"
+        )
+    found = report.manifest.verification
+    assert found["onnx"] == known.verification
+    if here == "unverified":
+        assert (found["verified_on"], report.manifest.benchmark) == (None, {})
+    compared = {"engine": "outputs", "graph": "outputs_rounded", "unverified": ""}[here]
+    assert [name for name in found if name.startswith("outputs")] == [compared][: bool(compared)]
 
 
 def test_an_artifact_with_tensors_in_other_files(tmp_path: Path) -> None:

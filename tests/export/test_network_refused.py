@@ -19,6 +19,7 @@ from imp_trt.errors import (
     UsageError,
 )
 from imp_trt.export.options import EngineOptions
+from imp_trt.export.verification.gates import Gate
 from tests.support import foreign
 from tests.support.foreign import export
 
@@ -177,6 +178,10 @@ def test_our_own_file_without_its_manifest(tmp_path: Path) -> None:
         ({"precision": "bf16", "target": "tensorrt-rtx"}, "fp32 or fp16, got bf16"),
         ({"batch": 2}, "--batch.*--shape"),
         ({"function_free": True}, "--function-free"),
+        (
+            {"parts": True, "nms_iterations": 64, "gate": Gate(0.9, None, 1.0)},
+            "--nms-iterations, --parts, --gate",
+        ),
         ({"engine": EngineOptions(keep_onnx=True), "target": "tensorrt-rtx"}, "--keep-onnx"),
         ({"target": "jetson-orin"}, "on the device itself"),
     ],

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -34,6 +36,7 @@ from imp_trt.export.verification import gates as verify
 from imp_trt.export.verification.frames import VerificationFrames
 from imp_trt.segmenter import Segmenter
 from imp_trt.synthetic import SCENE_CLASSES
+from tests.support import tiny
 from tests.support.networks import CLASSES, smooth_frames
 
 
@@ -332,6 +335,25 @@ def test_a_manifest_that_lay_there_alone_survives_a_failed_export(quick, weights
         export_onnx(weights, tmp_path, ExportOptions(verify=False))
     assert list(tmp_path.iterdir()) == [manifest]
     assert manifest.read_text() == "of an artifact that was moved"
+
+
+@pytest.mark.parametrize(("drop", "said"), [(0.05, True), (verify.GATES["fp32"].miou_drop, False)])
+def test_a_gate_for_miou_without_ground_truth_is_said(quick, weights, tmp_path, caplog, drop, said):
+    """Only the synthetic scenes have ground truth, for a network of their classes."""
+    gate = replace(verify.GATES["fp32"], miou_drop=drop)
+    export_onnx(weights, tmp_path, ExportOptions(gate=gate, frame_count=1))
+    assert ("the gate for mIoU has no effect" in caplog.text) == said
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_frames_of_the_calibration_are_said(weights, images, tmp_path, caplog, same):
+    """The ranges were measured on them: they say nothing of other images."""
+    other = tmp_path / "others"
+    shutil.copytree(images, other)
+    frames = images / "." if same else other
+    options = ExportOptions(precision="int8", calibration=images, frames=frames, target="onnxruntime")
+    pipeline._warn_of_frames([make_plan(weights, tmp_path, options, silent)], tiny.manifest())
+    assert ("they are the calibration frames too" in caplog.text) == same
 
 
 def test_a_network_that_finds_nothing_is_no_proof(quick, weights, tmp_path, monkeypatch, caplog):

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from imp_trt import ClassTable
 from imp_trt.classes import default_palette
@@ -310,6 +310,8 @@ OF_ALL_CLASSES = np.zeros((9, 5, 7, 7), np.float32)
         ({}, {"things": 0}, "things"),
         ({}, {"things": [1, 1]}, "things"),
         ({}, {"things": 256}, "things"),
+        ({}, {"things": [0.5, 1.5]}, "things: expected a number or labels, integers"),
+        ({}, {"things": "12"}, "things: expected a number or labels, integers"),
         ({}, {"background": 2}, "background"),
         ({}, {"threshold": float("nan")}, "threshold"),
         ({}, {"canvas_size": (0, 4)}, "canvas_size"),
@@ -331,6 +333,25 @@ def test_what_does_not_fit_is_named(tmp_path, changes: Arrays, options: dict[str
         add_projection(model, output, **arguments)
     assert output.read_bytes() == b"before"
     assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
+
+
+@pytest.mark.parametrize("sides", [(1, 3, 192, 256), (3, 192, 256), (1, 192, 256, 3)])
+def test_a_canvas_of_another_size_than_the_images(
+    sides: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Boxes in pixels of 192 x 256 span a quarter of each side at the default scale."""
+    model = detector(without_batch(detections()))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, sides)
+    model.graph.input.append(image)
+    options: dict[str, Any] = {**NAMES, "things": np.arange(4)}
+    add_projection(model, **options, canvas_size=(192, 256))
+    assert "images of 192x256 pixels span 48x64 of the canvas of 192x256" in caplog.text
+    caplog.clear()
+    add_projection(model, **options, canvas_size=(48, 64))
+    add_projection(model, **options, canvas_size=(192, 256), spatial_scale=1.0)
+    model.graph.input.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, [3, 5, 5]))
+    add_projection(model, **options, canvas_size=(192, 256))
+    assert caplog.text == ""
 
 
 def test_a_tensor_of_unknown_rank() -> None:

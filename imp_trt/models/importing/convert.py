@@ -88,7 +88,7 @@ def import_checkpoint(
         batch_norm_eps: eps of the backbone's normalization, where it is not that of the source's default.
         caffe: whether the backbone is from Caffe2 (BGR pixels, and in ResNet-50 and 101 the stride in the 1x1
             convolutions). None takes the source's default: what an mmdetection file says, True for
-            Detectron2 and maskrcnn-benchmark.
+            maskrcnn-benchmark, and for Detectron2 unless the file has the mean of RGB pixels.
         roi_samples: samples per bin and axis of RoIAlign, 0 for adaptive sampling. None takes the source's
             default: what an mmdetection file says, 0 for Detectron2, else 2.
 
@@ -98,10 +98,13 @@ def import_checkpoint(
     Raises:
         CheckpointError: the file cannot be read, is not of that source, or has other tensors than a network
             of its sizes.
-        InvalidInput: source, classes, input_size or roi_samples is invalid.
+        InvalidInput: source, classes, input_size, batch_norm_eps or roi_samples is invalid, or caffe is true
+            for torchvision.
     """
     if source != "auto" and source not in SOURCES:
         raise InvalidInput("source", expected=f"one of auto, {', '.join(SOURCES)}", got=source)
+    if batch_norm_eps is not None and not 0 <= batch_norm_eps <= 1:
+        raise InvalidInput("batch_norm_eps", expected="0 to 1", got=batch_norm_eps)
     foreign = read_foreign(path)
     chosen = _detect(path, foreign.tensors) if source == "auto" else source
     fits, convert = _CONVERTERS[chosen]
@@ -157,6 +160,7 @@ def _named(converted: Converted, classes: Sequence[str]) -> tuple[Converted, tup
                 "classes",
                 expected=f"{count} names, one for each class of the detector without background",
                 got=f"{len(classes)} names",
+                fix="--classes FILE, a text file with one name a line",
             )
         return converted, tuple(classes)
     if count == len(coco_rows_in_use()) + 10:  # the 90 category ids, ten of which are unused

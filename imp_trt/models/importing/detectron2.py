@@ -21,13 +21,15 @@ from imp_trt.models.importing.layout import (
     resnet_name,
     rows,
     shift_variance,
+    stored_anchors,
 )
 from imp_trt.models.importing.reading import ForeignCheckpoint
 
 SOURCE = "detectron2"
 
 _STAGES = tuple(f"backbone.bottom_up.res{i}." for i in (2, 3, 4, 5))
-_IGNORED = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.")
+_ANCHORS = "proposal_generator.anchor_generator."
+_IGNORED = ("pixel_mean", "pixel_std", _ANCHORS)
 _RENAMED = (  # of whole names, applied in this order
     (r"backbone\.bottom_up\.stem\.conv1\.norm\.", r"backbone.body.stem.1."),
     (r"backbone\.bottom_up\.stem\.conv1\.", r"backbone.body.stem.0."),
@@ -69,7 +71,8 @@ def convert(foreign: ForeignCheckpoint, batch_norm_eps: float | None, caffe: boo
         foreign: Mask R-CNN, or Panoptic FPN.
         batch_norm_eps: of the backbone; None takes 1e-5.
         caffe: whether the backbone is from Caffe2, as in the published configurations: BGR, and the stride in
-            the 1x1 convolutions of ResNet-50 and 101. None takes True. False is a backbone of PyTorch.
+            the 1x1 convolutions of ResNet-50 and 101. None takes True, unless the file has the mean of RGB
+            pixels. False is a backbone of PyTorch.
 
     Raises:
         CheckpointError: it is no Mask R-CNN with a supported backbone.
@@ -82,7 +85,7 @@ def convert(foreign: ForeignCheckpoint, batch_norm_eps: float | None, caffe: boo
     shift_variance(
         renamed, "backbone.body.", (OWN_EPS if batch_norm_eps is None else batch_norm_eps) - OWN_EPS
     )
-    caffe = caffe is not False
+    caffe = not _has_rgb_mean(state) if caffe is None else caffe
     model: dict[str, Any] = {
         "norm": "frozen_batch",
         "fpn_channels": rows(renamed, "backbone.fpn.inner_blocks.0.0.weight", SOURCE),
@@ -99,7 +102,9 @@ def convert(foreign: ForeignCheckpoint, batch_norm_eps: float | None, caffe: boo
         }
         stuff = _stuff_names(rows(renamed, "semantic.classify.weight", SOURCE))
     count = background_first(renamed, SOURCE)
-    return Converted(SOURCE, backbone, renamed, count, model, detector_fields(renamed, SOURCE), stuff)
+    detector = detector_fields(renamed, SOURCE)
+    detector |= stored_anchors(state, f"{_ANCHORS}cell_anchors.", False, {"anchors": "exact"}, SOURCE)
+    return Converted(SOURCE, backbone, renamed, count, model, detector, stuff)
 
 
 def _name(name: str) -> str:
@@ -116,6 +121,12 @@ def _pixels(state: State, caffe: bool, grouped: bool) -> Pixels:
     if not caffe:
         return Pixels(IMAGENET_MEAN, IMAGENET_STD, bgr=False)
     return Pixels(IMAGENET_MEAN[::-1], IMAGENET_STD[::-1] if grouped else (1.0, 1.0, 1.0), bgr=True)
+
+
+def _has_rgb_mean(state: State) -> bool:
+    """Whether the file's mean is that of ImageNet in RGB, which Detectron2 has for backbones of PyTorch."""
+    mean = _values(state.get("pixel_mean"))
+    return bool(mean) and all(abs(a - b) < 1 for a, b in zip(mean, IMAGENET_MEAN, strict=True))
 
 
 def _values(stored: Tensor | None) -> tuple[float, ...]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from imp_trt.errors import CheckpointError
-from imp_trt.models.config import Backbone
+from imp_trt.models.box_conventions import ShiftedAnchors
+from imp_trt.models.config import Backbone, DetectorConfig
 
 State = Mapping[str, Tensor]
 
@@ -52,6 +53,9 @@ PREDICTORS = {  # layer -> values per class
     "detector.roi.mask_predictor.mask_fcn_logits": 1,
 }
 CLASS_PREDICTOR = "detector.roi.box_predictor.cls_score"
+
+STRIDES = (4, 8, 16, 32, 64)
+"""Of the levels with anchors."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,68 @@ def background_first(state: dict[str, Tensor], source: str) -> int:
                 value = torch.cat([torch.zeros_like(value[:1]), value])
             state[name] = value.reshape(-1, *value.shape[2:])
     return count
+
+
+def level_sizes(sizes: Iterable[float]) -> tuple[float, ...]:
+    """Sizes of anchors, as integers where they are: so they are stored in checkpoints."""
+    return tuple(int(size) if size == int(size) else size for size in sizes)
+
+
+def stored_anchors(
+    state: State, prefix: str, ends_in_pixel: bool, fields: Mapping[str, Any], source: str
+) -> dict[str, Any]:
+    """Fields of DetectorConfig for the anchors that some files hold; empty without them.
+
+    Args:
+        state: tensors of the file.
+        prefix: of the names of the anchors [A, 4] xyxy of the levels, up to the level's number.
+        ends_in_pixel: whether they end in their last pixel and are centered on a cell, as in
+            maskrcnn-benchmark, not behind it and around 0.
+        fields: of DetectorConfig that say how the source makes anchors.
+        source: for the message.
+
+    Raises:
+        CheckpointError: this network has no such anchors.
+    """
+    stored = [value.float() for name, value in sorted(state.items()) if name.startswith(prefix)]
+    if not stored:
+        return {}
+    if ends_in_pixel:
+        last = torch.tensor([0.0, 0, 1, 1])
+        stored = [level + last - stride / 2 for level, stride in zip(stored, STRIDES, strict=False)]
+    found = _sizes(stored)
+    if found and ends_in_pixel:
+        found["aspect_ratios"] = (0.5, 1.0, 2.0)  # its anchors are rounded
+    made = ShiftedAnchors(DetectorConfig(**{**fields, **found})).cell_anchors if found else []
+    if not made or any(
+        own.shape != level.shape or not torch.allclose(own, level, rtol=1e-3, atol=0.02)
+        for own, level in zip(made, stored, strict=True)
+    ):
+        raise CheckpointError(
+            f"{source} checkpoint: its anchors",
+            expected="one size on each of five levels, and the same aspect ratios on all"
+            + ": 0.5, 1, 2" * ends_in_pixel,
+            got=f"on the first of {len(stored)} levels {stored[0].tolist()}"[:200],
+            fix="export the network to ONNX where it runs: imp-export FILE.onnx builds its engine",
+        )
+    return found
+
+
+def _sizes(levels: Sequence[Tensor]) -> dict[str, Any]:
+    """Sizes and aspect ratios of anchors [A, 4] xyxy; empty if they are none of five levels."""
+    if len(levels) != len(STRIDES) or any(level.shape[1:] != (4,) or not len(level) for level in levels):
+        return {}
+    sides = [level[:, 2:] - level[:, :2] for level in levels]
+    if not all((side > 0).all() and side.isfinite().all() for side in sides):
+        return {}
+    square = [int((side[:, 0] / side[:, 1] - 1).abs().argmin()) for side in sides]
+    ratios = (sides[0][:, 1] / sides[0][:, 0]).tolist()
+    return {
+        "anchor_sizes": level_sizes(
+            round(float(side[i].prod().sqrt()), 3) for side, i in zip(sides, square, strict=True)
+        ),
+        "aspect_ratios": tuple(round(ratio, 5) for ratio in ratios),
+    }
 
 
 _BLOCKS: dict[tuple[int, int, int, int], tuple[Backbone | None, Backbone | None]] = {

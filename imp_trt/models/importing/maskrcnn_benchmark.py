@@ -19,6 +19,7 @@ from imp_trt.models.importing.layout import (
     resnet_name,
     rows,
     shift_variance,
+    stored_anchors,
 )
 from imp_trt.models.importing.reading import ForeignCheckpoint
 
@@ -31,7 +32,8 @@ CANONICAL_SIZE = 223
 """Their 224 counts the last pixel of a box, which RoIAlign does not read."""
 
 _STAGES = ("backbone.body.layer1.", "backbone.body.layer2.", "backbone.body.layer3.", "backbone.body.layer4.")
-_IGNORED = ("rpn.anchor_generator.",)
+_ANCHORS = "rpn.anchor_generator."
+_IGNORED = (_ANCHORS,)
 _BOX_DELTAS = "detector.roi.box_predictor.bbox_pred"
 _RENAMED = (  # of whole names, applied in this order
     (r"backbone\.body\.stem\.conv1\.", r"backbone.body.stem.0."),
@@ -85,11 +87,12 @@ def convert(foreign: ForeignCheckpoint, batch_norm_eps: float | None, caffe: boo
     }
     count = rows(renamed, f"{CLASS_PREDICTOR}.weight", SOURCE) - 1
     _repeat_boxes(renamed, count)
+    anchors = {"anchors": "legacy", "anchor_offset": 0.5}
     detector = {
         "head_channels": rows(renamed, "detector.roi.box_head.fc6.weight", SOURCE),
         "mask_channels": rows(renamed, "detector.roi.mask_head.0.0.weight", SOURCE),
-        "anchors": "legacy",
-        "anchor_offset": 0.5,
+        **anchors,
+        **stored_anchors(state, f"{_ANCHORS}cell_anchors.", True, anchors, SOURCE),
         "inclusive_boxes": True,
         "canonical_size": CANONICAL_SIZE,
     }

@@ -21,6 +21,7 @@ from imp_trt.models.importing.layout import (
     shift_variance,
 )
 from imp_trt.models.importing.reading import ForeignCheckpoint
+from imp_trt.models.importing.settings import detector_settings, parse_settings
 from imp_trt.models.initial import backbone_name
 
 SOURCE = "mmdet"
@@ -53,14 +54,14 @@ def convert(foreign: ForeignCheckpoint, batch_norm_eps: float | None, caffe: boo
     """Names, sizes and switches of an mmdetection state dict.
 
     Args:
-        foreign: of version 2 or 3; the style of the backbone, the normalization of pixels and the samples of
-            RoIAlign are read from the configuration in it.
+        foreign: of version 2 or 3; the style of the backbone, the normalization of pixels, the samples of
+            RoIAlign, anchors, codes of boxes and thresholds are read from the configuration in it.
         batch_norm_eps: of the backbone; None takes 1e-5.
         caffe: whether the backbone is of the style "caffe": BGR, and the stride in the 1x1 convolutions. None
             takes what the file's configuration says, without one False.
 
     Raises:
-        CheckpointError: it is no Mask R-CNN with a supported backbone.
+        CheckpointError: it is no Mask R-CNN with a supported backbone, or has other anchors or codes.
     """
     state = foreign.tensors
     renamed = {_name(name): value for name, value in state.items() if not name.startswith(_IGNORED)}
@@ -78,6 +79,7 @@ def convert(foreign: ForeignCheckpoint, batch_norm_eps: float | None, caffe: boo
     }
     count = background_first(renamed, SOURCE)
     detector = detector_fields(renamed, SOURCE, _roi_samples(foreign.settings))
+    detector |= detector_settings(parse_settings(foreign.settings))
     return Converted(SOURCE, backbone, renamed, count, model, detector)
 
 

@@ -301,20 +301,26 @@ _PICKLE = SimpleNamespace(Unpickler=_Unpickler, load=_load, __name__="pickle")
 
 def _tensors(path: Path, content: object) -> dict[str, Tensor]:
     """The named tensors of a file, below at most two of the usual dictionaries around them."""
-    for _ in range(3):
-        if not isinstance(content, Mapping):
-            break
-        values = ((name, _tensor(value)) for name, value in content.items())
-        found = {str(name): value for name, value in values if value is not None}
-        if found:
-            return found
-        content = next((content[name] for name in _WRAPPERS if name in content), None)
+    found = _found(content, 2)
+    if found:
+        return found
     raise CheckpointError(
         f"checkpoint {path}",
         expected=f"named tensors, or a dictionary with one of {', '.join(_WRAPPERS)}",
         got="none" if not isinstance(content, Mapping) else f"keys {sorted(map(str, content))[:5]}",
         fix="save the model's state_dict()",
     )
+
+
+def _found(content: object, depth: int) -> dict[str, Tensor]:
+    """Named tensors, those in a dictionary of weights before others next to it, such as the last loss."""
+    if not isinstance(content, Mapping):
+        return {}
+    for inner in (content[name] for name in _WRAPPERS if depth and name in content):
+        if found := _found(inner, depth - 1):
+            return found
+    values = ((name, _tensor(value)) for name, value in content.items())
+    return {str(name): value for name, value in values if value is not None}
 
 
 def _tensor(value: object) -> Tensor | None:

@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from torch import Tensor
 
+from imp_trt.errors import InvalidInput
 from imp_trt.models.importing.layout import OWN_EPS, Converted, State, resnet_name, rows, shift_variance
 from imp_trt.models.importing.reading import ForeignCheckpoint
 from imp_trt.models.initial import backbone_name, current_name
 
 COCO_CLASSES = 91
 """Rows of the class predictor of torchvision's COCO weights: background and 90 category ids."""
+
+SMALL_VARIANCE = 1e-3
+
+_log = logging.getLogger(__name__)
 
 _STAGES = ("backbone.body.layer1.", "backbone.body.layer2.", "backbone.body.layer3.", "backbone.body.layer4.")
 
@@ -37,11 +43,19 @@ def convert(
         foreign: of ``maskrcnn_resnet50_fpn`` or ``_v2``, or of a MaskRCNN with another ResNet.
         batch_norm_eps: of the backbone. None takes 0 for version 1 with COCO's 91 rows, whose published
             weights were trained so, else 1e-5. A state dict does not tell.
-        caffe: not used: there are none of Caffe2 here.
+        caffe: not True: torchvision has no backbones of Caffe2.
 
     Raises:
         CheckpointError: it is no Mask R-CNN with a supported backbone.
+        InvalidInput: caffe is True.
     """
+    if caffe:
+        raise InvalidInput(
+            "caffe",
+            expected="a checkpoint of another code base",
+            got="one of torchvision, which has no backbones of Caffe2",
+            fix="leave --caffe out",
+        )
     state = foreign.tensors
     renamed: dict[str, Tensor] = {}
     for published, value in state.items():
@@ -57,6 +71,12 @@ def convert(
     classes = rows(state, "roi_heads.box_predictor.cls_score.weight", "torchvision")
     if batch_norm_eps is None:
         batch_norm_eps = 0.0 if classes == COCO_CLASSES and not second else OWN_EPS
+        if classes != COCO_CLASSES and not second and _eps_matters(renamed):
+            _log.warning(
+                "%s: taken to have eps 1e-5 in its batch normalization, which the file does not say. If it "
+                "was fine-tuned from torchvision's COCO weights it has eps 0: --batch-norm-eps 0",
+                foreign.path,
+            )
     shift_variance(renamed, "backbone.body.", batch_norm_eps - OWN_EPS)
     detector: dict[str, Any] = {
         "head_channels": int(renamed["detector.roi.box_predictor.cls_score.weight"].shape[1]),
@@ -75,6 +95,15 @@ def convert(
             "fpn_channels": rows(renamed, "backbone.fpn.inner_blocks.0.0.weight", "torchvision"),
         },
         detector,
+    )
+
+
+def _eps_matters(state: State) -> bool:
+    """Whether eps 1e-5 changes a channel of the backbone by more than half a percent."""
+    return any(
+        bool((value < SMALL_VARIANCE).any())
+        for name, value in state.items()
+        if name.startswith("backbone.body.") and name.endswith("running_var")
     )
 
 

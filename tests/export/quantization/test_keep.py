@@ -46,6 +46,15 @@ def test_patterns_name_layers():
         matching("mask_heads", LAYERS)
 
 
+def test_a_file_of_int8_has_a_layer_in_int8(weights, tmp_path, calibration_folder, capsys):
+    """With all layers in float16 only the name of the file would be that of another precision."""
+    arguments = ["--engine", "int8", "--calib", str(calibration_folder), "--target", "onnxruntime"]
+    arguments += ["--keep-float16", "*", "--no-verify", "--weights", str(weights), "-o", str(tmp_path), "-q"]
+    assert main(arguments) == 2
+    assert "at least one quantized layer, got none" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.onnx"))
+
+
 def test_the_share_of_a_gate():
     gate = Gate(0.98, 0.9, 1.0)
     assert LayerCost("a", 0.98, 1.0).share(gate) == pytest.approx(1)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from imp_trt.export.verification.gates import (
     Detections,
     box_iou,
     enforce,
+    mask_iou,
     match_instances,
 )
 
@@ -47,6 +50,35 @@ def test_equal_detections_match_in_any_order():
 )
 def test_what_makes_a_pair(other, pairs):
     assert match_instances(detected(CAR), detected(other)) == (pairs, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pairs"), [("same", 1), ("near", 1), ("other", 0), ("nan", 0), ("empty", 0)]
+)
+def test_the_masks_of_a_pair_agree(kind, pairs):
+    """Boxes and scores do not tell whether the mask head was exported right."""
+    mask = np.zeros((1, 8, 8), np.float32)
+    mask[:, 2:6, 2:6] = 0.9
+    near = mask.copy()
+    near[:, 2, 2:5] = 0.4
+    masks = {
+        "same": mask,
+        "near": near,
+        "other": 0.9 - mask,
+        "nan": np.full_like(mask, np.nan),
+        "empty": 0 * mask,
+    }
+    reference, candidate = (replace(detected(CAR), masks=m) for m in (mask, masks[kind]))
+    assert match_instances(reference, candidate) == (pairs, 1, 1)
+    assert match_instances(detected(CAR), candidate) == (1, 1, 1)
+
+
+def test_mask_iou():
+    a = np.zeros((2, 2, 2), np.float32)
+    a[0, 0] = 0.6
+    b = np.array([[[0.6, 0.5], [0.6, 0]], [[0, 0], [0, 0]]], np.float32)
+    np.testing.assert_allclose(mask_iou(a, b), [[1 / 3, 0], [0, 1]])
+    assert mask_iou(a, b[:0]).shape == (2, 0)
 
 
 def test_low_scores_do_not_count():

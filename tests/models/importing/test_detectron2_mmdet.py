@@ -16,7 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from imp_trt.errors import CheckpointError
 from imp_trt.export.onnx.from_model import onnx_from_module
+from imp_trt.models.box_conventions import ShiftedAnchors
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.config import DetectorConfig
 from imp_trt.models.deploy import DeployModule
@@ -25,6 +27,7 @@ from imp_trt.models.importing import import_checkpoint
 from imp_trt.models.importing.classes import COCO_STUFF
 from imp_trt.models.importing.convert import _CONVERTERS, _config, _named, _with_things
 from imp_trt.models.importing.reading import ForeignCheckpoint
+from imp_trt.models.importing.settings import detector_settings, parse_settings
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.outputs import OUTPUT_NAMES
 from tests.support.networks import smooth_frames
@@ -240,6 +243,136 @@ def test_switches_of_mmdetection() -> None:
         assert config["stride_in_1x1"] is in_1x1
     _, config = fields(X101, CAFFE_STYLE.replace("style='caffe'", "style='pytorch'"))
     assert config["std"] == pytest.approx([1 / 255] * 3)
+
+
+def mmdet_text(anchors: str = "", rpn: str = "", roi: str = "", test: str = "") -> str:
+    """A configuration as mmdetection writes it, with more of some parts."""
+    return f"""auto_scale_lr = dict(base_batch_size=16, enable=False)
+model = dict(
+    backbone=dict(type='ResNet', depth=50, style='pytorch'),
+    rpn_head=dict(
+        anchor_generator=dict(
+            {anchors or "scales=[8], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]"},
+            type='AnchorGenerator'),
+        bbox_coder=dict(
+            {rpn or "target_means=[0.0, 0.0, 0.0, 0.0], target_stds=[1.0, 1.0, 1.0, 1.0]"},
+            type='DeltaXYWHBBoxCoder')),
+    roi_head=dict(
+        bbox_head=dict(bbox_coder=dict(
+            {roi or "target_means=[0.0, 0.0, 0.0, 0.0], target_stds=[0.1, 0.1, 0.2, 0.2]"},
+            type='DeltaXYWHBBoxCoder')),
+        mask_roi_extractor=dict(roi_layer=dict(output_size=14, sampling_ratio=0, type='RoIAlign'))),
+    test_cfg=dict(rcnn=dict(
+        {test or "max_per_img=100, nms=dict(iou_threshold=0.5, type='nms'), score_thr=0.05"},
+        mask_thr_binary=0.5)),
+    type='MaskRCNN')
+work_dir = './work_dirs/x'
+"""
+
+
+def test_the_default_configuration_of_mmdetection_changes_nothing() -> None:
+    assert fields(MMDET, mmdet_text())[1] == fields(MMDET, "model = dict()")[1]
+
+
+@pytest.mark.parametrize(
+    ("scales", "ratios"), [((4,), (0.5, 1.0, 2.0)), ((2, 4, 8), (1.0,)), ((3,), (1, 2, 5))]
+)
+def test_anchors_of_an_mmdetection_configuration(
+    scales: tuple[float, ...], ratios: tuple[float, ...]
+) -> None:
+    strides = (4, 8, 16, 32, 64)
+    text = f"scales={list(scales)}, ratios={list(ratios)}, strides={list(strides)}"
+    _, config = fields(MMDET, mmdet_text(text))
+    found = ShiftedAnchors(DetectorConfig(**config["detector_config"])).cell_anchors
+    for stride, level in zip(strides, found, strict=True):
+        # As their AnchorGenerator.gen_single_level_base_anchors, around 0.
+        heights = torch.sqrt(torch.tensor(ratios, dtype=torch.float32))
+        sides = stride * torch.tensor(scales, dtype=torch.float32)
+        w, h = ((ratio[:, None] * sides).flatten() for ratio in (1 / heights, heights))
+        torch.testing.assert_close(level, torch.stack([-w, -h, w, h], 1) / 2)
+
+
+def test_codes_and_thresholds_of_an_mmdetection_configuration() -> None:
+    stds = "target_means=[0.0, 0.0, 0.0, 0.0], target_stds=[0.05, 0.05, 0.1, 0.1]"
+    test = "max_per_img=300, nms=dict(iou_threshold=0.6, type='nms'), score_thr=0.2"
+    detector = fields(MMDET, mmdet_text(roi=stds, test=test))[1]["detector_config"]
+    assert detector["box_weights"] == (20.0, 20.0, 10.0, 10.0)
+    assert [detector[name] for name in ("detections", "nms", "score_threshold")] == [300, 0.6, 0.2]
+    test = "max_per_img=-1, nms=dict(iou_threshold=0.3, type='soft_nms'), score_thr=0.0"
+    detector = fields(MMDET, mmdet_text(test=test))[1]["detector_config"]
+    assert [detector[name] for name in ("detections", "nms", "score_threshold")] == [100, 0.5, 0.05]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"anchors": "scales=[8], ratios=[0.5, 1.0, 2.0], strides=[8, 16, 32, 64, 128]"}, "anchor_generator"),
+        ({"anchors": "octave_base_scale=4, scales_per_octave=1, strides=[4, 8, 16, 32, 64]"}, "octave_base"),
+        (
+            {"anchors": "scales=[8], ratios=[0.5, 1, 2], strides=[4, 8, 16, 32, 64], center_offset=0.5"},
+            "center_offset",
+        ),
+        ({"anchors": "scales=[1e400], ratios=[1.0, 2.0, 3.0], strides=[4, 8, 16, 32, 64]"}, "scales"),
+        ({"rpn": "target_stds=[0.1, 0.1, 0.2, 0.2]"}, r"rpn_head\.bbox_coder"),
+        ({"roi": "target_means=[0.1, 0.0, 0.0, 0.0]"}, r"roi_head\.bbox_head\.bbox_coder"),
+    ],
+)
+def test_what_this_network_does_not_have_is_rejected(changes: dict[str, str], named: str) -> None:
+    with pytest.raises(CheckpointError, match=named):
+        fields(MMDET, mmdet_text(**changes))
+
+
+@pytest.mark.parametrize("text", ["model = dict(" * 5000, "model = \0", "x" * (1 << 21), "model = [1, 2]"])
+def test_configurations_that_are_no_python(text: str) -> None:
+    assert detector_settings(parse_settings(text)) == {}
+
+
+def d2_detector(**more: Tensor) -> dict[str, Any]:
+    """Fields of the detector that a file with more tensors is imported to."""
+    state = {name: torch.empty(shape, device="meta") for name, shape in shapes(DETECTRON2).items()}
+    prefix = "proposal_generator.anchor_generator.cell_anchors."
+    state |= {f"{prefix}{name[1:]}" if name[1:].isdigit() else name: value for name, value in more.items()}
+    return _CONVERTERS["detectron2"][1](ForeignCheckpoint(Path("x"), state), None, None).__dict__
+
+
+def d2_anchors(sizes: tuple[int, ...], ratios: tuple[float, ...]) -> dict[str, Tensor]:
+    """As their DefaultAnchorGenerator.generate_cell_anchors: one size a level."""
+    levels = {}
+    for i, size in enumerate(sizes):
+        rows = []
+        for ratio in ratios:
+            width = (size**2 / ratio) ** 0.5
+            rows.append([-width / 2, -ratio * width / 2, width / 2, ratio * width / 2])
+        levels[f"_{i}"] = torch.tensor(rows)
+    return levels
+
+
+def test_anchors_in_a_file_of_detectron2() -> None:
+    default = d2_detector()["detector"]
+    usual = d2_detector(**d2_anchors((32, 64, 128, 256, 512), (0.5, 1.0, 2.0)))["detector"]
+    assert replace(DetectorConfig(), **usual) == replace(DetectorConfig(), **default)
+    small = d2_detector(**d2_anchors((8, 16, 32, 64, 128), (0.25, 1.0, 4.0)))["detector"]
+    assert small["anchor_sizes"] == (8, 16, 32, 64, 128)
+    assert small["aspect_ratios"] == (0.25, 1.0, 4.0)
+    several = {
+        name: level * torch.tensor([[1.0], [1.5], [2.0]]) for name, level in d2_anchors((32,), (1.0,)).items()
+    }
+    for bad in (several, {"_0": torch.full((3, 4), float("nan"))}, {"_0": torch.zeros(0, 4)}):
+        five = {f"_{i}": bad["_0"] for i in range(5)}
+        for anchors in (bad, five):
+            with pytest.raises(CheckpointError, match=r"detectron2 checkpoint: its anchors"):
+                d2_detector(**anchors)
+
+
+def test_a_file_of_detectron2_with_the_mean_of_rgb() -> None:
+    """A ResNet of PyTorch: red was read as blue."""
+    mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
+    found = d2_detector(pixel_mean=mean.view(3, 1, 1), pixel_std=std.view(3, 1, 1))
+    assert found["model"]["mean"] == pytest.approx((0.485, 0.456, 0.406))
+    assert found["model"]["stride_in_1x1"] is False
+    found = d2_detector(pixel_mean=mean.flip(0), pixel_std=torch.ones(3))
+    assert found["model"]["mean"] == pytest.approx((0.485, 0.456, 0.406))
+    assert found["model"]["stride_in_1x1"] is True
 
 
 def test_classes_of_coco_panoptic() -> None:

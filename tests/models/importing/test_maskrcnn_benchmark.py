@@ -130,6 +130,19 @@ def test_anchors() -> None:
         torch.testing.assert_close(level, ours, atol=1e-4, rtol=0)
 
 
+def test_anchors_in_a_file() -> None:
+    usual = converted(LEGACY).detector
+    assert usual["anchor_sizes"] == (32, 64, 128, 256, 512)
+    state = file_names({name: torch.empty(shape, device="meta") for name, shape in shapes(LEGACY).items()})
+    prefix = "rpn.anchor_generator.cell_anchors."
+    state |= {f"{prefix}{i}": cell_anchors(4 << i, 12 << i) for i in range(5)}
+    small = convert(ForeignCheckpoint(Path("x"), state), None, None).detector
+    assert small["anchor_sizes"] == (12, 24, 48, 96, 192)
+    state |= {f"{prefix}{i}": cell_anchors(4 << i, 32 << i)[[1, 0, 2]] for i in range(5)}
+    with pytest.raises(CheckpointError, match=r"its anchors: .*aspect ratios on all: 0\.5, 1, 2"):
+        convert(ForeignCheckpoint(Path("x"), state), None, None)
+
+
 def test_names_tell_the_source(tmp_path: Path) -> None:
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes(LEGACY).items()}
     assert "maskrcnn-benchmark" in SOURCES

@@ -71,6 +71,8 @@ def as_arrays(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         lambda w: {f"module.{key}": value for key, value in w.items()},
         lambda w: {"model": {f"module.model.{key}": value for key, value in w.items()}},
         lambda w: {"model": w, "config": Settings(), "when": Call(os.getcwd)},
+        lambda w: {"best_loss": w["layer.bias"], "model": w},
+        lambda w: {"weights": {"decay": 0.1}, **w},
     ],
 )
 def test_every_container_and_wrapper(name: str, wrap: Callable[[object], object], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn, maskrc
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from imp_trt.errors import InvalidInput
 from imp_trt.models.deploy import DeployModule
 from imp_trt.models.importing import import_checkpoint
 from tests.support.networks import smooth_frames
@@ -111,3 +112,38 @@ def test_parity(name: str, tmp_path: Path) -> None:
         outputs = deployed(frames)
     assert torch.equal(outputs[5], found["num_detections"])
     assert torch.allclose(outputs[2], found["scores"], atol=1e-4)
+
+
+@pytest.mark.parametrize("eps", [-1e-5, float("nan"), 1e5])
+def test_eps_that_is_none(tmp_path: Path, eps: float) -> None:
+    with pytest.raises(InvalidInput, match="batch_norm_eps: expected 0 to 1"):
+        import_checkpoint(tmp_path / "missing.pth", batch_norm_eps=eps)
+
+
+def test_options_and_names_that_do_not_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = resnet18_state()
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(InvalidInput, match=r"no backbones of Caffe2.*leave --caffe out"):
+        import_checkpoint(tmp_path / "a.pth", caffe=True)
+    with pytest.raises(InvalidInput, match=r"got 2 names.*--classes FILE"):
+        import_checkpoint(tmp_path / "a.pth", classes=NAMES[:2])
+    import_checkpoint(tmp_path / "a.pth", classes=NAMES, input_size=SIZE, caffe=False)
+    assert caplog.text == ""
+
+
+def test_eps_that_may_be_another_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Networks fine-tuned from torchvision's COCO weights have eps 0, which no state dict says."""
+    state = resnet18_state()
+    state["backbone.body.bn1.running_var"][0] = 1e-6
+    torch.save(state, tmp_path / "a.pth")
+    import_checkpoint(tmp_path / "a.pth", classes=NAMES, input_size=SIZE)
+    assert "--batch-norm-eps 0" in caplog.text
+    caplog.clear()
+    import_checkpoint(tmp_path / "a.pth", classes=NAMES, input_size=SIZE, batch_norm_eps=1e-5)
+    assert caplog.text == ""
+
+
+def resnet18_state() -> dict[str, Tensor]:
+    """A state dict without meaning."""
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=5)
+    return dict(MaskRCNN(backbone, **sizes()).state_dict())
