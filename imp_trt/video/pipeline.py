@@ -105,7 +105,8 @@ def run_pipeline(
     Args:
         source: the result of open_source, any iterable of frames, or a list of sources. With a list, frames
             carry the short name of their source.
-        max_frames: stop after this many frames, over all sources.
+        max_frames: stop after this many frames, over all sources; a fraction, such as 10 * 29.97, counts as
+            a frame.
         draw: options for overlays.
         on_frame: called in the writing thread with the number of frames done and the result.
         policy: what happens to a frame when the queue is full: "wait" (the source blocks), "drop-oldest" or
@@ -168,7 +169,7 @@ class _Options:
 
     def check(self) -> None:
         """Raise InvalidInput for a limit that is not positive."""
-        for name in ("max_frames", "deadline_s"):
+        for name in ("max_frames", "deadline_s", "stall_s"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InvalidInput(name, expected="above 0", got=value)
@@ -250,7 +251,8 @@ class _Run:
 
     def _segment_all(self) -> None:
         queue, count = self._state.queue, 0
-        while not queue.exhausted() and count != self._options.max_frames:
+        limit = math.inf if self._options.max_frames is None else self._options.max_frames
+        while not queue.exhausted() and count < limit:
             self._check_progress()
             try:
                 queued = queue.get(_PROGRESS_INTERVAL_S)

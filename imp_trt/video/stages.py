@@ -127,7 +127,7 @@ def capture(state: RunState, channel: int, source: Iterable[Frame], name: str, l
 
 def _read(state: RunState, channel: int, frames: Iterator[Frame], name: str, limit: int | None) -> None:
     read = 0
-    while read != limit:
+    while limit is None or read < limit:
         before = state.clock()
         frame = next(frames, None)
         if frame is None:

@@ -19,6 +19,7 @@ from imp_trt.errors import InvalidInput
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from imp_trt.video import open_source, run_pipeline
+from imp_trt.video.queues import Policy
 from imp_trt.video.sinks import (
     ClassMaps,
     DrawOptions,
@@ -315,6 +316,14 @@ def test_max_frames_of_one_file_reads_no_frame_more(segmenter: Segmenter) -> Non
     assert read == [0, 1, 2]
 
 
+@pytest.mark.parametrize("policy", ["wait", "drop-oldest"])
+def test_a_fraction_of_a_frame_ends_the_run_too(segmenter: Segmenter, policy: Policy) -> None:
+    """0.1 s at 29.97 frames/s."""
+    sink = Recorder()
+    run_pipeline(segmenter, frames(9), [sink], max_frames=0.1 * 29.97, policy=policy, queue_size=9)  # type: ignore[arg-type]
+    assert len(sink.items) == 3
+
+
 def test_a_camera_drops_its_oldest_frames_while_the_network_is_busy(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,6 +449,8 @@ def test_progress_can_end_the_run_and_what_is_begun_is_written(segmenter: Segmen
         {"deadline_s": 0.0},
         {"deadline_s": math.nan},
         {"max_frames": 0},
+        {"stall_s": 0.0},
+        {"stall_s": math.nan},
     ],
 )
 def test_invalid_arguments_are_rejected(segmenter: Segmenter, options: dict[str, Any]) -> None:
