@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -152,7 +153,12 @@ def run_pipeline(
 
 def _as_list(source: Iterable[Frame] | Sequence[Source]) -> Sequence[_Frames]:
     several = isinstance(source, list | tuple) and bool(source) and not isinstance(source[0], Frame)
-    return cast("Sequence[_Frames]", source if several else [source])
+    sources = cast("Sequence[_Frames]", source if several else [source])
+    if any(isinstance(one, str | os.PathLike) for one in sources):
+        raise InvalidInput(
+            "source of run_pipeline", expected="an opened source", got="a path", fix="open_source(path)"
+        )
+    return sources
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.errors import InvalidInput
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video.queues import FrameQueue
 from imp_trt.video.sinks import LegendHistory, SegmentedFrame, Sink
@@ -132,6 +133,13 @@ def _read(state: RunState, channel: int, frames: Iterator[Frame], name: str, lim
         frame = next(frames, None)
         if frame is None:
             return
+        if not hasattr(frame, "captured_s"):
+            raise InvalidInput(
+                "source of run_pipeline",
+                expected="an iterable of imp_trt.video.Frame",
+                got=f"one of {type(frame).__name__}",
+                fix="Frame(image, index, name, time_s) for each image, or Segmenter.stream(images)",
+            )
         read += 1
         now = state.clock()
         captured_s = now if frame.captured_s is None else frame.captured_s
