@@ -126,7 +126,12 @@ class Instances:
         )
 
     def filter(self, *, min_score: float) -> Instances:
-        """The instances with a score of at least min_score."""
+        """The instances with a score of at least min_score.
+
+        Raises:
+            InvalidInput: min_score is above 1, such as a percentage, or NaN: no instance has such a score.
+        """
+        check_min_score(min_score)
         return self.select(self.scores >= min_score)
 
     def above(self, score: float) -> Instances:
@@ -188,6 +193,12 @@ def _checked_indices(key: object, count: int) -> NDArray[np.bool_] | NDArray[np.
 
 def _has_bools(key: Sequence[object]) -> bool:
     return any(isinstance(value, bool | np.bool_) for value in key)
+
+
+def check_min_score(min_score: float) -> None:
+    """InvalidInput for a score that no instance reaches; one below 0 keeps all of them."""
+    if not min_score <= 1:  # true for NaN
+        raise InvalidInput("min_score", expected="at most 1: scores are 0 to 1", got=min_score)
 
 
 def describe(value: object) -> str:

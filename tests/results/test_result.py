@@ -163,6 +163,20 @@ def test_selection() -> None:
     assert len(found) == 2
 
 
+@pytest.mark.parametrize("score", [30, 1.01, float("nan")])
+def test_a_score_that_no_instance_has_is_rejected(score: float) -> None:
+    """30%, for example: everything would be left out without a word."""
+    found = result(frame=tiny.frame())
+    uses = (found.plot, found.to_dict, found.to_json, found.legend_classes, found.instances.filter)
+    for use in uses:
+        with pytest.raises(InvalidInput, match="min_score"):
+            use(min_score=score)
+    with pytest.raises(InvalidInput, match="min_score"):
+        found.to_coco(1, min_score=score)
+    assert len(found.instances.filter(min_score=-1)) == 2
+    assert len(found.instances.filter(min_score=1)) == 0
+
+
 def test_canvas_shows_each_thing_on_its_plane() -> None:
     canvas = result().canvas(scale=1.0)
     assert canvas.shape == (2, *SIZE)

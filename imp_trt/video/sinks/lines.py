@@ -13,6 +13,7 @@ from typing import Protocol
 
 from imp_trt.data.files import unwritable
 from imp_trt.errors import OutputError
+from imp_trt.results.instances import check_min_score
 from imp_trt.results.result import DEFAULT_SCORE_THRESHOLD
 from imp_trt.video.sinks.sink import BaseSink, SegmentedFrame
 from imp_trt.video.sinks.text_file import TextFile
@@ -44,9 +45,13 @@ class FrameResults(BaseSink):
     Args:
         min_score: instances with lower scores are left out.
         limit: number of frames that are kept.
+
+    Raises:
+        InvalidInput: min_score is above 1 or NaN.
     """
 
     def __init__(self, min_score: float = DEFAULT_SCORE_THRESHOLD, limit: int = MAX_FRAME_RESULTS) -> None:
+        check_min_score(min_score)
         self._min_score = min_score
         self._limit = limit
         self._results: list[dict[str, object]] = []
@@ -76,6 +81,7 @@ class JsonLines(BaseSink):
         min_score: instances with lower scores are left out.
 
     Raises:
+        InvalidInput: min_score is above 1 or NaN.
         OutputError: the path cannot be written, the pipe has no reader, or its reader closed it or read
             nothing for READER_TIMEOUT_S.
     """
@@ -83,6 +89,7 @@ class JsonLines(BaseSink):
     recovers = True  # a file contains complete lines only
 
     def __init__(self, path: str | os.PathLike[str], min_score: float = DEFAULT_SCORE_THRESHOLD) -> None:
+        check_min_score(min_score)
         self._min_score = min_score
         self._file: _TextOutput = (
             _Pipe(Path(path)) if _is_stream(Path(path)) else TextFile(Path(path), named=True)
