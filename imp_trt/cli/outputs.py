@@ -44,6 +44,8 @@ def places(args: argparse.Namespace, sources: Sequence[Source]) -> dict[str, str
 
 
 def _default_place(spec: str, sources: Sequence[Source]) -> str:
+    from imp_trt.video.pipeline import short_names
+
     if any(source.live for source in sources):
         raise UsageError(
             "no output for a camera or stream",
@@ -52,11 +54,11 @@ def _default_place(spec: str, sources: Sequence[Source]) -> str:
         )
     if len(sources) > 1:
         return "segmented.mp4" if all(source.fps is not None for source in sources) else "segmented"
-    path = Path(spec)
+    source, path = sources[0], Path(os.path.expanduser(spec))
     if path.is_file():
-        return (
-            f"{path.stem}_segmented{'.png' if sources[0].fps is None and sources[0].frames == 1 else '.mp4'}"
-        )
+        return f"{path.stem}_segmented{'.png' if source.fps is None and source.frames == 1 else '.mp4'}"
+    if not source.paths:  # a recording at an address
+        return f"{short_names(sources)[0]}_segmented.mp4"
     return f"{resolved(path).name}_segmented" if path.is_dir() else "segmented"
 
 

@@ -22,7 +22,8 @@ from imp_trt.cli.segment import main
 from imp_trt.data.images import encode_image
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video.sinks import NullSink, SegmentedFrame
-from imp_trt.video.sources import open_source
+from imp_trt.video.sources import VideoSource, open_source
+from imp_trt.video.sources.decoder import opencv_capture
 from tests.support import clips, tiny
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -88,6 +89,20 @@ def test_without_a_sink_the_overlay_lands_in_the_current_folder(source: str, nam
         os.remove("in/clip.mp4")
     assert main([source, *MODEL]) == 0
     assert made() == {name}
+
+
+def test_a_recording_without_a_sink_becomes_a_video(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the home folder, and at an address, where the source has no path."""
+    monkeypatch.setenv("HOME", os.path.abspath("in"))
+    assert main(["~/clip.mp4", *MODEL]) == 0
+    assert made() == {"clip_segmented.mp4"}
+    os.remove("clip_segmented.mp4")
+    capture = opencv_capture(Path("in/clip.mp4"))
+    monkeypatch.setattr(
+        "imp_trt.video.sources.open_source", lambda spec, **_: VideoSource(spec, capture), raising=False
+    )
+    assert main(["http://host/drive.mp4", *MODEL]) == 0
+    assert made() == {"drive_segmented.mp4"}
 
 
 def test_null_sink_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
