@@ -62,6 +62,28 @@ def _default_place(spec: str, sources: Sequence[Source]) -> str:
     return f"{resolved(path).name}_segmented" if path.is_dir() else "segmented"
 
 
+def reported(outputs: dict[str, str], several: bool) -> dict[str, str]:
+    """Paths of the outputs for the report.
+
+    Args:
+        outputs: of :func:`places`.
+        several: there are several sources, whose names are part of the paths: a ``*`` is in their place.
+    """
+    from imp_trt.video.encoder import VIDEO_CODECS
+
+    found = {}
+    for name, place in outputs.items():
+        path = Path(place)
+        if place == "null:":
+            continue
+        if several and name.startswith("overlay") and path.suffix.lower() in VIDEO_CODECS:
+            place = str(path.with_name(f"{path.stem}_*{path.suffix}"))
+        elif several and name != "json" and "%" in place:
+            place = str(path.parent / "*" / path.name)
+        found[name] = place
+    return found
+
+
 def sink_makers(
     args: argparse.Namespace, sources: Sequence[Source], found: dict[str, str]
 ) -> list[Callable[[], Sink]]:
