@@ -28,7 +28,7 @@ def places(args: argparse.Namespace, sources: Sequence[Source]) -> dict[str, str
     """Return the path of each output.
 
     Raises:
-        UsageError: no output is requested, and there is no default.
+        UsageError: no output is requested, and there is no default; or - for standard output.
     """
     requested = {
         "overlay": args.sink,
@@ -37,6 +37,13 @@ def places(args: argparse.Namespace, sources: Sequence[Source]) -> dict[str, str
         "panoptic": args.save_panoptic,
         "json": args.save_json,
     }
+    if "-" in requested.values():
+        raise UsageError(
+            "an output",
+            expected="a path",
+            got="-",
+            fix="--save-json /dev/stdout for JSON Lines on standard output, ./- for a file of that name",
+        )
     outputs = {name: path for name, path in requested.items() if path}
     if not outputs and args.serve is None and not shows_window(args):
         outputs["overlay"] = _default_place(args.source, sources)

@@ -144,6 +144,8 @@ MISTAKES = {
     "one image for many frames": (["in/clip.mp4", "o.png", "--save-json", "r"], None, 2, "one image"),
     "same path twice": (["in/clip.mp4", "o.mp4", "--save-overlay", "./o.mp4"], None, 2, "same path"),
     "sizes differ in a video": (["in/*.png", "o.mp4"], _mixed_sizes, 2, "size"),
+    "stdout as -": (["in/clip.mp4", "--save-json", "-"], None, 2, "/dev/stdout"),
+    "overlay on stdout": (["in/clip.mp4", "-"], None, 2, "/dev/stdout"),
     "no such artifact": (["in/clip.mp4", "o.mp4", "-a", "absent.onnx"], None, 4, "nothing at this path"),
     "not a model": (["in/clip.mp4", "o.mp4", "-a", "in/f0.png"], None, 2, "ends with"),
     "damaged model": (["in/clip.mp4", "o.mp4"], _flip_model, 4, "does not match its manifest"),
