@@ -24,7 +24,7 @@ from imp_trt.video.containers import declares_crop, lists_frames, missing_bytes,
 from imp_trt.video.sources.captures import Capture
 from imp_trt.video.sources.decoder import OnlyCover, PyAvCapture, opencv_capture, pyav_decodes
 from imp_trt.video.sources.frame import Frame
-from imp_trt.video.sources.source import ClosingSource, Source
+from imp_trt.video.sources.source import ClosingSource, Source, warn_of_no_frames
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
 
@@ -118,6 +118,7 @@ class VideoSource(ClosingSource):
         self._capture: Capture | None = None
         self._in_use = Lock()
         self._closed = False
+        self._ended = False
         self._decoded = 0
         self._last_time_s = 0.0
         self._listed = capture is None and _lists_frames(Path(path))
@@ -149,10 +150,13 @@ class VideoSource(ClosingSource):
         return self
 
     def __iter__(self) -> Iterator[Frame]:
-        while self._capture is not None:
+        if self._ended or self._closed:
+            warn_of_no_frames(self.name, self._closed)
+        while self._capture is not None and not self._ended:
             decoded, self._first = self._first or self._read(), None
             if decoded is None:
                 if not self._closed:
+                    self._ended = True
                     self._check_count()
                 return
             image, time_s = decoded

@@ -85,11 +85,13 @@ def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", clips.CODECS)
-def test_a_video(tmp_path: Path, suffix: str) -> None:
+def test_a_video(tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture) -> None:
     path = clips.write_clip(tmp_path / f"clip{suffix}", frames=10, fps=30000 / 1001)
     with open_source(path) as source:
         frames = list(source)
+        assert "open it again" not in caplog.text
         assert list(source) == []  # single pass
+        assert f"{path} was read to its end and gives no more frames; open it again" in caplog.text
     assert source.fps == pytest.approx(30000 / 1001, rel=1e-4)
     assert source.frames == len(frames) == 10
     for i, frame in enumerate(frames):
@@ -99,6 +101,7 @@ def test_a_video(tmp_path: Path, suffix: str) -> None:
     assert len({frame.image.__array_interface__["data"][0] for frame in frames}) == 10  # no shared buffer
     source.close()
     assert list(source) == []
+    assert f"{path} is closed and gives no more frames" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["clip_%03d.mp4", "clip 1.mp4", "clip_0001.mp4", "ünïcode.mp4"])
