@@ -114,8 +114,9 @@ def run_pipeline(
             "drop-newest". None: cameras and streams drop the oldest frame; files, and streams that are
             paced (see LiveSource), wait.
         queue_size: maximum number of queued frames per source.
-        deadline_s: a result older than this, measured from the capture of its frame, is a deadline miss.
-            Where frames may be dropped, frames that have already expired are not segmented.
+        deadline_s: a result older than this, measured from the capture of its frame, is a deadline miss;
+            frames of a file that is read along with cameras are not counted. Where frames may be dropped,
+            frames that have already expired are not segmented.
         clock: monotonic clock in seconds, the same that Frame.captured_s is measured with.
         on_progress: called in the caller's thread with Statistics.snapshot(), at most four times a second
             and at the end. False ends the run; frames that the network has started are still written.
@@ -277,7 +278,8 @@ class _Run:
             except BaseException:
                 queue.drop(channel)
                 raise
-            self._state.to_draw.put(Job(channel, captured, item, age_s, _NO_PIXELS))
+            counted_s = reported_age_s if any(self._has_age) else age_s
+            self._state.to_draw.put(Job(channel, captured, item, counted_s, _NO_PIXELS))
 
     def _result(self, channel: int, captured: CapturedFrame) -> SegmentationResult:
         frame, state, deadline_s = captured.frame, self._states[channel], self._options.deadline_s

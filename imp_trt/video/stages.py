@@ -47,14 +47,14 @@ class Job:
 
     Attributes:
         channel: of its source.
-        age_s: from capture to result.
+        age_s: from capture to result; None if it is not counted.
         pixels: [K] int64, pixel count of each class; empty before drawing.
     """
 
     channel: int
     captured: CapturedFrame
     item: SegmentedFrame
-    age_s: float
+    age_s: float | None
     pixels: NDArray[np.int64]
     draw_ms: float = 0.0
 

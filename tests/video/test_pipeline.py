@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -406,6 +407,21 @@ def test_age_and_deadline_on_a_simulated_clock(segmenter: Segmenter, monkeypatch
     assert summary.age_ms["max"] == pytest.approx(80)
     run_pipeline(segmenter, frames(1), [sink := Recorder()])
     assert [item.age_s for item in sink.items] == [None]
+
+
+def test_the_age_is_that_of_the_cameras_where_a_file_waits_beside_them(segmenter: Segmenter) -> None:
+    def file() -> Iterator[Frame]:
+        for frame in frames(2):
+            yield replace(frame, captured_s=time.monotonic() - 100)
+
+    sink = Recorder()
+    sources: Any = [file(), Camera(lambda: frames(2))]
+    summary = run_pipeline(segmenter, sources, [sink], deadline_s=50)
+    assert summary.frames == len(sink.items) == 4
+    assert summary.age_ms["max"] < 50_000
+    assert summary.deadline_misses == 0
+    summary = run_pipeline(segmenter, file(), [], deadline_s=50)
+    assert summary.deadline_misses == 2, "asked for of a file alone"
 
 
 def test_a_camera_that_gives_nothing_more_is_closed_under_its_read(segmenter: Segmenter) -> None:
