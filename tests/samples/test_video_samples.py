@@ -188,7 +188,12 @@ def test_several_files_keep_every_frame(sample, artifact, clip, tmp_path, capsys
         ["rear", counts],
     ]
     assert "age" not in said, "frames of files wait until they are asked for"
-    assert [_frames_in(out / f"overlay_{name}.mp4") for name in ("street", "rear")] == [CLIP_FRAMES] * 2
+    for name in ("street", "rear"):
+        with open_source(out / f"overlay_{name}.mp4") as overlay:
+            assert overlay.fps == pytest.approx(CLIP_FPS, rel=0.01)
+            times = [frame.time_s for frame in overlay]
+        # Those of the file, not those at which its frames were read.
+        assert times == pytest.approx([i / CLIP_FPS for i in range(CLIP_FRAMES)], abs=2e-3)
 
 
 @pytest.mark.slow
