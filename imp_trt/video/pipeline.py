@@ -54,6 +54,7 @@ STALL_TIMEOUT_S = 60.0
 """How long a sink or callback may take for one frame before the run fails."""
 
 _PROGRESS_INTERVAL_S = 0.25
+_ONLY_HOST = re.compile(r"[\w+.-]+://(?:[^/?#]*@)?([^/?#]+)/?([?#].*)?")  # an address without a path
 _NO_PIXELS = np.zeros(0, np.int64)
 _CLOSE_AFTER_S = 0.5  # a capture thread ends with its next frame; a camera that delivers none is closed
 
@@ -415,11 +416,15 @@ def _join_until(thread: Thread, until: float) -> None:
 
 
 def short_names(sources: Sequence[_Frames]) -> list[str]:
-    """Unique names of the sources that are safe in file names: the stem of the path or address."""
+    """Unique names of the sources that are safe in file names: the stem of the path or address.
+
+    That of an address without a path is its host: the stem of 10.0.0.11 would be 10.0.0.
+    """
     names: list[str] = []
     for index, source in enumerate(sources):
-        text = PurePath(str(getattr(source, "name", ""))).stem
-        name = re.sub(r"[^\w-]+", "_", text)[:64].strip("_") or str(index)
+        text = str(getattr(source, "name", ""))
+        host = _ONLY_HOST.fullmatch(text)
+        name = re.sub(r"[^\w-]+", "_", host[1] if host else PurePath(text).stem)[:64].strip("_") or str(index)
         while name in names:
             name = f"{name}-{index}"
         names.append(name)

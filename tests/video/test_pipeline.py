@@ -20,6 +20,7 @@ from imp_trt.errors import InvalidInput
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from imp_trt.video import open_source, run_pipeline
+from imp_trt.video.pipeline import short_names
 from imp_trt.video.queues import Policy
 from imp_trt.video.sinks import (
     ClassMaps,
@@ -302,6 +303,20 @@ def test_several_files_come_in_turn_with_their_names(segmenter: Segmenter) -> No
     sink = Recorder()
     assert run_pipeline(segmenter, [frames(2)], [sink]).frames == 2
     assert [item.source for item in sink.items] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "names"),
+    [
+        (["rtsp://***@10.0.0.11:554", "rtsp://10.0.0.12/"], ["10_0_0_11_554", "10_0_0_12"]),
+        (["http://cam-1.example.com/?action=stream"], ["cam-1_example_com"]),
+        (["rtsp://host/front door.sdp", "rtsp://host/live?channel=2"], ["front_door", "live_channel_2"]),
+        (["csi://0", "v4l2:///dev/video0?fps=30", "a.b/run.mp4"], ["0", "video0_fps_30", "run"]),
+        (["a/front.mp4", "b/front.mp4", "run/*.png"], ["front", "front-1", "2"]),
+    ],
+)
+def test_names_of_sources(addresses: list[str], names: list[str]) -> None:
+    assert short_names([Camera(lambda: frames(0), name) for name in addresses]) == names
 
 
 def test_max_frames_of_one_file_reads_no_frame_more(segmenter: Segmenter) -> None:
