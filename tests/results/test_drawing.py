@@ -251,3 +251,11 @@ def test_benchmark_runs() -> None:
     assert cv2.getNumThreads() == threads
     assert set(times) == {"plot", "plot with legend", "disagreement", "panoptic", "to_coco"}
     assert all(row["best"] > 0 for row in times.values())
+
+
+@pytest.mark.parametrize("level", [0.5, 256, -1, 128.0, None])
+def test_colors_are_integers(level: object) -> None:
+    """Fractions of 1, as matplotlib has them, would all be black."""
+    palette = ((0, 0, 0), (10, level, 30))
+    with pytest.raises(InvalidInput, match="palette: expected RGB triples of integers, 0-255"):
+        ClassTable(("a", "b"), (), palette)  # type: ignore[arg-type]
