@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -169,7 +170,12 @@ class SegmentationResult:
 
         Plane t belongs to class ``classes.things[t]``. The network's own canvas has 1/4 of the size of its
         frame; this one is computed from the result, in the caller's frame.
+
+        Raises:
+            InvalidInput: scale is not a finite number above 0.
         """
+        if not 0 < scale < math.inf:
+            raise InvalidInput("scale", expected="a finite number above 0", got=scale)
         instances = self.instances
         size = (max(1, round(self.size[0] * scale)), max(1, round(self.size[1] * scale)))
         if not self.classes.things:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,10 @@ def test_canvas_shows_each_thing_on_its_plane() -> None:
     assert not canvas[0, :, 60:].any()
     stuff = result().classes.__class__(tiny.CLASSES.names, (), tiny.CLASSES.palette)
     assert result(classes=stuff).canvas().shape == (0, 16, 24)
+    for scale in (0, -1, math.inf, math.nan):
+        for table in (stuff, tiny.CLASSES):
+            with pytest.raises(InvalidInput, match=r"^scale"):
+                result(classes=table).canvas(scale)
 
 
 def test_dictionary() -> None:
