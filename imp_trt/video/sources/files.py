@@ -247,10 +247,10 @@ def _captures(path: Path) -> Iterator[Capture]:
     yield opencv_capture(path.resolve())
 
 
-def natural_key(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key for natural order: frame2 before frame10."""
+def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key for natural order: frame2 before frame10; frame02 and frame2 in the order of their letters."""
     parts = re.split(r"(\d+)", str(path))
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], str(path)
 
 
 def images_in(folder: Path) -> list[Path]:

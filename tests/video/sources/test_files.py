@@ -40,6 +40,19 @@ def test_a_folder_in_natural_order(tmp_path: Path) -> None:
     assert [frame.name for frame in open_source(tmp_path)] == ["f1", "f2", "f10"]
 
 
+def test_the_order_is_not_that_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that differ in leading zeros alone are equal as numbers."""
+    names = ("f7.png", "f007.png", "f07.png", "f6.png")
+    for name in names:
+        (tmp_path / name).write_bytes(encode_image(tiny.frame(), ".png"))
+    for order in (names, names[::-1]):
+        listed = [tmp_path / name for name in order]
+        monkeypatch.setattr(Path, "iterdir", lambda _, listed=listed: iter(listed))
+        monkeypatch.setattr("glob.glob", lambda *_, listed=listed, **__: list(map(str, listed)))
+        for spec in (tmp_path, tmp_path / "*.png"):
+            assert [path.stem for path in open_source(spec).paths] == ["f6", "f007", "f07", "f7"]
+
+
 UNREAD = [
     (
         ["b.gif", "c.JP2", "d.avif", "e.jfif"],
