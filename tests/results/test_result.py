@@ -17,6 +17,7 @@ from PIL import Image
 
 from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
 from imp_trt.ops import paste_masks
+from imp_trt.ops.mask_projection.options import Sampling
 from imp_trt.results.drawing import color_map
 from imp_trt.results.result import Instances, SegmentationResult
 from tests.support import tiny
@@ -287,6 +288,21 @@ def test_save(tmp_path: Path) -> None:
     with np.load(tmp_path / "all.npz") as arrays:  # allow_pickle is off by default
         assert np.array_equal(arrays["masks"], found.instances.masks)
         assert arrays["names"].tolist() == list(tiny.CLASSES.names)
+
+
+@pytest.mark.parametrize("sampling", ["bilinear", "nearest", "rect"])
+def test_instances_come_back_from_an_archive(tmp_path: Path, sampling: Sampling) -> None:
+    ids = np.array([7, -1], np.int32)
+    found = instances(sampling=sampling, track_ids=ids)
+    result(instances=found).save(tmp_path / "all.npz")
+    with np.load(tmp_path / "all.npz") as arrays:
+        names = ("boxes", "labels", "scores", "masks", "mask_boxes", "track_ids")
+        values: dict[str, Any] = {name: arrays[name] for name in names}
+        values |= {"size": arrays["semantic"].shape, "sampling": str(arrays["sampling"])}
+    again = Instances(**values)
+    assert np.array_equal(again.paste(), found.paste())
+    assert again.track_ids is not None
+    assert again.track_ids.tolist() == [7, -1]
 
 
 def test_save_errors_leave_nothing(tmp_path: Path) -> None:
