@@ -52,8 +52,8 @@ class LiveSource(ClosingSource):
         connect: opens the device, or raises SourceError. Called in the reading thread.
         latest: a slow consumer gets the newest frame, and the others are counted in ``dropped`` (their
             indices are missing). False: reading waits for the consumer, and the stream's own buffer fills.
-        reconnect_timeout_s: raise SourceError after this time without a frame; math.inf retries
-            indefinitely.
+        reconnect_timeout_s: raise SourceError after this time without a frame; 0 does so at once, math.inf
+            retries indefinitely.
         stall_s: maximum duration of one native call.
         paced: see above.
         on_event: called in the reading thread with an event ("connected", "lost", "retry", "reconnected",
