@@ -247,12 +247,15 @@ def encode_image(image: NDArray[np.uint8], suffix: str) -> bytes:
         suffix: ".png", ".jpg" ...: one of IMAGE_SUFFIXES.
 
     Raises:
-        OutputError: the suffix is unknown, or OpenCV fails to encode the image.
+        OutputError: the suffix is unknown, or OpenCV fails to encode the image; colors as .pgm, which has
+            none (some versions of OpenCV write gray).
     """
     if suffix not in IMAGE_SUFFIXES:
         raise OutputError(
             "image file", expected=f"a suffix of {', '.join(IMAGE_SUFFIXES)}", got=suffix or "none"
         )
+    if suffix == ".pgm" and image.ndim == 3:
+        raise OutputError("image file", expected="a format with colors", got=".pgm", fix="write .ppm or .png")
     try:
         done, data = cv2.imencode(suffix, image, _FAST_PNG if suffix == ".png" else [])
     except cv2.error as error:
