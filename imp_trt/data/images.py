@@ -261,7 +261,13 @@ def encode_image(image: NDArray[np.uint8], suffix: str) -> bytes:
     except cv2.error as error:
         raise OutputError("image cannot be encoded", got=_line(error)) from error
     if not done:
-        raise OutputError("image cannot be encoded", got=f"{suffix} not supported by OpenCV")
+        height, width = image.shape[:2]
+        raise OutputError(
+            f"image of {width}x{height} as {suffix}",
+            expected="a size and channels that the format can have",
+            got="an error of OpenCV",
+            fix="write .png, or a smaller image",
+        )
     return bytes(data)
 
 
