@@ -76,14 +76,12 @@ def reported(outputs: dict[str, str], several: bool) -> dict[str, str]:
         outputs: of :func:`places`.
         several: there are several sources, whose names are part of the paths: a ``*`` is in their place.
     """
-    from imp_trt.video.encoder import VIDEO_CODECS
-
     found = {}
     for name, place in outputs.items():
         path = Path(place)
         if place == "null:":
             continue
-        if several and name.startswith("overlay") and path.suffix.lower() in VIDEO_CODECS:
+        if several and name.startswith("overlay") and _is_video(place):
             place = str(path.with_name(f"{path.stem}_*{path.suffix}"))
         elif several and name != "json" and "%" in place:
             place = str(path.parent / "*" / path.name)
@@ -102,6 +100,11 @@ def sink_makers(
     if len(sources) > 1 and not args.fps:
         fps = {name: source.fps for name, source in zip(short_names(sources), sources, strict=True)}
     times: TimeSource = "constant" if args.fps else "container"
+    if args.fps and any(source.live for source in sources) and any(map(_is_video, found.values())):
+        say(
+            f"warning: --fps {args.fps:g} gives every frame of a camera or stream the same duration: where "
+            "frames are dropped, the video runs faster. Without --fps they keep their times"
+        )
     makers: list[Callable[[], Sink]] = []
     for name, place in found.items():
         if name == "classes":
@@ -119,6 +122,12 @@ def sink_makers(
     if shows_window(args):
         makers.append(sinks.Window)
     return makers
+
+
+def _is_video(place: str) -> bool:
+    from imp_trt.video.encoder import VIDEO_CODECS
+
+    return Path(place).suffix.lower() in VIDEO_CODECS
 
 
 def min_score(args: argparse.Namespace) -> float:
@@ -246,13 +255,11 @@ def _flush() -> None:
 
 def _targets(output: str, place: str, names: Sequence[str]) -> list[str]:
     """Return the paths of an output: with several sources, one per source."""
-    from imp_trt.video.encoder import VIDEO_CODECS
-
     lists = [os.path.join(place, "panoptic.json")] if output == "panoptic" else []
     path = Path(place)
     if len(names) < 2 or output == "json":
         return [place, *lists]
-    if output.startswith("overlay") and path.suffix.lower() in VIDEO_CODECS:
+    if output.startswith("overlay") and _is_video(place):
         return [str(path.with_name(f"{path.stem}_{name}{path.suffix}")) for name in names]
     if "%" in place:
         return [str(path.parent / name / path.name) for name in names]

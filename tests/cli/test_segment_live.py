@@ -97,6 +97,23 @@ def test_a_camera_is_recorded_until_ctrl_c(camera: Camera, capsys: pytest.Captur
     assert "secret" not in out + err
 
 
+@pytest.mark.parametrize(
+    ("argv", "warned"),
+    [
+        (["o.mp4", "--fps", "30"], True),
+        (["o", "--save-overlay", "o.mkv", "--fps", "30"], True),
+        (["o.mp4"], False),
+        (["o", "--fps", "30"], False),
+        (["o", "--save-json", "r.jsonl", "--fps", "30"], False),
+    ],
+)
+def test_a_constant_rate_of_a_camera_is_reported(
+    camera: Camera, capsys: pytest.CaptureFixture[str], argv: list[str], warned: bool
+) -> None:
+    assert main(["0", *argv, "--max-frames", "3", "-q", *MODEL]) == 0
+    assert ("warning: --fps 30" in capsys.readouterr().err) == warned
+
+
 def test_the_second_ctrl_c_interrupts_a_camera_too(
     camera: Camera, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
