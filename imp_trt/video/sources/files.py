@@ -51,7 +51,7 @@ class ImageSource(ClosingSource):
         strict: raise instead of skipping an image.
 
     Attributes:
-        skipped: the images that were skipped so far, with the reason.
+        skipped: the images that this iteration has skipped so far, with the reason.
 
     Raises:
         SourceError: during iteration: an image cannot be read, and strict is set or it is the only one; or
@@ -76,6 +76,7 @@ class ImageSource(ClosingSource):
         return self
 
     def __iter__(self) -> Iterator[Frame]:
+        self.skipped = []  # unlike a video, images can be read again
         for index, path in enumerate(self.paths):
             try:
                 image = read_image(path)

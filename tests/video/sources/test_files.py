@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from imp_trt.data.images import encode_image, read_image
 from imp_trt.errors import SourceError
 from imp_trt.video.containers import missing_bytes
-from imp_trt.video.sources import VideoSource, files, open_source
+from imp_trt.video.sources import ImageSource, VideoSource, files, open_source
 from imp_trt.video.writer import VideoWriter
 from tests.support import clips, tiny
 
@@ -38,6 +38,17 @@ def test_a_folder_in_natural_order(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(encode_image(tiny.frame(), ".jpg"))
     (tmp_path / "sub.png").mkdir()
     assert [frame.name for frame in open_source(tmp_path)] == ["f1", "f2", "f10"]
+
+
+def test_images_can_be_read_again(tmp_path: Path) -> None:
+    """What cannot be read is skipped each time, and not counted twice."""
+    (tmp_path / "a.png").write_bytes(encode_image(tiny.frame(), ".png"))
+    (tmp_path / "b.png").write_bytes(b"no image")
+    source = open_source(tmp_path)
+    assert isinstance(source, ImageSource)
+    for _ in range(3):
+        assert [frame.name for frame in source] == ["a"]
+        assert [path.name for path, _ in source.skipped] == ["b.png"]
 
 
 def test_the_order_is_not_that_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
