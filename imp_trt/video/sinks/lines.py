@@ -21,6 +21,8 @@ from imp_trt.video.sinks.text_file import TextFile
 MAX_FRAME_RESULTS = 1000
 """Frames that FrameResults keeps by default."""
 
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+
 READER_TIMEOUT_S = 1.5
 """How long a pipe may stay full before its reader counts as stalled."""
 
@@ -82,14 +84,21 @@ class JsonLines(BaseSink):
 
     Raises:
         InvalidInput: min_score is above 1 or NaN.
-        OutputError: the path cannot be written, the pipe has no reader, or its reader closed it or read
-            nothing for READER_TIMEOUT_S.
+        OutputError: the path cannot be written or names a compressed file, the pipe has no reader, or its
+            reader closed it or read nothing for READER_TIMEOUT_S.
     """
 
     recovers = True  # a file contains complete lines only
 
     def __init__(self, path: str | os.PathLike[str], min_score: float = DEFAULT_SCORE_THRESHOLD) -> None:
         check_min_score(min_score)
+        if Path(path).suffix.lower() in _COMPRESSED and not _is_stream(Path(path)):
+            raise OutputError(
+                f"{os.fspath(path)} cannot be written",
+                expected="the name of a text file",
+                got=Path(path).suffix,
+                fix="write .jsonl and compress it afterwards, or write to a pipe: >(gzip > FILE) in a shell",
+            )
         self._min_score = min_score
         self._file: _TextOutput = (
             _Pipe(Path(path)) if _is_stream(Path(path)) else TextFile(Path(path), named=True)
