@@ -292,10 +292,10 @@ class SegmentationResult:
         return tuple(dict.fromkeys([*drawn, *large]))
 
     def _checked_classes(self, listed: Collection[int]) -> Collection[int]:
-        if any(not 0 <= k < len(self.classes) for k in listed):
-            raise InvalidInput(
-                "legend", expected=f"class indices below {len(self.classes)}", got=list(listed)
-            )
+        count = len(self.classes)
+        ints = isinstance(listed, Collection) and all(hasattr(k, "__index__") for k in listed)
+        if not (ints and all(0 <= k < count for k in listed)):
+            raise InvalidInput("legend", expected=f"True, False or class indices below {count}", got=listed)
         return listed
 
     def show(

@@ -175,6 +175,9 @@ def test_a_score_that_no_instance_has_is_rejected(score: float) -> None:
             use(min_score=score)
     with pytest.raises(InvalidInput, match="min_score"):
         found.to_coco(1, min_score=score)
+    for use in (found.instances.paste, lambda threshold: found.instances.crop(0, threshold)):
+        with pytest.raises(InvalidInput, match="threshold"):
+            use(threshold=score)
     assert len(found.instances.filter(min_score=-1)) == 2
     assert len(found.instances.filter(min_score=1)) == 0
 
