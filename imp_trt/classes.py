@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -48,8 +49,9 @@ class ClassTable:
             raise InvalidInput("class names", expected="each name once", got=self.names)
         if len(self.palette) != len(self.names):
             raise InvalidInput("palette", expected=f"{len(self.names)} colors", got=len(self.palette))
-        if any(len(rgb) != 3 or not all(0 <= v <= 255 for v in rgb) for rgb in self.palette):
-            raise InvalidInput("palette", expected="RGB triples of 0-255", got=self.palette)
+        if any(len(rgb) != 3 or not all(_is_level(v) for v in rgb) for rgb in self.palette):
+            # Fractions, as of matplotlib, would be drawn as black.
+            raise InvalidInput("palette", expected="RGB triples of integers, 0-255", got=self.palette)
         if list(self.things) != sorted(set(self.things)):
             raise InvalidInput("things", expected="ascending, each index once", got=self.things)
         if any(not 0 <= t < len(self.names) for t in self.things):
@@ -79,6 +81,10 @@ class ClassTable:
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidInput("class table", expected="names, things, palette", got=repr(error)) from error
+
+
+def _is_level(value: Any) -> bool:
+    return hasattr(value, "__index__") and 0 <= operator.index(value) <= 255
 
 
 def _is_storable(name: str) -> bool:

@@ -137,7 +137,9 @@ class Segmenter:
         batch = self._manifest.input.batch
         results: list[SegmentationResult] = []
         for start in range(0, len(frames), batch):
-            results += self._run(frames[start : start + batch], color)
+            # One by one: of a deque, and of many sequences that load their frames, there are no slices.
+            chunk = [frames[i] for i in range(start, min(start + batch, len(frames)))]
+            results += self._run(chunk, color)
         return results
 
     def submit(self, frame: FrameLike, color: ColorOrder | None = None) -> ResultFuture:

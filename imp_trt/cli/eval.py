@@ -252,12 +252,13 @@ def _write_report(
 
 
 def _check_measures(path: Path, segmenter: Segmenter, measures: Sequence[str]) -> None:
-    from imp_trt.train.evaluation import measurable
+    from imp_trt.train.evaluation import MEASURES, measurable
 
     possible = measurable(segmenter.manifest)
     if not set(measures) <= set(possible):
+        known = set(measures) <= set(MEASURES)
         raise UsageError(
-            f"--metrics for {path}, which has no detector",
+            f"--metrics for {path}, which has no detector" if known else "--metrics",
             expected=f"some of {', '.join(possible)}",
             got=", ".join(measures),
         )

@@ -28,7 +28,7 @@ def places(args: argparse.Namespace, sources: Sequence[Source]) -> dict[str, str
     """Return the path of each output.
 
     Raises:
-        UsageError: no output is requested, and there is no default.
+        UsageError: no output is requested, and there is no default; or - for standard output.
     """
     requested = {
         "overlay": args.sink,
@@ -37,6 +37,13 @@ def places(args: argparse.Namespace, sources: Sequence[Source]) -> dict[str, str
         "panoptic": args.save_panoptic,
         "json": args.save_json,
     }
+    if "-" in requested.values():
+        raise UsageError(
+            "an output",
+            expected="a path",
+            got="-",
+            fix="--save-json /dev/stdout for JSON Lines on standard output, ./- for a file of that name",
+        )
     outputs = {name: path for name, path in requested.items() if path}
     if not outputs and args.serve is None and not shows_window(args):
         outputs["overlay"] = _default_place(args.source, sources)
@@ -44,6 +51,8 @@ def places(args: argparse.Namespace, sources: Sequence[Source]) -> dict[str, str
 
 
 def _default_place(spec: str, sources: Sequence[Source]) -> str:
+    from imp_trt.video.pipeline import short_names
+
     if any(source.live for source in sources):
         raise UsageError(
             "no output for a camera or stream",
@@ -52,12 +61,32 @@ def _default_place(spec: str, sources: Sequence[Source]) -> str:
         )
     if len(sources) > 1:
         return "segmented.mp4" if all(source.fps is not None for source in sources) else "segmented"
-    path = Path(spec)
+    source, path = sources[0], Path(os.path.expanduser(spec))
     if path.is_file():
-        return (
-            f"{path.stem}_segmented{'.png' if sources[0].fps is None and sources[0].frames == 1 else '.mp4'}"
-        )
+        return f"{path.stem}_segmented{'.png' if source.fps is None and source.frames == 1 else '.mp4'}"
+    if not source.paths:  # a recording at an address
+        return f"{short_names(sources)[0]}_segmented.mp4"
     return f"{resolved(path).name}_segmented" if path.is_dir() else "segmented"
+
+
+def reported(outputs: dict[str, str], several: bool) -> dict[str, str]:
+    """Paths of the outputs for the report.
+
+    Args:
+        outputs: of :func:`places`.
+        several: there are several sources, whose names are part of the paths: a ``*`` is in their place.
+    """
+    found = {}
+    for name, place in outputs.items():
+        path = Path(place)
+        if place == "null:":
+            continue
+        if several and name.startswith("overlay") and _is_video(place):
+            place = str(path.with_name(f"{path.stem}_*{path.suffix}"))
+        elif several and name != "json" and "%" in place:
+            place = str(path.parent / "*" / path.name)
+        found[name] = place
+    return found
 
 
 def sink_makers(
@@ -71,6 +100,11 @@ def sink_makers(
     if len(sources) > 1 and not args.fps:
         fps = {name: source.fps for name, source in zip(short_names(sources), sources, strict=True)}
     times: TimeSource = "constant" if args.fps else "container"
+    if args.fps and any(source.live for source in sources) and any(map(_is_video, found.values())):
+        say(
+            f"warning: --fps {args.fps:g} gives every frame of a camera or stream the same duration: where "
+            "frames are dropped, the video runs faster. Without --fps they keep their times"
+        )
     makers: list[Callable[[], Sink]] = []
     for name, place in found.items():
         if name == "classes":
@@ -88,6 +122,12 @@ def sink_makers(
     if shows_window(args):
         makers.append(sinks.Window)
     return makers
+
+
+def _is_video(place: str) -> bool:
+    from imp_trt.video.encoder import VIDEO_CODECS
+
+    return Path(place).suffix.lower() in VIDEO_CODECS
 
 
 def min_score(args: argparse.Namespace) -> float:
@@ -215,13 +255,11 @@ def _flush() -> None:
 
 def _targets(output: str, place: str, names: Sequence[str]) -> list[str]:
     """Return the paths of an output: with several sources, one per source."""
-    from imp_trt.video.encoder import VIDEO_CODECS
-
     lists = [os.path.join(place, "panoptic.json")] if output == "panoptic" else []
     path = Path(place)
     if len(names) < 2 or output == "json":
         return [place, *lists]
-    if output.startswith("overlay") and path.suffix.lower() in VIDEO_CODECS:
+    if output.startswith("overlay") and _is_video(place):
         return [str(path.with_name(f"{path.stem}_{name}{path.suffix}")) for name in names]
     if "%" in place:
         return [str(path.parent / name / path.name) for name in names]

@@ -24,7 +24,7 @@ from imp_trt.cli.common import (
     seconds,
 )
 from imp_trt.cli.interrupts import EXIT_INTERRUPTED
-from imp_trt.cli.outputs import is_stdout, min_score, places, reject_overwriting, sink_makers
+from imp_trt.cli.outputs import is_stdout, min_score, places, reject_overwriting, reported, sink_makers
 from imp_trt.cli.segment_report import COUNTED, print_report
 from imp_trt.cli.temporal_options import add_temporal, temporal_of
 from imp_trt.errors import UsageError
@@ -247,7 +247,7 @@ def _run(args: argparse.Namespace) -> int:
             "deadline_ms": args.deadline and round(args.deadline * 1e3, 3),
             **summary.to_dict(),
             **(results.to_dict() if results is not None else {}),
-            "outputs": {name: place for name, place in outputs.items() if place != "null:"},
+            "outputs": reported(outputs, len(sources) > 1),
         }
     if args.json:
         print_json(report)

@@ -247,18 +247,27 @@ def encode_image(image: NDArray[np.uint8], suffix: str) -> bytes:
         suffix: ".png", ".jpg" ...: one of IMAGE_SUFFIXES.
 
     Raises:
-        OutputError: the suffix is unknown, or OpenCV fails to encode the image.
+        OutputError: the suffix is unknown, or OpenCV fails to encode the image; colors as .pgm, which has
+            none (some versions of OpenCV write gray).
     """
     if suffix not in IMAGE_SUFFIXES:
         raise OutputError(
             "image file", expected=f"a suffix of {', '.join(IMAGE_SUFFIXES)}", got=suffix or "none"
         )
+    if suffix == ".pgm" and image.ndim == 3:
+        raise OutputError("image file", expected="a format with colors", got=".pgm", fix="write .ppm or .png")
     try:
         done, data = cv2.imencode(suffix, image, _FAST_PNG if suffix == ".png" else [])
     except cv2.error as error:
         raise OutputError("image cannot be encoded", got=_line(error)) from error
     if not done:
-        raise OutputError("image cannot be encoded", got=f"{suffix} not supported by OpenCV")
+        height, width = image.shape[:2]
+        raise OutputError(
+            f"image of {width}x{height} as {suffix}",
+            expected="a size and channels that the format can have",
+            got="an error of OpenCV",
+            fix="write .png, or a smaller image",
+        )
     return bytes(data)
 
 

@@ -210,7 +210,7 @@ def coco_precision(
     categories: Sequence[int],
     iou_type: IouType,
 ) -> NDArray[np.float64]:
-    """Interpolated precision by COCO's rules, with at most 100 detections per image.
+    """Interpolated precision by COCO's rules, with at most 100 detections per image and category.
 
     Args:
         images: "id", "height" and "width" of each image.

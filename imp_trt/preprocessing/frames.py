@@ -232,6 +232,8 @@ def _fix_dtype(dtype: np.dtype[np.generic]) -> str:
 
 
 def _fix_shape(shape: tuple[int, ...]) -> str:
+    if len(shape) == 2 and shape[1] == 3:
+        return "this is a row of a frame: run(frame) for one frame, run_batch([frame]) for a list"
     if len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
         return "cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR); imp_trt.Nv12Frame(frame) if it is NV12"
     if len(shape) == 3 and shape[2] == 4:

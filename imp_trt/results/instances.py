@@ -126,7 +126,12 @@ class Instances:
         )
 
     def filter(self, *, min_score: float) -> Instances:
-        """The instances with a score of at least min_score."""
+        """The instances with a score of at least min_score.
+
+        Raises:
+            InvalidInput: min_score is above 1, such as a percentage, or NaN: no instance has such a score.
+        """
+        check_min_score(min_score)
         return self.select(self.scores >= min_score)
 
     def above(self, score: float) -> Instances:
@@ -150,7 +155,9 @@ class Instances:
 
         Raises:
             IndexError: there is no such instance.
+            InvalidInput: threshold is above 1 or NaN.
         """
+        check_min_score(threshold, "threshold")
         position = range(len(self))[index]
         single = slice(position, position + 1)
         for crop in mask_crops(self.masks[single], self._span[single], self.size, self.sampling):
@@ -158,7 +165,15 @@ class Instances:
         return np.zeros((0, 0), np.bool_), 0, 0
 
     def paste(self, threshold: float = MASK_THRESHOLD) -> NDArray[np.bool_]:
-        """Masks at the frame's size: [N, h, w] bool. Takes N frames of memory; :meth:`crop` takes less."""
+        """Masks at the frame's size: [N, h, w] bool. Takes N frames of memory; :meth:`crop` takes less.
+
+        Args:
+            threshold: as for :meth:`crop`.
+
+        Raises:
+            InvalidInput: threshold is above 1 or NaN.
+        """
+        check_min_score(threshold, "threshold")
         full = np.zeros((len(self), *self.size), np.bool_)
         for crop in mask_crops(self.masks, self._span, self.size, self.sampling):
             index, rows, columns, values = crop
@@ -188,6 +203,12 @@ def _checked_indices(key: object, count: int) -> NDArray[np.bool_] | NDArray[np.
 
 def _has_bools(key: Sequence[object]) -> bool:
     return any(isinstance(value, bool | np.bool_) for value in key)
+
+
+def check_min_score(min_score: float, name: str = "min_score") -> None:
+    """InvalidInput for a score or probability that nothing reaches; one below 0 keeps everything."""
+    if not min_score <= 1:  # true for NaN
+        raise InvalidInput(name, expected="at most 1: scores and probabilities are 0 to 1", got=min_score)
 
 
 def describe(value: object) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -169,7 +170,12 @@ class SegmentationResult:
 
         Plane t belongs to class ``classes.things[t]``. The network's own canvas has 1/4 of the size of its
         frame; this one is computed from the result, in the caller's frame.
+
+        Raises:
+            InvalidInput: scale is not a finite number above 0.
         """
+        if not 0 < scale < math.inf:
+            raise InvalidInput("scale", expected="a finite number above 0", got=scale)
         instances = self.instances
         size = (max(1, round(self.size[0] * scale)), max(1, round(self.size[1] * scale)))
         if not self.classes.things:
@@ -286,10 +292,10 @@ class SegmentationResult:
         return tuple(dict.fromkeys([*drawn, *large]))
 
     def _checked_classes(self, listed: Collection[int]) -> Collection[int]:
-        if any(not 0 <= k < len(self.classes) for k in listed):
-            raise InvalidInput(
-                "legend", expected=f"class indices below {len(self.classes)}", got=list(listed)
-            )
+        count = len(self.classes)
+        ints = isinstance(listed, Collection) and all(hasattr(k, "__index__") for k in listed)
+        if not (ints and all(0 <= k < count for k in listed)):
+            raise InvalidInput("legend", expected=f"True, False or class indices below {count}", got=listed)
         return listed
 
     def show(

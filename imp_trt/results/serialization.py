@@ -62,7 +62,7 @@ def instance_dict(instances: Instances, i: int, classes: ClassTable) -> Instance
 
 
 def npz_bytes(semantic: NDArray[np.uint8], instances: Instances, classes: ClassTable) -> bytes:
-    """All arrays of a result as a compressed .npz archive."""
+    """All arrays of a result as a compressed .npz archive, and how its masks are sampled."""
     arrays: dict[str, NDArray[np.generic]] = {
         "semantic": semantic,
         "boxes": instances.boxes,
@@ -70,6 +70,7 @@ def npz_bytes(semantic: NDArray[np.uint8], instances: Instances, classes: ClassT
         "scores": instances.scores,
         "masks": instances.masks,
         "mask_boxes": instances.boxes if instances.mask_boxes is None else instances.mask_boxes,
+        "sampling": np.array(instances.sampling),
         "names": np.array(classes.names),
     }
     if instances.track_ids is not None:

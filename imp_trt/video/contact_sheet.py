@@ -29,7 +29,8 @@ class ContactSheet(BaseSink):
 
     Args:
         path: PNG to write.
-        indices: frame indices, one row of the grid each.
+        indices: frame indices, one row of the grid each. If the run has none of them, because its source
+            listed more frames than it has, the grid shows the last frame.
         width: width of one tile in pixels.
     """
 
@@ -38,23 +39,26 @@ class ContactSheet(BaseSink):
         self._indices = set(indices)
         self._width = width
         self._rows: list[list[NDArray[np.uint8]]] = []
+        self._last: SegmentedFrame | None = None
         self._classes: ClassTable | None = None
 
     def write(self, item: SegmentedFrame) -> bool:
         if item.frame.index in self._indices:
             self._rows.append(_row(item, self._width))
-            self._classes = item.result.classes
+        self._last, self._classes = item, item.result.classes
         return True
 
     def close(self) -> None:
+        if self._last is not None and not self._rows:
+            self._rows.append(_row(self._last, self._width))
         if not self._rows or self._classes is None:
             return
         grid = make_grid(self._rows, COLUMNS, self._classes)
         write_atomically(self._path, encode_image(grid, ".png"))
-        self._rows = []
+        self.abort()
 
     def abort(self) -> None:
-        self._rows = []
+        self._rows, self._last = [], None
 
 
 def canvas_image(result: SegmentationResult, scale: float = 0.5) -> NDArray[np.uint8]:

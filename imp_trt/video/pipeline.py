@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -53,6 +54,7 @@ STALL_TIMEOUT_S = 60.0
 """How long a sink or callback may take for one frame before the run fails."""
 
 _PROGRESS_INTERVAL_S = 0.25
+_ONLY_HOST = re.compile(r"[\w+.-]+://(?:[^/?#]*@)?([^/?#]+)/?([?#].*)?")  # an address without a path
 _NO_PIXELS = np.zeros(0, np.int64)
 _CLOSE_AFTER_S = 0.5  # a capture thread ends with its next frame; a camera that delivers none is closed
 
@@ -105,15 +107,17 @@ def run_pipeline(
     Args:
         source: the result of open_source, any iterable of frames, or a list of sources. With a list, frames
             carry the short name of their source.
-        max_frames: stop after this many frames, over all sources.
+        max_frames: stop after this many frames, over all sources; a fraction, such as 10 * 29.97, counts as
+            a frame.
         draw: options for overlays.
         on_frame: called in the writing thread with the number of frames done and the result.
         policy: what happens to a frame when the queue is full: "wait" (the source blocks), "drop-oldest" or
             "drop-newest". None: cameras and streams drop the oldest frame; files, and streams that are
             paced (see LiveSource), wait.
         queue_size: maximum number of queued frames per source.
-        deadline_s: a result older than this, measured from the capture of its frame, is a deadline miss.
-            Where frames may be dropped, frames that have already expired are not segmented.
+        deadline_s: a result older than this, measured from the capture of its frame, is a deadline miss;
+            frames of a file that is read along with cameras are not counted. Where frames may be dropped,
+            frames that have already expired are not segmented.
         clock: monotonic clock in seconds, the same that Frame.captured_s is measured with.
         on_progress: called in the caller's thread with Statistics.snapshot(), at most four times a second
             and at the end. False ends the run; frames that the network has started are still written.
@@ -151,7 +155,12 @@ def run_pipeline(
 
 def _as_list(source: Iterable[Frame] | Sequence[Source]) -> Sequence[_Frames]:
     several = isinstance(source, list | tuple) and bool(source) and not isinstance(source[0], Frame)
-    return cast("Sequence[_Frames]", source if several else [source])
+    sources = cast("Sequence[_Frames]", source if several else [source])
+    if any(isinstance(one, str | os.PathLike) for one in sources):
+        raise InvalidInput(
+            "source of run_pipeline", expected="an opened source", got="a path", fix="open_source(path)"
+        )
+    return sources
 
 
 @dataclass(frozen=True)
@@ -168,7 +177,7 @@ class _Options:
 
     def check(self) -> None:
         """Raise InvalidInput for a limit that is not positive."""
-        for name in ("max_frames", "deadline_s"):
+        for name in ("max_frames", "deadline_s", "stall_s"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InvalidInput(name, expected="above 0", got=value)
@@ -250,7 +259,8 @@ class _Run:
 
     def _segment_all(self) -> None:
         queue, count = self._state.queue, 0
-        while not queue.exhausted() and count != self._options.max_frames:
+        limit = math.inf if self._options.max_frames is None else self._options.max_frames
+        while not queue.exhausted() and count < limit:
             self._check_progress()
             try:
                 queued = queue.get(_PROGRESS_INTERVAL_S)
@@ -269,7 +279,8 @@ class _Run:
             except BaseException:
                 queue.drop(channel)
                 raise
-            self._state.to_draw.put(Job(channel, captured, item, age_s, _NO_PIXELS))
+            counted_s = reported_age_s if any(self._has_age) else age_s
+            self._state.to_draw.put(Job(channel, captured, item, counted_s, _NO_PIXELS))
 
     def _result(self, channel: int, captured: CapturedFrame) -> SegmentationResult:
         frame, state, deadline_s = captured.frame, self._states[channel], self._options.deadline_s
@@ -405,11 +416,15 @@ def _join_until(thread: Thread, until: float) -> None:
 
 
 def short_names(sources: Sequence[_Frames]) -> list[str]:
-    """Unique names of the sources that are safe in file names: the stem of the path or address."""
+    """Unique names of the sources that are safe in file names: the stem of the path or address.
+
+    That of an address without a path is its host: the stem of 10.0.0.11 would be 10.0.0.
+    """
     names: list[str] = []
     for index, source in enumerate(sources):
-        text = PurePath(str(getattr(source, "name", ""))).stem
-        name = re.sub(r"[^\w-]+", "_", text)[:64].strip("_") or str(index)
+        text = str(getattr(source, "name", ""))
+        host = _ONLY_HOST.fullmatch(text)
+        name = re.sub(r"[^\w-]+", "_", host[1] if host else PurePath(text).stem)[:64].strip("_") or str(index)
         while name in names:
             name = f"{name}-{index}"
         names.append(name)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.errors import InvalidInput
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video.queues import FrameQueue
 from imp_trt.video.sinks import LegendHistory, SegmentedFrame, Sink
@@ -46,14 +47,14 @@ class Job:
 
     Attributes:
         channel: of its source.
-        age_s: from capture to result.
+        age_s: from capture to result; None if it is not counted.
         pixels: [K] int64, pixel count of each class; empty before drawing.
     """
 
     channel: int
     captured: CapturedFrame
     item: SegmentedFrame
-    age_s: float
+    age_s: float | None
     pixels: NDArray[np.int64]
     draw_ms: float = 0.0
 
@@ -127,11 +128,18 @@ def capture(state: RunState, channel: int, source: Iterable[Frame], name: str, l
 
 def _read(state: RunState, channel: int, frames: Iterator[Frame], name: str, limit: int | None) -> None:
     read = 0
-    while read != limit:
+    while limit is None or read < limit:
         before = state.clock()
         frame = next(frames, None)
         if frame is None:
             return
+        if not hasattr(frame, "captured_s"):
+            raise InvalidInput(
+                "source of run_pipeline",
+                expected="an iterable of imp_trt.video.Frame",
+                got=f"one of {type(frame).__name__}",
+                fix="Frame(image, index, name, time_s) for each image, or Segmenter.stream(images)",
+            )
         read += 1
         now = state.clock()
         captured_s = now if frame.captured_s is None else frame.captured_s

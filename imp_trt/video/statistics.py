@@ -129,8 +129,8 @@ class RunSummary:
         captured: frames that the sources produced; frames + dropped.
         dropped: frames that were replaced by newer ones, expired, or were left when the run ended.
         age_ms: {"mean", "p50", "p99", "p99.9", "max"} of the time from capture to result; empty without
-            frames.
-        deadline_misses: frames whose result was later than the deadline.
+            frames. With cameras or streams, those of their frames alone: frames of files wait.
+        deadline_misses: frames, of those with an age, whose result was later than the deadline.
         reconnects: number of times that cameras and streams were reopened.
         sources: counts of each source.
         skipped: images of folders and patterns that could not be read.
@@ -228,6 +228,7 @@ class Statistics:
         self._start = clock()
         self._times: dict[str, Durations] = {}
         self._ages = Durations()
+        self._frames = 0
         self._misses = 0
         self._carried = 0
         self._canvas_ages: tuple[int, int] | None = None  # the last and the greatest
@@ -240,14 +241,15 @@ class Statistics:
         self,
         result: SegmentationResult,
         pixels: NDArray[np.int64],
-        age_s: float,
+        age_s: float | None,
         steps_ms: Mapping[str, float],
     ) -> None:
         """Add a delivered frame.
 
         Args:
             pixels: [K] int64, the result's pixel_counts().
-            age_s: from capture to result.
+            age_s: from capture to result; None for a frame whose age means nothing, such as one of a file
+                that waits while cameras are segmented.
             steps_ms: duration of each step, in the order in which they are reported.
         """
         labels = result.instances.labels[result.instances.scores >= self._min_score]  # [N] int32
@@ -255,8 +257,10 @@ class Statistics:
         with self._lock:
             self._pixels += pixels
             self._instance_counts += instances
-            self._ages.add(age_s * 1e3)
-            self._misses += self._deadline_s is not None and age_s > self._deadline_s
+            self._frames += 1
+            if age_s is not None:
+                self._ages.add(age_s * 1e3)
+                self._misses += self._deadline_s is not None and age_s > self._deadline_s
             self._delivered_at.append(self._clock())
             self._discard_old()
             age = result.canvas_age
@@ -316,7 +320,7 @@ class Statistics:
                 n: round(int(c) / all_pixels, 6) for n, c in zip(names, self._pixels, strict=True) if c
             }
             return RunSummary(
-                frames=self._ages.count,
+                frames=self._frames,
                 seconds=self._clock() - self._start,
                 network_size=self._network_size,
                 timing_ms={name: durations.to_dict() for name, durations in self._times.items()},

@@ -290,9 +290,9 @@ class Timeline:
     """Maps frame times to presentation times in a file, which start at 0 and increase strictly.
 
     Intervals between frames are kept to the tick. A frame without a time follows one frame period after its
-    predecessor. So does a frame whose clock went back or jumped ahead by more than ten minutes (a restarted
-    camera, a file played again); later frames are relative to it. Frames less than a millisecond apart are
-    moved apart.
+    predecessor. So does a frame whose clock stood still, went back or jumped ahead by more than ten minutes
+    (a restarted camera, a file played again); later frames are relative to it. Frames less than a
+    millisecond apart are moved apart.
 
     Args:
         rate: frames per second.

@@ -79,8 +79,8 @@ def watch(options: argparse.Namespace) -> RunSummary:
         # Each sink is entered immediately, so that it is aborted if a later one cannot be opened.
         sinks = [stack.enter_context(Alarm(options.alarm, segmenter.classes))]
         if options.record:
-            # Capture times: dropped frames do not make the recording run faster.
-            sinks.append(stack.enter_context(OverlayVideo(options.record, camera.fps, times="capture")))
+            # Every frame keeps its time: dropped frames do not make the recording run faster.
+            sinks.append(stack.enter_context(OverlayVideo(options.record, camera.fps)))
         if options.serve is None:
             sinks.append(stack.enter_context(Window("camera (q quits)")))
         else:

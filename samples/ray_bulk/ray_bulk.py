@@ -20,7 +20,8 @@ from ray.exceptions import RayError
 
 from imp_trt import ImpTrtError, Segmenter, TemporalOptions
 from imp_trt.artifacts import read_manifest
-from imp_trt.errors import SourceError
+from imp_trt.data import write_atomically
+from imp_trt.errors import InvalidInput, SourceError
 from imp_trt.video import open_source, run_pipeline
 from imp_trt.video.sinks import JsonLines
 from imp_trt.video.sources import VIDEO_SUFFIXES
@@ -36,12 +37,20 @@ def unfinished(folder: Path, output: Path) -> list[Task]:
     """
     videos = [path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES]
     if not videos:
-        raise SourceError(
-            f"videos below {folder}", expected=f"files {', '.join(sorted(VIDEO_SUFFIXES))}", got="none"
-        )
+        raise SourceError(f"videos below {folder}", expected=", ".join(sorted(VIDEO_SUFFIXES)), got="none")
     tasks = [(path, output / path.relative_to(folder).with_name(f"{path.name}.jsonl")) for path in videos]
-    left = [task for task in tasks if not task[1].exists()]
+    left = (task for task in tasks if not task[1].exists())
     return sorted(left, key=lambda task: (-task[0].stat().st_size, task[0]))
+
+
+def claim(output: Path, artifact: Path, detect_every: int) -> None:
+    """Note in the folder what its results are of; ImpTrtError if they are of another network."""
+    manifest = read_manifest(artifact)
+    ours = f"{manifest.weights_sha256} {manifest.precision} detect_every={detect_every}"
+    note = output / "network.txt"
+    if note.exists() and (theirs := note.read_text()) != ours:
+        raise InvalidInput(str(output), expected=f"results of {ours}", got=theirs, fix="another folder as -o")
+    write_atomically(note, ours.encode())
 
 
 class Worker:
@@ -79,8 +88,8 @@ def start_workers(options: argparse.Namespace) -> list[Any]:
     actor = ray.remote(max_restarts=-1, max_task_retries=1)(Worker)
     threads = None if options.artifact.suffix == ".engine" else options.cpus
     placed = actor.options(num_cpus=options.cpus, num_gpus=options.gpus)
-    arguments = str(options.artifact.absolute()), threads, options.detect_every
-    return [placed.remote(*arguments) for _ in range(options.workers)]
+    artifact = str(options.artifact.absolute())
+    return [placed.remote(artifact, threads, options.detect_every) for _ in range(options.workers)]
 
 
 def run(workers: list[Any], tasks: list[Task]) -> dict[str, str]:
@@ -101,10 +110,8 @@ def run(workers: list[Any], tasks: list[Task]) -> dict[str, str]:
             figures = {"error": f"{type(error).__name__}: {error}"}
         if "error" in figures:
             failed[video] = figures["error"]
-            print(f"[{done}/{len(tasks)}] {video}: FAILED", flush=True)
-        else:
-            speed = figures["frames"] / max(figures["seconds"], 1e-9)
-            print(f"[{done}/{len(tasks)}] {video}: {figures['frames']} frames, {speed:.1f}/s", flush=True)
+        done_text = "FAILED" if "error" in figures else "{frames} frames in {seconds:.1f} s".format(**figures)
+        print(f"[{done}/{len(tasks)}] {video}: {done_text}", flush=True)
     return failed
 
 
@@ -118,28 +125,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="number of workers (default: 1)")
     parser.add_argument("--cpus", type=int, default=1, help="CPUs per worker (default: 1)")
     parser.add_argument("--gpus", type=float, default=0, help="GPUs per worker, 1 for an engine (default: 0)")
-    parser.add_argument(
-        "--detect-every", type=int, default=1, metavar="K", help="run the detector on every K-th frame"
-    )
+    parser.add_argument("--detect-every", type=int, default=1, help="run the detector on every n-th frame")
     parser.add_argument("--address", help="address of a Ray cluster, or 'auto' (default: this machine)")
     options = parser.parse_args(arguments)
     try:
-        read_manifest(options.artifact)  # fail early, before the workers start
         tasks = unfinished(options.videos, options.output)
+        claim(options.output, options.artifact, options.detect_every)
     except ImpTrtError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     if not tasks:
         print("nothing left to do")
         return 0
-    if options.address:
-        ray.init(address=options.address)
-    else:
-        ray.init(include_dashboard=False)
-    try:
+    address = options.address
+    with ray.init(address=address) if address else ray.init(include_dashboard=False):
         failed = run(start_workers(options), tasks)
-    finally:
-        ray.shutdown()
     for video, reason in failed.items():
         print(f"{video}: {reason}", file=sys.stderr)
     print(f"{len(tasks) - len(failed)} videos done, {len(failed)} failed")

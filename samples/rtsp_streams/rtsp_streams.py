@@ -24,6 +24,7 @@ from imp_trt.video import (
     run_pipeline,
     stop_on_interrupt,
 )
+from imp_trt.video.pipeline import short_names
 from imp_trt.video.sinks import JsonLines, OverlayVideo, Sink
 from imp_trt.video.sources import Source
 
@@ -84,8 +85,10 @@ def watch(options: argparse.Namespace) -> RunSummary:
         if options.output:
             # One JSON Lines file for all streams, and one overlay per stream: overlay_front.mp4, ...
             sinks.append(stack.enter_context(JsonLines(options.output / "frames.jsonl")))
-            overlays = OverlayVideo(options.output / "overlay.mp4", FPS, times="capture")
-            sinks.append(stack.enter_context(overlays))
+            # Every frame keeps its time, so that dropped frames do not make an overlay run faster.
+            rates = {name: s.fps or FPS for name, s in zip(short_names(streams), streams, strict=True)}
+            fps = rates if len(streams) > 1 else streams[0].fps or FPS
+            sinks.append(stack.enter_context(OverlayVideo(options.output / "overlay.mp4", fps)))
         if options.serve is not None:
             view = BrowserView(options.serve, classes=segmenter.classes)
             print(f"live view: {view.url}", file=sys.stderr, flush=True)

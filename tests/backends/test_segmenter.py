@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -129,6 +131,27 @@ def test_batches_take_mixed_kinds_of_frames(batch_path: Path) -> None:
     with Segmenter(batch_path) as segmenter:
         results = segmenter.run_batch([frame, Image.fromarray(frame[..., ::-1].copy())])
     assert np.array_equal(results[0].semantic, results[1].semantic)
+
+
+class LoadedFrames(Sequence[NDArray[np.uint8]]):
+    """Frames that are loaded one by one, as a dataset has them."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: Any) -> Any:
+        if not isinstance(index, int) or not 0 <= index < len(self):
+            raise IndexError(index)
+        return tiny.frame(seed=index)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, deque, np.stack, lambda frames: frames])
+def test_batches_of_any_sequence(batch_path: Path, kind: Callable[[Any], Any]) -> None:
+    with Segmenter(batch_path) as segmenter:
+        results = segmenter.run_batch(kind(LoadedFrames()))
+    assert len(results) == 4
+    for i, result in enumerate(results):
+        assert np.array_equal(result.semantic, tiny.truth(tiny.frame(seed=i)))
 
 
 @pytest.mark.parametrize("which", ["path", "batch_path"])

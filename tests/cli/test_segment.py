@@ -22,7 +22,8 @@ from imp_trt.cli.segment import main
 from imp_trt.data.images import encode_image
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video.sinks import NullSink, SegmentedFrame
-from imp_trt.video.sources import open_source
+from imp_trt.video.sources import VideoSource, open_source
+from imp_trt.video.sources.decoder import opencv_capture
 from tests.support import clips, tiny
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -90,6 +91,20 @@ def test_without_a_sink_the_overlay_lands_in_the_current_folder(source: str, nam
     assert made() == {name}
 
 
+def test_a_recording_without_a_sink_becomes_a_video(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the home folder, and at an address, where the source has no path."""
+    monkeypatch.setenv("HOME", os.path.abspath("in"))
+    assert main(["~/clip.mp4", *MODEL]) == 0
+    assert made() == {"clip_segmented.mp4"}
+    os.remove("clip_segmented.mp4")
+    capture = opencv_capture(Path("in/clip.mp4"))
+    monkeypatch.setattr(
+        "imp_trt.video.sources.open_source", lambda spec, **_: VideoSource(spec, capture), raising=False
+    )
+    assert main(["http://host/drive.mp4", *MODEL]) == 0
+    assert made() == {"drive_segmented.mp4"}
+
+
 def test_null_sink_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["in/clip.mp4", "null:", *MODEL, "--json"]) == 0
     assert made() == set()
@@ -129,6 +144,8 @@ MISTAKES = {
     "one image for many frames": (["in/clip.mp4", "o.png", "--save-json", "r"], None, 2, "one image"),
     "same path twice": (["in/clip.mp4", "o.mp4", "--save-overlay", "./o.mp4"], None, 2, "same path"),
     "sizes differ in a video": (["in/*.png", "o.mp4"], _mixed_sizes, 2, "size"),
+    "stdout as -": (["in/clip.mp4", "--save-json", "-"], None, 2, "/dev/stdout"),
+    "overlay on stdout": (["in/clip.mp4", "-"], None, 2, "/dev/stdout"),
     "no such artifact": (["in/clip.mp4", "o.mp4", "-a", "absent.onnx"], None, 4, "nothing at this path"),
     "not a model": (["in/clip.mp4", "o.mp4", "-a", "in/f0.png"], None, 2, "ends with"),
     "damaged model": (["in/clip.mp4", "o.mp4"], _flip_model, 4, "does not match its manifest"),

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from glob import glob
 from itertools import count
 from pathlib import Path
 from threading import Event
@@ -96,6 +97,23 @@ def test_a_camera_is_recorded_until_ctrl_c(camera: Camera, capsys: pytest.Captur
     assert "secret" not in out + err
 
 
+@pytest.mark.parametrize(
+    ("argv", "warned"),
+    [
+        (["o.mp4", "--fps", "30"], True),
+        (["o", "--save-overlay", "o.mkv", "--fps", "30"], True),
+        (["o.mp4"], False),
+        (["o", "--fps", "30"], False),
+        (["o", "--save-json", "r.jsonl", "--fps", "30"], False),
+    ],
+)
+def test_a_constant_rate_of_a_camera_is_reported(
+    camera: Camera, capsys: pytest.CaptureFixture[str], argv: list[str], warned: bool
+) -> None:
+    assert main(["0", *argv, "--max-frames", "3", "-q", *MODEL]) == 0
+    assert ("warning: --fps 30" in capsys.readouterr().err) == warned
+
+
 def test_the_second_ctrl_c_interrupts_a_camera_too(
     camera: Camera, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,11 +183,13 @@ def test_each_source_keeps_its_frame_rate(
 def test_several_files_go_to_files_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     clips.write_clip(Path("in/other.mp4"), frames=3)
     argv = ["in/clip.mp4", "--add-source", "in/other.mp4", "o.mp4", "--save-json", "r.jsonl"]
-    argv += ["--save-panoptic", "p", "--save-classes", "c"]
+    argv += ["--save-panoptic", "p", "--save-classes", "c", "--save-overlay", "v/%02d.png"]
     assert main([*argv, *MODEL, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
+    found = {name: len(glob(place.replace("%02d", "*"))) for name, place in report["outputs"].items()}
+    assert found == {"overlay": 2, "overlay 2": 8, "classes": 1, "panoptic": 1, "json": 1}
     assert [(s["name"], s["delivered"]) for s in report["sources"]] == [("clip", 5), ("other", 3)]
-    assert made() == {"o_clip.mp4", "o_other.mp4", "r.jsonl", "p", "c"}
+    assert made() == {"o_clip.mp4", "o_other.mp4", "r.jsonl", "p", "c", "v"}
     assert sorted(os.listdir("p")) == ["clip", "other", "panoptic.json"]
     assert len(os.listdir("c/other")) == 3
     order = [json.loads(line)["source"] for line in Path("r.jsonl").read_text().splitlines()]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import PIL
 import pytest
@@ -19,8 +20,8 @@ from PIL import Image, ImageOps
 
 from imp_trt.data import images
 from imp_trt.data.headers import parse_header
-from imp_trt.data.images import MAX_PIXELS, read_image
-from imp_trt.errors import DatasetError, ImpTrtError, SourceError
+from imp_trt.data.images import MAX_PIXELS, encode_image, read_image
+from imp_trt.errors import DatasetError, ImpTrtError, OutputError, SourceError
 from imp_trt.train.datasets.reading import read_label_map, read_photo
 from tests.support import image_files
 from tests.support.image_files import gray, rgb
@@ -405,3 +406,11 @@ def test_reading_a_small_file_takes_little_memory(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".jpg"])
+def test_a_panorama_that_a_format_cannot_hold(suffix: str) -> None:
+    panorama = np.zeros((2, 70_000, 3), np.uint8)
+    with pytest.raises(OutputError, match=r"70000x2 as \.\w+: .*write \.png"):
+        encode_image(panorama, suffix)
+    assert np.array_equal(cv2.imdecode(np.frombuffer(encode_image(panorama, ".png"), np.uint8), 1), panorama)

@@ -34,6 +34,7 @@ REJECTED = [
     (np.dstack([FRAME, FRAME[..., :1]]), "COLOR_BGRA2BGR"),
     (FRAME.transpose(2, 0, 1), r"transpose\(1, 2, 0\)"),
     (FRAME[None], "run_batch"),
+    (FRAME[0], r"run\(frame\) for one frame"),
     (FRAME[..., :2], "image"),
     (FRAME.astype(np.float32) / 255, r"\* 255"),
     (FRAME.astype(np.float64), r"\* 255"),

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -119,9 +121,11 @@ def test_the_legend_has_the_order_of_the_table_and_every_labeled_class() -> None
         assert chips == sorted(chips), "road, sky, car from top to bottom"
 
 
-def test_a_legend_of_unknown_classes_is_rejected() -> None:
-    with pytest.raises(InvalidInput, match="legend"):
-        named(legend=(0, 4))
+@pytest.mark.parametrize("legend", [(0, 4), [-1], ["car"], "car", 1, None, [1.0]])
+def test_a_legend_of_unknown_classes_is_rejected(legend: Any) -> None:
+    with pytest.raises(InvalidInput, match="legend: expected True, False or class indices below 4"):
+        named(legend=legend)
+    assert np.array_equal(named(legend=np.array([1, 2])), named(legend=(1, 2)))
 
 
 def instances_at(*boxes: tuple[float, float, float, float]) -> Instances:
@@ -251,3 +255,11 @@ def test_benchmark_runs() -> None:
     assert cv2.getNumThreads() == threads
     assert set(times) == {"plot", "plot with legend", "disagreement", "panoptic", "to_coco"}
     assert all(row["best"] > 0 for row in times.values())
+
+
+@pytest.mark.parametrize("level", [0.5, 256, -1, 128.0, None])
+def test_colors_are_integers(level: object) -> None:
+    """Fractions of 1, as matplotlib has them, would all be black."""
+    palette = ((0, 0, 0), (10, level, 30))
+    with pytest.raises(InvalidInput, match="palette: expected RGB triples of integers, 0-255"):
+        ClassTable(("a", "b"), (), palette)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 
 from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
 from imp_trt.ops import paste_masks
+from imp_trt.ops.mask_projection.options import Sampling
 from imp_trt.results.drawing import color_map
 from imp_trt.results.result import Instances, SegmentationResult
 from tests.support import tiny
@@ -163,6 +165,23 @@ def test_selection() -> None:
     assert len(found) == 2
 
 
+@pytest.mark.parametrize("score", [30, 1.01, float("nan")])
+def test_a_score_that_no_instance_has_is_rejected(score: float) -> None:
+    """30%, for example: everything would be left out without a word."""
+    found = result(frame=tiny.frame())
+    uses = (found.plot, found.to_dict, found.to_json, found.legend_classes, found.instances.filter)
+    for use in uses:
+        with pytest.raises(InvalidInput, match="min_score"):
+            use(min_score=score)
+    with pytest.raises(InvalidInput, match="min_score"):
+        found.to_coco(1, min_score=score)
+    for use in (found.instances.paste, lambda threshold: found.instances.crop(0, threshold)):
+        with pytest.raises(InvalidInput, match="threshold"):
+            use(threshold=score)
+    assert len(found.instances.filter(min_score=-1)) == 2
+    assert len(found.instances.filter(min_score=1)) == 0
+
+
 def test_canvas_shows_each_thing_on_its_plane() -> None:
     canvas = result().canvas(scale=1.0)
     assert canvas.shape == (2, *SIZE)
@@ -171,6 +190,10 @@ def test_canvas_shows_each_thing_on_its_plane() -> None:
     assert not canvas[0, :, 60:].any()
     stuff = result().classes.__class__(tiny.CLASSES.names, (), tiny.CLASSES.palette)
     assert result(classes=stuff).canvas().shape == (0, 16, 24)
+    for scale in (0, -1, math.inf, math.nan):
+        for table in (stuff, tiny.CLASSES):
+            with pytest.raises(InvalidInput, match=r"^scale"):
+                result(classes=table).canvas(scale)
 
 
 def test_dictionary() -> None:
@@ -268,6 +291,21 @@ def test_save(tmp_path: Path) -> None:
     with np.load(tmp_path / "all.npz") as arrays:  # allow_pickle is off by default
         assert np.array_equal(arrays["masks"], found.instances.masks)
         assert arrays["names"].tolist() == list(tiny.CLASSES.names)
+
+
+@pytest.mark.parametrize("sampling", ["bilinear", "nearest", "rect"])
+def test_instances_come_back_from_an_archive(tmp_path: Path, sampling: Sampling) -> None:
+    ids = np.array([7, -1], np.int32)
+    found = instances(sampling=sampling, track_ids=ids)
+    result(instances=found).save(tmp_path / "all.npz")
+    with np.load(tmp_path / "all.npz") as arrays:
+        names = ("boxes", "labels", "scores", "masks", "mask_boxes", "track_ids")
+        values: dict[str, Any] = {name: arrays[name] for name in names}
+        values |= {"size": arrays["semantic"].shape, "sampling": str(arrays["sampling"])}
+    again = Instances(**values)
+    assert np.array_equal(again.paste(), found.paste())
+    assert again.track_ids is not None
+    assert again.track_ids.tolist() == [7, -1]
 
 
 def test_save_errors_leave_nothing(tmp_path: Path) -> None:

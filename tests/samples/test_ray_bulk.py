@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from tests.samples.conftest import CLIP_FRAMES, SAMPLES
-from tests.support import tiny_parts
+from tests.support import tiny, tiny_parts
 
 PROGRAM = SAMPLES / "ray_bulk" / "ray_bulk.py"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install ray")
@@ -95,6 +95,23 @@ def test_a_worker_runs_the_detector_on_every_kth_frame(sample, clip, tmp_path):
     assert ages == [i % 2 for i in range(CLIP_FRAMES)]
 
 
+def test_results_of_another_network_are_not_taken_for_done(sample, recordings, artifact, tmp_path, capsys):
+    program, results = sample("ray_bulk/ray_bulk.py"), tmp_path / "results"
+    for _, place in program.unfinished(recordings, results):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+    command = [str(recordings), "-o", str(results)]
+    for _ in range(2):
+        assert program.main([str(artifact), *command]) == 0
+    assert capsys.readouterr().out == "nothing left to do\n" * 2
+    other = tmp_path / "other"
+    other.mkdir()
+    mixed = tiny.artifact(other, weights_sha256="ab" * 32)
+    for changed in ([str(mixed), *command], [str(artifact), *command, "--detect-every", "2"]):
+        assert program.main(changed) == 2
+        assert "another folder as -o" in capsys.readouterr().err
+
+
 def test_a_folder_without_videos_is_no_success(sample, artifact, tmp_path, capsys):
     main = sample("ray_bulk/ray_bulk.py").main
     for folder in (tmp_path / "mistyped", tmp_path):
@@ -145,8 +162,9 @@ def test_all_videos_on_two_workers_one_of_which_is_killed(recordings, artifact, 
     assert "3 videos done, 1 failed" in done.stdout
     assert "broken.mp4: " in done.stderr
     found = sorted(path.relative_to(results).as_posix() for path in results.rglob("*") if path.is_file())
-    assert found == ["front.MP4.jsonl", "monday/front.mp4.jsonl", "monday/rear.mp4.jsonl"]
-    for name in found:
+    videos = ["front.MP4.jsonl", "monday/front.mp4.jsonl", "monday/rear.mp4.jsonl"]
+    assert found == [*videos, "network.txt"]
+    for name in videos:
         lines = [json.loads(line) for line in (results / name).read_text().splitlines()]
         assert [line["index"] for line in lines] == list(range(CLIP_FRAMES))
     (recordings / "broken.mp4").unlink()

@@ -150,6 +150,16 @@ def test_camera_that_goes_away_and_comes_back(sample, artifact, pictures, tmp_pa
     assert _frames_in(tmp_path / "out.mp4") == 15
 
 
+def test_a_recording_instead_of_a_camera_keeps_its_speed(sample, artifact, clip, tmp_path):
+    """As at an address that turns out to be one."""
+    out = tmp_path / "out.mp4"
+    program = sample("camera/camera.py")
+    assert program.main([str(artifact), str(clip), "--serve", "0", "--record", str(out)]) == 0
+    with open_source(out) as recorded:
+        times = [frame.time_s for frame in recorded]
+    assert times == pytest.approx([i / CLIP_FPS for i in range(CLIP_FRAMES)], abs=2e-3)
+
+
 def test_a_camera_that_is_not_there(sample, artifact, capsys):
     program = sample("camera/camera.py")
     assert program.main([str(artifact), "/dev/video97", "--serve", "0"]) == 2
@@ -188,7 +198,12 @@ def test_several_files_keep_every_frame(sample, artifact, clip, tmp_path, capsys
         ["rear", counts],
     ]
     assert "age" not in said, "frames of files wait until they are asked for"
-    assert [_frames_in(out / f"overlay_{name}.mp4") for name in ("street", "rear")] == [CLIP_FRAMES] * 2
+    for name in ("street", "rear"):
+        with open_source(out / f"overlay_{name}.mp4") as overlay:
+            assert overlay.fps == pytest.approx(CLIP_FPS, rel=0.01)
+            times = [frame.time_s for frame in overlay]
+        # Those of the file, not those at which its frames were read.
+        assert times == pytest.approx([i / CLIP_FPS for i in range(CLIP_FRAMES)], abs=2e-3)
 
 
 @pytest.mark.slow

@@ -34,6 +34,13 @@ def test_one_row_per_moment_and_one_tile_per_column(segmenter, tmp_path):
     assert heights[1] - heights[0] == 2 * (30 + 6)
 
 
+def test_a_run_that_ends_before_the_first_moment_has_its_last_frame(segmenter, tmp_path):
+    """The number of frames of a WebM is an estimate, often a multiple of what it has."""
+    run_pipeline(segmenter, frames(2), [ContactSheet(tmp_path / "s.png", [5, 16], width=100)])
+    picture = cv2.imread(str(tmp_path / "s.png"))
+    assert (picture[26 : 26 + 60, :100] == frames(2)[1].image).all()
+
+
 def test_the_frame_tile_is_the_frame(segmenter, tmp_path):
     run_pipeline(segmenter, frames(2), [ContactSheet(tmp_path / "s.png", [1], width=100)])
     picture = cv2.imread(str(tmp_path / "s.png"))

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from imp_trt.errors import InvalidInput
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from imp_trt.video import open_source, run_pipeline
+from imp_trt.video.pipeline import short_names
+from imp_trt.video.queues import Policy
 from imp_trt.video.sinks import (
     ClassMaps,
     DrawOptions,
@@ -302,6 +305,20 @@ def test_several_files_come_in_turn_with_their_names(segmenter: Segmenter) -> No
     assert [item.source for item in sink.items] == ["", ""]
 
 
+@pytest.mark.parametrize(
+    ("addresses", "names"),
+    [
+        (["rtsp://***@10.0.0.11:554", "rtsp://10.0.0.12/"], ["10_0_0_11_554", "10_0_0_12"]),
+        (["http://cam-1.example.com/?action=stream"], ["cam-1_example_com"]),
+        (["rtsp://host/front door.sdp", "rtsp://host/live?channel=2"], ["front_door", "live_channel_2"]),
+        (["csi://0", "v4l2:///dev/video0?fps=30", "a.b/run.mp4"], ["0", "video0_fps_30", "run"]),
+        (["a/front.mp4", "b/front.mp4", "run/*.png"], ["front", "front-1", "2"]),
+    ],
+)
+def test_names_of_sources(addresses: list[str], names: list[str]) -> None:
+    assert short_names([Camera(lambda: frames(0), name) for name in addresses]) == names
+
+
 def test_max_frames_of_one_file_reads_no_frame_more(segmenter: Segmenter) -> None:
     read: list[int] = []
 
@@ -313,6 +330,14 @@ def test_max_frames_of_one_file_reads_no_frame_more(segmenter: Segmenter) -> Non
     summary = run_pipeline(segmenter, source(), [], max_frames=3)
     assert (summary.frames, summary.captured, summary.dropped) == (3, 3, 0)
     assert read == [0, 1, 2]
+
+
+@pytest.mark.parametrize("policy", ["wait", "drop-oldest"])
+def test_a_fraction_of_a_frame_ends_the_run_too(segmenter: Segmenter, policy: Policy) -> None:
+    """0.1 s at 29.97 frames/s."""
+    sink = Recorder()
+    run_pipeline(segmenter, frames(9), [sink], max_frames=0.1 * 29.97, policy=policy, queue_size=9)  # type: ignore[arg-type]
+    assert len(sink.items) == 3
 
 
 def test_a_camera_drops_its_oldest_frames_while_the_network_is_busy(
@@ -399,6 +424,21 @@ def test_age_and_deadline_on_a_simulated_clock(segmenter: Segmenter, monkeypatch
     assert [item.age_s for item in sink.items] == [None]
 
 
+def test_the_age_is_that_of_the_cameras_where_a_file_waits_beside_them(segmenter: Segmenter) -> None:
+    def file() -> Iterator[Frame]:
+        for frame in frames(2):
+            yield replace(frame, captured_s=time.monotonic() - 100)
+
+    sink = Recorder()
+    sources: Any = [file(), Camera(lambda: frames(2))]
+    summary = run_pipeline(segmenter, sources, [sink], deadline_s=50)
+    assert summary.frames == len(sink.items) == 4
+    assert summary.age_ms["max"] < 50_000
+    assert summary.deadline_misses == 0
+    summary = run_pipeline(segmenter, file(), [], deadline_s=50)
+    assert summary.deadline_misses == 2, "asked for of a file alone"
+
+
 def test_a_camera_that_gives_nothing_more_is_closed_under_its_read(segmenter: Segmenter) -> None:
     pulled = threading.Event()
 
@@ -440,6 +480,8 @@ def test_progress_can_end_the_run_and_what_is_begun_is_written(segmenter: Segmen
         {"deadline_s": 0.0},
         {"deadline_s": math.nan},
         {"max_frames": 0},
+        {"stall_s": 0.0},
+        {"stall_s": math.nan},
     ],
 )
 def test_invalid_arguments_are_rejected(segmenter: Segmenter, options: dict[str, Any]) -> None:

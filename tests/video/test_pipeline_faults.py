@@ -71,6 +71,24 @@ class Recorder(NullSink):
         self.ended.append("aborted")
 
 
+@pytest.mark.parametrize(
+    ("source", "fix"),
+    [
+        ("drive.mp4", r"open_source\(path\)"),
+        (["front.mp4", "rear.mp4"], r"open_source\(path\)"),
+        ([Path("front.mp4")], r"open_source\(path\)"),
+        ([tiny.frame(), tiny.frame()], "Segmenter.stream"),
+        (iter([tiny.frame()]), "Segmenter.stream"),
+    ],
+    ids=["path", "paths", "Path", "images", "iterator of images"],
+)
+def test_what_is_no_source_is_rejected_with_a_fix(segmenter: Segmenter, source: Any, fix: str) -> None:
+    sink = Recorder()
+    with pytest.raises(InvalidInput, match=fix):
+        run_pipeline(segmenter, source, [sink])
+    assert sink.ended == ["aborted"]
+
+
 class Failing(Recorder):
     """A sink that fails at a given call."""
 

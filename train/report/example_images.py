@@ -82,10 +82,12 @@ def telling(scores: Sequence[Sequence[float]], count: int) -> list[int]:
     """
     last = np.asarray(scores[-1], np.float64)
     gains = last - np.asarray(scores[0], np.float64) if len(scores) > 1 else last
-    order = [int(i) for i in np.argsort(-np.nan_to_num(gains), kind="stable")]
-    best = order[: (count + 1) // 2]
-    worst = [i for i in reversed(order) if i not in best][: count // 2]
-    return [*best, *worst]
+    order = [int(i) for i in np.argsort(-gains, kind="stable")]
+    # Images without labels, whose score is NaN, tell nothing: they come last.
+    known, unknown = ([i for i in order if np.isnan(gains[i]) == missing] for missing in (False, True))
+    best = known[: (count + 1) // 2]
+    worst = [i for i in reversed(known) if i not in best][: count // 2]
+    return [*best, *worst, *unknown][:count]
 
 
 def write_sheet(path: str | Path, rows: Sequence[ImageRow], classes: ClassTable) -> Path:

@@ -84,9 +84,24 @@ class ImageSink(BaseSink, ABC):
 
 
 class OverlayImages(ImageSink):
-    """Writes overlays as image files."""
+    """Writes overlays as image files.
+
+    Raises:
+        OutputError: see :class:`ImageSink`; or .pgm, which has no colors.
+    """
 
     draws = True
+
+    @renamed_parameters(place="path")
+    def __init__(self, path: str | os.PathLike[str], suffix: str = ".png") -> None:
+        if ".pgm" in (Path(path).suffix.lower(), suffix):
+            raise OutputError(
+                f"overlay {os.fspath(path)}",
+                expected="a format with colors",
+                got=".pgm",
+                fix="write .ppm or .png",
+            )
+        super().__init__(path, suffix)
 
     def _image(self, item: SegmentedFrame) -> NDArray[np.uint8]:
         return item.overlay

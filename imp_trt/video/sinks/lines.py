@@ -13,12 +13,15 @@ from typing import Protocol
 
 from imp_trt.data.files import unwritable
 from imp_trt.errors import OutputError
+from imp_trt.results.instances import check_min_score
 from imp_trt.results.result import DEFAULT_SCORE_THRESHOLD
 from imp_trt.video.sinks.sink import BaseSink, SegmentedFrame
 from imp_trt.video.sinks.text_file import TextFile
 
 MAX_FRAME_RESULTS = 1000
 """Frames that FrameResults keeps by default."""
+
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 READER_TIMEOUT_S = 1.5
 """How long a pipe may stay full before its reader counts as stalled."""
@@ -44,9 +47,13 @@ class FrameResults(BaseSink):
     Args:
         min_score: instances with lower scores are left out.
         limit: number of frames that are kept.
+
+    Raises:
+        InvalidInput: min_score is above 1 or NaN.
     """
 
     def __init__(self, min_score: float = DEFAULT_SCORE_THRESHOLD, limit: int = MAX_FRAME_RESULTS) -> None:
+        check_min_score(min_score)
         self._min_score = min_score
         self._limit = limit
         self._results: list[dict[str, object]] = []
@@ -76,13 +83,22 @@ class JsonLines(BaseSink):
         min_score: instances with lower scores are left out.
 
     Raises:
-        OutputError: the path cannot be written, the pipe has no reader, or its reader closed it or read
-            nothing for READER_TIMEOUT_S.
+        InvalidInput: min_score is above 1 or NaN.
+        OutputError: the path cannot be written or names a compressed file, the pipe has no reader, or its
+            reader closed it or read nothing for READER_TIMEOUT_S.
     """
 
     recovers = True  # a file contains complete lines only
 
     def __init__(self, path: str | os.PathLike[str], min_score: float = DEFAULT_SCORE_THRESHOLD) -> None:
+        check_min_score(min_score)
+        if Path(path).suffix.lower() in _COMPRESSED and not _is_stream(Path(path)):
+            raise OutputError(
+                f"{os.fspath(path)} cannot be written",
+                expected="the name of a text file",
+                got=Path(path).suffix,
+                fix="write .jsonl and compress it afterwards, or write to a pipe: >(gzip > FILE) in a shell",
+            )
         self._min_score = min_score
         self._file: _TextOutput = (
             _Pipe(Path(path)) if _is_stream(Path(path)) else TextFile(Path(path), named=True)

@@ -152,8 +152,9 @@ def overlay_sink(path: str | os.PathLike[str], fps: FrameRates, *, times: TimeSo
         return OverlayVideo(path, fps, times=times)
     if suffix in IMAGE_SUFFIXES or not suffix or Path(text).is_dir() or text.endswith(os.sep):
         return OverlayImages(path)
+    endings = ", ".join(end for end in (*VIDEO_CODECS, *IMAGE_SUFFIXES) if end != ".pgm")  # without colors
     raise OutputError(
         f"sink {text}",
-        expected=f"a folder, or a file that ends with {', '.join((*VIDEO_CODECS, *IMAGE_SUFFIXES))}",
+        expected=f"a folder, or a file that ends with {endings}",
         got=suffix,
     )

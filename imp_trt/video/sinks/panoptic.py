@@ -18,6 +18,7 @@ from imp_trt.data.files import temporary_beside, unwritable
 from imp_trt.data.images import IMAGE_SUFFIXES
 from imp_trt.data.native_calls import native_call
 from imp_trt.errors import OutputError
+from imp_trt.results.instances import check_min_score
 from imp_trt.results.panoptic import Panoptic, Segment
 from imp_trt.video.sinks.images import ImageSink
 from imp_trt.video.sinks.sink import SegmentedFrame
@@ -47,11 +48,13 @@ class PanopticMaps(ImageSink):
         min_score: minimum score of instances; see :func:`imp_trt.results.panoptic.fuse_panoptic`.
 
     Raises:
+        InvalidInput: min_score is above 1 or NaN.
         OutputError: the path is a file, or not writable.
     """
 
     @renamed_parameters(place="path")
     def __init__(self, path: str | os.PathLike[str], min_score: float = 0.5) -> None:
+        check_min_score(min_score)
         folder = Path(path)
         if folder.suffix.lower() in IMAGE_SUFFIXES or "%" in folder.name:
             raise OutputError(

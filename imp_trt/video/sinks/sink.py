@@ -13,20 +13,33 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt.results.drawing import DEFAULT_ALPHA, Style
+from imp_trt.errors import InvalidInput
+from imp_trt.results.drawing import DEFAULT_ALPHA, STYLES, Style
+from imp_trt.results.instances import check_min_score
 from imp_trt.results.result import DEFAULT_SCORE_THRESHOLD, SegmentationResult
 from imp_trt.video.sources.frame import Frame
 
 
 @dataclass(frozen=True)
 class DrawOptions:
-    """Drawing options for overlays; see :meth:`imp_trt.SegmentationResult.plot`."""
+    """Drawing options for overlays; see :meth:`imp_trt.SegmentationResult.plot`.
+
+    Raises:
+        InvalidInput: a value is out of its range, or the style is unknown.
+    """
 
     alpha: float | None = None
     min_score: float = DEFAULT_SCORE_THRESHOLD
     labels: bool = True
     legend: bool = False
     style: Style = "instances"
+
+    def __post_init__(self) -> None:
+        check_min_score(self.min_score)
+        if self.alpha is not None and not 0 <= self.alpha <= 1:
+            raise InvalidInput("alpha", expected="0 to 1", got=self.alpha)
+        if self.style not in STYLES:
+            raise InvalidInput("style", expected=f"one of {', '.join(STYLES)}", got=self.style)
 
     @property
     def opacity(self) -> float:

@@ -24,7 +24,7 @@ from imp_trt.video.containers import declares_crop, lists_frames, missing_bytes,
 from imp_trt.video.sources.captures import Capture
 from imp_trt.video.sources.decoder import OnlyCover, PyAvCapture, opencv_capture, pyav_decodes
 from imp_trt.video.sources.frame import Frame
-from imp_trt.video.sources.source import ClosingSource, Source
+from imp_trt.video.sources.source import ClosingSource, Source, warn_of_no_frames
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
 
@@ -51,7 +51,7 @@ class ImageSource(ClosingSource):
         strict: raise instead of skipping an image.
 
     Attributes:
-        skipped: the images that were skipped so far, with the reason.
+        skipped: the images that this iteration has skipped so far, with the reason.
 
     Raises:
         SourceError: during iteration: an image cannot be read, and strict is set or it is the only one; or
@@ -76,6 +76,7 @@ class ImageSource(ClosingSource):
         return self
 
     def __iter__(self) -> Iterator[Frame]:
+        self.skipped = []  # unlike a video, images can be read again
         for index, path in enumerate(self.paths):
             try:
                 image = read_image(path)
@@ -118,6 +119,7 @@ class VideoSource(ClosingSource):
         self._capture: Capture | None = None
         self._in_use = Lock()
         self._closed = False
+        self._ended = False
         self._decoded = 0
         self._last_time_s = 0.0
         self._listed = capture is None and _lists_frames(Path(path))
@@ -149,10 +151,13 @@ class VideoSource(ClosingSource):
         return self
 
     def __iter__(self) -> Iterator[Frame]:
-        while self._capture is not None:
+        if self._ended or self._closed:
+            warn_of_no_frames(self.name, self._closed)
+        while self._capture is not None and not self._ended:
             decoded, self._first = self._first or self._read(), None
             if decoded is None:
                 if not self._closed:
+                    self._ended = True
                     self._check_count()
                 return
             image, time_s = decoded
@@ -243,10 +248,10 @@ def _captures(path: Path) -> Iterator[Capture]:
     yield opencv_capture(path.resolve())
 
 
-def natural_key(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key for natural order: frame2 before frame10."""
+def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key for natural order: frame2 before frame10; frame02 and frame2 in the order of their letters."""
     parts = re.split(r"(\d+)", str(path))
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], str(path)
 
 
 def images_in(folder: Path) -> list[Path]:

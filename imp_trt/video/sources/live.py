@@ -16,7 +16,7 @@ from imp_trt.video.sources.captures import Capture
 from imp_trt.video.sources.frame import Frame
 from imp_trt.video.sources.pacing import StreamClock
 from imp_trt.video.sources.reader import Backoff, Event, FrameSlot, Reader
-from imp_trt.video.sources.source import ClosingSource, Source
+from imp_trt.video.sources.source import ClosingSource, Source, warn_of_no_frames
 
 RECONNECT_TIMEOUT_S = 300.0
 # Longer than OpenCV's own timeouts: 5 s set for streams, 10 s in its V4L2 backend.
@@ -52,8 +52,8 @@ class LiveSource(ClosingSource):
         connect: opens the device, or raises SourceError. Called in the reading thread.
         latest: a slow consumer gets the newest frame, and the others are counted in ``dropped`` (their
             indices are missing). False: reading waits for the consumer, and the stream's own buffer fills.
-        reconnect_timeout_s: raise SourceError after this time without a frame; math.inf retries
-            indefinitely.
+        reconnect_timeout_s: raise SourceError after this time without a frame; 0 does so at once, math.inf
+            retries indefinitely.
         stall_s: maximum duration of one native call.
         paced: see above.
         on_event: called in the reading thread with an event ("connected", "lost", "retry", "reconnected",
@@ -125,6 +125,8 @@ class LiveSource(ClosingSource):
         return self
 
     def __iter__(self) -> Iterator[Frame]:
+        if self._slot.ended:
+            warn_of_no_frames(self.name, self._slot.closed.is_set())
         while not self._slot.ended:
             try:
                 self._wait()

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
 from imp_trt.video.sources.frame import Frame
+
+_log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -52,3 +55,9 @@ class ClosingSource:
 
     def close(self) -> None:
         """Release the file or device; idempotent."""
+
+
+def warn_of_no_frames(name: str, closed: bool) -> None:
+    """Warn that a source is iterated that gives no frames, such as after its ``with`` block."""
+    state = "is closed" if closed else "was read to its end"
+    _log.warning("%s %s and gives no more frames; open it again with open_source", name, state)

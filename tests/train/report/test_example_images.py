@@ -44,6 +44,8 @@ def test_largest_gain_first_then_largest_loss():
 
 def test_an_image_without_a_score_is_no_gain():
     assert telling([[float("nan"), 0.1], [0.5, 0.2]], 1) == [1]
+    assert telling([[float("nan"), 0.9, 0.3]], 2) == [1, 2]
+    assert telling([[float("nan"), 0.9, 0.3]], 3) == [1, 2, 0]
 
 
 def test_each_image_is_scored_by_its_things():

@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
+from imp_trt.data.images import IMAGE_SUFFIXES
 from imp_trt.errors import OutputError
 from imp_trt.results.result import SegmentationResult
-from imp_trt.video.sinks import ClassMaps, OverlayImages
+from imp_trt.video.sinks import ClassMaps, OverlayImages, overlay_sink
 from imp_trt.video.sinks.images import safe_name
 from tests.video.sinks.conftest import MakeItem
 
@@ -60,6 +61,26 @@ def test_class_maps_are_exact(tmp_path: Path, results: list[SegmentationResult],
     assert np.array_equal(found, results[2].semantic)
     with pytest.raises(OutputError, match=r"\.png"):
         ClassMaps(tmp_path / "lossy.jpg")
+
+
+@pytest.mark.parametrize("name", ["o.pgm", "o.PGM", "%02d.pgm"])
+def test_an_overlay_has_colors(
+    tmp_path: Path, name: str, results: list[SegmentationResult], item: MakeItem
+) -> None:
+    """PGM is gray: an error before the first frame, and no suffix that an error suggests."""
+    with pytest.raises(OutputError, match=r"\.ppm"):
+        overlay_sink(tmp_path / name, None)
+    with pytest.raises(OutputError, match=r"\.ppm"):
+        results[0].save(tmp_path / "o.pgm", item(0).frame.image)
+    with pytest.raises(OutputError, match=r"\.ppm") as caught:
+        overlay_sink(tmp_path / "o.gif", None)
+    assert ".pgm" not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+    for suffix in IMAGE_SUFFIXES:
+        if suffix in str(caught.value):
+            with overlay_sink(tmp_path / f"o{suffix}", None) as sink:
+                sink.write(item(0))
+            assert cv2.imread(str(tmp_path / f"o{suffix}"), cv2.IMREAD_UNCHANGED).ndim == 3
 
 
 @pytest.mark.parametrize("make", [OverlayImages, ClassMaps])

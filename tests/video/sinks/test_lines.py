@@ -64,6 +64,19 @@ def test_source_and_age_where_they_are_known(tmp_path: Path, item: MakeItem) -> 
     assert (line["source"], line["age_ms"]) == ("front", 12.346)
 
 
+@pytest.mark.parametrize("name", ["r.jsonl.gz", "r.ZST"])
+def test_a_compressed_file_is_not_written_as_text(tmp_path: Path, item: MakeItem, name: str) -> None:
+    with pytest.raises(OutputError, match="gzip"):
+        JsonLines(tmp_path / name)
+    assert os.listdir(tmp_path) == []
+    os.mkfifo(tmp_path / name)  # whose reader may compress
+    reader = os.open(tmp_path / name, os.O_RDONLY | os.O_NONBLOCK)
+    with JsonLines(tmp_path / name) as sink:
+        sink.write(item(0))
+    assert os.read(reader, 9).startswith(b"{")
+    os.close(reader)
+
+
 def test_json_in_place_of_a_folder(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="folder"):
         JsonLines(tmp_path)

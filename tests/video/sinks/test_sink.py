@@ -7,16 +7,19 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from imp_trt.errors import OutputError
+from imp_trt.errors import InvalidInput, OutputError
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video import sinks
 from imp_trt.video.sinks import (
     DrawOptions,
+    FrameResults,
     JsonLines,
     LegendHistory,
     NullSink,
@@ -178,6 +181,25 @@ def test_results_of_the_first_frames(item: MakeItem) -> None:
     assert isinstance(kept, list)
     assert [frame["index"] for frame in kept] == [0, 1]
     assert all(instance["score"] >= 0.7 for frame in kept for instance in frame["instances"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        ({"min_score": 50}, "min_score"),
+        ({"min_score": float("nan")}, "min_score"),
+        ({"alpha": 40}, "alpha"),
+        ({"style": "class"}, "style"),
+    ],
+)
+def test_options_out_of_their_range(tmp_path: Path, wrong: dict[str, Any], name: str) -> None:
+    with pytest.raises(InvalidInput, match=name):
+        DrawOptions(**wrong)
+    if name == "min_score":
+        for make in (FrameResults, partial(JsonLines, tmp_path / "a.jsonl"), partial(PanopticMaps, tmp_path)):
+            with pytest.raises(InvalidInput, match=name):
+                make(**wrong)
+        assert not list(tmp_path.iterdir())
 
 
 def test_opacity_is_that_of_the_style() -> None:

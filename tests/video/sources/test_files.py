@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from imp_trt.data.images import encode_image, read_image
 from imp_trt.errors import SourceError
 from imp_trt.video.containers import missing_bytes
-from imp_trt.video.sources import VideoSource, files, open_source
+from imp_trt.video.sources import ImageSource, VideoSource, files, open_source
 from imp_trt.video.writer import VideoWriter
 from tests.support import clips, tiny
 
@@ -38,6 +38,30 @@ def test_a_folder_in_natural_order(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(encode_image(tiny.frame(), ".jpg"))
     (tmp_path / "sub.png").mkdir()
     assert [frame.name for frame in open_source(tmp_path)] == ["f1", "f2", "f10"]
+
+
+def test_images_can_be_read_again(tmp_path: Path) -> None:
+    """What cannot be read is skipped each time, and not counted twice."""
+    (tmp_path / "a.png").write_bytes(encode_image(tiny.frame(), ".png"))
+    (tmp_path / "b.png").write_bytes(b"no image")
+    source = open_source(tmp_path)
+    assert isinstance(source, ImageSource)
+    for _ in range(3):
+        assert [frame.name for frame in source] == ["a"]
+        assert [path.name for path, _ in source.skipped] == ["b.png"]
+
+
+def test_the_order_is_not_that_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that differ in leading zeros alone are equal as numbers."""
+    names = ("f7.png", "f007.png", "f07.png", "f6.png")
+    for name in names:
+        (tmp_path / name).write_bytes(encode_image(tiny.frame(), ".png"))
+    for order in (names, names[::-1]):
+        listed = [tmp_path / name for name in order]
+        monkeypatch.setattr(Path, "iterdir", lambda _, listed=listed: iter(listed))
+        monkeypatch.setattr("glob.glob", lambda *_, listed=listed, **__: list(map(str, listed)))
+        for spec in (tmp_path, tmp_path / "*.png"):
+            assert [path.stem for path in open_source(spec).paths] == ["f6", "f007", "f07", "f7"]
 
 
 UNREAD = [
@@ -85,11 +109,13 @@ def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", clips.CODECS)
-def test_a_video(tmp_path: Path, suffix: str) -> None:
+def test_a_video(tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture) -> None:
     path = clips.write_clip(tmp_path / f"clip{suffix}", frames=10, fps=30000 / 1001)
     with open_source(path) as source:
         frames = list(source)
+        assert "open it again" not in caplog.text
         assert list(source) == []  # single pass
+        assert f"{path} was read to its end and gives no more frames; open it again" in caplog.text
     assert source.fps == pytest.approx(30000 / 1001, rel=1e-4)
     assert source.frames == len(frames) == 10
     for i, frame in enumerate(frames):
@@ -99,6 +125,7 @@ def test_a_video(tmp_path: Path, suffix: str) -> None:
     assert len({frame.image.__array_interface__["data"][0] for frame in frames}) == 10  # no shared buffer
     source.close()
     assert list(source) == []
+    assert f"{path} is closed and gives no more frames" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["clip_%03d.mp4", "clip 1.mp4", "clip_0001.mp4", "ünïcode.mp4"])

@@ -36,7 +36,7 @@ def levels(source: LiveSource, count: int | None = None) -> list[int]:
     return [int(frame.image[0, 0, 0]) for frame in islice(source, count)]
 
 
-def test_frames_of_a_camera() -> None:
+def test_frames_of_a_camera(caplog: pytest.LogCaptureFixture) -> None:
     clock = SimulatedClock()
 
     def tick() -> None:
@@ -51,7 +51,9 @@ def test_frames_of_a_camera() -> None:
     assert [f.time_s for f in frames] == pytest.approx([0, 0.04, 0.08])
     assert [int(f.image[0, 0, 0]) for f in frames] == [10, 20, 30]
     assert source.reconnects == source.dropped == 0
-    assert list(source) == []  # closed
+    assert "is closed" not in caplog.text
+    assert list(source) == []
+    assert "is closed and gives no more frames" in caplog.text
 
 
 def test_unplugged_and_plugged_in_again() -> None:

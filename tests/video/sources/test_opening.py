@@ -129,6 +129,14 @@ def test_how_long_a_source_may_stay_away(monkeypatch: pytest.MonkeyPatch, spec: 
         list(source)
 
 
+@pytest.mark.parametrize("bad", [-1, float("nan")])
+def test_times_to_stay_away_that_are_none(bad: float) -> None:
+    """NaN would be forever."""
+    for spec in ("rtsp://cam/1", "0"):
+        with pytest.raises(InvalidInput, match="reconnect_timeout_s"):
+            open_source(spec, reconnect_timeout_s=bad)
+
+
 def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "0").write_text("x")
