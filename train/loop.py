@@ -23,6 +23,7 @@ from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train import distributed
 from imp_trt.train.batches import batch_stream, class_weights, draw_ohem_ratio
+from imp_trt.train.canvas_scale import set_canvas_scale
 from imp_trt.train.config import Stage
 from imp_trt.train.ema import WeightAverage
 from imp_trt.train.log import LogState, TrainingLog
@@ -159,6 +160,7 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
                 sources=sources,
                 data_digest=run.data_digest,
                 validation_facts=validation,
+                canvas_scale=network.config.canvas_scale,
                 log=log.state(),
             )
             if average is not None:
@@ -246,6 +248,8 @@ def _restore(
     if state is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimiser"])
+        # A measured one; on another device, or of other parts of the batch, it may come out differently.
+        set_canvas_scale(network, state.get("canvas_scale", network.config.canvas_scale))
     if not ema_decay:
         return None
     average = WeightAverage(network, ema_decay)
