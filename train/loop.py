@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from imp_trt.errors import ImpTrtError
+from imp_trt.errors import DatasetError, ImpTrtError
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train import distributed
@@ -306,14 +306,13 @@ def _steps(
     seed, workers = (run.seed, stage), run.batch_workers
     with batch_stream(run.dataset, classes, recipe, seed, steps, workers) as batches:
         for step in steps:
-            if validator is not None and validator.ends(step, network, average, stop):
-                return step
+            with _saved_on_failure(save, step, steps.start):
+                if validator is not None and validator.ends(step, network, average, stop):
+                    return step
             _stop_if_requested(run, stop, step, steps, save)
             if step > steps.start and step % run.save_every == 0:
                 save(step)
-            with _saved_on_failure(save, step, steps.start):
-                batch = next(batches)
-            batch = batch.to(run.device)
+            batch = _next_batch(batches, save, step, steps.start, run.device).to(run.device)
             torch.manual_seed(_step_seed(run.seed, stage, step))
             lr = learning_rate(schedule, step, recipe.lr_factor)
             ohem_ratio = draw_ohem_ratio(recipe, (run.seed, stage, step))
@@ -321,10 +320,28 @@ def _steps(
             if average is not None:
                 average.update(network)
     if validator is not None:
-        validator.ends(steps.stop, network, average, stop)
+        with _saved_on_failure(save, steps.stop, steps.start):
+            validator.ends(steps.stop, network, average, stop)
         if distributed.any_process(distributed.rank() == 0 and validator.is_due(steps.stop), run.device):
             _stop_if_requested(run, stop, steps.stop, steps, save)  # it was interrupted
     return steps.stop
+
+
+def _next_batch(
+    batches: Iterator[Batch], save: Callable[[int], None], step: int, first: int, device: str
+) -> Batch:
+    """The batch of a step; if a process cannot read its images, the state is saved and all processes fail."""
+    batch, failure = None, None
+    try:
+        batch = next(batches)
+    except Exception as error:
+        failure = error
+    failed = distributed.any_process(failure is not None, device)
+    if batch is not None and not failed:
+        return batch
+    _save_after_failure(save, step, first)
+    distributed.wait()  # torchrun ends the others as soon as one has failed
+    raise failure or DatasetError("images of another process", expected="readable files", got="an error")
 
 
 @contextmanager
@@ -333,13 +350,19 @@ def _saved_on_failure(save: Callable[[int], None], step: int, first: int) -> Ite
     try:
         yield
     except Exception:
-        if step > first:
-            try:
-                save(step)
-                _LOGGER.info("the state is saved; the same command resumes before step %d", step)
-            except (OSError, ImpTrtError) as error:
-                _LOGGER.warning("the state cannot be saved: %s", error)
+        _save_after_failure(save, step, first)
         raise
+
+
+def _save_after_failure(save: Callable[[int], None], step: int, first: int) -> None:
+    if step == first:
+        return
+    try:
+        save(step)
+        if distributed.rank() == 0:
+            _LOGGER.info("the state is saved; the same command resumes before step %d", step)
+    except (OSError, ImpTrtError) as error:
+        _LOGGER.warning("the state cannot be saved: %s", error)
 
 
 def _stop_if_requested(

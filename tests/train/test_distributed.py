@@ -36,11 +36,12 @@ PLAIN_STEPS = replace(
 """SGD without clipping or decay: after a step, the weights give the gradient."""
 
 CHILD = """
-import os, signal, sys
+import contextlib, itertools, os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
+from imp_trt.errors import DatasetError, ImpTrtError
 from imp_trt.train import distributed, loop, validation
 from imp_trt.train.run import Run, train_stage_one, train_stage_two
 from tests.train.boxes import CONFIG, RECIPE, Boxes
@@ -77,6 +78,27 @@ with distributed.joined("cpu") as device:
         (out / f"stopped-{rank}").write_text(str(len(calls)))
     distributed.wait()
     train_stage_one(cut, CONFIG)
+    # The images of one process cannot be read before step 2.
+    stream = loop.batch_stream
+    @contextlib.contextmanager
+    def unreadable(*args):
+        def some(batches):
+            yield from itertools.islice(batches, 2)
+            raise DatasetError("image", expected="a readable file", got="a damaged one")
+        with stream(*args) as batches:
+            yield some(batches) if rank == 1 else batches
+    loop.batch_stream = unreadable
+    damaged = replace(run, folder=out / "damaged")
+    try:
+        train_stage_one(damaged, CONFIG)
+        raise SystemExit("was not stopped")
+    except ImpTrtError as error:
+        (out / f"failed-{rank}").write_text(str(error))
+    saved = torch.load(out / "damaged" / "stage_one.resume.pt", weights_only=True)
+    (out / f"saved-{rank}").write_text(str(saved["step"]))
+    loop.batch_stream = stream
+    distributed.wait()
+    train_stage_one(damaged, CONFIG)
     # Scores that fall: only the first process has them, and both must stop.
     scores = [0.9, 0.1]
     validation._scores = lambda found, step, _: {
@@ -143,6 +165,16 @@ def test_a_signal_to_one_stops_all_and_they_continue_to_the_bit(two):
     whole, cut = (weights_of(two / n / "stage_one.safetensors") for n in ("whole", "cut"))
     assert all(torch.equal(whole[n], cut[n]) for n in whole)
     assert load_model(two / "cut" / "stage_one.safetensors")[1]["processes"] == 2
+
+
+@pytest.mark.slow
+def test_an_image_that_one_cannot_read_costs_no_step_of_all(two):
+    assert [(two / f"saved-{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
+    said = [(two / f"failed-{rank}").read_text() for rank in (0, 1)]
+    assert "another process" in said[0], said
+    assert "a damaged one" in said[1]
+    whole, damaged = (weights_of(two / n / "stage_one.safetensors") for n in ("whole", "damaged"))
+    assert all(torch.equal(whole[n], damaged[n]) for n in whole)
 
 
 def test_each_process_takes_its_part_of_the_same_batch(monkeypatch):

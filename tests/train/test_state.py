@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import subprocess
@@ -96,6 +97,23 @@ def test_an_image_that_cannot_be_read_costs_no_step(tmp_path, monkeypatch, whole
             train_stage_one(run_in(tmp_path), CONFIG)
     assert torch.load(tmp_path / "stage_one.resume.pt", weights_only=True)["step"] == 3
     assert same(weights_of(train_stage_one(run_in(tmp_path), CONFIG)), whole)
+
+
+@pytest.mark.parametrize(("rank", "writes"), [(0, True), (1, False)])
+def test_only_the_process_that_saves_says_so(tmp_path, monkeypatch, caplog, rank, writes):
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="imp_trt.train")
+    monkeypatch.setattr(loop.distributed, "rank", lambda: rank)
+    saved = []
+
+    def unreadable():
+        raise DatasetError("image", expected="a readable file", got="a damaged one")
+        yield
+
+    with pytest.raises(DatasetError):
+        loop._next_batch(unreadable(), saved.append, 3, 0, "cpu")
+    assert saved == [3]  # in the others it does nothing
+    assert ("the state is saved" in caplog.text) == writes
 
 
 def test_a_deadline_that_has_passed_makes_no_step_and_spares_finished_runs(tmp_path, monkeypatch):

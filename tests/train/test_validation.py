@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from imp_trt.errors import InvalidInput, UsageError
+from imp_trt.errors import DatasetError, InvalidInput, UsageError
 from imp_trt.models.checkpoint import Checkpoint, load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train import loop, validation
@@ -149,6 +149,24 @@ def test_an_interrupted_evaluation_is_repeated(tmp_path, monkeypatch, whole, ste
     train_stage_one(run_in(tmp_path), CONFIG)
     assert lines_of(tmp_path) == lines_of(whole)
     assert same_weights(tmp_path / "stage_one.safetensors", whole / "stage_one.safetensors")
+
+
+def test_a_validation_image_that_cannot_be_read_costs_no_step(tmp_path, monkeypatch):
+    class Damaged(Held):
+        def __getitem__(self, index):
+            if index and not repaired:
+                raise DatasetError("image", expected="a readable file", got="a damaged one")
+            return super().__getitem__(index)
+
+    repaired = []
+    short = replace(PLAN, stage_one=Stage(3, 1e-3, 1e-3, warmup=1))
+    run = run_in(tmp_path, short, validation=Validation(Damaged(), every=2))
+    with pytest.raises(DatasetError):
+        train_stage_one(run, CONFIG)
+    assert torch.load(tmp_path / "stage_one.resume.pt", weights_only=True)["step"] == 2
+    repaired.append(True)
+    train_stage_one(run, CONFIG)
+    assert [line["step"] for line in lines_of(tmp_path)] == [2, 3]
 
 
 def test_a_stage_ends_when_patience_does(tmp_path, scored, caplog, monkeypatch):
