@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from imp_trt.errors import DatasetError, ImpTrtError
+from imp_trt.data.files import remove_file
+from imp_trt.errors import CheckpointError, DatasetError, ImpTrtError
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train import distributed
@@ -149,6 +150,8 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
 
     history = state.get("validation", []) if state is not None else []
     validator = _validator(run, name, total, provenance, history, write, curves)
+    if is_writer and not history:
+        remove_file(run.folder / f"{name}.val.jsonl")  # of an earlier run, of which imp-eval would draw it
 
     def save(step: int) -> None:
         if is_writer:
@@ -214,10 +217,13 @@ def _validator(
     curves: TensorBoardCurves | None,
 ) -> Validator | None:
     """The validation of a stage; UsageError if the folder has the best weights of another one."""
-    if run.validation is None:
-        return None
     best = best_path(run.folder / f"{name}.safetensors")
-    if distributed.any_process(best.is_file(), run.device):
+    exists = distributed.any_process(best.is_file(), run.device)
+    if run.validation is None:
+        if exists and not _is_of_run(best, provenance["identity"]):
+            _LOGGER.warning("%s is of another run; this one has no --val and keeps no best weights", best)
+        return None
+    if exists:
         metadata = load_model(best)[1]
         require_same_run(best, metadata.get("identity"), str(provenance["identity"]))
         require_same_validation(best, metadata, run.validation.facts(total))
@@ -232,6 +238,13 @@ def _validator(
 
     path = run.folder / f"{name}.val.jsonl"
     return Validator(run.validation, total, path, run.device, history, on_best, on_scores)
+
+
+def _is_of_run(path: Path, identity: object) -> bool:
+    try:
+        return bool(load_model(path)[1].get("identity") == identity)
+    except CheckpointError:
+        return False
 
 
 def _sources(state: TrainingState | None) -> list[str]:

@@ -218,6 +218,21 @@ def test_the_best_weights_of_another_run_are_not_replaced(tmp_path, whole):
         train_stage_one(run_in(tmp_path, replace(PLAN, batch=1)), CONFIG)
 
 
+def test_scores_and_best_weights_of_an_earlier_run_are_not_taken_for_those_of_this(
+    tmp_path, whole, caplog, monkeypatch
+):
+    """imp-eval draws NAME.val.jsonl next to a checkpoint."""
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    for name in ("stage_one.jsonl", "stage_one.val.jsonl", "stage_one.best.safetensors"):
+        (tmp_path / name).write_bytes((whole / name).read_bytes())
+    short = replace(PLAN, stage_one=Stage(1, 1e-3, 1e-3, warmup=0))
+    path = train_stage_one(run_in(tmp_path, short, validation=None), CONFIG)
+    assert [json.loads(line)["step"] for line in path.with_suffix(".jsonl").read_text().splitlines()] == [1]
+    assert not (tmp_path / "stage_one.val.jsonl").exists()
+    assert f"{tmp_path / 'stage_one.best.safetensors'} is of another run" in caplog.text
+    assert (tmp_path / "stage_one.best.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
