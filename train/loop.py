@@ -8,8 +8,7 @@ state and executes exactly the steps of an uninterrupted one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +18,14 @@ import torch
 from torch import nn
 
 from imp_trt.data.files import remove_file
-from imp_trt.errors import CheckpointError, DatasetError, ImpTrtError
+from imp_trt.errors import CheckpointError
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train import distributed
 from imp_trt.train.batches import batch_stream, class_weights, draw_ohem_ratio
 from imp_trt.train.canvas_scale import set_canvas_scale
 from imp_trt.train.config import Stage
+from imp_trt.train.early_ends import next_batch, saved_on_failure, stop_if_requested
 from imp_trt.train.ema import WeightAverage
 from imp_trt.train.log import LogState, TrainingLog
 from imp_trt.train.losses import StageLosses, trains_semantic
@@ -35,7 +35,6 @@ from imp_trt.train.schedule import learning_rate
 from imp_trt.train.state import (
     VALIDATION_KEY,
     StopRequest,
-    TimeBudgetSpent,
     TrainingState,
     ValidationFacts,
     read_state,
@@ -319,13 +318,13 @@ def _steps(
     seed, workers = (run.seed, stage), run.batch_workers
     with batch_stream(run.dataset, classes, recipe, seed, steps, workers) as batches:
         for step in steps:
-            with _saved_on_failure(save, step, steps.start):
+            with saved_on_failure(save, step, steps.start):
                 if validator is not None and validator.ends(step, network, average, stop):
                     return step
-            _stop_if_requested(run, stop, step, steps, save)
+            stop_if_requested(stop, step, steps, save, run.device)
             if step > steps.start and step % run.save_every == 0:
                 save(step)
-            batch = _next_batch(batches, save, step, steps.start, run.device).to(run.device)
+            batch = next_batch(batches, save, step, steps.start, run.device).to(run.device)
             torch.manual_seed(_step_seed(run.seed, stage, step))
             lr = learning_rate(schedule, step, recipe.lr_factor)
             ohem_ratio = draw_ohem_ratio(recipe, (run.seed, stage, step))
@@ -333,68 +332,11 @@ def _steps(
             if average is not None:
                 average.update(network)
     if validator is not None:
-        with _saved_on_failure(save, steps.stop, steps.start):
+        with saved_on_failure(save, steps.stop, steps.start):
             validator.ends(steps.stop, network, average, stop)
         if distributed.any_process(distributed.rank() == 0 and validator.is_due(steps.stop), run.device):
-            _stop_if_requested(run, stop, steps.stop, steps, save)  # it was interrupted
+            stop_if_requested(stop, steps.stop, steps, save, run.device)  # it was interrupted
     return steps.stop
-
-
-def _next_batch(
-    batches: Iterator[Batch], save: Callable[[int], None], step: int, first: int, device: str
-) -> Batch:
-    """The batch of a step; if a process cannot read its images, the state is saved and all processes fail."""
-    batch, failure = None, None
-    try:
-        batch = next(batches)
-    except Exception as error:
-        failure = error
-    failed = distributed.any_process(failure is not None, device)
-    if batch is not None and not failed:
-        return batch
-    _save_after_failure(save, step, first)
-    distributed.wait()  # torchrun ends the others as soon as one has failed
-    raise failure or DatasetError("images of another process", expected="readable files", got="an error")
-
-
-@contextmanager
-def _saved_on_failure(save: Callable[[int], None], step: int, first: int) -> Iterator[None]:
-    """Save the state before a step whose images cannot be read: hours may have passed since the last one."""
-    try:
-        yield
-    except Exception:
-        _save_after_failure(save, step, first)
-        raise
-
-
-def _save_after_failure(save: Callable[[int], None], step: int, first: int) -> None:
-    if step == first:
-        return
-    try:
-        save(step)
-        if distributed.rank() == 0:
-            _LOGGER.info("the state is saved; the same command resumes before step %d", step)
-    except (OSError, ImpTrtError) as error:
-        _LOGGER.warning("the state cannot be saved: %s", error)
-
-
-def _stop_if_requested(
-    run: Run, stop: StopRequest, step: int, steps: range, save: Callable[[int], None]
-) -> None:
-    if not distributed.any_process(stop.requested, run.device):
-        return
-    if step > steps.start:
-        save(step)
-    distributed.wait()
-    if distributed.any_process(stop.signaled, run.device):
-        _LOGGER.info("stopped before step %d of %d; the same command resumes there", step, steps.stop)
-        raise KeyboardInterrupt
-    raise TimeBudgetSpent(
-        "training",
-        expected=f"{steps.stop} steps",
-        got=f"the deadline before step {step}",
-        fix="run the same command again with more time; it resumes there",
-    )
 
 
 def _step(

@@ -20,7 +20,7 @@ import torch
 
 from imp_trt.errors import CheckpointError, DatasetError
 from imp_trt.models.checkpoint import load_model
-from imp_trt.train import loop, state
+from imp_trt.train import early_ends, loop, state
 from imp_trt.train.config import Stage
 from imp_trt.train.run import Run, train_stage_one
 from imp_trt.train.state import StopRequest, TimeBudgetSpent, save_state
@@ -103,7 +103,7 @@ def test_an_image_that_cannot_be_read_costs_no_step(tmp_path, monkeypatch, whole
 def test_only_the_process_that_saves_says_so(tmp_path, monkeypatch, caplog, rank, writes):
     monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
     caplog.set_level(logging.INFO, logger="imp_trt.train")
-    monkeypatch.setattr(loop.distributed, "rank", lambda: rank)
+    monkeypatch.setattr(early_ends.distributed, "rank", lambda: rank)
     saved = []
 
     def unreadable():
@@ -111,7 +111,7 @@ def test_only_the_process_that_saves_says_so(tmp_path, monkeypatch, caplog, rank
         yield
 
     with pytest.raises(DatasetError):
-        loop._next_batch(unreadable(), saved.append, 3, 0, "cpu")
+        early_ends.next_batch(unreadable(), saved.append, 3, 0, "cpu")
     assert saved == [3]  # in the others it does nothing
     assert ("the state is saved" in caplog.text) == writes
 
@@ -161,7 +161,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from imp_trt.train import loop, state
+from imp_trt.train import early_ends, loop, state
 from imp_trt.train.run import train_stage_one
 from tests.train.boxes import CONFIG
 from tests.train.test_state import run_in
