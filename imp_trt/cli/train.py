@@ -17,6 +17,7 @@ from imp_trt.cli.common import (
     say_padding,
 )
 from imp_trt.cli.train_options import INITIALS, network_options, recipe_options, run_options
+from imp_trt.cli.train_warnings import warn_of_settings
 from imp_trt.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _train(options: argparse.Namespace) -> int:
         if not quiet:
             _say_plan(options, run, config)
         if distributed.rank() == 0:
-            _warn(run, config)
+            warn_of_settings(run, config)
         written = _train_stages(options, run, config, control)
         if distributed.rank() == 0:
             _print_result(written, options.json)
@@ -346,39 +347,6 @@ def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> Non
         trained = {"one": "stage one", "imp": "stage two with IMP", "plain": "stage two of the baseline"}
         say(f"--stage {options.stage}: {trained[options.stage]} alone; --with-baseline is without effect")
     say_padding(LetterboxTransform.of(run.dataset[0].size, InputContract(*config.input_size)))
-
-
-def _warn(run: Run, config: ModelConfig) -> None:
-    """Warn about settings that reduce accuracy: an untrained detector, or scales not used at inference."""
-    from imp_trt.artifacts.manifest import InputContract
-    from imp_trt.preprocessing.letterbox import LetterboxTransform
-
-    plan = run.recipe
-    trained = run.checkpoint is not None and run.checkpoint.network.config.detector
-    untrained = not plan.stage_one.iterations and run.initial != "coco" and not trained
-    if config.detector and plan.stage_two.iterations and untrained:
-        _log.warning(
-            "stage one has no iterations and the weights are not COCO's: stage two starts with an untrained "
-            "detector; use --iterations ONE TWO, --recipe cityscapes-imagenet, or --init coco"
-        )
-    fit = LetterboxTransform.of(run.dataset[0].size, InputContract(*config.input_size))
-    shown = fit.resized[0] / fit.frame[0]
-    low, high = plan.scales(fit.frame)
-    if low / 1.1 <= shown <= high * 1.1:
-        return
-    fix = f"scale={shown * 0.75:.2g},{shown * 1.5:.2g}"
-    if plan.short_sides:
-        fix = f"short_sides={min(fit.resized)},"
-    _log.warning(
-        "at inference, images of %dx%d are scaled by %.2f, but the recipe trains with scales %.2f to %.2f, "
-        "which reduces accuracy; use --set %s or another --input-size",
-        fit.frame[1],
-        fit.frame[0],
-        shown,
-        low,
-        high,
-        fix,
-    )
 
 
 def _print_result(written: dict[str, Path], as_json: bool) -> None:

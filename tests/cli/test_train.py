@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -16,12 +17,15 @@ import torch
 
 from imp_trt.cli import train as command
 from imp_trt.cli import train_options
+from imp_trt.cli.train_warnings import warn_of_settings
 from imp_trt.errors import CheckpointError, UsageError
 from imp_trt.models.checkpoint import load_model
 from imp_trt.models.presets import SYSTEMS
 from imp_trt.train import recipes, tensorboard
 from imp_trt.train.recipes import Stage
+from imp_trt.train.run import Run
 from tests.models.test_efficientnet_lite import published_state
+from tests.train.boxes import CLASSES, CONFIG, Boxes
 
 TINY = replace(
     recipes.RECIPES["smoke"],
@@ -88,6 +92,28 @@ def test_an_input_size_that_training_never_shows_is_warned_of(tiny, tmp_path, ca
     said = capsys.readouterr().err
     assert ("WARNING" in said) == (words is not None)
     assert (words or "") in said
+
+
+@pytest.mark.parametrize(
+    ("names", "flip", "expected"),
+    [
+        (("ground", "left shoe", "right shoe"), True, "left shoe and right shoe; use --set flip=False"),
+        (("ground", "left shoe", "right shoe"), False, None),
+        (("ground", "shoe", "right of way"), True, None),
+    ],
+)
+def test_classes_that_differ_in_left_and_right_are_warned_of(
+    tmp_path, caplog, monkeypatch, names, flip, expected
+):
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+
+    class Shoes(Boxes):
+        classes = replace(CLASSES, names=names)
+
+    setting = [] if flip else ["flip=False"]
+    warn_of_settings(Run(Shoes(), recipes.changed(TINY, setting), 0, tmp_path), CONFIG)
+    assert ("mirrored" in caplog.text) == (expected is not None)
+    assert (expected or "") in caplog.text
 
 
 def test_a_detector_that_nothing_has_trained_is_warned_of(tiny, tmp_path, capsys):
