@@ -251,5 +251,8 @@ class Recipe:
         return plain_dict(self)
 
 
-CANVAS_KEYS = frozenset(json_key(f.name) for f in fields(Recipe) if f.name.startswith("canvas_"))
-"""JSON keys of the Recipe fields without effect on a network that learns from no canvas."""
+CANVAS_FIELDS = tuple(f.name for f in fields(Recipe) if f.name.startswith("canvas_"))
+"""Recipe fields without effect on a network that learns from no canvas."""
+
+CANVAS_KEYS = frozenset(map(json_key, CANVAS_FIELDS))
+"""JSON keys of :data:`CANVAS_FIELDS`."""

@@ -17,6 +17,7 @@ from imp_trt.cli.common import (
     say_padding,
 )
 from imp_trt.cli.train_options import INITIALS, network_options, recipe_options, run_options
+from imp_trt.cli.train_settings import reject_idle_settings
 from imp_trt.cli.train_warnings import warn_of_settings
 from imp_trt.errors import DatasetError, UsageError
 
@@ -99,6 +100,7 @@ def _train(options: argparse.Namespace) -> int:
             say(f"license terms of the data: {dataset.terms}")
         config = _config(options, dataset.classes, initial, checkpoint)
         _check_effect(options, config)
+        reject_idle_settings(options.settings, plan, config)
         # Configured now, so that an error is reported before hours of training.
         control = without_imp(config) if options.pair or options.stage == "plain" else config
         validation = _validation(options, dataset)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,10 +18,11 @@ import torch
 
 from imp_trt.cli import train as command
 from imp_trt.cli import train_options
+from imp_trt.cli.train_settings import reject_idle_settings
 from imp_trt.cli.train_warnings import warn_of_settings
 from imp_trt.errors import CheckpointError, UsageError
 from imp_trt.models.checkpoint import load_model
-from imp_trt.models.presets import SYSTEMS
+from imp_trt.models.presets import SYSTEMS, system
 from imp_trt.train import recipes, tensorboard
 from imp_trt.train.recipes import Stage
 from imp_trt.train.run import Run
@@ -292,6 +294,49 @@ def test_options_for_a_part_that_a_system_lacks_are_rejected(tiny, tmp_path, cap
     assert command.main([*tiny, *arguments, "-q", "-o", str(tmp_path / "run")]) == UsageError.exit_code
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        (
+            "panoptic-fpn",
+            ["short_sides=64,", "scale=0.5,1"],
+            "without short_sides, .*add --set short_sides=()",
+        ),
+        ("panoptic-fpn", ["max_long=500"], "with short_sides, "),
+        ("panoptic-fpn", ["stage_one.milestones=1,"], "'step', .*add --set stage_one.schedule=step"),
+        ("panoptic-fpn", ["stage_two.schedule=step", "stage_two.end=0.1"], "'cosine', "),
+        ("panoptic-fpn", ["canvas_gradient=none"], "a semantic head with IMP, "),
+        ("mask-rcnn-imp", ["class_weights=False"], "a semantic head, "),
+        ("mask-rcnn-imp", ["bootstrap=0.5"], "a semantic head, "),
+        ("semantic-fpn", ["min_area=3"], "a detector, "),
+    ],
+)
+def test_settings_without_effect_are_rejected(name, settings, words):
+    config = system(name, CLASSES, (64, 96))
+    plan = recipes.changed(TINY, settings)
+    with pytest.raises(UsageError, match=re.escape(f"--set {settings[-1]}") + f": expected .*{words}"):
+        reject_idle_settings(settings, plan, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        (
+            "panoptic-fpn-imp",
+            ["short_sides=64,", "max_long=500", "canvas_scale=None", "scale=1,2", "short_sides=()"],
+        ),
+        (
+            "panoptic-fpn",
+            ["stage_one.schedule=step", "stage_one.milestones=1,", "class_weights=True", "min_area=3"],
+        ),
+        ("semantic-fpn", ["stage_one.min_lr=0.1", "stage_one.warmup=1", "semantic_weight=2", "flip=False"]),
+    ],
+)
+def test_settings_with_an_effect_are_not(name, settings):
+    plan = recipes.changed(TINY, settings)
+    reject_idle_settings([s for s in settings if s != "max_long=500"], plan, system(name, CLASSES, (64, 96)))
 
 
 def test_a_stage_of_a_pair_says_what_is_trained(tiny, tmp_path, capsys):
