@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from imp_trt.models.config import ModelConfig
+    from imp_trt.train.config import Stage
     from imp_trt.train.run import Run
 
 _log = logging.getLogger("imp_trt.cli.train")
 
 
 def warn_of_settings(run: Run, config: ModelConfig) -> None:
-    """Warn of an untrained detector, mirrored classes, and scales that are not used at inference."""
+    """Warn of an untrained detector, schedules that do not fit, mirrored classes, and scales of no use."""
     plan = run.recipe
     trained = run.checkpoint is not None and run.checkpoint.network.config.detector
     untrained = not plan.stage_one.iterations and run.initial != "coco" and not trained
@@ -23,8 +24,40 @@ def warn_of_settings(run: Run, config: ModelConfig) -> None:
             "stage one has no iterations and the weights are not COCO's: stage two starts with an untrained "
             "detector; use --iterations ONE TWO, --recipe cityscapes-imagenet, or --init coco"
         )
+    _warn_of_schedule("stage_one", plan.stage_one)
+    _warn_of_schedule("stage_two", plan.stage_two)
     _warn_of_mirrored_classes(run)
     _warn_of_scales(run, config)
+
+
+def _warn_of_schedule(name: str, stage: Stage) -> None:
+    from imp_trt.train.datasets.dropped import named
+
+    said, end = name.replace("_", " "), stage.iterations
+    if not end:
+        return
+    if stage.warmup >= end:
+        _log.warning(
+            "%s ends after %d steps, in its warmup of %d: the learning rate never reaches %g; use "
+            "--iterations ONE TWO, which scales the schedule, or --set %s.warmup=%d",
+            *(said, end, stage.warmup, stage.lr, name, end // 4),
+        )
+    if stage.schedule != "step":
+        return
+    # --iterations rounds one to the end of a stage of a few steps.
+    late = [milestone for milestone in stage.milestones if milestone > end]
+    if late:
+        _log.warning(
+            "%s ends after %d steps, before its milestones %s: the learning rate does not drop there; use "
+            "--iterations ONE TWO, which scales the schedule, or --set %s.milestones=STEP,STEP",
+            *(said, end, named(late), name),
+        )
+    elif not stage.milestones:
+        _log.warning(
+            "%s has a schedule of steps without milestones: the learning rate never drops; use --set "
+            "%s.milestones=STEP,STEP",
+            *(said, name),
+        )
 
 
 def _warn_of_mirrored_classes(run: Run) -> None:

@@ -97,6 +97,41 @@ def test_an_input_size_that_training_never_shows_is_warned_of(tiny, tmp_path, ca
 
 
 @pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            ["stage_two.iterations=50", "stage_two.warmup=50"],
+            "stage two ends after 50 steps, in its warmup of 50",
+        ),
+        (["stage_two.schedule=step"], "stage two has a schedule of steps without milestones"),
+        (
+            ["stage_one.schedule=step", "stage_one.milestones=1,3"],
+            "stage one ends after 2 steps, before its mile",
+        ),
+        (["stage_one.schedule=step", "stage_one.milestones=1,3"], "milestones 3: "),
+        (["stage_one.schedule=step", "stage_one.milestones=1,"], None),
+        (["stage_one.iterations=0", "stage_one.warmup=50"], None),
+    ],
+)
+def test_a_schedule_that_is_longer_than_its_stage_is_warned_of(
+    tmp_path, caplog, monkeypatch, settings, expected
+):
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    warn_of_settings(Run(Boxes(), recipes.changed(TINY, settings), 0, tmp_path, initial="coco"), CONFIG)
+    assert ("WARNING" in caplog.text) == (expected is not None), caplog.text
+    assert (expected or "") in caplog.text
+
+
+def test_lengths_by_an_option_scale_the_schedule(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    plan = replace(recipes.RECIPES["vcp"], short_sides=())
+    for lengths in ((70, 70), (3, 5), (1000, 1)):
+        run = Run(Boxes(), plan.with_iterations(*lengths), 0, tmp_path, initial="imagenet")
+        warn_of_settings(run, CONFIG)
+    assert "stage" not in caplog.text
+
+
+@pytest.mark.parametrize(
     ("names", "flip", "expected"),
     [
         (("ground", "left shoe", "right shoe"), True, "left shoe and right shoe; use --set flip=False"),
