@@ -86,6 +86,8 @@ def _warn_of_scales(run: Run, config: ModelConfig) -> None:
     fix = f"scale={shown * 0.75:.2g},{shown * 1.5:.2g}"
     if plan.short_sides:
         fix = f"short_sides={min(fit.resized)},"
+        if plan.max_long is not None and plan.max_long < max(fit.resized):
+            fix += " --set max_long=None"
     _log.warning(
         "at inference, images of %dx%d are scaled by %.2f, but the recipe trains with scales %.2f to %.2f, "
         "which reduces accuracy; use --set %s or another --input-size",

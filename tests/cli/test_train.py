@@ -86,6 +86,7 @@ def test_padding_is_reported_before_the_training(tiny, tmp_path, capsys):
         (["--set", "short_sides=128,160"], "scaled by 1.00, but the recipe trains with scales 2.00 to 2.50"),
         (["--set", "short_sides=128,160"], "--set short_sides=64, or"),
         (["--set", "short_sides=128,160", "--set", "max_long=128"], None),
+        (["--set", "short_sides=32,", "--set", "max_long=64"], "short_sides=64, --set max_long=None or"),
     ],
 )
 def test_an_input_size_that_training_never_shows_is_warned_of(tiny, tmp_path, capsys, more, words):
