@@ -252,8 +252,11 @@ def _write_report(
 
 
 def _check_measures(path: Path, segmenter: Segmenter, measures: Sequence[str]) -> None:
-    from imp_trt.train.evaluation import measurable
+    from imp_trt.train.evaluation import MEASURES, measurable
 
+    unknown = sorted(set(measures) - set(MEASURES))
+    if unknown:
+        raise UsageError("--metrics", expected=f"some of {', '.join(MEASURES)}", got=", ".join(unknown))
     possible = measurable(segmenter.manifest)
     if not set(measures) <= set(possible):
         raise UsageError(

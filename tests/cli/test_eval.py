@@ -148,8 +148,9 @@ def test_an_output_that_cannot_be_written_takes_no_other(models, capsys, monkeyp
     [
         (["none.safetensors", "--data", "scenes"], "existing file"),
         (["imp", "--data", "camvid:/nowhere"], "/nowhere"),
-        (["imp", *DATA, "--metrics", "beauty"], "semantic, boundary, instances, panoptic"),
-        (["semantic", *DATA, "--metrics", "semantic", "panoptic"], "some of semantic, boundary"),
+        (["imp", *DATA, "--metrics", "beauty"], "--metrics: expected some of semantic, boundary, inst"),
+        (["semantic", *DATA, "--metrics", "beauty"], "--metrics: expected some of semantic, boundary, inst"),
+        (["semantic", *DATA, "--metrics", "panoptic"], "has no detector: expected some of semantic, bound"),
         (["imp", *DATA, "--baseline", "other"], "those of the dataset"),
         (["imp", *DATA, "--report", "page.pdf"], "ends in .html"),
         (["imp", *DATA, "--image-grid", "sheet.jpg"], "ends in .png"),
