@@ -161,6 +161,7 @@ def _reports(
     layout: Layout, datasets: dict[str, FileDataset], options: argparse.Namespace
 ) -> list[SplitOverview]:
     """Read every split."""
+    from imp_trt.train.datasets.copies import shared_images
     from imp_trt.train.datasets.overview import image_files, overview, unlisted
 
     files = {split: image_files(dataset) for split, dataset in datasets.items()}
@@ -172,7 +173,7 @@ def _reports(
         progress.close()
         if set(datasets) == set(layout.splits):  # images of a split that was not opened are listed there
             report.unlisted = unlisted(files[split], set().union(*files.values()))
-        shared = {other: len(files[split] & files[other]) for other in files if other != split}
+        shared = {other: len(shared_images(files[split], files[other])) for other in files if other != split}
         report.shared = {other: count for other, count in shared.items() if count}
         if layout.divides and reports:  # both read the same labels
             report.dropped, report.unlisted = {}, []

@@ -206,16 +206,14 @@ def _validation(options: argparse.Namespace, dataset: Dataset) -> Validation | N
 
 
 def _shared_images(one: Dataset, other: Dataset) -> list[str]:
-    """Names of the image files that are in both datasets."""
-    from imp_trt.data.files import resolved
+    """Images of the other dataset that are in this one too, also as copies."""
+    from imp_trt.train.datasets.copies import shared_images
     from imp_trt.train.datasets.overview import image_files
     from imp_trt.train.datasets.view import FileDataset
 
     if not (isinstance(one, FileDataset) and isinstance(other, FileDataset)):
         return []
-    return sorted(
-        str(p) for p in set.intersection(*({resolved(p) for p in image_files(d)} for d in (one, other)))
-    )
+    return sorted(map(str, shared_images(image_files(other), image_files(one))))
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:

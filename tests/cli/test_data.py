@@ -104,6 +104,20 @@ def test_images_of_two_splits_are_counted(tmp_path: Path, capsys: pytest.Capture
     assert splits["val"]["images_not_in_labels"] == ["pic 4.png"]
 
 
+def test_copies_of_an_image_in_two_splits_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = LAYOUTS["yolo"](tmp_path)
+    train, val = ([p for p in written.photos if name in p.parts] for name in ("train", "val"))
+    val[0].write_bytes(train[0].read_bytes())
+    val[1].write_bytes(val[1].read_bytes() + bytes(len(train[1].read_bytes())))  # of another size
+    splits = _json(capsys, str(tmp_path))["splits"]
+    assert splits["train"]["images_shared_with"] == {"val": 1}
+    assert splits["val"]["images_shared_with"] == {"train": 1}
+    assert command.main([str(tmp_path), "-q"]) == 0
+    assert "1 images are in val too" in capsys.readouterr().out
+
+
 def test_samples_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     LAYOUTS["yolo"](tmp_path / "export")
     picture = tmp_path / "new/labels.png"
