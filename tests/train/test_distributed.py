@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,16 @@ def test_one_process_joins_no_group(monkeypatch):
         assert distributed.any_process(True, device)
         assert not distributed.any_process(False, device)
         distributed.wait()
+
+
+def test_the_others_wait_for_a_long_validation(monkeypatch):
+    """PyTorch's timeouts are 10 and 30 minutes; the same evaluation would fail again at every resume."""
+    settings = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **given: settings.update(given))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    with distributed.joined("cpu"):
+        assert settings["timeout"] >= timedelta(hours=12)
 
 
 @pytest.mark.slow
