@@ -255,7 +255,9 @@ def _split_lines(report: SplitOverview) -> list[str]:
     from imp_trt.train.datasets.dropped import named
 
     sizes = named(f"{n} of {width}x{height}" for (height, width), n in report.sizes.most_common())
-    lines = [f"{report.name}: {report.images} images, {sum(report.objects.values())} objects; {sizes}"]
+    read = sum(report.sizes.values()) + len(report.faults)
+    part = f", the first {read} of which are read" if read < report.images else ""
+    lines = [f"{report.name}: {report.images} images{part}, {sum(report.objects.values())} objects; {sizes}"]
     for names, what in (
         (report.unlabeled, "images without labels"),
         (report.without_objects, "images without objects"),

@@ -104,6 +104,16 @@ def test_images_of_two_splits_are_counted(tmp_path: Path, capsys: pytest.Capture
     assert splits["val"]["images_not_in_labels"] == ["pic 4.png"]
 
 
+def test_a_part_of_the_images_is_said_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    LAYOUTS["voc"](tmp_path)
+    for more, said in (
+        ("2", "train: 3 images, the first 2 of which are read, 8 objects"),
+        ("3", "train: 3 images, 12 objects"),
+    ):
+        assert command.main([str(tmp_path), "--max-images", more, "-q"]) == 0
+        assert said in capsys.readouterr().out
+
+
 def test_copies_of_an_image_in_two_splits_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
