@@ -135,6 +135,21 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(clip):
     assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
 
 
+def test_gradients_of_float16_that_are_never_finite_end_the_training():
+    """Each such step is skipped; a run of skipped steps alone ended as if it had trained."""
+    network = ImpNetwork(CONFIG)
+    update = Optimizer(network, replace(RECIPE, precision="float16"), "cpu")
+    weight = next(network.parameters())
+
+    def steps(count):
+        for _ in range(count):
+            update.step((weight.sum() * 0).sqrt(), 0.01)
+
+    steps(20)
+    with pytest.raises(TrainingDiverged, match="finite gradients"):
+        steps(40)
+
+
 def test_without_clipping_gradients_are_used_as_they_are():
     network = ImpNetwork(CONFIG)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
