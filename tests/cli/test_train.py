@@ -242,6 +242,7 @@ def test_wrong_names_exit_2(tmp_path, capsys, change):
         ["--threads", "-1"],
         ["--threads", "0"],
         ["--seed", "-1"],
+        ["--seed", str(1 << 64)],
         ["--iterations", "-1", "2"],
         ["--batch", "0"],
     ],
