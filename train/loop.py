@@ -171,20 +171,21 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
                 saved["validation"] = validator.history
             save_state(path, saved)
 
+    # A signal while the checkpoint is written does not interrupt that either.
     with log, StopRequest(run.deadline) as stop:
         steps = range(first, total)
         done = _steps(run, network, optimizer, average, stage, steps, log, stop, save, validator)
-    if curves is not None:
-        curves.close()
-    if average is not None:
-        average.copy_to(network)
-    if is_writer:
-        more: dict[str, object] = {"stopped_early_at": done} if done < total else {}
-        write(run.folder / f"{name}.safetensors", network, more)
-        path.unlink(missing_ok=True)
-    distributed.wait()
+        if curves is not None:
+            curves.close()
+        if average is not None:
+            average.copy_to(network)
+        if is_writer:
+            more: dict[str, object] = {"stopped_early_at": done} if done < total else {}
+            write(run.folder / f"{name}.safetensors", network, more)
+            path.unlink(missing_ok=True)
+        distributed.wait()
     if distributed.any_process(stop.signaled, run.device):
-        # Received during the last step: the stage is done, but the next one must not start.
+        # Received in the last step or after it: the stage is done, but the next one must not start.
         raise KeyboardInterrupt
     return run.folder / f"{name}.safetensors"
 

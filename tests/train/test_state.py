@@ -156,6 +156,20 @@ def test_a_signal_in_the_last_step_is_not_lost(tmp_path, monkeypatch, whole):
     assert not list(tmp_path.glob("*.pt"))
 
 
+def test_a_signal_while_the_checkpoint_is_written_is_not_lost(tmp_path, monkeypatch):
+    real = loop.save_checkpoint
+
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*args)
+
+    monkeypatch.setattr(loop, "save_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_stage_one(run_in(tmp_path, recipe=replace(PLAN, stage_one=Stage(1, 1e-3))), CONFIG)
+    assert (tmp_path / "stage_one.safetensors").is_file()
+    assert not list(tmp_path.glob("*.pt"))
+
+
 CHILD = """
 import os, signal, sys
 from pathlib import Path
