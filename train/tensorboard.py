@@ -31,7 +31,8 @@ class TensorBoardCurves:
     Args:
         folder: of the run.
         name: of the stage's files.
-        first: step at which the run starts or resumes; later events of an earlier process are superseded.
+        first: step at which the run starts or resumes; later events of an earlier process or run are
+            superseded.
     """
 
     def __init__(self, folder: Path, name: str, first: int) -> None:
@@ -39,7 +40,7 @@ class TensorBoardCurves:
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder / FOLDER / name), purge_step=first + 1 if first else None)
+            self._writer = SummaryWriter(str(folder / FOLDER / name), purge_step=first + 1)
         except (ImportError, OSError, AttributeError) as error:
             _log.warning("no curves in TensorBoard's format: %s", error)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -321,6 +322,22 @@ def test_curves_are_written_for_tensorboard(tmp_path, monkeypatch):
     scores = events.Scalars("validation/mean_iou")
     expected = [line["mean_iou"] for line in lines_of(tmp_path)]
     np.testing.assert_allclose([event.value for event in scores], expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_curves_of_an_earlier_run_in_the_folder_are_superseded(tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for value, steps in ((1.0, (1, 2, 3)), (2.0, (1, 2))):
+        curves = loop.TensorBoardCurves(tmp_path, "imp", 0)
+        for step in steps:
+            curves.add(step, {"loss": value}, "training")
+        curves.close()
+        time.sleep(1.1)  # names of event files have the second
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "imp"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("training/loss")] == [(1, 2.0), (2, 2.0)]
 
 
 def test_without_tensorboard_a_warning_is_logged(tmp_path, monkeypatch, caplog):
