@@ -24,7 +24,8 @@ def warn_of_settings(run: Run, config: ModelConfig) -> None:
             "stage one has no iterations and the weights are not COCO's: stage two starts with an untrained "
             "detector; use --iterations ONE TWO, --recipe cityscapes-imagenet, or --init coco"
         )
-    _warn_of_schedule("stage_one", plan.stage_one)
+    if config.detector or plan.semantic_in_stage_one:
+        _warn_of_schedule("stage_one", plan.stage_one)
     _warn_of_schedule("stage_two", plan.stage_two)
     _warn_of_mirrored_classes(run)
     _warn_of_scales(run, config)

@@ -123,6 +123,14 @@ def test_a_schedule_that_is_longer_than_its_stage_is_warned_of(
     assert (expected or "") in caplog.text
 
 
+def test_a_stage_one_that_a_system_skips_has_no_schedule(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    plan = recipes.changed(TINY, ["stage_one.warmup=50", "semantic_in_stage_one=False"])
+    config = system("semantic-fpn", CLASSES, (64, 96))
+    warn_of_settings(Run(Boxes(), plan, 0, tmp_path), config)
+    assert "stage one" not in caplog.text
+
+
 def test_lengths_by_an_option_scale_the_schedule(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
     plan = replace(recipes.RECIPES["vcp"], short_sides=())
