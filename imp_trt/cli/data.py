@@ -93,8 +93,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.output and options.output.suffix.lower() != ".json":
         raise UsageError("-o", expected="a file that ends in .json", got=str(options.output))
     layout = find_layout(options.folder)
-    if options.output and layout.kind not in DESCRIBED:
-        raise UsageError("-o", expected=f"a folder of one of {', '.join(DESCRIBED)}", got=layout.title)
+    if options.output and not (layout.kind in DESCRIBED and layout.is_folder):
+        got = layout.title if layout.is_folder else options.folder
+        raise UsageError("-o", expected=f"a folder of one of {', '.join(DESCRIBED)}", got=got)
     if options.things is not None or options.stuff is not None:
         layout = replace(layout, description=None)  # its things are chosen anew
     opened, faults = _opened(layout, options.split or layout.splits)

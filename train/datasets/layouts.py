@@ -52,6 +52,7 @@ class Layout:
         where: path of that file.
         unread: labels in the folder that are in no split.
         unread_fix: how to open those.
+        is_folder: whether the folder alone is enough to find its labels.
     """
 
     kind: str
@@ -62,11 +63,13 @@ class Layout:
     where: Path | None = None
     unread: tuple[Path, ...] = ()
     unread_fix: str = ""
+    is_folder: bool = True
 
     @property
     def divides(self) -> bool:
         """Whether the folder has no splits."""
-        return len(self.openers) == 1 and canonical(next(iter(self.openers))) not in ("train", "val", "test")
+        name = next(iter(self.openers))
+        return self.is_folder and len(self.openers) == 1 and canonical(name) not in ("train", "val", "test")
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from imp_trt.data.dataset import CachedDataset, Dataset
@@ -16,11 +17,11 @@ from imp_trt.train.datasets.coco import open_coco
 from imp_trt.train.datasets.description import FILE
 from imp_trt.train.datasets.index_png import LAYOUT, IndexPngDataset, folder_spec
 from imp_trt.train.datasets.label_map_checks import check_label_maps
-from imp_trt.train.datasets.layouts import Layout, coco_layout, index_png_openers, recognize
+from imp_trt.train.datasets.layouts import Layout, Openers, coco_layout, index_png_openers, recognize
 from imp_trt.train.datasets.modanet import open_modanet
 from imp_trt.train.datasets.names import NAMES
 from imp_trt.train.datasets.reading import need_folder
-from imp_trt.train.datasets.splits import canonical, matching, synonyms
+from imp_trt.train.datasets.splits import SPLITS, canonical, matching, synonyms
 
 _log = logging.getLogger(__name__)
 
@@ -73,9 +74,20 @@ def find_layout(name_or_path: str) -> Layout:
         need_folder(root, LAYOUT, SOURCE)
         return Layout(kind, "CamVid", root, index_png_openers(root, camvid_spec()))
     if kind == "coco" and not root.is_dir():
-        images = Path(rest.partition(",")[2])
-        return Layout(kind, "COCO JSON", images, {"all": lambda: open_coco(rest, "all")})
+        return _coco_file(rest)
     return recognize(root)
+
+
+def _coco_file(where: str) -> Layout:
+    """The layout of JSON,IMAGES: one split, or with {split} those of which there is a file."""
+    annotations, _, images = where.partition(",")
+    splits = ["all"]
+    if "{split}" in annotations:
+        files = {s: [Path(annotations.replace("{split}", name)) for name in synonyms(s)] for s in SPLITS}
+        splits = [split for split, paths in files.items() if any(map(Path.is_file, paths))] or [SPLITS[0]]
+    openers: Openers = {split: partial(open_coco, where, split) for split in splits}
+    root = Path(images.partition("{split}")[0])
+    return Layout("coco", "COCO JSON", root, openers, is_folder=False)
 
 
 def without_folder(name_or_path: str) -> str:

@@ -11,6 +11,9 @@ _SYNONYMS = (
     ("val", "valid", "validation", "dev"),
     ("test", "testing"),
 )
+SPLITS = tuple(names[0] for names in _SYNONYMS)
+"""Names of splits in this package."""
+
 VAL_SHARE = 5
 """One of this many images of a dataset without splits belongs to val."""
 
