@@ -186,8 +186,8 @@ def _validation(options: argparse.Namespace, dataset: Dataset) -> Validation | N
     try:
         found = open_dataset(name, split)
     except DatasetError:
-        # A folder may have the name of a split, so that the split comes first.
-        if name == options.val or not Path(options.val).is_dir():
+        # A folder, or dataset.json, may have the name of a split, so that the split comes first.
+        if name == options.val or not Path(options.val).exists():
             raise
         name, split = options.val, "val"
         found = open_dataset(name, split)
