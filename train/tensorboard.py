@@ -26,7 +26,8 @@ def is_installed() -> bool:
 class TensorBoardCurves:
     """Scalars of one stage as event files.
 
-    Without the package, or if it cannot be loaded, a warning is logged and nothing is written.
+    Without the package, or if it cannot be loaded or a file not written, a warning is logged, and no more is
+    written.
 
     Args:
         folder: of the run.
@@ -48,13 +49,23 @@ class TensorBoardCurves:
         """Add the numbers among the values at a step, as ``group/name``."""
         if self._writer is None:
             return
-        for name, value in values.items():
-            if isinstance(value, int | float) and name != "step":
-                self._writer.add_scalar(f"{group}/{name}", value, step)
-        self._writer.flush()
+        try:
+            for name, value in values.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._writer.add_scalar(f"{group}/{name}", value, step)
+            self._writer.flush()
+        except OSError as error:
+            self._give_up(error)
 
     def close(self) -> None:
         """Write what is left; idempotent."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        try:
+            if writer is not None:
+                writer.close()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        _log.warning("no more curves in TensorBoard's format: %s", error)
+        self._writer = None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,6 +208,13 @@ def test_a_log_with_half_a_line_is_continued(tmp_path):
     (tmp_path / "stage_one.jsonl").write_text('{"step": 900, "lr": 1}\n{"ste')
     trained(tmp_path, replace(RECIPE, stage_one=Stage(1, 1e-3)))
     assert [line["step"] for line in lines_of(tmp_path / "stage_one.jsonl")] == [1]
+
+
+def test_a_log_that_cannot_be_written_is_an_output_error(tmp_path):
+    with log.TrainingLog(tmp_path / "imp.jsonl", 1, 0, {}, quiet=True) as lines:
+        lines.path = Path("/dev/full")
+        with pytest.raises(OutputError, match="/dev/full cannot be written"):
+            lines.add(0, {"semantic": 1.0}, 0.1)
 
 
 @pytest.mark.parametrize("text", ["[]\n", "{}\n", "1\n", "x\n"])

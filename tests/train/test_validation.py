@@ -340,6 +340,22 @@ def test_curves_of_an_earlier_run_in_the_folder_are_superseded(tmp_path):
     assert [(e.step, e.value) for e in events.Scalars("training/loss")] == [(1, 2.0), (2, 2.0)]
 
 
+def test_curves_that_cannot_be_written_do_not_end_the_training(tmp_path, monkeypatch, caplog):
+    class Full:
+        def add_scalar(self, *_):
+            raise OSError(28, "No space left on device")
+
+        flush = close = add_scalar
+
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    curves = loop.TensorBoardCurves.__new__(loop.TensorBoardCurves)
+    for last in (curves.close, lambda: curves.add(1, {"loss": 2.0}, "training")):
+        curves._writer = Full()
+        last()
+        last()
+    assert caplog.text.count("no more curves in TensorBoard's format: ") == 2
+
+
 def test_without_tensorboard_a_warning_is_logged(tmp_path, monkeypatch, caplog):
     import sys
 
