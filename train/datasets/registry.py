@@ -14,7 +14,7 @@ from imp_trt.train.datasets.camvid import SOURCE, camvid_spec
 from imp_trt.train.datasets.ccp import ccp_spec
 from imp_trt.train.datasets.cityscapes import CityscapesDataset
 from imp_trt.train.datasets.coco import open_coco
-from imp_trt.train.datasets.description import FILE
+from imp_trt.train.datasets.description import FILE, read_description
 from imp_trt.train.datasets.index_png import LAYOUT, IndexPngDataset, folder_spec
 from imp_trt.train.datasets.label_map_checks import check_label_maps
 from imp_trt.train.datasets.layouts import Layout, Openers, coco_layout, index_png_openers, recognize
@@ -52,12 +52,22 @@ def open_dataset(name_or_path: str, split: str) -> Dataset:
 def _open(name_or_path: str, split: str) -> Dataset:
     kind, _, rest = name_or_path.partition(":")
     if kind in _OPENERS and rest:
+        if _is_described(rest, kind):
+            return recognize(rest).open(split)
         return _OPENERS[kind](rest, split)
     if kind == "scenes":
         return _scenes(rest, canonical(split))
     layout = recognize(name_or_path)
     _log.info("%s: %s, splits %s", name_or_path, layout.title, ", ".join(layout.splits))
     return layout.open(split)
+
+
+def _is_described(folder: str, kind: str) -> bool:
+    """Whether a folder has a dataset.json, of imp-data, that chooses the things of its layout."""
+    path = Path(folder) / FILE
+    if kind in ("camvid", "components"):  # it has none, or is index PNGs anyway
+        return False
+    return path.is_file() and read_description(path).get("layout") == kind
 
 
 def find_layout(name_or_path: str) -> Layout:
@@ -108,7 +118,7 @@ def _coco(where: str, split: str) -> Dataset:
     layout = coco_layout(folder) if folder.is_dir() else None
     if layout is None or not (layout.divides or matching(split, layout.splits)):
         return open_coco(where, split)
-    return recognize(folder).open(split) if (folder / FILE).is_file() else layout.open(split)
+    return layout.open(split)
 
 
 def _list_name(root: str, split: str) -> str:

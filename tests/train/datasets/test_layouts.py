@@ -362,6 +362,22 @@ def test_the_spelling_with_coco_takes_every_coco_folder(layout: str, tmp_path: P
     assert len(open_dataset(f"coco:{tmp_path}", "val")) >= 1
 
 
+@pytest.mark.parametrize("layout", ["coco", "cityscapes", "modanet"])
+def test_a_name_before_the_folder_changes_no_things(layout: str, tmp_path: Path) -> None:
+    """imp-data writes and shows the description under both spellings."""
+    LAYOUTS[layout](tmp_path)
+    before = open_dataset(f"{layout}:{tmp_path}", "train").classes
+    stuff = before.names[before.things[0]]
+    chosen = chosen_things(before, None, [stuff])
+    write_description(tmp_path / "dataset.json", tmp_path, layout, chosen)
+    for where in (str(tmp_path), f"{layout}:{tmp_path}"):
+        data = open_dataset(where, "train")
+        assert data.classes.things == chosen.things
+        assert data.terms == open_dataset(str(tmp_path), "train").terms
+    (tmp_path / "dataset.json").write_text('{"classes": ["a"], "things": []}')  # of index PNGs
+    assert open_dataset(f"{layout}:{tmp_path}", "train").classes == before
+
+
 def test_a_pattern_of_coco_understands_valid(tmp_path: Path) -> None:
     LAYOUTS["coco-roboflow"](tmp_path)
     spelled = f"coco:{tmp_path}/{{split}}/_annotations.coco.json,{tmp_path}/{{split}}"
