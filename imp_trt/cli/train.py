@@ -258,7 +258,8 @@ def _check_effect(options: argparse.Namespace, config: ModelConfig) -> None:
         "--canvas-skip": (options.canvas_skip, canvas_head, "a semantic head with IMP"),
         "--sampling": (options.sampling, config.imp, "IMP"),
         "--anchor-scales": (options.anchor_scales, config.detector, "a detector"),
-        "--with-baseline": (options.pair, config.imp, "IMP"),
+        "--with-baseline": (options.pair, canvas_head, "a semantic head with IMP"),
+        "--stage plain": (options.stage == "plain", config.semantic_head != "none", "a semantic head"),
     }
     for flag, (given, is_used, part) in needs.items():
         if given and not is_used:

@@ -333,6 +333,8 @@ def test_two_options_for_one_field_are_rejected(option, setting):
         (["--system", "panoptic-fpn", "--sampling", "rect"], "--sampling with --system panoptic-fpn"),
         (["--system", "semantic-p2", "--anchor-scales", "1", "1.41"], "a system with a detector"),
         (["--system", "panoptic-p2", "--with-baseline"], "--with-baseline with --system panoptic-p2"),
+        (["--system", "mask-rcnn-imp", "--with-baseline"], "--with-baseline with --system mask-rcnn-imp"),
+        (["--system", "mask-rcnn-imp", "--stage", "plain"], "--stage plain with --system mask-rcnn-imp"),
     ],
 )
 def test_options_for_a_part_that_a_system_lacks_are_rejected(tiny, tmp_path, capsys, arguments, words):
