@@ -346,6 +346,24 @@ def test_a_split_that_is_missing_is_reported_with_those_there_are(tmp_path: Path
         open_dataset(str(tmp_path), "test")
 
 
+def test_augmented_versions_of_an_image_in_train_and_val_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Roboflow adds a hash to the name of each version that it makes of an image."""
+    shown = {f"street_jpg.rf.{number:032x}.png": scene(number) for number in range(12)}
+    shown |= {f"other-{number}_jpg.rf.{number:032x}.png": scene(20 + number) for number in range(12)}
+    (tmp_path / "_annotations.coco.json").write_text(coco_json(shown))
+    for name, content in shown.items():
+        cv2.imwrite(str(tmp_path / name), content.photo)
+    for split in ("train", "val"):
+        caplog.clear()
+        data = recognize(tmp_path).open(split)
+        names = [data.image_path(index).name for index in range(len(data))]
+        count = sum(name.startswith("street") for name in names)
+        assert 0 < count < 12
+        assert f"{count} of {len(names)} images of {split} are versions of images of the other" in caplog.text
+
+
 def test_one_image_alone_is_not_divided(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images/a.png"), scene(0).photo)
