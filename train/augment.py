@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -111,6 +112,22 @@ def random_crop(
     resized = (height if source_h < full_h else resized_h, width if source_w < full_w else resized_w)
     crop = _resize_and_pad(part, resized, (height, width))
     return _flip_and_renumber(crop, flip and bool(uniform[3] < 0.5), min_area)
+
+
+def mirrored_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Classes that differ in left and right alone, such as "left shoe" and "right shoe"; also "L" and "R".
+
+    A mirrored image shows the one where its labels have the other.
+    """
+    known = {name.lower(): name for name in names}
+    pairs = []
+    for name in names:
+        low = name.lower()
+        others = (low.replace("left", "right"), re.sub(r"(?<![a-z])l(?![a-z])", "r", low))
+        other = next((known[o] for o in others if o != low and o in known and len(low) > 1), None)
+        if other is not None:
+            pairs.append((name, other))
+    return pairs
 
 
 def _flip_and_renumber(sample: Sample, flip: bool, min_area: int) -> Sample:

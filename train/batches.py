@@ -36,7 +36,7 @@ def draw_batch(dataset: Dataset, classes: ClassTable, recipe: Recipe, seed: tupl
     Args:
         dataset: labeled images.
         classes: class table of the network.
-        recipe: batch, crop, scales, color jitter.
+        recipe: batch, crop, scales, flips, color jitter.
         seed: (seed, stage, step), the seed of all random numbers, so that the global batch does not depend
             on the number of processes.
     """
@@ -54,6 +54,7 @@ def draw_batch(dataset: Dataset, classes: ClassTable, recipe: Recipe, seed: tupl
             recipe.scale,
             short_sides=recipe.short_sides,
             max_long=recipe.max_long,
+            flip=recipe.flip,
             color=ColorJitter(strength, strength, strength, hue),
             min_area=recipe.min_area,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -66,6 +67,13 @@ def measure_canvas_scale(
     scale = float(f"{min(max(ratio, low), high):.3g}")
     _log.info("canvas scale %g: standard deviation %.3g, features %.3g", scale, canvas_std, feature_std)
     return scale
+
+
+def set_canvas_scale(network: ImpNetwork, scale: float) -> None:
+    """Give a network another canvas_scale, in place; nothing happens without a head that reads the canvas."""
+    if isinstance(network.semantic, SemanticHead):
+        network.semantic.canvas_scale = scale
+        network.config = replace(network.config, canvas_scale=scale)
 
 
 def _mean_std(moments: Tensor) -> float:

@@ -138,6 +138,7 @@ class Recipe:
             (the paper's code base), up to 5. For pretrained backbones.
         min_area: instances of a crop with fewer visible pixels are not detector targets.
         initial: default initial weights; :class:`imp_trt.train.run.Run` has the actual choice.
+        flip: mirror half of the crops; False if classes differ in left and right, as "left shoe" does.
 
     Raises:
         UsageError: a value is out of range.
@@ -174,6 +175,7 @@ class Recipe:
     freeze_stages: int = 0
     min_area: int = 20
     initial: Initial = "scratch"
+    flip: bool = True
 
     def __post_init__(self) -> None:
         _check_choice("optimizer", self.optimizer, ("adamw", "sgd"))
@@ -249,5 +251,8 @@ class Recipe:
         return plain_dict(self)
 
 
-CANVAS_KEYS = frozenset(json_key(f.name) for f in fields(Recipe) if f.name.startswith("canvas_"))
-"""JSON keys of the Recipe fields without effect on a network that learns from no canvas."""
+CANVAS_FIELDS = tuple(f.name for f in fields(Recipe) if f.name.startswith("canvas_"))
+"""Recipe fields without effect on a network that learns from no canvas."""
+
+CANVAS_KEYS = frozenset(map(json_key, CANVAS_FIELDS))
+"""JSON keys of :data:`CANVAS_FIELDS`."""

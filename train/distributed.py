@@ -9,12 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from imp_trt.errors import UsageError
+
+# The first process evaluates alone, many images for longer than PyTorch's 10 (NCCL) or 30 minutes (gloo).
+# torchrun notices that a process has ended.
+_TIMEOUT = timedelta(days=1)
 
 
 @contextmanager
@@ -32,7 +37,8 @@ def joined(device: str) -> Iterator[str]:
     if device.startswith("cuda"):
         device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}"
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    distributed.init_process_group(backend, timeout=_TIMEOUT)
     try:
         yield device
     finally:

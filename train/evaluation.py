@@ -161,18 +161,23 @@ def evaluate(
     )
 
 
-def require_same_classes(what: str, actual: ClassTable, expected: ClassTable) -> None:
+def require_same_classes(
+    what: str,
+    actual: ClassTable,
+    expected: ClassTable,
+    fix: str = "evaluate the model on the dataset it was trained on",
+) -> None:
     """Require that class names and things equal those of the dataset.
 
     Raises:
-        InvalidInput: they differ; ``what`` names the owner of ``actual`` in the message.
+        InvalidInput: they differ; ``what`` names the owner of ``actual`` in the message, ``fix`` what to do.
     """
     if (actual.names, actual.things) != (expected.names, expected.things):
         raise InvalidInput(
             what,
             expected=f"those of the dataset: {', '.join(expected.names)}; things {list(expected.things)}",
             got=f"{', '.join(actual.names)}; things {list(actual.things)}",
-            fix="evaluate the model on the dataset it was trained on",
+            fix=fix,
         )
 
 

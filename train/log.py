@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypedDict
 
-from imp_trt.data.files import make_folder, read_regular, write_atomically
+from imp_trt.data.files import make_folder, read_regular, unwritable, write_atomically
 from imp_trt.errors import OutputError
 
 LOG_EVERY = 20
@@ -120,7 +120,11 @@ class TrainingLog:
         write_atomically(path, b"".join(kept))
 
     def add(self, step: int, losses: dict[str, float], lr: float) -> None:
-        """Add a step; every LOG_EVERY steps a line is written."""
+        """Add a step; every LOG_EVERY steps a line is written.
+
+        Raises:
+            OutputError: the line cannot be written.
+        """
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._seen += 1
@@ -132,8 +136,11 @@ class TrainingLog:
         means = {name: round(value / self._seen, 5) for name, value in self._sums.items()}
         line = {"step": step + 1, "lr": lr, "seconds": round(self.seconds, 2), **means}
         if self.path is not None:
-            with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            try:
+                with self.path.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+            except OSError as error:
+                raise unwritable(self.path, error) from error
             if self._on_line is not None:
                 self._on_line(step + 1, {"lr": lr, **means})
         self._bar.set_postfix(loss=f"{sum(means.values()):.3f}")

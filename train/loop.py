@@ -8,8 +8,7 @@ state and executes exactly the steps of an uninterrupted one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +17,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from imp_trt.errors import ImpTrtError
+from imp_trt.data.files import remove_file
+from imp_trt.errors import CheckpointError
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train import distributed
 from imp_trt.train.batches import batch_stream, class_weights, draw_ohem_ratio
+from imp_trt.train.canvas_scale import set_canvas_scale
 from imp_trt.train.config import Stage
+from imp_trt.train.early_ends import next_batch, saved_on_failure, stop_if_requested
 from imp_trt.train.ema import WeightAverage
 from imp_trt.train.log import LogState, TrainingLog
 from imp_trt.train.losses import StageLosses, trains_semantic
@@ -33,7 +35,6 @@ from imp_trt.train.schedule import learning_rate
 from imp_trt.train.state import (
     VALIDATION_KEY,
     StopRequest,
-    TimeBudgetSpent,
     TrainingState,
     ValidationFacts,
     read_state,
@@ -148,6 +149,8 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
 
     history = state.get("validation", []) if state is not None else []
     validator = _validator(run, name, total, provenance, history, write, curves)
+    if is_writer and not history:
+        remove_file(run.folder / f"{name}.val.jsonl")  # of an earlier run, of which imp-eval would draw it
 
     def save(step: int) -> None:
         if is_writer:
@@ -159,6 +162,7 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
                 sources=sources,
                 data_digest=run.data_digest,
                 validation_facts=validation,
+                canvas_scale=network.config.canvas_scale,
                 log=log.state(),
             )
             if average is not None:
@@ -167,20 +171,21 @@ def train_stage(run: Run, network: ImpNetwork, stage: int, name: str, identity: 
                 saved["validation"] = validator.history
             save_state(path, saved)
 
+    # A signal while the checkpoint is written does not interrupt that either.
     with log, StopRequest(run.deadline) as stop:
         steps = range(first, total)
         done = _steps(run, network, optimizer, average, stage, steps, log, stop, save, validator)
-    if curves is not None:
-        curves.close()
-    if average is not None:
-        average.copy_to(network)
-    if is_writer:
-        more: dict[str, object] = {"stopped_early_at": done} if done < total else {}
-        write(run.folder / f"{name}.safetensors", network, more)
-        path.unlink(missing_ok=True)
-    distributed.wait()
+        if curves is not None:
+            curves.close()
+        if average is not None:
+            average.copy_to(network)
+        if is_writer:
+            more: dict[str, object] = {"stopped_early_at": done} if done < total else {}
+            write(run.folder / f"{name}.safetensors", network, more)
+            path.unlink(missing_ok=True)
+        distributed.wait()
     if distributed.any_process(stop.signaled, run.device):
-        # Received during the last step: the stage is done, but the next one must not start.
+        # Received in the last step or after it: the stage is done, but the next one must not start.
         raise KeyboardInterrupt
     return run.folder / f"{name}.safetensors"
 
@@ -212,10 +217,13 @@ def _validator(
     curves: TensorBoardCurves | None,
 ) -> Validator | None:
     """The validation of a stage; UsageError if the folder has the best weights of another one."""
-    if run.validation is None:
-        return None
     best = best_path(run.folder / f"{name}.safetensors")
-    if distributed.any_process(best.is_file(), run.device):
+    exists = distributed.any_process(best.is_file(), run.device)
+    if run.validation is None:
+        if exists and not _is_of_run(best, provenance["identity"]):
+            _LOGGER.warning("%s is of another run; this one has no --val and keeps no best weights", best)
+        return None
+    if exists:
         metadata = load_model(best)[1]
         require_same_run(best, metadata.get("identity"), str(provenance["identity"]))
         require_same_validation(best, metadata, run.validation.facts(total))
@@ -232,6 +240,13 @@ def _validator(
     return Validator(run.validation, total, path, run.device, history, on_best, on_scores)
 
 
+def _is_of_run(path: Path, identity: object) -> bool:
+    try:
+        return bool(load_model(path)[1].get("identity") == identity)
+    except CheckpointError:
+        return False
+
+
 def _sources(state: TrainingState | None) -> list[str]:
     """Versions of the source code that a stage was trained with: it may change before a run is resumed."""
     # Older states do not record them.
@@ -246,6 +261,8 @@ def _restore(
     if state is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimiser"])
+        # A measured one; on another device, or of other parts of the batch, it may come out differently.
+        set_canvas_scale(network, state.get("canvas_scale", network.config.canvas_scale))
     if not ema_decay:
         return None
     average = WeightAverage(network, ema_decay)
@@ -302,14 +319,13 @@ def _steps(
     seed, workers = (run.seed, stage), run.batch_workers
     with batch_stream(run.dataset, classes, recipe, seed, steps, workers) as batches:
         for step in steps:
-            if validator is not None and validator.ends(step, network, average, stop):
-                return step
-            _stop_if_requested(run, stop, step, steps, save)
+            with saved_on_failure(save, step, steps.start):
+                if validator is not None and validator.ends(step, network, average, stop):
+                    return step
+            stop_if_requested(stop, step, steps, save, run.device)
             if step > steps.start and step % run.save_every == 0:
                 save(step)
-            with _saved_on_failure(save, step, steps.start):
-                batch = next(batches)
-            batch = batch.to(run.device)
+            batch = next_batch(batches, save, step, steps.start, run.device).to(run.device)
             torch.manual_seed(_step_seed(run.seed, stage, step))
             lr = learning_rate(schedule, step, recipe.lr_factor)
             ohem_ratio = draw_ohem_ratio(recipe, (run.seed, stage, step))
@@ -317,44 +333,11 @@ def _steps(
             if average is not None:
                 average.update(network)
     if validator is not None:
-        validator.ends(steps.stop, network, average, stop)
+        with saved_on_failure(save, steps.stop, steps.start):
+            validator.ends(steps.stop, network, average, stop)
         if distributed.any_process(distributed.rank() == 0 and validator.is_due(steps.stop), run.device):
-            _stop_if_requested(run, stop, steps.stop, steps, save)  # it was interrupted
+            stop_if_requested(stop, steps.stop, steps, save, run.device)  # it was interrupted
     return steps.stop
-
-
-@contextmanager
-def _saved_on_failure(save: Callable[[int], None], step: int, first: int) -> Iterator[None]:
-    """Save the state before a step whose images cannot be read: hours may have passed since the last one."""
-    try:
-        yield
-    except Exception:
-        if step > first:
-            try:
-                save(step)
-                _LOGGER.info("the state is saved; the same command resumes before step %d", step)
-            except (OSError, ImpTrtError) as error:
-                _LOGGER.warning("the state cannot be saved: %s", error)
-        raise
-
-
-def _stop_if_requested(
-    run: Run, stop: StopRequest, step: int, steps: range, save: Callable[[int], None]
-) -> None:
-    if not distributed.any_process(stop.requested, run.device):
-        return
-    if step > steps.start:
-        save(step)
-    distributed.wait()
-    if distributed.any_process(stop.signaled, run.device):
-        _LOGGER.info("stopped before step %d of %d; the same command resumes there", step, steps.stop)
-        raise KeyboardInterrupt
-    raise TimeBudgetSpent(
-        "training",
-        expected=f"{steps.stop} steps",
-        got=f"the deadline before step {step}",
-        fix="run the same command again with more time; it resumes there",
-    )
 
 
 def _step(

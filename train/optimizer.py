@@ -15,6 +15,9 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.models.semantic import SemanticHead
 from imp_trt.train.config import Recipe
 
+_MIN_SCALE = 2.0**-24
+"""Gradients of 1e12 would be finite in float16 with this scale."""
+
 
 class TrainingDiverged(ImpTrtError):
     """A loss or a gradient is no longer finite: lower the learning rate or the clip norm."""
@@ -57,7 +60,7 @@ class Optimizer:
 
         Raises:
             TrainingDiverged: a gradient is not finite; the weights are unchanged. With float16 the step is
-                skipped instead and the scale reduced.
+                skipped instead and the scale reduced, until that is too small to be the reason.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["factor"]
@@ -76,6 +79,13 @@ class Optimizer:
         previous = None if self._canvas_kernel is None else self._canvas_kernel.clone()
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        if self._scaler.get_scale() < _MIN_SCALE:
+            raise TrainingDiverged(
+                "training",
+                expected="finite gradients",
+                got=f"none in many steps, although the losses are scaled by {self._scaler.get_scale():.1g}",
+                fix="lower the learning rate",
+            )
         if self._canvas_kernel is not None and previous is not None:
             # Parameter groups hold whole parameters; the update of a part of one is scaled afterwards.
             self._canvas_kernel.lerp_(previous, 1.0 - self._canvas_lr_mult)

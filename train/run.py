@@ -27,7 +27,7 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
 from imp_trt.models.semantic import SemanticHead
 from imp_trt.train import distributed
-from imp_trt.train.canvas_scale import measure_canvas_scale
+from imp_trt.train.canvas_scale import measure_canvas_scale, set_canvas_scale
 from imp_trt.train.config import Recipe
 from imp_trt.train.datasets.label_map_checks import require_objects
 from imp_trt.train.identity import identity, stage_digest
@@ -239,11 +239,9 @@ def _with_canvas_scale(run: Run, network: ImpNetwork) -> ImpNetwork:
     scale = run.recipe.canvas_scale
     if scale is None:
         scale = measure_canvas_scale(network, run.dataset, run.recipe, run.seed, run.device)
-    if scale == 1.0 or not isinstance(network.semantic, SemanticHead):
-        return network
-    scaled = ImpNetwork(replace(network.config, canvas_scale=scale))
-    scaled.load_state_dict(network.state_dict())
-    return scaled
+    if scale != 1.0:
+        set_canvas_scale(network, scale)
+    return network
 
 
 def stage_one_config(config: ModelConfig, recipe: Recipe) -> ModelConfig:

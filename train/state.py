@@ -62,6 +62,7 @@ class _Later(TypedDict, total=False):
     average: dict[str, Tensor]  # with Recipe.ema_decay
     validation: list[ValidationScores]  # with Run.validation
     validation_facts: ValidationFacts | None
+    canvas_scale: float  # of the network's config
 
 
 class TrainingState(_Later):

@@ -26,12 +26,14 @@ def is_installed() -> bool:
 class TensorBoardCurves:
     """Scalars of one stage as event files.
 
-    Without the package, or if it cannot be loaded, a warning is logged and nothing is written.
+    Without the package, or if it cannot be loaded or a file not written, a warning is logged, and no more is
+    written.
 
     Args:
         folder: of the run.
         name: of the stage's files.
-        first: step at which the run starts or resumes; later events of an earlier process are superseded.
+        first: step at which the run starts or resumes; later events of an earlier process or run are
+            superseded.
     """
 
     def __init__(self, folder: Path, name: str, first: int) -> None:
@@ -39,7 +41,7 @@ class TensorBoardCurves:
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder / FOLDER / name), purge_step=first + 1 if first else None)
+            self._writer = SummaryWriter(str(folder / FOLDER / name), purge_step=first + 1)
         except (ImportError, OSError, AttributeError) as error:
             _log.warning("no curves in TensorBoard's format: %s", error)
 
@@ -47,13 +49,23 @@ class TensorBoardCurves:
         """Add the numbers among the values at a step, as ``group/name``."""
         if self._writer is None:
             return
-        for name, value in values.items():
-            if isinstance(value, int | float) and name != "step":
-                self._writer.add_scalar(f"{group}/{name}", value, step)
-        self._writer.flush()
+        try:
+            for name, value in values.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._writer.add_scalar(f"{group}/{name}", value, step)
+            self._writer.flush()
+        except OSError as error:
+            self._give_up(error)
 
     def close(self) -> None:
         """Write what is left; idempotent."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        try:
+            if writer is not None:
+                writer.close()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        _log.warning("no more curves in TensorBoard's format: %s", error)
+        self._writer = None

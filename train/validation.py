@@ -203,7 +203,12 @@ class _Interrupted(Exception):
 
 def check_validation(settings: Validation, dataset: Dataset) -> None:
     """Raise InvalidInput unless the validation has the classes of the training data."""
-    require_same_classes("classes of the validation data", settings.dataset.classes, dataset.classes)
+    require_same_classes(
+        "classes of the validation data",
+        settings.dataset.classes,
+        dataset.classes,
+        "label both with the same classes in the same order, and the same things; imp-data shows them",
+    )
 
 
 def _scores(found: Evaluation, step: int, things_only: bool) -> ValidationScores:

@@ -93,8 +93,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.output and options.output.suffix.lower() != ".json":
         raise UsageError("-o", expected="a file that ends in .json", got=str(options.output))
     layout = find_layout(options.folder)
-    if options.output and layout.kind not in DESCRIBED:
-        raise UsageError("-o", expected=f"a folder of one of {', '.join(DESCRIBED)}", got=layout.title)
+    if options.output and not (layout.kind in DESCRIBED and layout.is_folder):
+        got = layout.title if layout.is_folder else options.folder
+        raise UsageError("-o", expected=f"a folder of one of {', '.join(DESCRIBED)}", got=got)
     if options.things is not None or options.stuff is not None:
         layout = replace(layout, description=None)  # its things are chosen anew
     opened, faults = _opened(layout, options.split or layout.splits)
@@ -161,6 +162,7 @@ def _reports(
     layout: Layout, datasets: dict[str, FileDataset], options: argparse.Namespace
 ) -> list[SplitOverview]:
     """Read every split."""
+    from imp_trt.train.datasets.copies import shared_images
     from imp_trt.train.datasets.overview import image_files, overview, unlisted
 
     files = {split: image_files(dataset) for split, dataset in datasets.items()}
@@ -172,7 +174,7 @@ def _reports(
         progress.close()
         if set(datasets) == set(layout.splits):  # images of a split that was not opened are listed there
             report.unlisted = unlisted(files[split], set().union(*files.values()))
-        shared = {other: len(files[split] & files[other]) for other in files if other != split}
+        shared = {other: len(shared_images(files[split], files[other])) for other in files if other != split}
         report.shared = {other: count for other, count in shared.items() if count}
         if layout.divides and reports:  # both read the same labels
             report.dropped, report.unlisted = {}, []
@@ -254,7 +256,9 @@ def _split_lines(report: SplitOverview) -> list[str]:
     from imp_trt.train.datasets.dropped import named
 
     sizes = named(f"{n} of {width}x{height}" for (height, width), n in report.sizes.most_common())
-    lines = [f"{report.name}: {report.images} images, {sum(report.objects.values())} objects; {sizes}"]
+    read = sum(report.sizes.values()) + len(report.faults)
+    part = f", the first {read} of which are read" if read < report.images else ""
+    lines = [f"{report.name}: {report.images} images{part}, {sum(report.objects.values())} objects; {sizes}"]
     for names, what in (
         (report.unlabeled, "images without labels"),
         (report.without_objects, "images without objects"),

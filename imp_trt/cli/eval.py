@@ -224,7 +224,7 @@ def _write(
     if options.image_grid:
         writes.append(partial(_write_image_grid, options.image_grid, dataset, rows))
     if options.report:
-        writes.append(partial(_write_report, options, scored, dataset, rows))
+        writes.append(partial(_write_report, options, scored, dataset, models, rows))
     attempt_all(*writes)
 
 
@@ -235,15 +235,19 @@ def _write_image_grid(path: Path, dataset: Dataset, rows: list[ImageRow]) -> Non
 
 
 def _write_report(
-    options: argparse.Namespace, scored: list[Scored], dataset: Dataset, rows: list[ImageRow]
+    options: argparse.Namespace,
+    scored: list[Scored],
+    dataset: Dataset,
+    models: list[tuple[str, Segmenter]],
+    rows: list[ImageRow],
 ) -> None:
-    from imp_trt.cuda.cpus import usable_cpus
-    from imp_trt.cuda.platform import cpu_model
     from imp_trt.train.report.curves import training_curves
     from imp_trt.train.report.page import write_report
 
-    threads = f"{options.threads} of its" if options.threads else "its"
-    machine = f"{cpu_model()} with {threads} {usable_cpus()} CPUs"
+    places = {name: _machine(segmenter, options.threads) for name, segmenter in models}
+    machine = ", ".join(f"{place} ({name})" for name, place in places.items())
+    if len(set(places.values())) == 1:
+        machine = next(iter(places.values()))
     curves = training_curves([(s.name, Path(s.model)) for s in scored])
     path = write_report(
         options.report, scored, machine=machine, terms=dataset.terms, images=rows, curves=curves
@@ -251,14 +255,30 @@ def _write_report(
     say(f"report: {path}")
 
 
+def _machine(segmenter: Segmenter, threads: int | None) -> str:
+    """What a model runs on, for the report."""
+    from imp_trt.benchmark.machine import describe
+    from imp_trt.benchmark.run import backend_of, gpu_of
+
+    gpu = gpu_of(segmenter.manifest, None)
+    info = describe(backend_of(segmenter.manifest), threads, gpu)
+    used = f"{threads} of its" if threads else "its"
+    cpu = f"{info['cpu']} with {used} {info['cpus']} CPUs"
+    if gpu is None:
+        return cpu
+    return f"{info['gpu']['name'] if info['gpu'] else 'a GPU'} in a machine with {info['cpus']} CPUs"
+
+
 def _check_measures(path: Path, segmenter: Segmenter, measures: Sequence[str]) -> None:
     from imp_trt.train.evaluation import MEASURES, measurable
 
+    unknown = sorted(set(measures) - set(MEASURES))
+    if unknown:
+        raise UsageError("--metrics", expected=f"some of {', '.join(MEASURES)}", got=", ".join(unknown))
     possible = measurable(segmenter.manifest)
     if not set(measures) <= set(possible):
-        known = set(measures) <= set(MEASURES)
         raise UsageError(
-            f"--metrics for {path}, which has no detector" if known else "--metrics",
+            f"--metrics for {path}, which has no detector",
             expected=f"some of {', '.join(possible)}",
             got=", ".join(measures),
         )

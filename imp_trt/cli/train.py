@@ -17,6 +17,8 @@ from imp_trt.cli.common import (
     say_padding,
 )
 from imp_trt.cli.train_options import INITIALS, network_options, recipe_options, run_options
+from imp_trt.cli.train_settings import reject_idle_settings
+from imp_trt.cli.train_warnings import warn_of_settings
 from imp_trt.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ def _train(options: argparse.Namespace) -> int:
             say(f"license terms of the data: {dataset.terms}")
         config = _config(options, dataset.classes, initial, checkpoint)
         _check_effect(options, config)
+        reject_idle_settings(options.settings, plan, config)
         # Configured now, so that an error is reported before hours of training.
         control = without_imp(config) if options.pair or options.stage == "plain" else config
         validation = _validation(options, dataset)
@@ -120,7 +123,7 @@ def _train(options: argparse.Namespace) -> int:
         if not quiet:
             _say_plan(options, run, config)
         if distributed.rank() == 0:
-            _warn(run, config)
+            warn_of_settings(run, config)
         written = _train_stages(options, run, config, control)
         if distributed.rank() == 0:
             _print_result(written, options.json)
@@ -183,8 +186,8 @@ def _validation(options: argparse.Namespace, dataset: Dataset) -> Validation | N
     try:
         found = open_dataset(name, split)
     except DatasetError:
-        # A folder may have the name of a split, so that the split comes first.
-        if name == options.val or not Path(options.val).is_dir():
+        # A folder, or dataset.json, may have the name of a split, so that the split comes first.
+        if name == options.val or not Path(options.val).exists():
             raise
         name, split = options.val, "val"
         found = open_dataset(name, split)
@@ -203,16 +206,14 @@ def _validation(options: argparse.Namespace, dataset: Dataset) -> Validation | N
 
 
 def _shared_images(one: Dataset, other: Dataset) -> list[str]:
-    """Names of the image files that are in both datasets."""
-    from imp_trt.data.files import resolved
+    """Images of the other dataset that are in this one too, also as copies."""
+    from imp_trt.train.datasets.copies import shared_images
     from imp_trt.train.datasets.overview import image_files
     from imp_trt.train.datasets.view import FileDataset
 
     if not (isinstance(one, FileDataset) and isinstance(other, FileDataset)):
         return []
-    return sorted(
-        str(p) for p in set.intersection(*({resolved(p) for p in image_files(d)} for d in (one, other)))
-    )
+    return sorted(map(str, shared_images(image_files(other), image_files(one))))
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
@@ -257,7 +258,8 @@ def _check_effect(options: argparse.Namespace, config: ModelConfig) -> None:
         "--canvas-skip": (options.canvas_skip, canvas_head, "a semantic head with IMP"),
         "--sampling": (options.sampling, config.imp, "IMP"),
         "--anchor-scales": (options.anchor_scales, config.detector, "a detector"),
-        "--with-baseline": (options.pair, config.imp, "IMP"),
+        "--with-baseline": (options.pair, canvas_head, "a semantic head with IMP"),
+        "--stage plain": (options.stage == "plain", config.semantic_head != "none", "a semantic head"),
     }
     for flag, (given, is_used, part) in needs.items():
         if given and not is_used:
@@ -346,39 +348,6 @@ def _say_plan(options: argparse.Namespace, run: Run, config: ModelConfig) -> Non
         trained = {"one": "stage one", "imp": "stage two with IMP", "plain": "stage two of the baseline"}
         say(f"--stage {options.stage}: {trained[options.stage]} alone; --with-baseline is without effect")
     say_padding(LetterboxTransform.of(run.dataset[0].size, InputContract(*config.input_size)))
-
-
-def _warn(run: Run, config: ModelConfig) -> None:
-    """Warn about settings that reduce accuracy: an untrained detector, or scales not used at inference."""
-    from imp_trt.artifacts.manifest import InputContract
-    from imp_trt.preprocessing.letterbox import LetterboxTransform
-
-    plan = run.recipe
-    trained = run.checkpoint is not None and run.checkpoint.network.config.detector
-    untrained = not plan.stage_one.iterations and run.initial != "coco" and not trained
-    if config.detector and plan.stage_two.iterations and untrained:
-        _log.warning(
-            "stage one has no iterations and the weights are not COCO's: stage two starts with an untrained "
-            "detector; use --iterations ONE TWO, --recipe cityscapes-imagenet, or --init coco"
-        )
-    fit = LetterboxTransform.of(run.dataset[0].size, InputContract(*config.input_size))
-    shown = fit.resized[0] / fit.frame[0]
-    low, high = plan.scales(fit.frame)
-    if low / 1.1 <= shown <= high * 1.1:
-        return
-    fix = f"scale={shown * 0.75:.2g},{shown * 1.5:.2g}"
-    if plan.short_sides:
-        fix = f"short_sides={min(fit.resized)},"
-    _log.warning(
-        "at inference, images of %dx%d are scaled by %.2f, but the recipe trains with scales %.2f to %.2f, "
-        "which reduces accuracy; use --set %s or another --input-size",
-        fit.frame[1],
-        fit.frame[0],
-        shown,
-        low,
-        high,
-        fix,
-    )
 
 
 def _print_result(written: dict[str, Path], as_json: bool) -> None:

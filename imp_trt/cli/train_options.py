@@ -143,7 +143,7 @@ def run_options(how: argparse._ArgumentGroup) -> None:
         "stages are skipped (default: all)",
     )
     how.add_argument("--half", action="store_true", help="save weights as float16, which halves the file")
-    how.add_argument("--seed", type=_count, default=0, metavar="N", help="random seed (default: 0)")
+    how.add_argument("--seed", type=_seed, default=0, metavar="N", help="random seed (default: 0)")
     how.add_argument(
         "--device",
         default="cpu",
@@ -180,4 +180,11 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = _count(text)
+    if value >= 1 << 64:
+        raise argparse.ArgumentTypeError(f"{text} has more than 64 bits")
     return value

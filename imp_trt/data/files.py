@@ -354,6 +354,18 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, sync: bool = 
     return path
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file, if there is one.
+
+    Raises:
+        OutputError: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents; OutputError if that fails."""
     try:

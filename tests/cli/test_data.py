@@ -104,6 +104,52 @@ def test_images_of_two_splits_are_counted(tmp_path: Path, capsys: pytest.Capture
     assert splits["val"]["images_not_in_labels"] == ["pic 4.png"]
 
 
+def test_a_coco_file_is_read_as_imp_train_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    LAYOUTS["coco-roboflow"](tmp_path / "set")
+    pattern = f"coco:{tmp_path}/set/{{split}}/_annotations.coco.json,{tmp_path}/set/{{split}}"
+    found = _json(capsys, pattern)
+    assert {name: split["images"] for name, split in found["splits"].items()} == {"train": 3, "val": 2}
+    assert not found["divided"]
+    found = _json(capsys, pattern.replace("{split}", "train"))
+    assert {name: split["images"] for name, split in found["splits"].items()} == {"all": 3}
+    assert not found["divided"], "imp-train takes all images of the file"
+
+
+def test_a_description_of_a_coco_file_alone_is_rejected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No folder could be opened by it."""
+    LAYOUTS["coco-roboflow"](tmp_path / "set")
+    name = f"coco:{tmp_path}/set/train/_annotations.coco.json,{tmp_path}/set/train"
+    assert command.main([name, "-o", str(tmp_path / "new.json"), "--stuff", "road", "-q"]) == 2
+    assert "-o: expected a folder of one of coco" in capsys.readouterr().err
+    assert not (tmp_path / "new.json").exists()
+
+
+def test_a_part_of_the_images_is_said_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    LAYOUTS["voc"](tmp_path)
+    for more, said in (
+        ("2", "train: 3 images, the first 2 of which are read, 8 objects"),
+        ("3", "train: 3 images, 12 objects"),
+    ):
+        assert command.main([str(tmp_path), "--max-images", more, "-q"]) == 0
+        assert said in capsys.readouterr().out
+
+
+def test_copies_of_an_image_in_two_splits_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = LAYOUTS["yolo"](tmp_path)
+    train, val = ([p for p in written.photos if name in p.parts] for name in ("train", "val"))
+    val[0].write_bytes(train[0].read_bytes())
+    val[1].write_bytes(val[1].read_bytes() + bytes(len(train[1].read_bytes())))  # of another size
+    splits = _json(capsys, str(tmp_path))["splits"]
+    assert splits["train"]["images_shared_with"] == {"val": 1}
+    assert splits["val"]["images_shared_with"] == {"train": 1}
+    assert command.main([str(tmp_path), "-q"]) == 0
+    assert "1 images are in val too" in capsys.readouterr().out
+
+
 def test_samples_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     LAYOUTS["yolo"](tmp_path / "export")
     picture = tmp_path / "new/labels.png"
@@ -200,7 +246,7 @@ def test_named_data_sets_are_described_too(tmp_path: Path, capsys: pytest.Captur
     assert not (tmp_path / "x.json").exists()
     written = LAYOUTS["coco-cvat"](tmp_path / "coco")
     spelled = f"coco:{written.labels[0]},{written.photos[0].parent}"
-    assert _json(capsys, spelled)["splits"]["train"]["images"] == 3
+    assert _json(capsys, spelled)["splits"]["all"]["images"] == len(written.photos)
 
 
 @pytest.mark.slow

@@ -8,12 +8,14 @@ import json
 import cv2
 import pytest
 
+from imp_trt.benchmark import machine
 from imp_trt.classes import ClassTable
 from imp_trt.cli import eval as command
 from imp_trt.models.checkpoint import save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system, without_imp
 from imp_trt.results.image_grid import GAP
+from imp_trt.segmenter import Segmenter
 from imp_trt.synthetic import StreetScenes
 
 DATA = ["--data", "scenes:64x128", "--max-images", "2", "--threads", "1"]
@@ -149,8 +151,9 @@ def test_an_output_that_cannot_be_written_takes_no_other(models, capsys, monkeyp
     [
         (["none.safetensors", "--data", "scenes"], "existing file"),
         (["imp", "--data", "camvid:/nowhere"], "/nowhere"),
-        (["imp", *DATA, "--metrics", "beauty"], "--metrics: expected some of semantic, boundary, instances"),
-        (["semantic", *DATA, "--metrics", "boundary", "panoptic"], "no detector: expected some of semantic"),
+        (["imp", *DATA, "--metrics", "beauty"], "--metrics: expected some of semantic, boundary, inst"),
+        (["semantic", *DATA, "--metrics", "beauty"], "--metrics: expected some of semantic, boundary, inst"),
+        (["semantic", *DATA, "--metrics", "panoptic"], "has no detector: expected some of semantic, bound"),
         (["imp", *DATA, "--baseline", "other"], "those of the dataset"),
         (["imp", *DATA, "--report", "page.pdf"], "ends in .html"),
         (["imp", *DATA, "--image-grid", "sheet.jpg"], "ends in .png"),
@@ -171,6 +174,17 @@ def test_a_missing_package_is_reported_before_the_scoring(models, capsys, monkey
     monkeypatch.setattr("imp_trt.train.evaluation.evaluate", lambda *_: pytest.fail("scored in vain"))
     assert command.main([models["imp"], *DATA, "--report", str(tmp_path / "page.html")]) == 5
     assert "imp-trt[eval]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("gpu", "words"), [(None, "with 2 of its"), (0, "NVIDIA X in a machine with")])
+def test_the_report_names_what_the_models_run_on(models, monkeypatch, gpu, words):
+    """A checkpoint runs on the GPU if there is one, and its times were said to be those of the CPU."""
+    monkeypatch.setattr("imp_trt.benchmark.run.gpu_of", lambda *_: gpu)
+    described = machine.describe
+    found = {"gpu": None if gpu is None else {"name": "NVIDIA X"}}
+    monkeypatch.setattr(machine, "describe", lambda *a: {**described(a[0], a[1], None), **found})
+    with Segmenter(models["semantic"], device="cpu") as segmenter:
+        assert words in command._machine(segmenter, 2)
 
 
 def test_names_for_headings(tmp_path):

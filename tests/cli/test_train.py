@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,12 +18,16 @@ import torch
 
 from imp_trt.cli import train as command
 from imp_trt.cli import train_options
+from imp_trt.cli.train_settings import reject_idle_settings
+from imp_trt.cli.train_warnings import warn_of_settings
 from imp_trt.errors import CheckpointError, UsageError
 from imp_trt.models.checkpoint import load_model
-from imp_trt.models.presets import SYSTEMS
+from imp_trt.models.presets import SYSTEMS, system
 from imp_trt.train import recipes, tensorboard
 from imp_trt.train.recipes import Stage
+from imp_trt.train.run import Run
 from tests.models.test_efficientnet_lite import published_state
+from tests.train.boxes import CLASSES, CONFIG, Boxes
 
 TINY = replace(
     recipes.RECIPES["smoke"],
@@ -81,6 +87,7 @@ def test_padding_is_reported_before_the_training(tiny, tmp_path, capsys):
         (["--set", "short_sides=128,160"], "scaled by 1.00, but the recipe trains with scales 2.00 to 2.50"),
         (["--set", "short_sides=128,160"], "--set short_sides=64, or"),
         (["--set", "short_sides=128,160", "--set", "max_long=128"], None),
+        (["--set", "short_sides=32,", "--set", "max_long=64"], "short_sides=64, --set max_long=None or"),
     ],
 )
 def test_an_input_size_that_training_never_shows_is_warned_of(tiny, tmp_path, capsys, more, words):
@@ -89,6 +96,71 @@ def test_an_input_size_that_training_never_shows_is_warned_of(tiny, tmp_path, ca
     said = capsys.readouterr().err
     assert ("WARNING" in said) == (words is not None)
     assert (words or "") in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            ["stage_two.iterations=50", "stage_two.warmup=50"],
+            "stage two ends after 50 steps, in its warmup of 50",
+        ),
+        (["stage_two.schedule=step"], "stage two has a schedule of steps without milestones"),
+        (
+            ["stage_one.schedule=step", "stage_one.milestones=1,3"],
+            "stage one ends after 2 steps, before its mile",
+        ),
+        (["stage_one.schedule=step", "stage_one.milestones=1,3"], "milestones 3: "),
+        (["stage_one.schedule=step", "stage_one.milestones=1,"], None),
+        (["stage_one.iterations=0", "stage_one.warmup=50"], None),
+    ],
+)
+def test_a_schedule_that_is_longer_than_its_stage_is_warned_of(
+    tmp_path, caplog, monkeypatch, settings, expected
+):
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    warn_of_settings(Run(Boxes(), recipes.changed(TINY, settings), 0, tmp_path, initial="coco"), CONFIG)
+    assert ("WARNING" in caplog.text) == (expected is not None), caplog.text
+    assert (expected or "") in caplog.text
+
+
+def test_a_stage_one_that_a_system_skips_has_no_schedule(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    plan = recipes.changed(TINY, ["stage_one.warmup=50", "semantic_in_stage_one=False"])
+    config = system("semantic-fpn", CLASSES, (64, 96))
+    warn_of_settings(Run(Boxes(), plan, 0, tmp_path), config)
+    assert "stage one" not in caplog.text
+
+
+def test_lengths_by_an_option_scale_the_schedule(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    plan = replace(recipes.RECIPES["vcp"], short_sides=())
+    for lengths in ((70, 70), (3, 5), (1000, 1)):
+        run = Run(Boxes(), plan.with_iterations(*lengths), 0, tmp_path, initial="imagenet")
+        warn_of_settings(run, CONFIG)
+    assert "stage" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "flip", "expected"),
+    [
+        (("ground", "left shoe", "right shoe"), True, "left shoe and right shoe; use --set flip=False"),
+        (("ground", "left shoe", "right shoe"), False, None),
+        (("ground", "shoe", "right of way"), True, None),
+    ],
+)
+def test_classes_that_differ_in_left_and_right_are_warned_of(
+    tmp_path, caplog, monkeypatch, names, flip, expected
+):
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+
+    class Shoes(Boxes):
+        classes = replace(CLASSES, names=names)
+
+    setting = [] if flip else ["flip=False"]
+    warn_of_settings(Run(Shoes(), recipes.changed(TINY, setting), 0, tmp_path), CONFIG)
+    assert ("mirrored" in caplog.text) == (expected is not None)
+    assert (expected or "") in caplog.text
 
 
 def test_a_detector_that_nothing_has_trained_is_warned_of(tiny, tmp_path, capsys):
@@ -179,6 +251,7 @@ def test_wrong_names_exit_2(tmp_path, capsys, change):
         ["--threads", "-1"],
         ["--threads", "0"],
         ["--seed", "-1"],
+        ["--seed", str(1 << 64)],
         ["--iterations", "-1", "2"],
         ["--batch", "0"],
     ],
@@ -261,12 +334,57 @@ def test_two_options_for_one_field_are_rejected(option, setting):
         (["--system", "panoptic-fpn", "--sampling", "rect"], "--sampling with --system panoptic-fpn"),
         (["--system", "semantic-p2", "--anchor-scales", "1", "1.41"], "a system with a detector"),
         (["--system", "panoptic-p2", "--with-baseline"], "--with-baseline with --system panoptic-p2"),
+        (["--system", "mask-rcnn-imp", "--with-baseline"], "--with-baseline with --system mask-rcnn-imp"),
+        (["--system", "mask-rcnn-imp", "--stage", "plain"], "--stage plain with --system mask-rcnn-imp"),
     ],
 )
 def test_options_for_a_part_that_a_system_lacks_are_rejected(tiny, tmp_path, capsys, arguments, words):
     assert command.main([*tiny, *arguments, "-q", "-o", str(tmp_path / "run")]) == UsageError.exit_code
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        (
+            "panoptic-fpn",
+            ["short_sides=64,", "scale=0.5,1"],
+            "without short_sides, .*add --set short_sides=()",
+        ),
+        ("panoptic-fpn", ["max_long=500"], "with short_sides, "),
+        ("panoptic-fpn", ["stage_one.milestones=1,"], "'step', .*add --set stage_one.schedule=step"),
+        ("panoptic-fpn", ["stage_two.schedule=step", "stage_two.end=0.1"], "'cosine', "),
+        ("panoptic-fpn", ["canvas_gradient=none"], "a semantic head with IMP, "),
+        ("mask-rcnn-imp", ["class_weights=False"], "a semantic head, "),
+        ("mask-rcnn-imp", ["bootstrap=0.5"], "a semantic head, "),
+        ("semantic-fpn", ["min_area=3"], "a detector, "),
+    ],
+)
+def test_settings_without_effect_are_rejected(name, settings, words):
+    config = system(name, CLASSES, (64, 96))
+    plan = recipes.changed(TINY, settings)
+    with pytest.raises(UsageError, match=re.escape(f"--set {settings[-1]}") + f": expected .*{words}"):
+        reject_idle_settings(settings, plan, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        (
+            "panoptic-fpn-imp",
+            ["short_sides=64,", "max_long=500", "canvas_scale=None", "scale=1,2", "short_sides=()"],
+        ),
+        (
+            "panoptic-fpn",
+            ["stage_one.schedule=step", "stage_one.milestones=1,", "class_weights=True", "min_area=3"],
+        ),
+        ("semantic-fpn", ["stage_one.min_lr=0.1", "stage_one.warmup=1", "semantic_weight=2", "flip=False"]),
+    ],
+)
+def test_settings_with_an_effect_are_not(name, settings):
+    plan = recipes.changed(TINY, settings)
+    reject_idle_settings([s for s in settings if s != "max_long=500"], plan, system(name, CLASSES, (64, 96)))
 
 
 def test_a_stage_of_a_pair_says_what_is_trained(tiny, tmp_path, capsys):

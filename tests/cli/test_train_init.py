@@ -166,15 +166,18 @@ def test_what_is_validated_on(tmp_path, monkeypatch):
     folder = folder_of(tmp_path)
     folder.rename(tmp_path / "train")  # the name of a split
     (tmp_path / "mine").symlink_to("train")
+    description = json.loads((tmp_path / "train/dataset.json").read_text())
+    (tmp_path / "mine.json").write_text(json.dumps({**description, "root": "train"}))
     dataset = open_dataset(DATA, "train")
     found = {}
-    for value in ("train", "val", "mine", "./train"):
+    for value in ("train", "val", "mine", "mine.json", "./train"):
         options = command.parser().parse_args(["--data", DATA, "-o", "x", "--val", value])
         found[value] = command._validation(options, dataset).dataset
     assert {name: len(data) for name, data in found.items()} == {
         "train": 1200,
         "val": 200,
         "mine": 2,
+        "mine.json": 2,
         "./train": 2,
     }
 

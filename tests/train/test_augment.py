@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,10 +16,13 @@ from imp_trt.train.augment import (
     RANDOM_NUMBERS,
     ColorJitter,
     letterbox_sample,
+    mirrored_pairs,
     pad_sample,
     random_crop,
     resize_sample,
 )
+from imp_trt.train.batches import draw_batch
+from tests.train.boxes import CLASSES, RECIPE, Boxes
 
 
 def _chance(seed: int) -> np.ndarray:
@@ -208,3 +213,36 @@ def test_crowds_are_dropped() -> None:
     assert actual.crowd is None
     assert np.array_equal(actual.semantic, sample.semantic)
     assert np.unique(actual.instances).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_the_recipe_decides_whether_crops_are_flipped(flip):
+    """The left part of a person is the right part of a mirrored one."""
+    plan = replace(RECIPE, batch=8, crop=(64, 64), scale=(1.0, 1.0), color=0.0, flip=flip)
+    frames = draw_batch(Gradient(), CLASSES, plan, (0, 1, 0)).frames.numpy().astype(int)
+    grows = [bool(frame[0, 20, 0] > frame[0, 10, 0]) for frame in frames]
+    assert all(grows) != flip
+
+
+class Gradient(Boxes):
+    """Images that get brighter to the right."""
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        row = np.arange(sample.size[1], dtype=np.uint8)
+        return replace(sample, image=np.ascontiguousarray(np.broadcast_to(row[:, None], sample.image.shape)))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("left shoe", "shoe", "Right Shoe"), [("left shoe", "Right Shoe")]),
+        (("armLeft", "armRight"), [("armLeft", "armRight")]),
+        (("leg_right", "leg_left"), [("leg_left", "leg_right")]),
+        (("hand L", "hand R", "L-foot", "R-foot"), [("hand L", "hand R"), ("L-foot", "R-foot")]),
+        (("left lane", "right of way", "leftover", "rightover"), [("leftover", "rightover")]),
+        (("l", "R", "rail", "curl"), []),
+    ],
+)
+def test_classes_that_a_mirrored_image_would_swap(names, expected):
+    assert mirrored_pairs(names) == expected

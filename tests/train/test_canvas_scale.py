@@ -24,6 +24,7 @@ from imp_trt.train.recipes import FORMER_RECIPES, RECIPES, changed, recipe
 from imp_trt.train.run import Run, train_pair, train_stage_one, train_stage_two
 from tests.support.networks import detecting_network, small_config, smooth_frames
 from tests.train.boxes import CONFIG, RECIPE, Boxes
+from tests.train.test_loop import dying_after
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -101,6 +102,19 @@ def test_a_given_scale_is_kept_by_the_checkpoint(tmp_path):
     run = Run(Boxes(), plan, 0, tmp_path, quiet=True)
     path = train_stage_two(run, CONFIG, train_stage_one(run, CONFIG), "imp")
     assert load_model(path)[0].semantic.canvas_scale == 4.0
+
+
+def test_a_resumed_stage_two_keeps_the_scale_that_it_started_with(tmp_path, monkeypatch):
+    """Another device or number of processes may measure another one."""
+    scales = [3.25, 3.26]
+    monkeypatch.setattr("imp_trt.train.run.measure_canvas_scale", lambda *_: scales.pop(0))
+    plan = replace(DETECTOR_FIRST, stage_one=Stage(0, 0.0), stage_two=Stage(2, 1e-3), canvas_scale=None)
+    run = Run(Boxes(), plan, 0, tmp_path, quiet=True, save_every=1)
+    first = train_stage_one(run, CONFIG)
+    with dying_after(1, monkeypatch), pytest.raises(MemoryError):
+        train_stage_two(run, CONFIG, first, "imp")
+    trained = load_model(train_stage_two(run, CONFIG, first, "imp"))[0]
+    assert trained.config.canvas_scale == trained.semantic.canvas_scale == 3.25
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,12 @@ PLAIN_STEPS = replace(
 """SGD without clipping or decay: after a step, the weights give the gradient."""
 
 CHILD = """
-import os, signal, sys
+import contextlib, itertools, os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
+from imp_trt.errors import DatasetError, ImpTrtError
 from imp_trt.train import distributed, loop, validation
 from imp_trt.train.run import Run, train_stage_one, train_stage_two
 from tests.train.boxes import CONFIG, RECIPE, Boxes
@@ -77,6 +79,27 @@ with distributed.joined("cpu") as device:
         (out / f"stopped-{rank}").write_text(str(len(calls)))
     distributed.wait()
     train_stage_one(cut, CONFIG)
+    # The images of one process cannot be read before step 2.
+    stream = loop.batch_stream
+    @contextlib.contextmanager
+    def unreadable(*args):
+        def some(batches):
+            yield from itertools.islice(batches, 2)
+            raise DatasetError("image", expected="a readable file", got="a damaged one")
+        with stream(*args) as batches:
+            yield some(batches) if rank == 1 else batches
+    loop.batch_stream = unreadable
+    damaged = replace(run, folder=out / "damaged")
+    try:
+        train_stage_one(damaged, CONFIG)
+        raise SystemExit("was not stopped")
+    except ImpTrtError as error:
+        (out / f"failed-{rank}").write_text(str(error))
+    saved = torch.load(out / "damaged" / "stage_one.resume.pt", weights_only=True)
+    (out / f"saved-{rank}").write_text(str(saved["step"]))
+    loop.batch_stream = stream
+    distributed.wait()
+    train_stage_one(damaged, CONFIG)
     # Scores that fall: only the first process has them, and both must stop.
     scores = [0.9, 0.1]
     validation._scores = lambda found, step, _: {
@@ -145,6 +168,16 @@ def test_a_signal_to_one_stops_all_and_they_continue_to_the_bit(two):
     assert load_model(two / "cut" / "stage_one.safetensors")[1]["processes"] == 2
 
 
+@pytest.mark.slow
+def test_an_image_that_one_cannot_read_costs_no_step_of_all(two):
+    assert [(two / f"saved-{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
+    said = [(two / f"failed-{rank}").read_text() for rank in (0, 1)]
+    assert "another process" in said[0], said
+    assert "a damaged one" in said[1]
+    whole, damaged = (weights_of(two / n / "stage_one.safetensors") for n in ("whole", "damaged"))
+    assert all(torch.equal(whole[n], damaged[n]) for n in whole)
+
+
 def test_each_process_takes_its_part_of_the_same_batch(monkeypatch):
     whole = draw_batch(Boxes(), CLASSES, PLAIN_STEPS, (0, 1, 3))
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
@@ -170,6 +203,16 @@ def test_one_process_joins_no_group(monkeypatch):
         assert distributed.any_process(True, device)
         assert not distributed.any_process(False, device)
         distributed.wait()
+
+
+def test_the_others_wait_for_a_long_validation(monkeypatch):
+    """PyTorch's timeouts are 10 and 30 minutes; the same evaluation would fail again at every resume."""
+    settings = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **given: settings.update(given))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    with distributed.joined("cpu"):
+        assert settings["timeout"] >= timedelta(hours=12)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,6 +136,21 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(clip):
     assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
 
 
+def test_gradients_of_float16_that_are_never_finite_end_the_training():
+    """Each such step is skipped; a run of skipped steps alone ended as if it had trained."""
+    network = ImpNetwork(CONFIG)
+    update = Optimizer(network, replace(RECIPE, precision="float16"), "cpu")
+    weight = next(network.parameters())
+
+    def steps(count):
+        for _ in range(count):
+            update.step((weight.sum() * 0).sqrt(), 0.01)
+
+    steps(20)
+    with pytest.raises(TrainingDiverged, match="finite gradients"):
+        steps(40)
+
+
 def test_without_clipping_gradients_are_used_as_they_are():
     network = ImpNetwork(CONFIG)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
@@ -192,6 +208,13 @@ def test_a_log_with_half_a_line_is_continued(tmp_path):
     (tmp_path / "stage_one.jsonl").write_text('{"step": 900, "lr": 1}\n{"ste')
     trained(tmp_path, replace(RECIPE, stage_one=Stage(1, 1e-3)))
     assert [line["step"] for line in lines_of(tmp_path / "stage_one.jsonl")] == [1]
+
+
+def test_a_log_that_cannot_be_written_is_an_output_error(tmp_path):
+    with log.TrainingLog(tmp_path / "imp.jsonl", 1, 0, {}, quiet=True) as lines:
+        lines.path = Path("/dev/full")
+        with pytest.raises(OutputError, match="/dev/full cannot be written"):
+            lines.add(0, {"semantic": 1.0}, 0.1)
 
 
 @pytest.mark.parametrize("text", ["[]\n", "{}\n", "1\n", "x\n"])

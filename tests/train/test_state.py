@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import torch
 
 from imp_trt.errors import CheckpointError, DatasetError
 from imp_trt.models.checkpoint import load_model
-from imp_trt.train import loop, state
+from imp_trt.train import early_ends, loop, state
 from imp_trt.train.config import Stage
 from imp_trt.train.run import Run, train_stage_one
 from imp_trt.train.state import StopRequest, TimeBudgetSpent, save_state
@@ -98,6 +99,23 @@ def test_an_image_that_cannot_be_read_costs_no_step(tmp_path, monkeypatch, whole
     assert same(weights_of(train_stage_one(run_in(tmp_path), CONFIG)), whole)
 
 
+@pytest.mark.parametrize(("rank", "writes"), [(0, True), (1, False)])
+def test_only_the_process_that_saves_says_so(tmp_path, monkeypatch, caplog, rank, writes):
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="imp_trt.train")
+    monkeypatch.setattr(early_ends.distributed, "rank", lambda: rank)
+    saved = []
+
+    def unreadable():
+        raise DatasetError("image", expected="a readable file", got="a damaged one")
+        yield
+
+    with pytest.raises(DatasetError):
+        early_ends.next_batch(unreadable(), saved.append, 3, 0, "cpu")
+    assert saved == [3]  # in the others it does nothing
+    assert ("the state is saved" in caplog.text) == writes
+
+
 def test_a_deadline_that_has_passed_makes_no_step_and_spares_finished_runs(tmp_path, monkeypatch):
     calls = after_step(monkeypatch, 99, lambda: None)
     run = run_in(tmp_path, recipe=replace(PLAN, stage_one=Stage(1, 1e-3)), deadline=time.monotonic() - 1)
@@ -139,12 +157,26 @@ def test_a_signal_in_the_last_step_is_not_lost(tmp_path, monkeypatch, whole):
     assert not list(tmp_path.glob("*.pt"))
 
 
+def test_a_signal_while_the_checkpoint_is_written_is_not_lost(tmp_path, monkeypatch):
+    real = loop.save_checkpoint
+
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*args)
+
+    monkeypatch.setattr(loop, "save_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_stage_one(run_in(tmp_path, recipe=replace(PLAN, stage_one=Stage(1, 1e-3))), CONFIG)
+    assert (tmp_path / "stage_one.safetensors").is_file()
+    assert not list(tmp_path.glob("*.pt"))
+
+
 CHILD = """
 import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from imp_trt.train import loop, state
+from imp_trt.train import early_ends, loop, state
 from imp_trt.train.run import train_stage_one
 from tests.train.boxes import CONFIG
 from tests.train.test_state import run_in

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from imp_trt.errors import InvalidInput, UsageError
+from imp_trt.errors import DatasetError, InvalidInput, UsageError
 from imp_trt.models.checkpoint import Checkpoint, load_model, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train import loop, validation
@@ -151,6 +152,24 @@ def test_an_interrupted_evaluation_is_repeated(tmp_path, monkeypatch, whole, ste
     assert same_weights(tmp_path / "stage_one.safetensors", whole / "stage_one.safetensors")
 
 
+def test_a_validation_image_that_cannot_be_read_costs_no_step(tmp_path, monkeypatch):
+    class Damaged(Held):
+        def __getitem__(self, index):
+            if index and not repaired:
+                raise DatasetError("image", expected="a readable file", got="a damaged one")
+            return super().__getitem__(index)
+
+    repaired = []
+    short = replace(PLAN, stage_one=Stage(3, 1e-3, 1e-3, warmup=1))
+    run = run_in(tmp_path, short, validation=Validation(Damaged(), every=2))
+    with pytest.raises(DatasetError):
+        train_stage_one(run, CONFIG)
+    assert torch.load(tmp_path / "stage_one.resume.pt", weights_only=True)["step"] == 2
+    repaired.append(True)
+    train_stage_one(run, CONFIG)
+    assert [line["step"] for line in lines_of(tmp_path)] == [2, 3]
+
+
 @pytest.mark.slow
 def test_a_stage_ends_when_patience_does(tmp_path, scored, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
@@ -199,6 +218,21 @@ def test_the_best_weights_of_another_run_are_not_replaced(tmp_path, whole):
     (tmp_path / "stage_one.best.safetensors").write_bytes((whole / "stage_one.best.safetensors").read_bytes())
     with pytest.raises(UsageError, match="another run"):
         train_stage_one(run_in(tmp_path, replace(PLAN, batch=1)), CONFIG)
+
+
+def test_scores_and_best_weights_of_an_earlier_run_are_not_taken_for_those_of_this(
+    tmp_path, whole, caplog, monkeypatch
+):
+    """imp-eval draws NAME.val.jsonl next to a checkpoint."""
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    for name in ("stage_one.jsonl", "stage_one.val.jsonl", "stage_one.best.safetensors"):
+        (tmp_path / name).write_bytes((whole / name).read_bytes())
+    short = replace(PLAN, stage_one=Stage(1, 1e-3, 1e-3, warmup=0))
+    path = train_stage_one(run_in(tmp_path, short, validation=None), CONFIG)
+    assert [json.loads(line)["step"] for line in path.with_suffix(".jsonl").read_text().splitlines()] == [1]
+    assert not (tmp_path / "stage_one.val.jsonl").exists()
+    assert f"{tmp_path / 'stage_one.best.safetensors'} is of another run" in caplog.text
+    assert (tmp_path / "stage_one.best.safetensors").is_file()
 
 
 @pytest.mark.parametrize(
@@ -264,7 +298,7 @@ def test_other_classes_are_rejected(tmp_path):
     class Others(Held):
         classes = replace(CLASSES, names=("a", "b", "c"))
 
-    with pytest.raises(InvalidInput, match="validation data"):
+    with pytest.raises(InvalidInput, match=r"validation data: .* Fix: label both with the same classes"):
         train_stage_one(run_in(tmp_path, validation=Validation(Others())), CONFIG)
 
 
@@ -290,6 +324,38 @@ def test_curves_are_written_for_tensorboard(tmp_path, monkeypatch):
     scores = events.Scalars("validation/mean_iou")
     expected = [line["mean_iou"] for line in lines_of(tmp_path)]
     np.testing.assert_allclose([event.value for event in scores], expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_curves_of_an_earlier_run_in_the_folder_are_superseded(tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for value, steps in ((1.0, (1, 2, 3)), (2.0, (1, 2))):
+        curves = loop.TensorBoardCurves(tmp_path, "imp", 0)
+        for step in steps:
+            curves.add(step, {"loss": value}, "training")
+        curves.close()
+        time.sleep(1.1)  # names of event files have the second
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "imp"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("training/loss")] == [(1, 2.0), (2, 2.0)]
+
+
+def test_curves_that_cannot_be_written_do_not_end_the_training(tmp_path, monkeypatch, caplog):
+    class Full:
+        def add_scalar(self, *_):
+            raise OSError(28, "No space left on device")
+
+        flush = close = add_scalar
+
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    curves = loop.TensorBoardCurves.__new__(loop.TensorBoardCurves)
+    for last in (curves.close, lambda: curves.add(1, {"loss": 2.0}, "training")):
+        curves._writer = Full()
+        last()
+        last()
+    assert caplog.text.count("no more curves in TensorBoard's format: ") == 2
 
 
 def test_without_tensorboard_a_warning_is_logged(tmp_path, monkeypatch, caplog):

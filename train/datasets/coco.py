@@ -10,6 +10,7 @@ so where annotations overlap the smaller one is on top: boxes and masks are thos
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ from imp_trt.train.datasets.reading import (
     read_photo,
 )
 from imp_trt.train.datasets.regions import Region, need_pycocotools, parse_region
-from imp_trt.train.datasets.splits import synonyms
+from imp_trt.train.datasets.splits import canonical, synonyms
 
 _log = logging.getLogger(__name__)
 
@@ -340,7 +341,8 @@ def open_coco(where: str, split: str) -> CocoDataset:
             ``<split>2017/``, or the same without 2017), or ``JSON,IMAGES``: the annotations and the
             folder of the images, in which ``{split}`` stands for the split.
         split: name of the split, such as train or val. A JSON file whose name does not contain it is
-            rejected, to prevent evaluation on training data; ``all`` opens any file.
+            rejected, and for others than train one named ``trainval``, to prevent evaluation on training
+            data; ``all`` opens any file.
 
     Raises:
         DatasetError: see :class:`CocoDataset`.
@@ -359,6 +361,13 @@ def open_coco(where: str, split: str) -> CocoDataset:
                 expected="a file named after the split, {split} in its path, or the split 'all'",
                 got=annotations.name,
                 fix="write coco:PATH/{split}.json,IMAGES/{split}, or add --split all",
+            )
+        if canonical(split) != "train" and re.search(f"train[_-]?{re.escape(split)}", annotations.name):
+            raise DatasetError(
+                f"split {split!r} of {annotations}",
+                expected="a file of images that are not trained on",
+                got="images of training too, by its name",
+                fix="give a file of this split alone, or add --split all",
             )
         return CocoDataset(annotations, images, f"{annotations.stem}/{split}")
     need_folder(root, LAYOUT, SOURCE)

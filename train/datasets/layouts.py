@@ -22,7 +22,7 @@ from imp_trt.train.datasets.label_map_checks import check_label_maps
 from imp_trt.train.datasets.modanet import ANNOTATIONS, open_modanet
 from imp_trt.train.datasets.names import NAMES
 from imp_trt.train.datasets.reading import need_folder
-from imp_trt.train.datasets.splits import canonical, divided, matching
+from imp_trt.train.datasets.splits import canonical, divided, matching, versions_apart
 from imp_trt.train.datasets.unknown_layouts import not_a_folder, unknown_layout
 from imp_trt.train.datasets.view import DatasetView, FileDataset
 from imp_trt.train.datasets.voc import ColorMaskDataset, mask_lists
@@ -52,6 +52,7 @@ class Layout:
         where: path of that file.
         unread: labels in the folder that are in no split.
         unread_fix: how to open those.
+        is_folder: whether the folder alone is enough to find its labels.
     """
 
     kind: str
@@ -62,11 +63,13 @@ class Layout:
     where: Path | None = None
     unread: tuple[Path, ...] = ()
     unread_fix: str = ""
+    is_folder: bool = True
 
     @property
     def divides(self) -> bool:
         """Whether the folder has no splits."""
-        return len(self.openers) == 1 and canonical(next(iter(self.openers))) not in ("train", "val", "test")
+        name = next(iter(self.openers))
+        return self.is_folder and len(self.openers) == 1 and canonical(name) not in ("train", "val", "test")
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -122,6 +125,13 @@ class Layout:
             len(positions),
             len(names),
         )
+        versions = versions_apart(names, positions)
+        if versions:
+            _log.warning(
+                "%s: %d of %d images of %s are versions of images of the other split, which makes scores too "
+                "good: %s; export with splits",
+                *(self.root, len(versions), len(positions), split, named(versions)),
+            )
         return positions
 
     def _seen(self, inner: FileDataset, positions: list[int] | None, split: str) -> FileDataset:

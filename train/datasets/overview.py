@@ -34,7 +34,7 @@ class SplitOverview:
         unlabeled: names of images without any label: only background, or all ignored.
         without_objects: names of images without an instance or crowd.
         unlisted: names of image files next to the listed ones that the labels do not mention.
-        shared: number of images that are in another split too, by that split.
+        shared: number of images that are in another split too, also as copies, by that split.
         dropped: number of objects that cannot be used, by reason.
         hidden: number of objects of which no pixel is left below others.
         sizes: number of images by height and width.

@@ -222,12 +222,27 @@ def content_digest(settings: object, labels: Iterable[Path], photos: Iterable[Pa
         for path in labels:
             digest.update(hashlib.sha256(read_regular(path, MAX_JSON_BYTES)).digest())
         for path in photos:
-            with open_regular(path, MAX_BYTES) as file:
-                for piece in _pieces(file):
-                    digest.update(piece)
+            _add_photo(digest, path)
     except OSError as error:
         raise DatasetError(str(path), expected="a readable file", got=error.strerror) from error
     return digest.hexdigest()[:16]
+
+
+def photo_digest(path: Path) -> bytes:
+    """Digest of a photo, of pieces of a large one as in :func:`content_digest`.
+
+    Raises:
+        OSError: it cannot be read, or is not a regular file.
+    """
+    digest = hashlib.sha256()
+    _add_photo(digest, path)
+    return digest.digest()
+
+
+def _add_photo(digest: hashlib._Hash, path: Path) -> None:
+    with open_regular(path, MAX_BYTES) as file:
+        for piece in _pieces(file):
+            digest.update(piece)
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:

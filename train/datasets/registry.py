@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from imp_trt.data.dataset import CachedDataset, Dataset
@@ -13,14 +14,14 @@ from imp_trt.train.datasets.camvid import SOURCE, camvid_spec
 from imp_trt.train.datasets.ccp import ccp_spec
 from imp_trt.train.datasets.cityscapes import CityscapesDataset
 from imp_trt.train.datasets.coco import open_coco
-from imp_trt.train.datasets.description import FILE
+from imp_trt.train.datasets.description import FILE, read_description
 from imp_trt.train.datasets.index_png import LAYOUT, IndexPngDataset, folder_spec
 from imp_trt.train.datasets.label_map_checks import check_label_maps
-from imp_trt.train.datasets.layouts import Layout, coco_layout, index_png_openers, recognize
+from imp_trt.train.datasets.layouts import Layout, Openers, coco_layout, index_png_openers, recognize
 from imp_trt.train.datasets.modanet import open_modanet
 from imp_trt.train.datasets.names import NAMES
 from imp_trt.train.datasets.reading import need_folder
-from imp_trt.train.datasets.splits import canonical, matching, synonyms
+from imp_trt.train.datasets.splits import SPLITS, canonical, matching, synonyms
 
 _log = logging.getLogger(__name__)
 
@@ -51,12 +52,22 @@ def open_dataset(name_or_path: str, split: str) -> Dataset:
 def _open(name_or_path: str, split: str) -> Dataset:
     kind, _, rest = name_or_path.partition(":")
     if kind in _OPENERS and rest:
+        if _is_described(rest, kind):
+            return recognize(rest).open(split)
         return _OPENERS[kind](rest, split)
     if kind == "scenes":
         return _scenes(rest, canonical(split))
     layout = recognize(name_or_path)
     _log.info("%s: %s, splits %s", name_or_path, layout.title, ", ".join(layout.splits))
     return layout.open(split)
+
+
+def _is_described(folder: str, kind: str) -> bool:
+    """Whether a folder has a dataset.json, of imp-data, that chooses the things of its layout."""
+    path = Path(folder) / FILE
+    if kind in ("camvid", "components"):  # it has none, or is index PNGs anyway
+        return False
+    return path.is_file() and read_description(path).get("layout") == kind
 
 
 def find_layout(name_or_path: str) -> Layout:
@@ -73,9 +84,20 @@ def find_layout(name_or_path: str) -> Layout:
         need_folder(root, LAYOUT, SOURCE)
         return Layout(kind, "CamVid", root, index_png_openers(root, camvid_spec()))
     if kind == "coco" and not root.is_dir():
-        images = Path(rest.partition(",")[2])
-        return Layout(kind, "COCO JSON", images, {"all": lambda: open_coco(rest, "all")})
+        return _coco_file(rest)
     return recognize(root)
+
+
+def _coco_file(where: str) -> Layout:
+    """The layout of JSON,IMAGES: one split, or with {split} those of which there is a file."""
+    annotations, _, images = where.partition(",")
+    splits = ["all"]
+    if "{split}" in annotations:
+        files = {s: [Path(annotations.replace("{split}", name)) for name in synonyms(s)] for s in SPLITS}
+        splits = [split for split, paths in files.items() if any(map(Path.is_file, paths))] or [SPLITS[0]]
+    openers: Openers = {split: partial(open_coco, where, split) for split in splits}
+    root = Path(images.partition("{split}")[0])
+    return Layout("coco", "COCO JSON", root, openers, is_folder=False)
 
 
 def without_folder(name_or_path: str) -> str:
@@ -96,7 +118,7 @@ def _coco(where: str, split: str) -> Dataset:
     layout = coco_layout(folder) if folder.is_dir() else None
     if layout is None or not (layout.divides or matching(split, layout.splits)):
         return open_coco(where, split)
-    return recognize(folder).open(split) if (folder / FILE).is_file() else layout.open(split)
+    return layout.open(split)
 
 
 def _list_name(root: str, split: str) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 
 _SYNONYMS = (
@@ -11,6 +12,11 @@ _SYNONYMS = (
     ("val", "valid", "validation", "dev"),
     ("test", "testing"),
 )
+SPLITS = tuple(names[0] for names in _SYNONYMS)
+"""Names of splits in this package."""
+
+_VERSION = re.compile(r"\.rf\.\w+(?=\.\w+$)")
+
 VAL_SHARE = 5
 """One of this many images of a dataset without splits belongs to val."""
 
@@ -46,3 +52,11 @@ def divided(names: Sequence[str], split: str) -> list[int]:
     if len(names) > 1 and len(val) in (0, len(names)):
         val = {min(range(len(names)), key=keys.__getitem__)}
     return [index for index in range(len(names)) if (index in val) == (canonical(split) == "val")]
+
+
+def versions_apart(names: Sequence[str], positions: Sequence[int]) -> list[str]:
+    """Images at the positions that are augmented versions of images at others, by the names of Roboflow."""
+    sources = [_VERSION.sub("", name) for name in names]
+    part = set(positions)
+    others = {source for index, source in enumerate(sources) if index not in part}
+    return [names[i] for i in positions if sources[i] in others and sources[i] != names[i]]

@@ -257,10 +257,18 @@ def _label_file(image: Path) -> Path:
 
 
 def _without_image(images: list[Path]) -> list[Path]:
-    """Text files next to those of the images that belong to none."""
+    """Text files next to those of the images that belong to no image, nor to one of another list."""
     expected = {_label_file(path) for path in images}
     folders = {path.parent for path in expected} - {path.parent for path in images}
-    return sorted({file for folder in folders for file in folder.glob("*.txt")} - expected)
+    others = sorted({file for folder in folders for file in folder.glob("*.txt")} - expected)
+    if not others:
+        return []
+    present = {_label_file(file) for folder in {path.parent for path in images} for file in _photos(folder)}
+    return [file for file in others if file not in present]
+
+
+def _photos(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def _lines(path: Path) -> list[str]:

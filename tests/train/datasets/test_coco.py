@@ -209,6 +209,20 @@ def test_a_file_and_a_folder_open_by_name_and_splits_are_not_mixed(tmp_path: Pat
         open_coco(f"{tmp_path}/{{split}}.json,{images}", "train")
 
 
+@pytest.mark.parametrize("name", ["instances_trainval2017.json", "train-val.json", "train_test.json"])
+def test_a_file_of_several_splits_is_not_that_for_validation(tmp_path: Path, name: str) -> None:
+    _write(tmp_path)
+    (tmp_path / "annotations/instances_val2017.json").rename(tmp_path / name)
+    split = "test" if "test" in name else "val"
+    for where in (f"{tmp_path}/{name},{tmp_path}/val2017", f"{tmp_path}/{name},{tmp_path}/{{split}}2017"):
+        with pytest.raises(
+            DatasetError, match=f"split '{split}' of .*got images of training too.*--split all"
+        ):
+            open_coco(where, split)
+    for split in ("train", "all"):
+        assert len(open_coco(f"{tmp_path}/{name},{tmp_path}/val2017", split)) == 2
+
+
 def test_a_pointer_in_place_of_the_file_is_recognized(tmp_path: Path) -> None:
     _write(tmp_path)
     path = tmp_path / "annotations/instances_val2017.json"

@@ -346,6 +346,24 @@ def test_a_split_that_is_missing_is_reported_with_those_there_are(tmp_path: Path
         open_dataset(str(tmp_path), "test")
 
 
+def test_augmented_versions_of_an_image_in_train_and_val_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Roboflow adds a hash to the name of each version that it makes of an image."""
+    shown = {f"street_jpg.rf.{number:032x}.png": scene(number) for number in range(12)}
+    shown |= {f"other-{number}_jpg.rf.{number:032x}.png": scene(20 + number) for number in range(12)}
+    (tmp_path / "_annotations.coco.json").write_text(coco_json(shown))
+    for name, content in shown.items():
+        cv2.imwrite(str(tmp_path / name), content.photo)
+    for split in ("train", "val"):
+        caplog.clear()
+        data = recognize(tmp_path).open(split)
+        names = [data.image_path(index).name for index in range(len(data))]
+        count = sum(name.startswith("street") for name in names)
+        assert 0 < count < 12
+        assert f"{count} of {len(names)} images of {split} are versions of images of the other" in caplog.text
+
+
 def test_one_image_alone_is_not_divided(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images/a.png"), scene(0).photo)
@@ -360,6 +378,22 @@ def test_the_spelling_with_coco_takes_every_coco_folder(layout: str, tmp_path: P
     LAYOUTS[layout](tmp_path)
     assert len(open_dataset(f"coco:{tmp_path}", "train")) >= 3
     assert len(open_dataset(f"coco:{tmp_path}", "val")) >= 1
+
+
+@pytest.mark.parametrize("layout", ["coco", "cityscapes", "modanet"])
+def test_a_name_before_the_folder_changes_no_things(layout: str, tmp_path: Path) -> None:
+    """imp-data writes and shows the description under both spellings."""
+    LAYOUTS[layout](tmp_path)
+    before = open_dataset(f"{layout}:{tmp_path}", "train").classes
+    stuff = before.names[before.things[0]]
+    chosen = chosen_things(before, None, [stuff])
+    write_description(tmp_path / "dataset.json", tmp_path, layout, chosen)
+    for where in (str(tmp_path), f"{layout}:{tmp_path}"):
+        data = open_dataset(where, "train")
+        assert data.classes.things == chosen.things
+        assert data.terms == open_dataset(str(tmp_path), "train").terms
+    (tmp_path / "dataset.json").write_text('{"classes": ["a"], "things": []}')  # of index PNGs
+    assert open_dataset(f"{layout}:{tmp_path}", "train").classes == before
 
 
 def test_a_pattern_of_coco_understands_valid(tmp_path: Path) -> None:

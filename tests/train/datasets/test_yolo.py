@@ -95,6 +95,22 @@ def test_a_list_of_images_as_cvat_writes_it(tmp_path: Path) -> None:
         open_dataset(str(tmp_path), "train")
 
 
+def test_text_of_images_in_another_list_is_not_dropped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All images in one folder, and a list for each split."""
+    root = _write(tmp_path, description="names: {0: thing, 1: other}\ntrain: train.txt\nval: val.txt\n")
+    for name in ("b", "c"):
+        (root / f"labels/train/{name}.txt").write_text(POLYGON)
+    assert cv2.imwrite(str(root / "images/train/b.png"), np.zeros((20, 20, 3), np.uint8))
+    for split, name in (("train", "a"), ("val", "b")):
+        (root / f"{split}.txt").write_text(f"images/train/{name}.png\n")
+        caplog.clear()
+        data = open_dataset(str(root), split)
+        assert len(data) == 1
+        assert "1 in text files without an image (annotation c.txt)" in caplog.text
+
+
 def test_images_without_text_are_background_and_lines_may_be_dropped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
