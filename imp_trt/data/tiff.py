@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MAX_TAGS = 4096
+_MAX_BLOCKS = 1 << 18
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # field types
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, CHANNELS = 256, 257, 258, 259, 262, 274, 277
@@ -39,10 +40,10 @@ class Field:
     order: str
     kind: str
 
-    def first(self, data: bytes) -> int:
+    def first(self, data: bytes | memoryview) -> int:
         return int(struct.unpack_from(self.order + self.kind, data, self.offset)[0])
 
-    def values(self, data: bytes) -> Sequence[int]:
+    def values(self, data: bytes | memoryview) -> Sequence[int]:
         return struct.unpack_from(f"{self.order}{self.count}{self.kind}", data, self.offset)
 
 
@@ -88,7 +89,7 @@ def _field(data: bytes, order: str, big: bool, entry: int) -> tuple[int, Field |
 class _Block:
     """A strip or tile: its compressed bytes, its size decoded, and the pixels of its last row, as slices."""
 
-    data: bytes
+    data: memoryview
     size: int
     last_row: tuple[slice, slice]
 
@@ -104,33 +105,35 @@ def damage(data: bytes, pixels: NDArray[Any]) -> str | None:
         pixels: [h, w] or [h, w, c], its first image, decoded.
     """
     try:
-        tags = {tag: field.values(data) for tag, field in first_directory(data)[0].items()}
-        blocks = list(_blocks(data, tags))
-    except (struct.error, ValueError, KeyError, IndexError):
+        fields, _ = first_directory(data)
+        tags = {tag: field.first(data) for tag, field in fields.items()}
+        compression, upright = tags.get(COMPRESSION, 1), tags.get(ORIENTATION, 1) == 1
+        for number, block in enumerate(_blocks(memoryview(data), fields, tags)):
+            if compression in _DEFLATE and not _inflates(block):
+                return f"damaged Deflate data in block {number}"
+            if compression == _LZW and not (upright and _varies(pixels[block.last_row])):
+                if not _unpacks(block):
+                    return f"damaged LZW data in block {number}"
+    except (struct.error, ValueError, KeyError, ZeroDivisionError):
         return None  # OpenCV reads such a file otherwise; nothing is known of its blocks
-    compression = tags.get(COMPRESSION, (1,))[0]
-    upright = tags.get(ORIENTATION, (1,))[0] == 1
-    for number, block in enumerate(blocks):
-        if compression in _DEFLATE and not _inflates(block):
-            return f"damaged Deflate data in block {number}"
-        if compression == _LZW and not (upright and _varies(pixels[block.last_row])) and not _unpacks(block):
-            return f"damaged LZW data in block {number}"
     return None
 
 
-def _blocks(data: bytes, tags: dict[int, Sequence[int]]) -> Iterator[_Block]:
-    if tags[COMPRESSION][0] not in (_LZW, *_DEFLATE) or tags.get(PHOTOMETRIC, (2,))[0] == _YCBCR:
+def _blocks(data: memoryview, fields: dict[int, Field], tags: dict[int, int]) -> Iterator[_Block]:
+    if tags[COMPRESSION] not in (_LZW, *_DEFLATE) or tags.get(PHOTOMETRIC, 2) == _YCBCR:
         return  # the rows of YCbCr are subsampled
-    width, height = tags[WIDTH][0], tags[HEIGHT][0]
+    width, height = tags[WIDTH], tags[HEIGHT]
     tiled = _TILES[0] in tags
-    offsets, sizes = (tags[tag] for tag in (_TILES if tiled else _STRIPS))
-    wide = tags[_TILE_WIDTH][0] if tiled else width
-    high = tags[_TILE_HEIGHT][0] if tiled else min(tags.get(_ROWS_PER_STRIP, (height,))[0], height)
+    wide = tags[_TILE_WIDTH] if tiled else width
+    high = tags[_TILE_HEIGHT] if tiled else min(tags.get(_ROWS_PER_STRIP, height), height)
     across, down = -(-width // wide), -(-height // high)
-    channels = tags.get(CHANNELS, (1,))[0]
-    planes = channels if tags.get(_PLANAR, (1,))[0] == 2 else 1
-    row = -(-wide * (channels // planes) * tags.get(BITS, (1,))[0] // 8)
-    for index, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
+    channels = tags.get(CHANNELS, 1)
+    planes = channels if tags.get(_PLANAR, 1) == 2 else 1
+    row = -(-wide * (channels // planes) * tags.get(BITS, 1) // 8)
+    offsets, sizes = (fields[tag] for tag in (_TILES if tiled else _STRIPS))
+    if not offsets.count == sizes.count == across * down * planes <= _MAX_BLOCKS:
+        return
+    for index, (offset, size) in enumerate(zip(offsets.values(data), sizes.values(data), strict=True)):
         top, left = index % (across * down) // across * high, index % across * wide
         rows = high if tiled else min(high, height - top)
         last = min(top + rows, height) - 1
@@ -146,7 +149,7 @@ def _varies(row: NDArray[Any]) -> bool:
 def _inflates(block: _Block) -> bool:
     """Whether a Deflate block has all its bytes, and its checksum if it is there."""
     decoder, found = zlib.decompressobj(), 0
-    piece = block.data
+    piece: bytes | memoryview = block.data
     try:
         while not decoder.eof and found <= block.size:
             decoded = decoder.decompress(piece, _PIECE)
@@ -161,7 +164,7 @@ def _inflates(block: _Block) -> bool:
 
 def _unpacks(block: _Block) -> bool:
     """Whether the codes of an LZW block are valid and give all its bytes; only their lengths are computed."""
-    data = block.data + b"\0\0"
+    data = bytes(block.data) + b"\0\0"
     if data[0] == 0 and data[1] & 1:  # the old order of bits
         return True
     lengths = [1] * _MAX_CODES

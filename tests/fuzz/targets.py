@@ -9,6 +9,7 @@ import json
 import random
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from imp_trt.artifacts.network_manifest import parse_network_manifest
 from imp_trt.artifacts.npz import read_arrays
 from imp_trt.artifacts.plan_header import read_plan_header
 from imp_trt.backends.onnx_bounds import check_bounds
-from imp_trt.errors import ImpTrtError
+from imp_trt.data.images import read_image
+from imp_trt.errors import DatasetError, ImpTrtError
 from imp_trt.export.onnx.float16 import to_float16
 from imp_trt.export.onnx.foreign import read_foreign
 from imp_trt.models.checkpoint import read_checkpoint, save_checkpoint
@@ -29,6 +31,7 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.train.datasets.coco import CocoDataset
 from imp_trt.train.datasets.index_png import IndexPngDataset, folder_spec
 from imp_trt.train.datasets.layouts import recognize
+from imp_trt.train.datasets.reading import read_label_map
 from imp_trt.video.sources import open_source, redacted
 from research.ablation.cells import Cell
 from research.ablation.results import read_result
@@ -145,6 +148,34 @@ def _safetensors(folder: Path) -> Target:
 def _photo(path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     cv2.imwrite(str(path), np.zeros((12, 16, 3), np.uint8))
+
+
+def _image(folder: Path) -> Target:
+    """Images of each format, as frames and as label maps; OpenCV decodes most damaged ones."""
+    rng = np.random.default_rng(0)
+    frame = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    seeds = [cv2.imencode(suffix, frame)[1].tobytes() for suffix in (".png", ".jpg", ".bmp", ".webp", ".ppm")]
+    for compression in (1, 5, 8, 32773):  # none, LZW, Deflate, PackBits
+        settings = [cv2.IMWRITE_TIFF_COMPRESSION, compression]
+        seeds += [cv2.imencode(".tif", image, settings)[1].tobytes() for image in (frame, frame[..., 0])]
+    path = folder / "image"
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        with suppress(DatasetError):  # a photo is no label map
+            read_label_map(path, np.uint8)
+        assert read_image(path).dtype == np.uint8
+
+    return Target(run, seeds, (mutate, _header_bytes))
+
+
+def _header_bytes(data: bytes, rng: random.Random) -> bytes:
+    """One to three bytes of the first or last 200 changed: where sizes, offsets and tags are."""
+    changed = bytearray(data)
+    for _ in range(rng.randint(1, 3)):
+        place = rng.randrange(min(len(data), 200))
+        changed[place if rng.random() < 0.5 else -1 - place] = rng.randrange(256)
+    return bytes(changed)
 
 
 def _coco(folder: Path) -> Target:
@@ -316,6 +347,7 @@ _TARGETS: dict[str, Callable[[Path], Target]] = {
     "foreign": _foreign,
     "onnx": _onnx,
     "safetensors": _safetensors,
+    "image": _image,
     "coco": _coco,
     "dataset": _dataset,
     "described": _described,
