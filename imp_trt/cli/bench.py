@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         "--threads",
         type=positive,
         metavar="N",
-        help="CPU threads of the network (default: one per physical core)",
+        help="CPU threads of the network (default: one per physical core; with OpenVINO, one per CPU)",
     )
     p.add_argument("--device", help="cpu or cuda (default: cuda if the backend finds a GPU)")
     _add_frames(p.add_argument_group("input frames"))
