@@ -135,13 +135,16 @@ def _add_baselines(p: argparse.ArgumentParser, names: tuple[str, ...]) -> None:
         "maskrcnn: torchvision's Mask R-CNN in ONNX Runtime",
     )
     baselines.add_argument(
-        "--weights", type=Path, metavar="FILE", help="the artifact's checkpoint (default: the bundled one)"
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="with --compare pytorch: the artifact's checkpoint (default: the bundled one)",
     )
     work_dir = baselines.add_argument(
         "--work-dir",
         type=Path,
         metavar="DIR",
-        help="folder to keep the exported Mask R-CNN in (default: a temporary folder)",
+        help="with --compare maskrcnn: folder to keep the exported network in (default: a temporary folder)",
     )
     add_deprecated(baselines, "--work", work_dir)
 
@@ -157,6 +160,7 @@ def _run(options: argparse.Namespace) -> int:
     from imp_trt.benchmark.run import run_benchmark
 
     settings = _settings(options)
+    _check_baselines(options)
     _check_outputs(options)
     with ExitStack() as stack:
         report = run_benchmark(settings, _ProgressBars(stack, options.quiet))
@@ -216,6 +220,16 @@ def _settings(options: argparse.Namespace) -> Settings:
         work_dir=options.work_dir,
         temporal=temporal_of(options),
     )
+
+
+def _check_baselines(options: argparse.Namespace) -> None:
+    """UsageError for an option of a baseline that is not compared."""
+    for flag, value, name in (
+        ("--weights", options.weights, "pytorch"),
+        ("--work-dir", options.work_dir, "maskrcnn"),
+    ):
+        if value is not None and name not in options.compare:
+            raise UsageError(flag, expected=f"--compare {name} with it")
 
 
 def _check_outputs(options: argparse.Namespace) -> None:

@@ -122,6 +122,8 @@ def test_gates_decide_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
         (["-o", "a.json", "--export-times", "a.json"], "different files"),
         (["-o", "in/../a.json", "--export-times", "./a.json"], "different files"),
         (["--compare", "pytorch"], "--weights FILE"),
+        (["--weights", "model.safetensors"], "--compare pytorch with it"),
+        (["--work-dir", "kept", "--compare", "pytorch"], "--compare maskrcnn with it"),
     ],
 )
 def test_usage_errors(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
