@@ -37,6 +37,8 @@ from imp_trt.export.verification.arrays import (
 )
 from imp_trt.export.verification.networks import Calls, Reference, verify_network
 
+_UNVERIFIED = {"verified_on": None, "skipped": "by request (--no-verify)"}
+
 
 @dataclass(frozen=True, eq=False)
 class _Lowered:
@@ -179,6 +181,15 @@ def _from_artifact(plan: ExportPlan, shapes: Shapes | None) -> _Lowered:
             got=plan.options.precision,
             fix="export the original file again, in float32 or float16",
         )
+    if plan.options.frames is not None:
+        raise UsageError(
+            f"--frames for {plan.weights}",
+            expected="a third-party ONNX file",
+            got="an artifact of imp-export, whose golden arrays are replayed",
+            fix="leave --frames out, or export the original file",
+        )
+    if not plan.options.verify:  # what was compared is the artifact, not what is built from it
+        manifest = replace(manifest, verification=dict(_UNVERIFIED), benchmark={})
     calls = golden = None
     source = ""
     if manifest.golden_sha256:
@@ -253,7 +264,7 @@ def _onnx_manifest(
             "onnx": onnx.__version__,
             "onnxruntime": import_onnxruntime().__version__,
         },
-        verification={"verified_on": None, "skipped": "by request (--no-verify)"},
+        verification=dict(_UNVERIFIED),
     )
 
 

@@ -198,7 +198,7 @@ def self_test_network(path: Path, threads: int | None = None) -> NetworkSelfTest
         backend.close()
     tolerance = TOLERANCES[manifest.precision]
     agreement = compare_arrays({"": lambda _: outputs}, [call], manifest.outputs, tolerance)[""]
-    enforce_arrays(agreement, manifest.precision)
+    enforce_arrays(agreement, manifest.precision, exported=True)
     return NetworkSelfTest(path, manifest, agreement, network_ms)
 
 
