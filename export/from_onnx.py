@@ -210,7 +210,7 @@ def verify_engine(
     verified_on, agreement, milliseconds, canvas = replayed
     plan.progress("verify", 1, 1)
     gate = gate_of(source.manifest)
-    enforce(agreement, manifest.precision, gate)
+    enforce(agreement, manifest.precision, gate, exported=True)
     if part is not None:
         canvas.enforce(manifest.precision, gate)
         manifest = part.in_manifest(manifest, canvas.to_dict(verified_on, gate))

@@ -39,6 +39,7 @@ from imp_trt.export.verification.arrays import (
 from imp_trt.export.verification.networks import Calls, Reference, verify_network
 
 _log = logging.getLogger(__name__)
+_UNVERIFIED = {"verified_on": None, "skipped": "by request (--no-verify)"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,8 +193,7 @@ def _from_artifact(plan: ExportPlan, shapes: Shapes | None) -> _Lowered:
             fix="export the original file for this target, or --no-verify",
         )
     if plan.target.backend != "onnxruntime":  # what was measured of the file does not hold for its engine
-        skipped = {"verified_on": None, "skipped": "by request (--no-verify)"}
-        verification = {**skipped, "onnx": dict(manifest.verification)}
+        verification = {**_UNVERIFIED, "onnx": dict(manifest.verification)}
         manifest = replace(manifest, verification=verification, benchmark={})
     return _Lowered(artifact.payload, replace(manifest, target=plan.target.name), calls, source, golden)
 
@@ -262,7 +262,7 @@ def _onnx_manifest(
             "onnx": onnx.__version__,
             "onnxruntime": import_onnxruntime().__version__,
         },
-        verification={"verified_on": None, "skipped": "by request (--no-verify)"},
+        verification=dict(_UNVERIFIED),
     )
 
 

@@ -54,7 +54,7 @@ def attach_stub(
                 if error.name != "cv2":
                     raise
                 raise DependencyMissing(
-                    f"{package}.{name} needs OpenCV, which is in every extra",
+                    f"{package}.{name} needs OpenCV",
                     got=error,
                     fix="pip install 'imp-trt[onnx]', or opencv-python-headless",
                 ) from error

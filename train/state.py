@@ -181,7 +181,8 @@ def require_same_run(path: Path, actual: object, identity: str) -> None:
     if actual != identity:
         raise UsageError(
             f"{path} belongs to another run",
-            expected="the same data, seed, recipe and network",
+            expected="the same data, seed, recipe, network and initial weights, and with --patience the same "
+            "--val, --val-every and --patience",
             got="a file made with others, or by an earlier version",
             fix="choose another folder with -o, or delete the file",
         )

@@ -42,8 +42,8 @@ all commands have:
 EXIT_CODES_NOTE = "A recording from a camera that Ctrl-C ends exits with 0."
 
 MANIFEST_INTRO = """\
-Every artifact has a manifest: `NAME.onnx.json`, `NAME.engine.json`. It says what the file contains and
-which input it takes, so that a program needs nothing else.
+Every artifact has a manifest: `NAME.onnx.json` or `NAME.engine.json`. It describes the contents, the
+input and the outputs of the artifact, so that a program needs no other information.
 [manifest.schema.json](../imp_trt/artifacts/manifest.schema.json) is its JSON Schema (2020-12), in the
 package as `imp_trt/artifacts/manifest.schema.json`:
 
@@ -55,17 +55,19 @@ schema = json.loads((files("imp_trt") / "artifacts" / "manifest.schema.json").re
 print(schema["title"])
 ```
 
-In Python, `imp_trt.artifacts.read_manifest(path)` reads and checks one; `imp-inspect FILE` prints it.
-Unknown and missing fields are errors, and so is another `schema_version`. A manifest that was edited or
-damaged after it was written is used with a warning: its checksum differs. Class names and colors may be
-edited. A manifest protects against mix-ups, not against an attacker: [Security](../SECURITY.md).
+In Python, `imp_trt.artifacts.read_manifest("NAME.onnx")` reads and checks the manifest of an artifact;
+`imp-inspect NAME.onnx` prints its contents. Unknown and missing fields are errors, and so is another
+`schema_version`. If a manifest was changed after it was written, its checksum differs and a warning is
+logged; class names and colors may be edited. A manifest protects against mix-ups, not against an attacker:
+[Security](../SECURITY.md).
 """
 
 NETWORK_INTRO = """\
 An artifact that `imp-export` made of a [third-party ONNX file](onnx_files.md), for `imp_trt.Engine`, has a
-manifest of another layout. It has the field `contract`, which the one above does not have, and the schema
+manifest with another layout. It has a field `contract`, which other manifests do not have, and the schema
 [network_manifest.schema.json](../imp_trt/artifacts/network_manifest.schema.json) in the same folder.
-`imp_trt.artifacts.read_network(path).manifest` and `imp_trt.Engine(path).manifest` read it.
+`imp_trt.artifacts.read_network(path).manifest` and `imp_trt.Engine(path).manifest` read it; `path` is that
+of the artifact.
 """
 
 

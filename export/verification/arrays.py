@@ -247,8 +247,19 @@ def failures(agreement: Mapping[str, OutputAgreement], precision: NetworkPrecisi
     ]
 
 
-def enforce_arrays(agreement: Mapping[str, OutputAgreement], precision: NetworkPrecision) -> None:
-    """VerificationError if an output agrees less than the tolerance of the precision requires."""
+def enforce_arrays(
+    agreement: Mapping[str, OutputAgreement], precision: NetworkPrecision, exported: bool = False
+) -> None:
+    """Check the tolerance of a precision.
+
+    Args:
+        agreement: of each output.
+        precision: of the network.
+        exported: its outputs are compared with golden arrays, where no other inputs can be given.
+
+    Raises:
+        VerificationError: an output agrees less than the tolerance requires.
+    """
     tolerance = TOLERANCES[precision]
     failed = failures(agreement, precision)
     if failed:
@@ -256,7 +267,9 @@ def enforce_arrays(agreement: Mapping[str, OutputAgreement], precision: NetworkP
             f"outputs in {precision} against the float32 file in ONNX Runtime",
             expected=f"{tolerance.share:.2%} of the values within {tolerance.difference:g} of the largest",
             got="; ".join(failed),
-            fix="verify on inputs like those in use: --frames FILE.npz; or --engine fp32; or --no-verify",
+            fix="export the original file again in float32, or build the engine again on this machine"
+            if exported
+            else "verify on inputs like those in use: --frames FILE.npz; or --engine fp32; or --no-verify",
         )
 
 

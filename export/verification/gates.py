@@ -218,7 +218,14 @@ class Agreement:
         return data
 
 
-def enforce(agreement: Agreement, precision: Precision, gate: Gate | None = None, advice: str = "") -> None:
+def enforce(
+    agreement: Agreement,
+    precision: Precision,
+    gate: Gate | None = None,
+    advice: str = "",
+    *,
+    exported: bool = False,
+) -> None:
     """Check the gates of a precision.
 
     Args:
@@ -226,6 +233,7 @@ def enforce(agreement: Agreement, precision: Precision, gate: Gate | None = None
         precision: of the export.
         gate: None means that of the precision.
         advice: what else helps, before the usual.
+        exported: an engine was built from an ONNX file of imp-export, which takes no option for checkpoints.
 
     Raises:
         VerificationError: a gate failed; the message has all failed gates with both values.
@@ -233,13 +241,20 @@ def enforce(agreement: Agreement, precision: Precision, gate: Gate | None = None
     failures = agreement.failures(gate or GATES[precision])
     if not failures:
         return
-    if agreement.unconverged:
+    if exported:
+        fix = (
+            "build with --plugin or --no-plugin, whichever was not used, or from a file of another precision "
+            "(where the checkpoint is: imp-export --precisions), and report it"
+        )
+    elif agreement.unconverged:
         fix = "increase --nms-iterations, for example to 64"
     elif precision in ("int8", "fp8"):
         fix = (
             f"{advice}calibrate with more and other images (--calib), verify on more frames (--frames), set "
             "another gate (--gate labels=0.97,instances=0.85), or export fp16"
         )
+    elif precision == "bf16":
+        fix = "export fp16, and report it with the weights"
     else:
         fix = "find the first node that differs with --bisect, and report it with the weights"
     raise VerificationError(

@@ -253,6 +253,8 @@ def _typed(path: Path, what: str) -> Iterator[None]:
 
 def _fix(what: str, path: Path) -> str:
     if what == "manifest":
+        if path.name.endswith(".json.json"):  # the manifest itself was passed
+            return f"pass the artifact, {path.name.removesuffix('.json.json')}"
         other = "; a third-party .onnx file becomes an artifact by imp-export FILE.onnx"
         is_onnx = path.name.endswith(".onnx.json")
         return f"the manifest belongs next to the artifact; copy it there, or {EXPORT_AGAIN}{other * is_onnx}"

@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         "--threads",
         type=positive,
         metavar="N",
-        help="CPU threads of the network (default: one per physical core)",
+        help="CPU threads of the network (default: one per physical core; with OpenVINO, one per CPU)",
     )
     p.add_argument("--device", help="cpu or cuda (default: cuda if the backend finds a GPU)")
     _add_frames(p.add_argument_group("input frames"))
@@ -135,13 +135,16 @@ def _add_baselines(p: argparse.ArgumentParser, names: tuple[str, ...]) -> None:
         "maskrcnn: torchvision's Mask R-CNN in ONNX Runtime",
     )
     baselines.add_argument(
-        "--weights", type=Path, metavar="FILE", help="the artifact's checkpoint (default: the bundled one)"
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="with --compare pytorch: the artifact's checkpoint (default: the bundled one)",
     )
     work_dir = baselines.add_argument(
         "--work-dir",
         type=Path,
         metavar="DIR",
-        help="folder to keep the exported Mask R-CNN in (default: a temporary folder)",
+        help="with --compare maskrcnn: folder to keep the exported network in (default: a temporary folder)",
     )
     add_deprecated(baselines, "--work", work_dir)
 

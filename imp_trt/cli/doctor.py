@@ -39,10 +39,12 @@ _PACKAGES = (
     "onnxscript",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "tensorrt",
     "tensorrt-rtx",
     "torch-tensorrt",
     "cuda-bindings",
+    "av",
     "pillow",
     "tqdm",
 )
@@ -50,6 +52,7 @@ _PACKAGES = (
 # Feature, modules that it imports, whether it needs a GPU, and how to install the modules.
 _ABILITIES = (
     ("run ONNX artifacts", ("cv2", "onnxruntime"), False, "pip install 'imp-trt[onnx]'"),
+    ("run ONNX artifacts in OpenVINO", ("cv2", "openvino"), False, "pip install 'imp-trt[openvino]'"),
     (
         "run checkpoints in PyTorch",
         ("cv2", "torch", "torchvision", "safetensors"),
@@ -79,7 +82,7 @@ _ABILITIES = (
 )
 
 # These take seconds to import, and are given up after a while unless --full waits for them.
-_HEAVY = ("torch", "torchvision", "onnxscript")
+_HEAVY = ("openvino", "torch", "torchvision", "onnxscript")
 _HEAVY_BUDGET_S = 1.2
 _FULL_TIMEOUT_S = 120.0
 

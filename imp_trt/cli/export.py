@@ -315,6 +315,14 @@ def _adopt(options: argparse.Namespace) -> ExportReport:
 
 def _check_verification(options: argparse.Namespace) -> None:
     """UsageError if there is an option of the verification, but nothing that it has an effect on."""
+    if options.bisect and "bf16" in (options.engine, *(options.precisions or ())):
+        # The target's own error would name targets, with which --bisect does not run either.
+        raise UsageError(
+            "--bisect",
+            expected="fp32, fp16, int8 or fp8",
+            got="bf16, which ONNX Runtime does not run on a CPU",
+            fix="--engine fp16",
+        )
     if options.keep_float16 == AUTO:
         return  # which obeys the gate on these frames, and checks that they are compared
     if options.bisect:

@@ -61,16 +61,17 @@ def verification_options(p: argparse.ArgumentParser) -> None:
         "--frames",
         type=Path,
         metavar="DIR",
-        help="images for verification; supplemented with synthetic scenes up to 50. For a third-party "
-        ".onnx file: an .npz file with one array for each input, or a folder of them (default: random)",
+        help="images for verification: 50 of them, evenly spaced; if there are fewer, synthetic scenes are "
+        "added. For a third-party .onnx file: an .npz file with one array for each input, or a folder of "
+        "them (default: random)",
     )
     p.add_argument(
         "--gate",
         type=gate_fields,
         metavar="FIELD=VALUE",
-        help="another gate than the precision's, for example labels=0.97,instances=0.85: fraction of pixels "
-        "with the same class, F1 of instances, and miou, points that may be lost on frames with ground truth "
-        "(the synthetic scenes, for a network of their classes)",
+        help="change the gate of the precision, for example labels=0.97,instances=0.85. Fields: labels, the "
+        "fraction of pixels with the same class; instances, F1; miou, the points that may be lost on frames "
+        "with ground truth (the synthetic scenes, for a network of their classes)",
     )
     p.add_argument(
         "--bisect",

@@ -86,7 +86,7 @@ def _print_unlike(report: ExportReport) -> None:
 
     drawn = DRAWN in str(report.manifest.verification["source"])
     if drawn and report.manifest.classes.names != SCENE_CLASSES.names:
-        print_line(f"note       frames are {UNLIKE}")
+        print_line(f"note       {DRAWN} are {UNLIKE}")
 
 
 def _print_figures(figures: Any) -> None:

@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         "--threads",
         type=positive,
         metavar="N",
-        help="CPU threads of the network (default: one per physical core)",
+        help="CPU threads of the network (default: one per physical core; with OpenVINO, one per CPU)",
     )
     p.add_argument("--device", help="cpu or cuda (default: cuda if the backend finds a GPU)")
     p.add_argument("--max-frames", type=positive, metavar="N", help="stop after N frames")

@@ -188,7 +188,7 @@ def self_test_network(path: Path, threads: int | None = None) -> NetworkSelfTest
     from imp_trt.export.verification.arrays import enforce_arrays
 
     tested = _tested_network(path, threads)
-    enforce_arrays(tested.agreement, tested.manifest.precision)
+    enforce_arrays(tested.agreement, tested.manifest.precision, exported=True)
     return tested
 
 
@@ -249,7 +249,7 @@ def _run(options: argparse.Namespace) -> int:
         tested = _tested_network(options.file, options.threads)
         if options.json:
             print_json(tested.to_dict())
-        enforce_arrays(tested.agreement, tested.manifest.precision)
+        enforce_arrays(tested.agreement, tested.manifest.precision, exported=True)
         if not options.json:
             shares = ", ".join(f"{name} {each.share:.4%}" for name, each in tested.agreement.items())
             print_line(

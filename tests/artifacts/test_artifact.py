@@ -77,6 +77,12 @@ def test_missing_files(tmp_path: Path) -> None:
         read_artifact(path)
 
 
+def test_the_path_of_a_manifest_in_place_of_its_artifact(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    with pytest.raises(ArtifactError, match=r"Fix: pass the artifact, a\.fp32\.onnx$"):
+        read_manifest(manifest_path(path))
+
+
 def test_folders_and_pipes_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "folder.onnx").mkdir()
     os.mkfifo(tmp_path / "pipe.onnx")

@@ -27,7 +27,8 @@ def test_report_names_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert data["system"]["python"].startswith("3.")
     assert data["packages"]["numpy"]
     assert all(a["works"] for a in data["abilities"] if "GPU" not in a["missing"])
-    assert len(data["abilities"]) == 7
+    assert len(data["abilities"]) == 8
+    assert {"openvino", "av"} <= set(data["packages"])
     assert doctor.main([]) == 0
     text = capsys.readouterr().out
     assert "yes  run ONNX artifacts" in text
@@ -133,6 +134,17 @@ NO_GPU = {"driver": None, "devices": [], "note": "no NVIDIA driver (libcuda.so.1
 
 def rows(gpu: dict[str, object]) -> dict[str, dict[str, object]]:
     return {str(row["what"]): row for row in doctor._engines(gpu)}
+
+
+@pytest.mark.usefixtures("quick")
+def test_openvino_alone_runs_onnx_artifacts() -> None:
+    missing = {"onnxruntime": "ModuleNotFoundError: No module named 'onnxruntime'"}
+    found = {a["what"]: a for a in doctor._abilities(NO_GPU, {}, missing)}
+    assert not found["run ONNX artifacts"]["works"]
+    assert found["run ONNX artifacts in OpenVINO"]["works"]
+    missing = {"openvino": "ModuleNotFoundError: No module named 'openvino'"}
+    found = {a["what"]: a for a in doctor._abilities(NO_GPU, {}, missing)}
+    assert found["run ONNX artifacts in OpenVINO"]["fix"] == "pip install 'imp-trt[openvino]'"
 
 
 @pytest.mark.usefixtures("quick")

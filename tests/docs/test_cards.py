@@ -61,3 +61,17 @@ def test_the_command_has_the_recipe_of_the_checkpoint(card):
     assert {key: trained[key] for key in common} == {key: named[key] for key in common}
     for stage in stages:
         assert {**trained[stage], "iterations": 0} == {**named[stage], "iterations": 0}
+
+
+ZOO = (ROOT / "docs" / "model-zoo.md").read_text()
+ROWS = {"mIoU": "**mIoU**", "... of things": "mIoU of the", "Box AP, mask AP": "box AP, mask AP"}
+
+
+@pytest.mark.parametrize("column", range(len(CARDS)))
+@pytest.mark.parametrize("row", ROWS)
+def test_the_model_zoo_has_the_scores_of_the_cards(column, row):
+    """Columns of the zoo are in the order of CARDS."""
+    cell = re.search(rf"^\| {re.escape(row)} \|(.*)\|$", ZOO, re.MULTILINE)[1].split("|")[column]
+    line = re.search(rf"^\| {re.escape(ROWS[row])}[^|]*\|([^|]*)\|", CARDS[column].read_text(), re.MULTILINE)
+    decimals = r"\d+\.\d+"
+    assert re.findall(decimals, cell) == re.findall(decimals, line[1])

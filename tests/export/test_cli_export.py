@@ -86,6 +86,8 @@ def test_a_failed_gate_exits_with_3(weights, tmp_path, capsys, monkeypatch):
         (["--frames", ".", "--no-verify"], "--no-verify takes no --frames"),
         (["--bisect", "--gate", "labels=0.9"], "--bisect takes no --gate"),
         (["--bisect", "--no-verify"], "--bisect takes no --no-verify"),
+        (["--bisect", "--engine", "bf16"], "Fix: --engine fp16 (see"),
+        (["--bisect", "--engine", "bf16", "--target", "tensorrt-rtx"], "Fix: --engine fp16 (see"),
         (["--frames", "absent"], "--frames names a folder of images like those of the application"),
         (["--engine", "int8", "--calib", "absent"], "--calib names a folder of images"),
         (["--frames", __file__.replace(".py", ".mp4")], "--frames names a folder of images"),
@@ -161,7 +163,7 @@ def test_drawn_streets_are_reported_to_be_unlike_the_training_set(weights, tmp_p
     assert main([*ONNX, "--weights", str(weights), "-o", str(tmp_path)]) == 0
     captured = capsys.readouterr()
     assert "WARNING: verification frames: 2 of 2 are synthetic street scenes" in captured.err
-    assert "note       frames are synthetic street scenes" in captured.out
+    assert "note       procedural scenes are synthetic street scenes" in captured.out
     classes = read_manifest(tmp_path / "small.fp32.onnx").classes
     assert VerificationFrames(count=2).unlike(classes)
     assert not VerificationFrames(count=2).unlike(SCENE_CLASSES)

@@ -43,7 +43,17 @@ def test_the_core_requires_neither_package_of_opencv():
     # pip cannot say "either": a requirement of one makes `pip check` complain about the other.
     table = matrix.project()
     assert [r.name for r in matrix.requirements(table, "")] == ["numpy", "numpy"]
-    for extra in ("onnx", "torch", "export", "train", "eval", "cuda", "tensorrt-cu12", "tensorrt-rtx"):
+    for extra in (
+        "onnx",
+        "torch",
+        "export",
+        "train",
+        "eval",
+        "cuda",
+        "tensorrt-cu12",
+        "tensorrt-rtx",
+        "openvino",
+    ):
         assert "opencv-python" in {r.name for r in matrix.requirements(table, extra)}
     assert [r.name for r in matrix.requirements(table, "headless")] == ["opencv-python-headless"]
 

@@ -26,6 +26,14 @@ def test_it_has_ten_cells_and_no_outputs():
     assert not any(cell.outputs or cell.execution_count for cell in cells)
 
 
+def test_other_weights_are_named_in_one_place():
+    """The first cell says where; the export must not take others."""
+    code = "".join(cell.source for cell in read().cells if cell.cell_type == "code")
+    assert code.count("bundled()") == 1
+    third = [cell.source for cell in read().cells if cell.cell_type == "code"][2]
+    assert "checkpoint = bundled()" in third
+
+
 @pytest.mark.slow
 def test_it_runs(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient (extra dev)")

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from imp_trt.errors import CheckpointError, DatasetError
+from imp_trt.errors import CheckpointError, DatasetError, UsageError
 from imp_trt.models.checkpoint import load_model
 from imp_trt.train import early_ends, loop, state
 from imp_trt.train.config import Stage
@@ -309,3 +309,8 @@ def test_a_state_without_a_checksum_is_read_with_a_word(tmp_path, caplog):
     torch.save(small_state(), tmp_path / "old.pt")
     assert state.read_state(tmp_path / "old.pt", "i")["step"] == 5
     assert "no checksum" in caplog.text
+
+
+def test_another_run_is_told_from_all_that_decides_the_weights(tmp_path):
+    with pytest.raises(UsageError, match="initial weights, and with --patience the same --val"):
+        state.require_same_run(tmp_path / "imp.safetensors", "a", "b")

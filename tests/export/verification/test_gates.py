@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -161,6 +162,19 @@ def test_enforce_names_what_failed():
     assert caught.value.exit_code == 3
     with pytest.raises(VerificationError, match="--nms-iterations"):
         enforce(pooled(10_000, unconverged=1), "fp32")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_the_fix_of_a_failed_gate_names_options_that_work(precision):
+    """--bisect does not run with bf16, and no option for a checkpoint with an exported file."""
+    failing = pooled(9_000, matched=50)
+    with pytest.raises(VerificationError) as caught:
+        enforce(failing, precision)
+    assert ("--bisect" in caught.value.fix) == (precision in ("fp32", "fp16"))
+    with pytest.raises(VerificationError) as caught:
+        enforce(failing, precision, exported=True)
+    named = set(re.findall(r"--[a-z-]+", caught.value.fix.partition("where the checkpoint is")[0]))
+    assert named == {"--plugin", "--no-plugin"}
 
 
 def test_figures_for_the_manifest():
