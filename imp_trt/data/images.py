@@ -258,17 +258,21 @@ def encode_image(image: NDArray[np.uint8], suffix: str) -> bytes:
         raise OutputError("image file", expected="a format with colors", got=".pgm", fix="write .ppm or .png")
     try:
         done, data = cv2.imencode(suffix, image, _FAST_PNG if suffix == ".png" else [])
-    except cv2.error as error:
-        raise OutputError("image cannot be encoded", got=_line(error)) from error
+    except cv2.error as error:  # as OpenCV 4.10 says what OpenCV 5 returns
+        raise _not_encoded(image, suffix, _line(error)) from error
     if not done:
-        height, width = image.shape[:2]
-        raise OutputError(
-            f"image of {width}x{height} as {suffix}",
-            expected="a size and channels that the format can have",
-            got="an error of OpenCV",
-            fix="write .png, or a smaller image",
-        )
+        raise _not_encoded(image, suffix, "an error of OpenCV")
     return bytes(data)
+
+
+def _not_encoded(image: NDArray[np.uint8], suffix: str, got: str) -> OutputError:
+    height, width = image.shape[:2]
+    return OutputError(
+        f"image of {width}x{height} as {suffix}",
+        expected="a size and channels that the format can have",
+        got=got,
+        fix="write .png, or a smaller image",
+    )
 
 
 def _jpeg_truncated(data: bytes) -> bool:

@@ -87,7 +87,9 @@ class SquareBackend:
         for b, frame in enumerate(frames):
             found = 0
             for label, low, high in ((CAR, 246, 256), (PERSON, 232, 246)):
-                mask = ((frame[..., 2] >= low) & (frame[..., 2] < high)).astype(np.uint8)
+                # In 16 bits: NumPy 2.1 crashes with Python 3.13 where uint8 is compared with 256.
+                red = frame[..., 2].astype(np.int16)
+                mask = ((red >= low) & (red < high)).astype(np.uint8)
                 outputs["semantic"][b][mask > 0] = label
                 count, _, stats, _ = cv2.connectedComponentsWithStats(mask)
                 for x, y, w, h, area in stats[1:count]:
