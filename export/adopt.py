@@ -35,7 +35,7 @@ from imp_trt.export.plan import ExportPlan, check_suffix, check_writable
 from imp_trt.export.progress import Progress, silent
 from imp_trt.export.report import ExportReport
 from imp_trt.export.targets import check_version, find_target
-from imp_trt.export.tensorrt.engine import Engine
+from imp_trt.export.tensorrt.engine import BuiltEngine
 from imp_trt.export.verification.frames import VerificationFrames
 
 _log = logging.getLogger(__name__)
@@ -222,6 +222,6 @@ def _info(source: OnnxSource, header: PlanHeader, plan: ExportPlan, form: Operat
 def _manifest(
     source: OnnxSource, info: EngineInfo, payload: bytes, header: PlanHeader, plan: ExportPlan
 ) -> Manifest:
-    engine = Engine(payload, header, info, _TYPES_FROM)
+    engine = BuiltEngine(payload, header, info, _TYPES_FROM)
     graph = replace(source.manifest, target=plan.target.name, benchmark={}, canvas_part=None)
     return engine_manifest(engine, graph)

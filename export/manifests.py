@@ -12,7 +12,7 @@ from imp_trt.artifacts.manifest import Manifest
 from imp_trt.backends.onnxruntime_import import import_onnxruntime
 from imp_trt.cuda.platform import Gpu
 from imp_trt.export.plan import ExportPlan
-from imp_trt.export.tensorrt.engine import Engine
+from imp_trt.export.tensorrt.engine import BuiltEngine
 from imp_trt.export.verification.gates import ENGINE, Agreement
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def onnx_manifest(plan: ExportPlan, model: ModelProto, reference: Manifest) -> M
     )
 
 
-def engine_manifest(engine: Engine, manifest: Manifest) -> Manifest:
+def engine_manifest(engine: BuiltEngine, manifest: Manifest) -> Manifest:
     """Manifest of an engine built from the graph with this manifest."""
     return replace(
         manifest,

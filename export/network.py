@@ -28,7 +28,7 @@ from imp_trt.export.options import ExportOptions, reject_options_of_a_checkpoint
 from imp_trt.export.plan import ExportPlan, make_network_plan
 from imp_trt.export.progress import Progress, silent
 from imp_trt.export.report import NetworkReport
-from imp_trt.export.tensorrt.engine import Engine, make_engine
+from imp_trt.export.tensorrt.engine import BuiltEngine, make_engine
 from imp_trt.export.verification.arrays import (
     MAX_GOLDEN_BYTES,
     TOLERANCES,
@@ -266,7 +266,7 @@ def _onnx_manifest(
     )
 
 
-def _engine_manifest(engine: Engine, manifest: NetworkManifest) -> NetworkManifest:
+def _engine_manifest(engine: BuiltEngine, manifest: NetworkManifest) -> NetworkManifest:
     return replace(
         manifest,
         kind="engine",

@@ -11,7 +11,7 @@ from imp_trt.artifacts.canvas_part import CanvasPart
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.errors import UsageError
 from imp_trt.export.plan import ExportPlan
-from imp_trt.export.tensorrt.engine import Engine, make_engine
+from imp_trt.export.tensorrt.engine import BuiltEngine, make_engine
 
 if TYPE_CHECKING:
     from imp_trt.export.quantization.lowering import Lowered
@@ -29,7 +29,7 @@ class ExportedPart:
     """
 
     graph: bytes
-    engine: Engine | None
+    engine: BuiltEngine | None
     entry: CanvasPart
 
     @property

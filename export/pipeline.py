@@ -36,7 +36,7 @@ from imp_trt.export.progress import Progress, silent
 from imp_trt.export.quantization.keep import advice, keep_float16
 from imp_trt.export.quantization.lowering import RUNS_ON_ONNXRUNTIME, Lowered, Ranges, calibrate, lower
 from imp_trt.export.report import ExportReport as ExportReport
-from imp_trt.export.tensorrt.engine import Engine, check_adaptive, make_engine
+from imp_trt.export.tensorrt.engine import BuiltEngine, check_adaptive, make_engine
 from imp_trt.export.verification.bisect import Bisection, bisect
 from imp_trt.export.verification.compare import Candidate, compare
 from imp_trt.export.verification.gates import ENGINE, GATES, ONNXRUNTIME, PYTORCH, Agreement, enforce
@@ -66,7 +66,7 @@ class Exported:
     model: ModelProto
     graph: bytes
     onnx_manifest: Manifest
-    engine: Engine | None
+    engine: BuiltEngine | None
     manifest: Manifest
     not_run_reason: str = ""
     golden: bytes | None = None

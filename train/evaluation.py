@@ -14,17 +14,17 @@ from imp_trt.artifacts.manifest import Manifest
 from imp_trt.classes import ClassTable
 from imp_trt.data.dataset import Dataset, Sample
 from imp_trt.errors import InvalidInput
-from imp_trt.metrics.boundary import BoundaryDict, BoundaryMeasure, BoundaryScores
-from imp_trt.metrics.instances import InstanceDict, InstanceMeasure, InstanceScores
-from imp_trt.metrics.panoptic import PanopticDict, PanopticMeasure, PanopticScores
-from imp_trt.metrics.semantic import SemanticDict, SemanticMeasure, SemanticScores
+from imp_trt.metrics.boundary import BoundaryDict, BoundaryMetric, BoundaryScores
+from imp_trt.metrics.instances import InstanceDict, InstanceMetric, InstanceScores
+from imp_trt.metrics.panoptic import PanopticDict, PanopticMetric, PanopticScores
+from imp_trt.metrics.semantic import SemanticDict, SemanticMetric, SemanticScores
 from imp_trt.results.result import SegmentationResult
 
-MEASURES = ("semantic", "boundary", "instances", "panoptic")
+METRICS = ("semantic", "boundary", "instances", "panoptic")
 """Names of the metrics, in the order of the report."""
 
 
-class Measure(Protocol):
+class Metric(Protocol):
     """A metric that accumulates over images."""
 
     def add(self, sample: Sample, result: SegmentationResult) -> None: ...
@@ -120,7 +120,7 @@ def evaluate(
     Args:
         predict: frame [H, W, 3] uint8 BGR -> result of that frame, such as Segmenter.run.
         dataset: labeled images.
-        measures: some of MEASURES; "semantic" is always included. :func:`measurable` returns those that
+        measures: some of METRICS; "semantic" is always included. :func:`possible_metrics` returns those that
             a network supports.
         limit: maximum number of images, from the first.
         on_image: called with the number of finished images.
@@ -129,15 +129,15 @@ def evaluate(
         InvalidInput: an unknown metric, or the predictor's classes differ from those of the dataset.
         DependencyMissing: the metric "instances" needs a package that is not installed.
     """
-    unknown = sorted(set(measures) - set(MEASURES))
+    unknown = sorted(set(measures) - set(METRICS))
     if unknown:
-        raise InvalidInput("measures", expected=f"some of {', '.join(MEASURES)}", got=", ".join(unknown))
+        raise InvalidInput("measures", expected=f"some of {', '.join(METRICS)}", got=", ".join(unknown))
     classes = dataset.classes
-    semantic = SemanticMeasure(classes)
-    boundary = BoundaryMeasure(classes) if "boundary" in measures else None
-    instances = InstanceMeasure(classes) if "instances" in measures else None
-    panoptic = PanopticMeasure(classes) if "panoptic" in measures else None
-    active: list[Measure] = [m for m in (semantic, boundary, instances, panoptic) if m is not None]
+    semantic = SemanticMetric(classes)
+    boundary = BoundaryMetric(classes) if "boundary" in measures else None
+    instances = InstanceMetric(classes) if "instances" in measures else None
+    panoptic = PanopticMetric(classes) if "panoptic" in measures else None
+    active: list[Metric] = [m for m in (semantic, boundary, instances, panoptic) if m is not None]
     times: list[Mapping[str, float]] = []
     count = len(dataset) if limit is None else min(limit, len(dataset))
     for index in range(count):
@@ -181,9 +181,9 @@ def require_same_classes(
         )
 
 
-def measurable(manifest: Manifest) -> tuple[str, ...]:
+def possible_metrics(manifest: Manifest) -> tuple[str, ...]:
     """Metrics that a network supports: without a detector there are no instances."""
-    return MEASURES if manifest.detections else MEASURES[:2]
+    return METRICS if manifest.detections else METRICS[:2]
 
 
 def _milliseconds(times: list[Mapping[str, float]]) -> dict[str, dict[str, float]]:

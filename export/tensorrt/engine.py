@@ -31,7 +31,7 @@ _PLUGIN_TAKES_PRECEDENCE = (10, 7)
 
 
 @dataclass(frozen=True)
-class Engine:
+class BuiltEngine:
     """A built engine.
 
     Attributes:
@@ -55,7 +55,7 @@ def make_engine(
     platform: Platform,
     progress: Progress | None = None,
     foreign: bool = False,
-) -> Engine:
+) -> BuiltEngine:
     """Build an engine for a target that passed :func:`imp_trt.export.targets.check_target`.
 
     By default, custom operators become plugin layers on TensorRT and function bodies on TensorRT-RTX, for
@@ -105,7 +105,7 @@ def make_engine(
     header = read_plan_header(built.plan)
     info = _engine_info(graph, job, built, header, target, platform)
     types_from = "convolutions of the typed network" if built.engine_types is None else "engine inspector"
-    return Engine(built.plan, header, info, types_from)
+    return BuiltEngine(built.plan, header, info, types_from)
 
 
 def _engine_info(

@@ -32,7 +32,7 @@ from imp_trt.export.verification.gates import (
     ENGINE,
     PYTORCH,
     Agreement,
-    Detections,
+    FrameDetections,
     VerifiedOn,
 )
 from imp_trt.export.verification.golden import Candidates, make_golden, replay
@@ -219,11 +219,13 @@ def _chunks(items: Iterator[_T], size: int) -> Iterator[list[_T]]:
         yield chunk
 
 
-def _detections(results: tuple[SegmentationResult, SegmentationResult]) -> tuple[Detections, Detections]:
+def _detections(
+    results: tuple[SegmentationResult, SegmentationResult],
+) -> tuple[FrameDetections, FrameDetections]:
     first, second = (r.instances for r in results)
     return (
-        Detections(first.boxes, first.labels, first.scores, first.masks),
-        Detections(second.boxes, second.labels, second.scores, second.masks),
+        FrameDetections(first.boxes, first.labels, first.scores, first.masks),
+        FrameDetections(second.boxes, second.labels, second.scores, second.masks),
     )
 
 

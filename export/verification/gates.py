@@ -66,7 +66,7 @@ def gate_of(manifest: Manifest) -> Gate:
 
 
 @dataclass(frozen=True, eq=False)
-class Detections:
+class FrameDetections:
     """Detections of one frame: boxes [N, 4] float32 xyxy, labels [N] int, scores [N] float32.
 
     Masks [N, P, P] float32 are probabilities in the boxes, or None if they are not compared.
@@ -102,7 +102,7 @@ def mask_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float
     return np.where(union > 0, inter / np.where(union > 0, union, 1), 1)
 
 
-def match_instances(reference: Detections, candidate: Detections) -> tuple[int, int, int]:
+def match_instances(reference: FrameDetections, candidate: FrameDetections) -> tuple[int, int, int]:
     """Matches the detections of two networks with score >= MIN_SCORE.
 
     A pair has the same label, IoU >= MIN_IOU, scores within MAX_SCORE_DIFFERENCE, and masks, if both have
@@ -152,7 +152,7 @@ class Agreement:
     def add(
         self,
         semantic: tuple[NDArray[np.uint8], NDArray[np.uint8]],
-        instances: tuple[Detections, Detections],
+        instances: tuple[FrameDetections, FrameDetections],
     ) -> None:
         """Count one frame: class maps [h, w] and detections, each of (reference, candidate)."""
         if semantic[0].shape != semantic[1].shape:

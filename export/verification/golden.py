@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from imp_trt.artifacts.golden import MAX_FILE_BYTES, Golden, pack_golden
 from imp_trt.backends import Backend
-from imp_trt.export.verification.gates import Agreement, Detections
+from imp_trt.export.verification.gates import Agreement, FrameDetections
 from imp_trt.preprocessing.letterbox import LetterboxTransform
 
 GOLDEN_FRAMES = 3
@@ -118,10 +118,10 @@ def _first(golden: Golden, count: int) -> Golden:
     return Golden(golden.frames[:count], golden.sizes[:count], outputs)
 
 
-def valid_detections(outputs: Mapping[str, NDArray[Any]], i: int) -> Detections:
+def valid_detections(outputs: Mapping[str, NDArray[Any]], i: int) -> FrameDetections:
     """The finite detections of frame i of a network's outputs, as they are decoded for results."""
     count = min(max(int(outputs["num_detections"][i]), 0), outputs["scores"].shape[1])
     boxes, scores = outputs["boxes"][i, :count], outputs["scores"][i, :count]
     keep = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
     labels, masks = (outputs[name][i, :count][keep] for name in ("labels", "masks"))
-    return Detections(boxes[keep], labels, scores[keep], masks)
+    return FrameDetections(boxes[keep], labels, scores[keep], masks)

@@ -227,12 +227,14 @@ class PyTorchBaseline:
     def check(self, images: Sequence[Image]) -> Agreement:
         """Check the artifact against the accuracy gates of its precision, as its export did."""
         from imp_trt.export.verification import gates
-        from imp_trt.export.verification.gates import Detections, gate_of
+        from imp_trt.export.verification.gates import FrameDetections, gate_of
 
         agreement, gate = gates.Agreement(), gate_of(self._manifest)
         for image in images:
             both = self._eager.run(image), self._segment(image)
-            a, b = (Detections(i.boxes, i.labels, i.scores, i.masks) for i in (r.instances for r in both))
+            a, b = (
+                FrameDetections(i.boxes, i.labels, i.scores, i.masks) for i in (r.instances for r in both)
+            )
             agreement.add((both[0].semantic, both[1].semantic), (a, b))
         failures = agreement.failures(gate)
         if failures:

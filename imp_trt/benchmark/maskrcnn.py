@@ -108,7 +108,7 @@ class MaskRCNNBaseline:
         import torch
 
         from imp_trt.export.verification import gates
-        from imp_trt.export.verification.gates import Detections
+        from imp_trt.export.verification.gates import FrameDetections
 
         agreement, checked = gates.Agreement(), images[:2]
         for image in checked:
@@ -117,7 +117,7 @@ class MaskRCNNBaseline:
                 eager = self._model([torch.from_numpy(tensor)])[0]
             exported = self._infer(tensor)
             detections = [
-                Detections(
+                FrameDetections(
                     np.asarray(outputs["boxes"], np.float32),
                     np.asarray(outputs["labels"], np.int32),
                     np.asarray(outputs["scores"], np.float32),

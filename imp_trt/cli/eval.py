@@ -173,11 +173,11 @@ def _score(
     name: str, path: Path, segmenter: Segmenter, dataset: Dataset, options: argparse.Namespace
 ) -> tuple[Scored, list[float]]:
     """Evaluate a model; returns the evaluation, and a score of each image."""
-    from imp_trt.train.evaluation import evaluate, measurable
+    from imp_trt.train.evaluation import evaluate, possible_metrics
     from imp_trt.train.report.example_images import ImageScores
     from imp_trt.train.report.tables import Scored
 
-    measures = options.metrics or measurable(segmenter.manifest)
+    measures = options.metrics or possible_metrics(segmenter.manifest)
     progress = Progress(
         f"imp-eval {name}", min(len(dataset), options.max_images or len(dataset)), quiet=options.quiet
     )
@@ -196,13 +196,13 @@ def _score(
 def _example_images(
     dataset: Dataset, models: list[tuple[str, Segmenter]], image_scores: list[list[float]], count: int
 ) -> list[ImageRow]:
-    from imp_trt.train.evaluation import measurable
+    from imp_trt.train.evaluation import possible_metrics
     from imp_trt.train.report.example_images import image_row, telling
 
     if not count:
         return []
     predictors = [(name, segmenter.run) for name, segmenter in models]
-    detects = "instances" in measurable(models[-1][1].manifest)
+    detects = "instances" in possible_metrics(models[-1][1].manifest)
     return [
         image_row(dataset, index, predictors, [scores[index] for scores in image_scores], instances=detects)
         for index in telling(image_scores, count)
@@ -270,12 +270,12 @@ def _machine(segmenter: Segmenter, threads: int | None) -> str:
 
 
 def _check_measures(path: Path, segmenter: Segmenter, measures: Sequence[str]) -> None:
-    from imp_trt.train.evaluation import MEASURES, measurable
+    from imp_trt.train.evaluation import METRICS, possible_metrics
 
-    unknown = sorted(set(measures) - set(MEASURES))
+    unknown = sorted(set(measures) - set(METRICS))
     if unknown:
-        raise UsageError("--metrics", expected=f"some of {', '.join(MEASURES)}", got=", ".join(unknown))
-    possible = measurable(segmenter.manifest)
+        raise UsageError("--metrics", expected=f"some of {', '.join(METRICS)}", got=", ".join(unknown))
+    possible = possible_metrics(segmenter.manifest)
     if not set(measures) <= set(possible):
         raise UsageError(
             f"--metrics for {path}, which has no detector",

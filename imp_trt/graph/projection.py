@@ -23,7 +23,7 @@ from imp_trt.errors import ArtifactError, ExportError, InvalidInput
 from imp_trt.export.onnx import mask_projection
 from imp_trt.export.onnx.function_builder import DOMAIN, OPSET, PLUGIN_ATTRIBUTES, Operators
 from imp_trt.graph.operands import Columns, GraphTensors, Prototypes, cast, named_nodes
-from imp_trt.graph.segmenter import Detections, read_detections
+from imp_trt.graph.segmenter import DetectionOperands, read_detections
 from imp_trt.ops.mask_projection.options import Sampling, check_options
 
 _MAX_BYTES = (1 << 31) - 1  # of a protocol buffer, thus of an ONNX file in one piece
@@ -247,7 +247,7 @@ def _check_names(model: ModelProto, tensors: GraphTensors, request: _Request) ->
             )
 
 
-def _insert(model: ModelProto, op: Operators, detections: Detections, request: _Request) -> None:
+def _insert(model: ModelProto, op: Operators, detections: DetectionOperands, request: _Request) -> None:
     """Adds the nodes of the operands, the operator and the class map, and both outputs."""
     graph = model.graph
     labels = _plane_of(op, detections.labels.value, request.labels)

@@ -28,7 +28,7 @@ from imp_trt.graph.operands import (
 
 
 @dataclass(frozen=True)
-class Detections:
+class DetectionOperands:
     """Operands of the operator.
 
     Attributes:
@@ -51,7 +51,7 @@ def read_detections(
     tensors: GraphTensors,
     sources: Mapping[str, str | Columns],
     prototypes: Prototypes | None = None,
-) -> Detections:
+) -> DetectionOperands:
     """Finds the tensors, checks them, and writes the nodes that bring them to the operator's shapes.
 
     Args:
@@ -82,7 +82,7 @@ def read_detections(
             sizes = ["?" if size < 0 else size for size in boxes.shape[:2]]
             raise operand.problem(f"{sizes} images and instances, as the boxes")
     batch = max(operand.shape[0] for operand in (boxes, scores, labels, masks))
-    return Detections(boxes, scores, cast(op, labels, TensorProto.INT64), masks, batch)
+    return DetectionOperands(boxes, scores, cast(op, labels, TensorProto.INT64), masks, batch)
 
 
 def _vector(op: Operators, operand: Operand, lead: int, kinds: tuple[int, ...], words: str) -> Operand:

@@ -3,4 +3,13 @@
 
 from imp_trt._lazy import attach_stub
 
-__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(
+    __name__,
+    __file__,
+    deprecated={
+        "BoundaryMeasure": "BoundaryMetric",
+        "InstanceMeasure": "InstanceMetric",
+        "PanopticMeasure": "PanopticMetric",
+        "SemanticMeasure": "SemanticMetric",
+    },
+)

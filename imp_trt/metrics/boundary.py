@@ -100,7 +100,7 @@ class BoundaryScores(ClassIou):
         )
 
 
-class BoundaryMeasure:
+class BoundaryMetric:
     """Scores of the pixels near ground-truth boundaries.
 
     A boundary pixel has a 4-neighbor of another class in the ground truth; the pixels on both sides count.

@@ -133,7 +133,7 @@ def thing_names(classes: ClassTable) -> tuple[str, ...]:
     return tuple(classes.names[t] for t in classes.things)
 
 
-class InstanceMeasure:
+class InstanceMetric:
     """Average precision of boxes and masks over all images.
 
     Detections on pixels of a thing class without an instance number (crowds, parts too small to be

@@ -125,7 +125,7 @@ class PanopticScores:
         return cls(classes, iou, *counts.reshape(-1, 3).T)
 
 
-class PanopticMeasure:
+class PanopticMetric:
     """Panoptic quality over all images; :func:`imp_trt.results.panoptic.fuse_panoptic` fuses results.
 
     A predicted and a ground-truth segment match if they have the same class and an IoU above 0.5; void

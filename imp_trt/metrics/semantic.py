@@ -133,7 +133,7 @@ class ConfusionMatrix:
         return SemanticScores(classes, iou, accuracy, float(hits.sum() / total) if total else math.nan)
 
 
-class SemanticMeasure:
+class SemanticMetric:
     """Semantic scores from one confusion matrix over all images."""
 
     def __init__(self, classes: ClassTable) -> None:

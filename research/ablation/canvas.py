@@ -17,7 +17,7 @@ THRESHOLD = 0.5
 """Score times mask probability above which a canvas cell counts as predicted."""
 
 
-class CanvasMeasure:
+class CanvasMetric:
     """Accumulates recall and precision of the canvas against the ground truth over a dataset.
 
     The ground truth is sampled at the center of each canvas cell; void pixels are ignored.

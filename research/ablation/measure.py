@@ -16,8 +16,8 @@ from imp_trt.data.dataset import Dataset, Sample
 from imp_trt.errors import InvalidInput
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
-from imp_trt.train.evaluation import Evaluation, evaluate, measurable
-from research.ablation.canvas import CanvasMeasure
+from imp_trt.train.evaluation import Evaluation, evaluate, possible_metrics
+from research.ablation.canvas import CanvasMetric
 from research.ablation.canvas_override import OVERRIDES, CanvasChange, CanvasOverrideBackend
 from research.ablation.cells import Variant
 
@@ -35,7 +35,7 @@ def measure(
         threads, device: of PyTorch.
 
     Returns:
-        The evaluation, and :meth:`CanvasMeasure.scores` of the network's own canvas; None if it has
+        The evaluation, and :meth:`CanvasMetric.scores` of the network's own canvas; None if it has
         none or it is overridden.
     """
     if variant.canvas_override:
@@ -43,7 +43,7 @@ def measure(
         return evaluate_changed(model, change, dataset, variant.measures, limit, threads, device), None
     samples = _LastSample(dataset)
     with Segmenter(model, threads=threads, device=device) as segmenter:
-        canvas = CanvasMeasure(dataset.classes) if segmenter.manifest.detections else None
+        canvas = CanvasMetric(dataset.classes) if segmenter.manifest.detections else None
 
         def predict(frame: NDArray[np.uint8]) -> SegmentationResult:
             result = segmenter.run(frame)
@@ -74,7 +74,7 @@ def evaluate_changed(
 
 
 def _chosen(manifest: Manifest, measures: Collection[str] | None) -> list[str]:
-    return [m for m in measurable(manifest) if measures is None or m in measures]
+    return [m for m in possible_metrics(manifest) if measures is None or m in measures]
 
 
 class EvenlySpaced:

@@ -27,7 +27,7 @@ from imp_trt.errors import (
 )
 from imp_trt.export import network
 from imp_trt.export.options import EngineOptions
-from imp_trt.export.tensorrt.engine import Engine as BuiltEngine
+from imp_trt.export.tensorrt.engine import BuiltEngine
 from tests.support import engines, foreign
 from tests.support.fake_tensorrt import CAPABILITY, VERSIONS, fake_gpu, plan
 from tests.support.foreign import export, images_of

@@ -19,7 +19,7 @@ from imp_trt.models.checkpoint import save_checkpoint
 from imp_trt.models.presets import SYSTEMS
 from imp_trt.models.semantic import SemanticHead
 from imp_trt.segmenter import Segmenter
-from imp_trt.train.evaluation import evaluate, measurable
+from imp_trt.train.evaluation import evaluate, possible_metrics
 from imp_trt.train.losses import StageLosses
 from imp_trt.train.recipes import recipe
 from imp_trt.train.targets import Batch
@@ -147,7 +147,7 @@ class Answered:
 def test_every_system_is_scored(trained, name):
     pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
     with Segmenter(trained(name)[0], "pytorch", device="cpu") as segmenter:
-        done = evaluate(segmenter.run, Answered(segmenter), measurable(segmenter.manifest))
+        done = evaluate(segmenter.run, Answered(segmenter), possible_metrics(segmenter.manifest))
     assert (done.images, done.semantic.pixel_accuracy) == (2, 1)
     assert done.boundary.bands[0].mean_accuracy == 1
     detector = SYSTEMS[name]["detector"]

@@ -14,11 +14,11 @@ from imp_trt.errors import InvalidInput
 from imp_trt.metrics.boundary import (
     DISTANCES,
     OBJECT_DISTANCES,
-    BoundaryMeasure,
+    BoundaryMetric,
     BoundaryScores,
     object_distance,
 )
-from imp_trt.metrics.semantic import ConfusionMatrix, SemanticMeasure
+from imp_trt.metrics.semantic import ConfusionMatrix, SemanticMetric
 from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, WALL, answer, labeled
 
 LIMITS = (0, 1, 2, 5, 10)
@@ -51,7 +51,7 @@ def squared_distances(truth: NDArray[np.uint8]) -> NDArray[np.int64]:
 @pytest.mark.parametrize("void", [False, True])
 def test_bands_are_those_of_a_search_over_all_pixels(void):
     rng = np.random.default_rng(7)
-    measure = BoundaryMeasure(CLASSES, LIMITS)
+    measure = BoundaryMetric(CLASSES, LIMITS)
     matrices = [ConfusionMatrix(len(CLASSES)) for _ in LIMITS]
     for size in ((37, 23), (16, 48), (30, 31)):
         truth, found = blobs(rng, size, void), blobs(rng, size, False)
@@ -76,11 +76,11 @@ def test_distances_are_exact_up_to_the_largest_band(limit):
     edge = [(0, 0), (0, 1), (1, 0)]
     ys, xs = np.mgrid[: size[0], : size[1]]
     inside = np.any([(ys - b) ** 2 + (xs - a) ** 2 <= limit**2 for b, a in edge], axis=0)
-    measure = BoundaryMeasure(CLASSES, (limit,))
+    measure = BoundaryMetric(CLASSES, (limit,))
     measure.add(labeled(truth), answer(np.where(inside, truth, DOG).astype(np.uint8)))
     assert measure.scores().bands[0].pixel_accuracy == 1
     # The same with the inside wrong and the outside right: not one pixel of the outside may count.
-    measure = BoundaryMeasure(CLASSES, (limit,))
+    measure = BoundaryMetric(CLASSES, (limit,))
     measure.add(labeled(truth), answer(np.where(inside, DOG, truth).astype(np.uint8)))
     assert measure.scores().bands[0].pixel_accuracy == 0
 
@@ -88,14 +88,14 @@ def test_distances_are_exact_up_to_the_largest_band(limit):
 def test_an_image_without_a_boundary_adds_nothing_to_the_bands():
     truth = np.full((20, 30), WALL, np.uint8)
     truth[5:9, 5:9] = 255  # void makes no boundary
-    measure = BoundaryMeasure(CLASSES)
+    measure = BoundaryMetric(CLASSES)
     measure.add(labeled(truth), answer(truth))
     assert all(np.isnan(band.pixel_accuracy) for band in measure.scores().bands)
 
 
 def test_a_band_that_holds_the_image_scores_what_the_class_map_scores():
     rng = np.random.default_rng(1)
-    bands, whole = BoundaryMeasure(CLASSES), SemanticMeasure(CLASSES)
+    bands, whole = BoundaryMetric(CLASSES), SemanticMetric(CLASSES)
     for _ in range(3):
         picture = labeled(blobs(rng, (40, 60), True)), answer(blobs(rng, (40, 60), False))
         bands.add(*picture)
@@ -113,7 +113,7 @@ def outline(mask: NDArray[np.bool_], void: NDArray[np.bool_], width: int) -> NDA
 @pytest.mark.parametrize("void", [False, True])
 def test_boundary_iou_is_that_of_a_search_over_windows(void):
     rng = np.random.default_rng(11)
-    measure = BoundaryMeasure(CLASSES)
+    measure = BoundaryMetric(CLASSES)
     inter, union = np.zeros(len(CLASSES)), np.zeros(len(CLASSES))
     for size in ((60, 80), (96, 128)):  # diagonals of 100 and 160: bands 2 and 3 pixels wide
         truth = blobs(rng, size, void).repeat(3, 0).repeat(3, 1)[: size[0], : size[1]].copy()
@@ -137,7 +137,7 @@ def test_boundary_iou_of_a_shifted_square_by_hand():
     found = truth.copy()
     truth[10:20, 10:20] = CAT
     found[10:20, 11:21] = CAT
-    measure = BoundaryMeasure(CLASSES)
+    measure = BoundaryMetric(CLASSES)
     measure.add(labeled(truth), answer(found))
     # Rings of 36 pixels; shifted by one column, they share the 9 + 9 pixels of top and bottom.
     assert measure.scores().iou[CAT] == pytest.approx(18 / (36 + 36 - 18))
@@ -146,7 +146,7 @@ def test_boundary_iou_of_a_shifted_square_by_hand():
 
 def test_scores_come_back_from_json_as_they_were():
     rng = np.random.default_rng(5)
-    measure = BoundaryMeasure(CLASSES)
+    measure = BoundaryMetric(CLASSES)
     measure.add(labeled(blobs(rng, (40, 60), True)), answer(blobs(rng, (40, 60), False)))
     data = measure.scores().to_dict()
     assert data["distances"] == [10, 25, 50, 100, 200, 400]
@@ -155,7 +155,7 @@ def test_scores_come_back_from_json_as_they_were():
 
 
 def test_results_of_earlier_versions_have_no_bands_of_objects():
-    measure = BoundaryMeasure(CLASSES)
+    measure = BoundaryMetric(CLASSES)
     measure.add(labeled(np.full((4, 4), WALL, np.uint8)), answer(np.full((4, 4), WALL, np.uint8)))
     data = json.loads(json.dumps(measure.scores().to_dict()))
     del data["object_distances"], data["object_bands"]
@@ -186,7 +186,7 @@ def test_bands_of_objects_hold_the_errors_at_their_rims():
     objects = (truth == CAT).astype(np.int32)
     found = truth.copy()
     found[:, 39] = WALL  # the cat's last column is missed: 0.5 px inside, of 20
-    measure = BoundaryMeasure(CLASSES)
+    measure = BoundaryMetric(CLASSES)
     measure.add(labeled(truth, objects), answer(found))
     scores = measure.scores()
     assert scores.object_distances == (0.02, 0.05, 0.1, 0.2, 0.5)
@@ -203,11 +203,11 @@ def test_an_object_that_fills_the_image_has_no_boundary():
 @pytest.mark.parametrize("distances", [(), (5, 5), (10, 5), (-1, 3)])
 def test_distances_that_do_not_ascend_are_rejected(distances):
     with pytest.raises(InvalidInput, match="ascending"):
-        BoundaryMeasure(CLASSES, distances)
+        BoundaryMetric(CLASSES, distances)
 
 
 def test_an_image_that_does_not_fit_is_rejected():
-    measure = BoundaryMeasure(CLASSES)
+    measure = BoundaryMetric(CLASSES)
     with pytest.raises(InvalidInput, match="class map"):
         measure.add(labeled(np.zeros((4, 4), np.uint8)), answer(np.zeros((4, 5), np.uint8)))
     with pytest.raises(InvalidInput, match="class map"):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import DependencyMissing
-from imp_trt.metrics.instances import AveragePrecision, InstanceMeasure, InstanceScores, coco_precision
+from imp_trt.metrics.instances import AveragePrecision, InstanceMetric, InstanceScores, coco_precision
 from imp_trt.results.result import Instances, SegmentationResult
 from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, WALL, answer, area, labeled
 
@@ -127,8 +127,8 @@ def reference(pictures: list[Any], kind: str) -> Any:
     return run
 
 
-def measured(pictures: list[Any]) -> InstanceMeasure:
-    measure = InstanceMeasure(CLASSES)
+def measured(pictures: list[Any]) -> InstanceMetric:
+    measure = InstanceMetric(CLASSES)
     for sample, result in pictures:
         measure.add(sample, result)
     return measure
@@ -167,7 +167,7 @@ def test_run_lengths_are_those_of_the_whole_mask(corners):
     mask[3, 3] = False
     whole = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
     sample = labeled(np.where(mask, DOG, WALL).astype(np.uint8), mask.astype(np.int32))
-    measure = InstanceMeasure(CLASSES)
+    measure = InstanceMetric(CLASSES)
     measure.add(sample, answer(sample.semantic, [mask], [DOG], [1.0]))
     # The truth is cut out at the object's box, the answer where its mask may lie.
     for entry in (*measure._annotations, *measure._detections):
@@ -184,7 +184,7 @@ def test_the_mask_of_an_answer_is_the_one_it_pastes():
     ones = np.ones(3, np.float32)
     found = Instances(boxes.clip(0, 24), np.full(3, DOG, np.int32), ones, masks, (24, 32), mask_boxes=boxes)
     semantic = np.full((24, 32), WALL, np.uint8)
-    measure = InstanceMeasure(CLASSES)
+    measure = InstanceMetric(CLASSES)
     measure.add(labeled(semantic), SegmentationResult(semantic, found, CLASSES))
     pasted = [rle.encode(np.asfortranarray(m.astype(np.uint8))) for m in found.paste()]
     assert [entry["segmentation"] for entry in measure._detections] == pasted
@@ -264,7 +264,7 @@ def test_an_answer_of_a_stuff_class_is_left_out():
 @pytest.mark.parametrize("things", [CLASSES.things, ()])
 def test_without_images_or_things_there_is_no_figure(things):
     classes = ClassTable(CLASSES.names, things, CLASSES.palette)
-    measure = InstanceMeasure(classes)
+    measure = InstanceMetric(classes)
     if not things:
         measure.add(scene(), answer(scene().semantic, classes=classes))
     data = measure.scores().to_dict()
@@ -294,4 +294,4 @@ def test_scores_come_back_from_json_as_they_were():
 def test_a_missing_package_is_named_before_hours_of_predicting(monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     with pytest.raises(DependencyMissing, match=r"imp-trt\[eval\]"):
-        InstanceMeasure(CLASSES)
+        InstanceMetric(CLASSES)

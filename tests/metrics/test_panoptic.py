@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imp_trt.metrics.panoptic import PanopticMeasure, PanopticScores
+from imp_trt.metrics.panoptic import PanopticMetric, PanopticScores
 from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, WALL, answer, area, labeled
 
 SIZE = (20, 40)
@@ -27,7 +27,7 @@ def truth(void: Any = None, crowd: bool = False) -> Any:
 
 
 def scored(sample: Any, result: Any, **fusion: Any) -> PanopticScores:
-    measure = PanopticMeasure(CLASSES, **fusion)
+    measure = PanopticMetric(CLASSES, **fusion)
     measure.add(sample, result)
     return measure.scores()
 
@@ -102,7 +102,7 @@ def test_a_crowd_is_neither_missed_nor_matched_and_excuses_its_class_alone():
 
 def test_counts_add_up_over_images():
     sample = truth()
-    measure = PanopticMeasure(CLASSES)
+    measure = PanopticMetric(CLASSES)
     measure.add(sample, answer(sample.semantic, [LEFT, RIGHT], [DOG, DOG], [0.9, 0.8]))
     measure.add(sample, answer(sample.semantic))
     scores = measure.scores()

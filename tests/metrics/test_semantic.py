@@ -11,7 +11,7 @@ import pytest
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
-from imp_trt.metrics.semantic import ConfusionMatrix, SemanticMeasure, SemanticScores
+from imp_trt.metrics.semantic import ConfusionMatrix, SemanticMetric, SemanticScores
 from tests.support.pictures import CLASSES as PETS
 from tests.support.pictures import DOG, FLOOR, WALL, answer, labeled
 
@@ -42,7 +42,7 @@ def test_the_matrix_is_global_not_a_mean_of_images():
 
 
 def test_a_pixel_predicted_as_no_class_is_missed_and_nothing_else():
-    measure = SemanticMeasure(PETS)
+    measure = SemanticMetric(PETS)
     measure.add(
         labeled(np.array([[WALL, WALL, WALL, 255]], np.uint8)),
         answer(np.array([[WALL, 255, DOG, 255]], np.uint8)),
@@ -109,7 +109,7 @@ def test_with_all_255_classes_every_cell_is_its_own():
 
 
 def test_the_confusion_matrix_goes_through_json():
-    measure = SemanticMeasure(PETS)
+    measure = SemanticMetric(PETS)
     measure.add(
         labeled(np.array([[WALL, WALL, FLOOR, 255]], np.uint8)),
         answer(np.array([[WALL, 255, DOG, DOG]], np.uint8)),

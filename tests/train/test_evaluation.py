@@ -12,7 +12,7 @@ import pytest
 
 from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
-from imp_trt.train.evaluation import MEASURES, Evaluation, evaluate, measurable
+from imp_trt.train.evaluation import METRICS, Evaluation, evaluate, possible_metrics
 from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, Pets, answer
 from tests.support.tiny import manifest
 
@@ -28,7 +28,7 @@ def perfect(frame: Any, **timing: float) -> Any:
 def test_a_perfect_predictor_scores_one_in_every_measure():
     pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
     seen: list[int] = []
-    done = evaluate(perfect, PETS, MEASURES, on_image=seen.append)
+    done = evaluate(perfect, PETS, METRICS, on_image=seen.append)
     assert (done.data, done.classes, done.images) == ("pets", CLASSES, 5)
     assert done.semantic.mean_iou == done.semantic.mean_accuracy == 1
     assert [band.mean_iou for band in done.boundary.bands] == [1] * 6
@@ -43,13 +43,13 @@ def test_the_class_map_alone_is_scored_by_default():
     assert (done.images, done.semantic.mean_iou) == (2, 1)
     assert done.boundary is done.instances is done.panoptic is None
     assert done.milliseconds == {}
-    assert [done.to_dict()[name] for name in MEASURES[1:]] == [None] * 3
+    assert [done.to_dict()[name] for name in METRICS[1:]] == [None] * 3
 
 
 @pytest.mark.parametrize("name", ["boundary", "panoptic"])
 def test_one_measure_by_name(name):
     done = evaluate(perfect, PETS, (name,), limit=1)
-    assert {n for n in MEASURES if getattr(done, n) is not None} == {"semantic", name}
+    assert {n for n in METRICS if getattr(done, n) is not None} == {"semantic", name}
 
 
 def test_a_wrong_predictor_scores_less():
@@ -82,7 +82,7 @@ def test_one_image_has_a_time():
 
 def test_an_evaluation_comes_back_from_json_as_it_was():
     pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")
-    for measures in (MEASURES, ()):
+    for measures in (METRICS, ()):
         done = evaluate(lambda frame: perfect(frame, total=3, infer=2), PETS, measures)
         text = json.dumps(done.to_dict(), allow_nan=False)
         again = Evaluation.from_dict(json.loads(text))
@@ -133,8 +133,8 @@ def test_without_images_there_are_no_scores():
 
 def test_a_network_without_a_detector_has_no_instances_to_measure():
     whole = manifest()
-    assert measurable(whole) == MEASURES
-    assert measurable(_without_detector(whole)) == ("semantic", "boundary")
+    assert possible_metrics(whole) == METRICS
+    assert possible_metrics(_without_detector(whole)) == ("semantic", "boundary")
 
 
 def _without_detector(whole: Any) -> Any:

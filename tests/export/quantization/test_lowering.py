@@ -19,7 +19,7 @@ from imp_trt.export.quantization import lowering
 from imp_trt.export.quantization.calibration import CalibrationFrames
 from imp_trt.export.quantization.lowering import LAYER_TYPES, RUNS_ON_ONNXRUNTIME, lower
 from imp_trt.export.quantization.quantize import DETECTING, FIRST, LOGITS, layer_of
-from imp_trt.export.verification.gates import Agreement, Detections
+from imp_trt.export.verification.gates import Agreement, FrameDetections
 from imp_trt.models.outputs import OUTPUT_NAMES
 from tests.support.networks import detecting_network, small_config, smooth_frames
 from tests.support.typed_models import ITERATIONS, typed, write_calibration
@@ -127,7 +127,7 @@ def test_onnxruntime_runs_it_and_agrees_with_float32(lowered, precision, labels,
     exact, low = run(lowered["fp32"].model, frames), run(lowered[precision].model, frames)
     agreement = Agreement()
     for i in range(len(frames)):
-        found = tuple(Detections(o["boxes"][i], o["labels"][i], o["scores"][i]) for o in (exact, low))
+        found = tuple(FrameDetections(o["boxes"][i], o["labels"][i], o["scores"][i]) for o in (exact, low))
         agreement.add((exact["semantic"][i], low["semantic"][i]), found)
     assert agreement.reference >= 4
     assert agreement.label_agreement > labels

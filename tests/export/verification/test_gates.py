@@ -13,7 +13,7 @@ from imp_trt.errors import VerificationError
 from imp_trt.export.verification.gates import (
     GATES,
     Agreement,
-    Detections,
+    FrameDetections,
     box_iou,
     enforce,
     mask_iou,
@@ -24,7 +24,7 @@ from imp_trt.export.verification.gates import (
 def detected(*rows):
     """rows of (x0, y0, x1, y1, label, score)."""
     table = np.array(rows, np.float32).reshape(-1, 6)
-    return Detections(table[:, :4], table[:, 4].astype(np.int32), table[:, 5])
+    return FrameDetections(table[:, :4], table[:, 4].astype(np.int32), table[:, 5])
 
 
 CAR = (10, 10, 50, 30, 2, 0.9)

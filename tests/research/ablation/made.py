@@ -10,7 +10,7 @@ import numpy as np
 
 from imp_trt.models.presets import SYSTEMS
 from imp_trt.train.config import Recipe, Stage
-from imp_trt.train.evaluation import MEASURES, Evaluation, evaluate
+from imp_trt.train.evaluation import METRICS, Evaluation, evaluate
 from research.ablation.cells import PINNED, VARIANTS, Cell
 from research.ablation.results import CellResult
 from tests.support.pictures import CAT, DOG, WALL, Pets, answer
@@ -35,7 +35,7 @@ def evaluated(system: str, misses: int) -> Evaluation:
             return answer(semantic)
         return answer(semantic, masks, [CAT, DOG], [0.9, 0.8], timing={"total": 5.0, "infer": 4.0})
 
-    measures = MEASURES if SYSTEMS[system]["detector"] else MEASURES[:2]
+    measures = METRICS if SYSTEMS[system]["detector"] else METRICS[:2]
     return evaluate(predict, PETS, measures)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from research.ablation.canvas import CanvasMeasure
+from research.ablation.canvas import CanvasMetric
 from tests.support.pictures import CAT, CLASSES, DOG, FLOOR, answer, area, labeled
 
 SIZE = (64, 64)
@@ -19,7 +19,7 @@ def picture():
 
 
 def measured(masks, labels, scores, sample=None):
-    measure = CanvasMeasure(CLASSES)
+    measure = CanvasMetric(CLASSES)
     sample = sample or picture()
     measure.add(sample, answer(sample.semantic, masks, labels, scores))
     return measure.scores()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imp_trt.train.evaluation import MEASURES, evaluate
+from imp_trt.train.evaluation import METRICS, evaluate
 from imp_trt.train.report.tables import Scored
 from tests.support.pictures import CAT, CLASSES, FLOOR, WALL, answer, labeled
 
@@ -55,6 +55,6 @@ def half_blind(frame):
 @pytest.fixture(scope="session")
 def scored():
     return [
-        Scored("plain", "plain.safetensors", evaluate(half_blind, ROOMS, MEASURES)),
-        Scored("imp", "imp.safetensors", evaluate(perfect, ROOMS, MEASURES)),
+        Scored("plain", "plain.safetensors", evaluate(half_blind, ROOMS, METRICS)),
+        Scored("imp", "imp.safetensors", evaluate(perfect, ROOMS, METRICS)),
     ]
