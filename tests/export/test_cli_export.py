@@ -204,6 +204,7 @@ def test_a_set_of_precisions_in_one_run(weights, tmp_path, capsys, monkeypatch, 
 
     monkeypatch.setattr(lowering, "collect_ranges", ranges)
     monkeypatch.setattr(lowering, "quantize", lambda model, precision, ranges: model)
+    monkeypatch.setattr(lowering, "_check_quantized", lambda model, precision: None)
     arguments = ["--precisions", "fp32", "int8", "fp8", "int8", "--calib", str(calibration_folder)]
     arguments += ["--weights", str(weights), "-o", str(tmp_path)]
     assert main([*arguments, "-q", "--json"]) == 0
