@@ -24,7 +24,7 @@ import torch
 from imp_trt.errors import CheckpointError
 from imp_trt.export import ExportOptions
 from imp_trt.export.pipeline import export_onnx
-from imp_trt.export.verification.gates import GATES, Agreement, Detections
+from imp_trt.export.verification.gates import GATES, Agreement, FrameDetections
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.presets import system
 from imp_trt.segmenter import Segmenter
@@ -53,7 +53,7 @@ def check(reference, candidate, frames):
     agreement = Agreement()
     for frame in frames:
         results = [s.run(frame) for s in (reference, candidate)]
-        found = [Detections(r.instances.boxes, r.instances.labels, r.instances.scores) for r in results]
+        found = [FrameDetections(r.instances.boxes, r.instances.labels, r.instances.scores) for r in results]
         agreement.add((results[0].semantic, results[1].semantic), (found[0], found[1]))
     failures = agreement.failures(GATES["fp32"])
     if failures:

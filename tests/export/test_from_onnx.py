@@ -22,7 +22,7 @@ from imp_trt.export import from_onnx
 from imp_trt.export.adopt import adopt_engine
 from imp_trt.export.from_onnx import engine_from_onnx
 from imp_trt.export.options import EngineOptions, ExportOptions
-from imp_trt.export.tensorrt.engine import Engine
+from imp_trt.export.tensorrt.engine import BuiltEngine
 from imp_trt.export.verification.gates import Gate
 from tests.support import engines, tiny
 from tests.support.fake_tensorrt import CAPABILITY, VERSIONS, fake_gpu, plan
@@ -45,7 +45,7 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         built.append(model)
         payload = plan(tiny.graph())
         header = read_plan_header(payload)
-        return Engine(
+        return BuiltEngine(
             payload, header, engines.info(**DEVICE, layer_precisions={"Half": 3}), "engine inspector"
         )
 
@@ -89,7 +89,7 @@ def test_a_file_that_is_replaced_during_the_build(
     before = read_artifact(path).manifest.sha256
     build = from_onnx.make_engine
 
-    def replace_it(*arguments: object) -> Engine:
+    def replace_it(*arguments: object) -> BuiltEngine:
         onnx_artifact(tmp_path, tiny.graph(num_detections=0), frames=golden(3))
         return build(*arguments)
 

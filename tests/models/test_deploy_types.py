@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from imp_trt.errors import ExportError
-from imp_trt.export.verification.gates import Agreement, Detections
+from imp_trt.export.verification.gates import Agreement, FrameDetections
 from imp_trt.models.deploy import DeployModule, Float32GroupNorm, lower_layers
 from imp_trt.models.outputs import OUTPUT_NAMES
 from tests.support.networks import detecting_network, small_config, smooth_frames
@@ -38,7 +38,9 @@ def test_outputs_have_the_types_of_the_contract_and_nearly_the_values(network, d
     }
     agreement = Agreement()
     for i in range(len(frames)):
-        found = [Detections(*(o[n][i].numpy() for n in ("boxes", "labels", "scores"))) for o in (exact, low)]
+        found = [
+            FrameDetections(*(o[n][i].numpy() for n in ("boxes", "labels", "scores"))) for o in (exact, low)
+        ]
         agreement.add((exact["semantic"][i].numpy(), low["semantic"][i].numpy()), tuple(found))
     assert agreement.reference >= 4
     # Random weights decide by smaller margins than trained ones: the gates of an export do not fit here.

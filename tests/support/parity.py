@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from imp_trt.export.verification.gates import GATES, Agreement, Detections
+from imp_trt.export.verification.gates import GATES, Agreement, FrameDetections
 
 
 def assert_same(reference: Mapping[str, Any], candidate: Mapping[str, Any], least: int = 1) -> None:
@@ -38,6 +38,6 @@ def assert_same(reference: Mapping[str, Any], candidate: Mapping[str, Any], leas
             assert not b[name][i, count:].any(), f"padding of {name}"
 
 
-def _detected(outputs: Mapping[str, Any], i: int) -> Detections:
+def _detected(outputs: Mapping[str, Any], i: int) -> FrameDetections:
     n = int(outputs["num_detections"][i])
-    return Detections(outputs["boxes"][i, :n], outputs["labels"][i, :n], outputs["scores"][i, :n])
+    return FrameDetections(outputs["boxes"][i, :n], outputs["labels"][i, :n], outputs["scores"][i, :n])
