@@ -21,7 +21,7 @@ mypy:
 pyright:
 	$(PYTHON) -m pyright --pythonpath $(PYTHON)
 
-test: ## the tests that are not marked slow: three minutes on two cores
+test: ## the tests that are not marked slow: two minutes on two cores
 	$(PYTHON) -m pytest -m "not slow" $(ARGS)
 
 test-all: ## the whole suite: twelve minutes on two cores

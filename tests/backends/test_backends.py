@@ -77,6 +77,7 @@ def test_a_graph_cut_short_that_matches_its_manifest_is_rejected(tmp_path: Path,
         open_backend(path)
 
 
+@pytest.mark.slow
 def test_flipped_bits_never_crash_the_process(tmp_path: Path) -> None:
     whole = tiny.graph().SerializeToString()
     generator = np.random.default_rng(1)

@@ -54,6 +54,7 @@ def run(path: Path, home: Path, threads: int = 0, wait: float = 0, **environment
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_no_file_and_no_connection(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()

@@ -125,6 +125,7 @@ def test_a_gate_on_kinds_of_frames_needs_them(tmp_path: Path) -> None:
         run_benchmark(settings, silent)
 
 
+@pytest.mark.slow
 def test_an_artifact_without_its_part(tmp_path: Path) -> None:
     settings = Settings(tiny.artifact(tmp_path), threads=1, temporal=TemporalOptions(4))
     with pytest.raises(ArtifactError, match="--parts"):

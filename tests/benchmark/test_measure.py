@@ -126,6 +126,7 @@ def test_the_real_pipeline_with_a_real_network(tmp_path: Path) -> None:
     assert found.interval_ms["min"] <= found.interval_ms["p50"] <= found.interval_ms["max"]  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_an_engine_measures_uploads_and_downloads(tmp_path: Path) -> None:
     with fake_gpu(), RealSegmenter(engine_file(tmp_path)) as segmenter:
         stepper = Stepper(segmenter, StreetFeed((48, 64)), time.perf_counter)

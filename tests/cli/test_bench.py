@@ -94,6 +94,7 @@ def test_a_stdout_that_fails_takes_no_file(closed: bool, unbuffered: str) -> Non
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.slow
 def test_gates_decide_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SHORT, *STREETS, "--assert", "p50<1000s", "--assert", "infer.max<1000s"]) == 0
     assert "p50<1000s: passed" in capsys.readouterr().out

@@ -213,6 +213,7 @@ def slow_network(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_keeps_what_is_done(
     number: signal.Signals, slow_network: list[int], capsys: pytest.CaptureFixture[str]

@@ -71,6 +71,7 @@ def test_a_pair_is_written_and_announced(tiny, tmp_path, capsys):
     assert said.err == ""
 
 
+@pytest.mark.slow
 def test_padding_is_reported_before_the_training(tiny, tmp_path, capsys):
     arguments = [*tiny, "--stage", "one", "--iterations", "0", "0", "--input-size", "64", "160"]
     assert command.main([*arguments, "-o", str(tmp_path)]) == 0

@@ -100,6 +100,7 @@ def test_json_describes_the_engine(cpu_only, planted, weights, tmp_path, capsys)
     assert data["verification"]["verified_on"] is None
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_another_precision_exits_with_3(cpu_only, planted, weights, tmp_path, capsys):
     planted("fp32")
@@ -120,6 +121,7 @@ def test_a_missing_builder_exits_with_5(target, weights, tmp_path, capsys, monke
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_a_library_that_does_not_load_exits_with_5(cpu_only, planted, weights, tmp_path, capsys, monkeypatch):
     planted("fp16")

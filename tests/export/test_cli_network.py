@@ -214,6 +214,7 @@ def test_selftest(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert selftest.main([str(artifact)]) == 4
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_an_engine_of_tensorrt_rtx(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

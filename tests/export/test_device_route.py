@@ -92,6 +92,7 @@ def test_an_export_from_a_checkpoint_says_what_it_needs(weights: Path, tmp_path:
     assert "imp-export FILE.onnx" in tried.stderr
 
 
+@pytest.mark.slow
 def test_the_doctor_there(tmp_path: Path) -> None:
     told = torch_free.run(tmp_path, "imp_trt.cli.doctor", "--json")
     assert told.returncode == 0, told.stderr

@@ -169,6 +169,7 @@ def test_an_artifact_with_tensors_in_other_files(tmp_path: Path) -> None:
         export(path, tmp_path / "out", target="tensorrt")
 
 
+@pytest.mark.slow
 @needs_rtx
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_tensorrt_rtx_builds_it(tmp_path: Path, precision: str, no_driver: None) -> None:
@@ -182,6 +183,7 @@ def test_tensorrt_rtx_builds_it(tmp_path: Path, precision: str, no_driver: None)
     assert report.path.stat().st_size > 10_000
 
 
+@pytest.mark.slow
 @needs_rtx
 @pytest.mark.parametrize("plugin", [False, True])
 def test_tensorrt_rtx_builds_the_operator(tmp_path: Path, plugin: bool, no_driver: None) -> None:
@@ -194,6 +196,7 @@ def test_tensorrt_rtx_builds_the_operator(tmp_path: Path, plugin: bool, no_drive
     assert engine.operators == {"InstanceMaskProjection": "plugin" if plugin else "function"}
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_what_the_builder_rejects_leaves_nothing(tmp_path: Path, no_driver: None) -> None:
     """ONNX Runtime knows the operator, TensorRT does not."""

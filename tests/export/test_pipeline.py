@@ -97,6 +97,7 @@ def test_the_artifact_is_what_the_segmenter_runs(quick, weights, images, tmp_pat
     assert len(a.instances) == len(b.instances)
 
 
+@pytest.mark.slow
 def test_a_failed_gate_leaves_nothing(quick, weights, tmp_path, monkeypatch):
     monkeypatch.setitem(verify.GATES, "fp32", verify.Gate(1.5, 0.99, 0.1))
     with pytest.raises(VerificationError, match=r"gate 150\.00%"):
@@ -104,6 +105,7 @@ def test_a_failed_gate_leaves_nothing(quick, weights, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_gate_keeps_the_artifact_that_was_there(quick, weights, tmp_path, monkeypatch):
     before = export_onnx(weights, tmp_path, ExportOptions(frame_count=1)).path.read_bytes()
     monkeypatch.setitem(verify.GATES, "fp32", verify.Gate(1.5, 0.99, 0.1))
@@ -113,6 +115,7 @@ def test_a_failed_gate_keeps_the_artifact_that_was_there(quick, weights, tmp_pat
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_unconverged_nms_fails_the_export(quick, weights, images, tmp_path):
     with pytest.raises(
         VerificationError, match=r"one more iteration of NMS changes \d+ keep flags.*--nms-iterations"
@@ -337,6 +340,7 @@ def test_a_manifest_that_lay_there_alone_survives_a_failed_export(quick, weights
     assert manifest.read_text() == "of an artifact that was moved"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("drop", "said"), [(0.05, True), (verify.GATES["fp32"].miou_drop, False)])
 def test_a_gate_for_miou_without_ground_truth_is_said(quick, weights, tmp_path, caplog, drop, said):
     """Only the synthetic scenes have ground truth, for a network of their classes."""
@@ -356,6 +360,7 @@ def test_frames_of_the_calibration_are_said(weights, images, tmp_path, caplog, s
     assert ("they are the calibration frames too" in caplog.text) == same
 
 
+@pytest.mark.slow
 def test_a_network_that_finds_nothing_is_no_proof(quick, weights, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(verify, "MIN_SCORE", 2.0)
     caplog.set_level("WARNING", logger="imp_trt")

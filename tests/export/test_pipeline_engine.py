@@ -151,6 +151,7 @@ def test_where_the_engine_runs_the_engine_is_verified(lowered, weights, images, 
     assert report.not_run_reason == ""
 
 
+@pytest.mark.slow
 def test_a_failed_gate_leaves_nothing(lowered, weights, images, tmp_path, monkeypatch):
     monkeypatch.setitem(verify.GATES, "fp16", verify.Gate(1.5, 0.99, 0.1))
     options = EngineOptions(keep_onnx=True)
@@ -165,6 +166,7 @@ def test_a_failed_gate_leaves_nothing(lowered, weights, images, tmp_path, monkey
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_graph_of_another_precision_leaves_nothing(lowered, weights, tmp_path):
     lowered["instead"] = typed("fp32")
     with pytest.raises(PrecisionError, match="does not compute in fp16"):

@@ -90,6 +90,7 @@ def test_pt_files(tmp_path: Path, network: ImpNetwork, change: Callable[[Content
     rejected(tmp_path / "x.pt")
 
 
+@pytest.mark.slow
 def test_a_zip_bomb(tmp_path: Path, network: ImpNetwork) -> None:
     buffer = io.BytesIO()
     torch.save(content(network), buffer)

@@ -116,6 +116,7 @@ def test_batch_labels_and_validity():
             assert torch.equal(keep[i, j], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("boxes", [dense_anchors(hills), torch.tensor([[0.0, 0, 10, 10]]).repeat(3840, 1)])
 def test_a_matrix_of_16_bits_keeps_the_same_boxes(boxes, dtype):

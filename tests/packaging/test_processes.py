@@ -28,6 +28,7 @@ def take(_: int) -> str:
     return (once.once("thing", fill) / "made by").read_text()
 
 
+@pytest.mark.slow
 def test_one_process_makes_it_for_all(home):
     with multiprocessing.get_context("fork").Pool(3) as pool:
         assert len(set(pool.map(take, range(3), chunksize=1))) == 1

@@ -65,6 +65,7 @@ def test_a_wrong_root_is_named(tmp_path: Path) -> None:
     assert f"TENSORRT_ROOT={tmp_path} has no NvInferRuntime.h" in _words(done.stderr)
 
 
+@pytest.mark.slow
 def test_tensorrt_8_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "NvInferRuntime.h").touch()
     (tmp_path / "NvInferVersion.h").write_text(

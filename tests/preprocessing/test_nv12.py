@@ -190,6 +190,7 @@ def artifact_of(folder: Path, backend: BackendName) -> Path:
     return folder / "tiny.safetensors"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "backend",
     [

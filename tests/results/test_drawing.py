@@ -19,6 +19,7 @@ from tests.bench import bench_draw
 from tests.support import tiny
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(180, 320), (540, 960)])
 def test_the_image_is_what_a_plain_drawing_shows(size: tuple[int, int]) -> None:
     frame, result = bench_draw.street(size, 30)

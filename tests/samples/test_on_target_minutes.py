@@ -247,6 +247,7 @@ def test_a_bare_checkout_without_a_gpu_names_what_every_step_lacks(tmp_path):
     assert "--minutes 8" in record["command"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(missing() is None, reason="has a GPU; run samples/on_target itself")
 def test_one_step_of_a_bare_checkout(tmp_path):
     code, record, said = bare_run(tmp_path, "--minutes", "1", "--only", "kernels")

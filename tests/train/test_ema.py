@@ -53,6 +53,7 @@ def test_the_checkpoint_has_the_average_and_resuming_keeps_it(tmp_path, monkeypa
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_without_a_decay_no_average_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "WeightAverage", lambda *_: pytest.fail("an average was made"))
     weights(tmp_path, RECIPE)

@@ -227,6 +227,7 @@ def test_another_file_in_place_of_the_log_is_rejected(tmp_path, text):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_lower_precision_trains(tmp_path, precision):
     # One step of SGD moves the weights along the gradient.
@@ -242,6 +243,7 @@ def test_lower_precision_trains(tmp_path, precision):
     assert not torch.equal(moved, expected), "autocast is off"
 
 
+@pytest.mark.slow
 def test_the_papers_optimizer_with_a_frozen_backbone(tmp_path, monkeypatch):
     """SGD, milestones, biases at twice the rate, whole images of several sizes, frozen stages."""
     from imp_trt.models import initial

@@ -149,6 +149,7 @@ def test_a_signal_saves_the_state_at_the_next_step(tmp_path, monkeypatch, whole,
     assert len(calls) == 1, "the steps before the signal are not made again"
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_last_step_is_not_lost(tmp_path, monkeypatch, whole):
     after_step(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(KeyboardInterrupt):
@@ -203,6 +204,7 @@ def test_a_killed_process_goes_on_from_its_last_save_to_the_same_weights(tmp_pat
     assert len(calls) == 2, "saved after two of four steps"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stored", "expected"),
     [

@@ -152,6 +152,7 @@ def test_an_interrupted_evaluation_is_repeated(tmp_path, monkeypatch, whole, ste
     assert same_weights(tmp_path / "stage_one.safetensors", whole / "stage_one.safetensors")
 
 
+@pytest.mark.slow
 def test_a_validation_image_that_cannot_be_read_costs_no_step(tmp_path, monkeypatch):
     class Damaged(Held):
         def __getitem__(self, index):

@@ -222,6 +222,7 @@ def test_every_frame_is_accounted_for_when_a_sink_stops_an_endless_source(segmen
     assert snapshots[-1]["in_flight"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize("where", ["write", "on_frame"])
 def test_a_consumer_that_stops_taking_frames_is_an_error(
@@ -255,6 +256,7 @@ def test_a_consumer_that_stops_taking_frames_is_an_error(
     assert sink.ended == ["closed"]  # it has taken the frame in the end
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_impatient")
 def test_a_failure_does_not_wait_for_a_sink_that_is_stuck(segmenter: Segmenter) -> None:
     stuck, freed = threading.Event(), threading.Event()
@@ -276,6 +278,7 @@ def test_a_failure_does_not_wait_for_a_sink_that_is_stuck(segmenter: Segmenter) 
     _joined("imp-trt writing")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_impatient")
 def test_a_late_failure_does_not_wait_for_a_sink_that_is_stuck(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch

@@ -338,6 +338,7 @@ def test_a_long_close_is_waited_for(
     assert [sink.ended for sink in sinks] == [["close"], ["close"]]
 
 
+@pytest.mark.slow
 def test_a_close_that_stalls_is_abandoned(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imp_trt.video.pipeline.JOIN_TIMEOUT_S", 0.1)
     freed = threading.Event()

@@ -129,6 +129,7 @@ def test_adaptive_sampling_of_float16_features():
     np.testing.assert_allclose(result, pyramid_roi_align(*levels, boxes, 7, 0).numpy(), atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aligned", [False, True])
 def test_adaptive_sampling_in_openvino(aligned):
     """A box without extent has no samples: OpenVINO would divide by their number."""
@@ -149,6 +150,7 @@ def test_adaptive_and_fixed_sampling_in_one_file():
         file_with(pyramid(), boxes_of_every_level(), [CALLS[0], ADAPTIVE[0]])
 
 
+@pytest.mark.slow
 def test_the_exported_operator_is_adaptive():
     class Pool(torch.nn.Module):
         def forward(self, p2, p3, p4, p5, boxes):

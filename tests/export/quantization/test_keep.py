@@ -46,6 +46,7 @@ def test_patterns_name_layers():
         matching("mask_heads", LAYERS)
 
 
+@pytest.mark.slow
 def test_a_file_of_int8_has_a_layer_in_int8(weights, tmp_path, calibration_folder, capsys):
     """With all layers in float16 only the name of the file would be that of another precision."""
     arguments = ["--engine", "int8", "--calib", str(calibration_folder), "--target", "onnxruntime"]

@@ -119,6 +119,7 @@ def test_a_builder_without_its_gpu(stub):
         build_engine(b"", JOB)
 
 
+@pytest.mark.slow
 def test_text_printed_on_stdout_is_ignored(stub):
     stub("import os; os.write(1, b'noise\\n'); print('more noise'); raise ImportError('gone')")
     with pytest.raises(DependencyMissing, match="gone"):

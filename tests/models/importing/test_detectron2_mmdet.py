@@ -231,6 +231,7 @@ def test_switches_of_detectron2() -> None:
     assert config["std"] == pytest.approx([s / 255 for s in (58.395, 57.12, 57.375)])
 
 
+@pytest.mark.slow
 def test_switches_of_mmdetection() -> None:
     for settings, caffe, in_1x1 in (
         (PYTORCH_STYLE, None, False),

@@ -120,6 +120,7 @@ def test_eps_that_is_none(tmp_path: Path, eps: float) -> None:
         import_checkpoint(tmp_path / "missing.pth", batch_norm_eps=eps)
 
 
+@pytest.mark.slow
 def test_options_and_names_that_do_not_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     state = resnet18_state()
     torch.save(state, tmp_path / "a.pth")
@@ -131,6 +132,7 @@ def test_options_and_names_that_do_not_fit(tmp_path: Path, caplog: pytest.LogCap
     assert caplog.text == ""
 
 
+@pytest.mark.slow
 def test_eps_that_may_be_another_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Networks fine-tuned from torchvision's COCO weights have eps 0, which no state dict says."""
     state = resnet18_state()

@@ -80,6 +80,7 @@ def test_an_image_without_things_has_an_empty_canvas(tmp_path):
     assert evaluation.images == 2
 
 
+@pytest.mark.slow
 def test_the_detections_stay_the_networks_own(tmp_path):
     model = network(tmp_path)
     evaluation, _ = scored(model, Variant("empty", canvas_override="empty"))

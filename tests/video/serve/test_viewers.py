@@ -42,6 +42,7 @@ def test_a_stream_viewer_that_vanished_is_noticed_without_new_frames(
     ended(lambda: len(threads()) == 1)
 
 
+@pytest.mark.slow
 def test_stalled_viewers_hold_up_neither_the_run_nor_other_viewers(shown: BrowserView) -> None:
     stalled = [ask(shown.port, "/stream?layers=", 4096) for _ in range(8)]
     half = socket.create_connection(("127.0.0.1", shown.port))

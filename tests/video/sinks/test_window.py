@@ -66,6 +66,7 @@ say("quit")
     assert (tmp_path / "got.txt").read_text() == "front - street|front - street"
 
 
+@pytest.mark.slow
 def test_a_viewer_that_is_not_ready_is_not_waited_for(item: MakeItem) -> None:
     with window("import time; time.sleep(60)") as sink:
         start = time.monotonic()

@@ -190,6 +190,7 @@ def test_nothing_is_replaced_when_the_reading_waits() -> None:
     assert source.dropped == 0
 
 
+@pytest.mark.slow
 def test_closing_while_a_read_stalls() -> None:
     hang = threading.Event()
     camera = ScriptedCamera([1, lambda: hang.wait(5), 2])

@@ -38,6 +38,7 @@ def _one_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captures, "_timeouts", lambda read_timeout_s: timeouts(1.0))
 
 
+@pytest.mark.slow
 def test_rtsp(capfd: pytest.CaptureFixture[str]) -> None:
     with RtspServer(PICTURES, login=LOGIN) as server, open_source(server.url) as source:
         assert source.name == f"rtsp://***@127.0.0.1:{server.port}/live"
