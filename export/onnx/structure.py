@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imp_trt.artifacts.manifest import TensorSpec
+from imp_trt.backends.onnx_wire import BYTES, FIXED32, FIXED64, INT, varint
 from imp_trt.errors import ArtifactError
 
 DOMAIN = "imp_trt"
@@ -77,7 +78,7 @@ def read_structure(data: bytes) -> Structure:
     """
     try:
         return _structure(memoryview(data))
-    except (IndexError, UnicodeDecodeError, ValueError) as error:
+    except ValueError as error:
         raise ArtifactError(
             "ONNX file",
             expected="a serialized ModelProto",
@@ -168,33 +169,20 @@ def _fields(data: memoryview) -> Iterator[tuple[int, _Value, int, int]]:
     position = 0
     while position < len(data):
         start = position
-        key, position = _varint(data, position)
+        key, position = varint(data, position)
         number, wire = key >> 3, key & 7
         value: _Value
-        if wire == 0:
-            value, position = _varint(data, position)
-        elif wire == 2:
-            length, begin = _varint(data, position)
+        if wire == INT:
+            value, position = varint(data, position)
+        elif wire == BYTES:
+            length, begin = varint(data, position)
             position = begin + length
             value = data[begin:position]
-        elif wire in (1, 5):
-            begin, position = position, position + (8 if wire == 1 else 4)
+        elif wire in (FIXED64, FIXED32):
+            begin, position = position, position + (8 if wire == FIXED64 else 4)
             value = data[begin:position]
         else:
             raise ValueError(f"wire type {wire}")
         if number < 1 or position > len(data):
             raise ValueError(f"field {number} ends behind the message")
         yield number, value, start, position
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number of more than 64 bits")

@@ -49,13 +49,13 @@ class Reader:
             self._left -= 1
             if self._left < 0:
                 raise ValueError(f"more than {MAX_FIELDS:,} fields")
-            key, at = _varint(data, at)
+            key, at = varint(data, at)
             number, wire = key >> 3, key & 7
             if number == 0 or key >= _MAX_KEY:  # of a larger key, protobuf takes the last 32 bits
                 raise ValueError(f"a field with the number {number}")
             value: Value
             if wire == INT:
-                value, at = _varint(data, at)
+                value, at = varint(data, at)
             else:
                 size, at = _size(data, at, wire)
                 part = data[at : at + size]
@@ -80,7 +80,7 @@ def integers(value: Value) -> Iterator[int]:
         return
     at = 0
     while at < len(value):
-        number, at = _varint(value, at)
+        number, at = varint(value, at)
         yield signed(number)
 
 
@@ -117,7 +117,7 @@ def text_of(value: Value) -> str:
 
 def _size(data: memoryview, at: int, wire: int) -> tuple[int, int]:
     if wire == BYTES:
-        size, at = _varint(data, at)
+        size, at = varint(data, at)
     elif wire in (FIXED32, FIXED64):
         size = 4 if wire == FIXED32 else 8
     else:
@@ -127,7 +127,8 @@ def _size(data: memoryview, at: int, wire: int) -> tuple[int, int]:
     return size, at
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
+def varint(data: memoryview, at: int) -> tuple[int, int]:
+    """An integer of variable size and the position behind it; ValueError if it does not end."""
     value = shift = 0
     while True:
         if at >= len(data) or shift > 63:

@@ -121,6 +121,8 @@ def test_an_artifact_becomes_an_engine_with_its_golden_arrays(
     assert report.manifest.source_sha256 == read_network(artifact).manifest.source_sha256
     with pytest.raises(UsageError, match=r"keeps its precision.*--engine fp16"):
         export(artifact, tmp_path / "more", precision="fp32")
+    with pytest.raises(UsageError, match=r"--frames for .*golden arrays"):
+        export(artifact, tmp_path / "more", precision="fp16", frames=tmp_path / "call0.npz")
     with pytest.raises(UsageError, match="shapes are fixed"):
         export(artifact, tmp_path / "more", {"images": (1, 3, 16, 24)}, precision="fp16")
     assert not (tmp_path / "more").exists()
@@ -142,22 +144,9 @@ def test_an_engine_has_no_figures_of_its_onnx_file(
     assert found["onnx"] == known.verification
     if here == "unverified":
         assert (found["verified_on"], report.manifest.benchmark) == (None, {})
+        assert report.manifest.golden_sha256, "imp-selftest replays it on the device"
     compared = {"engine": "outputs", "graph": "outputs_rounded", "unverified": ""}[here]
     assert [name for name in found if name.startswith("outputs")] == [compared][: bool(compared)]
-
-
-def test_an_engine_of_an_artifact_does_not_inherit_its_verification(
-    tmp_path: Path, builder: list[ModelProto]
-) -> None:
-    artifact = export(foreign.save(tmp_path, foreign.plain()), tmp_path / "out", precision="fp16").path
-    with fake_gpu():
-        report = export(artifact, tmp_path / "out", precision="fp16", target="tensorrt", verify=False)
-    assert report.manifest.verification["verified_on"] is None
-    assert "outputs" not in report.manifest.verification
-    assert report.manifest.benchmark == {}
-    assert report.manifest.golden_sha256, "imp-selftest replays it on the device"
-    with pytest.raises(UsageError, match=r"--frames for .*golden arrays"):
-        export(artifact, tmp_path / "more", precision="fp16", frames=tmp_path / "call0.npz")
 
 
 def test_an_artifact_with_tensors_in_other_files(tmp_path: Path) -> None:
