@@ -4,7 +4,7 @@ PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help check ruff mypy pyright test test-all matrix bench fuzz mutation soak bindings drivers device docs
+.PHONY: help check ruff mypy pyright test test-all test-exhaustive matrix bench fuzz mutation soak bindings drivers device docs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,8 +24,11 @@ pyright:
 test: ## the tests that are not marked slow: two minutes on two cores
 	$(PYTHON) -m pytest -m "not slow" $(ARGS)
 
-test-all: ## the whole suite: twelve minutes on two cores
+test-all: ## all tests but those marked exhaustive: ten minutes on two cores
 	$(PYTHON) -m pytest $(ARGS)
+
+test-exhaustive: ## every test: a quarter of an hour on two cores
+	$(PYTHON) -m pytest -m "" $(ARGS)
 
 matrix: ## the tests with the lowest and the newest dependencies, on each Python that is installed
 	$(PYTHON) -m tests.matrix $(ARGS)

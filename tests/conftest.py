@@ -54,8 +54,15 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         options.maxworkerrestart = "0"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first in a worker process, so that none is left alone with one at the end."""
+    """Exhaustive tests are slow, and files with slow tests are first in a worker process.
+
+    So none is left alone with one at the end.
+    """
+    for item in items:
+        if item.get_closest_marker("exhaustive"):
+            item.add_marker("slow")
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     slow = {item.path for item in items if item.get_closest_marker("slow")}

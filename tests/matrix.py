@@ -98,7 +98,7 @@ def run(program: str, folder: Path, extra: str, constraints: Sequence[str], test
         (folder.parent / f"{folder.name}.txt").write_text("\n".join(constraints) + "\n")
         options = ["-c", str(folder.parent / f"{folder.name}.txt")]
     # Linters and the types of packages are those of the newest versions.
-    choice = ["-m", "not lint"] if constraints else []
+    choice = ["-m", "not lint" if constraints else ""]
     what = ["-e", f"{ROOT}[{extra}]" if extra else str(ROOT), "pytest", "pytest-xdist"]
     for name, command in {
         "making the environment": [program, "-m", "venv", "--clear", str(folder)],

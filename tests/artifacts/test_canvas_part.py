@@ -184,6 +184,7 @@ def test_a_killed_writer_leaves_both_files_of_one_export(tmp_path: Path, number:
     ]
 
 
+@pytest.mark.slow
 def test_readers_never_see_parts_of_two_exports(tmp_path: Path) -> None:
     path = write(tmp_path, b"0")
     done = threading.Event()

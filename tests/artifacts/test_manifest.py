@@ -248,6 +248,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.sampled_from(sorted(good())), JSON)
 def test_any_value_in_any_field_parses_or_is_rejected(name: str, value: object) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cuda import driver_matrix
 from tests.support.driver_session import build_stub, run_child
+from tests.support.variants import variants
 
 OLDEST_AND_NEWEST = (min(driver_matrix.DRIVERS), max(driver_matrix.DRIVERS))
 
@@ -26,13 +27,7 @@ def stub(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "version",
-    [
-        pytest.param(version, marks=() if version in OLDEST_AND_NEWEST else pytest.mark.slow)
-        for version in driver_matrix.DRIVERS
-    ],
-)
+@pytest.mark.parametrize("version", variants(driver_matrix.DRIVERS, OLDEST_AND_NEWEST))
 def test_every_function_works_on_a_driver_of(version, stub, tmp_path):
     saw = run_child(
         *(stub, tmp_path / "log", version, "tests.cuda.driver_matrix"), environment={"MATRIX_CHILD": "1"}

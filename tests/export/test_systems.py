@@ -25,6 +25,7 @@ from imp_trt.train.recipes import recipe
 from imp_trt.train.targets import Batch
 from tests.support.networks import detecting_network, small_config, smooth_frames
 from tests.support.stub_packages import needs_rtx
+from tests.support.variants import variants
 
 
 def batch():
@@ -96,7 +97,9 @@ def test_a_training_step_has_the_losses_of_its_parts(trained, name):
 
 
 @pytest.mark.slow  # an export takes some seconds
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize(
+    "name", variants(SYSTEMS, ("panoptic-fpn-imp", "panoptic-p2", "mask-rcnn-imp", "semantic-fpn"))
+)
 def test_the_exported_system_does_what_the_checkpoint_does(trained, images, tmp_path, name):
     weights, _ = trained(name)
     report = export_onnx(weights, tmp_path, ExportOptions(frames=images, frame_count=2))
@@ -176,7 +179,9 @@ def test_an_engine_of_a_system_that_lacks_a_part(trained, tmp_path, name, precis
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_lite0", "efficientnet_lite2"])
+@pytest.mark.parametrize(
+    "backbone", variants(["resnet18", "efficientnet_lite0", "efficientnet_lite2"], ["resnet18"])
+)
 def test_a_real_time_backbone_is_exported(images, tmp_path, backbone):
     weights = save_checkpoint(tmp_path / "real_time.safetensors", detecting_network(lite(backbone)), {})
     report = export_onnx(weights, tmp_path, ExportOptions(frames=images, frame_count=2))
@@ -194,7 +199,7 @@ def lite(backbone="efficientnet_lite0", name="panoptic-fpn-imp", **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", variants(SYSTEMS, ("panoptic-p2-imp", "mask-rcnn-imp", "semantic-fpn")))
 def test_every_system_with_a_lite_backbone_from_a_step_to_an_artifact(images, tmp_path, name):
     network = detecting_network(lite(name=name, background_score=0.2)).train()
     losses = StageLosses(network, recipe("smoke"), 2, None)(batch())
@@ -236,7 +241,10 @@ def test_a_lite_backbone_in_lower_precision(images, tmp_path, precision):
 # Each kind of head and detector once: an engine takes ten seconds.
 @pytest.mark.slow
 @needs_rtx
-@pytest.mark.parametrize("name", ["panoptic-fpn-imp", "panoptic-p2", "mask-rcnn-imp"])
+@pytest.mark.parametrize(
+    "name",
+    variants(["panoptic-fpn-imp", "panoptic-p2", "mask-rcnn-imp"], ("panoptic-fpn-imp", "mask-rcnn-imp")),
+)
 def test_engines_of_systems_with_a_lite_backbone(tmp_path, name):
     weights = save_checkpoint(tmp_path / "lite.safetensors", detecting_network(lite(name=name)), {})
     options = ExportOptions(precision="fp16", target="tensorrt-rtx", verify=False)

@@ -50,6 +50,7 @@ def test_each_normalization_equals_its_eager_network(backbone, norm, head_norm):
     assert_same(network.forward_frames(smooth_frames()), run(module, smooth_frames()), 0)
 
 
+@pytest.mark.slow
 def test_trained_weights_equal_their_eager_network_on_street_scenes():
     from imp_trt.synthetic import StreetScenes
     from imp_trt.weights import bundled

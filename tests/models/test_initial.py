@@ -182,6 +182,7 @@ def test_impossible_combinations_are_rejected(kind, config, text):
         initialize(ImpNetwork(config), kind)
 
 
+@pytest.mark.slow
 def test_other_sizes_than_torchvisions_are_rejected(mask_rcnn):
     narrow = resnet50(fpn_channels=64)
     with pytest.raises(CheckpointError, match=r"FPN.*\[64, 256, 1, 1\].*\[256, 256, 1, 1\]"):

@@ -26,6 +26,7 @@ from tests.ops.mask_projection_cases import (
     scale_of,
 )
 from tests.support.cuda_on_host.operators import DTYPES, Projection, as_tensor
+from tests.support.variants import variants
 
 TYPES = {np.float16: "f16", np.float32: "f32"}
 ROUNDING = {np.float16: 5e-4, np.float32: 1e-6}
@@ -48,8 +49,8 @@ def assert_same_bits(
     return got
 
 
-# Cases of some seconds: one rule for `make test`.
-RULES_OF_LARGE_CASES = [pytest.param(r, marks=() if r == "bilinear" else pytest.mark.slow) for r in RULES]
+# Cases of some seconds.
+RULES_OF_LARGE_CASES = variants(RULES, ["bilinear"])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -74,7 +75,7 @@ def test_is_within_rounding_of_the_definition(rule: str, dtype: type) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", RULES_OF_LARGE_CASES)
 @pytest.mark.parametrize("dtype", DEGENERATE_DTYPES)
 def test_degenerate_numbers(rule: str, dtype: type) -> None:
     @QUICK
@@ -88,7 +89,7 @@ def test_degenerate_numbers(rule: str, dtype: type) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", RULES_OF_LARGE_CASES)
+@pytest.mark.parametrize("rule", RULES)
 def test_membership_where_corners_meet_pixel_centers_and_tile_borders(rule: str) -> None:
     rng = np.random.default_rng(0)
     for part in (4, 6, 64):

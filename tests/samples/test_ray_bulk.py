@@ -47,6 +47,7 @@ def test_what_is_done_is_not_done_again(sample, recordings, tmp_path):
     assert unfinished(recordings, results) == tasks[1:]
 
 
+@pytest.mark.slow
 def test_a_worker_goes_on_after_a_damaged_video(sample, artifact, clip, tmp_path):
     worker = sample("ray_bulk/ray_bulk.py").Worker(str(artifact), 1)
     damaged, results = tmp_path / "damaged.mp4", tmp_path / "out" / "x.jsonl"

@@ -41,6 +41,7 @@ def test_a_scene_depends_on_seed_and_index_alone() -> None:
     assert not np.array_equal(StreetScenes(6, (96, 128), 20)[7].image, late.image)
 
 
+@pytest.mark.slow
 def test_labels_are_consistent(scenes: list[Sample]) -> None:
     for sample in scenes:
         numbers = np.unique(sample.instances)

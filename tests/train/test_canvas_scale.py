@@ -104,6 +104,7 @@ def test_a_given_scale_is_kept_by_the_checkpoint(tmp_path):
     assert load_model(path)[0].semantic.canvas_scale == 4.0
 
 
+@pytest.mark.slow
 def test_a_resumed_stage_two_keeps_the_scale_that_it_started_with(tmp_path, monkeypatch):
     """Another device or number of processes may measure another one."""
     scales = [3.25, 3.26]

@@ -23,6 +23,7 @@ from imp_trt.train.batches import batch_stream, class_weights, draw_batch, draw_
 from imp_trt.train.config import Stage
 from imp_trt.train.optimizer import Optimizer, TrainingDiverged, parameter_groups
 from imp_trt.train.run import Run, train_stage_one, train_stage_two
+from tests.support.variants import variants
 from tests.train.boxes import CLASSES, CONFIG, RECIPE, Boxes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,9 +60,7 @@ def dying_after(steps, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "killed_at", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(5, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("killed_at", variants([1, 4, 5], [4]))
 def test_resume_after_a_failure_is_bit_identical(tmp_path, monkeypatch, killed_at):
     monkeypatch.setattr(log, "LOG_EVERY", 3)
     whole = trained(tmp_path / "whole", RECIPE)

@@ -82,6 +82,7 @@ def test_pair_shares_stage_one_and_its_crops(pair):
     assert canvas_weights.abs().max() > 0, "stage two must have trained the canvas channels"
 
 
+@pytest.mark.slow
 def test_checkpoint_says_how_it_was_made(pair):
     metadata = load_model(pair[1])[1]
     assert metadata["data"] == "boxes"
@@ -339,6 +340,7 @@ def test_a_pair_starts_from_the_same_initial_head(tmp_path):
     assert all(torch.equal(plain[name], stage_one[name]) for name in stage_one)
 
 
+@pytest.mark.slow
 def test_pretrained_weights_are_asked_for_where_layers_are_new(tmp_path, monkeypatch):
     from imp_trt.models import initial
 

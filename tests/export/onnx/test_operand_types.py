@@ -14,6 +14,7 @@ from torch import nn
 
 from imp_trt.export import onnx_with_operators
 from imp_trt.ops import instance_mask_projection, pyramid_roi_align
+from tests.support.variants import variants
 
 pytestmark = pytest.mark.slow
 
@@ -21,9 +22,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 ROUNDING = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float64: 1e-6}
 
-FLOATS_BUT_ONE_SLOW = [
-    pytest.param(one, marks=() if one == torch.float16 else pytest.mark.slow) for one in FLOATS
-]
+USUAL_FLOATS = variants(FLOATS, (torch.float16, torch.bfloat16))
 """Each is an export of about a second."""
 
 
@@ -65,8 +64,8 @@ def run(model: onnx.ModelProto, inputs: dict[str, torch.Tensor]) -> np.ndarray:
     return result
 
 
-@pytest.mark.parametrize("sampling", ["rect", pytest.param("bilinear", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("masks", FLOATS_BUT_ONE_SLOW, ids=named)
+@pytest.mark.parametrize("sampling", variants(["rect", "bilinear"], ["rect"]))
+@pytest.mark.parametrize("masks", USUAL_FLOATS, ids=named)
 def test_mask_projection_with_every_combination(masks: torch.dtype, sampling: str) -> None:
     network = Canvases(masks, sampling)
     inputs = dict(zip(("boxes", "scores", "labels", "masks"), detections(), strict=True))
@@ -78,9 +77,7 @@ def test_mask_projection_with_every_combination(masks: torch.dtype, sampling: st
         np.testing.assert_allclose(a, b, atol=ROUNDING[masks], rtol=0, err_msg=named(*types))
 
 
-@pytest.mark.parametrize(
-    "kind", [torch.float16, pytest.param(torch.float64, marks=pytest.mark.slow)], ids=named
-)
+@pytest.mark.parametrize("kind", variants([torch.float16, torch.float64], [torch.float16]), ids=named)
 def test_inputs_of_the_file_keep_their_types(kind: torch.dtype) -> None:
     class Canvas(nn.Module):
         def forward(self, boxes, scores, labels, masks):
@@ -119,10 +116,8 @@ class Pooled(nn.Module):
         return torch.stack([pyramid_roi_align(*levels, boxes.to(kind), 3) for kind in FLOATS]).float()
 
 
-@pytest.mark.parametrize("features", FLOATS_BUT_ONE_SLOW, ids=named)
-@pytest.mark.parametrize(
-    "mixed", [pytest.param(False, marks=pytest.mark.slow), True], ids=["one type", "two types"]
-)
+@pytest.mark.parametrize("features", USUAL_FLOATS, ids=named)
+@pytest.mark.parametrize("mixed", variants([False, True], [True]), ids=["one type", "two types"])
 def test_roi_align_with_every_combination(features: torch.dtype, mixed: bool) -> None:
     make = torch.Generator().manual_seed(2)
     levels = [torch.rand(2, 3, 64 // s, 96 // s, generator=make).bfloat16().float() for s in (4, 8, 16, 32)]

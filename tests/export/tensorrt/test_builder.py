@@ -18,6 +18,7 @@ from imp_trt.export.tensorrt.layer_types import REQUIRED
 from tests.support.small_graphs import convolution, graph
 from tests.support.stub_packages import needs_rtx
 from tests.support.typed_models import typed
+from tests.support.variants import variants
 
 pytestmark = needs_rtx
 
@@ -25,7 +26,7 @@ pytestmark = needs_rtx
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 QUANTIZED = ("int8", "fp8")
 # A build takes seconds.
-ONE_QUICK = [pytest.param(one, marks=() if one == "fp16" else pytest.mark.slow) for one in PRECISIONS]
+USUAL = variants(PRECISIONS, ("fp16", "int8"))
 
 
 def built(model, precision="fp32", **job):
@@ -33,7 +34,7 @@ def built(model, precision="fp32", **job):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ONE_QUICK)
+@pytest.mark.parametrize("precision", USUAL)
 def test_the_network_builds_with_function_bodies(precision):
     model = typed(precision).model
     steps = []
@@ -54,7 +55,7 @@ def test_the_network_builds_with_function_bodies(precision):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", USUAL)
 def test_the_network_builds_with_plugin_layers(precision):
     model = typed(precision).model
     nodes = custom_nodes(model)

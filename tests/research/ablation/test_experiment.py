@@ -232,6 +232,7 @@ def test_a_result_without_the_training_images_that_are_asked_for_is_rejected(old
     assert run.done(cell)
 
 
+@pytest.mark.slow
 def test_the_digest_of_a_cell_covers_what_its_scores_depend_on(tmp_path):
     run, cell = experiment(tmp_path), PAIR[1]
     changed = [
