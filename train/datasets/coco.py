@@ -176,7 +176,8 @@ class CocoDataset:
             (image.file_name, [things[label] for label, _, _ in image.objects if label in things])
             for image in self.images
         ]
-        report_objects(where, images, dropped, list(things.values()))
+        fix = "export polygons in pixels, or run-length encodings, with the images' own ids"
+        report_objects(where, images, dropped, list(things.values()), fix)
         if all(crowd for image in self.images for _, crowd, _ in image.objects):
             _log.warning("%s: all objects are crowds (iscrowd 1), which are not detected one by one", where)
 

@@ -91,7 +91,11 @@ class YoloDataset:
             (path.name, [names[label] for label, _ in objects if label])
             for path, objects in zip(self._images, self._objects, strict=True)
         ]
-        report_objects(str(description), listed, self.dropped, names[1:])
+        fix = (
+            "export polygons as fractions of width and height, one a line, to a text file for each image, "
+            f"such as {_label_file(self._images[0])}"
+        )
+        report_objects(str(description), listed, self.dropped, names[1:], fix)
 
     def __len__(self) -> int:
         return len(self._images)

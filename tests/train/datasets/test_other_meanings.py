@@ -122,6 +122,13 @@ def test_classes_of_yolo_are_plain_numbers(number: str, tmp_path: Path) -> None:
         open_dataset(where, "train")
 
 
+@pytest.mark.parametrize("lines", ["0 10 10 60 10 60 50\n", "0 0.2 0.2 0.4 0.4\n", ""])
+def test_what_yolo_needs_is_named_where_no_object_is_left(lines: str, tmp_path: Path) -> None:
+    where = _yolo(tmp_path, "names: [cat]\ntrain: images/train", lines)
+    with pytest.raises(DatasetError, match=r"fractions of width and height.* such as .*labels/train/a\.txt"):
+        open_dataset(where, "train")
+
+
 @pytest.mark.parametrize("listed", ["images\\train\\a.png", "./images/train/a.png\nimages/train/a.png"])
 def test_lists_of_yolo(listed: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     where = _yolo(tmp_path, "names: [cat]\ntrain: list.txt")
