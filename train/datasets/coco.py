@@ -286,6 +286,8 @@ def _images(
         listed.append(found)
         if not region.fits(annotation.get("bbox")):
             strange.add("with a bbox that is not that of their segmentation", annotation)
+        elif region.reaches_beyond():
+            strange.add("that reach far beyond their image", annotation)
     if len(strange):
         used = sum(map(len, objects.values()))
         _log.warning(

@@ -97,6 +97,11 @@ COCO_SAID: dict[str, tuple[Change, str]] = {
     ),
     "percent": (_first(segmentation=[[v / (W, H)[i % 2] * 100 for i, v in enumerate(RING)]]), "bbox that"),
     "a smaller image": (_first(segmentation=[[v / 4 for v in RING]]), "order, unit or image size"),
+    "a larger image": (
+        _first(segmentation=[[v * 2 for v in (40, 20, 120, 20, 120, 100)]], bbox=[80, 40, 160, 160]),
+        r"1 that reach far beyond their image \(annotation 1\), of 2: .*image size",
+    ),
+    "a larger image, no bbox": (_first(segmentation=[[-30, 5, 60, 5, 60, 50]], bbox=[]), "reach far beyond"),
     "keypoints with visibility": (
         _first(segmentation=[[20, 10, 2, 60, 10, 2, 60, 50, 2, 20, 50, 2]]),
         "bbox",

@@ -129,6 +129,18 @@ def test_what_yolo_needs_is_named_where_no_object_is_left(lines: str, tmp_path: 
         open_dataset(where, "train")
 
 
+@pytest.mark.parametrize(
+    ("polygon", "named"),
+    [("0.6 0.2 1.04 0.2 1.04 0.6", False), ("0.6 0.2 1.2 0.2 1.2 0.6", True), ("-0.1 0 1 0 1 1", True)],
+)
+def test_fractions_of_another_image_size(
+    polygon: str, named: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_dataset(_yolo(tmp_path, "names: [cat]\ntrain: images/train", f"{LINE}0 {polygon}\n"), "train")
+    told = "1 that reach far beyond their image (annotation a.txt:2), of 2: the fractions may be of another"
+    assert (told in caplog.text) == named
+
+
 @pytest.mark.parametrize("listed", ["images\\train\\a.png", "./images/train/a.png\nimages/train/a.png"])
 def test_lists_of_yolo(listed: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     where = _yolo(tmp_path, "names: [cat]\ntrain: list.txt")
