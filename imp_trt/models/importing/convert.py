@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from imp_trt.classes import ClassTable, default_palette
-from imp_trt.errors import CheckpointError, InvalidInput
+from imp_trt.errors import CheckpointError, InvalidInput, printable
 from imp_trt.models.config import DetectorConfig, ModelConfig
 from imp_trt.models.importing import detectron2, maskrcnn_benchmark, mmdet, torchvision
 from imp_trt.models.importing.classes import COCO_THINGS, coco_rows_in_use
@@ -35,6 +35,9 @@ DEFAULT_INPUT_SIZE = (800, 1344)
 
 MAX_LISTED = 8
 """Tensors that an error lists."""
+
+_DEPTH = 4
+"""Of dots in a prefix of all names of a network, plus one."""
 
 BACKGROUND = "background"
 
@@ -105,7 +108,7 @@ def import_checkpoint(
         raise InvalidInput("source", expected=f"one of auto, {', '.join(SOURCES)}", got=source)
     if batch_norm_eps is not None and not 0 <= batch_norm_eps <= 1:
         raise InvalidInput("batch_norm_eps", expected="0 to 1", got=batch_norm_eps)
-    foreign = read_foreign(path)
+    foreign = _without_prefix(read_foreign(path))
     chosen = _detect(path, foreign.tensors) if source == "auto" else source
     fits, convert = _CONVERTERS[chosen]
     if not fits(foreign.tensors):
@@ -122,6 +125,42 @@ def import_checkpoint(
     network = ImpNetwork(_config(converted, names, input_size))
     _load(path, network, _with_things(converted))
     return network.eval()
+
+
+def _without_prefix(foreign: ForeignCheckpoint) -> ForeignCheckpoint:
+    """The tensors of the network alone, if they have a prefix and others do not, as in files of Lightning.
+
+    Raises:
+        CheckpointError: several networks are in the file, such as one and its moving average.
+    """
+    state = foreign.tensors
+    if any(fits(state) for fits, _ in _CONVERTERS.values()):
+        return foreign
+    parts = [name.split(".") for name in state]
+    prefixes = {".".join(part[:depth]) + "." for part in parts for depth in range(1, min(len(part), _DEPTH))}
+    networks: dict[str, dict[str, Tensor]] = {}
+    for prefix in sorted(prefixes):
+        below = {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
+        if any(fits(below) for fits, _ in _CONVERTERS.values()):
+            networks[prefix] = below
+    if len(networks) > 1:
+        raise CheckpointError(
+            f"checkpoint {foreign.path}",
+            expected="one network",
+            got=f"several, whose tensors begin with {', '.join(networks)}",
+            fix="save the tensors of one: torch.save({n: v for n, v in state.items() if "
+            f"n.startswith({next(iter(networks))!r})}}, 'model.pth')",
+        )
+    for prefix, below in networks.items():
+        left = [name for name in state if not name.startswith(prefix)]
+        if left:
+            more = ", ..." if len(left) > MAX_LISTED else ""
+            _log.warning(
+                "%s: tensors whose names do not begin with %s are left out: %s%s",
+                *(foreign.path, printable(prefix), printable(", ".join(left[:MAX_LISTED])), more),
+            )
+        return replace(foreign, tensors=below)
+    return foreign
 
 
 _RELATIVES: tuple[tuple[str, str], ...] = (  # names of tensors -> what has them
