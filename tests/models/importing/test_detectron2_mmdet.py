@@ -304,6 +304,74 @@ def test_codes_and_thresholds_of_an_mmdetection_configuration() -> None:
     assert [detector[name] for name in ("detections", "nms", "score_threshold")] == [100, 0.5, 0.05]
 
 
+def found_in(model: str) -> dict[str, Any]:
+    return detector_settings(parse_settings(f"model = dict({model})"))
+
+
+@pytest.mark.parametrize(
+    ("test", "wanted", "told"),
+    [
+        (
+            "rpn=dict(nms_pre=2000, max_per_img=1500, nms=dict(type='nms', iou_threshold=0.8))",
+            {"pre_nms_per_level": 2000, "proposals": 1500, "rpn_nms": 0.8},
+            (),
+        ),
+        ("rpn=dict(nms_pre=500, nms_post=1000, max_num=600, nms_thr=0.6)", (500, 600, 0.6), ()),
+        ("rpn=dict(nms_pre=-1, max_per_img=100000)", {}, ("rpn.nms_pre", "rpn.max_per_img")),
+        ("rcnn=dict(nms=dict(type='soft_nms', iou_threshold=0.5))", {}, ("rcnn.nms",)),
+        (
+            "rcnn=dict(score_thr=0, mask_thr_binary=0.4, max_per_img=-1)",
+            {},
+            ("score_thr", "binary", "per_img"),
+        ),
+        ("rcnn=dict(mask_thr_binary=0.5)", {}, ()),
+    ],
+)
+def test_thresholds_that_are_taken_and_that_are_not(
+    test: str, wanted: Any, told: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    if isinstance(wanted, tuple):
+        wanted = dict(zip(("pre_nms_per_level", "proposals", "rpn_nms"), wanted, strict=True))
+    assert found_in(f"test_cfg=dict({test})") == wanted
+    assert len(caplog.records) == len(told)
+    for name, record in zip(sorted(told), sorted(r.getMessage() for r in caplog.records), strict=True):
+        assert name in caplog.text
+        assert "is not used, but the default" in record
+
+
+def extractors(extractor: str = "", layer: str = "", mask: str | None = None) -> str:
+    box, other = (
+        f"dict(type='SingleRoIExtractor', roi_layer=dict(type='RoIAlign', sampling_ratio=0{part}), "
+        f"featmap_strides=[4, 8, 16, 32]{extractor})"
+        for part in (layer, layer if mask is None else mask)
+    )
+    return f"roi_head=dict(bbox_roi_extractor={box}, mask_roi_extractor={other})"
+
+
+def test_how_regions_are_pooled() -> None:
+    assert found_in(extractors()) == {}
+    assert found_in(extractors(", finest_scale=56", ", aligned=True")) == {}
+    wanted = {"canonical_size": 224, "roi_aligned": False}
+    assert found_in(extractors(layer=", aligned=False")) == wanted
+    assert found_in(extractors(", finest_scale=28")) == {"canonical_size": 112, "roi_aligned": True}
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        (extractors().replace("RoIAlign", "RoIPool"), "bbox_roi_extractor"),
+        (extractors(layer=", pool_mode='max'"), "pool_mode"),
+        (extractors().replace("Single", "Generic"), "SingleRoIExtractor"),
+        (extractors().replace("[4, 8, 16, 32]", "[8, 16, 32, 64]"), "featmap_strides"),
+        (extractors(layer=", aligned=False", mask=""), "the same for boxes and masks"),
+        (extractors(", finest_scale=0"), "the same for boxes and masks"),
+    ],
+)
+def test_another_pooling_is_rejected(model: str, named: str) -> None:
+    with pytest.raises(CheckpointError, match=named):
+        found_in(model)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
