@@ -86,7 +86,7 @@ def import_checkpoint(
             Nothing in it is executed.
         source: where it is from; "auto" tells by the names of the tensors.
         classes: names of the detector's classes, without background, in the order of its predictor. None
-            takes those in the file, or COCO's if there are 80 or 90.
+            takes those in the file, or COCO's if there are 80, or 90 of torchvision.
         input_size: (height, width) of the frames, multiples of 32.
         batch_norm_eps: eps of the backbone's normalization, where it is not that of the source's default.
         caffe: whether the backbone is from Caffe2 (BGR pixels, and in ResNet-50 and 101 the stride in the 1x1
@@ -202,11 +202,13 @@ def _named(converted: Converted, classes: Sequence[str]) -> tuple[Converted, tup
                 fix="--classes FILE, a text file with one name a line",
             )
         return converted, tuple(classes)
-    if count == len(coco_rows_in_use()) + 10:  # the 90 category ids, ten of which are unused
-        kept = [0, *coco_rows_in_use()]
-        return _select(converted, kept), COCO_THINGS
-    if count == len(COCO_THINGS):
-        return converted, COCO_THINGS
+    # Of COCO's 90 category ids ten are unused, and only torchvision has rows for them.
+    unused = converted.source.startswith("torchvision") and count == len(coco_rows_in_use()) + 10
+    if unused or count == len(COCO_THINGS):
+        _log.info(
+            "no class names in the checkpoint: with %d they are COCO's; --classes FILE gives others", count
+        )
+        return _select(converted, [0, *coco_rows_in_use()]) if unused else converted, COCO_THINGS
     _log.warning(
         "no class names in the checkpoint: they are class_1 to class_%d; --classes FILE gives others", count
     )

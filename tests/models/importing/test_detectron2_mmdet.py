@@ -24,8 +24,9 @@ from imp_trt.models.config import DetectorConfig
 from imp_trt.models.deploy import DeployModule
 from imp_trt.models.detector import PyramidRoIPool
 from imp_trt.models.importing import import_checkpoint
-from imp_trt.models.importing.classes import COCO_STUFF
+from imp_trt.models.importing.classes import COCO_STUFF, COCO_THINGS
 from imp_trt.models.importing.convert import _CONVERTERS, _config, _named, _with_things
+from imp_trt.models.importing.layout import Converted
 from imp_trt.models.importing.reading import ForeignCheckpoint
 from imp_trt.models.importing.settings import detector_settings, parse_settings
 from imp_trt.models.network import ImpNetwork
@@ -451,6 +452,25 @@ def test_classes_of_coco_panoptic() -> None:
     assert names[:2] == ("things", "banner")
     assert names[53:55] == ("rug-merged", "person")
     assert len(names) == 134
+
+
+@pytest.mark.parametrize(
+    ("source", "count", "kept"),
+    [
+        ("detectron2", 80, COCO_THINGS),
+        ("detectron2", 90, None),
+        ("mmdet", 90, None),
+        ("torchvision", 80, COCO_THINGS),
+    ],
+)
+def test_which_numbers_of_classes_are_those_of_coco(
+    source: Source, count: int, kept: tuple[str, ...] | None
+) -> None:
+    """Ninety classes of the user's own are not COCO's category ids, of which ten are left out."""
+    converted = Converted(source, "resnet50", {}, count)
+    found, names = _named(converted, ())
+    assert found is converted
+    assert names == (kept or tuple(f"class_{k}" for k in range(1, count + 1)))
 
 
 def test_one_mask_and_one_box_for_all_classes() -> None:
