@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from imp_trt.artifacts.manifest import InputContract
 from imp_trt.errors import InvalidInput
-from imp_trt.export.verification.frames import spread
+from imp_trt.export.verification.frames import digests, spread
 
 PURPOSE = (
     "--calib names a folder of images like those of the application, 32 or more, from which the ranges of "
@@ -47,6 +47,10 @@ class CalibrationFrames:
     def paths(self) -> list[Path]:
         """The images, in order."""
         return spread(self.folder, self.limit, PURPOSE)
+
+    def digests(self) -> list[bytes]:
+        """Digest of the file of each image; equal ones are copies."""
+        return digests(self.paths())
 
     def load(self, contract: InputContract) -> Iterator[NDArray[np.uint8]]:
         """Frames [H, W, 3] uint8 BGR, resized as the contract defines.
