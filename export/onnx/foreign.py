@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 Shapes = Mapping[str, tuple[int, ...]]
 """Input -> shape."""
 
-_SAVE_IN_ONE = "onnx.save_model(onnx.load(FILE), 'one_file.onnx')"
+_SAVE_IN_ONE = 'import onnx; onnx.save_model(onnx.load({}), "one_file.onnx")'
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 
 
@@ -112,7 +114,7 @@ def _fixed_inputs(path: Path, structure: Structure, shapes: Shapes) -> tuple[Ten
                 f"{path}: input {spec.name!r}",
                 expected="a fixed shape: an engine is built for one",
                 got=f"{list(spec.shape)}, where -1 is any size",
-                fix=f"give it with sizes of your own: --shape {spec.name}={example}",
+                fix=f"give it with sizes of your own: --shape {shlex.quote(f'{spec.name}={example}')}",
             )
         fixed.append(TensorSpec(spec.name, spec.dtype, tuple(shape)))
     return tuple(fixed)
@@ -137,7 +139,7 @@ def _loaded(path: Path, data: bytes) -> ModelProto:
             f"ONNX file {path}",
             expected="weights in the same file",
             got="weights in other files",
-            fix=f'python3 -c "import onnx; {_SAVE_IN_ONE.replace("FILE", repr(str(path)))}"',
+            fix=f"python3 -c {shlex.quote(_SAVE_IN_ONE.format(json.dumps(str(path))))}",
         )
     return model
 

@@ -189,6 +189,14 @@ def test_unverified_only_on_request(tmp_path: Path) -> None:
 # ---- shapes ----
 
 
+def test_the_option_for_an_open_shape_is_one_word(tmp_path: Path) -> None:
+    model = foreign.plain(("B", 3, "H", "W"))
+    model.graph.input[0].name = model.graph.node[0].input[0] = "my frame"
+    path = foreign.save(tmp_path, model)
+    with pytest.raises(UsageError, match=r"--shape 'my frame=1x3x1x1'"):
+        export(path, tmp_path / "out")
+
+
 def test_open_shapes_are_fixed_by_the_caller(tmp_path: Path) -> None:
     path = foreign.save(tmp_path, foreign.plain(("B", 3, "H", "W")))
     with pytest.raises(UsageError, match=r"\[-1, 3, -1, -1\].*--shape images=1x3x1x1"):
