@@ -265,6 +265,7 @@ def test_given_inputs(tmp_path: Path) -> None:
         ),
         ({"images": np.zeros((1, 3, 16, 24))}, r"float32\[1, 3, 16, 24\].*float64"),
         ({"images": np.zeros((1, 3, 16, 25), np.float32)}, r"\[1, 3, 16, 25\]"),
+        ({"images": np.full((1, 3, 16, 24), np.nan, np.float32)}, "NaN in 1152 of 1152 values"),
         (b"PK\x03\x04", "an .npz file"),
     ],
 )
