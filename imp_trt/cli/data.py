@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import unicodedata
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -161,16 +162,21 @@ def _names(texts: list[str] | None, classes: ClassTable) -> list[str] | None:
     """Names in lists separated by commas; a class with commas in its name is found before its parts."""
     if texts is None:
         return None
-    known = {name.strip(): name for name in classes.names} | {name: name for name in classes.names}
+    known = {_typed(name): name for name in classes.names} | {name: name for name in classes.names}
     found = []
     for text in texts:
         parts = text.split(",")
         while parts:
             names = [(",".join(parts[:count]), count) for count in range(len(parts), 0, -1)]
-            name, count = next(((n, c) for n, c in names if n.strip() in known), names[-1])
-            found.append(known.get(name, known.get(name.strip(), name.strip())))
+            name, count = next(((n, c) for n, c in names if _typed(n) in known), names[-1])
+            found.append(known.get(name, known.get(_typed(name), name.strip())))
             parts = parts[count:]
     return [name for name in found if name]
+
+
+def _typed(name: str) -> str:
+    """A name as a keyboard gives it: files have accents as characters of their own too."""
+    return unicodedata.normalize("NFC", name.strip())
 
 
 def _with_classes(dataset: FileDataset, classes: ClassTable) -> FileDataset:

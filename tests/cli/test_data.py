@@ -184,7 +184,7 @@ def test_wrong_options_leave_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-NAMES = ("bag, small", "bag", "small", "car", "end ")
+NAMES = ("bag, small", "bag", "small", "car", "end ", "cafe\u0301")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,8 @@ NAMES = ("bag, small", "bag", "small", "car", "end ")
         (["--things", "car,bag, small,bag"], ["bag, small", "bag", "car"]),
         (["--things", "small,bag"], ["bag", "small"]),
         (["--things", "car", "--things", "bag"], ["bag", "car"]),
-        (["--stuff", "car", "--stuff", "bag, small"], ["bag", "small", "end "]),
+        (["--stuff", "car,caf\u00e9", "--stuff", "bag, small"], ["bag", "small", "end "]),
+        (["--things", "caf\u00e9"], ["cafe\u0301"]),
         (["--things", "end "], ["end "]),
         (["--things", " end,car"], ["car", "end "]),
         (["--things", ""], []),
