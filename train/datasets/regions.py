@@ -97,12 +97,13 @@ class Region:
 
     def reaches_beyond(self) -> bool:
         """Whether it extends beyond the image by more than a few pixels and OVERHANG of its sides."""
-        bounds = self.bounds()
-        if self.runs is not None or bounds is None:
+        bounds = None if self.runs is not None else self.bounds()
+        if bounds is None:
             return False
-        sides = np.array(self.size[::-1], np.float64)
-        margin = np.maximum(_BOX_PIXELS, OVERHANG * sides)
-        return bool((bounds[:2] < -margin).any() or (bounds[2:] > sides + margin).any())
+        left, top, right, bottom = bounds.tolist()
+        height, width = self.size
+        x, y = (max(_BOX_PIXELS, OVERHANG * side) for side in (width, height))
+        return bool(left < -x or top < -y or right > width + x or bottom > height + y)
 
     def problem(self) -> str | None:
         """Why the region cannot contain a pixel of the image, or None."""
