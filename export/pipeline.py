@@ -43,6 +43,7 @@ from imp_trt.export.verification.compare import Candidate, compare
 from imp_trt.export.verification.frames import VerificationFrames
 from imp_trt.export.verification.gates import ENGINE, GATES, ONNXRUNTIME, PYTORCH, Agreement, enforce
 from imp_trt.models.checkpoint import read_checkpoint
+from imp_trt.models.config import NMS_ITERATIONS
 from imp_trt.models.deploy import DeployModule
 from imp_trt.models.network import ImpNetwork
 from imp_trt.preprocessing.letterbox import LetterboxTransform
@@ -163,6 +164,7 @@ def export_plans(plans: Sequence[ExportPlan]) -> list[ExportReport]:
         for plan in plans:
             check_adaptive(plan.target, plan.options.engine)
     _warn_of_frames(plans, reference.manifest)
+    _warn_of_detector_options(plans, reference.manifest)
     ranges = _shared_ranges(plans, checkpoint.network)
     exports = []
     for plan in plans:
@@ -322,6 +324,18 @@ def _warn_of_frames(plans: Sequence[ExportPlan], reference: Manifest) -> None:
                 "for a network of their classes. imp-eval measures the mIoU of an artifact on a dataset"
             )
             return
+
+
+def _warn_of_detector_options(plans: Sequence[ExportPlan], reference: Manifest) -> None:
+    """Warn of options about a detector that the network does not have."""
+    if reference.detections:
+        return
+    idle = {"--nms-iterations" for plan in plans if plan.options.nms_iterations != NMS_ITERATIONS}
+    for plan in plans:
+        if plan.options.verify and plan.gate.instances != GATES[plan.options.precision].instances:
+            idle.add("the gate for instances")
+    if idle:
+        _log.warning("%s: without effect, since the network has no detector", ", ".join(sorted(idle)))
 
 
 def _warn_of_copies(frames: VerificationFrames, calibrations: Sequence[CalibrationFrames | None]) -> None:

@@ -364,6 +364,23 @@ def test_frames_of_the_calibration_are_said(weights, images, tmp_path, caplog, k
     assert ("calibration frames too" in caplog.text) == bool(said)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"nms_iterations": 8}, "--nms-iterations: without effect, since the network has no detector"),
+        ({"gate": replace(verify.GATES["fp32"], instances=0.5)}, "the gate for instances: without effect"),
+        ({"gate": replace(verify.GATES["fp32"], labels=0.5)}, ""),
+    ],
+)
+def test_options_about_a_detector_that_is_not_there(weights, tmp_path, caplog, changes, told):
+    plan = make_plan(weights, tmp_path, ExportOptions(target="onnxruntime", **changes), silent)
+    for detections in (0, 5):
+        caplog.clear()
+        pipeline._warn_of_detector_options([plan], tiny.manifest(detections=detections))
+        assert ("without effect" in caplog.text) == (not detections and bool(told))
+        assert detections or told in caplog.text
+
+
 @pytest.mark.parametrize("copies", [0, 3])
 def test_frames_that_are_copies_of_one_are_said(weights, images, tmp_path, caplog, copies):
     for number in range(copies):
