@@ -118,12 +118,21 @@ def import_checkpoint(
             got=f"{len(foreign.tensors)} tensors such as {', '.join(sorted(foreign.tensors)[:2])}",
             fix="--from auto",
         )
-    converted = convert(foreign, batch_norm_eps, caffe)
-    if roi_samples is not None:
-        converted = replace(converted, detector={**converted.detector, "roi_samples": roi_samples})
-    converted, names = _named(converted, classes or foreign.classes)
-    network = ImpNetwork(_config(converted, names, input_size))
-    _load(path, network, _with_things(converted))
+    try:
+        converted = convert(foreign, batch_norm_eps, caffe)
+        if roi_samples is not None:
+            converted = replace(converted, detector={**converted.detector, "roi_samples": roi_samples})
+        converted, names = _named(converted, classes or foreign.classes)
+        network = ImpNetwork(_config(converted, names, input_size))
+        converted = _with_things(converted)
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        raise CheckpointError(  # what the shapes and types are read from has others than any such network
+            f"checkpoint {path}",
+            expected=f"tensors of the shapes and types of {chosen}",
+            got=f"{type(error).__name__}: {error}"[:300],
+            fix="check --from, and that the file is that of a Mask R-CNN in floating point",
+        ) from error
+    _load(path, network, converted)
     return network.eval()
 
 

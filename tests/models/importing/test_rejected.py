@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,14 @@ def test_values_that_are_not_finite(value: float, tmp_path: Path) -> None:
 def test_integers(tmp_path: Path) -> None:
     name = "roi_heads.box_head.fc7.bias"
     assert "dtype int64" in error_of(tmp_path, {**state(), name: torch.zeros(WIDTH, dtype=torch.int64)})
+
+
+@pytest.mark.parametrize(
+    "change", [lambda v: torch.tensor(1.0), lambda v: v[:1].to(torch.complex64), lambda v: v.flatten()[:1]]
+)
+def test_shapes_and_types_of_no_network(change: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    text = error_of(tmp_path, {n: change(v) if v.ndim else v for n, v in state().items()})
+    assert "shapes and types of torchvision" in text or "tensors of torchvision's network" in text
 
 
 def test_a_hundred_problems_are_ten_lines(tmp_path: Path) -> None:
