@@ -70,7 +70,7 @@ def read_foreign(path: Path, shapes: Shapes) -> ForeignModel:
                 got=spec.dtype,
                 fix="export it with other inputs and outputs, for example after model.float()",
             )
-    model, data = _loaded(path, content), content
+    model, data = _with_output_shapes(_loaded(path, content)), content
     _check_operators(path, model)
     _check_format(path, model)
     if inputs != structure.inputs:
@@ -142,6 +142,19 @@ def _loaded(path: Path, data: bytes) -> ModelProto:
             fix=f"python3 -c {shlex.quote(_SAVE_IN_ONE.format(json.dumps(str(path))))}",
         )
     return model
+
+
+def _with_output_shapes(model: ModelProto) -> ModelProto:
+    """The model with shapes of its outputs, which some exporters leave out and ONNX Runtime does not need."""
+    import onnx
+
+    if all(output.type.tensor_type.HasField("shape") for output in model.graph.output):
+        return model
+    try:
+        inferred: ModelProto = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:  # of any type, for a model that the check behind this rejects
+        return model
+    return inferred
 
 
 def _damaged(path: Path, error: Exception) -> ArtifactError:
