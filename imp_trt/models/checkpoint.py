@@ -51,7 +51,7 @@ FOREIGN = (
     "pass a checkpoint written by imp-train or save_checkpoint; convert a Mask R-CNN of another program with "
     "imp-import FILE -o model.safetensors"
 )
-_REPLACE_FILE = "download the file again, or write a new one with imp-train"
+_REPLACE_FILE = "download the file again, or delete it and write a new one with imp-train"
 
 
 def save_checkpoint(
