@@ -346,6 +346,13 @@ def _licenses(data: CocoJson) -> str | None:
     return f"licenses of the images, as listed in the file: {'; '.join(names)}" if names else None
 
 
+def annotations_and_images(where: str) -> tuple[str, str]:
+    """The two paths of JSON,IMAGES, which may contain commas themselves."""
+    ends = re.match(r"(.+?\.json),(.*)", where, re.IGNORECASE | re.DOTALL)
+    annotations, images = ends.groups() if ends else where.split(",", 1)
+    return annotations, images
+
+
 def open_coco(where: str, split: str) -> CocoDataset:
     """Open COCO, or any dataset in its format.
 
@@ -363,7 +370,7 @@ def open_coco(where: str, split: str) -> CocoDataset:
     """
     root = Path(where)
     if "," in where and not root.is_dir():
-        json_text, _, images_text = where.partition(",")
+        json_text, images_text = annotations_and_images(where)
         if "{split}" in json_text:
             named = (name for name in synonyms(split) if Path(json_text.replace("{split}", name)).is_file())
             split = next(named, split)

@@ -14,7 +14,7 @@ from imp_trt.errors import DatasetError
 from imp_trt.train.datasets.camvid import SOURCE, camvid_spec
 from imp_trt.train.datasets.ccp import ccp_spec
 from imp_trt.train.datasets.cityscapes import CityscapesDataset
-from imp_trt.train.datasets.coco import open_coco
+from imp_trt.train.datasets.coco import annotations_and_images, open_coco
 from imp_trt.train.datasets.description import FILE, read_description
 from imp_trt.train.datasets.index_png import LAYOUT, IndexPngDataset, folder_spec
 from imp_trt.train.datasets.label_map_checks import check_label_maps
@@ -98,7 +98,7 @@ def find_layout(name_or_path: str) -> Layout:
 
 def _coco_file(where: str) -> Layout:
     """The layout of JSON,IMAGES: one split, or with {split} those of which there is a file."""
-    annotations, _, images = where.partition(",")
+    annotations, images = annotations_and_images(where) if "," in where else (where, "")
     splits = ["all"]
     if "{split}" in annotations:
         files = {s: [Path(annotations.replace("{split}", name)) for name in synonyms(s)] for s in SPLITS}

@@ -209,6 +209,14 @@ def test_a_file_and_a_folder_open_by_name_and_splits_are_not_mixed(tmp_path: Pat
         open_coco(f"{tmp_path}/{{split}}.json,{images}", "train")
 
 
+def test_paths_with_commas(tmp_path: Path) -> None:
+    root = tmp_path / "a, b"
+    root.mkdir()
+    _write(root)
+    for file in ("annotations/instances_val2017.json", "annotations/instances_{split}2017.json"):
+        assert len(open_dataset(f"coco:{root}/{file},{root}/val2017", "val")) == 2
+
+
 @pytest.mark.parametrize("name", ["instances_trainval2017.json", "train-val.json", "train_test.json"])
 def test_a_file_of_several_splits_is_not_that_for_validation(tmp_path: Path, name: str) -> None:
     _write(tmp_path)
