@@ -36,8 +36,8 @@ DEFAULT_INPUT_SIZE = (800, 1344)
 MAX_LISTED = 8
 """Tensors that an error lists."""
 
-_DEPTH = 4
-"""Of dots in a prefix of all names of a network, plus one."""
+_DEPTH = 3
+"""Most parts of a prefix of all names of a network."""
 
 BACKGROUND = "background"
 
@@ -145,13 +145,17 @@ def _without_prefix(foreign: ForeignCheckpoint) -> ForeignCheckpoint:
     state = foreign.tensors
     if any(fits(state) for fits, _ in _CONVERTERS.values()):
         return foreign
-    parts = [name.split(".") for name in state]
-    prefixes = {".".join(part[:depth]) + "." for part in parts for depth in range(1, min(len(part), _DEPTH))}
-    networks: dict[str, dict[str, Tensor]] = {}
-    for prefix in sorted(prefixes):
-        below = {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
-        if any(fits(below) for fits, _ in _CONVERTERS.values()):
-            networks[prefix] = below
+    below: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        parts = name.split(".", _DEPTH)
+        for depth in range(1, min(len(parts), _DEPTH + 1)):
+            prefix = ".".join(parts[:depth]) + "."
+            below.setdefault(prefix, {})[name.removeprefix(prefix)] = value
+    networks = {
+        prefix: inner
+        for prefix, inner in sorted(below.items())
+        if any(fits(inner) for fits, _ in _CONVERTERS.values())
+    }
     if len(networks) > 1:
         raise CheckpointError(
             f"checkpoint {foreign.path}",
@@ -160,7 +164,7 @@ def _without_prefix(foreign: ForeignCheckpoint) -> ForeignCheckpoint:
             fix="save the tensors of one: torch.save({n: v for n, v in state.items() if "
             f"n.startswith({next(iter(networks))!r})}}, 'model.pth')",
         )
-    for prefix, below in networks.items():
+    for prefix, inner in networks.items():
         left = [name for name in state if not name.startswith(prefix)]
         if left:
             more = ", ..." if len(left) > MAX_LISTED else ""
@@ -168,7 +172,7 @@ def _without_prefix(foreign: ForeignCheckpoint) -> ForeignCheckpoint:
                 "%s: tensors whose names do not begin with %s are left out: %s%s",
                 *(foreign.path, printable(prefix), printable(", ".join(left[:MAX_LISTED])), more),
             )
-        return replace(foreign, tensors=below)
+        return replace(foreign, tensors=inner)
     return foreign
 
 
