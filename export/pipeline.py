@@ -341,6 +341,8 @@ def _warn_of_detector_options(plans: Sequence[ExportPlan], reference: Manifest) 
 def _warn_of_copies(frames: VerificationFrames, calibrations: Sequence[CalibrationFrames | None]) -> None:
     """Warn of verification frames that are all alike, or those of the calibration."""
     images = frames.digests()
+    if not images:
+        return
     different = len(set(images))
     if len(images) > 1 and 2 * different <= len(images):
         _log.warning(
@@ -351,7 +353,7 @@ def _warn_of_copies(frames: VerificationFrames, calibrations: Sequence[Calibrati
     calibration = next((found for found in calibrations if found is not None), None)
     measured = set() if calibration is None else set(calibration.digests())
     shared = sum(image in measured for image in images)
-    if shared and 2 * shared >= len(images):
+    if 2 * shared >= len(images):
         _log.warning(
             "verification frames: %d of %d images are calibration frames too, whose ranges fit them. Name "
             "other images of the application with --frames",
