@@ -50,6 +50,9 @@ SOURCE = (
 MAX_IMAGE_PIXELS = 1 << 28
 """Limit of height x width of an image: 16384 x 16384."""
 
+MAX_CROWDS = 0.1
+"""Share of crowds from which on they are reported; COCO has 1%."""
+
 _LOOKED_FOR = 20
 _CONTENT = "images, annotations and categories in COCO's format"
 
@@ -180,8 +183,13 @@ class CocoDataset:
         ]
         fix = "export polygons in pixels, or run-length encodings, with the images' own ids"
         report_objects(where, images, dropped, list(named.values()), fix)
-        if all(crowd for image in self.images for _, crowd, _ in image.objects):
-            _log.warning("%s: all objects are crowds (iscrowd 1), which are not detected one by one", where)
+        crowds = [crowd for image in self.images for _, crowd, _ in image.objects]
+        if sum(crowds) > MAX_CROWDS * len(crowds):
+            _log.warning(
+                "%s: %s objects are crowds (iscrowd 1), which are not detected one by one; some labeling "
+                "tools set it for every mask that is no polygon",
+                *(where, "all" if all(crowds) else f"{sum(crowds)} of {len(crowds)}"),
+            )
 
     def __len__(self) -> int:
         return len(self.images)

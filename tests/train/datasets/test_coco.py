@@ -293,6 +293,18 @@ def test_crowds_alone_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "all objects are crowds" in caplog.text
 
 
+@pytest.mark.parametrize(("crowds", "told"), [(1, False), (2, True)])
+def test_many_crowds_are_reported(
+    tmp_path: Path, crowds: int, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Labeling tools set iscrowd for masks that are no polygons."""
+    rows = [
+        _object(k, iscrowd=int(k < crowds), segmentation=_runs(5, 10, k, k + 1)) for k in range(10 + crowds)
+    ]
+    _dataset(tmp_path, _content(annotations=rows))
+    assert (f"{crowds} of {10 + crowds} objects are crowds" in caplog.text) == told
+
+
 @pytest.mark.parametrize("root", ["pets", "dog"])
 def test_a_category_that_only_groups_others_is_left_out(
     tmp_path: Path, root: str, caplog: pytest.LogCaptureFixture
