@@ -32,12 +32,12 @@ from imp_trt.train.datasets.label_values import class_names, path_below, report_
 from imp_trt.train.datasets.painting import count_hidden, paint
 from imp_trt.train.datasets.reading import content_digest, has_content, need_files, read_photo
 from imp_trt.train.datasets.regions import OVERHANG, Region, need_pycocotools
+from imp_trt.train.datasets.splits import SPLITS, canonical
 
 _log = logging.getLogger(__name__)
 
 LAYOUT = "data.yaml with names and train, val, test; images/<split>/*.jpg, labels/<split>/*.txt"
 SOURCE = "correct the paths in data.yaml"
-SPLITS = ("train", "val", "test")
 _MAX_YAML_BYTES = 1 << 20
 _MAX_TEXT_BYTES = 1 << 26
 _MAX_FILES = 5_000_000
@@ -163,7 +163,9 @@ def read_description(path: Path) -> dict[str, object]:
         raise DatasetError(str(path), expected=expected, got=reason, fix="export it again") from error
     if not isinstance(data, dict):
         raise DatasetError(str(path), expected=expected, got=type(data).__name__)
-    return {str(key): value for key, value in data.items()}
+    named = {str(key): value for key, value in data.items()}
+    others = {canonical(key): value for key, value in named.items() if canonical(key) in SPLITS}
+    return others | named  # valid is val, unless both are there
 
 
 def _names_as_written(node: Any) -> dict[str, object]:

@@ -115,6 +115,18 @@ def test_descriptions_that_contradict_themselves(description: str, told: str, tm
         open_dataset(_yolo(tmp_path, f"{description}\ntrain: images/train"), "train")
 
 
+@pytest.mark.parametrize("key", ["valid", "validation", "val"])
+def test_splits_of_yolo_by_other_names(key: str, tmp_path: Path) -> None:
+    """Roboflow's folder is named valid, and so is the key that people write."""
+    where = _yolo(tmp_path, f"names: [cat]\ntraining: images/train\n{key}: images/train")
+    assert [len(open_dataset(where, split)) for split in ("train", "val", "valid")] == [1, 1, 1]
+
+
+def test_a_split_of_yolo_under_two_names(tmp_path: Path) -> None:
+    where = _yolo(tmp_path, "names: [cat]\ntrain: images/train\nvalid: nowhere\nval: images/train")
+    assert len(open_dataset(where, "val")) == 1
+
+
 @pytest.mark.parametrize("number", ["0_1", "true", "0.5", "\u0660"])
 def test_classes_of_yolo_are_plain_numbers(number: str, tmp_path: Path) -> None:
     where = _yolo(tmp_path, "names: [cat, dog]\ntrain: images/train", number + LINE[1:])
