@@ -77,7 +77,7 @@ def save_checkpoint(
         raise InvalidInput(
             f"checkpoint {path}", expected="a file name that ends with .safetensors", got=Path(path).suffix
         )
-    tensors = {name: _stored(value, half) for name, value in _unwrapped(model.state_dict()).items()}
+    tensors = {name: _stored(value, half) for name, value in unwrapped(model.state_dict()).items()}
     for name, value in tensors.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise InvalidInput(
@@ -154,7 +154,7 @@ def _stored(value: Tensor, half: bool) -> Tensor:
     return value.clone()
 
 
-def _unwrapped(weights: Mapping[Any, Any]) -> dict[Any, Any]:
+def unwrapped(weights: Mapping[Any, Any]) -> dict[Any, Any]:
     """Weights without the prefixes of torch.compile, and of the containers of several GPUs."""
     names = {name: name.replace("_orig_mod.", "") if isinstance(name, str) else name for name in weights}
     if all(isinstance(name, str) and name.startswith("module.") for name in names.values()):
@@ -193,10 +193,10 @@ def _read_safetensors(path: Path, file: BinaryIO) -> Checkpoint:
         for name, entry in header.items()
     }
     # Before gigabytes of tensors are read that do not fit the config.
-    config = _check_config(path, config, _unwrapped(declared))
+    config = _check_config(path, config, unwrapped(declared))
     data = head + file.read()
     try:
-        weights = _unwrapped(load(data))
+        weights = unwrapped(load(data))
     except (SafetensorError, KeyError, ValueError) as error:
         raise _invalid(path, "a complete safetensors file", _line(error)) from error
     return _checkpoint(path, data, config, metadata, weights)
@@ -219,7 +219,7 @@ def _read_pt(path: Path, file: BinaryIO) -> Checkpoint:
     weights = content["weights"]
     if not isinstance(weights, Mapping):
         raise _invalid(path, "weights as a dictionary of tensors", type(weights).__name__)
-    weights = _unwrapped(weights)
+    weights = unwrapped(weights)
     declared = {
         name: (value.dtype, list(value.shape)) if isinstance(value, Tensor) else (None, type(value).__name__)
         for name, value in weights.items()
