@@ -286,6 +286,8 @@ def _images(
             number = whole_number(annotation["category_id"], "category_id")
             if number not in class_of:
                 raise ValueError(f"category {number} is not in the file's categories")
+            if annotation.get("segmentation") is None:
+                raise ValueError("no segmentation: boxes or keypoints alone are not enough")
             region = parse_region(annotation["segmentation"], size)
             crowd = annotation.get("iscrowd")
             if crowd not in (None, 0, 1):

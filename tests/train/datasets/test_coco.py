@@ -158,7 +158,10 @@ def test_pycocotools_is_asked_for_at_once(tmp_path: Path, monkeypatch: pytest.Mo
             {"annotations": [{"id": 5, "image_id": 1, "category_id": 3, "segmentation": []}]},
             "annotation 5.*category 3",
         ),
-        ({"annotations": [{"id": 6, "image_id": 1, "category_id": 1}]}, "annotation 6.*segmentation"),
+        (
+            {"annotations": [{"id": 6, "image_id": 1, "category_id": 1}]},
+            "annotation 6.*boxes or keypoints alone",
+        ),
         (
             {"annotations": [{"id": 8, "image_id": 1, "category_id": 1, "segmentation": [[1, 2, 3]]}]},
             "8.*a polygon",
