@@ -112,12 +112,9 @@ def import_checkpoint(
     chosen = _detect(path, foreign.tensors) if source == "auto" else source
     fits, convert = _CONVERTERS[chosen]
     if not fits(foreign.tensors):
-        raise CheckpointError(
-            f"checkpoint {path}",
-            expected=f"the tensors of {chosen}",
-            got=f"{len(foreign.tensors)} tensors such as {', '.join(sorted(foreign.tensors)[:2])}",
-            fix="--from auto",
-        )
+        got = f"{len(foreign.tensors)} tensors such as {', '.join(sorted(foreign.tensors)[:2])}"
+        expected = f"the tensors of {chosen}"
+        raise CheckpointError(f"checkpoint {path}", expected=expected, got=got, fix="--from auto")
     try:
         converted = convert(foreign, batch_norm_eps, caffe)
         if roi_samples is not None:
@@ -126,14 +123,19 @@ def import_checkpoint(
         network = ImpNetwork(_config(converted, names, input_size))
         converted = _with_things(converted)
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        raise CheckpointError(  # what the shapes and types are read from has others than any such network
-            f"checkpoint {path}",
-            expected=f"tensors of the shapes and types of {chosen}",
-            got=f"{type(error).__name__}: {error}"[:300],
-            fix="check --from, and that the file is that of a Mask R-CNN in floating point",
-        ) from error
+        raise _other_tensors(path, chosen, error) from error
     _load(path, network, converted)
     return network.eval()
+
+
+def _other_tensors(path: str | Path, source: Source, error: Exception) -> CheckpointError:
+    """For tensors of other types, or of shapes from which the network's sizes cannot be read."""
+    return CheckpointError(
+        f"checkpoint {path}",
+        expected=f"tensors of the shapes and types of {source}",
+        got=f"{type(error).__name__}: {error}"[:300],
+        fix="check --from, and that the file is that of a Mask R-CNN in floating point",
+    )
 
 
 def _without_prefix(foreign: ForeignCheckpoint) -> ForeignCheckpoint:
