@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -79,7 +80,7 @@ def adopt_engine(
             f"adopting an engine of {onnx}",
             expected="the ONNX file of a checkpoint",
             got="that of a third-party network",
-            fix=f"imp-export {onnx} builds and verifies its engine",
+            fix=f"imp-export {shlex.quote(str(onnx))} builds and verifies its engine",
         )
     source = read_source(Path(onnx))
     path = Path(engine)

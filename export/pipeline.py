@@ -19,7 +19,7 @@ from imp_trt.artifacts.reading import read_manifest
 from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends.preflight import problems
 from imp_trt.backends.pytorch import PyTorchBackend
-from imp_trt.data.files import resolved, write_atomically
+from imp_trt.data.files import write_atomically
 from imp_trt.errors import ImpTrtError, UsageError, printable
 from imp_trt.export.manifests import (
     benchmark_entry,
@@ -33,14 +33,17 @@ from imp_trt.export.options import ExportOptions, options_of
 from imp_trt.export.parts import ExportedPart, check_parts, export_part
 from imp_trt.export.plan import ExportPlan, make_plan
 from imp_trt.export.progress import Progress, silent
+from imp_trt.export.quantization.calibration_frames import CalibrationFrames
 from imp_trt.export.quantization.keep import advice, keep_float16
 from imp_trt.export.quantization.lowering import RUNS_ON_ONNXRUNTIME, Lowered, Ranges, calibrate, lower
 from imp_trt.export.report import ExportReport as ExportReport
 from imp_trt.export.tensorrt.engine import BuiltEngine, check_adaptive, make_engine
 from imp_trt.export.verification.bisect import Bisection, bisect
 from imp_trt.export.verification.compare import Candidate, compare
+from imp_trt.export.verification.frames import VerificationFrames
 from imp_trt.export.verification.gates import ENGINE, GATES, ONNXRUNTIME, PYTORCH, Agreement, enforce
 from imp_trt.models.checkpoint import read_checkpoint
+from imp_trt.models.config import NMS_ITERATIONS
 from imp_trt.models.deploy import DeployModule
 from imp_trt.models.network import ImpNetwork
 from imp_trt.preprocessing.letterbox import LetterboxTransform
@@ -161,6 +164,7 @@ def export_plans(plans: Sequence[ExportPlan]) -> list[ExportReport]:
         for plan in plans:
             check_adaptive(plan.target, plan.options.engine)
     _warn_of_frames(plans, reference.manifest)
+    _warn_of_detector_options(plans, reference.manifest)
     ranges = _shared_ranges(plans, checkpoint.network)
     exports = []
     for plan in plans:
@@ -309,11 +313,8 @@ def _warn_of_frames(plans: Sequence[ExportPlan], reference: Manifest) -> None:
     verified = [plan.frames for plan in plans if plan.options.verify]
     if verified and (unlike := verified[0].unlike(reference.classes)):
         _log.warning("verification frames: %s", unlike)
-    if any(plan.options.verify and _frames_of_calibration(plan) for plan in plans):
-        _log.warning(
-            "verification frames: they are the calibration frames too, whose ranges fit them. Name other "
-            "images of the application with --frames"
-        )
+    if verified:
+        _warn_of_copies(verified[0], [plan.calibration for plan in plans if plan.options.verify])
     for plan in plans:
         gate, default = plan.gate, GATES[plan.options.precision]
         other = plan.options.verify and gate.miou_drop != default.miou_drop
@@ -325,9 +326,39 @@ def _warn_of_frames(plans: Sequence[ExportPlan], reference: Manifest) -> None:
             return
 
 
-def _frames_of_calibration(plan: ExportPlan) -> bool:
-    folder, calibration = plan.frames.folder, plan.calibration
-    return folder is not None and calibration is not None and resolved(folder) == resolved(calibration.folder)
+def _warn_of_detector_options(plans: Sequence[ExportPlan], reference: Manifest) -> None:
+    """Warn of options about a detector that the network does not have."""
+    if reference.detections:
+        return
+    idle = {"--nms-iterations" for plan in plans if plan.options.nms_iterations != NMS_ITERATIONS}
+    for plan in plans:
+        if plan.options.verify and plan.gate.instances != GATES[plan.options.precision].instances:
+            idle.add("the gate for instances")
+    if idle:
+        _log.warning("%s: without effect, since the network has no detector", ", ".join(sorted(idle)))
+
+
+def _warn_of_copies(frames: VerificationFrames, calibrations: Sequence[CalibrationFrames | None]) -> None:
+    """Warn of verification frames that are all alike, or those of the calibration."""
+    images = frames.digests()
+    if not images:
+        return
+    different = len(set(images))
+    if len(images) > 1 and 2 * different <= len(images):
+        _log.warning(
+            "only %d different ones among %d verification frames in %s: they show little of how the "
+            "networks agree on others",
+            *(different, len(images), frames.folder),
+        )
+    calibration = next((found for found in calibrations if found is not None), None)
+    measured = set() if calibration is None else set(calibration.digests())
+    shared = sum(image in measured for image in images)
+    if 2 * shared >= len(images):
+        _log.warning(
+            "verification frames: %d of %d images are calibration frames too, whose ranges fit them. Name "
+            "other images of the application with --frames",
+            *(shared, len(images)),
+        )
 
 
 def _warn_without_instances(manifest: Manifest, agreement: Agreement) -> None:

@@ -215,11 +215,16 @@ def changed(plan: Recipe, settings: Sequence[str]) -> Recipe:
     Raises:
         UsageError: unknown field, or a value of the wrong type or out of range.
     """
+    given: set[str] = set()
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
             raise UsageError("--set", expected="FIELD=VALUE", got=setting)
         outer, dot, inner = name.partition(".")
+        field = f"{outer}.{FIELD_NAMES.get(inner, inner)}" if dot else FIELD_NAMES.get(name, name)
+        if field in given:
+            _log.warning("--set %s is given more than once; only the last counts", field)
+        given.add(field)
         if dot and outer in ("stage_one", "stage_two"):
             stage = _with_field(getattr(plan, outer), inner, text)
             plan = replace(plan, **{outer: stage})

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 Shapes = Mapping[str, tuple[int, ...]]
 """Input -> shape."""
 
-_SAVE_IN_ONE = "onnx.save_model(onnx.load(FILE), 'one_file.onnx')"
+_SAVE_IN_ONE = 'import onnx; onnx.save_model(onnx.load({}), "one_file.onnx")'
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 
 
@@ -68,7 +70,7 @@ def read_foreign(path: Path, shapes: Shapes) -> ForeignModel:
                 got=spec.dtype,
                 fix="export it with other inputs and outputs, for example after model.float()",
             )
-    model, data = _loaded(path, content), content
+    model, data = _with_output_shapes(_loaded(path, content)), content
     _check_operators(path, model)
     _check_format(path, model)
     if inputs != structure.inputs:
@@ -112,7 +114,7 @@ def _fixed_inputs(path: Path, structure: Structure, shapes: Shapes) -> tuple[Ten
                 f"{path}: input {spec.name!r}",
                 expected="a fixed shape: an engine is built for one",
                 got=f"{list(spec.shape)}, where -1 is any size",
-                fix=f"give it with sizes of your own: --shape {spec.name}={example}",
+                fix=f"give it with sizes of your own: --shape {shlex.quote(f'{spec.name}={example}')}",
             )
         fixed.append(TensorSpec(spec.name, spec.dtype, tuple(shape)))
     return tuple(fixed)
@@ -137,9 +139,22 @@ def _loaded(path: Path, data: bytes) -> ModelProto:
             f"ONNX file {path}",
             expected="weights in the same file",
             got="weights in other files",
-            fix=f'python3 -c "import onnx; {_SAVE_IN_ONE.replace("FILE", repr(str(path)))}"',
+            fix=f"python3 -c {shlex.quote(_SAVE_IN_ONE.format(json.dumps(str(path))))}",
         )
     return model
+
+
+def _with_output_shapes(model: ModelProto) -> ModelProto:
+    """The model with shapes of its outputs, which some exporters leave out and ONNX Runtime does not need."""
+    import onnx
+
+    if all(output.type.tensor_type.HasField("shape") for output in model.graph.output):
+        return model
+    try:
+        inferred: ModelProto = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:  # of any type, for a model that the check behind this rejects
+        return model
+    return inferred
 
 
 def _damaged(path: Path, error: Exception) -> ArtifactError:

@@ -57,7 +57,7 @@ def keep_float16(
 def matching(patterns: str, layers: list[str]) -> list[str]:
     """Layers that one of the patterns names, by its whole name, a prefix before a dot, or wildcards."""
     found: list[str] = []
-    for pattern in patterns.split(","):
+    for pattern in map(str.strip, patterns.split(",")):
         names = [n for n in layers if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
         if not names:
             raise UsageError(

@@ -18,7 +18,7 @@ from imp_trt.artifacts.manifest import TensorSpec
 from imp_trt.artifacts.network_manifest import NetworkPrecision
 from imp_trt.artifacts.npz import read_arrays
 from imp_trt.artifacts.reading import read_bounded
-from imp_trt.errors import UsageError, VerificationError
+from imp_trt.errors import ArtifactError, UsageError, VerificationError
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -108,7 +108,17 @@ def verification_inputs(specs: Sequence[TensorSpec], source: Path | None) -> Inp
 
 def _read(path: Path, specs: Sequence[TensorSpec]) -> Arrays:
     data = read_bounded(path, "inputs", _MAX_INPUT_BYTES)
-    return read_arrays(data, {spec.name: spec for spec in specs}, f"inputs {path}", _saving(specs))
+    arrays = read_arrays(data, {spec.name: spec for spec in specs}, f"inputs {path}", _saving(specs))
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and (missing := int(np.isnan(array).sum())):
+            # Any network agrees with itself on them.
+            raise ArtifactError(
+                f"inputs {path}: {name!r}",
+                expected="numbers, as those in use",
+                got=f"NaN in {missing} of {array.size} values",
+                fix=_saving(specs),
+            )
+    return arrays
 
 
 def _saving(specs: Sequence[TensorSpec]) -> str:

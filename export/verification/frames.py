@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,10 @@ class VerificationFrames:
         """Raises SourceError if the folder does not exist or has no image."""
         self._paths()
 
+    def digests(self) -> list[bytes]:
+        """Digest of the file of each image of the folder; equal ones are copies."""
+        return digests(self._paths())
+
     def unlike(self, classes: ClassTable) -> str:
         """What a comparison on these frames says less about, or empty.
 
@@ -105,6 +110,21 @@ class VerificationFrames:
         if self.folder is None:
             return []
         return spread(self.folder, self.count, PURPOSE)
+
+
+def digests(paths: Sequence[Path]) -> list[bytes]:
+    """Digest of each file; of one that cannot be read, of its path."""
+    from imp_trt.data.files import read_regular
+    from imp_trt.data.images import MAX_BYTES
+
+    found = []
+    for path in paths:
+        try:
+            content = read_regular(path, MAX_BYTES)
+        except OSError:  # reported where the image is read
+            content = bytes(path)
+        found.append(hashlib.sha256(content).digest())
+    return found
 
 
 def spread(folder: Path, count: int, purpose: str) -> list[Path]:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import imp_trt
 from imp_trt.cli.interrupts import EXIT_INTERRUPTED, ends_by_second_signal
+from imp_trt.cli.repeated import StoreLast
 from imp_trt.errors import DependencyMissing, ImpTrtError, OutputError, printable
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def command_parser(prog: str, description: str, examples: str = "") -> argparse.
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
+    for name in (None, "store"):
+        parser.register("action", name, StoreLast)
     group = parser.add_argument_group("common options")
     group.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     group.add_argument("-q", "--quiet", action="store_true", help="no progress; only warnings on stderr")

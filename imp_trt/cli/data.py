@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import unicodedata
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -66,9 +67,17 @@ def parser() -> argparse.ArgumentParser:
         "--split", action="append", metavar="NAME", help="split to read; can be repeated (default: all)"
     )
     p.add_argument(
-        "--things", metavar="A,B", help="classes with instances; all others are stuff (default: as labeled)"
+        "--things",
+        action="append",
+        metavar="A,B",
+        help="classes with instances; all others are stuff; can be repeated (default: as labeled)",
     )
-    p.add_argument("--stuff", metavar="A,B", help="classes without instances; all others stay what they are")
+    p.add_argument(
+        "--stuff",
+        action="append",
+        metavar="A,B",
+        help="classes without instances; all others stay what they are; can be repeated",
+    )
     p.add_argument(
         "-o", "--output", type=Path, metavar="dataset.json", help="write things and stuff for imp-train"
     )
@@ -145,11 +154,29 @@ def _chosen(classes: ClassTable, options: argparse.Namespace) -> ClassTable:
 
     if options.things is None and options.stuff is None:
         return classes
-    return chosen_things(classes, _names(options.things), _names(options.stuff))
+    things, stuff = (_names(texts, classes) for texts in (options.things, options.stuff))
+    return chosen_things(classes, things, stuff)
 
 
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+def _names(texts: list[str] | None, classes: ClassTable) -> list[str] | None:
+    """Names in lists separated by commas; a class with commas in its name is found before its parts."""
+    if texts is None:
+        return None
+    known = {_typed(name): name for name in classes.names} | {name: name for name in classes.names}
+    found = []
+    for text in texts:
+        parts = text.split(",")
+        while parts:
+            names = [(",".join(parts[:count]), count) for count in range(len(parts), 0, -1)]
+            name, count = next(((n, c) for n, c in names if _typed(n) in known), names[-1])
+            found.append(known.get(name, known.get(_typed(name), name.strip())))
+            parts = parts[count:]
+    return [name for name in found if name]
+
+
+def _typed(name: str) -> str:
+    """A name as a keyboard gives it: files have accents as characters of their own too."""
+    return unicodedata.normalize("NFC", name.strip())
 
 
 def _with_classes(dataset: FileDataset, classes: ClassTable) -> FileDataset:

@@ -37,6 +37,8 @@ EXAMPLES = """examples:
 
 The baseline is another model for the same data, such as the one of imp-train --with-baseline."""
 
+NUM_IMAGES = 6
+
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
@@ -73,9 +75,8 @@ def parser() -> argparse.ArgumentParser:
     num_images = p.add_argument(
         "--num-images",
         type=_non_negative,
-        default=6,
         metavar="N",
-        help="number of example images in report and image grid (default: 6)",
+        help=f"number of example images in report and image grid (default: {NUM_IMAGES})",
     )
     max_images = p.add_argument(
         "--max-images", type=positive, metavar="N", help="evaluate the first N images only"
@@ -105,6 +106,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from imp_trt.train.evaluation import require_same_classes
 
     _check_outputs(options)
+    if options.num_images is None:
+        options.num_images = NUM_IMAGES
     dataset = open_dataset(options.data, options.split)
     if dataset.terms and not options.quiet:
         say(f"license terms of the data: {dataset.terms}")
@@ -161,12 +164,19 @@ def _check_outputs(options: argparse.Namespace) -> None:
     if options.image_grid:
         if options.image_grid.suffix.lower() != ".png":
             raise UsageError("--image-grid", expected="a file that ends in .png", got=str(options.image_grid))
-        if not options.num_images:
+        if options.num_images == 0:
             raise UsageError("--image-grid", expected="--num-images of at least 1", got="--num-images 0")
     if options.report:
         if options.report.suffix.lower() not in (".html", ".htm"):
             raise UsageError("--report", expected="a file that ends in .html", got=str(options.report))
         require_packages()
+    if options.num_images is not None and not (options.report or options.image_grid):
+        raise UsageError(
+            f"--num-images {options.num_images}",
+            expected="--report or --image-grid, which show the example images",
+            got="neither",
+            fix="--max-images N evaluates the first N images only",
+        )
 
 
 def _score(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -298,7 +299,7 @@ def _adopt(options: argparse.Namespace) -> ExportReport:
             "--adopt",
             expected="the ONNX file that the engine was built from",
             got=str(options.file or "none"),
-            fix=f"imp-export --adopt {options.adopt} --onnx FILE.onnx",
+            fix=f"imp-export --adopt {shlex.quote(str(options.adopt))} --onnx FILE.onnx",
         )
     _reject(
         options, f"--adopt {options.adopt}", {**CHECKPOINT_OPTIONS, **BUILD_OPTIONS, "engine": "--engine"}

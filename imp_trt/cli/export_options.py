@@ -157,7 +157,7 @@ def _capabilities(text: str) -> tuple[str, ...]:
 
 def _gibibytes(text: str) -> int:
     value = float(text)
-    if not 0 < value < 1 << 20:
+    if not 1 / GIB <= value < 1 << 20:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number of GiB")
     return int(value * GIB)
 
@@ -170,6 +170,8 @@ def gate_fields(text: str) -> dict[str, float]:
         if name not in GATE_FIELDS:
             raise argparse.ArgumentTypeError(f"{part} is not one of {', '.join(GATE_FIELDS)} with =VALUE")
         field, high = GATE_FIELDS[name]
+        if field in fields:
+            raise argparse.ArgumentTypeError(f"{name} is given twice")
         try:
             value = float(number)
         except ValueError:

@@ -18,7 +18,7 @@ from imp_trt.cli.common import (
 )
 from imp_trt.cli.train_options import INITIALS, network_options, recipe_options, run_options
 from imp_trt.cli.train_settings import reject_idle_settings
-from imp_trt.cli.train_warnings import warn_of_settings
+from imp_trt.cli.train_warnings import warn_of_settings, warn_of_untrained
 from imp_trt.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ def _train(options: argparse.Namespace) -> int:
             _say_plan(options, run, config)
         if distributed.rank() == 0:
             warn_of_settings(run, config)
+            if options.stage != "one":
+                warn_of_untrained(run, config)
         written = _train_stages(options, run, config, control)
         if distributed.rank() == 0:
             _print_result(written, options.json)

@@ -31,6 +31,24 @@ def warn_of_settings(run: Run, config: ModelConfig) -> None:
     _warn_of_scales(run, config)
 
 
+def warn_of_untrained(run: Run, config: ModelConfig) -> None:
+    """Warn of heads of the result that no stage trains and no checkpoint has."""
+    plan = run.recipe
+    first, second = plan.stage_one.iterations, plan.stage_two.iterations
+    source = None if run.checkpoint is None else run.checkpoint.network.config
+    untrained = []
+    if config.detector and not (first or second or run.initial == "coco" or (source and source.detector)):
+        untrained.append("detector")
+    taken = source is not None and source.semantic_head == config.semantic_head
+    if config.semantic_head != "none" and not (second or (first and plan.semantic_in_stage_one) or taken):
+        untrained.append("semantic head")
+    if untrained:
+        _log.warning(
+            "no stage trains the %s, whose weights stay random; use --iterations ONE TWO",
+            " and ".join(untrained),
+        )
+
+
 def _warn_of_schedule(name: str, stage: Stage) -> None:
     from imp_trt.train.datasets.dropped import named
 

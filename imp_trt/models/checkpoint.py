@@ -51,7 +51,7 @@ FOREIGN = (
     "pass a checkpoint written by imp-train or save_checkpoint; convert a Mask R-CNN of another program with "
     "imp-import FILE -o model.safetensors"
 )
-_REPLACE_FILE = "download the file again, or write a new one with imp-train"
+_REPLACE_FILE = "download the file again, or delete it and write a new one with imp-train"
 
 
 def save_checkpoint(
@@ -63,15 +63,26 @@ def save_checkpoint(
     """Write a model and metadata to a safetensors file, atomically.
 
     Args:
-        path: file to write; replaced if it exists.
+        path: file to write, with the suffix .safetensors; replaced if it exists.
         model: network to save with its config.
         metadata: JSON-serializable training information (data, license terms, seed, scores).
-        half: store matrices and kernels as float16; vectors and statistics stay float32.
+        half: store matrices and kernels as float16; vectors, statistics and values beyond its range stay
+            float32.
 
     Raises:
+        InvalidInput: the suffix is another one, or a weight is not finite: the file could not be read.
         OutputError: the file cannot be written; no partial file remains.
     """
-    tensors = {name: _stored(value, half) for name, value in model.state_dict().items()}
+    if Path(path).suffix.lower() != ".safetensors":
+        raise InvalidInput(
+            f"checkpoint {path}", expected="a file name that ends with .safetensors", got=Path(path).suffix
+        )
+    tensors = {name: _stored(value, half) for name, value in unwrapped(model.state_dict()).items()}
+    for name, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise InvalidInput(
+                f"weights for {path}, tensor {name}", expected="finite values", got="NaN or infinity"
+            )
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -138,8 +149,19 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def _stored(value: Tensor, half: bool) -> Tensor:
     value = value.detach().cpu().contiguous()
     if half and value.is_floating_point() and value.ndim >= 2:
-        return value.half()
+        stored = value.half()
+        return stored if torch.isfinite(stored).all() else value.clone()
     return value.clone()
+
+
+def unwrapped(weights: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Weights without the prefixes of torch.compile, and of the containers of several GPUs."""
+    names = {name: name.replace("_orig_mod.", "") if isinstance(name, str) else name for name in weights}
+    if all(isinstance(name, str) and name.startswith("module.") for name in names.values()):
+        names = {name: plain.removeprefix("module.") for name, plain in names.items()}
+    if len(set(names.values())) < len(names):
+        return dict(weights)
+    return {names[name]: value for name, value in weights.items()}
 
 
 def _read_safetensors(path: Path, file: BinaryIO) -> Checkpoint:
@@ -171,10 +193,10 @@ def _read_safetensors(path: Path, file: BinaryIO) -> Checkpoint:
         for name, entry in header.items()
     }
     # Before gigabytes of tensors are read that do not fit the config.
-    config = _check_config(path, config, declared)
+    config = _check_config(path, config, unwrapped(declared))
     data = head + file.read()
     try:
-        weights = load(data)
+        weights = unwrapped(load(data))
     except (SafetensorError, KeyError, ValueError) as error:
         raise _invalid(path, "a complete safetensors file", _line(error)) from error
     return _checkpoint(path, data, config, metadata, weights)
@@ -197,6 +219,7 @@ def _read_pt(path: Path, file: BinaryIO) -> Checkpoint:
     weights = content["weights"]
     if not isinstance(weights, Mapping):
         raise _invalid(path, "weights as a dictionary of tensors", type(weights).__name__)
+    weights = unwrapped(weights)
     declared = {
         name: (value.dtype, list(value.shape)) if isinstance(value, Tensor) else (None, type(value).__name__)
         for name, value in weights.items()

@@ -218,7 +218,12 @@ class ModelConfig:
         if self.imp and not self.detector:
             raise InvalidInput("imp needs the detector", expected="detector=True", got="detector=False")
         if self.detector and not self.classes.things:
-            raise InvalidInput("detector", expected="at least one thing class", got="none")
+            raise InvalidInput(
+                "detector",
+                expected="at least one thing class",
+                got="none",
+                fix="--system semantic-fpn, which has no detector, or declare things with imp-data --things",
+            )
         if self.semantic_head == "none" and not self.imp:
             raise InvalidInput("semantic_head 'none'", expected="imp=True (it reads the canvas)", got=False)
         if self.stride_in_1x1 and self.backbone not in BOTTLENECKS:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from imp_trt.data.files import read_regular
 from imp_trt.errors import CheckpointError, DependencyMissing
-from imp_trt.models.checkpoint import MAX_CHECKPOINT_BYTES, check_archive
+from imp_trt.models.checkpoint import MAX_CHECKPOINT_BYTES, check_archive, unwrapped
 from imp_trt.models.efficientnet_lite import GROUPS, block_repeats
 
 _LAYERS = {
@@ -91,7 +91,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             got=type(state).__name__,
             fix="save the model's state_dict()",
         )
-    return state
+    return unwrapped(state)
 
 
 def _is_weight(name: object, value: object) -> bool:

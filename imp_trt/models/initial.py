@@ -323,14 +323,27 @@ def _copy(own: State, source: State, part: str, optional: Iterable[str] = ()) ->
             f"pretrained {part}",
             expected=f"{len(own)} tensors of the network",
             got=f"missing {sorted(missing)[:3]}, unknown {sorted(unknown)[:3]}",
-            fix="use the preset's sizes, or train from scratch",
+            fix="use the weights of this backbone, under the names that their publisher gave them"
+            if part == "backbone"
+            else "use the preset's sizes, or train from scratch",
         )
     for name, value in source.items():
         if own[name].shape != value.shape:
             raise _mismatch(part, name, own[name].shape, value.shape)
+        if own[name].is_floating_point() and not _is_finite(value):
+            raise CheckpointError(
+                f"pretrained {part}, {name}",
+                expected="finite floating-point numbers",
+                got=f"{value.dtype}{' with NaN or infinity' * value.is_floating_point()}",
+                fix="use weights that are neither damaged nor quantized",
+            )
     with torch.no_grad():
         for name, value in source.items():
             own[name].copy_(value)
+
+
+def _is_finite(value: Tensor) -> bool:
+    return value.is_floating_point() and bool(torch.isfinite(value.float()).all())
 
 
 def _mismatch(part: str, name: str, own: torch.Size, pretrained: torch.Size) -> CheckpointError:

@@ -17,7 +17,14 @@ from pathlib import Path
 import pytest
 
 from imp_trt import errors
-from imp_trt.cli.common import Progress, command_parser, print_json, run_command, set_up_logging
+from imp_trt.cli.common import (
+    Progress,
+    add_deprecated,
+    command_parser,
+    print_json,
+    run_command,
+    set_up_logging,
+)
 
 
 def _raising(error: BaseException):  # type: ignore[no-untyped-def]
@@ -210,6 +217,25 @@ def test_parser_has_the_common_options(capsys: pytest.CaptureFixture[str]) -> No
             parser.parse_args(argv)
         assert caught.value.code == code
     assert "exit codes" in capsys.readouterr().out
+
+
+def test_the_last_of_several_values_counts_and_a_warning_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = command_parser("imp-test", "test")
+    group = parser.add_argument_group("more")
+    parser.add_argument("files", nargs="*")
+    calib = parser.add_argument("--calib", type=Path)
+    add_deprecated(parser, "--images", calib)
+    group.add_argument("-p", "--precisions", nargs="+", choices=("fp16", "int8"))
+    group.add_argument("--set", action="append")
+    once = ["a", "b", "--calib", "day", "-p", "fp16", "int8", "--set", "x=1", "--set", "y=2", "-vv", "-q"]
+    options = parser.parse_args(once)
+    assert (options.files, options.calib, options.set) == (["a", "b"], Path("day"), ["x=1", "y=2"])
+    assert capsys.readouterr().err == ""
+    for repeated, flag in ((["--calib", "night"], "--calib"), (["--precisions", "fp16"], "--precisions")):
+        options = parser.parse_args([*once, *repeated])
+        told = f"warning: {flag} is given more than once; only the last counts\n"
+        assert capsys.readouterr().err == told
+    assert options.precisions == ["fp16"]
 
 
 def test_json_rejects_what_is_not_json() -> None:

@@ -184,6 +184,35 @@ def test_wrong_options_leave_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+NAMES = ("bag, small", "bag", "small", "car", "end ", "cafe\u0301")
+
+
+@pytest.mark.parametrize(
+    ("options", "things"),
+    [
+        (["--things", "bag, small"], ["bag, small"]),
+        (["--things", "car,bag, small,bag"], ["bag, small", "bag", "car"]),
+        (["--things", "small,bag"], ["bag", "small"]),
+        (["--things", "car", "--things", "bag"], ["bag", "car"]),
+        (["--stuff", "car,caf\u00e9", "--stuff", "bag, small"], ["bag", "small", "end "]),
+        (["--things", "caf\u00e9"], ["cafe\u0301"]),
+        (["--things", "end "], ["end "]),
+        (["--things", " end,car"], ["car", "end "]),
+        (["--things", ""], []),
+    ],
+)
+def test_names_of_things(
+    options: list[str], things: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pycocotools", reason="needs pycocotools")
+    data = json.loads(coco_json({"a.png": scene(0), "b.png": scene(1)}))
+    data["categories"] = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
+    (tmp_path / "result.json").write_text(json.dumps(data))
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), scene(0).photo)
+    assert _json(capsys, str(tmp_path), *options)["things"] == things
+
+
 @pytest.mark.parametrize("failing", ["-o", "--samples", "stdout"])
 def test_an_output_that_cannot_be_written_takes_no_other(
     failing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -158,6 +158,8 @@ def test_an_output_that_cannot_be_written_takes_no_other(models, capsys, monkeyp
         (["imp", *DATA, "--report", "page.pdf"], "ends in .html"),
         (["imp", *DATA, "--image-grid", "sheet.jpg"], "ends in .png"),
         (["imp", *DATA, "--image-grid", "sheet.png", "--num-images", "0"], "--num-images of at least 1"),
+        (["imp", *DATA, "--num-images", "6"], "--num-images 6: expected --report or --image-grid"),
+        (["imp", *DATA, "--num-images", "0"], "Fix: --max-images N"),
     ],
 )
 def test_mistakes_exit_2_with_one_line(models, capsys, arguments, words):

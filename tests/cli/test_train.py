@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,9 +20,9 @@ import torch
 from imp_trt.cli import train as command
 from imp_trt.cli import train_options
 from imp_trt.cli.train_settings import reject_idle_settings
-from imp_trt.cli.train_warnings import warn_of_settings
+from imp_trt.cli.train_warnings import warn_of_settings, warn_of_untrained
 from imp_trt.errors import CheckpointError, UsageError
-from imp_trt.models.checkpoint import load_model
+from imp_trt.models.checkpoint import Checkpoint, load_model
 from imp_trt.models.presets import SYSTEMS, system
 from imp_trt.train import recipes, tensorboard
 from imp_trt.train.recipes import Stage
@@ -131,6 +132,30 @@ def test_a_stage_one_that_a_system_skips_has_no_schedule(tmp_path, caplog, monke
     config = system("semantic-fpn", CLASSES, (64, 96))
     warn_of_settings(Run(Boxes(), plan, 0, tmp_path), config)
     assert "stage one" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("lengths", "settings", "more", "told"),
+    [
+        ((0, 0), [], {}, "no stage trains the detector and semantic head"),
+        ((0, 0), [], {"initial": "coco"}, "no stage trains the semantic head"),
+        ((2, 0), ["semantic_in_stage_one=False"], {}, "no stage trains the semantic head"),
+        ((2, 0), ["semantic_in_stage_one=True"], {}, None),
+        ((0, 2), [], {}, None),
+        ((0, 0), [], {"checkpoint": CONFIG}, None),
+        ((0, 0), [], {"checkpoint": system("mask-rcnn-imp", CLASSES, (64, 96))}, "trains the semantic head"),
+    ],
+)
+def test_heads_that_no_stage_trains_are_warned_of(
+    tmp_path, caplog, monkeypatch, lengths, settings, more, told
+):
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    if "checkpoint" in more:
+        more = {"checkpoint": Checkpoint(SimpleNamespace(config=more["checkpoint"]), {}, "")}
+    plan = recipes.changed(TINY, settings).with_iterations(*lengths)
+    warn_of_untrained(Run(Boxes(), plan, 0, tmp_path, **more), CONFIG)
+    assert ("WARNING" in caplog.text) == (told is not None)
+    assert (told or "") in caplog.text
 
 
 def test_lengths_by_an_option_scale_the_schedule(tmp_path, caplog, monkeypatch):

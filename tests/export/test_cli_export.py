@@ -121,6 +121,8 @@ def test_a_file_of_another_kind_is_no_folder(name, weights, tmp_path, capsys):
         ["--nms-iterations", "x"],
         ["--compute-capability", "sm_86"],
         ["--workspace", "0"],
+        ["--workspace", "1e-12"],
+        ["--gate", "labels=0.9,labels=0.8"],
         ["--optimization-level", "6"],
         ["--hardware-compatible", "all"],
     ],

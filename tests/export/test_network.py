@@ -189,6 +189,28 @@ def test_unverified_only_on_request(tmp_path: Path) -> None:
 # ---- shapes ----
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("sides", [(1, 3, 16, 24), ("B", 3, "H", "W")])
+def test_outputs_without_a_shape(tmp_path: Path, precision: str, sides: tuple[int | str, ...]) -> None:
+    """ONNX Runtime runs such files, and some exporters write them."""
+    model = foreign.plain(sides)
+    shapes = None if sides[0] == 1 else {"images": (1, 3, 16, 24)}
+    wanted = export(foreign.save(tmp_path, model), tmp_path / "a", shapes, precision=precision)
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    found = export(foreign.save(tmp_path, model), tmp_path / "b", shapes, precision=precision)
+    assert found.manifest.outputs == wanted.manifest.outputs
+    assert found.manifest.verification["outputs"] == wanted.manifest.verification["outputs"]
+
+
+def test_the_option_for_an_open_shape_is_one_word(tmp_path: Path) -> None:
+    model = foreign.plain(("B", 3, "H", "W"))
+    model.graph.input[0].name = model.graph.node[0].input[0] = "my frame"
+    path = foreign.save(tmp_path, model)
+    with pytest.raises(UsageError, match=r"--shape 'my frame=1x3x1x1'"):
+        export(path, tmp_path / "out")
+
+
 def test_open_shapes_are_fixed_by_the_caller(tmp_path: Path) -> None:
     path = foreign.save(tmp_path, foreign.plain(("B", 3, "H", "W")))
     with pytest.raises(UsageError, match=r"\[-1, 3, -1, -1\].*--shape images=1x3x1x1"):
@@ -257,6 +279,7 @@ def test_given_inputs(tmp_path: Path) -> None:
         ),
         ({"images": np.zeros((1, 3, 16, 24))}, r"float32\[1, 3, 16, 24\].*float64"),
         ({"images": np.zeros((1, 3, 16, 25), np.float32)}, r"\[1, 3, 16, 25\]"),
+        ({"images": np.full((1, 3, 16, 24), np.nan, np.float32)}, "NaN in 1152 of 1152 values"),
         (b"PK\x03\x04", "an .npz file"),
     ],
 )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,21 @@ def test_files_that_are_incomplete(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"weights in other files.*one_file\.onnx"):
         export(tmp_path / "split.onnx", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["split", "two words", "it's", 'a "b" $HOME `c`', "\u00fc"])
+def test_the_command_for_weights_in_other_files_works(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"{name}.onnx"
+    onnx.save_model(foreign.plain(), path, save_as_external_data=True, location="w", size_threshold=0)
+    with pytest.raises(ArtifactError) as caught:
+        export(path, tmp_path / "out")
+    program, flag, code = shlex.split(str(caught.value.fix))
+    assert (program, flag) == ("python3", "-c")
+    monkeypatch.chdir(tmp_path)
+    exec(code)  # what the error says
+    assert export(Path("one_file.onnx"), tmp_path / "out").path.exists()
 
 
 def test_our_own_file_without_its_manifest(tmp_path: Path) -> None:

@@ -349,15 +349,45 @@ def test_a_gate_for_miou_without_ground_truth_is_said(quick, weights, tmp_path, 
     assert ("the gate for mIoU has no effect" in caplog.text) == said
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_frames_of_the_calibration_are_said(weights, images, tmp_path, caplog, same):
+@pytest.mark.parametrize(("kind", "said"), [("same", 3), ("copies", 3), ("half", 2), ("others", 0)])
+def test_frames_of_the_calibration_are_said(weights, images, tmp_path, caplog, kind, said):
     """The ranges were measured on them: they say nothing of other images."""
     other = tmp_path / "others"
     shutil.copytree(images, other)
-    frames = images / "." if same else other
+    for path in sorted(other.iterdir())[said:]:
+        cv2.imwrite(str(path), smooth_frames(1, (120, 180), seed=10).numpy()[0])
+    frames = images / "." if kind == "same" else other
     options = ExportOptions(precision="int8", calibration=images, frames=frames, target="onnxruntime")
     pipeline._warn_of_frames([make_plan(weights, tmp_path, options, silent)], tiny.manifest())
-    assert ("they are the calibration frames too" in caplog.text) == same
+    told = f"{said} of 3 images are calibration frames too"
+    assert (told if said else "") in caplog.text
+    assert ("calibration frames too" in caplog.text) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"nms_iterations": 8}, "--nms-iterations: without effect, since the network has no detector"),
+        ({"gate": replace(verify.GATES["fp32"], instances=0.5)}, "the gate for instances: without effect"),
+        ({"gate": replace(verify.GATES["fp32"], labels=0.5)}, ""),
+    ],
+)
+def test_options_about_a_detector_that_is_not_there(weights, tmp_path, caplog, changes, told):
+    plan = make_plan(weights, tmp_path, ExportOptions(target="onnxruntime", **changes), silent)
+    for detections in (0, 5):
+        caplog.clear()
+        pipeline._warn_of_detector_options([plan], tiny.manifest(detections=detections))
+        assert ("without effect" in caplog.text) == (not detections and bool(told))
+        assert detections or told in caplog.text
+
+
+@pytest.mark.parametrize("copies", [0, 3])
+def test_frames_that_are_copies_of_one_are_said(weights, images, tmp_path, caplog, copies):
+    for number in range(copies):
+        shutil.copy(images / "frame0.png", images / f"frame0 ({number}).png")
+    plan = make_plan(weights, tmp_path, ExportOptions(frames=images, target="onnxruntime"), silent)
+    pipeline._warn_of_frames([plan], tiny.manifest())
+    assert (f"only 3 different ones among 6 verification frames in {images}" in caplog.text) == bool(copies)
 
 
 @pytest.mark.slow

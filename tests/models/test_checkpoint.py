@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from imp_trt.data import files
-from imp_trt.errors import CheckpointError, OutputError
+from imp_trt.errors import CheckpointError, InvalidInput, OutputError
 from imp_trt.models.checkpoint import load_model, save_checkpoint
 
 META = {"data": "made up", "seed": 7}
@@ -80,9 +80,50 @@ def test_weights_that_do_not_fit_their_config(tmp_path, network, monkeypatch):
 def test_weights_that_are_not_finite(tmp_path, network, monkeypatch):
     weights = dict(network.state_dict())
     weights["semantic.classify.bias"] = torch.full_like(weights["semantic.classify.bias"], float("nan"))
-    monkeypatch.setattr(network, "state_dict", lambda: weights)
+    content = {"config": network.config.to_dict(), "metadata": META, "weights": weights}
+    torch.save(content, tmp_path / "nan.pt")
     with pytest.raises(CheckpointError, match="finite"):
-        load_model(save_checkpoint(tmp_path / "nan.safetensors", network, META))
+        load_model(tmp_path / "nan.pt")
+    monkeypatch.setattr(network, "state_dict", lambda: weights)
+    with pytest.raises(InvalidInput, match=r"tensor semantic\.classify\.bias: expected finite"):
+        save_checkpoint(tmp_path / "nan.safetensors", network, META)
+    assert not (tmp_path / "nan.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.bin", "model", "model.safetensors.tmp"])
+def test_a_name_that_could_not_be_read_is_not_written(tmp_path, network, name):
+    with pytest.raises(InvalidInput, match=r"ends with \.safetensors"):
+        save_checkpoint(tmp_path / name, network, META)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_value_beyond_float16_stays_float32(tmp_path, network, monkeypatch):
+    name = "semantic.classify.weight"
+    weights = {**network.state_dict(), name: torch.full_like(network.state_dict()[name], 7e4)}
+    monkeypatch.setattr(network, "state_dict", lambda: weights)
+    loaded, _ = load_model(save_checkpoint(tmp_path / "model.safetensors", network, META, half=True))
+    assert torch.equal(loaded.state_dict()[name], weights[name])
+
+
+WRAPPERS = {
+    "compiled": lambda name: f"_orig_mod.{name}",
+    "a compiled part": lambda name: name.replace("backbone.", "backbone._orig_mod."),
+    "DataParallel": lambda name: f"module.{name}",
+    "both": lambda name: f"module._orig_mod.{name}",
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_names_of_wrappers(tmp_path, network, kind, monkeypatch):
+    """What torch.compile(network).state_dict() has was written, but not read."""
+    plain = network.state_dict()
+    weights = {WRAPPERS[kind](name): value for name, value in plain.items()}
+    content = {"config": network.config.to_dict(), "metadata": META, "weights": weights}
+    torch.save(content, tmp_path / "model.pt")
+    monkeypatch.setattr(network, "state_dict", lambda: weights)
+    for path in (tmp_path / "model.pt", save_checkpoint(tmp_path / "model.safetensors", network, META)):
+        loaded, _ = load_model(path)
+        assert all(torch.equal(value, plain[name]) for name, value in loaded.state_dict().items())
 
 
 def test_missing_file_and_unknown_suffix(tmp_path):

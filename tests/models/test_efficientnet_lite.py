@@ -148,6 +148,25 @@ def test_a_state_of_another_network_is_rejected(change):
         copy_backbone(ImpNetwork(small_config(backbone=LITE0)), state)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda v: torch.full_like(v, float("nan")), "torch.float32 with NaN or infinity"),
+        (lambda v: v.double() + 1e300, "torch.float64 with NaN or infinity"),
+        (lambda v: (v * 100).to(torch.int8), "got torch.int8"),
+    ],
+)
+def test_values_that_no_network_has_are_rejected(change, told):
+    """Integers are quantized values, whose scale is elsewhere."""
+    state = published_state(LITE0)
+    state["_conv_stem.weight"] = change(state["_conv_stem.weight"])
+    with pytest.raises(
+        CheckpointError, match=f"finite floating-point numbers, got .*{told.split()[-1]}"
+    ) as caught:
+        copy_backbone(ImpNetwork(small_config(backbone=LITE0)), state)
+    assert told in str(caught.value)
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """An installed package with lite0's weights whose code must not run."""
@@ -181,6 +200,12 @@ def test_a_file_of_the_user_takes_the_place_of_the_package(package, tmp_path):
     network = ImpNetwork(small_config(backbone=LITE0))
     initialize(network, "imagenet", tmp_path / "mine.pth")
     assert torch.equal(network.backbone.body.stem[0][0].weight, other["_conv_stem.weight"])
+
+
+def test_names_of_containers_in_a_file_of_the_user(tmp_path):
+    weights = published_state(LITE0)
+    torch.save({f"module.{name}": value for name, value in weights.items()}, tmp_path / "mine.pth")
+    assert read_state(tmp_path / "mine.pth").keys() == weights.keys()
 
 
 def test_a_missing_package_is_named_with_the_extra(monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch import nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
+from imp_trt.classes import ClassTable
 from imp_trt.errors import InvalidInput
 from imp_trt.models.checkpoint import load_model
 from imp_trt.models.coco import coco_config
@@ -175,3 +176,10 @@ def test_published_weights_are_small_and_carry_their_terms_and_card(path):
 def test_a_typo_is_answered_with_the_name_that_was_meant(name, backbone, meant):
     with pytest.raises(InvalidInput, match=f"use '{meant}'"):
         system(name, CLASSES, (64, 64), backbone)
+
+
+def test_classes_without_things_have_systems_of_their_own():
+    stuff = ClassTable(("sky", "road"), (), ((0, 0, 0), (9, 9, 9)))
+    with pytest.raises(InvalidInput, match=r"at least one thing class.*--system semantic-fpn"):
+        system("panoptic-fpn-imp", stuff, (64, 96))
+    assert system("semantic-fpn", stuff, (64, 96)).num_things == 0

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import logging
 from dataclasses import fields, replace
 
 import pytest
@@ -201,3 +202,18 @@ def test_json_of_a_recipe_has_the_keys_of_version_0_1():
     }
     stored = ("bias_rate", "canvas_rate", "bootstrap", "colour")
     assert [plain[key] for key in stored] == [2.0, 1.0, (0.1, 0.25, 0.5), 0.4]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["batch=2", "batch=3"], "--set batch is given more than once"),
+        (["stage_one.peak=1e-3", "stage_one.lr=1e-2"], "--set stage_one.lr is given more than once"),
+        (["stage_one.lr=1e-3", "stage_two.lr=1e-2", "batch=3"], None),
+    ],
+)
+def test_a_field_that_is_set_twice_is_warned_of(settings, told, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("imp_trt"), "propagate", True)
+    changed(recipe("smoke"), settings)
+    assert ("more than once" in caplog.text) == (told is not None)
+    assert (told or "") in caplog.text

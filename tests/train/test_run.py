@@ -228,6 +228,13 @@ def test_a_folder_of_another_run_is_rejected(pair, change):
         train_stage_one(run, CONFIG)
 
 
+def test_a_damaged_checkpoint_in_the_folder_names_a_remedy_that_helps(tmp_path):
+    """The same command alone would find it again."""
+    (tmp_path / "stage_one.safetensors").write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match=r"Fix: .*delete it and write a new one with imp-train"):
+        train_stage_one(Run(Boxes(), RECIPE, 0, tmp_path), CONFIG)
+
+
 def test_stage_one_serves_runs_that_differ_in_stage_two(pair):
     run = Run(Boxes(), replace(RECIPE, stage_two=Stage(9, 1e-3, 1e-4)), 0, pair[0])
     assert train_stage_one(run, CONFIG) == pair[0] / "stage_one.safetensors"

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Datasets in COCO's format: one JSON file of images, categories and annotations, and a folder of images.
 
-Every category is a class with instances; pixels without annotation are the class ``background``, or
-ignored. Categories that only group others, as Roboflow exports them, are left out. Annotations without a
-usable region are counted and logged, and rejected if none is left. A label map has one instance per pixel,
-so where annotations overlap the smaller one is on top: boxes and masks are those of the visible parts.
+Every category is a class with instances, unless the file says ``"isthing": 0``, as those made of panoptic
+annotations do; pixels without annotation are the class ``background``, or ignored. Categories that only
+group others, as Roboflow exports them, are left out. Annotations without a usable region are counted and
+logged, and rejected if none is left. A label map has one instance per pixel, so where annotations overlap
+the smaller one is on top: boxes and masks are those of the visible parts.
 """
 
 from __future__ import annotations
@@ -49,16 +50,20 @@ SOURCE = (
 MAX_IMAGE_PIXELS = 1 << 28
 """Limit of height x width of an image: 16384 x 16384."""
 
+MAX_CROWDS = 0.1
+"""Share of crowds from which on they are reported; COCO has 1%."""
+
 _LOOKED_FOR = 20
 _CONTENT = "images, annotations and categories in COCO's format"
 
 
 class CategoryJson(TypedDict):
-    """Category of a COCO file; files may omit supercategory."""
+    """Category of a COCO file; files may omit supercategory and isthing."""
 
     id: int
     name: str
     supercategory: str | None
+    isthing: int | None
 
 
 class ImageJson(TypedDict):
@@ -171,14 +176,20 @@ class CocoDataset:
         return content_digest([names, self._unlabeled], [self._annotations], photos)
 
     def _report(self, where: str, dropped: DroppedObjects) -> None:
-        things = {label: self.classes.names[label] for label in self.classes.things}
+        named = {k: name for k, name in enumerate(self.classes.names) if name not in BACKGROUNDS}
         images = [
-            (image.file_name, [things[label] for label, _, _ in image.objects if label in things])
+            (image.file_name, [named[label] for label, _, _ in image.objects if label in named])
             for image in self.images
         ]
-        report_objects(where, images, dropped, list(things.values()))
-        if all(crowd for image in self.images for _, crowd, _ in image.objects):
-            _log.warning("%s: all objects are crowds (iscrowd 1), which are not detected one by one", where)
+        fix = "export polygons in pixels, or run-length encodings, with the images' own ids"
+        report_objects(where, images, dropped, list(named.values()), fix)
+        crowds = [crowd for image in self.images for _, crowd, _ in image.objects]
+        if sum(crowds) > MAX_CROWDS * len(crowds):
+            _log.warning(
+                "%s: %s objects are crowds (iscrowd 1), which are not detected one by one; some labeling "
+                "tools set it for every mask that is no polygon",
+                *(where, "all" if all(crowds) else f"{sum(crowds)} of {len(crowds)}"),
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -219,17 +230,25 @@ def _classes(
     """Class table in the order of the category ids, and the class index of each id."""
     texts = class_names([c["name"] for c in categories], where)
     ids = (whole_number(c["id"], "a category id") for c in categories)
-    named = sorted(zip(ids, texts, strict=True))
-    things = [(number, name) for number, name in named if name.lower() not in BACKGROUNDS]
+    named = sorted(zip(ids, texts, map(_is_thing, categories), strict=True))
+    others = [category for category in named if category[1].lower() not in BACKGROUNDS]
     first = int(background)
-    names = (BACKGROUND,) * first + tuple(name for _, name in things)
-    table = ClassTable(names, tuple(range(first, len(names))), default_palette(len(names)))
-    class_of = {number: index for index, (number, _) in enumerate(things, first)}
+    names = (BACKGROUND,) * first + tuple(name for _, name, _ in others)
+    things = tuple(index for index, (_, _, is_thing) in enumerate(others, first) if is_thing)
+    table = ClassTable(names, things, default_palette(len(names)))
+    class_of = {number: index for index, (number, _, _) in enumerate(others, first)}
     rest = 0 if background else IGNORE_INDEX
-    class_of |= {number: rest for number, name in named if name.lower() in BACKGROUNDS}
+    class_of |= {number: rest for number, name, _ in named if name.lower() in BACKGROUNDS}
     if len(class_of) != len(named):
         raise ValueError("category ids must be unique")
     return table, class_of
+
+
+def _is_thing(category: CategoryJson) -> bool:
+    value = category.get("isthing")
+    if value not in (None, 0, 1):
+        raise ValueError(f"isthing must be 0 or 1, not {value!r:.80}")
+    return value != 0
 
 
 def _without_root(data: CocoJson, where: str) -> list[CategoryJson]:
@@ -267,6 +286,8 @@ def _images(
             number = whole_number(annotation["category_id"], "category_id")
             if number not in class_of:
                 raise ValueError(f"category {number} is not in the file's categories")
+            if annotation.get("segmentation") is None:
+                raise ValueError("no segmentation: boxes or keypoints alone are not enough")
             region = parse_region(annotation["segmentation"], size)
             crowd = annotation.get("iscrowd")
             if crowd not in (None, 0, 1):
@@ -285,6 +306,8 @@ def _images(
         listed.append(found)
         if not region.fits(annotation.get("bbox")):
             strange.add("with a bbox that is not that of their segmentation", annotation)
+        elif region.reaches_beyond():
+            strange.add("that reach far beyond their image", annotation)
     if len(strange):
         used = sum(map(len, objects.values()))
         _log.warning(
@@ -333,6 +356,13 @@ def _licenses(data: CocoJson) -> str | None:
     return f"licenses of the images, as listed in the file: {'; '.join(names)}" if names else None
 
 
+def annotations_and_images(where: str) -> tuple[str, str]:
+    """The two paths of JSON,IMAGES, which may contain commas themselves."""
+    ends = re.match(r"(.+?\.json),(.*)", where, re.IGNORECASE | re.DOTALL)
+    annotations, images = ends.groups() if ends else where.split(",", 1)
+    return annotations, images
+
+
 def open_coco(where: str, split: str) -> CocoDataset:
     """Open COCO, or any dataset in its format.
 
@@ -350,7 +380,7 @@ def open_coco(where: str, split: str) -> CocoDataset:
     """
     root = Path(where)
     if "," in where and not root.is_dir():
-        json_text, _, images_text = where.partition(",")
+        json_text, images_text = annotations_and_images(where)
         if "{split}" in json_text:
             named = (name for name in synonyms(split) if Path(json_text.replace("{split}", name)).is_file())
             split = next(named, split)

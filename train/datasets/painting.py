@@ -36,15 +36,25 @@ def paint(
     painted = np.zeros(size, np.int32)
     crowd = np.zeros(size, np.uint16)
     layers = [
-        (number, label, group, region.mask()) for number, (label, group, region) in enumerate(objects, 1)
+        (number, label, group, *_cropped(region.mask()))
+        for number, (label, group, region) in enumerate(objects, 1)
     ]
-    layers.sort(key=lambda layer: (not layer[2], -int(layer[3].sum())))
-    for number, label, group, mask in layers:
+    layers.sort(key=lambda layer: (not layer[2], -int(layer[4].sum())))
+    for number, label, group, window, mask in layers:
         thing = label in classes.things
-        semantic[mask] = label
-        painted[mask] = number if thing and not group else 0
-        crowd[mask] = number if thing and group else 0
+        semantic[window][mask] = label
+        painted[window][mask] = number if thing and not group else 0
+        crowd[window][mask] = number if thing and group else 0
     return Sample(image, semantic, renumbered(painted), crowd if crowd.any() else None)
+
+
+def _cropped(mask: NDArray[np.bool_]) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
+    """The window of a mask that is not all 0, and a copy of it: hundreds of whole ones fill the memory."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return (slice(0), slice(0)), mask[:0, :0]
+    window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    return window, mask[window].copy()
 
 
 def count_hidden(

@@ -19,6 +19,8 @@ from imp_trt.errors import DependencyMissing
 _REACH = 4
 # By how much a bbox may differ from the region.
 _BOX_PIXELS, _BOX_SHARE = 3.0, 0.2
+OVERHANG = 0.05
+"""By how much polygons of an image may reach beyond it, as a fraction of its sides: tools do not clip."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,16 @@ class Region:
             return True
         off = np.abs(bounds - (x, y, x + width, y + height)).max()
         return bool(off <= max(_BOX_PIXELS, _BOX_SHARE * max(bounds[2] - bounds[0], bounds[3] - bounds[1])))
+
+    def reaches_beyond(self) -> bool:
+        """Whether it extends beyond the image by more than a few pixels and OVERHANG of its sides."""
+        bounds = None if self.runs is not None else self.bounds()
+        if bounds is None:
+            return False
+        left, top, right, bottom = bounds.tolist()
+        height, width = self.size
+        x, y = (max(_BOX_PIXELS, OVERHANG * side) for side in (width, height))
+        return bool(left < -x or top < -y or right > width + x or bottom > height + y)
 
     def problem(self) -> str | None:
         """Why the region cannot contain a pixel of the image, or None."""

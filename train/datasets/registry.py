@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from imp_trt.errors import DatasetError
 from imp_trt.train.datasets.camvid import SOURCE, camvid_spec
 from imp_trt.train.datasets.ccp import ccp_spec
 from imp_trt.train.datasets.cityscapes import CityscapesDataset
-from imp_trt.train.datasets.coco import open_coco
+from imp_trt.train.datasets.coco import annotations_and_images, open_coco
 from imp_trt.train.datasets.description import FILE, read_description
 from imp_trt.train.datasets.index_png import LAYOUT, IndexPngDataset, folder_spec
 from imp_trt.train.datasets.label_map_checks import check_label_maps
@@ -51,6 +52,7 @@ def open_dataset(name_or_path: str, split: str) -> Dataset:
 
 def _open(name_or_path: str, split: str) -> Dataset:
     kind, _, rest = name_or_path.partition(":")
+    rest = _with_home(rest)
     if kind in _OPENERS and rest:
         if _is_described(rest, kind):
             return recognize(rest).open(split)
@@ -60,6 +62,11 @@ def _open(name_or_path: str, split: str) -> Dataset:
     layout = recognize(name_or_path)
     _log.info("%s: %s, splits %s", name_or_path, layout.title, ", ".join(layout.splits))
     return layout.open(split)
+
+
+def _with_home(rest: str) -> str:
+    """Paths behind a name with ~ as the home folder: a shell expands it at the start of a word only."""
+    return ",".join(p if os.path.lexists(p) else os.path.expanduser(p) for p in rest.split(","))
 
 
 def _is_described(folder: str, kind: str) -> bool:
@@ -79,6 +86,7 @@ def find_layout(name_or_path: str) -> Layout:
     kind, _, rest = name_or_path.partition(":")
     if kind not in _OPENERS or not rest:
         return recognize(name_or_path)
+    rest = _with_home(rest)
     root = Path(rest)
     if kind == "camvid":
         need_folder(root, LAYOUT, SOURCE)
@@ -90,7 +98,7 @@ def find_layout(name_or_path: str) -> Layout:
 
 def _coco_file(where: str) -> Layout:
     """The layout of JSON,IMAGES: one split, or with {split} those of which there is a file."""
-    annotations, _, images = where.partition(",")
+    annotations, images = annotations_and_images(where) if "," in where else (where, "")
     splits = ["all"]
     if "{split}" in annotations:
         files = {s: [Path(annotations.replace("{split}", name)) for name in synonyms(s)] for s in SPLITS}

@@ -66,7 +66,6 @@ class ColorMaskDataset:
     """
 
     terms: str | None = None
-    min_area = 1
 
     def __init__(self, root: Path, split: str, name: str) -> None:
         self.root = root
@@ -74,6 +73,7 @@ class ColorMaskDataset:
         self.classes, self._codes = _classes(root / "labelmap.txt")
         self._stems = mask_names(root, split)
         self._objects = (root / "SegmentationObject").is_dir()
+        self.min_area = 1 if self._objects else _COMPONENT_AREA
         self._images = _image_files(root / "JPEGImages", self._stems)
         report_repeated(f"split {split!r} of {root}", self._stems, "images are listed more than once")
         labels = [self._label(stem) for stem in self._stems]
@@ -92,9 +92,7 @@ class ColorMaskDataset:
         image = read_photo(photo, (semantic.shape[0], semantic.shape[1]))
         need_same_size(photo, image, semantic, self._label(stem))
         if not self._objects:
-            return Sample(
-                image, semantic, connected_instances(semantic, self.classes.things, _COMPONENT_AREA)
-            )
+            return Sample(image, semantic, connected_instances(semantic, self.classes.things, self.min_area))
         colors = read_color_label(self.root / self._object(stem))
         need_same_size(photo, image, colors, self._object(stem))
         instances = _instances(colors, semantic, self.classes)

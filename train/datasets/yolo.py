@@ -31,13 +31,13 @@ from imp_trt.train.datasets.dropped import DroppedObjects, named, report_objects
 from imp_trt.train.datasets.label_values import class_names, path_below, report_repeated, whole_number
 from imp_trt.train.datasets.painting import count_hidden, paint
 from imp_trt.train.datasets.reading import content_digest, has_content, need_files, read_photo
-from imp_trt.train.datasets.regions import Region, need_pycocotools
+from imp_trt.train.datasets.regions import OVERHANG, Region, need_pycocotools
+from imp_trt.train.datasets.splits import SPLITS, canonical
 
 _log = logging.getLogger(__name__)
 
 LAYOUT = "data.yaml with names and train, val, test; images/<split>/*.jpg, labels/<split>/*.txt"
 SOURCE = "correct the paths in data.yaml"
-SPLITS = ("train", "val", "test")
 _MAX_YAML_BYTES = 1 << 20
 _MAX_TEXT_BYTES = 1 << 26
 _MAX_FILES = 5_000_000
@@ -85,13 +85,24 @@ class YoloDataset:
         self.hidden: dict[int, int] = {}
         for path in _without_image(self._images):
             self.dropped.add("in text files without an image", {"id": path.name})
-        self._objects = [_polygons(_label_file(path), class_of, self.dropped) for path in self._images]
+        strange = DroppedObjects()
+        self._objects = [
+            _polygons(_label_file(path), class_of, self.dropped, strange) for path in self._images
+        ]
+        if len(strange):
+            used = sum(map(len, self._objects))
+            text = "%s: %s, of %d: the fractions may be of another image size"
+            _log.warning(text, description, strange, used)
         names = self.classes.names
         listed = [
             (path.name, [names[label] for label, _ in objects if label])
             for path, objects in zip(self._images, self._objects, strict=True)
         ]
-        report_objects(str(description), listed, self.dropped, names[1:])
+        fix = (
+            "export polygons as fractions of width and height, one a line, to a text file for each image, "
+            f"such as {_label_file(self._images[0])}"
+        )
+        report_objects(str(description), listed, self.dropped, names[1:], fix)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -152,7 +163,9 @@ def read_description(path: Path) -> dict[str, object]:
         raise DatasetError(str(path), expected=expected, got=reason, fix="export it again") from error
     if not isinstance(data, dict):
         raise DatasetError(str(path), expected=expected, got=type(data).__name__)
-    return {str(key): value for key, value in data.items()}
+    named = {str(key): value for key, value in data.items()}
+    others = {canonical(key): value for key, value in named.items() if canonical(key) in SPLITS}
+    return others | named  # valid is val, unless both are there
 
 
 def _names_as_written(node: Any) -> dict[str, object]:
@@ -309,7 +322,10 @@ def _classes(data: Mapping[str, object], path: Path) -> tuple[ClassTable, dict[i
         raise DatasetError(str(path), expected=expected, got=str(error)[:300], fix="correct names") from error
 
 
-def _polygons(path: Path, class_of: Mapping[int, int], dropped: DroppedObjects) -> list[Polygon]:
+def _polygons(
+    path: Path, class_of: Mapping[int, int], dropped: DroppedObjects, strange: DroppedObjects
+) -> list[Polygon]:
+    """The polygons of a text file; those that are not used, and those that may be wrong, are counted."""
     if not path.exists():
         return []
     found: list[Polygon] = []
@@ -331,10 +347,13 @@ def _polygons(path: Path, class_of: Mapping[int, int], dropped: DroppedObjects) 
         repeats = (label, points.tobytes()) in seen
         seen.add((label, points.tobytes()))
         problem = "that repeat another of their image" if repeats else _problem(points)
-        if problem is None:
-            found.append((label, points))
-        else:
-            dropped.add(problem, {"id": f"{path.name}:{number}"})
+        place = {"id": f"{path.name}:{number}"}
+        if problem is not None:
+            dropped.add(problem, place)
+            continue
+        found.append((label, points))
+        if points.max() > 1 + OVERHANG or points.min() < -OVERHANG:
+            strange.add("that reach far beyond their image", place)
     return found
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from imp_trt.classes import ClassTable, default_palette
-from imp_trt.errors import CheckpointError, InvalidInput
+from imp_trt.errors import CheckpointError, InvalidInput, printable
 from imp_trt.models.config import DetectorConfig, ModelConfig
 from imp_trt.models.importing import detectron2, maskrcnn_benchmark, mmdet, torchvision
 from imp_trt.models.importing.classes import COCO_THINGS, coco_rows_in_use
@@ -35,6 +35,9 @@ DEFAULT_INPUT_SIZE = (800, 1344)
 
 MAX_LISTED = 8
 """Tensors that an error lists."""
+
+_DEPTH = 3
+"""Most parts of a prefix of all names of a network."""
 
 BACKGROUND = "background"
 
@@ -83,7 +86,7 @@ def import_checkpoint(
             Nothing in it is executed.
         source: where it is from; "auto" tells by the names of the tensors.
         classes: names of the detector's classes, without background, in the order of its predictor. None
-            takes those in the file, or COCO's if there are 80 or 90.
+            takes those in the file, or COCO's if there are 80, or 90 of torchvision.
         input_size: (height, width) of the frames, multiples of 32.
         batch_norm_eps: eps of the backbone's normalization, where it is not that of the source's default.
         caffe: whether the backbone is from Caffe2 (BGR pixels, and in ResNet-50 and 101 the stride in the 1x1
@@ -105,23 +108,74 @@ def import_checkpoint(
         raise InvalidInput("source", expected=f"one of auto, {', '.join(SOURCES)}", got=source)
     if batch_norm_eps is not None and not 0 <= batch_norm_eps <= 1:
         raise InvalidInput("batch_norm_eps", expected="0 to 1", got=batch_norm_eps)
-    foreign = read_foreign(path)
+    foreign = _without_prefix(read_foreign(path))
     chosen = _detect(path, foreign.tensors) if source == "auto" else source
     fits, convert = _CONVERTERS[chosen]
     if not fits(foreign.tensors):
-        raise CheckpointError(
-            f"checkpoint {path}",
-            expected=f"the tensors of {chosen}",
-            got=f"{len(foreign.tensors)} tensors such as {', '.join(sorted(foreign.tensors)[:2])}",
-            fix="--from auto",
-        )
-    converted = convert(foreign, batch_norm_eps, caffe)
-    if roi_samples is not None:
-        converted = replace(converted, detector={**converted.detector, "roi_samples": roi_samples})
-    converted, names = _named(converted, classes or foreign.classes)
-    network = ImpNetwork(_config(converted, names, input_size))
-    _load(path, network, _with_things(converted))
+        got = f"{len(foreign.tensors)} tensors such as {', '.join(sorted(foreign.tensors)[:2])}"
+        expected = f"the tensors of {chosen}"
+        raise CheckpointError(f"checkpoint {path}", expected=expected, got=got, fix="--from auto")
+    try:
+        converted = convert(foreign, batch_norm_eps, caffe)
+        if roi_samples is not None:
+            converted = replace(converted, detector={**converted.detector, "roi_samples": roi_samples})
+        converted, names = _named(converted, classes or foreign.classes)
+        network = ImpNetwork(_config(converted, names, input_size))
+        converted = _with_things(converted)
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        raise _other_tensors(path, chosen, error) from error
+    _load(path, network, converted)
     return network.eval()
+
+
+def _other_tensors(path: str | Path, source: Source, error: Exception) -> CheckpointError:
+    """For tensors of other types, or of shapes from which the network's sizes cannot be read."""
+    return CheckpointError(
+        f"checkpoint {path}",
+        expected=f"tensors of the shapes and types of {source}",
+        got=f"{type(error).__name__}: {error}"[:300],
+        fix="check --from, and that the file is that of a Mask R-CNN in floating point",
+    )
+
+
+def _without_prefix(foreign: ForeignCheckpoint) -> ForeignCheckpoint:
+    """The tensors of the network alone, if they have a prefix and others do not, as in files of Lightning.
+
+    Raises:
+        CheckpointError: several networks are in the file, such as one and its moving average.
+    """
+    state = foreign.tensors
+    if any(fits(state) for fits, _ in _CONVERTERS.values()):
+        return foreign
+    below: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        parts = name.split(".", _DEPTH)
+        for depth in range(1, min(len(parts), _DEPTH + 1)):
+            prefix = ".".join(parts[:depth]) + "."
+            below.setdefault(prefix, {})[name.removeprefix(prefix)] = value
+    networks = {
+        prefix: inner
+        for prefix, inner in sorted(below.items())
+        if any(fits(inner) for fits, _ in _CONVERTERS.values())
+    }
+    if len(networks) > 1:
+        raise CheckpointError(
+            f"checkpoint {foreign.path}",
+            expected="one network",
+            got=f"several, whose tensors begin with {', '.join(networks)}",
+            fix="save the tensors of one: torch.save({n: v for n, v in state.items() if "
+            f"n.startswith({next(iter(networks))!r})}}, 'model.pth')",
+        )
+    for prefix, inner in networks.items():
+        left = [name for name in state if not name.startswith(prefix)]
+        if left:
+            more = ", ..." if len(left) > MAX_LISTED else ""
+            _log.warning(
+                "%s: tensors whose names do not begin with %s are left out: %s%s",
+                *(foreign.path, printable(prefix), printable(", ".join(left[:MAX_LISTED])), more),
+            )
+        return replace(foreign, tensors=inner)
+    return foreign
 
 
 _RELATIVES: tuple[tuple[str, str], ...] = (  # names of tensors -> what has them
@@ -163,11 +217,13 @@ def _named(converted: Converted, classes: Sequence[str]) -> tuple[Converted, tup
                 fix="--classes FILE, a text file with one name a line",
             )
         return converted, tuple(classes)
-    if count == len(coco_rows_in_use()) + 10:  # the 90 category ids, ten of which are unused
-        kept = [0, *coco_rows_in_use()]
-        return _select(converted, kept), COCO_THINGS
-    if count == len(COCO_THINGS):
-        return converted, COCO_THINGS
+    # Of COCO's 90 category ids ten are unused, and only torchvision has rows for them.
+    unused = converted.source.startswith("torchvision") and count == len(coco_rows_in_use()) + 10
+    if unused or count == len(COCO_THINGS):
+        _log.info(
+            "no class names in the checkpoint: with %d they are COCO's; --classes FILE gives others", count
+        )
+        return _select(converted, [0, *coco_rows_in_use()]) if unused else converted, COCO_THINGS
     _log.warning(
         "no class names in the checkpoint: they are class_1 to class_%d; --classes FILE gives others", count
     )

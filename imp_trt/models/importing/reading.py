@@ -10,6 +10,7 @@ file takes them for addresses.
 from __future__ import annotations
 
 import io
+import logging
 import math
 import pickle
 import re
@@ -30,6 +31,8 @@ from torch import Tensor
 from imp_trt.data.files import read_regular
 from imp_trt.errors import CheckpointError
 
+_log = logging.getLogger(__name__)
+
 SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
 
 MAX_BYTES = 4 << 30
@@ -41,6 +44,12 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 # torch.load hands a zip archive with such an entry to torch.jit.load. Names of entries are not compressed;
 # all bytes are searched, since readers of zip archives differ in which entries they see.
 _TORCHSCRIPT = b"constants.pkl"
+_OF_TORCH = "if torch.save wrote it, rename it to .pth"
+_FIXES = {
+    ".onnx": "an ONNX file needs no import: imp-export FILE.onnx",
+    **dict.fromkeys((".ckpt", ".bin", ".tar"), _OF_TORCH),
+}
+"""What to do with files of other suffixes."""
 _COPY_AGAIN = "copy or download the file again"
 
 
@@ -65,7 +74,7 @@ def read_foreign(path: str | Path) -> ForeignCheckpoint:
     """Read the tensors of a file.
 
     Dictionaries around the weights ({"model": ...}, {"state_dict": ...}) and prefixes of all names
-    (``module.``) are removed.
+    (``module.``) are removed. Other weights next to them, such as a moving average, are logged.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another type, has no named tensors, or has arrays of
@@ -78,9 +87,10 @@ def read_foreign(path: str | Path) -> ForeignCheckpoint:
             f"checkpoint {path}",
             expected=f"a file that ends with {', '.join(SUFFIXES)}",
             got=suffix or "no suffix",
-            fix="an ONNX file needs no import: imp-export FILE.onnx"
-            if suffix == ".onnx"
-            else "save the network's tensors where it runs: torch.save(model.state_dict(), 'model.pth')",
+            fix=_FIXES.get(
+                suffix,
+                "save the network's tensors where it runs: torch.save(model.state_dict(), 'model.pth')",
+            ),
         )
     try:
         data = read_regular(path, MAX_BYTES)
@@ -99,6 +109,7 @@ def read_foreign(path: str | Path) -> ForeignCheckpoint:
         else:
             content = _Unpickler(io.BytesIO(data), encoding="latin1").load()
         tensors = _strip_prefix(_tensors(path, content))
+        _report_others(path, content, len(tensors))
     except CheckpointError:
         raise
     except _UnsupportedArray as error:
@@ -321,6 +332,21 @@ def _found(content: object, depth: int) -> dict[str, Tensor]:
             return found
     values = ((name, _tensor(value)) for name, value in content.items())
     return {str(name): value for name, value in values if value is not None}
+
+
+def _report_others(path: Path, content: object, count: int) -> None:
+    """Warn of weights next to those that are taken, such as their moving average."""
+    if not isinstance(content, Mapping):
+        return
+    taken = next((name for name in _WRAPPERS if name in content and _found(content[name], 1)), None)
+    rest = [str(name) for name, value in content.items() if name != taken]
+    others = [name for name in rest if taken and 2 * len(_found(content.get(name), 1)) >= count]
+    if others:
+        _log.warning(
+            "%s: the weights of %r are taken, not those of %s; torch.save(torch.load(FILE)[%r], 'other.pth') "
+            "writes these",
+            *(path, taken, ", ".join(map(repr, others)), others[0]),
+        )
 
 
 def _tensor(value: object) -> Tensor | None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -38,6 +40,25 @@ def test_frames_are_fitted_as_in_use_and_spread_evenly(tmp_path):
     loaded = list(frames.load(contract))
     assert len(loaded) == 3
     np.testing.assert_array_equal(loaded[1], LetterboxTransform.of((50, 70), contract).apply(images[2]))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ([(31, 47)] * 2 + [(64, 96)], "2 of 3 calibration frames"),
+        ([(31, 47)] + [(64, 96)] * 2, None),
+        ([(32, 48), (640, 960), (48, 64)], None),
+        ([(128, 60)] * 3, "3 of 3 calibration frames in .* leave more than 50% to padding"),
+        ([(20, 100)] * 3, "leave more than 50%"),
+    ],
+)
+def test_images_of_other_sizes_are_reported(tmp_path, caplog, sizes, told):
+    for index, size in enumerate(sizes):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((*size, 3), index, np.uint8))
+    assert len(list(CalibrationFrames(tmp_path).load(InputContract(height=64, width=96)))) == 3
+    text = caplog.text
+    assert ("in the network's frame of 96x64" in text) == (told is not None)
+    assert told is None or re.search(told, text)
 
 
 def test_what_a_folder_has_besides_its_images_is_named_once(tmp_path, caplog):

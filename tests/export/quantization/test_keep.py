@@ -41,7 +41,7 @@ def test_the_fewest_that_pass_are_found(total):
 def test_patterns_name_layers():
     assert matching("backbone.stages.1", LAYERS) == LAYERS[:1]
     assert matching("backbone*", LAYERS) == LAYERS[:2]
-    assert matching("semantic.fuse,mask_head.?,semantic*", LAYERS) == ["semantic.fuse", "mask_head.0"]
+    assert matching("semantic.fuse, mask_head.?, semantic*", LAYERS) == ["semantic.fuse", "mask_head.0"]
     with pytest.raises(UsageError, match=r"mask_head\.0"):
         matching("mask_heads", LAYERS)
 

@@ -24,8 +24,9 @@ from imp_trt.models.config import DetectorConfig
 from imp_trt.models.deploy import DeployModule
 from imp_trt.models.detector import PyramidRoIPool
 from imp_trt.models.importing import import_checkpoint
-from imp_trt.models.importing.classes import COCO_STUFF
+from imp_trt.models.importing.classes import COCO_STUFF, COCO_THINGS
 from imp_trt.models.importing.convert import _CONVERTERS, _config, _named, _with_things
+from imp_trt.models.importing.layout import Converted
 from imp_trt.models.importing.reading import ForeignCheckpoint
 from imp_trt.models.importing.settings import detector_settings, parse_settings
 from imp_trt.models.network import ImpNetwork
@@ -304,6 +305,74 @@ def test_codes_and_thresholds_of_an_mmdetection_configuration() -> None:
     assert [detector[name] for name in ("detections", "nms", "score_threshold")] == [100, 0.5, 0.05]
 
 
+def found_in(model: str) -> dict[str, Any]:
+    return detector_settings(parse_settings(f"model = dict({model})"))
+
+
+@pytest.mark.parametrize(
+    ("test", "wanted", "told"),
+    [
+        (
+            "rpn=dict(nms_pre=2000, max_per_img=1500, nms=dict(type='nms', iou_threshold=0.8))",
+            {"pre_nms_per_level": 2000, "proposals": 1500, "rpn_nms": 0.8},
+            (),
+        ),
+        ("rpn=dict(nms_pre=500, nms_post=1000, max_num=600, nms_thr=0.6)", (500, 600, 0.6), ()),
+        ("rpn=dict(nms_pre=-1, max_per_img=100000)", {}, ("rpn.nms_pre", "rpn.max_per_img")),
+        ("rcnn=dict(nms=dict(type='soft_nms', iou_threshold=0.5))", {}, ("rcnn.nms",)),
+        (
+            "rcnn=dict(score_thr=0, mask_thr_binary=0.4, max_per_img=-1)",
+            {},
+            ("score_thr", "binary", "per_img"),
+        ),
+        ("rcnn=dict(mask_thr_binary=0.5)", {}, ()),
+    ],
+)
+def test_thresholds_that_are_taken_and_that_are_not(
+    test: str, wanted: Any, told: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    if isinstance(wanted, tuple):
+        wanted = dict(zip(("pre_nms_per_level", "proposals", "rpn_nms"), wanted, strict=True))
+    assert found_in(f"test_cfg=dict({test})") == wanted
+    assert len(caplog.records) == len(told)
+    for name, record in zip(sorted(told), sorted(r.getMessage() for r in caplog.records), strict=True):
+        assert name in caplog.text
+        assert "is not used, but the default" in record
+
+
+def extractors(extractor: str = "", layer: str = "", mask: str | None = None) -> str:
+    box, other = (
+        f"dict(type='SingleRoIExtractor', roi_layer=dict(type='RoIAlign', sampling_ratio=0{part}), "
+        f"featmap_strides=[4, 8, 16, 32]{extractor})"
+        for part in (layer, layer if mask is None else mask)
+    )
+    return f"roi_head=dict(bbox_roi_extractor={box}, mask_roi_extractor={other})"
+
+
+def test_how_regions_are_pooled() -> None:
+    assert found_in(extractors()) == {}
+    assert found_in(extractors(", finest_scale=56", ", aligned=True")) == {}
+    wanted = {"canonical_size": 224, "roi_aligned": False}
+    assert found_in(extractors(layer=", aligned=False")) == wanted
+    assert found_in(extractors(", finest_scale=28")) == {"canonical_size": 112, "roi_aligned": True}
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        (extractors().replace("RoIAlign", "RoIPool"), "bbox_roi_extractor"),
+        (extractors(layer=", pool_mode='max'"), "pool_mode"),
+        (extractors().replace("Single", "Generic"), "SingleRoIExtractor"),
+        (extractors().replace("[4, 8, 16, 32]", "[8, 16, 32, 64]"), "featmap_strides"),
+        (extractors(layer=", aligned=False", mask=""), "the same for boxes and masks"),
+        (extractors(", finest_scale=0"), "the same for boxes and masks"),
+    ],
+)
+def test_another_pooling_is_rejected(model: str, named: str) -> None:
+    with pytest.raises(CheckpointError, match=named):
+        found_in(model)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -383,6 +452,25 @@ def test_classes_of_coco_panoptic() -> None:
     assert names[:2] == ("things", "banner")
     assert names[53:55] == ("rug-merged", "person")
     assert len(names) == 134
+
+
+@pytest.mark.parametrize(
+    ("source", "count", "kept"),
+    [
+        ("detectron2", 80, COCO_THINGS),
+        ("detectron2", 90, None),
+        ("mmdet", 90, None),
+        ("torchvision", 80, COCO_THINGS),
+    ],
+)
+def test_which_numbers_of_classes_are_those_of_coco(
+    source: Source, count: int, kept: tuple[str, ...] | None
+) -> None:
+    """Ninety classes of the user's own are not COCO's category ids, of which ten are left out."""
+    converted = Converted(source, "resnet50", {}, count)
+    found, names = _named(converted, ())
+    assert found is converted
+    assert names == (kept or tuple(f"class_{k}" for k in range(1, count + 1)))
 
 
 def test_one_mask_and_one_box_for_all_classes() -> None:

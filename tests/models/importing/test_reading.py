@@ -83,6 +83,24 @@ def test_every_container_and_wrapper(name: str, wrap: Callable[[object], object]
     assert all(torch.equal(found[key], value) for key, value in WEIGHTS.items())
 
 
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [
+        ({"model_ema": {f"module.{key}": value for key, value in WEIGHTS.items()}}, "'model_ema'"),
+        ({"ema": {"state_dict": WEIGHTS}, "teacher": WEIGHTS}, "'ema', 'teacher'"),
+        ({"optimizer": {"state": {0: WEIGHTS}}, "epoch": 3, "loss": WEIGHTS["layer.bias"]}, None),
+    ],
+)
+def test_other_weights_in_a_file_are_named(
+    beside: dict[str, object], named: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_zip({"model": WEIGHTS, **beside}, tmp_path / "a.pth")
+    assert read_foreign(tmp_path / "a.pth").tensors.keys() == WEIGHTS.keys()
+    assert [record.getMessage().count(f"are taken, not those of {named};") for record in caplog.records] == (
+        [1] if named else []
+    )
+
+
 def test_a_zip_file_of_torch_with_the_name_pkl(tmp_path: Path) -> None:
     write_zip({"model": WEIGHTS}, tmp_path / "a.pkl")
     assert read_foreign(tmp_path / "a.pkl").tensors.keys() == WEIGHTS.keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from imp_trt.cli.import_ import main
 from imp_trt.errors import CheckpointError, InvalidInput
 from imp_trt.models.checkpoint import load_model
-from imp_trt.models.importing import import_checkpoint
+from imp_trt.models.importing import convert, import_checkpoint
+from imp_trt.models.importing.reading import ForeignCheckpoint
 
 SIZE = (64, 64)
 WIDTH = 64
@@ -81,6 +83,14 @@ def test_integers(tmp_path: Path) -> None:
     assert "dtype int64" in error_of(tmp_path, {**state(), name: torch.zeros(WIDTH, dtype=torch.int64)})
 
 
+@pytest.mark.parametrize(
+    "change", [lambda v: torch.tensor(1.0), lambda v: v[:1].to(torch.complex64), lambda v: v.flatten()[:1]]
+)
+def test_shapes_and_types_of_no_network(change: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    text = error_of(tmp_path, {n: change(v) if v.ndim else v for n, v in state().items()})
+    assert "shapes and types of torchvision" in text or "tensors of torchvision's network" in text
+
+
 def test_a_hundred_problems_are_ten_lines(tmp_path: Path) -> None:
     tensors = {n: v for n, v in state().items() if "layer3" not in n or n.endswith("conv1.weight")}
     assert "more" in error_of(tmp_path, tensors)
@@ -107,13 +117,57 @@ def test_another_network(names: list[str], kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "fix"),
-    [("model.onnx", "imp-export FILE.onnx"), ("model.h5", "state_dict()"), ("model", "state_dict()")],
+    [
+        ("model.onnx", "imp-export FILE.onnx"),
+        ("model.h5", "state_dict()"),
+        ("model", "state_dict()"),
+        ("model.ckpt", "rename it to .pth"),
+        ("model.pth.tar", "rename it to .pth"),
+    ],
 )
 def test_another_kind_of_file(name: str, fix: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(CheckpointError) as caught:
         import_checkpoint(tmp_path / name)
     assert fix in str(caught.value)
+
+
+MARKS = ("roi_heads.mask_predictor.mask_fcn_logits.weight", "backbone.body.conv1.weight")
+
+
+def foreign(*prefixes: str, more: tuple[str, ...] = ()) -> ForeignCheckpoint:
+    """What tells torchvision's network, below each prefix, and other tensors."""
+    names = [prefix + name for prefix in prefixes for name in MARKS]
+    return ForeignCheckpoint(Path("a.pth"), {name: torch.zeros(1) for name in (*names, *more)})
+
+
+@pytest.mark.parametrize(
+    ("prefix", "more"),
+    [
+        ("module.", ("n_averaged",)),
+        ("model.", ("criterion.weight", "metric.total")),
+        ("net.detector.", ("net.head.weight",)),
+        ("detector.", ()),
+    ],
+)
+def test_a_prefix_of_the_network_alone(
+    prefix: str, more: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert convert._without_prefix(foreign(prefix, more=more)).tensors.keys() == set(MARKS)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        f"a.pth: tensors whose names do not begin with {prefix} are left out: {', '.join(more)}"
+    ] * bool(more)
+
+
+def test_a_network_and_its_average_in_one_dictionary() -> None:
+    with pytest.raises(CheckpointError, match=r"several, .* begin with ema_model\., model\."):
+        convert._without_prefix(foreign("model.", "ema_model."))
+
+
+def test_a_file_without_a_prefix_stays_as_it_is() -> None:
+    given = foreign("", "ema.")
+    assert convert._without_prefix(given) is given
 
 
 def test_another_depth(tmp_path: Path) -> None:

@@ -158,7 +158,10 @@ def test_pycocotools_is_asked_for_at_once(tmp_path: Path, monkeypatch: pytest.Mo
             {"annotations": [{"id": 5, "image_id": 1, "category_id": 3, "segmentation": []}]},
             "annotation 5.*category 3",
         ),
-        ({"annotations": [{"id": 6, "image_id": 1, "category_id": 1}]}, "annotation 6.*segmentation"),
+        (
+            {"annotations": [{"id": 6, "image_id": 1, "category_id": 1}]},
+            "annotation 6.*boxes or keypoints alone",
+        ),
         (
             {"annotations": [{"id": 8, "image_id": 1, "category_id": 1, "segmentation": [[1, 2, 3]]}]},
             "8.*a polygon",
@@ -207,6 +210,14 @@ def test_a_file_and_a_folder_open_by_name_and_splits_are_not_mixed(tmp_path: Pat
             open_coco(f"{json_path},{folder}", "train")
     with pytest.raises(DatasetError, match=r"train\.json: expected a JSON file with images"):
         open_coco(f"{tmp_path}/{{split}}.json,{images}", "train")
+
+
+def test_paths_with_commas(tmp_path: Path) -> None:
+    root = tmp_path / "a, b"
+    root.mkdir()
+    _write(root)
+    for file in ("annotations/instances_val2017.json", "annotations/instances_{split}2017.json"):
+        assert len(open_dataset(f"coco:{root}/{file},{root}/val2017", "val")) == 2
 
 
 @pytest.mark.parametrize("name", ["instances_trainval2017.json", "train-val.json", "train_test.json"])
@@ -283,6 +294,18 @@ def test_images_without_objects_and_classes_that_none_shows_are_named(
 def test_crowds_alone_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _dataset(tmp_path, _content(annotations=[_object(1, iscrowd=1, segmentation=_runs(5, 10, 5, 10))]))
     assert "all objects are crowds" in caplog.text
+
+
+@pytest.mark.parametrize(("crowds", "told"), [(1, False), (2, True)])
+def test_many_crowds_are_reported(
+    tmp_path: Path, crowds: int, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Labeling tools set iscrowd for masks that are no polygons."""
+    rows = [
+        _object(k, iscrowd=int(k < crowds), segmentation=_runs(5, 10, k, k + 1)) for k in range(10 + crowds)
+    ]
+    _dataset(tmp_path, _content(annotations=rows))
+    assert (f"{crowds} of {10 + crowds} objects are crowds" in caplog.text) == told
 
 
 @pytest.mark.parametrize("root", ["pets", "dog"])

@@ -97,6 +97,11 @@ COCO_SAID: dict[str, tuple[Change, str]] = {
     ),
     "percent": (_first(segmentation=[[v / (W, H)[i % 2] * 100 for i, v in enumerate(RING)]]), "bbox that"),
     "a smaller image": (_first(segmentation=[[v / 4 for v in RING]]), "order, unit or image size"),
+    "a larger image": (
+        _first(segmentation=[[v * 2 for v in (40, 20, 120, 20, 120, 100)]], bbox=[80, 40, 160, 160]),
+        r"1 that reach far beyond their image \(annotation 1\), of 2: .*image size",
+    ),
+    "a larger image, no bbox": (_first(segmentation=[[-30, 5, 60, 5, 60, 50]], bbox=[]), "reach far beyond"),
     "keypoints with visibility": (
         _first(segmentation=[[20, 10, 2, 60, 10, 2, 60, 50, 2, 20, 50, 2]]),
         "bbox",
@@ -126,6 +131,8 @@ COCO_REJECTED: dict[str, tuple[Change, str]] = {
     "empty name": (_names("cat", "  "), "class names must be text"),
     "name with a lone surrogate": (_names("cat", "\ud800x"), "class names must be text"),
     "name without end": (_names("cat", "x" * 1001), "class names must be text"),
+    "isthing 2": (lambda d: d["categories"][0].update(isthing=2), "isthing must be 0 or 1"),
+    "isthing as text": (lambda d: d["categories"][0].update(isthing="0"), "isthing must be 0 or 1"),
     "name of two lines": (_names("cat", "a\nb"), "class names must be text"),
 }
 
@@ -150,6 +157,7 @@ COCO_MEANT: dict[str, Change] = {
     "category ids as floats": lambda d: [c.update(id=float(c["id"])) for c in d["categories"]],
     "width as text": lambda d: d["images"][0].update(width=str(W)),
     "a path of Windows": lambda d: d["images"][0].update(file_name="sub\\c.png"),
+    "isthing": lambda d: [c.update(isthing=v) for c, v in zip(d["categories"], (1, True), strict=True)],
     "no bbox": lambda d: d["annotations"][0].pop("bbox"),
     "an empty bbox": _first(bbox=[]),
     "a bbox of zeros": _first(bbox=[0, 0, 0, 0]),
@@ -186,6 +194,24 @@ def test_bounds_of_runs_are_those_of_their_masks() -> None:
         assert bounds is not None
         assert bounds[[0, 2]].tolist() == [x.min(), x.max() + 1]
         assert bounds[[1, 3]].tolist() == [y.min(), y.max() + 1]
+
+
+@pytest.mark.parametrize("last", [0, 1, None])
+def test_categories_that_the_file_calls_stuff(
+    last: int | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in COCO's panoptic annotations and what is made of them."""
+    pytest.importorskip("pycocotools", reason="needs pycocotools")
+
+    def change(data: dict[str, Any]) -> None:
+        data["categories"][0]["isthing"], data["categories"][1]["isthing"] = False, last
+
+    data = open_dataset(write_coco(tmp_path, change), "train")
+    assert data.classes.names == ("background", "cat", "dog")
+    assert data.classes.things == (() if last == 0 else (2,))
+    assert (data[0].semantic == 1).sum() == 40 * 40
+    assert boxes_of(data) == ([] if last == 0 else WHOLE[1:])
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_hidden_objects_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

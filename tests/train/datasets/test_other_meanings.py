@@ -115,11 +115,42 @@ def test_descriptions_that_contradict_themselves(description: str, told: str, tm
         open_dataset(_yolo(tmp_path, f"{description}\ntrain: images/train"), "train")
 
 
+@pytest.mark.parametrize("key", ["valid", "validation", "val"])
+def test_splits_of_yolo_by_other_names(key: str, tmp_path: Path) -> None:
+    """Roboflow's folder is named valid, and so is the key that people write."""
+    where = _yolo(tmp_path, f"names: [cat]\ntraining: images/train\n{key}: images/train")
+    assert [len(open_dataset(where, split)) for split in ("train", "val", "valid")] == [1, 1, 1]
+
+
+def test_a_split_of_yolo_under_two_names(tmp_path: Path) -> None:
+    where = _yolo(tmp_path, "names: [cat]\ntrain: images/train\nvalid: nowhere\nval: images/train")
+    assert len(open_dataset(where, "val")) == 1
+
+
 @pytest.mark.parametrize("number", ["0_1", "true", "0.5", "\u0660"])
 def test_classes_of_yolo_are_plain_numbers(number: str, tmp_path: Path) -> None:
     where = _yolo(tmp_path, "names: [cat, dog]\ntrain: images/train", number + LINE[1:])
     with pytest.raises(DatasetError, match=r"a\.txt line 1"):
         open_dataset(where, "train")
+
+
+@pytest.mark.parametrize("lines", ["0 10 10 60 10 60 50\n", "0 0.2 0.2 0.4 0.4\n", ""])
+def test_what_yolo_needs_is_named_where_no_object_is_left(lines: str, tmp_path: Path) -> None:
+    where = _yolo(tmp_path, "names: [cat]\ntrain: images/train", lines)
+    with pytest.raises(DatasetError, match=r"fractions of width and height.* such as .*labels/train/a\.txt"):
+        open_dataset(where, "train")
+
+
+@pytest.mark.parametrize(
+    ("polygon", "named"),
+    [("0.6 0.2 1.04 0.2 1.04 0.6", False), ("0.6 0.2 1.2 0.2 1.2 0.6", True), ("-0.1 0 1 0 1 1", True)],
+)
+def test_fractions_of_another_image_size(
+    polygon: str, named: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_dataset(_yolo(tmp_path, "names: [cat]\ntrain: images/train", f"{LINE}0 {polygon}\n"), "train")
+    told = "1 that reach far beyond their image (annotation a.txt:2), of 2: the fractions may be of another"
+    assert (told in caplog.text) == named
 
 
 @pytest.mark.parametrize("listed", ["images\\train\\a.png", "./images/train/a.png\nimages/train/a.png"])

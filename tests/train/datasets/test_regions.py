@@ -100,3 +100,24 @@ def test_polygons_need_pycocotools_and_run_lengths_do_not(monkeypatch: pytest.Mo
     assert parse_region({"counts": [0, 20], "size": [4, 5]}, (4, 5)).mask().all()
     with pytest.raises(DependencyMissing, match=r"pip install 'imp-trt\[eval\]'"):
         parse_region([[0, 0, 3, 0, 3, 3]], (4, 5)).mask()
+
+
+@pytest.mark.parametrize(
+    ("polygon", "beyond"),
+    [
+        ([0, 0, 128, 0, 128, 96], False),
+        ([-6, -4.5, 134, 0, 134, 100], False),
+        ([-7, 0, 60, 0, 60, 50], True),
+        ([0, 0, 60, -5, 60, 50], True),
+        ([0, 0, 135, 0, 60, 50], True),
+        ([0, 0, 60, 0, 60, 102], True),
+    ],
+)
+def test_polygons_that_reach_beyond_their_image(polygon: list[float], beyond: bool) -> None:
+    assert parse_region([[10, 10, 20, 10, 20, 20], polygon], (96, 128)).reaches_beyond() == beyond
+
+
+def test_a_small_image_has_a_margin_of_pixels() -> None:
+    assert not parse_region([[-3, 0, 5, 0, 5, 5]], (20, 20)).reaches_beyond()
+    assert not parse_region({"counts": [0, 400]}, (20, 20)).reaches_beyond()
+    assert not parse_region([], (20, 20)).reaches_beyond()

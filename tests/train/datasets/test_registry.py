@@ -11,7 +11,7 @@ import pytest
 from imp_trt.data.dataset import CachedDataset
 from imp_trt.errors import DatasetError
 from imp_trt.train.datasets import open_dataset
-from imp_trt.train.datasets.registry import without_folder
+from imp_trt.train.datasets.registry import find_layout, without_folder
 from tests.support.label_layouts import LAYOUTS
 
 
@@ -60,3 +60,16 @@ def test_valid_is_val_with_every_spelling(spelled: str, tmp_path: Path) -> None:
     (tmp_path / "val.txt").rename(tmp_path / "valid.txt")
     assert len(open_dataset(f"{spelled}:{tmp_path}", "val")) == 2
     assert len(open_dataset("scenes:64x96", "valid")) == len(open_dataset("scenes:64x96", "val"))
+
+
+def test_the_home_folder_behind_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell expands ~ at the start of a word only."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    LAYOUTS["coco"](tmp_path / "set")
+    images = len(open_dataset(f"coco:{tmp_path}/set", "val"))
+    assert len(open_dataset("coco:~/set", "val")) == images
+    assert len(open_dataset("coco:~/set/annotations/instances_val2017.json,~/set/val2017", "val")) == images
+    assert find_layout("coco:~/set").root == tmp_path / "set"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set").rename(tmp_path / "~")
+    assert len(open_dataset("coco:~", "val")) == images

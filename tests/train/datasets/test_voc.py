@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -43,6 +44,20 @@ def _original(root: Path) -> Path:
     assert cv2.imwrite(str(root / "JPEGImages/a.jpg"), np.zeros((12, 20, 3), np.uint8))
     (root / "ImageSets/Segmentation/train.txt").write_text("a\n")
     return root
+
+
+def test_components_that_are_too_small_for_objects(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The person has 12 pixels: a component of fewer than 50 is no instance."""
+    root = _original(tmp_path)
+    semantic = np.zeros((12, 20), np.uint8)
+    semantic[4:8, 16:19] = 15
+    _palette_png(root / "SegmentationClass/a.png", semantic)
+    _palette_png(root / "SegmentationObject/a.png", semantic)
+    assert open_dataset(str(root), "train")[0].instances.max() == 1
+    assert "shows an object" not in caplog.text
+    shutil.rmtree(root / "SegmentationObject")
+    assert open_dataset(str(root), "train")[0].instances.max() == 0
+    assert "none of 1 label maps shows an object of 50 pixels or more" in caplog.text
 
 
 @pytest.mark.parametrize("inside", ["", "VOC2012"])
