@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -39,6 +40,8 @@ _NOT_SQUARE = (
     "its pixels are not square ({}:{}); frames are processed as stored, in which shapes are stretched"
 )
 _MAX_BAD_PACKETS = 1000  # in a row; a file of noise must not be searched forever
+# They store times of decoding. The times of presentation that FFmpeg derives are wrong for reordered frames.
+_DECODING_TIMES = ("asf", "avi")
 
 
 @cache
@@ -93,6 +96,7 @@ class PyAvCapture:
             self._container.close()
             raise
         self._start = self._stream.start_time or 0  # kept, because FFmpeg changes an unknown one later
+        self._position: Fraction | None = None
         self._frames = self._decode()
         self._reformatter = VideoReformatter()
         self._time_s: float | None = None
@@ -126,9 +130,7 @@ class PyAvCapture:
         frame = next(self._frames, None)
         if frame is None:
             return False, None
-        pts = frame.pts if frame.pts is not None else frame.dts
-        base = self._stream.time_base
-        self._time_s = None if pts is None or base is None else float((pts - self._start) * base)
+        self._time_s = self._time_of(frame)
         image = self._oriented(frame, self._converted(frame))
         self._check(frame)
         return True, image
@@ -191,6 +193,25 @@ class PyAvCapture:
                 _log.log(level, "%s: reading stops early: %s", self._name, error)
                 return
             yield from frames
+
+    def _time_of(self, frame: VideoFrame) -> float | None:
+        """Time of the next frame in seconds from the start of the stream; None if it is unknown.
+
+        A frame without a time, as there are in MPEG program streams, follows its predecessor at the rate.
+        """
+        base, rate = self._stream.time_base, self._stream.guessed_rate or self._stream.average_rate
+        first = self._position is None
+        position: int | Fraction | None = frame.pts if frame.pts is not None else frame.dts
+        if self._container.format.name in _DECODING_TIMES:
+            position = frame.dts if frame.dts is not None or not first else frame.pts
+            if first and position is not None:
+                self._start = int(position)  # above 0 if frames wait to be shown
+        if position is None and self._position is not None and base and rate:
+            position = self._position + 1 / (rate * base)
+        self._position = None if position is None else Fraction(position)
+        if self._position is None or base is None:
+            return None
+        return float((self._position - self._start) * base)
 
     def _converted(self, frame: VideoFrame) -> NDArray[np.uint8]:
         import av

@@ -192,16 +192,19 @@ class VideoSource(ClosingSource):
 
     def _read(self) -> tuple[NDArray[np.uint8], float | None] | None:
         with self._in_use:
-            if self._capture is None:
+            capture = self._capture
+            if capture is None:
                 return None
-            done, image = self._capture.read()
-            milliseconds = self._capture.get(cv2.CAP_PROP_POS_MSEC)
+            done, image = capture.read()
+            milliseconds = capture.get(cv2.CAP_PROP_POS_MSEC)
         if self._closed:
             self._release()
             return None
         if not done or image is None:
             return None
-        if not (math.isfinite(milliseconds) and milliseconds >= 0):
+        unknown = not (math.isfinite(milliseconds) and milliseconds >= 0)
+        # OpenCV gives 0 for the last frames of an AVI whose frames are reordered.
+        if unknown or (milliseconds == 0 and self._last_time_s > 0 and not isinstance(capture, PyAvCapture)):
             return image, None
         self._last_time_s = max(self._last_time_s, milliseconds / 1e3)
         return image, milliseconds / 1e3
