@@ -172,3 +172,12 @@ def decoded(path: Path) -> list[tuple[NDArray[np.uint8], float]]:
         for frame in file.decode(stream):
             found.append((np.asarray(frame.to_ndarray(format="bgr24")), float(frame.time) - start))
     return found
+
+
+def packets(path: Path) -> list[tuple[int, int]]:
+    """Where the packets of the video are in the file: position and size in bytes."""
+    import av
+
+    with av.open(str(path)) as file:
+        found = [packet for packet in file.demux(video=0) if packet.size and packet.pos is not None]
+        return [(int(packet.pos or 0), packet.size) for packet in found]

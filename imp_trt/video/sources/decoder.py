@@ -64,7 +64,8 @@ class PyAvCapture:
     Frames are turned and mirrored as the display matrix says, converted with the stream's color matrix and
     range, HDR is mapped to SDR, and frames of another size are resized to that of the first, as FFmpeg does.
     What cannot be honored is logged as a warning: pixels that are not square, other rotations than by quarter
-    turns, interlacing, stereoscopic views, further video streams, and HDR with PyAV 17.
+    turns, interlacing, stereoscopic views, further video streams, and HDR with PyAV 17. So is, at the end,
+    how many frames are damaged, as far as the codec notices it.
 
     Args:
         path: a regular file.
@@ -102,6 +103,7 @@ class PyAvCapture:
         self._time_s: float | None = None
         self._size: tuple[int, int] | None = None
         self._warned: set[str] = set()
+        self._decoded = self._corrupt = self._undecoded = 0
         self._inherited = False
         call_after_fork(self)
 
@@ -129,7 +131,10 @@ class PyAvCapture:
             raise inherited(self._name)
         frame = next(self._frames, None)
         if frame is None:
+            self._report_damage()
             return False, None
+        self._decoded += 1
+        self._corrupt += frame.is_corrupt
         self._time_s = self._time_of(frame)
         image = self._oriented(frame, self._converted(frame))
         self._check(frame)
@@ -148,7 +153,17 @@ class PyAvCapture:
     def release(self) -> None:
         """Close the file."""
         if not self._inherited:
+            self._report_damage()
             self._container.close()
+
+    def _report_damage(self) -> None:
+        """Warn once of what FFmpeg could not decode, or replaced by parts of other frames."""
+        if self._decoded and self._corrupt + self._undecoded:
+            self._warn(
+                f"it is damaged: {self._corrupt} of {self._decoded} frames were decoded in part, and "
+                f"{self._undecoded} packets not at all"
+            )
+            self._corrupt = self._undecoded = 0
 
     def _shown_frames(self) -> int:
         """Frames that are shown: without those before an edit list's start, and the empty chunks of AVI.
@@ -186,6 +201,7 @@ class PyAvCapture:
                 bad = 0
             except av.error.InvalidDataError:
                 bad += 1
+                self._undecoded += 1
                 continue
             except av.error.FFmpegError as error:
                 # Without a first frame, the caller tries another decoder.

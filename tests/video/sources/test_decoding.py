@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,24 @@ def test_a_clean_aperture(tmp_path: Path, width: int, told: bool, caplog: pytest
     with caplog.at_level(logging.WARNING, "imp_trt"), open_source(path) as source:
         assert len(list(source)) == 8
     assert ("clean aperture is not applied" in caplog.text) == told
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_damaged_frames_are_reported(
+    tmp_path: Path, suffix: str, whole: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Parts of other frames take the place of what cannot be decoded, and the number of frames is right."""
+    path = av_clips.write(tmp_path / f"x{suffix}", frames=30, options={"g": "10", "bf": "0"})
+    place, size = av_clips.packets(path)[20]  # a key frame
+    data = bytearray(path.read_bytes())
+    data[place + size // 2 : place + size] = b"\xff" * (size - size // 2)
+    path.write_bytes(data)
+    with caplog.at_level(logging.WARNING, "imp_trt"), open_source(path) as source:
+        assert len(list(source if whole else islice(source, 25))) == (30 if whole else 25)
+    (message,) = caplog.messages
+    assert "1 of 30 frames were decoded in part" in message or not whole
+    assert "it is damaged" in message
 
 
 @pytest.mark.parametrize(("frames", "every"), [(96, 5), (100, 40)])
