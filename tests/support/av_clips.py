@@ -161,6 +161,28 @@ def joined(sources: Sequence[Path], target: Path, *, cover: bool = False) -> Pat
     return target
 
 
+def with_sound(source: Path, target: Path, seconds: int) -> Path:
+    """The video of the source, copied without encoding, and silence."""
+    import av
+
+    with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
+        copy = writer.add_stream_from_template(reader.streams.video[0])
+        sound = writer.add_stream("pcm_s16le" if target.suffix == ".mkv" else "aac", rate=8000)
+        for packet in reader.demux(reader.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = copy
+                writer.mux(packet)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), format="s16", layout="mono")
+        silence.sample_rate, silence.time_base = 8000, Fraction(1, 8000)
+        for start in range(0, 8000 * seconds, 1024):
+            silence.pts = start
+            for packet in sound.encode(silence):
+                writer.mux(packet)
+        for packet in sound.encode(None):
+            writer.mux(packet)
+    return target
+
+
 def decoded(path: Path) -> list[tuple[NDArray[np.uint8], float]]:
     """Images [h, w, 3] BGR as stored and times in seconds from the stream's start, by PyAV alone."""
     import av

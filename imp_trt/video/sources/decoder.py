@@ -177,11 +177,12 @@ class PyAvCapture:
             if len(entries) == stream.frames or self._container.format.name == "avi":
                 return sum(not entry.is_discard and entry.size > 0 for entry in entries) or -1
             return stream.frames
-        seconds = 0.0
+        seconds = _tagged_duration(stream.metadata.get("DURATION", ""))
         if stream.duration is not None and stream.time_base is not None:
             seconds = float(stream.duration * stream.time_base)
-        elif self._container.duration is not None and not self._others:  # it is that of the longest stream
-            seconds = self._container.duration / 1e6
+        elif seconds or (self._container.duration is not None and not self._others):
+            # That of the container is the one of its longest stream, such as the sound.
+            seconds = seconds or (self._container.duration or 0) / 1e6
             if self._container.format.name.startswith(("matroska", "flv")):
                 seconds -= float(self._start * (stream.time_base or 0))  # it counts from 0
         rate = float(stream.average_rate or 0)
@@ -302,6 +303,12 @@ def opencv_capture(path: Path) -> Capture:
         _warn_of_opencv()
     # OpenCV's stubs say that read() always returns an image; at the end of the file it returns None.
     return GuardedCapture(cast(GuardedCapture, capture), native_call, str(path))
+
+
+def _tagged_duration(text: str) -> float:
+    """Seconds of a Matroska tag such as 00:01:30.500000000; 0 if the text is none."""
+    parts = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", text)
+    return int(parts[1]) * 3600 + int(parts[2]) * 60 + float(parts[3]) if parts else 0.0
 
 
 def _version(text: str) -> tuple[int, int]:

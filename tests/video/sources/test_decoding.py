@@ -350,6 +350,16 @@ def test_further_video_streams_are_named(
     assert "stream 1 (64x48)" in message
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_sound_that_is_longer_is_no_missing_part(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = av_clips.with_sound(av_clips.write(tmp_path / "video.mp4"), tmp_path / f"x{suffix}", seconds=2)
+    with caplog.at_level(logging.WARNING, "imp_trt"), open_source(path) as source:
+        assert source.frames == len(list(source)) == 8
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize("videos", [0, 1])
 def test_a_cover_is_not_a_video(tmp_path: Path, videos: int, caplog: pytest.LogCaptureFixture) -> None:
     cover = av_clips.write(tmp_path / "cover.mov", "png", "rgb24", frames=1, size=(300, 300))
