@@ -323,7 +323,9 @@ def _warn_of_opencv() -> None:
     old = int(cv2.__version__.split(".")[0]) < 5
     limits = "the color matrix and range of a video" if old else "interlacing, which turns to noise,"
     _log.warning(
-        "videos are decoded by OpenCV %s, which ignores %s and mirroring; pip install 'imp-trt[video]'",
+        "%s decoded by OpenCV %s, which ignores %s and mirroring%s",
+        "a video that PyAV does not decode is" if pyav_decodes() else "videos are",
         cv2.__version__,
         limits,
+        "" if pyav_decodes() else "; pip install 'imp-trt[video]'",
     )

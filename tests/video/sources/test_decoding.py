@@ -374,6 +374,17 @@ def test_a_cover_is_not_a_video(tmp_path: Path, videos: int, caplog: pytest.LogC
     assert not caplog.messages
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_what_opencv_ignores_is_reported_with_a_fix_that_works(
+    tmp_path: Path, installed: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(decoder, "pyav_decodes", lambda: installed)
+    decoder._warn_of_opencv.cache_clear()
+    decoder.opencv_capture(av_clips.write(tmp_path / "x.mp4")).release()
+    decoder._warn_of_opencv.cache_clear()
+    assert ("pip install" in caplog.text) != installed
+
+
 def test_a_file_that_names_other_files_is_not_followed(tmp_path: Path, reader: str) -> None:
     av_clips.write(tmp_path / "secret.mp4")
     for name, text in (
