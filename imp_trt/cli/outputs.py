@@ -76,6 +76,8 @@ def reported(outputs: dict[str, str], several: bool) -> dict[str, str]:
         outputs: of :func:`places`.
         several: there are several sources, whose names are part of the paths: a ``*`` is in their place.
     """
+    from imp_trt.video.sinks.images import is_pattern
+
     found = {}
     for name, place in outputs.items():
         path = Path(place)
@@ -83,7 +85,7 @@ def reported(outputs: dict[str, str], several: bool) -> dict[str, str]:
             continue
         if several and name.startswith("overlay") and _is_video(place):
             place = str(path.with_name(f"{path.stem}_*{path.suffix}"))
-        elif several and name != "json" and "%" in place:
+        elif several and name != "json" and is_pattern(place):
             place = str(path.parent / "*" / path.name)
         found[name] = place
     return found
@@ -166,6 +168,7 @@ def reject_overwriting(
     """
     from imp_trt.artifacts.artifact import manifest_path
     from imp_trt.data.images import IMAGE_SUFFIXES
+    from imp_trt.video.sinks.images import is_pattern
 
     inputs = {resolved(path) for source in sources for path in source.paths}
     # Names of images in a folder or pattern are generated, so they must not go to a folder of input frames.
@@ -179,7 +182,7 @@ def reject_overwriting(
     ]
     for _, place in written:
         target = resolved(place)
-        if target in folders or ("%" in place and target.parent in folders) or _matches(target, inputs):
+        if target in folders or (is_pattern(place) and target.parent in folders) or _matches(target, inputs):
             raise UsageError("the output would overwrite the source", got=place, fix="choose another path")
         if _matches(target, model):
             raise UsageError("the output would overwrite the model", got=place, fix="choose another path")
@@ -255,13 +258,15 @@ def _flush() -> None:
 
 def _targets(output: str, place: str, names: Sequence[str]) -> list[str]:
     """Return the paths of an output: with several sources, one per source."""
+    from imp_trt.video.sinks.images import is_pattern
+
     lists = [os.path.join(place, "panoptic.json")] if output == "panoptic" else []
     path = Path(place)
     if len(names) < 2 or output == "json":
         return [place, *lists]
     if output.startswith("overlay") and _is_video(place):
         return [str(path.with_name(f"{path.stem}_{name}{path.suffix}")) for name in names]
-    if "%" in place:
+    if is_pattern(place):
         return [str(path.parent / name / path.name) for name in names]
     return [*(str(path / name) for name in names), *lists]
 
@@ -276,9 +281,10 @@ def _names(output: str, place: str) -> tuple[Path, str, str]:
     """Return folder, common prefix and common suffix of the files of an output."""
     from imp_trt.data.images import IMAGE_SUFFIXES
     from imp_trt.video.encoder import VIDEO_CODECS
+    from imp_trt.video.sinks.images import is_pattern
 
     target = resolved(place)
-    if "%" in place:
+    if is_pattern(place):
         return target.parent, target.name.partition("%")[0], re.split(r"%0?\d*d", target.name)[-1]
     files = IMAGE_SUFFIXES if output == "classes" else (*IMAGE_SUFFIXES, *VIDEO_CODECS, ".json")
     if output == "json" or target.suffix.lower() in files:

@@ -37,9 +37,8 @@ class ImageSink(BaseSink, ABC):
         text = os.fspath(path)
         self._suffix = suffix
         self._file = Path(text)
-        is_pattern = re.fullmatch(r"[^%]*%0?\d*d[^%/]*", text) and not self._file.is_dir()
-        self._pattern = self._file.name if is_pattern else None
-        if is_pattern and self._file.suffix.lower() not in IMAGE_SUFFIXES:
+        self._pattern = self._file.name if is_pattern(text) else None
+        if self._pattern is not None and self._file.suffix.lower() not in IMAGE_SUFFIXES:
             raise OutputError(
                 f"pattern {text}",
                 expected=f"the suffix of an image: {', '.join(IMAGE_SUFFIXES)}",
@@ -123,6 +122,12 @@ class ClassMaps(ImageSink):
 
     def _image(self, item: SegmentedFrame) -> NDArray[np.uint8]:
         return item.result.semantic
+
+
+def is_pattern(path: str) -> bool:
+    """Whether the last part of a path has one number, such as ``out/%06d.png``; False for a folder."""
+    name = os.path.basename(path)  # "" if the path ends with /
+    return re.fullmatch(r"[^%]*%0?\d*d[^%]*", name) is not None and not os.path.isdir(path)
 
 
 def file_name(name: str) -> str:
