@@ -23,6 +23,9 @@ _BACKENDS: dict[BackendName, tuple[str, str, tuple[str, ...]]] = {
     "tensorrt-rtx": ("imp_trt.backends.tensorrt_rtx", "TensorRtRtxBackend", (".engine",)),
 }
 
+MAX_THREADS = 1024
+"""Largest number of CPU threads of a network; tens of thousands use up the memory."""
+
 NetworkBackendName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
 
 _NETWORK_BACKENDS: dict[NetworkBackendName, tuple[str, str]] = {
@@ -115,8 +118,8 @@ def open_network(
 def _check_options(backend: str | None, names: tuple[str, ...], threads: object) -> None:
     if backend is not None and backend not in names:
         raise InvalidInput("backend", expected=f"one of {', '.join(names)}", got=repr(backend))
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise InvalidInput("threads", expected="an integer of at least 1", got=repr(threads))
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+        raise InvalidInput("threads", expected=f"an integer from 1 to {MAX_THREADS}", got=repr(threads))
 
 
 def _choose(path: str | os.PathLike[str], suffix: str, backend: BackendName | None) -> BackendName:
