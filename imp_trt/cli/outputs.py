@@ -83,7 +83,7 @@ def reported(outputs: dict[str, str], several: bool) -> dict[str, str]:
         path = Path(place)
         if place == "null:":
             continue
-        if several and name.startswith("overlay") and _is_video(place):
+        if several and name.startswith("overlay") and is_video(place):
             place = str(path.with_name(f"{path.stem}_*{path.suffix}"))
         elif several and name != "json" and is_pattern(place):
             place = str(path.parent / "*" / path.name)
@@ -102,7 +102,7 @@ def sink_makers(
     if len(sources) > 1 and not args.fps:
         fps = {name: source.fps for name, source in zip(short_names(sources), sources, strict=True)}
     times: TimeSource = "constant" if args.fps else "container"
-    if args.fps and any(source.live for source in sources) and any(map(_is_video, found.values())):
+    if args.fps and any(source.live for source in sources) and any(map(is_video, found.values())):
         say(
             f"warning: --fps {args.fps:g} gives every frame of a camera or stream the same duration: where "
             "frames are dropped, the video runs faster. Without --fps they keep their times"
@@ -126,7 +126,8 @@ def sink_makers(
     return makers
 
 
-def _is_video(place: str) -> bool:
+def is_video(place: str) -> bool:
+    """Whether an overlay at a path is a video."""
     from imp_trt.video.encoder import VIDEO_CODECS
 
     return Path(place).suffix.lower() in VIDEO_CODECS
@@ -264,7 +265,7 @@ def _targets(output: str, place: str, names: Sequence[str]) -> list[str]:
     path = Path(place)
     if len(names) < 2 or output == "json":
         return [place, *lists]
-    if output.startswith("overlay") and _is_video(place):
+    if output.startswith("overlay") and is_video(place):
         return [str(path.with_name(f"{path.stem}_{name}{path.suffix}")) for name in names]
     if is_pattern(place):
         return [str(path.parent / name / path.name) for name in names]

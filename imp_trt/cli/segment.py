@@ -24,9 +24,18 @@ from imp_trt.cli.common import (
     seconds,
 )
 from imp_trt.cli.interrupts import EXIT_INTERRUPTED
-from imp_trt.cli.outputs import is_stdout, min_score, places, reject_overwriting, reported, sink_makers
+from imp_trt.cli.outputs import (
+    is_stdout,
+    is_video,
+    min_score,
+    places,
+    reject_overwriting,
+    reported,
+    sink_makers,
+)
 from imp_trt.cli.segment_report import COUNTED, print_report
 from imp_trt.cli.temporal_options import add_temporal, temporal_of
+from imp_trt.cli.unused_options import warn_of_unused_source_options
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -235,6 +244,7 @@ def _run(args: argparse.Namespace) -> int:
         if stdout_taken and args.json:
             raise UsageError("--json and --save-json on stdout", expected="only one of them")
         reject_overwriting(args.artifact, sources, short_names(sources), outputs)
+        warn_of_unused_source_options(args, parser(), sources, any(map(is_video, outputs.values())))
         segmenter = stack.enter_context(Segmenter(args.artifact, args.backend, args.threads, args.device))
         if temporal is not None:
             segmenter.open_canvas()  # before an output is opened
