@@ -20,6 +20,7 @@ from av.error import FFmpegError
 
 from imp_trt import ImpTrtError, Nv12Frame, SegmentationResult, Segmenter
 from imp_trt.errors import InvalidInput
+from imp_trt.video import open_source
 
 # Codes of ITU-T H.273 in the headers of videos; what one leaves open is BT.601, as for OpenCV and FFmpeg.
 MATRICES = {1: "bt709", 2: "bt601", 5: "bt601", 6: "bt601"}
@@ -114,8 +115,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("video")
     parser.add_argument("--decoder", choices=DECODERS, help="default: the first of these that works")
     options = parser.parse_args(arguments)
-    times = []
+    times: list[float] = []
     try:
+        with open_source(options.video):
+            pass  # an error if the file is missing or truncated: decoders stop at the cut as at the end
         with Segmenter(options.network) as segmenter:
             # Only an engine reads frames on the GPU.
             usable = list(DECODERS) if segmenter.manifest.engine else ["cpu"]
@@ -127,6 +130,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ImpTrtError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except FFmpegError as error:
+        print(f"{options.video}: damaged after {len(times)} frames: {error}", file=sys.stderr)
+        return InvalidInput.exit_code
     print(f"{len(times)} frames, {statistics.median(times):.2f} ms each (median)")
     return 0
 
