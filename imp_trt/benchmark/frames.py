@@ -13,8 +13,8 @@ import numpy as np
 from imp_trt.data.images import encode_image
 from imp_trt.errors import InvalidInput, SourceError, UsageError
 from imp_trt.video.sources import open_source, redacted
+from imp_trt.video.sources.files import VideoSource
 from imp_trt.video.sources.frame import Frame
-from imp_trt.video.sources.source import Source
 
 DEFAULT_SIZE = (720, 1280)
 STREETS = 8
@@ -59,8 +59,10 @@ class SourceFeed:
                     expected="a file or folder, because the frame rate of a live source is limited",
                     fix="imp-segment SOURCE null: --deadline 50ms reports the age of a camera's results",
                 )
-            self._video = _is_video(source)
-        self.decoder = "OpenCV, the video from disk" if self._video else "OpenCV, image files from disk"
+            self._video = isinstance(source, VideoSource)
+            self.decoder = "OpenCV, image files from disk"
+            if isinstance(source, VideoSource):
+                self.decoder = f"{source.decoder}, the video from {'disk' if source.paths else 'its address'}"
 
     def __iter__(self) -> Iterator[Frame | None]:
         index = 0
@@ -138,12 +140,6 @@ def parse_size(text: str) -> tuple[int, int]:
     if not (32 <= height <= 8192 and 32 <= width <= 8192):
         raise InvalidInput("--frame-size", expected="32 to 8192 pixels on each side", got=text)
     return height, width
-
-
-def _is_video(source: Source) -> bool:
-    from imp_trt.video.sources.files import VideoSource
-
-    return isinstance(source, VideoSource)
 
 
 def _numbered(frame: Frame, index: int) -> Frame:

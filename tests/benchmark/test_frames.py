@@ -12,7 +12,7 @@ import pytest
 from imp_trt.benchmark.frames import STREETS, SourceFeed, StreetFeed, only_frames, open_feed, parse_size
 from imp_trt.data.images import encode_image
 from imp_trt.errors import ImpTrtError, SourceError, UsageError
-from imp_trt.video.sources import LiveSource
+from imp_trt.video.sources import LiveSource, files
 from tests.support import clips, tiny
 
 
@@ -26,6 +26,15 @@ def test_a_video_goes_round_without_its_first_frame(tmp_path: Path) -> None:
     assert [v if v is None else round((v - 20) / 8) for v in found] == [None, 1, 2, 3, None, 1, 2, 3, None]
     numbered = [frame.index for frame in islice(only_frames(feed), 5)]
     assert numbered == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("pyav", [True, False])
+def test_the_decoder_is_named(tmp_path: Path, pyav: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = clips.write_clip(tmp_path / "clip.mp4", frames=2)
+    if pyav and not files.pyav_decodes():
+        pytest.skip("PyAV is not installed, or older than 17.1")
+    monkeypatch.setattr(files, "pyav_decodes", lambda: pyav)
+    assert SourceFeed(str(path)).decoder == f"{'PyAV' if pyav else 'OpenCV'}, the video from disk"
 
 
 def test_a_folder_is_read_again_and_again(tmp_path: Path) -> None:

@@ -147,6 +147,11 @@ class VideoSource(ClosingSource):
             self.frames = max(1, round(self.frames * shown_share(Path(path))))  # OpenCV counts hidden frames
         self.fps: float | None = float(fps) if math.isfinite(fps) and 0 < fps <= 1000 else None
 
+    @property
+    def decoder(self) -> str:
+        """The library that decodes it: PyAV or OpenCV."""
+        return "PyAV" if isinstance(self._capture, PyAvCapture) else "OpenCV"
+
     def __enter__(self) -> Source:
         return self
 
