@@ -18,6 +18,7 @@ from imp_trt.artifacts.reading import read_artifact
 from imp_trt.backends.canvas import CanvasShape, read_canvas_part
 from imp_trt.backends.decoding import HostOutputs
 from imp_trt.backends.onnx_bounds import check_bounds
+from imp_trt.backends.openvino_import import import_openvino
 from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.errors import ArtifactError, DependencyMissing, ImpTrtError, InvalidInput
 
@@ -177,8 +178,9 @@ def _compile(payload: bytes, path: str, threads: int, precision: Precision) -> _
     check_bounds(payload, path)  # OpenVINO would also read tensors from any other file
     try:
         import onnx
-        import openvino
         from onnx import inliner
+
+        openvino: Any = import_openvino()
     except ImportError as error:
         raise DependencyMissing(
             "the OpenVINO backend",
@@ -195,7 +197,6 @@ def _compile(payload: bytes, path: str, threads: int, precision: Precision) -> _
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
         }
         network = core.read_model(model.SerializeToString())
-        # Its generated types are wider than what it returns.
         return cast(_Compiled, core.compile_model(network, "CPU", options))
     except Exception as error:
         # Before, it mistransforms the minimum of a concatenation, which the canvas has.
