@@ -156,7 +156,8 @@ def _by_scheme(scheme: str, text: str, live: _Live, streams: _Streams) -> Source
     if scheme == "v4l2" and place.startswith("/dev/"):
         return _camera(text, Path(place), _parse_properties(text, query), live)
     if scheme == "csi" and place.isdecimal():
-        return live(text, partial(open_csi, int(place), _parse_properties(text, query)))
+        properties = _parse_properties(text, query, _CAMERA_PROPERTIES[:3])  # its codec is fixed
+        return live(text, partial(open_csi, int(place), properties))
     raise SourceError(f"source {redacted(text)}", expected=_KINDS, got=f"an address with {scheme}:")
 
 
@@ -188,17 +189,20 @@ def _is_recording(capture: Capture) -> bool:
     return 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 1e9
 
 
-def _parse_properties(text: str, query: str) -> dict[str, int | str]:
+def _parse_properties(
+    text: str, query: str, known: tuple[str, ...] = _CAMERA_PROPERTIES
+) -> dict[str, int | str]:
     properties: dict[str, int | str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if name == "codec" and re.fullmatch(r"[A-Za-z0-9]{4}", value):
+        if name == "codec" and name in known and re.fullmatch(r"[A-Za-z0-9]{4}", value):
             properties[name] = value
         elif name in _CAMERA_PROPERTIES[:3] and value.isdecimal() and int(value):
             properties[name] = int(value)
         else:
             raise SourceError(
                 f"source {text}",
-                expected=f"after ?: {', '.join(_CAMERA_PROPERTIES)}; integers, and codec as four letters",
+                expected=f"after ?: {', '.join(known)}; integers"
+                + (", and codec as four letters" if "codec" in known else ""),
                 got=f"{name}={value}",
             )
     if ("width" in properties) != ("height" in properties):

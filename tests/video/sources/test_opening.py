@@ -175,6 +175,7 @@ def test_folders_with_brackets_in_a_pattern(tmp_path: Path, monkeypatch: pytest.
         ("v4l2:///dev/video0?width=0", "width=0"),
         ("v4l2:///dev/video0?width=640", "width and height together"),
         ("csi://0?codec=abc", "codec=abc"),
+        ("csi://0?codec=MJPG", "codec=MJPG"),
         ("csi://front", "an address with csi:"),
         ("v4l2://video0", "an address with v4l2:"),
         ("ftp://u:secret@host/clip.mp4", "an address with ftp:"),
