@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import cv2
@@ -13,8 +14,9 @@ import numpy as np
 from imp_trt.data.images import encode_image
 from imp_trt.errors import InvalidInput, SourceError, UsageError
 from imp_trt.video.sources import open_source, redacted
-from imp_trt.video.sources.files import VideoSource
+from imp_trt.video.sources.files import ImageSource, VideoSource
 from imp_trt.video.sources.frame import Frame
+from imp_trt.video.sources.source import Source
 
 DEFAULT_SIZE = (720, 1280)
 STREETS = 8
@@ -52,6 +54,7 @@ class SourceFeed:
     def __init__(self, spec: str) -> None:
         self.name = redacted(spec)
         self._spec = spec
+        self._unreadable: set[Path] = set()
         with open_source(spec) as source:
             if source.live:
                 raise UsageError(
@@ -68,7 +71,7 @@ class SourceFeed:
         index = 0
         while True:
             start = index
-            with open_source(self._spec) as source:
+            with self._open() as source:
                 frames = iter(source)
                 if self._video:
                     next(frames, None)
@@ -76,10 +79,19 @@ class SourceFeed:
                 for frame in frames:
                     yield _numbered(frame, index)
                     index += 1
+                if isinstance(source, ImageSource):
+                    self._unreadable.update(path for path, _ in source.skipped)
             if index == start:
                 raise SourceError(
                     f"source {self.name}", expected="a video with at least two frames", got="one frame"
                 )
+
+    def _open(self) -> Source:
+        """The source, without the images that could not be read: they are reported once, and not timed."""
+        source = open_source(self._spec)
+        if self._unreadable and isinstance(source, ImageSource):
+            return ImageSource(source.name, [path for path in source.paths if path not in self._unreadable])
+        return source
 
 
 class StreetFeed:

@@ -47,6 +47,17 @@ def test_a_folder_is_read_again_and_again(tmp_path: Path) -> None:
     assert frames[2].image is not frames[0].image
 
 
+def test_an_image_that_cannot_be_read_is_reported_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(3):
+        data = encode_image(tiny.frame(seed=i), ".png")
+        (tmp_path / f"{i}.png").write_bytes(data[: len(data) // 2] if i == 1 else data)
+    frames = list(islice(only_frames(SourceFeed(str(tmp_path))), 8))
+    assert all(np.array_equal(f.image, tiny.frame(seed=2 * (f.index % 2))) for f in frames)
+    assert ["1.png" in message for message in caplog.messages] == [True]
+
+
 def test_a_video_of_one_frame_says_so(tmp_path: Path) -> None:
     feed = SourceFeed(str(clips.write_clip(tmp_path / "one.mp4", frames=1)))
     with pytest.raises(SourceError, match="two frames"):
