@@ -86,12 +86,20 @@ def open_source(
         SourceError: the source does not exist, or is not of a supported kind.
         DependencyMissing: OpenCV has no GStreamer, which the source needs; or a CSI camera on a platform
             other than Jetson.
-        InvalidInput: read_timeout_s is not above 0, or reconnect_timeout_s is below 0.
+        InvalidInput: read_timeout_s is not above 0, or reconnect_timeout_s is below 0; or spec is neither
+            text nor a path, such as a number of cv2.VideoCapture.
     """
     if not read_timeout_s > 0:
         raise InvalidInput("read_timeout_s", expected="above 0", got=read_timeout_s)
     if not reconnect_timeout_s >= 0:
         raise InvalidInput("reconnect_timeout_s", expected="0 or more", got=reconnect_timeout_s)
+    if not isinstance(spec, str | os.PathLike):  # such as 0 for cv2.VideoCapture
+        raise InvalidInput(
+            "source",
+            expected="a path, or text",
+            got=type(spec).__name__,
+            fix=f'open_source("{spec}")' if isinstance(spec, int) else "open_source(str(path))",
+        )
     text = _checked_text(os.fspath(spec))
     path = Path(text)
     stall_s = max(STALL_TIMEOUT_S, read_timeout_s + _STALL_MARGIN_S)
