@@ -52,7 +52,8 @@ def open_backend(
         path: an artifact (.onnx or .engine with its manifest) or a checkpoint (.safetensors, .pt, .pth).
         backend: None chooses by the file.
         threads: CPU threads of the network; None leaves the choice to the backend. Not supported for engines.
-        device: "cpu" or "cuda", "cuda:<index>"; None takes the best available one.
+        device: "cpu" or "cuda", "cuda:<index>". None: the CPU for .onnx files, the GPU for engines, and for
+            checkpoints a GPU if PyTorch finds one.
         graph: replay an engine as a CUDA graph; ignored for other files.
 
     Raises:

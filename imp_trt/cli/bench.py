@@ -70,7 +70,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="CPU threads of the network (default: one per physical core; with OpenVINO, one per CPU)",
     )
-    p.add_argument("--device", help="cpu or cuda (default: cuda if the backend finds a GPU)")
+    p.add_argument(
+        "--device",
+        help="cpu or cuda (default: cpu for .onnx files; for weights cuda, if PyTorch finds a GPU)",
+    )
     _add_frames(p.add_argument_group("input frames"))
     _add_results(p.add_argument_group("results"))
     add_temporal(p.add_argument_group("video with a detector that runs on some frames"))

@@ -90,7 +90,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="CPU threads of the network (default: one per physical core; with OpenVINO, one per CPU)",
     )
-    p.add_argument("--device", help="cpu or cuda (default: cuda if the backend finds a GPU)")
+    p.add_argument(
+        "--device",
+        help="cpu or cuda (default: cpu for .onnx files; for weights cuda, if PyTorch finds a GPU)",
+    )
     p.add_argument("--max-frames", type=positive, metavar="N", help="stop after N frames")
     p.add_argument(
         "--add-source",
