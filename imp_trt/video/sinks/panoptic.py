@@ -78,6 +78,8 @@ class PanopticMaps(ImageSink):
 
     def write(self, item: SegmentedFrame) -> bool:
         """See :meth:`Sink.write`."""
+        if self._annotations.done:
+            raise OutputError(f"{self._json} cannot be written", got="a closed sink")
         super().write(item)
         first = self._classes is None
         self._classes = item.result.classes

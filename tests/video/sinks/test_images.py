@@ -47,6 +47,15 @@ def test_a_percent_sign_in_the_name_of_a_folder(tmp_path: Path, item: MakeItem) 
     assert found == ["000.png", "001.png", "name0.png", "name1.png", "panoptic.json"]
 
 
+@pytest.mark.parametrize("name", ["", "%04d.png"])
+def test_frames_that_would_replace_each_other(tmp_path: Path, item: MakeItem, name: str) -> None:
+    sink = OverlayImages(tmp_path / "out" / name)
+    for source in ("front", "rear"):
+        sink.write(item(1, source=source))
+    with pytest.raises(OutputError, match="has the previous frame: expected another"):
+        sink.write(item(1, source="rear"))
+
+
 def test_a_folder_for_each_source(tmp_path: Path, item: MakeItem) -> None:
     with OverlayImages(tmp_path / "a") as folder, OverlayImages(tmp_path / "b" / "x%02d.png") as pattern:
         for source in ("front", "rear"):
