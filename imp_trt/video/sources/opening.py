@@ -93,14 +93,7 @@ def open_source(
         raise InvalidInput("read_timeout_s", expected="above 0", got=read_timeout_s)
     if not reconnect_timeout_s >= 0:
         raise InvalidInput("reconnect_timeout_s", expected="0 or more", got=reconnect_timeout_s)
-    if not isinstance(spec, str | os.PathLike):  # such as 0 for cv2.VideoCapture
-        raise InvalidInput(
-            "source",
-            expected="a path, or text",
-            got=type(spec).__name__,
-            fix=f'open_source("{spec}")' if isinstance(spec, int) else "open_source(str(path))",
-        )
-    text = _checked_text(os.fspath(spec))
+    text = _checked_text(spec)
     path = Path(text)
     stall_s = max(STALL_TIMEOUT_S, read_timeout_s + _STALL_MARGIN_S)
     streams = _Streams(read_timeout_s, paced)
@@ -137,8 +130,16 @@ def _open_file(path: Path) -> Source:
     )
 
 
-def _checked_text(spec: str) -> str:
-    """The source with ~ as the home folder; SourceError if no path or address can contain it."""
+def _checked_text(given: str | os.PathLike[str]) -> str:
+    """The source with ~ as the home folder; an error if no path or address can contain it."""
+    if not isinstance(given, str | os.PathLike):  # such as 0 for cv2.VideoCapture
+        raise InvalidInput(
+            "source",
+            expected="a path, or text",
+            got=type(given).__name__,
+            fix=f'open_source("{given}")' if isinstance(given, int) else "open_source(str(path))",
+        )
+    spec = os.fspath(given)
     try:
         text = os.path.expanduser(spec)
         valid = b"\0" not in os.fsencode(text)
