@@ -36,6 +36,7 @@ _OTHER_VIDEOS = frozenset(
     ".264 .265 .3gp .asf .h264 .h265 .hevc .m2ts .mjpeg .mjpg .mts .mxf .ogv .vob .y4m".split()
 )
 _MAX_NAMES = 3
+_MAX_WAITING = 2  # frames
 _MAX_SEARCHED = 100  # folders below a sub-folder
 
 _log = logging.getLogger(__name__)
@@ -185,8 +186,9 @@ class VideoSource(ClosingSource):
         # What was decoded is kept: a list of frames may be wrong, and decoding again gives no more.
         listed, decoded = self.frames or 0, self._decoded
         if self.fps and not self._listed:
-            # The number is estimated as duration times nominal rate. The actual rate may be lower.
-            decoded = max(decoded, round(self._last_time_s * self.fps) + 1)
+            # The number is estimated as duration times nominal rate. The actual rate may be lower, and the
+            # duration of ASF includes the time for which reordered frames wait.
+            decoded = max(decoded, round(self._last_time_s * self.fps) + 1) + _MAX_WAITING
         if decoded < 0.98 * listed:
             _log.warning(
                 "%s lists %d frames; %d could be decoded. It is trimmed, damaged or incomplete",
