@@ -41,7 +41,7 @@ def nvdec(video: str) -> Iterator[Nv12Frame]:
     """Decoded by PyNvVideoCodec; a frame is valid until the next is decoded."""
     import PyNvVideoCodec as nvc  # pyright: ignore[reportMissingImports]
 
-    with av.open(video) as container:
+    with av.open(video, metadata_errors="replace") as container:
         stated = colors(container.streams.video[0].codec_context)
     demuxer = nvc.CreateDemuxer(filename=video)
     decoder = nvc.CreateDecoder(gpuid=0, codec=demuxer.GetNvCodecId(), usedevicememory=True)
@@ -53,14 +53,14 @@ def nvdec(video: str) -> Iterator[Nv12Frame]:
 def pyav_cuda(video: str) -> Iterator[Nv12Frame]:
     """Decoded by NVDEC through FFmpeg; frames stay on the GPU, in its primary context."""
     accelerator = HWAccel("cuda", allow_software_fallback=False, is_hw_owned=True)
-    with av.open(video, hwaccel=accelerator) as container:
+    with av.open(video, hwaccel=accelerator, metadata_errors="replace") as container:
         for frame in container.decode(video=0):
             yield Nv12Frame(*frame.planes, **colors(container.streams.video[0].codec_context))
 
 
 def cpu(video: str) -> Iterator[Nv12Frame]:
     """Decoded by FFmpeg on the CPU, the planes in host memory."""
-    with av.open(video) as container:
+    with av.open(video, metadata_errors="replace") as container:
         for frame in container.decode(video=0):
             if frame.format.name not in ("yuv420p", "yuvj420p"):
                 raise InvalidInput(

@@ -85,12 +85,16 @@ class PyAvCapture:
 
         self._name = str(path)
         try:
-            # A file may be a playlist: nothing but files is opened for it.
-            self._container = av.open(str(path), options={"protocol_whitelist": "file"})
+            # A file may be a playlist: nothing but files is opened for it. Titles may be in any encoding.
+            self._container = av.open(
+                str(path), options={"protocol_whitelist": "file"}, metadata_errors="replace"
+            )
         except av.error.FFmpegError as error:
             raise OSError(str(error)) from error
         try:
             self._select_stream()
+            if getattr(self._stream, "codec_context", None) is None:  # contrary to PyAV's types
+                raise OSError("no decoder for the codec of the video")
             self._stream.thread_type = "AUTO"
             self._stream.codec_context.thread_count = min(usable_cpus(), 16)
         except BaseException:
@@ -200,6 +204,9 @@ class PyAvCapture:
                     return
                 frames = packet.decode()
                 bad = 0
+            except IndexError:  # PyAV does not know a stream that begins within the file; others go on
+                packets = self._container.demux(self._stream)
+                continue
             except av.error.InvalidDataError:
                 bad += 1
                 self._undecoded += 1

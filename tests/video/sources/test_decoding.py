@@ -351,6 +351,46 @@ def test_further_video_streams_are_named(
     assert "stream 1 (64x48)" in message
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "libx264"), (".avi", "mpeg4")])
+def test_a_title_in_another_encoding(tmp_path: Path, reader: str, suffix: str, codec: str) -> None:
+    path = av_clips.write(tmp_path / f"x{suffix}", codec, metadata={"title": "Stra*e"})
+    data = path.read_bytes()
+    assert data.count(b"Stra*e") == 1
+    path.write_bytes(data.replace(b"Stra*e", b"Stra\xdfe"))  # Latin-1
+    assert len(list(open_source(path))) == 8
+
+
+def test_a_codec_that_is_not_known(tmp_path: Path, reader: str) -> None:
+    path = av_clips.write(tmp_path / "x.avi", "mjpeg", "yuvj422p")
+    path.write_bytes(path.read_bytes().replace(b"MJPG", b"ZZZ9"))
+    with pytest.raises(SourceError, match="an unknown codec"):
+        open_source(path)
+
+
+def test_a_stream_that_begins_within_the_file(tmp_path: Path) -> None:
+    """PyAV, which knows the streams at the file's start only, raises IndexError at its packets."""
+    capture = decoder.PyAvCapture(av_clips.write(tmp_path / "x.ts", frames=20))
+    container = capture._container
+
+    class Growing:
+        name, later = "mpegts", False
+
+        def demux(self, stream: object) -> Iterator[object]:
+            for number, packet in enumerate(container.demux(stream)):
+                if number == 4 and not self.later:
+                    self.later = True
+                    raise IndexError("list index out of range")
+                yield packet
+
+    growing: Any = Growing()
+    growing.format = growing
+    capture._frames, capture._container = capture._decode(), growing
+    frames = 0
+    while capture.read()[0]:
+        frames += 1
+    assert frames >= 15
+
+
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
 def test_sound_that_is_longer_is_no_missing_part(
     tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
