@@ -93,8 +93,6 @@ class PyAvCapture:
             raise OSError(str(error)) from error
         try:
             self._select_stream()
-            if getattr(self._stream, "codec_context", None) is None:  # contrary to PyAV's types
-                raise OSError("no decoder for the codec of the video")
             self._stream.thread_type = "AUTO"
             self._stream.codec_context.thread_count = min(usable_cpus(), 16)
         except BaseException:
@@ -118,8 +116,11 @@ class PyAvCapture:
         videos = [s for s in streams if not s.disposition & Disposition.attached_pic]
         if not videos:
             raise OnlyCover("a cover image only") if streams else OSError("no video stream")
+        known = [s for s in videos if _has_decoder(s)]
+        if not known:
+            raise OSError("no decoder for the codec of the video")
         best = self._container.streams.best("video")
-        self._stream: VideoStream = next((s for s in videos if s is best), videos[0])
+        self._stream: VideoStream = next((s for s in known if s is best), known[0])
         self._others = [s for s in videos if s is not self._stream]
         self.has_cover = len(videos) < len(streams)
 
@@ -291,8 +292,13 @@ class PyAvCapture:
             _log.warning("%s: %s", self._name, text)
 
 
+def _has_decoder(stream: VideoStream) -> bool:
+    return getattr(stream, "codec_context", None) is not None  # contrary to PyAV's types
+
+
 def _description(stream: VideoStream) -> str:
-    return f"stream {stream.index} ({stream.width}x{stream.height})"
+    size = f"{stream.width}x{stream.height}" if _has_decoder(stream) else "an unknown codec"
+    return f"stream {stream.index} ({size})"
 
 
 @native_call()

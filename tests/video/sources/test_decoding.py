@@ -367,6 +367,20 @@ def test_a_codec_that_is_not_known(tmp_path: Path, reader: str) -> None:
         open_source(path)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_second_stream_of_a_codec_that_is_not_known(
+    tmp_path: Path, first: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    video = av_clips.write(tmp_path / "a.avi", "mpeg4")
+    other = av_clips.write(tmp_path / "b.avi", "mjpeg", "yuvj422p", size=(256, 256))
+    path = av_clips.joined([other, video] if first else [video, other], tmp_path / "x.avi")
+    path.write_bytes(path.read_bytes().replace(b"MJPG", b"ZZZ9"))
+    with caplog.at_level(logging.WARNING, "imp_trt"), open_source(path) as source:
+        assert [frame.image.shape[0] for frame in source] == [64] * 8
+    (message,) = caplog.messages
+    assert f"stream {0 if first else 1} (an unknown codec)" in message
+
+
 def test_a_stream_that_begins_within_the_file(tmp_path: Path) -> None:
     """PyAV, which knows the streams at the file's start only, raises IndexError at its packets."""
     capture = decoder.PyAvCapture(av_clips.write(tmp_path / "x.ts", frames=20))
