@@ -37,7 +37,7 @@ class Engine:
         path: an .onnx or .engine artifact of imp-export, with its manifest.
         backend: None chooses by the file.
         threads: CPU threads of the network; None leaves the choice to the backend. Not supported for engines.
-        device: "cpu" or "cuda", "cuda:<index>"; None takes the best available one.
+        device: "cpu" or "cuda", "cuda:<index>". None: the CPU for .onnx files, the GPU for engines.
         graph: replay an engine as one CUDA graph if it can be captured; ignored for .onnx files.
 
     Raises:

@@ -47,7 +47,8 @@ class Segmenter:
         path: an ONNX artifact or engine made by imp-export, or a checkpoint (.safetensors, .pt).
         backend: None chooses by the file.
         threads: CPU threads of the network; None leaves the choice to the backend. Not supported for engines.
-        device: "cpu", "cuda" or "cuda:<index>"; None takes the best available one.
+        device: "cpu", "cuda" or "cuda:<index>". None: the CPU for .onnx files, the GPU for engines, and for
+            checkpoints a GPU if PyTorch finds one.
         graph: replay an engine as one CUDA graph if it can be captured; ignored for other files.
         score_threshold: instances with a lower score are left out of the results, 0-1. The default keeps
             all that the network returns: at most 50 to 100 a frame, with scores from 0.05 up, as average

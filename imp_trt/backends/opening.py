@@ -23,6 +23,9 @@ _BACKENDS: dict[BackendName, tuple[str, str, tuple[str, ...]]] = {
     "tensorrt-rtx": ("imp_trt.backends.tensorrt_rtx", "TensorRtRtxBackend", (".engine",)),
 }
 
+MAX_THREADS = 1024
+"""Largest number of CPU threads of a network; tens of thousands use up the memory."""
+
 NetworkBackendName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
 
 _NETWORK_BACKENDS: dict[NetworkBackendName, tuple[str, str]] = {
@@ -49,7 +52,8 @@ def open_backend(
         path: an artifact (.onnx or .engine with its manifest) or a checkpoint (.safetensors, .pt, .pth).
         backend: None chooses by the file.
         threads: CPU threads of the network; None leaves the choice to the backend. Not supported for engines.
-        device: "cpu" or "cuda", "cuda:<index>"; None takes the best available one.
+        device: "cpu" or "cuda", "cuda:<index>". None: the CPU for .onnx files, the GPU for engines, and for
+            checkpoints a GPU if PyTorch finds one.
         graph: replay an engine as a CUDA graph; ignored for other files.
 
     Raises:
@@ -115,8 +119,8 @@ def open_network(
 def _check_options(backend: str | None, names: tuple[str, ...], threads: object) -> None:
     if backend is not None and backend not in names:
         raise InvalidInput("backend", expected=f"one of {', '.join(names)}", got=repr(backend))
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise InvalidInput("threads", expected="an integer of at least 1", got=repr(threads))
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+        raise InvalidInput("threads", expected=f"an integer from 1 to {MAX_THREADS}", got=repr(threads))
 
 
 def _choose(path: str | os.PathLike[str], suffix: str, backend: BackendName | None) -> BackendName:

@@ -18,7 +18,9 @@ from imp_trt.artifacts.reading import read_artifact
 from imp_trt.backends.canvas import CanvasShape, read_canvas_part
 from imp_trt.backends.decoding import HostOutputs
 from imp_trt.backends.onnx_bounds import check_bounds
+from imp_trt.backends.openvino_import import import_openvino
 from imp_trt.cuda.cpus import usable_cpus
+from imp_trt.data.native_calls import native_call
 from imp_trt.errors import ArtifactError, DependencyMissing, ImpTrtError, InvalidInput
 
 Precision = Literal["float32", "bfloat16"]
@@ -66,7 +68,9 @@ class _Compiled(Protocol):
 class OpenVinoBackend:
     """An ONNX artifact, compiled by OpenVINO for the CPU. See :class:`imp_trt.backends.Backend`.
 
-    The ONNX local functions of the artifact are inlined when it is loaded.
+    The ONNX local functions of the artifact are inlined when it is loaded. A forked process can run it, but
+    must end with os._exit, as those of multiprocessing do: at its regular end OpenVINO waits for threads that
+    only its parent has.
 
     Args:
         path: the .onnx file; its manifest is next to it.
@@ -115,7 +119,8 @@ class OpenVinoBackend:
         if request is None:
             raise InvalidInput("backend is closed", fix="open the artifact again")
         try:
-            request.infer({self._input: frames}, share_inputs=True)
+            with native_call():
+                request.infer({self._input: frames}, share_inputs=True)
         except Exception as error:
             raise ImpTrtError("the network failed in OpenVINO", got=_line(error)) from error
         # Copies: the next run writes into the same memory.
@@ -142,7 +147,8 @@ class OpenVinoBackend:
         assert self._canvas is not None  # noqa: S101  # opened above
         request, port = self._canvas
         try:
-            request.infer({self._input: frames, "canvas": canvas}, share_inputs=True)
+            with native_call():
+                request.infer({self._input: frames, "canvas": canvas}, share_inputs=True)
         except Exception as error:
             raise ImpTrtError("the network failed in OpenVINO", got=_line(error)) from error
         return np.array(request.get_tensor(port).data, np.uint8)
@@ -169,7 +175,7 @@ def _compiled(payload: bytes, path: str, threads: int, precision: Precision) -> 
     stack when the plugin is released, in whichever thread that is. If another thread does it, the next signal
     kills the process (OpenVINO 2026.4).
     """
-    with ThreadPoolExecutor(1) as thread:
+    with native_call(), ThreadPoolExecutor(1) as thread:
         return thread.submit(_compile, payload, path, threads, precision).result()
 
 
@@ -177,8 +183,9 @@ def _compile(payload: bytes, path: str, threads: int, precision: Precision) -> _
     check_bounds(payload, path)  # OpenVINO would also read tensors from any other file
     try:
         import onnx
-        import openvino
         from onnx import inliner
+
+        openvino: Any = import_openvino()
     except ImportError as error:
         raise DependencyMissing(
             "the OpenVINO backend",
@@ -195,7 +202,6 @@ def _compile(payload: bytes, path: str, threads: int, precision: Precision) -> _
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
         }
         network = core.read_model(model.SerializeToString())
-        # Its generated types are wider than what it returns.
         return cast(_Compiled, core.compile_model(network, "CPU", options))
     except Exception as error:
         # Before, it mistransforms the minimum of a concatenation, which the canvas has.

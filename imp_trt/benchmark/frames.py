@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import cv2
@@ -13,6 +14,7 @@ import numpy as np
 from imp_trt.data.images import encode_image
 from imp_trt.errors import InvalidInput, SourceError, UsageError
 from imp_trt.video.sources import open_source, redacted
+from imp_trt.video.sources.files import ImageSource, VideoSource
 from imp_trt.video.sources.frame import Frame
 from imp_trt.video.sources.source import Source
 
@@ -52,6 +54,7 @@ class SourceFeed:
     def __init__(self, spec: str) -> None:
         self.name = redacted(spec)
         self._spec = spec
+        self._unreadable: set[Path] = set()
         with open_source(spec) as source:
             if source.live:
                 raise UsageError(
@@ -59,14 +62,16 @@ class SourceFeed:
                     expected="a file or folder, because the frame rate of a live source is limited",
                     fix="imp-segment SOURCE null: --deadline 50ms reports the age of a camera's results",
                 )
-            self._video = _is_video(source)
-        self.decoder = "OpenCV, the video from disk" if self._video else "OpenCV, image files from disk"
+            self._video = isinstance(source, VideoSource)
+            self.decoder = "OpenCV, image files from disk"
+            if isinstance(source, VideoSource):
+                self.decoder = f"{source.decoder}, the video from {'disk' if source.paths else 'its address'}"
 
     def __iter__(self) -> Iterator[Frame | None]:
         index = 0
         while True:
             start = index
-            with open_source(self._spec) as source:
+            with self._open() as source:
                 frames = iter(source)
                 if self._video:
                     next(frames, None)
@@ -74,10 +79,19 @@ class SourceFeed:
                 for frame in frames:
                     yield _numbered(frame, index)
                     index += 1
+                if isinstance(source, ImageSource):
+                    self._unreadable.update(path for path, _ in source.skipped)
             if index == start:
                 raise SourceError(
                     f"source {self.name}", expected="a video with at least two frames", got="one frame"
                 )
+
+    def _open(self) -> Source:
+        """The source, without the images that could not be read: they are reported once, and not timed."""
+        source = open_source(self._spec)
+        if self._unreadable and isinstance(source, ImageSource):
+            return ImageSource(source.name, [path for path in source.paths if path not in self._unreadable])
+        return source
 
 
 class StreetFeed:
@@ -138,12 +152,6 @@ def parse_size(text: str) -> tuple[int, int]:
     if not (32 <= height <= 8192 and 32 <= width <= 8192):
         raise InvalidInput("--frame-size", expected="32 to 8192 pixels on each side", got=text)
     return height, width
-
-
-def _is_video(source: Source) -> bool:
-    from imp_trt.video.sources.files import VideoSource
-
-    return isinstance(source, VideoSource)
 
 
 def _numbered(frame: Frame, index: int) -> Frame:

@@ -24,6 +24,7 @@ from imp_trt.cli.common import (
 )
 from imp_trt.cli.outputs import attempt_all
 from imp_trt.cli.temporal_options import add_temporal, temporal_of
+from imp_trt.cli.unused_options import warn_of_unused
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ Comparisons verify the outputs first and then time both models alternately.
 
 stages ("-" if a backend does not have one):"""
 
+_DEFAULT_SECONDS = 3.0
 _DEFAULT_PERCENTILES = "50,90,95,99,99.9"
 
 
@@ -68,7 +70,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="CPU threads of the network (default: one per physical core; with OpenVINO, one per CPU)",
     )
-    p.add_argument("--device", help="cpu or cuda (default: cuda if the backend finds a GPU)")
+    p.add_argument(
+        "--device",
+        help="cpu or cuda (default: cpu for .onnx files; for weights cuda, if PyTorch finds a GPU)",
+    )
     _add_frames(p.add_argument_group("input frames"))
     _add_results(p.add_argument_group("results"))
     add_temporal(p.add_argument_group("video with a detector that runs on some frames"))
@@ -90,11 +95,14 @@ def _add_frames(frames: argparse._ArgumentGroup) -> None:
     frames.add_argument(
         "--duration",
         type=partial(seconds, unit="s"),
-        default=3.0,
+        default=_DEFAULT_SECONDS,
         metavar="TIME",
-        help="duration of the measurement; at least 10 frames, and as many as --assert needs (default: 3s)",
+        help="duration of the measurement, and of each comparison; at least 10 frames, and as many as "
+        "--assert needs (default: 3s)",
     )
-    frames.add_argument("--frames", type=positive, metavar="N", help="measure exactly N frames instead")
+    frames.add_argument(
+        "--frames", type=positive, metavar="N", help="measure exactly N frames instead (not in comparisons)"
+    )
 
 
 def _add_results(out: argparse._ArgumentGroup) -> None:
@@ -161,6 +169,8 @@ def _run(options: argparse.Namespace) -> int:
 
     settings = _settings(options)
     _check_options(options)
+    if options.frames is not None and not options.compare and options.duration != _DEFAULT_SECONDS:
+        warn_of_unused(["--duration"], "--frames says how many frames are measured")
     with ExitStack() as stack:
         report = run_benchmark(settings, _ProgressBars(stack, options.quiet))
     data = report.to_dict()

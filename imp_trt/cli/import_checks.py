@@ -20,6 +20,7 @@ LIGHT_TIMEOUT_S = 10.0
 
 _CHILD = """
 import importlib, json, os, sys
+sys.modules["openvino_telemetry"] = None  # OpenVINO sends nothing without it
 answers = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(2, 1)
 for name in sys.argv[1:]:

@@ -16,6 +16,7 @@ from imp_trt.artifacts.network_manifest import RUNS, NetworkManifest
 from imp_trt.artifacts.plan_header import HEADER_BYTES, PlanHeader, read_plan_header
 from imp_trt.backends.preflight import TITLES, problems
 from imp_trt.cli.common import command_parser, print_json, print_line, run_command
+from imp_trt.cli.unused_options import warn_of_unused
 from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.data.files import open_regular
 from imp_trt.errors import ArtifactError, CheckpointError, DependencyMissing, ImpTrtError
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         EXAMPLES,
     )
     p.add_argument("file", type=Path, metavar="FILE", help=".engine, .onnx, .safetensors or .pt")
-    p.add_argument("--device", type=int, default=0, metavar="N", help="index of the GPU (default: 0)")
+    p.add_argument("--device", type=int, metavar="N", help="for an engine: index of the GPU (default: 0)")
     return p
 
 
@@ -143,7 +144,9 @@ def _inspect_other(found: Inspection) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    found = inspect(options.file, options.device)
+    found = inspect(options.file, options.device or 0)
+    if options.device is not None and found.platform is None:
+        warn_of_unused(["--device"], "the file is not an engine")
     if options.json:
         print_json(_to_dict(found))
     else:

@@ -76,14 +76,16 @@ def reported(outputs: dict[str, str], several: bool) -> dict[str, str]:
         outputs: of :func:`places`.
         several: there are several sources, whose names are part of the paths: a ``*`` is in their place.
     """
+    from imp_trt.video.sinks.images import is_pattern
+
     found = {}
     for name, place in outputs.items():
         path = Path(place)
         if place == "null:":
             continue
-        if several and name.startswith("overlay") and _is_video(place):
+        if several and name.startswith("overlay") and is_video(place):
             place = str(path.with_name(f"{path.stem}_*{path.suffix}"))
-        elif several and name != "json" and "%" in place:
+        elif several and name != "json" and is_pattern(place):
             place = str(path.parent / "*" / path.name)
         found[name] = place
     return found
@@ -100,7 +102,7 @@ def sink_makers(
     if len(sources) > 1 and not args.fps:
         fps = {name: source.fps for name, source in zip(short_names(sources), sources, strict=True)}
     times: TimeSource = "constant" if args.fps else "container"
-    if args.fps and any(source.live for source in sources) and any(map(_is_video, found.values())):
+    if args.fps and any(source.live for source in sources) and any(map(is_video, found.values())):
         say(
             f"warning: --fps {args.fps:g} gives every frame of a camera or stream the same duration: where "
             "frames are dropped, the video runs faster. Without --fps they keep their times"
@@ -124,7 +126,8 @@ def sink_makers(
     return makers
 
 
-def _is_video(place: str) -> bool:
+def is_video(place: str) -> bool:
+    """Whether an overlay at a path is a video."""
     from imp_trt.video.encoder import VIDEO_CODECS
 
     return Path(place).suffix.lower() in VIDEO_CODECS
@@ -166,6 +169,7 @@ def reject_overwriting(
     """
     from imp_trt.artifacts.artifact import manifest_path
     from imp_trt.data.images import IMAGE_SUFFIXES
+    from imp_trt.video.sinks.images import is_pattern
 
     inputs = {resolved(path) for source in sources for path in source.paths}
     # Names of images in a folder or pattern are generated, so they must not go to a folder of input frames.
@@ -179,7 +183,7 @@ def reject_overwriting(
     ]
     for _, place in written:
         target = resolved(place)
-        if target in folders or ("%" in place and target.parent in folders) or _matches(target, inputs):
+        if target in folders or (is_pattern(place) and target.parent in folders) or _matches(target, inputs):
             raise UsageError("the output would overwrite the source", got=place, fix="choose another path")
         if _matches(target, model):
             raise UsageError("the output would overwrite the model", got=place, fix="choose another path")
@@ -255,13 +259,15 @@ def _flush() -> None:
 
 def _targets(output: str, place: str, names: Sequence[str]) -> list[str]:
     """Return the paths of an output: with several sources, one per source."""
+    from imp_trt.video.sinks.images import is_pattern
+
     lists = [os.path.join(place, "panoptic.json")] if output == "panoptic" else []
     path = Path(place)
     if len(names) < 2 or output == "json":
         return [place, *lists]
-    if output.startswith("overlay") and _is_video(place):
+    if output.startswith("overlay") and is_video(place):
         return [str(path.with_name(f"{path.stem}_{name}{path.suffix}")) for name in names]
-    if "%" in place:
+    if is_pattern(place):
         return [str(path.parent / name / path.name) for name in names]
     return [*(str(path / name) for name in names), *lists]
 
@@ -276,9 +282,10 @@ def _names(output: str, place: str) -> tuple[Path, str, str]:
     """Return folder, common prefix and common suffix of the files of an output."""
     from imp_trt.data.images import IMAGE_SUFFIXES
     from imp_trt.video.encoder import VIDEO_CODECS
+    from imp_trt.video.sinks.images import is_pattern
 
     target = resolved(place)
-    if "%" in place:
+    if is_pattern(place):
         return target.parent, target.name.partition("%")[0], re.split(r"%0?\d*d", target.name)[-1]
     files = IMAGE_SUFFIXES if output == "classes" else (*IMAGE_SUFFIXES, *VIDEO_CODECS, ".json")
     if output == "json" or target.suffix.lower() in files:

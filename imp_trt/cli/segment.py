@@ -24,9 +24,18 @@ from imp_trt.cli.common import (
     seconds,
 )
 from imp_trt.cli.interrupts import EXIT_INTERRUPTED
-from imp_trt.cli.outputs import is_stdout, min_score, places, reject_overwriting, reported, sink_makers
+from imp_trt.cli.outputs import (
+    is_stdout,
+    is_video,
+    min_score,
+    places,
+    reject_overwriting,
+    reported,
+    sink_makers,
+)
 from imp_trt.cli.segment_report import COUNTED, print_report
 from imp_trt.cli.temporal_options import add_temporal, temporal_of
+from imp_trt.cli.unused_options import warn_of_unused_source_options
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -81,7 +90,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="CPU threads of the network (default: one per physical core; with OpenVINO, one per CPU)",
     )
-    p.add_argument("--device", help="cpu or cuda (default: cuda if the backend finds a GPU)")
+    p.add_argument(
+        "--device",
+        help="cpu or cuda (default: cpu for .onnx files; for weights cuda, if PyTorch finds a GPU)",
+    )
     p.add_argument("--max-frames", type=positive, metavar="N", help="stop after N frames")
     p.add_argument(
         "--add-source",
@@ -235,6 +247,7 @@ def _run(args: argparse.Namespace) -> int:
         if stdout_taken and args.json:
             raise UsageError("--json and --save-json on stdout", expected="only one of them")
         reject_overwriting(args.artifact, sources, short_names(sources), outputs)
+        warn_of_unused_source_options(args, parser(), sources, any(map(is_video, outputs.values())))
         segmenter = stack.enter_context(Segmenter(args.artifact, args.backend, args.threads, args.device))
         if temporal is not None:
             segmenter.open_canvas()  # before an output is opened

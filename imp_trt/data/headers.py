@@ -19,6 +19,7 @@ _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 # TIFF: values of tags.
 _LAB = (8, 9, 10)
+_WHITE_IS_ZERO, _SEPARATE_PLANES = 0, 2
 _ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 1, 2
 _FORMATS = {2: "signed integers", 3: "floating point", 5: "complex integers", 6: "complex numbers"}
 
@@ -34,6 +35,7 @@ class ImageHeader:
         orientation: EXIF orientation, 1 to 8; 1 is as stored.
         several: whether there are more pages or frames than the first.
         max_value: value of white of PNM; None for other formats.
+        shallow: whether OpenCV decodes more than 8 bits wrongly, but converts them to 8 rightly.
         premultiplied: whether colors are multiplied by their alpha, in the file or by the decoder.
         unsupported: a property that decoders convert to other colors, or None.
     """
@@ -44,6 +46,7 @@ class ImageHeader:
     orientation: int = 1
     several: bool = False
     max_value: int | None = None
+    shallow: bool = False
     premultiplied: bool = False
     unsupported: str | None = None
 
@@ -163,6 +166,8 @@ def _tiff(data: bytes) -> ImageHeader:
         bits,
         _valid_orientation(value(tiff.ORIENTATION, 1)),
         several=more,
+        # Read as if they were interleaved, or with black as white.
+        shallow=value(tiff.PLANAR, 1) == _SEPARATE_PLANES or photometric == _WHITE_IS_ZERO,
         # OpenCV multiplies colors of 8 bits that are not multiplied yet.
         premultiplied=value(tiff.CHANNELS, 1) == 4
         and (extra == _ASSOCIATED_ALPHA or (extra == _UNASSOCIATED_ALPHA and bits == 8)),

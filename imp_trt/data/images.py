@@ -81,8 +81,8 @@ def load_image(path: Path) -> DecodedImage:
         )
     if header.several:
         warn_once(path, "has several pages or frames; only the first is read")
-    is_deep = header.bits > 8 or header.max_value not in (None, 255)
-    if header.premultiplied:
+    is_deep = (header.bits > 8 and not header.shallow) or header.max_value not in (None, 255)
+    if header.premultiplied and not (header.shallow and header.bits > 8):
         pixels = _without_alpha(decode_pixels(data, cv2.IMREAD_UNCHANGED, what), what)
     else:
         pixels = decode_pixels(data, cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if is_deep else 0), what)

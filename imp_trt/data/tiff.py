@@ -21,7 +21,7 @@ _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # field types
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, CHANNELS = 256, 257, 258, 259, 262, 274, 277
 EXTRA_SAMPLES, SAMPLE_FORMAT = 338, 339
-_ROWS_PER_STRIP, _PLANAR = 278, 284
+_ROWS_PER_STRIP, PLANAR = 278, 284
 _STRIPS, _TILES = (273, 279), (324, 325)  # offsets, sizes in bytes
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 
@@ -128,7 +128,7 @@ def _blocks(data: memoryview, fields: dict[int, Field], tags: dict[int, int]) ->
     high = tags[_TILE_HEIGHT] if tiled else min(tags.get(_ROWS_PER_STRIP, height), height)
     across, down = -(-width // wide), -(-height // high)
     channels = tags.get(CHANNELS, 1)
-    planes = channels if tags.get(_PLANAR, 1) == 2 else 1
+    planes = channels if tags.get(PLANAR, 1) == 2 else 1
     row = -(-wide * (channels // planes) * tags.get(BITS, 1) // 8)
     offsets, sizes = (fields[tag] for tag in (_TILES if tiled else _STRIPS))
     if not offsets.count == sizes.count == across * down * planes <= _MAX_BLOCKS:

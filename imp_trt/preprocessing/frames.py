@@ -63,7 +63,7 @@ def check_frame(frame: object, color: ColorOrder | None = None) -> tuple[NDArray
         mode = getattr(frame, "mode", None)
         if mode != "RGB":
             raise InvalidInput(
-                "frame", expected="a PIL image in mode RGB", got=f"mode {mode}", fix="image.convert('RGB')"
+                "frame", expected="a PIL image in mode RGB", got=f"mode {mode}", fix=_fix_mode(str(mode))
             )
         _warn_orientation(frame)
         pixels: NDArray[np.generic] = _decode(frame)
@@ -81,7 +81,7 @@ def check_frame(frame: object, color: ColorOrder | None = None) -> tuple[NDArray
             got="a masked array",
             fix="frame.filled(0), or frame.data to segment the masked pixels too",
         )
-    _check_array(pixels)
+    _check_array(pixels, "frame" if isinstance(frame, np.ndarray) or _is_pil(frame) else "frame.numpy()")
     return np.ascontiguousarray(pixels, np.uint8), color or default
 
 
@@ -139,8 +139,11 @@ def _tensor_pixels(frame: object) -> NDArray[np.generic]:
         return np.asarray(tensor.detach().numpy())
     except (TypeError, RuntimeError) as error:  # bfloat16, sparse, quantized
         dtype = str(getattr(frame, "dtype", "?")).removeprefix("torch.")
+        fix = "tensor.to_dense() if it is sparse, tensor.to(torch.uint8) for levels of 0-255"
+        if dtype == "bfloat16":
+            fix = "(tensor * 255).round().clamp(0, 255).to(torch.uint8) for values 0-1"
         raise InvalidInput(
-            "frame", expected="a tensor [H, W, 3] of torch.uint8", got=dtype, fix="tensor.to(torch.uint8)"
+            "frame", expected="a tensor [H, W, 3] of torch.uint8", got=dtype, fix=fix
         ) from error
 
 
@@ -183,12 +186,13 @@ def _decode(image: object) -> NDArray[np.generic]:
         ) from error
 
 
-def _check_array(pixels: NDArray[np.generic]) -> None:
+def _check_array(pixels: NDArray[np.generic], name: str) -> None:
+    """Raise InvalidInput unless it is [H, W, 3] uint8; name is that of a NumPy array in the fix."""
     actual = f"{pixels.dtype} {list(pixels.shape)}"
     if pixels.dtype != np.uint8:
-        raise InvalidInput("frame", expected=_EXPECTED, got=actual, fix=_fix_dtype(pixels.dtype))
+        raise InvalidInput("frame", expected=_EXPECTED, got=actual, fix=_fix_dtype(pixels.dtype, name))
     if pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise InvalidInput("frame", expected=_EXPECTED, got=actual, fix=_fix_shape(pixels.shape))
+        raise InvalidInput("frame", expected=_EXPECTED, got=actual, fix=_fix_shape(pixels.shape, name))
     if pixels.size == 0:
         raise InvalidInput("frame", expected="at least one pixel", got=actual, fix="check how it was cropped")
 
@@ -221,25 +225,36 @@ def _fix_type(frame: object) -> str:
     return "numpy.asarray(frame)"
 
 
-def _fix_dtype(dtype: np.dtype[np.generic]) -> str:
+def _fix_mode(mode: str) -> str:
+    # Pillow clips more than 8 bits: an image of 16 becomes white, and one of values from 0 to 1 black.
+    if mode == "F":
+        levels = "(numpy.asarray(image) * 255).round().clip(0, 255).astype(numpy.uint8)"
+        return f"Image.fromarray({levels}).convert('RGB') for values 0-1"
+    if mode.startswith("I"):
+        levels = "(numpy.asarray(image) >> 8).astype(numpy.uint8)"
+        return f"Image.fromarray({levels}).convert('RGB') if it uses all 16 bits"
+    return "image.convert('RGB')"
+
+
+def _fix_dtype(dtype: np.dtype[np.generic], name: str) -> str:
     if dtype.kind == "u" and dtype.itemsize == 2:
-        return "(frame >> 8).astype(numpy.uint8) if it uses all 16 bits"
+        return f"({name} >> 8).astype(numpy.uint8) if it uses all 16 bits"
     if dtype == np.bool_:
-        return "frame.astype(numpy.uint8) * 255"
+        return f"{name}.astype(numpy.uint8) * 255"
     if dtype.kind == "f":
-        return "(frame * 255).round().clip(0, 255).astype(numpy.uint8) for values 0-1"
-    return "frame.clip(0, 255).astype(numpy.uint8)"
+        return f"({name} * 255).round().clip(0, 255).astype(numpy.uint8) for values 0-1"
+    return f"{name}.clip(0, 255).astype(numpy.uint8)"
 
 
-def _fix_shape(shape: tuple[int, ...]) -> str:
+def _fix_shape(shape: tuple[int, ...], name: str) -> str:
     if len(shape) == 2 and shape[1] == 3:
         return "this is a row of a frame: run(frame) for one frame, run_batch([frame]) for a list"
     if len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
-        return "cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR); imp_trt.Nv12Frame(frame) if it is NV12"
+        return f"cv2.cvtColor({name}, cv2.COLOR_GRAY2BGR); imp_trt.Nv12Frame(frame) if it is NV12"
     if len(shape) == 3 and shape[2] == 4:
-        return "cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR)"
+        return f"cv2.cvtColor({name}, cv2.COLOR_BGRA2BGR)"
     if len(shape) == 3 and shape[0] == 3:
-        return "frame.transpose(1, 2, 0)"
+        return f"{name}.transpose(1, 2, 0)"
     if len(shape) == 4:
         return "pass the frames of a batch one by one, or to run_batch"
     return "pass an image"

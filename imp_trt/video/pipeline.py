@@ -138,6 +138,9 @@ def run_pipeline(
         OutputError: a sink stalls.
         Exception: the first exception raised by a source, the segmenter, a sink or a callback.
     """
+    if not isinstance(sinks, Sequence):
+        abort_sink(sinks)
+        raise InvalidInput("sinks", expected="a list", got=type(sinks).__name__, fix="[sink]")
     options = _Options(
         max_frames, draw or DrawOptions(), on_frame, deadline_s, clock, on_progress, stall_s, track, temporal
     )

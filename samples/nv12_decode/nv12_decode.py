@@ -20,6 +20,7 @@ from av.error import FFmpegError
 
 from imp_trt import ImpTrtError, Nv12Frame, SegmentationResult, Segmenter
 from imp_trt.errors import InvalidInput
+from imp_trt.video import open_source
 
 # Codes of ITU-T H.273 in the headers of videos; what one leaves open is BT.601, as for OpenCV and FFmpeg.
 MATRICES = {1: "bt709", 2: "bt601", 5: "bt601", 6: "bt601"}
@@ -40,7 +41,7 @@ def nvdec(video: str) -> Iterator[Nv12Frame]:
     """Decoded by PyNvVideoCodec; a frame is valid until the next is decoded."""
     import PyNvVideoCodec as nvc  # pyright: ignore[reportMissingImports]
 
-    with av.open(video) as container:
+    with av.open(video, metadata_errors="replace") as container:
         stated = colors(container.streams.video[0].codec_context)
     demuxer = nvc.CreateDemuxer(filename=video)
     decoder = nvc.CreateDecoder(gpuid=0, codec=demuxer.GetNvCodecId(), usedevicememory=True)
@@ -52,14 +53,14 @@ def nvdec(video: str) -> Iterator[Nv12Frame]:
 def pyav_cuda(video: str) -> Iterator[Nv12Frame]:
     """Decoded by NVDEC through FFmpeg; frames stay on the GPU, in its primary context."""
     accelerator = HWAccel("cuda", allow_software_fallback=False, is_hw_owned=True)
-    with av.open(video, hwaccel=accelerator) as container:
+    with av.open(video, hwaccel=accelerator, metadata_errors="replace") as container:
         for frame in container.decode(video=0):
             yield Nv12Frame(*frame.planes, **colors(container.streams.video[0].codec_context))
 
 
 def cpu(video: str) -> Iterator[Nv12Frame]:
     """Decoded by FFmpeg on the CPU, the planes in host memory."""
-    with av.open(video) as container:
+    with av.open(video, metadata_errors="replace") as container:
         for frame in container.decode(video=0):
             if frame.format.name not in ("yuv420p", "yuvj420p"):
                 raise InvalidInput(
@@ -114,8 +115,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("video")
     parser.add_argument("--decoder", choices=DECODERS, help="default: the first of these that works")
     options = parser.parse_args(arguments)
-    times = []
+    times: list[float] = []
     try:
+        with open_source(options.video):
+            pass  # an error if the file is missing or truncated: decoders stop at the cut as at the end
         with Segmenter(options.network) as segmenter:
             # Only an engine reads frames on the GPU.
             usable = list(DECODERS) if segmenter.manifest.engine else ["cpu"]
@@ -127,6 +130,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ImpTrtError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except FFmpegError as error:
+        print(f"{options.video}: damaged after {len(times)} frames: {error}", file=sys.stderr)
+        return InvalidInput.exit_code
     print(f"{len(times)} frames, {statistics.median(times):.2f} ms each (median)")
     return 0
 

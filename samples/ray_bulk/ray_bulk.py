@@ -45,10 +45,10 @@ def unfinished(folder: Path, output: Path) -> list[Task]:
 
 def claim(output: Path, artifact: Path, detect_every: int) -> None:
     """Note in the folder what its results are of; ImpTrtError if they are of another network."""
-    manifest = read_manifest(artifact)
-    ours = f"{manifest.weights_sha256} {manifest.precision} detect_every={detect_every}"
-    note = output / "network.txt"
-    if note.exists() and (theirs := note.read_text()) != ours:
+    manifest, note = read_manifest(artifact), output / "network.txt"
+    network = f"{manifest.weights_sha256} {manifest.precision} detect_every={detect_every}"
+    ours = f"{network} file={manifest.sha256}"  # exports of the same weights differ, such as in calibration
+    if note.exists() and (theirs := note.read_text()) not in (ours, network):  # the latter of earlier runs
         raise InvalidInput(str(output), expected=f"results of {ours}", got=theirs, fix="another folder as -o")
     write_atomically(note, ours.encode())
 

@@ -59,6 +59,7 @@ def test_closing_twice_and_use_after_close(tmp_path: Path) -> None:
         ("model.pt", {"backend": "onnxruntime"}, "'pytorch'"),
         ("model.onnx", {"threads": 0}, "threads"),
         ("model.onnx", {"threads": 1.5}, "threads"),
+        ("model.onnx", {"threads": 100_000}, "from 1 to 1024"),
         ("model.onnx", {"device": "tpu"}, "device"),
         ("model.onnx", {"device": "cuda:x"}, "device"),
     ],

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from onnx import numpy_helper
 from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends import open_backend
 from imp_trt.backends.openvino import OpenVinoBackend, has_bfloat16
+from imp_trt.backends.openvino_import import TELEMETRY_MODULE, import_openvino
 from imp_trt.errors import ArtifactError, DependencyMissing, InvalidInput
 from imp_trt.models.outputs import OUTPUT_NAMES
 from imp_trt.segmenter import Segmenter
@@ -119,6 +122,47 @@ def test_old_versions_name_the_one_to_install(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(ArtifactError, match="rejects the graph") as raised:
             OpenVinoBackend(path)
         assert ("install OpenVINO 2026.1 or newer" in str(raised.value)) is named
+
+
+@needs_openvino
+@pytest.mark.slow
+def test_nothing_is_sent_and_no_file_is_left(tmp_path: Path) -> None:
+    """OpenVINO sends an event when it is imported, from a process of its own, with an id that it keeps."""
+    program = """
+import multiprocessing.process, sys
+def start(process): raise AssertionError("a process is started")
+multiprocessing.process.BaseProcess.start = start
+import imp_trt
+imp_trt.Segmenter(sys.argv[1], backend="openvino")
+assert "openvino" in sys.modules and "openvino_telemetry" not in sys.modules
+"""
+    home, path = tmp_path / "home", tiny.artifact(tmp_path)
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home), "CI": ""}
+    subprocess.run([sys.executable, "-c", program, str(path)], env=environment, check=True)
+    assert not [file for file in home.rglob("*") if "intel" in file.parts]
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_the_package_for_telemetry_is_hidden_from_openvino_only(
+    monkeypatch: pytest.MonkeyPatch, loaded: bool
+) -> None:
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    monkeypatch.delitem(sys.modules, TELEMETRY_MODULE, raising=False)
+    if loaded:
+        monkeypatch.setitem(sys.modules, TELEMETRY_MODULE, ModuleType(TELEMETRY_MODULE))
+    before = sys.modules.get(TELEMETRY_MODULE)
+    seen = []
+
+    def importing(name: str) -> ModuleType:
+        seen.append((name, sys.modules[TELEMETRY_MODULE]))
+        return ModuleType(name)
+
+    monkeypatch.setattr("imp_trt.backends.openvino_import.import_module", importing)
+    import_openvino()
+    assert seen == [("openvino", None)]
+    assert sys.modules.get(TELEMETRY_MODULE) is before
+    assert (TELEMETRY_MODULE in sys.modules) == loaded
 
 
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

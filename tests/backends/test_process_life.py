@@ -111,6 +111,15 @@ def test_onnx_runtime(tmp_path: Path, what: str, threads: int) -> None:
     run(PROGRAMS[what], tiny.artifact(tmp_path), threads)
 
 
+@pytest.mark.slow
+def test_openvino(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    program = PROGRAMS["ends while a daemon thread runs the backend"]
+    assert "open_backend(path, " in program
+    for _ in range(3):
+        run(program.replace("(path, ", "(path, 'openvino', "), tiny.artifact(tmp_path), 2)
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch", reason="PyTorch is not installed")

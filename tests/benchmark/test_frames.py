@@ -12,7 +12,7 @@ import pytest
 from imp_trt.benchmark.frames import STREETS, SourceFeed, StreetFeed, only_frames, open_feed, parse_size
 from imp_trt.data.images import encode_image
 from imp_trt.errors import ImpTrtError, SourceError, UsageError
-from imp_trt.video.sources import LiveSource
+from imp_trt.video.sources import LiveSource, files
 from tests.support import clips, tiny
 
 
@@ -28,6 +28,15 @@ def test_a_video_goes_round_without_its_first_frame(tmp_path: Path) -> None:
     assert numbered == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("pyav", [True, False])
+def test_the_decoder_is_named(tmp_path: Path, pyav: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = clips.write_clip(tmp_path / "clip.mp4", frames=2)
+    if pyav and not files.pyav_decodes():
+        pytest.skip("PyAV is not installed, or older than 17.1")
+    monkeypatch.setattr(files, "pyav_decodes", lambda: pyav)
+    assert SourceFeed(str(path)).decoder == f"{'PyAV' if pyav else 'OpenCV'}, the video from disk"
+
+
 def test_a_folder_is_read_again_and_again(tmp_path: Path) -> None:
     for i in range(2):
         (tmp_path / f"{i}.png").write_bytes(encode_image(tiny.frame(seed=i), ".png"))
@@ -36,6 +45,17 @@ def test_a_folder_is_read_again_and_again(tmp_path: Path) -> None:
     assert np.array_equal(frames[1].image, tiny.frame(seed=1))
     assert np.array_equal(frames[2].image, frames[0].image)
     assert frames[2].image is not frames[0].image
+
+
+def test_an_image_that_cannot_be_read_is_reported_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(3):
+        data = encode_image(tiny.frame(seed=i), ".png")
+        (tmp_path / f"{i}.png").write_bytes(data[: len(data) // 2] if i == 1 else data)
+    frames = list(islice(only_frames(SourceFeed(str(tmp_path))), 8))
+    assert all(np.array_equal(f.image, tiny.frame(seed=2 * (f.index % 2))) for f in frames)
+    assert ["1.png" in message for message in caplog.messages] == [True]
 
 
 def test_a_video_of_one_frame_says_so(tmp_path: Path) -> None:

@@ -145,6 +145,11 @@ def test_what_argparse_rejects(argv: list[str]) -> None:
     assert caught.value.code == 2
 
 
+def test_a_duration_next_to_a_number_of_frames(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SHORT, *STREETS, "--frames", "2", "--duration", "9s", "-q"]) == 0
+    assert "--duration has no effect" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_recording_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     before = manifest_path(MODEL).read_bytes()

@@ -54,6 +54,16 @@ def test_an_engine_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "num_detections: int32[1]" in text
 
 
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("engine", [True, False])
+def test_the_gpu_is_one_for_an_engine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: bool
+) -> None:
+    path = engines.artifact(tmp_path) if engine else tiny.artifact(tmp_path)
+    assert inspect.main([str(path), "--device", "0"]) == 0
+    assert ("--device has no effect" in capsys.readouterr().err) != engine
+
+
 def test_an_engine_that_does_not_load(tmp_path: Path, capsys: pytest.CaptureFixture[str], here: Any) -> None:
     path = engines.artifact(tmp_path)
     here(gpu=Gpu("H200", "9.0", (13, 0)), tensorrt="10.4.0")

@@ -72,6 +72,7 @@ def test_no_output_replaces_an_input_another_output_or_the_model(
         (["in/f0.png", "v/o.png", "--save-classes", "v/c.png"], ["c.png", "o.png"]),
         (["in/clip.mp4", "v", "--save-overlay", "v/o.mp4", "--max-frames", "1"], ["000000.png", "o.mp4"]),
         (["in/f0.png", "v/%d.png", "--save-classes", "v/c"], ["0.png", "c"]),
+        (["in/f0.png", "v/5%", "--save-classes", "v/5%/c"], ["5%"]),
     ],
 )
 def test_outputs_that_cannot_meet_may_share_a_folder(argv: list[str], wanted: list[str]) -> None:

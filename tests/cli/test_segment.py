@@ -49,6 +49,26 @@ def test_video_to_video(capsys: pytest.CaptureFixture[str]) -> None:
     assert made() == {"out.mp4"}
 
 
+@pytest.mark.parametrize(
+    ("argv", "unused"),
+    [
+        (["in/f0.png", "o.png", "--reconnect-timeout", "9s", "--no-paced"], "timeout, --paced have"),
+        (["in/clip.mp4", "null:", "--read-timeout", "9s"], "--read-timeout has"),
+        (["in/clip.mp4", "null:", "--strict"], "--strict has"),
+        (["in/f0.png", "o.png", "--fps", "5"], "--fps has"),
+        (["in/clip.mp4", "o.mp4", "--fps", "5", "--reconnect-timeout", "300s"], ""),
+        (["in/*.png", "null:", "--strict"], ""),
+    ],
+)
+def test_options_without_effect_are_named(
+    argv: list[str], unused: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*argv, *MODEL, "--headless", "-q", "--max-frames", "1"]) == 0
+    err = capsys.readouterr().err
+    assert unused in err
+    assert ("no effect" in err) == bool(unused)
+
+
 def test_image_with_every_output(capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["in/f1.png", "o.png", "--save-classes", "c.png", "--save-json", "r.jsonl", "--save-overlay", "v"]
     assert main([*argv, *MODEL, "--json", "--legend", "--alpha", "0.4"]) == 0

@@ -149,6 +149,22 @@ def test_16_bits(tmp_path: Path, reader: _Reader, suffix: str, channels: int) ->
 
 
 @pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("deep", [True, False])
+@pytest.mark.parametrize("kind", ["separate planes", "separate planes and alpha", "white is 0"])
+def test_tiffs_that_opencv_reads_wrongly_in_16_bits(
+    tmp_path: Path, reader: _Reader, kind: str, deep: bool
+) -> None:
+    """Planes came out as black rows and noise, and white as black."""
+    if kind == "white is 0":
+        pixels, expected, settings = 255 - gray(), np.dstack([gray()] * 3), {"photometric": 0}
+    else:
+        pixels = rgb() if kind == "separate planes" else np.dstack([rgb(), np.full_like(gray(), 255)])
+        expected, settings = rgb()[..., ::-1], {"planar": True}
+    values = pixels.astype(np.uint16) * 257 if deep else pixels
+    assert np.array_equal(reader(image_files.tiff(tmp_path / "a.tif", values, **settings)), expected)
+
+
+@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("white", [100, 255, 1023, 4095, 65535])
 def test_a_white_of_pnm_other_than_255(
     tmp_path: Path, reader: _Reader, white: int, caplog: pytest.LogCaptureFixture

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -37,7 +38,7 @@ from research.ablation.cells import Cell
 from research.ablation.results import read_result
 from tests.fuzz.mutator import mutate, mutate_json
 from tests.research.ablation import made
-from tests.support import engines, fake_tensorrt, foreign, tiny
+from tests.support import av_clips, engines, fake_tensorrt, foreign, tiny
 from tests.support.label_layouts import LAYOUTS
 from tests.support.label_layouts import NAMES as NAMES_OF_SCENE
 from tests.support.networks import small_config
@@ -165,6 +166,26 @@ def _image(folder: Path) -> Target:
         with suppress(DatasetError):  # a photo is no label map
             read_label_map(path, np.uint8)
         assert read_image(path).dtype == np.uint8
+
+    return Target(run, seeds, (mutate, _header_bytes))
+
+
+def _video(folder: Path) -> Target:
+    """Videos of several containers, with sound and titles; the decoder is PyAV where it is installed."""
+    clip = av_clips.write(folder / "clip.mp4", frames=6, size=(32, 48), metadata={"title": "a title"})
+    seeds = [clip.read_bytes()]
+    for suffix, codec in ((".mkv", "libx264"), (".avi", "mpeg4"), (".wmv", "wmv2"), (".ts", "libx264")):
+        made = folder / f"clip{suffix}"
+        av_clips.write(made, codec, frames=6, size=(32, 48), metadata={"title": "a title"})
+        seeds.append(made.read_bytes())
+    seeds.append(av_clips.with_sound(clip, folder / "sound.mkv", seconds=1).read_bytes())
+    path = folder / "video.mkv"  # FFmpeg looks at the content
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        with open_source(path) as source:
+            for frame in islice(source, 20):
+                assert frame.image.dtype == np.uint8
 
     return Target(run, seeds, (mutate, _header_bytes))
 
@@ -348,6 +369,7 @@ _TARGETS: dict[str, Callable[[Path], Target]] = {
     "onnx": _onnx,
     "safetensors": _safetensors,
     "image": _image,
+    "video": _video,
     "coco": _coco,
     "dataset": _dataset,
     "described": _described,

@@ -64,6 +64,22 @@ def test_other_objects_are_rejected_with_a_fix(frame: object, fix: str | None) -
     assert "got" in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["I;16", "I", "F", "L", "RGBA", "CMYK"])
+def test_the_fix_for_a_pil_image_of_another_mode_keeps_its_levels(kind: str) -> None:
+    gray = FRAME[..., 0]
+    image = {
+        "I;16": lambda: Image.fromarray(gray.astype(np.uint16) * 257),
+        "I": lambda: Image.fromarray(gray.astype(np.int32) * 257),
+        "F": lambda: Image.fromarray(gray.astype(np.float32) / 255),
+    }.get(kind, lambda: Image.fromarray(gray).convert("RGB").convert(kind))()
+    assert image.mode == kind
+    with pytest.raises(InvalidInput) as caught:
+        check_frame(image)
+    expression = str(caught.value.fix).split(" if ")[0].split(" for ")[0]
+    fixed, _ = check_frame(eval(expression, {"image": image, "numpy": np, "Image": Image}))  # noqa: S307
+    assert np.abs(fixed.astype(int) - gray[..., None]).max() <= 1
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP"])
 def test_a_pil_image_that_cannot_be_decoded_is_rejected(kind: str) -> None:
     whole = io.BytesIO()
@@ -164,6 +180,24 @@ def test_tensors_on_the_cpu_are_read_in_place() -> None:
     with pytest.raises(InvalidInput, match=r"transpose\(1, 2, 0\)"):
         check_frame(planar)
     assert np.array_equal(check_frame(planar.permute(1, 2, 0))[0], FRAME), "any strides"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8"])
+@pytest.mark.parametrize("planar", [True, False])
+def test_the_fixes_for_tensors_work(dtype: str, planar: bool) -> None:
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    tensor = torch.from_numpy(FRAME.copy())
+    tensor = tensor / 255 if "float" in dtype else tensor
+    tensor = (tensor.permute(2, 0, 1) if planar else tensor).to(getattr(torch, dtype))
+    for _ in range(2):
+        try:
+            check_frame(tensor)
+        except InvalidInput as error:
+            fix = str(error.fix).split(" for ")[0]
+            names = {"frame": tensor, "tensor": tensor, "numpy": np, "torch": torch}
+            tensor = eval(fix, names)  # noqa: S307
+    pixels, _ = check_frame(tensor)
+    assert np.abs(pixels.astype(int) - FRAME).max() <= (1 if dtype == "bfloat16" else 0)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,18 @@ def test_it_prints_what_it_saw(sample, artifact, clip, capsys):
     assert said.err == ""  # an ONNX artifact cannot read frames on a GPU: none was tried
 
 
+def test_a_damaged_or_truncated_video_is_no_success(sample, artifact, tmp_path, capsys):
+    whole = av_clips.write(tmp_path / "whole.mp4", frames=30, options={"g": "10", "bf": "0"})
+    data, places = whole.read_bytes(), av_clips.packets(whole)
+    place, size = places[20]
+    (tmp_path / "damaged.mp4").write_bytes(data[:place] + bytes(size) + data[place + size :])
+    matroska = av_clips.joined([whole], tmp_path / "x.mkv").read_bytes()
+    (tmp_path / "truncated.mkv").write_bytes(matroska[: len(matroska) * 2 // 3])
+    for name, text in (("damaged.mp4", "damaged after 20 frames"), ("truncated.mkv", "truncated by")):
+        assert sample(PROGRAM).main([str(artifact), str(tmp_path / name)]) == 2
+        assert text in capsys.readouterr().err
+
+
 def test_decoders_that_do_not_work_here_are_named_with_the_reason(sample, artifact, clip, capsys):
     program = sample(PROGRAM)
 

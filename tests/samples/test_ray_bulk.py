@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from imp_trt.artifacts.writing import write_artifact
 from tests.samples.conftest import CLIP_FRAMES, SAMPLES
 from tests.support import tiny, tiny_parts
 
@@ -108,7 +109,16 @@ def test_results_of_another_network_are_not_taken_for_done(sample, recordings, a
     other = tmp_path / "other"
     other.mkdir()
     mixed = tiny.artifact(other, weights_sha256="ab" * 32)
-    for changed in ([str(mixed), *command], [str(artifact), *command, "--detect-every", "2"]):
+    calibrated = tmp_path / "calibrated"
+    calibrated.mkdir()
+    model = tiny.graph()
+    model.doc_string = "of the same weights"
+    export = write_artifact(calibrated / artifact.name, model.SerializeToString(), tiny.manifest())
+    for changed in (
+        [str(mixed), *command],
+        [str(export), *command],
+        [str(artifact), *command, "--detect-every", "2"],
+    ):
         assert program.main(changed) == 2
         assert "another folder as -o" in capsys.readouterr().err
 

@@ -161,6 +161,28 @@ def joined(sources: Sequence[Path], target: Path, *, cover: bool = False) -> Pat
     return target
 
 
+def with_sound(source: Path, target: Path, seconds: int) -> Path:
+    """The video of the source, copied without encoding, and silence."""
+    import av
+
+    with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
+        copy = writer.add_stream_from_template(reader.streams.video[0])
+        sound = writer.add_stream("pcm_s16le" if target.suffix == ".mkv" else "aac", rate=8000)
+        for packet in reader.demux(reader.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = copy
+                writer.mux(packet)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), format="s16", layout="mono")
+        silence.sample_rate, silence.time_base = 8000, Fraction(1, 8000)
+        for start in range(0, 8000 * seconds, 1024):
+            silence.pts = start
+            for packet in sound.encode(silence):
+                writer.mux(packet)
+        for packet in sound.encode(None):
+            writer.mux(packet)
+    return target
+
+
 def decoded(path: Path) -> list[tuple[NDArray[np.uint8], float]]:
     """Images [h, w, 3] BGR as stored and times in seconds from the stream's start, by PyAV alone."""
     import av
@@ -172,3 +194,12 @@ def decoded(path: Path) -> list[tuple[NDArray[np.uint8], float]]:
         for frame in file.decode(stream):
             found.append((np.asarray(frame.to_ndarray(format="bgr24")), float(frame.time) - start))
     return found
+
+
+def packets(path: Path) -> list[tuple[int, int]]:
+    """Where the packets of the video are in the file: position and size in bytes."""
+    import av
+
+    with av.open(str(path)) as file:
+        found = [packet for packet in file.demux(video=0) if packet.size and packet.pos is not None]
+        return [(int(packet.pos or 0), packet.size) for packet in found]

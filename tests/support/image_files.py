@@ -99,24 +99,28 @@ def tiff(
     extra: int | None = None,
     photometric: int | None = None,
     pages: int = 1,
+    planar: bool = False,
 ) -> Path:
     """An uncompressed TIFF. extra: meaning of the fourth channel, 1 premultiplied alpha, 2 straight alpha."""
     height, width = pixels.shape[:2]
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     bits = 8 * pixels.dtype.itemsize
-    content = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
-    tags = [
+    planes = np.moveaxis(pixels, 2, 0) if planar else pixels
+    content = planes.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    strips = channels if planar else 1
+    size = len(content) // strips
+    tags: list[tuple[int, int, int, int | list[int]]] = [
         (256, 4, 1, width),
         (257, 4, 1, height),
         (258, 3, channels, bits),
         (259, 3, 1, 1),
         (262, 3, 1, photometric if photometric is not None else (2 if channels >= 3 else 1)),
-        (273, 4, 1, 8),
+        (273, 4, strips, [8 + size * plane for plane in range(strips)]),
         (274, 3, 1, orientation),
         (277, 3, 1, channels),
         (278, 4, 1, height),
-        (279, 4, 1, len(content)),
-        (284, 3, 1, 1),
+        (279, 4, strips, [size] * strips),
+        (284, 3, 1, 2 if planar else 1),
         *([(338, 3, 1, extra)] if extra is not None else []),
         (339, 3, channels, {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]),
     ]
@@ -126,12 +130,11 @@ def tiff(
         end = start + 2 + 12 * len(tags) + 4
         entries, lists = b"", b""
         for tag, kind, number, value in tags:
-            field = struct.pack("<HH", *[value] * 2) if kind == 3 else struct.pack("<I", value)
-            if number > 2:
-                field = struct.pack("<I", end + len(lists))
-                lists += struct.pack(f"<{number}H", *[value] * number)
-            elif number == 1 and kind == 3:
-                field = struct.pack("<HH", value, 0)
+            values = value if isinstance(value, list) else [value] * number
+            field = struct.pack(f"<{number}{'H' if kind == 3 else 'I'}", *values)
+            if len(field) > 4:
+                field, lists = struct.pack("<I", end + len(lists)), lists + field
+            field = field.ljust(4, b"\0")
             entries += struct.pack("<HHI", tag, kind, number) + field
         following = end + len(lists) if page + 1 < pages else 0
         data += struct.pack("<H", len(tags)) + entries + struct.pack("<I", following) + lists

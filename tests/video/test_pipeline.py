@@ -267,6 +267,13 @@ def test_the_network_runs_in_the_callers_thread_and_a_sink_in_one_other(
     assert threads["sink"] != threads["network"]
 
 
+def test_a_sink_that_is_not_in_a_list_is_rejected_and_ended(segmenter: Segmenter, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"Fix: \[sink\]"):
+        run_pipeline(segmenter, [], JsonLines(tmp_path / "r.jsonl"))  # type: ignore[arg-type]
+    JsonLines(tmp_path / "r.jsonl").abort()  # nothing else is writing it
+    assert not os.listdir(tmp_path)
+
+
 def test_overlays_are_drawn_ahead_only_for_sinks_that_draw(segmenter: Segmenter) -> None:
     class Drawing(Recorder):
         draws = True

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sinks for results. Files appear under their names when a sink is closed, and are removed when it is
-aborted."""
+"""Sinks for results. Finished work is kept however a run ends; sinks say when their files get their names."""
 
 from imp_trt._lazy import attach_stub
 

@@ -29,7 +29,8 @@ class ImageSink(BaseSink, ABC):
         suffix: format of the files in a folder.
 
     Raises:
-        OutputError: the path is not writable, or a pattern without the suffix of an image.
+        OutputError: the path is not writable, or a pattern without the suffix of an image; from write(): two
+            frames in a row have the same name (with a pattern: index).
     """
 
     @renamed_parameters(place="path")
@@ -37,9 +38,8 @@ class ImageSink(BaseSink, ABC):
         text = os.fspath(path)
         self._suffix = suffix
         self._file = Path(text)
-        is_pattern = re.fullmatch(r"[^%]*%0?\d*d[^%/]*", text) and not self._file.is_dir()
-        self._pattern = self._file.name if is_pattern else None
-        if is_pattern and self._file.suffix.lower() not in IMAGE_SUFFIXES:
+        self._pattern = self._file.name if is_pattern(text) else None
+        if self._pattern is not None and self._file.suffix.lower() not in IMAGE_SUFFIXES:
             raise OutputError(
                 f"pattern {text}",
                 expected=f"the suffix of an image: {', '.join(IMAGE_SUFFIXES)}",
@@ -54,6 +54,7 @@ class ImageSink(BaseSink, ABC):
             self._suffix = self._file.suffix.lower()
         make_folder(self._folder)
         self._written = 0
+        self._last: dict[str, Path] = {}  # by source
 
     def write(self, item: SegmentedFrame) -> bool:
         """See :meth:`Sink.write`."""
@@ -65,6 +66,14 @@ class ImageSink(BaseSink, ABC):
                 fix="pass a folder, a pattern such as out/%06d.png, or a video file",
             )
         path = self._file if self._single else self._folder / self._name(item)
+        if path == self._last.get(item.source):  # earlier ones are not kept: there may be millions
+            raise OutputError(
+                f"{path} has the previous frame",
+                expected="another index for each frame" if self._pattern else "another name for each frame",
+                got=repr(item.frame.index if self._pattern else item.frame.name),
+                fix='Frame(image, index, f"{index:06d}", time_s)',
+            )
+        self._last[item.source] = path
         write_atomically(path, encode_image(self._image(item), self._suffix), sync=False)
         self._written += 1
         return True
@@ -123,6 +132,12 @@ class ClassMaps(ImageSink):
 
     def _image(self, item: SegmentedFrame) -> NDArray[np.uint8]:
         return item.result.semantic
+
+
+def is_pattern(path: str) -> bool:
+    """Whether the last part of a path has one number, such as ``out/%06d.png``; False for a folder."""
+    name = os.path.basename(path)  # "" if the path ends with /
+    return re.fullmatch(r"[^%]*%0?\d*d[^%]*", name) is not None and not os.path.isdir(path)
 
 
 def file_name(name: str) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import select
@@ -32,7 +33,9 @@ _OWN_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)|/dev/std(out|err)")
 def frame_dict(item: SegmentedFrame, min_score: float) -> dict[str, object]:
     """A frame's index, name and time_s, and its result's to_dict, as data for JSON."""
     frame = item.frame
-    data: dict[str, object] = {"index": frame.index, "name": frame.name, "time_s": frame.time_s}
+    # Frames of other sources may have numbers of NumPy, or NaN for an unknown time.
+    time_s = None if frame.time_s is None or not math.isfinite(frame.time_s) else float(frame.time_s)
+    data: dict[str, object] = {"index": int(frame.index), "name": frame.name, "time_s": time_s}
     if item.source:
         data["source"] = item.source
     if item.age_s is not None:

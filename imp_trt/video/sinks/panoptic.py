@@ -20,7 +20,7 @@ from imp_trt.data.native_calls import native_call
 from imp_trt.errors import OutputError
 from imp_trt.results.instances import check_min_score
 from imp_trt.results.panoptic import Panoptic, Segment
-from imp_trt.video.sinks.images import ImageSink
+from imp_trt.video.sinks.images import ImageSink, is_pattern
 from imp_trt.video.sinks.sink import SegmentedFrame
 from imp_trt.video.sinks.text_file import TextFile
 
@@ -56,7 +56,7 @@ class PanopticMaps(ImageSink):
     def __init__(self, path: str | os.PathLike[str], min_score: float = 0.5) -> None:
         check_min_score(min_score)
         folder = Path(path)
-        if folder.suffix.lower() in IMAGE_SUFFIXES or "%" in folder.name:
+        if folder.suffix.lower() in IMAGE_SUFFIXES or is_pattern(os.fspath(path)):
             raise OutputError(
                 f"panoptic maps in {path}",
                 expected="a folder, for the maps and their JSON file",
@@ -78,6 +78,8 @@ class PanopticMaps(ImageSink):
 
     def write(self, item: SegmentedFrame) -> bool:
         """See :meth:`Sink.write`."""
+        if self._annotations.done:
+            raise OutputError(f"{self._json} cannot be written", got="a closed sink")
         super().write(item)
         first = self._classes is None
         self._classes = item.result.classes

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -39,6 +40,8 @@ _NOT_SQUARE = (
     "its pixels are not square ({}:{}); frames are processed as stored, in which shapes are stretched"
 )
 _MAX_BAD_PACKETS = 1000  # in a row; a file of noise must not be searched forever
+# They store times of decoding. The times of presentation that FFmpeg derives are wrong for reordered frames.
+_DECODING_TIMES = ("asf", "avi")
 
 
 @cache
@@ -61,7 +64,8 @@ class PyAvCapture:
     Frames are turned and mirrored as the display matrix says, converted with the stream's color matrix and
     range, HDR is mapped to SDR, and frames of another size are resized to that of the first, as FFmpeg does.
     What cannot be honored is logged as a warning: pixels that are not square, other rotations than by quarter
-    turns, interlacing, stereoscopic views, further video streams, and HDR with PyAV 17.
+    turns, interlacing, stereoscopic views, further video streams, and HDR with PyAV 17. So is, at the end,
+    how many frames are damaged, as far as the codec notices it.
 
     Args:
         path: a regular file.
@@ -81,8 +85,10 @@ class PyAvCapture:
 
         self._name = str(path)
         try:
-            # A file may be a playlist: nothing but files is opened for it.
-            self._container = av.open(str(path), options={"protocol_whitelist": "file"})
+            # A file may be a playlist: nothing but files is opened for it. Titles may be in any encoding.
+            self._container = av.open(
+                str(path), options={"protocol_whitelist": "file"}, metadata_errors="replace"
+            )
         except av.error.FFmpegError as error:
             raise OSError(str(error)) from error
         try:
@@ -93,11 +99,13 @@ class PyAvCapture:
             self._container.close()
             raise
         self._start = self._stream.start_time or 0  # kept, because FFmpeg changes an unknown one later
+        self._position: Fraction | None = None
         self._frames = self._decode()
         self._reformatter = VideoReformatter()
         self._time_s: float | None = None
         self._size: tuple[int, int] | None = None
         self._warned: set[str] = set()
+        self._decoded = self._corrupt = self._undecoded = 0
         self._inherited = False
         call_after_fork(self)
 
@@ -108,8 +116,11 @@ class PyAvCapture:
         videos = [s for s in streams if not s.disposition & Disposition.attached_pic]
         if not videos:
             raise OnlyCover("a cover image only") if streams else OSError("no video stream")
+        known = [s for s in videos if _has_decoder(s)]
+        if not known:
+            raise OSError("no decoder for the codec of the video")
         best = self._container.streams.best("video")
-        self._stream: VideoStream = next((s for s in videos if s is best), videos[0])
+        self._stream: VideoStream = next((s for s in known if s is best), known[0])
         self._others = [s for s in videos if s is not self._stream]
         self.has_cover = len(videos) < len(streams)
 
@@ -125,10 +136,11 @@ class PyAvCapture:
             raise inherited(self._name)
         frame = next(self._frames, None)
         if frame is None:
+            self._report_damage()
             return False, None
-        pts = frame.pts if frame.pts is not None else frame.dts
-        base = self._stream.time_base
-        self._time_s = None if pts is None or base is None else float((pts - self._start) * base)
+        self._decoded += 1
+        self._corrupt += frame.is_corrupt
+        self._time_s = self._time_of(frame)
         image = self._oriented(frame, self._converted(frame))
         self._check(frame)
         return True, image
@@ -146,7 +158,17 @@ class PyAvCapture:
     def release(self) -> None:
         """Close the file."""
         if not self._inherited:
+            self._report_damage()
             self._container.close()
+
+    def _report_damage(self) -> None:
+        """Warn once of what FFmpeg could not decode, or replaced by parts of other frames."""
+        if self._decoded and self._corrupt + self._undecoded:
+            self._warn(
+                f"it is damaged: {self._corrupt} of {self._decoded} frames were decoded in part, and "
+                f"{self._undecoded} packets not at all"
+            )
+            self._corrupt = self._undecoded = 0
 
     def _shown_frames(self) -> int:
         """Frames that are shown: without those before an edit list's start, and the empty chunks of AVI.
@@ -160,11 +182,12 @@ class PyAvCapture:
             if len(entries) == stream.frames or self._container.format.name == "avi":
                 return sum(not entry.is_discard and entry.size > 0 for entry in entries) or -1
             return stream.frames
-        seconds = 0.0
+        seconds = _tagged_duration(stream.metadata.get("DURATION", ""))
         if stream.duration is not None and stream.time_base is not None:
             seconds = float(stream.duration * stream.time_base)
-        elif self._container.duration is not None and not self._others:  # it is that of the longest stream
-            seconds = self._container.duration / 1e6
+        elif seconds or (self._container.duration is not None and not self._others):
+            # That of the container is the one of its longest stream, such as the sound.
+            seconds = seconds or (self._container.duration or 0) / 1e6
             if self._container.format.name.startswith(("matroska", "flv")):
                 seconds -= float(self._start * (stream.time_base or 0))  # it counts from 0
         rate = float(stream.average_rate or 0)
@@ -182,8 +205,12 @@ class PyAvCapture:
                     return
                 frames = packet.decode()
                 bad = 0
+            except IndexError:  # PyAV does not know a stream that begins within the file; others go on
+                packets = self._container.demux(self._stream)
+                continue
             except av.error.InvalidDataError:
                 bad += 1
+                self._undecoded += 1
                 continue
             except av.error.FFmpegError as error:
                 # Without a first frame, the caller tries another decoder.
@@ -191,6 +218,25 @@ class PyAvCapture:
                 _log.log(level, "%s: reading stops early: %s", self._name, error)
                 return
             yield from frames
+
+    def _time_of(self, frame: VideoFrame) -> float | None:
+        """Time of the next frame in seconds from the start of the stream; None if it is unknown.
+
+        A frame without a time, as there are in MPEG program streams, follows its predecessor at the rate.
+        """
+        base, rate = self._stream.time_base, self._stream.guessed_rate or self._stream.average_rate
+        first = self._position is None
+        position: int | Fraction | None = frame.pts if frame.pts is not None else frame.dts
+        if self._container.format.name in _DECODING_TIMES:
+            position = frame.dts if frame.dts is not None or not first else frame.pts
+            if first and position is not None:
+                self._start = int(position)  # above 0 if frames wait to be shown
+        if position is None and self._position is not None and base and rate:
+            position = self._position + 1 / (rate * base)
+        self._position = None if position is None else Fraction(position)
+        if self._position is None or base is None:
+            return None
+        return float((self._position - self._start) * base)
 
     def _converted(self, frame: VideoFrame) -> NDArray[np.uint8]:
         import av
@@ -246,8 +292,13 @@ class PyAvCapture:
             _log.warning("%s: %s", self._name, text)
 
 
+def _has_decoder(stream: VideoStream) -> bool:
+    return getattr(stream, "codec_context", None) is not None  # contrary to PyAV's types
+
+
 def _description(stream: VideoStream) -> str:
-    return f"stream {stream.index} ({stream.width}x{stream.height})"
+    size = f"{stream.width}x{stream.height}" if _has_decoder(stream) else "an unknown codec"
+    return f"stream {stream.index} ({size})"
 
 
 @native_call()
@@ -267,6 +318,12 @@ def opencv_capture(path: Path) -> Capture:
     return GuardedCapture(cast(GuardedCapture, capture), native_call, str(path))
 
 
+def _tagged_duration(text: str) -> float:
+    """Seconds of a Matroska tag such as 00:01:30.500000000; 0 if the text is none."""
+    parts = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", text)
+    return int(parts[1]) * 3600 + int(parts[2]) * 60 + float(parts[3]) if parts else 0.0
+
+
 def _version(text: str) -> tuple[int, int]:
     """Major and minor version; (0, 0) if the text is none."""
     numbers = re.match(r"(\d+)\.(\d+)", text)
@@ -279,7 +336,9 @@ def _warn_of_opencv() -> None:
     old = int(cv2.__version__.split(".")[0]) < 5
     limits = "the color matrix and range of a video" if old else "interlacing, which turns to noise,"
     _log.warning(
-        "videos are decoded by OpenCV %s, which ignores %s and mirroring; pip install 'imp-trt[video]'",
+        "%s decoded by OpenCV %s, which ignores %s and mirroring%s",
+        "a video that PyAV does not decode is" if pyav_decodes() else "videos are",
         cv2.__version__,
         limits,
+        "" if pyav_decodes() else "; pip install 'imp-trt[video]'",
     )

@@ -36,6 +36,7 @@ _OTHER_VIDEOS = frozenset(
     ".264 .265 .3gp .asf .h264 .h265 .hevc .m2ts .mjpeg .mjpg .mts .mxf .ogv .vob .y4m".split()
 )
 _MAX_NAMES = 3
+_MAX_WAITING = 2  # frames
 _MAX_SEARCHED = 100  # folders below a sub-folder
 
 _log = logging.getLogger(__name__)
@@ -147,6 +148,11 @@ class VideoSource(ClosingSource):
             self.frames = max(1, round(self.frames * shown_share(Path(path))))  # OpenCV counts hidden frames
         self.fps: float | None = float(fps) if math.isfinite(fps) and 0 < fps <= 1000 else None
 
+    @property
+    def decoder(self) -> str:
+        """The library that decodes it: PyAV or OpenCV."""
+        return "PyAV" if isinstance(self._capture, PyAvCapture) else "OpenCV"
+
     def __enter__(self) -> Source:
         return self
 
@@ -180,8 +186,9 @@ class VideoSource(ClosingSource):
         # What was decoded is kept: a list of frames may be wrong, and decoding again gives no more.
         listed, decoded = self.frames or 0, self._decoded
         if self.fps and not self._listed:
-            # The number is estimated as duration times nominal rate. The actual rate may be lower.
-            decoded = max(decoded, round(self._last_time_s * self.fps) + 1)
+            # The number is estimated as duration times nominal rate. The actual rate may be lower, and the
+            # duration of ASF includes the time for which reordered frames wait.
+            decoded = max(decoded, round(self._last_time_s * self.fps) + 1) + _MAX_WAITING
         if decoded < 0.98 * listed:
             _log.warning(
                 "%s lists %d frames; %d could be decoded. It is trimmed, damaged or incomplete",
@@ -192,16 +199,19 @@ class VideoSource(ClosingSource):
 
     def _read(self) -> tuple[NDArray[np.uint8], float | None] | None:
         with self._in_use:
-            if self._capture is None:
+            capture = self._capture
+            if capture is None:
                 return None
-            done, image = self._capture.read()
-            milliseconds = self._capture.get(cv2.CAP_PROP_POS_MSEC)
+            done, image = capture.read()
+            milliseconds = capture.get(cv2.CAP_PROP_POS_MSEC)
         if self._closed:
             self._release()
             return None
         if not done or image is None:
             return None
-        if not (math.isfinite(milliseconds) and milliseconds >= 0):
+        unknown = not (math.isfinite(milliseconds) and milliseconds >= 0)
+        # OpenCV gives 0 for the last frames of an AVI whose frames are reordered.
+        if unknown or (milliseconds == 0 and self._last_time_s > 0 and not isinstance(capture, PyAvCapture)):
             return image, None
         self._last_time_s = max(self._last_time_s, milliseconds / 1e3)
         return image, milliseconds / 1e3

@@ -86,13 +86,14 @@ def open_source(
         SourceError: the source does not exist, or is not of a supported kind.
         DependencyMissing: OpenCV has no GStreamer, which the source needs; or a CSI camera on a platform
             other than Jetson.
-        InvalidInput: read_timeout_s is not above 0, or reconnect_timeout_s is below 0.
+        InvalidInput: read_timeout_s is not above 0, or reconnect_timeout_s is below 0; or spec is neither
+            text nor a path, such as a number of cv2.VideoCapture.
     """
     if not read_timeout_s > 0:
         raise InvalidInput("read_timeout_s", expected="above 0", got=read_timeout_s)
     if not reconnect_timeout_s >= 0:
         raise InvalidInput("reconnect_timeout_s", expected="0 or more", got=reconnect_timeout_s)
-    text = _checked_text(os.fspath(spec))
+    text = _checked_text(spec)
     path = Path(text)
     stall_s = max(STALL_TIMEOUT_S, read_timeout_s + _STALL_MARGIN_S)
     streams = _Streams(read_timeout_s, paced)
@@ -129,8 +130,16 @@ def _open_file(path: Path) -> Source:
     )
 
 
-def _checked_text(spec: str) -> str:
-    """The source with ~ as the home folder; SourceError if no path or address can contain it."""
+def _checked_text(given: str | os.PathLike[str]) -> str:
+    """The source with ~ as the home folder; an error if no path or address can contain it."""
+    if not isinstance(given, str | os.PathLike):  # such as 0 for cv2.VideoCapture
+        raise InvalidInput(
+            "source",
+            expected="a path, or text",
+            got=type(given).__name__,
+            fix=f'open_source("{given}")' if isinstance(given, int) else "open_source(str(path))",
+        )
+    spec = os.fspath(given)
     try:
         text = os.path.expanduser(spec)
         valid = b"\0" not in os.fsencode(text)
@@ -156,7 +165,8 @@ def _by_scheme(scheme: str, text: str, live: _Live, streams: _Streams) -> Source
     if scheme == "v4l2" and place.startswith("/dev/"):
         return _camera(text, Path(place), _parse_properties(text, query), live)
     if scheme == "csi" and place.isdecimal():
-        return live(text, partial(open_csi, int(place), _parse_properties(text, query)))
+        properties = _parse_properties(text, query, _CAMERA_PROPERTIES[:3])  # its codec is fixed
+        return live(text, partial(open_csi, int(place), properties))
     raise SourceError(f"source {redacted(text)}", expected=_KINDS, got=f"an address with {scheme}:")
 
 
@@ -188,17 +198,20 @@ def _is_recording(capture: Capture) -> bool:
     return 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 1e9
 
 
-def _parse_properties(text: str, query: str) -> dict[str, int | str]:
+def _parse_properties(
+    text: str, query: str, known: tuple[str, ...] = _CAMERA_PROPERTIES
+) -> dict[str, int | str]:
     properties: dict[str, int | str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if name == "codec" and re.fullmatch(r"[A-Za-z0-9]{4}", value):
+        if name == "codec" and name in known and re.fullmatch(r"[A-Za-z0-9]{4}", value):
             properties[name] = value
         elif name in _CAMERA_PROPERTIES[:3] and value.isdecimal() and int(value):
             properties[name] = int(value)
         else:
             raise SourceError(
                 f"source {text}",
-                expected=f"after ?: {', '.join(_CAMERA_PROPERTIES)}; integers, and codec as four letters",
+                expected=f"after ?: {', '.join(known)}; integers"
+                + (", and codec as four letters" if "codec" in known else ""),
                 got=f"{name}={value}",
             )
     if ("width" in properties) != ("height" in properties):

@@ -14,7 +14,7 @@ import pytest
 from imp_trt.data.images import IMAGE_SUFFIXES
 from imp_trt.errors import OutputError
 from imp_trt.results.result import SegmentationResult
-from imp_trt.video.sinks import ClassMaps, OverlayImages, overlay_sink
+from imp_trt.video.sinks import ClassMaps, OverlayImages, PanopticMaps, overlay_sink
 from imp_trt.video.sinks.images import safe_name
 from tests.video.sinks.conftest import MakeItem
 
@@ -35,6 +35,25 @@ def test_frames_in_a_folder_a_pattern_and_a_file(tmp_path: Path, item: MakeItem)
     single.write(item(0))
     with pytest.raises(OutputError, match="one image"):
         single.write(item(1))
+
+
+def test_a_percent_sign_in_the_name_of_a_folder(tmp_path: Path, item: MakeItem) -> None:
+    folder = tmp_path / "scaled 50%"
+    for sink in (OverlayImages(folder / "%03d.png"), PanopticMaps(folder)):
+        with sink:
+            for i in range(2):
+                sink.write(item(i))
+    found = sorted(os.listdir(folder))
+    assert found == ["000.png", "001.png", "name0.png", "name1.png", "panoptic.json"]
+
+
+@pytest.mark.parametrize("name", ["", "%04d.png"])
+def test_frames_that_would_replace_each_other(tmp_path: Path, item: MakeItem, name: str) -> None:
+    sink = OverlayImages(tmp_path / "out" / name)
+    for source in ("front", "rear"):
+        sink.write(item(1, source=source))
+    with pytest.raises(OutputError, match="has the previous frame: expected another"):
+        sink.write(item(1, source="rear"))
 
 
 def test_a_folder_for_each_source(tmp_path: Path, item: MakeItem) -> None:

@@ -10,8 +10,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from imp_trt.errors import OutputError
@@ -55,6 +57,17 @@ def test_an_earlier_file_is_replaced_after_two_seconds_or_by_the_end(
         assert path.read_text() == "earlier"
     assert json.loads(path.read_text())["index"] == 0
     assert os.listdir(tmp_path) == ["out.jsonl"]
+
+
+@pytest.mark.parametrize(("time_s", "wanted"), [(np.float32(0.5), 0.5), (np.nan, None), (None, None)])
+def test_numbers_of_numpy_and_unknown_times(
+    tmp_path: Path, item: MakeItem, time_s: float | None, wanted: float | None
+) -> None:
+    first = item(0)
+    with JsonLines(tmp_path / "r.jsonl") as sink:
+        sink.write(replace(first, frame=replace(first.frame, index=np.int64(3), time_s=time_s)))
+    line = json.loads((tmp_path / "r.jsonl").read_text())
+    assert (line["index"], line["time_s"]) == (3, wanted)
 
 
 def test_source_and_age_where_they_are_known(tmp_path: Path, item: MakeItem) -> None:

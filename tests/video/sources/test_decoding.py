@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,24 @@ def test_a_clean_aperture(tmp_path: Path, width: int, told: bool, caplog: pytest
     assert ("clean aperture is not applied" in caplog.text) == told
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_damaged_frames_are_reported(
+    tmp_path: Path, suffix: str, whole: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Parts of other frames take the place of what cannot be decoded, and the number of frames is right."""
+    path = av_clips.write(tmp_path / f"x{suffix}", frames=30, options={"g": "10", "bf": "0"})
+    place, size = av_clips.packets(path)[20]  # a key frame
+    data = bytearray(path.read_bytes())
+    data[place + size // 2 : place + size] = b"\xff" * (size - size // 2)
+    path.write_bytes(data)
+    with caplog.at_level(logging.WARNING, "imp_trt"), open_source(path) as source:
+        assert len(list(source if whole else islice(source, 25))) == (30 if whole else 25)
+    (message,) = caplog.messages
+    assert "1 of 30 frames were decoded in part" in message or not whole
+    assert "it is damaged" in message
+
+
 @pytest.mark.parametrize(("frames", "every"), [(96, 5), (100, 40)])
 def test_an_avi_whose_recorder_dropped_frames(
     tmp_path: Path, reader: str, frames: int, every: int, caplog: pytest.LogCaptureFixture
@@ -261,6 +280,23 @@ def test_an_avi_whose_recorder_dropped_frames(
     if reader == "pyav":
         assert source.frames == len(times)
         assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".avi", "libx264"), (".avi", "mpeg4"), (".wmv", "libx264"), (".mpg", "libx264")]
+)
+def test_times_increase_where_only_those_of_decoding_are_stored(
+    tmp_path: Path, reader: str, suffix: str, codec: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """B-frames in AVI and ASF; and MPEG program streams, which store the time of some frames only."""
+    path = av_clips.write(tmp_path / f"x{suffix}", codec, frames=20, rate=25, options={"bf": "3"})
+    with open_source(path) as source:
+        times = [frame.time_s for frame in source]
+    if reader == "pyav":
+        assert times == pytest.approx([index / 25 for index in range(20)], abs=2e-3)
+        assert not caplog.messages
+    known = [time_s for time_s in times if time_s is not None]
+    assert known == sorted(known)
 
 
 def test_a_stream_that_changes_its_size(
@@ -315,6 +351,70 @@ def test_further_video_streams_are_named(
     assert "stream 1 (64x48)" in message
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "libx264"), (".avi", "mpeg4")])
+def test_a_title_in_another_encoding(tmp_path: Path, reader: str, suffix: str, codec: str) -> None:
+    path = av_clips.write(tmp_path / f"x{suffix}", codec, metadata={"title": "Stra*e"})
+    data = path.read_bytes()
+    assert data.count(b"Stra*e") == 1
+    path.write_bytes(data.replace(b"Stra*e", b"Stra\xdfe"))  # Latin-1
+    assert len(list(open_source(path))) == 8
+
+
+def test_a_codec_that_is_not_known(tmp_path: Path, reader: str) -> None:
+    path = av_clips.write(tmp_path / "x.avi", "mjpeg", "yuvj422p")
+    path.write_bytes(path.read_bytes().replace(b"MJPG", b"ZZZ9"))
+    with pytest.raises(SourceError, match="an unknown codec"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_second_stream_of_a_codec_that_is_not_known(
+    tmp_path: Path, first: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    video = av_clips.write(tmp_path / "a.avi", "mpeg4")
+    other = av_clips.write(tmp_path / "b.avi", "mjpeg", "yuvj422p", size=(256, 256))
+    path = av_clips.joined([other, video] if first else [video, other], tmp_path / "x.avi")
+    path.write_bytes(path.read_bytes().replace(b"MJPG", b"ZZZ9"))
+    with caplog.at_level(logging.WARNING, "imp_trt"), open_source(path) as source:
+        assert [frame.image.shape[0] for frame in source] == [64] * 8
+    (message,) = caplog.messages
+    assert f"stream {0 if first else 1} (an unknown codec)" in message
+
+
+def test_a_stream_that_begins_within_the_file(tmp_path: Path) -> None:
+    """PyAV, which knows the streams at the file's start only, raises IndexError at its packets."""
+    capture = decoder.PyAvCapture(av_clips.write(tmp_path / "x.ts", frames=20))
+    container = capture._container
+
+    class Growing:
+        name, later = "mpegts", False
+
+        def demux(self, stream: object) -> Iterator[object]:
+            for number, packet in enumerate(container.demux(stream)):
+                if number == 4 and not self.later:
+                    self.later = True
+                    raise IndexError("list index out of range")
+                yield packet
+
+    growing: Any = Growing()
+    growing.format = growing
+    capture._frames, capture._container = capture._decode(), growing
+    frames = 0
+    while capture.read()[0]:
+        frames += 1
+    assert frames >= 15
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_sound_that_is_longer_is_no_missing_part(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = av_clips.with_sound(av_clips.write(tmp_path / "video.mp4"), tmp_path / f"x{suffix}", seconds=2)
+    with caplog.at_level(logging.WARNING, "imp_trt"), open_source(path) as source:
+        assert source.frames == len(list(source)) == 8
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize("videos", [0, 1])
 def test_a_cover_is_not_a_video(tmp_path: Path, videos: int, caplog: pytest.LogCaptureFixture) -> None:
     cover = av_clips.write(tmp_path / "cover.mov", "png", "rgb24", frames=1, size=(300, 300))
@@ -327,6 +427,17 @@ def test_a_cover_is_not_a_video(tmp_path: Path, videos: int, caplog: pytest.LogC
             return
         assert [frame.image.shape[0] for frame in open_source(path)] == [64] * 8
     assert not caplog.messages
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_what_opencv_ignores_is_reported_with_a_fix_that_works(
+    tmp_path: Path, installed: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(decoder, "pyav_decodes", lambda: installed)
+    decoder._warn_of_opencv.cache_clear()
+    decoder.opencv_capture(av_clips.write(tmp_path / "x.mp4")).release()
+    decoder._warn_of_opencv.cache_clear()
+    assert ("pip install" in caplog.text) != installed
 
 
 def test_a_file_that_names_other_files_is_not_followed(tmp_path: Path, reader: str) -> None:

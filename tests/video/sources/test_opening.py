@@ -137,6 +137,14 @@ def test_times_to_stay_away_that_are_none(bad: float) -> None:
             open_source(spec, reconnect_timeout_s=bad)
 
 
+@pytest.mark.parametrize("spec", [0, b"clip.mp4", None])
+def test_what_is_no_text(spec: object) -> None:
+    with pytest.raises(
+        InvalidInput, match=r'open_source\("0"\)' if spec == 0 else "expected a path, or text"
+    ):
+        open_source(spec)  # type: ignore[arg-type]
+
+
 def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "0").write_text("x")
@@ -175,6 +183,7 @@ def test_folders_with_brackets_in_a_pattern(tmp_path: Path, monkeypatch: pytest.
         ("v4l2:///dev/video0?width=0", "width=0"),
         ("v4l2:///dev/video0?width=640", "width and height together"),
         ("csi://0?codec=abc", "codec=abc"),
+        ("csi://0?codec=MJPG", "codec=MJPG"),
         ("csi://front", "an address with csi:"),
         ("v4l2://video0", "an address with v4l2:"),
         ("ftp://u:secret@host/clip.mp4", "an address with ftp:"),
