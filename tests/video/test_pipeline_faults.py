@@ -17,16 +17,11 @@ from imp_trt.errors import InvalidInput, OutputError, SourceError
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from imp_trt.video import run_pipeline
-from imp_trt.video.sinks import JsonLines, NullSink, OverlayVideo, SegmentedFrame
+from imp_trt.video.sinks import JsonLines, OverlayVideo, SegmentedFrame
 from imp_trt.video.sources import Frame
 from imp_trt.video.stages import RunState
 from tests.support import tiny
-
-
-@pytest.fixture(scope="module")
-def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Segmenter]:
-    with Segmenter(tiny.artifact(tmp_path_factory.mktemp("artifact")), threads=1) as opened:
-        yield opened
+from tests.support.pipeline_ends import Recorder, frames
 
 
 @pytest.fixture(autouse=True)
@@ -43,32 +38,11 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imp_trt.video.pipeline.JOIN_TIMEOUT_S", 0.6)
 
 
-def frames(count: int) -> Iterator[Frame]:
-    for i in range(count):
-        yield Frame(tiny.frame(seed=i), i, f"{i:06d}", None)
-
-
 def endless() -> Iterator[Frame]:
     image, index = tiny.frame(), 0
     while True:
         yield Frame(image, index, str(index), None)
         index += 1
-
-
-class Recorder(NullSink):
-    def __init__(self) -> None:
-        self.written: list[int] = []
-        self.ended: list[str] = []
-
-    def write(self, item: SegmentedFrame) -> bool:
-        self.written.append(item.frame.index)
-        return True
-
-    def close(self) -> None:
-        self.ended.append("closed")
-
-    def abort(self) -> None:
-        self.ended.append("aborted")
 
 
 @pytest.mark.parametrize(

@@ -26,12 +26,6 @@ GONE = SourceError("source front", expected="a camera that comes back", got="no 
 FRAMES = 6
 
 
-@pytest.fixture(scope="module")
-def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Segmenter]:
-    with Segmenter(tiny.artifact(tmp_path_factory.mktemp("artifact")), threads=1) as opened:
-        yield opened
-
-
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
     before = set(threading.enumerate())
