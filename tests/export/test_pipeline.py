@@ -80,7 +80,7 @@ def test_the_artifact_is_what_the_segmenter_runs(quick, weights, images, tmp_pat
     assert set(manifest.producer) == {"imp_trt", "torch", "onnx", "onnxruntime"}
     figures = manifest.verification
     assert figures["verified_on"] == "onnxruntime-cpu"
-    assert figures["source"] == "3 images of recorded, 2 procedural scenes 512x256, seed 3"
+    assert figures["source"] == "3 images of recorded, 2 synthetic street scenes 512x256, seed 3"
     assert (figures["frames"], figures["nms_unsettled"]) == (5, 0)
     assert figures["label_agreement"] >= 0.9999
     assert figures["instance_f1"] >= 0.99
