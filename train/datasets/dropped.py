@@ -37,7 +37,11 @@ class DroppedObjects:
 
 
 def report_objects(
-    where: str, images: Sequence[tuple[str, Sequence[str]]], dropped: DroppedObjects, classes: Sequence[str]
+    where: str,
+    images: Sequence[tuple[str, Sequence[str]]],
+    dropped: DroppedObjects,
+    classes: Sequence[str],
+    fix: str = "export polygons in pixels, or run-length encodings, with the images' own ids",
 ) -> None:
     """Log what cannot be used of a dataset with annotated objects.
 
@@ -46,6 +50,7 @@ def report_objects(
         images: file name and class names of the objects of each image.
         dropped: annotations that are left out.
         classes: names of the classes with objects.
+        fix: what to do if no object can be used.
 
     Raises:
         DatasetError: no image has an object.
@@ -56,7 +61,7 @@ def report_objects(
             where,
             expected="objects with regions inside their images",
             got=f"none: {dropped}" if len(dropped) else "no annotations of these images",
-            fix="export polygons in pixels, or run-length encodings, with the images' own ids",
+            fix=fix,
         )
     if len(dropped):
         total = used + len(dropped)

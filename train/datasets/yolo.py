@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 LAYOUT = "data.yaml with names and train, val, test; images/<split>/*.jpg, labels/<split>/*.txt"
 SOURCE = "correct the paths in data.yaml"
 SPLITS = ("train", "val", "test")
+_FIX = "export YOLO segmentation: lines of class x1 y1 x2 y2 x3 y3 ..., fractions of width and height"
 _MAX_YAML_BYTES = 1 << 20
 _MAX_TEXT_BYTES = 1 << 26
 _MAX_FILES = 5_000_000
@@ -91,7 +92,7 @@ class YoloDataset:
             (path.name, [names[label] for label, _ in objects if label])
             for path, objects in zip(self._images, self._objects, strict=True)
         ]
-        report_objects(str(description), listed, self.dropped, names[1:])
+        report_objects(str(description), listed, self.dropped, names[1:], _FIX)
 
     def __len__(self) -> int:
         return len(self._images)
