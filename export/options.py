@@ -65,7 +65,7 @@ class ExportOptions:
         nms_iterations: iterations of each fixed-point NMS.
         calibration: folder of images; required for int8 and fp8, invalid for others.
         verify: False writes the file unverified, which its manifest states.
-        frames: folder of images to verify on; procedural scenes are added up to frame_count.
+        frames: folder of images to verify on; synthetic street scenes are added up to frame_count.
         frame_count: number of frames to verify on.
         engine: how to build an engine.
         function_free: also write ``<artifact's name>.function-free.onnx``, the ONNX file without the bodies

@@ -414,12 +414,12 @@ def _write_all(writes: Mapping[Path, Callable[[], object]]) -> None:
         if not written:
             raise
         raise type(error)(
-            f"{error.what} (complete before it: {', '.join(written)})",
+            f"{error.what} (already written: {', '.join(written)})",
             expected=error.expected,
             got=error.got,
             fix=error.fix,
         ) from error
     except BaseException:
         if written:
-            _log.warning("complete before it ended: %s", printable(", ".join(written)))
+            _log.warning("written before the export ended: %s", printable(", ".join(written)))
         raise

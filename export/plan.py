@@ -80,8 +80,8 @@ def make_plan(weights: Path, output: Path, options: ExportOptions, progress: Pro
     target = find_target(options.target or _implied_target(output) or default_target(platform))
     if options.target is None and target.backend == "onnxruntime" and platform.tensorrt_rtx is not None:
         _log.info(
-            "no GPU here runs an engine, so an ONNX file is exported, from which devices build theirs; "
-            "--target tensorrt-rtx builds one here"
+            "target onnxruntime, because no GPU was found that can run an engine; devices build theirs from "
+            "the ONNX file, and --target tensorrt-rtx builds one on this machine"
         )
     plan = _plan(weights, weights.stem, output, options, target, platform, progress)
     if not weights.is_file():  # said before PyTorch is imported
@@ -108,9 +108,9 @@ def make_engine_plan(onnx: Path, output: Path, options: ExportOptions, progress:
     if target.backend == "onnxruntime":
         raise UsageError(
             f"target {target.name} for {onnx}",
-            expected="one with engines",
+            expected="a target of TensorRT or TensorRT-RTX",
             got="an ONNX file, which ONNX Runtime runs as it is",
-            fix="choose another --target; imp-export --list-targets lists them",
+            fix="use the file as it is, or choose another --target; imp-export --list-targets lists them",
         )
     return _plan(
         onnx, onnx.stem.removesuffix(f".{options.precision}"), output, options, target, platform, progress

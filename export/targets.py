@@ -310,7 +310,7 @@ def _check_builder(target: Target, platform: Platform) -> None:
             f"{target.backend} for target {target.name}",
             expected=f"the Python package {target.backend.replace('-', '_')}",
             got="no such package",
-            fix=f"{fix}; or imp-export --target onnxruntime",
+            fix=f"{fix}; or stay with the ONNX file: --target onnxruntime",
         )
     check_version(target, version, f"this machine has {version}")
 
@@ -422,4 +422,4 @@ def _pair(text: str) -> tuple[int, int]:
 
 
 def _unsupported(target: Target, reason: str, fix: str) -> UsageError:
-    return UsageError(f"target {target.name}", got=reason, fix=fix)
+    return UsageError(f"target {target.name}: {reason}", fix=fix)

@@ -65,7 +65,12 @@ def measure_canvas_scale(
     low, high = LIMITS
     ratio = feature_std / canvas_std if canvas_std > 0 else low
     scale = float(f"{min(max(ratio, low), high):.3g}")
-    _log.info("canvas scale %g: standard deviation %.3g, features %.3g", scale, canvas_std, feature_std)
+    _log.info(
+        "canvas scale %g: the standard deviation of the canvas is %.3g, of the features %.3g",
+        scale,
+        canvas_std,
+        feature_std,
+    )
     return scale
 
 

@@ -103,7 +103,8 @@ def verification_inputs(specs: Sequence[TensorSpec], source: Path | None) -> Inp
             got="a folder without .npz files" if source.is_dir() else str(source),
             fix=_saving(specs),
         )
-    return Inputs(f"{len(files)} of {source.name}", len(files), lambda: (_read(f, specs) for f in files))
+    listed = f"{len(files)} .npz files of {source.name}" if len(files) > 1 else files[0].name
+    return Inputs(listed, len(files), lambda: (_read(f, specs) for f in files))
 
 
 def _read(path: Path, specs: Sequence[TensorSpec]) -> Arrays:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames for verification: images of the user, complemented by procedural scenes."""
+"""Frames for verification: images of the user, complemented by synthetic street scenes."""
 
 from __future__ import annotations
 
@@ -21,16 +21,13 @@ PURPOSE = (
     "--frames names a folder of images like those of the application, 50 or more, on which the export is "
     "compared with PyTorch"
 )
-DRAWN = "procedural scenes"
-"""What a manifest calls the synthetic street scenes."""
+DRAWN = "synthetic street scenes"
+"""Frames that the package renders itself, in manifests and messages."""
 
 _LABEL_MAP = re.compile(r"(.+)_(mask|labels?|labelids|gt|seg)", re.IGNORECASE)
 _PNG_COLOR_TYPE, _GRAY_OR_PALETTE = 25, (0, 3)
 
-UNLIKE = (
-    "synthetic street scenes, which this network was not trained on: they show less than images of the "
-    "application would (--frames DIR)"
-)
+UNLIKE = "which this network was not trained on: verify on images of the application with --frames DIR"
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class VerificationFrames:
         drawn = self.count - len(self._paths())
         if drawn <= 0 or classes.names == SCENE_CLASSES.names:
             return ""
-        return f"{drawn} of {self.count} are {UNLIKE}"
+        return f"{drawn} of {self.count} are {DRAWN}, {UNLIKE}"
 
     def has_ground_truth(self, classes: ClassTable) -> bool:
         """Whether a frame has ground truth for a network of these classes."""

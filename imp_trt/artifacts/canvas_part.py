@@ -19,7 +19,7 @@ _MAX_VALUES = 1 << 28
 class CanvasPart:
     """Backbone and semantic head of the artifact's network, with the canvas as a second input.
 
-    It computes the class map of a frame from a canvas that was carried on from earlier frames, without the
+    It computes the class map of a frame from a canvas that was carried over from earlier frames, without the
     detector. Its inputs are ``frame``, as in the artifact's file, and ``canvas``; its output is ``semantic``.
 
     Attributes:

@@ -94,7 +94,7 @@ def find_golden(
             f"artifact {path}",
             expected="golden frames and outputs, as imp-export writes them",
             got="a manifest without field 'golden_sha256'",
-            fix=EXPORT_AGAIN,
+            fix=f"{EXPORT_AGAIN}, without --no-verify",
         )
     # The hidden ones exist while the artifact is replaced, or if that was interrupted.
     places = [final for path_of in (own_golden_path, golden_path) for final in _with_next(path_of(path))]

@@ -69,6 +69,8 @@ def _read_manifest(path: Path, parse: _Parse[_M]) -> _M:
     if os.path.exists(next_path(manifest_path(path))):
         with suppress(ArtifactError):
             return _while_replaced(path, lambda: _read_pair(path, parse)).manifest
+    if not os.path.exists(manifest_path(path)):
+        check_regular(path, "artifact")  # where both are missing, the path is wrong
     return parse_manifest_of(path, manifest_path(path), parse)
 
 

@@ -85,8 +85,8 @@ def read_canvas_part(path: str | os.PathLike[str], opened: Manifest) -> tuple[Ar
     if part is None or artifact.canvas is None:
         raise ArtifactError(
             f"artifact {path}",
-            expected="one that was exported with its canvas part, to run frames without the detector",
-            got="the whole network alone",
+            expected="a canvas part, to run frames without the detector",
+            got="an artifact without one",
             fix="imp-export --parts --weights CHECKPOINT -o NAME.onnx",
         )
     return artifact, part, artifact.canvas

@@ -137,9 +137,9 @@ def busy_warning(load: float | None, cpus: int, others: float | None) -> str | N
         others: fraction of the CPU time that other programs used during the measurement.
     """
     if others is not None and others > MAX_OTHER_LOAD:
-        return f"busy machine: other programs used {others:.0%} of the CPU time; results may be too slow"
+        return f"busy machine: other programs used {others:.0%} of the CPU time; times may be too long"
     if others is None and load is not None and load > 0.5 * cpus:
-        return f"busy machine: load average {load:.1f} on {cpus} CPUs before; results may be too slow"
+        return f"busy machine: load average {load:.1f} on {cpus} CPUs before; times may be too long"
     return None
 
 

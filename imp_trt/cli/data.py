@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = command_parser(
-        "imp-data", "Say what a folder of labeled images contains, and check its labels.", EXAMPLES
+        "imp-data", "Report what a folder of labeled images contains, and check its labels.", EXAMPLES
     )
     p.add_argument(
         "folder",
@@ -285,7 +285,8 @@ def _split_lines(report: SplitOverview) -> list[str]:
     sizes = named(f"{n} of {width}x{height}" for (height, width), n in report.sizes.most_common())
     read = sum(report.sizes.values()) + len(report.faults)
     part = f", the first {read} of which are read" if read < report.images else ""
-    lines = [f"{report.name}: {report.images} images{part}, {sum(report.objects.values())} objects; {sizes}"]
+    images, objects = _count(report.images, "image"), _count(sum(report.objects.values()), "object")
+    lines = [f"{report.name}: {images}{part}, {objects}; {sizes}"]
     for names, what in (
         (report.unlabeled, "images without labels"),
         (report.without_objects, "images without objects"),
@@ -293,15 +294,19 @@ def _split_lines(report: SplitOverview) -> list[str]:
     ):
         if names:
             lines.append(f"  {len(names)} {what}: {named(names)}")
-    lines += [f"  {n} images are in {other} too" for other, n in report.shared.items()]
-    lines += [f"  {n} objects dropped: {reason}" for reason, n in report.dropped.items()]
+    lines += [f"  {_count(n, 'image')} also in {other}" for other, n in report.shared.items()]
+    lines += [f"  {_count(n, 'object')} dropped: {reason}" for reason, n in report.dropped.items()]
     if report.hidden:
-        lines.append(f"  {report.hidden} objects hidden by others, or without a pixel")
+        lines.append(f"  {_count(report.hidden, 'object')} hidden by others, or without a pixel")
     if report.crowds:
-        lines.append(f"  {report.crowds} crowds")
+        lines.append(f"  {_count(report.crowds, 'crowd')}")
     if report.faults:
-        lines.append(f"  {len(report.faults)} images cannot be used")
+        lines.append(f"  {_count(len(report.faults), 'image')} cannot be used")
     return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _class_lines(classes: ClassTable, reports: list[SplitOverview]) -> list[str]:

@@ -90,7 +90,8 @@ def print_network_report(report: NetworkReport) -> None:
     if figures.get("verified_on") is None:
         print_lines(f"UNVERIFIED imp-export {report.path}")
         return
-    print_lines(f"compared   {figures['calls']} calls, {figures['source']}")
+    calls = "1 call" if figures["calls"] == 1 else f"{figures['calls']} calls"
+    print_lines(f"compared   {calls}: {figures['source']}")
     print_agreement(manifest)
     if manifest.benchmark:
         print_lines(f"network    {manifest.benchmark['network_ms']:.1f} ms")

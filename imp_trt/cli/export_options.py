@@ -49,9 +49,9 @@ def graph_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--parts",
         action="store_true",
-        help="also write NAME.canvas.onnx (or .canvas.engine), the network from a given canvas on; with it "
-        "videos run the detector on every k-th frame only (imp-segment --detect-every K); an engine from an "
-        "ONNX file that has it gets it too",
+        help="also write NAME.canvas.onnx (or .canvas.engine), the network without its detector, for videos "
+        "on which the detector runs on every k-th frame only (imp-segment --detect-every K). An engine that "
+        "is built from an ONNX file with this part gets one too",
     )
 
 

@@ -86,7 +86,7 @@ def _print_unlike(report: ExportReport) -> None:
 
     drawn = DRAWN in str(report.manifest.verification["source"])
     if drawn and report.manifest.classes.names != SCENE_CLASSES.names:
-        print_line(f"note       {DRAWN} are {UNLIKE}")
+        print_line(f"note       {DRAWN}, {UNLIKE}")
 
 
 def _print_figures(figures: Any) -> None:

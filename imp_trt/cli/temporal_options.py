@@ -20,8 +20,9 @@ def add_temporal(p: argparse._ArgumentGroup) -> None:
         "--detect-every",
         type=positive,
         metavar="K",
-        help="run the detector on every K-th frame; in between, canvas and instances are carried on. The "
-        "artifact needs its canvas part (imp-export --parts), weights do not",
+        help="run the detector on every K-th frame; on the others, canvas and instances are carried over "
+        "from the frame before. An artifact needs its canvas part (imp-export --parts), a checkpoint does "
+        "not",
     )
     p.add_argument(
         "--detect-budget",

@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import os
+import pickle
+import re
 import reprlib
 import struct
 import zipfile
@@ -208,11 +210,15 @@ def _read_pt(path: Path, file: BinaryIO) -> Checkpoint:
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises various types for a damaged or unsafe file
+        if isinstance(error, pickle.UnpicklingError):
+            unsafe = re.search(r"GLOBAL ([\w.]+)", str(error))
+            what = f"an object of type {unsafe[1]}" if unsafe else "other objects"
+            fix = "where the file was written, save the state_dict() of the model instead"
+        else:
+            what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            fix = _REPLACE_FILE
         raise CheckpointError(
-            f"checkpoint {path}",
-            expected="tensors and plain data only",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300],
-            fix="save it as safetensors",
+            f"checkpoint {path}", expected="tensors and plain data only", got=what[:300], fix=fix
         ) from error
     if not isinstance(content, dict) or not {"config", "metadata", "weights"} <= set(content):
         raise _invalid(path, "a dictionary with config, metadata and weights", _keys(content), FOREIGN)

@@ -34,7 +34,9 @@ class _Tensor(Protocol):
     def numpy(self) -> NDArray[np.generic]: ...
 
 
-_EXPECTED = "a NumPy array [H, W, 3] of uint8 (BGR, as OpenCV reads it) or a PIL image in mode RGB"
+_EXPECTED = (
+    "a NumPy array or PyTorch tensor [H, W, 3] of uint8 (BGR, as OpenCV reads it) or a PIL image in mode RGB"
+)
 
 
 def check_frame(frame: object, color: ColorOrder | None = None) -> tuple[NDArray[np.uint8], ColorOrder]:
@@ -55,6 +57,7 @@ def check_frame(frame: object, color: ColorOrder | None = None) -> tuple[NDArray
         InvalidInput: anything else; the message says how to convert it.
     """
     check_color(color, frame)
+    is_tensor = False
     if isinstance(frame, Nv12Frame):
         y = _host_plane(frame.y, "Y plane")
         uv = None if frame.uv is None else _host_plane(frame.uv, "UV plane")
@@ -70,7 +73,7 @@ def check_frame(frame: object, color: ColorOrder | None = None) -> tuple[NDArray
         default: ColorOrder = "rgb"
     elif isinstance(frame, np.ndarray):
         pixels, default = frame, "bgr"
-    elif _is_cpu_tensor(frame):
+    elif is_tensor := _is_cpu_tensor(frame):
         pixels, default = _tensor_pixels(frame), "bgr"
     else:
         raise InvalidInput("frame", expected=_EXPECTED, got=_kind(frame), fix=_fix_type(frame))
@@ -81,7 +84,7 @@ def check_frame(frame: object, color: ColorOrder | None = None) -> tuple[NDArray
             got="a masked array",
             fix="frame.filled(0), or frame.data to segment the masked pixels too",
         )
-    _check_array(pixels, "frame" if isinstance(frame, np.ndarray) or _is_pil(frame) else "frame.numpy()")
+    _check_array(pixels, is_tensor)
     return np.ascontiguousarray(pixels, np.uint8), color or default
 
 
@@ -139,11 +142,13 @@ def _tensor_pixels(frame: object) -> NDArray[np.generic]:
         return np.asarray(tensor.detach().numpy())
     except (TypeError, RuntimeError) as error:  # bfloat16, sparse, quantized
         dtype = str(getattr(frame, "dtype", "?")).removeprefix("torch.")
-        fix = "tensor.to_dense() if it is sparse, tensor.to(torch.uint8) for levels of 0-255"
-        if dtype == "bfloat16":
-            fix = "(tensor * 255).round().clamp(0, 255).to(torch.uint8) for values 0-1"
+        layout = str(getattr(frame, "layout", "?")).removeprefix("torch.")
+        if layout == "strided":
+            fix = "tensor.dequantize()" if dtype.startswith("q") else _TENSOR_FIXES["f"]
+        else:
+            dtype, fix = f"{layout} {dtype}", "tensor.to_dense()"
         raise InvalidInput(
-            "frame", expected="a tensor [H, W, 3] of torch.uint8", got=dtype, fix=fix
+            "frame", expected="a dense tensor [H, W, 3] of torch.uint8", got=dtype, fix=fix
         ) from error
 
 
@@ -186,13 +191,14 @@ def _decode(image: object) -> NDArray[np.generic]:
         ) from error
 
 
-def _check_array(pixels: NDArray[np.generic], name: str) -> None:
-    """Raise InvalidInput unless it is [H, W, 3] uint8; name is that of a NumPy array in the fix."""
+def _check_array(pixels: NDArray[np.generic], is_tensor: bool) -> None:
     actual = f"{pixels.dtype} {list(pixels.shape)}"
     if pixels.dtype != np.uint8:
-        raise InvalidInput("frame", expected=_EXPECTED, got=actual, fix=_fix_dtype(pixels.dtype, name))
+        fix = _fix_tensor_dtype(pixels.dtype) if is_tensor else _fix_dtype(pixels.dtype)
+        raise InvalidInput("frame", expected=_EXPECTED, got=actual, fix=fix)
     if pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise InvalidInput("frame", expected=_EXPECTED, got=actual, fix=_fix_shape(pixels.shape, name))
+        fix = _fix_tensor_shape(pixels.shape) if is_tensor else _fix_shape(pixels.shape)
+        raise InvalidInput("frame", expected=_EXPECTED, got=actual, fix=fix)
     if pixels.size == 0:
         raise InvalidInput("frame", expected="at least one pixel", got=actual, fix="check how it was cropped")
 
@@ -236,25 +242,49 @@ def _fix_mode(mode: str) -> str:
     return "image.convert('RGB')"
 
 
-def _fix_dtype(dtype: np.dtype[np.generic], name: str) -> str:
+def _fix_dtype(dtype: np.dtype[np.generic]) -> str:
     if dtype.kind == "u" and dtype.itemsize == 2:
-        return f"({name} >> 8).astype(numpy.uint8) if it uses all 16 bits"
+        return "(frame >> 8).astype(numpy.uint8) if it uses all 16 bits"
     if dtype == np.bool_:
-        return f"{name}.astype(numpy.uint8) * 255"
+        return "frame.astype(numpy.uint8) * 255"
     if dtype.kind == "f":
-        return f"({name} * 255).round().clip(0, 255).astype(numpy.uint8) for values 0-1"
-    return f"{name}.clip(0, 255).astype(numpy.uint8)"
+        return "(frame * 255).round().clip(0, 255).astype(numpy.uint8) for values 0-1"
+    return "frame.clip(0, 255).astype(numpy.uint8)"
 
 
-def _fix_shape(shape: tuple[int, ...], name: str) -> str:
+_TENSOR_FIXES = {
+    "u": "(tensor.int() >> 8).to(torch.uint8) if it uses all 16 bits",
+    "b": "tensor.to(torch.uint8) * 255",
+    "f": "(tensor * 255).round().clamp(0, 255).to(torch.uint8) for values 0-1",
+}
+"""Kind of dtype -> conversion; PyTorch has other names than NumPy for most of it."""
+
+
+def _fix_tensor_dtype(dtype: np.dtype[np.generic]) -> str:
+    return _TENSOR_FIXES.get(dtype.kind, "tensor.clamp(0, 255).to(torch.uint8)")
+
+
+def _fix_tensor_shape(shape: tuple[int, ...]) -> str:
+    if len(shape) == 3 and shape[0] == 3:
+        return "tensor.permute(1, 2, 0)"
+    if len(shape) == 3 and shape[2] == 4:
+        return "tensor[..., :3]"
+    if len(shape) == 3 and shape[2] == 1:
+        return "tensor.expand(-1, -1, 3)"
+    if len(shape) == 2 and shape[1] != 3:
+        return "tensor[..., None].expand(-1, -1, 3); imp_trt.Nv12Frame(tensor) if it is NV12"
+    return _fix_shape(shape)
+
+
+def _fix_shape(shape: tuple[int, ...]) -> str:
     if len(shape) == 2 and shape[1] == 3:
         return "this is a row of a frame: run(frame) for one frame, run_batch([frame]) for a list"
     if len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
-        return f"cv2.cvtColor({name}, cv2.COLOR_GRAY2BGR); imp_trt.Nv12Frame(frame) if it is NV12"
+        return "cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR); imp_trt.Nv12Frame(frame) if it is NV12"
     if len(shape) == 3 and shape[2] == 4:
-        return f"cv2.cvtColor({name}, cv2.COLOR_BGRA2BGR)"
+        return "cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR)"
     if len(shape) == 3 and shape[0] == 3:
-        return f"{name}.transpose(1, 2, 0)"
+        return "frame.transpose(1, 2, 0)"
     if len(shape) == 4:
         return "pass the frames of a batch one by one, or to run_batch"
     return "pass an image"

@@ -45,7 +45,7 @@ class Instances:
         track_ids: [N] int32, number of the object over the frames of a video, -1 for one that is not
             tracked (yet); see :class:`imp_trt.video.Tracker`. None without tracking.
         ages: [N] int32, frames since the object was detected: 0 for one that was detected on this frame,
-            more for one that was carried on from an earlier one. None where every frame has the detector.
+            more for one that was carried over from an earlier one. None where every frame has the detector.
 
     Raises:
         InvalidInput: a shape or dtype is wrong, or a box is not finite.

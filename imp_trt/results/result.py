@@ -74,7 +74,7 @@ class SegmentationResult:
         network_size: (h, w) of the class map in pixels of the network, before it was resized to the frame;
             None if unknown. plot() uses it to draw smooth edges.
         canvas_age: frames since the detector ran, 0 if it ran on this one; None without a canvas that is
-            carried on from frame to frame.
+            carried over from frame to frame.
 
     Raises:
         InvalidInput: a shape, dtype or class index is wrong.

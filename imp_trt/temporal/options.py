@@ -33,7 +33,7 @@ apart 0.29 and 0.50. Between photos of different scenes it was 0.72 and more; be
 class TemporalOptions:
     """How often the detector runs on a video, and what happens between two of its frames.
 
-    On the other frames only backbone and semantic head run, on the canvas that is carried on from the frame
+    On the other frames only backbone and semantic head run, on the canvas that is carried over from the frame
     before. Their instances are those of the last detection, moved along.
 
     Attributes:

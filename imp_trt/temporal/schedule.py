@@ -31,7 +31,7 @@ class DetectionSchedule:
         """Whether the next frame gets the detector.
 
         Args:
-            age: the canvas's at that frame, in frames, if it is carried on.
+            age: the canvas's at that frame, in frames, if it is carried over.
             slack_ms: time that is left for the frame; None if there is no deadline.
         """
         options = self._options

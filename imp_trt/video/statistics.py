@@ -134,7 +134,7 @@ class RunSummary:
         reconnects: number of times that cameras and streams were reopened.
         sources: counts of each source.
         skipped: images of folders and patterns that could not be read.
-        carried: frames without the detector, on a canvas that was carried on.
+        carried: frames without the detector, on a canvas that was carried over.
         canvas_age: the greatest age of a canvas, in frames; None if the detector ran on all.
     """
 

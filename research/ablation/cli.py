@@ -55,9 +55,7 @@ def parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--input-size", type=int, nargs=2, default=(256, 512), metavar=("H", "W"))
     what.add_argument("--systems", nargs="+", metavar="SYSTEM", help="only these systems of the paper")
-    what.add_argument(
-        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the headline pair (0 1 2)"
-    )
+    what.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the headline pair")
     what.add_argument(
         "--variants", nargs="*", metavar="VARIANT", help="only these variants; without names: none"
     )

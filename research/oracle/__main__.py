@@ -32,7 +32,9 @@ def table(model: Path, dataset: Dataset, limit: int | None, threads: int) -> str
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m research.oracle",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", type=Path, help="checkpoint of a network with IMP")
     parser.add_argument("--data", required=True, help="as in imp-train")

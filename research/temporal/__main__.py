@@ -23,7 +23,9 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m research.temporal",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("artifact", type=Path, nargs="?", help="made by imp-export --parts")
     parser.add_argument("--video", help=f"camvid:DIR or one of {', '.join(VIDEOS)}")

@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     age = summary.age_ms
     print(f"{summary.frames} frames shown, {summary.dropped} dropped, {summary.reconnects} reconnections")
     if age:
-        print(f"age of the results: p50 {age['p50']:.0f}, p99 {age['p99']:.0f}, most {age['max']:.0f} ms")
+        print(f"age of the results: p50 {age['p50']:.0f}, p99 {age['p99']:.0f}, maximum {age['max']:.0f} ms")
     if options.deadline:
         print(f"{summary.deadline_misses} older than {options.deadline:g} ms")
     return 0

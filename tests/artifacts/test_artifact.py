@@ -68,13 +68,15 @@ def test_every_flipped_bit_is_rejected(tmp_path: Path) -> None:
             read_artifact(path)
 
 
-def test_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="nothing at this path"):
-        read_artifact(tmp_path / "absent.onnx")
+@pytest.mark.parametrize("read", [read_artifact, read_manifest])
+def test_missing_files(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    for name in ("absent.onnx", "absent.engine"):
+        with pytest.raises(ArtifactError, match=r"^artifact .*nothing at this path. Fix: check the path"):
+            read(tmp_path / name)
     path = write(tmp_path)
     manifest_path(path).unlink()
     with pytest.raises(ArtifactError, match=r"manifest .*nothing at this path.*imp-export"):
-        read_artifact(path)
+        read(path)
 
 
 def test_the_path_of_a_manifest_in_place_of_its_artifact(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
@@ -51,6 +52,12 @@ def test_the_schema_is_one():
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_real_manifests_are_valid(name):
     assert [e.message for e in VALIDATOR.iter_errors(MANIFESTS[name])] == []
+
+
+def test_every_output_is_described():
+    name = SCHEMA["properties"]["outputs"]["items"]["properties"]["name"]
+    assert re.findall(r"(?:^|\. )(\w+):", name["description"]) == name["enum"]
+    assert "labels: class indices" in name["description"]
 
 
 def test_the_schema_has_the_fields_of_the_classes():

@@ -68,7 +68,7 @@ def test_what_is_missing_and_dropped_is_reported(tmp_path: Path, capsys: pytest.
     assert command.main([str(tmp_path), "-q"]) == 0
     text = capsys.readouterr().out
     assert "1 image files that no label mentions: c.png" in text
-    assert "1 objects dropped: outside of its image" in text
+    assert "1 object dropped: outside of its image" in text
     assert "1 images without objects: b.png" in text
 
 
@@ -147,7 +147,7 @@ def test_copies_of_an_image_in_two_splits_are_counted(
     assert splits["train"]["images_shared_with"] == {"val": 1}
     assert splits["val"]["images_shared_with"] == {"train": 1}
     assert command.main([str(tmp_path), "-q"]) == 0
-    assert "1 images are in val too" in capsys.readouterr().out
+    assert "1 image also in val" in capsys.readouterr().out
 
 
 def test_samples_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,7 @@ def test_blocks_have_a_language_that_says_what_they_are():
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """What the documents name: weights, an artifact, a video, an image, a folder of images."""
+    """What the documents name: weights, an artifact, a video, an image, results as JSON Lines."""
     from imp_trt.models import save_checkpoint
     from tests.support.networks import detecting_network, small_config
 
@@ -66,6 +66,7 @@ def workspace(tmp_path_factory):
     tiny.artifact(folder / "out", name="camvid.fp32.onnx")
     write_clip(folder / "drive.mp4", frames=10, size=(96, 128))
     cv2.imwrite(str(folder / "street.jpg"), tiny.frame(120, 200))
+    (folder / "drive.jsonl").write_text('{"time_s": 0, "instances": [{"class": "Car", "box": [0, 0, 9, 9]}]}')
     return folder
 
 

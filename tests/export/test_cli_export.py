@@ -165,7 +165,7 @@ def test_drawn_streets_are_reported_to_be_unlike_the_training_set(weights, tmp_p
     assert main([*ONNX, "--weights", str(weights), "-o", str(tmp_path)]) == 0
     captured = capsys.readouterr()
     assert "WARNING: verification frames: 2 of 2 are synthetic street scenes" in captured.err
-    assert "note       procedural scenes are synthetic street scenes" in captured.out
+    assert "note       synthetic street scenes, which this network was not trained on: verify" in captured.out
     classes = read_manifest(tmp_path / "small.fp32.onnx").classes
     assert VerificationFrames(count=2).unlike(classes)
     assert not VerificationFrames(count=2).unlike(SCENE_CLASSES)

@@ -82,7 +82,7 @@ def test_a_network_of_another_make(tmp_path: Path) -> None:
         tmp_path, "imp_trt.cli.export", str(artifact.path), "--target", "tensorrt-rtx", *output
     )
     assert built.returncode == 0, built.stderr
-    assert "1 calls, golden arrays of yours.fp16.onnx" in built.stdout
+    assert "1 call: golden arrays of yours.fp16.onnx" in built.stdout
 
 
 def test_an_export_from_a_checkpoint_says_what_it_needs(weights: Path, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_tensors_in_other_files_are_not_read(tmp_path: Path) -> None:
 
 
 def test_targets_without_engines_are_rejected(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="an ONNX file, which ONNX Runtime runs as it is"):
+    with pytest.raises(UsageError, match=r"which ONNX Runtime runs as it is\. Fix: use the file as it is"):
         engine_from_onnx(onnx_artifact(tmp_path), ".", ExportOptions(precision="fp16", target="onnxruntime"))
 
 

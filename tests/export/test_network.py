@@ -262,12 +262,12 @@ def test_given_inputs(tmp_path: Path) -> None:
     for seed in range(3):
         np.savez(folder / f"{seed}.npz", **foreign.images(seed))
     report = export(path, tmp_path / "out", frames=folder)
-    assert report.manifest.verification["source"] == "3 of calls"
+    assert report.manifest.verification["source"] == "3 .npz files of calls"
     assert report.manifest.verification["calls"] == 3
     with np.load(golden_path(report.path)) as golden:
         assert np.array_equal(golden["input0"], foreign.images(0)["images"])
     report = export(path, tmp_path / "out", frames=folder / "1.npz")
-    assert report.manifest.verification["source"] == "1 of 1.npz"
+    assert report.manifest.verification["source"] == "1.npz"
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_the_artifact_is_what_the_segmenter_runs(quick, weights, images, tmp_pat
     assert set(manifest.producer) == {"imp_trt", "torch", "onnx", "onnxruntime"}
     figures = manifest.verification
     assert figures["verified_on"] == "onnxruntime-cpu"
-    assert figures["source"] == "3 images of recorded, 2 procedural scenes 512x256, seed 3"
+    assert figures["source"] == "3 images of recorded, 2 synthetic street scenes 512x256, seed 3"
     assert (figures["frames"], figures["nms_unsettled"]) == (5, 0)
     assert figures["label_agreement"] >= 0.9999
     assert figures["instance_f1"] >= 0.99
@@ -289,7 +289,7 @@ def test_a_later_file_that_cannot_be_written_takes_no_complete_artifact(
     earlier = ExportOptions(precision="fp16", frame_count=1, verify=verified_before)
     export_onnx(weights, tmp_path, earlier)
     full(suffix)
-    with pytest.raises(OutputError, match=r"disk \(complete before it: .*small\.fp16\.onnx.*\): got full"):
+    with pytest.raises(OutputError, match=r"disk \(already written: .*small\.fp16\.onnx.*\): got full"):
         export_plans(plans)
     manifest = read_artifact(tmp_path / "small.fp16.onnx", canvas=True).manifest
     assert manifest.canvas_part is not None
@@ -311,7 +311,7 @@ def test_an_interrupt_between_two_precisions_keeps_the_first(quick, weights, tmp
     with pytest.raises(KeyboardInterrupt):
         export_plans(plans)
     read_artifact(tmp_path / "small.fp16.onnx")
-    assert "complete before it ended: " in caplog.text
+    assert "written before the export ended: " in caplog.text
     assert "small.fp16.onnx" in caplog.text
 
 

@@ -46,6 +46,7 @@ def test_it_runs(tmp_path, monkeypatch):
     )
     client.execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert "DeprecationWarning" not in str(outputs)
     pictures = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
     frame, overlay = (
         cv2.imdecode(np.frombuffer(base64.b64decode(p), np.uint8), cv2.IMREAD_COLOR) for p in pictures

@@ -50,7 +50,7 @@ def report_objects(
         images: file name and class names of the objects of each image.
         dropped: annotations that are left out.
         classes: names of the classes with objects.
-        fix: how labels of this format are usable.
+        fix: what to do if no object can be used.
 
     Raises:
         DatasetError: no image has an object.

@@ -211,8 +211,8 @@ def _unknown_layout(root: Path) -> DatasetError:
     return DatasetError(
         error.what,
         expected=error.expected,
-        got=f"a folder around it: {inner[0].name}/",
-        fix=f"give {inner[0]}",
+        got=f"its parent folder, with {inner[0].name}/ in it",
+        fix=f"pass {inner[0]}",
     )
 
 

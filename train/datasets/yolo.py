@@ -99,8 +99,8 @@ class YoloDataset:
             for path, objects in zip(self._images, self._objects, strict=True)
         ]
         fix = (
-            "export polygons as fractions of width and height, one a line, to a text file for each image, "
-            f"such as {_label_file(self._images[0])}"
+            "export YOLO segmentation: lines of class x1 y1 x2 y2 x3 y3 ..., fractions of width and height, "
+            f"in a text file for each image, such as {_label_file(self._images[0])}"
         )
         report_objects(str(description), listed, self.dropped, names[1:], fix)
 

@@ -190,10 +190,21 @@ _RELATIVES: tuple[tuple[str, str], ...] = (  # names of tensors -> what has them
 )
 
 
+_OWN = re.compile(r"(backbone\.(body|fpn)|detector\.(rpn|roi)|semantic\.(levels|fuse|classify))\.")
+"""Names of the tensors of an ImpNetwork."""
+
+
 def _detect(path: str | Path, state: State) -> Source:
     for name, (fits, _) in _CONVERTERS.items():
         if fits(state):
             return name
+    if all(map(_OWN.match, state)) and not all(name.startswith("backbone.") for name in state):
+        raise CheckpointError(
+            f"checkpoint {path}",
+            expected="a checkpoint of another code base",
+            got="one of imp-trt",
+            fix="use it as it is: imp-export --weights FILE, imp-train --init FILE",
+        )
     kinds = (kind for pattern, kind in _RELATIVES if any(re.search(pattern, name) for name in state))
     kind = next(kinds, "")
     raise CheckpointError(

@@ -269,10 +269,10 @@ def _diagnose_stream(url: str) -> _Reason:
 
 def _diagnose_camera(device: Path) -> _Reason:
     if not device.exists():
-        others = sorted(str(path) for path in Path("/dev").glob("video*"))
+        others = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*")))
         return {
             "got": "no such device",
-            "fix": f"connect it, or use one of: {', '.join(others) or '(none)'}",
+            "fix": f"connect it, or use one of {others}" if others else "connect it; no camera was found",
         }
     if not os.access(device, os.R_OK | os.W_OK):
         return {"got": "no permission", "fix": "add the user to the group video, and log in again"}

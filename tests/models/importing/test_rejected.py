@@ -18,9 +18,11 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 
 from imp_trt.cli.import_ import main
 from imp_trt.errors import CheckpointError, InvalidInput
-from imp_trt.models.checkpoint import load_model
+from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.importing import convert, import_checkpoint
 from imp_trt.models.importing.reading import ForeignCheckpoint
+from imp_trt.models.network import ImpNetwork
+from tests.support.networks import small_config
 
 SIZE = (64, 64)
 WIDTH = 64
@@ -113,6 +115,13 @@ def test_another_network(names: list[str], kind: str, tmp_path: Path) -> None:
     assert "expected a Mask R-CNN with FPN of torchvision" in text
     assert kind in text
     assert "imp-export FILE.onnx" in text
+
+
+@pytest.mark.parametrize("system", ["panoptic-fpn-imp", "mask-rcnn-imp", "semantic-fpn", "semantic-p2"])
+def test_a_checkpoint_of_this_package(system: str, tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "own.safetensors", ImpNetwork(small_config(system)), {})
+    with pytest.raises(CheckpointError, match=r"got one of imp-trt\. Fix: .*imp-export --weights FILE"):
+        import_checkpoint(path)
 
 
 @pytest.mark.parametrize(

@@ -220,4 +220,4 @@ def test_hidden_objects_are_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert command.main([str(tmp_path), "--json", "-q"]) == 0
     assert json.loads(capsys.readouterr().out)["splits"]["train"]["hidden_objects"] == 1
     assert command.main([str(tmp_path), "-q"]) == 0
-    assert "1 objects hidden by others, or without a pixel" in capsys.readouterr().out
+    assert "1 object hidden by others, or without a pixel" in capsys.readouterr().out

@@ -312,7 +312,7 @@ def _lists(root: Path) -> None:
         (_maps, r"label maps without dataset\.json"),
         (_masks_of_roboflow, r"semantic masks.*'COCO Segmentation'"),
         (_coco_elsewhere, r"COCO JSON at an unknown place.*coco:JSON,IMAGES"),
-        (_nested, r"a folder around it: inner/.*Fix: give .*inner"),
+        (_nested, r"its parent folder, with inner/ in it.*Fix: pass .*inner"),
         (_via, r"VGG Image Annotator.*COCO"),
         (lambda root: None, r"expected COCO JSON.*no files"),
     ],

@@ -33,6 +33,7 @@ def _write(root: Path, lines: str = POLYGON, description: str | None = None) -> 
         (POLYGON + "x 0.1 0.1 0.9 0.1 0.9 0.9\n", r"a\.txt line 2"),
         ("0 0.1 0.1 zero 0.1 0.9 0.9\n", r"a\.txt line 1"),
         ("0 0.5 0.5 0.2 0.2\n", r"1 boxes without a polygon \(annotation a\.txt:1\)"),
+        ("0 0.5 0.5 0.2 0.2\n", "Fix: export YOLO segmentation"),
         ("0 0.1 0.1 0.9 0.1 0.9\n", "without a polygon of three points"),
         ("0 10 10 19 10 19 19\n", "no fractions of width and height"),
         ("0 0.1 0.1 nan 0.1 0.9 0.9\n", "no fractions of width and height"),
