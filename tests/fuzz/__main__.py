@@ -15,6 +15,7 @@ import argparse
 import faulthandler
 import importlib.util
 import logging
+import os
 import random
 import resource
 import subprocess
@@ -141,7 +142,9 @@ def main(argv: list[str] | None = None) -> int:
 def _in_a_process(name: str, options: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "tests.fuzz", name, "--seconds", str(options.seconds)]
     command += ["--seed", str(options.seed), "--mutator", options.mutator, "--keep", str(options.keep)]
-    return int(subprocess.run(command, check=False).returncode != 0)
+    # OpenCV and FFmpeg would report each damaged file in several lines.
+    quiet = {"OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8", **os.environ}
+    return int(subprocess.run(command, env=quiet, check=False).returncode != 0)
 
 
 if __name__ == "__main__":
