@@ -20,6 +20,7 @@ from typing import IO, Any, cast
 from imp_trt import errors
 from imp_trt.artifacts.engine_info import EngineBackendName
 from imp_trt.cuda.platform import LIBRARY_VARIABLE, installed_version
+from imp_trt.data.child_modules import importing_this_package
 from imp_trt.data.files import read_regular, temporary_folder, unwritable, write_atomically
 from imp_trt.errors import BuildError, DependencyMissing, ImpTrtError, OutputError
 from imp_trt.export.progress import Progress, silent
@@ -164,9 +165,6 @@ def _run(job: BuildJob, folder: Path, progress: Progress) -> _Event:
     # The child has another working directory.
     if environment.get(LIBRARY_VARIABLE):
         environment[LIBRARY_VARIABLE] = os.path.abspath(environment[LIBRARY_VARIABLE])
-    if environment.get("PYTHONPATH"):
-        paths = environment["PYTHONPATH"].split(os.pathsep)
-        environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, paths))
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", WORKER, str(folder / "job.json")],
@@ -175,7 +173,7 @@ def _run(job: BuildJob, folder: Path, progress: Progress) -> _Event:
             stderr=log,
             # Not the caller's working directory: Python would import modules from there first.
             cwd=folder,
-            env=environment,
+            env=importing_this_package(environment),
             # Ctrl-C reaches this process only, which then kills the whole group.
             start_new_session=True,
         )
