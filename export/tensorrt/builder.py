@@ -28,6 +28,9 @@ from imp_trt.export.tensorrt.build_job import MODULES, BuildJob
 
 WORKER = "imp_trt.export.tensorrt.build_worker"
 
+_PATHS = (LIBRARY_VARIABLE, "IMP_TRT_CACHE", "LD_LIBRARY_PATH")
+"""Environment variables with paths, which may be relative."""
+
 _HEARTBEAT_S = 1.0
 _TAIL_LINES = 5
 _MAX_CACHE = 1 << 30
@@ -163,8 +166,10 @@ def _run(job: BuildJob, folder: Path, progress: Progress) -> _Event:
     """Run the child, forward its progress, and return its last event."""
     environment = rtx_environment(folder) if job.backend == "tensorrt-rtx" else dict(os.environ)
     # The child has another working directory.
-    if environment.get(LIBRARY_VARIABLE):
-        environment[LIBRARY_VARIABLE] = os.path.abspath(environment[LIBRARY_VARIABLE])
+    for name in _PATHS:
+        if environment.get(name):
+            paths = environment[name].split(os.pathsep)
+            environment[name] = os.pathsep.join(map(os.path.abspath, paths))
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", WORKER, str(folder / "job.json")],
