@@ -21,6 +21,21 @@ def test_values_out_of_range_are_rejected(field, value):
         ExportOptions(**{field: value})
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("optimization_level", -1),
+        ("optimization_level", 6),
+        ("optimization_level", True),
+        ("workspace", 0),
+        ("workspace", 0.5),
+    ],
+)
+def test_engine_options_that_tensorrt_would_ignore_are_rejected(field, value):
+    with pytest.raises(UsageError, match=field):
+        EngineOptions(**{field: value})
+
+
 def test_options_are_frozen_and_named():
     with pytest.raises(TypeError):
         ExportOptions("fp16")
