@@ -146,7 +146,7 @@ def _plan(
 ) -> ExportPlan:
     check_target(target, options.precision, options.engine, platform)
     if options.engine.timing_cache is not None:
-        check_writable(options.engine.timing_cache, "timing cache", "choose another file")
+        _check_timing_cache(options.engine.timing_cache)
     if target.backend == "tensorrt-rtx" and options.precision in QUANTIZED:
         _log.warning(_RTX_QUANTIZED)
     _warn_of_level(target, options.engine)
@@ -163,6 +163,18 @@ def _plan(
         calibration=None if options.calibration is None else CalibrationFrames(Path(options.calibration)),
         progress=progress,
     )
+
+
+def _check_timing_cache(path: Path) -> None:
+    """Rejects a file that cannot be written, or that must not be: TensorRT takes any content as no cache."""
+    check_writable(path, "timing cache", "choose another file")
+    if path.suffix.lower() in _FILES:
+        raise UsageError(
+            f"timing cache {path}",
+            expected="a file of its own, such as timing.cache, which is written",
+            got=f"the name of a model or its data, {path.suffix}",
+            fix="--timing-cache timing.cache",
+        )
 
 
 def _warn_of_level(target: Target, engine: EngineOptions) -> None:
