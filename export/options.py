@@ -42,7 +42,8 @@ class EngineOptions:
         keep_onnx: write the ONNX file, with the bodies of its operators, as an artifact next to the engine.
 
     Raises:
-        UsageError: workspace or optimization_level is out of range, which TensorRT would ignore.
+        UsageError: workspace or optimization_level is out of range, which TensorRT would ignore, or
+            compute_capabilities is a text.
     """
 
     plugin: bool | None = None
@@ -56,6 +57,15 @@ class EngineOptions:
     keep_onnx: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("plugin_library", "timing_cache"):
+            if isinstance(path := getattr(self, name), str):
+                object.__setattr__(self, name, Path(path))
+        given: object = self.compute_capabilities
+        if isinstance(given, str):
+            raise UsageError(
+                "compute_capabilities", expected="a tuple of texts", got=repr(given), fix=f"pass {(given,)}"
+            )
+        object.__setattr__(self, "compute_capabilities", tuple(dict.fromkeys(self.compute_capabilities)))
         if self.workspace is not None and (type(self.workspace) is not int or self.workspace < 1):
             raise UsageError("workspace", expected="bytes, an integer above 0", got=repr(self.workspace))
         level = self.optimization_level
