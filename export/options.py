@@ -13,7 +13,7 @@ from imp_trt.artifacts.engine_info import HardwareCompatibility
 from imp_trt.artifacts.fields import build
 from imp_trt.artifacts.manifest import PRECISIONS, QUANTIZED, Precision
 from imp_trt.errors import UsageError
-from imp_trt.export.tensorrt.build_job import DEFAULT_OPTIMIZATION_LEVEL
+from imp_trt.export.tensorrt.build_job import DEFAULT_OPTIMIZATION_LEVEL, MAX_OPTIMIZATION_LEVEL
 from imp_trt.export.verification.gates import Gate
 from imp_trt.models.config import NMS_ITERATIONS
 
@@ -40,6 +40,10 @@ class EngineOptions:
         hardware_compatibility: level of hardware compatibility, as TensorRT names it.
         version_compatible: whether later TensorRT versions may load the engine, in other programs.
         keep_onnx: write the ONNX file, with the bodies of its operators, as an artifact next to the engine.
+
+    Raises:
+        UsageError: workspace or optimization_level is out of range, which TensorRT would ignore, or
+            compute_capabilities is a text.
     """
 
     plugin: bool | None = None
@@ -51,6 +55,22 @@ class EngineOptions:
     hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: bool = False
     keep_onnx: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("plugin_library", "timing_cache"):
+            if isinstance(path := getattr(self, name), str):
+                object.__setattr__(self, name, Path(path))
+        given: object = self.compute_capabilities
+        if isinstance(given, str):
+            raise UsageError(
+                "compute_capabilities", expected="a tuple of texts", got=repr(given), fix=f"pass {(given,)}"
+            )
+        object.__setattr__(self, "compute_capabilities", tuple(dict.fromkeys(self.compute_capabilities)))
+        if self.workspace is not None and (type(self.workspace) is not int or self.workspace < 1):
+            raise UsageError("workspace", expected="bytes, an integer above 0", got=repr(self.workspace))
+        level = self.optimization_level
+        if type(level) is not int or not 0 <= level <= MAX_OPTIMIZATION_LEVEL:
+            raise UsageError("optimization_level", expected=f"0 to {MAX_OPTIMIZATION_LEVEL}", got=repr(level))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from imp_trt.artifacts.writing import check_name_length
 from imp_trt.backends.preflight import check_plugins
 from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.errors import CheckpointError, ImpTrtError, OutputError, UsageError
-from imp_trt.export.options import ExportOptions
+from imp_trt.export.options import EngineOptions, ExportOptions
 from imp_trt.export.progress import Progress
 from imp_trt.export.quantization.calibration_frames import CalibrationFrames
 from imp_trt.export.targets import (
@@ -26,6 +26,7 @@ from imp_trt.export.targets import (
     default_target,
     find_target,
 )
+from imp_trt.export.tensorrt.build_job import DEFAULT_OPTIMIZATION_LEVEL
 from imp_trt.export.tensorrt.engine import uses_plugin
 from imp_trt.export.verification.frames import VerificationFrames
 from imp_trt.export.verification.gates import GATES, Gate
@@ -42,6 +43,10 @@ _RTX_QUANTIZED = (
     "NVIDIA documents int8 in TensorRT-RTX for weights only, and float8 for matrix products: the engine may "
     "be smaller and no faster than a float16 one (support matrices up to 1.5, release notes of 1.7)"
 )
+
+_RTX_LEVEL = "--optimization-level has no effect: TensorRT-RTX builds the same engine at every level"  # 1.7.1
+
+_LEVEL_0 = "--timing-cache has no effect at --optimization-level 0, at which TensorRT does not use one"
 
 
 @dataclass(frozen=True)
@@ -141,9 +146,10 @@ def _plan(
 ) -> ExportPlan:
     check_target(target, options.precision, options.engine, platform)
     if options.engine.timing_cache is not None:
-        check_writable(options.engine.timing_cache, "timing cache", "choose another file")
+        _check_timing_cache(options.engine.timing_cache)
     if target.backend == "tensorrt-rtx" and options.precision in QUANTIZED:
         _log.warning(_RTX_QUANTIZED)
+    _warn_of_level(target, options.engine)
     _check_plugins(target, options, platform)
     frames = VerificationFrames(None if options.frames is None else Path(options.frames), options.frame_count)
     frames.check()
@@ -157,6 +163,26 @@ def _plan(
         calibration=None if options.calibration is None else CalibrationFrames(Path(options.calibration)),
         progress=progress,
     )
+
+
+def _check_timing_cache(path: Path) -> None:
+    """Rejects a file that cannot be written, or that must not be: TensorRT takes any content as no cache."""
+    check_writable(path, "timing cache", "choose another file")
+    if path.suffix.lower() in _FILES:
+        raise UsageError(
+            f"timing cache {path}",
+            expected="a file of its own, such as timing.cache, which is written",
+            got=f"the name of a model or its data, {path.suffix}",
+            fix="--timing-cache timing.cache",
+        )
+
+
+def _warn_of_level(target: Target, engine: EngineOptions) -> None:
+    """Log an optimization level without effect, and one with which a timing cache has none."""
+    if target.backend == "tensorrt-rtx" and engine.optimization_level != DEFAULT_OPTIMIZATION_LEVEL:
+        _log.warning(_RTX_LEVEL)
+    if engine.timing_cache is not None and engine.optimization_level == 0:
+        _log.warning(_LEVEL_0)
 
 
 def _check_plugins(target: Target, options: ExportOptions, platform: Platform) -> None:

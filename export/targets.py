@@ -47,7 +47,7 @@ class Target:
         backend: library that runs the artifact.
         note: one line of description.
         source, as_of: source of the data, and the date when it was read (ISO).
-        versions: TensorRT versions [first, end) that imp-trt supports tplatform.
+        versions: TensorRT versions [first, end) that imp-trt supports on it.
         capabilities: compute capabilities of its GPUs; empty means that of this machine's GPU.
         platform: operating system and architecture that engines must be built on; None for any.
         drive: whether it is an NVIDIA DRIVE product.
@@ -243,6 +243,9 @@ def check_target(target: Target, precision: Precision, options: EngineOptions, p
     _check_builder(target, platform)
     if target.backend == "tensorrt":
         _check_gpu(target, platform)
+    if options.hardware_compatibility == "ampere_plus" and precision == "fp8":
+        reason = "ampere_plus engines run on every GPU from 8.0 on, and fp8 needs Ada (8.9) or newer"
+        raise _unsupported(target, reason, "leave --hardware-compatible out, or --engine fp16 or int8")
     own = (platform.gpu.compute_capability,) if isinstance(platform.gpu, Gpu) else ()
     chosen = capabilities_for(target, precision, options) or target.capabilities
     _check_capabilities(target, precision, own if target.backend == "tensorrt" else chosen, options)
@@ -288,6 +291,10 @@ def _check_options(target: Target, options: EngineOptions) -> None:
     if options.version_compatible and target.drive:
         raise _unsupported(
             target, "NVIDIA does not support version-compatible engines on DRIVE", "leave it out"
+        )
+    if options.hardware_compatibility != "none" and (target.drive or target.name.startswith("jetson")):
+        raise _unsupported(
+            target, "NVIDIA does not support hardware compatibility on DRIVE OS and JetPack", "leave it out"
         )
     if options.plugin is False and options.plugin_library is not None:
         raise UsageError("--no-plugin and --plugin-library cannot be combined", fix="leave one of them out")

@@ -31,7 +31,7 @@ class Engine:
 
     Shapes and types are fixed, and nothing is resized or converted. An .onnx file runs in ONNX Runtime, an
     engine in TensorRT or TensorRT-RTX, replayed as one CUDA graph. On the CPU, calls of several threads run
-    one after the other. An engine can be run only by the first thread that runs it.
+    one after the other. An engine can be run only by the first thread that runs it, and closed by any.
 
     Args:
         path: an .onnx or .engine artifact of imp-export, with its manifest.
@@ -95,8 +95,6 @@ class Engine:
             ImpTrtError: the network failed.
         """
         backend, checked = self._checked(inputs)
-        if self._on_gpu:  # one thread runs it: no lock
-            return backend.run(checked)
         with self._lock:
             return backend.run(checked)
 
@@ -123,18 +121,19 @@ class Engine:
                 got="an ONNX file, whose outputs are in host memory",
                 fix="call run(), or build an engine: imp-export FILE.onnx --target tensorrt",
             )
-        return backend.run_on_device(checked)
+        with self._lock:
+            return backend.run_on_device(checked)
 
     def warmup(self) -> None:
         """One call on zeros."""
         self.run({spec.name: np.zeros(spec.shape, spec.dtype) for spec in self.inputs})
 
     def close(self) -> None:
-        """Release the network; idempotent."""
-        backend, self._backend = self._backend, None
-        if backend is not None:
-            with self._lock:
-                backend.close()
+        """Release the network; idempotent, in any thread. Waits for a call of another one."""
+        with self._lock:
+            if self._backend is not None:
+                self._backend.close()
+                self._backend = None
 
     def __enter__(self) -> Engine:
         return self

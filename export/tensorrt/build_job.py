@@ -16,6 +16,7 @@ MODULES: dict[EngineBackendName, str] = {"tensorrt": "tensorrt", "tensorrt-rtx":
 """Backend -> Python module of its builder."""
 
 DEFAULT_OPTIMIZATION_LEVEL = 3
+MAX_OPTIMIZATION_LEVEL = 5
 
 
 @dataclass(frozen=True)

@@ -105,11 +105,7 @@ def run(job: BuildJob, events: Events) -> dict[str, object]:
     config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise BuildError(
-            f"{job.backend} {trt.__version__} cannot build the graph",
-            got=logger.last_errors() or "no message",
-            fix="report the message; imp-export --target onnxruntime exports a file without a builder",
-        )
+        raise _build_error(trt, logger, job)
     try:
         Path(job.output).write_bytes(plan)
         _save_timing_cache(config, job)
@@ -226,6 +222,17 @@ def _register(trt: TensorRT, job: BuildJob) -> str | None:
 
     library = None if job.plugin_library is None else Path(job.plugin_library)
     return register_plugins(trt, library)
+
+
+def _build_error(trt: TensorRT, logger: Logger, job: BuildJob) -> BuildError:
+    fix = "report the message; imp-export --target onnxruntime exports a file without a builder"
+    if job.workspace is not None:  # too little is a common reason, which messages name in many ways
+        fix = f"a larger --workspace, or none ({job.workspace / 2**30:.3g} GiB is the limit); else {fix}"
+    return BuildError(
+        f"{job.backend} {trt.__version__} cannot build the graph",
+        got=logger.last_errors() or "no message",
+        fix=fix,
+    )
 
 
 def _parse_error(parser: OnnxParser, logger: Logger) -> BuildError:

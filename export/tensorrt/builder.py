@@ -20,12 +20,16 @@ from typing import IO, Any, cast
 from imp_trt import errors
 from imp_trt.artifacts.engine_info import EngineBackendName
 from imp_trt.cuda.platform import LIBRARY_VARIABLE, installed_version
+from imp_trt.data.child_modules import importing_this_package
 from imp_trt.data.files import read_regular, temporary_folder, unwritable, write_atomically
 from imp_trt.errors import BuildError, DependencyMissing, ImpTrtError, OutputError
 from imp_trt.export.progress import Progress, silent
 from imp_trt.export.tensorrt.build_job import MODULES, BuildJob
 
 WORKER = "imp_trt.export.tensorrt.build_worker"
+
+_PATHS = (LIBRARY_VARIABLE, "IMP_TRT_CACHE", "LD_LIBRARY_PATH")
+"""Environment variables with paths, which may be relative."""
 
 _HEARTBEAT_S = 1.0
 _TAIL_LINES = 5
@@ -162,11 +166,10 @@ def _run(job: BuildJob, folder: Path, progress: Progress) -> _Event:
     """Run the child, forward its progress, and return its last event."""
     environment = rtx_environment(folder) if job.backend == "tensorrt-rtx" else dict(os.environ)
     # The child has another working directory.
-    if environment.get(LIBRARY_VARIABLE):
-        environment[LIBRARY_VARIABLE] = os.path.abspath(environment[LIBRARY_VARIABLE])
-    if environment.get("PYTHONPATH"):
-        paths = environment["PYTHONPATH"].split(os.pathsep)
-        environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, paths))
+    for name in _PATHS:
+        if environment.get(name):
+            paths = environment[name].split(os.pathsep)
+            environment[name] = os.pathsep.join(map(os.path.abspath, paths))
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", WORKER, str(folder / "job.json")],
@@ -175,7 +178,7 @@ def _run(job: BuildJob, folder: Path, progress: Progress) -> _Event:
             stderr=log,
             # Not the caller's working directory: Python would import modules from there first.
             cwd=folder,
-            env=environment,
+            env=importing_this_package(environment),
             # Ctrl-C reaches this process only, which then kills the whole group.
             start_new_session=True,
         )

@@ -25,6 +25,7 @@ from imp_trt.backends.engine_core import EngineCore
 from imp_trt.backends.network_calls import HostArray
 from imp_trt.cuda import driver
 from imp_trt.cuda.driver import DeviceBuffer, Event, PinnedBuffer
+from imp_trt.data.native_calls import CallLock
 from imp_trt.errors import ImpTrtError, InvalidInput
 from imp_trt.preprocessing.device_arrays import DeviceView, device_view
 
@@ -100,6 +101,11 @@ class EngineArrays(EngineCore):
         }
         self._handed_out.update(arrays.values())
         return arrays
+
+    def close(self) -> None:
+        """See :meth:`EngineCore.close`; waits for a download of another thread."""
+        with self._downloading:
+            super().close()
 
     def _start(self, inputs: Mapping[str, object]) -> None:
         """Copy the inputs, which have been checked if they are in host memory, and run the network."""
@@ -182,14 +188,15 @@ class EngineArrays(EngineCore):
 
     def _download(self, array: DeviceArray) -> HostArray:
         """The array in host memory."""
-        self.check_caller()
         spec = array.spec
-        with self._current():
-            nbytes = spec_bytes(spec)
-            if nbytes:
-                driver.copy_out(self._read_back.pointer, array.pointer, nbytes, self._stream.handle)
-                self._stream.synchronize()
-            copied = self._read_back.array[:nbytes].copy()
+        with self._downloading:
+            self.check_caller()
+            with self._current():
+                nbytes = spec_bytes(spec)
+                if nbytes:
+                    driver.copy_out(self._read_back.pointer, array.pointer, nbytes, self._stream.handle)
+                    self._stream.synchronize()
+                copied = self._read_back.array[:nbytes].copy()
         view: HostArray = copied.view(spec.dtype).reshape(spec.shape)
         return view
 
@@ -208,6 +215,7 @@ class EngineArrays(EngineCore):
         self._staging: PinnedBuffer = closed_by(stack, PinnedBuffer(self._inputs.nbytes))
         self._read_back: PinnedBuffer = closed_by(stack, PinnedBuffer(self._outputs.nbytes))
         self._staged = self._inputs.views(self._staging.array)
+        self._downloading = CallLock()
         self._in_use: list[object] = []
         self._free: deque[DeviceBuffer] = deque()
         self._buffers: list[DeviceBuffer] = []

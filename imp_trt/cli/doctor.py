@@ -332,9 +332,22 @@ def _abilities(
         if needs_gpu and no_gpu:
             missing["GPU"] = str(no_gpu)
             fix = fix or "run on a machine with an NVIDIA GPU and its driver"
+        elif needs_gpu and "tensorrt_rtx" in needed and (unfit := _unfit_for_rtx(gpu)):
+            missing["GPU"] = unfit
+            fix = "use TensorRT on this GPU, see above"
         fix = _for_driver(fix, gpu.get("driver"))
         found.append({"what": what, "works": not missing, "missing": missing, "fix": fix})
     return found
+
+
+def _unfit_for_rtx(gpu: dict[str, Any]) -> str | None:
+    """Why TensorRT-RTX runs on no GPU here; None if it does on one."""
+    from imp_trt.artifacts.plan_header import RTX_CAPABILITIES
+
+    here = [str(device["compute_capability"]) for device in gpu["devices"]]
+    if any(capability in RTX_CAPABILITIES for capability in here):
+        return None
+    return f"TensorRT-RTX runs on compute capability {', '.join(RTX_CAPABILITIES)}, not {', '.join(here)}"
 
 
 def _fix(

@@ -118,7 +118,7 @@ def engine_options(p: argparse.ArgumentParser) -> None:
         type=int,
         choices=range(6),
         default=3,
-        help="builder optimization level; higher levels take longer to build (default: 3)",
+        help="builder optimization level; higher levels take longer to build (default: 3); TensorRT only",
     )
     group.add_argument(
         "--hardware-compatible",

@@ -17,6 +17,7 @@
 #include <iterator>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -112,7 +113,11 @@ void segment(const char* engine_path, const char* plugin_library)
     cudaStream_t stream = nullptr;
     need(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
     std::vector<double> ms;
-    while (std::fread(frame.host, 1, frame.bytes, stdin) == frame.bytes) {
+    const size_t batch = static_cast<size_t>(size.d[0]), frame_bytes = frame.bytes / batch;
+    size_t total = 0, got = 0;
+    while ((got = std::fread(frame.host, 1, frame.bytes, stdin)) > 0) {
+        // Fewer in the last call; the rest of the batch is of the one before.
+        const size_t frames = got / frame_bytes;
         const auto start = std::chrono::steady_clock::now();
         need(cudaMemcpyAsync(frame.device, frame.host, frame.bytes, cudaMemcpyHostToDevice, stream), "upload");
         if (!context->enqueueV3(stream)) {
@@ -123,14 +128,23 @@ void segment(const char* engine_path, const char* plugin_library)
         }
         need(cudaStreamSynchronize(stream), "the network");
         ms.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
-        if (std::fwrite(semantic.host, 1, semantic.bytes, stdout) != semantic.bytes) {
+        const size_t map_bytes = frames * (semantic.bytes / batch);
+        if (std::fwrite(semantic.host, 1, map_bytes, stdout) != map_bytes) {
             throw std::runtime_error("cannot write the class map");
         }
-        const int32_t instances = *static_cast<const int32_t*>(count.host);
-        std::fprintf(stderr, "%zu: %d instances, %.2f ms\n", ms.size(), instances, ms.back());
+        total += frames;
+        const auto* const counts = static_cast<const int32_t*>(count.host);
+        const int32_t instances = std::accumulate(counts, counts + frames, 0);
+        std::fprintf(stderr, "%zu: %d instances, %.2f ms\n", total, instances, ms.back());
+        if (got % frame_bytes != 0) {
+            throw std::runtime_error("stdin ends within a frame; are its frames BGR, and of the size above?");
+        }
+    }
+    if (std::ferror(stdin) != 0 || std::fflush(stdout) != 0) {
+        throw std::runtime_error("cannot read the frames, or write the class maps");
     }
     std::fprintf(stderr, "%zu frames, p50 %.2f ms, p99 %.2f ms from frame in host memory to class map there\n",
-                 ms.size(), percentile(ms, 0.5), percentile(ms, 0.99));
+                 total, percentile(ms, 0.5), percentile(ms, 0.99));
 }
 
 } // namespace

@@ -116,6 +116,10 @@ def _run(options: argparse.Namespace, command: list[str]) -> int:
 
     started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     steps = plan(options)
+    if not steps:
+        from imp_trt.errors import UsageError
+
+        raise UsageError(f"--only {options.only}", expected="part of the name of a step", got="no such step")
     about = {
         "imp_trt": imp_trt.__version__,
         "command": " ".join(["python", os.path.relpath(command[0], ROOT), *command[1:]]),

@@ -133,6 +133,8 @@ def main(argv: list[str] | None = None) -> int:
     from imp_trt.data import write_atomically
 
     steps = [step for step in plan(options) if not options.only or options.only in step.name]
+    if not steps:
+        parser.error(f"--only {options.only}: no step has it in its name, such as {plan(options)[0].name}")
     entries: list[dict[str, Any]] = []
     for number, step in enumerate(steps, 1):
         print(f"[{number}/{len(steps)}] {step.name} ...", file=sys.stderr, flush=True)

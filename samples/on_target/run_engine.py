@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run an engine and report its results: run_engine.py FOLDER [--plugin-library FILE]
 
-The folder holds one engine, and the ONNX file it was built from (imp-export --keep-onnx). Prints, as JSON,
+The folder holds an engine, and the ONNX file it was built from (imp-export --keep-onnx). Prints, as JSON,
 whether the outputs with and without CUDA graph are bitwise equal, agreement with ONNX Runtime, and latency
 percentiles; writes the outputs to FOLDER/answers.npz. With --plugin-library the same engine runs with the C++
 plugin instead of the Python plugin, and its outputs must be bitwise equal.
@@ -109,6 +109,18 @@ def compare(path: Path, folder: Path, frames: list[NDArray[np.uint8]]) -> dict[s
     return {"cpp_plugin_gives_the_same_bits": same, "latency_graph": latency(path, frames), "passed": same}
 
 
+def newest_engine(folder: Path) -> Path:
+    """The engine that was built last: a folder may hold those of earlier runs with other targets or weights.
+
+    Raises:
+        DependencyMissing: there is none.
+    """
+    engines = list(folder.glob("*.engine"))
+    if not engines:
+        raise DependencyMissing(f"no engine in {folder}", fix="see the step that builds it")
+    return max(engines, key=lambda path: path.stat().st_mtime_ns)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -116,20 +128,18 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--plugin-library", type=Path)
     options = parser.parse_args()
-    engines = sorted(options.folder.glob("*.engine"))
     try:
-        if not engines:
-            raise DependencyMissing(f"no engine in {options.folder}", fix="see the step that builds it")
+        engine = newest_engine(options.folder)
         if options.plugin_library and not options.plugin_library.exists():
             raise DependencyMissing(f"no library {options.plugin_library}", fix="see the step that builds it")
         if options.plugin_library:
             os.environ["IMP_TRT_PLUGIN_LIBRARY"] = str(options.plugin_library.absolute())
         frames = [sample.image for sample in StreetScenes(seed=99, length=FRAMES)]
-        figures = (compare if options.plugin_library else check)(engines[0], options.folder, frames)
+        figures = (compare if options.plugin_library else check)(engine, options.folder, frames)
     except ImpTrtError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    print(json.dumps({"engine": str(engines[0]), **figures}, indent=1))
+    print(json.dumps({"engine": str(engine), **figures}, indent=1))
     return 0 if figures["passed"] else 1
 
 

@@ -114,7 +114,9 @@ def command(artifact: Artifact, folder: Path) -> str:
     """Return the command that starts the server."""
     start = f"tritonserver --model-repository={folder.absolute()}"
     engine = artifact.manifest.engine
-    if engine is not None and "plugin" in engine.operators.values():
+    if engine is not None and engine.version_compatible:  # contains code, which Triton rejects by default
+        start += " --backend-config=tensorrt,version-compatible=true"
+    if engine is not None and engine.plugins:
         library = "--backend-config=tensorrt,plugins=/path/to/libimp_trt_plugins.so"
         return f"IMP_TRT_REGISTER_ON_LOAD=1 {start} {library}"
     return start

@@ -17,6 +17,7 @@ import torch
 
 from imp_trt import Engine, Segmenter
 from imp_trt.artifacts.writing import write_artifact
+from imp_trt.cuda import driver
 from imp_trt.errors import ArtifactError, DeviceError, InvalidInput
 from tests.support import foreign, tiny
 from tests.support.fake_tensorrt import engine_file, network_engine_file
@@ -237,6 +238,38 @@ def test_one_thread_owns_it(machine: Machine, network: Path) -> None:
         thread.start()
         thread.join()
     assert "one Engine per thread" in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "last"), [("run", "copy_out"), ("run_on_device", "copy_on_device"), ("numpy", "copy_out")]
+)
+def test_close_in_another_thread_waits_for_a_call(
+    machine: Machine, network: Path, monkeypatch: pytest.MonkeyPatch, call: str, last: str
+) -> None:
+    """It would free the memory that the call still uses."""
+    engine = Engine(network)
+    inputs = foreign.images()
+    kept = engine.run_on_device(inputs) if call == "numpy" else {}
+    real = getattr(driver, last)
+    closing = threading.Thread(target=engine.close)
+
+    def closed_meanwhile(*arguments: int) -> None:
+        if not closing.ident:
+            closing.start()
+            closing.join(0.2)
+            assert closing.is_alive()
+        real(*arguments)
+
+    monkeypatch.setattr(driver, last, closed_meanwhile)
+    if call == "numpy":
+        kept["logits"].numpy()
+    else:
+        getattr(engine, call)(inputs)
+    closing.join(10)
+    assert not closing.is_alive()
+    with pytest.raises(InvalidInput, match="closed"):
+        engine.run(inputs)
+    assert nothing_left(machine)
 
 
 def test_a_failure_leaves_it_usable(machine: Machine, network: Path, expected: Engine) -> None:

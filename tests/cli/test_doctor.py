@@ -156,6 +156,19 @@ def test_engines_need_a_gpu() -> None:
     assert all(a["works"] for a in doctor._abilities(GPU, {}, {}))
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "works"), [(["8.9"], True), (["9.0", "8.6"], True), (["9.0"], False), (["8.7"], False)]
+)
+def test_tensorrt_rtx_does_not_run_on_every_gpu(capabilities: list[str], works: bool) -> None:
+    gpu = GPU | {"devices": [{"compute_capability": capability} for capability in capabilities]}
+    found = {ability["what"]: ability for ability in doctor._abilities(gpu, {}, {})}
+    assert found["build and run TensorRT engines"]["works"]
+    assert found["run TensorRT-RTX engines"]["works"] == works
+    if not works:
+        assert f"not {capabilities[0]}" in found["run TensorRT-RTX engines"]["missing"]["GPU"]
+        assert "use TensorRT on this GPU" in found["run TensorRT-RTX engines"]["fix"]
+
+
 def test_what_engines_need_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> str:
         raise doctor.metadata.PackageNotFoundError(name)

@@ -21,6 +21,32 @@ def test_values_out_of_range_are_rejected(field, value):
         ExportOptions(**{field: value})
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("optimization_level", -1),
+        ("optimization_level", 6),
+        ("optimization_level", True),
+        ("workspace", 0),
+        ("workspace", 0.5),
+    ],
+)
+def test_engine_options_that_tensorrt_would_ignore_are_rejected(field, value):
+    with pytest.raises(UsageError, match=field):
+        EngineOptions(**{field: value})
+
+
+def test_engine_options_take_texts_as_paths_and_lists_as_tuples():
+    options = EngineOptions(
+        timing_cache="timing.cache", plugin_library="lib.so", compute_capabilities=["8.9", "8.6", "8.9"]
+    )
+    assert options == EngineOptions(
+        timing_cache=Path("timing.cache"), plugin_library=Path("lib.so"), compute_capabilities=("8.9", "8.6")
+    )
+    with pytest.raises(UsageError, match=r"compute_capabilities.*\('8\.9',\)"):
+        EngineOptions(compute_capabilities="8.9")
+
+
 def test_options_are_frozen_and_named():
     with pytest.raises(TypeError):
         ExportOptions("fp16")

@@ -407,6 +407,15 @@ def test_a_timing_cache_that_cannot_be_written_is_reported_before_any_work(weigh
         export_model(weights, tmp_path, ExportOptions(precision="fp16", target="tensorrt", engine=options))
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "old.ENGINE", "weights.safetensors"])
+def test_a_model_is_not_overwritten_as_a_timing_cache(weights, tmp_path, monkeypatch, name):
+    """`--timing-cache` without its value takes the next argument, the file to export."""
+    monkeypatch.setattr(plan, "check_target", lambda *arguments: None)
+    options = EngineOptions(timing_cache=tmp_path / name)
+    with pytest.raises(UsageError, match=r"timing cache .*--timing-cache timing\.cache"):
+        export_model(weights, tmp_path, ExportOptions(precision="fp16", target="tensorrt", engine=options))
+
+
 @pytest.mark.slow
 def test_a_failed_set_of_files_leaves_the_golden_frames_of_others(quick, weights, tmp_path, monkeypatch):
     report = export_onnx(weights, tmp_path / "a.onnx", ExportOptions(frame_count=1, function_free=True))

@@ -247,3 +247,31 @@ def test_limits_of_quantization_on_rtx_are_reported_before_the_work(
             ExportOptions(precision=precision, target="rtx", calibration=calibration),
         )
     assert ("for weights only" in caplog.text) == warns
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "said"),
+    [
+        ("rtx", {"optimization_level": 5}, "same engine at every level"),
+        ("rtx", {}, ""),
+        ("tensorrt", {"optimization_level": 0, "timing_cache": "kept"}, "--timing-cache has no effect"),
+        ("tensorrt", {"optimization_level": 1, "timing_cache": "kept"}, ""),
+        ("tensorrt", {"optimization_level": 5}, ""),
+    ],
+)
+def test_an_optimization_level_without_effect_is_reported(
+    tmp_path, monkeypatch, caplog, target, options, said
+):
+    caplog.set_level("WARNING", logger="imp_trt")
+    monkeypatch.setattr(plan, "check_target", lambda *arguments: None)
+    monkeypatch.setattr(plan, "_check_plugins", lambda *arguments: None)
+    if "timing_cache" in options:
+        options = options | {"timing_cache": tmp_path / options["timing_cache"]}
+    with pytest.raises(CheckpointError):
+        export_model(
+            tmp_path / "none.pt",
+            tmp_path,
+            ExportOptions(precision="fp16", target=target, engine=EngineOptions(**options)),
+        )
+    assert said in caplog.text
+    assert ("optimization-level" in caplog.text) == bool(said)

@@ -58,6 +58,7 @@ POSSIBLE = [
     ("jetson-thor", "fp8", THOR, {}),
     ("drive-thor", "fp8", machine("linux-aarch64", "10.10.10", capability="10.1"), {}),
     ("data-center", "fp8", H100, {"plugin": True}),
+    ("data-center", "fp8", H100, {"hardware_compatibility": "same_compute_capability"}),
     ("data-center", "fp16", T4, {"plugin": False}),
 ]
 
@@ -95,6 +96,15 @@ IMPOSSIBLE = [
         "built on Ampere or newer, not on 7.5",
     ),
     ("tensorrt", "fp16", H100, {"hardware_compatibility": "any"}, "one of none"),
+    ("tensorrt", "fp8", H100, {"hardware_compatibility": "ampere_plus"}, "every GPU from 8.0 on, and fp8"),
+    (
+        "jetson-orin",
+        "fp16",
+        ORIN,
+        {"hardware_compatibility": "same_compute_capability"},
+        "DRIVE OS and JetPack",
+    ),
+    ("drive-thor", "fp16", THOR, {"hardware_compatibility": "ampere_plus"}, "DRIVE OS and JetPack"),
     ("tensorrt", "fp16", H100, {"plugin": False, "plugin_library": Path("x.so")}, "cannot be combined"),
     ("drive-orin", "fp16", ORIN, {"version_compatible": True}, "does not support .* on DRIVE"),
     ("drive-thor", "fp16", THOR, {"version_compatible": True}, "does not support .* on DRIVE"),

@@ -47,15 +47,42 @@ def test_every_frame_gets_its_class_map(program, tmp_path, batch, detections):
     assert np.array_equal(maps, frames[..., 0] // 64)
     said = done.stderr.decode()
     assert f"frames of 50x40, {batch} at a time" in said
-    assert said.count("2 instances") == 4 // batch
-    assert re.search(rf"{4 // batch} frames, p50 [0-9.]+ ms, p99 [0-9.]+ ms", said)
+    assert said.count(f"{2 * batch} instances") == 4 // batch
+    assert re.search(r"4 frames, p50 [0-9.]+ ms, p99 [0-9.]+ ms", said)
 
 
 def test_a_truncated_frame_is_rejected(program, tmp_path):
+    """As of a video of another size: all class maps are then those of shifted pixels."""
     done = _run(program, tmp_path, tensorrt_on_host.engine(8, 8), bytes(8 * 8 * 3 + 100))
-    assert done.returncode == 0
+    assert done.returncode == 1
     assert len(done.stdout) == 64
-    assert b"1 frames" in done.stderr
+    assert b"stdin ends within a frame" in done.stderr
+
+
+def test_the_last_frames_may_be_fewer_than_a_batch(program, tmp_path):
+    frames = np.stack([tiny.frame(8, 8, seed=i) for i in range(5)])
+    done = _run(program, tmp_path, tensorrt_on_host.engine(8, 8, 4), frames.tobytes())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (frames[..., 0] // 64).tobytes()
+    assert b"5: 2 instances" in done.stderr
+
+
+def test_class_maps_that_cannot_be_written_are_an_error(program, tmp_path):
+    path = tmp_path / "model.engine"
+    path.write_bytes(tensorrt_on_host.engine(8, 8))
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "STAND_IN_GPUS": "1"}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [program, path],
+            input=bytes(8 * 8 * 3),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=60,
+            env=environment,
+        )
+    assert done.returncode == 1
+    assert b"cannot read the frames, or write the class maps" in done.stderr
 
 
 def test_the_plugin_library_is_loaded_before_the_engine(program, tmp_path):

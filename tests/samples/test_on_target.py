@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import pytest
 import imp_trt
 from imp_trt.backends import engine_core
 from imp_trt.cli import export
+from imp_trt.errors import DependencyMissing
 from tests.gpu.conftest import missing
 from tests.samples.conftest import SAMPLES
 from tests.support.stub_packages import alive
@@ -151,3 +153,26 @@ def test_an_engine_that_is_not_captured_is_noticed(on_target, monkeypatch, tmp_p
     found, said = on_target.run_engine.answers_and_warnings(tmp_path, [])
     assert found == {}
     assert said == [warning % "cudaErrorStreamCaptureInvalidated"]
+
+
+def test_the_engine_that_was_built_last_is_run(on_target, tmp_path):
+    """By name an engine of another target, left by an earlier run, would come first."""
+    old, new = tmp_path / "a.fp16.tensorrt-rtx.engine", tmp_path / "a.fp16.tensorrt.engine"
+    for seconds, path in enumerate((old, new), 1):
+        path.touch()
+        os.utime(path, (seconds, seconds))
+    assert on_target.run_engine.newest_engine(tmp_path) == new
+    with pytest.raises(DependencyMissing, match="no engine in"):
+        on_target.run_engine.newest_engine(tmp_path / "none")
+
+
+def test_a_selection_of_no_step_is_an_error(on_target, tmp_path, capsys):
+    """It said that a report was written."""
+    arguments = ["--only", "kernals", "-o", str(tmp_path / "r.json"), "--work", str(tmp_path / "work")]
+    with pytest.raises(SystemExit):
+        on_target.on_target.main(arguments)
+    assert "--only kernals: no step has it" in capsys.readouterr().err
+    arguments += ["--minutes", "1", "--out", str(tmp_path / "out")]
+    assert on_target.on_target.main(arguments) == 2
+    assert "--only kernals: expected part of the name of a step" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -66,7 +66,16 @@ def test_an_engine_is_served_byte_for_byte_with_its_plugins(repository, tmp_path
     assert (home.name, config.name, config.backend) == ("street", "street", "tensorrt")
     assert (home / "1" / config.default_model_filename).read_bytes() == engines.plan()
     assert config.instance_group[0].Kind.Name(config.instance_group[0].kind) == "KIND_GPU"
-    assert "IMP_TRT_REGISTER_ON_LOAD=1 tritonserver" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "IMP_TRT_REGISTER_ON_LOAD=1 tritonserver" in said
+    assert "version-compatible" not in said
+
+
+def test_an_engine_for_later_versions_needs_an_option_of_triton(repository, tmp_path, capsys):
+    path = tmp_path / "tiny.fp16.x.engine"
+    write_artifact(path, engines.plan(), engines.manifest(engine=engines.info(version_compatible=True)))
+    assert repository.main([str(path), "-o", str(tmp_path / "models")]) == 0
+    assert " --backend-config=tensorrt,version-compatible=true" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

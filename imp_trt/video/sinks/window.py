@@ -14,6 +14,7 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.child_modules import importing_this_package
 from imp_trt.errors import OutputError, printable
 from imp_trt.video.sinks.sink import BaseSink, SegmentedFrame
 
@@ -89,7 +90,7 @@ class _Viewer:
                 stdin=child_stdin,
                 stdout=child_stdout,
                 stderr=self._stderr,
-                env=os.environ | {"QT_LOGGING_RULES": "*=false"},
+                env=importing_this_package(os.environ) | {"QT_LOGGING_RULES": "*=false"},
                 start_new_session=True,
             )
         except BaseException:

@@ -135,6 +135,12 @@ def test_what_the_builder_rejects_has_its_message():
         built(model)
 
 
+def test_a_workspace_that_is_too_small_is_named():
+    job = BuildJob("tensorrt-rtx", "fp16", workspace=1)
+    with pytest.raises(BuildError, match=r"workspace limit.*Fix: a larger --workspace, or none"):
+        build_engine(convolution("fp16").SerializeToString(), job)
+
+
 def test_not_an_onnx_file():
     with pytest.raises(BuildError, match="parser rejects the graph"):
         build_engine(b"nothing", BuildJob("tensorrt-rtx", "fp32"))

@@ -14,6 +14,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
+import imp_trt
 from imp_trt.errors import BuildError, DependencyMissing, OutputError
 from imp_trt.export.tensorrt import build_worker, builder
 from imp_trt.export.tensorrt.build_job import BuildJob
@@ -140,6 +141,33 @@ def test_relative_folders_of_modules_are_found(stub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "stubs")
     with pytest.raises(DependencyMissing, match="the stub"):
+        build_engine(b"", JOB)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("IMP_TRT_CACHE", "cache", "{here}/cache"),
+        ("IMP_TRT_PLUGIN_LIBRARY", "build/lib.so", "{here}/build/lib.so"),
+        ("LD_LIBRARY_PATH", "TensorRT/lib:/usr/lib", "{here}/TensorRT/lib:/usr/lib"),
+    ],
+)
+def test_relative_paths_in_the_environment_stay_those_of_the_caller(
+    stub, tmp_path, monkeypatch, name, value, expected
+):
+    """The child runs in a folder that is deleted: kernels in a cache there would be lost."""
+    stub(f"import os\nraise ImportError(os.environ[{name!r}])")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(DependencyMissing, match=f"[ :]{expected.format(here=tmp_path)}[.;]"):
+        build_engine(b"", JOB)
+
+
+def test_the_child_imports_the_package_of_its_parent(stub, monkeypatch):
+    """Not another one that is installed, where the parent has found its own by sys.path alone."""
+    stub("import imp_trt\nraise ImportError(f'with {imp_trt.__file__}')")
+    monkeypatch.chdir("/")
+    with pytest.raises(DependencyMissing, match=f"with {imp_trt.__file__}"):
         build_engine(b"", JOB)
 
 
