@@ -27,7 +27,7 @@ PROGRAMS = sorted(path for path in SAMPLES.rglob("*") if path.suffix in (".py", 
 )
 def test_samples_stay_short_enough_to_copy(path):
     lines = [line for line in path.read_text().splitlines() if "SPDX-License-Identifier" not in line]
-    assert len(lines) < 150
+    assert len(lines) < (150 if path.suffix == ".py" else 170)  # C++ has headers and braces
 
 
 @pytest.mark.parametrize("name", sorted({path.relative_to(SAMPLES).parts[0] for path in PROGRAMS}))
