@@ -7,7 +7,8 @@ import argparse
 from importlib import import_module
 
 import imp_trt
-from imp_trt.cli.common import print_line, run_command
+from imp_trt.cli.common import run_command
+from imp_trt.cli.printing import print_line
 from imp_trt.errors import DependencyMissing
 
 COMMANDS = {

@@ -11,18 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imp_trt.backends import BACKEND_NAMES
-from imp_trt.cli.common import (
-    Progress,
-    add_deprecated,
-    command_parser,
-    positive,
-    print_json,
-    print_lines,
-    run_command,
-    say,
-    seconds,
-)
+from imp_trt.cli.common import Progress, add_deprecated, command_parser, positive, run_command, seconds
 from imp_trt.cli.outputs import attempt_all
+from imp_trt.cli.printing import print_json, print_lines, say
 from imp_trt.cli.temporal_options import add_temporal, temporal_of
 from imp_trt.cli.unused_options import warn_of_unused
 from imp_trt.errors import UsageError

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import logging
 import math
 import os
@@ -18,18 +17,16 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import imp_trt
 from imp_trt.cli.interrupts import EXIT_INTERRUPTED, ends_by_second_signal
+from imp_trt.cli.printing import say, to_stderr, written_to_stdout
 from imp_trt.cli.repeated import StoreLast
-from imp_trt.errors import DependencyMissing, ImpTrtError, OutputError, printable
-
-if TYPE_CHECKING:
-    from imp_trt.preprocessing.letterbox import LetterboxTransform
+from imp_trt.errors import DependencyMissing, ImpTrtError, printable
 
 # PyTorch with OpenCV and ONNX Runtime needs about 3 GB, most of it never touched.
 _ADDRESS_SPACE = 4 << 30
@@ -196,62 +193,6 @@ def _check_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a locale such as C has 128 characters
 
 
-@contextmanager
-def written_to_stdout() -> Iterator[None]:
-    """Context manager: OutputError if what is printed cannot be written, such as to a full disk."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        sys.stdout = open(os.devnull, "w")  # without this, Python reports it again on exit
-        raise OutputError(
-            "standard output cannot be written",
-            got=error.strerror,
-            fix="redirect it to another place, or free disk space",
-        ) from error
-
-
-def _to_stderr(text: str) -> None:
-    """Write to stderr; a full disk, a closed pipe or terminal does not end the command."""
-    with suppress(OSError, ValueError):
-        sys.stderr.write(text)
-        sys.stderr.flush()
-
-
-def say(text: str) -> None:
-    """One line on stderr; see :func:`imp_trt.errors.printable`."""
-    _to_stderr(printable(text) + "\n")
-
-
-def print_line(text: str) -> None:
-    """One line on stdout; see :func:`imp_trt.errors.printable`. A line break in a name begins no line."""
-    print_lines(printable(text))
-
-
-def print_lines(text: str) -> None:
-    """Lines on stdout, of which names must be printable already: line breaks are kept, nothing that moves."""
-    with written_to_stdout():
-        print("\n".join(printable(line) for line in text.split("\n")))
-
-
-def say_padding(fit: LetterboxTransform) -> None:
-    """Print a note on stderr if a large part of the network input is padding."""
-    if fit.padding > 0.03:
-        sizes = [f"{size[1]}x{size[0]}" for size in (fit.frame, fit.network)]
-        say(
-            f"note: {fit.padding:.0%} of the network input is padding (frames {sizes[0]}, input {sizes[1]}), "
-            "which costs time and, after a short training, accuracy; use an input size with the aspect ratio "
-            "of the frames"
-        )
-
-
-def print_json(data: object) -> None:
-    """Print data as one JSON document on stdout."""
-    with written_to_stdout():
-        print(json.dumps(data, indent=2, allow_nan=False))
-
-
 def set_up_logging(verbose: int = 0, quiet: bool = False) -> None:
     """Send the package's log records to stderr and silence OpenCV and FFmpeg.
 
@@ -321,7 +262,7 @@ class Progress:
     def close(self) -> None:
         """Clear the progress line."""
         if self._terminal and self._width:
-            _to_stderr("\r" + " " * self._width + "\r")
+            to_stderr("\r" + " " * self._width + "\r")
             self._width = 0
             Progress.shown = None
 
@@ -339,11 +280,11 @@ class Progress:
         text = printable(text)
         if self._terminal:
             # Padded with spaces to overwrite a longer previous line.
-            _to_stderr("\r" + text.ljust(self._width))
+            to_stderr("\r" + text.ljust(self._width))
             self._width = len(text)
             Progress.shown = self
         else:
-            _to_stderr(text + "\n")
+            to_stderr(text + "\n")
 
 
 def stage_progress(command: str, quiet: bool) -> Callable[[str, int, int], None]:

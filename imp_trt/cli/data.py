@@ -13,17 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imp_trt.classes import IGNORE_INDEX
-from imp_trt.cli.common import (
-    EXIT_USAGE,
-    Progress,
-    command_parser,
-    positive,
-    print_json,
-    print_line,
-    run_command,
-    say,
-)
+from imp_trt.cli.common import EXIT_USAGE, Progress, command_parser, positive, run_command
 from imp_trt.cli.outputs import attempt_all, reject_labeled
+from imp_trt.cli.printing import print_json, print_line, say
 from imp_trt.errors import DatasetError, UsageError, printable
 
 if TYPE_CHECKING:

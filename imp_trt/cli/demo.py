@@ -11,17 +11,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import (
-    Progress,
-    command_parser,
-    positive,
-    print_json,
-    print_line,
-    run_command,
-    say,
-    stage_progress,
-)
+from imp_trt.cli.common import Progress, command_parser, positive, run_command, stage_progress
 from imp_trt.cli.outputs import reject_input
+from imp_trt.cli.printing import print_json, print_line, say
 
 if TYPE_CHECKING:
     from imp_trt.results.result import SegmentationResult

@@ -18,10 +18,11 @@ from importlib.util import find_spec
 from time import monotonic
 from typing import Any
 
-from imp_trt.cli.common import command_parser, print_json, print_lines, run_command
+from imp_trt.cli.common import command_parser, run_command
 from imp_trt.cli.import_checks import ImportCheck
 from imp_trt.cli.import_fixes import fix_for
 from imp_trt.cli.mismatches import LIBRARIES, mismatches
+from imp_trt.cli.printing import print_json, print_lines
 from imp_trt.cuda.cpus import usable_cpus
 
 # Distribution names, in the order they are shown.

@@ -10,18 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import (
-    Progress,
-    add_deprecated,
-    command_parser,
-    positive,
-    print_json,
-    print_lines,
-    run_command,
-    say,
-    say_padding,
-)
+from imp_trt.cli.common import Progress, add_deprecated, command_parser, positive, run_command
 from imp_trt.cli.outputs import attempt_all, reject_labeled
+from imp_trt.cli.printing import print_json, print_lines, say, say_padding
 from imp_trt.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:

@@ -12,16 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imp_trt.artifacts.manifest import QUANTIZED, Precision
-from imp_trt.cli.common import (
-    command_parser,
-    print_json,
-    print_lines,
-    run_command,
-    stage_progress,
-)
+from imp_trt.cli.common import command_parser, run_command, stage_progress
 from imp_trt.cli.export_network import add_shape_option, export_foreign, print_network_report
 from imp_trt.cli.export_options import engine_options, graph_options, verification_options
 from imp_trt.cli.export_report import print_bisection, print_report
+from imp_trt.cli.printing import print_json, print_lines
 from imp_trt.errors import DependencyMissing, UsageError, VerificationError
 from imp_trt.export.options import AUTO, EngineOptions, ExportOptions, check_calibration, check_keep_float16
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from imp_trt.artifacts.manifest import Precision
 from imp_trt.artifacts.network_manifest import RUNS, NetworkManifest
-from imp_trt.cli.common import print_lines, stage_progress
+from imp_trt.cli.common import stage_progress
 from imp_trt.cli.export_report import print_engine
+from imp_trt.cli.printing import print_lines
 from imp_trt.errors import UsageError
 from imp_trt.export.options import EngineOptions, ExportOptions
 

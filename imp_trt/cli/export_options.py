@@ -7,7 +7,8 @@ import argparse
 import re
 from pathlib import Path
 
-from imp_trt.cli.common import positive, say
+from imp_trt.cli.common import positive
+from imp_trt.cli.printing import say
 
 GIB = 1 << 30
 

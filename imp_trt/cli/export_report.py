@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from imp_trt.artifacts.artifact import canvas_path
-from imp_trt.cli.common import print_line
+from imp_trt.cli.printing import print_line
 
 if TYPE_CHECKING:
     from imp_trt.export.report import ExportReport, NetworkReport

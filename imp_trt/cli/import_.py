@@ -6,8 +6,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from imp_trt.cli.common import command_parser, print_json, print_line, run_command, say
+from imp_trt.cli.common import command_parser, run_command
 from imp_trt.cli.outputs import reject_input
+from imp_trt.cli.printing import print_json, print_line, say
 from imp_trt.errors import UsageError
 
 EXAMPLES = """examples:

@@ -15,7 +15,8 @@ from imp_trt.artifacts.manifest import EXPORT_AGAIN, Manifest
 from imp_trt.artifacts.network_manifest import RUNS, NetworkManifest
 from imp_trt.artifacts.plan_header import HEADER_BYTES, PlanHeader, read_plan_header
 from imp_trt.backends.preflight import TITLES, problems
-from imp_trt.cli.common import command_parser, print_json, print_line, run_command
+from imp_trt.cli.common import command_parser, run_command
+from imp_trt.cli.printing import print_json, print_line
 from imp_trt.cli.unused_options import warn_of_unused
 from imp_trt.cuda.platform import Gpu, Platform
 from imp_trt.data.files import open_regular

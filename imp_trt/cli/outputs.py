@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import say, written_to_stdout
+from imp_trt.cli.printing import say, written_to_stdout
 from imp_trt.data.files import resolved
 from imp_trt.errors import UsageError
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 
+from imp_trt.cli.printing import say
+
 
 class StoreLast(argparse.Action):
     """Store a value as argparse does, the last one, and say so if an option has several.
@@ -21,8 +23,6 @@ class StoreLast(argparse.Action):
         values: object,
         option_string: str | None = None,
     ) -> None:
-        from imp_trt.cli.common import say
-
         if self._given_in is namespace and option_string is not None:
             say(f"warning: {option_string} is given more than once; only the last counts")
         self._given_in = namespace

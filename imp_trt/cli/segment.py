@@ -13,16 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imp_trt.backends import BACKEND_NAMES
-from imp_trt.cli.common import (
-    Progress,
-    add_deprecated,
-    command_parser,
-    positive,
-    print_json,
-    run_command,
-    say,
-    seconds,
-)
+from imp_trt.cli.common import Progress, add_deprecated, command_parser, positive, run_command, seconds
 from imp_trt.cli.interrupts import EXIT_INTERRUPTED
 from imp_trt.cli.outputs import (
     is_stdout,
@@ -33,6 +24,7 @@ from imp_trt.cli.outputs import (
     reported,
     sink_makers,
 )
+from imp_trt.cli.printing import print_json, say
 from imp_trt.cli.segment_report import COUNTED, print_report
 from imp_trt.cli.temporal_options import add_temporal, temporal_of
 from imp_trt.cli.unused_options import warn_of_unused_source_options

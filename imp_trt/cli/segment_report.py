@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from imp_trt.cli.common import print_line
+from imp_trt.cli.printing import print_line
 
 COUNTED = {"dropped": "dropped", "deadline_misses": "late", "reconnects": "reconnected"}
 """Count of a report -> the word for it."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import command_parser, positive, print_json, print_line, run_command
+from imp_trt.cli.common import command_parser, positive, run_command
+from imp_trt.cli.printing import print_json, print_line
 from imp_trt.errors import ArtifactError, UsageError, VerificationError
 
 if TYPE_CHECKING:

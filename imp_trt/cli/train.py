@@ -8,14 +8,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imp_trt.cli.common import (
-    command_parser,
-    print_json,
-    print_line,
-    run_command,
-    say,
-    say_padding,
-)
+from imp_trt.cli.common import command_parser, run_command
+from imp_trt.cli.printing import print_json, print_line, say, say_padding
 from imp_trt.cli.train_options import INITIALS, network_options, recipe_options, run_options
 from imp_trt.cli.train_settings import reject_idle_settings
 from imp_trt.cli.train_warnings import warn_of_settings, warn_of_untrained

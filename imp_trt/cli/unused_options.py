@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import say
+from imp_trt.cli.printing import say
 
 if TYPE_CHECKING:
     from imp_trt.video.sources import Source

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import command_parser, positive, print_json, run_command, say, seconds
+from imp_trt.cli.common import command_parser, positive, run_command, seconds
+from imp_trt.cli.printing import print_json, say
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:

@@ -17,14 +17,8 @@ from pathlib import Path
 import pytest
 
 from imp_trt import errors
-from imp_trt.cli.common import (
-    Progress,
-    add_deprecated,
-    command_parser,
-    print_json,
-    run_command,
-    set_up_logging,
-)
+from imp_trt.cli.common import Progress, add_deprecated, command_parser, run_command, set_up_logging
+from imp_trt.cli.printing import print_json
 
 
 def _raising(error: BaseException):  # type: ignore[no-untyped-def]
@@ -128,7 +122,8 @@ raise SystemExit(run_command(body))
 
 SAYS = """
 import os, sys
-from imp_trt.cli.common import Progress, print_json, print_lines, run_command, say
+from imp_trt.cli.common import Progress, run_command
+from imp_trt.cli.printing import print_json, print_lines, say
 def body():
     with open(sys.argv[1], "w") as file:  # must not get the number of a closed stream
         bar = Progress("imp-x", 3)

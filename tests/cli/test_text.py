@@ -11,7 +11,8 @@ import pytest
 
 from imp_trt.classes import ClassTable
 from imp_trt.cli import inspect
-from imp_trt.cli.common import Progress, print_lines, run_command, say
+from imp_trt.cli.common import Progress, run_command
+from imp_trt.cli.printing import print_lines, say
 from imp_trt.errors import ArtifactError, ImpTrtError, printable
 from imp_trt.results.text import drawn
 from imp_trt.video.sinks.images import file_name
