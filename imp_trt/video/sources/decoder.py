@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 import numpy as np
@@ -85,9 +85,9 @@ class PyAvCapture:
 
         self._name = str(path)
         try:
-            # A file may be a playlist: nothing but files is opened for it. Titles may be in any encoding.
+            # A file may be a playlist: nothing but files is opened for it.
             self._container = av.open(
-                str(path), options={"protocol_whitelist": "file"}, metadata_errors="replace"
+                str(path), options={"protocol_whitelist": "file"}, **_any_encoding(av.__version__)
             )
         except av.error.FFmpegError as error:
             raise OSError(str(error)) from error
@@ -322,6 +322,11 @@ def _tagged_duration(text: str) -> float:
     """Seconds of a Matroska tag such as 00:01:30.500000000; 0 if the text is none."""
     parts = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", text)
     return int(parts[1]) * 3600 + int(parts[2]) * 60 + float(parts[3]) if parts else 0.0
+
+
+def _any_encoding(version: str) -> dict[str, Any]:
+    """Arguments of av.open with which titles may be in any encoding; PyAV 19 has none for it."""
+    return {"metadata_errors": "replace"} if _version(version) < (19, 0) else {}
 
 
 def _version(text: str) -> tuple[int, int]:
