@@ -24,6 +24,10 @@ from imp_trt.video import open_source
 
 # Codes of ITU-T H.273 in the headers of videos; what one leaves open is BT.601, as for OpenCV and FFmpeg.
 MATRICES = {1: "bt709", 2: "bt601", 5: "bt601", 6: "bt601"}
+# Titles may be in any encoding; PyAV 19 has no argument for it.
+ANY_TITLE: dict[str, Any] = (
+    {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
+)
 RANGES = {0: "limited", 1: "limited", 2: "full"}
 
 
@@ -41,7 +45,7 @@ def nvdec(video: str) -> Iterator[Nv12Frame]:
     """Decoded by PyNvVideoCodec; a frame is valid until the next is decoded."""
     import PyNvVideoCodec as nvc  # pyright: ignore[reportMissingImports]
 
-    with av.open(video, metadata_errors="replace") as container:
+    with av.open(video, **ANY_TITLE) as container:
         stated = colors(container.streams.video[0].codec_context)
     demuxer = nvc.CreateDemuxer(filename=video)
     decoder = nvc.CreateDecoder(gpuid=0, codec=demuxer.GetNvCodecId(), usedevicememory=True)
@@ -53,14 +57,14 @@ def nvdec(video: str) -> Iterator[Nv12Frame]:
 def pyav_cuda(video: str) -> Iterator[Nv12Frame]:
     """Decoded by NVDEC through FFmpeg; frames stay on the GPU, in its primary context."""
     accelerator = HWAccel("cuda", allow_software_fallback=False, is_hw_owned=True)
-    with av.open(video, hwaccel=accelerator, metadata_errors="replace") as container:
+    with av.open(video, hwaccel=accelerator, **ANY_TITLE) as container:
         for frame in container.decode(video=0):
             yield Nv12Frame(*frame.planes, **colors(container.streams.video[0].codec_context))
 
 
 def cpu(video: str) -> Iterator[Nv12Frame]:
     """Decoded by FFmpeg on the CPU, the planes in host memory."""
-    with av.open(video, metadata_errors="replace") as container:
+    with av.open(video, **ANY_TITLE) as container:
         for frame in container.decode(video=0):
             if frame.format.name not in ("yuv420p", "yuvj420p"):
                 raise InvalidInput(
