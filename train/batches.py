@@ -26,7 +26,7 @@ def class_weights(dataset: Dataset) -> Tensor:
     for index in range(0, len(dataset), step):
         counts += np.bincount(dataset[index].semantic.ravel(), minlength=256)
     counts[IGNORE_INDEX] = 0
-    frequency = counts[: len(dataset.classes)] / max(1, counts.sum())
+    frequency = counts[: len(dataset.classes)] / max(1, int(counts.sum()))
     return torch.from_numpy(1.0 / np.log(1.10 + frequency)).float()
 
 

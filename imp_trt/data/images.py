@@ -8,6 +8,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -166,7 +167,7 @@ def checked_header(data: bytes, what: str) -> ImageHeader:
     return header
 
 
-def decode_pixels(data: bytes, flags: int, what: str) -> NDArray[np.generic]:
+def decode_pixels(data: bytes, flags: int, what: str) -> NDArray[np.number[Any]]:
     """Decode an image whose header was checked, with flags of cv2.imdecode.
 
     Raises:
@@ -180,7 +181,7 @@ def decode_pixels(data: bytes, flags: int, what: str) -> NDArray[np.generic]:
 
 
 @native_call()
-def _decode(data: bytes, flags: int, what: str) -> NDArray[np.generic]:
+def _decode(data: bytes, flags: int, what: str) -> NDArray[np.number[Any]]:
     try:
         # The orientation is applied here, because versions of OpenCV differ in the formats they apply it to.
         if flags != cv2.IMREAD_UNCHANGED:
@@ -193,7 +194,7 @@ def _decode(data: bytes, flags: int, what: str) -> NDArray[np.generic]:
     return np.asarray(image)
 
 
-def _to_8_bits(image: NDArray[np.generic], header: ImageHeader, what: str) -> NDArray[np.uint8]:
+def _to_8_bits(image: NDArray[np.number[Any]], header: ImageHeader, what: str) -> NDArray[np.uint8]:
     """Scale samples of more than 8 bits, or whose white is not 255, to 0 to 255."""
     if image.dtype not in (np.uint8, np.uint16):
         raise SourceError(what, expected="8 or 16 bits", got=image.dtype.name, fix="convert it to 8-bit RGB")
@@ -204,21 +205,21 @@ def _to_8_bits(image: NDArray[np.generic], header: ImageHeader, what: str) -> ND
     return np.minimum(scaled, 255).astype(np.uint8)
 
 
-def _white(image: NDArray[np.generic], header: ImageHeader) -> int:
+def _white(image: NDArray[np.number[Any]], header: ImageHeader) -> int:
     return header.max_value or (255 if image.dtype == np.uint8 else 65535)
 
 
-def _unused_bits(image: NDArray[np.generic], header: ImageHeader) -> int:
+def _unused_bits(image: NDArray[np.number[Any]], header: ImageHeader) -> int:
     """Number of upper bits that no value of an image uses; 0 if it is below 2, or the image is black."""
-    largest = int(np.max(image))
+    largest = int(image.max())
     unused = _white(image, header).bit_length() - largest.bit_length()
     return unused if largest and unused >= 2 and header.bits > 8 else 0
 
 
-def _without_alpha(image: NDArray[np.generic], what: str) -> NDArray[np.generic]:
+def _without_alpha(image: NDArray[np.number[Any]], what: str) -> NDArray[np.number[Any]]:
     """Colors that are multiplied by their alpha, which must be opaque."""
     if image.ndim == 3 and image.shape[2] == 4:
-        if int(np.min(image[..., 3])) < (255 if image.dtype == np.uint8 else 65535):
+        if int(image[..., 3].min()) < (255 if image.dtype == np.uint8 else 65535):
             raise SourceError(
                 what,
                 expected="a TIFF without transparent pixels, which would become black",

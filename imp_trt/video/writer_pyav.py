@@ -181,7 +181,7 @@ class PyAvEncoder:
                 # frame is present, so are the others, because FFmpeg reports failed writes.
                 container.seek(self._last * 10**6 // TICKS)
                 last = max(packet.pts or 0 for packet in container.demux(stream) if packet.size)
-                if Fraction(self._last, TICKS) - last * stream.time_base <= _MATROSKA_TICK:
+                if Fraction(self._last, TICKS) - last * (stream.time_base or 0) <= _MATROSKA_TICK:
                     return self._written
         except (av.error.FFmpegError, StopIteration, IndexError, ValueError):
             pass

@@ -232,7 +232,8 @@ class PyAvCapture:
             if first and position is not None:
                 self._start = int(position)  # above 0 if frames wait to be shown
         if position is None and self._position is not None and base and rate:
-            position = self._position + 1 / (rate * base)
+            # Not 1 / (rate * base): PyAV 19 rounds a product of its own rationals.
+            position = self._position + Fraction(rate.denominator, rate.numerator) / base
         self._position = None if position is None else Fraction(position)
         if self._position is None or base is None:
             return None
