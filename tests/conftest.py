@@ -32,6 +32,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# Tests do not wait for the disk: only a power failure tells the difference. Programs that they start do.
+os.fsync = os.fstat
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Runs in WORKERS processes, each file in one of them, unless options say otherwise (-n 0, -p no:xdist).

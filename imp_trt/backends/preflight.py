@@ -209,31 +209,30 @@ def _backend_problems(engine: EngineInfo, backend: str | None) -> Iterator[Probl
 
 
 def _header_problems(manifest: AnyManifest, engine: EngineInfo, header: PlanHeader) -> Iterator[Problem]:
+    differences = list(_header_differences(engine, header))
+    if not differences:  # the command is costly: it compares the bundled weights
+        return
     again = export_command(manifest, manifest.target)
-    fix = f"the two files do not belong together; copy both again, or {again}"
-    if header.backend != engine.backend:
+    for expected, got in differences:
         yield Problem(
             "engine's header and manifest",
-            expected=f"an engine of {TITLES[engine.backend]}, as the manifest says",
-            got=f"one of {TITLES[header.backend]}" if header.backend else "a file that is not an engine",
-            fix=fix,
+            expected=f"{expected}, as the manifest says",
+            got=got,
+            fix=f"the two files do not belong together; copy both again, or {again}",
         )
+
+
+def _header_differences(engine: EngineInfo, header: PlanHeader) -> Iterator[tuple[str, str]]:
+    """What the manifest says and what the header does."""
+    if header.backend != engine.backend:
+        actual = f"one of {TITLES[header.backend]}" if header.backend else "a file that is not an engine"
+        yield f"an engine of {TITLES[engine.backend]}", actual
         return
     if header.version is not None and not _equal(header.version, engine.version):
-        yield Problem(
-            "engine's header and manifest",
-            expected=f"{TITLES[engine.backend]} {engine.version}, as the manifest says",
-            got=header.version,
-            fix=fix,
-        )
+        yield f"{TITLES[engine.backend]} {engine.version}", header.version
     capabilities = header.compute_capabilities
     if capabilities and not set(engine.compute_capabilities) <= set(capabilities):
-        yield Problem(
-            "engine's header and manifest",
-            expected=f"compute capabilities {_listed(engine.compute_capabilities)}, as the manifest says",
-            got=_listed(capabilities),
-            fix=fix,
-        )
+        yield f"compute capabilities {_listed(engine.compute_capabilities)}", _listed(capabilities)
 
 
 def _platform_problems(manifest: AnyManifest, engine: EngineInfo, platform: Platform) -> Iterator[Problem]:

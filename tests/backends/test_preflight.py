@@ -49,6 +49,11 @@ def test_an_engine_on_the_machine_it_was_built_on() -> None:
     assert problems(engines.manifest(engines.info(**RTX_INFO)), RTX, engines.orin(**DESKTOP)) == []
 
 
+def test_an_engine_that_fits_is_not_compared_with_the_bundled_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "_is_bundled", lambda digest: pytest.fail("12 MB are read and hashed"))
+    assert problems(engines.manifest(), ORIN, engines.orin()) == []
+
+
 FITS = [
     ("package without the build number", {}, {"tensorrt": "10.3.0"}),
     ("package with the build number", {}, {"tensorrt": "10.3.0.26"}),
