@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from .interrupts import stop_on_interrupt as stop_on_interrupt
 from .pipeline import run_pipeline as run_pipeline
+from .pipeline import short_names as short_names
 from .serve import BrowserView as BrowserView
 from .sinks import DrawOptions as DrawOptions
 from .sinks import SegmentedFrame as SegmentedFrame

@@ -22,9 +22,9 @@ from imp_trt.video import (
     SourceSnapshot,
     open_source,
     run_pipeline,
+    short_names,
     stop_on_interrupt,
 )
-from imp_trt.video.pipeline import short_names
 from imp_trt.video.sinks import JsonLines, OverlayVideo, Sink
 from imp_trt.video.sources import Source
 

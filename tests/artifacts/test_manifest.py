@@ -259,6 +259,7 @@ def test_any_value_in_any_field_parses_or_is_rejected(name: str, value: object) 
     assert json.loads(manifest.to_json())[name] == value
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.sampled_from(sorted(good_engine()["engine"])), JSON)
 def test_any_value_in_any_engine_field_parses_or_is_rejected(name: str, value: object) -> None:

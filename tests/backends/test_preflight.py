@@ -49,7 +49,9 @@ def test_an_engine_on_the_machine_it_was_built_on() -> None:
     assert problems(engines.manifest(engines.info(**RTX_INFO)), RTX, engines.orin(**DESKTOP)) == []
 
 
-def test_an_engine_that_fits_is_not_compared_with_the_bundled_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_fits_needs_no_bundled_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(preflight, "_is_bundled", lambda digest: pytest.fail("12 MB are read and hashed"))
     assert problems(engines.manifest(), ORIN, engines.orin()) == []
 

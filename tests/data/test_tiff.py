@@ -91,6 +91,7 @@ def test_tiles(tmp_path: Path, last: int) -> None:
         read_image(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", [LZW, DEFLATE])
 @pytest.mark.parametrize("rows", [None, 16])
 @pytest.mark.parametrize("orientation", [1, 6])

@@ -58,6 +58,7 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> list[ModelProto]:
     return built
 
 
+@pytest.mark.slow
 def test_where_the_engine_runs_it_is_verified(tmp_path: Path, builder: list[ModelProto]) -> None:
     path = foreign.save(tmp_path, foreign.plain())
     with fake_gpu():

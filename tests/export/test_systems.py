@@ -85,6 +85,7 @@ def images(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_training_step_has_the_losses_of_its_parts(trained, name):
     _, losses = trained(name)
@@ -146,6 +147,7 @@ class Answered:
         return Sample(self._frames[index], truth, np.zeros(truth.shape, np.int32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_system_is_scored(trained, name):
     pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval")

@@ -29,6 +29,7 @@ def network():
     return detecting_network(small_config())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", LOW)
 def test_outputs_have_the_types_of_the_contract_and_nearly_the_values(network, dtype):
     frames = smooth_frames(4)

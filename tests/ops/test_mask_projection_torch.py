@@ -33,6 +33,7 @@ def test_opcheck(rule: str, dtype: torch.dtype) -> None:
     library.opcheck(OPERATOR, arguments, test_utils=checks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("cells", [1, 3])
 def test_gradcheck(rule: str, cells: int) -> None:
@@ -91,6 +92,7 @@ def test_no_gradient_through_invalid_zero_or_saturated(rule: str) -> None:
         assert not masks.grad.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_forward_and_backward_repeat_bit_for_bit(rule: str) -> None:
     results = []

@@ -59,6 +59,7 @@ def test_a_worker_goes_on_after_a_damaged_video(sample, artifact, clip, tmp_path
     assert len(results.read_text().splitlines()) == CLIP_FRAMES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True])
 def test_an_unfinished_video_is_done_again(sample, artifact, clip, tmp_path, monkeypatch, killed):
     program = sample("ray_bulk/ray_bulk.py")

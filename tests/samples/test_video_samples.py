@@ -62,6 +62,7 @@ def _no_stream_is_read_any_more():
     return not any(reader.is_alive() for reader in readers)
 
 
+@pytest.mark.slow
 def test_video_file(sample, artifact, clip, tmp_path, capsys):
     program = sample("video_file/segment_video.py")
     out = tmp_path / "results"

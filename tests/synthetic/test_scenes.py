@@ -54,6 +54,7 @@ def test_labels_are_consistent(scenes: list[Sample]) -> None:
             assert (sample.instances == number).sum() >= MIN_AREA
 
 
+@pytest.mark.slow
 def test_every_class_occurs_and_things_overlap(scenes: list[Sample]) -> None:
     pixels = sum(np.bincount(s.semantic.ravel(), minlength=len(SCENE_CLASSES)) for s in scenes)
     assert (pixels / pixels.sum() > 0.002).all()

@@ -212,6 +212,7 @@ def test_what_is_reported_about_the_canvas_matters_to_networks_that_learn_from_i
         assert identity(other, config, 2) == identity(run, config, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

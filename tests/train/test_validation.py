@@ -217,6 +217,7 @@ def test_terms_of_the_initial_weights_are_kept(tmp_path, data, before, expected)
     assert replace(run_in(tmp_path), dataset=Termed(), checkpoint=checkpoint).terms == expected
 
 
+@pytest.mark.slow
 def test_the_best_weights_of_another_run_are_not_replaced(tmp_path, whole):
     (tmp_path / "stage_one.best.safetensors").write_bytes((whole / "stage_one.best.safetensors").read_bytes())
     with pytest.raises(UsageError, match="another run"):

@@ -123,6 +123,7 @@ def test_sums_over_many_values_are_exact() -> None:
     assert (found["Conv"], found["ReduceMean"]) == ({HALF}, {FLOAT})
 
 
+@pytest.mark.slow
 def test_boxes_are_exact_and_masks_are_not() -> None:
     lowered = to_float16(inferred(foreign.projecting()))
     (node,) = [n for n in lowered.graph.node if n.op_type == "InstanceMaskProjection"]

@@ -99,6 +99,7 @@ def test_aligned_boxes():
 ADAPTIVE = [(7, 0, 4, 224), (14, 0, 4, 112), (1, 0, 4, 64), (5, 0, 3, 224)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("shape", [(2, 3, 96, 160), (3, 1, 75, 133)])
 def test_adaptive_sampling(shape, aligned):
