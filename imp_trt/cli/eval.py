@@ -128,12 +128,15 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _print(options: argparse.Namespace, scored: list[Scored]) -> None:
+    from imp_trt.metrics import bootstrap_differences
     from imp_trt.train.report.tables import tables
 
     if options.json:
         plain = {"model": str(options.model), **scored[-1].evaluation.to_dict()}
         if options.baseline:
+            baseline, model = (s.evaluation.semantic for s in scored)
             plain["baseline"] = {"model": str(options.baseline), **scored[0].evaluation.to_dict()}
+            plain["difference"] = {k: v.to_dict() for k, v in bootstrap_differences(model, baseline).items()}
         print_json(plain)
     else:
         print_lines("\n\n".join(table.text() for table in tables(scored)))

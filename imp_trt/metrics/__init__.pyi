@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from .bootstrap import Interval as Interval
+from .bootstrap import bootstrap_differences as bootstrap_differences
 from .boundary import BoundaryMetric as BoundaryMetric
 from .boundary import BoundaryScores as BoundaryScores
 from .instances import InstanceMetric as InstanceMetric

@@ -48,6 +48,8 @@ class SemanticScores(ClassIou):
         accuracy: [K] float64, recall; NaN for a class that does not occur in the ground truth.
         pixel_accuracy: fraction of labeled pixels that are correct; NaN without labeled pixels.
         confusion: [K, K + 1] int64 pixels, as :attr:`ConfusionMatrix.counts`; None if not kept.
+        image_counts: [N, 3, K] int64 pixels of each image: of the class, predicted as it, and both; None if
+            not kept. Not part of the JSON form.
     """
 
     classes: ClassTable
@@ -55,6 +57,7 @@ class SemanticScores(ClassIou):
     accuracy: NDArray[np.float64]
     pixel_accuracy: float
     confusion: NDArray[np.int64] | None = None
+    image_counts: NDArray[np.int64] | None = None
 
     @property
     def mean_accuracy(self) -> float:
@@ -121,10 +124,13 @@ class ConfusionMatrix:
         codes, size = pair_codes(target, predicted, len(self.counts)), self.counts.size
         self.counts += np.bincount(codes[target != IGNORE_INDEX], minlength=size).reshape(self.counts.shape)
 
+    def marginals(self) -> NDArray[np.int64]:
+        """Pixels [3, K]: of each class in the ground truth, predicted as it, and both."""
+        return np.stack((self.counts.sum(axis=1), self.counts.sum(axis=0)[:-1], np.diag(self.counts)))
+
     def scores(self, classes: ClassTable) -> SemanticScores:
         """Scores of all maps so far."""
-        hits = np.diag(self.counts).astype(np.float64)
-        true, predicted = self.counts.sum(axis=1), self.counts.sum(axis=0)[:-1]
+        true, predicted, hits = self.marginals()
         total = self.counts.sum()
         with np.errstate(invalid="ignore", divide="ignore"):
             union = true + predicted - hits
@@ -139,14 +145,20 @@ class SemanticMetric:
     def __init__(self, classes: ClassTable) -> None:
         self._classes = classes
         self._matrix = ConfusionMatrix(len(classes))
+        self._images: list[NDArray[np.int64]] = []
 
     def add(self, sample: Sample, result: SegmentationResult) -> None:
         """Add one image."""
-        self._matrix.add(sample.semantic, result.semantic)
+        image = ConfusionMatrix(len(self._classes))
+        image.add(sample.semantic, result.semantic)
+        self._matrix.counts += image.counts
+        self._images.append(image.marginals())
 
     def scores(self) -> SemanticScores:
-        """Scores of the images so far, with their confusion matrix."""
-        return replace(self._matrix.scores(self._classes), confusion=self._matrix.counts.copy())
+        """Scores of the images so far, with their confusion matrix and the counts of each image."""
+        images = np.array(self._images, np.int64).reshape(-1, 3, len(self._classes))
+        confusion = self._matrix.counts.copy()
+        return replace(self._matrix.scores(self._classes), confusion=confusion, image_counts=images)
 
 
 def pair_codes(target: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int) -> NDArray[np.int32]:

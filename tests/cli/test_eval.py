@@ -79,6 +79,7 @@ def test_a_pair_as_text_and_as_a_page(models, capsys, tmp_path):
     said = capsys.readouterr()
     assert "IoU of each class, %:" in said.out
     assert "difference" in said.out
+    assert "Differences with 95% intervals" in said.out
     assert str(page) in said.err
     text = page.read_text()
     assert text.count("<figure>") == 2 * 5
@@ -97,9 +98,17 @@ def test_frames_alone_as_one_sheet(models, capsys, tmp_path):
         str(path),
         "--num-images",
         "2",
+        "--json",
     ]
     assert command.main(arguments) == 0
-    assert str(path) in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert str(path) in said.err
+    scores = json.loads(said.out)
+    difference = scores["difference"]["mean_iou"]
+    assert difference["low"] <= difference["value"] <= difference["high"]
+    assert difference["value"] == pytest.approx(
+        scores["semantic"]["mean_iou"] - scores["baseline"]["semantic"]["mean_iou"]
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
     panels = 5  # image, ground truth, baseline, model, its instances alone
     assert cv2.imread(str(path)).shape[1] == panels * 128 + (panels - 1) * GAP

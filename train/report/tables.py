@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from imp_trt.errors import InvalidInput, printable
+from imp_trt.metrics.bootstrap import CONFIDENCE, bootstrap_differences
 from imp_trt.metrics.boundary import BoundaryScores
 from imp_trt.metrics.semantic import SemanticScores
 from imp_trt.train.evaluation import Evaluation
@@ -99,7 +100,7 @@ def tables(scored: Sequence[Scored]) -> list[Table]:
             expected=f"{first.data}, {first.images} images",
             got=f"{last.data}, {last.images} images",
         )
-    return [_summary(scored), *_per_class(scored), *_boundary(scored), *_times(scored)]
+    return [_summary(scored), *_intervals(scored), *_per_class(scored), *_boundary(scored), *_times(scored)]
 
 
 def class_values(evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
@@ -126,6 +127,22 @@ def _summary(scored: Sequence[Scored]) -> Table:
         if any(_known(v) for v in values):
             rows.append((name, *_cells(values)))
     return Table("Summary, %", ("", *_columns(scored)), tuple(rows))
+
+
+def _intervals(scored: Sequence[Scored]) -> list[Table]:
+    """How much of the differences may be due to the choice of the images."""
+    if len(scored) != 2 or any(s.evaluation.semantic.image_counts is None for s in scored):
+        return []  # read from saved scores
+    baseline, model = (s.evaluation.semantic for s in scored)
+    found = bootstrap_differences(model, baseline)
+    labels = {"mean_iou": "mIoU", "thing_iou": "mIoU of things", "stuff_iou": "mIoU of stuff"}
+    rows = tuple(
+        (label, *(signed(100 * v) for v in (found[name].value, found[name].low, found[name].high)))
+        for name, label in labels.items()
+        if _known(found[name].value)
+    )
+    title = f"Differences with {100 * CONFIDENCE:.0f}% intervals, from images drawn with replacement, points"
+    return [Table(title, ("", "difference", "from", "to"), rows)]
 
 
 def _per_class(scored: Sequence[Scored]) -> list[Table]:
