@@ -28,6 +28,7 @@ from imp_trt.models.checkpoint import save_checkpoint
 from imp_trt.models.deploy import CanvasModule, DeployModule
 from tests.support.networks import canvas_reading_network, detecting_network, small_config, smooth_frames
 from tests.support.stub_packages import needs_rtx
+from tests.support.variants import variants
 
 pytestmark = pytest.mark.slow
 
@@ -139,7 +140,7 @@ def test_a_checkpoint_runs_from_a_canvas_too(weights):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
+@pytest.mark.parametrize("precision", variants(["fp16", "int8", "fp8"], ["int8"]))
 def test_typed_parts_are_those_of_the_whole(weights, images, tmp_path, precision):
     quantized = precision in ("int8", "fp8")
     report = export_model(

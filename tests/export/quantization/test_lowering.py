@@ -23,6 +23,7 @@ from imp_trt.export.verification.gates import Agreement, FrameDetections
 from imp_trt.models.outputs import OUTPUT_NAMES
 from tests.support.networks import detecting_network, small_config, smooth_frames
 from tests.support.typed_models import ITERATIONS, typed, write_calibration
+from tests.support.variants import variants
 
 FLOAT, FLOAT16, BFLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
 LOW = {"fp32": FLOAT, "fp16": FLOAT16, "bf16": BFLOAT16, "int8": FLOAT16, "fp8": FLOAT16}
@@ -37,7 +38,7 @@ class Shared(dict):
 
 
 # The export in bfloat16 takes some seconds of its own.
-TYPES = [pytest.param(p, marks=pytest.mark.slow if p == "bf16" else ()) for p in LAYER_TYPES]
+TYPES = variants(LAYER_TYPES, [p for p in LAYER_TYPES if p != "bf16"])
 
 
 @pytest.fixture
@@ -257,7 +258,7 @@ def test_a_network_without_detector_keeps_only_its_ends(calibration_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", QUANTIZED)
+@pytest.mark.parametrize("precision", variants(QUANTIZED, ["fp8"]))
 def test_the_same_frames_give_the_same_bytes(network, lowered, tmp_path, monkeypatch, precision):
     """Against the shared form, which was quantized step by step."""
     if precision == "fp8":  # the float16 graph before it is the one of int8
