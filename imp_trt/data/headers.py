@@ -17,8 +17,16 @@ from imp_trt.data import tiff
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
+# PNG
+_PNG = b"\x89PNG\r\n\x1a\n"
+_ANIMATION = (b"acTL", b"fcTL", b"fdAT")  # chunks
+
+# BMP
+_BITFIELDS, _WITH_ALPHA_MASK = 3, 56  # compression, size of the header
+_BGR_MASKS = (0xFF0000, 0xFF00, 0xFF)
+
 # TIFF: values of tags.
-_LAB = (8, 9, 10)
+_GRAY, _LAB = (0, 1), (8, 9, 10)
 _WHITE_IS_ZERO, _SEPARATE_PLANES = 0, 2
 _ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 1, 2
 _FORMATS = {2: "signed integers", 3: "floating point", 5: "complex integers", 6: "complex numbers"}
@@ -58,7 +66,7 @@ def parse_header(data: bytes) -> ImageHeader | None:
         ValueError: the header is damaged or incomplete.
     """
     try:
-        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        if data.startswith(_PNG):
             return _png(data)
         if data.startswith(b"\xff\xd8\xff"):
             return _jpeg(data)
@@ -90,32 +98,41 @@ def _png(data: bytes) -> ImageHeader:
 
 
 def _jpeg(data: bytes) -> ImageHeader:
-    orientation, position = 1, 2
-    while True:
-        position = data.find(b"\xff", position)
-        if position < 0:
-            raise ValueError("a JPEG without a frame header")
+    header: ImageHeader | None = None
+    orientation, position = None, 2
+    while (position := data.find(b"\xff", position)) >= 0:
         marker = data[position + 1]
         if marker == 0xFF or marker in _STANDALONE:  # 0xFF bytes are padding between segments
             position += 1 if marker == 0xFF else 2
             continue
+        if marker in (0xD9, 0xDA):  # metadata may follow the frame header, but not the scan
+            break
         length = struct.unpack_from(">H", data, position + 2)[0]
-        if marker in _FRAMES:
+        if marker in _FRAMES and header is None:
             bits, height, width = struct.unpack_from(">BHH", data, position + 4)
-            return ImageHeader("JPEG", (height, width), bits, orientation)
-        if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
+            header = ImageHeader("JPEG", (height, width), bits)
+        # Of several blocks the first counts, as in viewers.
+        if marker == 0xE1 and orientation is None and data[position + 4 : position + 10] == b"Exif\0\0":
             orientation = _orientation(data[position + 10 : position + 2 + length])
-        if marker in (0xD9, 0xDA):
-            raise ValueError("a JPEG without a frame header")
         position += 2 + length
+    if header is None:
+        raise ValueError("a JPEG without a frame header")
+    return replace(header, orientation=orientation or 1)
 
 
 def _bmp(data: bytes) -> ImageHeader:
-    if struct.unpack_from("<I", data, 14)[0] == 12:  # OS/2
+    length = struct.unpack_from("<I", data, 14)[0]
+    if length == 12:  # OS/2
         width, height = struct.unpack_from("<HH", data, 18)
-    else:
-        width, height = struct.unpack_from("<ii", data, 18)
-    return ImageHeader("BMP", (abs(height), abs(width)))
+        return ImageHeader("BMP", (height, width))
+    width, height = struct.unpack_from("<ii", data, 18)
+    bits, compression = struct.unpack_from("<HI", data, 28)
+    unsupported = None
+    if bits == 32 and compression == _BITFIELDS and length < _WITH_ALPHA_MASK:
+        # OpenCV honors the masks of longer headers only, and takes these as BGR.
+        if struct.unpack_from("<3I", data, 54) != _BGR_MASKS:
+            unsupported = "bit fields other than BGR"
+    return ImageHeader("BMP", (abs(height), abs(width)), unsupported=unsupported)
 
 
 def _webp(data: bytes) -> ImageHeader:
@@ -148,7 +165,18 @@ def _pnm(data: bytes) -> ImageHeader:
     max_value = 255 if kind in b"14" else int(value or 0)  # bitmaps have none
     if not 0 < max_value < 65536:
         raise ValueError(f"a PNM whose white is {max_value}")
-    return ImageHeader("PNM", (int(height), int(width)), 8 if max_value < 256 else 16, max_value=max_value)
+    size, bits = (int(height), int(width)), 8 if max_value < 256 else 16
+    return ImageHeader("PNM", size, bits, several=_another_follows(data, tokens, bits), max_value=max_value)
+
+
+def _another_follows(data: bytes, tokens: re.Match[bytes], bits: int) -> bool:
+    """Whether a binary PNM is followed by another one in the same file."""
+    kind, width, height = (int(token) for token in tokens.groups()[:3])
+    if kind < 4:
+        return False
+    row = -(-width // 8) if kind == 4 else width * (bits // 8) * (3 if kind == 6 else 1)
+    end = tokens.end(3 if kind == 4 else 4) + 1 + row * height
+    return re.match(rb"\s*P[1-6]\s", data[end : end + 64]) is not None
 
 
 def _tiff(data: bytes) -> ImageHeader:
@@ -159,7 +187,10 @@ def _tiff(data: bytes) -> ImageHeader:
 
     sample_format, photometric = value(tiff.SAMPLE_FORMAT, 1), value(tiff.PHOTOMETRIC, 2)
     bits, extra = value(tiff.BITS, 1), value(tiff.EXTRA_SAMPLES, 0)
+    channels = value(tiff.CHANNELS, 1)
     unsupported = _FORMATS.get(sample_format) or ("CIE L*a*b* colors" if photometric in _LAB else None)
+    if photometric in _GRAY and channels > 2:  # of a satellite, or of a tool that does not call them RGB
+        unsupported = unsupported or f"{channels} bands of gray levels, of which OpenCV reads the first"
     return ImageHeader(
         "TIFF",
         (value(tiff.HEIGHT, 0), value(tiff.WIDTH, 0)),
@@ -169,10 +200,27 @@ def _tiff(data: bytes) -> ImageHeader:
         # Read as if they were interleaved, or with black as white.
         shallow=value(tiff.PLANAR, 1) == _SEPARATE_PLANES or photometric == _WHITE_IS_ZERO,
         # OpenCV multiplies colors of 8 bits that are not multiplied yet.
-        premultiplied=value(tiff.CHANNELS, 1) == 4
+        premultiplied=channels == 4
         and (extra == _ASSOCIATED_ALPHA or (extra == _UNASSOCIATED_ALPHA and bits == 8)),
         unsupported=unsupported,
     )
+
+
+def still_png(data: bytes) -> bytes:
+    """A PNG without its animation: the image that decoders show which do not know animations.
+
+    It need not be a frame of the animation. Some versions of OpenCV read the first frame instead. Other data
+    are returned as they are.
+    """
+    if not data.startswith(_PNG) or b"acTL" not in data:
+        return data
+    kept, position = [data[:8]], 8
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind not in _ANIMATION:
+            kept.append(data[position : position + 12 + length])
+        position += 12 + length
+    return b"".join(kept)
 
 
 def _orientation(exif: bytes) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.data import tiff
-from imp_trt.data.headers import ImageHeader, parse_header
+from imp_trt.data.headers import ImageHeader, parse_header, still_png
 from imp_trt.data.native_calls import native_call
 from imp_trt.errors import OutputError, SourceError
 
@@ -80,8 +80,7 @@ def load_image(path: Path) -> DecodedImage:
         raise SourceError(
             what, expected="unsigned integer colors", got=header.unsupported, fix="convert it to 8-bit RGB"
         )
-    if header.several:
-        warn_once(path, "has several pages or frames; only the first is read")
+    warn_of_pages(path, header)
     is_deep = (header.bits > 8 and not header.shallow) or header.max_value not in (None, 255)
     if header.premultiplied and not (header.shallow and header.bits > 8):
         pixels = _without_alpha(decode_pixels(data, cv2.IMREAD_UNCHANGED, what), what)
@@ -96,6 +95,12 @@ def load_image(path: Path) -> DecodedImage:
     if header.format != "TIFF":  # OpenCV applies the orientation of TIFF even where it is told not to
         image = _oriented(image, header.orientation)
     return DecodedImage(image, header.orientation)
+
+
+def warn_of_pages(path: Path, header: ImageHeader) -> None:
+    """Warn of an image with more pages or frames than are read."""
+    if header.several:
+        warn_once(path, "has several pages or frames; only the first is read")
 
 
 def warn_once(path: Path, text: str) -> None:
@@ -173,7 +178,7 @@ def decode_pixels(data: bytes, flags: int, what: str) -> NDArray[np.number[Any]]
     Raises:
         SourceError: OpenCV cannot decode it, or it is a TIFF of damaged data.
     """
-    image = _decode(data, flags, what)
+    image = _decode(still_png(data), flags, what)
     damage = tiff.damage(data, image) if data[:2] in (b"II", b"MM") else None
     if damage is not None:
         raise SourceError(what, expected="a complete file", got=damage, fix="copy it again")

@@ -23,6 +23,7 @@ from imp_trt.data.images import (
     decode_pixels,
     load_image,
     read_image_bytes,
+    warn_of_pages,
     warn_once,
 )
 from imp_trt.data.unique_keys import unique_keys
@@ -96,6 +97,7 @@ def read_label_map(path: Path, dtype: type[_Label]) -> NDArray[_Label]:
             got=f"orientation {header.orientation}",
             fix="write the label values without metadata",
         )
+    warn_of_pages(path, header)
     return label.astype(dtype, copy=False)
 
 
@@ -122,6 +124,7 @@ def read_color_label(path: Path) -> NDArray[np.uint8]:
         raise DatasetError(
             f"label map {path}", expected="no EXIF orientation", got=f"orientation {header.orientation}"
         )
+    warn_of_pages(path, header)
     colors = np.asarray(label, np.uint8)
     if not gray and colors.shape[2] == 4:
         # Tools leave any color below transparency; black means no object anyway.
