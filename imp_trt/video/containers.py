@@ -15,6 +15,9 @@ from typing import BinaryIO
 _MAX_INDEX = 64 << 20  # bytes
 _VISUAL_ENTRY = 78  # bytes of a sample entry before its boxes
 _EBML = b"\x1a\x45\xdf\xa3"
+_EBML_HEAD = 1 << 20  # bytes; tracks are described before the first frame
+_SEGMENT, _TRACKS, _TRACK, _VIDEO = b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\xae", b"\xe0"
+_PIXEL_CROPS = (b"\x54\xaa", b"\x54\xbb", b"\x54\xcc", b"\x54\xdd")
 _MP4_FIRST = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
 _log = logging.getLogger(__name__)
@@ -30,10 +33,11 @@ def lists_frames(path: Path) -> bool:
 def missing_bytes(path: Path) -> int:
     """Number of bytes missing from an MP4, MOV, AVI, MKV or WebM file; 0 for other files.
 
-    MP4 files in fragments can be played up to a cut: 0, with a warning.
+    MP4 files in fragments can be played up to a cut: 0, with a warning. MP4 files that were appended to each
+    other are a warning too: decoders ignore all but the first.
     """
     size = path.stat().st_size
-    fragmented = False
+    fragmented, movies = False, 0
     with path.open("rb") as file:
         head = file.read(12)
         position = 0
@@ -43,6 +47,7 @@ def missing_bytes(path: Path) -> int:
             if head[4:8] in _MP4_FIRST:
                 length = _box_length(header, size - position)
                 fragmented = fragmented or header[4:8] == b"moof"
+                movies += header[4:8] == b"moov"
             elif head[:4] == b"RIFF":
                 length = _riff_length(header, size - position)
             elif head[:4] == _EBML:
@@ -52,6 +57,8 @@ def missing_bytes(path: Path) -> int:
             if length < 8:
                 return 0  # invalid length: the file is damaged, which the decoder reports in more detail
             position += length
+    if movies > 1:
+        _log.warning("%s has %d movies (moov boxes) in a row; only the first is read", path, movies)
     if fragmented and position > size:
         _log.warning("%s ends within a fragment: its recording was interrupted", path)
         return 0
@@ -79,10 +86,16 @@ def shown_share(path: Path) -> float:
     return 1.0
 
 
-def declares_crop(path: Path) -> bool:
-    """Whether an MP4 or MOV has a clean aperture smaller than its frames, which decoders do not apply."""
+def declared_crop(path: Path) -> str:
+    """What says that less than the frames of a file is to be shown, which decoders do not apply; or "".
+
+    That is a clean aperture in MP4 and MOV, and PixelCrop in MKV and WebM.
+    """
     try:
         with path.open("rb") as file:
+            head = file.read(_EBML_HEAD)
+            if head.startswith(_EBML):
+                return "PixelCrop" if _crops_matroska(head) else ""
             index = _find_index(file, path.stat().st_size)
         for track in (box for kind, box in _boxes(index) if kind == b"trak"):
             table = _first(_first(_first(track, b"mdia"), b"minf"), b"stbl")
@@ -91,10 +104,43 @@ def declares_crop(path: Path) -> bool:
                 if aperture:
                     width, width_by, height, height_by = struct.unpack_from(">4I", aperture)
                     stored = struct.unpack_from(">HH", entry, 24)
-                    return (width, height) != (stored[0] * width_by, stored[1] * height_by)
+                    whole = (width, height) == (stored[0] * width_by, stored[1] * height_by)
+                    return "" if whole else "clean aperture"
     except struct.error:
         pass
+    return ""
+
+
+def _crops_matroska(head: bytes) -> bool:
+    """Whether a video track has a PixelCrop other than 0; head is the beginning of the file."""
+    for track in _elements(_element(_element(head, _SEGMENT), _TRACKS), _TRACK):
+        for kind, value in _children(_element(track, _VIDEO)):
+            if kind in _PIXEL_CROPS and any(value):
+                return True
     return False
+
+
+def _element(data: bytes, kind: bytes) -> bytes:
+    return next(_elements(data, kind), b"")
+
+
+def _elements(data: bytes, kind: bytes) -> Iterator[bytes]:
+    return (content for name, content in _children(data) if name == kind)
+
+
+def _children(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Ids and contents of the elements in a Matroska element, or as much of them as is there."""
+    position = 0
+    while position < len(data) and data[position]:
+        start = position + 9 - data[position].bit_length()
+        if start >= len(data) or not data[start]:
+            return
+        kind, width = data[position:start], 9 - data[start].bit_length()
+        length = int.from_bytes(data[start : start + width], "big") & ((1 << 7 * width) - 1)
+        if length == (1 << 7 * width) - 1:  # unknown: to the end
+            length = len(data)
+        yield kind, data[start + width : start + width + length]
+        position = start + width + length
 
 
 def _find_index(file: BinaryIO, size: int) -> bytes:

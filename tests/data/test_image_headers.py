@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of image files that decoders pass over or take for something else: blocks, masks, bands, animations."""
+"""Parts of image files that decoders take for something else: EXIF blocks, masks, bands, animations."""
 
 from __future__ import annotations
 

@@ -138,6 +138,24 @@ def trimmed(source: Path, target: Path, seconds: float) -> Path:
     return target
 
 
+def filtered(source: Path, target: Path, bitstream_filter: str) -> Path:
+    """The source, copied through a bitstream filter; the test is skipped if PyAV lacks it."""
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    from av.bitstream import BitStreamFilterContext, bitstream_filters_available
+
+    if bitstream_filter.partition("=")[0] not in bitstream_filters_available:
+        pytest.skip(f"this PyAV has no {bitstream_filter}")
+    with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
+        stream = reader.streams.video[0]
+        copy = writer.add_stream_from_template(stream)
+        bitstream = BitStreamFilterContext(bitstream_filter, stream, copy)
+        for packet in reader.demux(stream):
+            for changed in bitstream.filter(packet if packet.dts is not None else None):
+                changed.stream = copy
+                writer.mux(changed)
+    return target
+
+
 def joined(sources: Sequence[Path], target: Path, *, cover: bool = False) -> Path:
     """A file with the video streams of the sources, copied without encoding.
 

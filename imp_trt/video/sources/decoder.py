@@ -76,11 +76,13 @@ class PyAvCapture:
     Raises:
         OnlyCover: its only video stream is a cover image.
         OSError: FFmpeg does not read it, or it has no video stream.
+        SourceError: from read(): FFmpeg does not convert its colors.
     """
 
     def __init__(self, path: Path) -> None:
         import av
         import av.error
+        from av.codec.context import Flags
         from av.video.reformatter import VideoReformatter
 
         self._name = str(path)
@@ -94,6 +96,8 @@ class PyAvCapture:
         try:
             self._select_stream()
             self._stream.thread_type = "AUTO"
+            # Without it, up to 31 columns that the stream crops at the left are kept.
+            self._stream.codec_context.flags |= Flags.unaligned
             self._stream.codec_context.thread_count = min(usable_cpus(), 16)
         except BaseException:
             self._container.close()
@@ -241,6 +245,7 @@ class PyAvCapture:
 
     def _converted(self, frame: VideoFrame) -> NDArray[np.uint8]:
         import av
+        import av.error
 
         size = frame.width, frame.height
         self._size = self._size or size
@@ -250,12 +255,21 @@ class PyAvCapture:
         # Its own: that of PyAV 19 belongs to the thread, with which a fork would release it and wait.
         reformat = partial(self._reformatter.reformat, frame, format="bgr24", width=width, height=height)
         is_hdr = frame.color_trc in (_PQ, _HLG)
-        if not is_hdr and frame.color_primaries != _BT2020_PRIMARIES:
-            return np.asarray(reformat().to_ndarray(), np.uint8)
-        if is_hdr and _version(av.__version__) < _HDR_TO_SDR_PYAV:
-            self._warn("HDR colors are not mapped to SDR, which needs PyAV 18")
-        changed = reformat(dst_color_trc=_BT709, dst_color_primaries=_BT709)
-        return np.asarray(changed.to_ndarray(), np.uint8)
+        mapping: dict[str, int] = {}
+        if is_hdr or frame.color_primaries == _BT2020_PRIMARIES:
+            mapping = {"dst_color_trc": _BT709, "dst_color_primaries": _BT709}
+            if is_hdr and _version(av.__version__) < _HDR_TO_SDR_PYAV:
+                self._warn("HDR colors are not mapped to SDR, which needs PyAV 18")
+        try:
+            return np.asarray(reformat(**mapping).to_ndarray(), np.uint8)
+        except av.error.FFmpegError as error:
+            raise SourceError(
+                f"video {self._name}",
+                expected="colors that FFmpeg can convert",
+                got=f"matrix {int(frame.colorspace)}, transfer {int(frame.color_trc)} and primaries "
+                f"{int(frame.color_primaries)} of ITU-T H.273: {error.strerror}",
+                fix="convert it to BT.709 with the program that recorded it",
+            ) from error
 
     def _oriented(self, frame: VideoFrame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image as its display matrix shows it: (x, y) is displayed at (a x + c y, b x + d y)."""

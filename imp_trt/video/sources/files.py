@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from imp_trt.data.images import IMAGE_SUFFIXES, read_image
 from imp_trt.errors import SourceError
-from imp_trt.video.containers import declares_crop, lists_frames, missing_bytes, shown_share
+from imp_trt.video.containers import declared_crop, lists_frames, missing_bytes, shown_share
 from imp_trt.video.sources.captures import Capture
 from imp_trt.video.sources.decoder import OnlyCover, PyAvCapture, opencv_capture, pyav_decodes
 from imp_trt.video.sources.frame import Frame
@@ -37,6 +37,7 @@ _OTHER_VIDEOS = frozenset(
 )
 _MAX_NAMES = 3
 _MAX_WAITING = 2  # frames
+_MAX_BACK_S = 0.5  # OpenCV's times of reordered frames may go back a little
 _MAX_SEARCHED = 100  # folders below a sub-folder
 
 _log = logging.getLogger(__name__)
@@ -123,6 +124,7 @@ class VideoSource(ClosingSource):
         self._ended = False
         self._decoded = 0
         self._last_time_s = 0.0
+        self._goes_back = False
         self._listed = capture is None and _lists_frames(Path(path))
         self._first = None
         for candidate in [capture] if capture else _captures(Path(path)):
@@ -140,8 +142,9 @@ class VideoSource(ClosingSource):
                 fix="if it plays in another program, convert it to H.264 in MP4"
                 + ("" if pyav_decodes() else ", or pip install 'imp-trt[video]', which decodes more codecs"),
             )
-        if self.paths and declares_crop(self.paths[0]):
-            _log.warning("%s: its clean aperture is not applied; frames are processed as stored", path)
+        crop = declared_crop(self.paths[0]) if self.paths else ""
+        if crop:
+            _log.warning("%s: its %s is not applied; frames are processed as stored", path, crop)
         count, fps = (self._capture.get(p) for p in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
         self.frames: int | None = int(count) if 0 < count < 1e9 else None
         if self.frames and self._listed and not isinstance(self._capture, PyAvCapture):
@@ -213,8 +216,13 @@ class VideoSource(ClosingSource):
         # OpenCV gives 0 for the last frames of an AVI whose frames are reordered.
         if unknown or (milliseconds == 0 and self._last_time_s > 0 and not isinstance(capture, PyAvCapture)):
             return image, None
-        self._last_time_s = max(self._last_time_s, milliseconds / 1e3)
-        return image, milliseconds / 1e3
+        time_s = milliseconds / 1e3
+        if time_s < self._last_time_s - _MAX_BACK_S and not self._goes_back:
+            self._goes_back = True
+            text = "%s: at frame %d, times go back from %.2f to %.2f s, as where recordings were joined"
+            _log.warning(text, self.name, self._decoded, self._last_time_s, time_s)
+        self._last_time_s = max(self._last_time_s, time_s)
+        return image, time_s
 
 
 def _lists_frames(path: Path) -> bool:

@@ -17,8 +17,9 @@ class Frame:
         image: [h, w, 3] uint8 BGR.
         index: position in the source, from 0.
         name: unique within the source; the stem of an image file, the number of a video frame.
-        time_s: presentation time in seconds as stored in the container; for a camera or stream, seconds
-            since its first frame; None for images.
+        time_s: presentation time in seconds from the start of the video stream, as stored in the container;
+            it goes back where recordings were joined. For a camera or stream, seconds since its first frame;
+            None for images.
         captured_s: time on the monotonic clock in seconds at which the decoder or camera returned the
             image; None for files, which are read on demand.
         source: short name of the source if there are several.

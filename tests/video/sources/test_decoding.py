@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -22,7 +21,6 @@ import pytest
 from numpy.typing import NDArray
 
 from imp_trt.errors import SourceError
-from imp_trt.video.containers import shown_share
 from imp_trt.video.sources import decoder, files, open_source
 from imp_trt.video.sources.frame import Frame
 from tests.support import av_clips
@@ -217,40 +215,6 @@ def test_a_trimmed_video(tmp_path: Path, reader: str, suffix: str, caplog: pytes
     assert reader == "opencv" or not caplog.records
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
-def test_the_share_that_an_edit_list_shows(tmp_path: Path, suffix: str) -> None:
-    whole = av_clips.write(tmp_path / f"whole{suffix}", frames=30, options={"g": "250", "bf": "0"})
-    assert shown_share(whole) == pytest.approx(1, abs=0.01)
-    for seconds, share in ((0.5, 25 / 30), (2.5, 5 / 30)):
-        path = av_clips.trimmed(whole, tmp_path / f"trimmed{suffix}", seconds)
-        assert shown_share(path) == pytest.approx(share, abs=0.01)
-    data = path.read_bytes()
-    rng = np.random.default_rng(0)
-    for _ in range(200):  # damaged boxes give a share, not an error
-        damaged = bytearray(data)
-        for place in rng.integers(0, len(data), 40):
-            damaged[place] = int(rng.integers(0, 256))
-        path.write_bytes(damaged)
-        assert 0 <= shown_share(path) <= 1
-    assert shown_share(av_clips.write(tmp_path / "x.mkv")) == 1
-
-
-@pytest.mark.parametrize(("width", "told"), [(88, True), (96, False)])
-def test_a_clean_aperture(tmp_path: Path, width: int, told: bool, caplog: pytest.LogCaptureFixture) -> None:
-    path = av_clips.write(tmp_path / "x.mov")
-    data = path.read_bytes()
-    box = struct.pack(">I4s8I", 40, b"clap", width, 1, 64, 1, 0, 1, 0, 1)
-    end = data.index(b"stts") - 4  # follows the description of the samples
-    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
-        at = data.rindex(kind, 0, end) - 4  # the index is at the end, so that no offset changes
-        length = struct.unpack_from(">I", data, at)[0]
-        data = data[:at] + struct.pack(">I", length + len(box)) + data[at + 4 :]
-    path.write_bytes(data[:end] + box + data[end:])
-    with caplog.at_level(logging.WARNING, "imp_trt"), open_source(path) as source:
-        assert len(list(source)) == 8
-    assert ("clean aperture is not applied" in caplog.text) == told
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
 @pytest.mark.parametrize("whole", [True, False])
 def test_damaged_frames_are_reported(
@@ -358,6 +322,23 @@ def test_a_title_in_another_encoding(tmp_path: Path, reader: str, suffix: str, c
     assert data.count(b"Stra*e") == 1
     path.write_bytes(data.replace(b"Stra*e", b"Stra\xdfe"))  # Latin-1
     assert len(list(open_source(path))) == 8
+
+
+@pytest.mark.parametrize("matrix", [8, 10, 14])  # YCgCo, BT.2020 of constant luminance, ICtCp
+def test_colors_that_ffmpeg_does_not_convert_are_rejected(tmp_path: Path, matrix: int) -> None:
+    clip = av_clips.write(tmp_path / "x.mp4")
+    path = av_clips.filtered(clip, tmp_path / "y.mp4", f"h264_metadata=matrix_coefficients={matrix}")
+    with pytest.raises(SourceError, match=f"matrix {matrix}, .* of ITU-T H.273"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("left", [8, 30, 34])
+def test_columns_that_the_stream_crops_at_the_left(tmp_path: Path, left: int) -> None:
+    """FFmpeg crops to an aligned column only, unless it is told that memory need not be aligned."""
+    whole = av_clips.write(tmp_path / "x.mp4")
+    path = av_clips.filtered(whole, tmp_path / "y.mp4", f"h264_metadata=crop_left={left}:crop_top=2")
+    for frame, expected in zip(open_source(path), open_source(whole), strict=True):
+        assert np.array_equal(frame.image, expected.image[2:, left:])
 
 
 def test_a_codec_that_is_not_known(tmp_path: Path, reader: str) -> None:
