@@ -23,7 +23,7 @@ import numpy as np
 from imp_trt.classes import IGNORE_INDEX, ClassTable, default_palette
 from imp_trt.data.dataset import Sample, SampleCache, checked_index
 from imp_trt.errors import DatasetError, InvalidInput
-from imp_trt.train.datasets.dropped import DroppedObjects, report_objects
+from imp_trt.train.datasets.dropped import DroppedObjects, named, report_objects
 from imp_trt.train.datasets.label_values import class_names, path_below, report_repeated, whole_number
 from imp_trt.train.datasets.painting import count_hidden, paint
 from imp_trt.train.datasets.reading import (
@@ -35,6 +35,7 @@ from imp_trt.train.datasets.reading import (
     read_json,
     read_photo,
 )
+from imp_trt.train.datasets.region_checks import fills_hole, report_boxes
 from imp_trt.train.datasets.regions import Region, need_pycocotools, parse_region
 from imp_trt.train.datasets.splits import canonical, synonyms
 
@@ -176,13 +177,15 @@ class CocoDataset:
         return content_digest([names, self._unlabeled], [self._annotations], photos)
 
     def _report(self, where: str, dropped: DroppedObjects) -> None:
-        named = {k: name for k, name in enumerate(self.classes.names) if name not in BACKGROUNDS}
+        names = {k: name for k, name in enumerate(self.classes.names) if name not in BACKGROUNDS}
         images = [
-            (image.file_name, [named[label] for label, _, _ in image.objects if label in named])
+            (image.file_name, [names[label] for label, _, _ in image.objects if label in names])
             for image in self.images
         ]
         fix = "export polygons in pixels, or run-length encodings, with the images' own ids"
-        report_objects(where, images, dropped, list(named.values()), fix)
+        report_objects(where, images, dropped, list(names.values()), fix)
+        objects = (found for image in self.images for found in image.objects)
+        report_boxes(where, (r.polygons for label, crowd, r in objects if label in names and not crowd))
         crowds = [crowd for image in self.images for _, crowd, _ in image.objects]
         if sum(crowds) > MAX_CROWDS * len(crowds):
             _log.warning(
@@ -221,7 +224,16 @@ def _located(folders: Sequence[Path], images: list[CocoImage]) -> tuple[Path, li
     first = images[:_LOOKED_FOR]
     counts = [sum(has_content(f / path_below(f, i.file_name)) for i in first) for f in folders]
     folder = folders[counts.index(max(counts))]
+    others = [f for f in folders if any(_differ(folder / i.file_name, f / i.file_name) for i in first)]
+    if others:
+        text = "images of %s are used; other images of the same names are in %s"
+        _log.warning(text, folder, named(dict.fromkeys(others)))
     return folder, [replace(i, file_name=path_below(folder, i.file_name)) for i in images]
+
+
+def _differ(one: Path, other: Path) -> bool:
+    """Whether both are files, of different sizes: no links, nor copies."""
+    return has_content(one) and has_content(other) and one.stat().st_size != other.stat().st_size
 
 
 def _classes(
@@ -275,7 +287,7 @@ def _images(
     if len(sizes) != len(data["images"]):
         raise ValueError("image ids must be unique")
     objects: dict[object, list[tuple[int, bool, Region]]] = defaultdict(list)
-    dropped, strange = DroppedObjects(), DroppedObjects()
+    dropped, strange, told = DroppedObjects(), DroppedObjects(), DroppedObjects()
     seen: set[int] = set()
     for annotation in data["annotations"]:
         size = sizes.get(annotation["image_id"])
@@ -308,6 +320,12 @@ def _images(
             strange.add("with a bbox that is not that of their segmentation", annotation)
         elif region.reaches_beyond():
             strange.add("that reach far beyond their image", annotation)
+        if fills_hole(region, annotation.get("area")):
+            told.add("with a polygon inside another, which is filled; holes need RLE", annotation)
+        if annotation.get("ignore") in (1, True):
+            told.add("with ignore 1, which are used; iscrowd 1 leaves them out of the scores", annotation)
+    if len(told):
+        _log.warning("%s: %s", where, told)
     if len(strange):
         used = sum(map(len, objects.values()))
         _log.warning(

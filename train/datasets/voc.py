@@ -193,7 +193,12 @@ def mask_names(root: Path, split: str) -> list[str]:
     lists = mask_lists(root)
     if split not in lists and split == "all":
         folder = root / "SegmentationClass"
-        names = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.png"))
+        files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
+        names = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in files if p.suffix == ".png")
+        others = [p.relative_to(folder).as_posix() for p in files if p.suffix != ".png"]
+        if others:
+            text = "%s: %d masks are not read, as their names do not end with .png: %s"
+            _log.warning(text, folder, len(others), named(others))
     else:
         path = lists.get(split, root / f"ImageSets/Segmentation/{split}.txt")
         lines = (line.strip() for line in _text(path).splitlines())

@@ -31,6 +31,7 @@ from imp_trt.train.datasets.dropped import DroppedObjects, named, report_objects
 from imp_trt.train.datasets.label_values import class_names, path_below, report_repeated, whole_number
 from imp_trt.train.datasets.painting import count_hidden, paint
 from imp_trt.train.datasets.reading import content_digest, has_content, need_files, read_photo
+from imp_trt.train.datasets.region_checks import report_boxes
 from imp_trt.train.datasets.regions import OVERHANG, Region, need_pycocotools
 from imp_trt.train.datasets.splits import SPLITS, canonical
 
@@ -41,6 +42,7 @@ SOURCE = "correct the paths in data.yaml"
 _MAX_YAML_BYTES = 1 << 20
 _MAX_TEXT_BYTES = 1 << 26
 _MAX_FILES = 5_000_000
+_CLASSES = "classes.txt"
 _OTHER_IMAGES = (".avif", ".dng", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".mpo", ".pbm", ".pfm", ".tga")
 _REACH = 1.5
 """Largest coordinate; what is drawn grows with it."""
@@ -79,6 +81,9 @@ class YoloDataset:
             )
         need_files(Path(), (str(path) for path in self._images), LAYOUT, SOURCE)
         need_pycocotools()
+        _report_other_names(
+            description, data["names"], {self.root, *(_label_file(path).parent for path in self._images)}
+        )
         labels = (str(_label_file(path)) for path in self._images)
         report_repeated(str(description), labels, "text files are those of several images")
         self.dropped = DroppedObjects()
@@ -103,6 +108,9 @@ class YoloDataset:
             f"in a text file for each image, such as {_label_file(self._images[0])}"
         )
         report_objects(str(description), listed, self.dropped, names[1:], fix)
+        report_boxes(
+            str(description), ([points] for objects in self._objects for label, points in objects if label)
+        )
 
     def __len__(self) -> int:
         return len(self._images)
@@ -274,6 +282,7 @@ def _without_image(images: list[Path]) -> list[Path]:
     expected = {_label_file(path) for path in images}
     folders = {path.parent for path in expected} - {path.parent for path in images}
     others = sorted({file for folder in folders for file in folder.glob("*.txt")} - expected)
+    others = [file for file in others if file.name != _CLASSES]
     if not others:
         return []
     present = {_label_file(file) for folder in {path.parent for path in images} for file in _photos(folder)}
@@ -299,13 +308,7 @@ def _classes(data: Mapping[str, object], path: Path) -> tuple[ClassTable, dict[i
     names = data.get("names")
     expected = "names: a list, or a mapping of 0, 1, 2, ... to names"
     try:
-        if isinstance(names, dict):
-            numbers = [whole_number(number, "the number of a class") for number in names]
-            named = sorted(zip(numbers, class_names(list(names.values()), str(path)), strict=True))
-        elif isinstance(names, list):
-            named = list(enumerate(class_names(names, str(path))))
-        else:
-            raise ValueError(f"{names!r:.80}")
+        named = _numbered(names, path)
         count = data.get("nc", len(named))
         if count != len(named):
             raise ValueError(f"nc: {count!r:.80}, but {len(named)} names")
@@ -320,6 +323,26 @@ def _classes(data: Mapping[str, object], path: Path) -> tuple[ClassTable, dict[i
         return ClassTable(table, tuple(range(1, len(table))), default_palette(len(table))), class_of
     except (TypeError, ValueError, OverflowError, InvalidInput) as error:
         raise DatasetError(str(path), expected=expected, got=str(error)[:300], fix="correct names") from error
+
+
+def _numbered(names: object, path: Path) -> list[tuple[int, str]]:
+    """Number and name of each class, in the order of the numbers."""
+    if isinstance(names, dict):
+        numbers = [whole_number(number, "the number of a class") for number in names]
+        return sorted(zip(numbers, class_names(list(names.values()), str(path)), strict=True))
+    if isinstance(names, list):
+        return list(enumerate(class_names(names, str(path))))
+    raise ValueError(f"{names!r:.80}")
+
+
+def _report_other_names(description: Path, names: object, folders: set[Path]) -> None:
+    """Warn of a classes.txt, as LabelImg and Label Studio write it, with other classes than data.yaml."""
+    wanted = [name for _, name in _numbered(names, description)]
+    for file in sorted(folder / _CLASSES for folder in folders):
+        listed = [line for line in _lines(file) if line] if has_content(file) else wanted
+        if listed != wanted:
+            text = "%s: its classes are %s, but %s lists %s: text files may have the numbers of the latter"
+            _log.warning(text, description, named(wanted), file, named(listed))
 
 
 def _polygons(

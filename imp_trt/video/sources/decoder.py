@@ -255,7 +255,7 @@ class PyAvCapture:
         # Its own: that of PyAV 19 belongs to the thread, with which a fork would release it and wait.
         reformat = partial(self._reformatter.reformat, frame, format="bgr24", width=width, height=height)
         is_hdr = frame.color_trc in (_PQ, _HLG)
-        mapping: dict[str, int] = {}
+        mapping: dict[str, Any] = {}
         if is_hdr or frame.color_primaries == _BT2020_PRIMARIES:
             mapping = {"dst_color_trc": _BT709, "dst_color_primaries": _BT709}
             if is_hdr and _version(av.__version__) < _HDR_TO_SDR_PYAV:

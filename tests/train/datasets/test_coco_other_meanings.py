@@ -10,6 +10,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -102,6 +103,11 @@ COCO_SAID: dict[str, tuple[Change, str]] = {
         r"1 that reach far beyond their image \(annotation 1\), of 2: .*image size",
     ),
     "a larger image, no bbox": (_first(segmentation=[[-30, 5, 60, 5, 60, 50]], bbox=[]), "reach far beyond"),
+    "a hole": (
+        _first(segmentation=[RING, [30, 20, 50, 20, 50, 40, 30, 40]], area=1200),
+        r"1 with a polygon inside another, which is filled; holes need RLE \(annotation 1\)",
+    ),
+    "an object to ignore": (_first(ignore=1), "1 with ignore 1, which are used"),
     "keypoints with visibility": (
         _first(segmentation=[[20, 10, 2, 60, 10, 2, 60, 50, 2, 20, 50, 2]]),
         "bbox",
@@ -160,6 +166,8 @@ COCO_MEANT: dict[str, Change] = {
     "isthing": lambda d: [c.update(isthing=v) for c, v in zip(d["categories"], (1, True), strict=True)],
     "no bbox": lambda d: d["annotations"][0].pop("bbox"),
     "an empty bbox": _first(bbox=[]),
+    "no object to ignore": _first(ignore=0),
+    "an area of any type": _first(area="1600", segmentation=[RING, [21, 11, 20, 11, 20, 10]]),
     "a bbox of zeros": _first(bbox=[0, 0, 0, 0]),
     "a bbox that is rounded outward": _first(bbox=[18, 8, 44, 44]),
     "runs down the columns": _first(segmentation=_runs(two_classes() == 1, "F")),
@@ -212,6 +220,24 @@ def test_categories_that_the_file_calls_stuff(
     assert (data[0].semantic == 1).sum() == 40 * 40
     assert boxes_of(data) == ([] if last == 0 else WHOLE[1:])
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("level", [None, 0, 200])
+def test_images_of_the_same_names_in_two_folders(
+    level: int | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("pycocotools", reason="needs pycocotools")
+    for name in ("annotations", "train", "images"):
+        (tmp_path / name).mkdir()
+    write_coco(tmp_path / "train", lambda data: None)
+    (tmp_path / "train/train.json").rename(tmp_path / "annotations/instances_train.json")
+    if level is not None:  # the second is a copy
+        image = np.zeros((H, W, 3), np.uint8)
+        image[::2] = level
+        assert cv2.imwrite(str(tmp_path / "images/a.png"), image)
+    data = open_dataset(str(tmp_path), "train")
+    assert data.image_path(0) == tmp_path / "train/a.png"  # type: ignore[attr-defined]
+    assert (f"other images of the same names are in {tmp_path}/images" in caplog.text) == (level == 200)
 
 
 def test_hidden_objects_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

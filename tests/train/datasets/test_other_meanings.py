@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -169,6 +170,20 @@ def test_a_text_file_of_two_images_is_named(tmp_path: Path, caplog: pytest.LogCa
     assert "2 that repeat another of their image" in caplog.text
 
 
+@pytest.mark.parametrize("folder", ["", "labels/train"])
+@pytest.mark.parametrize(
+    ("listed", "named"), [("dog\ncat\n", True), ("cat\ndog\n\n", False), ("cat\n", True)]
+)
+def test_classes_in_another_order_beside_data_yaml(
+    folder: str, listed: str, named: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """LabelImg and Label Studio write classes.txt, and people write data.yaml."""
+    where = _yolo(tmp_path, "names: {0: cat, 1: dog}\ntrain: images/train", f"{LINE}1{LINE[1:]}")
+    (tmp_path / folder / "classes.txt").write_text(listed)
+    assert len(open_dataset(where, "train")) == 1
+    assert [f"{folder}/classes.txt lists" in message for message in caplog.messages] == [True] * named
+
+
 def _index(root: Path, lines: str = "", **changes: object) -> str:
     for name in "ab":
         write_photo(root / f"images/{name}.png")
@@ -303,6 +318,18 @@ def test_masks_that_are_accepted_are_named(tmp_path: Path, caplog: pytest.LogCap
         "has no object where the mask has dog",
     ):
         assert words in caplog.text
+
+
+@pytest.mark.parametrize("name", ["b.PNG", "b.jpg", "sub/b.tif"])
+def test_masks_of_other_suffixes_are_named(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = _voc(tmp_path)
+    shutil.rmtree(tmp_path / "ImageSets")
+    write_photo(tmp_path / "JPEGImages" / name)
+    write_photo(tmp_path / "SegmentationClass" / name)
+    assert len(open_dataset(where, "all")) == 1
+    assert f"1 masks are not read, as their names do not end with .png: {name}" in caplog.text
 
 
 def test_lists_of_masks_of_windows(tmp_path: Path) -> None:
