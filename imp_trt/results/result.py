@@ -357,7 +357,8 @@ class SegmentationResult:
 
         Returns:
             an entry for each instance: image_id, category_id, bbox ([x, y, width, height], pixels), score and
-            segmentation (compressed RLE of the mask at the frame's size).
+            segmentation (compressed RLE of the mask at the frame's size). COCO's evaluation of masks takes
+            the area of bbox if it is there: leave it out for the precision of small to large objects.
 
         Raises:
             InvalidInput: category_ids lacks the class of an instance, or an id is not an integer.

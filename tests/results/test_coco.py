@@ -87,6 +87,24 @@ def test_categories_of_a_data_set() -> None:
         found().to_coco("a", {"car": 3})
 
 
+def test_areas_are_those_of_masks_without_the_boxes() -> None:
+    """As docs/guides/results.md says: pycocotools takes the area of a bbox if there is one."""
+    coco = pytest.importorskip("pycocotools.coco", reason="needs pycocotools")
+    known = coco.COCO()
+    known.dataset = {"info": {}, "images": [{"id": 7}], "annotations": [], "categories": []}
+    known.createIndex()
+    masks = [int(mask.sum()) for mask in found().instances.paste()]
+    entries = found().to_coco(7)
+    areas = [known.loadRes(e).dataset["annotations"] for e in (entries, [_without_bbox(e) for e in entries])]
+    with_box, without = ([entry["area"] for entry in annotations] for annotations in areas)
+    assert without == masks
+    assert with_box != masks
+
+
+def _without_bbox(entry: Any) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key != "bbox"}
+
+
 def test_nothing_found() -> None:
     assert found(0).to_coco(1) == []
 
