@@ -108,6 +108,7 @@ class VideoWriter:
         self._encoder: Encoder | None = None
         self._size: tuple[int, int] | None = None
         self._written = 0
+        self._jumps = False
         self._named: os.stat_result | None = None  # of the file, once it has its final name
         self._done = False
         call_after_fork(self)
@@ -149,6 +150,10 @@ class VideoWriter:
                 self._encoder = self._open((image.shape[0], image.shape[1]))
             ticks = self._timeline.ticks(time_s)
             self._encoder.write(image, ticks)
+            if self._timeline.jump_s and not self._jumps:
+                self._jumps = True
+                text = "%s: at frame %d, times jump by %+.1f s; the video goes on without the jump"
+                _log.warning(text, self._path.name, self._written, self._timeline.jump_s)
             if self._written % _DISK_CHECK_INTERVAL == 0:
                 self._check_free_space()
             if not self._named and (ticks >= _REPLACES_AFTER or not self._path.exists()):
@@ -296,9 +301,13 @@ class Timeline:
 
     Args:
         rate: frames per second.
+
+    Attributes:
+        jump_s: by how much the clock went back or jumped ahead at the last frame; 0 if it did not.
     """
 
     def __init__(self, rate: Fraction) -> None:
+        self.jump_s = 0.0
         self._period = TICKS / rate
         self._last: Fraction | None = None
         self._time_s = math.nan  # of the last frame that had a time
@@ -307,12 +316,14 @@ class Timeline:
     def ticks(self, time_s: float | None) -> int:
         """Return the presentation time of the next frame, in units of 1 / TICKS seconds."""
         successor = Fraction(0) if self._last is None else self._last + self._period
-        pts = successor
+        pts, self.jump_s = successor, 0.0
         if time_s is not None and abs(time_s) < _MAX_TIME_S:  # false for NaN
             pts = Fraction(round((time_s - self._start_s) * TICKS))
             last = self._last or Fraction(0)
             # Also taken for the very first time, because comparisons with NaN are false.
             if not (time_s > self._time_s and pts - last <= _MAX_GAP):
+                if not math.isnan(self._time_s):
+                    self.jump_s = time_s - self._time_s
                 pts = successor
                 self._start_s = time_s - float(successor / TICKS)
             elif self._last is not None:

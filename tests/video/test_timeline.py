@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imp_trt.video.encoder import TICKS
-from imp_trt.video.writer import Timeline, frame_rate
+from imp_trt.video.writer import Timeline, VideoWriter, frame_rate
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,34 @@ def seconds(times: list[float | None], fps: int = 10) -> list[float]:
 )
 def test_timeline(times: list[float | None], expected: list[float]) -> None:
     assert seconds(times) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("times", "jump_s"),
+    [
+        ([0.0, 700.0], 700.0),
+        ([3.0, None, 2.0], -1.0),
+        ([0.0, 599.0], 0.0),
+        ([3.0, 3.0], 0.0),
+        ([0.0, 700.0, 701.0], 0.0),
+        ([700.0], 0.0),
+        ([None, 700.0], 0.0),
+    ],
+)
+def test_a_jump_that_is_not_kept_is_known(times: list[float | None], jump_s: float) -> None:
+    timeline = Timeline(Fraction(10))
+    for time_s in times:
+        timeline.ticks(time_s)
+    assert timeline.jump_s == jump_s
+
+
+def test_a_video_names_a_jump_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = VideoWriter(tmp_path / "x.mkv", 10)
+    for time_s in (0.0, 0.1, 900.0, 900.1, 0.0):
+        writer.write(np.zeros((16, 16, 3), np.uint8), time_s)
+    writer.close()
+    (message,) = [m for m in caplog.messages if "jump" in m]
+    assert "x.mkv: at frame 2, times jump by +899.9 s" in message
 
 
 @settings(deadline=None, max_examples=200)
