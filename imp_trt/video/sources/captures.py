@@ -9,6 +9,7 @@ import platform
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Protocol, TypedDict, cast
 from urllib.parse import urlsplit
@@ -26,6 +27,16 @@ OPEN_TIMEOUT_MS = 5000
 READ_TIMEOUT_S = 5.0
 
 _log = logging.getLogger(__name__)
+
+NOT_SQUARE = (
+    "its pixels are not square ({}:{}); frames are processed as stored, in which shapes are stretched"
+)
+NOT_HONORED = (
+    "ignores mirroring and the color matrix and range of a video"
+    if int(cv2.__version__.split(".")[0]) < 5
+    else "turns interlaced video to noise and ignores mirroring"
+)
+"""What OpenCV does not honor, and does not report."""
 
 _ESCAPES = "escape / @ : # in a password as %2F %40 %3A %23"
 _CAMERA_PROPERTIES = {
@@ -132,6 +143,24 @@ def open_stream(url: str, read_timeout_s: float = READ_TIMEOUT_S) -> Capture:
     if capture is not None:
         return capture
     raise SourceError(f"stream {redacted(url)}", expected="a video stream", **_diagnose_stream(url))
+
+
+def warn_of_shape(capture: Capture, name: str) -> None:
+    """Warn of pixels that are not square, once for each video or stream."""
+    ratio = capture.get(cv2.CAP_PROP_SAR_NUM), capture.get(cv2.CAP_PROP_SAR_DEN)
+    if min(ratio) > 0 and ratio[0] != ratio[1]:
+        _warn_of_shape(name, NOT_SQUARE.format(*map(int, ratio)))
+
+
+@lru_cache(1000)
+def _warn_of_shape(name: str, text: str) -> None:
+    _log.warning("%s: %s", name, text)
+
+
+@cache
+def warn_of_streams() -> None:
+    """Warn once per process of what OpenCV, which reads all streams, does not honor."""
+    _log.warning("streams are decoded by OpenCV %s, which %s", cv2.__version__, NOT_HONORED)
 
 
 def open_camera(device: Path, properties: Mapping[str, int | str] | None = None) -> Capture:

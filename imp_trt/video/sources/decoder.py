@@ -21,9 +21,17 @@ from numpy.typing import NDArray
 
 from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.data.files import utf8_name
-from imp_trt.data.native_calls import call_after_fork, native_call, never_release
+from imp_trt.data.native_calls import call_after_fork, native_call, never_release, waiting_call
 from imp_trt.errors import SourceError
-from imp_trt.video.sources.captures import Capture, GuardedCapture, inherited
+from imp_trt.video.sources.addresses import redacted
+from imp_trt.video.sources.captures import (
+    NOT_HONORED,
+    NOT_SQUARE,
+    Capture,
+    GuardedCapture,
+    inherited,
+    warn_of_shape,
+)
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -36,9 +44,6 @@ _MIN_PYAV = (17, 1)
 _HDR_TO_SDR_PYAV = (18, 0)
 _PQ, _HLG = 16, 18  # transfer characteristics of ITU-T H.273; 1 is BT.709
 _BT709, _BT2020_PRIMARIES = 1, 9
-_NOT_SQUARE = (
-    "its pixels are not square ({}:{}); frames are processed as stored, in which shapes are stretched"
-)
 _MAX_BAD_PACKETS = 1000  # in a row; a file of noise must not be searched forever
 # They store times of decoding. The times of presentation that FFmpeg derives are wrong for reordered frames.
 _DECODING_TIMES = ("asf", "avi")
@@ -59,7 +64,7 @@ class OnlyCover(OSError):
 
 
 class PyAvCapture:
-    """A video file decoded with PyAV; the interface of :class:`Capture`.
+    """A recorded video decoded with PyAV; the interface of :class:`Capture`.
 
     Frames are turned and mirrored as the display matrix says, converted with the stream's color matrix and
     range, HDR is mapped to SDR, and frames of another size are resized to that of the first, as FFmpeg does.
@@ -68,7 +73,8 @@ class PyAvCapture:
     how many frames are damaged, as far as the codec notices it.
 
     Args:
-        path: a regular file.
+        place: path of a regular file; or an address, if there are timeouts.
+        timeouts: seconds to wait for the server, and for each read.
 
     Attributes:
         has_cover: the file has a cover image, which OpenCV takes for a video of one frame.
@@ -79,20 +85,23 @@ class PyAvCapture:
         SourceError: from read(): FFmpeg does not convert its colors.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, place: Path | str, timeouts: tuple[float, float] | None = None) -> None:
         import av
         import av.error
         from av.codec.context import Flags
         from av.video.reformatter import VideoReformatter
 
-        self._name = str(path)
+        self._name = redacted(str(place)) if timeouts else str(place)
+        self._call = waiting_call if timeouts else native_call
+        # A file may be a playlist: nothing but files is opened for it.
+        options = {"protocol_whitelist": "http,https,tcp,tls,crypto" if timeouts else "file"}
         try:
-            # A file may be a playlist: nothing but files is opened for it.
-            self._container = av.open(
-                str(path), options={"protocol_whitelist": "file"}, **_any_encoding(av.__version__)
-            )
+            with self._call():
+                self._container = av.open(
+                    str(place), options=options, timeout=timeouts, **_any_encoding(av.__version__)
+                )
         except av.error.FFmpegError as error:
-            raise OSError(str(error)) from error
+            raise OSError(redacted(str(error))) from error
         try:
             self._select_stream()
             self._stream.thread_type = "AUTO"
@@ -133,11 +142,14 @@ class PyAvCapture:
         never_release((self._container, self._stream, self._frames, self._reformatter))
         self._inherited = True
 
-    @native_call()
     def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
         """The next frame, [h, w, 3] uint8 BGR; (False, None) at the end."""
         if self._inherited:
             raise inherited(self._name)
+        with self._call():
+            return self._read()
+
+    def _read(self) -> tuple[bool, NDArray[np.uint8] | None]:
         frame = next(self._frames, None)
         if frame is None:
             self._report_damage()
@@ -219,7 +231,7 @@ class PyAvCapture:
             except av.error.FFmpegError as error:
                 # Without a first frame, the caller tries another decoder.
                 level = logging.DEBUG if self._time_s is None else logging.WARNING
-                _log.log(level, "%s: reading stops early: %s", self._name, error)
+                _log.log(level, "%s: reading stops early: %s", self._name, redacted(str(error)))
                 return
             yield from frames
 
@@ -294,7 +306,7 @@ class PyAvCapture:
     def _check(self, frame: VideoFrame) -> None:
         ratio = self._stream.sample_aspect_ratio or self._stream.codec_context.sample_aspect_ratio
         if ratio and ratio != 1:
-            self._warn(_NOT_SQUARE.format(ratio.numerator, ratio.denominator))
+            self._warn(NOT_SQUARE.format(ratio.numerator, ratio.denominator))
         if frame.interlaced_frame:
             self._warn("it is interlaced; both fields of a frame are processed as one image")
         if self._others:
@@ -324,10 +336,8 @@ def opencv_capture(path: Path) -> Capture:
     backend = cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in available else cv2.CAP_ANY
     threads = [cv2.CAP_PROP_N_THREADS, usable_cpus()] if backend == cv2.CAP_FFMPEG else []
     capture = cv2.VideoCapture(utf8_name(path, f"video {path}", SourceError), backend, threads)
-    ratio = capture.get(cv2.CAP_PROP_SAR_NUM), capture.get(cv2.CAP_PROP_SAR_DEN)
     if capture.isOpened():
-        if min(ratio) > 0 and ratio[0] != ratio[1]:
-            _log.warning("%s: %s", path, _NOT_SQUARE.format(*map(int, ratio)))
+        warn_of_shape(capture, str(path))
         _warn_of_opencv()
     # OpenCV's stubs say that read() always returns an image; at the end of the file it returns None.
     return GuardedCapture(cast(GuardedCapture, capture), native_call, str(path))
@@ -353,12 +363,10 @@ def _version(text: str) -> tuple[int, int]:
 @cache
 def _warn_of_opencv() -> None:
     """Warn once per process; OpenCV reports none of these properties."""
-    old = int(cv2.__version__.split(".")[0]) < 5
-    limits = "the color matrix and range of a video" if old else "interlacing, which turns to noise,"
     _log.warning(
-        "%s decoded by OpenCV %s, which ignores %s and mirroring%s",
+        "%s decoded by OpenCV %s, which %s%s",
         "a video that PyAV does not decode is" if pyav_decodes() else "videos are",
         cv2.__version__,
-        limits,
+        NOT_HONORED,
         "" if pyav_decodes() else "; pip install 'imp-trt[video]'",
     )

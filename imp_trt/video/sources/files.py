@@ -107,7 +107,8 @@ class VideoSource(ClosingSource):
 
     Args:
         path: the file; or the address that capture reads, without credentials.
-        capture: an open capture of an address; closed with the source.
+        captures: captures of an address, of which the first that gives a frame is used and closed with the
+            source; or a single one.
 
     Raises:
         SourceError: missing, not a regular file, empty, truncated, damaged, or without a video stream.
@@ -115,9 +116,11 @@ class VideoSource(ClosingSource):
 
     live = False
 
-    def __init__(self, path: str | os.PathLike[str], capture: Capture | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], captures: Capture | Iterator[Capture] | None = None
+    ) -> None:
         self.name = os.fspath(path)
-        self.paths: tuple[Path, ...] = () if capture else (Path(path),)
+        self.paths: tuple[Path, ...] = () if captures else (Path(path),)
         self._capture: Capture | None = None
         self._in_use = Lock()
         self._closed = False
@@ -125,9 +128,9 @@ class VideoSource(ClosingSource):
         self._decoded = 0
         self._last_time_s = 0.0
         self._goes_back = False
-        self._listed = capture is None and _lists_frames(Path(path))
+        self._listed = captures is None and _lists_frames(Path(path))
         self._first = None
-        for candidate in [capture] if capture else _captures(Path(path)):
+        for candidate in _candidates(Path(path), captures):
             self._capture = candidate
             self._first = self._read()
             if self._first is not None:
@@ -230,6 +233,12 @@ def _lists_frames(path: Path) -> bool:
         return path.is_file() and lists_frames(path)
     except OSError:
         return False  # reported in more detail when it is opened
+
+
+def _candidates(path: Path, captures: Capture | Iterator[Capture] | None) -> Iterator[Capture]:
+    if captures is None:
+        return _captures(path)
+    return captures if isinstance(captures, Iterator) else iter([captures])
 
 
 def _captures(path: Path) -> Iterator[Capture]:

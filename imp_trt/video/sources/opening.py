@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,17 +21,23 @@ from imp_trt.data.images import IMAGE_SUFFIXES
 from imp_trt.errors import InvalidInput, SourceError
 from imp_trt.video.sources.addresses import redacted
 from imp_trt.video.sources.captures import (
+    OPEN_TIMEOUT_MS,
     READ_TIMEOUT_S,
     Capture,
     open_camera,
     open_csi,
     open_gstreamer,
     open_stream,
+    warn_of_shape,
+    warn_of_streams,
 )
+from imp_trt.video.sources.decoder import PyAvCapture, pyav_decodes
 from imp_trt.video.sources.files import VIDEO_SUFFIXES, ImageSource, VideoSource, images_in, images_matching
 from imp_trt.video.sources.live import RECONNECT_TIMEOUT_S, STALL_TIMEOUT_S, LiveSource, OnEvent
 from imp_trt.video.sources.reader import StreamEnded
 from imp_trt.video.sources.source import Source
+
+_log = logging.getLogger(__name__)
 
 _KINDS = (
     "an image, a folder or pattern of images, a video file, a camera (0, /dev/video0, v4l2:///dev/video0, "
@@ -157,7 +164,7 @@ def _by_scheme(scheme: str, text: str, live: _Live, streams: _Streams) -> Source
     if scheme in ("http", "https"):
         return _web(text, live, streams)
     if scheme in ("rtsp", "rtsps"):
-        return live(text, partial(open_stream, text, timeout_s), paced=bool(streams.paced))
+        return live(text, partial(_open_stream, text, timeout_s), paced=bool(streams.paced))
     if scheme == "gstreamer":
         pipeline = text.partition(":")[2].strip()
         return live(text, partial(open_gstreamer, pipeline, timeout_s), paced=bool(streams.paced))
@@ -178,13 +185,14 @@ def _web(url: str, live: _Live, streams: _Streams) -> Source:
     """Open a web address. A recording reports its number of frames; a camera does not."""
     opened = [open_stream(url, streams.read_timeout_s)]
     if _is_recording(opened[0]):
-        return VideoSource(redacted(url), opened[0])
+        return VideoSource(redacted(url), _recording(url, opened[0], streams.read_timeout_s))
+    _report(url, opened[0])
 
     def connect() -> Capture:
         # Some cameras serve one client at a time, so the open capture is used as the first connection.
         if opened:
             return opened.pop()
-        capture = open_stream(url, streams.read_timeout_s)
+        capture = _open_stream(url, streams.read_timeout_s)
         if _is_recording(capture):
             capture.release()
             raise StreamEnded
@@ -192,6 +200,31 @@ def _web(url: str, live: _Live, streams: _Streams) -> Source:
 
     segmented = urlsplit(url).path.lower().endswith(_SEGMENTED)
     return live(url, connect, paced=segmented if streams.paced is None else streams.paced)
+
+
+def _recording(url: str, opened: Capture, read_timeout_s: float) -> Iterator[Capture]:
+    """Captures of a recording, the preferred decoder first; one connection at a time."""
+    if pyav_decodes():
+        opened.release()
+        try:
+            yield PyAvCapture(url, (OPEN_TIMEOUT_MS / 1e3, read_timeout_s))
+        except OSError as error:
+            _log.debug("PyAV does not open %s: %s", redacted(url), error)
+        opened = open_stream(url, read_timeout_s)
+    _report(url, opened)
+    yield opened
+
+
+def _open_stream(url: str, read_timeout_s: float) -> Capture:
+    capture = open_stream(url, read_timeout_s)
+    _report(url, capture)
+    return capture
+
+
+def _report(url: str, capture: Capture) -> None:
+    """Warn of what is not honored of a stream that OpenCV decodes."""
+    warn_of_streams()
+    warn_of_shape(capture, redacted(url))
 
 
 def _is_recording(capture: Capture) -> bool:

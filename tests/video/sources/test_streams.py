@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
@@ -20,7 +21,7 @@ import pytest
 from imp_trt.data.images import encode_image
 from imp_trt.errors import SourceError
 from imp_trt.video.sources import captures, open_source
-from tests.support import clips
+from tests.support import av_clips, clips
 from tests.support.rtsp_server import RtspServer
 
 LEVELS = (40, 90, 140, 200)
@@ -135,6 +136,58 @@ def test_a_recording_at_an_http_address_ends(tmp_path: Path) -> None:
     assert source.name == f"{url.replace('//', '//***@')}/clip.mp4"
     assert [frame.index for frame in frames] == [*range(10)]
     assert frames[-1].time_s == pytest.approx(9 / 25, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"options": {"flags": "+ildct+ilme", "x264-params": "tff=1"}},  # which OpenCV 5 turns to noise
+        {"turned": {"degrees": 0, "hflip": True}},  # which OpenCV ignores
+        {"context": {"sample_aspect_ratio": Fraction(4, 3)}},
+    ],
+)
+def test_a_recording_at_an_http_address_is_read_as_the_file_is(
+    tmp_path: Path, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("av", reason="needs PyAV")
+    path = av_clips.write(tmp_path / "clip.mp4", container={"movflags": "faststart"}, **settings)
+    said, images = [], []
+    with _served(partial(_Files, directory=str(tmp_path))) as url:
+        for place in (path, f"{url}/clip.mp4"):
+            with open_source(place) as source:
+                images.append([frame.image for frame in source])
+            assert len(images[-1]) == 8
+            said.append([message.replace(source.name, "") for message in caplog.messages])
+            caplog.clear()
+    assert np.array_equal(*images)
+    assert said[0] == said[1]
+
+
+@pytest.mark.slow
+def test_a_server_that_stalls_within_a_recording(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("av", reason="needs PyAV")
+    container = {"movflags": "faststart"}
+    path = av_clips.write(tmp_path / "clip.mp4", "mpeg4", frames=60, size=(360, 640), container=container)
+    data, ended = path.read_bytes(), threading.Event()
+
+    class Stalling(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) * 2 // 3])
+            ended.wait(20)
+
+        def log_message(self, *args: Any) -> None: ...
+
+    with _served(Stalling) as url, open_source(f"{url}/clip.mp4?token=s3cret", read_timeout_s=1) as source:
+        start = time.monotonic()
+        frames = len(list(source))
+        assert time.monotonic() - start < 10
+        ended.set()
+    assert 20 < frames < 60
+    assert f"lists 60 frames; {frames} could be decoded" in caplog.text
+    assert "s3cret" not in caplog.text
 
 
 def test_a_page_without_video(tmp_path: Path) -> None:
