@@ -145,6 +145,7 @@ class VideoSource(ClosingSource):
                 fix="if it plays in another program, convert it to H.264 in MP4"
                 + ("" if pyav_decodes() else ", or pip install 'imp-trt[video]', which decodes more codecs"),
             )
+        self._decoder = "PyAV" if isinstance(self._capture, PyAvCapture) else "OpenCV"
         crop = declared_crop(self.paths[0]) if self.paths else ""
         if crop:
             _log.warning("%s: its %s is not applied; frames are processed as stored", path, crop)
@@ -157,7 +158,7 @@ class VideoSource(ClosingSource):
     @property
     def decoder(self) -> str:
         """The library that decodes it: PyAV or OpenCV."""
-        return "PyAV" if isinstance(self._capture, PyAvCapture) else "OpenCV"
+        return self._decoder
 
     def __enter__(self) -> Source:
         return self
