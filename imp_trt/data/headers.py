@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass, replace
 
 from imp_trt.data import tiff
+from imp_trt.data.color_profiles import unapplied_chunks, unapplied_profile
 
 # JPEG: markers without a length, and those of a frame header (not DHT, JPG and DAC).
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
@@ -19,7 +20,8 @@ _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 # PNG
 _PNG = b"\x89PNG\r\n\x1a\n"
-_ANIMATION = (b"acTL", b"fcTL", b"fdAT")  # chunks
+_COLORS = (b"cICP", b"iCCP", b"sRGB", b"gAMA")  # chunks
+_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 
 # BMP
 _BITFIELDS, _WITH_ALPHA_MASK = 3, 56  # compression, size of the header
@@ -46,6 +48,7 @@ class ImageHeader:
         shallow: whether OpenCV decodes more than 8 bits wrongly, but converts them to 8 rightly.
         premultiplied: whether colors are multiplied by their alpha, in the file or by the decoder.
         unsupported: a property that decoders convert to other colors, or None.
+        unapplied: what it says about its colors and decoders do not apply, for a warning; or None.
     """
 
     format: str
@@ -57,6 +60,7 @@ class ImageHeader:
     shallow: bool = False
     premultiplied: bool = False
     unsupported: str | None = None
+    unapplied: str | None = None
 
 
 def parse_header(data: bytes) -> ImageHeader | None:
@@ -86,20 +90,22 @@ def parse_header(data: bytes) -> ImageHeader | None:
 def _png(data: bytes) -> ImageHeader:
     width, height, bits = struct.unpack_from(">IIB", data, 16)
     header = ImageHeader("PNG", (height, width), bits)
-    position = 8
+    position, colors = 8, {}
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
-        if kind == b"eXIf":
+        if kind in _COLORS:
+            colors[kind] = data[position + 8 : position + 8 + length]
+        elif kind == b"eXIf":
             header = replace(header, orientation=_orientation(data[position + 8 : position + 8 + length]))
         elif kind == b"acTL":
             header = replace(header, several=struct.unpack_from(">I", data, position + 8)[0] > 1)
         position += 12 + length
-    return header
+    return replace(header, unapplied=unapplied_chunks(colors))
 
 
 def _jpeg(data: bytes) -> ImageHeader:
     header: ImageHeader | None = None
-    orientation, position = None, 2
+    orientation, position, profile = None, 2, b""
     while (position := data.find(b"\xff", position)) >= 0:
         marker = data[position + 1]
         if marker == 0xFF or marker in _STANDALONE:  # 0xFF bytes are padding between segments
@@ -114,10 +120,12 @@ def _jpeg(data: bytes) -> ImageHeader:
         # Of several blocks the first counts, as in viewers.
         if marker == 0xE1 and orientation is None and data[position + 4 : position + 10] == b"Exif\0\0":
             orientation = _orientation(data[position + 10 : position + 2 + length])
+        if marker == 0xE2 and data[position + 4 : position + 16] == b"ICC_PROFILE\0":
+            profile += data[position + 18 : position + 2 + length]  # in parts, in their order
         position += 2 + length
     if header is None:
         raise ValueError("a JPEG without a frame header")
-    return replace(header, orientation=orientation or 1)
+    return replace(header, orientation=orientation or 1, unapplied=unapplied_profile(profile))
 
 
 def _bmp(data: bytes) -> ImageHeader:
@@ -151,6 +159,8 @@ def _webp(data: bytes) -> ImageHeader:
         if kind == b"EXIF":
             exif = data[position + 8 : position + 8 + length].removeprefix(b"Exif\0\0")
             header = replace(header, orientation=_orientation(exif))
+        elif kind == b"ICCP":
+            header = replace(header, unapplied=unapplied_profile(data[position + 8 : position + 8 + length]))
         position += 8 + length + length % 2
     return header
 
@@ -203,6 +213,7 @@ def _tiff(data: bytes) -> ImageHeader:
         premultiplied=channels == 4
         and (extra == _ASSOCIATED_ALPHA or (extra == _UNASSOCIATED_ALPHA and bits == 8)),
         unsupported=unsupported,
+        unapplied=unapplied_profile(bytes(tags[tiff.ICC].values(data))) if tiff.ICC in tags else None,
     )
 
 

@@ -59,7 +59,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image file as [h, w, 3] uint8 BGR, rotated by its EXIF orientation.
 
     Grayscale, alpha and 16-bit images are converted. A warning is logged for images of which only the first
-    page is read, and for those of 16 bits whose upper bits are unused: they become almost black.
+    page is read, for those of 16 bits whose upper bits are unused: they become almost black, and for color
+    profiles and gammas other than those of sRGB, which are not applied.
 
     Raises:
         SourceError: the file is missing, unreadable, not a regular file, empty, truncated, larger than
@@ -81,6 +82,8 @@ def load_image(path: Path) -> DecodedImage:
             what, expected="unsigned integer colors", got=header.unsupported, fix="convert it to 8-bit RGB"
         )
     warn_of_pages(path, header)
+    if header.unapplied:
+        warn_once(path, header.unapplied)
     is_deep = (header.bits > 8 and not header.shallow) or header.max_value not in (None, 255)
     if header.premultiplied and not (header.shallow and header.bits > 8):
         pixels = _without_alpha(decode_pixels(data, cv2.IMREAD_UNCHANGED, what), what)

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 _MAX_TAGS = 4096
 _MAX_BLOCKS = 1 << 18
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # field types
+_BYTES = 7  # field type of what is no number
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, CHANNELS = 256, 257, 258, 259, 262, 274, 277
-EXTRA_SAMPLES, SAMPLE_FORMAT = 338, 339
+EXTRA_SAMPLES, SAMPLE_FORMAT, ICC = 338, 339, 34675
 _ROWS_PER_STRIP, PLANAR = 278, 284
 _STRIPS, _TILES = (273, 279), (324, 325)  # offsets, sizes in bytes
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
@@ -77,12 +78,13 @@ def first_directory(data: bytes) -> tuple[dict[int, Field], bool]:
 
 def _field(data: bytes, order: str, big: bool, entry: int) -> tuple[int, Field | None]:
     tag, kind, number = struct.unpack_from(f"{order}HH{'Q' if big else 'I'}", data, entry)
-    if kind not in _INTEGERS or not number:
+    if (kind not in _INTEGERS and (tag, kind) != (ICC, _BYTES)) or not number:
         return tag, None
+    code = _INTEGERS.get(kind, "B")
     at = entry + (12 if big else 8)
-    if number * struct.calcsize(f"={_INTEGERS[kind]}") > (8 if big else 4):  # elsewhere
+    if number * struct.calcsize(f"={code}") > (8 if big else 4):  # elsewhere
         at = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, at)[0]
-    return tag, Field(at, number, order, _INTEGERS[kind])
+    return tag, Field(at, number, order, code)
 
 
 @dataclass(frozen=True)
