@@ -337,10 +337,11 @@ def opencv_capture(path: Path) -> Capture:
     threads = [cv2.CAP_PROP_N_THREADS, usable_cpus()] if backend == cv2.CAP_FFMPEG else []
     capture = cv2.VideoCapture(utf8_name(path, f"video {path}", SourceError), backend, threads)
     if capture.isOpened():
-        warn_of_shape(capture, str(path))
         _warn_of_opencv()
     # OpenCV's stubs say that read() always returns an image; at the end of the file it returns None.
-    return GuardedCapture(cast(GuardedCapture, capture), native_call, str(path))
+    guarded = GuardedCapture(cast(GuardedCapture, capture), native_call, str(path))
+    warn_of_shape(guarded, str(path))
+    return guarded
 
 
 def _tagged_duration(text: str) -> float:
