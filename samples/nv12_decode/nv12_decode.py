@@ -17,6 +17,7 @@ import av
 import numpy as np
 from av.codec.hwaccel import HWAccel
 from av.error import FFmpegError
+from av.sidedata.sidedata import Type
 
 from imp_trt import ImpTrtError, Nv12Frame, SegmentationResult, Segmenter
 from imp_trt.errors import InvalidInput
@@ -25,10 +26,9 @@ from imp_trt.video import open_source
 # Codes of ITU-T H.273 in the headers of videos; what one leaves open is BT.601, as for OpenCV and FFmpeg.
 MATRICES = {1: "bt709", 2: "bt601", 5: "bt601", 6: "bt601"}
 # Titles may be in any encoding; PyAV 19 has no argument for it.
-ANY_TITLE: dict[str, Any] = (
-    {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
-)
+ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__[:2]) < 19 else {}
 RANGES = {0: "limited", 1: "limited", 2: "full"}
+USE = "use imp_trt.video.open_source"
 
 
 def colors(codec: Any) -> dict[str, Any]:
@@ -39,6 +39,13 @@ def colors(codec: Any) -> dict[str, Any]:
             "color matrix of the video", expected=f"one of {sorted(MATRICES)} (H.273)", got=codec.colorspace
         )
     return {"matrix": matrix, "color_range": RANGES.get(int(codec.color_range), "limited")}
+
+
+def need_upright(video: str) -> None:
+    """Raise InvalidInput for a video that is shown turned or mirrored: planes are as they are stored."""
+    with av.open(video, **ANY_TITLE) as container:
+        if Type.DISPLAYMATRIX in next(container.decode(video=0)).side_data:
+            raise InvalidInput("video", expected="frames shown as stored", got="turned ones", fix=USE)
 
 
 def nvdec(video: str) -> Iterator[Nv12Frame]:
@@ -67,9 +74,7 @@ def cpu(video: str) -> Iterator[Nv12Frame]:
     with av.open(video, **ANY_TITLE) as container:
         for frame in container.decode(video=0):
             if frame.format.name not in ("yuv420p", "yuvj420p"):
-                raise InvalidInput(
-                    "video", expected="yuv420p", got=frame.format.name, fix="imp_trt.video.open_source"
-                )
+                raise InvalidInput("video", expected="yuv420p", got=frame.format.name, fix=USE)
             y, u, v = (
                 np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width]
                 for plane in frame.planes
@@ -86,11 +91,7 @@ DECODERS: dict[str, Callable[[str], Iterator[Nv12Frame]]] = {
 
 
 def open_frames(video: str, names: list[str]) -> tuple[str, Iterator[Nv12Frame]]:
-    """The first decoder that works here, and its frames.
-
-    Raises:
-        InvalidInput: none works.
-    """
+    """The first decoder that works here, and its frames; InvalidInput if none works."""
     reasons = []
     for name in names:
         frames = DECODERS[name](video)
@@ -123,6 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with open_source(options.video):
             pass  # an error if the file is missing or truncated: decoders stop at the cut as at the end
+        need_upright(options.video)
         with Segmenter(options.network) as segmenter:
             # Only an engine reads frames on the GPU.
             usable = list(DECODERS) if segmenter.manifest.engine else ["cpu"]

@@ -71,6 +71,13 @@ def test_a_matrix_that_is_not_known_is_rejected(sample, artifact, tmp_path, caps
     assert "color matrix" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("turned", [{"degrees": 90}, {"degrees": 180}, {"degrees": 0, "hflip": True}])
+def test_a_video_that_is_shown_turned_is_rejected(sample, artifact, tmp_path, capsys, turned):
+    clip = av_clips.write(tmp_path / "turned.mp4", turned=turned)
+    assert sample(PROGRAM).main([str(artifact), str(clip)]) == 2
+    assert "turned ones. Fix: use imp_trt.video.open_source" in capsys.readouterr().err
+
+
 def test_it_prints_what_it_saw(sample, artifact, clip, capsys):
     assert sample(PROGRAM).main([str(artifact), str(clip)]) == 0
     said = capsys.readouterr()
