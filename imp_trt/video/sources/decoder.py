@@ -117,6 +117,7 @@ class PyAvCapture:
         self._reformatter = VideoReformatter()
         self._time_s: float | None = None
         self._size: tuple[int, int] | None = None
+        self._matrix = b""  # of the last frame that had one
         self._warned: set[str] = set()
         self._decoded = self._corrupt = self._undecoded = 0
         self._inherited = False
@@ -291,9 +292,11 @@ class PyAvCapture:
         if Type.STEREO3D in side_data:
             self._warn("it is stereoscopic; the views of a frame are processed as one image")
         matrix = side_data.get(Type.DISPLAYMATRIX)
-        if matrix is None:
+        if matrix is not None:  # one in the stream itself may be at its first frame only
+            self._matrix = bytes(matrix)
+        if not self._matrix:
             return image
-        a, b, _, c, d = (int(v) for v in np.frombuffer(bytes(matrix), np.int32)[:5])
+        a, b, _, c, d = (int(v) for v in np.frombuffer(self._matrix, np.int32)[:5])
         if a and d and not b and not c:
             across, down = a, d
         elif b and c and not a and not d:

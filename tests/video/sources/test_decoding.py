@@ -324,23 +324,6 @@ def test_a_title_in_another_encoding(tmp_path: Path, reader: str, suffix: str, c
     assert len(list(open_source(path))) == 8
 
 
-@pytest.mark.parametrize("matrix", [8, 10, 14])  # YCgCo, BT.2020 of constant luminance, ICtCp
-def test_colors_that_ffmpeg_does_not_convert_are_rejected(tmp_path: Path, matrix: int) -> None:
-    clip = av_clips.write(tmp_path / "x.mp4")
-    path = av_clips.filtered(clip, tmp_path / "y.mp4", f"h264_metadata=matrix_coefficients={matrix}")
-    with pytest.raises(SourceError, match=f"matrix {matrix}, .* of ITU-T H.273"):
-        open_source(path)
-
-
-@pytest.mark.parametrize("left", [8, 30, 34])
-def test_columns_that_the_stream_crops_at_the_left(tmp_path: Path, left: int) -> None:
-    """FFmpeg crops to an aligned column only, unless it is told that memory need not be aligned."""
-    whole = av_clips.write(tmp_path / "x.mp4")
-    path = av_clips.filtered(whole, tmp_path / "y.mp4", f"h264_metadata=crop_left={left}:crop_top=2")
-    for frame, expected in zip(open_source(path), open_source(whole), strict=True):
-        assert np.array_equal(frame.image, expected.image[2:, left:])
-
-
 def test_a_codec_that_is_not_known(tmp_path: Path, reader: str) -> None:
     path = av_clips.write(tmp_path / "x.avi", "mjpeg", "yuvj422p")
     path.write_bytes(path.read_bytes().replace(b"MJPG", b"ZZZ9"))
