@@ -200,7 +200,8 @@ class PyAvCapture:
                 return sum(not entry.is_discard and entry.size > 0 for entry in entries) or -1
             return stream.frames
         seconds = _tagged_duration(stream.metadata.get("DURATION", ""))
-        if stream.duration is not None and stream.time_base is not None:
+        # Of several streams without a duration of their own, FFmpeg gives some that of the container.
+        if not seconds and stream.duration is not None and stream.time_base is not None:
             seconds = float(stream.duration * stream.time_base)
         elif seconds or (self._container.duration is not None and not self._others):
             # That of the container is the one of its longest stream, such as the sound.

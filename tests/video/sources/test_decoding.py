@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -313,6 +314,17 @@ def test_further_video_streams_are_named(
     (message,) = caplog.messages  # not that it is damaged
     assert "stream 0 (96x64)" in message
     assert "stream 1 (64x48)" in message
+
+
+def test_a_stream_of_matroska_has_its_own_duration(tmp_path: Path) -> None:
+    """FFmpeg gives some streams of a file the duration of the longest one."""
+    capture = decoder.PyAvCapture(av_clips.write(tmp_path / "x.mkv"))
+    tick, tags = Fraction(1, 1000), {"DURATION": "00:00:00.800000000"}
+    stream: Any = SimpleNamespace(frames=0, duration=2000, time_base=tick, average_rate=10, metadata=tags)
+    capture._stream = stream
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 8
+    stream.metadata = {}
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 20
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "libx264"), (".avi", "mpeg4")])
