@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,12 @@ from imp_trt.train.datasets.region_checks import MIN_OBJECTS, fills_hole, report
 from imp_trt.train.datasets.regions import Region
 from tests.train.datasets.small_files import write_photo
 
+Points = Sequence[tuple[float, float]]
 SQUARE = [(0, 0), (1, 0), (1, 1), (0, 1)]
 _SIZE = (100, 100)
 
 
-def _at(
-    points: list[tuple[float, float]], x: float, y: float, scale: float, angle: float = 0
-) -> NDArray[np.float64]:
+def _at(points: Points, x: float, y: float, scale: float, angle: float = 0) -> NDArray[np.float64]:
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return (np.array(points, np.float64) @ turn.T * scale + (x, y)).ravel()
 
@@ -39,7 +39,7 @@ def _at(
     ],
 )
 def test_boxes_as_polygons(
-    points: list[tuple[float, float]], told: bool, angle: float, caplog: pytest.LogCaptureFixture
+    points: Points, told: bool, angle: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     shapes = [[_at(points, 5 * i, 40, 10, angle)] for i in range(MIN_OBJECTS)]
     report_boxes("x.json", shapes)
