@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from dataclasses import dataclass, replace
 
 from imp_trt.data import tiff
@@ -21,6 +22,8 @@ _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # PNG
 _PNG = b"\x89PNG\r\n\x1a\n"
 _COLORS = (b"cICP", b"iCCP", b"sRGB", b"gAMA")  # chunks
+_MAX_TEXT = 1 << 20
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 
 # BMP
@@ -48,7 +51,7 @@ class ImageHeader:
         shallow: whether OpenCV decodes more than 8 bits wrongly, but converts them to 8 rightly.
         premultiplied: whether colors are multiplied by their alpha, in the file or by the decoder.
         unsupported: a property that decoders convert to other colors, or None.
-        unapplied: what it says about its colors and decoders do not apply, for a warning; or None.
+        unapplied: what it says of its colors and orientation and is not applied, for warnings.
     """
 
     format: str
@@ -60,7 +63,7 @@ class ImageHeader:
     shallow: bool = False
     premultiplied: bool = False
     unsupported: str | None = None
-    unapplied: str | None = None
+    unapplied: tuple[str, ...] = ()
 
 
 def parse_header(data: bytes) -> ImageHeader | None:
@@ -90,22 +93,24 @@ def parse_header(data: bytes) -> ImageHeader | None:
 def _png(data: bytes) -> ImageHeader:
     width, height, bits = struct.unpack_from(">IIB", data, 16)
     header = ImageHeader("PNG", (height, width), bits)
-    position, colors = 8, {}
+    position, colors, turned = 8, {}, 1
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         if kind in _COLORS:
             colors[kind] = data[position + 8 : position + 8 + length]
+        elif kind in _TEXTS:
+            turned = max(turned, _orientation_of_text(kind, data[position + 8 : position + 8 + length]))
         elif kind == b"eXIf":
             header = replace(header, orientation=_orientation(data[position + 8 : position + 8 + length]))
         elif kind == b"acTL":
             header = replace(header, several=struct.unpack_from(">I", data, position + 8)[0] > 1)
         position += 12 + length
-    return replace(header, unapplied=unapplied_chunks(colors))
+    return replace(header, unapplied=_told(unapplied_chunks(colors), header.orientation, turned))
 
 
 def _jpeg(data: bytes) -> ImageHeader:
     header: ImageHeader | None = None
-    orientation, position, profile = None, 2, b""
+    orientation, position, profile, turned = None, 2, b"", 1
     while (position := data.find(b"\xff", position)) >= 0:
         marker = data[position + 1]
         if marker == 0xFF or marker in _STANDALONE:  # 0xFF bytes are padding between segments
@@ -120,12 +125,15 @@ def _jpeg(data: bytes) -> ImageHeader:
         # Of several blocks the first counts, as in viewers.
         if marker == 0xE1 and orientation is None and data[position + 4 : position + 10] == b"Exif\0\0":
             orientation = _orientation(data[position + 10 : position + 2 + length])
+        if marker == 0xE1 and data[position + 4 : position + 33] == b"http://ns.adobe.com/xap/1.0/\0":
+            turned = _orientation_of_xmp(data[position + 33 : position + 2 + length])
         if marker == 0xE2 and data[position + 4 : position + 16] == b"ICC_PROFILE\0":
             profile += data[position + 18 : position + 2 + length]  # in parts, in their order
         position += 2 + length
     if header is None:
         raise ValueError("a JPEG without a frame header")
-    return replace(header, orientation=orientation or 1, unapplied=unapplied_profile(profile))
+    unapplied = _told(unapplied_profile(profile), orientation, turned)
+    return replace(header, orientation=orientation or 1, unapplied=unapplied)
 
 
 def _bmp(data: bytes) -> ImageHeader:
@@ -153,16 +161,18 @@ def _webp(data: bytes) -> ImageHeader:
         return ImageHeader("WebP", ((packed >> 14 & 0x3FFF) + 1, (packed & 0x3FFF) + 1))
     width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
     header = ImageHeader("WebP", (height, width), several=bool(data[20] & 2))
-    position = 12
+    position, profile, turned = 12, None, 1
     while position + 8 <= len(data):
         kind, length = struct.unpack_from("<4sI", data, position)
         if kind == b"EXIF":
             exif = data[position + 8 : position + 8 + length].removeprefix(b"Exif\0\0")
             header = replace(header, orientation=_orientation(exif))
         elif kind == b"ICCP":
-            header = replace(header, unapplied=unapplied_profile(data[position + 8 : position + 8 + length]))
+            profile = unapplied_profile(data[position + 8 : position + 8 + length])
+        elif kind == b"XMP ":
+            turned = _orientation_of_xmp(data[position + 8 : position + 8 + length])
         position += 8 + length + length % 2
-    return header
+    return replace(header, unapplied=_told(profile, header.orientation, turned))
 
 
 def _pnm(data: bytes) -> ImageHeader:
@@ -213,7 +223,7 @@ def _tiff(data: bytes) -> ImageHeader:
         premultiplied=channels == 4
         and (extra == _ASSOCIATED_ALPHA or (extra == _UNASSOCIATED_ALPHA and bits == 8)),
         unsupported=unsupported,
-        unapplied=unapplied_profile(bytes(tags[tiff.ICC].values(data))) if tiff.ICC in tags else None,
+        unapplied=_told(unapplied_profile(bytes(tags[tiff.ICC].values(data))) if tiff.ICC in tags else None),
     )
 
 
@@ -232,6 +242,34 @@ def still_png(data: bytes) -> bytes:
             kept.append(data[position : position + 12 + length])
         position += 12 + length
     return b"".join(kept)
+
+
+def _told(colors: str | None, orientation: int | None = 1, turned: int = 1) -> tuple[str, ...]:
+    """Texts for warnings; turned is an orientation that is not applied, unless EXIF has another one."""
+    text = f"has orientation {turned} in metadata other than EXIF, which is not applied"
+    told = (colors, text if turned != 1 and orientation in (None, 1) else None)
+    return tuple(text for text in told if text is not None)
+
+
+def _orientation_of_xmp(packet: bytes) -> int:
+    found = re.search(rb"tiff:Orientation(?:\s*=\s*[\"']|>)\s*([1-8])\b", packet)
+    return int(found[1]) if found else 1
+
+
+def _orientation_of_text(kind: bytes, chunk: bytes) -> int:
+    """Orientation in a text chunk of PNG: XMP, or EXIF as ImageMagick writes it, in hexadecimal digits."""
+    key, _, text = chunk.partition(b"\0")
+    if key == b"XML:com.adobe.xmp":
+        return _orientation_of_xmp(text)
+    if key not in (b"Raw profile type exif", b"Raw profile type APP1"):
+        return 1
+    try:
+        if kind == b"zTXt":
+            text = zlib.decompressobj().decompress(text[1:], _MAX_TEXT)
+        exif = bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
+    except (zlib.error, ValueError):
+        return 1
+    return _orientation(exif.removeprefix(b"Exif\0\0"))
 
 
 def _orientation(exif: bytes) -> int:

@@ -82,8 +82,8 @@ def load_image(path: Path) -> DecodedImage:
             what, expected="unsigned integer colors", got=header.unsupported, fix="convert it to 8-bit RGB"
         )
     warn_of_pages(path, header)
-    if header.unapplied:
-        warn_once(path, header.unapplied)
+    for text in header.unapplied:
+        warn_once(path, text)
     is_deep = (header.bits > 8 and not header.shallow) or header.max_value not in (None, 255)
     if header.premultiplied and not (header.shallow and header.bits > 8):
         pixels = _without_alpha(decode_pixels(data, cv2.IMREAD_UNCHANGED, what), what)

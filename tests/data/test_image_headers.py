@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,3 +134,43 @@ def test_the_image_of_an_animated_png_is_what_other_decoders_show(
     path = save(tmp_path / "labels/a.png", Image.fromarray(labels), Image.fromarray(3 - labels))
     assert np.array_equal(read_label_map(path, np.uint8), labels)
     assert caplog.text.count("only the first is read") == 2  # once for each folder
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
+
+
+def _raw_profile(orientation: int) -> bytes:
+    exif = _exif(orientation)[4:]
+    return b"\nexif\n%8d\n" % len(exif) + exif.hex().encode() + b"\n"
+
+
+@pytest.mark.parametrize("reader", _READERS)
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("kind", ["xmp png", "text png", "compressed png", "xmp jpeg", "xmp webp"])
+def test_orientations_that_are_not_in_exif_are_named(
+    tmp_path: Path, reader: _Reader, orientation: int, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pillow applies them, browsers do not. ImageMagick wrote EXIF to PNG as text before it had a chunk."""
+    path = tmp_path / f"a.{kind.split()[1]}"
+    chunk = {
+        "xmp png": (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP % orientation),
+        "text png": (b"tEXt", b"Raw profile type exif\0" + _raw_profile(orientation)),
+        "compressed png": (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(_raw_profile(orientation))),
+    }.get(kind)
+    if chunk:
+        image_files.png(path, rgb(), chunks=[chunk])
+    else:
+        Image.fromarray(rgb()).save(path, xmp=XMP % orientation, lossless=True, quality=95)
+    found = reader(path)
+    assert np.abs(found.astype(int) - rgb()[..., ::-1]).mean() < 4
+    assert ("has orientation 6 in metadata other than EXIF" in caplog.text) == (orientation == 6)
+
+
+def test_an_orientation_in_exif_and_xmp_is_not_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(rgb()).save(tmp_path / "a.jpg", exif=exif.tobytes(), xmp=XMP % 6)
+    assert read_image(tmp_path / "a.jpg").shape[:2] == image_files.SIZE[::-1]
+    assert not caplog.records
