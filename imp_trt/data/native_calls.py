@@ -7,7 +7,8 @@ ends, only between such calls:
 - A child that is forked during a call inherits the library's locks as they are then, held by threads that it
   does not have, and waits forever. So a fork waits for the calls under way, and later calls for the fork.
 - A daemon thread that returns from C++ while Python ends is ended within the C++ code, which aborts the
-  process. So the exit waits for the calls under way, and later calls of such threads wait for the end.
+  process. So the exit waits for the calls under way, and later calls of such threads wait for the end. If it
+  does not come, an exit handler may be waiting for the thread: after END_WITHIN_S calls go on.
 
 Reads of cameras and streams take as long as the device or the server lets them: see :func:`waiting_call`.
 
@@ -18,9 +19,11 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -34,6 +37,11 @@ LONGEST_CALL_S = 60.0
 
 LONGEST_WAIT_S = 6.0
 """As LONGEST_CALL_S, for waiting_call: longer than the timeout of OpenCV for streams, 5 s."""
+
+END_WITHIN_S = 2.0
+"""How long calls wait for the end of the process, once those that were under way are done."""
+
+_POLL_S = 0.1
 
 
 class Inherited(Protocol):
@@ -54,6 +62,7 @@ class _Gate:
         self._changed = threading.Condition(self._lock)
         self._inside: dict[int, int] = {}  # thread -> nested calls
         self._shut_by: list[int] = []  # threads that fork or end the process
+        self._open_again_s = math.inf  # by time.monotonic(), if the process has not ended by then
 
     def depth(self) -> int:
         """Number of nested calls that this thread is in."""
@@ -63,10 +72,10 @@ class _Gate:
         """Go in; False if the gate is shut and the caller does not wait."""
         thread = threading.get_ident()
         with self._lock:
-            while self._shut_by and thread not in self._inside and thread not in self._shut_by:
+            while self._is_shut() and thread not in self._inside and thread not in self._shut_by:
                 if not wait:
                     return False
-                self._changed.wait()
+                self._changed.wait(_POLL_S)
             self._inside[thread] = self._inside.get(thread, 0) + 1
         return True
 
@@ -82,7 +91,11 @@ class _Gate:
 
     def wait_until_open(self) -> None:
         with self._lock:
-            self._changed.wait_for(lambda: not self._shut_by)
+            while self._is_shut():
+                self._changed.wait(_POLL_S)
+
+    def _is_shut(self) -> bool:
+        return bool(self._shut_by) and time.monotonic() < self._open_again_s
 
     def shut(self, limit_s: float | None = None) -> None:
         """Let no other thread in, and wait until all are out; limit_s: LONGEST_CALL_S by default."""
@@ -91,6 +104,11 @@ class _Gate:
             # Those who shut it themselves do not wait for each other.
             limit_s = LONGEST_CALL_S if limit_s is None else limit_s
             self._changed.wait_for(lambda: not (self._inside.keys() - self._shut_by), limit_s)
+
+    def shut_at_exit(self, limit_s: float | None = None) -> None:
+        """As shut(), for END_WITHIN_S."""
+        self.shut(limit_s)
+        self._open_again_s = time.monotonic() + END_WITHIN_S
 
     def open(self) -> None:
         with self._lock:
@@ -104,6 +122,7 @@ class _Gate:
         self._changed = threading.Condition(self._lock)
         self._inside = {thread: self._inside[thread]} if thread in self._inside else {}
         self._shut_by = []
+        self._open_again_s = math.inf
 
 
 _gate = _Gate()
@@ -245,8 +264,8 @@ def in_forked_process() -> bool:
 
 
 def _shut_at_exit() -> None:
-    _waiting.shut(LONGEST_WAIT_S)
-    _gate.shut()
+    _waiting.shut_at_exit(LONGEST_WAIT_S)
+    _gate.shut_at_exit()
 
 
 def _in_child() -> None:

@@ -72,6 +72,17 @@ import atexit
 atexit.register(segmenter.close)
 atexit.register(check)
 """,
+    "an exit handler waits for a daemon thread": """
+import atexit
+ended = threading.Event()
+def until_the_end():
+    while not ended.is_set(): segmenter.run(frame)
+thread = threading.Thread(target=until_the_end, daemon=True)
+atexit.register(lambda: (ended.set(), thread.join()))
+segmenter = imp_trt.Segmenter(path, threads=threads)  # its own exit handler runs before that
+thread.start()
+time.sleep(0.3)
+""",
     "idle, the child does nothing": "assert fork(lambda: None) == 0",
     "idle, the child closes it": "assert fork(segmenter.close) == 0",
     "idle, the child runs it": "assert fork(check) == 0\ncheck()",
