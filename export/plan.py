@@ -14,6 +14,7 @@ from imp_trt.artifacts.reading import whole_of
 from imp_trt.artifacts.writing import check_name_length
 from imp_trt.backends.preflight import check_plugins
 from imp_trt.cuda.platform import Gpu, Platform
+from imp_trt.data.files import fixed
 from imp_trt.errors import CheckpointError, ImpTrtError, OutputError, UsageError
 from imp_trt.export.options import EngineOptions, ExportOptions
 from imp_trt.export.progress import Progress
@@ -240,6 +241,6 @@ def check_writable(path: Path, what: str, fix: str) -> None:
     """OutputError unless a file can be written to this path, whose folder may not exist yet."""
     if path.is_dir():
         raise OutputError(f"{what} {path}", expected="a file name", got="a folder", fix=fix)
-    folder = next(p for p in (path.parent, *path.absolute().parents) if p.exists())
+    folder = next(p for p in (path.parent, *fixed(path).parents) if p.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{what} {path}", expected="a writable folder", got=str(folder), fix=fix)

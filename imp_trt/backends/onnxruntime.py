@@ -100,10 +100,10 @@ class OnnxRuntimeBackend:
         self, path: str | os.PathLike[str], *, threads: int | None = None, device: str | None = None
     ) -> None:
         self._device = OrtDevice.parse(device)
-        # Also valid after a change of the current folder.
-        self._path, self._threads = os.path.abspath(path), threads or usable_cores()
+        self._threads = threads or usable_cores()
         # A bad file is reported as such even if the runtime is missing.
         artifact = read_artifact(path)
+        self._path = os.path.abspath(path)  # also valid after a change of the current folder
         self.manifest = artifact.manifest
         if self.manifest.precision == "bf16":
             raise ArtifactError(

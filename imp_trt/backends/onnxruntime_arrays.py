@@ -40,9 +40,10 @@ class OnnxRuntimeArrays:
         self, path: str | os.PathLike[str], *, threads: int | None = None, device: str | None = None
     ) -> None:
         self._device = OrtDevice.parse(device)
-        self._path, self._threads = os.path.abspath(path), threads or usable_cores()
+        self._threads = threads or usable_cores()
         self._closed = False
         self._session: OrtSession | None = self._open(path)
+        self._path = os.path.abspath(path)  # also valid after a change of the current folder
         call_after_fork(self)
 
     def _open(self, path: str | os.PathLike[str]) -> OrtSession:

@@ -407,9 +407,25 @@ def utf8_name(path: str | os.PathLike[str], what: str, error: type[ImpTrtError])
 def resolved(path: str | os.PathLike[str]) -> Path:
     """An absolute path without links. Links that form a loop are kept: opening the file then reports them.
 
-    Path.resolve() raises RuntimeError for those before Python 3.13.
+    Path.resolve() raises RuntimeError for those before Python 3.13. So is a relative path if the current folder
+    was removed.
     """
-    return Path(os.path.realpath(path))
+    try:
+        return Path(os.path.realpath(path))
+    except FileNotFoundError:
+        return Path(path)
+
+
+def fixed(path: str | os.PathLike[str]) -> Path:
+    """The path of an output, which stays the same if the program changes its current folder.
+
+    Raises:
+        OutputError: it is relative, and the current folder was removed.
+    """
+    try:
+        return Path(path).absolute()
+    except OSError as error:
+        raise unwritable(Path(path), error) from error
 
 
 def room_for(path: Path) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.classes import ClassTable
-from imp_trt.data.files import write_atomically
+from imp_trt.data.files import fixed, write_atomically
 from imp_trt.data.images import encode_image
 from imp_trt.data.native_calls import native_call
 from imp_trt.errors import InvalidInput
@@ -35,7 +35,7 @@ class ContactSheet(BaseSink):
     """
 
     def __init__(self, path: str | os.PathLike[str], indices: Sequence[int], width: int = 480) -> None:
-        self._path = Path(path)
+        self._path = fixed(path)
         self._indices = set(indices)
         self._width = width
         self._rows: list[list[NDArray[np.uint8]]] = []

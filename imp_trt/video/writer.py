@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt._deprecated import renamed_parameters
+from imp_trt.data.files import fixed
 from imp_trt.data.locks import only_temporary_beside
 from imp_trt.data.native_calls import call_after_fork, native_call
 from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
@@ -77,7 +78,7 @@ class VideoWriter:
     def __init__(
         self, path: str | os.PathLike[str], fps: float, *, encoder: EncoderName | None = None
     ) -> None:
-        self._path = Path(path)
+        self._path = fixed(path)
         suffix = self._path.suffix.lower()
         if suffix not in VIDEO_CODECS:
             raise OutputError(
@@ -100,8 +101,7 @@ class VideoWriter:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary = only_temporary_beside(self._path)
-            # Absolute, because FFmpeg takes the part of a relative path before a colon for a protocol.
-            self._file = self._temporary.__enter__().absolute()
+            self._file = self._temporary.__enter__()
         except OSError as error:
             raise self._error(error.strerror or str(error)) from error
         self._timeline = Timeline(self._rate)
@@ -238,7 +238,7 @@ class VideoWriter:
     def _take_name(self) -> None:
         """Give the file its name, replacing an earlier one; the encoder goes on writing to it."""
         os.replace(self._file, self._path)
-        self._named, self._file = os.stat(self._path), self._path.absolute()
+        self._named, self._file = os.stat(self._path), self._path
         if self._encoder is not None:
             self._encoder.file = self._file
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 import imp_trt
 from imp_trt.artifacts.manifest import InputContract
-from imp_trt.errors import InvalidInput, SourceError
+from imp_trt.errors import ArtifactError, InvalidInput, SourceError
 from imp_trt.preprocessing.letterbox import LetterboxTransform
 from imp_trt.segmenter import Segmenter
 from imp_trt.video import open_source
@@ -351,6 +351,17 @@ def test_a_batch_is_a_sequence(segmenter: Segmenter, kind: str) -> None:
     frames = {"generator": (frame for _ in range(2)), "dict": {0: frame}, "set": {1, 2}}[kind]
     with pytest.raises(InvalidInput, match="list\\(frames\\)"):
         segmenter.run_batch(frames)  # type: ignore[arg-type]
+
+
+def test_without_a_current_folder_a_file_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, gone = tiny.artifact(tmp_path), tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ArtifactError, match="nothing at this path"):
+        Segmenter(path.name)
+    with Segmenter(path) as segmenter:
+        assert len(segmenter.run(tiny.frame()).instances) == 2
 
 
 def test_a_path_is_rejected_with_the_call_that_reads_it(segmenter: Segmenter) -> None:

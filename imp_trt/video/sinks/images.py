@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt._deprecated import renamed_parameters
-from imp_trt.data.files import make_folder, write_atomically
+from imp_trt.data.files import fixed, make_folder, write_atomically
 from imp_trt.data.images import IMAGE_SUFFIXES, encode_image
 from imp_trt.errors import OutputError
 from imp_trt.video.sinks.sink import BaseSink, SegmentedFrame
@@ -37,7 +37,7 @@ class ImageSink(BaseSink, ABC):
     def __init__(self, path: str | os.PathLike[str], suffix: str = ".png") -> None:
         text = os.fspath(path)
         self._suffix = suffix
-        self._file = Path(text)
+        self._file = fixed(path)
         self._pattern = self._file.name if is_pattern(text) else None
         if self._pattern is not None and self._file.suffix.lower() not in IMAGE_SUFFIXES:
             raise OutputError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from imp_trt._deprecated import renamed_parameters
+from imp_trt.data.files import fixed
 from imp_trt.data.images import IMAGE_SUFFIXES
 from imp_trt.errors import InvalidInput, OutputError
 from imp_trt.video.encoder import VIDEO_CODECS
@@ -66,7 +67,7 @@ class OverlayVideo(BaseSink):
     ) -> None:
         if times not in TIMES:
             raise InvalidInput("times", expected=f"one of {', '.join(TIMES)}", got=times)
-        self._path = Path(path)
+        self._path = fixed(path)
         self._fps = fps
         self._times = times
         self._encoder: EncoderName | None = encoder

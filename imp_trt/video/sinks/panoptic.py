@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from imp_trt._deprecated import renamed_parameters
 from imp_trt.classes import ClassTable, Rgb
-from imp_trt.data.files import temporary_beside, unwritable
+from imp_trt.data.files import fixed, temporary_beside, unwritable
 from imp_trt.data.images import IMAGE_SUFFIXES
 from imp_trt.data.native_calls import native_call
 from imp_trt.errors import OutputError
@@ -55,7 +55,7 @@ class PanopticMaps(ImageSink):
     @renamed_parameters(place="path")
     def __init__(self, path: str | os.PathLike[str], min_score: float = 0.5) -> None:
         check_min_score(min_score)
-        folder = Path(path)
+        folder = fixed(path)
         if folder.suffix.lower() in IMAGE_SUFFIXES or is_pattern(os.fspath(path)):
             raise OutputError(
                 f"panoptic maps in {path}",

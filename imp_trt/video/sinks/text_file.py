@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from imp_trt.data.files import make_folder, unwritable
+from imp_trt.data.files import fixed, make_folder, unwritable
 from imp_trt.data.locks import only_temporary_beside
 from imp_trt.errors import OutputError
 
@@ -39,7 +39,7 @@ class TextFile:
     """
 
     def __init__(self, path: Path, *, named: bool = False) -> None:
-        self._path = path
+        path = self._path = fixed(path)
         if path.is_dir():
             raise OutputError(f"{path} cannot be written", expected="a file", got="a folder")
         make_folder(path.parent)

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt.data.files import resolved
 from imp_trt.data.images import IMAGE_SUFFIXES, read_image
 from imp_trt.errors import SourceError
 from imp_trt.video.containers import declared_crop, lists_frames, missing_bytes, shown_share
@@ -68,6 +69,7 @@ class ImageSource(ClosingSource):
         self.frames: int | None = len(paths)
         self.paths = tuple(paths)
         self.skipped: list[tuple[Path, str]] = []
+        self._folder = resolved(os.curdir)  # the program may change it before the images are read
         self._strict = strict or len(paths) == 1
         stems = [path.stem for path in paths]
         # Outputs are named after frames, so a.png and a.jpg, or equal names in two folders, need an index.
@@ -81,7 +83,7 @@ class ImageSource(ClosingSource):
         self.skipped = []  # unlike a video, images can be read again
         for index, path in enumerate(self.paths):
             try:
-                image = read_image(path)
+                image = read_image(self._folder / path)
             except SourceError as error:
                 if self._strict:
                     raise

@@ -17,6 +17,7 @@ import pytest
 from imp_trt.errors import InvalidInput, OutputError
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video import sinks
+from imp_trt.video.contact_sheet import ContactSheet
 from imp_trt.video.sinks import (
     DrawOptions,
     FrameResults,
@@ -47,6 +48,51 @@ every_sink = pytest.mark.parametrize("name", MAKERS)
 def files(folder: Path) -> list[str]:
     """Names in a folder without the images, which stay."""
     return [name for name in os.listdir(folder) if not name.endswith(".png")]
+
+
+def test_a_program_may_change_its_folder(
+    tmp_path: Path, item: MakeItem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.chdir(here)
+    Path("earlier.jsonl").write_text("earlier")
+    opened = [
+        OverlayVideo("out.mp4", None),
+        OverlayVideo("out.avi", None),
+        JsonLines("earlier.jsonl"),
+        PanopticMaps("maps"),
+        OverlayImages("images"),
+        OverlayImages("pattern/%d.jpg"),
+        ContactSheet("sheet.png", [1], 64),
+    ]
+    for index in range(2):
+        for sink in opened:
+            sink.write(item(index))
+        monkeypatch.chdir(elsewhere)
+    for sink in opened:
+        sink.close()
+    assert not list(elsewhere.iterdir())
+    names = {str(path.relative_to(here)) for path in here.rglob("*") if path.is_file()}
+    lists = {"out.mp4", "out.avi", "earlier.jsonl", "maps/panoptic.json", "sheet.png"}
+    images = {f"{folder}/name{i}.png" for folder in ("maps", "images") for i in range(2)}
+    assert names == lists | images | {"pattern/0.jpg", "pattern/1.jpg"}
+    assert len(Path(here, "earlier.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_relative_output_needs_a_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: list[SegmentationResult]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for make in (partial(OverlayVideo, fps=30), JsonLines, PanopticMaps, OverlayImages):
+        with pytest.raises(OutputError, match=r"out.mp4 cannot be written.*No such file"):
+            make("out.mp4")
+    with pytest.raises(OutputError, match="cannot be written"):
+        results[0].save("result.npz")
 
 
 def test_every_name_resolves() -> None:

@@ -51,6 +51,17 @@ def test_images_can_be_read_again(tmp_path: Path) -> None:
         assert [path.name for path, _ in source.skipped] == ["b.png"]
 
 
+@pytest.mark.parametrize("spec", [".", "*.png", "0.png"])
+def test_images_are_found_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    (tmp_path / "0.png").write_bytes(encode_image(clips.picture(0), ".png"))
+    monkeypatch.chdir(tmp_path)
+    source = open_source(spec)
+    monkeypatch.chdir("/")
+    assert len(list(source)) == 1
+
+
 def test_the_order_is_not_that_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names that differ in leading zeros alone are equal as numbers."""
     names = ("f7.png", "f007.png", "f07.png", "f6.png")
