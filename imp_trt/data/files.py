@@ -407,8 +407,8 @@ def utf8_name(path: str | os.PathLike[str], what: str, error: type[ImpTrtError])
 def resolved(path: str | os.PathLike[str]) -> Path:
     """An absolute path without links. Links that form a loop are kept: opening the file then reports them.
 
-    Path.resolve() raises RuntimeError for those before Python 3.13. So is a relative path if the current folder
-    was removed.
+    Path.resolve() raises RuntimeError for those before Python 3.13. A relative path is kept, too, if the
+    current folder was removed.
     """
     try:
         return Path(os.path.realpath(path))
