@@ -72,13 +72,19 @@ def claim(path: Path) -> Iterator[None]:
                 got=error.strerror or error,
                 fix="use a folder on a local disk, or a network file system with locks",
             ) from error
+        owner = os.getpid()
         try:
             file.truncate(0)
-            file.write(f"{os.getpid()}\n")
+            file.write(f"{owner}\n")
             file.flush()
         except OSError as error:  # a full disk
             raise unwritable(path, error) from error
-        yield
+        try:
+            yield
+        finally:
+            if os.getpid() == owner:  # a forked process may have the file too, and leave the block as well
+                with suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextmanager

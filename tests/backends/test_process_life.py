@@ -25,6 +25,7 @@ from imp_trt.data import native_calls
 from imp_trt.data.native_calls import CallLock, native_call
 from imp_trt.errors import ArtifactError, InvalidInput
 from tests.support import tiny
+from tests.support.forks import in_child
 
 LIMIT_S = 180
 
@@ -145,19 +146,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pytorch(checkpoint: Path) -> None:
     names = ("idle, the child does nothing", "a child's child runs it", "busy, the child runs it in threads")
     run("\n".join(PROGRAMS[name] for name in names), checkpoint, 2)
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Exit code of a forked process that does the work: 0, or 1 after an exception."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_a_child_rejects_a_file_that_was_replaced(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from imp_trt.data import files
 from imp_trt.data.locks import Busy, LocksUnsupported, claim, only_temporary_beside
 from imp_trt.errors import OutputError
+from tests.support.forks import in_child, living_child
 
 HOLDER = """
 import sys, time
@@ -119,6 +121,19 @@ def test_a_forked_process_does_not_keep_a_closed_file_locked(tmp_path: Path) -> 
     finally:
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
+
+
+def test_a_forked_process_neither_keeps_nor_ends_a_claim(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with ExitStack() as stack:
+        stack.enter_context(claim(lock))
+        assert in_child(stack.close) == 0
+        with pytest.raises(Busy), claim(lock):
+            pytest.fail("claimed")
+        with living_child():
+            stack.close()
+            with claim(lock):
+                pass
 
 
 def test_files_are_written_without_locks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -22,7 +21,6 @@ import imp_trt
 from imp_trt.data import native_calls
 from imp_trt.data.images import encode_image
 from imp_trt.data.native_calls import native_call, waiting_call
-from imp_trt.errors import SourceError
 from imp_trt.video import open_source, run_pipeline
 from imp_trt.video.sinks import OverlayImages, OverlayVideo, PanopticMaps
 from imp_trt.video.sources import files
@@ -232,18 +230,3 @@ def test_a_child_leaves_videos_of_its_parent_alone(tmp_path: Path, decoder: str)
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert [clips.played(tmp_path / name) for name in ("a.avi", "a.mkv", "old.mkv")] == [80] * 3
-
-
-def test_a_child_says_that_a_source_is_its_parents(tmp_path: Path) -> None:
-    with open_source(clips.write_clip(tmp_path / "clip.mp4")) as source:
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                with pytest.raises(SourceError, match="open it after the fork"):
-                    list(source)
-                code = 0
-            finally:
-                os._exit(code)
-        assert os.waitpid(child, 0)[1] == 0
-        assert len(list(source)) == 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import selectors
 import socket
 import time
@@ -82,6 +83,13 @@ class ViewServer(ThreadingHTTPServer):
     def start(self) -> None:
         """Start to respond."""
         self._accepting.start()
+
+    def after_fork(self) -> None:
+        """Let go of the sockets in a forked process: as long as it has them, the port is in use."""
+        for held in (self.socket, *self._connections):
+            descriptor = held.detach()
+            if descriptor >= 0:  # it is not closed
+                os.close(descriptor)
 
     def server_bind(self) -> None:
         """Bind without a reverse lookup of the host name, which takes seconds without DNS."""

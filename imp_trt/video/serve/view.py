@@ -13,8 +13,10 @@ from threading import Lock
 from typing import cast
 
 from imp_trt.classes import ClassTable
+from imp_trt.data.native_calls import call_after_fork
 from imp_trt.errors import InvalidInput, OutputError
 from imp_trt.video.serve.access import allowed_hosts
+from imp_trt.video.serve.frame_store import FrameStore
 from imp_trt.video.serve.server import SocketAddress, ViewServer
 from imp_trt.video.serve.state import ViewState
 from imp_trt.video.sinks import BaseSink, SegmentedFrame
@@ -79,6 +81,13 @@ class BrowserView(BaseSink):
         self._closing = Lock()
         self._closed = False
         self._server.start()
+        call_after_fork(self)
+
+    def after_fork(self) -> None:
+        """See :class:`imp_trt.data.native_calls.Inherited`: the server is the parent's, and closed here."""
+        self._closing, self._closed = Lock(), True
+        self._state.frames = FrameStore(self._state.clock)
+        self._server.after_fork()
 
     @property
     def statistics(self) -> Callable[[], Mapping[str, object]] | None:

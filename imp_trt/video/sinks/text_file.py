@@ -11,6 +11,7 @@ from pathlib import Path
 
 from imp_trt.data.files import fixed, make_folder, unwritable
 from imp_trt.data.locks import only_temporary_beside
+from imp_trt.data.native_calls import call_after_fork
 from imp_trt.errors import OutputError
 
 REPLACES_AFTER_S = 2.0
@@ -54,6 +55,11 @@ class TextFile:
         except OSError as error:
             raise unwritable(path, error) from error
         self.done = False
+        call_after_fork(self)
+
+    def after_fork(self) -> None:
+        """See :class:`imp_trt.data.native_calls.Inherited`: the file is the parent's, and closed here."""
+        self.done = True
 
     def write(self, text: str) -> None:
         """Append text."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from imp_trt.data.files import resolved
 from imp_trt.data.images import IMAGE_SUFFIXES, read_image
+from imp_trt.data.native_calls import call_after_fork
 from imp_trt.errors import SourceError
 from imp_trt.video.containers import declared_crop, lists_frames, missing_bytes, shown_share
 from imp_trt.video.sources.captures import Capture
@@ -129,8 +130,8 @@ class VideoSource(ClosingSource):
         self._ended = False
         self._decoded = 0
         self._last_time_s = 0.0
-        self._goes_back = False
-        self._listed = captures is None and _lists_frames(Path(path))
+        call_after_fork(self)
+        self._listed = capture is None and _lists_frames(Path(path))
         self._first = None
         for candidate in _candidates(Path(path), captures):
             self._capture = candidate
@@ -156,6 +157,10 @@ class VideoSource(ClosingSource):
         if self.frames and self._listed and not isinstance(self._capture, PyAvCapture):
             self.frames = max(1, round(self.frames * shown_share(Path(path))))  # OpenCV counts hidden frames
         self.fps: float | None = float(fps) if math.isfinite(fps) and 0 < fps <= 1000 else None
+
+    def after_fork(self) -> None:
+        """See :class:`imp_trt.data.native_calls.Inherited`: another thread may have held the lock."""
+        self._in_use = Lock()
 
     @property
     def decoder(self) -> str:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from imp_trt._deprecated import renamed_parameters
+from imp_trt.data.native_calls import call_after_fork
 from imp_trt.errors import SourceError, printable
 from imp_trt.video.sources.addresses import redacted
-from imp_trt.video.sources.captures import Capture
+from imp_trt.video.sources.captures import Capture, inherited
 from imp_trt.video.sources.frame import Frame
 from imp_trt.video.sources.pacing import StreamClock
 from imp_trt.video.sources.reader import Backoff, Event, FrameSlot, Reader
@@ -96,11 +97,18 @@ class LiveSource(ClosingSource):
         self._sleep = sleep or self._slot.closed.wait
         self._backoff = Backoff(reconnect_timeout_s, clock)
         self._reader = self._start_reader()
+        call_after_fork(self)
         try:
             self._wait()
         except BaseException:
             self.close()
             raise
+
+    def after_fork(self) -> None:
+        """See :class:`imp_trt.data.native_calls.Inherited`: the reader is a thread of the parent."""
+        self._slot = FrameSlot(self._slot.latest)
+        self._slot.owner = self._reader
+        self._slot.fail(self._reader, inherited(self.name))
 
     @property
     def fps(self) -> float | None:

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sources, outputs and views of a process in the process that it forks: they stay the parent's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from imp_trt.errors import OutputError, SourceError
+from imp_trt.video import open_source
+from imp_trt.video.serve import BrowserView
+from imp_trt.video.sinks import JsonLines, PanopticMaps, Sink
+from imp_trt.video.sources import VideoSource
+from imp_trt.video.sources.live import LiveSource
+from tests.support import clips
+from tests.support.forks import in_child, living_child
+from tests.support.scripted_camera import ScriptedCamera
+from tests.video.serve.made import CLASSES, ask, get, segmented, view
+
+
+def test_a_video(tmp_path: Path) -> None:
+    def use() -> None:
+        with pytest.raises(SourceError, match="open it after the fork"):
+            list(source)
+        source.close()
+
+    with open_source(clips.write_clip(tmp_path / "clip.mp4")) as source:
+        assert isinstance(source, VideoSource)
+        with source._in_use:  # as a thread does that waits for the end of the fork before it reads
+            assert in_child(use) == 0
+        assert len(list(source)) == 10
+
+
+def test_a_camera() -> None:
+    camera = ScriptedCamera([0] * 8)
+    with LiveSource("camera", camera, latest=False) as source:
+        frames = iter(source)
+        next(frames)
+
+        def use() -> None:
+            with pytest.raises(SourceError, match="open it after the fork"):
+                next(frames)
+            source.close()
+            assert camera.attempts == 1
+
+        with source._slot._changed:  # as its reader has when it hands over a frame
+            assert in_child(use) == 0
+        assert next(frames).index == 1
+
+
+@pytest.mark.parametrize("make", [lambda folder: JsonLines(folder / "a.jsonl"), PanopticMaps])
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_an_output(tmp_path: Path, make: Callable[[Path], Sink], end: str) -> None:
+    (tmp_path / "a.jsonl").write_text("earlier")
+
+    def use() -> None:
+        with pytest.raises(OutputError, match="closed sink"):
+            sink.write(segmented(1))
+        getattr(sink, end)()
+
+    sink = make(tmp_path)
+    sink.write(segmented(0))
+    assert in_child(use) == 0
+    sink.write(segmented(2))
+    sink.close()
+    text = (tmp_path / ("a.jsonl" if isinstance(sink, JsonLines) else "panoptic.json")).read_text()
+    assert [f"{i:06d}" in text for i in range(3)] == [True, False, True]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_browser_view() -> None:
+    """The child has no part in it: the parent answers, and when it closes the view, the port is free."""
+    with view() as shown, closing(ask(shown.port, "/stream")):
+        shown.write(segmented())
+
+        def use() -> None:
+            shown.write(segmented())
+            shown.close()
+
+        with shown._state.frames._changed:  # as the thread of a viewer has it
+            assert in_child(use) == 0
+        with living_child():
+            assert get(shown.port, "/about")[0].status == 200
+            shown.close()
+            with BrowserView(shown.port, classes=CLASSES):
+                assert get(shown.port, "/about")[0].status == 200
+    assert in_child(lambda: None) == 0  # a closed one is no trouble
