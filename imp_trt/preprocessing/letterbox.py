@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from functools import cached_property
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt._cached import cached_property
 from imp_trt.artifacts.manifest import InputContract
 from imp_trt.data.native_calls import native_call
 from imp_trt.errors import InvalidInput

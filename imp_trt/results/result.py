@@ -8,13 +8,13 @@ import math
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt._cached import cached_property
 from imp_trt.classes import IGNORE_INDEX, ClassTable
 from imp_trt.data.files import write_atomically
 from imp_trt.errors import DependencyMissing, InvalidInput, OutputError

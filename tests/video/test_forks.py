@@ -3,20 +3,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from imp_trt.errors import OutputError, SourceError
+from imp_trt.results.result import SegmentationResult
 from imp_trt.video import open_source
 from imp_trt.video.serve import BrowserView
 from imp_trt.video.sinks import JsonLines, PanopticMaps, Sink
 from imp_trt.video.sources import VideoSource
 from imp_trt.video.sources.live import LiveSource
 from tests.support import clips
-from tests.support.forks import in_child, living_child
+from tests.support.forks import LIMIT_S, in_child, living_child
 from tests.support.scripted_camera import ScriptedCamera
 from tests.video.serve.made import CLASSES, ask, get, segmented, view
 
@@ -88,3 +91,24 @@ def test_a_browser_view() -> None:
             with BrowserView(shown.port, classes=CLASSES):
                 assert get(shown.port, "/about")[0].status == 200
     assert in_child(lambda: None) == 0  # a closed one is no trouble
+
+
+def test_an_overlay_that_a_thread_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing, drawn = threading.Event(), threading.Event()
+    real = SegmentationResult.plot
+
+    def plot(*arguments: Any, **options: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            drawing.set()
+            drawn.wait(LIMIT_S)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(SegmentationResult, "plot", plot)
+    thread = threading.Thread(target=lambda: segmented().overlay)
+    thread.start()
+    drawing.wait(LIMIT_S)
+    try:
+        assert in_child(lambda: segmented().overlay) == 0
+    finally:
+        drawn.set()
+        thread.join()

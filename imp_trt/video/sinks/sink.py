@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from threading import Lock
 from types import TracebackType
 from typing import Protocol
@@ -13,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from imp_trt._cached import cached_property
 from imp_trt.errors import InvalidInput
 from imp_trt.results.drawing import DEFAULT_ALPHA, STYLES, Style
 from imp_trt.results.instances import check_min_score
