@@ -225,6 +225,8 @@ class _Run:
         temporal = options.temporal
         self._states = [None if temporal is None else TemporalState(temporal, options.clock) for _ in sources]
         self._reported = -math.inf
+        # Of the call of a sink or callback: when it began, how long it takes, and when that was checked.
+        self._watched_s, self._busy_s, self._checked_s = math.nan, 0.0, 0.0
 
     def run(self) -> RunSummary:
         """See :func:`run_pipeline`."""
@@ -306,8 +308,15 @@ class _Run:
             )
 
     def _is_stalled(self) -> bool:
-        busy_since = self._state.busy_since
-        return busy_since is not None and self._options.clock() - busy_since > self._options.stall_s
+        since, now, limit_s = self._state.busy_since, self._options.clock(), self._options.stall_s
+        before, self._checked_s = self._checked_s, now
+        if since is None:
+            return False
+        if self._watched_s != since:
+            self._watched_s, self._busy_s, before = since, 0.0, since
+        # A longer time without a check was probably no time to write either: Ctrl-Z, a paused container.
+        self._busy_s += min(now - before, limit_s / 4)
+        return self._busy_s > limit_s
 
     def _report(self, last: bool = False) -> None:
         now = self._options.clock()

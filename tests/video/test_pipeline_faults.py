@@ -206,9 +206,12 @@ def test_a_consumer_that_stops_taking_frames_is_an_error(
     stuck, freed = threading.Event(), threading.Event()
     now = [0.0]
 
+    def clock() -> float:
+        now[0] += 8.0 * stuck.is_set()  # it goes on while the sink keeps the frame
+        return now[0]
+
     def block(here: str) -> None:
         if here == where:
-            now[0] = 61.0  # the clock goes on while it keeps the frame
             stuck.set()
             freed.wait(10)
 
@@ -219,9 +222,7 @@ def test_a_consumer_that_stops_taking_frames_is_an_error(
 
     sink = Stuck()
     with pytest.raises(OutputError, match="stalls"):
-        run_pipeline(
-            segmenter, endless(), [sink], on_frame=lambda n, r: block("on_frame"), clock=lambda: now[0]
-        )
+        run_pipeline(segmenter, endless(), [sink], on_frame=lambda n, r: block("on_frame"), clock=clock)
     assert stuck.is_set()
     assert "writing did not end" in caplog.text
     assert sink.ended == []  # it is still in use there
@@ -232,6 +233,22 @@ def test_a_consumer_that_stops_taking_frames_is_an_error(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_impatient")
+def test_a_run_that_was_stopped_within_a_write_goes_on(segmenter: Segmenter) -> None:
+    """As by Ctrl-Z: when it continues, the clock says that the sink took a minute for a frame."""
+    now = [0.0]
+
+    class Slow(Recorder):
+        def write(self, item: SegmentedFrame) -> bool:
+            now[0] += 100.0
+            time.sleep(0.4)  # longer than the caller waits between two checks
+            return super().write(item)
+
+    sink = Slow()
+    run_pipeline(segmenter, frames(2), [sink], clock=lambda: now[0])
+    assert sink.written == [0, 1]
+    assert sink.ended == ["closed"]
+
+
 def test_a_failure_does_not_wait_for_a_sink_that_is_stuck(segmenter: Segmenter) -> None:
     stuck, freed = threading.Event(), threading.Event()
 

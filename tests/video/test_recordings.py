@@ -335,21 +335,25 @@ def test_a_long_close_is_waited_for(
 @pytest.mark.slow
 def test_a_close_that_stalls_is_abandoned(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imp_trt.video.pipeline.JOIN_TIMEOUT_S", 0.1)
-    freed = threading.Event()
+    closing, freed = threading.Event(), threading.Event()
     now = [0.0]
+
+    def clock() -> float:
+        now[0] += 8.0 * closing.is_set()
+        return now[0]
 
     class Hanging(Failing):
         def close(self) -> None:
-            now[0] = 100.0
+            closing.set()
             freed.wait(10)
 
     for live in (True, False):
         freed.clear()
-        now[0] = 0.0
+        closing.clear()
         camera = Camera()
         camera.live = live
         with pytest.raises(OutputError, match="stalls"):
-            run_pipeline(segmenter, camera, [Hanging()], clock=lambda: now[0], stall_s=50)
+            run_pipeline(segmenter, camera, [Hanging()], clock=clock, stall_s=50)
         freed.set()
         for thread in threading.enumerate():
             if thread.name == "imp-trt writing":

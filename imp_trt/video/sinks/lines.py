@@ -27,6 +27,8 @@ _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 READER_TIMEOUT_S = 1.5
 """How long a pipe may stay full before its reader counts as stalled."""
 
+_WAITS = 5
+
 _OWN_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)|/dev/std(out|err)")
 
 
@@ -153,7 +155,8 @@ class _Pipe:
         writable.register(self._descriptor, select.POLLOUT)
         try:
             while data:
-                if not writable.poll(READER_TIMEOUT_S * 1e3):
+                # In parts: Ctrl-Z stops the reader too, and the time until both go on is one of them.
+                if not any(writable.poll(READER_TIMEOUT_S * 1e3 / _WAITS) for _ in range(_WAITS)):
                     raise OutputError(
                         f"{self._path} cannot be written",
                         got=f"a reader that read nothing for {READER_TIMEOUT_S:g} s",

@@ -23,6 +23,7 @@ RECONNECT_TIMEOUT_S = 300.0
 # Longer than OpenCV's own timeouts: 5 s set for streams, 10 s in its V4L2 backend.
 STALL_TIMEOUT_S = 15.0
 _JOIN_TIMEOUT_S = 0.5
+_RESUME_S = 1.0
 
 OnEvent = Callable[[Event, str], None]
 
@@ -175,6 +176,9 @@ class LiveSource(ClosingSource):
         while not self._slot.wait(max(self._reader.time_left(self._stall_s), 0.0)):
             if self._reader.time_left(self._stall_s) > 0:
                 continue
+            # If the process was stopped meanwhile, as by Ctrl-Z, the read ends now.
+            if self._slot.wait(min(self._stall_s, _RESUME_S)):
+                return
             text = f"no response for {self._stall_s:g} s"
             if not self._slot.count:
                 what = f"source {self.name}"

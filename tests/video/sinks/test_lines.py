@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -149,6 +151,29 @@ def test_a_reader_that_stalls_is_an_error_and_does_not_hang_the_run(
     with pipe(tmp_path) as (path, _), JsonLines(path) as sink:
         with pytest.raises(OutputError, match="read nothing"):
             all(sink.write(item(i)) for i in range(1000))
+
+
+@pytest.mark.slow
+def test_a_reader_that_was_stopped_along_with_the_writer() -> None:
+    """By Ctrl-Z: the time until both go on is not the reader's."""
+    code = (
+        "import sys; from pathlib import Path; from imp_trt.video.sinks import lines\n"
+        "pipe = lines._Pipe(Path('/dev/stdout'))\n"
+        "print('ready', file=sys.stderr, flush=True)\n"
+        "for _ in range(100): pipe.write('x' * 4095 + '\\n')\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stderr is not None
+        child.stderr.readline()
+        time.sleep(0.2)  # the pipe is full now
+        child.send_signal(signal.SIGSTOP)
+        time.sleep(lines.READER_TIMEOUT_S + 0.1)
+        child.send_signal(signal.SIGCONT)
+        time.sleep(0.2)
+        out, error = child.communicate(timeout=60)
+    assert (child.returncode, error, len(out)) == (0, "", 100 * 4096)
 
 
 def test_a_reader_that_went_is_an_error(tmp_path: Path, item: MakeItem) -> None:

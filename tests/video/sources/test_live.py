@@ -258,6 +258,14 @@ def test_a_read_that_stalls_is_abandoned() -> None:
 
 
 @pytest.mark.slow
+def test_a_read_that_was_stopped_along_with_the_process_is_waited_for() -> None:
+    camera = ScriptedCamera([1, lambda: time.sleep(0.7), 2])
+    with LiveSource("cam", camera, latest=False, stall_s=0.5, reconnect_timeout_s=0) as source:
+        assert [next(iter(source)).index for _ in range(2)] == [0, 1]
+        assert source.reconnects == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["opening", "reading"])
 def test_hanging_from_the_start_is_rejected(where: str) -> None:
     hang = threading.Event()
