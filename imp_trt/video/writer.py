@@ -23,6 +23,7 @@ from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
 from imp_trt.video import writer_pyav
 from imp_trt.video.containers import missing_bytes
 from imp_trt.video.encoder import TICKS, VIDEO_CODECS, Encoder
+from imp_trt.video.unclosed import EndedIfDropped
 from imp_trt.video.writer_opencv import OpenCvEncoder
 
 EncoderName = Literal["pyav", "opencv"]
@@ -50,7 +51,7 @@ _NEEDS_END = (
 _log = logging.getLogger(__name__)
 
 
-class VideoWriter:
+class VideoWriter(EndedIfDropped):
     """Writes frames to a video file, which has its name from the first frame on.
 
     An existing file is replaced when two seconds of the new one are written, or it is complete: a run that
@@ -58,6 +59,8 @@ class VideoWriter:
     or the disk fills up, except for the last second: MP4 and MOV files consist of fragments until they are
     complete. OpenCV's MP4 and MOV files cannot be read without their end; use .mkv or .avi there. After a
     power failure, what the operating system had not yet written is missing.
+
+    A writer that is dropped without close(), or open when the process ends, is aborted with a warning.
 
     MP4 and MOV keep their index in memory, 8 MB for an hour at 30 frames/s; Matroska does not.
 
@@ -140,6 +143,7 @@ class VideoWriter:
         if self._done:
             raise self._error("the writer is closed")
         self._check_image(image)
+        self._in_use()
         rows, columns = image.shape[0] % 2, image.shape[1] % 2
         if rows or columns:
             border = cv2.BORDER_REPLICATE
@@ -216,6 +220,13 @@ class VideoWriter:
             if not self._replaced() and self._count(self._encoder) == 0:
                 self._path.unlink(missing_ok=True)
         self._end()
+
+    def end_if_open(self) -> None:
+        """Abort it, with a warning."""
+        if not self._done:
+            kept = "its frames are kept" if self._named else "the earlier file is kept"
+            _log.warning("video %s was not closed; %s", self._path, kept)
+            self.abort()
 
     def _count(self, encoder: Encoder) -> int | None:
         """Number of frames in the file; None if that cannot be known, such as without a free descriptor."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 
@@ -22,8 +23,11 @@ from imp_trt.results.panoptic import Panoptic, Segment
 from imp_trt.video.sinks.images import ImageSink, is_pattern
 from imp_trt.video.sinks.sink import SegmentedFrame
 from imp_trt.video.sinks.text_file import TextFile
+from imp_trt.video.unclosed import EndedIfDropped
 
 JSON_NAME = "panoptic.json"
+
+_log = logging.getLogger(__name__)
 
 _EVERY_S = 10.0
 _JSON_FRACTION = 0.02  # of the time is spent on replacing the JSON file
@@ -34,7 +38,7 @@ _SegmentMap = NDArray[np.uint8] | NDArray[np.int32]
 """[h, w], index of the segment of each pixel, 0 = void."""
 
 
-class PanopticMaps(ImageSink):
+class PanopticMaps(ImageSink, EndedIfDropped):
     """Writes PNGs whose colors are segment ids (R + 256 G + 65536 B, 0 = void), and panoptic.json.
 
     The ids are shades of the class colors, so that the maps are viewable. The JSON file has COCO's lists
@@ -79,6 +83,7 @@ class PanopticMaps(ImageSink):
         """See :meth:`Sink.write`."""
         if self._annotations.done:
             raise OutputError(f"{self._json} cannot be written", got="a closed sink")
+        self._in_use()
         super().write(item)
         first = self._classes is None
         self._classes = item.result.classes
@@ -110,6 +115,12 @@ class PanopticMaps(ImageSink):
         """See :meth:`Sink.abort`."""
         self._annotations.discard()
         self._images.discard()
+
+    def end_if_open(self) -> None:
+        """Close it, with a warning."""
+        if not self._annotations.done:
+            _log.warning("panoptic maps in %s were not closed; %s is complete", self._json.parent, JSON_NAME)
+            self.close()
 
     def _write_json(self, sync: bool = False) -> None:
         """Replace the JSON file by one with all frames so far."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import codecs
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -13,14 +14,17 @@ from imp_trt.data.files import fixed, make_folder, unwritable
 from imp_trt.data.locks import only_temporary_beside
 from imp_trt.data.native_calls import call_after_fork
 from imp_trt.errors import OutputError
+from imp_trt.video.unclosed import EndedIfDropped
 
 REPLACES_AFTER_S = 2.0
 """How long a new file is written before it replaces an earlier one: a run may fail at once."""
 
 _PART = 1 << 20
 
+_log = logging.getLogger(__name__)
 
-class TextFile:
+
+class TextFile(EndedIfDropped):
     """UTF-8 text file whose pieces are given to the operating system at once.
 
     Calls of write() are atomic: after a failed one, or if the process is killed, the file holds the text of
@@ -65,6 +69,8 @@ class TextFile:
         """Append text."""
         if self.done:
             raise OutputError(f"{self._path} cannot be written", got="a closed sink")
+        if self._name_early:
+            self._in_use()
         before = self._file.tell()
         try:
             try:
@@ -107,6 +113,13 @@ class TextFile:
         """Remove the file unless it has its name. Idempotent, never raises OSError."""
         if not self.done:
             self._end()
+
+    def end_if_open(self) -> None:
+        """Discard it, with a warning if that loses text."""
+        if not self.done:
+            if not self._named:
+                _log.warning("%s was not closed; the earlier file is kept", self._path)
+            self.discard()
 
     def _may_replace(self) -> bool:
         now = time.monotonic()
