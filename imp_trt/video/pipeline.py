@@ -146,12 +146,16 @@ def run_pipeline(
     )
     try:
         options.check()
+        _reject_path(segmenter, "segmenter", "a Segmenter", "Segmenter(path)")
+        for sink in sinks:
+            _reject_path(sink, "sinks", "sinks", "overlay_sink(path, source.fps)")
         if temporal is not None:
             segmenter.open_canvas()
         run = _Run(segmenter, _as_list(source), sinks, policy, queue_size, options)
     except BaseException:
         for sink in sinks:
-            abort_sink(sink)
+            if not isinstance(sink, str | os.PathLike):
+                abort_sink(sink)
         raise
     return run.run()
 
@@ -159,11 +163,14 @@ def run_pipeline(
 def _as_list(source: Iterable[Frame] | Sequence[Source]) -> Sequence[_Frames]:
     several = isinstance(source, list | tuple) and bool(source) and not isinstance(source[0], Frame)
     sources = cast("Sequence[_Frames]", source if several else [source])
-    if any(isinstance(one, str | os.PathLike) for one in sources):
-        raise InvalidInput(
-            "source of run_pipeline", expected="an opened source", got="a path", fix="open_source(path)"
-        )
+    for one in sources:
+        _reject_path(one, "source of run_pipeline", "an opened source", "open_source(path)")
     return sources
+
+
+def _reject_path(given: object, what: str, expected: str, fix: str) -> None:
+    if isinstance(given, str | os.PathLike):
+        raise InvalidInput(what, expected=expected, got="a path", fix=fix)
 
 
 @dataclass(frozen=True)

@@ -268,6 +268,8 @@ class VideoWriter(EndedIfDropped):
         return OpenCvEncoder(self._file, self._rate, size, name=self._path.name)
 
     def _check_image(self, image: NDArray[np.uint8]) -> None:
+        if not isinstance(image, np.ndarray):
+            raise InvalidInput("video frame", expected="an array", got=type(image).__name__)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise InvalidInput("video frame", expected="uint8 [h, w, 3]", got=f"{image.dtype} {image.shape}")
         size = (image.shape[0], image.shape[1])

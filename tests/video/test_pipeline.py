@@ -224,6 +224,16 @@ def test_a_sink_that_is_not_in_a_list_is_rejected_and_ended(segmenter: Segmenter
     assert not os.listdir(tmp_path)
 
 
+def test_paths_are_rejected_with_what_opens_them(segmenter: Segmenter, tmp_path: Path) -> None:
+    video = str(tmp_path / "o.mp4")
+    for sinks in ([JsonLines(tmp_path / "r.jsonl"), video], [Path(video)], video):
+        with pytest.raises(InvalidInput, match="overlay_sink"):
+            run_pipeline(segmenter, frames(1), sinks)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match=r"Segmenter\(path\)"):
+        run_pipeline("street.onnx", frames(1), [])  # type: ignore[arg-type]
+    assert not os.listdir(tmp_path)
+
+
 def test_overlays_are_drawn_ahead_only_for_sinks_that_draw(segmenter: Segmenter) -> None:
     class Drawing(Recorder):
         draws = True

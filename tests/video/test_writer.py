@@ -103,7 +103,7 @@ def test_colors_come_back(tmp_path: Path, encoder: str) -> None:
 def test_a_frame_of_another_size_raises(tmp_path: Path, encoder: str) -> None:
     writer = VideoWriter(tmp_path / "out.mp4", 10, encoder=encoder)
     writer.write(clips.picture(0))
-    for bad in (clips.picture(0, (64, 48)), clips.picture(0)[..., 0], clips.picture(0) / 255):
+    for bad in (clips.picture(0, (64, 48)), clips.picture(0)[..., 0], clips.picture(0) / 255, None):
         with pytest.raises(InvalidInput):
             writer.write(bad)  # type: ignore[arg-type]
     writer.abort()
