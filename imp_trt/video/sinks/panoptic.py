@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import tempfile
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -32,10 +35,51 @@ _log = logging.getLogger(__name__)
 _EVERY_S = 10.0
 _JSON_FRACTION = 0.02  # of the time is spent on replacing the JSON file
 
+_BETWEEN = "\t"  # which JSON escapes
+_RESERVED_BYTES = 1 << 18  # beyond the entries: for those of the next frames, and for the categories
+
 _SHADE_STEP, _SHADES = 12, 8
 
 _SegmentMap = NDArray[np.uint8] | NDArray[np.int32]
 """[h, w], index of the segment of each pixel, 0 = void."""
+
+
+class _Reserve:
+    """Keeps room on a disk for a file that is written when the disk is full."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            self._file = tempfile.TemporaryFile(dir=folder)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        self._size = 0
+
+    def hold(self, size: int) -> None:
+        """Keep at least size bytes.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        if size + _RESERVED_BYTES // 2 <= self._size:
+            return
+        try:
+            os.posix_fallocate(self._file.fileno(), 0, size + _RESERVED_BYTES)
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):  # not on this file system
+                return
+            raise unwritable(self._folder, error) from error
+        self._size = size + _RESERVED_BYTES
+
+    def release(self) -> None:
+        """Give the room to whatever is written next."""
+        self._size = 0
+        if not self._file.closed:
+            os.ftruncate(self._file.fileno(), 0)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._file.close()
 
 
 class PanopticMaps(ImageSink, EndedIfDropped):
@@ -43,8 +87,9 @@ class PanopticMaps(ImageSink, EndedIfDropped):
 
     The ids are shades of the class colors, so that the maps are viewable. The JSON file has COCO's lists
     images, annotations (with segments_info) and categories; category ids are the class indices. The maps are
-    written immediately. The JSON file is complete when the sink is closed; until then it is replaced by a
-    longer one every ten seconds, or less often if that takes long.
+    written immediately. The JSON file is complete when the sink is closed, also if the disk is full: there is
+    room for it from the beginning. Until then it is replaced by a longer one every ten seconds, or less often
+    if that takes long.
 
     Args:
         path: a folder. The maps in it are named after the frames.
@@ -54,6 +99,8 @@ class PanopticMaps(ImageSink, EndedIfDropped):
         InvalidInput: min_score is above 1 or NaN.
         OutputError: the path is a file, or not writable.
     """
+
+    recovers = True
 
     @renamed_parameters(place="path")
     def __init__(self, path: str | os.PathLike[str], min_score: float = 0.5) -> None:
@@ -71,31 +118,27 @@ class PanopticMaps(ImageSink, EndedIfDropped):
             raise OutputError(f"{self._json} cannot be written", expected="a file", got="a folder")
         super().__init__(folder)
         self._min_score = min_score
-        # The file has two lists. They are collected in temporary files to keep memory constant.
-        self._annotations = TextFile(folder / f".{JSON_NAME}.annotations")
-        self._images = TextFile(folder / f".{JSON_NAME}.images")
+        # A line for each frame: its entries of the two lists. On disk, to keep memory constant.
+        self._entries = TextFile(folder / f".{JSON_NAME}.entries")
+        self._reserve = _Reserve(folder)
         self._next_s = time.monotonic() + _EVERY_S
         self._classes: ClassTable | None = None
         self._segments: list[dict[str, object]] = []
-        self.recovers = True
 
     def write(self, item: SegmentedFrame) -> bool:
         """See :meth:`Sink.write`."""
-        if self._annotations.done:
+        if self._entries.done:
             raise OutputError(f"{self._json} cannot be written", got="a closed sink")
         self._in_use()
+        self._reserve.hold(self._entries.size)
         super().write(item)
-        first = self._classes is None
         self._classes = item.result.classes
         number = self._written
         name = self._name(item)
         height, width = item.result.size
         image = {"id": number, "file_name": name, "width": width, "height": height}
         annotation = {"image_id": number, "file_name": name, "segments_info": self._segments}
-        self.recovers = False  # while only one of the lists has the frame
-        self._images.write(f"{'' if first else ','}\n{json.dumps(image)}")
-        self._annotations.write(f"{'' if first else ','}\n{json.dumps(annotation, allow_nan=False)}")
-        self.recovers = True
+        self._entries.write(f"{json.dumps(annotation, allow_nan=False)}{_BETWEEN}{json.dumps(image)}\n")
         start = time.monotonic()
         if start >= self._next_s:
             self._write_json()
@@ -106,19 +149,19 @@ class PanopticMaps(ImageSink, EndedIfDropped):
     def close(self) -> None:
         """See :meth:`Sink.close`."""
         try:
-            if self._classes is not None and not self._annotations.done:
+            if self._entries.size and not self._entries.done:
                 self._write_json(sync=True)
         finally:
             self.abort()
 
     def abort(self) -> None:
         """See :meth:`Sink.abort`."""
-        self._annotations.discard()
-        self._images.discard()
+        self._entries.discard()
+        self._reserve.close()
 
     def end_if_open(self) -> None:
         """Close it, with a warning."""
-        if not self._annotations.done:
+        if not self._entries.done:
             _log.warning("panoptic maps in %s were not closed; %s is complete", self._json.parent, JSON_NAME)
             self.close()
 
@@ -126,14 +169,16 @@ class PanopticMaps(ImageSink, EndedIfDropped):
         """Replace the JSON file by one with all frames so far."""
         assert self._classes is not None  # noqa: S101  # there is a frame
         categories = json.dumps(_categories(self._classes))
+        self._reserve.release()
         try:
             with temporary_beside(self._json) as temporary:
                 with temporary.open("w", encoding="utf-8") as file:
-                    file.write('{"annotations": [')
-                    file.writelines(self._annotations.parts())
-                    file.write('\n],\n"images": [')
-                    file.writelines(self._images.parts())
-                    file.write(f'\n],\n"categories": {categories}}}\n')
+                    for column, key in enumerate(('{"annotations"', '"images"')):
+                        file.write(f"{key}: [")
+                        for number, entry in enumerate(self._entries.lines()):
+                            file.write(f"{',' if number else ''}\n{entry.split(_BETWEEN)[column]}")
+                        file.write("\n],\n")
+                    file.write(f'"categories": {categories}}}\n')
                     file.flush()
                     if sync:
                         os.fsync(file.fileno())

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import codecs
 import logging
 import os
 import time
@@ -18,8 +17,6 @@ from imp_trt.video.unclosed import EndedIfDropped
 
 REPLACES_AFTER_S = 2.0
 """How long a new file is written before it replaces an earlier one: a run may fail at once."""
-
-_PART = 1 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +33,7 @@ class TextFile(EndedIfDropped):
             it; False: with commit().
 
     Attributes:
+        size: of the text in bytes.
         done: committed or discarded.
 
     Raises:
@@ -58,6 +56,7 @@ class TextFile(EndedIfDropped):
             self._file = self._at.open("rb+", buffering=0)
         except OSError as error:
             raise unwritable(path, error) from error
+        self.size = 0
         self.done = False
         call_after_fork(self)
 
@@ -77,6 +76,7 @@ class TextFile(EndedIfDropped):
                 rest = memoryview(text.encode())
                 while rest:
                     rest = rest[self._file.write(rest) :]
+                self.size = self._file.tell()
             except OSError:
                 self._file.truncate(before)
                 self._file.seek(before)
@@ -86,14 +86,11 @@ class TextFile(EndedIfDropped):
         except OSError as error:
             raise unwritable(self._path, error) from error
 
-    def parts(self) -> Iterator[str]:
-        """Iterate over the text written so far, in parts."""
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        at = 0
+    def lines(self) -> Iterator[str]:
+        """Iterate over the lines written so far."""
         try:
-            while part := os.pread(self._file.fileno(), _PART, at):
-                at += len(part)
-                yield decoder.decode(part)
+            with open(self._path if self._named else self._at, encoding="utf-8", newline="\n") as file:
+                yield from file
         except OSError as error:
             raise unwritable(self._path, error) from error
 

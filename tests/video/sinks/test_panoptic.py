@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -123,6 +124,47 @@ def test_maps_before_a_failed_write_have_their_json(
     assert sink.recovers
     sink.close()
     assert [image["file_name"] for image in read(tmp_path)["images"]] == ["name0.png"]
+
+
+def test_the_json_file_has_room_on_a_full_disk(
+    tmp_path: Path, item: MakeItem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+
+    def allocate(descriptor: int, offset: int, size: int) -> None:
+        if size > 1 << 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        held.append(size)
+
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    sink = PanopticMaps(tmp_path)
+    written = 0
+
+    def fill() -> None:
+        nonlocal written
+        for written in range(10_000):
+            sink.write(item(written))
+            sink._entries.write(f"{{}}\t{' ' * 30_000}{{}}\n")  # as of a frame with many segments
+
+    with pytest.raises(OutputError, match="No space left"):
+        fill()
+    assert written > 10
+    assert len(list(tmp_path.glob("*.png"))) == written
+    sink.close()
+    assert len(read(tmp_path)["images"]) == 2 * written
+    assert (tmp_path / "panoptic.json").stat().st_size < held[-1]
+
+
+def test_a_file_system_that_reserves_nothing(
+    tmp_path: Path, item: MakeItem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    with PanopticMaps(tmp_path) as sink:
+        sink.write(item())
+    assert len(read(tmp_path)["images"]) == 1
 
 
 def test_the_json_file_of_a_long_run_can_be_read_before_its_end(
