@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from imp_trt._deprecated import renamed_parameters
 from imp_trt.data.files import fixed
 from imp_trt.data.locks import only_temporary_beside
-from imp_trt.data.native_calls import call_after_fork, native_call
+from imp_trt.data.native_calls import native_call
 from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
 from imp_trt.video import writer_pyav
 from imp_trt.video.containers import missing_bytes
 from imp_trt.video.encoder import TICKS, VIDEO_CODECS, Encoder
-from imp_trt.video.unclosed import EndedIfDropped
+from imp_trt.video.unclosed import EndedIfDropped, exclusive
 from imp_trt.video.writer_opencv import OpenCvEncoder
 
 EncoderName = Literal["pyav", "opencv"]
@@ -114,10 +114,10 @@ class VideoWriter(EndedIfDropped):
         self._jumps = False
         self._named: os.stat_result | None = None  # of the file, once it has its final name
         self._done = False
-        call_after_fork(self)
 
     def after_fork(self) -> None:
         """See :class:`imp_trt.data.native_calls.Inherited`: the file is the parent's, and closed here."""
+        super().after_fork()
         self._done = True
 
     @property
@@ -126,6 +126,7 @@ class VideoWriter(EndedIfDropped):
         return self._size
 
     @renamed_parameters(picture="image")
+    @exclusive
     def write(self, image: NDArray[np.uint8], time_s: float | None = None) -> None:
         """Append an image.
 
@@ -141,7 +142,7 @@ class VideoWriter(EndedIfDropped):
             OutputError: no encoder supports it, the disk is full, or the writer is closed.
         """
         if self._done:
-            raise self._error("the writer is closed")
+            raise OutputError(f"video {self._path} cannot be written", got="a closed writer")
         self._check_image(image)
         self._in_use()
         rows, columns = image.shape[0] % 2, image.shape[1] % 2
@@ -166,6 +167,7 @@ class VideoWriter(EndedIfDropped):
             raise self._error(error.strerror or str(error)) from error
         self._written += 1
 
+    @exclusive
     def close(self) -> None:
         """Finish the file and verify it. Idempotent.
 
@@ -209,6 +211,7 @@ class VideoWriter(EndedIfDropped):
                 what = f"only {count} of {self._written} frames could be read back{kept}"
             raise self._error(f"{what}; {reason}") from failure
 
+    @exclusive
     def abort(self) -> None:
         """End the file without raising: if it has its name, its frames are kept. Idempotent."""
         if self._done:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -151,6 +153,32 @@ def test_writing_after_close(tmp_path: Path, encoder: str) -> None:
     writer.close()
     with pytest.raises(OutputError, match="closed"):
         writer.write(clips.picture(0))
+
+
+@each_encoder
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_ending_while_another_thread_writes(tmp_path: Path, encoder: str, end: str) -> None:
+    writer = VideoWriter(tmp_path / "out.mkv", 30, encoder=encoder)
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    written: list[int] = []
+    closed: list[str] = []
+
+    def write() -> None:
+        try:
+            while True:
+                writer.write(noise)
+                written.append(1)
+        except OutputError as error:
+            closed.append(str(error))
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    while len(written) < 3:
+        time.sleep(0.01)
+    getattr(writer, end)()
+    thread.join(20)
+    assert "a closed writer" in closed[0]
+    assert clips.played(tmp_path / "out.mkv") == len(written)
 
 
 @each_encoder

@@ -26,7 +26,7 @@ from imp_trt.results.panoptic import Panoptic, Segment
 from imp_trt.video.sinks.images import ImageSink, is_pattern
 from imp_trt.video.sinks.sink import SegmentedFrame
 from imp_trt.video.sinks.text_file import TextFile
-from imp_trt.video.unclosed import EndedIfDropped
+from imp_trt.video.unclosed import EndedIfDropped, exclusive
 
 JSON_NAME = "panoptic.json"
 
@@ -125,6 +125,7 @@ class PanopticMaps(ImageSink, EndedIfDropped):
         self._classes: ClassTable | None = None
         self._segments: list[dict[str, object]] = []
 
+    @exclusive
     def write(self, item: SegmentedFrame) -> bool:
         """See :meth:`Sink.write`."""
         if self._entries.done:
@@ -146,6 +147,7 @@ class PanopticMaps(ImageSink, EndedIfDropped):
             self._next_s = end + max(_EVERY_S, (end - start) / _JSON_FRACTION)
         return True
 
+    @exclusive
     def close(self) -> None:
         """See :meth:`Sink.close`."""
         try:
@@ -154,6 +156,7 @@ class PanopticMaps(ImageSink, EndedIfDropped):
         finally:
             self.abort()
 
+    @exclusive
     def abort(self) -> None:
         """See :meth:`Sink.abort`."""
         self._entries.discard()

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from imp_trt.data.files import fixed, make_folder, unwritable
 from imp_trt.data.locks import only_temporary_beside
-from imp_trt.data.native_calls import call_after_fork
 from imp_trt.errors import OutputError
-from imp_trt.video.unclosed import EndedIfDropped
+from imp_trt.video.unclosed import EndedIfDropped, exclusive
 
 REPLACES_AFTER_S = 2.0
 """How long a new file is written before it replaces an earlier one: a run may fail at once."""
@@ -58,12 +57,13 @@ class TextFile(EndedIfDropped):
             raise unwritable(path, error) from error
         self.size = 0
         self.done = False
-        call_after_fork(self)
 
     def after_fork(self) -> None:
         """See :class:`imp_trt.data.native_calls.Inherited`: the file is the parent's, and closed here."""
+        super().after_fork()
         self.done = True
 
+    @exclusive
     def write(self, text: str) -> None:
         """Append text."""
         if self.done:
@@ -94,6 +94,7 @@ class TextFile(EndedIfDropped):
         except OSError as error:
             raise unwritable(self._path, error) from error
 
+    @exclusive
     def commit(self) -> None:
         """Sync the text to disk and give the file its name. Idempotent."""
         if self.done:
@@ -106,6 +107,7 @@ class TextFile(EndedIfDropped):
         finally:
             self._end()
 
+    @exclusive
     def discard(self) -> None:
         """Remove the file unless it has its name. Idempotent, never raises OSError."""
         if not self.done:
