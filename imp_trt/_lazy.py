@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
+from pkgutil import get_data
 from typing import Any
 
 from imp_trt.errors import DependencyMissing
@@ -30,7 +31,8 @@ def attach_stub(
             DeprecationWarning when used, and is in neither ``__dir__`` nor ``__all__``. For type checkers
             the stub has a line ``Old = New``.
     """
-    stub = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
+    # By the loader: the package may be in a zip file.
+    stub = ast.parse(get_data(package, f"{Path(file).stem}.pyi") or b"")
     imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
     modules = {alias.name: f".{node.module}" for node in imports for alias in node.names}
     names = sorted(modules)

@@ -167,6 +167,19 @@ def test_everything_imports_outside_the_checkout(installed, tmp_path):
     assert int(count) > 40
 
 
+def test_the_wheel_is_imported_without_an_installation(wheel, tmp_path):
+    """A wheel is a zip file, as are bundles of applications."""
+    code = (
+        "import imp_trt; assert '.whl' in imp_trt.__file__; import imp_trt.video.sinks as s; "
+        "from imp_trt.video.serve import BrowserView; import urllib.request; "
+        "from imp_trt.classes import ClassTable; names = ClassTable(('road',), (), ((0, 0, 0),)); "
+        "view = BrowserView(0, classes=names); page = urllib.request.urlopen(view.url).read(); "
+        "print(imp_trt.Segmenter, s.JsonLines, len(page))"
+    )
+    path = os.pathsep.join([str(wheel), borrowed()])
+    assert "Segmenter" in run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=path)
+
+
 def test_commands_are_installed_and_answer(installed, tmp_path):
     for name in ("train", "eval", "export", "segment", "inspect", "doctor", "demo"):
         text = run(str(installed.parent / f"imp-{name}"), "--help", cwd=tmp_path, PYTHONPATH=borrowed())
