@@ -79,9 +79,10 @@ def test_an_import_of_a_deprecated_name_warns_where_it_is_written(
 def test_a_wrong_table_fails_on_import(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deprecated: dict[str, str]
 ) -> None:
-    make_package(tmp_path, monkeypatch, "lazy_wrong")
+    name = f"lazy_wrong_{next(iter(deprecated)).lower()}"
+    make_package(tmp_path, monkeypatch, name)
     with pytest.raises(ValueError, match="cannot deprecate"):
-        attach_stub("lazy_wrong", str(tmp_path / "lazy_wrong" / "__init__.py"), deprecated)
+        attach_stub(name, str(tmp_path / name / "__init__.py"), deprecated)
 
 
 @pytest.mark.parametrize("name", ["imp_trt", "imp_trt.backends", "imp_trt.preprocessing", "imp_trt.results"])
