@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt._cached import cached_property
 from imp_trt.artifacts.manifest import InputContract
+from imp_trt.data.cached_property import cached_property
 from imp_trt.data.native_calls import native_call
 from imp_trt.errors import InvalidInput
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt._cached import cached_property
 from imp_trt.classes import IGNORE_INDEX, ClassTable
+from imp_trt.data.cached_property import cached_property
 from imp_trt.data.files import write_atomically
 from imp_trt.errors import DependencyMissing, InvalidInput, OutputError
 from imp_trt.ops.mask_projection.numpy import instance_mask_projection_numpy

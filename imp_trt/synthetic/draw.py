@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt._cached import cached_property
+from imp_trt.data.cached_property import cached_property
 from imp_trt.synthetic.palette import Color, Light
 
 NEAR = 0.4

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from imp_trt._cached import cached_property
+from imp_trt.data.cached_property import cached_property
 from imp_trt.errors import InvalidInput
 from imp_trt.results.drawing import DEFAULT_ALPHA, STYLES, Style
 from imp_trt.results.instances import check_min_score
