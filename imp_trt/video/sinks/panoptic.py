@@ -7,8 +7,9 @@ import errno
 import json
 import logging
 import os
-import tempfile
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -44,19 +45,21 @@ _SegmentMap = NDArray[np.uint8] | NDArray[np.int32]
 """[h, w], index of the segment of each pixel, 0 = void."""
 
 
-class _Reserve:
-    """Keeps room on a disk for a file that is written when the disk is full."""
+class _Reserved:
+    """A file with room and a descriptor, so that it can be written when the disk is full, or none is left."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        try:
-            self._file = tempfile.TemporaryFile(dir=folder)
-        except OSError as error:
-            raise unwritable(folder, error) from error
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._size = 0
+        try:
+            self._temporary = temporary_beside(path)
+            self._at = self._temporary.__enter__()
+            self._file = self._at.open("rb+")
+        except OSError as error:
+            raise unwritable(path, error) from error
 
     def hold(self, size: int) -> None:
-        """Keep at least size bytes.
+        """Keep room for at least size bytes.
 
         Raises:
             OutputError: the disk is full.
@@ -68,18 +71,27 @@ class _Reserve:
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):  # not on this file system
                 return
-            raise unwritable(self._folder, error) from error
+            raise unwritable(self._path, error) from error
         self._size = size + _RESERVED_BYTES
 
-    def release(self) -> None:
-        """Give the room to whatever is written next."""
-        self._size = 0
-        if not self._file.closed:
-            os.ftruncate(self._file.fileno(), 0)
+    def write(self, text: Iterable[str]) -> None:
+        """Write it, and give it its name.
+
+        Raises:
+            OSError: that failed.
+        """
+        for part in text:
+            self._file.write(part.encode())
+        self._file.truncate()
+        os.fsync(self._file.fileno())
+        os.replace(self._at, self._path)
 
     def close(self) -> None:
-        """Idempotent."""
-        self._file.close()
+        """Remove it unless it has its name. Idempotent."""
+        if not self._file.closed:
+            with suppress(OSError):  # of what is not written yet
+                self._file.close()
+            self._temporary.__exit__(None, None, None)
 
 
 class PanopticMaps(ImageSink, EndedIfDropped):
@@ -120,7 +132,7 @@ class PanopticMaps(ImageSink, EndedIfDropped):
         self._min_score = min_score
         # A line for each frame: its entries of the two lists. On disk, to keep memory constant.
         self._entries = TextFile(folder / f".{JSON_NAME}.entries")
-        self._reserve = _Reserve(folder)
+        self._reserved = _Reserved(self._json)
         self._next_s = time.monotonic() + _EVERY_S
         self._classes: ClassTable | None = None
         self._segments: list[dict[str, object]] = []
@@ -131,7 +143,7 @@ class PanopticMaps(ImageSink, EndedIfDropped):
         if self._entries.done:
             raise OutputError(f"{self._json} cannot be written", got="a closed sink")
         self._in_use()
-        self._reserve.hold(self._entries.size)
+        self._reserved.hold(self._entries.size)
         super().write(item)
         self._classes = item.result.classes
         number = self._written
@@ -152,7 +164,9 @@ class PanopticMaps(ImageSink, EndedIfDropped):
         """See :meth:`Sink.close`."""
         try:
             if self._entries.size and not self._entries.done:
-                self._write_json(sync=True)
+                self._reserved.write(self._text())
+        except OSError as error:
+            raise unwritable(self._json, error) from error
         finally:
             self.abort()
 
@@ -160,7 +174,7 @@ class PanopticMaps(ImageSink, EndedIfDropped):
     def abort(self) -> None:
         """See :meth:`Sink.abort`."""
         self._entries.discard()
-        self._reserve.close()
+        self._reserved.close()
 
     def end_if_open(self) -> None:
         """Close it, with a warning."""
@@ -168,26 +182,25 @@ class PanopticMaps(ImageSink, EndedIfDropped):
             _log.warning("panoptic maps in %s were not closed; %s is complete", self._json.parent, JSON_NAME)
             self.close()
 
-    def _write_json(self, sync: bool = False) -> None:
+    def _write_json(self) -> None:
         """Replace the JSON file by one with all frames so far."""
-        assert self._classes is not None  # noqa: S101  # there is a frame
-        categories = json.dumps(_categories(self._classes))
-        self._reserve.release()
         try:
             with temporary_beside(self._json) as temporary:
                 with temporary.open("w", encoding="utf-8") as file:
-                    for column, key in enumerate(('{"annotations"', '"images"')):
-                        file.write(f"{key}: [")
-                        for number, entry in enumerate(self._entries.lines()):
-                            file.write(f"{',' if number else ''}\n{entry.split(_BETWEEN)[column]}")
-                        file.write("\n],\n")
-                    file.write(f'"categories": {categories}}}\n')
-                    file.flush()
-                    if sync:
-                        os.fsync(file.fileno())
+                    file.writelines(self._text())
                 os.replace(temporary, self._json)
         except OSError as error:
             raise unwritable(self._json, error) from error
+
+    def _text(self) -> Iterator[str]:
+        """The JSON file, in parts."""
+        assert self._classes is not None  # noqa: S101  # there is a frame
+        for column, key in enumerate(('{"annotations"', '"images"')):
+            yield f"{key}: ["
+            for number, entry in enumerate(self._entries.lines()):
+                yield f"{',' if number else ''}\n{entry.split(_BETWEEN)[column]}"
+            yield "\n],\n"
+        yield f'"categories": {json.dumps(_categories(self._classes))}}}\n'
 
     def _image(self, item: SegmentedFrame) -> NDArray[np.uint8]:
         panoptic = item.result.panoptic(min_score=self._min_score)

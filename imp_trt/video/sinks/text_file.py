@@ -17,6 +17,8 @@ from imp_trt.video.unclosed import EndedIfDropped, exclusive
 REPLACES_AFTER_S = 2.0
 """How long a new file is written before it replaces an earlier one: a run may fail at once."""
 
+_PART = 1 << 20
+
 _log = logging.getLogger(__name__)
 
 
@@ -87,10 +89,14 @@ class TextFile(EndedIfDropped):
             raise unwritable(self._path, error) from error
 
     def lines(self) -> Iterator[str]:
-        """Iterate over the lines written so far."""
+        """Iterate over the lines written so far, without their ends."""
+        at, rest = 0, b""
         try:
-            with open(self._path if self._named else self._at, encoding="utf-8", newline="\n") as file:
-                yield from file
+            while part := os.pread(self._file.fileno(), _PART, at):
+                at += len(part)
+                *whole, rest = (rest + part).split(b"\n")
+                for line in whole:
+                    yield line.decode()
         except OSError as error:
             raise unwritable(self._path, error) from error
 

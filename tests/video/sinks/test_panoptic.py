@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,20 @@ def test_the_json_file_has_room_on_a_full_disk(
     sink.close()
     assert len(read(tmp_path)["images"]) == 2 * written
     assert (tmp_path / "panoptic.json").stat().st_size < held[-1]
+
+
+def test_the_json_file_needs_no_further_descriptor(tmp_path: Path, item: MakeItem) -> None:
+    sink = PanopticMaps(tmp_path)
+    sink.write(item(0))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="Too many open files"):
+            sink.write(item(1))
+        sink.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(read(tmp_path)["images"]) == 1
 
 
 def test_a_file_system_that_reserves_nothing(
