@@ -222,7 +222,8 @@ class Segmenter:
         state the frames are those of one video: see :meth:`run_next`.
 
         Args:
-            source: an iterable of frames, or a source of imp_trt.video.open_source. A camera or stream
+            source: an iterable of frames, or a source of imp_trt.video.open_source. Results hold their frame
+                rather than a copy, so an array must not be filled again. A camera or stream
                 yields its newest frame each time, without end; imp_trt.video.run_pipeline records them.
                 A path or address is deprecated: open it with open_source.
             detect_every, detect_budget_ms, carry, blend: see :class:`imp_trt.TemporalOptions`.

@@ -14,7 +14,8 @@ class Frame:
     """One frame of a source.
 
     Attributes:
-        image: [h, w, 3] uint8 BGR.
+        image: [h, w, 3] uint8 BGR. It is read and drawn later, in other threads: a source that fills the
+            same array again must pass copies.
         index: position in the source, from 0.
         name: unique within the source; the stem of an image file, the number of a video frame.
         time_s: presentation time in seconds from the start of the video stream, as stored in the container;
