@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from imp_trt.data.files import fixed, make_folder, unwritable
+from imp_trt.data.files import fixed, is_at, make_folder, unwritable
 from imp_trt.data.locks import only_temporary_beside
 from imp_trt.errors import OutputError
 from imp_trt.video.unclosed import EndedIfDropped, exclusive
@@ -108,6 +108,10 @@ class TextFile(EndedIfDropped):
         try:
             os.fsync(self._file.fileno())
             self._take_name()
+            if not is_at(self._path, self._file.fileno()):
+                raise OutputError(
+                    f"{self._path} cannot be written", got="another program replaced, moved or removed it"
+                )
         except OSError as error:
             raise unwritable(self._path, error) from error
         finally:

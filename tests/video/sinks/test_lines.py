@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +59,18 @@ def test_an_earlier_file_is_replaced_after_two_seconds_or_by_the_end(
         assert path.read_text() == "earlier"
     assert json.loads(path.read_text())["index"] == 0
     assert os.listdir(tmp_path) == ["out.jsonl"]
+
+
+@pytest.mark.parametrize("move", [os.remove, lambda path: os.rename(path, f"{path}.1")])
+def test_a_file_that_is_gone_at_the_end_is_an_error(
+    tmp_path: Path, item: MakeItem, move: Callable[[Path], None]
+) -> None:
+    sink = JsonLines(tmp_path / "r.jsonl")
+    sink.write(item())
+    move(tmp_path / "r.jsonl")
+    with pytest.raises(OutputError, match="replaced, moved or removed"):
+        sink.close()
+    sink.close()
 
 
 @pytest.mark.parametrize(("time_s", "wanted"), [(np.float32(0.5), 0.5), (np.nan, None), (None, None)])
