@@ -6,6 +6,8 @@ ends, only between such calls:
 
 - A child that is forked during a call inherits the library's locks as they are then, held by threads that it
   does not have, and waits forever. So a fork waits for the calls under way, and later calls for the fork.
+  OpenCV's own threads may hold its locks between calls too: they are stopped before a fork, and a child has
+  none (``cv2.setNumThreads`` gives it some).
 - A daemon thread that returns from C++ while Python ends is ended within the C++ code, which aborts the
   process. So the exit waits for the calls under way, and later calls of such threads wait for the end. If it
   does not come, an exit handler may be waiting for the thread: after END_WITHIN_S calls go on.
@@ -128,6 +130,7 @@ class _Gate:
 _gate = _Gate()
 _waiting = _Gate()
 _forked = False
+_opencv_threads = 0  # before the last fork
 _inherited: WeakSet[Inherited] = WeakSet()
 
 
@@ -268,6 +271,21 @@ def _shut_at_exit() -> None:
     _gate.shut_at_exit()
 
 
+def _before_fork() -> None:
+    global _opencv_threads
+    _gate.shut()
+    opencv = sys.modules.get("cv2")
+    if opencv is not None and hasattr(opencv, "getNumThreads") and opencv.getNumThreads() > 1:
+        _opencv_threads = opencv.getNumThreads()
+        opencv.setNumThreads(1)
+
+
+def _in_parent() -> None:
+    if _opencv_threads > 1:
+        sys.modules["cv2"].setNumThreads(_opencv_threads)
+    _gate.open()
+
+
 def _in_child() -> None:
     global _forked
     _forked = True
@@ -279,4 +297,4 @@ def _in_child() -> None:
 
 atexit.register(_shut_at_exit)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_gate.shut, after_in_parent=_gate.open, after_in_child=_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from imp_trt.errors import OutputError, SourceError
@@ -72,6 +75,24 @@ def test_an_output(tmp_path: Path, make: Callable[[Path], Sink], end: str) -> No
     text = (tmp_path / ("a.jsonl" if isinstance(sink, JsonLines) else "panoptic.json")).read_text()
     assert [f"{i:06d}" in text for i in range(3)] == [True, False, True]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_the_threads_of_opencv() -> None:
+    """They may hold locks that the child would wait for."""
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(4)
+        cv2.GaussianBlur(np.zeros((1000, 1000, 3), np.uint8), (31, 31), 3)
+        running = len(os.listdir("/proc/self/task"))
+
+        def check() -> None:
+            assert cv2.getNumThreads() == 1
+
+        assert in_child(check) == 0
+        assert len(os.listdir("/proc/self/task")) <= running - 3
+        assert cv2.getNumThreads() == 4
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_a_browser_view() -> None:
