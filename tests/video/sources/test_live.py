@@ -259,8 +259,8 @@ def test_a_read_that_stalls_is_abandoned() -> None:
 
 @pytest.mark.slow
 def test_a_read_that_was_stopped_along_with_the_process_is_waited_for() -> None:
-    camera = ScriptedCamera([1, lambda: time.sleep(0.7), 2])
-    with LiveSource("cam", camera, latest=False, stall_s=0.5, reconnect_timeout_s=0) as source:
+    camera = ScriptedCamera([1, lambda: time.sleep(1.2), 2])
+    with LiveSource("cam", camera, latest=False, stall_s=1.0, reconnect_timeout_s=0) as source:
         assert [next(iter(source)).index for _ in range(2)] == [0, 1]
         assert source.reconnects == 0
 
