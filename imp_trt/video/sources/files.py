@@ -130,8 +130,9 @@ class VideoSource(ClosingSource):
         self._ended = False
         self._decoded = 0
         self._last_time_s = 0.0
+        self._goes_back = False
         call_after_fork(self)
-        self._listed = capture is None and _lists_frames(Path(path))
+        self._listed = captures is None and _lists_frames(Path(path))
         self._first = None
         for candidate in _candidates(Path(path), captures):
             self._capture = candidate
