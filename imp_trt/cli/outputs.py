@@ -51,7 +51,7 @@ def places(args: argparse.Namespace, sources: Sequence[Source]) -> dict[str, str
 
 
 def _default_place(spec: str, sources: Sequence[Source]) -> str:
-    from imp_trt.video.pipeline import short_names
+    from imp_trt.video.source_names import short_names
 
     if any(source.live for source in sources):
         raise UsageError(
@@ -96,7 +96,7 @@ def sink_makers(
 ) -> list[Callable[[], Sink]]:
     """Return one factory function per output, including the window."""
     from imp_trt.video import sinks
-    from imp_trt.video.pipeline import short_names
+    from imp_trt.video.source_names import short_names
 
     fps: FrameRates = args.fps or sources[0].fps
     if len(sources) > 1 and not args.fps:

@@ -218,8 +218,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     # Imported after set_up_logging, because OpenCV reads its log level on import.
     from imp_trt.segmenter import Segmenter
-    from imp_trt.video.pipeline import short_names
     from imp_trt.video.sinks import FrameResults
+    from imp_trt.video.source_names import short_names
     from imp_trt.video.sources import open_source, redacted
 
     if args.serve_host is not None and args.serve is None:

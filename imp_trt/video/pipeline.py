@@ -6,12 +6,10 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePath
 from threading import Thread
 from typing import TYPE_CHECKING, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -23,6 +21,7 @@ from imp_trt.segmenter import Segmenter
 from imp_trt.temporal import TemporalOptions, TemporalState
 from imp_trt.video.queues import FrameQueue, Policy
 from imp_trt.video.sinks import DrawOptions, LegendHistory, SegmentedFrame, Sink
+from imp_trt.video.source_names import short_names
 from imp_trt.video.sources import Source
 from imp_trt.video.sources.frame import Frame
 from imp_trt.video.stages import (
@@ -37,7 +36,7 @@ from imp_trt.video.stages import (
 )
 from imp_trt.video.statistics import RunSummary, Snapshot, SourceState, Statistics
 
-__all__ = ["RunSummary", "run_pipeline", "short_names"]
+__all__ = ["RunSummary", "run_pipeline"]
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +53,6 @@ STALL_TIMEOUT_S = 60.0
 """How long a sink or callback may take for one frame before the run fails."""
 
 _PROGRESS_INTERVAL_S = 0.25
-_ONLY_HOST = re.compile(r"[\w+.-]+://(?:[^/?#]*@)?([^/?#]+)/?([?#].*)?")  # an address without a path
 _NO_PIXELS = np.zeros(0, np.int64)
 _CLOSE_AFTER_S = 0.5  # a capture thread ends with its next frame; a camera that delivers none is closed
 
@@ -432,19 +430,3 @@ def _close(state: RunState, source: _Frames) -> None:
 def _join_until(thread: Thread, until: float) -> None:
     if thread.ident is not None:  # a thread that was never started cannot be joined
         thread.join(max(until - time.monotonic(), 0.0))
-
-
-def short_names(sources: Sequence[_Frames]) -> list[str]:
-    """Unique names of the sources that are safe in file names: the stem of the path or address.
-
-    That of an address without a path is its host: the stem of 10.0.0.11 would be 10.0.0.
-    """
-    names: list[str] = []
-    for index, source in enumerate(sources):
-        text = str(getattr(source, "name", ""))
-        host = _ONLY_HOST.fullmatch(text)
-        name = re.sub(r"[^\w-]+", "_", host[1] if host else PurePath(text).stem)[:64].strip("_") or str(index)
-        while name in names:
-            name = f"{name}-{index}"
-        names.append(name)
-    return names

@@ -19,7 +19,6 @@ from imp_trt.errors import InvalidInput
 from imp_trt.results.result import SegmentationResult
 from imp_trt.segmenter import Segmenter
 from imp_trt.video import open_source, run_pipeline
-from imp_trt.video.pipeline import short_names
 from imp_trt.video.queues import Policy
 from imp_trt.video.sinks import (
     ClassMaps,
@@ -30,6 +29,7 @@ from imp_trt.video.sinks import (
     OverlayVideo,
     SegmentedFrame,
 )
+from imp_trt.video.source_names import short_names
 from imp_trt.video.sources import Frame
 from tests.support import clips, tiny
 from tests.support.pipeline_ends import Camera, Recorder, frames
