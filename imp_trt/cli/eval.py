@@ -29,6 +29,8 @@ EXAMPLES = """examples:
 The baseline is another model for the same data, such as the one of imp-train --with-baseline."""
 
 NUM_IMAGES = 6
+_LOWEST_SCORES = {"instances": 0.05, "panoptic": 0.5}
+"""Metric -> lowest score of the instances that it usually counts."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -112,6 +114,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             segmenter = stack.enter_context(Segmenter(path, threads=options.threads))
             require_same_classes(f"classes of {path}", segmenter.classes, dataset.classes)
             _check_measures(path, segmenter, options.metrics or ())
+            _say_score_threshold(path, segmenter, options.metrics)
             models.append((name, segmenter))
         if not options.quiet:
             say_padding(LetterboxTransform.of(dataset[0].size, models[-1][1].manifest.input))
@@ -286,6 +289,17 @@ def _check_measures(path: Path, segmenter: Segmenter, measures: Sequence[str]) -
             expected=f"some of {', '.join(possible)}",
             got=", ".join(measures),
         )
+
+
+def _say_score_threshold(path: Path, segmenter: Segmenter, measures: Sequence[str] | None) -> None:
+    """Print a note if the network leaves out instances that a metric counts in other networks."""
+    threshold = segmenter.manifest.score_threshold or 0
+    for name, usual in _LOWEST_SCORES.items():
+        if (measures is None or name in measures) and threshold > usual:
+            say(
+                f"note: {path} leaves out instances with scores below {threshold:g}; the metric {name} "
+                f"usually counts them from {usual:g} up, and may be lower for it"
+            )
 
 
 def _names(paths: list[Path]) -> list[str]:

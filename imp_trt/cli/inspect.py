@@ -272,6 +272,8 @@ def _segmenter(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "input", f"{contract.spec}, {contract.color.upper()}, {contract.fit}{padding}"
     for i, spec in enumerate(manifest.outputs):
         yield "" if i else "outputs", str(spec)
+    if manifest.score_threshold is not None:
+        yield "", f"instances with scores above {manifest.score_threshold:g}"
     part = manifest.canvas_part
     if part is not None:
         checked = part.verification.get("label_agreement")

@@ -27,7 +27,7 @@ from imp_trt.cli.outputs import (
 from imp_trt.cli.printing import print_json, say
 from imp_trt.cli.segment_report import COUNTED, print_report
 from imp_trt.cli.temporal_options import add_temporal, temporal_of
-from imp_trt.cli.unused_options import warn_of_unused_source_options
+from imp_trt.cli.unused_options import warn_of_unused, warn_of_unused_source_options
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -241,6 +241,9 @@ def _run(args: argparse.Namespace) -> int:
         reject_overwriting(args.artifact, sources, short_names(sources), outputs)
         warn_of_unused_source_options(args, parser(), sources, any(map(is_video, outputs.values())))
         segmenter = stack.enter_context(Segmenter(args.artifact, args.backend, args.threads, args.device))
+        reason = args.min_score is not None and segmenter.manifest.without_effect(args.min_score)
+        if reason:
+            warn_of_unused(["--min-score"], reason)
         if temporal is not None:
             segmenter.open_canvas()  # before an output is opened
         results = FrameResults(min_score(args)) if args.json else None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import cv2
 import pytest
@@ -52,6 +53,17 @@ def test_json_of_one_model(models, capsys):
     assert set(scores["semantic"]["iou"]) >= {"road", "car"}
     assert all(scores[name] for name in ("boundary", "instances", "panoptic"))
     assert "baseline" not in scores
+
+
+def test_a_network_that_leaves_out_instances_is_noted(models, capsys, tmp_path):
+    config = system("panoptic-fpn-imp", StreetScenes(seed=0, size=(64, 128), length=1).classes, (64, 128))
+    config = replace(config, detector_config=replace(config.detector_config, score_threshold=0.4))
+    path = str(save_checkpoint(tmp_path / "strict.safetensors", ImpNetwork(config), {}))
+    assert command.main([path, "--baseline", models["imp"], *DATA, "-q"]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "leaves out instances" in line]
+    assert len(notes) == 1
+    assert path in notes[0]
+    assert "below 0.4; the metric instances usually counts them from 0.05 up" in notes[0]
 
 
 def test_a_network_without_a_detector_has_no_instances(models, capsys):

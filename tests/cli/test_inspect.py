@@ -169,6 +169,7 @@ def test_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "research only" in text
     assert "header" not in text
     assert "measured" not in text
+    assert "instances with scores" not in text
     path.write_bytes(b"damaged")
     code, text = run(capsys, path)
     assert (code, "4: road, sky, car, person" in text) == (4, True)
@@ -213,6 +214,7 @@ def test_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = save_checkpoint(tmp_path / "a.safetensors", ImpNetwork(networks.small_config()), {})
     code, text = run(capsys, path)
     assert (code, "checkpoint, fp32, for pytorch" in text) == (0, True)
+    assert "instances with scores above 0.05" in text
     path.write_bytes(b"damaged")
     code, text = run(capsys, path)
     assert (code, "complete safetensors file" in text) == (4, True)
