@@ -73,8 +73,9 @@ class Segmenter:
         graph: bool = True,
         score_threshold: float = 0.0,
     ) -> None:
-        if not isinstance(score_threshold, Real) or not 0 <= score_threshold <= 1:
-            raise InvalidInput("score_threshold", expected="a number, 0 to 1", got=repr(score_threshold))
+        number: object = score_threshold
+        if not (isinstance(number, Real) and 0 <= float(number) <= 1):
+            raise InvalidInput("score_threshold", expected="a number, 0 to 1", got=repr(number))
         opened = open_backend(path, backend, threads=threads, device=device, graph=graph)
         self._runner: HostRunner | DeviceRunner | None = (
             DeviceRunner(opened, score_threshold)
