@@ -166,7 +166,7 @@ def test_a_video_of_empty_boxes_is_rejected_before_the_decoder_reads_it(
 ) -> None:
     monkeypatch.setattr("imp_trt.video.sources.files.pyav_decodes", lambda: pytest.fail("it is decoded"))
     (tmp_path / name).write_bytes(head + box * 300_000)
-    with pytest.raises(SourceError, match="262,144 boxes of .* bytes: no video"):
+    with pytest.raises(SourceError, match=r"262,144 boxes of .* bytes: no video"):
         open_source(tmp_path / name)
 
 
