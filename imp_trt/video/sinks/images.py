@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 class ImageSink(BaseSink, ABC):
     """Writes one image per frame, each atomically. Images already written stay when the run is aborted.
 
-    With several sources, the images of each go to a subfolder named after it. Images that a folder has already
-    stay if no frame has their name; a warning counts them.
+    With several sources, the images of each go to a subfolder named after it. Images that the folder has
+    already stay if no frame has their name; a warning counts them.
 
     Args:
         path: a folder (files are named after the frames), a pattern with one number and the suffix of an
