@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -180,7 +181,7 @@ def _score(
     name: str, path: Path, segmenter: Segmenter, dataset: Dataset, options: argparse.Namespace
 ) -> tuple[Scored, list[float]]:
     """Evaluate a model; returns the evaluation, and a score of each image."""
-    from imp_trt.train.evaluation import evaluate, possible_metrics
+    from imp_trt.train.evaluation import evaluate, no_labels, possible_metrics
     from imp_trt.train.report.example_images import ImageScores
     from imp_trt.train.report.tables import Scored
 
@@ -197,6 +198,8 @@ def _score(
 
     evaluation = evaluate(each.predict, dataset, measures, options.max_images, image_done)
     progress.close()
+    if math.isnan(evaluation.semantic.pixel_accuracy):
+        raise no_labels(dataset, evaluation.images)
     return Scored(name, str(path), evaluation), each.scores
 
 

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 
 import cv2
+import numpy as np
 import pytest
 
 from imp_trt.benchmark import machine
@@ -53,6 +54,19 @@ def test_json_of_one_model(models, capsys):
     assert set(scores["semantic"]["iou"]) >= {"road", "car"}
     assert all(scores[name] for name in ("boundary", "instances", "panoptic"))
     assert "baseline" not in scores
+
+
+def test_images_without_labels_have_no_scores(models, capsys, monkeypatch):
+    def unlabeled(self, index):
+        sample = rendered(self, index)
+        return replace(sample, semantic=np.full_like(sample.semantic, 255))
+
+    rendered = StreetScenes.__getitem__
+    monkeypatch.setattr(StreetScenes, "__getitem__", unlabeled)
+    assert command.main([models["semantic"], *DATA, "-q"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "expected labeled pixels, to compare predictions with, got none in 2 of 200 images" in captured.err
 
 
 def test_a_network_that_leaves_out_instances_is_noted(models, capsys, tmp_path):
