@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import metadata
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import imp_trt
 from imp_trt.cli.interrupts import EXIT_INTERRUPTED, ends_by_second_signal
@@ -69,7 +69,13 @@ def command_parser(prog: str, description: str, examples: str = "") -> argparse.
 
 
 class _Parser(argparse.ArgumentParser):
-    """Rejects empty arguments: those of a variable without a value name the current folder as a path."""
+    """Rejects empty arguments: those of a variable without a value name the current folder as a path.
+
+    Its errors quote arguments, which may be names of files from elsewhere: control characters are replaced.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         given = sys.argv[1:] if args is None else list(args)
@@ -134,6 +140,16 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def threads(text: str) -> int:
+    """argparse type: a number of threads, 1 to MAX_THREADS."""
+    from imp_trt.backends.opening import MAX_THREADS
+
+    value = positive(text)
+    if value > MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MAX_THREADS} threads")
     return value
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import Progress, command_parser, positive, run_command, stage_progress
+from imp_trt.cli.common import Progress, command_parser, positive, run_command, stage_progress, threads
 from imp_trt.cli.outputs import reject_input
 from imp_trt.cli.printing import print_json, print_line, say
 from imp_trt.errors import UsageError
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max-frames", type=positive, metavar="N", help="stop after N frames")
     p.add_argument(
         "--threads",
-        type=positive,
+        type=threads,
         metavar="N",
         help="CPU threads of the network (default: one per physical core)",
     )

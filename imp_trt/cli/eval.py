@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import Progress, add_deprecated, command_parser, positive, run_command
+from imp_trt.cli.common import Progress, add_deprecated, command_parser, positive, run_command, threads
 from imp_trt.cli.outputs import attempt_all, reject_labeled
 from imp_trt.cli.printing import print_json, print_lines, say, say_padding
 from imp_trt.errors import DatasetError, UsageError
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--threads",
-        type=positive,
+        type=threads,
         metavar="N",
         help="CPU threads of the network (default: one per physical core)",
     )

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imp_trt.backends import BACKEND_NAMES
-from imp_trt.cli.common import Progress, add_deprecated, command_parser, positive, run_command, seconds
+from imp_trt.cli.common import (
+    Progress,
+    add_deprecated,
+    command_parser,
+    positive,
+    run_command,
+    seconds,
+    threads,
+)
 from imp_trt.cli.interrupts import EXIT_INTERRUPTED
 from imp_trt.cli.outputs import (
     is_stdout,
@@ -83,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--backend", choices=BACKEND_NAMES, help="inference backend (default: by file type)")
     p.add_argument(
         "--threads",
-        type=positive,
+        type=threads,
         metavar="N",
         help="CPU threads of the network (default: one per physical core; with OpenVINO, one per CPU)",
     )

@@ -78,6 +78,7 @@ def test_a_call_of_the_system_that_fails_is_no_internal_error(capsys: pytest.Cap
         (["-o", ""], "argument -o: it is empty; check the variables"),
         (["--output="], "argument --output: it is empty"),
         (["", "-o", "out"], "an argument is empty"),
+        (["in", "\x1b[31mred\n", "-o", "out"], "unrecognized arguments: ?[31mred"),
         (["in", "-o", "out"], None),
     ],
 )
@@ -94,7 +95,9 @@ def test_empty_arguments_are_rejected(
     with pytest.raises(SystemExit) as ended:
         parser.parse_intermixed_args(argv)
     assert ended.value.code == 2
-    assert words in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert words in message
+    assert "\x1b" not in message
 
 
 @pytest.mark.parametrize(("value", "code"), [(None, 0), (0, 0), (3, 3)])

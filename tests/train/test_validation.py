@@ -194,9 +194,7 @@ def test_a_validation_without_labels_is_rejected_before_the_training(tmp_path):
             sample = super().__getitem__(index)
             return replace(sample, semantic=np.full_like(sample.semantic, 255))
 
-    with pytest.raises(
-        DatasetError, match=r"expected labeled pixels.*got none in 2 of 2 images"
-    ):
+    with pytest.raises(DatasetError, match=r"expected labeled pixels.*got none in 2 of 2 images"):
         train_stage_one(run_in(tmp_path, validation=Validation(Unlabeled(), every=2)), CONFIG)
     assert not list(tmp_path.glob("*.jsonl"))
 
