@@ -17,7 +17,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from importlib import metadata
 from typing import Any, ClassVar, NoReturn
@@ -47,8 +47,14 @@ EXIT_CODES = {
 _EXIT_CODES_HELP = "\n  ".join(["exit codes:", *(f"{code:<5}{text}" for code, text in EXIT_CODES.items())])
 
 
-def command_parser(prog: str, description: str, examples: str = "") -> argparse.ArgumentParser:
-    """Create a parser with the options that all commands have: --json, -q, -v, --version."""
+def command_parser(
+    prog: str, description: str, examples: str = "", *, may_be_empty: Collection[str] = ()
+) -> argparse.ArgumentParser:
+    """Create a parser with the options that all commands have: --json, -q, -v, --version.
+
+    Args:
+        may_be_empty: options for which an empty text has a meaning.
+    """
     parser = _Parser(
         prog=prog,
         description=description,
@@ -56,6 +62,7 @@ def command_parser(prog: str, description: str, examples: str = "") -> argparse.
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
+    parser.may_be_empty = may_be_empty
     for name in (None, "store"):
         parser.register("action", name, StoreLast)
     group = parser.add_argument_group("common options")
@@ -71,8 +78,10 @@ def command_parser(prog: str, description: str, examples: str = "") -> argparse.
 class _Parser(argparse.ArgumentParser):
     """Rejects empty arguments: those of a variable without a value name the current folder as a path.
 
-    Its errors quote arguments, which may be names of files from elsewhere: control characters are replaced.
+    Except for the options in ``may_be_empty``. Its errors quote arguments, which may be names of files from elsewhere: control characters are replaced.
     """
+
+    may_be_empty: Collection[str] = ()
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))
@@ -82,6 +91,8 @@ class _Parser(argparse.ArgumentParser):
         for before, argument in zip(["", *given], given, strict=False):
             if not argument or re.fullmatch(r"--[a-z-]+=", argument):
                 option = argument.rstrip("=") or (before if before.startswith("-") else "")
+                if option in self.may_be_empty:
+                    continue
                 what = f"argument {option}: it" if option else "an argument"
                 self.error(f"{what} is empty; check the variables in the command")
         return super().parse_known_args(given, namespace)

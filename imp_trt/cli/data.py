@@ -48,7 +48,10 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = command_parser(
-        "imp-data", "Report what a folder of labeled images contains, and check its labels.", EXAMPLES
+        "imp-data",
+        "Report what a folder of labeled images contains, and check its labels.",
+        EXAMPLES,
+        may_be_empty=("--things", "--stuff"),  # no class
     )
     p.add_argument(
         "folder",
