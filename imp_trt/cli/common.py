@@ -78,7 +78,10 @@ def command_parser(
 class _Parser(argparse.ArgumentParser):
     """Rejects empty arguments: those of a variable without a value name the current folder as a path.
 
-    Except for the options in ``may_be_empty``. Its errors quote arguments, which may be names of files from elsewhere: control characters are replaced.
+    Its errors quote arguments, which may be names of files from elsewhere: control characters are replaced.
+
+    Attributes:
+        may_be_empty: options for which an empty text has a meaning.
     """
 
     may_be_empty: Collection[str] = ()
