@@ -20,7 +20,7 @@ from imp_trt.artifacts.writing import write_artifact
 from imp_trt.backends.preflight import problems
 from imp_trt.backends.pytorch import PyTorchBackend
 from imp_trt.data.files import write_atomically
-from imp_trt.errors import ImpTrtError, UsageError, printable
+from imp_trt.errors import ImpTrtError, InvalidInput, UsageError, printable
 from imp_trt.export.manifests import (
     benchmark_entry,
     engine_manifest,
@@ -157,6 +157,8 @@ def export_plans(plans: Sequence[ExportPlan]) -> list[ExportReport]:
     reference = PyTorchBackend.of(checkpoint, "cpu")
     if reference.manifest.terms:
         _log.warning("%s: %s", weights, printable(reference.manifest.terms))
+    for plan in plans:
+        _check_batch(plan.options.batch, reference.manifest)
     config = checkpoint.network.config
     if any(plan.options.parts for plan in plans):
         check_parts(config)
@@ -224,6 +226,14 @@ def _lower(plan: ExportPlan, network: ImpNetwork, ranges: Ranges | None) -> Lowe
     options = plan.options
     arguments = (options.precision, options.batch, options.nms_iterations, plan.calibration, plan.progress)
     return lower(network, *arguments) if ranges is None else lower(network, *arguments, ranges)
+
+
+def _check_batch(batch: int, reference: Manifest) -> None:
+    """UsageError for a batch that no manifest may have, before the network is exported."""
+    try:
+        replace(reference, input=replace(reference.input, batch=batch), outputs=())
+    except InvalidInput as error:
+        raise UsageError(f"--batch {batch}", expected=error.expected, got=error.got) from error
 
 
 def _build(plan: ExportPlan, lowered: Lowered, reference: Manifest) -> Exported:

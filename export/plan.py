@@ -239,8 +239,12 @@ def check_suffix(output: Path, suffix: str, target: Target) -> None:
 
 def check_writable(path: Path, what: str, fix: str) -> None:
     """OutputError unless a file can be written to this path, whose folder may not exist yet."""
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+        folder = next(p for p in (path.parent, *fixed(path).parents) if p.exists())
+    except OSError as error:  # a name that is too long
+        raise OutputError(f"{what} {path}", expected="a valid path", got=error.strerror, fix=fix) from error
+    if is_folder:
         raise OutputError(f"{what} {path}", expected="a file name", got="a folder", fix=fix)
-    folder = next(p for p in (path.parent, *fixed(path).parents) if p.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{what} {path}", expected="a writable folder", got=str(folder), fix=fix)

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from numbers import Real
 from types import TracebackType
 from typing import cast
 
@@ -52,7 +53,8 @@ class Segmenter:
         graph: replay an engine as one CUDA graph if it can be captured; ignored for other files.
         score_threshold: instances with a lower score are left out of the results, 0-1. The default keeps
             all that the network returns: at most 50 to 100 a frame, with scores from 0.05 up, as average
-            precision needs them. plot() and to_dict() show those from 0.3 up.
+            precision needs them. plot() and to_dict() show those from 0.3 up. The network has a threshold
+            of its own, ``manifest.score_threshold``; a warning is logged if this one is lower.
 
     Raises:
         ArtifactError, CheckpointError: the file is missing or damaged.
@@ -71,8 +73,9 @@ class Segmenter:
         graph: bool = True,
         score_threshold: float = 0.0,
     ) -> None:
-        if not 0 <= score_threshold <= 1:
-            raise InvalidInput("score_threshold", expected="0 to 1", got=score_threshold)
+        number: object = score_threshold
+        if not (isinstance(number, Real) and 0 <= float(number) <= 1):
+            raise InvalidInput("score_threshold", expected="a number, 0 to 1", got=repr(number))
         opened = open_backend(path, backend, threads=threads, device=device, graph=graph)
         self._runner: HostRunner | DeviceRunner | None = (
             DeviceRunner(opened, score_threshold)
@@ -82,8 +85,12 @@ class Segmenter:
         self._temporal: TemporalRunner | None = None
         self._min_score = score_threshold
         self._manifest = opened.manifest
+        name = printable(os.fspath(path))
         if self._manifest.terms:
-            _log.warning("%s: %s", os.fspath(path), printable(self._manifest.terms))
+            _log.warning("%s: %s", name, printable(self._manifest.terms))
+        reason = self._manifest.without_effect(score_threshold)
+        if reason:
+            _log.warning("%s: score_threshold=%g has no effect: %s", name, score_threshold, reason)
         self._lock = CallLock()
 
     @property

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from imp_trt.artifacts.manifest import Manifest
 from imp_trt.classes import ClassTable
 from imp_trt.data.dataset import Dataset, Sample
-from imp_trt.errors import InvalidInput
+from imp_trt.errors import DatasetError, InvalidInput
 from imp_trt.metrics.boundary import BoundaryDict, BoundaryMetric, BoundaryScores
 from imp_trt.metrics.instances import InstanceDict, InstanceMetric, InstanceScores
 from imp_trt.metrics.panoptic import PanopticDict, PanopticMetric, PanopticScores
@@ -158,6 +158,16 @@ def evaluate(
         instances.scores() if instances else None,
         panoptic.scores() if panoptic else None,
         _milliseconds(times),
+    )
+
+
+def no_labels(dataset: Dataset, count: int) -> DatasetError:
+    """The error for a dataset of whose first ``count`` images no pixel is labeled."""
+    return DatasetError(
+        f"dataset {dataset.name}",
+        expected="labeled pixels, to compare predictions with",
+        got=f"none in {count} of {len(dataset)} images",
+        fix="label images, or choose others",
     )
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -354,7 +355,7 @@ def check_backbone_weights(path: Path | None, initial: str, checkpoint: Checkpoi
             got=repr(initial),
             fix="add --init imagenet, or leave out --backbone-weights",
         )
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(
             f"backbone weights {path}", expected="an existing file", got="none", fix="check the path"
         )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from imp_trt.backends.pytorch import PyTorchBackend
 from imp_trt.backends.runners import HostRunner
+from imp_trt.classes import IGNORE_INDEX
 from imp_trt.data.dataset import Dataset
 from imp_trt.data.files import write_atomically
 from imp_trt.errors import UsageError
@@ -26,7 +27,7 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.results.result import SegmentationResult
 from imp_trt.train import distributed
 from imp_trt.train.ema import WeightAverage
-from imp_trt.train.evaluation import Evaluation, evaluate, require_same_classes
+from imp_trt.train.evaluation import Evaluation, evaluate, no_labels, require_same_classes
 from imp_trt.train.provenance import dataset_digest
 from imp_trt.train.state import StopRequest, ValidationFacts
 
@@ -202,18 +203,28 @@ class _Interrupted(Exception):
 
 
 def check_validation(settings: Validation, dataset: Dataset) -> None:
-    """Raise InvalidInput unless the validation has the classes of the training data."""
+    """Require that the validation has the classes of the training data, and labels.
+
+    Raises:
+        InvalidInput: it has other classes.
+        DatasetError: it has no labeled pixel: every score would be 0, and the first weights the best.
+    """
     require_same_classes(
         "classes of the validation data",
         settings.dataset.classes,
         dataset.classes,
         "label both with the same classes in the same order, and the same things; imp-data shows them",
     )
+    samples = (settings.dataset[index] for index in range(len(settings.dataset)))
+    if all((sample.semantic == IGNORE_INDEX).all() for sample in samples):
+        raise no_labels(settings.dataset, len(settings.dataset))
 
 
 def _scores(found: Evaluation, step: int, things_only: bool) -> ValidationScores:
     semantic = found.semantic
     score = semantic.thing_iou if things_only else semantic.mean_iou
+    if not math.isfinite(score):
+        _LOGGER.warning("step %d: no score, as the validation data has no things; it counts as 0", step)
     return ValidationScores(
         step=step,
         score=score if math.isfinite(score) else 0.0,

@@ -77,7 +77,7 @@ def run(job: BuildJob, events: Events) -> dict[str, object]:
 
     Returns:
         version (of the builder), network_types, engine_types or None, plugins ("c++", "python" or None),
-        compute_capabilities that were set.
+        compute_capabilities that were set, timing_cache_used.
 
     Raises:
         BuildError: the graph cannot be parsed or built.
@@ -101,6 +101,7 @@ def run(job: BuildJob, events: Events) -> dict[str, object]:
     types = network_types(network)
     check_network(job.precision, types, job.foreign)
     config = configure(trt, builder, job)
+    cache_used = use_timing_cache(config, job)
     monitor = _monitor(trt, events)
     config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
@@ -120,6 +121,7 @@ def run(job: BuildJob, events: Events) -> dict[str, object]:
         "engine_types": types_of_engine,
         "plugins": plugins,
         "compute_capabilities": list(job.compute_capabilities),
+        "timing_cache_used": cache_used,
     }
 
 
@@ -152,14 +154,22 @@ def configure(trt: TensorRT, builder: Builder, job: BuildJob) -> IBuilderConfig:
                 fix="--hardware-compatible ampere_plus, or leave the option out",
             )
         config.hardware_compatibility_level = level
-    if job.timing_cache is not None:
-        path = Path(job.timing_cache)
-        stored = read_regular(path) if path.exists() else b""
-        # A damaged cache or one of another version is not an error: it only saves time.
-        cache = config.create_timing_cache(stored) or config.create_timing_cache(b"")
-        if not config.set_timing_cache(cache, ignore_mismatch=False):
-            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     return config
+
+
+def use_timing_cache(config: IBuilderConfig, job: BuildJob) -> bool:
+    """Set the timing cache of a job, if it has one; whether what it holds is used.
+
+    A damaged cache, or one of another version or GPU, is not an error: it only saves time.
+    """
+    if job.backend == "tensorrt-rtx" or job.timing_cache is None:
+        return True
+    path = Path(job.timing_cache)
+    stored = config.create_timing_cache(read_regular(path) if path.exists() else b"")
+    if stored is not None and config.set_timing_cache(stored, ignore_mismatch=False):
+        return True
+    config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    return False
 
 
 def check_plugin_layers(trt: TensorRT, network: INetworkDefinition, job: BuildJob) -> None:

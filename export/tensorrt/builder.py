@@ -82,6 +82,9 @@ def build_engine(model: bytes, job: BuildJob, progress: Progress | None = None) 
         info = _run(job, folder, progress or silent)
         plan = (folder / "model.engine").read_bytes()
         if cache is not None and job.timing_cache is not None:
+            if not info["timing_cache_used"]:
+                text = "timing cache %s is not of this TensorRT and GPU, or damaged: a new one replaces it"
+                _log.warning(text, cache)
             _keep_timing_cache(Path(job.timing_cache), cache)
     return BuildResult(plan, info["version"], info["network_types"], info["engine_types"], info["plugins"])
 

@@ -50,7 +50,7 @@ AnyManifest = Manifest | NetworkManifest
 def manifest_path(path: str | os.PathLike[str]) -> Path:
     """``<file>.json`` for an artifact file."""
     path = Path(path)
-    return path.with_name(path.name + ".json")
+    return path.parent / f"{path.name}.json"  # with_name is an error for a path without a name
 
 
 def canvas_path(path: str | os.PathLike[str]) -> Path:

@@ -50,6 +50,12 @@ def integer(name: str, value: object, low: int, high: int) -> None:
         raise InvalidInput(f"manifest field '{name}'", expected=expected, got=short(value))
 
 
+def fraction(name: str, value: object) -> None:
+    """InvalidInput unless value is a number between 0 and 1, both excluded."""
+    if not isinstance(value, float) or not 0 < value < 1:
+        raise InvalidInput(f"manifest field '{name}'", expected="a number between 0 and 1", got=short(value))
+
+
 def choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """InvalidInput unless value is one of allowed."""
     if value not in allowed:

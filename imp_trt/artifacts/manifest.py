@@ -54,6 +54,8 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
 QUANTIZED: tuple[Precision, ...] = ("int8", "fp8")
 """Precisions that need calibration frames."""
 FITS: tuple[FitRule, ...] = ("letterbox", "resize")
+OPTIONAL = ("golden_sha256", "canvas_part", "score_threshold")
+"""Fields that a manifest file has only if they have a value."""
 IMP_OP = "InstanceMaskProjection"
 ROI_ALIGN_OP = "ImpMultilevelRoiAlign"
 
@@ -151,6 +153,8 @@ class Manifest:
             :func:`output_specs`.
         canvas_part: the second file of the artifact, with the canvas as an input; None, and no such field in
             the file, if there is none.
+        score_threshold: the graph leaves out instances with lower scores, 0-1; None, and no such field in
+            the file, without a detector and in files that were written before this was recorded.
 
     Raises:
         InvalidInput: a field has the wrong type or is out of its range.
@@ -177,6 +181,7 @@ class Manifest:
     golden_sha256: str = ""
     outputs: tuple[TensorSpec, ...] = ()
     canvas_part: CanvasPart | None = None
+    score_threshold: float | None = None
 
     def __post_init__(self) -> None:
         check.integer("schema_version", self.schema_version, SCHEMA_VERSION, SCHEMA_VERSION)
@@ -186,6 +191,8 @@ class Manifest:
         check.integer("detections", self.detections, 0, 1 << 16)
         check.integer("mask_size", self.mask_size, 1, 1 << 10)
         _check_size("detections", self.input.batch * self.detections * self.mask_size**2)
+        if self.score_threshold is not None:
+            check.fraction("score_threshold", self.score_threshold)
         if self.opset is not None:
             check.integer("opset", self.opset, 1, 1000)
         for name in ("sha256", "weights_sha256", "golden_sha256"):
@@ -258,14 +265,24 @@ class Manifest:
         rule = self.ops.get(IMP_OP, {}).get("sampling", "bilinear")
         return next(known for known in SAMPLING_RULES if known == rule)  # __post_init__ has checked it
 
+    def without_effect(self, min_score: float) -> str | None:
+        """Why a minimum score does not select instances as asked, for a message; None if it does."""
+        if not self.detections:
+            return "the network has no detector, and returns no instances" if min_score > 0 else None
+        if self.score_threshold is None or not 0 < min_score < self.score_threshold:
+            return None  # 0 asks for all that there are
+        return (
+            f"the network itself leaves out instances with scores below {self.score_threshold:g}, the "
+            "score_threshold of its weights' detector_config"
+        )
+
     def to_dict(self) -> dict[str, object]:
         """JSON data, in the order of the fields."""
         data: dict[str, object] = asdict(self)
         data["classes"] = self.classes.to_dict()
-        if not self.golden_sha256:  # as before there were golden frames
-            del data["golden_sha256"]
-        if self.canvas_part is None:  # as before there were parts
-            del data["canvas_part"]
+        for name in OPTIONAL:  # as before there was such a field
+            if not data[name]:
+                del data[name]
         return data
 
     def to_json(self) -> str:
@@ -344,7 +361,7 @@ def _check_schema(raw: Mapping[str, object], path: Path) -> None:
 
 def _build(raw: Mapping[str, object]) -> Manifest:
     known = {f.name for f in fields(Manifest)}
-    check.keys("", raw, known - {"golden_sha256", "canvas_part"}, known)
+    check.keys("", raw, known - {*OPTIONAL}, known)
     data = dict(raw)
     data["classes"] = _classes(raw["classes"])
     contract = check.mapping("input", raw["input"])
@@ -360,6 +377,8 @@ def _build(raw: Mapping[str, object]) -> Manifest:
         data["engine"] = parse_engine_info(raw["engine"])
     if "canvas_part" in raw:
         data["canvas_part"] = parse_canvas_part(raw["canvas_part"])
+    if "score_threshold" in raw:
+        check.fraction("score_threshold", raw["score_threshold"])
     return check.build(Manifest, data)
 
 

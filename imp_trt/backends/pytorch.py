@@ -208,6 +208,7 @@ def _manifest(checkpoint: Checkpoint, name: str) -> Manifest:
             weights_sha256=checkpoint.sha256,
             producer={"torch": torch.__version__},
             terms=checkpoint.metadata.get("terms") or None,
+            score_threshold=float(detector.score_threshold) if config.detector else None,
         )
     except InvalidInput as error:
         raise CheckpointError(name, got=error, fix="train again with imp-train") from error

@@ -49,7 +49,7 @@ class TensorRtRtxLibrary(EngineCore):
         config.cuda_graph_strategy = strategy
         self._compiled = config.create_runtime_cache()
         self._loaded = _read(self._cache_file())
-        # TensorRT-RTX rejects the cache of another GPU, driver or version; then it compiles again.
+        # TensorRT-RTX rejects a cache that it cannot use; then it compiles again.
         if self._loaded and not self._compiled.deserialize(self._loaded):
             self._loaded = b""
         config.set_runtime_cache(self._compiled)
@@ -69,9 +69,9 @@ class TensorRtRtxLibrary(EngineCore):
             _log.warning("compiled kernels are not cached, each start compiles them again: %s", error)
 
     def _cache_file(self) -> Path | None:
-        folder = cache.folder()
-        capability = "{}{}".format(*self._device.compute_capability)
-        name = f"{self._sha256[:32]}.sm{capability}.{self._trt.__version__}.bin"
+        folder, info = cache.folder(), self._device.info
+        gpu = f"{info.name} {info.compute_capability} {info.driver_version}"
+        name = f"{self._sha256[:32]}.{cache.key([gpu])[:16]}.{self._trt.__version__}.bin"
         return None if folder is None else folder.with_name("tensorrt_rtx") / name
 
 

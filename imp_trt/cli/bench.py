@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imp_trt.backends import BACKEND_NAMES
-from imp_trt.cli.common import Progress, add_deprecated, command_parser, positive, run_command, seconds
+from imp_trt.cli.common import (
+    Progress,
+    add_deprecated,
+    command_parser,
+    positive,
+    run_command,
+    seconds,
+    threads,
+)
 from imp_trt.cli.outputs import attempt_all
 from imp_trt.cli.printing import print_json, print_lines, say
 from imp_trt.cli.temporal_options import add_temporal, temporal_of
@@ -57,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--backend", choices=BACKEND_NAMES, help="inference backend (default: by file type)")
     p.add_argument(
         "--threads",
-        type=positive,
+        type=threads,
         metavar="N",
         help="CPU threads of the network (default: one per physical core; with OpenVINO, one per CPU)",
     )

@@ -17,16 +17,16 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from importlib import metadata
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import imp_trt
 from imp_trt.cli.interrupts import EXIT_INTERRUPTED, ends_by_second_signal
 from imp_trt.cli.printing import say, to_stderr, written_to_stdout
 from imp_trt.cli.repeated import StoreLast
-from imp_trt.errors import DependencyMissing, ImpTrtError, printable
+from imp_trt.errors import DependencyMissing, ImpTrtError, UsageError, printable
 
 # PyTorch with OpenCV and ONNX Runtime needs about 3 GB, most of it never touched.
 _ADDRESS_SPACE = 4 << 30
@@ -47,15 +47,22 @@ EXIT_CODES = {
 _EXIT_CODES_HELP = "\n  ".join(["exit codes:", *(f"{code:<5}{text}" for code, text in EXIT_CODES.items())])
 
 
-def command_parser(prog: str, description: str, examples: str = "") -> argparse.ArgumentParser:
-    """Create a parser with the options that all commands have: --json, -q, -v, --version."""
-    parser = argparse.ArgumentParser(
+def command_parser(
+    prog: str, description: str, examples: str = "", *, may_be_empty: Collection[str] = ()
+) -> argparse.ArgumentParser:
+    """Create a parser with the options that all commands have: --json, -q, -v, --version.
+
+    Args:
+        may_be_empty: options for which an empty text has a meaning.
+    """
+    parser = _Parser(
         prog=prog,
         description=description,
         epilog=f"{examples}\n\n{_EXIT_CODES_HELP}".strip(),
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
+    parser.may_be_empty = may_be_empty
     for name in (None, "store"):
         parser.register("action", name, StoreLast)
     group = parser.add_argument_group("common options")
@@ -66,6 +73,32 @@ def command_parser(prog: str, description: str, examples: str = "") -> argparse.
     )
     group.add_argument("--version", action="version", version=f"imp-trt {imp_trt.__version__}")
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Rejects empty arguments: those of a variable without a value name the current folder as a path.
+
+    Its errors quote arguments, which may be names of files from elsewhere: control characters are replaced.
+
+    Attributes:
+        may_be_empty: options for which an empty text has a meaning.
+    """
+
+    may_be_empty: Collection[str] = ()
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        given = sys.argv[1:] if args is None else list(args)
+        for before, argument in zip(["", *given], given, strict=False):
+            if not argument or re.fullmatch(r"--[a-z-]+=", argument):
+                option = argument.rstrip("=") or (before if before.startswith("-") else "")
+                if option in self.may_be_empty:
+                    continue
+                what = f"argument {option}: it" if option else "an argument"
+                self.error(f"{what} is empty; check the variables in the command")
+        return super().parse_known_args(given, namespace)
 
 
 def help_text(action: argparse.Action) -> str:
@@ -124,6 +157,16 @@ def positive(text: str) -> int:
     return value
 
 
+def threads(text: str) -> int:
+    """argparse type: a number of threads, 1 to MAX_THREADS."""
+    from imp_trt.backends.opening import MAX_THREADS
+
+    value = positive(text)
+    if value > MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MAX_THREADS} threads")
+    return value
+
+
 UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 """Units of time on the command line, in seconds."""
 
@@ -172,6 +215,9 @@ def run_command(body: Callable[[], int | None], *, verbose: int = 0, quiet: bool
         return _report(_missing(error), DependencyMissing.exit_code, verbose)
     except MemoryError as error:
         return _report(ImpTrtError(f"out of memory {error}".strip()), EXIT_INTERNAL, verbose)
+    except OSError as error:
+        failed = _failed(error)
+        return _report(failed, failed.exit_code, verbose)
     except Exception as error:  # a bug in this package
         text = f"internal error: {type(error).__name__}: {error} (-vv shows where; please report it)"
         return _report(ImpTrtError(" ".join(text.split())), EXIT_INTERNAL, verbose)
@@ -305,6 +351,20 @@ def _report(error: ImpTrtError, code: int, verbose: int) -> int:
         traceback.print_exc()
     say(f"error: {' '.join(str(error).split())} (see {error.reference})")
     return code
+
+
+def _failed(error: OSError) -> ImpTrtError:
+    """The error for a call of the system that fails where nothing expects it to, such as for long names."""
+    reason = error.strerror or f"{type(error).__name__}: {error}"
+    if not isinstance(error.filename, str | bytes):
+        return ImpTrtError("a call of the system failed", got=reason, fix="-vv shows where")
+    name = os.fsdecode(error.filename)
+    return UsageError(
+        f"path {name[:200]!r}",
+        expected="one that can be used",
+        got=reason,
+        fix="correct it, or the permissions of the file",
+    )
 
 
 _NO_MEMORY = (

@@ -48,7 +48,10 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = command_parser(
-        "imp-data", "Report what a folder of labeled images contains, and check its labels.", EXAMPLES
+        "imp-data",
+        "Report what a folder of labeled images contains, and check its labels.",
+        EXAMPLES,
+        may_be_empty=("--things", "--stuff"),  # no class
     )
     p.add_argument(
         "folder",
@@ -275,8 +278,7 @@ def _split_lines(report: SplitOverview) -> list[str]:
     from imp_trt.train.datasets.dropped import named
 
     sizes = named(f"{n} of {width}x{height}" for (height, width), n in report.sizes.most_common())
-    read = sum(report.sizes.values()) + len(report.faults)
-    part = f", the first {read} of which are read" if read < report.images else ""
+    part = f", the first {report.read} of which are read" if report.read < report.images else ""
     images, objects = _count(report.images, "image"), _count(sum(report.objects.values()), "object")
     lines = [f"{report.name}: {images}{part}, {objects}; {sizes}"]
     for names, what in (

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,9 +12,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import Progress, command_parser, positive, run_command, stage_progress
+from imp_trt.cli.common import Progress, command_parser, positive, run_command, stage_progress, threads
 from imp_trt.cli.outputs import reject_input
 from imp_trt.cli.printing import print_json, print_line, say
+from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
     from imp_trt.results.result import SegmentationResult
@@ -70,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max-frames", type=positive, metavar="N", help="stop after N frames")
     p.add_argument(
         "--threads",
-        type=positive,
+        type=threads,
         metavar="N",
         help="CPU threads of the network (default: one per physical core)",
     )
@@ -148,7 +150,7 @@ def _segment(options: argparse.Namespace, clip: _Clip, artifact: Path, video: Pa
     with Segmenter(artifact, threads=options.threads) as segmenter:
         summary = run_pipeline(
             segmenter,
-            clip.frames,
+            _of_one_size(clip.frames, artifact),
             [OverlayVideo(video, clip.fps), ContactSheet(grid, indices)],
             max_frames=options.max_frames,
             draw=DrawOptions(),
@@ -156,6 +158,22 @@ def _segment(options: argparse.Namespace, clip: _Clip, artifact: Path, video: Pa
         )
     progress.close()
     return summary
+
+
+def _of_one_size(frames: Iterable[Frame], artifact: Path) -> Iterator[Frame]:
+    """The frames; UsageError if images have different sizes, with a command that takes them."""
+    first: tuple[int, ...] | None = None
+    for frame in frames:
+        size = frame.image.shape[:2]
+        first = first or size
+        if size != first and frame.time_s is None:
+            raise UsageError(
+                f"image {frame.name}",
+                expected=f"{first[1]}x{first[0]}, as the first image, for one video",
+                got=f"{size[1]}x{size[0]}",
+                fix=f"imp-segment IMAGES overlays/ -a {shlex.quote(str(artifact))} writes images of any size",
+            )
+        yield frame
 
 
 def _street(frames: int) -> Iterator[Frame]:

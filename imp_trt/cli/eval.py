@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import Progress, add_deprecated, command_parser, positive, run_command
+from imp_trt.cli.common import Progress, add_deprecated, command_parser, positive, run_command, threads
 from imp_trt.cli.outputs import attempt_all, reject_labeled
 from imp_trt.cli.printing import print_json, print_lines, say, say_padding
 from imp_trt.errors import DatasetError, UsageError
@@ -29,6 +30,8 @@ EXAMPLES = """examples:
 The baseline is another model for the same data, such as the one of imp-train --with-baseline."""
 
 NUM_IMAGES = 6
+_LOWEST_SCORES = {"instances": 0.05, "panoptic": 0.5}
+"""Metric -> lowest score of the instances that it usually counts."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--threads",
-        type=positive,
+        type=threads,
         metavar="N",
         help="CPU threads of the network (default: one per physical core)",
     )
@@ -112,6 +115,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             segmenter = stack.enter_context(Segmenter(path, threads=options.threads))
             require_same_classes(f"classes of {path}", segmenter.classes, dataset.classes)
             _check_measures(path, segmenter, options.metrics or ())
+            _say_score_threshold(path, segmenter, options.metrics)
             models.append((name, segmenter))
         if not options.quiet:
             say_padding(LetterboxTransform.of(dataset[0].size, models[-1][1].manifest.input))
@@ -177,7 +181,7 @@ def _score(
     name: str, path: Path, segmenter: Segmenter, dataset: Dataset, options: argparse.Namespace
 ) -> tuple[Scored, list[float]]:
     """Evaluate a model; returns the evaluation, and a score of each image."""
-    from imp_trt.train.evaluation import evaluate, possible_metrics
+    from imp_trt.train.evaluation import evaluate, no_labels, possible_metrics
     from imp_trt.train.report.example_images import ImageScores
     from imp_trt.train.report.tables import Scored
 
@@ -194,6 +198,8 @@ def _score(
 
     evaluation = evaluate(each.predict, dataset, measures, options.max_images, image_done)
     progress.close()
+    if math.isnan(evaluation.semantic.pixel_accuracy):
+        raise no_labels(dataset, evaluation.images)
     return Scored(name, str(path), evaluation), each.scores
 
 
@@ -286,6 +292,17 @@ def _check_measures(path: Path, segmenter: Segmenter, measures: Sequence[str]) -
             expected=f"some of {', '.join(possible)}",
             got=", ".join(measures),
         )
+
+
+def _say_score_threshold(path: Path, segmenter: Segmenter, measures: Sequence[str] | None) -> None:
+    """Print a note if the network leaves out instances that a metric counts in other networks."""
+    threshold = segmenter.manifest.score_threshold or 0
+    for name, usual in _LOWEST_SCORES.items():
+        if (measures is None or name in measures) and threshold > usual:
+            say(
+                f"note: {path} leaves out instances with scores below {threshold:g}; the metric {name} "
+                f"usually counts them from {usual:g} up, and may be lower for it"
+            )
 
 
 def _names(paths: list[Path]) -> list[str]:

@@ -272,6 +272,8 @@ def _segmenter(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "input", f"{contract.spec}, {contract.color.upper()}, {contract.fit}{padding}"
     for i, spec in enumerate(manifest.outputs):
         yield "" if i else "outputs", str(spec)
+    if manifest.score_threshold is not None:
+        yield "", f"instances with scores above {manifest.score_threshold:g}"
     part = manifest.canvas_part
     if part is not None:
         checked = part.verification.get("label_agreement")
@@ -308,7 +310,11 @@ def _measured(figures: object) -> Iterator[tuple[str, str]]:
         where = machine["gpu"]["name"] if machine["gpu"] else machine["cpu"]
         shares = ", ".join(f"{n} {latency[n]:.1f}" for n in ("p50", "p99") if latency.get(n) is not None)
         fps = figures["frames_per_second"]  # type: ignore[index]
-        yield "measured", f"{shares} ms end to end, {fps:.1f} frames/s on {where}"
+        canvas, backend = figures.get("canvas"), figures.get("backend")  # type: ignore[attr-defined]
+        conditions = f" by {backend}" if isinstance(backend, str) else ""
+        if canvas is not None:
+            conditions += f", with the detector on {canvas['detected']} of {canvas['frames']} frames"
+        yield "measured", f"{shares} ms end to end, {fps:.1f} frames/s on {where}{conditions}"
     except (AttributeError, KeyError, TypeError, ValueError):
         return  # not recorded, or by another version
 

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imp_trt.backends import BACKEND_NAMES
-from imp_trt.cli.common import Progress, add_deprecated, command_parser, positive, run_command, seconds
+from imp_trt.cli.common import (
+    Progress,
+    add_deprecated,
+    command_parser,
+    positive,
+    run_command,
+    seconds,
+    threads,
+)
 from imp_trt.cli.interrupts import EXIT_INTERRUPTED
 from imp_trt.cli.outputs import (
     is_stdout,
@@ -22,12 +30,17 @@ from imp_trt.cli.outputs import (
     places,
     reject_overwriting,
     reported,
+    shows_window,
     sink_makers,
 )
 from imp_trt.cli.printing import print_json, say
 from imp_trt.cli.segment_report import COUNTED, print_report
 from imp_trt.cli.temporal_options import add_temporal, temporal_of
-from imp_trt.cli.unused_options import warn_of_unused_source_options
+from imp_trt.cli.unused_options import (
+    warn_of_unused,
+    warn_of_unused_drawing_options,
+    warn_of_unused_source_options,
+)
 from imp_trt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--backend", choices=BACKEND_NAMES, help="inference backend (default: by file type)")
     p.add_argument(
         "--threads",
-        type=positive,
+        type=threads,
         metavar="N",
         help="CPU threads of the network (default: one per physical core; with OpenVINO, one per CPU)",
     )
@@ -241,6 +254,7 @@ def _run(args: argparse.Namespace) -> int:
         reject_overwriting(args.artifact, sources, short_names(sources), outputs)
         warn_of_unused_source_options(args, parser(), sources, any(map(is_video, outputs.values())))
         segmenter = stack.enter_context(Segmenter(args.artifact, args.backend, args.threads, args.device))
+        _warn_of_unused(args, segmenter, outputs)
         if temporal is not None:
             segmenter.open_canvas()  # before an output is opened
         results = FrameResults(min_score(args)) if args.json else None
@@ -263,6 +277,20 @@ def _run(args: argparse.Namespace) -> int:
         return 0  # Ctrl-C is the regular end of a recording from a camera
     say(f"interrupted after {summary.frames} frames" + (", which are kept" if summary.frames else ""))
     return EXIT_INTERRUPTED
+
+
+def _warn_of_unused(args: argparse.Namespace, segmenter: Segmenter, outputs: dict[str, str]) -> None:
+    manifest = segmenter.manifest
+    overlays = (place for name, place in outputs.items() if name.startswith("overlay"))
+    warn_of_unused_drawing_options(
+        args,
+        parser(),
+        draws=args.serve is not None or shows_window(args) or any(place != "null:" for place in overlays),
+        detects=manifest.detections > 0,
+    )
+    reason = None if args.min_score is None else manifest.without_effect(args.min_score)
+    if reason is not None:
+        warn_of_unused(["--min-score"], reason)
 
 
 def _segment(

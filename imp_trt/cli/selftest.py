@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from imp_trt.cli.common import command_parser, positive, run_command
+from imp_trt.cli.common import command_parser, run_command, threads
 from imp_trt.cli.printing import print_json, print_line
 from imp_trt.errors import ArtifactError, UsageError, VerificationError
 
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("file", type=Path, metavar="FILE", help=".engine or .onnx with manifest and golden frames")
     p.add_argument(
         "--threads",
-        type=positive,
+        type=threads,
         metavar="N",
         help="CPU threads of an .onnx file (default: one per physical core)",
     )

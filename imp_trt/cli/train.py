@@ -165,7 +165,6 @@ def _checkpoint(options: argparse.Namespace) -> Checkpoint | None:
 
 
 def _validation(options: argparse.Namespace, dataset: Dataset) -> Validation | None:
-    from imp_trt.train.datasets import open_dataset
     from imp_trt.train.datasets.dropped import named
     from imp_trt.train.validation import Validation, check_validation
 
@@ -180,13 +179,13 @@ def _validation(options: argparse.Namespace, dataset: Dataset) -> Validation | N
     if options.val == "scenes" or ":" in options.val or "/" in options.val:
         name, split = options.val, "val"
     try:
-        found = open_dataset(name, split)
+        found = _opened_for_val(name, split, options)
     except DatasetError:
         # A folder, or dataset.json, may have the name of a split, so that the split comes first.
         if name == options.val or not Path(options.val).exists():
             raise
         name, split = options.val, "val"
-        found = open_dataset(name, split)
+        found = _opened_for_val(name, split, options)
     validation = Validation(found, options.val_every, options.patience)
     check_validation(validation, dataset)
     if (name, split) == (options.data, options.split):
@@ -199,6 +198,21 @@ def _validation(options: argparse.Namespace, dataset: Dataset) -> Validation | N
             named(shared),
         )
     return validation
+
+
+def _opened_for_val(name: str, split: str, options: argparse.Namespace) -> Dataset:
+    """A split; errors that name --split, which is that of the training data, name --val instead."""
+    from imp_trt.train.datasets import open_dataset
+
+    try:
+        return open_dataset(name, split)
+    except DatasetError as error:
+        if error.fix is None or "--split" not in error.fix:
+            raise
+        fix = error.fix.replace("--split", "--val")
+        if name != options.data:
+            fix = f"add a split val to {name}, or --val SPLIT takes one of --data"
+        raise DatasetError(error.what, expected=error.expected, got=error.got, fix=fix) from error
 
 
 def _shared_images(one: Dataset, other: Dataset) -> list[str]:

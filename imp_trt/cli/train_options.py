@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from imp_trt.cli.common import add_deprecated, positive
+from imp_trt.cli.common import add_deprecated, positive, threads
 
 INITIALS = ("scratch", "imagenet", "coco")
 """Initial weights by name; any other value of --init is a file."""
@@ -166,11 +166,11 @@ def run_options(how: argparse._ArgumentGroup) -> None:
         "--patience", type=positive, metavar="N", help="end a stage after N evaluations without a better mIoU"
     )
     how.add_argument(
-        "--threads", type=positive, metavar="N", help="CPU threads of PyTorch (default: PyTorch's)"
+        "--threads", type=threads, metavar="N", help="CPU threads of PyTorch (default: PyTorch's)"
     )
     how.add_argument(
         "--workers",
-        type=positive,
+        type=threads,
         metavar="N",
         help="threads of the data loader (default: 1; with a GPU up to 8)",
     )

@@ -4,7 +4,7 @@
 A file is named after a hash of all that decides its content and holds a hash of that content, so an entry
 is never stale and a damaged one is noticed. Any number of processes may use the folder at once. No path is
 part of a name, and what is there is only read: a folder filled on another machine, with the same kind of GPU
-and the same NVRTC, may be copied and mounted read-only.
+and the same build of NVRTC, may be copied and mounted read-only.
 """
 
 from __future__ import annotations

@@ -151,8 +151,7 @@ def cache_key(program: nvrtc.Program, target: nvrtc.Target) -> str:
     files = [program.name, program.source]
     for name, text in program.headers.items():
         files += [name, text]
-    major, minor = target.library.version
-    return cache.key([*nvrtc.FLAGS, target.arch, f"{major}.{minor}", *files])
+    return cache.key([*nvrtc.FLAGS, target.arch, target.library.build, *files])
 
 
 @lru_cache(maxsize=16)

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from imp_trt.errors import BuildError
@@ -58,6 +58,17 @@ class Library:
         supported = (ctypes.c_int * count.value)()
         self._call("nvrtcGetSupportedArchs", supported)
         self.architectures = tuple(divmod(number, 10) for number in sorted(supported))
+
+    @cached_property
+    def build(self) -> str:
+        """What an empty program is compiled to; its comments have the full version, which no function has.
+
+        Raises:
+            BuildError: it does not compile.
+        """
+        major, minor = self.architectures[0]
+        options = (f"--gpu-architecture=compute_{major}{minor}",)
+        return self.compile("empty.cu", "", {}, options, "PTX").decode(errors="replace")
 
     def compile(
         self, name: str, source: str, headers: Mapping[str, str], options: Sequence[str], kind: str

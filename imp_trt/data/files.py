@@ -110,10 +110,15 @@ def _not_regular(mode: int) -> OSError:
 
 
 def check_replaceable(path: Path) -> None:
-    """OSError for a FIFO, device or socket: a rename would remove it, and its reader would wait forever."""
+    """OSError for a FIFO, device or socket: a rename would remove it, and its reader would wait forever.
+
+    And for a name that is too long, for which a temporary file can still be made.
+    """
     try:
         mode = path.stat().st_mode
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise
         return  # mostly a new file; other reasons make the write itself fail
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a folder makes the rename fail
         raise _not_regular(mode)
@@ -273,7 +278,7 @@ def temporary_name(path: Path, token: str | None = None) -> Path:
     ending = f".{token or secrets.token_hex(8)}.part{suffix}"
     room = MAX_NAME_BYTES - len(os.fsencode(f".{ending}"))
     stem = os.fsdecode(os.fsencode(path.stem[:64])[:room])
-    return path.with_name(f".{stem}{ending}")
+    return path.parent / f".{stem}{ending}"
 
 
 def create_temporary(path: Path) -> tuple[Path, int]:
@@ -349,7 +354,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, sync: bool = 
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_beside(path, data, sync=sync) as temporary:
             os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise unwritable(path, error) from error
     return path
 
@@ -370,17 +375,16 @@ def make_folder(folder: Path) -> None:
     """Create a folder and its parents; OutputError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise unwritable(folder, error) from error
 
 
-def unwritable(path: Path, error: OSError) -> OutputError:
-    """The OutputError for a failed write to path."""
-    return OutputError(
-        f"{path} cannot be written",
-        got=error.strerror or error,
-        fix=room_for(path),
-    )
+def unwritable(path: Path, error: OSError | ValueError) -> OutputError:
+    """The OutputError for a failed write to path; a ValueError is that of a path with a NUL character."""
+    what = f"{path} cannot be written"
+    if isinstance(error, ValueError):
+        return OutputError(what, expected="a valid path", got=error, fix="choose another path")
+    return OutputError(what, got=error.strerror or error, fix=room_for(path))
 
 
 def utf8_name(path: str | os.PathLike[str], what: str, error: type[ImpTrtError]) -> str:

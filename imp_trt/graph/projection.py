@@ -194,11 +194,11 @@ def _loaded(model: ModelProto | str | os.PathLike[str]) -> ModelProto:
     try:
         loaded: ModelProto = ModelProto.FromString(read_regular(path, _MAX_BYTES))
         onnx.load_external_data_for_model(loaded, str(path.parent))
-    except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:
+    except (OSError, MemoryError, DecodeError, ValueError, onnx.checker.ValidationError) as error:
         raise ArtifactError(
             f"ONNX file {path}",
             expected="a readable ONNX model",
-            got=(isinstance(error, OSError) and error.strerror) or error,
+            got=(isinstance(error, OSError) and error.strerror) or str(error) or "more data than memory",
             fix="copy it again, with the files of its weights if it has such",
         ) from error
     if not loaded.graph.node:

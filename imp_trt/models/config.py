@@ -73,7 +73,7 @@ class DetectorConfig:
         proposals: boxes passed to the box head (N of the exported graph's first stage).
         rpn_nms: IoU above which a proposal is suppressed.
         candidates: top-scoring (proposal, class) pairs kept before the final NMS.
-        score_threshold: minimum class score of a detection.
+        score_threshold: minimum class score of a detection, above 0 and below 1.
         nms: IoU above which a detection of the same class is suppressed.
         detections: detections per image, padded with score 0 in the exported graph.
         mask_size: side of a predicted mask, even (28 in the paper).
@@ -135,6 +135,10 @@ class DetectorConfig:
         _check_numbers("anchor_scales", self.anchor_scales, (1, _MAX_ANCHORS))
         for name in ("rpn_nms", "score_threshold", "nms"):
             _check_numbers(name, (getattr(self, name),), (1, 1))
+        if self.score_threshold >= 1:
+            raise InvalidInput(
+                "score_threshold", expected="below 1, as no score is above", got=self.score_threshold
+            )
         for item in fields(self):
             if item.name not in _NOT_COUNTS:
                 _check_integer(item.name, getattr(self, item.name), _MAX_COUNT)

@@ -6,6 +6,7 @@ A decoder plays a truncated file up to the cut and then stops as if it had reach
 
 from __future__ import annotations
 
+import errno
 import logging
 import struct
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 _MAX_INDEX = 64 << 20  # bytes
+_MAX_BOXES = 1 << 18  # a file of empty boxes would take minutes; the longest recordings have thousands
+_SMALL_BOX = 64  # bytes; a fragment has some hundreds for each frame
 _VISUAL_ENTRY = 78  # bytes of a sample entry before its boxes
 _EBML = b"\x1a\x45\xdf\xa3"
 _EBML_HEAD = 1 << 20  # bytes; tracks are described before the first frame
@@ -31,17 +34,23 @@ def lists_frames(path: Path) -> bool:
 
 
 def missing_bytes(path: Path) -> int:
-    """Number of bytes missing from an MP4, MOV, AVI, MKV or WebM file; 0 for other files.
+    """Number of bytes missing from an MP4, MOV, AVI, MKV or WebM file; 0 for others, and those of many boxes.
 
     MP4 files in fragments can be played up to a cut: 0, with a warning. MP4 files that were appended to each
     other are a warning too: decoders ignore all but the first.
+
+    Raises:
+        OSError: it cannot be read, or consists of that many boxes without content: FFmpeg needs minutes for
+            100 MB of them.
     """
     size = path.stat().st_size
     fragmented, movies = False, 0
     with path.open("rb") as file:
         head = file.read(12)
         position = 0
-        while position + 8 <= size:
+        for _ in range(_MAX_BOXES):
+            if position + 8 > size:
+                break
             file.seek(position)
             header = file.read(16)
             if head[4:8] in _MP4_FIRST:
@@ -57,6 +66,12 @@ def missing_bytes(path: Path) -> int:
             if length < 8:
                 return 0  # invalid length: the file is damaged, which the decoder reports in more detail
             position += length
+        else:
+            if position < _MAX_BOXES * _SMALL_BOX:
+                raise OSError(
+                    errno.EINVAL, f"{_MAX_BOXES:,} boxes of {position // _MAX_BOXES} bytes: no video"
+                )
+            return 0
     if movies > 1:
         _log.warning("%s has %d movies (moov boxes) in a row; only the first is read", path, movies)
     if fragmented and position > size:
@@ -146,7 +161,9 @@ def _children(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _find_index(file: BinaryIO, size: int) -> bytes:
     """Content of an MP4's moov box; empty if there is none."""
     position = 0
-    while position + 8 <= size:
+    for _ in range(_MAX_BOXES):
+        if position + 8 > size:
+            break
         file.seek(position)
         header = file.read(16)
         length = _box_length(header, size - position)
@@ -162,7 +179,9 @@ def _find_index(file: BinaryIO, size: int) -> bytes:
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Types and contents of the boxes in a box."""
     position = 0
-    while position + 8 <= len(data):
+    for _ in range(_MAX_BOXES):
+        if position + 8 > len(data):
+            return
         length, kind = struct.unpack_from(">I4s", data, position)
         if length < 8:
             return

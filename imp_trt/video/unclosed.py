@@ -28,7 +28,7 @@ class EndedIfDropped:
 
     def __new__(cls: type[_Output], *_: object, **__: object) -> _Output:
         """Needs no call of ``__init__``."""
-        self = super().__new__(cls)
+        self = object.__new__(cls)
         self._lock = RLock()
         call_after_fork(self)
         return self

@@ -25,5 +25,5 @@ def bundled(name: str = DEMO) -> Path:
         "bundled weights",
         expected="'scenes'",
         got=repr(name),
-        fix="pass --weights FILE.safetensors for your own weights",
+        fix="install imp-trt again; imp-export --weights FILE.safetensors takes your own weights",
     )

@@ -34,6 +34,19 @@ def test_round_trip() -> None:
     assert parse_manifest(manifest.to_json().encode(), PATH) == manifest
 
 
+def test_the_score_threshold_of_the_graph_is_optional() -> None:
+    manifest = tiny.manifest(score_threshold=0.05, sha256="a" * 64)
+    assert parse_manifest(manifest.to_json().encode(), PATH) == manifest
+    assert parse(good()).score_threshold is None  # as written before it was recorded
+    assert "score_threshold" not in good()
+
+
+@pytest.mark.parametrize("value", [None, 0, 1, 0.0, 1.0, -0.1, True, "0.05", [0.05]])
+def test_an_impossible_score_threshold_is_rejected(value: object) -> None:
+    with pytest.raises(ArtifactError, match="field 'score_threshold'"):
+        parse({**good(), "score_threshold": value})
+
+
 def good_engine() -> dict[str, Any]:
     return json.loads(engines.manifest(sha256="0" * 64).to_json())
 

@@ -39,6 +39,7 @@ MANIFESTS = {
     "golden": written(tiny.manifest(golden_sha256="1" * 64)),
     "part": written(tiny.manifest(canvas_part=CanvasPart((1, 2, 16, 24), "0" * 64))),
     "engine": written(engines.manifest()),
+    "threshold": written(tiny.manifest(score_threshold=0.05)),
     **{path.name: json.loads(path.read_text()) for path in WRITTEN_BEFORE},
 }
 
@@ -84,6 +85,7 @@ def test_the_schema_has_the_fields_of_the_classes():
         (("sha256",), "xyz"),
         (("engine",), {"backend": "tensorrt"}),
         (("outputs", 0, "dtype"), "int64"),
+        (("score_threshold",), 1),
         (("more",), 1),
     ],
 )

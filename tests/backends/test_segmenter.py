@@ -328,7 +328,34 @@ def test_score_threshold_leaves_instances_out(path: Path) -> None:
             assert np.array_equal(result.semantic, tiny.truth(frame))
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
+@pytest.mark.parametrize(
+    ("changes", "threshold", "warned"),
+    [
+        ({"score_threshold": 0.3}, 0.1, "leaves out instances with scores below 0.3"),
+        ({"score_threshold": 0.3}, 0.3, ""),
+        ({"score_threshold": 0.3}, 0.0, ""),  # all that there are
+        ({}, 0.1, ""),  # written before it was recorded
+        ({"detections": 0}, 0.1, "has no detector"),
+        ({"detections": 0}, 0.0, ""),
+    ],
+)
+def test_a_score_threshold_without_effect_is_a_warning(
+    path: Path,
+    changes: dict[str, float],
+    threshold: float,
+    warned: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backend = WildBackend({})
+    backend.manifest = tiny.manifest(**changes)
+    monkeypatch.setattr("imp_trt.segmenter.open_backend", lambda *a, **k: backend)
+    Segmenter(path, score_threshold=threshold)
+    assert warned in caplog.text
+    assert ("has no effect" in caplog.text) == bool(warned)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan"), "0.5", None])
 def test_an_impossible_score_threshold_is_rejected(path: Path, threshold: float) -> None:
     with pytest.raises(InvalidInput, match="score_threshold"):
         Segmenter(path, score_threshold=threshold)

@@ -127,11 +127,24 @@ def test_rtx_keeps_what_it_compiled(tmp_path: Path, cache: Path) -> None:
         Segmenter(path).close()
         (kept,) = (cache / "tensorrt_rtx").iterdir()
         assert kept.read_bytes() == b"compiled"
-        assert "sm89.1.7.1.116" in kept.name
+        assert kept.name.endswith(".1.7.1.116.bin")
         for old in (b"of another driver", b""):  # rejected by TensorRT-RTX, then replaced
             kept.write_bytes(old)
             Segmenter(path).close()
             assert kept.read_bytes() == b"compiled"
+
+
+def test_rtx_keeps_what_it_compiled_for_each_gpu_and_driver(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fake_gpu("tensorrt_rtx"):
+        path = engine_file(tmp_path, "tensorrt_rtx")
+    for name, driver in (("A", (13, 2)), ("B", (13, 2)), ("A", (13, 3)), ("A", (13, 2))):
+        with fake_gpu("tensorrt_rtx", driver_version=driver) as (_, cuda):
+            status, _ = cuda.cuDeviceGetName(16, 0)
+            monkeypatch.setattr(cuda, "cuDeviceGetName", lambda *_, s=status, n=name: (s, n.encode()))
+            Segmenter(path).close()
+    assert len(list((cache / "tensorrt_rtx").iterdir())) == 3
 
 
 def test_rtx_runs_without_a_cache_folder(

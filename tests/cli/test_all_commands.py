@@ -42,6 +42,18 @@ def test_options_that_take_a_value_show_their_default(name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_thousands_of_threads_are_rejected_before_any_work(name):
+    """They use up the memory, and PyTorch takes no numbers above 64 bits."""
+    parser = import_module(COMMANDS[name]).parser()
+    for action in parser._actions:
+        if action.dest in ("threads", "workers"):
+            assert action.type("1024") == 1024
+            for text in ("0", "1025", "99999999999999999999"):
+                with pytest.raises(argparse.ArgumentTypeError):
+                    action.type(text)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_is_formatted(name, capsys):
     with pytest.raises(SystemExit):
         import_module(COMMANDS[name]).main(["--help"])

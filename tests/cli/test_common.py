@@ -47,6 +47,8 @@ def _raising(error: BaseException):  # type: ignore[no-untyped-def]
         (KeyboardInterrupt(), 130),
         (ValueError("a bug\nover two lines"), 1),
         (MemoryError(), 1),
+        (OSError(36, "File name too long", "x" * 300), 2),
+        (OSError(12, "Cannot allocate memory"), 1),
         (ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime"), 5),
         (BrokenPipeError(), 1),
     ],
@@ -61,6 +63,41 @@ def test_exit_codes(error: BaseException, code: int, capsys: pytest.CaptureFixtu
     assert captured.out == ""
     assert captured.err.count("\n") == (0 if isinstance(error, BrokenPipeError) else 1)
     assert "Traceback" not in captured.err
+
+
+def test_a_call_of_the_system_that_fails_is_no_internal_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(_raising(OSError(36, "File name too long", "x" * 300))) == 2
+    message = capsys.readouterr().err
+    assert "internal" not in message
+    assert "File name too long. Fix: correct it" in message
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["-o", ""], "argument -o: it is empty; check the variables"),
+        (["--output="], "argument --output: it is empty"),
+        (["", "-o", "out"], "an argument is empty"),
+        (["in", "\x1b[31mred\n", "-o", "out"], "unrecognized arguments: ?[31mred"),
+        (["in", "-o", "out"], None),
+    ],
+)
+def test_empty_arguments_are_rejected(
+    argv: list[str], words: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a path, an empty text is the current folder."""
+    parser = command_parser("imp-test", "Test.")
+    parser.add_argument("file", type=Path, nargs="?")
+    parser.add_argument("-o", "--output", type=Path)
+    if words is None:
+        assert parser.parse_intermixed_args(argv).output == Path("out")
+        return
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_intermixed_args(argv)
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert "\x1b" not in message
 
 
 @pytest.mark.parametrize(("value", "code"), [(None, 0), (0, 0), (3, 3)])

@@ -134,6 +134,9 @@ def test_a_part_of_the_images_is_said_to_be_one(tmp_path: Path, capsys: pytest.C
     ):
         assert command.main([str(tmp_path), "--max-images", more, "-q"]) == 0
         assert said in capsys.readouterr().out
+        assert command.main([str(tmp_path), "--max-images", more, "-q", "--json"]) == 0
+        train = json.loads(capsys.readouterr().out)["splits"]["train"]
+        assert (train["images"], train["images_read"]) == (3, int(more))
 
 
 def test_copies_of_an_image_in_two_splits_are_counted(

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 from imp_trt.cli.demo import main
+from tests.support import tiny
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,20 @@ def test_the_demo_model_sees_the_street(made):
     with Segmenter(made / "scenes.fp32.onnx", threads=1) as segmenter:
         right = [np.mean(segmenter.run(s.image).semantic == s.semantic) for s in samples]
     assert np.mean(right) > 0.85
+
+
+def test_images_of_several_sizes_are_an_error_with_a_command_that_takes_them(tmp_path, capsys, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for index, width in enumerate((96, 96, 80)):
+        cv2.imwrite(str(tmp_path / f"in/{index}.png"), np.zeros((64, width, 3), np.uint8))
+    artifact = tiny.artifact(tmp_path)
+    report = SimpleNamespace(path=artifact)
+    monkeypatch.setattr("imp_trt.export.pipeline.export_onnx", lambda *_, **__: report)
+    (tmp_path / "out").mkdir()
+    assert main([str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-q"]) == 2
+    message = capsys.readouterr().err
+    assert "expected 96x64, as the first image, for one video, got 80x64" in message
+    assert f"Fix: imp-segment IMAGES overlays/ -a {artifact}" in message
 
 
 def test_a_source_that_is_not_there(tmp_path, capsys):

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import cv2
+import numpy as np
 import pytest
 
 from imp_trt.benchmark import machine
@@ -52,6 +54,30 @@ def test_json_of_one_model(models, capsys):
     assert set(scores["semantic"]["iou"]) >= {"road", "car"}
     assert all(scores[name] for name in ("boundary", "instances", "panoptic"))
     assert "baseline" not in scores
+
+
+def test_images_without_labels_have_no_scores(models, capsys, monkeypatch):
+    def unlabeled(self, index):
+        sample = rendered(self, index)
+        return replace(sample, semantic=np.full_like(sample.semantic, 255))
+
+    rendered = StreetScenes.__getitem__
+    monkeypatch.setattr(StreetScenes, "__getitem__", unlabeled)
+    assert command.main([models["semantic"], *DATA, "-q"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "expected labeled pixels, to compare predictions with, got none in 2 of 200 images" in captured.err
+
+
+def test_a_network_that_leaves_out_instances_is_noted(models, capsys, tmp_path):
+    config = system("panoptic-fpn-imp", StreetScenes(seed=0, size=(64, 128), length=1).classes, (64, 128))
+    config = replace(config, detector_config=replace(config.detector_config, score_threshold=0.4))
+    path = str(save_checkpoint(tmp_path / "strict.safetensors", ImpNetwork(config), {}))
+    assert command.main([path, "--baseline", models["imp"], *DATA, "-q"]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "leaves out instances" in line]
+    assert len(notes) == 1
+    assert path in notes[0]
+    assert "below 0.4; the metric instances usually counts them from 0.05 up" in notes[0]
 
 
 def test_a_network_without_a_detector_has_no_instances(models, capsys):

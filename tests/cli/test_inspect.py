@@ -169,6 +169,7 @@ def test_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "research only" in text
     assert "header" not in text
     assert "measured" not in text
+    assert "instances with scores" not in text
     path.write_bytes(b"damaged")
     code, text = run(capsys, path)
     assert (code, "4: road, sky, car, person" in text) == (4, True)
@@ -180,6 +181,7 @@ def test_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (None, {"p50": 12.34, "p99": None}, "p50 12.3 ms end to end, 41.3 frames/s on Some CPU"),
         ({"name": "Orin"}, {"p50": 5, "p99": 6.05}, "p50 5.0, p99 6.0 ms end to end, 41.3 frames/s on Orin"),
         (None, "of another release", None),
+        (None, {"p50": 5, "p99": 6}, "frames/s on Some CPU by openvino, with the detector on 3 of 12 frames"),
     ],
 )
 def test_recorded_times_are_shown(
@@ -191,6 +193,8 @@ def test_recorded_times_are_shown(
         "latency": {"ms": {"end-to-end": latency}},
         "frames_per_second": 41.26,
     }
+    if line and "openvino" in line:
+        figures |= {"backend": "openvino", "canvas": {"detected": 3, "frames": 12}}
     code, text = run(capsys, tiny.artifact(tmp_path, benchmark={"imp_bench": figures}))
     assert code == 0
     assert line in text if line else "measured" not in text
@@ -213,6 +217,7 @@ def test_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = save_checkpoint(tmp_path / "a.safetensors", ImpNetwork(networks.small_config()), {})
     code, text = run(capsys, path)
     assert (code, "checkpoint, fp32, for pytorch" in text) == (0, True)
+    assert "instances with scores above 0.05" in text
     path.write_bytes(b"damaged")
     code, text = run(capsys, path)
     assert (code, "complete safetensors file" in text) == (4, True)

@@ -49,6 +49,15 @@ def test_video_to_video(capsys: pytest.CaptureFixture[str]) -> None:
     assert made() == {"out.mp4"}
 
 
+@pytest.mark.parametrize(("score", "warned"), [("0.2", True), ("0.3", False), ("0", False)])
+def test_a_score_below_that_of_the_network_is_named(
+    score: str, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.artifact(Path("model"), score_threshold=0.3)
+    assert main(["in/f0.png", "o.png", *MODEL, "--headless", "-q", "--min-score", score]) == 0
+    assert ("--min-score has no effect: the network itself leaves out" in capsys.readouterr().err) == warned
+
+
 @pytest.mark.parametrize(
     ("argv", "unused"),
     [
@@ -58,6 +67,14 @@ def test_video_to_video(capsys: pytest.CaptureFixture[str]) -> None:
         (["in/f0.png", "o.png", "--fps", "5"], "--fps has"),
         (["in/clip.mp4", "o.mp4", "--fps", "5", "--reconnect-timeout", "300s"], ""),
         (["in/*.png", "null:", "--strict"], ""),
+        (["in/f0.png", "null:", "--legend", "--no-labels"], "--no-labels, --legend have"),
+        (
+            ["in/f0.png", "--save-classes", "c.png", "--style", "panoptic", "--alpha", "1"],
+            "--style, --alpha have",
+        ),
+        (["in/f0.png", "o.png", "--style", "classes", "--no-labels"], "--no-labels has"),
+        (["in/f0.png", "o.png", "--style", "classes", "--legend", "--alpha", "1"], ""),
+        (["in/f0.png", "null:", "--save-overlay", "o.png", "--legend"], ""),
     ],
 )
 def test_options_without_effect_are_named(

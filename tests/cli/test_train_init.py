@@ -11,7 +11,7 @@ import torch
 
 from imp_trt.classes import ClassTable, default_palette
 from imp_trt.cli import train as command
-from imp_trt.errors import CheckpointError, UsageError
+from imp_trt.errors import CheckpointError, DatasetError, UsageError
 from imp_trt.models.checkpoint import load_model, read_checkpoint, save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.train import recipes
@@ -180,6 +180,19 @@ def test_what_is_validated_on(tmp_path, monkeypatch):
         "mine.json": 2,
         "./train": 2,
     }
+
+
+def test_a_split_that_val_does_not_have_is_not_blamed_on_another_option(tmp_path):
+    folder = folder_of(tmp_path)
+    (folder / "val.txt").rename(folder / "train.txt")
+    (folder / "coco.json").write_text("{}")
+    for data, val, fix in (
+        (DATA, str(folder), r"add a split val to .*, or --val SPLIT takes one of --data"),
+        (f"coco:{folder}/coco.json,{folder}", "val", r"write coco:PATH/\{split\}.*, or add --val all"),
+    ):
+        options = command.parser().parse_args(["--data", data, "-o", "x", "--val", val])
+        with pytest.raises(DatasetError, match=f"Fix: {fix}$"):
+            command._validation(options, open_dataset(DATA, "train"))
 
 
 def folder_of(root):

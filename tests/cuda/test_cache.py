@@ -126,10 +126,13 @@ def test_where_it_is(monkeypatch):
 def test_all_that_decides_the_result_is_in_the_key(monkeypatch):
     program = Program("a.cu", "text", {"a.h": "header"})
     sm_80 = Target("sm_80", FakeLibrary((13, 2)))
+    update = FakeLibrary((13, 2))
+    update.build = "fake 13.2.1"
     keys = [
         kernels.cache_key(program, sm_80),
         kernels.cache_key(program, sm_80._replace(arch="sm_90")),
         kernels.cache_key(program, sm_80._replace(library=FakeLibrary((12, 9)))),
+        kernels.cache_key(program, sm_80._replace(library=update)),
         kernels.cache_key(program._replace(source="text "), sm_80),
         kernels.cache_key(program._replace(headers={"a.h": "header2"}), sm_80),
         kernels.cache_key(program._replace(headers={"b.h": "header"}), sm_80),

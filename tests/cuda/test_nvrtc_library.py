@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -104,6 +105,7 @@ def test_every_library_of_this_machine_compiles():
     if not found:
         pytest.skip("no NVRTC on this machine: pip install 'imp-trt[cuda]'")
     for library in found:
+        assert re.search(r"V{}\.{}\.\d+".format(*library.version), library.build)  # of every update
         source = '#include "a.h"\nextern "C" __global__ void f(int* x) { *x = A; }'
         options = ("-std=c++17", "--gpu-architecture=compute_90")
         ptx = library.compile("a.cu", source, {"a.h": "#define A 7"}, options, "PTX")

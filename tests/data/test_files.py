@@ -14,9 +14,19 @@ from typing import cast
 import pytest
 
 from imp_trt.artifacts.artifact import manifest_path
-from imp_trt.artifacts.reading import read_artifact
-from imp_trt.data.files import open_regular, read_regular, temporary_folder, unwritable
+from imp_trt.artifacts.reading import read_artifact, read_manifest
+from imp_trt.data.files import (
+    make_folder,
+    open_regular,
+    read_regular,
+    temporary_folder,
+    unwritable,
+    write_atomically,
+)
 from imp_trt.errors import ArtifactError, CheckpointError, DatasetError, ImpTrtError, OutputError
+from imp_trt.export.plan import check_writable
+from imp_trt.train.datasets import open_dataset
+from imp_trt.video.sinks import JsonLines, PanopticMaps
 from tests.support import tiny
 
 
@@ -170,6 +180,36 @@ def test_manifests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callab
     make(manifest_path(path))
     with pytest.raises(ArtifactError, match="manifest"):
         read_artifact(path)
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize("name", ["a\0b", LONG])
+def test_outputs_that_cannot_exist(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    writers: list[Callable[[], object]] = [
+        lambda: write_atomically(path, b""),
+        lambda: make_folder(path),
+        lambda: JsonLines(path),
+        lambda: PanopticMaps(path),
+    ]
+    if name == LONG:
+        writers.append(lambda: check_writable(path / "out.onnx", "output", "choose another"))
+    for write in writers:
+        with pytest.raises(OutputError):
+            write()
+    for kind in ("camvid:", "coco:", "coco:a.json,", ""):
+        with pytest.raises(DatasetError):
+            open_dataset(f"{kind}{path}", "train")
+
+
+@pytest.mark.parametrize("path", ["", "/", "."])
+def test_the_manifest_of_a_path_without_a_name(path: str) -> None:
+    with pytest.raises(ArtifactError):
+        read_manifest(path)
+    with pytest.raises(OutputError):
+        write_atomically(path, b"")
 
 
 def test_no_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:

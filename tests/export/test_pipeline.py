@@ -400,6 +400,17 @@ def test_a_network_that_finds_nothing_is_no_proof(quick, weights, tmp_path, monk
     assert "--frames" in caplog.text
 
 
+@pytest.mark.parametrize(("batch", "expected"), [(4097, "integer 1 to 4096"), (4096, "at most 1,048,576")])
+def test_a_batch_that_no_manifest_may_have_is_rejected_before_any_work(
+    weights, tmp_path, monkeypatch, batch, expected
+):
+    monkeypatch.setattr(pipeline, "_lower", lambda *_: pytest.fail("it is exported"))
+    if batch == 4096:
+        monkeypatch.setattr("imp_trt.artifacts.manifest.MAX_PIXELS", 1 << 20)
+    with pytest.raises(UsageError, match=f"--batch {batch}: expected .*{expected}"):
+        export_onnx(weights, tmp_path, ExportOptions(batch=batch))
+
+
 def test_a_timing_cache_that_cannot_be_written_is_reported_before_any_work(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "check_target", lambda *arguments: None)
     options = EngineOptions(timing_cache=tmp_path)

@@ -284,6 +284,16 @@ def test_weights_in_a_file_of_their_own(tmp_path) -> None:
     np.testing.assert_allclose(run(changed, arrays)["canvas"], expected, atol=1e-6)
 
 
+def test_more_weights_than_memory(tmp_path, monkeypatch) -> None:
+    def too_much(*_):
+        raise MemoryError
+
+    onnx.save(detector(detections()), tmp_path / "a.onnx")
+    monkeypatch.setattr(onnx, "load_external_data_for_model", too_much)
+    with pytest.raises(ArtifactError, match="more data than memory"):
+        add_projection(tmp_path / "a.onnx", **NAMES, things=4, canvas_size=SIZE)
+
+
 PASTED = np.zeros((9, 1, 48, 64), np.float32)
 OF_ALL_CLASSES = np.zeros((9, 5, 7, 7), np.float32)
 

@@ -27,6 +27,7 @@ from tests.support.networks import detecting_network, small_config, smooth_frame
             "box_weights",
             [(1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 0.0), 10.0, (1.0, 1.0, 1.0, math.inf), [1, 1, 1, 1]],
         ),
+        ("score_threshold", [0.0, 1.0, 50, "0.5", math.nan]),  # no score is above 1
         ("roi_aligned", [1, "yes", None]),
         ("roi_samples", [-1, 17, 1.5, True, None]),
         ("inclusive_boxes", [1, "yes", None]),

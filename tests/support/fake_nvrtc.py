@@ -21,6 +21,7 @@ class FakeLibrary:
         self.path = f"/fake/{version[0]}.{version[1]}/libnvrtc.so.{version[0]}"
         self.version = version
         self.architectures = tuple(architectures)
+        self.build = "fake {}.{}.0".format(*version)
 
     def compile(
         self, name: str, source: str, headers: Mapping[str, str], options: Sequence[str], kind: str

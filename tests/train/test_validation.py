@@ -188,6 +188,17 @@ def test_a_stage_ends_when_patience_does(tmp_path, scored, caplog, monkeypatch):
     assert not (tmp_path / "stage_one.resume.pt").exists()
 
 
+def test_a_validation_without_labels_is_rejected_before_the_training(tmp_path):
+    class Unlabeled(Held):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return replace(sample, semantic=np.full_like(sample.semantic, 255))
+
+    with pytest.raises(DatasetError, match=r"expected labeled pixels.*got none in 2 of 2 images"):
+        train_stage_one(run_in(tmp_path, validation=Validation(Unlabeled(), every=2)), CONFIG)
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
 def test_early_stopping_is_part_of_a_run_and_validation_alone_is_not(tmp_path):
     run = run_in(tmp_path)
     assert identity(run, CONFIG, 1) == identity(replace(run, validation=None), CONFIG, 1)

@@ -37,7 +37,7 @@ from imp_trt.train.datasets.reading import (
 )
 from imp_trt.train.datasets.region_checks import fills_hole, report_boxes
 from imp_trt.train.datasets.regions import Region, need_pycocotools, parse_region
-from imp_trt.train.datasets.splits import canonical, synonyms
+from imp_trt.train.datasets.splits import synonyms, words
 
 _log = logging.getLogger(__name__)
 
@@ -388,9 +388,9 @@ def open_coco(where: str, split: str) -> CocoDataset:
         where: a folder in COCO's layout (``annotations/instances_<split>2017.json`` and
             ``<split>2017/``, or the same without 2017), or ``JSON,IMAGES``: the annotations and the
             folder of the images, in which ``{split}`` stands for the split.
-        split: name of the split, such as train or val. A JSON file whose name does not contain it is
-            rejected, and for others than train one named ``trainval``, to prevent evaluation on training
-            data; ``all`` opens any file.
+        split: name of the split, such as train or val. A JSON file whose name does not have it, or a
+            synonym of it, as a word is rejected, and for others than train one with the word train, such as
+            ``trainval``, to prevent evaluation on training data; ``all`` opens any file.
 
     Raises:
         DatasetError: see :class:`CocoDataset`.
@@ -403,14 +403,15 @@ def open_coco(where: str, split: str) -> CocoDataset:
             named = (name for name in synonyms(split) if Path(json_text.replace("{split}", name)).is_file())
             split = next(named, split)
         annotations, images = (Path(t.replace("{split}", split)) for t in (json_text, images_text))
-        if split != "all" and split not in annotations.name and "{split}" not in json_text:
+        present, asked = words(annotations.stem), words(split)
+        if split != "all" and not asked <= present and "{split}" not in json_text:
             raise DatasetError(
                 f"split {split!r} of {annotations}",
                 expected="a file named after the split, {split} in its path, or the split 'all'",
                 got=annotations.name,
                 fix="write coco:PATH/{split}.json,IMAGES/{split}, or add --split all",
             )
-        if canonical(split) != "train" and re.search(f"train[_-]?{re.escape(split)}", annotations.name):
+        if split != "all" and "train" in present - asked:
             raise DatasetError(
                 f"split {split!r} of {annotations}",
                 expected="a file of images that are not trained on",

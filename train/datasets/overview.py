@@ -73,11 +73,17 @@ class SplitOverview:
         if set(np.flatnonzero(counts).tolist()) <= empty:
             self.unlabeled.append(name)
 
+    @property
+    def read(self) -> int:
+        """Number of images that were read, or could not be; the other counts are about these."""
+        return sum(self.sizes.values()) + len(self.faults)
+
     def to_dict(self, classes: ClassTable) -> dict[str, Any]:
         """Data for JSON."""
         total = sum(self.pixels.values()) or 1
         return {
             "images": self.images,
+            "images_read": self.read,
             "images_without_labels": self.unlabeled,
             "images_without_objects": self.without_objects,
             "images_not_in_labels": self.unlisted,

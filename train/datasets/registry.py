@@ -45,7 +45,15 @@ def open_dataset(name_or_path: str, split: str) -> Dataset:
         DatasetError: the dataset does not exist, is incomplete, or has no labels.
         DependencyMissing: a required package is not installed.
     """
-    dataset = _open(name_or_path, split)
+    try:
+        dataset = _open(name_or_path, split)
+    except OSError as error:  # no permission, or a name that is too long
+        raise DatasetError(
+            f"split {split!r:.200} of dataset {name_or_path!r:.200}",
+            expected="readable files",
+            got=error.strerror or error,
+            fix="correct the path, or the permissions of the file",
+        ) from error
     check_label_maps(dataset)
     return dataset
 

@@ -15,6 +15,7 @@ _SYNONYMS = (
 SPLITS = tuple(names[0] for names in _SYNONYMS)
 """Names of splits in this package."""
 
+_ANY = "|".join(name for names in _SYNONYMS for name in names)
 _VERSION = re.compile(r"\.rf\.\w+(?=\.\w+$)")
 
 VAL_SHARE = 5
@@ -37,6 +38,20 @@ def matching(split: str, present: Iterable[str]) -> str | None:
     names = list(present)
     wanted = canonical(split)
     return split if split in names else next((n for n in names if canonical(n) == wanted), None)
+
+
+def words(name: str) -> frozenset[str]:
+    """The words of a file name, those for splits as in :func:`canonical`: val of instances_valid2017.json.
+
+    Two splits that are written together are two words: train and val of trainval.
+    """
+    separate = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    parts = re.split(r"[^a-z0-9]+", separate)
+    parts += [re.sub(r"(?<=[a-z])\d{4}$", "", part) for part in parts]  # the year
+    both = [re.fullmatch(f"({_ANY})({_ANY})", part) for part in parts]
+    parts += [part for match in both if match for part in match.groups()]
+    # The dev of COCO's test-dev is not val.
+    return frozenset(part if part == "dev" else canonical(part) for part in parts)
 
 
 def divided(names: Sequence[str], split: str) -> list[int]:

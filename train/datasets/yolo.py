@@ -70,6 +70,7 @@ class YoloDataset:
         self.name = name
         data = read_description(description)
         self.classes, class_of = _classes(data, description)
+        self._class_of = class_of
         self.root = description.parent
         self._images = image_files(description, data, split)
         if not self._images:
@@ -129,11 +130,12 @@ class YoloDataset:
         return sample
 
     def content_digest(self) -> str:
-        """Short digest of the classes, the text files and the photos."""
+        """Short digest of the classes and their numbers, the text files and the photos."""
         expected = [(image.name, _label_file(image)) for image in self._images]
         names = [(image, label.name if label.is_file() else None) for image, label in expected]
         labels = [label for _, label in expected if label.is_file()]
-        return content_digest([self.classes.to_dict(), names], labels, self._images)
+        settings = [self.classes.to_dict(), sorted(self._class_of.items()), names]
+        return content_digest(settings, labels, self._images)
 
     def image_name(self, index: int) -> str:
         """Path of an image, relative to data.yaml where it is below."""

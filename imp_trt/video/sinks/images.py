@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,14 @@ from imp_trt.data.images import IMAGE_SUFFIXES, encode_image
 from imp_trt.errors import OutputError
 from imp_trt.video.sinks.sink import BaseSink, SegmentedFrame
 
+_log = logging.getLogger(__name__)
+
 
 class ImageSink(BaseSink, ABC):
     """Writes one image per frame, each atomically. Images already written stay when the run is aborted.
 
-    With several sources, the images of each go to a subfolder named after it.
+    With several sources, the images of each go to a subfolder named after it. Images that the folder has
+    already stay if no frame has their name; a warning counts them.
 
     Args:
         path: a folder (files are named after the frames), a pattern with one number and the suffix of an
@@ -53,6 +58,8 @@ class ImageSink(BaseSink, ABC):
         if self._file.suffix.lower() in IMAGE_SUFFIXES:
             self._suffix = self._file.suffix.lower()
         make_folder(self._folder)
+        if not self._single:
+            _warn_of_others(self._folder, self._suffix)
         self._written = 0
         self._last: dict[str, Path] = {}  # by source
 
@@ -90,6 +97,15 @@ class ImageSink(BaseSink, ABC):
     @abstractmethod
     def _image(self, item: SegmentedFrame) -> NDArray[np.uint8]:
         """Return the image to write for a frame: [h, w, 3] BGR or [h, w] uint8."""
+
+
+def _warn_of_others(folder: Path, suffix: str) -> None:
+    """Log how many images a folder has before the run: perhaps those of an earlier one with more frames."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        count = sum(entry.name.lower().endswith(suffix) for entry in entries)
+        if count:
+            text = "%s already has %d images (%s); those of other names than the frames stay there"
+            _log.warning(text, folder, count, suffix)
 
 
 class OverlayImages(ImageSink):

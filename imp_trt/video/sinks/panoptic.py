@@ -126,7 +126,7 @@ class PanopticMaps(ImageSink, EndedIfDropped):
                 fix=f"pass its folder, {folder.parent}",
             )
         self._json = folder / JSON_NAME
-        if self._json.is_dir():
+        if os.path.isdir(self._json):
             raise OutputError(f"{self._json} cannot be written", expected="a file", got="a folder")
         super().__init__(folder)
         self._min_score = min_score

@@ -44,18 +44,18 @@ class TextFile(EndedIfDropped):
 
     def __init__(self, path: Path, *, named: bool = False) -> None:
         path = self._path = fixed(path)
-        if path.is_dir():
+        if os.path.isdir(path):  # of a name that is too long, Path.is_dir raises an error
             raise OutputError(f"{path} cannot be written", expected="a file", got="a folder")
         make_folder(path.parent)
-        self._temporary = only_temporary_beside(path)
         self._named = False
         self._name_early = named
         self._first_s: float | None = None
         try:
+            self._temporary = only_temporary_beside(path)
             self._at = self._temporary.__enter__()
             # Unbuffered: on a full disk, Python's buffer keeps its data and then fails again on close().
             self._file = self._at.open("rb+", buffering=0)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise unwritable(path, error) from error
         self.size = 0
         self.done = False

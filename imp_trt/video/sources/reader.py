@@ -303,7 +303,8 @@ class Reader(threading.Thread):
                 expected="a frame",
                 got="none, although it opens",
                 fix="test it with another program; a camera that is in use may deliver none, and a stream "
-                "with a frame every few seconds needs a longer read timeout (--read-timeout)",
+                "with a frame every few seconds needs a longer read timeout (read_timeout_s of open_source, "
+                "imp-segment --read-timeout)",
             )
         self._mark_lost("lost", "no more frames")
 

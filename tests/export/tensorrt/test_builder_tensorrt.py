@@ -84,12 +84,13 @@ def test_a_build_with_every_option(tensorrt, tmp_path):
     ("before", "used"),
     [(b"known", b"known"), (b"damaged", b""), (b"of another version", b"")],
 )
-def test_a_timing_cache_saves_time_or_does_nothing(tensorrt, tmp_path, before, used):
+def test_a_timing_cache_saves_time_or_does_nothing(tensorrt, tmp_path, before, used, caplog):
     cache = tmp_path / "timing.cache"
     cache.write_bytes(before)
     build(timing_cache=str(cache))
     assert tensorrt()["timing_cache"].encode() == used
     assert cache.read_bytes() == used + b"+measured"
+    assert ("timing.cache is not of this TensorRT and GPU" in caplog.text) == (before != used)
 
 
 @needs_rtx

@@ -234,6 +234,39 @@ def test_a_file_of_several_splits_is_not_that_for_validation(tmp_path: Path, nam
         assert len(open_coco(f"{tmp_path}/{name},{tmp_path}/val2017", split)) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "split", "opens"),
+    [
+        ("interval.json", "val", False),
+        ("evaluated.json", "val", False),
+        ("latest.json", "test", False),
+        ("restrained.json", "train", False),
+        ("fold10.json", "fold1", False),
+        ("image_info_test-dev2017.json", "val", False),
+        ("val_and_train.json", "val", False),
+        ("valtrain.json", "val", False),
+        ("instances_valid2017.json", "val", True),
+        ("myVal.json", "validation", True),
+        ("val-2.json", "val", True),
+        ("fold1.json", "fold1", True),
+        ("test_dev_2017.json", "test_dev", True),
+        ("left_Train.json", "train", True),
+        ("trainval.json", "trainval", True),
+    ],
+)
+def test_a_file_is_named_after_the_split_by_whole_words(
+    name: str, split: str, opens: bool, tmp_path: Path
+) -> None:
+    _write(tmp_path)
+    (tmp_path / "annotations/instances_val2017.json").rename(tmp_path / name)
+    where = f"{tmp_path}/{name},{tmp_path}/val2017"
+    if opens:
+        assert len(open_coco(where, split)) == 2
+        return
+    with pytest.raises(DatasetError, match="--split all"):
+        open_coco(where, split)
+
+
 def test_a_pointer_in_place_of_the_file_is_recognized(tmp_path: Path) -> None:
     _write(tmp_path)
     path = tmp_path / "annotations/instances_val2017.json"

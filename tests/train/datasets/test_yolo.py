@@ -76,6 +76,17 @@ def test_descriptions_that_cannot_be_used(description: str, told: str, tmp_path:
         open_dataset(str(_write(tmp_path, description=description)), "train")
 
 
+def test_the_numbers_of_the_classes_are_part_of_what_it_is(tmp_path: Path) -> None:
+    lines = POLYGON.replace("0", "1", 1)
+    digests = {}
+    for names in ("{0: thing, 1: other}", "{1: thing, 2: other}"):
+        root = _write(tmp_path / names, lines, f"names: {names}\ntrain: images/train\n")
+        data = open_dataset(str(root), "train")
+        digests[names] = data.content_digest()  # type: ignore[attr-defined]
+        assert data.classes.names == ("background", "thing", "other")
+    assert len({*digests.values()}) == 2
+
+
 def test_many_keys_take_little_time(tmp_path: Path) -> None:
     """Comparing each of them with each takes minutes."""
     keys = [str(number) for number in range(180_000)]

@@ -37,6 +37,20 @@ def test_frames_in_a_folder_a_pattern_and_a_file(tmp_path: Path, item: MakeItem)
         single.write(item(1))
 
 
+def test_images_that_stay_from_an_earlier_run_are_counted(
+    tmp_path: Path, item: MakeItem, caplog: pytest.LogCaptureFixture
+) -> None:
+    for frames, path in ((3, tmp_path), (1, tmp_path), (1, tmp_path / "%d.png"), (1, tmp_path / "other.png")):
+        caplog.clear()
+        with OverlayImages(path) as sink:
+            for i in range(frames):
+                sink.write(item(i))
+        earlier = frames == 1 and path.name != "other.png"
+        assert ("already has" in caplog.text) == earlier
+    with ClassMaps(tmp_path):
+        assert "already has 5 images (.png)" in caplog.text
+
+
 def test_a_percent_sign_in_the_name_of_a_folder(tmp_path: Path, item: MakeItem) -> None:
     folder = tmp_path / "scaled 50%"
     for sink in (OverlayImages(folder / "%03d.png"), PanopticMaps(folder)):

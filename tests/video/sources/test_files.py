@@ -165,6 +165,22 @@ def test_a_truncated_video_is_rejected(tmp_path: Path, suffix: str, share: float
         list(open_source(path))
 
 
+@pytest.mark.parametrize(
+    ("name", "head", "box"),
+    [
+        ("a.mp4", b"\0\0\0\x10ftypisom\0\0\0\0", b"\0\0\0\x08free"),
+        ("a.avi", b"", b"RIFF\4\0\0\0AVI "),
+    ],
+)
+def test_a_video_of_empty_boxes_is_rejected_before_the_decoder_reads_it(
+    tmp_path: Path, name: str, head: bytes, box: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imp_trt.video.sources.files.pyav_decodes", lambda: pytest.fail("it is decoded"))
+    (tmp_path / name).write_bytes(head + box * 300_000)
+    with pytest.raises(SourceError, match=r"262,144 boxes of .* bytes: no video"):
+        open_source(tmp_path / name)
+
+
 def test_an_mp4_truncated_after_its_index_is_rejected_on_opening(tmp_path: Path) -> None:
     path = clips.write_clip(tmp_path / "clip.mp4", frames=30)
     data = clips.moved_to_front(path.read_bytes())
