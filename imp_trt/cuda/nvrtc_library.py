@@ -13,9 +13,10 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
+from imp_trt.data.cached_property import cached_property
 from imp_trt.errors import BuildError
 
 _FILE = re.compile(r"libnvrtc\.so\.\d+")
