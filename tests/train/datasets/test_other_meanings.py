@@ -54,7 +54,7 @@ def test_images_that_are_both_trained_on_and_validated_are_named(
     where = _index(tmp_path / "set")
     (tmp_path / "set/val.txt").write_text("images/b.png labels/b.png\n")
     (tmp_path / "set/rest.txt").write_text("images/c.png labels/b.png\n")
-    cv2.imwrite(str(tmp_path / "set/images/c.png"), np.full((8, 8, 3), 9, np.uint8))
+    cv2.imwrite(str(tmp_path / "set/images/c.png"), np.full((96, 128, 3), 9, np.uint8))
     (tmp_path / "set/copy.txt").write_text("images/d.png labels/b.png\n")
     (tmp_path / "set/images/d.png").write_bytes((tmp_path / "set/images/b.png").read_bytes())
     (tmp_path / "link").symlink_to("set")
