@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import gc
 import math
 import os
 import sys
@@ -288,6 +289,8 @@ def _in_parent() -> None:
 
 def _in_child() -> None:
     global _forked
+    # Never collect what is garbage of the parent: a decoder's destructor waits for threads that are not here.
+    gc.freeze()
     _forked = True
     _gate.after_fork()
     _waiting.after_fork()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Callable
@@ -38,6 +39,26 @@ def test_a_video(tmp_path: Path) -> None:
         with source._in_use:  # as a thread does that waits for the end of the fork before it reads
             assert in_child(use) == 0
         assert len(list(source)) == 10
+
+
+def test_garbage_of_the_parent_is_not_freed() -> None:
+    """The destructor of a decoder with threads, in a cycle not collected yet, would wait forever."""
+    parent = os.getpid()
+
+    class Decoder:
+        def __init__(self) -> None:
+            self.cycle = self
+
+        def __del__(self) -> None:
+            if os.getpid() != parent:
+                os._exit(3)
+
+    gc.disable()
+    try:
+        Decoder()
+        assert in_child(gc.collect) == 0
+    finally:
+        gc.enable()
 
 
 def test_a_camera() -> None:
