@@ -276,6 +276,7 @@ def _before_fork() -> None:
     global _opencv_threads
     _gate.shut()
     opencv = sys.modules.get("cv2")
+    _opencv_threads = 0
     if opencv is not None and hasattr(opencv, "getNumThreads") and opencv.getNumThreads() > 1:
         _opencv_threads = opencv.getNumThreads()
         opencv.setNumThreads(1)

@@ -61,6 +61,17 @@ def test_garbage_of_the_parent_is_not_freed() -> None:
         gc.enable()
 
 
+def test_a_later_number_of_opencv_threads_survives_a_fork() -> None:
+    before = cv2.getNumThreads()
+    try:
+        for number in (2, 1):
+            cv2.setNumThreads(number)
+            assert in_child(lambda: None) == 0
+            assert cv2.getNumThreads() == number
+    finally:
+        cv2.setNumThreads(before)
+
+
 def test_a_camera() -> None:
     camera = ScriptedCamera([0] * 8)
     with LiveSource("camera", camera, latest=False) as source:
