@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imp_trt.cli.common import Progress, add_deprecated, command_parser, positive, run_command, threads
-from imp_trt.cli.outputs import attempt_all, reject_labeled
+from imp_trt.cli.outputs import attempt_all, reject_input, reject_labeled
 from imp_trt.cli.printing import print_json, print_lines, say, say_padding
 from imp_trt.errors import DatasetError, UsageError
 
@@ -72,6 +72,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"number of example images in report and image grid (default: {NUM_IMAGES})",
     )
+    p.add_argument(
+        "--image-counts",
+        type=Path,
+        metavar="FILE.json",
+        help="write the pixels of each image: of each class, predicted as it, and both",
+    )
     max_images = p.add_argument(
         "--max-images", type=positive, metavar="N", help="evaluate the first N images only"
     )
@@ -105,7 +111,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     dataset = open_dataset(options.data, options.split)
     if dataset.terms and not options.quiet:
         say(f"license terms of the data: {dataset.terms}")
-    for flag, output in (("--image-grid", options.image_grid), ("--report", options.report)):
+    for flag, output in (
+        ("--image-grid", options.image_grid),
+        ("--report", options.report),
+        ("--image-counts", options.image_counts),
+    ):
         if output:
             reject_labeled(flag, output, dataset, _root(options.data))
     paths = [p for p in (options.baseline, options.model) if p is not None]
@@ -157,6 +167,7 @@ def _root(data: str) -> Path | None:
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
+    from imp_trt.artifacts.artifact import manifest_path
     from imp_trt.train.report.page import require_packages
 
     if options.image_grid:
@@ -168,6 +179,14 @@ def _check_outputs(options: argparse.Namespace) -> None:
         if options.report.suffix.lower() not in (".html", ".htm"):
             raise UsageError("--report", expected="a file that ends in .html", got=str(options.report))
         require_packages()
+    if options.image_counts:
+        if options.image_counts.suffix.lower() != ".json":
+            raise UsageError(
+                "--image-counts", expected="a file that ends in .json", got=str(options.image_counts)
+            )
+        manifests = [manifest_path(p) for p in (options.model, options.baseline) if p is not None]
+        annotations = options.data.partition(":")[2].split(",")
+        reject_input("--image-counts", options.image_counts, [*manifests, *annotations])
     if options.num_images is not None and not (options.report or options.image_grid):
         raise UsageError(
             f"--num-images {options.num_images}",
@@ -226,16 +245,32 @@ def _write(
     models: list[tuple[str, Segmenter]],
     image_scores: list[list[float]],
 ) -> None:
-    """Write the image grid and the report, if they are requested."""
-    if not (options.report or options.image_grid):
-        return
-    rows = _example_images(dataset, models, image_scores, options.num_images)
+    """Write the image counts, the image grid and the report, if they are requested."""
     writes = []
+    if options.image_counts:
+        writes.append(partial(_write_image_counts, options.image_counts, scored, dataset))
+    rows = []
+    if options.report or options.image_grid:
+        rows = _example_images(dataset, models, image_scores, options.num_images)
     if options.image_grid:
         writes.append(partial(_write_image_grid, options.image_grid, dataset, rows))
     if options.report:
         writes.append(partial(_write_report, options, scored, dataset, models, rows))
     attempt_all(*writes)
+
+
+def _write_image_counts(path: Path, scored: list[Scored], dataset: Dataset) -> None:
+    import json
+
+    from imp_trt.data.files import write_atomically
+
+    counts = {
+        name: {"path": one.model, "counts": one.evaluation.semantic.image_counts.tolist()}
+        for name, one in zip(("model", "baseline"), reversed(scored), strict=False)
+        if one.evaluation.semantic.image_counts is not None
+    }
+    data = {"data": dataset.name, "classes": dataset.classes.to_dict(), **counts}
+    say(f"image counts: {write_atomically(path, json.dumps(data).encode())}")
 
 
 def _write_image_grid(path: Path, dataset: Dataset, rows: list[ImageRow]) -> None:

@@ -49,7 +49,7 @@ class SemanticScores(ClassIou):
         pixel_accuracy: fraction of labeled pixels that are correct; NaN without labeled pixels.
         confusion: [K, K + 1] int64 pixels, as :attr:`ConfusionMatrix.counts`; None if not kept.
         image_counts: [N, 3, K] int64 pixels of each image: of the class, predicted as it, and both; None if
-            not kept. Not part of the JSON form.
+            not kept. Not part of the JSON form; imp-eval --image-counts writes it.
     """
 
     classes: ClassTable
@@ -58,6 +58,32 @@ class SemanticScores(ClassIou):
     pixel_accuracy: float
     confusion: NDArray[np.int64] | None = None
     image_counts: NDArray[np.int64] | None = None
+
+    @classmethod
+    def from_image_counts(cls, counts: NDArray[np.integer], classes: ClassTable) -> SemanticScores:
+        """Scores of all images together.
+
+        Args:
+            counts: [N, 3, K] integers, as :attr:`image_counts`, such as those of imp-eval --image-counts.
+            classes: class table of the K values.
+
+        Raises:
+            InvalidInput: another shape or type, or a count that the others contradict.
+        """
+        found = np.asarray(counts)
+        shape = ("N", 3, len(classes))
+        if found.ndim != 3 or found.shape[1:] != shape[1:] or not np.issubdtype(found.dtype, np.integer):
+            raise InvalidInput(
+                "image counts", expected=f"integers {shape}", got=f"{found.dtype} {list(found.shape)}"
+            )
+        images = found.astype(np.int64)
+        if (images < 0).any() or (images[:, 2:] > images[:, :2]).any():
+            raise InvalidInput(
+                "image counts",
+                expected="pixels of the class, predicted as it, and both",
+                got="both above one",
+            )
+        return replace(_scores(images.sum(axis=0), classes), image_counts=images)
 
     @property
     def mean_accuracy(self) -> float:
@@ -130,13 +156,18 @@ class ConfusionMatrix:
 
     def scores(self, classes: ClassTable) -> SemanticScores:
         """Scores of all maps so far."""
-        true, predicted, hits = self.marginals()
-        total = self.counts.sum()
-        with np.errstate(invalid="ignore", divide="ignore"):
-            union = true + predicted - hits
-            iou = np.where(union > 0, hits / union, np.nan)
-            accuracy = np.where(true > 0, hits / true, np.nan)
-        return SemanticScores(classes, iou, accuracy, float(hits.sum() / total) if total else math.nan)
+        return _scores(self.marginals(), classes)
+
+
+def _scores(marginals: NDArray[np.int64], classes: ClassTable) -> SemanticScores:
+    """Scores from pixels [3, K], as :meth:`ConfusionMatrix.marginals`."""
+    true, predicted, hits = marginals
+    total = true.sum()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        union = true + predicted - hits
+        iou = np.where(union > 0, hits / union, np.nan)
+        accuracy = np.where(true > 0, hits / true, np.nan)
+    return SemanticScores(classes, iou, accuracy, float(hits.sum() / total) if total else math.nan)
 
 
 class SemanticMetric:

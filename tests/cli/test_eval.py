@@ -13,6 +13,7 @@ import pytest
 from imp_trt.benchmark import machine
 from imp_trt.classes import ClassTable
 from imp_trt.cli import eval as command
+from imp_trt.metrics import SemanticScores, bootstrap_differences
 from imp_trt.models.checkpoint import save_checkpoint
 from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import system, without_imp
@@ -140,6 +141,23 @@ def test_frames_alone_as_one_sheet(models, capsys, tmp_path):
     assert cv2.imread(str(path)).shape[1] == panels * 128 + (panels - 1) * GAP
 
 
+def test_counts_of_each_image_give_the_scores_and_their_intervals(models, capsys, tmp_path):
+    path = tmp_path / "counts.json"
+    arguments = [models["imp"], "--baseline", models["plain"], *DATA, "--metrics", "semantic", "--json", "-q"]
+    assert command.main([*arguments, "--image-counts", str(path)]) == 0
+    printed, written = json.loads(capsys.readouterr().out), json.loads(path.read_text())
+    classes = ClassTable.from_dict(written["classes"])
+    model, baseline = (
+        SemanticScores.from_image_counts(np.array(written[name]["counts"]), classes)
+        for name in ("model", "baseline")
+    )
+    assert len(model.image_counts) == 2
+    assert model.to_dict() == {k: v for k, v in printed["semantic"].items() if k != "confusion"}
+    assert written["baseline"]["path"] == printed["baseline"]["model"] == models["plain"]
+    differences = {k: v.to_dict() for k, v in bootstrap_differences(model, baseline).items()}
+    assert differences == printed["difference"]
+
+
 def test_chosen_measures_and_no_frames(models, capsys, tmp_path):
     page = tmp_path / "report.html"
     arguments = [
@@ -193,6 +211,9 @@ def test_an_output_that_cannot_be_written_takes_no_other(models, capsys, monkeyp
         (["imp", *DATA, "--report", "page.pdf"], "ends in .html"),
         (["imp", *DATA, "--image-grid", "sheet.jpg"], "ends in .png"),
         (["imp", *DATA, "--image-grid", "sheet.png", "--num-images", "0"], "--num-images of at least 1"),
+        (["imp", *DATA, "--image-counts", "counts.npz"], "ends in .json"),
+        (["scenes.onnx", *DATA, "--image-counts", "scenes.onnx.json"], "which is an input"),
+        (["imp", "--data", "coco:a.json,images", "--image-counts", "a.json"], "which is an input"),
         (["imp", *DATA, "--num-images", "6"], "--num-images 6: expected --report or --image-grid"),
         (["imp", *DATA, "--num-images", "0"], "Fix: --max-images N"),
     ],

@@ -51,6 +51,29 @@ def test_each_draw_is_the_score_of_its_images() -> None:
     assert found["thing_iou"].value == scores(ours).thing_iou - scores(theirs).thing_iou
 
 
+def test_scores_from_counts_of_images_are_those_of_the_images() -> None:
+    expected = scores(maps(0.2))
+    assert expected.image_counts is not None
+    found = SemanticScores.from_image_counts(expected.image_counts, CLASSES)
+    assert replace(expected, confusion=None).to_dict() == found.to_dict()
+    assert bootstrap_differences(found, expected)["mean_iou"].high == 0
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        np.zeros((2, 3, K)),
+        np.zeros((3, K), np.int64),
+        np.zeros((2, 3, K + 1), np.int64),
+        np.full((2, 3, K), -1),
+        np.tile(np.array([[4], [5], [6]]), (2, 1, K)),
+    ],
+)
+def test_other_counts_are_rejected(counts: np.ndarray) -> None:
+    with pytest.raises(InvalidInput, match="image counts"):
+        SemanticScores.from_image_counts(counts, CLASSES)
+
+
 def test_equal_models_differ_by_nothing_and_a_better_one_is_seen() -> None:
     same = bootstrap_differences(scores(maps(0.2)), scores(maps(0.2)))
     assert {(i.value, i.low, i.high) for i in same.values()} == {(0.0, 0.0, 0.0)}
