@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import cv2
@@ -11,13 +12,17 @@ import numpy as np
 import pytest
 
 from imp_trt.cli.demo import main
+from imp_trt.export import ExportOptions, pipeline
 from tests.support import tiny
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    assert main(["-o", str(folder), "--max-frames", "8", "--threads", "1", "-q"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        few = partial(pipeline.export_onnx, options=ExportOptions(frame_count=8))  # not 50, to save time
+        patch.setattr(pipeline, "export_onnx", few)
+        assert main(["-o", str(folder), "--max-frames", "8", "--threads", "1", "-q"]) == 0
     return folder
 
 

@@ -270,8 +270,15 @@ def test_without_its_artifact_a_function_free_file_is_not_written(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verified_before", [False, True])
-@pytest.mark.parametrize("suffix", ["fp32.onnx", "fp16.function-free.onnx"])
+@pytest.mark.parametrize(
+    ("suffix", "verified_before"),
+    [
+        ("fp32.onnx", False),
+        pytest.param("fp32.onnx", True, marks=pytest.mark.exhaustive),
+        pytest.param("fp16.function-free.onnx", False, marks=pytest.mark.exhaustive),
+        ("fp16.function-free.onnx", True),
+    ],
+)
 def test_a_later_file_that_cannot_be_written_takes_no_complete_artifact(
     quick, weights, tmp_path, full, suffix, verified_before
 ):

@@ -98,7 +98,7 @@ def test_a_training_step_has_the_losses_of_its_parts(trained, name):
 
 
 @pytest.mark.slow  # an export takes some seconds
-@pytest.mark.parametrize("name", variants(SYSTEMS, ("panoptic-fpn-imp", "mask-rcnn-imp", "semantic-fpn")))
+@pytest.mark.parametrize("name", variants(SYSTEMS, ("panoptic-fpn-imp", "semantic-fpn")))
 def test_the_exported_system_does_what_the_checkpoint_does(trained, images, tmp_path, name):
     weights, _ = trained(name)
     report = export_onnx(weights, tmp_path, ExportOptions(frames=images, frame_count=2))
@@ -162,8 +162,8 @@ def test_every_system_is_scored(trained, name):
 @pytest.mark.parametrize(
     ("name", "precision"),
     [
-        ("semantic-p2", "fp32"),
-        ("semantic-fpn", "fp16"),
+        pytest.param("semantic-p2", "fp32", marks=pytest.mark.exhaustive),
+        pytest.param("semantic-fpn", "fp16", marks=pytest.mark.exhaustive),
         ("mask-rcnn-imp", "fp16"),
     ],
 )
@@ -180,7 +180,7 @@ def test_an_engine_of_a_system_that_lacks_a_part(trained, tmp_path, name, precis
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "backbone", variants(["resnet18", "efficientnet_lite0", "efficientnet_lite2"], ["efficientnet_lite0"])
+    "backbone", variants(["resnet18", "efficientnet_lite0", "efficientnet_lite2"], ["resnet18"])
 )
 def test_a_real_time_backbone_is_exported(images, tmp_path, backbone):
     weights = save_checkpoint(tmp_path / "real_time.safetensors", detecting_network(lite(backbone)), {})
@@ -221,7 +221,7 @@ def test_every_system_with_a_lite_backbone_from_a_step_to_an_artifact(images, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", variants(["fp16", "int8"], ["int8"]))
 def test_a_lite_backbone_in_lower_precision(images, tmp_path, precision):
     weights = save_checkpoint(tmp_path / "lite.safetensors", detecting_network(lite()), {})
     calibration = images if precision == "int8" else None
@@ -243,7 +243,7 @@ def test_a_lite_backbone_in_lower_precision(images, tmp_path, precision):
 @needs_rtx
 @pytest.mark.parametrize(
     "name",
-    variants(["panoptic-fpn-imp", "panoptic-p2", "mask-rcnn-imp"], ("panoptic-fpn-imp", "mask-rcnn-imp")),
+    variants(["panoptic-fpn-imp", "panoptic-p2", "mask-rcnn-imp"], ["panoptic-fpn-imp"]),
 )
 def test_engines_of_systems_with_a_lite_backbone(tmp_path, name):
     weights = save_checkpoint(tmp_path / "lite.safetensors", detecting_network(lite(name=name)), {})

@@ -23,7 +23,6 @@ from imp_trt.models.checkpoint import load_model, save_checkpoint
 from imp_trt.models.config import DetectorConfig, ModelConfig
 from imp_trt.models.network import ImpNetwork
 from tests.support.networks import small_config
-from tests.support.variants import variants
 
 Content = dict[Any, Any]
 
@@ -235,10 +234,8 @@ def test_another_default_type_of_the_program(default_dtype: torch.dtype, tmp_pat
         np.testing.assert_array_equal(found[key], value)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "default_dtype", variants([torch.float64, torch.bfloat16], [torch.float64]), indirect=True
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("default_dtype", [torch.float64, torch.bfloat16], indirect=True)
 def test_an_export_with_another_default_type(default_dtype: torch.dtype) -> None:
     from imp_trt.export.onnx.from_model import onnx_from_module
     from imp_trt.models.deploy import DeployModule

@@ -119,12 +119,11 @@ def test_sdist_checkout_and_pip_give_the_same_files(wheel, checkout, tmp_path):
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), cwd=checkout)
     (direct,) = tmp_path.glob("*.whl")
     assert contents(direct) == contents(wheel)
-    python = environment(tmp_path / "env", str(checkout))
+    environment(tmp_path / "env", str(checkout))
     (record,) = (tmp_path / "env").glob("lib/*/site-packages/imp_trt-*.dist-info/RECORD")
     names = {line.split(",")[0] for line in record.read_text().splitlines()}
     written = {n for n in names if n.startswith("imp_trt/") and "__pycache__" not in n}
     assert written == contents(wheel)
-    assert int(run(str(python), "-c", IMPORT_ALL, cwd=tmp_path, PYTHONPATH=borrowed())) > 40
 
 
 def test_editable_install_sees_what_the_wheel_holds(wheel, checkout, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from imp_trt.cuda.kernels import geometry
 from tests.ops.mask_projection_cases import Case, ordinary
 from tests.support.cuda_on_host.host_kernels import PLUGINS, HostKernelFault, HostKernels, Out
+from tests.support.variants import variants
 
 OP = "instance_mask_projection"
 ENTRY = "imp_mask_projection_bilinear_f32"
@@ -136,13 +137,11 @@ def test_the_kernel_itself_has_no_fault(sanitizer: str, tmp_path: Path) -> None:
 
 
 # Each fault costs a compilation.
-QUICK = {"a row below the canvas"}
+USUAL = ("a row below the canvas", "threads that skip a barrier", "lines read before all are written")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAULTS]
-)
+@pytest.mark.parametrize("name", variants(FAULTS, USUAL))
 def test_a_planted_fault_is_found(name: str, tmp_path: Path) -> None:
     sanitizer, file, text, fault, report = FAULTS[name]
     kernels = build(tmp_path, sanitizer, file, text, fault)

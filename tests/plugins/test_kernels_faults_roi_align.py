@@ -15,6 +15,7 @@ from tests.support.cuda_on_host import operators
 from tests.support.cuda_on_host.host_kernels import PLUGINS, HostKernelFault, HostKernels, Out
 from tests.support.cuda_on_host.operators import NUMPY_DTYPES, garbage, stored
 from tests.support.roi_align import awkward_boxes, boxes_of_every_level, pyramid
+from tests.support.variants import variants
 
 OP = "multilevel_roi_align"
 
@@ -108,14 +109,23 @@ def run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["linear", "hwc8"])
-@pytest.mark.parametrize("sanitizer", ["address", pytest.param("thread", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("sanitizer", "layout"),
+    [
+        ("address", "hwc8"),
+        pytest.param("address", "linear", marks=pytest.mark.exhaustive),
+        pytest.param("thread", "hwc8", marks=pytest.mark.exhaustive),
+        ("thread", "linear"),
+    ],
+)
 def test_the_kernel_itself_has_no_fault(sanitizer: str, layout: str, tmp_path: Path) -> None:
     run(tmp_path, sanitizer, layout)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(
+    "name", variants(FAULTS, ("a sample outside the map, channels last", "two threads at one output"))
+)
 def test_a_planted_fault_is_found(name: str, tmp_path: Path) -> None:
     *planted, report = FAULTS[name]
     with pytest.raises(HostKernelFault, match=report):

@@ -206,7 +206,7 @@ def soak(name: str, folder: Path, kills: int, seed: int) -> Outcome:
             outcome.lost.append(f"kill {number} after {last!r}: {type(error).__name__}: {error}")
         litter = sum(path.stat().st_size for path in _litter(work, home, running=True))
         outcome.litter = max(outcome.litter, litter)
-    _run(work, home, kills, 100, None)
+    _run(work, home, kills, 20, None)
     try:
         work.check(home, "")
     except Exception as error:
@@ -222,7 +222,7 @@ def _compare_with_a_whole_run(work: Work, folder: Path, home: Path, outcome: Out
 
     whole = folder / "whole"
     whole.mkdir()
-    _run(work, whole, 0, 100, None)
+    _run(work, whole, 0, 20, None)
     for stage in _STAGES:
         one, other = (load_model(f / f"{stage}.safetensors")[0].state_dict() for f in (home, whole))
         if not all(torch.equal(one[key], other[key]) for key in one):

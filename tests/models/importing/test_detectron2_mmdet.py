@@ -31,6 +31,7 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.models.outputs import OUTPUT_NAMES
 from tests.support.networks import smooth_frames
 from tests.support.two_stage import Network, Source, State, compare, shapes, weights
+from tests.support.variants import variants
 
 SIZE = (64, 96)
 NAMES = ("cat", "dog", "bird")
@@ -128,10 +129,11 @@ CASES: dict[str, tuple[Source, str]] = {
     "mmdet 2 x 2 samples": (replace(MMDET, samples=2), FIXED_SAMPLES),
     "mmdet other pixels": (replace(MMDET, mean=(100.0, 110.0, 120.0), std=(50.0, 51.0, 52.0)), OTHER_PIXELS),
 }
+USUAL = ("detectron2 pkl", "mmdet caffe", "mmdet other pixels")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", variants(CASES, USUAL))
 def test_parity(name: str, tmp_path: Path) -> None:
     source, kind = CASES[name]
     named = {} if "mmdet" in name else {"classes": NAMES}  # mmdetection's are in the file

@@ -99,7 +99,7 @@ MAKERS = {"version 1": version_1, "version 2": version_2, "resnet18": resnet18}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", variants(MAKERS, ("version 1", "version 2")))
+@pytest.mark.parametrize("name", variants(MAKERS, ["version 2"]))
 def test_parity(name: str, tmp_path: Path) -> None:
     model = MAKERS[name]()
     path = tmp_path / "model.pth"
