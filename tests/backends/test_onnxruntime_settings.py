@@ -102,6 +102,7 @@ def test_one_place_imports_onnx_runtime() -> None:
     assert set(found) == {"imp_trt/backends/onnxruntime_import.py"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
 def test_one_thread_on_one_cpu(tmp_path: Path) -> None:
     path, usable = tiny.artifact(tmp_path), os.sched_getaffinity(0)

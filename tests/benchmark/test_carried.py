@@ -99,6 +99,7 @@ def test_the_pipeline_of_the_throughput_skips_too() -> None:
     assert found.stages["carried"]["mean"] == pytest.approx(40, abs=1)
 
 
+@pytest.mark.slow
 def test_synthetic_streets_are_no_cuts(tmp_path: Path) -> None:
     settings = Settings(
         tiny_parts.artifact(tmp_path),

@@ -40,6 +40,7 @@ def test_the_table_is_the_result(capsys: pytest.CaptureFixture[str]) -> None:
     assert err == ""
 
 
+@pytest.mark.slow
 def test_json_files_and_times(capsys: pytest.CaptureFixture[str]) -> None:
     files = ["-o", "out/report.json", "--export-times", "times.json"]
     assert main([*SHORT, *STREETS, "--json", "--percentiles", "50,99", *files]) == 0

@@ -13,7 +13,10 @@ import pytest
 
 from imp_trt.cli.demo import main
 from imp_trt.export import ExportOptions, pipeline
+from imp_trt.export.onnx.from_model import onnx_from_module
+from imp_trt.export.quantization import lowering
 from tests.support import tiny
+from tests.support.shared_exports import shared
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +25,7 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         few = partial(pipeline.export_onnx, options=ExportOptions(frame_count=8))  # not 50, to save time
         patch.setattr(pipeline, "export_onnx", few)
+        patch.setattr(lowering, "onnx_from_module", shared(onnx_from_module))
         assert main(["-o", str(folder), "--max-frames", "8", "--threads", "1", "-q"]) == 0
     return folder
 

@@ -46,6 +46,7 @@ def models(tmp_path_factory):
     return paths
 
 
+@pytest.mark.slow
 def test_json_of_one_model(models, capsys):
     assert command.main([models["imp"], *DATA, "--json", "-q"]) == 0
     scores = json.loads(capsys.readouterr().out)
@@ -141,6 +142,7 @@ def test_frames_alone_as_one_sheet(models, capsys, tmp_path):
     assert cv2.imread(str(path)).shape[1] == panels * 128 + (panels - 1) * GAP
 
 
+@pytest.mark.slow
 def test_counts_of_each_image_give_the_scores_and_their_intervals(models, capsys, tmp_path):
     path = tmp_path / "counts.json"
     arguments = [models["imp"], "--baseline", models["plain"], *DATA, "--metrics", "semantic", "--json", "-q"]

@@ -95,6 +95,7 @@ def test_an_imported_detector_gets_a_semantic_head(base, tmp_path, capsys):
     assert config.detector_config == load_model(file)[0].config.detector_config
 
 
+@pytest.mark.slow
 def test_the_system_and_sizes_are_those_of_the_file_by_default(base, tmp_path):
     network = ImpNetwork(replace(small_config("semantic-p2", sampling="rect"), classes=SCENES))
     file = tmp_path / "mine.pt"

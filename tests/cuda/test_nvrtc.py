@@ -55,6 +55,7 @@ def test_every_kernel_compiles_for(op, arch, real):
     assert not missing
 
 
+@pytest.mark.slow
 def test_one_variant_compiles_alone(real):
     variant = "instance_mask_projection:nearest_bf16"
     cubin = nvrtc.compile_program(kernels.unit_program(variant), "sm_90")

@@ -41,6 +41,7 @@ def leave_behind(folder: Path, name: str = "big.bin") -> None:
         os._exit(1)
 
 
+@pytest.mark.slow
 def test_the_next_write_removes_what_killed_processes_left(tmp_path: Path) -> None:
     for i in range(5):
         leave_behind(tmp_path, f"{i}.bin")

@@ -124,6 +124,7 @@ def test_unconverged_nms_fails_the_export(quick, weights, images, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_another_network_in_the_file_fails_the_gates(weights, images, tmp_path, monkeypatch, model):
     other = onnx.ModelProto()
     other.CopyFrom(model)
@@ -136,6 +137,7 @@ def test_another_network_in_the_file_fails_the_gates(weights, images, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_interruption_leaves_nothing(quick, weights, tmp_path, monkeypatch):
     def interrupt(self, *arguments):
         raise KeyboardInterrupt
@@ -158,6 +160,7 @@ def test_unverified_only_on_request_and_recorded(quick, weights, tmp_path):
     assert report.to_dict()["verification"] == dict(figures)
 
 
+@pytest.mark.slow
 def test_scenes_of_the_same_classes_give_miou(quick, weights, tmp_path, monkeypatch):
     monkeypatch.setattr("imp_trt.synthetic.SCENE_CLASSES", CLASSES, raising=False)
     blank = [(np.zeros((64, 96, 3), np.uint8), np.zeros((64, 96), np.uint8))] * 2

@@ -87,6 +87,7 @@ def test_the_forward_pass_can_be_recorded_as_a_cuda_graph():
     assert not {"lift_fresh", "_local_scalar_dense", "nonzero", "item"} & called.names
 
 
+@pytest.mark.slow
 def test_every_sampling_rule_reaches_the_canvas():
     network = detecting_network(small_config("mask-rcnn-imp", background_score=0.1))
     seen = []

@@ -37,6 +37,7 @@ def cuda(tmp_path, monkeypatch):
         yield cuda
 
 
+@pytest.mark.slow
 def test_frames_go_through_the_kernel_into_the_engine(cuda, sample, tmp_path, clip):
     program = sample(PROGRAM)
     with Segmenter(engine_file(tmp_path, model=varying_graph())) as segmenter:

@@ -97,6 +97,7 @@ def test_stage_two_measures_the_scale_of_a_recipe_without_one(tmp_path, monkeypa
     assert seen == ["fpn"], "a network without a canvas has nothing to measure"
 
 
+@pytest.mark.slow
 def test_a_given_scale_is_kept_by_the_checkpoint(tmp_path):
     plan = replace(DETECTOR_FIRST, stage_two=Stage(1, 1e-3), canvas_scale=4.0)
     run = Run(Boxes(), plan, 0, tmp_path, quiet=True)

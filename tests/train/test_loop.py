@@ -160,6 +160,7 @@ def test_without_clipping_gradients_are_used_as_they_are():
         assert torch.equal(p, before[name] - rate), name
 
 
+@pytest.mark.slow
 def test_learning_rates_and_ohem_ratios_of_the_recipe_reach_the_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(log, "LOG_EVERY", 1)
     shares = []

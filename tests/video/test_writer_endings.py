@@ -70,6 +70,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 @needs_pyav
 def test_a_recording_whose_process_is_killed_can_be_played(
     tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -136,6 +136,7 @@ def test_onnxruntime_runs_it_and_agrees_with_float32(lowered, precision, labels,
     assert precision in RUNS_ON_ONNXRUNTIME
 
 
+@pytest.mark.slow
 def test_the_float16_file_does_what_the_float16_module_does(lowered):
     frames = smooth_frames(2)
     exported = run(lowered["fp16"].model, frames)

@@ -65,6 +65,7 @@ def test_with_an_empty_canvas_the_class_map_has_no_things(tmp_path):
     assert canvas is None
 
 
+@pytest.mark.slow
 def test_the_canvas_of_the_base_is_scored(tmp_path):
     _, canvas = scored(network(tmp_path, "panoptic-fpn-imp"), VARIANTS["base"])
     assert set(canvas["per_class"]) == {"cat", "dog"}

@@ -149,6 +149,7 @@ def test_notes_and_times_join_the_page(results, tmp_path):
     assert "No pair was run." in text
 
 
+@pytest.mark.slow
 def test_all_variants_belong_to_one_experiment(tmp_path):
     for cell in plan():
         kept(tmp_path, made(cell, 3))
