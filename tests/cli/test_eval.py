@@ -71,6 +71,7 @@ def test_images_without_labels_have_no_scores(models, capsys, monkeypatch):
     assert "expected labeled pixels, to compare predictions with, got none in 2 of 200 images" in captured.err
 
 
+@pytest.mark.slow
 def test_a_network_that_leaves_out_instances_is_noted(models, capsys, tmp_path):
     config = system("panoptic-fpn-imp", StreetScenes(seed=0, size=(64, 128), length=1).classes, (64, 128))
     config = replace(config, detector_config=replace(config.detector_config, score_threshold=0.4))

@@ -192,6 +192,7 @@ def test_other_sizes_than_torchvisions_are_rejected(mask_rcnn):
         copy_mask_rcnn(resnet50(detector_config=slim), mask_rcnn.state_dict(), CATEGORIES)
 
 
+@pytest.mark.slow
 def test_a_semantic_system_takes_backbone_and_fpn(mask_rcnn):
     network = resnet50("semantic-fpn", norm="batch").eval()
     copy_mask_rcnn(network, mask_rcnn.state_dict(), CATEGORIES)

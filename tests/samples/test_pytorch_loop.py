@@ -45,6 +45,7 @@ def test_free_road_ends_at_the_first_obstacle(program):
     assert program.free_road(torch.zeros((700, 2), dtype=torch.uint8), 0).tolist() == [700, 700]
 
 
+@pytest.mark.slow
 def test_the_loop_on_the_cpu_copies_no_frame(program, artifact, clip, monkeypatch):
     taken = []
     run = Segmenter.run

@@ -67,6 +67,7 @@ def test_every_class_occurs_and_things_overlap(scenes: list[Sample]) -> None:
     assert touching > len(scenes) * 0.9
 
 
+@pytest.mark.slow
 def test_image_edges_lie_on_label_edges(scenes: list[Sample]) -> None:
     """Where the class changes the image changes much more than elsewhere."""
     across, within = [], []

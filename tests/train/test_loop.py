@@ -192,6 +192,7 @@ def test_colors_of_the_recipe_reach_the_images(monkeypatch):
     assert asked == [pytest.approx((0.3, 0.3, 0.3, 0.03)), (0.3, 0.3, 0.3, 0.4)]
 
 
+@pytest.mark.slow
 def test_quiet_runs_draw_no_bar_and_others_estimate_their_time(tmp_path, capsys, caplog, monkeypatch):
     monkeypatch.setattr(log, "LOG_EVERY", 1)
     short = replace(RECIPE, stage_one=Stage(2, 1e-3))

@@ -236,6 +236,7 @@ def test_a_damaged_checkpoint_in_the_folder_names_a_remedy_that_helps(tmp_path):
         train_stage_one(Run(Boxes(), RECIPE, 0, tmp_path), CONFIG)
 
 
+@pytest.mark.slow
 def test_stage_one_serves_runs_that_differ_in_stage_two(pair):
     run = Run(Boxes(), replace(RECIPE, stage_two=Stage(9, 1e-3, 1e-4)), 0, pair[0])
     assert train_stage_one(run, CONFIG) == pair[0] / "stage_one.safetensors"
@@ -384,6 +385,7 @@ def test_a_network_with_other_classes_than_the_data_is_rejected(tmp_path, change
             train(run, config)
 
 
+@pytest.mark.slow
 def test_stage_two_knows_the_stage_one_that_it_came_from(pair, tmp_path):
     run = Run(Boxes(), RECIPE, 0, tmp_path, quiet=True)
     other = tmp_path / "other.safetensors"

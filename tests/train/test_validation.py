@@ -235,6 +235,7 @@ def test_the_best_weights_of_another_run_are_not_replaced(tmp_path, whole):
         train_stage_one(run_in(tmp_path, replace(PLAN, batch=1)), CONFIG)
 
 
+@pytest.mark.slow
 def test_scores_and_best_weights_of_an_earlier_run_are_not_taken_for_those_of_this(
     tmp_path, whole, caplog, monkeypatch
 ):
@@ -262,6 +263,7 @@ def test_a_finished_stage_with_another_validation_is_rejected(whole, settings, e
         train_stage_one(run_in(whole, validation=settings), CONFIG)
 
 
+@pytest.mark.slow
 def test_a_finished_stage_is_reused_without_validation_but_none_is_added(tmp_path, whole):
     assert train_stage_one(run_in(whole, validation=None), CONFIG) == whole / "stage_one.safetensors"
     short = replace(PLAN, stage_one=Stage(2, 1e-3, 1e-3, warmup=1))

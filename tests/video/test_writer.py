@@ -155,6 +155,7 @@ def test_writing_after_close(tmp_path: Path, encoder: str) -> None:
         writer.write(clips.picture(0))
 
 
+@pytest.mark.slow
 @each_encoder
 @pytest.mark.parametrize("end", ["close", "abort"])
 def test_ending_while_another_thread_writes(tmp_path: Path, encoder: str, end: str) -> None:

@@ -282,7 +282,8 @@ def test_a_stream_that_changes_its_size(
 
 
 @pytest.mark.parametrize(
-    ("transfer", "changed"), [(16, True), pytest.param(18, True, marks=pytest.mark.slow), (1, False)]
+    ("transfer", "changed"),
+    [(1, False), *(pytest.param(number, True, marks=pytest.mark.slow) for number in (16, 18))],
 )
 def test_hdr_is_mapped_to_sdr_or_reported(
     tmp_path: Path, transfer: int, changed: bool, caplog: pytest.LogCaptureFixture
