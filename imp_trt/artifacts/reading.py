@@ -247,6 +247,11 @@ def _typed(path: Path, what: str) -> Iterator[None]:
             f"{what} {path}", expected="a readable file", got=error.strerror, fix="check its permissions"
         ) from error
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            fix = "free memory, or raise the limit of the process or container"
+            raise ArtifactError(
+                f"{what} {path}", expected="enough memory", got=error.strerror, fix=fix
+            ) from error
         kind = "a file of the usual size" if error.errno == errno.EFBIG else "a regular file"
         raise ArtifactError(
             f"{what} {path}", expected=kind, got=error.strerror or error, fix=_fix(what, path)

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-_PROC = Path("/proc/self")
+from imp_trt.data.cgroups import PROC, cgroup_folders
+
 _TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
@@ -35,7 +35,7 @@ def usable_cores() -> int:
     return _within_quota(len(cores))
 
 
-def cpu_quota(proc: Path = _PROC) -> float | None:
+def cpu_quota(proc: Path = PROC) -> float | None:
     """CPUs that the cgroup of this process, or one above it, allows per second of time; None without a limit.
 
     Args:
@@ -43,7 +43,7 @@ def cpu_quota(proc: Path = _PROC) -> float | None:
     """
     quotas: list[float] = []
     with suppress(OSError, ValueError, IndexError):
-        for folder in _cgroups(proc):
+        for folder in cgroup_folders("cpu", proc):
             quotas += _quota(folder)
     return min(quotas, default=None)
 
@@ -55,29 +55,6 @@ def _affinity() -> set[int]:
 def _within_quota(count: int) -> int:
     quota = cpu_quota()
     return max(1, count if quota is None else min(count, int(quota + 0.5)))
-
-
-def _cgroups(proc: Path) -> Iterator[Path]:
-    """Folders of the cgroups that limit the process's CPU time, of versions 1 and 2, innermost first."""
-    mounts: dict[bool, tuple[str, Path]] = {}  # whether version 2 -> root, mount point
-    for line in (proc / "mountinfo").read_text().splitlines():
-        mount, _, system = line.partition(" - ")
-        kind, _, options = system.split(" ")[:3]
-        if kind == "cgroup2" or (kind == "cgroup" and "cpu" in options.split(",")):
-            root, point = mount.split(" ")[3:5]
-            mounts[kind == "cgroup2"] = root, Path(point)
-    for line in (proc / "cgroup").read_text().splitlines():
-        number, controllers, name = line.split(":", 2)
-        version_2 = number == "0"
-        if version_2 in mounts and (version_2 or "cpu" in controllers.split(",")):
-            root, top = mounts[version_2]
-            path = PurePosixPath(name)
-            # In a container the root of the mount may be the container's own cgroup.
-            folder = top / (path.relative_to(root) if path.is_relative_to(root) else "")
-            yield folder
-            while folder != top:
-                folder = folder.parent
-                yield folder
 
 
 def _quota(folder: Path) -> list[float]:

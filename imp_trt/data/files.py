@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from imp_trt.data.memory import check_memory
 from imp_trt.errors import ImpTrtError, OutputError
 
 MAX_NAME_BYTES = 255
@@ -75,10 +76,11 @@ def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> byte
     """The content of a regular file, or of a link to one; see :func:`open_regular`.
 
     Raises:
-        OSError: as for open_regular, or too little memory.
+        OSError: as for open_regular, or too little memory (ENOMEM).
     """
     with open_regular(path, limit) as file:
         size = os.fstat(file.fileno()).st_size
+        check_memory(size, f"its {size:,} bytes")
         # Not up to the limit at once: that would allocate it. Files of /proc report a size of 0.
         data = b""
         try:

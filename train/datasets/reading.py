@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from imp_trt.data.images import (
     warn_of_pages,
     warn_once,
 )
+from imp_trt.data.memory import check_memory
 from imp_trt.data.unique_keys import unique_keys
 from imp_trt.errors import DatasetError, SourceError
 
@@ -38,9 +40,12 @@ _PIECES = 10
 _UNCOMPRESSED = (b"BM", b"II", b"MM", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
 """First bytes of BMP, TIFF and PNM: an edit may leave all other bytes, and the size, as they were."""
 
+_PARSED_BYTES = {b",": 24, b"[": 56, b"{": 180}
+"""Size of the number, list or dictionary that a character stands for."""
+
 _Label = TypeVar("_Label", np.uint8, np.uint16)
 _REPLACE = "copy the file again or remove it from the list"
-_LFS = "version https://git-lfs.github.com/spec/"
+_LFS = b"version https://git-lfs.github.com/spec/"
 
 
 def read_photo(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -184,26 +189,38 @@ def read_json(path: Path, content: str, source: str = "copy the file again") -> 
     Raises:
         DatasetError: the file is missing, not JSON, not a JSON object, or gives a key twice.
     """
+    expected = f"a JSON file with {content}"
     try:
-        text = read_regular(path, MAX_JSON_BYTES).decode("utf-8-sig")
-        if text.startswith(_LFS):
-            raise DatasetError(
-                str(path),
-                expected=f"a JSON file with {content}",
-                got="a Git LFS pointer",
-                fix="run 'git lfs pull' in the repository it came from",
-            )
-        data = json.loads(text, object_pairs_hook=unique_keys)
+        data = json.loads(_json_text(path, expected), object_pairs_hook=unique_keys)
     except (OSError, ValueError, RecursionError, MemoryError) as error:
+        memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
         raise DatasetError(
             str(path),
-            expected=f"a JSON file with {content}",
-            got=f"{type(error).__name__}: {error}"[:300],
-            fix=source,
+            expected=expected,
+            got=(getattr(error, "strerror", None) or f"{type(error).__name__}: {error}")[:300],
+            fix="free memory or raise its limit, or divide the file" if memory else source,
         ) from error
     if not isinstance(data, dict):
         raise DatasetError(str(path), expected=f"a JSON object with {content}", got=type(data).__name__)
     return data
+
+
+def _json_text(path: Path, expected: str) -> str:
+    data = read_regular(path, MAX_JSON_BYTES)
+    if data.startswith(_LFS):
+        raise DatasetError(
+            str(path),
+            expected=expected,
+            got="a Git LFS pointer",
+            fix="run 'git lfs pull' in the repository it came from",
+        )
+    check_memory(parsed_bytes(data), f"what is read from its {len(data):,} bytes")
+    return data.decode("utf-8-sig")
+
+
+def parsed_bytes(data: bytes) -> int:
+    """About what JSON becomes in memory, rather too little: mostly three to five times as much."""
+    return len(data) + sum(size * data.count(mark) for mark, size in _PARSED_BYTES.items())
 
 
 def content_digest(settings: object, labels: Iterable[Path], photos: Iterable[Path]) -> str:
