@@ -13,11 +13,14 @@ from torch import Tensor
 
 from imp_trt.classes import IGNORE_INDEX, ClassTable
 from imp_trt.data.dataset import Dataset
+from imp_trt.data.memory import check_memory
+from imp_trt.errors import UsageError
 from imp_trt.train.augment import RANDOM_NUMBERS, ColorJitter, pad_sample, random_crop
 from imp_trt.train.config import Recipe
 from imp_trt.train.distributed import part_of
 from imp_trt.train.targets import Batch, make_batch
 
+_BYTES_PER_PIXEL = 19  # image, class and instance of a sample; image and class of the batch
 
 def class_weights(dataset: Dataset) -> Tensor:
     """Class weights [K] float32: 1 / log(1.10 + frequency) (ENet, Paszke et al. 2016, with constant 1.10)."""
@@ -65,6 +68,21 @@ def draw_batch(dataset: Dataset, classes: ClassTable, recipe: Recipe, seed: tupl
         height, width = (-(-max(s.size[axis] for s in samples) // 32) * 32 for axis in (0, 1))
         samples = [pad_sample(s, (height, width)) for s in samples]
     return make_batch(samples, classes)
+
+
+def check_batch(dataset: Dataset, recipe: Recipe) -> None:
+    """UsageError if the crops of a step alone, without any features, need more memory than is free."""
+    height, width = recipe.crop or (side * recipe.scales(dataset[0].size)[1] for side in dataset[0].size)
+    count = len(range(recipe.batch)[part_of(recipe.batch)])
+    try:
+        check_memory(round(count * height * width * _BYTES_PER_PIXEL), "the crops of a step")
+    except OSError as error:
+        raise UsageError(
+            f"batches of {count:,} crops, {width:.0f}x{height:.0f}",
+            expected="ones that fit into memory",
+            got=error.strerror,
+            fix="choose a smaller --batch-size, --set crop or --set scale",
+        ) from error
 
 
 def draw_ohem_ratio(recipe: Recipe, seed: tuple[int, int, int]) -> float | None:

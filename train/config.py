@@ -8,16 +8,24 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from imp_trt.errors import UsageError
-from imp_trt.models.config import Initial
+from imp_trt.models.config import MAX_INPUT_PIXELS, Initial
 from imp_trt.train.renamed import accept_former_names, json_key, plain_dict, warn_renamed
 
 CanvasSource = Literal["predicted", "ground-truth", "both"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
+MAX_BATCH = 1 << 16
+"""Largest batch of all processes together; the largest in the literature is 65,536."""
+
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UsageError(name, expected=f"one of {', '.join(choices)}", got=value)
+
+
+def _check_max(name: str, value: int, maximum: int) -> None:
+    if value > maximum:
+        raise UsageError(name, expected=f"at most {maximum:,}", got=f"{value:,}")
 
 
 def _check_min(name: str, value: float, minimum: float) -> None:
@@ -186,6 +194,7 @@ class Recipe:
         for name in ("batch", "canvas_detections", "base_batch", "max_long"):
             if getattr(self, name) is not None:
                 _check_min(name, getattr(self, name), 1)
+        _check_max("batch", self.batch, MAX_BATCH)
         for name in (
             "weight_decay",
             "bias_lr_mult",
@@ -198,6 +207,8 @@ class Recipe:
             _check_min(name, getattr(self, name), 0)
         if self.crop is not None and (len(self.crop) != 2 or any(s < 32 or s % 32 for s in self.crop)):
             raise UsageError("crop", expected="height and width, multiples of 32, or None", got=self.crop)
+        if self.crop is not None:
+            _check_max("pixels of crop", self.crop[0] * self.crop[1], MAX_INPUT_PIXELS)
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
             raise UsageError("scale", expected="0 < low <= high", got=self.scale)
         if not 0 <= self.color <= 1 or not 0 <= (self.hue or 0) <= 0.5:

@@ -28,6 +28,7 @@ from imp_trt.models.network import ImpNetwork
 from imp_trt.models.presets import without_imp
 from imp_trt.models.semantic import SemanticHead
 from imp_trt.train import distributed
+from imp_trt.train.batches import check_batch
 from imp_trt.train.canvas_scale import measure_canvas_scale, set_canvas_scale
 from imp_trt.train.config import Recipe
 from imp_trt.train.datasets.label_map_checks import require_objects
@@ -373,6 +374,7 @@ def _check(run: Run, config: ModelConfig) -> None:
         )
     if config.detector:
         require_objects(run.dataset)
+    check_batch(run.dataset, run.recipe)
     if run.validation is not None:
         check_validation(run.validation, run.dataset)
     if run.checkpoint is not None:

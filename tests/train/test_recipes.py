@@ -205,6 +205,19 @@ def test_json_of_a_recipe_has_the_keys_of_version_0_1():
 
 
 @pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("batch=100000000", "batch: expected at most 65,536, got 100,000,000"),
+        ("crop=1000000000000,32", "pixels of crop: expected at most 67,108,864"),
+        ("crop=16384,16384", "pixels of crop: expected at most 67,108,864, got 268,435,456"),
+    ],
+)
+def test_sizes_that_no_machine_has(setting, expected):
+    with pytest.raises(UsageError, match=expected):
+        changed(recipe("smoke"), [setting])
+
+
+@pytest.mark.parametrize(
     ("settings", "told"),
     [
         (["batch=2", "batch=3"], "--set batch is given more than once"),
