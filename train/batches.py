@@ -22,6 +22,7 @@ from imp_trt.train.targets import Batch, make_batch
 
 _BYTES_PER_PIXEL = 19  # image, class and instance of a sample; image and class of the batch
 
+
 def class_weights(dataset: Dataset) -> Tensor:
     """Class weights [K] float32: 1 / log(1.10 + frequency) (ENet, Paszke et al. 2016, with constant 1.10)."""
     counts = np.zeros(256, np.int64)

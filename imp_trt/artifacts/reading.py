@@ -27,6 +27,7 @@ from imp_trt.artifacts.manifest import CONTRACT_FIELD, Manifest, parse_manifest
 from imp_trt.artifacts.network_manifest import NetworkManifest, parse_network_manifest
 from imp_trt.artifacts.replacement import file_state, next_path
 from imp_trt.data.files import open_regular, read_regular
+from imp_trt.data.memory import MEMORY_FIX
 from imp_trt.errors import ArtifactError
 
 _READ_ATTEMPTS = 50
@@ -248,9 +249,8 @@ def _typed(path: Path, what: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         if error.errno == errno.ENOMEM:
-            fix = "free memory, or raise the limit of the process or container"
             raise ArtifactError(
-                f"{what} {path}", expected="enough memory", got=error.strerror, fix=fix
+                f"{what} {path}", expected="enough memory", got=error.strerror, fix=MEMORY_FIX
             ) from error
         kind = "a file of the usual size" if error.errno == errno.EFBIG else "a regular file"
         raise ArtifactError(

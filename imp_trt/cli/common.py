@@ -26,6 +26,7 @@ import imp_trt
 from imp_trt.cli.interrupts import EXIT_INTERRUPTED, ends_by_second_signal
 from imp_trt.cli.printing import say, to_stderr, written_to_stdout
 from imp_trt.cli.repeated import StoreLast
+from imp_trt.data.memory import MEMORY_FIX
 from imp_trt.errors import DependencyMissing, ImpTrtError, UsageError, printable
 
 # PyTorch with OpenCV and ONNX Runtime needs about 3 GB, most of it never touched.
@@ -213,12 +214,14 @@ def run_command(body: Callable[[], int | None], *, verbose: int = 0, quiet: bool
         return _report(error, error.exit_code, verbose)
     except ImportError as error:
         return _report(_missing(error), DependencyMissing.exit_code, verbose)
-    except MemoryError as error:
-        return _report(ImpTrtError(f"out of memory {error}".strip()), EXIT_INTERNAL, verbose)
     except OSError as error:
         failed = _failed(error)
         return _report(failed, failed.exit_code, verbose)
-    except Exception as error:  # a bug in this package
+    except Exception as error:
+        if isinstance(error, MemoryError) or any(text in str(error).lower() for text in _EXHAUSTED):
+            short = ImpTrtError("out of memory", got=str(error) or None, fix=f"{MEMORY_FIX} (ulimit -v, -u)")
+            return _report(short, EXIT_INTERNAL, verbose)
+        # A bug in this package.
         text = f"internal error: {type(error).__name__}: {error} (-vv shows where; please report it)"
         return _report(ImpTrtError(" ".join(text.split())), EXIT_INTERNAL, verbose)
 
@@ -365,6 +368,10 @@ def _failed(error: OSError) -> ImpTrtError:
         got=reason,
         fix="correct it, or the permissions of the file",
     )
+
+
+_EXHAUSTED = ("can't start new thread", "can't allocate memory", "bad_alloc", "insufficient memory")
+"""What libraries call it: PyTorch and OpenCV raise errors of their own, some programs limit threads."""
 
 
 _NO_MEMORY = (

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from imp_trt.data import tiff
 from imp_trt.data.headers import ImageHeader, parse_header, still_png
+from imp_trt.data.memory import MEMORY_FIX, check_memory
 from imp_trt.data.native_calls import native_call
 from imp_trt.errors import OutputError, SourceError
 
@@ -26,6 +28,8 @@ MAX_PIXELS = 178_956_970
 
 MAX_BYTES = 2 << 30
 """Largest image file that is read."""
+
+_NO_MEMORY = -4  # cv::Error::StsNoMem
 
 _log = logging.getLogger(__name__)
 _warned: set[tuple[Path, str]] = set()
@@ -129,13 +133,16 @@ def read_image_bytes(path: Path) -> bytes:
             if status.st_size > MAX_BYTES:
                 size = f"{status.st_size} bytes"
                 raise SourceError(f"image {path}", expected=f"at most {MAX_BYTES} bytes", got=size)
+            check_memory(status.st_size, f"its {status.st_size:,} bytes")
             with open(descriptor, "rb", closefd=False) as file:
                 data = file.read(status.st_size + 1)  # read allocates that much at once
         finally:
             os.close(descriptor)
     except FileNotFoundError as error:
         raise SourceError(f"image {path}", expected="a file", got="no file") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+    except (OSError, ValueError, MemoryError) as error:  # ValueError: a NUL in the path
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            raise _too_large(f"image {path}", error) from error
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SourceError(f"image {path}", expected="a readable file", got=reason) from error
     if not data:
@@ -172,6 +179,10 @@ def checked_header(data: bytes, what: str) -> ImageHeader:
             got=f"{width}x{height}",
             fix="resize the image, or cut it into tiles",
         )
+    try:
+        check_memory(height * width * 3 * (1 + (header.bits > 8)), "its pixels")
+    except OSError as error:
+        raise _too_large(what, error) from error
     return header
 
 
@@ -181,7 +192,10 @@ def decode_pixels(data: bytes, flags: int, what: str) -> NDArray[np.number[Any]]
     Raises:
         SourceError: OpenCV cannot decode it, or it is a TIFF of damaged data.
     """
-    image = _decode(still_png(data), flags, what)
+    try:
+        image = _decode(still_png(data), flags, what)
+    except MemoryError as error:
+        raise _too_large(what, error) from error
     damage = tiff.damage(data, image) if data[:2] in (b"II", b"MM") else None
     if damage is not None:
         raise SourceError(what, expected="a complete file", got=damage, fix="copy it again")
@@ -196,10 +210,17 @@ def _decode(data: bytes, flags: int, what: str) -> NDArray[np.number[Any]]:
             flags |= cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # for example image sizes above OpenCV's limit
+        if error.code == _NO_MEMORY:
+            raise MemoryError from error
         raise SourceError(what, expected="an image", got=_line(error)) from error
     if image is None or not image.size:
         raise SourceError(what, expected="an image that OpenCV can decode", got="invalid data")
     return np.asarray(image)
+
+
+def _too_large(what: str, error: OSError | MemoryError) -> SourceError:
+    got = (isinstance(error, OSError) and error.strerror) or "too little"
+    return SourceError(what, expected="enough memory", got=got, fix=MEMORY_FIX)
 
 
 def _to_8_bits(image: NDArray[np.number[Any]], header: ImageHeader, what: str) -> NDArray[np.uint8]:

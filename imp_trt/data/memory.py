@@ -11,6 +11,9 @@ from pathlib import Path
 
 from imp_trt.data.cgroups import PROC, cgroup_folders
 
+MEMORY_FIX = "free memory, or raise the limit of the process or container"
+
+_LITTLE = 1 << 28  # less than a video decoder with its threads uses
 _SMALL = 1 << 24  # not worth the look: 0.2 ms
 _UNLIMITED = 1 << 60  # version 1 writes a number near 2**63
 
@@ -48,6 +51,12 @@ def check_memory(size: int, what: str) -> None:
             errno.ENOMEM,
             f"too little memory for {what}: about {_megabytes(size)} needed, {_megabytes(free)} free",
         )
+
+
+def memory_is_short() -> bool:
+    """Whether so little is free that libraries fail to load or to decode, for reasons that they do not name."""
+    free = free_memory()
+    return free is not None and free < _LITTLE
 
 
 def _megabytes(size: int) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.cuda.cpus import usable_cpus
+from imp_trt.data.memory import MEMORY_FIX, memory_is_short
 from imp_trt.data.native_calls import call_after_fork, native_call, never_release
 from imp_trt.errors import DependencyMissing, OutputError
 from imp_trt.video.encoder import TICKS
@@ -214,7 +215,7 @@ class PyAvEncoder:
         return OutputError(
             f"video {self._name} cannot be written",
             got=error,
-            fix="write images to a folder, or a smaller video",
+            fix=MEMORY_FIX if memory_is_short() else "write images to a folder, or a smaller video",
         )
 
 

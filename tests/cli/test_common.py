@@ -65,6 +65,23 @@ def test_exit_codes(error: BaseException, code: int, capsys: pytest.CaptureFixtu
     assert "Traceback" not in captured.err
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4816896 bytes"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_too_little_memory_is_no_internal_error(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(_raising(error)) == 1
+    message = capsys.readouterr().err
+    assert "internal" not in message
+    assert "out of memory" in message
+    assert "Fix: free memory, or raise the limit" in message
+
+
 def test_a_call_of_the_system_that_fails_is_no_internal_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(_raising(OSError(36, "File name too long", "x" * 300))) == 2
     message = capsys.readouterr().err

@@ -10,13 +10,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from imp_trt.artifacts.reading import read_bounded
 from imp_trt.data import memory
 from imp_trt.data.files import read_regular
-from imp_trt.errors import ArtifactError, DatasetError
+from imp_trt.data.images import read_image
+from imp_trt.errors import ArtifactError, DatasetError, SourceError
 from imp_trt.train.datasets.coco import open_coco
+from imp_trt.video import open_source
 
 GB = 1 << 30
 MEMINFO = "MemTotal: 33554432 kB\nMemAvailable: 8388608 kB\nHugePages_Total: 0\n"
@@ -101,6 +105,40 @@ def test_a_coco_file_is_compared_with_what_it_becomes(
         open_coco(f"{tmp_path}/a.json,{tmp_path}", "all")
     assert caught.value.fix is not None
     assert "free memory" in caught.value.fix
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_an_image_is_compared_with_its_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: type[np.generic]
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((2400, 2400, 3), depth))
+    monkeypatch.setattr(memory, "free_memory", lambda: 1 << 24)
+    with pytest.raises(SourceError, match="enough memory, got too little memory for its pixels") as caught:
+        read_image(tmp_path / "a.png")
+    assert caught.value.fix == memory.MEMORY_FIX
+
+
+def test_an_image_for_which_a_decoder_gets_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((60, 60, 3), np.uint8))
+
+    def imdecode(*_: object) -> object:
+        return cv2.copyMakeBorder(np.zeros((1, 1), np.uint8), 0, (1 << 31) - 8, 0, 1 << 24, 0)
+
+    monkeypatch.setattr(cv2, "imdecode", imdecode)
+    with pytest.raises(SourceError, match="expected enough memory, got too little") as caught:
+        read_image(tmp_path / "a.png")
+    assert caught.value.fix == memory.MEMORY_FIX
+
+
+def test_a_video_that_does_not_open_where_memory_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.mkv").write_bytes(b"no video" * 100)
+    with pytest.raises(SourceError, match="expected a video stream that can be decoded"):
+        open_source(tmp_path / "a.mkv")
+    monkeypatch.setattr(memory, "free_memory", lambda: 1 << 24)
+    with pytest.raises(SourceError, match="expected enough memory to decode it, got too little"):
+        open_source(tmp_path / "a.mkv")
 
 
 def test_the_estimate_is_below_what_python_uses() -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imp_trt.data.files import utf8_name
+from imp_trt.data.memory import MEMORY_FIX, memory_is_short
 from imp_trt.data.native_calls import call_after_fork, never_release, waiting_call
 from imp_trt.errors import DependencyMissing, SourceError
 from imp_trt.video.sources.addresses import redacted
@@ -271,6 +272,8 @@ def _timeouts(read_timeout_s: float) -> list[int]:
 
 def _diagnose_stream(url: str) -> _Reason:
     """OpenCV reports no reason. A TCP connection distinguishes a wrong host from a wrong path or login."""
+    if memory_is_short():
+        return {"got": "too little memory", "fix": MEMORY_FIX}
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme.lower(), 0)

@@ -7,6 +7,7 @@ uninitialized memory), both take a mirrored video for a rotated one, and the whe
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.data.files import utf8_name
+from imp_trt.data.memory import MEMORY_FIX
 from imp_trt.data.native_calls import call_after_fork, native_call, never_release, waiting_call
 from imp_trt.errors import SourceError
 from imp_trt.video.sources.addresses import redacted
@@ -277,6 +279,10 @@ class PyAvCapture:
         try:
             return np.asarray(reformat(**mapping).to_ndarray(), np.uint8)
         except av.error.FFmpegError as error:
+            if error.errno in (errno.ENOMEM, errno.EAGAIN):  # EAGAIN: a thread that cannot be started
+                raise SourceError(
+                    f"video {self._name}", expected="enough memory", got=error.strerror, fix=MEMORY_FIX
+                ) from error
             raise SourceError(
                 f"video {self._name}",
                 expected="colors that FFmpeg can convert",

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from imp_trt.data.files import resolved
 from imp_trt.data.images import IMAGE_SUFFIXES, read_image
+from imp_trt.data.memory import MEMORY_FIX, memory_is_short
 from imp_trt.data.native_calls import call_after_fork
 from imp_trt.errors import SourceError
 from imp_trt.video.containers import declared_crop, lists_frames, missing_bytes, shown_share
@@ -142,6 +143,10 @@ class VideoSource(ClosingSource):
             candidate.release()
         if self._first is None or self._capture is None:
             self.close()
+            if memory_is_short():
+                raise SourceError(
+                    f"video {path}", expected="enough memory to decode it", got="too little", fix=MEMORY_FIX
+                )
             raise SourceError(
                 f"video {path}",
                 expected="a video stream that can be decoded",
