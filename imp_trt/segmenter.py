@@ -155,7 +155,8 @@ class Segmenter:
 
         An engine enqueues the work; frames finish in the order in which they were submitted. A frame in
         host memory may be changed when this returns, one on the GPU when the result is done. On the CPU
-        the result is computed before this returns.
+        the result is computed before this returns: a coroutine calls ``asyncio.to_thread(segmenter.run,
+        frame)`` there, and ``await segmenter.submit(frame)`` with an engine.
 
         Args:
             frame, color: as for :meth:`run`.

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
 
 from imp_trt.results.result import SegmentationResult
 
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 class ResultFuture:
     """A result that is ready, or that a GPU is working on. Segmenter.submit returns it.
 
-    Its methods may be called in any thread, any number of times, also after the segmenter was closed.
+    Its methods may be called in any thread, any number of times, also after the segmenter was closed. In a
+    coroutine, ``await future`` waits in a thread; it is no :class:`concurrent.futures.Future`, which
+    asyncio.wrap_future needs, since nothing tells it when the GPU is done.
     """
 
     def __init__(
@@ -53,6 +56,18 @@ class ResultFuture:
             self._timing["total"] = sum(self._timing[name] for name in ("pre", "upload", "infer"))
             self._outputs = None
         return self._result
+
+    def __await__(self) -> Generator[Any, None, SegmentationResult]:
+        """As :meth:`result` without a timeout; the event loop goes on meanwhile.
+
+        Raises:
+            DeviceError: the GPU failed.
+        """
+        if not self.done():
+            from asyncio import to_thread
+
+            return (yield from to_thread(self.result).__await__())
+        return self.result()
 
     def __repr__(self) -> str:
         h, w = self._result.size

@@ -54,7 +54,7 @@ def check_memory(size: int, what: str) -> None:
 
 
 def memory_is_short() -> bool:
-    """Whether so little is free that libraries fail to load or to decode, for reasons that they do not name."""
+    """Whether so little is free that libraries fail to load or to decode; they do not name the reason."""
     free = free_memory()
     return free is not None and free < _LITTLE
 

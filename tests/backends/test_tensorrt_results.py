@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import dataclasses
 import gc
@@ -288,6 +289,28 @@ def test_submit_waits_for_nothing_and_frames_are_done_in_order(
     for i, one in reversed(list(enumerate(pending))):
         assert same(one.result(), wanted[i])
         assert one.result() is one.result()
+
+
+def test_a_future_is_awaited_in_a_thread(
+    cuda: FakeGpu, segmenter: Segmenter, wanted: list[SegmentationResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, loop_thread, threads = cuda.cuEventSynchronize, threading.get_ident(), []
+
+    def synchronize(event: int) -> object:
+        threads.append(threading.get_ident())
+        return real(event)
+
+    monkeypatch.setattr(cuda, "cuEventSynchronize", synchronize)
+
+    async def program() -> list[SegmentationResult]:
+        first, second = segmenter.submit(frame(3)), segmenter.submit(frame(4))
+        assert not second.done()
+        return [await asyncio.wait_for(second, 30), *(await asyncio.gather(first, second))]
+
+    results = asyncio.run(program())
+    assert threads
+    assert loop_thread not in threads
+    assert all(map(same, results, (wanted[i] for i in (4, 3, 4))))
 
 
 def test_waiting_with_a_limit(segmenter: Segmenter, wanted: list[SegmentationResult]) -> None:
