@@ -305,12 +305,12 @@ def test_a_future_is_awaited_in_a_thread(
     async def program() -> list[SegmentationResult]:
         first, second = segmenter.submit(frame(3)), segmenter.submit(frame(4))
         assert not second.done()
-        return [await asyncio.wait_for(second, 30), *(await asyncio.gather(first, second))]
+        result = await asyncio.wait_for(second, 30)
+        assert threads
+        assert loop_thread not in threads
+        return [result, *(await asyncio.gather(first, second))]
 
-    results = asyncio.run(program())
-    assert threads
-    assert loop_thread not in threads
-    assert all(map(same, results, (wanted[i] for i in (4, 3, 4))))
+    assert all(map(same, asyncio.run(program()), (wanted[i] for i in (4, 3, 4))))
 
 
 def test_waiting_with_a_limit(segmenter: Segmenter, wanted: list[SegmentationResult]) -> None:
