@@ -46,6 +46,10 @@ _MIN_PYAV = (17, 1)
 _HDR_TO_SDR_PYAV = (18, 0)
 _PQ, _HLG = 16, 18  # transfer characteristics of ITU-T H.273; 1 is BT.709
 _BT709, _BT2020_PRIMARIES = 1, 9
+_UNSPECIFIED = 2
+_OTHER_TRANSFERS = (8, 9, 10, 17)  # linear, logarithmic, SMPTE ST 428; the others are close to BT.709
+_OTHER_PRIMARIES = (8, 10, 11, 12, 22)  # film, XYZ, DCI-P3, Display P3, EBU 3213
+_DOLBY_VISION = ("dvh1", "dvhe", "dav1", "dva1", "dvav")  # of streams that only a Dolby Vision decoder shows
 _MAX_BAD_PACKETS = 1000  # in a row; a file of noise must not be searched forever
 # They store times of decoding. The times of presentation that FFmpeg derives are wrong for reordered frames.
 _DECODING_TIMES = ("asf", "avi")
@@ -71,7 +75,8 @@ class PyAvCapture:
     Frames are turned and mirrored as the display matrix says, converted with the stream's color matrix and
     range, HDR is mapped to SDR, and frames of another size are resized to that of the first, as FFmpeg does.
     What cannot be honored is logged as a warning: pixels that are not square, other rotations than by quarter
-    turns, interlacing, stereoscopic views, further video streams, and HDR with PyAV 17. So is, at the end,
+    turns, interlacing, stereoscopic views, further video streams, HDR with PyAV 17, Dolby Vision without a
+    base layer, and other primaries and transfers than those of BT.709 and similar ones. So is, at the end,
     how many frames are damaged, as far as the codec notices it.
 
     Args:
@@ -319,9 +324,27 @@ class PyAvCapture:
             self._warn(NOT_SQUARE.format(ratio.numerator, ratio.denominator))
         if frame.interlaced_frame:
             self._warn("it is interlaced; both fields of a frame are processed as one image")
+        transfer, primaries = int(frame.color_trc), int(frame.color_primaries)
+        if transfer == _UNSPECIFIED and self._is_dolby_vision(frame):
+            self._warn(
+                "its colors are those of Dolby Vision alone (profile 5), which are not converted: they are "
+                "wrong; convert it to SDR"
+            )
+        elif transfer in _OTHER_TRANSFERS or primaries in _OTHER_PRIMARIES:
+            self._warn(
+                f"its colors (transfer {transfer}, primaries {primaries} of ITU-T H.273) are read as if they "
+                "were BT.709"
+            )
         if self._others:
             others = ", ".join(map(_description, self._others))
             self._warn(f"of its video streams, {_description(self._stream)} is read, but not {others}")
+
+    def _is_dolby_vision(self, frame: VideoFrame) -> bool:
+        from av.sidedata.sidedata import Type
+
+        return self._stream.codec_context.codec_tag in _DOLBY_VISION or any(
+            side.type in (Type.DOVI_METADATA, Type.DOVI_RPU_BUFFER) for side in frame.side_data
+        )
 
     def _warn(self, text: str) -> None:
         if text not in self._warned:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,3 +55,37 @@ def test_columns_that_the_stream_crops_at_the_left(tmp_path: Path, left: int) ->
     path = av_clips.filtered(whole, tmp_path / "y.mp4", f"h264_metadata=crop_left={left}:crop_top=2")
     for frame, expected in zip(open_source(path), open_source(whole), strict=True):
         assert np.array_equal(frame.image, expected.image[2:, left:])
+
+
+@pytest.mark.parametrize(
+    ("context", "told"),
+    [
+        ({"color_primaries": 12}, "primaries 12 of ITU-T H.273) are read as if they were BT.709"),
+        ({"color_trc": 8}, "transfer 8"),
+        ({"color_primaries": 1, "color_trc": 1}, None),
+        ({"color_primaries": 6, "color_trc": 13}, None),
+        ({}, None),
+    ],
+)
+def test_colors_that_are_not_converted_are_named(
+    tmp_path: Path, context: dict[str, int], told: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = av_clips.write(tmp_path / "x.mp4", context=context)
+    with caplog.at_level(logging.WARNING, "imp_trt"), open_source(path) as source:
+        assert len(list(source)) == 8
+    assert told is None or told in caplog.text
+    assert len(caplog.messages) == (told is not None)
+
+
+@pytest.mark.parametrize(
+    ("tag", "transfer", "told"), [("dvh1", 2, True), ("dvh1", 16, False), ("hvc1", 2, False)]
+)
+def test_dolby_vision_without_a_base_layer_is_named(
+    tmp_path: Path, tag: str, transfer: int, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = {"codec_tag": tag, "color_trc": transfer}
+    options = {"x265-params": "log-level=none"}
+    path = av_clips.write(tmp_path / "x.mp4", "libx265", context=context, options=options)
+    with caplog.at_level(logging.WARNING, "imp_trt"), open_source(path) as source:
+        assert len(list(source)) == 8
+    assert ("Dolby Vision" in caplog.text) == told
