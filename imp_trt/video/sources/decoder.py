@@ -47,6 +47,7 @@ _HDR_TO_SDR_PYAV = (18, 0)
 _PQ, _HLG = 16, 18  # transfer characteristics of ITU-T H.273; 1 is BT.709
 _BT709, _BT2020_PRIMARIES = 1, 9
 _UNSPECIFIED = 2
+_LIMITED = 1  # color range: 16 to 235
 _OTHER_TRANSFERS = (8, 9, 10, 17)  # linear, logarithmic, SMPTE ST 428; the others are close to BT.709
 _OTHER_PRIMARIES = (8, 10, 11, 12, 22)  # film, XYZ, DCI-P3, Display P3, EBU 3213
 _DOLBY_VISION = ("dvh1", "dvhe", "dav1", "dva1", "dvav")  # of streams that only a Dolby Vision decoder shows
@@ -282,7 +283,9 @@ class PyAvCapture:
             if is_hdr and _version(av.__version__) < _HDR_TO_SDR_PYAV:
                 self._warn("HDR colors are not mapped to SDR, which needs PyAV 18")
         try:
-            return np.asarray(reformat(**mapping).to_ndarray(), np.uint8)
+            image = np.asarray(reformat(**mapping).to_ndarray(), np.uint8)
+            limited = frame.color_range == _LIMITED and frame.format.name.startswith("gray")
+            return cv2.LUT(image, _expanded_gray()) if limited else image  # type: ignore[return-value]
         except av.error.FFmpegError as error:
             if error.errno in (errno.ENOMEM, errno.EAGAIN):  # EAGAIN: a thread that cannot be started
                 raise SourceError(
@@ -350,6 +353,20 @@ class PyAvCapture:
         if text not in self._warned:
             self._warned.add(text)
             _log.warning("%s: %s", self._name, text)
+
+
+@cache
+def _expanded_gray() -> NDArray[np.uint8]:
+    """Values of gray frames of limited range, which FFmpeg takes for full range, in full range."""
+    from av.video.frame import VideoFrame
+    from av.video.reformatter import VideoReformatter
+
+    values = np.arange(256)
+    black = VideoFrame.from_ndarray(np.full((16, 16), 16, np.uint8), format="gray")
+    black.color_range = _LIMITED
+    if VideoReformatter().reformat(black, format="bgr24").to_ndarray()[0, 0, 0] == 16:
+        values = np.round((values - 16) * (255 / 219))
+    return np.clip(values, 0, 255).astype(np.uint8)
 
 
 def _has_decoder(stream: VideoStream) -> bool:

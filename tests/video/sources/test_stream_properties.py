@@ -89,3 +89,37 @@ def test_dolby_vision_without_a_base_layer_is_named(
     with caplog.at_level(logging.WARNING, "imp_trt"), open_source(path) as source:
         assert len(list(source)) == 8
     assert ("Dolby Vision" in caplog.text) == told
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "ffv1"), (".mp4", "libx265")])
+@pytest.mark.parametrize(("pixels", "scale"), [("gray", 1), ("gray10le", 4)])
+@pytest.mark.parametrize(("color_range", "values"), [(1, (0, 128, 255)), (2, (16, 126, 235))])
+def test_the_range_of_gray_videos(
+    tmp_path: Path,
+    suffix: str,
+    codec: str,
+    pixels: str,
+    scale: int,
+    color_range: int,
+    values: tuple[int, ...],
+) -> None:
+    """FFmpeg takes gray for full range, whatever the stream says."""
+    import av
+
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no encoder {codec}")
+    path = tmp_path / f"x{suffix}"
+    with av.open(str(path), "w") as file:
+        options = {"x265-params": "log-level=none:lossless=1"} if codec == "libx265" else {}
+        stream = file.add_stream(codec, rate=10, options=options)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, pixels
+        stream.codec_context.color_range = color_range
+        dtype = np.uint8 if scale == 1 else np.uint16
+        for index, value in enumerate((16, 126, 235)):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 96), value * scale, dtype), format=pixels)
+            frame.color_range, frame.pts = color_range, index
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    with open_source(path) as source:
+        found = [int(frame.image[30, 40, 1]) for frame in source]
+    assert np.abs(np.subtract(found, values)).max() <= 1
