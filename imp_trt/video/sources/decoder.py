@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from imp_trt.cuda.cpus import usable_cpus
 from imp_trt.data.files import utf8_name
+from imp_trt.data.images import MAX_PIXELS
 from imp_trt.data.memory import MEMORY_FIX
 from imp_trt.data.native_calls import call_after_fork, native_call, never_release, waiting_call
 from imp_trt.errors import SourceError
@@ -90,7 +91,7 @@ class PyAvCapture:
     Raises:
         OnlyCover: its only video stream is a cover image.
         OSError: FFmpeg does not read it, or it has no video stream.
-        SourceError: from read(): FFmpeg does not convert its colors.
+        SourceError: its frames are too large; from read(): they are, or FFmpeg does not convert its colors.
     """
 
     def __init__(self, place: Path | str, timeouts: tuple[float, float] | None = None) -> None:
@@ -143,6 +144,8 @@ class PyAvCapture:
             raise OSError("no decoder for the codec of the video")
         best = self._container.streams.best("video")
         self._stream: VideoStream = next((s for s in known if s is best), known[0])
+        if _has_decoder(self._stream):
+            check_size(self._name, self._stream.width, self._stream.height)
         self._others = [s for s in videos if s is not self._stream]
         self.has_cover = len(videos) < len(streams)
 
@@ -270,6 +273,7 @@ class PyAvCapture:
         import av.error
 
         size = frame.width, frame.height
+        check_size(self._name, *size)
         self._size = self._size or size
         if size != self._size:
             self._warn("its size changes; frames are resized to the first one's")
@@ -390,8 +394,22 @@ def opencv_capture(path: Path) -> Capture:
         _warn_of_opencv()
     # OpenCV's stubs say that read() always returns an image; at the end of the file it returns None.
     guarded = GuardedCapture(cast(GuardedCapture, capture), native_call, str(path))
+    check_size(
+        str(path), *(int(guarded.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    )
     warn_of_shape(guarded, str(path))
     return guarded
+
+
+def check_size(name: str, width: int, height: int) -> None:
+    """SourceError for frames above MAX_PIXELS: a file of 1 MB can have them, and take gigabytes."""
+    if width * height > MAX_PIXELS:
+        raise SourceError(
+            f"video {name}",
+            expected=f"frames of at most {MAX_PIXELS:,} pixels",
+            got=f"{width}x{height}",
+            fix="convert it to a smaller size",
+        )
 
 
 def _tagged_duration(text: str) -> float:

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from imp_trt.errors import SourceError
-from imp_trt.video.sources import decoder, open_source
+from imp_trt.video.sources import decoder, files, open_source
 from tests.support import av_clips
 
 pytest.importorskip("av", reason="PyAV is not installed")
@@ -123,3 +125,30 @@ def test_the_range_of_gray_videos(
     with open_source(path) as source:
         found = [int(frame.image[30, 40, 1]) for frame in source]
     assert np.abs(np.subtract(found, values)).max() <= 1
+
+
+@pytest.mark.parametrize("decode", ["PyAV", "OpenCV"])
+def test_frames_that_are_too_large(tmp_path: Path, decode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = av_clips.write(tmp_path / "x.mp4")
+    monkeypatch.setattr(decoder, "MAX_PIXELS", 64 * 96 - 1)
+    if decode == "OpenCV":
+        monkeypatch.setattr(files, "pyav_decodes", lambda: False)
+    with pytest.raises(SourceError, match="expected frames of at most 6,143 pixels, got 96x64"):
+        open_source(path)
+
+
+def test_a_frame_that_is_larger_than_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import av
+
+    path = tmp_path / "x.mov"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("png", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "rgb24"
+        for index, size in enumerate([(64, 96), (640, 960)]):
+            packet = av.Packet(cv2.imencode(".png", np.zeros((*size, 3), np.uint8))[1].tobytes())
+            packet.stream, packet.pts, packet.dts = stream, index, index
+            packet.time_base, packet.is_keyframe = Fraction(1, 10), True
+            file.mux(packet)
+    monkeypatch.setattr(decoder, "MAX_PIXELS", 64 * 96)
+    with open_source(path) as source, pytest.raises(SourceError, match="at most 6,144 pixels, got 960x640"):
+        list(source)
