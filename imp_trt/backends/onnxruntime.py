@@ -19,7 +19,7 @@ from imp_trt.backends.onnx_bounds import check_bounds
 from imp_trt.backends.onnxruntime_import import import_onnxruntime
 from imp_trt.backends.onnxruntime_providers import OrtDevice
 from imp_trt.cuda.cpus import usable_cores
-from imp_trt.data.native_calls import call_after_fork, native_call, never_release
+from imp_trt.data.native_calls import call_after_fork, native_call, never_release, raised_by
 from imp_trt.errors import ArtifactError, DependencyMissing, ImpTrtError, InvalidInput
 
 
@@ -250,6 +250,8 @@ def open_session(
         with native_call():
             session: OrtSession = ort.InferenceSession(payload, options, providers=providers)
     except Exception as error:
+        if not raised_by("onnxruntime", error):
+            raise
         raise ArtifactError(
             f"artifact {path}: ONNX Runtime {ort.__version__} rejects the graph",
             got=one_line(error),
@@ -264,6 +266,8 @@ def _run(session: OrtSession, names: Sequence[str], inputs: HostOutputs) -> Sequ
         with native_call():
             arrays: Sequence[NDArray[Any]] = session.run(names, inputs)
     except Exception as error:
+        if not raised_by("onnxruntime", error):
+            raise
         raise ImpTrtError("the network failed in ONNX Runtime", got=one_line(error)) from error
     return arrays
 

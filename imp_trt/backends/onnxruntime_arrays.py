@@ -15,7 +15,7 @@ from imp_trt.backends.onnx_bounds import check_bounds
 from imp_trt.backends.onnxruntime import OrtSession, check_nodes, one_line, open_session
 from imp_trt.backends.onnxruntime_providers import OrtDevice
 from imp_trt.cuda.cpus import usable_cores
-from imp_trt.data.native_calls import call_after_fork, native_call, never_release
+from imp_trt.data.native_calls import call_after_fork, native_call, never_release, raised_by
 from imp_trt.errors import ArtifactError, ImpTrtError, InvalidInput
 
 
@@ -67,6 +67,8 @@ class OnnxRuntimeArrays:
             with native_call():
                 arrays = self._session.run(names, feeds)
         except Exception as error:
+            if not raised_by("onnxruntime", error):
+                raise
             raise ImpTrtError("the network failed in ONNX Runtime", got=one_line(error)) from error
         found = dict(zip(names, arrays, strict=True))
         for spec in self.manifest.outputs:

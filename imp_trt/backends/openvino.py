@@ -20,7 +20,7 @@ from imp_trt.backends.decoding import HostOutputs
 from imp_trt.backends.onnx_bounds import check_bounds
 from imp_trt.backends.openvino_import import import_openvino
 from imp_trt.cuda.cpus import usable_cpus
-from imp_trt.data.native_calls import native_call
+from imp_trt.data.native_calls import native_call, raised_by
 from imp_trt.errors import ArtifactError, DependencyMissing, ImpTrtError, InvalidInput
 
 Precision = Literal["float32", "bfloat16"]
@@ -122,6 +122,8 @@ class OpenVinoBackend:
             with native_call():
                 request.infer({self._input: frames}, share_inputs=True)
         except Exception as error:
+            if not raised_by("openvino", error):
+                raise
             raise ImpTrtError("the network failed in OpenVINO", got=_line(error)) from error
         # Copies: the next run writes into the same memory.
         return {name: request.get_tensor(port).data.copy() for name, port in self._outputs.items()}
@@ -150,6 +152,8 @@ class OpenVinoBackend:
             with native_call():
                 request.infer({self._input: frames, "canvas": canvas}, share_inputs=True)
         except Exception as error:
+            if not raised_by("openvino", error):
+                raise
             raise ImpTrtError("the network failed in OpenVINO", got=_line(error)) from error
         return np.array(request.get_tensor(port).data, np.uint8)
 
@@ -204,6 +208,8 @@ def _compile(payload: bytes, path: str, threads: int, precision: Precision) -> _
         network = core.read_model(model.SerializeToString())
         return cast(_Compiled, core.compile_model(network, "CPU", options))
     except Exception as error:
+        if not raised_by("openvino", error):
+            raise
         # Before, it mistransforms the minimum of a concatenation, which the canvas has.
         old = tuple(map(int, re.findall(r"\d+", openvino.__version__)[:2])) < (2026, 1)
         upgrade = "install OpenVINO 2026.1 or newer, " if old else ""

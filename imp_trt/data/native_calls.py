@@ -254,6 +254,16 @@ def call_after_fork(owner: Inherited) -> None:
     atexit.register(_shut_at_exit)
 
 
+def raised_by(library: str, error: Exception) -> bool:
+    """Whether an exception in a native call is the library's own, or a built-in one for one of C++.
+
+    Others are of a signal handler of the program, such as one that ends a task after a time: they pass as
+    they are.
+    """
+    origin = type(error).__module__.partition(".")[0]
+    return origin in ("builtins", library) and not isinstance(error, OSError)
+
+
 def never_release(handle: object) -> None:
     """Keep a native object beyond the end of Python.
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -151,6 +152,32 @@ def test_external_data_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = write_artifact(tmp_path / "deep" / "x.onnx", model.SerializeToString(), tiny.manifest())
     with pytest.raises(ArtifactError, match="rejects the graph"):
         open_backend(path)
+
+
+class SoftTimeLimitExceeded(Exception):
+    """As task queues raise it in a signal handler, which may run within a call of the network."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [
+        (SoftTimeLimitExceeded(), SoftTimeLimitExceeded),
+        (TimeoutError(), TimeoutError),
+        (RuntimeError("of the library"), ImpTrtError),
+    ],
+)
+def test_errors_of_signal_handlers_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, seen: type[Exception]
+) -> None:
+    backend = open_backend(tiny.artifact(tmp_path))
+
+    def run(*_: object) -> object:
+        raise raised
+
+    monkeypatch.setattr(backend, "_session", SimpleNamespace(run=run))
+    with pytest.raises(seen) as caught:
+        backend.infer(np.zeros((1, tiny.HEIGHT, tiny.WIDTH, 3), np.uint8))
+    assert type(caught.value) is seen
 
 
 def test_missing_onnxruntime_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
