@@ -218,7 +218,7 @@ def _decode(data: bytes, flags: int, what: str) -> NDArray[np.number[Any]]:
     return np.asarray(image)
 
 
-def _too_large(what: str, error: OSError | MemoryError) -> SourceError:
+def _too_large(what: str, error: Exception) -> SourceError:
     got = (isinstance(error, OSError) and error.strerror) or "too little"
     return SourceError(what, expected="enough memory", got=got, fix=MEMORY_FIX)
 

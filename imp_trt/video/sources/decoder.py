@@ -349,9 +349,9 @@ class PyAvCapture:
     def _is_dolby_vision(self, frame: VideoFrame) -> bool:
         from av.sidedata.sidedata import Type
 
-        return self._stream.codec_context.codec_tag in _DOLBY_VISION or any(
-            side.type in (Type.DOVI_METADATA, Type.DOVI_RPU_BUFFER) for side in frame.side_data
-        )
+        side_data = cast("Mapping[object, memoryview]", frame.side_data)  # its stubs expect other keys
+        marked = Type.DOVI_METADATA in side_data or Type.DOVI_RPU_BUFFER in side_data
+        return marked or self._stream.codec_context.codec_tag in _DOLBY_VISION
 
     def _warn(self, text: str) -> None:
         if text not in self._warned:
