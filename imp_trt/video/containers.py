@@ -112,18 +112,32 @@ def declared_crop(path: Path) -> str:
             if head.startswith(_EBML):
                 return "PixelCrop" if _crops_matroska(head) else ""
             index = _find_index(file, path.stat().st_size)
-        for track in (box for kind, box in _boxes(index) if kind == b"trak"):
-            table = _first(_first(_first(track, b"mdia"), b"minf"), b"stbl")
-            for _, entry in _boxes(_first(table, b"stsd")[8:]):
-                aperture = _first(entry[_VISUAL_ENTRY:], b"clap")
-                if aperture:
-                    width, width_by, height, height_by = struct.unpack_from(">4I", aperture)
-                    stored = struct.unpack_from(">HH", entry, 24)
-                    whole = (width, height) == (stored[0] * width_by, stored[1] * height_by)
-                    return "" if whole else "clean aperture"
+        for _, entry in _sample_entries(index):
+            aperture = _first(entry[_VISUAL_ENTRY:], b"clap")
+            if aperture:
+                width, width_by, height, height_by = struct.unpack_from(">4I", aperture)
+                stored = struct.unpack_from(">HH", entry, 24)
+                whole = (width, height) == (stored[0] * width_by, stored[1] * height_by)
+                return "" if whole else "clean aperture"
     except struct.error:
         pass
     return ""
+
+
+def is_encrypted(path: Path) -> bool:
+    """Whether the video of an MP4 is encrypted: its frames are noise, or are not decoded."""
+    with path.open("rb") as file:
+        if file.read(8)[4:8] not in _MP4_FIRST:
+            return False
+        index = _find_index(file, path.stat().st_size)
+    return any(kind == b"encv" for kind, _ in _sample_entries(index))
+
+
+def _sample_entries(index: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Formats and contents of the sample entries of all tracks in a moov box."""
+    for track in (box for kind, box in _boxes(index) if kind == b"trak"):
+        table = _first(_first(_first(track, b"mdia"), b"minf"), b"stbl")
+        yield from _boxes(_first(table, b"stsd")[8:])
 
 
 def _crops_matroska(head: bytes) -> bool:

@@ -77,9 +77,9 @@ class PyAvCapture:
     Frames are turned and mirrored as the display matrix says, converted with the stream's color matrix and
     range, HDR is mapped to SDR, and frames of another size are resized to that of the first, as FFmpeg does.
     What cannot be honored is logged as a warning: pixels that are not square, other rotations than by quarter
-    turns, interlacing, stereoscopic views, further video streams, HDR with PyAV 17, Dolby Vision without a
-    base layer, and other primaries and transfers than those of BT.709 and similar ones. So is, at the end,
-    how many frames are damaged, as far as the codec notices it.
+    turns, interlacing, stereoscopic and 360-degree views, further video streams, HDR with PyAV 17, Dolby
+    Vision without a base layer, and other primaries and transfers than those of BT.709 and similar ones. So
+    is, at the end, how many frames are damaged, as far as the codec notices it.
 
     Args:
         place: path of a regular file; or an address, if there are timeouts.
@@ -310,6 +310,8 @@ class PyAvCapture:
         side_data = cast("Mapping[object, memoryview]", frame.side_data)  # its stubs expect other keys
         if Type.STEREO3D in side_data:
             self._warn("it is stereoscopic; the views of a frame are processed as one image")
+        if Type.SPHERICAL in side_data:
+            self._warn("it is a 360-degree video; its projection is processed as a flat image")
         matrix = side_data.get(Type.DISPLAYMATRIX)
         if matrix is not None:  # one in the stream itself may be at its first frame only
             self._matrix = bytes(matrix)

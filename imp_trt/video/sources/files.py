@@ -23,7 +23,7 @@ from imp_trt.data.images import IMAGE_SUFFIXES, read_image
 from imp_trt.data.memory import MEMORY_FIX, memory_is_short
 from imp_trt.data.native_calls import call_after_fork
 from imp_trt.errors import SourceError
-from imp_trt.video.containers import declared_crop, lists_frames, missing_bytes, shown_share
+from imp_trt.video.containers import declared_crop, is_encrypted, lists_frames, missing_bytes, shown_share
 from imp_trt.video.sources.captures import Capture
 from imp_trt.video.sources.decoder import OnlyCover, PyAvCapture, opencv_capture, pyav_decodes
 from imp_trt.video.sources.frame import Frame
@@ -259,12 +259,13 @@ def _captures(path: Path) -> Iterator[Capture]:
     """Open captures of a file, the preferred decoder first.
 
     Raises:
-        SourceError: it is missing, not a regular file, empty or truncated.
+        SourceError: it is missing, not a regular file, empty, truncated or encrypted.
     """
     try:
         status = path.stat()
         regular = stat.S_ISREG(status.st_mode)
         missing = missing_bytes(path) if regular else 0
+        encrypted = is_encrypted(path) if regular else False
     except OSError as error:
         raise SourceError(f"video {path}", expected="a readable file", got=error.strerror) from error
     if not regular:
@@ -275,6 +276,13 @@ def _captures(path: Path) -> Iterator[Capture]:
             expected="a complete file",
             got=f"a file truncated by {missing} bytes" if status.st_size else "an empty file",
             fix="copy or record it again",
+        )
+    if encrypted:
+        raise SourceError(
+            f"video {path}",
+            expected="a video that is not encrypted",
+            got="an encrypted one, as of a streaming service (DRM)",
+            fix="decrypt it with its key, for example by ffmpeg -decryption_key",
         )
     if pyav_decodes():
         try:

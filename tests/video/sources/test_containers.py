@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from imp_trt.errors import SourceError
 from imp_trt.video.containers import declared_crop, shown_share
 from imp_trt.video.sources import open_source
+from imp_trt.video.sources.decoder import pyav_decodes
 from tests.support import av_clips
 
 pytest.importorskip("av", reason="PyAV is not installed")
@@ -35,20 +37,46 @@ def test_the_share_that_an_edit_list_shows(tmp_path: Path, suffix: str) -> None:
     assert shown_share(av_clips.write(tmp_path / "x.mkv")) == 1
 
 
-@pytest.mark.parametrize(("width", "told"), [(88, True), (96, False)])
-def test_a_clean_aperture(tmp_path: Path, width: int, told: bool, caplog: pytest.LogCaptureFixture) -> None:
-    path = av_clips.write(tmp_path / "x.mov")
+def _add_to_sample_entry(path: Path, kind: bytes, content: bytes) -> None:
+    """Add a box to the description of a MOV's samples."""
     data = path.read_bytes()
-    box = struct.pack(">I4s8I", 40, b"clap", width, 1, 64, 1, 0, 1, 0, 1)
+    box = struct.pack(">I4s", 8 + len(content), kind) + content
     end = data.index(b"stts") - 4  # follows the description of the samples
-    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
-        at = data.rindex(kind, 0, end) - 4  # the index is at the end, so that no offset changes
+    for outer in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+        at = data.rindex(outer, 0, end) - 4  # the index is at the end, so that no offset changes
         length = struct.unpack_from(">I", data, at)[0]
         data = data[:at] + struct.pack(">I", length + len(box)) + data[at + 4 :]
     path.write_bytes(data[:end] + box + data[end:])
+
+
+@pytest.mark.parametrize(("width", "told"), [(88, True), (96, False)])
+def test_a_clean_aperture(tmp_path: Path, width: int, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    path = av_clips.write(tmp_path / "x.mov")
+    _add_to_sample_entry(path, b"clap", struct.pack(">8I", width, 1, 64, 1, 0, 1, 0, 1))
     with caplog.at_level(logging.WARNING, "imp_trt"), open_source(path) as source:
         assert len(list(source)) == 8
     assert ("clean aperture is not applied" in caplog.text) == told
+
+
+def test_a_360_degree_video(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    if not pyav_decodes():
+        pytest.skip("PyAV is older than 17.1, which is not used for decoding")
+    path = av_clips.write(tmp_path / "x.mov")
+    header = struct.pack(">I4s6s", 14, b"svhd", bytes(6))
+    projection = struct.pack(">I4s16sI4s20s", 24, b"prhd", bytes(16), 28, b"equi", bytes(20))
+    _add_to_sample_entry(path, b"sv3d", header + struct.pack(">I4s", 60, b"proj") + projection)
+    with caplog.at_level(logging.WARNING, "imp_trt"), open_source(path) as source:
+        assert len(list(source)) == 8
+    (message,) = caplog.messages
+    assert "it is a 360-degree video" in message
+
+
+def test_an_encrypted_video_is_named(tmp_path: Path) -> None:
+    key = "00112233445566778899aabbccddeeff"
+    options = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": key, "encryption_kid": key}
+    path = av_clips.write(tmp_path / "x.mp4", container=options)
+    with pytest.raises(SourceError, match="expected a video that is not encrypted"):
+        open_source(path)
 
 
 def _element(kind: str, content: bytes) -> bytes:
