@@ -23,6 +23,9 @@ _SEGMENT, _TRACKS, _TRACK, _VIDEO = b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"
 _PIXEL_CROPS = (b"\x54\xaa", b"\x54\xbb", b"\x54\xcc", b"\x54\xdd")
 _MP4_FIRST = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LISTS = (b"ffconcat version", b"#EXTM3U")
+
 _log = logging.getLogger(__name__)
 
 
@@ -122,6 +125,12 @@ def declared_crop(path: Path) -> str:
     except struct.error:
         pass
     return ""
+
+
+def is_list(path: Path) -> bool:
+    """Whether a file is a list of others, which FFmpeg would read in its place, whatever its name."""
+    with path.open("rb") as file:
+        return file.read(len(_BYTE_ORDER_MARK) + 16).removeprefix(_BYTE_ORDER_MARK).startswith(_LISTS)
 
 
 def is_encrypted(path: Path) -> bool:

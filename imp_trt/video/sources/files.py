@@ -23,7 +23,14 @@ from imp_trt.data.images import IMAGE_SUFFIXES, read_image
 from imp_trt.data.memory import MEMORY_FIX, memory_is_short
 from imp_trt.data.native_calls import call_after_fork
 from imp_trt.errors import SourceError
-from imp_trt.video.containers import declared_crop, is_encrypted, lists_frames, missing_bytes, shown_share
+from imp_trt.video.containers import (
+    declared_crop,
+    is_encrypted,
+    is_list,
+    lists_frames,
+    missing_bytes,
+    shown_share,
+)
 from imp_trt.video.sources.captures import Capture
 from imp_trt.video.sources.decoder import OnlyCover, PyAvCapture, opencv_capture, pyav_decodes
 from imp_trt.video.sources.frame import Frame
@@ -265,7 +272,7 @@ def _captures(path: Path) -> Iterator[Capture]:
         status = path.stat()
         regular = stat.S_ISREG(status.st_mode)
         missing = missing_bytes(path) if regular else 0
-        encrypted = is_encrypted(path) if regular else False
+        encrypted, listing = regular and is_encrypted(path), regular and is_list(path)
     except OSError as error:
         raise SourceError(f"video {path}", expected="a readable file", got=error.strerror) from error
     if not regular:
@@ -276,6 +283,13 @@ def _captures(path: Path) -> Iterator[Capture]:
             expected="a complete file",
             got=f"a file truncated by {missing} bytes" if status.st_size else "an empty file",
             fix="copy or record it again",
+        )
+    if listing:
+        raise SourceError(
+            f"video {path}",
+            expected="a video",
+            got="a playlist, a text that names other files",
+            fix="pass those, or the address of the playlist",
         )
     if encrypted:
         raise SourceError(

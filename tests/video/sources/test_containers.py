@@ -124,3 +124,14 @@ def test_times_that_go_back_where_recordings_were_joined(
         assert len(list(source)) == 16
     (message,) = caplog.messages
     assert "at frame 8, times go back from 0.70 to 0.00 s" in message
+
+
+@pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile y.ts\n", "#EXTM3U\n#EXTINF:1.0,\ny.ts\n"])
+@pytest.mark.parametrize("suffix", [".mp4", ".ts"])
+def test_a_list_of_other_files_is_no_video(tmp_path: Path, text: str, suffix: str) -> None:
+    """FFmpeg recognizes lists by their content, and would read the other file."""
+    av_clips.write(tmp_path / "y.ts")
+    for start in ("", "\ufeff"):
+        (tmp_path / f"x{suffix}").write_text(start + text)
+        with pytest.raises(SourceError, match="got a playlist, a text that names other files"):
+            open_source(tmp_path / f"x{suffix}")
