@@ -13,6 +13,7 @@ An image without a text file has no objects. Every class is a thing; pixels of n
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -132,8 +133,8 @@ class YoloDataset:
     def content_digest(self) -> str:
         """Short digest of the classes and their numbers, the text files and the photos."""
         expected = [(image.name, _label_file(image)) for image in self._images]
-        names = [(image, label.name if label.is_file() else None) for image, label in expected]
-        labels = [label for _, label in expected if label.is_file()]
+        names = [(image, label.name if os.path.lexists(label) else None) for image, label in expected]
+        labels = [label for _, label in expected if os.path.lexists(label)]
         settings = [self.classes.to_dict(), sorted(self._class_of.items()), names]
         return content_digest(settings, labels, self._images)
 
@@ -351,7 +352,7 @@ def _polygons(
     path: Path, class_of: Mapping[int, int], dropped: DroppedObjects, strange: DroppedObjects
 ) -> list[Polygon]:
     """The polygons of a text file; those that are not used, and those that may be wrong, are counted."""
-    if not path.exists():
+    if not os.path.lexists(path):  # a link whose target is missing is an error
         return []
     found: list[Polygon] = []
     seen: set[tuple[int, bytes]] = set()

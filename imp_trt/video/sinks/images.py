@@ -153,7 +153,7 @@ class ClassMaps(ImageSink):
 def is_pattern(path: str) -> bool:
     """Whether the last part of a path has one number, such as ``out/%06d.png``; False for a folder."""
     name = os.path.basename(path)  # "" if the path ends with /
-    return re.fullmatch(r"[^%]*%0?\d*d[^%]*", name) is not None and not os.path.isdir(path)
+    return re.fullmatch(r"[^%]*%0?\d{0,3}d[^%]*", name) is not None and not os.path.isdir(path)
 
 
 def file_name(name: str) -> str:

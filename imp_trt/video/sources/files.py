@@ -324,7 +324,7 @@ def images_in(folder: Path) -> list[Path]:
     """
     try:
         shown = [p for p in folder.iterdir() if not p.name.startswith(".")]
-        names = [p for p in shown if p.is_file()]
+        names = [p for p in shown if not p.is_dir()]  # a link without its target is an image that is skipped
         unread = _unread(names, [p for p in shown if p.is_dir()])
     except OSError as error:
         raise SourceError(f"folder {folder}", expected="a readable folder", got=error.strerror) from error

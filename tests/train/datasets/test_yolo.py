@@ -135,6 +135,15 @@ def test_images_without_text_are_background_and_lines_may_be_dropped(
     assert "no image shows the classes other" in caplog.text
 
 
+def test_a_text_that_is_a_link_without_a_target_is_an_error(tmp_path: Path) -> None:
+    """As git-annex and DVC leave them: the image would be background alone."""
+    root = _write(tmp_path, POLYGON)
+    assert cv2.imwrite(str(root / "images/train/b.png"), np.zeros((20, 20, 3), np.uint8))
+    (root / "labels/train/b.txt").symlink_to("nowhere.txt")
+    with pytest.raises(DatasetError, match=r"labels/train/b\.txt: expected a text file, got FileNotFound"):
+        open_dataset(str(root), "train")
+
+
 def test_without_pyyaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(DependencyMissing, match=r"imp-trt\[train\]"):

@@ -15,7 +15,7 @@ from imp_trt.data.images import IMAGE_SUFFIXES
 from imp_trt.errors import OutputError
 from imp_trt.results.result import SegmentationResult
 from imp_trt.video.sinks import ClassMaps, OverlayImages, PanopticMaps, overlay_sink
-from imp_trt.video.sinks.images import safe_name
+from imp_trt.video.sinks.images import is_pattern, safe_name
 from tests.video.sinks.conftest import MakeItem
 
 
@@ -129,3 +129,11 @@ def test_a_pattern_needs_the_suffix_of_an_image(
     with make(f"{tmp_path}/out 50%d") as sink:  # it exists now
         sink.write(item(1))
     assert sorted(os.listdir(tmp_path / "out 50%d")) == ["name0.png", "name1.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("a_%06d.png", True), ("%d.png", True), ("%0999999999d.png", False)]
+)
+def test_patterns(name: str, found: bool) -> None:
+    """A number of a thousand million digits would take gigabytes."""
+    assert is_pattern(f"out/{name}") == found

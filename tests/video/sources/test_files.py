@@ -104,6 +104,16 @@ def test_what_a_folder_has_besides_the_images_that_are_read_is_reported_once(
     assert some in message
 
 
+def test_links_without_a_target_and_fifos_of_a_folder_are_skipped_and_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode_image(tiny.frame(), ".png"))
+    (tmp_path / "b.png").symlink_to("nowhere.png")
+    os.mkfifo(tmp_path / "c.png")
+    source = open_source(tmp_path)
+    assert isinstance(source, ImageSource)
+    assert len(list(source)) == 1
+    assert [path.name for path, _ in source.skipped] == ["b.png", "c.png"]
+
+
 def test_a_pattern_and_equal_names(tmp_path: Path) -> None:
     for folder in ("cam0", "cam1"):
         (tmp_path / folder).mkdir()
