@@ -15,7 +15,7 @@ from imp_trt.artifacts.manifest import PRECISIONS, QUANTIZED, Precision
 from imp_trt.errors import UsageError
 from imp_trt.export.tensorrt.build_job import DEFAULT_OPTIMIZATION_LEVEL, MAX_OPTIMIZATION_LEVEL
 from imp_trt.export.verification.gates import Gate
-from imp_trt.models.config import NMS_ITERATIONS
+from imp_trt.models.config import MAX_NMS_ITERATIONS, NMS_ITERATIONS
 
 AUTO = "auto"
 """Value of keep_float16 that chooses the layers."""
@@ -125,6 +125,9 @@ class ExportOptions:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise UsageError(name, expected="an integer of at least 1", got=repr(value))
+        if self.nms_iterations > MAX_NMS_ITERATIONS:
+            limit = f"at most {MAX_NMS_ITERATIONS}"
+            raise UsageError("nms_iterations", expected=limit, got=self.nms_iterations)
         if not self.calibrated or self.calibration is not None:
             check_calibration(self.precision, self.calibration is not None)
         if self.keep_float16 is not None:

@@ -35,6 +35,9 @@ MAX_ROI_SAMPLES = 16
 NMS_ITERATIONS = 32
 """Iterations of each fixed-point NMS in an exported graph; dense anchors with smooth scores needed 18."""
 
+MAX_NMS_ITERATIONS = 1000
+"""Largest number of iterations; each is written into the graph."""
+
 Backbone = Literal[
     "compact",
     "resnet18",

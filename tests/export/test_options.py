@@ -14,7 +14,14 @@ from imp_trt.export.options import EngineOptions, ExportOptions, options_of
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("precision", "fp64"), ("batch", 0), ("batch", True), ("nms_iterations", 0), ("frame_count", 2.0)],
+    [
+        ("precision", "fp64"),
+        ("batch", 0),
+        ("batch", True),
+        ("nms_iterations", 0),
+        ("nms_iterations", 10**8),
+        ("frame_count", 2.0),
+    ],
 )
 def test_values_out_of_range_are_rejected(field, value):
     with pytest.raises(UsageError, match=field):
