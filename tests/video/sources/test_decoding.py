@@ -424,7 +424,7 @@ def test_a_file_that_names_other_files_is_not_followed(tmp_path: Path, reader: s
         ("hls.ts", "#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n"),
     ):
         (tmp_path / name).write_text(text)
-        with pytest.raises(SourceError, match="none: audio only"):
+        with pytest.raises(SourceError, match="a playlist, a text that names other files"):
             open_source(tmp_path / name)
 
 
