@@ -86,6 +86,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_frames():
+    """Exports are verified on 8 frames, not 50, unless a test says on how many."""
+    from imp_trt.export.options import ExportOptions
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ExportOptions.__init__.__kwdefaults__, "frame_count", 8)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def signal_handlers():
     """A command that was interrupted twice leaves signals their default action: the next would end pytest."""

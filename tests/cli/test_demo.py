@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from types import SimpleNamespace
 
 import cv2
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 
 from imp_trt.cli.demo import main
-from imp_trt.export import ExportOptions, pipeline
 from imp_trt.export.onnx.from_model import onnx_from_module
 from imp_trt.export.quantization import lowering
 from tests.support import tiny
@@ -23,8 +21,6 @@ from tests.support.shared_exports import shared
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
-        few = partial(pipeline.export_onnx, options=ExportOptions(frame_count=8))  # not 50, to save time
-        patch.setattr(pipeline, "export_onnx", few)
         patch.setattr(lowering, "onnx_from_module", shared(onnx_from_module))
         assert main(["-o", str(folder), "--max-frames", "8", "--threads", "1", "-q"]) == 0
     return folder

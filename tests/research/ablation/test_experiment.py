@@ -295,7 +295,7 @@ def test_the_systems_are_timed_in_one_process(filled):
         time_systems(replace(filled, input_size=(64, 192)), PAIR)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_cell_stopped_at_the_deadline_continues(tmp_path):
     late = experiment(tmp_path, deadline=time.monotonic() - 1)
     with pytest.raises(TimeBudgetSpent):
