@@ -21,10 +21,10 @@ mypy:
 pyright:
 	$(PYTHON) -m pyright --pythonpath $(PYTHON)
 
-test: ## the tests that are not marked slow, without those of make check: two minutes on two cores
+test: ## the tests that are not marked slow, without those of make check: three minutes on two cores
 	$(PYTHON) -m pytest -m "not slow and not lint" $(ARGS)
 
-test-all: ## all tests but those marked exhaustive: thirteen minutes on two cores
+test-all: ## all tests but those marked exhaustive: eleven minutes on two cores
 	$(PYTHON) -m pytest $(ARGS)
 
 test-exhaustive: ## every test: a quarter of an hour on two cores
